@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FEWSTEP := $(VENV)/.fewstep
+DEV := $(VENV)/.dev
+
+# Two OpenMP threads on a busy small machine can be far slower than one.
+test lint: export OMP_NUM_THREADS = 1
+test: export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test lint teacher teacher-table
+
+demo: $(FEWSTEP)
+	$(BIN)/fewstep demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+teacher: $(FEWSTEP)
+	$(BIN)/fewstep teacher train recipes/shapes-teacher.yaml
+
+teacher-table: $(FEWSTEP)
+	$(BIN)/fewstep teacher table --out docs/results/teacher.json
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(FEWSTEP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(DEV): $(FEWSTEP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""How a teacher becomes a student."""

@@ -1,0 +1,1 @@
+"""What came out of it: metrics, tables and reports. Never imports distill."""

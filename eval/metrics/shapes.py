@@ -1,0 +1,82 @@
+"""`shapes-fd` and prompt accuracy, by the embedded judge. Not FVD: other features, other clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewstep.eval.metrics.frechet import Interval, frechet_interval
+from fewstep.teacher.shapes.captions import example, named
+from fewstep.teacher.shapes.judge import Judge, batch, load_judge
+from fewstep.teacher.shapes.world import ATTRIBUTES, Values
+
+REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
+_BATCH = 32
+
+
+class ShapesJudgement:
+    """Collects clips; `distance()` is shapes-fd to real held-out clips, `accuracy()` is prompt accuracy."""
+
+    def __init__(self, judge: Judge | None = None) -> None:
+        self.judge = judge or load_judge()
+        self._features: list[Tensor] = []
+        self._right: list[dict[str, bool]] = []  # per clip, per attribute its prompt names
+
+    @property
+    def count(self) -> int:
+        """Clips seen so far."""
+        return len(self._right)
+
+    def update(self, videos: Tensor, prompts: Sequence[str]) -> None:
+        """videos (B, 3, 17, 64, 64) in -1..1, one prompt each."""
+        shown, features = self.judge.read(videos)
+        self._features.append(features.cpu())
+        self._right += [_agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
+
+    def features(self) -> Tensor:
+        """(N, D)"""
+        return torch.cat(self._features)
+
+    def distance(self, reference: Tensor, seed: int = 0) -> Interval:
+        """shapes-fd to reference features (N, D) and its 95 % interval."""
+        return frechet_interval(self.features(), reference, seed)
+
+    def accuracy(self) -> Interval:
+        """Fraction of clips that show everything their prompt names, with its 95 % Wilson interval."""
+        return wilson(sum(all(r.values()) for r in self._right), self.count)
+
+    def accuracy_per_attribute(self) -> dict[str, float]:
+        """Fraction right per attribute, over the prompts that name it."""
+        found = {n: [r[n] for r in self._right if n in r] for n in ATTRIBUTES}
+        return {n: sum(right) / len(right) for n, right in found.items() if right}
+
+
+def wilson(right: int, count: int) -> Interval:
+    """A fraction with its 95 % Wilson score interval."""
+    if count == 0:
+        raise ValueError("no clips were judged: pass at least one")
+    z, p = 1.959964, right / count
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (p * (1 - p) / count + z * z / (4 * count * count)) ** 0.5
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def held_out_prompts(count: int, seed: int) -> list[str]:
+    """Captions of held-out scenes: neither text nor combination was ever trained on."""
+    return [example("held-out", seed, i)[1] for i in range(count)]
+
+
+def judge_real(count: int, seed: int, judge: Judge | None = None) -> ShapesJudgement:
+    """The judgement of `count` real held-out clips against their own captions."""
+    found = ShapesJudgement(judge)
+    for start in range(0, count, _BATCH):
+        indices = range(start, min(start + _BATCH, count))
+        videos, _ = batch("held-out", seed, indices)
+        found.update(videos, [example("held-out", seed, i)[1] for i in indices])
+    return found
+
+
+def _agreement(shown: Values, prompt: str) -> dict[str, bool]:
+    return {name: shown[name] == value for name, value in named(prompt).items()}

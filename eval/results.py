@@ -1,0 +1,54 @@
+"""Measured tables on disk: docs/results/*.json, each written by the command it names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+def write_results(path: Path, command: str, rows: Sequence[Row]) -> None:
+    """Writes {"command": ..., "rows": [...]}, a row a line, never leaving half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n    ".join(json.dumps(row) for row in rows)
+    part = path.with_suffix(".part")
+    part.write_text(f'{{\n  "command": {json.dumps(command)},\n  "rows": [\n    {lines}\n  ]\n}}\n')
+    os.replace(part, path)
+
+
+def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Command and rows. Raises ValueError for a file that is not such a table."""
+    try:
+        found = json.loads(path.read_text())
+        return str(found["command"]), list(found["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a results table: delete it, and the command writes it anew") from error
+
+
+def results_table(rows: Sequence[Row], columns: Mapping[str, str], title: str) -> Table:
+    """A terminal table of some columns, key -> heading; absent figures stay empty."""
+    table = Table(title=title)
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in columns))
+    return table
+
+
+def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """The same table for a README."""
+    lines = [" | ".join(columns.values()), " | ".join("---:" for _ in columns)]
+    lines += [" | ".join(_cell(row.get(key)) for key in columns) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,123 @@
+"""A teacher at many and at few steps, judged in the shapes world: the problem that distillation solves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewstep.eval.metrics.shapes import (
+    REAL_SEED,
+    REFERENCE_SEED,
+    ShapesJudgement,
+    held_out_prompts,
+    judge_real,
+)
+from fewstep.eval.sheet import comparison_sheet
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.rollout import rollout
+from fewstep.teacher.video import to_uint8
+
+COLUMNS = {  # of the table as people see it
+    "model": "model",
+    "steps": "steps",
+    "shapes_fd": "shapes-fd",
+    "low": "low",
+    "high": "high",
+    "prompt_accuracy": "prompt accuracy",
+    "seconds": "seconds / clip",
+    "num": "N",
+}
+Progress = Callable[[str, int, int], None]  # what is going on, done, total
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every row of one table shares."""
+
+    num: int
+    guidance: float
+    seed: int
+    reference: int = 2048  # real clips the distance is taken to
+    batch: int = 32
+
+    def noise_seeds(self, start: int, count: int) -> range:
+        """Seeds of the initial noise of clips start, start + 1, ..."""
+        first = self.seed * 1_000_003 + start
+        return range(first, first + count)
+
+
+def real_row(protocol: Protocol, reference: Tensor) -> dict[str, Any]:
+    """The floor: as many other real clips against the same reference, and the judge's own accuracy on them."""
+    found = judge_real(protocol.num, REAL_SEED + protocol.seed)
+    return {"model": "real"} | _figures(found, protocol, reference)
+
+
+def reference_features(protocol: Protocol) -> Tensor:
+    """Features (reference, D) of real held-out clips."""
+    return judge_real(protocol.reference, REFERENCE_SEED).features()
+
+
+@torch.no_grad()
+def teacher_row(
+    teacher: Teacher, steps: int, protocol: Protocol, reference: Tensor, progress: Progress
+) -> dict[str, Any]:
+    """The figures of one step count; prompts and noise are the same at every count. Seconds are per clip."""
+    judgement, seconds = ShapesJudgement(), 0.0
+    prompts = held_out_prompts(protocol.num, protocol.seed)
+    for start in range(0, protocol.num, protocol.batch):
+        some = prompts[start : start + protocol.batch]
+        began = time.perf_counter()
+        videos = generate(teacher, some, protocol.noise_seeds(start, len(some)), steps, protocol.guidance)
+        seconds += time.perf_counter() - began
+        judgement.update(videos, some)
+        progress(f"{steps} steps", start + len(some), protocol.num)
+    row = {"model": "teacher", "steps": steps, "guidance": protocol.guidance}
+    row |= _figures(judgement, protocol, reference)
+    return row | {"seconds": round(seconds / protocol.num, 4)}
+
+
+@torch.no_grad()
+def steps_sheet(teacher: Teacher, counts: Sequence[int], protocol: Protocol, rows: int = 6) -> Image.Image:
+    """The table's first clips side by side: a row per prompt, a column per step count."""
+    prompts = held_out_prompts(rows, protocol.seed)
+    columns = {}
+    for steps in counts:
+        videos = generate(teacher, prompts, protocol.noise_seeds(0, rows), steps, protocol.guidance)
+        columns[f"{steps} step{'s' * (steps > 1)}"] = [to_uint8(video) for video in videos]
+    return comparison_sheet(columns, prompts)
+
+
+def generate(
+    teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+) -> Tensor:
+    """Videos (B, 3, F, H, W) in -1..1 at the teacher's own size."""
+    size = teacher.default_size()
+    if size is None:
+        raise ValueError(f"{teacher.folder} does not say its clip size: add a fewstep.json with num_frames, height, width")
+    z = teacher.noise(seeds, teacher.latent_shape(*size))
+    return teacher.decode(
+        rollout(teacher, z, teacher.conditions(prompts), teacher.schedule.grid(steps), guidance)
+    )
+
+
+def _figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
+    distance, accuracy = judgement.distance(reference), judgement.accuracy()
+    return {
+        "shapes_fd": round(distance.value, 3),
+        "low": round(distance.low, 3),
+        "high": round(distance.high, 3),
+        "prompt_accuracy": round(accuracy.value, 4),
+        "accuracy_low": round(accuracy.low, 4),
+        "accuracy_high": round(accuracy.high, 4),
+        "accuracy_per_attribute": {
+            n: round(v, 4) for n, v in judgement.accuracy_per_attribute().items()
+        },
+        "num": judgement.count,
+        "seed": protocol.seed,
+    }

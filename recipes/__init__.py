@@ -1,0 +1,1 @@
+"""Recipes and prompt lists: data only."""

@@ -1,0 +1,3 @@
+"""fewstep: progressive adversarial distillation for video diffusion models."""
+
+__version__ = "0.1.0"

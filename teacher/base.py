@@ -1,0 +1,201 @@
+"""The teacher: a frozen diffusers pipeline, asked in x0 and latents whatever its family is."""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.schedule import NoiseSchedule, Time
+from fewstep.teacher.source import VideoSize, check_safetensors, embedded_path, find_folder, weights_sha256
+from fewstep.teacher.source import default_size as size_said_by
+
+__all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
+
+TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
+
+
+def load_teacher(
+    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> Teacher:
+    """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
+
+    `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
+    GPU if there is one. Raises ValueError when there is no such teacher, its family is unknown, or
+    its weights are pickles.
+    """
+    from diffusers import DiffusionPipeline
+
+    from fewstep.teacher.families import FAMILIES
+
+    folder, class_name = find_folder(name, tuple(FAMILIES))
+    check_safetensors(folder)
+    loader: Any = DiffusionPipeline
+    try:
+        pipeline = loader.from_pretrained(
+            folder, dtype={"default": dtype, "vae": torch.float32}, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return FAMILIES[class_name](pipeline, folder)
+
+
+class Teacher(ABC):
+    """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
+
+    A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
+    take a `network` ask that one instead of the teacher's own: a student is a copy of the teacher's denoiser,
+    or the same one with adapters.
+    """
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        self.pipeline = pipeline
+        self.folder = folder
+        self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+
+    # --- what a family says
+
+    @abstractmethod
+    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
+        """The conditions of these prompts. Raises ValueError once the text encoder was freed."""
+
+    @abstractmethod
+    def predict(
+        self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None
+    ) -> Tensor:
+        """The network's own output, of the schedule's prediction type, without guidance."""
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (B, 3, F, H, W) in -1..1 -> latents; raises ValueError once the autoencoder was freed."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> video (B, 3, F, H, W) in -1..1; raises ValueError once the autoencoder was freed."""
+
+    @abstractmethod
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, h, w) of a clip; raises ValueError for a size that the family cannot make."""
+
+    @abstractmethod
+    def network_at(self, t: Time) -> nn.Module:
+        """The denoiser in charge at time t; only families with several experts have more than one."""
+
+    @abstractmethod
+    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
+        """A block's output for z_t as (B, C, F', h', w')."""
+
+    # --- what follows
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.network_at(1.0).parameters()).device
+
+    def denoise(
+        self,
+        z_t: Tensor,
+        t: Time,
+        conditions: Conditions,
+        guidance: float = 1.0,
+        network: nn.Module | None = None,
+    ) -> Tensor:
+        """x0 seen from z_t, with u + guidance (c - u): one forward, of twice the batch unless guidance is 1.
+
+        Works with and without gradients to z_t (and to a `network` that is trained).
+        """
+        if guidance == 1.0:
+            return self.schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t)
+        times = torch.as_tensor(t).expand(len(z_t))
+        both = self.predict(torch.cat([z_t, z_t]), torch.cat([times, times]), conditions.branches(), network)
+        u, c = both.chunk(2)
+        return self.schedule.to_x0(torch.lerp(u, c, guidance), z_t, t)
+
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        """The denoiser's repeated blocks, in the order in which they run."""
+        kinds = getattr(network, "_repeated_blocks", None) or ()
+        return [module for module in network.modules() if type(module).__name__ in kinds]
+
+    def taps(self, network: nn.Module, depths: Sequence[float] = TAP_DEPTHS) -> list[nn.Module]:
+        """The blocks that end at these fractions of the depth."""
+        blocks = self.blocks(network)
+        if not blocks:
+            raise ValueError(
+                f"{type(network).__name__} names no repeated blocks, so it has no features to tap"
+            )
+        if not all(0 < depth <= 1 for depth in depths):
+            raise ValueError(
+                f"tap depths {tuple(depths)} must be fractions of the network's depth, above 0 up to 1"
+            )
+        return [blocks[max(1, int(depth * len(blocks))) - 1] for depth in depths]
+
+    def features(
+        self,
+        z_t: Tensor,
+        t: Time,
+        conditions: Conditions,
+        depths: Sequence[float] = TAP_DEPTHS,
+        network: nn.Module | None = None,
+    ) -> list[Tensor]:
+        """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t."""
+        network = network or self.network_at(t)
+        taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
+
+        def keep(block: nn.Module, _: object, output: Any) -> None:
+            found[block] = output[0] if isinstance(output, tuple) else output
+
+        handles = [block.register_forward_hook(keep) for block in set(taps)]
+        try:
+            self.predict(z_t, t, conditions, network)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [self.tokens_to_grid(found[block], z_t) for block in taps]
+
+    def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """Unit noise (B, *shape), a seed per sample, drawn on the CPU: batch and device do not matter."""
+        generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+        return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(self.device)
+
+    def default_size(self) -> VideoSize | None:
+        """The size the teacher was made for, if it says so."""
+        return size_said_by(self.folder, type(self.pipeline))
+
+    def sha256(self) -> str:
+        """A hash of all weights: whether two runs had the same teacher. Slow for large ones, once."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        return weights_sha256(self.folder)
+
+    def free_text(self) -> None:
+        """Drops the text encoder from memory, for good; `conditions` is refused from now on."""
+        self._free("text_encoder")
+
+    def free_vae(self) -> None:
+        """Drops the autoencoder from memory, for good; `encode` and `decode` are refused from now on."""
+        self._free("vae")
+
+    def _free(self, part: str) -> None:
+        setattr(self.pipeline, part, None)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _part(self, part: str) -> Any:
+        found = getattr(self.pipeline, part)
+        if found is None:
+            raise ValueError(f"the teacher's {part} was freed from memory: load the teacher again to use it")
+        return found

@@ -1,0 +1,155 @@
+"""Writing a dataset: Parquet shards of latents and text embeddings that survive a kill at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, replaced, sha256
+
+REPORT = "skipped.jsonl"
+_ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip or prompt: its tensors as the manifest lays them out, and its noise's seed, if any."""
+
+    id: str
+    caption: str
+    tensors: dict[str, Tensor] = field(repr=False)
+    seed: int | None = None
+
+
+class Source(Protocol):
+    """What a dataset is made from; the same item gives the same row whenever it is asked."""
+
+    def rows(self, items: range) -> Iterable[Row | Skip]:
+        """One Row or Skip per item, in order."""
+
+
+def write_dataset(
+    folder: Path,
+    plan: Manifest,
+    unconditional: Row | None,
+    source: Source,
+    advance: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Makes every shard of the plan that is not there yet, and returns the finished manifest.
+
+    A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
+    the same plan. `advance` is called after every item made. Raises ValueError when the folder is in use by
+    another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        manifest = _begin(folder, plan, unconditional)
+        for number in range(manifest.num_shards):
+            path = folder / f"shard-{number:05d}.parquet"
+            if number < len(manifest.shards) and path.exists():
+                continue
+            made = _counted(source.rows(manifest.share(number)), advance)
+            shard = _write_shard(path, made, manifest.tensors)
+            shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
+            manifest = manifest.model_copy(update={"shards": shards})
+            manifest.write(folder)
+        _write_report(folder, manifest)
+    return manifest
+
+
+def _begin(folder: Path, plan: Manifest, unconditional: Row | None) -> Manifest:
+    """The manifest of the run this one continues, or a new one."""
+    begun = plan
+    if (folder / FILE_NAME).exists():
+        begun = read_manifest(folder)
+        plan.continues(begun)
+    elif any(folder.glob("shard-*.parquet")):
+        raise ValueError(f"{folder} holds shards and no {FILE_NAME}: choose another --out, or empty it")
+    path = folder / "unconditional.parquet"
+    if unconditional is not None and not (begun.unconditional and path.exists()):
+        shard = _write_shard(path, [unconditional], plan.tensors)
+        begun = begun.model_copy(update={"unconditional": shard})
+    begun.write(folder)
+    return begun
+
+
+def _write_shard(path: Path, made: Iterable[Row | Skip], tensors: dict[str, Layout]) -> Shard:
+    schema = pa.schema(
+        [("id", pa.string()), ("caption", pa.string()), ("seed", pa.int64())]
+        + [(name, pa.binary()) for name in tensors]
+    )
+    skipped: list[Skip] = []
+    rows = 0
+    # Latents are noise to a compressor, and every dictionary or statistic of them would be dead weight.
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with replaced(path) as file, pq.ParquetWriter(file, schema, **plain) as writer:
+        for group in _groups(_unskipped(made, skipped)):
+            writer.write_table(pa.Table.from_pylist([_record(row, tensors) for row in group], schema))
+            rows += len(group)
+    return Shard(name=path.name, rows=rows, sha256=sha256(path), skipped=tuple(skipped))
+
+
+def _unskipped(made: Iterable[Row | Skip], skipped: list[Skip]) -> Iterator[Row]:
+    for item in made:
+        if isinstance(item, Skip):
+            skipped.append(item)
+        else:
+            yield item
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while group := list(islice(rows, _ROWS_PER_GROUP)):
+        yield group
+
+
+def _record(row: Row, tensors: dict[str, Layout]) -> dict[str, object]:
+    stored = {name: _bytes(row, name, layout) for name, layout in tensors.items() if name in row.tensors}
+    return {"id": row.id, "caption": row.caption, "seed": row.seed, **stored}
+
+
+def _bytes(row: Row, name: str, layout: Layout) -> bytes:
+    tensor = row.tensors[name]
+    sizes = zip(tensor.shape, layout.shape, strict=True)
+    assert all(wanted in (None, size) for size, wanted in sizes), f"{name} is {tuple(tensor.shape)}"
+    stored = tensor.detach().to("cpu", getattr(torch, layout.dtype))
+    if not stored.isfinite().all():
+        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}; store float32 instead")
+    return stored.contiguous().numpy().tobytes()
+
+
+def _counted(made: Iterable[Row | Skip], advance: Callable[[], None]) -> Iterator[Row | Skip]:
+    for item in made:
+        yield item
+        advance()
+
+
+def _write_report(folder: Path, manifest: Manifest) -> None:
+    """One line of JSON for every item that was skipped; no file when there is none."""
+    lines = [skip.model_dump_json() + "\n" for skip in manifest.skipped]
+    (folder / REPORT).unlink(missing_ok=True)
+    if lines:
+        with replaced(folder / REPORT) as file:
+            file.write("".join(lines).encode())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of the folder; the system lifts the lock however this one dies."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"another process is writing {folder}: wait for it, or choose another --out"
+            raise ValueError(message) from None
+        yield

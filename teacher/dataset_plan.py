@@ -1,0 +1,73 @@
+"""What a dataset will hold, decided before the first item is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.dataset import Row
+from fewstep.teacher.dataset_sources import cut_padding, named_tensors
+from fewstep.teacher.manifest import Dtype, Kind, Layout, Manifest, Schedule
+
+
+def plan_dataset(
+    kind: Kind,
+    teacher: Teacher,
+    name: str,
+    items: Sequence[Sequence[object]],
+    *,
+    dtype: Dtype = "float16",
+    latent_shape: tuple[int, int, int, int] | None = None,
+    keep_noise: bool = False,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative_prompt: str = "",
+    **known: Any,
+) -> Manifest:
+    """The manifest of a dataset to be made with the teacher called `name`.
+
+    `items` identify the items, so that a source that changed is noticed; `known` are more of its fields.
+    `latent_shape` is (C, F, h, w), None for prompts alone. Kept noise is float32 whatever the dtype, so
+    that rollouts can be repeated exactly.
+    """
+    schedule = teacher.schedule
+    tensors = text_layouts(teacher, dtype)
+    if latent_shape is not None:
+        tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
+        if keep_noise:
+            tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
+    return Manifest(
+        kind=kind,
+        items=len(items),
+        items_sha256=hashlib.sha256("\n".join(map(json.dumps, items)).encode()).hexdigest(),
+        teacher=name,
+        teacher_sha256=teacher.sha256(),
+        schedule=Schedule(
+            kind=schedule.kind,
+            prediction=schedule.prediction,
+            shift=schedule.shift,
+            steps=steps,
+            guidance=guidance,
+        ),
+        precision=str(next(teacher.network_at(1.0).parameters()).dtype).removeprefix("torch."),
+        negative_prompt=negative_prompt,
+        tensors=tensors,
+        **known,
+    )
+
+
+def text_layouts(teacher: Teacher, dtype: Dtype) -> dict[str, Layout]:
+    """How this teacher's text tensors are stored; their token counts vary, their other sizes do not."""
+    return {
+        name: Layout(dtype=dtype, shape=(None, *tensor.shape[2:]) if tensor.ndim > 2 else tensor.shape[1:])
+        for name, tensor in named_tensors(teacher.conditions([""])).items()
+    }
+
+
+def unconditional_row(teacher: Teacher, negative_prompt: str = "") -> Row | None:
+    """The unconditional branch, the same for all rows; None for a teacher without one."""
+    negative = teacher.conditions([""], negative_prompt).negative
+    return None if negative is None else Row("", negative_prompt, {"embeddings": cut_padding(negative[0])})

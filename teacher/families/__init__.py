@@ -1,0 +1,8 @@
+"""One file per diffusers family. A new one is a file here and a line below."""
+
+from __future__ import annotations
+
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.families.wan import WanTeacher
+
+FAMILIES: dict[str, type[Teacher]] = {"WanPipeline": WanTeacher}  # by _class_name in model_index.json

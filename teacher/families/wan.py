@@ -1,0 +1,122 @@
+"""Wan 2.1 and 2.2 text-to-video (arXiv 2503.20314): flow models with one or two denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding, cut_padding
+from fewstep.teacher.schedule import Time
+
+
+class WanTeacher(Teacher):
+    """Adapter for WanPipeline: Wan 2.1, Wan 2.2 with two experts, Wan 2.2 5B with a timestep per token."""
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        super().__init__(pipeline, folder)
+        self._high: Any = pipeline.transformer or pipeline.transformer_2
+        self._low: Any = pipeline.transformer_2 or pipeline.transformer
+        self._boundary = pipeline.config.boundary_ratio or 0.0  # `_low` is in charge below this time
+        self._config = self._high.config
+        # image models split their text at a fixed length, so it must stay whole there
+        self._cut = self._config.added_kv_proj_dim is None
+        if self._cut:
+            count_padding(self._high)
+            count_padding(self._low)
+
+    @torch.no_grad()
+    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
+        """Text embeddings, cut behind the longest prompt."""
+        if not prompts:
+            raise ValueError("there are no prompts: pass at least one, which may be empty")
+        positive, negative = self._embed(list(prompts)), self._embed([negative_prompt])
+        return Conditions(positive, negative.expand(len(prompts), -1, -1))
+
+    def _embed(self, prompts: list[str]) -> Tensor:
+        self._part("text_encoder")
+        embeddings: Tensor = self.pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH, device=self.device
+        )[0]
+        return cut_padding(embeddings) if self._cut else embeddings
+
+    def predict(
+        self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None
+    ) -> Tensor:
+        """The velocity eps - x0."""
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+        high = times >= self._boundary
+        if network is None and high.any() and not high.all():  # each expert gets its part of the batch
+            found = torch.empty_like(z_t)
+            for part in (high, ~high):
+                found[part] = self.predict(z_t[part], times[part], conditions[part])
+            return found
+        return self._forward(network or self.network_at(times), z_t, times, conditions.positive)
+
+    def _forward(self, network: Any, z_t: Tensor, times: Tensor, text: Tensor) -> Tensor:
+        timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
+        if self.pipeline.config.expand_timesteps:
+            timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
+        dtype = getattr(network, "dtype", self._high.dtype)
+        return network(z_t.to(dtype), timestep, text.to(z_t.device, dtype), return_dict=False)[0].to(
+            z_t.dtype
+        )
+
+    def network_at(self, t: Time) -> nn.Module:
+        """The expert in charge at t, which must be the same for the whole batch."""
+        high = torch.as_tensor(t, dtype=torch.float64) >= self._boundary
+        if bool(high.any()) and not bool(high.all()):
+            raise ValueError(
+                f"times on both sides of {self._boundary} belong to two experts: ask for one side at a time"
+            )
+        return self._high if bool(high.all()) else self._low
+
+    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
+        """(B, L, C) -> (B, C, F', h', w')."""
+        return tokens.unflatten(1, self._grid(z_t)).movedim(-1, 1)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The posterior's mode, normalised per channel."""
+        vae = self._part("vae")
+        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        mean, std = self._latent_statistics(latents)
+        return (latents - mean) / std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        vae = self._part("vae")
+        mean, std = self._latent_statistics(latents)
+        return vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0].float()
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Frames must be 4 k + 1; height and width whole patches of the autoencoder and the denoiser."""
+        per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
+        if num_frames < 1 or num_frames % per_frame != 1 % per_frame:
+            raise ValueError(
+                f"{num_frames} frames cannot be made: use a multiple of {per_frame} plus 1, such as "
+                f"{max(0, num_frames - 1) // per_frame * per_frame + 1}"
+            )
+        _, patch_height, patch_width = self._config.patch_size
+        for name, side, multiple in (
+            ("height", height, per_pixel * patch_height),
+            ("width", width, per_pixel * patch_width),
+        ):
+            if side < 1 or side % multiple:
+                raise ValueError(f"{name} {side} cannot be made: use a multiple of {multiple}")
+        frames = (num_frames - 1) // per_frame + 1
+        return self._config.in_channels, frames, height // per_pixel, width // per_pixel
+
+    def _grid(self, z_t: Tensor) -> torch.Size:
+        return torch.Size(n // p for n, p in zip(z_t.shape[2:], self._config.patch_size, strict=True))
+
+    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        config = self._part("vae").config
+        mean, std = (
+            torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std)
+        )
+        return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)

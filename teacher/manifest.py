@@ -1,0 +1,178 @@
+"""manifest.json: what a dataset folder holds, what it was made from, and how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+VERSION = 1
+FILE_NAME = "manifest.json"
+
+Kind = Literal["videos", "rollouts", "prompts"]
+Dtype = Literal["float16", "float32"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Skip(_Record):
+    """An item that is not in the dataset, and why, in plain words."""
+
+    file: str
+    reason: str
+
+
+class Shard(_Record):
+    """One finished Parquet file, and the items of its share that were skipped."""
+
+    name: str
+    rows: int
+    sha256: str
+    skipped: tuple[Skip, ...] = ()
+
+
+class Layout(_Record):
+    """How one tensor of a row is stored, as raw bytes; None in the shape is a length that varies."""
+
+    dtype: Dtype
+    shape: tuple[int | None, ...]
+
+
+class Schedule(_Record):
+    """The teacher's noise schedule; steps and guidance are those of the rollouts, else None."""
+
+    kind: str
+    prediction: str
+    shift: float
+    steps: int | None = None
+    guidance: float | None = None
+
+
+class Manifest(_Record):
+    """Everything a dataset was made with; `shards` grows while it is written."""
+
+    version: int = VERSION
+    kind: Kind
+    source: str
+    items: int  # planned, skipped ones included
+    items_sha256: str
+    teacher: str
+    teacher_sha256: str
+    schedule: Schedule
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    start: str | None = None
+    seed: int | None = None
+    rows_per_shard: int
+    precision: str  # of the teacher's weights
+    negative_prompt: str = ""  # of the unconditional branch
+    tensors: dict[str, Layout]
+    unconditional: Shard | None = None
+    shards: tuple[Shard, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows written so far."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the finished dataset."""
+        return -(-self.items // self.rows_per_shard)
+
+    @property
+    def num_done(self) -> int:
+        """Items in finished shards, skipped ones included."""
+        return min(len(self.shards) * self.rows_per_shard, self.items)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is written."""
+        return len(self.shards) == self.num_shards
+
+    @property
+    def skipped(self) -> list[Skip]:
+        """Every item skipped so far, in the order of the plan."""
+        return [skip for shard in self.shards for skip in shard.skipped]
+
+    def share(self, shard: int) -> range:
+        """The items that belong to a shard: item i lies in shard i // rows_per_shard."""
+        return range(shard * self.rows_per_shard, min((shard + 1) * self.rows_per_shard, self.items))
+
+    def continues(self, begun: Manifest) -> None:
+        """Raises ValueError naming the first setting in which a run begun earlier differs from this one."""
+        for name in Manifest.model_fields:
+            if name in ("source", "teacher", "unconditional", "shards"):
+                continue  # the sha256 of the items and of the teacher tell; names and paths may change
+            now, then = getattr(self, name), getattr(begun, name)
+            if now != then:
+                raise ValueError(
+                    f"this dataset was begun with {name} {_short(then)}, not {_short(now)}: "
+                    "go on with the same settings and source, or choose another --out"
+                )
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's manifest in one step."""
+        with replaced(folder / FILE_NAME) as file:
+            file.write(self.model_dump_json(indent=1).encode() + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset folder. Raises ValueError when there is none that can be read."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} is no dataset (it has no {FILE_NAME}): make one with `fewstep data`")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{path} is damaged ({where}: {first['msg']}): make the dataset again") from error
+    if manifest.version != VERSION:
+        raise ValueError(f"{path} has version {manifest.version}, not {VERSION}: make the dataset again")
+    return manifest
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is whole and on the disk, or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # without it, a power cut may undo the rename
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_none=True)
+    text = str(value)
+    return text[:12] + "…" if len(text) == 64 else text

@@ -1,0 +1,50 @@
+"""Sampling from the teacher: whole videos, and the endpoints that students learn to reach in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.schedule import Time
+
+
+@torch.no_grad()
+def rollout(
+    teacher: Teacher,
+    z: Tensor,
+    conditions: Conditions,
+    grid: Tensor,
+    guidance: float = 1.0,
+    on_step: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Latents at the grid's last time, after one guided ODE step per interval, without gradients.
+
+    z (B, C, F, h, w) are the latents at the grid's first time; the grid is (n + 1,) or, with times per
+    sample, (n + 1, B). `on_step` is called with the number of steps done.
+    """
+    for i, (t, s) in enumerate(pairwise(grid)):
+        z = teacher.schedule.step(z, teacher.denoise(z, t, conditions, guidance), t, s)
+        if on_step is not None:
+            on_step(i + 1)
+    return z
+
+
+def endpoint(
+    teacher: Teacher,
+    z_t: Tensor,
+    t: Time,
+    s: Time,
+    num_substeps: int,
+    conditions: Conditions,
+    guidance: float = 1.0,
+) -> Tensor:
+    """z_s after `num_substeps` teacher steps from z_t, evenly spaced before the shift (arXiv 2402.13929).
+
+    `teacher.schedule.endpoint_x0` turns it into what a student's single step must predict.
+    """
+    return rollout(teacher, z_t, conditions, teacher.schedule.substeps(t, s, num_substeps), guidance)

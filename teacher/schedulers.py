@@ -1,0 +1,86 @@
+"""Reads a NoiseSchedule out of a diffusers scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fewstep.teacher.schedule import NoiseSchedule, Prediction
+
+_PREDICTIONS: dict[str, Prediction] = {
+    "epsilon": "eps",
+    "sample": "x0",
+    "v_prediction": "v",
+    "flow_prediction": "flow",
+}
+_FLOW_SCHEDULERS = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "FlowMapEulerDiscreteScheduler",
+)
+
+
+def read_scheduler(scheduler: Any, shift: float | None = None) -> NoiseSchedule:
+    """The schedule behind a diffusers scheduler; `shift` overrides the scheduler's own.
+
+    Only its noise levels, prediction and shift count. Its spacing of timesteps does not: nested grids must be
+    evenly spaced before the shift. Raises ValueError for a scheduler that is not understood.
+    """
+    config = getattr(scheduler, "config", {})
+    if type(scheduler).__name__ in _FLOW_SCHEDULERS or config.get(
+        "use_flow_sigmas"
+    ):  # the latter: UniPC, DPM
+        return _flow(scheduler, shift)
+    if (
+        "sigma_data" in config or config.get("timestep_type") == "continuous"
+    ):  # the latter: SVD's EulerDiscrete
+        return _edm(config, shift)
+    if hasattr(scheduler, "alphas_cumprod") and config.get("prediction_type") in _PREDICTIONS:
+        return _vp(scheduler, shift)
+    raise ValueError(
+        f"the noise schedule of {type(scheduler).__name__} is not known: use a pipeline with a "
+        "flow-matching, DDIM, DDPM, Euler, UniPC or EDM scheduler"
+    )
+
+
+def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
+    config = scheduler.config
+    if config.get("invert_sigmas"):
+        raise ValueError(
+            "this scheduler runs from data to noise (invert_sigmas): its family's adapter must turn it round"
+        )
+    if config.get("use_dynamic_shifting") and shift is None:
+        raise ValueError(
+            "this scheduler's shift depends on the size of the video (use_dynamic_shifting): pass the "
+            "shift that the model is to be distilled with"
+        )
+    # FlowMatchEuler's set_shift leaves the config as it was, so ask the scheduler first
+    own = getattr(scheduler, "_shift", config.get("flow_shift", config.get("shift")))
+    prediction = _PREDICTIONS[config.get("prediction_type", "flow_prediction")]
+    return NoiseSchedule("flow", prediction, shift or own, config["num_train_timesteps"])
+
+
+def _edm(config: Any, shift: float | None) -> NoiseSchedule:
+    is_svd = config["prediction_type"] == "v_prediction" and config.get("sigma_data", 1.0) == 1.0
+    if not is_svd or config["sigma_max"] is None or not config.get("use_karras_sigmas", True):
+        raise ValueError(
+            "this EDM scheduler is not known: only Karras sigmas between sigma_min and sigma_max with "
+            "v_prediction and sigma_data 1 (SVD) are"
+        )
+    return NoiseSchedule(
+        "edm",
+        "v",
+        shift or 1.0,
+        config["num_train_timesteps"],
+        sigma_min=config["sigma_min"],
+        sigma_max=config["sigma_max"],
+        rho=config.get("rho", 7.0),
+    )
+
+
+def _vp(scheduler: Any, shift: float | None) -> NoiseSchedule:
+    alphas_cumprod = scheduler.alphas_cumprod.double().tolist()
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        alphas_cumprod[-1] = 0.0  # EulerDiscrete keeps 2^-24 there so that its own sigmas stay finite
+    prediction = _PREDICTIONS[scheduler.config["prediction_type"]]
+    return NoiseSchedule("vp", prediction, shift or 1.0, len(alphas_cumprod), tuple(alphas_cumprod))

@@ -1,0 +1,42 @@
+"""Puts the trained parts together: a plain WanPipeline folder, nothing of fewstep in it but its clip size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMapEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from transformers import UMT5EncoderModel
+
+from fewstep.teacher.shapes.text import make_tokenizer
+from fewstep.teacher.shapes.world import FPS, FRAMES, SIDE
+
+SAMPLING_SHIFT = 5.0  # as Wan 2.1 samples
+
+
+def assemble(parts: Path, folder: Path) -> Path:
+    """Writes `folder` from the run folder `parts`; transformer and autoencoder in fp16, which halves them.
+
+    Raises ValueError when a part was not trained yet. The scheduler is FlowMapEuler because its nodes are nested:
+    those of 4 steps are among those of 8, 16 and 32, as the relay needs; FlowMatchEuler's are not.
+    """
+    sources = {
+        "vae": parts / "autoencoder" / "vae",
+        "transformer": parts / "denoiser" / "transformer",
+        "text_encoder": parts / "denoiser" / "text_encoder",
+    }
+    missing = [name for name, source in sources.items() if not source.exists()]
+    if missing:
+        raise ValueError(f"{parts} has no trained {', '.join(missing)} yet: run `fewstep teacher train` to the end")
+    pipeline = WanPipeline(
+        tokenizer=make_tokenizer(),
+        text_encoder=UMT5EncoderModel.from_pretrained(sources["text_encoder"]),
+        vae=AutoencoderKLWan.from_pretrained(sources["vae"]).to(torch.float16),
+        transformer=WanTransformer3DModel.from_pretrained(sources["transformer"]).to(torch.float16),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=SAMPLING_SHIFT),
+    )
+    pipeline.save_pretrained(folder)
+    size = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "fps": FPS}
+    (folder / "fewstep.json").write_text(json.dumps(size) + "\n")
+    return folder

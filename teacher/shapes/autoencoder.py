@@ -1,0 +1,157 @@
+"""Trains the embedded teacher's AutoencoderKLWan: the encoder to compute the linear code, the decoder to undo it.
+
+The encoder is regressed to `LinearCode`, so the latents are known before it is trained. The decoder sees the code
+with a little noise, as a denoiser would leave it, and beats the linear reconstruction because it knows its
+neighbours: edges are sharp and colours flat in this world.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from fewstep.teacher.shapes.captions import example
+from fewstep.teacher.shapes.latents import to_tensor
+from fewstep.teacher.shapes.linear_code import LinearCode
+from fewstep.teacher.shapes.loop import Budget, train
+from fewstep.teacher.shapes.precision import autocast
+from fewstep.teacher.shapes.world import Split, render
+
+
+class AutoencoderRecipe(BaseModel):
+    """Sizes and budget of the autoencoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: int = 16
+    code_clips: int = 2000  # clips the linear code is fitted to
+    encoder_dim: int = 16
+    decoder_dim: int = 24
+    steps: int = 2500
+    batch: int = 4
+    lr: float = 2e-3
+    ema: float = 0.995
+    noise: float = 0.05  # on the latents the decoder learns from
+    precision: str = "fp32"
+
+
+def make_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKLWan:
+    """An AutoencoderKLWan of 4x8x8 compression whose residual branches start at zero, so that it starts linear."""
+    channels = recipe.channels
+    model = AutoencoderKLWan(
+        base_dim=recipe.encoder_dim,
+        decoder_base_dim=recipe.decoder_dim,
+        z_dim=channels,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        latents_mean=[0.0] * channels,
+        latents_std=[1.0] * channels,
+    )
+    for name, module in model.named_modules():
+        if name.endswith(("conv2", "proj")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return model
+
+
+def fit_code(recipe: AutoencoderRecipe, seed: int, path: Path) -> LinearCode:
+    """The linear code of the world's training clips; fitted once, then read from `path` (safetensors)."""
+    from safetensors.torch import load_file, save_file
+
+    if not path.exists():
+        batches = range(0, recipe.code_clips, 100)
+        code = LinearCode.fit(
+            (clips("train", seed, range(i, min(i + 100, recipe.code_clips))) for i in batches), recipe.channels
+        )
+        save_file(code.state(), path)
+    return LinearCode(**load_file(path))
+
+
+def train_autoencoder(
+    model: AutoencoderKLWan, code: LinearCode, recipe: AutoencoderRecipe, seed: int, folder: Path
+) -> None:
+    """Trains encoder and decoder side by side, in place."""
+    device = next(model.parameters()).device
+
+    def losses(step: int) -> dict[str, Tensor]:
+        first = step * recipe.batch
+        video = clips("train", seed + 1, range(first, first + recipe.batch))
+        target = code.encode(video)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        noisy = target + recipe.noise * torch.randn(target.shape, generator=generator)
+        video, target, noisy = video.to(device), target.to(device), noisy.to(device)
+        with autocast(recipe.precision, device):
+            mean, log_variance = model._encode(video).float().chunk(2, dim=1)
+            decoded = decode_unclamped(model, noisy).float()
+        encoding = (mean - target).square().mean()
+        decoding = (decoded - video).square().mean()
+        # The posterior is not sampled from in training: pin it to a small constant so that .sample() is harmless
+        spread = (log_variance + 8).square().mean()
+        sharp = (decoded - video).abs().mean()
+        found = {"encoder": encoding, "decoder": decoding, "psnr": psnr(decoding)}
+        return {"loss": encoding + 10 * decoding + sharp + 0.01 * spread, **found}
+
+    def watch(step: int) -> Mapping[str, float]:
+        return reconstruction(model, code, seed)
+
+    budget = Budget(recipe.steps, recipe.lr, warmup=100, ema=recipe.ema)
+    train("autoencoder", folder, {"autoencoder": model}, losses, budget, watch, watch_every=500)
+
+
+@torch.no_grad()
+def reconstruction(
+    model: AutoencoderKLWan, code: LinearCode, seed: int, count: int = 32, split: Split = "held-out"
+) -> dict[str, float]:
+    """PSNR in dB of encode-decode on `count` clips, of the linear code alone, and the encoder's relative error."""
+    device = next(model.parameters()).device
+    errors = torch.zeros(3)
+    for i in range(0, count, 8):
+        video = clips(split, seed, range(i, i + 8))
+        mean = model.encode(video.to(device)).latent_dist.mode()
+        decoded = model.decode(mean).sample.cpu()
+        target = code.encode(video)
+        linear = code.decode(target).clamp(-1, 1)
+        found = ((decoded - video), (linear - video), (mean.cpu() - target))
+        errors += torch.stack([e.square().mean() for e in found]) * 8 / count
+    return {
+        "psnr_db": float(psnr(errors[0])),
+        "linear_psnr_db": float(psnr(errors[1])),
+        "encoder_error": float(errors[2]),
+    }
+
+
+def decode_unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """As model.decode, but values beyond -1..1 keep a gradient: a clamp would leave them where they are."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+    model.clear_cache()
+    x = model.post_quant_conv(latents)
+    parts = []
+    for i in range(x.shape[2]):
+        model._conv_idx = [0]
+        part = model.decoder(
+            x[:, :, i : i + 1], feat_cache=model._feat_map, feat_idx=model._conv_idx, first_chunk=i == 0
+        )
+        parts.append(part)
+    model.clear_cache()
+    return unpatchify(torch.cat(parts, dim=2), model.config.patch_size)
+
+
+def clips(split: Split, seed: int, indices: range) -> Tensor:
+    """The split's clips of these numbers, (B, 3, FRAMES, SIDE, SIDE) in -1..1."""
+    return to_tensor([render(example(split, seed, i)[0]) for i in indices])
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of a mean squared error on the range -1..1."""
+    return 10 * torch.log10(4 / mse.clamp_min(math.ulp(0.0)))

@@ -1,0 +1,130 @@
+"""Captions of the shapes world: natural English that leaves each attribute unsaid four times in ten.
+
+Every telling word belongs to one value of one attribute, so `named` can read any caption back.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import numpy as np
+
+from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, Split, Values, draw_scene
+
+SAID_RATE = 0.6
+
+# attribute -> value -> the phrases that say it
+_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "shape": {
+        "square": ("square", "box"),
+        "triangle": ("triangle", "wedge"),
+        "ring": ("ring", "hoop"),
+        "cross": ("cross", "plus sign"),
+    },
+    "colour": {
+        "red": ("red", "scarlet"),
+        "green": ("green", "emerald"),
+        "blue": ("blue", "azure"),
+        "yellow": ("yellow", "golden"),
+        "purple": ("purple", "violet"),
+        "cyan": ("cyan", "turquoise"),
+    },
+    "size": {
+        "small": ("small", "little", "tiny"),
+        "medium": ("medium", "midsize"),
+        "large": ("large", "big", "huge"),
+    },
+    "motion": {
+        "left": ("moves left", "drifts to the left", "slides left"),
+        "right": ("moves right", "drifts to the right", "slides right"),
+        "up": ("moves up", "rises", "floats upward"),
+        "down": ("moves down", "falls", "sinks downward"),
+        "orbit": ("circles", "orbits the middle", "goes round"),
+        "grow": ("grows", "expands", "swells"),
+    },
+    "pattern": {"graded": ("graded", "shaded"), "striped": ("striped", "banded")},
+    "tone": {"dark": ("dark", "dim"), "light": ("light", "bright")},
+    "company": {
+        "alone": ("alone", "on its own", "by itself"),
+        "second": ("beside a second thing", "with a second thing nearby", "near another thing"),
+    },
+}
+_UNSAID_SHAPE = ("shape", "object", "figure")
+_UNSAID_MOTION = ("appears", "is shown", "can be seen")
+_OPENINGS = ("", "", "a video where ", "a clip in which ", "we see how ")
+_GROUNDS = ("background", "backdrop", "ground")
+_OVER = ("over", "on", "against", "in front of")
+
+# The words that tell, and what each tells. A word shared by two values tells nothing.
+_TELLING = {
+    "square": "square box", "triangle": "triangle wedge", "ring": "ring hoop", "cross": "cross plus",
+    "red": "red scarlet", "green": "green emerald", "blue": "blue azure", "yellow": "yellow golden",
+    "purple": "purple violet", "cyan": "cyan turquoise",
+    "small": "small little tiny", "medium": "medium midsize", "large": "large big huge",
+    "left": "left", "right": "right", "up": "up rises upward", "down": "down falls downward",
+    "orbit": "circles orbits round", "grow": "grows expands swells",
+    "graded": "graded shaded", "striped": "striped banded", "dark": "dark dim", "light": "light bright",
+    "alone": "alone own itself", "second": "second another",
+}  # fmt: skip
+_ATTRIBUTE_OF = {value: name for name, values in ATTRIBUTES.items() for value in values}
+_WORDS = {word: (_ATTRIBUTE_OF[v], v) for v, words in _TELLING.items() for word in words.split()}
+
+
+def named(caption: str) -> Values:
+    """The attributes a caption names, attribute -> value; what it leaves unsaid is absent."""
+    found = (_WORDS[word] for word in re.findall(r"[a-z]+", caption.lower()) if word in _WORDS)
+    return dict(found)
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can hold, sorted."""
+    phrases = [p for values in _PHRASES.values() for said in values.values() for p in said]
+    loose = (*_UNSAID_SHAPE, *_UNSAID_MOTION, *_OPENINGS, *_GROUNDS, *_OVER, "a", "an")
+    return sorted({word for phrase in (*phrases, *loose) for word in phrase.split()})
+
+
+def write_caption(scene: Scene, rng: np.random.Generator, said_rate: float = SAID_RATE) -> str:
+    """A caption of the scene that names each attribute with probability `said_rate`."""
+    said = {n: v for n, v in scene.values().items() if rng.random() < said_rate}
+
+    def phrase(name: str, unsaid: tuple[str, ...] = ("",)) -> str:
+        options = _PHRASES[name][said[name]] if name in said else unsaid
+        return options[rng.integers(len(options))]
+
+    subject = _join("a", phrase("size"), phrase("colour"), phrase("shape", _UNSAID_SHAPE))
+    action = _join(phrase("motion", _UNSAID_MOTION), phrase("company"))
+    look = _join(phrase("tone"), phrase("pattern"))
+    ground = _join(_pick(_OVER, rng), "a", look, _pick(_GROUNDS, rng)) if look or rng.random() < 0.5 else ""
+    if ground and rng.random() < 0.3:
+        return _join(f"{ground},", subject, action)
+    return _join(_pick(_OPENINGS, rng), subject, action, ground)
+
+
+def text_held_out(caption: str) -> bool:
+    """Whether a caption's text is kept from training: one in ten, by a hash."""
+    return zlib.crc32(caption.encode()) % 10 == 0
+
+
+def draw_caption(scene: Scene, rng: np.random.Generator, split: Split, said_rate: float = SAID_RATE) -> str:
+    """A caption whose text belongs to the split: no held-out text is ever a training text."""
+    while True:
+        caption = write_caption(scene, rng, said_rate)
+        if text_held_out(caption) == (split == "held-out"):
+            return caption
+
+
+def example(split: Split, seed: int, index: int) -> tuple[Scene, str]:
+    """Scene and caption number `index` of a split, the same for the same seed everywhere."""
+    rng = np.random.default_rng([seed, index, split == "held-out"])
+    scene = draw_scene(rng, split)
+    return scene, draw_caption(scene, rng, split)
+
+
+def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _join(*parts: str) -> str:
+    text = " ".join(part.strip() for part in parts if part.strip())
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)

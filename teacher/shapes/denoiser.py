@@ -1,0 +1,148 @@
+"""Trains the embedded teacher's transformer, jointly with its text encoder, by flow matching on the shapes latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from transformers import UMT5EncoderModel
+
+from fewstep.teacher.families.wan_attention import count_padding
+from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
+from fewstep.teacher.shapes.latents import Latents
+from fewstep.teacher.shapes.loop import Budget, train
+from fewstep.teacher.shapes.precision import autocast
+from fewstep.teacher.shapes.text import (
+    TEXT_DIM,
+    AttributeReader,
+    encode_text,
+    make_text_encoder,
+    make_tokenizer,
+    tokenize,
+)
+from fewstep.teacher.shapes.world import draw_scene
+
+_TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
+
+
+class DenoiserRecipe(BaseModel):
+    """Sizes and budgets of the transformer and its text encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = 11_000
+    batch: int = 32
+    lr: float = 2e-3
+    muon: bool = True  # against AdamW at equal wall-clock: see LOG.md
+    ema: float = 0.999
+    cooldown: float = 0.3
+    shift: float = 3.0  # training times are uniform, then shifted towards noise by this much
+    drop: float = 0.1  # captions replaced by "" so that guidance has an unconditional branch
+    curriculum: float = 0.3  # over this fraction of the steps, captions go from saying 90 % to the world's 60 %
+    clips: int = 40_000
+    text_steps: int = 400
+    heads: int = 2
+    layers: int = 6
+    ffn: int = 768
+    precision: str = "fp32"
+    compile: bool = False
+
+
+def make_transformer(recipe: DenoiserRecipe, channels: int) -> WanTransformer3DModel:
+    """A WanTransformer3DModel with Wan's own initialisation, which diffusers leaves out."""
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=recipe.heads,
+        attention_head_dim=128,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=TEXT_DIM,
+        freq_dim=256,
+        ffn_dim=recipe.ffn,
+        num_layers=recipe.layers,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=64,
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(model.patch_embedding.weight.flatten(1))
+    nn.init.zeros_(model.proj_out.weight)
+    for block in model.blocks:
+        # 490 padding tokens with logit 0 would drown some twenty words: let words speak louder from the start
+        nn.init.constant_(block.attn2.norm_q.weight, 2.0)
+        nn.init.constant_(block.attn2.norm_k.weight, 2.0)
+    return model
+
+
+def train_text(encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, folder: Path) -> None:
+    """Teaches the text encoder what captions name, before the denoiser meets it."""
+    tokenizer, reader = make_tokenizer(), AttributeReader()
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([seed, step, 1])
+        captions = [draw_caption(draw_scene(rng, "train"), rng, "train") for _ in range(128)]
+        ids, mask = tokenize(tokenizer, captions, _TOKENS)
+        return {"loss": reader.loss(encode_text(encoder, ids, mask), mask, captions)}
+
+    train(
+        "text encoder", folder, {"encoder": encoder, "reader": reader}, losses,
+        Budget(recipe.text_steps, lr=2e-3, ema=0.9),
+    )  # fmt: skip
+
+
+def train_denoiser(
+    transformer: WanTransformer3DModel,
+    encoder: UMT5EncoderModel,
+    latents: Latents,
+    recipe: DenoiserRecipe,
+    seed: int,
+    folder: Path,
+    watch: Callable[[int], Mapping[str, float]] | None = None,
+) -> None:
+    """Flow matching, velocity eps - x0 (Wan's prediction), with caption dropout; trains both networks in place."""
+    device = next(transformer.parameters()).device
+    tokenizer = make_tokenizer()
+    forward: Any = torch.compile(transformer) if recipe.compile else transformer
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([seed, step, 2])
+        said = SAID_RATE + (0.9 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
+        x0, captions = latents.batch(rng, recipe.batch, said)
+        captions = ["" if rng.random() < recipe.drop else caption for caption in captions]
+        ids, mask = tokenize(tokenizer, captions, _TOKENS)
+        u = torch.from_numpy(rng.random(recipe.batch, dtype=np.float32))
+        t = recipe.shift * u / (1 + (recipe.shift - 1) * u)
+        eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+        x0, t, eps, ids, mask = (a.to(device) for a in (x0, t, eps, ids, mask))
+        z_t = torch.lerp(x0, eps, t.view(-1, 1, 1, 1, 1))
+        with autocast(recipe.precision, device):
+            text = encode_text(encoder, ids, mask)
+            velocity = forward(z_t, t * 1000, text, return_dict=False)[0]
+        error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
+        found = {"loss": error.mean()}
+        for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0)):
+            inside = (t >= low) & (t < high)
+            if inside.any():
+                found[f"loss t {low:.1f}-{high:.1f}"] = error[inside].mean()
+        return found
+
+    count_padding(transformer)
+    budget = Budget(recipe.steps, recipe.lr, warmup=200, cooldown=recipe.cooldown, ema=recipe.ema, muon=recipe.muon)
+    train(
+        "denoiser", folder, {"transformer": transformer, "text_encoder": encoder}, losses, budget,
+        watch, watch_every=1000,
+    )  # fmt: skip
+
+
+def fresh_text_encoder() -> UMT5EncoderModel:
+    """A text encoder that fits the shapes tokenizer."""
+    return make_text_encoder(len(make_tokenizer()))

@@ -1,0 +1,64 @@
+"""The training clips' latents, rendered once and kept on disk beside the run."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from fewstep.teacher.shapes.captions import draw_caption, example
+from fewstep.teacher.shapes.linear_code import LinearCode
+from fewstep.teacher.shapes.world import Scene, render
+
+_CHUNK = 250
+
+
+@dataclass(frozen=True)
+class Latents:
+    """codes (N, C, F, h, w) float16 and the scenes they show."""
+
+    codes: NDArray[np.float16]
+    scenes: list[Scene]
+
+    def batch(self, rng: np.random.Generator, size: int, said_rate: float) -> tuple[Tensor, list[str]]:
+        """Random latents (size, C, F, h, w) float32, each with a freshly written caption."""
+        chosen = rng.integers(len(self.scenes), size=size)
+        captions = [draw_caption(self.scenes[i], rng, "train", said_rate) for i in chosen]
+        return torch.from_numpy(self.codes[chosen].astype(np.float32)), captions
+
+
+def to_tensor(clips: list[NDArray[np.uint8]]) -> Tensor:
+    """uint8 clips (F, H, W, 3) -> (B, 3, F, H, W) in -1..1."""
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def training_latents(code: LinearCode, clips: int, seed: int, path: Path) -> Latents:
+    """The latents of `clips` training clips; rendered in parallel the first time, then read from `path`."""
+    scenes = [example("train", seed, i)[0] for i in range(clips)]
+    if not path.exists():
+        chunks = [scenes[i : i + _CHUNK] for i in range(0, clips, _CHUNK)]
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
+            done = pool.map(_encode, [code] * len(chunks), chunks)
+            parts = list(track(done, "rendering clips", total=len(chunks)))
+        part = path.with_suffix(".part.npy")
+        np.save(part, np.concatenate(parts))
+        os.replace(part, path)
+    codes = np.load(path)
+    if len(codes) != clips:
+        raise ValueError(
+            f"{path} holds {len(codes)} clips and the recipe asks for {clips}: delete it or change the recipe"
+        )
+    return Latents(codes, scenes)
+
+
+def _encode(code: LinearCode, scenes: list[Scene]) -> NDArray[np.float16]:
+    torch.set_num_threads(1)
+    return code.encode(to_tensor([render(scene) for scene in scenes])).numpy().astype(np.float16)

@@ -1,0 +1,183 @@
+"""The shapes world: procedural clips of a moving object, each with an English caption.
+
+A clip is decided by a `Scene`: seven attributes that a caption may name, and free parameters (position,
+phase, stripe angle, tints) that it never does. What stays unsaid is what a few-step model finds hard.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAMES, SIDE = 17, 64  # a clip is FRAMES x SIDE x SIDE x 3
+FPS = 8
+
+# What a caption can name, and the values each attribute takes.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "shape": ("square", "triangle", "ring", "cross"),
+    "colour": ("red", "green", "blue", "yellow", "purple", "cyan"),
+    "size": ("small", "medium", "large"),
+    "motion": ("left", "right", "up", "down", "orbit", "grow"),
+    "pattern": ("graded", "striped"),
+    "tone": ("dark", "light"),
+    "company": ("alone", "second"),
+}
+
+Split = Literal["train", "held-out"]
+Values = dict[str, str]
+
+_RGB = {
+    "red": (226, 48, 44),
+    "green": (52, 178, 70),
+    "blue": (48, 88, 232),
+    "yellow": (244, 212, 48),
+    "purple": (168, 60, 208),
+    "cyan": (64, 212, 224),
+}
+_RADIUS = {"small": 9.0, "medium": 13.0, "large": 18.0}  # pixels
+_LUMA = {"dark": (30.0, 85.0), "light": (165.0, 225.0)}  # range of a background's grey, 0..255
+_COMPANY_RATE = 0.25
+_COMPANY_RADIUS = 6.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip's attributes (see ATTRIBUTES) and the seed of its free parameters."""
+
+    shape: str
+    colour: str
+    size: str
+    motion: str
+    pattern: str
+    tone: str
+    company: str
+    seed: int
+
+    def values(self) -> Values:
+        """Attribute name -> value."""
+        return {name: value for name, value in asdict(self).items() if name in ATTRIBUTES}
+
+    def labels(self) -> NDArray[np.int64]:
+        """Class index per attribute, in the order of ATTRIBUTES; shape (7,)."""
+        values = self.values()
+        return np.array([classes.index(values[name]) for name, classes in ATTRIBUTES.items()])
+
+
+def held_out(shape: str, colour: str, motion: str) -> bool:
+    """Whether a (shape, colour, motion) combination is kept from training: about one in eight, by a hash."""
+    return zlib.crc32(f"{shape} {colour} {motion}".encode()) % 8 == 0
+
+
+def draw_scene(rng: np.random.Generator, split: Split) -> Scene:
+    """A random scene of the split. Raises ValueError for an unknown split."""
+    if split not in ("train", "held-out"):
+        raise ValueError(f"split is {split!r}; it must be 'train' or 'held-out'")
+    while True:
+        values = {name: str(rng.choice(classes)) for name, classes in ATTRIBUTES.items()}
+        if held_out(values["shape"], values["colour"], values["motion"]) == (split == "held-out"):
+            break
+    values["company"] = "second" if rng.random() < _COMPANY_RATE else "alone"
+    return Scene(**values, seed=int(rng.integers(2**63)))
+
+
+def render(scene: Scene) -> NDArray[np.uint8]:
+    """Draws a scene: uint8 RGB of shape (FRAMES, SIDE, SIDE, 3), the same for the same scene everywhere."""
+    rng = np.random.default_rng(scene.seed)
+    clip = np.repeat(_background(scene, rng)[None], FRAMES, axis=0)
+    if scene.company == "second":
+        clip = _paint_company(clip, scene, rng)
+    centres, radii = _path(scene, rng)
+    colour = _jittered(scene.colour, rng)
+    coverage = _coverage(scene.shape, centres, radii)
+    clip += coverage[..., None] * (colour - clip)
+    return np.clip(np.rint(clip), 0, 255).astype(np.uint8)
+
+
+_Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
+
+
+def _jittered(colour: str, rng: np.random.Generator) -> NDArray[np.float32]:
+    return np.asarray(_RGB[colour], np.float32) + rng.uniform(-12, 12, 3).astype(np.float32)
+
+
+def _background(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(SIDE, SIDE, 3): a linear gradient, or stripes at a free angle, in a weak free tint."""
+    low, high = _LUMA[scene.tone]
+    first, second = rng.uniform(low, low + 0.4 * (high - low)), rng.uniform(high - 0.4 * (high - low), high)
+    if rng.random() < 0.5:
+        first, second = second, first
+    angle = rng.uniform(0, 2 * np.pi)
+    along = (_X - SIDE / 2) * np.cos(angle) + (_Y - SIDE / 2) * np.sin(angle)
+    if scene.pattern == "striped":
+        period, phase = rng.uniform(14, 22), rng.uniform(0, 2 * np.pi)
+        mix = 0.5 + 0.5 * np.tanh(3 * np.sin(2 * np.pi * along / period + phase)) / np.tanh(3)
+    else:
+        mix = np.clip(0.5 + along / SIDE, 0, 1)
+    tint = rng.uniform(-14, 14, 3)
+    return ((first + (second - first) * mix)[..., None] + tint).astype(np.float32)
+
+
+def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centres (FRAMES, 2) as x, y and radii (FRAMES,) in pixels."""
+    time = np.linspace(0, 1, FRAMES)
+    radius = _RADIUS[scene.size] * rng.uniform(0.96, 1.04)
+    room = 0.7 * (SIDE / 2 - radius - 2)
+    free, near = rng.uniform(-room, room, 2), rng.uniform(-3, 3, 2)
+    travel = rng.uniform(24, 28) * (time - 0.5)
+    radii = np.full(FRAMES, radius)
+    x = np.full(FRAMES, free[0])
+    y = np.full(FRAMES, free[1])
+    match scene.motion:
+        case "left":
+            x = near[0] - travel
+        case "right":
+            x = near[0] + travel
+        case "up":
+            y = near[1] - travel
+        case "down":
+            y = near[1] + travel
+        case "orbit":
+            turn = rng.choice([-1.0, 1.0]) * 2 * np.pi * time + rng.uniform(0, 2 * np.pi)
+            x, y = near[0] + 11 * np.cos(turn), near[1] + 11 * np.sin(turn)
+        case "grow":
+            radii = radius * (0.35 + 0.65 * time)
+    return np.stack([x, y], axis=1).astype(np.float32) + SIDE / 2, radii.astype(np.float32)
+
+
+def _paint_company(
+    clip: NDArray[np.float32], scene: Scene, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Puts a small still second object of another colour into a corner, behind the first."""
+    shape = str(rng.choice(ATTRIBUTES["shape"]))
+    colour = str(rng.choice([c for c in ATTRIBUTES["colour"] if c != scene.colour]))
+    centre = rng.choice([10.0, SIDE - 10.0], 2) + rng.uniform(-2, 2, 2)
+    coverage = _coverage(shape, centre[None].astype(np.float32), np.array([_COMPANY_RADIUS], np.float32))
+    return clip + coverage[..., None] * (_jittered(colour, rng) - clip)
+
+
+def _coverage(
+    shape: str, centres: NDArray[np.float32], radii: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Antialiased masks in 0..1, (len(centres), SIDE, SIDE), from the shape's signed distance."""
+    x = _X - centres[:, 0, None, None]
+    y = _Y - centres[:, 1, None, None]
+    r = radii[:, None, None]
+    match shape:
+        case "square":
+            distance = np.maximum(np.abs(x), np.abs(y)) - 0.88 * r
+        case "triangle":  # upright, apex on top
+            distance = np.maximum(0.89 * np.abs(x) - 0.45 * (y + r), y - 0.8 * r)
+        case "ring":
+            distance = np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r
+        case "cross":
+            arm = 0.3 * r
+            upright = np.maximum(np.abs(x) - arm, np.abs(y) - r)
+            level = np.maximum(np.abs(y) - arm, np.abs(x) - r)
+            distance = np.minimum(upright, level)
+        case _:
+            raise ValueError(f"shape is {shape!r}; it must be one of {', '.join(ATTRIBUTES['shape'])}")
+    return np.clip(0.5 - distance, 0, 1)

@@ -1,0 +1,120 @@
+"""Where a teacher comes from: its name, its folder on this disk, and what the folder says about it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+EMBEDDED = "shapes"
+
+
+class VideoSize(NamedTuple):
+    """Size of a clip; height and width in pixels."""
+
+    num_frames: int
+    height: int
+    width: int
+
+
+def embedded_path() -> Path:
+    """The folder of the embedded teacher, a plain diffusers pipeline; there once it is trained."""
+    return Path(__file__).parent / "shapes" / "pipeline"
+
+
+def find_folder(name: str | Path, known: tuple[str, ...]) -> tuple[Path, str]:
+    """The folder of a teacher, downloaded if `name` is a hub id, and the name of its pipeline class.
+
+    Raises ValueError when there is no such teacher, or its class is not one of `known` (before any download).
+    """
+    folder = embedded_path() if name == EMBEDDED else Path(name).expanduser()
+    if name == EMBEDDED and not folder.exists():
+        raise ValueError(
+            f"the embedded teacher is not in {folder}: train it with "
+            "`fewstep teacher train recipes/shapes-teacher.yaml`"
+        )
+    if not folder.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
+        return _download(str(name), known)
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no folder {folder}: pass {EMBEDDED}, a diffusers pipeline's folder or a hub id"
+        )
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"{folder} has no model_index.json: pass the folder that a pipeline's save_pretrained wrote"
+        )
+    return folder, _known_class(_read_json(folder / "model_index.json"), str(folder), known)
+
+
+def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
+    """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults."""
+    beside = folder / "fewstep.json"
+    if beside.is_file():
+        said = _read_json(beside)
+    else:
+        parameters = inspect.signature(pipeline_class.__call__).parameters
+        said = {name: parameters[name].default for name in VideoSize._fields if name in parameters}
+    if not all(isinstance(said.get(name), int) for name in VideoSize._fields):
+        return None
+    return VideoSize(*(said[name] for name in VideoSize._fields))
+
+
+def weights_sha256(folder: Path) -> str:
+    """One hash over the names and contents of all weights in a folder, the same wherever the folder lies."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
+    return digest.hexdigest()
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raises ValueError for a folder whose weights are pickles, which may run code when they are read."""
+    pickles = [path for suffix in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.rglob(suffix)]
+    for path in pickles:
+        if not any(path.parent.glob("*.safetensors")):
+            raise ValueError(
+                f"{path} is a pickle, and there is no safetensors file beside it: save the pipeline again "
+                "with safe_serialization=True"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a JSON object ({error}): restore it from where it came from"
+        ) from error
+
+
+def _download(name: str, known: tuple[str, ...]) -> tuple[Path, str]:
+    from diffusers import DiffusionPipeline
+
+    pipeline: Any = DiffusionPipeline
+    try:
+        index = pipeline.load_config(name)
+    except OSError as error:
+        raise ValueError(
+            f"there is neither a folder nor a hub model {name} within reach: check the name, the "
+            "network and, for a gated model, `hf auth login`"
+        ) from error
+    class_name = _known_class(index, name, known)
+    try:
+        return Path(pipeline.download(name, use_safetensors=True)), class_name
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} could not be downloaded: {' '.join(str(error).split())}") from error
+
+
+def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
+    class_name = index.get("_class_name")
+    if class_name not in known:
+        raise ValueError(
+            f"{name} is a {class_name or 'pipeline without _class_name'}, a family that fewstep does not "
+            f"know: use one of {', '.join(known)}, or add it (docs/adding-a-family.md)"
+        )
+    return str(class_name)

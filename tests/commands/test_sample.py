@@ -1,0 +1,120 @@
+"""`fewstep sample` on a random teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from diffusers import DiffusionPipeline
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from fewstep.commands.sample import sample
+from fewstep.teacher import video
+
+app = typer.Typer()
+app.command()(sample)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, video.Frames]:
+    """The frames of every clip that was written, by file name."""
+    found: dict[str, video.Frames] = {}
+    write = video.write_video
+
+    def remember(path: Path, frames: video.Frames, fps: float) -> None:
+        found[path.name] = frames
+        write(path, frames, fps)
+
+    monkeypatch.setattr(video, "write_video", remember)
+    return found
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_plain_diffusers_gives_the_same_clip(
+    tiny_wan_folder: Path, tmp_path: Path, written: dict[str, video.Frames], guidance: float
+) -> None:
+    out = tmp_path / "clip.mp4"
+    result = run(
+        tiny_wan_folder,
+        "--prompt",
+        "a red circle",
+        "--steps",
+        4,
+        "--guidance",
+        guidance,
+        "--seed",
+        3,
+        "--out",
+        out,
+    )
+    assert result.exit_code == 0, result.output
+    assert out.exists()
+    pipeline: Any = DiffusionPipeline.from_pretrained(tiny_wan_folder)
+    expected = pipeline(
+        "a red circle",
+        num_frames=9,
+        height=16,
+        width=16,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(3),
+    ).frames[0]
+    difference = np.abs(written["clip.mp4"].astype(float) - expected * 255)
+    assert difference.max() < 0.51  # nothing but rounding
+
+
+def test_several_prompts_give_numbered_files_that_do_not_depend_on_the_batch(
+    tiny_wan_folder: Path, tmp_path: Path, written: dict[str, video.Frames]
+) -> None:
+    listed = tmp_path / "prompts.txt"
+    listed.write_text("a blue square\n\n  a green star  \n")
+    common = (tiny_wan_folder, "--prompts", listed, "--steps", 2, "--prompt", "a red circle")
+    assert run(*common, "--out", tmp_path / "one.gif").exit_code == 0
+    assert run(*common, "--out", tmp_path / "all.gif", "--batch", 3).exit_code == 0
+    assert list(written) == [f"{name}-{i}.gif" for name in ("one", "all") for i in range(3)]
+    for i in range(3):
+        one, together = written[f"one-{i}.gif"], written[f"all-{i}.gif"]
+        assert np.abs(one.astype(int) - together).max() <= 1
+    assert not np.array_equal(written["one-0.gif"], written["one-1.gif"])
+
+
+def test_contact_sheet_and_size(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    size = ("--frames", 5, "--height", 32, "--width", 16)
+    result = run(tiny_wan_folder, "--prompt", "a", "--prompt", "b", "--steps", 1, "--out", out, *size)
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as image:
+        assert image.width == 5 * 16 * 4
+        assert image.height > 2 * 32 * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--prompt", "a", "--out", "clip.avi"), "does not end in"),
+        (("--prompt", "a", "--out", "none/clip.mp4"), "there is no folder"),
+        (("--out", "clip.mp4"), "nothing to show"),
+        (("--prompt", "a", "--out", "clip.mp4", "--frames", 8), "8 frames cannot be made"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_sampled(
+    tiny_wan_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(tiny_wan_folder, *arguments)
+    assert isinstance(result.exception, ValueError)
+    assert sentence in str(result.exception)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,94 @@
+"""The Wan adapter against diffusers' own WanPipeline, for each of its variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from torch import Tensor
+
+from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.rollout import rollout
+
+PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
+
+
+def stock_latents(folder: Path, steps: int, guidance: float) -> Tensor:
+    pipeline: Any = WanPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        PROMPTS,
+        negative_prompt="blurry",
+        num_frames=9,
+        height=32,
+        width=16,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
+        output_type="latent",
+        return_dict=False,
+    )[0]
+
+
+def latents(teacher: Teacher, steps: int, guidance: float) -> Tensor:
+    z = teacher.noise([5, 6], teacher.latent_shape(9, 32, 16))
+    return rollout(teacher, z, teacher.conditions(PROMPTS, "blurry"), teacher.schedule.grid(steps), guidance)
+
+
+def assert_parity(folder: Path, steps: int, guidance: float) -> None:
+    found = latents(load_teacher(folder, device="cpu"), steps, guidance)
+    expected = stock_latents(folder, steps, guidance)
+    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_same_noise_gives_the_stock_latents(tiny_wan_folder: Path, steps: int, guidance: float) -> None:
+    assert_parity(tiny_wan_folder, steps, guidance)
+
+
+def test_two_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.875)
+    assert_parity(tmp_path, 5, 5.0)
+    teacher = load_teacher(tmp_path, device="cpu")
+    high, low = teacher.pipeline.transformer, teacher.pipeline.transformer_2
+    assert teacher.network_at(0.875) is high and teacher.network_at(0.87) is low
+    conditions, z = teacher.conditions(PROMPTS), teacher.noise([0, 1], teacher.latent_shape(9, 16, 16))
+    mixed = teacher.predict(z, torch.tensor([0.9, 0.5]), conditions)
+    for i, (t, network) in enumerate([(0.9, high), (0.5, low)]):
+        alone = teacher.predict(z[i : i + 1], t, conditions[i : i + 1], network)
+        torch.testing.assert_close(mixed[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="two experts"):
+        teacher.features(z, torch.tensor([0.9, 0.5]), conditions)
+
+
+def test_a_timestep_per_token(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path, expand_timesteps=True)
+    assert_parity(tmp_path, 4, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ((10, 16, 16), "10 frames cannot be made: use a multiple of 4 plus 1, such as 9"),
+        ((0, 16, 16), "0 frames cannot be made"),
+        ((9, 24, 16), "height 24 cannot be made: use a multiple of 16"),
+        ((9, 16, 0), "width 0 cannot be made"),
+    ],
+)
+def test_impossible_sizes(tiny_teacher: Teacher, size: tuple[int, int, int], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        tiny_teacher.latent_shape(*size)
+
+
+def test_one_frame_is_a_video(tiny_teacher: Teacher) -> None:
+    assert tiny_teacher.latent_shape(1, 16, 32) == (16, 1, 2, 4)
+
+
+def test_no_prompts(tiny_teacher: Teacher) -> None:
+    with pytest.raises(ValueError, match="no prompts"):
+        tiny_teacher.conditions([])

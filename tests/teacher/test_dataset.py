@@ -1,0 +1,281 @@
+"""Datasets on disk: written in whole shards, resumed after a kill, read back shuffled and split."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+
+from fewstep.teacher.dataset import REPORT, Row, write_dataset
+from fewstep.teacher.dataset_reader import open_dataset, read_unconditional
+from fewstep.teacher.manifest import Layout, Manifest, Schedule, Skip, read_manifest
+
+TEACHER = "a" * 64
+PLAN = Manifest(
+    kind="rollouts",
+    source="prompts.txt",
+    items=22,
+    items_sha256="b" * 64,
+    teacher="tiny",
+    teacher_sha256=TEACHER,
+    schedule=Schedule(kind="flow", prediction="flow", shift=5, steps=32, guidance=5),
+    seed=3,
+    precision="float32",
+    rows_per_shard=4,
+    tensors={
+        "latents": Layout(dtype="float16", shape=(4, 2, 3)),
+        "embeddings": Layout(dtype="float32", shape=(None, 5)),
+    },
+)
+SKIPPED = 9
+UNCONDITIONAL = Row("", "", {"embeddings": torch.ones(1, 5)})
+
+
+class Drawn:
+    """Rows drawn from their number; item SKIPPED cannot be made."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds = seconds
+        self.asked: list[int] = []
+
+    def rows(self, items: range) -> Iterator[Row | Skip]:
+        for i in items:
+            self.asked.append(i)
+            time.sleep(self.seconds)
+            yield Skip(file=f"{i}.mp4", reason="too short") if i == SKIPPED else row(i)
+
+
+def row(i: int) -> Row:
+    generator = torch.Generator().manual_seed(i)
+    latents = torch.randn(4, 2, 3, generator=generator)
+    return Row(
+        f"{i:03d}", f"clip {i}", {"latents": latents, "embeddings": torch.full((1 + i % 3, 5), i / 7)}, i
+    )
+
+
+def write(folder: Path, plan: Manifest = PLAN, source: Drawn | None = None) -> Manifest:
+    return write_dataset(folder, plan, UNCONDITIONAL, source or Drawn())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def ids(folder: Path, epoch: int = 0, **options: Any) -> list[str]:
+    stream = open_dataset(folder, teacher_sha256=TEACHER, **options)
+    stream.set_epoch(epoch)
+    return [row["id"] for row in stream]
+
+
+WRITTEN = [f"{i:03d}" for i in range(22) if i != SKIPPED]
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    manifest = write(tmp_path)
+    assert (manifest.rows, len(manifest.shards), manifest.complete) == (21, 6, True)
+    assert manifest == read_manifest(tmp_path)
+    stored = list(open_dataset(tmp_path, teacher_sha256=TEACHER))
+    assert [one["id"] for one in stored] == WRITTEN
+    for one in stored:
+        made = row(int(one["id"]))
+        assert (one["caption"], one["seed"]) == (made.caption, made.seed)
+        assert torch.equal(one["latents"], made.tensors["latents"].half())
+        assert torch.equal(one["embeddings"], made.tensors["embeddings"])
+    unconditional = read_unconditional(tmp_path)
+    assert unconditional is not None and torch.equal(unconditional, torch.ones(1, 5))
+
+
+def test_what_was_skipped_is_reported(tmp_path: Path) -> None:
+    manifest = write(tmp_path)
+    assert manifest.skipped == [Skip(file="9.mp4", reason="too short")]
+    (line,) = (tmp_path / REPORT).read_text().splitlines()
+    assert json.loads(line) == {"file": "9.mp4", "reason": "too short"}
+
+
+def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = contents(tmp_path)
+    again = Drawn()
+    write(tmp_path, source=again)
+    assert again.asked == [] and contents(tmp_path) == before
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from itertools import chain
+from pathlib import Path
+from test_dataset import Drawn, write
+write(Path(sys.argv[2]), source=Drawn(seconds=0.02))
+"""
+
+
+def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None:
+    write(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder)]
+    running = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (folder / "shard-00002.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    with pytest.raises(ValueError, match="another process is writing"):
+        write(folder)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    finished = len(read_manifest(folder).shards)
+    assert 2 <= finished < 6
+    with pytest.raises(ValueError, match=rf"unfinished \({finished} of 6 shards\)"):
+        open_dataset(folder, teacher_sha256=TEACHER)
+    rest = Drawn()
+    write(folder, source=rest)
+    assert rest.asked == list(range(4 * finished, 22))
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"teacher_sha256": "c" * 64}, "teacher_sha256"),
+        ({"seed": 4}, "seed 3, not 4"),
+        ({"height": 64}, "height None, not 64"),
+        ({"items_sha256": "d" * 64}, "items_sha256 bbbbbbbbbbbb…, not dddd"),
+        ({"schedule": PLAN.schedule.model_copy(update={"guidance": 7.0})}, "schedule"),
+    ],
+)
+def test_other_settings_do_not_continue_a_run(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    write(tmp_path)
+    with pytest.raises(ValueError, match=named):
+        write(tmp_path, PLAN.model_copy(update=change))
+    write(tmp_path, PLAN.model_copy(update={"source": "moved.txt", "teacher": "elsewhere"}))
+
+
+def test_a_full_disk_loses_no_finished_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+
+    def fsync(file: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path)
+    finished = len(read_manifest(tmp_path).shards)
+    assert 0 < finished < 6 and not list(tmp_path.glob("*.part"))
+    rest = Drawn()
+    write(tmp_path, source=rest)
+    assert rest.asked == list(range(4 * finished, 22))
+
+
+class SmallDisk(io.FileIO):
+    """A file on a disk with room for 500 bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_disk_that_fills_up_within_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_small_disk(path: Path, *arguments: str, **options: str) -> IO[Any]:
+        small = path.name == "shard-00003.parquet.part"
+        return SmallDisk(str(path), "w") if small else whole(path, *arguments, **options)  # type: ignore
+
+    whole = Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", on_small_disk)
+        with pytest.raises(OSError) as told:
+            write(tmp_path)
+    assert told.value.errno == errno.ENOSPC
+    assert len(read_manifest(tmp_path).shards) == 3 and not list(tmp_path.glob("*.part"))
+    assert write(tmp_path).complete
+
+
+def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
+    class Loud(Drawn):
+        def rows(self, items: range) -> Iterator[Row | Skip]:
+            yield Row("loud", "", {"latents": torch.full((4, 2, 3), 1e6), "embeddings": torch.ones(1, 5)})
+
+    with pytest.raises(ValueError, match="loud: latents leaves the range of float16"):
+        write(tmp_path, source=Loud())
+
+
+def test_shuffling_is_the_same_for_the_same_seed_and_epoch(tmp_path: Path) -> None:
+    write(tmp_path)
+    first = ids(tmp_path, seed=1, shuffle_buffer=8)
+    assert first == ids(tmp_path, seed=1, shuffle_buffer=8)
+    assert sorted(first) == WRITTEN and first != WRITTEN
+    orders = {tuple(ids(tmp_path, epoch, seed=seed)) for seed in (1, 2) for epoch in (0, 1, 2)}
+    assert len(orders) == 6 and all(sorted(order) == WRITTEN for order in orders)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 7])
+@pytest.mark.parametrize("seed", [None, 5])
+def test_ranks_share_the_rows_without_overlap(tmp_path: Path, world_size: int, seed: int | None) -> None:
+    write(tmp_path)
+    shares = [ids(tmp_path, 1, seed=seed, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert all(shares) and sorted(chain(*shares)) == WRITTEN
+
+
+def test_a_rank_outside_the_world_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank is 2; it must be from 0 to 1"):
+        open_dataset(tmp_path, teacher_sha256=TEACHER, rank=2, world_size=2)
+
+
+def test_shards_whose_every_item_was_skipped_are_passed_over(tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"rows_per_shard": 1})
+    manifest = write(tmp_path, plan)
+    assert manifest.shards[SKIPPED].rows == 0
+    assert sorted(ids(tmp_path, seed=0)) == WRITTEN
+
+
+def test_a_folder_that_is_not_this_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no dataset \(it has no manifest.json\)"):
+        ids(tmp_path)
+    write(tmp_path)
+    with pytest.raises(ValueError, match="made with the teacher tiny"):
+        open_dataset(tmp_path, teacher_sha256="c" * 64)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(ValueError, match="version 99"):
+        ids(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json is damaged"):
+        ids(tmp_path)
+
+
+def test_a_damaged_shard_is_refused_and_made_anew(tmp_path: Path) -> None:
+    write(tmp_path)
+    whole = contents(tmp_path)
+    shard = tmp_path / "shard-00001.parquet"
+    damaged = bytearray(whole[shard.name])
+    damaged[200] ^= 1
+    shard.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"shard-00001.parquet is damaged \(its sha256 is off\)"):
+        ids(tmp_path)
+    shard.write_bytes(whole["shard-00005.parquet"])
+    with pytest.raises(ValueError, match="has 2 rows and should have 4"):
+        ids(tmp_path, check_sha256=False)
+    shard.write_bytes(b"not parquet")
+    with pytest.raises(ValueError, match="not a Parquet file"):
+        ids(tmp_path, check_sha256=False)
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"shard-00001.parquet is missing"):
+        ids(tmp_path)
+    again = Drawn()
+    write(tmp_path, source=again)
+    assert again.asked == [4, 5, 6, 7] and contents(tmp_path) == whole

@@ -22,9 +22,7 @@ def comparison_sheet(columns: Mapping[str, Sequence[Frames]], prompts: Sequence[
             raise ValueError(f"{name} has {len(clips)} clips for {len(prompts)} prompts: pass one each")
     strips = {name: [_strip(clip, shown) for clip in clips] for name, clips in columns.items()}
     width, height = next(iter(strips.values()))[0].size
-    sheet = Image.new(
-        "RGB", (len(columns) * (width + _GAP), _TEXT + 4 + len(prompts) * (height + _TEXT + 4)), "white"
-    )
+    sheet = Image.new("RGB", (len(columns) * (width + _GAP), _TEXT + 4 + len(prompts) * (height + _TEXT + 4)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_TEXT - 3)
     for column, (name, found) in enumerate(strips.items()):
         left = column * (width + _GAP)

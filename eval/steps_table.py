@@ -93,17 +93,15 @@ def steps_sheet(teacher: Teacher, counts: Sequence[int], protocol: Protocol, row
     return comparison_sheet(columns, prompts)
 
 
-def generate(
-    teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
-) -> Tensor:
+def generate(teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
     """Videos (B, 3, F, H, W) in -1..1 at the teacher's own size."""
     size = teacher.default_size()
     if size is None:
-        raise ValueError(f"{teacher.folder} does not say its clip size: add a fewstep.json with num_frames, height, width")
+        raise ValueError(
+            f"{teacher.folder} does not say its clip size: add a fewstep.json with num_frames, height, width"
+        )
     z = teacher.noise(seeds, teacher.latent_shape(*size))
-    return teacher.decode(
-        rollout(teacher, z, teacher.conditions(prompts), teacher.schedule.grid(steps), guidance)
-    )
+    return teacher.decode(rollout(teacher, z, teacher.conditions(prompts), teacher.schedule.grid(steps), guidance))
 
 
 def _figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
@@ -115,9 +113,7 @@ def _figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) 
         "prompt_accuracy": round(accuracy.value, 4),
         "accuracy_low": round(accuracy.low, 4),
         "accuracy_high": round(accuracy.high, 4),
-        "accuracy_per_attribute": {
-            n: round(v, 4) for n, v in judgement.accuracy_per_attribute().items()
-        },
+        "accuracy_per_attribute": {n: round(v, 4) for n, v in judgement.accuracy_per_attribute().items()},
         "num": judgement.count,
         "seed": protocol.seed,
     }

@@ -39,9 +39,7 @@ def load_teacher(
     check_safetensors(folder)
     loader: Any = DiffusionPipeline
     try:
-        pipeline = loader.from_pretrained(
-            folder, dtype={"default": dtype, "vae": torch.float32}, use_safetensors=True
-        )
+        pipeline = loader.from_pretrained(folder, dtype={"default": dtype, "vae": torch.float32}, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
     pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -71,9 +69,7 @@ class Teacher(ABC):
         """The conditions of these prompts. Raises ValueError once the text encoder was freed."""
 
     @abstractmethod
-    def predict(
-        self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None
-    ) -> Tensor:
+    def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The network's own output, of the schedule's prediction type, without guidance."""
 
     @abstractmethod
@@ -131,13 +127,9 @@ class Teacher(ABC):
         """The blocks that end at these fractions of the depth."""
         blocks = self.blocks(network)
         if not blocks:
-            raise ValueError(
-                f"{type(network).__name__} names no repeated blocks, so it has no features to tap"
-            )
+            raise ValueError(f"{type(network).__name__} names no repeated blocks, so it has no features to tap")
         if not all(0 < depth <= 1 for depth in depths):
-            raise ValueError(
-                f"tap depths {tuple(depths)} must be fractions of the network's depth, above 0 up to 1"
-            )
+            raise ValueError(f"tap depths {tuple(depths)} must be fractions of the network's depth, above 0 up to 1")
         return [blocks[max(1, int(depth * len(blocks))) - 1] for depth in depths]
 
     def features(

@@ -25,9 +25,7 @@ class Conditions:
     def __post_init__(self) -> None:
         lengths = {len(x) for x in (self.positive, self.negative, *self.extras.values()) if x is not None}
         if len(lengths) != 1:
-            raise ValueError(
-                f"conditions of batch sizes {sorted(lengths)} do not go together: make them equal"
-            )
+            raise ValueError(f"conditions of batch sizes {sorted(lengths)} do not go together: make them equal")
 
     def __len__(self) -> int:
         return len(self.positive)

@@ -60,9 +60,7 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.kind == "flow" and self.prediction == "v":
-            raise ValueError(
-                "a flow schedule has no v-prediction (v needs alpha^2 + sigma^2 = 1): use flow, x0 or eps"
-            )
+            raise ValueError("a flow schedule has no v-prediction (v needs alpha^2 + sigma^2 = 1): use flow, x0 or eps")
         if self.kind == "vp" and not self.alphas_cumprod:
             raise ValueError("a vp schedule needs alphas_cumprod: pass the scheduler's")
         if self.prediction == "eps" and (self.kind == "flow" or 0.0 in self.alphas_cumprod):
@@ -111,9 +109,7 @@ class NoiseSchedule:
         Where t and s are neighbours in grid(n) these are the times of grid(count * n) between them.
         """
         first, last = (shift_time(_checked(time), 1 / self.shift) for time in (t, s))
-        weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(
-            -1, *[1] * max(first.ndim, last.ndim)
-        )
+        weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(-1, *[1] * max(first.ndim, last.ndim))
         return shift_time(torch.lerp(first, last, weights), self.shift)
 
     # --- predictions; latents of any shape (B, ...)
@@ -212,9 +208,7 @@ class NoiseSchedule:
 def _checked(t: Time) -> Tensor:
     time = torch.as_tensor(t, dtype=torch.float64, device="cpu")
     if not bool(((time >= 0) & (time <= 1)).all()):
-        raise ValueError(
-            f"time {t} is outside 0 (data) .. 1 (noise): divide a network's timestep by its range first"
-        )
+        raise ValueError(f"time {t} is outside 0 (data) .. 1 (noise): divide a network's timestep by its range first")
     return time
 
 

@@ -27,13 +27,9 @@ def read_scheduler(scheduler: Any, shift: float | None = None) -> NoiseSchedule:
     evenly spaced before the shift. Raises ValueError for a scheduler that is not understood.
     """
     config = getattr(scheduler, "config", {})
-    if type(scheduler).__name__ in _FLOW_SCHEDULERS or config.get(
-        "use_flow_sigmas"
-    ):  # the latter: UniPC, DPM
+    if type(scheduler).__name__ in _FLOW_SCHEDULERS or config.get("use_flow_sigmas"):  # the latter: UniPC, DPM
         return _flow(scheduler, shift)
-    if (
-        "sigma_data" in config or config.get("timestep_type") == "continuous"
-    ):  # the latter: SVD's EulerDiscrete
+    if "sigma_data" in config or config.get("timestep_type") == "continuous":  # the latter: SVD's EulerDiscrete
         return _edm(config, shift)
     if hasattr(scheduler, "alphas_cumprod") and config.get("prediction_type") in _PREDICTIONS:
         return _vp(scheduler, shift)

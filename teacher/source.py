@@ -39,13 +39,9 @@ def find_folder(name: str | Path, known: tuple[str, ...]) -> tuple[Path, str]:
     if not folder.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
         return _download(str(name), known)
     if not folder.is_dir():
-        raise ValueError(
-            f"there is no folder {folder}: pass {EMBEDDED}, a diffusers pipeline's folder or a hub id"
-        )
+        raise ValueError(f"there is no folder {folder}: pass {EMBEDDED}, a diffusers pipeline's folder or a hub id")
     if not (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"{folder} has no model_index.json: pass the folder that a pipeline's save_pretrained wrote"
-        )
+        raise ValueError(f"{folder} has no model_index.json: pass the folder that a pipeline's save_pretrained wrote")
     return folder, _known_class(_read_json(folder / "model_index.json"), str(folder), known)
 
 
@@ -87,9 +83,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not a JSON object ({error}): restore it from where it came from"
-        ) from error
+        raise ValueError(f"{path} is not a JSON object ({error}): restore it from where it came from") from error
 
 
 def _download(name: str, known: tuple[str, ...]) -> tuple[Path, str]:

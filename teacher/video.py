@@ -30,9 +30,7 @@ def check_suffix(path: Path) -> None:
     if path.suffix.lower() not in allowed:
         raise ValueError(f"{path} does not end in {', '.join(allowed)}: choose one of these kinds of file")
     if not path.absolute().parent.is_dir():
-        raise ValueError(
-            f"there is no folder {path.absolute().parent} to write {path.name} into: make it first"
-        )
+        raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} into: make it first")
 
 
 def to_uint8(video: Tensor) -> Frames:
@@ -57,9 +55,7 @@ def write_video(path: Path, frames: Frames, fps: float) -> None:
         with _whole(path) as part:
             _write_h264(part, frames, fps)
     else:
-        raise ValueError(
-            f"{path} does not end in {', '.join(CLIP_SUFFIXES)}: choose one of these kinds of clip"
-        )
+        raise ValueError(f"{path} does not end in {', '.join(CLIP_SUFFIXES)}: choose one of these kinds of clip")
 
 
 def write_image(path: Path, image: Image.Image) -> None:

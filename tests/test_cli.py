@@ -119,9 +119,7 @@ def test_a_wrong_recipe_is_told_in_one_sentence(
     assert capsys.readouterr().err.startswith("steps: Input should be a valid integer")
 
 
-def test_ctrl_c_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(KeyboardInterrupt(), monkeypatch) == 130
     assert capsys.readouterr().err == "stopped; run the same command again to go on\n"
 

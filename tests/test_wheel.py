@@ -14,9 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("distill", "eval", "recipes", "student", "teacher")
-UNSEEN = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "out", "data", "tests"
-)
+UNSEEN = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "out", "data", "tests")
 NESTED = (
     "pipeline/vae/deep/weights.bin",
     "judge_weights/deep/weights.bin",

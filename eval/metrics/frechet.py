@@ -27,9 +27,7 @@ def frechet(first: Tensor, second: Tensor) -> float:
     return _distance(mean1, root1, mean2, root2)
 
 
-def frechet_interval(
-    samples: Tensor, reference: Tensor, seed: int = 0, draws: int = 200
-) -> Interval:
+def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = 200) -> Interval:
     """Frechet distance of `samples` (N, D) to `reference`, with a 95 % bootstrap interval over the samples.
 
     A Frechet distance of N samples is biased upwards by about D^2/N, and a resample of them once more. The interval is

@@ -45,9 +45,7 @@ class WanTeacher(Teacher):
         )[0]
         return cut_padding(embeddings) if self._cut else embeddings
 
-    def predict(
-        self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None
-    ) -> Tensor:
+    def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         high = times >= self._boundary
@@ -63,9 +61,7 @@ class WanTeacher(Teacher):
         if self.pipeline.config.expand_timesteps:
             timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
         dtype = getattr(network, "dtype", self._high.dtype)
-        return network(z_t.to(dtype), timestep, text.to(z_t.device, dtype), return_dict=False)[0].to(
-            z_t.dtype
-        )
+        return network(z_t.to(dtype), timestep, text.to(z_t.device, dtype), return_dict=False)[0].to(z_t.dtype)
 
     def network_at(self, t: Time) -> nn.Module:
         """The expert in charge at t, which must be the same for the whole batch."""
@@ -116,7 +112,5 @@ class WanTeacher(Teacher):
 
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         config = self._part("vae").config
-        mean, std = (
-            torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std)
-        )
+        mean, std = (torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std))
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)

@@ -9,9 +9,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor
 
-TEXT_LENGTH = (
-    512  # WanPipeline's default max_sequence_length: shorter prompts are padded with zeros, unmasked
-)
+TEXT_LENGTH = 512  # WanPipeline's default max_sequence_length: shorter prompts are padded with zeros, unmasked
 
 
 class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
@@ -36,9 +34,7 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
     ) -> Tensor:
         if encoder_hidden_states is not None and encoder_hidden_states.shape[1] < self.text_length:
             tokens = encoder_hidden_states.shape[1]
-            attention_mask = torch.zeros(
-                1, 1, 1, tokens, dtype=hidden_states.dtype, device=hidden_states.device
-            )
+            attention_mask = torch.zeros(1, 1, 1, tokens, dtype=hidden_states.dtype, device=hidden_states.device)
             attention_mask[..., -1] = math.log(self.text_length - tokens + 1)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 

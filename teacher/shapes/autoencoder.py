@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.shapes.captions import example
@@ -38,6 +40,7 @@ class AutoencoderRecipe(BaseModel):
     lr: float = 2e-3
     ema: float = 0.995
     noise: float = 0.05  # on the latents the decoder learns from
+    watch_clips: int = 32  # held-out clips that reconstruction is watched on
     precision: str = "fp32"
 
 
@@ -66,12 +69,11 @@ def make_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKLWan:
 
 def fit_code(recipe: AutoencoderRecipe, seed: int, path: Path) -> LinearCode:
     """The linear code of the world's training clips; fitted once, then read from `path` (safetensors)."""
-    from safetensors.torch import load_file, save_file
-
     if not path.exists():
         batches = range(0, recipe.code_clips, 100)
         code = LinearCode.fit(
-            (clips("train", seed, range(i, min(i + 100, recipe.code_clips))) for i in batches), recipe.channels
+            (clips("train", seed, range(i, min(i + 100, recipe.code_clips))) for i in batches),
+            recipe.channels,
         )
         save_file(code.state(), path)
     return LinearCode(**load_file(path))
@@ -102,7 +104,7 @@ def train_autoencoder(
         return {"loss": encoding + 10 * decoding + sharp + 0.01 * spread, **found}
 
     def watch(step: int) -> Mapping[str, float]:
-        return reconstruction(model, code, seed)
+        return reconstruction(model, code, seed, recipe.watch_clips)
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, ema=recipe.ema)
     train("autoencoder", folder, {"autoencoder": model}, losses, budget, watch, watch_every=500)
@@ -110,7 +112,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def reconstruction(
-    model: AutoencoderKLWan, code: LinearCode, seed: int, count: int = 32, split: Split = "held-out"
+    model: AutoencoderKLWan, code: LinearCode, seed: int, count: int, split: Split = "held-out"
 ) -> dict[str, float]:
     """PSNR in dB of encode-decode on `count` clips, of the linear code alone, and the encoder's relative error."""
     device = next(model.parameters()).device
@@ -132,8 +134,6 @@ def reconstruction(
 
 def decode_unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """As model.decode, but values beyond -1..1 keep a gradient: a clamp would leave them where they are."""
-    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-
     model.clear_cache()
     x = model.post_quant_conv(latents)
     parts = []

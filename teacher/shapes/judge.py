@@ -37,6 +37,8 @@ class JudgeRecipe(BaseModel):
     batch: int = 32
     lr: float = 2e-3
     ema: float = 0.995
+    watch_clips: int = 256  # held-out clips that the accuracy is watched on
+    feature_clips: int = 1024  # real clips that features are standardised on
     precision: str = "fp32"
 
 
@@ -50,9 +52,7 @@ class Judge(nn.Module):
         super().__init__()
         strides = ((2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2))
         inputs = (5, *_WIDTHS[:-1])
-        self.stages = nn.ModuleList(
-            _Stage(i, o, s) for i, o, s in zip(inputs, _WIDTHS, strides, strict=True)
-        )
+        self.stages = nn.ModuleList(_Stage(i, o, s) for i, o, s in zip(inputs, _WIDTHS, strides, strict=True))
         last = _WIDTHS[-1]
         self.mix = nn.Linear(last * 5 + FEATURES, 128)
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(v)) for name, v in ATTRIBUTES.items()})
@@ -129,11 +129,11 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> N
         return {"loss": torch.stack(list(each.values())).mean(), **each}
 
     def watch(step: int) -> Mapping[str, float]:
-        return accuracy(judge, seed, 256)
+        return accuracy(judge, seed, recipe.watch_clips)
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, ema=recipe.ema)
     train("judge", folder, {"judge": judge}, losses, budget, watch, watch_every=500)
-    _standardise(judge, seed)
+    _standardise(judge, seed, recipe.feature_clips)
 
 
 def batch(split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
@@ -159,13 +159,14 @@ def accuracy(judge: Judge, seed: int, count: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _standardise(judge: Judge, seed: int, count: int = 1024) -> None:
+def _standardise(judge: Judge, seed: int, count: int) -> None:
     """Sets the feature mean and scale from real held-out clips."""
     judge.eval()
     judge.feature_mean.zero_()
     judge.feature_scale.fill_(1)
-    found = [judge(batch("held-out", seed + 4, range(i, i + 32))[0])[1] for i in range(0, count, 32)]
-    features = torch.cat(found)
+    device = judge.feature_mean.device
+    starts = range(0, count, 32)
+    features = torch.cat([judge(batch("held-out", seed + 4, range(i, i + 32))[0].to(device))[1] for i in starts])
     judge.feature_mean.copy_(features.mean(0))
     judge.feature_scale.copy_(features.std(0).clamp_min(1e-4))
 
@@ -198,7 +199,9 @@ def load_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
     if not weights.exists() or not card.exists():
         raise ValueError(f"{folder} has no judge.safetensors with its judge.json: train one, or reinstall fewstep")
     if sha256(weights) != json.loads(card.read_text())["sha256"]:
-        raise ValueError(f"{weights} is not the file that {card} names by sha256: restore it, figures would not compare")
+        raise ValueError(
+            f"{weights} is not the file that {card} names by sha256: restore it, figures would not compare"
+        )
     judge = Judge()
     judge.load_state_dict(load_file(weights))
     return judge.eval().to(device)

@@ -107,7 +107,8 @@ def train(
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     """torch.save that never leaves a half-written file under `path`."""
     part = path.with_suffix(".part")
-    torch.save(dict(state), part)
+    with part.open("wb") as file:  # an open file, so that a full disk is an OSError and not torch's riddle
+        torch.save(dict(state), file)
     os.replace(part, path)
 
 
@@ -157,15 +158,11 @@ def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimize
     ]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=budget.lr, betas=(0.9, 0.98))]
     if blocks:
-        found.append(
-            torch.optim.Muon(blocks, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        )
+        found.append(torch.optim.Muon(blocks, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
     return found
 
 
-def _resume(
-    path: Path, network: nn.Module, average: _Average, optimizers: list[torch.optim.Optimizer]
-) -> int:
+def _resume(path: Path, network: nn.Module, average: _Average, optimizers: list[torch.optim.Optimizer]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True, map_location="cpu")

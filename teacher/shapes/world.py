@@ -148,9 +148,7 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], 
     return np.stack([x, y], axis=1).astype(np.float32) + SIDE / 2, radii.astype(np.float32)
 
 
-def _paint_company(
-    clip: NDArray[np.float32], scene: Scene, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def _paint_company(clip: NDArray[np.float32], scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
     """Puts a small still second object of another colour into a corner, behind the first."""
     shape = str(rng.choice(ATTRIBUTES["shape"]))
     colour = str(rng.choice([c for c in ATTRIBUTES["colour"] if c != scene.colour]))
@@ -159,9 +157,7 @@ def _paint_company(
     return clip + coverage[..., None] * (_jittered(colour, rng) - clip)
 
 
-def _coverage(
-    shape: str, centres: NDArray[np.float32], radii: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _coverage(shape: str, centres: NDArray[np.float32], radii: NDArray[np.float32]) -> NDArray[np.float32]:
     """Antialiased masks in 0..1, (len(centres), SIDE, SIDE), from the shape's signed distance."""
     x = _X - centres[:, 0, None, None]
     y = _Y - centres[:, 1, None, None]

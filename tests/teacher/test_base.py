@@ -22,9 +22,7 @@ SHAPE = (16, 3, 2, 2)
 def state(teacher: Teacher) -> dict[str, Tensor]:
     """Every parameter and buffer, copied."""
     parts = {n: m for n, m in teacher.pipeline.components.items() if isinstance(m, nn.Module)}
-    found = [
-        (f"{n}.{k}", v) for n, m in parts.items() for k, v in (*m.named_parameters(), *m.named_buffers())
-    ]
+    found = [(f"{n}.{k}", v) for n, m in parts.items() for k, v in (*m.named_parameters(), *m.named_buffers())]
     return {name: value.detach().clone() for name, value in found}
 
 

@@ -14,9 +14,7 @@ def batch(size: int, length: int, negative: int | None = 2) -> Conditions:
     return Conditions(positive, unconditional, {"fps": torch.arange(size)})
 
 
-@pytest.mark.parametrize(
-    "index", [slice(1, 3), [1, 2], torch.tensor([1, 2]), torch.tensor([False, True, True, False])]
-)
+@pytest.mark.parametrize("index", [slice(1, 3), [1, 2], torch.tensor([1, 2]), torch.tensor([False, True, True, False])])
 def test_parts_of_a_batch(index: slice | list[int] | torch.Tensor) -> None:
     part = batch(4, 5)[index]
     assert len(part) == 2

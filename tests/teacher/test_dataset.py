@@ -60,9 +60,7 @@ class Drawn:
 def row(i: int) -> Row:
     generator = torch.Generator().manual_seed(i)
     latents = torch.randn(4, 2, 3, generator=generator)
-    return Row(
-        f"{i:03d}", f"clip {i}", {"latents": latents, "embeddings": torch.full((1 + i % 3, 5), i / 7)}, i
-    )
+    return Row(f"{i:03d}", f"clip {i}", {"latents": latents, "embeddings": torch.full((1 + i % 3, 5), i / 7)}, i)
 
 
 def write(folder: Path, plan: Manifest = PLAN, source: Drawn | None = None) -> Manifest:

@@ -108,12 +108,8 @@ def test_loss_weights_of_the_method(kind: Kind, prediction: Prediction, expected
 
 
 def test_flow_nodes_of_the_method() -> None:
-    assert NoiseSchedule("flow", "flow", 5.0).grid(4).tolist() == pytest.approx(
-        [1, 0.9375, 0.8333, 0.625, 0], abs=1e-4
-    )
-    assert NoiseSchedule("flow", "flow", 8.0).grid(4).tolist() == pytest.approx(
-        [1, 0.96, 0.889, 0.727, 0], abs=1e-3
-    )
+    assert NoiseSchedule("flow", "flow", 5.0).grid(4).tolist() == pytest.approx([1, 0.9375, 0.8333, 0.625, 0], abs=1e-4)
+    assert NoiseSchedule("flow", "flow", 8.0).grid(4).tolist() == pytest.approx([1, 0.96, 0.889, 0.727, 0], abs=1e-3)
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0, 8.0])
@@ -153,9 +149,7 @@ def test_times_may_differ_in_a_batch(schedule: NoiseSchedule) -> None:
     z, x0, t = noise(0, 3, 2, 2), noise(1, 3, 2, 2), torch.tensor([1.0, 0.7, 0.2])
     found = schedule.step(z, x0, t, t / 2)
     for i in range(3):
-        close(
-            found[i : i + 1], schedule.step(z[i : i + 1], x0[i : i + 1], float(t[i]), float(t[i]) / 2), 1e-12
-        )
+        close(found[i : i + 1], schedule.step(z[i : i + 1], x0[i : i + 1], float(t[i]), float(t[i]) / 2), 1e-12)
 
 
 @schedules

@@ -109,9 +109,7 @@ def test_zero_terminal_snr(scheduler_class: Any) -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("steps", [2, 40])
 def test_parity_euler_trailing(prediction: str, steps: int) -> None:
-    scheduler: Any = EulerDiscreteScheduler(
-        **SD_BETAS, prediction_type=prediction, timestep_spacing="trailing"
-    )
+    scheduler: Any = EulerDiscreteScheduler(**SD_BETAS, prediction_type=prediction, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
     close(ours(schedule, schedule.grid(steps), z), theirs(scheduler, z / schedule.alpha(1.0).float()))

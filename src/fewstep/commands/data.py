@@ -9,9 +9,7 @@ import typer
 
 from fewstep.commands.data_run import DType, load, run, size_of
 
-data_app = typer.Typer(
-    help="Cache videos, rollouts or prompts as latents and text embeddings.", no_args_is_help=True
-)
+data_app = typer.Typer(help="Cache videos, rollouts or prompts as latents and text embeddings.", no_args_is_help=True)
 
 Store = Literal["float16", "float32"]
 PromptsFile = Annotated[Path, typer.Argument(metavar="PROMPTS.txt", help="One prompt per line.")]

@@ -21,6 +21,6 @@ def demo(
     rows = measure("shapes", [50, 8, 4, 2], Protocol(num, guidance=5.0, seed=seed), command, out / "teacher.json")
     best, worst = (next(r for r in rows if r.get("steps") == steps) for steps in (50, 2))
     typer.echo(
-        f"At 2 steps the teacher is {worst['shapes_fd'] / best['shapes_fd']:.1f} times as far from real clips as at 50, "
-        f"and {best['seconds'] / worst['seconds']:.0f} times as fast: a student is to have both."
+        f"At 2 steps the teacher is {worst['shapes_fd'] / best['shapes_fd']:.1f} times as far from real clips "
+        f"as at 50, and {best['seconds'] / worst['seconds']:.0f} times as fast: a student is to have both."
     )

@@ -17,23 +17,15 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 
 def sample(
-    teacher: Annotated[
-        str, typer.Argument(metavar="TEACHER", help="shapes, a diffusers folder or a hub id.")
-    ],
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="shapes, a diffusers folder or a hub id.")],
     out: Annotated[Path, typer.Option(help="clip.mp4, clip.gif, or sheet.png for a contact sheet.")],
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="What to show; may be given several times.")
-    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps from noise to video.")] = 50,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 5.0,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the first clip; the next have the next ones.")
-    ] = 0,
-    frames: Annotated[
-        int | None, typer.Option(help="Frames per clip; the teacher's own if not given.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next have the next ones.")] = 0,
+    frames: Annotated[int | None, typer.Option(help="Frames per clip; the teacher's own if not given.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels; likewise.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels; likewise.")] = None,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second of the file.")] = 8.0,
@@ -61,9 +53,7 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     listed = [] if file is None else [line.strip() for line in file.read_text("utf-8").splitlines()]
     found = given + [line for line in listed if line]
     if not found:
-        raise ValueError(
-            "there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line"
-        )
+        raise ValueError("there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line")
     return found
 
 

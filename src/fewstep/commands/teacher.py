@@ -24,9 +24,7 @@ def path() -> None:
 @teacher_app.command("train")
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/shapes-teacher.yaml.")],
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this part: judge, autoencoder or denoiser.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this part: judge, autoencoder or denoiser.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world from nothing; run it again to go on after a stop."""
@@ -62,8 +60,7 @@ def table(
     from fewstep.eval.steps_table import Protocol
 
     command = (
-        f"fewstep teacher table {teacher} --steps {steps} --num {num} --guidance {guidance:g} "
-        f"--seed {seed} --out {out}"
+        f"fewstep teacher table {teacher} --steps {steps} --num {num} --guidance {guidance:g} --seed {seed} --out {out}"
     )
     measure(teacher, parse_steps(steps), Protocol(num, guidance, seed), command, out)
 
@@ -79,9 +76,7 @@ def parse_steps(text: str) -> list[int]:
     return counts
 
 
-def measure(
-    teacher: str, counts: list[int], protocol: Protocol, command: str, out: Path
-) -> list[dict[str, Any]]:
+def measure(teacher: str, counts: list[int], protocol: Protocol, command: str, out: Path) -> list[dict[str, Any]]:
     """Measures row by row into `out`, keeping rows already there; prints the table and draws it beside `out`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -195,9 +195,7 @@ def test_captions_from_sidecars_and_jsonl_agree(tmp_path: Path, tiny_wan_folder:
     assert not (tmp_path / "a" / "skipped.jsonl").exists()
 
 
-def test_a_dataset_inside_the_videos_folder_is_not_its_own_source(
-    tmp_path: Path, tiny_wan_folder: Path
-) -> None:
+def test_a_dataset_inside_the_videos_folder_is_not_its_own_source(tmp_path: Path, tiny_wan_folder: Path) -> None:
     film(tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("a red square")
     words = ["videos", tmp_path, "--teacher", tiny_wan_folder, "--out", tmp_path / "data"]
@@ -207,9 +205,7 @@ def test_a_dataset_inside_the_videos_folder_is_not_its_own_source(
     assert code == 2 and "begun with items 1, not 2" in text
 
 
-def test_rollouts_are_the_teachers_samples(
-    tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher
-) -> None:
+def test_rollouts_are_the_teachers_samples(tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher) -> None:
     (tmp_path / "prompts.txt").write_text("a red square rises\n\na blue ring\n")
     words = ["--teacher", tiny_wan_folder, "--steps", 3, "--guidance", 4, "--count", 2, "--store", "float32"]
     out = tmp_path / "out"
@@ -231,9 +227,7 @@ def test_rollouts_are_the_teachers_samples(
     assert code == 2 and "seed 0, not 1" in text
 
 
-def test_stored_conditions_are_the_teachers(
-    tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher
-) -> None:
+def test_stored_conditions_are_the_teachers(tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher) -> None:
     prompts = ["a red square", "a small blue ring circles over a dark striped ground", "a ring"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     words = ["--teacher", tiny_wan_folder, "--store", "float32", "--negative-prompt", "dim", "--batch", 2]

@@ -1,0 +1,48 @@
+"""The linear code inverts what it keeps and beats any other code of its size on its own data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fewstep.teacher.shapes.autoencoder import clips, psnr
+from fewstep.teacher.shapes.linear_code import LinearCode
+
+
+@pytest.fixture(scope="module")
+def video() -> torch.Tensor:
+    return clips("train", 0, range(24))
+
+
+@pytest.fixture(scope="module")
+def code(video: torch.Tensor) -> LinearCode:
+    return LinearCode.fit([video[:12], video[12:]], channels=16)
+
+
+def test_shapes_and_unit_variance(video: torch.Tensor, code: LinearCode) -> None:
+    latents = code.encode(video)
+    assert latents.shape == (24, 16, 5, 8, 8)
+    assert code.decode(latents).shape == video.shape
+    assert float(latents.var()) == pytest.approx(1, abs=0.1)
+
+
+def test_decoding_is_undone_by_encoding(code: LinearCode) -> None:
+    # Still in the first group of four frames, as that group repeats one frame
+    frame = clips("train", 1, range(2))[:, :, :1].expand(-1, -1, 5, -1, -1)
+    decoded = code.decode(code.encode(frame))
+    again = code.decode(code.encode(decoded))
+    assert float(psnr((again - decoded).square().mean())) > 35
+
+
+def test_more_channels_reconstruct_better(video: torch.Tensor, code: LinearCode) -> None:
+    errors = [
+        (LinearCode.fit([video], k).decode(LinearCode.fit([video], k).encode(video)) - video).square().mean()
+        for k in (4, 16, 64)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert float(psnr(errors[1])) > 25
+
+
+def test_an_empty_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="no videos"):
+        LinearCode.fit([], 16)

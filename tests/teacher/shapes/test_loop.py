@@ -1,0 +1,81 @@
+"""The loop resumes exactly, reports a loss that is not finite, and ends with the moving average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fewstep.teacher.shapes.loop import Budget, train
+
+
+class Stop(Exception):
+    """A kill, as far as the loop can tell."""
+
+
+class Net(nn.Module):
+    """Something with a matrix in a block, for Muon, and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Linear(8, 8)])
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(torch.tanh(self.blocks[0](x)))
+        return out
+
+
+def run(net: Net, folder: Path, budget: Budget, stop_at: int | None = None) -> None:
+    def losses(step: int) -> dict[str, Tensor]:
+        if step == stop_at:
+            raise Stop
+        x = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
+        return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    train("test", folder, {"net": net}, losses, budget)
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, muon: bool) -> None:
+    budget = Budget(steps=40, lr=1e-2, warmup=5, muon=muon)
+    whole, stopped, resumed = Net(), Net(), Net()
+    run(whole, tmp_path / "whole", budget)
+    with pytest.raises(Stop):
+        run(stopped, tmp_path / "parts", budget, stop_at=17)
+    run(resumed, tmp_path / "parts", budget)
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_lowers_the_loss_and_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    net, again = Net(), Net()
+    budget = Budget(steps=300, lr=1e-2, warmup=5, ema=0.9)
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    before = (net(x) - x.sum(1, keepdim=True)).square().mean()
+    run(net, tmp_path, budget)
+    assert (net(x) - x.sum(1, keepdim=True)).square().mean() < 0.3 * before
+    run(again, tmp_path, budget, stop_at=0)  # would raise Stop if it trained
+    assert torch.equal(again(x), net(x))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    net = Net()
+    run(net, tmp_path, Budget(steps=3, lr=1e-3))
+
+    def losses(step: int) -> dict[str, Tensor]:
+        return {"loss": net(torch.full((1, 8), float("nan"))).sum()}
+
+    with pytest.raises(ValueError, match="the loss is nan at step 3; the last checkpoint"):
+        train("test", tmp_path, {"net": net}, losses, Budget(steps=5, lr=1e-3))
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 3
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    budget = Budget(steps=100, lr=1.0, warmup=10, cooldown=0.5)
+    rates = [budget.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[10:50] == [1.0] * 40
+    assert rates[75] == pytest.approx(0.5) and 0 < rates[99] <= 0.02

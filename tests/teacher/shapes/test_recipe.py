@@ -1,0 +1,87 @@
+"""The whole training of a teacher, at a size that takes seconds: every part, resumed, assembled and sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from typer.testing import CliRunner
+
+from fewstep.cli import app
+from fewstep.teacher.base import load_teacher
+from fewstep.teacher.rollout import rollout
+from fewstep.teacher.shapes.judge import load_judge
+from fewstep.teacher.shapes.recipe import read_recipe
+
+TINY: dict[str, Any] = {
+    "judge": {"steps": 2, "batch": 4, "watch_clips": 32, "feature_clips": 32},
+    "autoencoder": {
+        "code_clips": 20,
+        "encoder_dim": 4,
+        "decoder_dim": 4,
+        "steps": 2,
+        "batch": 2,
+        "watch_clips": 8,
+    },
+    "denoiser": {"steps": 2, "batch": 2, "clips": 6, "text_steps": 2, "heads": 1, "layers": 1, "ffn": 32},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"out": str(folder / "run"), **TINY, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    for _ in range(2):  # the second time everything is there already
+        result = CliRunner().invoke(app, ["teacher", "train", str(write(folder)), "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def test_the_run_ends_with_a_plain_pipeline_that_samples_the_same(run_folder: Path) -> None:
+    teacher = load_teacher(run_folder / "pipeline", device="cpu")
+    assert teacher.default_size() == (17, 64, 64)
+    z = teacher.noise([5], teacher.latent_shape(17, 64, 64))
+    ours = teacher.decode(rollout(teacher, z, teacher.conditions(["a red ring"]), teacher.schedule.grid(2), 5.0))
+    loader: Any = DiffusionPipeline
+    plain = loader.from_pretrained(run_folder / "pipeline")
+    size = {"num_frames": 17, "height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 5.0}
+    theirs = plain("a red ring", latents=z, output_type="pt", **size).frames
+    assert torch.allclose(ours.transpose(1, 2) / 2 + 0.5, theirs, atol=1e-3)
+
+
+def test_the_judge_is_saved_with_its_hash(run_folder: Path) -> None:
+    judge = load_judge(run_folder / "judge")
+    assert judge.feature_scale.std() > 0
+    weights = run_folder / "judge" / "judge.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + b"\x01")
+    with pytest.raises(ValueError, match="is not the file that"):
+        load_judge(run_folder / "judge")
+    weights.write_bytes(kept)
+
+
+def test_wrong_recipes_are_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no recipe"):
+        read_recipe(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match=r"denoiser.stepz: Extra inputs"):
+        read_recipe(write(tmp_path, denoiser={"stepz": 3}))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("denoiser: [")
+    with pytest.raises(ValueError, match="is not YAML"):
+        read_recipe(broken)
+    result = CliRunner().invoke(app, ["teacher", "train", str(write(tmp_path)), "--only", "vae"])
+    assert result.exit_code == 2 and "use judge, autoencoder, denoiser" in result.output
+
+
+def test_the_shipped_recipe_is_valid() -> None:
+    shipped = Path(__file__).parents[3] / "recipes" / "shapes-teacher.yaml"
+    assert read_recipe(shipped).denoiser.steps > 1000

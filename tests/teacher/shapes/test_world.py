@@ -1,0 +1,69 @@
+"""The world is deterministic, shows what its scenes say, and keeps its splits apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from fewstep.teacher.shapes.captions import example
+from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE, Scene, draw_scene, held_out, render
+
+SCENE = Scene("square", "red", "large", "right", "graded", "dark", "alone", seed=3)
+
+
+def redness(frame: np.ndarray) -> np.ndarray:
+    """How much redder than green each pixel is, (H, W)."""
+    return np.clip(frame[..., 0].astype(float) - frame[..., 1], 0, None)
+
+
+def centre(frame: np.ndarray) -> tuple[float, float]:
+    weight = redness(frame)
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    return float((weight * x).sum() / weight.sum()), float((weight * y).sum() / weight.sum())
+
+
+def test_a_clip_follows_from_its_scene() -> None:
+    clip = render(SCENE)
+    assert clip.shape == (FRAMES, SIDE, SIDE, 3) and clip.dtype == np.uint8
+    assert np.array_equal(clip, render(SCENE))
+    assert not np.array_equal(clip, render(replace(SCENE, seed=4)))
+
+
+@pytest.mark.parametrize(("motion", "axis", "sign"), [("right", 0, 1), ("left", 0, -1), ("down", 1, 1), ("up", 1, -1)])
+def test_objects_move_where_the_scene_says(motion: str, axis: int, sign: int) -> None:
+    clip = render(replace(SCENE, motion=motion))
+    moved = np.subtract(centre(clip[-1]), centre(clip[0]))
+    assert 20 < sign * moved[axis] < 32
+    assert abs(moved[1 - axis]) < 2
+
+
+def test_objects_grow_and_return_from_their_orbit() -> None:
+    grown = render(replace(SCENE, motion="grow"))
+    assert (redness(grown[-1]) > 100).sum() > 4 * (redness(grown[0]) > 100).sum()
+    circled = render(replace(SCENE, motion="orbit"))
+    assert np.hypot(*np.subtract(centre(circled[0]), centre(circled[-1]))) < 2
+    assert np.hypot(*np.subtract(centre(circled[0]), centre(circled[8]))) > 15
+
+
+def test_sizes_tones_and_company_can_be_seen() -> None:
+    areas = [(redness(render(replace(SCENE, size=size))[8]) > 100).sum() for size in ATTRIBUTES["size"]]
+    assert areas[1] > 1.6 * areas[0] and areas[2] > 1.6 * areas[1]
+    assert render(replace(SCENE, tone="light"))[0].mean() > render(SCENE)[0].mean() + 60
+    assert not np.array_equal(render(replace(SCENE, company="second"))[0], render(SCENE)[0])
+
+
+def test_held_out_combinations_never_reach_training() -> None:
+    combinations = list(product(ATTRIBUTES["shape"], ATTRIBUTES["colour"], ATTRIBUTES["motion"]))
+    kept = [c for c in combinations if held_out(*c)]
+    assert 10 <= len(kept) <= 30
+    for split in ("train", "held-out"):
+        scenes = [example(split, 0, i)[0] for i in range(300)]  # type: ignore[arg-type]
+        assert {held_out(s.shape, s.colour, s.motion) for s in scenes} == {split == "held-out"}
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be 'train' or 'held-out'"):
+        draw_scene(np.random.default_rng(0), "test")  # type: ignore[arg-type]

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from fewstep.teacher.shapes.filter_muon import FilterMuon
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
 # step number alone: that is what makes a resumed run equal an uninterrupted one.
@@ -29,7 +31,8 @@ class Budget:
     warmup: int = 50
     cooldown: float = 0.3  # fraction of the steps
     ema: float = 0.999
-    muon: bool = False  # Muon for the matrices of transformer blocks, AdamW for the rest
+    muon: Literal["none", "blocks", "filters"] = "none"  # what Muon steps instead of AdamW
+    muon_lr: float = 1.0  # Muon's learning rate, as a multiple of AdamW's
     save_seconds: float = 120.0
 
     def lr_at(self, step: int) -> float:
@@ -79,8 +82,9 @@ def train(
                 found["loss"].backward()
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 for optimizer in optimizers:
+                    multiple = 1.0 if isinstance(optimizer, torch.optim.AdamW) else budget.muon_lr
                     for group in optimizer.param_groups:
-                        group["lr"] = budget.lr_at(step)
+                        group["lr"] = multiple * budget.lr_at(step)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 step += 1
@@ -147,18 +151,26 @@ class _Swapped:
 
 
 def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimizer]:
-    """AdamW, with weight decay on matrices only; Muon (Jordan et al. 2024) for blocks' matrices where asked for."""
+    """AdamW, with weight decay on matrices only, and Muon (Jordan et al. 2024) for what the budget names."""
     named = list(network.named_parameters())
-    blocks = [p for n, p in named if budget.muon and p.ndim == 2 and ".blocks." in n]
-    taken = {id(p) for p in blocks}
+    match budget.muon:
+        case "blocks":  # the matrices of transformer blocks
+            chosen = [p for n, p in named if p.ndim == 2 and ".blocks." in n]
+        case "filters":  # convolutions, but for those of a few channels
+            chosen = [p for _, p in named if p.ndim >= 4 and min(p.flatten(1).shape) >= 12]
+        case "none":
+            chosen = []
+    taken = {id(p) for p in chosen}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.01},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=budget.lr, betas=(0.9, 0.98))]
-    if blocks:
-        found.append(torch.optim.Muon(blocks, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    if budget.muon == "blocks":
+        found.append(torch.optim.Muon(chosen, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    elif budget.muon == "filters":
+        found.append(FilterMuon(chosen, budget.lr))
     return found
 
 

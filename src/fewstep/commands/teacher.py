@@ -52,6 +52,7 @@ def table(
     num: Annotated[int, typer.Option(min=2, help="Clips per step count, one held-out prompt each.")] = 512,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of prompts and noise.")] = 0,
+    reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
     out: Annotated[Path, typer.Option(help="Table to write; finished rows in it are kept.")] = Path(
         "runs/teacher-table/teacher.json"
     ),
@@ -62,7 +63,7 @@ def table(
     command = (
         f"fewstep teacher table {teacher} --steps {steps} --num {num} --guidance {guidance:g} --seed {seed} --out {out}"
     )
-    measure(teacher, parse_steps(steps), Protocol(num, guidance, seed), command, out)
+    measure(teacher, parse_steps(steps), Protocol(num, guidance, seed, reference), command, out)
 
 
 def parse_steps(text: str) -> list[int]:
@@ -87,7 +88,12 @@ def measure(teacher: str, counts: list[int], protocol: Protocol, command: str, o
     from fewstep.teacher.video import write_image
 
     asked = load_teacher(teacher)
-    shared = {"teacher_sha256": asked.sha256(), "num": protocol.num, "seed": protocol.seed}
+    shared = {
+        "teacher_sha256": asked.sha256(),
+        "num": protocol.num,
+        "seed": protocol.seed,
+        "reference": protocol.reference,
+    }
     known = read_results(out)[1] if out.exists() else []
     rows: list[dict[str, Any]] = []
     with Progress(

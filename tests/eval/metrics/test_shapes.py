@@ -56,7 +56,7 @@ def test_blur_noise_stillness_and_lost_colour_are_far_from_real(
     }
     real = judged(videos, prompts).distance(reference).value
     for name, changed in worse.items():
-        assert judged(changed, prompts).distance(reference).low > 1.2 * real, name
+        assert judged(changed, prompts).distance(reference).value > 1.3 * real, name
 
 
 def test_the_judge_ships_with_its_hash_and_knows_its_own_clip_size() -> None:
@@ -67,7 +67,7 @@ def test_the_judge_ships_with_its_hash_and_knows_its_own_clip_size() -> None:
 def test_wilson_interval() -> None:
     found = wilson(90, 100)
     assert (found.low, found.high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
-    assert wilson(10, 10).high == 1.0
+    assert wilson(10, 10).high == pytest.approx(1.0)
     with pytest.raises(ValueError, match="no clips"):
         wilson(0, 0)
 

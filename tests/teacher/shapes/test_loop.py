@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -16,16 +17,18 @@ class Stop(Exception):
 
 
 class Net(nn.Module):
-    """Something with a matrix in a block, for Muon, and a vector."""
+    """Something with a matrix in a block and a filter, for Muon, and vectors."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.blocks = nn.ModuleList([nn.Linear(8, 8)])
-        self.out = nn.Linear(8, 1)
+        self.filter = nn.Conv2d(8, 12, 2)
+        self.out = nn.Linear(12, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(torch.tanh(self.blocks[0](x)))
+        hidden = torch.tanh(self.blocks[0](x))[:, :, None, None].expand(-1, -1, 2, 2)
+        out: Tensor = self.out(self.filter(hidden).flatten(1))
         return out
 
 
@@ -39,8 +42,8 @@ def run(net: Net, folder: Path, budget: Budget, stop_at: int | None = None) -> N
     train("test", folder, {"net": net}, losses, budget)
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, muon: bool) -> None:
+@pytest.mark.parametrize("muon", ["none", "blocks", "filters"])
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, muon: Literal["none", "blocks", "filters"]) -> None:
     budget = Budget(steps=40, lr=1e-2, warmup=5, muon=muon)
     whole, stopped, resumed = Net(), Net(), Net()
     run(whole, tmp_path / "whole", budget)

@@ -60,7 +60,7 @@ def test_held_out_combinations_never_reach_training() -> None:
     kept = [c for c in combinations if held_out(*c)]
     assert 10 <= len(kept) <= 30
     for split in ("train", "held-out"):
-        scenes = [example(split, 0, i)[0] for i in range(300)]  # type: ignore[arg-type]
+        scenes = [example(split, 0, i)[0] for i in range(300)]
         assert {held_out(s.shape, s.colour, s.motion) for s in scenes} == {split == "held-out"}
 
 

@@ -1,0 +1,51 @@
+"""`fewstep teacher` and `fewstep demo` on the embedded teacher, at a size that takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fewstep.cli import app
+from fewstep.commands.teacher import parse_steps
+from fewstep.eval.results import read_results
+from fewstep.teacher.base import embedded_path, load_teacher
+
+
+def test_path_is_a_pipeline_folder() -> None:
+    result = CliRunner().invoke(app, ["teacher", "path"])
+    assert Path(result.output.strip().replace("\n", "")) == embedded_path()
+    assert (embedded_path() / "model_index.json").is_file()
+
+
+def test_the_embedded_teacher_is_small_and_says_its_size() -> None:
+    files = [path for path in embedded_path().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    assert load_teacher("shapes", device="cpu").default_size() == (17, 64, 64)
+
+
+def test_the_table_is_written_row_by_row_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "teacher.json"
+    short = ["teacher", "table", "shapes", "--num", "4", "--reference", "32", "--out", str(out), "--steps"]
+    result = CliRunner().invoke(app, [*short, "2,1"])
+    assert result.exit_code == 0, result.output
+    command, rows = read_results(out)
+    assert command.startswith("fewstep teacher table shapes --steps 2,1 --num 4")
+    assert [row.get("steps") for row in rows] == [None, 2, 1]
+    assert all(row["low"] <= row["shapes_fd"] <= row["high"] and row["num"] == 4 for row in rows)
+    assert out.with_suffix(".png").is_file()
+    result = CliRunner().invoke(app, [*short, "1"])
+    assert read_results(out)[1] == [rows[0], rows[2]]  # seconds and all: nothing was measured again
+
+
+@pytest.mark.parametrize("text", ["", "a", "4,0", "4;2"])
+def test_steps_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="whole numbers from 1"):
+        parse_steps(text)
+
+
+def test_a_teacher_of_another_world_is_told_so(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    arguments = ["teacher", "table", str(tiny_wan_folder), "--num", "2", "--reference", "2", "--steps", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "t.json")])
+    assert result.exit_code == 2 and "shapes world only" in result.output

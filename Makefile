@@ -22,10 +22,10 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 teacher: $(FEWSTEP)
-	$(BIN)/fewstep teacher train recipes/shapes-teacher.yaml
+	$(BIN)/fewstep teacher train recipes/shapes-teacher.yaml --embed
 
 teacher-table: $(FEWSTEP)
-	$(BIN)/fewstep teacher table --out docs/results/teacher.json
+	$(BIN)/fewstep teacher table --fresh --out docs/results/teacher.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from fewstep.teacher.atomic import whole_file
 
 Row = Mapping[str, Any]
 
@@ -17,17 +18,16 @@ def write_results(path: Path, command: str, rows: Sequence[Row]) -> None:
     """Writes {"command": ..., "rows": [...]}, a row a line, never leaving half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n    ".join(json.dumps(row) for row in rows)
-    part = path.with_suffix(".part")
-    part.write_text(f'{{\n  "command": {json.dumps(command)},\n  "rows": [\n    {lines}\n  ]\n}}\n')
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(f'{{\n  "command": {json.dumps(command)},\n  "rows": [\n    {lines}\n  ]\n}}\n')
 
 
 def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
     """Command and rows. Raises ValueError for a file that is not such a table."""
     try:
         found = json.loads(path.read_text())
-        return str(found["command"]), list(found["rows"])
-    except (ValueError, KeyError, TypeError) as error:
+        return str(found["command"]), [dict(row.items()) for row in found["rows"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results table: delete it, and the command writes it anew") from error
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,17 @@ from torch import Tensor
 from fewstep.eval.metrics.shapes import (
     REAL_SEED,
     REFERENCE_SEED,
+    Progress,
     ShapesJudgement,
     held_out_prompts,
     judge_real,
 )
+from fewstep.eval.results import markdown_table, read_results, write_results
 from fewstep.eval.sheet import comparison_sheet
-from fewstep.teacher.base import Teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.rollout import rollout
+from fewstep.teacher.shapes.judge import judge_sha256, load_judge
+from fewstep.teacher.shapes.world import FRAMES, SIDE
 from fewstep.teacher.video import to_uint8
 
 COLUMNS = {  # of the table as people see it
@@ -33,7 +38,6 @@ COLUMNS = {  # of the table as people see it
     "seconds": "seconds / clip",
     "num": "N",
 }
-Progress = Callable[[str, int, int], None]  # what is going on, done, total
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,62 @@ class Protocol:
         return range(first, first + count)
 
 
-def real_row(protocol: Protocol, reference: Tensor) -> dict[str, Any]:
+class StepsTable:
+    """The table on disk: rows that are there are not measured again, and none is ever lost.
+
+    Raises ValueError when the teacher is not of the shapes world, or `out` holds another teacher's, judge's or
+    protocol's rows.
+    """
+
+    def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path) -> None:
+        check_world(teacher)
+        self.teacher, self.protocol, self.command, self.out = teacher, protocol, command, out
+        self.shared: dict[str, Any] = {
+            "teacher_sha256": teacher.sha256(),
+            "judge_sha256": judge_sha256(),
+            "num": protocol.num,
+            "seed": protocol.seed,
+            "reference": protocol.reference,
+        }
+        self.rows = read_results(out)[1] if out.exists() else []
+        self.measured = 0
+        self._reference: Tensor | None = None
+        for row in self.rows:
+            other = [key for key, value in self.shared.items() if row.get(key) != value]
+            if other:
+                raise ValueError(
+                    f"{out} holds figures of another {', '.join(other)}: pass --fresh to measure all again, or "
+                    "another --out"
+                )
+
+    def row(self, steps: int | None, progress: Progress) -> dict[str, Any]:
+        """The row of a step count, or for None that of real clips; measured and written if it is not there."""
+        wanted = {"model": "real"} if steps is None else {"steps": steps, "guidance": self.protocol.guidance}
+        found = next((row for row in self.rows if wanted.items() <= row.items()), None)
+        if found is None:
+            if self._reference is None:
+                self._reference = reference_features(self.protocol, progress)
+            if steps is None:
+                found = real_row(self.protocol, self._reference, progress)
+            else:
+                found = teacher_row(self.teacher, steps, self.protocol, self._reference, progress)
+            found |= self.shared
+            self.rows = sorted([*self.rows, found], key=lambda row: -row.get("steps", 1e9))
+            self.measured += 1
+            write_results(self.out, self.command, self.rows)
+            self.out.with_suffix(".md").write_text(markdown_table(self.rows, COLUMNS))
+        return found
+
+
+def real_row(protocol: Protocol, reference: Tensor, progress: Progress) -> dict[str, Any]:
     """The floor: as many other real clips against the same reference, and the judge's own accuracy on them."""
-    found = judge_real(protocol.num, REAL_SEED + protocol.seed)
+    found = judge_real(protocol.num, REAL_SEED + protocol.seed, progress=progress)
     return {"model": "real"} | _figures(found, protocol, reference)
 
 
-def reference_features(protocol: Protocol) -> Tensor:
+def reference_features(protocol: Protocol, progress: Progress) -> Tensor:
     """Features (reference, D) of real held-out clips."""
-    return judge_real(protocol.reference, REFERENCE_SEED).features()
+    return judge_real(protocol.reference, REFERENCE_SEED, progress=progress).features()
 
 
 @torch.no_grad()
@@ -68,12 +119,12 @@ def teacher_row(
     teacher: Teacher, steps: int, protocol: Protocol, reference: Tensor, progress: Progress
 ) -> dict[str, Any]:
     """The figures of one step count; prompts and noise are the same at every count. Seconds are per clip."""
-    judgement, seconds = ShapesJudgement(), 0.0
+    judgement, seconds = ShapesJudgement(load_judge(device=str(teacher.device))), 0.0
     prompts = held_out_prompts(protocol.num, protocol.seed)
     for start in range(0, protocol.num, protocol.batch):
         some = prompts[start : start + protocol.batch]
         began = time.perf_counter()
-        videos = generate(teacher, some, protocol.noise_seeds(start, len(some)), steps, protocol.guidance)
+        videos = generate(teacher, some, protocol.noise_seeds(start, len(some)), steps, protocol.guidance).cpu()
         seconds += time.perf_counter() - began
         judgement.update(videos, some)
         progress(f"{steps} steps", start + len(some), protocol.num)
@@ -93,13 +144,20 @@ def steps_sheet(teacher: Teacher, counts: Sequence[int], protocol: Protocol, row
     return comparison_sheet(columns, prompts)
 
 
+def check_world(teacher: Teacher) -> VideoSize:
+    """The teacher's clip size. Raises ValueError when it is not that of the shapes world, which the judge needs."""
+    size = teacher.default_size()
+    if size != (FRAMES, SIDE, SIDE):
+        raise ValueError(
+            f"{teacher.folder} makes clips of {size}, and the judge knows the shapes world only, whose clips are "
+            f"{(FRAMES, SIDE, SIDE)}: use shapes or a teacher trained on that world"
+        )
+    return VideoSize(*size)
+
+
 def generate(teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
     """Videos (B, 3, F, H, W) in -1..1 at the teacher's own size."""
-    size = teacher.default_size()
-    if size is None:
-        raise ValueError(
-            f"{teacher.folder} does not say its clip size: add a fewstep.json with num_frames, height, width"
-        )
+    size = check_world(teacher)
     z = teacher.noise(seeds, teacher.latent_shape(*size))
     return teacher.decode(rollout(teacher, z, teacher.conditions(prompts), teacher.schedule.grid(steps), guidance))
 
@@ -114,6 +172,4 @@ def _figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) 
         "accuracy_low": round(accuracy.low, 4),
         "accuracy_high": round(accuracy.high, 4),
         "accuracy_per_attribute": {n: round(v, 4) for n, v in judgement.accuracy_per_attribute().items()},
-        "num": judgement.count,
-        "seed": protocol.seed,
     }

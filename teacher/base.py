@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.schedule import NoiseSchedule, Time
-from fewstep.teacher.source import VideoSize, check_safetensors, embedded_path, find_folder, weights_sha256
+from fewstep.teacher.source import VideoSize, check_safetensors, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
@@ -28,21 +29,24 @@ def load_teacher(
     """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
 
     `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
-    GPU if there is one. Raises ValueError when there is no such teacher, its family is unknown, or
+    GPU if there is one. Raises ValueError when there is no such teacher or device, its family is unknown, or
     its weights are pickles.
     """
     from diffusers import DiffusionPipeline
 
     from fewstep.teacher.families import FAMILIES
 
+    chosen = find_device(device)
     folder, class_name = find_folder(name, tuple(FAMILIES))
     check_safetensors(folder)
     loader: Any = DiffusionPipeline
+    dtypes = {"default": dtype, "vae": torch.float32}
     try:
-        pipeline = loader.from_pretrained(folder, dtype={"default": dtype, "vae": torch.float32}, use_safetensors=True)
+        with without_bars():
+            pipeline = loader.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipeline.to(chosen)
     return FAMILIES[class_name](pipeline, folder)
 
 
@@ -53,6 +57,8 @@ class Teacher(ABC):
     take a `network` ask that one instead of the teacher's own: a student is a copy of the teacher's denoiser,
     or the same one with adapters.
     """
+
+    family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline
@@ -164,13 +170,18 @@ class Teacher(ABC):
         """The size the teacher was made for, if it says so."""
         return size_said_by(self.folder, type(self.pipeline))
 
+    def default_fps(self) -> float:
+        """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
+        said = said_fps(self.folder)
+        return self.family_fps if said is None else said
+
     def sha256(self) -> str:
-        """A hash of all weights: whether two runs had the same teacher. Slow for large ones, once."""
+        """Whether two runs had the same teacher: see `teacher_sha256`. Slow for large ones, once."""
         return self._sha256
 
     @cached_property
     def _sha256(self) -> str:
-        return weights_sha256(self.folder)
+        return teacher_sha256(self.folder)
 
     def free_text(self) -> None:
         """Drops the text encoder from memory, for good; `conditions` is refused from now on."""

@@ -68,6 +68,15 @@ class Conditions:
         )
 
 
+def cut_padding(tokens: Tensor) -> Tensor:
+    """(B, L, ...) zero-padded -> (B, l, ...), cut behind the batch's last token that is not all zero.
+
+    One zero token is left if there was any: families take the last one for all that were padded.
+    """
+    used = (tokens != 0).flatten(2).any(dim=2).any(dim=0).nonzero()
+    return tokens[:, : int(used[-1]) + 2 if len(used) else 1]
+
+
 def _join(parts: list[Tensor]) -> Tensor:
     """Concatenates (B_i, L_i, ...), padding L with zeros to the longest."""
     if parts[0].ndim < 3:

@@ -12,9 +12,11 @@ from typing import Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, replaced, sha256
+from fewstep.teacher.atomic import check_writable, whole_file
+from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
 
 REPORT = "skipped.jsonl"
 _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard
@@ -50,6 +52,7 @@ def write_dataset(
     the same plan. `advance` is called after every item made. Raises ValueError when the folder is in use by
     another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         manifest = _begin(folder, plan, unconditional)
@@ -91,7 +94,7 @@ def _write_shard(path: Path, made: Iterable[Row | Skip], tensors: dict[str, Layo
     rows = 0
     # Latents are noise to a compressor, and every dictionary or statistic of them would be dead weight.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with replaced(path) as file, pq.ParquetWriter(file, schema, **plain) as writer:
+    with whole_file(path) as part, part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
         for group in _groups(_unskipped(made, skipped)):
             writer.write_table(pa.Table.from_pylist([_record(row, tensors) for row in group], schema))
             rows += len(group)
@@ -120,9 +123,14 @@ def _bytes(row: Row, name: str, layout: Layout) -> bytes:
     tensor = row.tensors[name]
     sizes = zip(tensor.shape, layout.shape, strict=True)
     assert all(wanted in (None, size) for size, wanted in sizes), f"{name} is {tuple(tensor.shape)}"
+    if not tensor.isfinite().all():
+        raise ValueError(
+            f"{row.id}: {name} holds NaN or infinite numbers, so the teacher failed on it: "
+            "use --dtype float32 or less guidance"
+        )
     stored = tensor.detach().to("cpu", getattr(torch, layout.dtype))
     if not stored.isfinite().all():
-        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}; store float32 instead")
+        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}: use --store float32")
     return stored.contiguous().numpy().tobytes()
 
 
@@ -137,19 +145,19 @@ def _write_report(folder: Path, manifest: Manifest) -> None:
     lines = [skip.model_dump_json() + "\n" for skip in manifest.skipped]
     (folder / REPORT).unlink(missing_ok=True)
     if lines:
-        with replaced(folder / REPORT) as file:
-            file.write("".join(lines).encode())
+        with whole_file(folder / REPORT) as part:
+            part.write_bytes("".join(lines).encode())
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of the folder; the system lifts the lock however this one dies."""
-    import fcntl
-
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"another process is writing {folder}: wait for it, or choose another --out"
-            raise ValueError(message) from None
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing {folder}: wait for it, or choose another --out") from None
+    try:
         yield
+    finally:
+        lock.release()

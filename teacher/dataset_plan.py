@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.conditions import cut_padding
 from fewstep.teacher.dataset import Row
-from fewstep.teacher.dataset_sources import cut_padding, named_tensors
+from fewstep.teacher.dataset_sources import named_tensors
 from fewstep.teacher.manifest import Dtype, Kind, Layout, Manifest, Schedule
 
 
@@ -70,4 +71,4 @@ def text_layouts(teacher: Teacher, dtype: Dtype) -> dict[str, Layout]:
 def unconditional_row(teacher: Teacher, negative_prompt: str = "") -> Row | None:
     """The unconditional branch, the same for all rows; None for a teacher without one."""
     negative = teacher.conditions([""], negative_prompt).negative
-    return None if negative is None else Row("", negative_prompt, {"embeddings": cut_padding(negative[0])})
+    return None if negative is None else Row("", negative_prompt, {"embeddings": cut_padding(negative[:1])[0]})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import Conditions, cut_padding
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.manifest import Skip
@@ -141,20 +141,10 @@ def list_files(folder: Path, out: Path) -> list[Path]:
     return found
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt per line, blank lines left out. Raises ValueError for a missing or empty file."""
-    if not path.is_file():
-        raise ValueError(f"there is no prompts file {path}: pass a text file with one prompt per line")
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    if not prompts:
-        raise ValueError(f"{path} holds no prompts: write one per line")
-    return prompts
-
-
 def text_tensors(conditions: Conditions, n: int) -> dict[str, Tensor]:
     """Sample n of the conditions: its embeddings (L, D) and extras, each cut behind its own padding."""
     return {
-        name: cut_padding(tensor[n]) if tensor.ndim > 2 else tensor[n]
+        name: cut_padding(tensor[n : n + 1])[0] if tensor.ndim > 2 else tensor[n]
         for name, tensor in named_tensors(conditions).items()
     }
 
@@ -184,12 +174,6 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
 def named_tensors(conditions: Conditions) -> dict[str, Tensor]:
     """What a dataset stores of conditions, under the names of its columns; the unconditional branch apart."""
     return {"embeddings": conditions.positive, **{f"extras.{n}": x for n, x in conditions.extras.items()}}
-
-
-def cut_padding(tokens: Tensor) -> Tensor:
-    """(L, D) -> (l, D): one zero token is left, since families take the last one for all that were padded."""
-    used = tokens.flatten(1).any(dim=1).nonzero()
-    return tokens[: int(used[-1]) + 2] if len(used) else tokens[:1]
 
 
 def _ahead(function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Iterator[_T]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fewstep.teacher.atomic import whole_file
 
 VERSION = 1
 FILE_NAME = "manifest.json"
@@ -43,6 +42,9 @@ class Layout(_Record):
 
     dtype: Dtype
     shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join(str(size or 'tokens') for size in self.shape)})"
 
 
 class Schedule(_Record):
@@ -110,20 +112,26 @@ class Manifest(_Record):
 
     def continues(self, begun: Manifest) -> None:
         """Raises ValueError naming the first setting in which a run begun earlier differs from this one."""
-        for name in Manifest.model_fields:
-            if name in ("source", "teacher", "unconditional", "shards"):
-                continue  # the sha256 of the items and of the teacher tell; names and paths may change
-            now, then = getattr(self, name), getattr(begun, name)
-            if now != then:
+        now, then = self._settings(), begun._settings()
+        for name in now | then:
+            if now.get(name) != then.get(name):
                 raise ValueError(
-                    f"this dataset was begun with {name} {_short(then)}, not {_short(now)}: "
+                    f"this dataset was begun with {name} {_short(then.get(name))}, not {_short(now.get(name))}: "
                     "go on with the same settings and source, or choose another --out"
                 )
 
+    def _settings(self) -> dict[str, object]:
+        """What a run and the one it goes on with must share, each under a name for people."""
+        # the sha256 of the items and of the teacher tell; names and paths may change
+        apart = {"source", "teacher", "unconditional", "shards", "schedule", "tensors"}
+        plain = {name: getattr(self, name) for name in Manifest.model_fields if name not in apart}
+        schedule = {f"schedule {name}": value for name, value in self.schedule}
+        return plain | schedule | {f"stored {name}": layout for name, layout in self.tensors.items()}
+
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest in one step."""
-        with replaced(folder / FILE_NAME) as file:
-            file.write(self.model_dump_json(indent=1).encode() + b"\n")
+        with whole_file(folder / FILE_NAME) as part:
+            part.write_bytes(self.model_dump_json(indent=1).encode() + b"\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -142,37 +150,12 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is whole and on the disk, or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # without it, a power cut may undo the rename
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
 def _short(value: object) -> str:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(exclude_none=True)
     text = str(value)
     return text[:12] + "…" if len(text) == 64 else text

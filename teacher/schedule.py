@@ -25,9 +25,9 @@ def shift_time(t: _T, shift: float) -> _T:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def num_substeps(teacher_steps: int, student_steps: int) -> int:
+def substeps_per_step(teacher_steps: int, student_steps: int) -> int:
     """How many teacher steps one student step replaces. Raises ValueError when the grids are not nested."""
-    if student_steps < 1 or teacher_steps % student_steps:
+    if student_steps < 1 or teacher_steps < 1 or teacher_steps % student_steps:
         raise ValueError(
             f"{student_steps} student steps do not divide {teacher_steps} teacher steps, so their times "
             "would not coincide: choose steps that divide, such as 32 -> 8 -> 4"
@@ -68,7 +68,7 @@ class NoiseSchedule:
                 "an eps-prediction says nothing about x0 where alpha is 0, and this schedule ends in pure "
                 "noise: use a v- or x0-prediction"
             )
-        if self.shift <= 0:
+        if not self.shift > 0:
             raise ValueError(f"shift is {self.shift}; it must be above 0, and 1 means none")
 
     @staticmethod
@@ -99,8 +99,6 @@ class NoiseSchedule:
 
     def grid(self, num_steps: int) -> Tensor:
         """num_steps + 1 times from 1 to 0. Nested: grid(n) is grid(k n)[::k]."""
-        if num_steps < 1:
-            raise ValueError(f"{num_steps} steps asked for: at least 1 is needed")
         return self.substeps(1.0, 0.0, num_steps)
 
     def substeps(self, t: Time, s: Time, count: int) -> Tensor:
@@ -108,6 +106,8 @@ class NoiseSchedule:
 
         Where t and s are neighbours in grid(n) these are the times of grid(count * n) between them.
         """
+        if count < 1:
+            raise ValueError(f"{count} steps asked for: at least 1 is needed")
         first, last = (shift_time(_checked(time), 1 / self.shift) for time in (t, s))
         weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(-1, *[1] * max(first.ndim, last.ndim))
         return shift_time(torch.lerp(first, last, weights), self.shift)
@@ -116,6 +116,9 @@ class NoiseSchedule:
 
     def to_x0(self, prediction: Tensor, z_t: Tensor, t: Time) -> Tensor:
         """The clean latents that the network's output at z_t stands for."""
+        if self.prediction == "x0":  # also at t = 0, where there is no noise to be read
+            _checked(t)
+            return prediction
         return self.to_x0_eps(prediction, z_t, t)[0]
 
     def to_x0_eps(self, prediction: Tensor, z_t: Tensor, t: Time) -> tuple[Tensor, Tensor]:

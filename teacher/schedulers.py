@@ -21,7 +21,7 @@ _FLOW_SCHEDULERS = (
 
 
 def read_scheduler(scheduler: Any, shift: float | None = None) -> NoiseSchedule:
-    """The schedule behind a diffusers scheduler; `shift` overrides the scheduler's own.
+    """The schedule behind a diffusers scheduler; `shift`, above 0, overrides its own.
 
     Only its noise levels, prediction and shift count. Its spacing of timesteps does not: nested grids must be
     evenly spaced before the shift. Raises ValueError for a scheduler that is not understood.
@@ -53,7 +53,7 @@ def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
     # FlowMatchEuler's set_shift leaves the config as it was, so ask the scheduler first
     own = getattr(scheduler, "_shift", config.get("flow_shift", config.get("shift")))
     prediction = _PREDICTIONS[config.get("prediction_type", "flow_prediction")]
-    return NoiseSchedule("flow", prediction, shift or own, config["num_train_timesteps"])
+    return NoiseSchedule("flow", prediction, own if shift is None else shift, config["num_train_timesteps"])
 
 
 def _edm(config: Any, shift: float | None) -> NoiseSchedule:
@@ -66,7 +66,7 @@ def _edm(config: Any, shift: float | None) -> NoiseSchedule:
     return NoiseSchedule(
         "edm",
         "v",
-        shift or 1.0,
+        1.0 if shift is None else shift,
         config["num_train_timesteps"],
         sigma_min=config["sigma_min"],
         sigma_max=config["sigma_max"],
@@ -79,4 +79,4 @@ def _vp(scheduler: Any, shift: float | None) -> NoiseSchedule:
     if scheduler.config.get("rescale_betas_zero_snr"):
         alphas_cumprod[-1] = 0.0  # EulerDiscrete keeps 2^-24 there so that its own sigmas stay finite
     prediction = _PREDICTIONS[scheduler.config["prediction_type"]]
-    return NoiseSchedule("vp", prediction, shift or 1.0, len(alphas_cumprod), tuple(alphas_cumprod))
+    return NoiseSchedule("vp", prediction, 1.0 if shift is None else shift, len(alphas_cumprod), tuple(alphas_cumprod))

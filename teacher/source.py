@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 EMBEDDED = "shapes"
+
+_BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
+_HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
+# Who wrote a config, and from where: the same parts saved again by a newer library are the same teacher.
+_ORIGIN = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version"}
 
 
 class VideoSize(NamedTuple):
@@ -47,7 +53,7 @@ def find_folder(name: str | Path, known: tuple[str, ...]) -> tuple[Path, str]:
 
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults."""
-    beside = folder / "fewstep.json"
+    beside = folder / _BESIDE
     if beside.is_file():
         said = _read_json(beside)
     else:
@@ -58,14 +64,38 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     return VideoSize(*(said[name] for name in VideoSize._fields))
 
 
-def weights_sha256(folder: Path) -> str:
-    """One hash over the names and contents of all weights in a folder, the same wherever the folder lies."""
+def said_fps(folder: Path) -> float | None:
+    """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is no rate."""
+    beside = folder / _BESIDE
+    fps = _read_json(beside).get("fps") if beside.is_file() else None
+    if fps is None:
+        return None
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        raise ValueError(f"{beside}: fps is {fps!r}; it must be a number above 0")
+    return float(fps)
+
+
+def teacher_sha256(folder: Path) -> str:
+    """One hash over all in a pipeline's folder that decides its latents and embeddings, wherever it lies.
+
+    That is model_index.json and, in the folders of its parts, weights, configs, tokenizer and scheduler files;
+    neither model cards and pictures nor `fewstep.json`, whose size and rate a dataset states itself.
+    """
+    index = folder / "model_index.json"
+    names = [name for name, part in _read_json(index).items() if isinstance(part, list) and any(part)]
+    files = [path for name in names for path in (folder / name).rglob("*") if path.suffix in _HASHED]
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
+    for path in sorted([index, *files]):
+        digest.update(f"{path.relative_to(folder).as_posix()} {_content_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _content_sha256(path: Path) -> str:
+    if path.name == "model_index.json" or path.name.endswith("config.json"):
+        settings = {name: value for name, value in _read_json(path).items() if name not in _ORIGIN}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_safetensors(folder: Path) -> None:
@@ -81,8 +111,8 @@ def check_safetensors(folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error}): restore it from where it came from") from error
 
 

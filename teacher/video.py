@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from fewstep.teacher.atomic import check_writable, whole_file
 
 Frames = NDArray[np.uint8]  # (F, H, W, 3)
 
@@ -31,6 +31,13 @@ def check_suffix(path: Path) -> None:
         raise ValueError(f"{path} does not end in {', '.join(allowed)}: choose one of these kinds of file")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} into: make it first")
+    check_writable(path.absolute().parent)
+
+
+def check_fps(fps: float) -> None:
+    """Raises ValueError for frames per second that no file can have."""
+    if not 0.1 <= fps <= 1000:
+        raise ValueError(f"{fps} frames per second cannot be written: use a rate from 0.1 to 1000")
 
 
 def to_uint8(video: Tensor) -> Frames:
@@ -45,14 +52,13 @@ def write_video(path: Path, frames: Frames, fps: float) -> None:
         raise ValueError(
             f"frames are {frames.dtype} of shape {frames.shape}: pass uint8 (F, H, W, 3), at least one frame"
         )
-    if fps <= 0:
-        raise ValueError(f"{fps} frames per second cannot be written: pass a rate above 0")
+    check_fps(fps)
     if path.suffix.lower() == ".gif":
         images = [Image.fromarray(frame) for frame in frames]
-        with _whole(path) as part:
+        with whole_file(path) as part:
             images[0].save(part, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
     elif path.suffix.lower() == ".mp4":
-        with _whole(path) as part:
+        with whole_file(path) as part:
             _write_h264(part, frames, fps)
     else:
         raise ValueError(f"{path} does not end in {', '.join(CLIP_SUFFIXES)}: choose one of these kinds of clip")
@@ -60,7 +66,7 @@ def write_video(path: Path, frames: Frames, fps: float) -> None:
 
 def write_image(path: Path, image: Image.Image) -> None:
     """Writes a picture in the format of its suffix."""
-    with _whole(path) as part:
+    with whole_file(path) as part:
         image.save(part)
 
 
@@ -115,14 +121,3 @@ def _write_h264(path: Path, frames: Frames, fps: float) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write under, moved to `path` once that has succeeded."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -64,7 +64,7 @@ def save_tiny_wan(folder: Path, experts: int = 1, **config: Any) -> None:
         **config,
     )
     pipeline.save_pretrained(folder)
-    (folder / "fewstep.json").write_text(json.dumps({"num_frames": 9, "height": 16, "width": 16}))
+    (folder / "fewstep.json").write_text(json.dumps({"num_frames": 9, "height": 16, "width": 16, "fps": 8}))
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,13 @@ def test_every_verb_has_help(verb: Verb) -> None:
     assert f"Usage: fewstep {' '.join(verb)}" in text.replace("root", "fewstep", 1)
 
 
+@pytest.mark.parametrize(
+    "verb", [("data",), ("data", "videos"), ("data", "rollouts"), ("data", "prompts")], ids=" ".join
+)
+def test_data_tells_its_exit_code(verb: Verb) -> None:
+    assert "Exit code 3 means that something was skipped" in run(*verb, "--help")[1]
+
+
 def test_version() -> None:
     assert run("--version") == (0, f"fewstep {__version__}\n")
 
@@ -88,7 +95,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     return stop.value.code
 
 
-FULL = "no space left on the disk; make room and run the same command again to go on"
+FULL = "no space left on the disk; make room and run the same command again to finish"
 SENTENCES = [
     (ValueError("steps is 0;\n it must be at least 1"), "steps is 0; it must be at least 1"),
     (ValueError(), "ValueError"),
@@ -121,7 +128,7 @@ def test_a_wrong_recipe_is_told_in_one_sentence(
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(KeyboardInterrupt(), monkeypatch) == 130
-    assert capsys.readouterr().err == "stopped; run the same command again to go on\n"
+    assert capsys.readouterr().err == "stopped; run the same command again to finish\n"
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,8 @@ def frechet(first: Tensor, second: Tensor) -> float:
 def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = 200) -> Interval:
     """Frechet distance of `samples` (N, D) to `reference`, with a 95 % bootstrap interval over the samples.
 
-    A Frechet distance of N samples is biased upwards by about D^2/N, and a resample of them once more. The interval is
+    A Frechet distance of N samples is biased upwards, by some D^2/4N for features of unit variance, and a resample
+    of them once more. The interval is
     therefore the spread of the resampled distances around their own mean, moved to the measured value: it says how
     far another N samples would lie, and compares only with figures of the same N.
     """

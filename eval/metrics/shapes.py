@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.frechet import Interval, frechet_interval
-from fewstep.teacher.shapes.captions import example, named
+from fewstep.teacher.shapes.captions import agreement, example
 from fewstep.teacher.shapes.judge import Judge, batch, load_judge
-from fewstep.teacher.shapes.world import ATTRIBUTES, Values
+from fewstep.teacher.shapes.world import ATTRIBUTES
 
 REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
 _BATCH = 32
+Progress = Callable[[str, int, int], None]  # what is going on, done, total
 
 
 class ShapesJudgement:
@@ -31,9 +32,9 @@ class ShapesJudgement:
 
     def update(self, videos: Tensor, prompts: Sequence[str]) -> None:
         """videos (B, 3, 17, 64, 64) in -1..1, one prompt each."""
-        shown, features = self.judge.read(videos)
+        shown, features = self.judge.read(videos.to(self.judge.feature_mean.device))
         self._features.append(features.cpu())
-        self._right += [_agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
+        self._right += [agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
 
     def features(self) -> Tensor:
         """(N, D)"""
@@ -68,15 +69,13 @@ def held_out_prompts(count: int, seed: int) -> list[str]:
     return [example("held-out", seed, i)[1] for i in range(count)]
 
 
-def judge_real(count: int, seed: int, judge: Judge | None = None) -> ShapesJudgement:
+def judge_real(count: int, seed: int, judge: Judge | None = None, progress: Progress | None = None) -> ShapesJudgement:
     """The judgement of `count` real held-out clips against their own captions."""
     found = ShapesJudgement(judge)
     for start in range(0, count, _BATCH):
         indices = range(start, min(start + _BATCH, count))
         videos, _ = batch("held-out", seed, indices)
         found.update(videos, [example("held-out", seed, i)[1] for i in indices])
+        if progress is not None:
+            progress("real clips", indices.stop, count)
     return found
-
-
-def _agreement(shown: Values, prompt: str) -> dict[str, bool]:
-    return {name: shown[name] == value for name, value in named(prompt).items()}

@@ -23,7 +23,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            typer.secho("stopped; run the same command again to go on", err=True)
+            typer.secho("stopped; run the same command again to finish", err=True)
             raise typer.Exit(130) from error
         except BrokenPipeError:  # `fewstep ... | head`: typer ends quietly
             raise
@@ -44,7 +44,7 @@ def _sentence(error: Exception) -> str:
     from pydantic import ValidationError
 
     if _disk_is_full(error):
-        return "no space left on the disk; make room and run the same command again to go on"
+        return "no space left on the disk; make room and run the same command again to finish"
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     if isinstance(error, OSError) and error.strerror and error.filename is not None:

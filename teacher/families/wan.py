@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding, cut_padding
+from fewstep.teacher.conditions import Conditions, cut_padding
+from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.schedule import Time
 
 
@@ -24,6 +24,7 @@ class WanTeacher(Teacher):
         self._low: Any = pipeline.transformer_2 or pipeline.transformer
         self._boundary = pipeline.config.boundary_ratio or 0.0  # `_low` is in charge below this time
         self._config = self._high.config
+        self.family_fps = 24.0 if pipeline.config.expand_timesteps else 16.0  # the former: Wan 2.2 5B
         # image models split their text at a fixed length, so it must stay whole there
         self._cut = self._config.added_kv_proj_dim is None
         if self._cut:

@@ -43,9 +43,3 @@ def count_padding(transformer: WanTransformer3DModel, text_length: int = TEXT_LE
     """Lets a text-to-video Wan transformer take texts cut behind their first padding token."""
     for block in transformer.blocks:
         block.attn2.set_processor(CountedPadding(text_length))
-
-
-def cut_padding(embeddings: Tensor) -> Tensor:
-    """(B, L, D) zero-padded -> (B, l, D), one all-zero column left at the end if there was any."""
-    used = int((embeddings != 0).any(dim=2).any(dim=0).sum())
-    return embeddings[:, : min(used + 1, embeddings.shape[1])]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMapEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
+from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE
 from fewstep.teacher.shapes.text import make_tokenizer
 from fewstep.teacher.shapes.world import FPS, FRAMES, SIDE
 
@@ -40,3 +42,9 @@ def assemble(parts: Path, folder: Path) -> Path:
     size = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "fps": FPS}
     (folder / "fewstep.json").write_text(json.dumps(size) + "\n")
     return folder
+
+
+def embed_judge(parts: Path) -> None:
+    """Makes the run's judge the embedded one."""
+    for name in ("judge.safetensors", "judge.json"):
+        shutil.copyfile(parts / "judge" / name, EMBEDDED_JUDGE / name)

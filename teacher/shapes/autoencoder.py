@@ -15,15 +15,16 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.loop import Budget, train
-from fewstep.teacher.shapes.precision import autocast
+from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.world import Split, render
 
 
@@ -32,20 +33,20 @@ class AutoencoderRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    channels: int = 16
-    code_clips: int = 2000  # clips the linear code is fitted to
-    encoder_dim: int = 16
-    decoder_dim: int = 24
-    steps: int = 2550
-    batch: int = 4
-    lr: float = 2e-3
+    channels: PositiveInt = 16
+    code_clips: PositiveInt = 2000  # clips the linear code is fitted to
+    encoder_dim: PositiveInt = 16
+    decoder_dim: PositiveInt = 24
+    steps: PositiveInt = 2550
+    batch: PositiveInt = 4
+    lr: PositiveFloat = 2e-3
     muon: Literal["none", "filters"] = "filters"  # 25 dB where AdamW has 18: see LOG.md
-    frames: int = 9  # of each clip, which is causal, until the cooldown; whole clips while the learning rate falls
-    cooldown: float = 0.3
-    ema: float = 0.995
-    noise: float = 0.05  # on the latents the decoder learns from
-    watch_clips: int = 32  # held-out clips that reconstruction is watched on
-    precision: str = "fp32"
+    frames: PositiveInt = 9  # of each clip, which is causal, until the cooldown; whole clips while lr falls
+    cooldown: float = Field(0.3, ge=0, le=1)
+    ema: float = Field(0.995, ge=0, lt=1)
+    noise: float = Field(0.05, ge=0)  # on the latents the decoder learns from
+    watch_clips: PositiveInt = 32  # held-out clips that reconstruction is watched on
+    precision: Precision = "fp32"
 
 
 def make_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKLWan:
@@ -79,7 +80,8 @@ def fit_code(recipe: AutoencoderRecipe, seed: int, path: Path) -> LinearCode:
             (clips("train", seed, range(i, min(i + 100, recipe.code_clips))) for i in batches),
             recipe.channels,
         )
-        save_file(code.state(), path)
+        with whole_file(path) as part:
+            save_file(code.state(), part)
     return LinearCode(**load_file(path))
 
 
@@ -124,13 +126,13 @@ def reconstruction(
     device = next(model.parameters()).device
     errors = torch.zeros(3)
     for i in range(0, count, 8):
-        video = clips(split, seed, range(i, i + 8))
+        video = clips(split, seed, range(i, min(i + 8, count)))
         mean = model.encode(video.to(device)).latent_dist.mode()
         decoded = model.decode(mean).sample.cpu()
         target = code.encode(video)
         linear = code.decode(target).clamp(-1, 1)
         found = ((decoded - video), (linear - video), (mean.cpu() - target))
-        errors += torch.stack([e.square().mean() for e in found]) * 8 / count
+        errors += torch.stack([e.square().mean() for e in found]) * len(video) / count
     return {
         "psnr_db": float(psnr(errors[0])),
         "linear_psnr_db": float(psnr(errors[1])),

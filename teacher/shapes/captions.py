@@ -1,6 +1,6 @@
 """Captions of the shapes world: natural English that leaves each attribute unsaid four times in ten.
 
-Every telling word belongs to one value of one attribute, so `named` can read any caption back.
+Every phrase holds a word of its own, so `named` can read any caption back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, Split, Values, draw_scene
+from fewstep.teacher.shapes.world import Scene, Split, Values, draw_scene
 
 SAID_RATE = 0.6
 
@@ -56,19 +56,21 @@ _OPENINGS = ("", "", "a video where ", "a clip in which ", "we see how ")
 _GROUNDS = ("background", "backdrop", "ground")
 _OVER = ("over", "on", "against", "in front of")
 
-# The words that tell, and what each tells. A word shared by two values tells nothing.
-_TELLING = {
-    "square": "square box", "triangle": "triangle wedge", "ring": "ring hoop", "cross": "cross plus",
-    "red": "red scarlet", "green": "green emerald", "blue": "blue azure", "yellow": "yellow golden",
-    "purple": "purple violet", "cyan": "cyan turquoise",
-    "small": "small little tiny", "medium": "medium midsize", "large": "large big huge",
-    "left": "left", "right": "right", "up": "up rises upward", "down": "down falls downward",
-    "orbit": "circles orbits round", "grow": "grows expands swells",
-    "graded": "graded shaded", "striped": "striped banded", "dark": "dark dim", "light": "light bright",
-    "alone": "alone own itself", "second": "second another",
-}  # fmt: skip
-_ATTRIBUTE_OF = {value: name for name, values in ATTRIBUTES.items() for value in values}
-_WORDS = {word: (_ATTRIBUTE_OF[v], v) for v, words in _TELLING.items() for word in words.split()}
+_LOOSE = (*_UNSAID_SHAPE, *_UNSAID_MOTION, *_OPENINGS, *_GROUNDS, *_OVER, "a", "an")
+
+
+def _telling_words() -> dict[str, tuple[str, str]]:
+    """The words that say one value of one attribute and nothing else: word -> (attribute, value)."""
+    meanings: dict[str, set[tuple[str, str]]] = {}
+    for name, values in _PHRASES.items():
+        for value, phrases in values.items():
+            for word in " ".join(phrases).split():
+                meanings.setdefault(word, set()).add((name, value))
+    loose = set(" ".join(_LOOSE).split())
+    return {word: next(iter(found)) for word, found in meanings.items() if len(found) == 1 and word not in loose}
+
+
+_WORDS = _telling_words()
 
 
 def named(caption: str) -> Values:
@@ -77,11 +79,15 @@ def named(caption: str) -> Values:
     return dict(found)
 
 
+def agreement(shown: Values, caption: str) -> dict[str, bool]:
+    """For each attribute the caption names, whether that is what is shown."""
+    return {name: shown[name] == value for name, value in named(caption).items()}
+
+
 def vocabulary() -> list[str]:
     """Every word a caption can hold, sorted."""
     phrases = [p for values in _PHRASES.values() for said in values.values() for p in said]
-    loose = (*_UNSAID_SHAPE, *_UNSAID_MOTION, *_OPENINGS, *_GROUNDS, *_OVER, "a", "an")
-    return sorted({word for phrase in (*phrases, *loose) for word in phrase.split()})
+    return sorted({word for phrase in (*phrases, *_LOOSE) for word in phrase.split()})
 
 
 def write_caption(scene: Scene, rng: np.random.Generator, said_rate: float = SAID_RATE) -> str:

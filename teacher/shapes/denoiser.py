@@ -9,15 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.families.wan_attention import count_padding
+from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
 from fewstep.teacher.shapes.latents import Latents
 from fewstep.teacher.shapes.loop import Budget, train
-from fewstep.teacher.shapes.precision import autocast
+from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.text import (
     TEXT_DIM,
     AttributeReader,
@@ -28,7 +29,7 @@ from fewstep.teacher.shapes.text import (
 )
 from fewstep.teacher.shapes.world import draw_scene
 
-_TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
+TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
 
 
 class DenoiserRecipe(BaseModel):
@@ -36,23 +37,24 @@ class DenoiserRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = 7_000
-    batch: int = 32
-    lr: float = 2e-3
+    steps: PositiveInt = 10_000
+    batch: PositiveInt = 32
+    lr: PositiveFloat = 2e-3
     muon: Literal["none", "blocks"] = "blocks"  # against AdamW at equal wall-clock: see LOG.md
-    muon_lr: float = 2.0  # as a multiple of lr
-    ema: float = 0.999
-    cooldown: float = 0.3
-    shift: float = 3.0  # training times are uniform, then shifted towards noise by this much
-    drop: float = 0.1  # captions replaced by "" so that guidance has an unconditional branch
-    curriculum: float = 0.3  # over this fraction of the steps, captions go from saying 90 % to the world's 60 %
+    muon_lr: PositiveFloat = 2.0  # as a multiple of lr
+    ema: float = Field(0.999, ge=0, lt=1)
+    cooldown: float = Field(0.3, ge=0, le=1)
+    shift: PositiveFloat = 3.0  # training times are uniform, then shifted towards noise by this much
+    drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
+    curriculum: float = Field(0.3, ge=0)  # fraction of the steps over which captions go from saying 90 % to 60 %
     neighbours: bool = True  # self-attention starts as a soft convolution
-    clips: int = 40_000
-    text_steps: int = 400
-    heads: int = 2
-    layers: int = 6
-    ffn: int = 768
-    precision: str = "fp32"
+    clips: PositiveInt = 40_000
+    text_steps: PositiveInt = 400
+    heads: PositiveInt = 2
+    layers: PositiveInt = 6
+    ffn: PositiveInt = 768
+    watch_clips: PositiveInt = 32  # prompts that accuracy is watched on
+    precision: Precision = "fp32"
     compile: bool = False
 
 
@@ -121,7 +123,7 @@ def train_text(encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, fol
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 1])
         captions = [draw_caption(draw_scene(rng, "train"), rng, "train") for _ in range(128)]
-        ids, mask = tokenize(tokenizer, captions, _TOKENS)
+        ids, mask = tokenize(tokenizer, captions, TOKENS)
         return {"loss": reader.loss(encode_text(encoder, ids, mask), mask, captions)}
 
     train(
@@ -149,9 +151,8 @@ def train_denoiser(
         said = SAID_RATE + (0.9 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
         x0, captions = latents.batch(rng, recipe.batch, said)
         captions = ["" if rng.random() < recipe.drop else caption for caption in captions]
-        ids, mask = tokenize(tokenizer, captions, _TOKENS)
-        u = torch.from_numpy(rng.random(recipe.batch, dtype=np.float32))
-        t = recipe.shift * u / (1 + (recipe.shift - 1) * u)
+        ids, mask = tokenize(tokenizer, captions, TOKENS)
+        t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift).float()
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
         x0, t, eps, ids, mask = (a.to(device) for a in (x0, t, eps, ids, mask))
         z_t = torch.lerp(x0, eps, t.view(-1, 1, 1, 1, 1))

@@ -13,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, silu
 
+from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.loop import Budget, train
-from fewstep.teacher.shapes.precision import autocast
+from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE, Split, Values, render
 
 _WIDTHS = (12, 24, 40, 64)  # channels at the four depths
 FEATURES = 2 * sum(_WIDTHS)
+EMBEDDED_JUDGE = Path(__file__).parent / "judge_weights"
 
 
 class JudgeRecipe(BaseModel):
@@ -33,13 +35,13 @@ class JudgeRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = 3000
-    batch: int = 32
-    lr: float = 2e-3
-    ema: float = 0.995
-    watch_clips: int = 256  # held-out clips that the accuracy is watched on
-    feature_clips: int = 1024  # real clips that features are standardised on
-    precision: str = "fp32"
+    steps: PositiveInt = 2500
+    batch: PositiveInt = 16
+    lr: PositiveFloat = 2e-3
+    ema: float = Field(0.995, ge=0, lt=1)
+    watch_clips: PositiveInt = 256  # clips that the accuracy is watched on
+    feature_clips: int = Field(1024, ge=2)  # real clips that features are standardised on
+    precision: Precision = "fp32"
 
 
 class Judge(nn.Module):
@@ -118,9 +120,10 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> N
     device = next(judge.parameters()).device
 
     def losses(step: int) -> dict[str, Tensor]:
-        first = step * recipe.batch // 2
-        video, labels = batch("train", seed + 2, range(first, first + recipe.batch // 2))
-        more, more_labels = batch("held-out", seed + 2, range(first, first + recipe.batch // 2))
+        half = -(-recipe.batch // 2)
+        indices = range(step * half, (step + 1) * half)
+        video, labels = batch("train", seed + 2, indices)
+        more, more_labels = batch("held-out", seed + 2, indices)
         video = _disturb(torch.cat([video, more]), np.random.default_rng([seed, step, 3]))
         labels = torch.cat([labels, more_labels]).to(device)
         with autocast(recipe.precision, device):
@@ -145,12 +148,12 @@ def batch(split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def accuracy(judge: Judge, seed: int, count: int) -> dict[str, float]:
-    """Fraction right per attribute on `count` held-out clips not trained on."""
+    """Fraction right per attribute on `count` unseen clips of held-out combinations."""
     device, training = next(judge.parameters()).device, judge.training
     judge.eval()
     right = torch.zeros(len(ATTRIBUTES))
     for i in range(0, count, 32):
-        video, labels = batch("held-out", seed + 3, range(i, i + 32))
+        video, labels = batch("held-out", seed + 3, range(i, min(i + 32, count)))
         logits, _ = judge(video.to(device))
         found = torch.stack([logits[n].argmax(1) for n in ATTRIBUTES], dim=1).cpu()
         right += (found == labels).float().sum(0)
@@ -166,7 +169,9 @@ def _standardise(judge: Judge, seed: int, count: int) -> None:
     judge.feature_scale.fill_(1)
     device = judge.feature_mean.device
     starts = range(0, count, 32)
-    features = torch.cat([judge(batch("held-out", seed + 4, range(i, i + 32))[0].to(device))[1] for i in starts])
+    features = torch.cat(
+        [judge(batch("held-out", seed + 4, range(i, min(i + 32, count)))[0].to(device))[1] for i in starts]
+    )
     judge.feature_mean.copy_(features.mean(0))
     judge.feature_scale.copy_(features.std(0).clamp_min(1e-4))
 
@@ -187,14 +192,15 @@ def save_judge(judge: Judge, folder: Path) -> None:
     """Writes judge.safetensors and judge.json with the weights' sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "judge.safetensors"
-    save_file({k: v.contiguous().cpu() for k, v in judge.state_dict().items()}, weights)
+    with whole_file(weights) as part:
+        save_file({k: v.contiguous().cpu() for k, v in judge.state_dict().items()}, part)
     card = {"sha256": sha256(weights), "features": FEATURES, "attributes": ATTRIBUTES}
     (folder / "judge.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def load_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
     """The judge in `folder` (default: the embedded one). Raises ValueError when its weights are not the named ones."""
-    folder = folder or Path(__file__).parent / "judge_weights"
+    folder = folder or EMBEDDED_JUDGE
     weights, card = folder / "judge.safetensors", folder / "judge.json"
     if not weights.exists() or not card.exists():
         raise ValueError(f"{folder} has no judge.safetensors with its judge.json: train one, or reinstall fewstep")
@@ -205,6 +211,11 @@ def load_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
     judge = Judge()
     judge.load_state_dict(load_file(weights))
     return judge.eval().to(device)
+
+
+def judge_sha256() -> str:
+    """The embedded judge's version, for every figure it gives."""
+    return sha256(EMBEDDED_JUDGE / "judge.safetensors")
 
 
 def sha256(path: Path) -> str:

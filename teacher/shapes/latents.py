@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.shapes.captions import draw_caption, example
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.world import Scene, render
@@ -48,9 +49,8 @@ def training_latents(code: LinearCode, clips: int, seed: int, path: Path) -> Lat
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
             done = pool.map(_encode, [code] * len(chunks), chunks)
             parts = list(track(done, "rendering clips", total=len(chunks)))
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.concatenate(parts))
-        os.replace(part, path)
+        with whole_file(path) as part:
+            np.save(part, np.concatenate(parts))
     codes = np.load(path)
     if len(codes) != clips:
         raise ValueError(

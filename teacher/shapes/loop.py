@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -15,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.shapes.filter_muon import FilterMuon
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
@@ -53,101 +57,125 @@ def train(
     """Trains `modules` in place for `budget.steps` steps and leaves their moving average in them.
 
     `folder` keeps `state.pt` (resumed from when there) and TensorBoard logs. `watch(step)` is called now and then on
-    the moving average and returns figures to log. Raises ValueError when the loss stops being finite; the last
-    checkpoint is kept. Ctrl-C saves before it stops.
+    the moving average and returns figures to log. Raises ValueError when loss or gradient stop being finite, before
+    the weights do; the last good state is kept. Ctrl-C ends the step it meets, saves and stops.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network = nn.ModuleDict(dict(modules))
-    average = _Average(network, budget.ema)
-    optimizers = _optimizers(network, budget)
-    step = _resume(folder / "state.pt", network, average, optimizers)
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step)
     saved = time.monotonic()
-
-    def save() -> None:
-        state = {"network": network.state_dict(), "average": average.state, "step": step}
-        save_atomically({**state, "optimizers": [o.state_dict() for o in optimizers]}, folder / "state.pt")
-
-    with _progress() as progress:
-        bar = progress.add_task(name, total=budget.steps, completed=step, loss=math.nan)
+    with _progress() as progress, _deferred_interrupt() as interrupted:
+        bar = progress.add_task(name, total=budget.steps, completed=state.step, loss=math.nan)
         try:
-            while step < budget.steps:
-                found = losses(step)
-                value = float(found["loss"].detach())
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"{name}: the loss is {value} at step {step}; the last checkpoint is {folder / 'state.pt'}: "
-                        "lower the learning rate in the recipe and run again"
-                    )
-                found["loss"].backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                for optimizer in optimizers:
-                    multiple = 1.0 if isinstance(optimizer, torch.optim.AdamW) else budget.muon_lr
-                    for group in optimizer.param_groups:
-                        group["lr"] = multiple * budget.lr_at(step)
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-                step += 1
-                average.update(network, step)
-                if step % 10 == 0:
+            while state.step < budget.steps and not interrupted():
+                found = losses(state.step)
+                state.update(name, found["loss"])
+                if state.step % 10 == 0:
                     for key, loss in found.items():
-                        writer.add_scalar(f"{name}/{key}", float(loss.detach()), step)
-                    progress.update(bar, completed=step, loss=value)
-                if watch is not None and (step % watch_every == 0 or step == budget.steps):
-                    with average.applied(network):
-                        for key, figure in watch(step).items():
-                            writer.add_scalar(f"{name}/{key}", figure, step)
-                            progress.console.print(f"{name} step {step}: {key} {figure:.4g}")
+                        writer.add_scalar(f"{name}/{key}", float(loss.detach()), state.step)
+                    progress.update(bar, completed=state.step, loss=float(found["loss"].detach()))
+                if watch is not None and (state.step % watch_every == 0 or state.step == budget.steps):
+                    with state.averaged():
+                        for key, figure in watch(state.step).items():
+                            writer.add_scalar(f"{name}/{key}", figure, state.step)
+                            progress.console.print(f"{name} step {state.step}: {key} {figure:.4g}")
                 if time.monotonic() - saved > budget.save_seconds:
-                    save()
+                    state.save()
                     saved = time.monotonic()
         finally:
-            if step:
-                save()
+            if state.step:
+                state.save()
             writer.close()
-    average.copy_to(network)
+    if interrupted():
+        raise KeyboardInterrupt
+    state.network.load_state_dict(state.average)
 
 
-def save_atomically(state: Mapping[str, Any], path: Path) -> None:
-    """torch.save that never leaves a half-written file under `path`."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:  # an open file, so that a full disk is an OSError and not torch's riddle
-        torch.save(dict(state), file)
-    os.replace(part, path)
+class _State:
+    """Network, moving average, optimizers and step count: what a checkpoint holds, good at any time."""
 
+    def __init__(self, path: Path, network: nn.ModuleDict, budget: Budget) -> None:
+        self.path, self.network, self.budget = path, network, budget
+        self.optimizers = _optimizers(network, budget)
+        self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.step = 0
+        if path.exists():
+            self._load()
 
-class _Average:
-    """Exponential moving average of a network's weights, warmed up so that early steps do not linger."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {k: v.detach().clone() for k, v in network.state_dict().items()}
-
-    def update(self, network: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
+    def update(self, name: str, loss: Tensor) -> None:
+        """One optimizer step on a loss, and one of the moving average."""
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if not (math.isfinite(float(loss.detach())) and math.isfinite(float(norm))):
+            raise ValueError(
+                f"{name}: loss {float(loss.detach())} with gradient {float(norm)} at step {self.step}; the weights "
+                f"before it are in {self.path}: lower the learning rate in the recipe and run again"
+            )
+        for optimizer in self.optimizers:
+            multiple = 1.0 if isinstance(optimizer, torch.optim.AdamW) else self.budget.muon_lr
+            for group in optimizer.param_groups:
+                group["lr"] = multiple * self.budget.lr_at(self.step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(self.budget.ema, (1 + self.step) / (10 + self.step))  # early steps must not linger
+        for key, value in self.network.state_dict().items():
             if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
 
-    def copy_to(self, network: nn.Module) -> None:
-        network.load_state_dict(self.state)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network holds the moving average inside the `with` block."""
+        outside = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(outside)
 
-    def applied(self, network: nn.Module) -> _Swapped:
-        return _Swapped(network, self.state)
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        state: dict[str, Any] = {"network": self.network.state_dict(), "average": self.average, "step": self.step}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        with whole_file(self.path) as part, part.open("wb") as file:  # open: else a full disk is a riddle of torch's
+            torch.save(state, file)
+
+    def _load(self) -> None:
+        try:
+            saved = torch.load(self.path, weights_only=True, map_location="cpu")
+            self.network.load_state_dict(saved["network"])
+            for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            for key, value in saved["average"].items():
+                self.average[key].copy_(value)
+            self.step = int(saved["step"])
+        except (RuntimeError, KeyError, ValueError, EOFError, OSError, UnpicklingError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{self.path} is broken or of another recipe ({reason}): delete its folder to train this part anew"
+            ) from error
 
 
-class _Swapped:
-    """The network holds other weights inside the `with` block."""
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C inside the block is only noted, so that no step is left half done; a second one stops at once."""
+    noted: list[int] = []
 
-    def __init__(self, network: nn.Module, state: dict[str, Tensor]) -> None:
-        self.network, self.inside = network, state
+    def note(signum: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(signum)
 
-    def __enter__(self) -> None:
-        self.outside = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(self.inside)
-
-    def __exit__(self, *_: object) -> None:
-        self.network.load_state_dict(self.outside)
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimizer]:
@@ -172,17 +200,6 @@ def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimize
     elif budget.muon == "filters":
         found.append(FilterMuon(chosen, budget.lr))
     return found
-
-
-def _resume(path: Path, network: nn.Module, average: _Average, optimizers: list[torch.optim.Optimizer]) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    network.load_state_dict(state["network"])
-    average.state = state["average"]
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["step"])
 
 
 def _progress() -> Progress:

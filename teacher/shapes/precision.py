@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
+Precision = Literal["fp32", "bf16"]  # fp16 diverges
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast for "fp32" (none) or "bf16". Raises ValueError for any other name."""
-    if precision == "fp32":
-        return nullcontext()
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    raise ValueError(f"precision is {precision!r}; it must be fp32 or bf16 (fp16 diverges)")
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast of a precision, none for fp32."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.shapes.attribute_watch import attribute_watch
 from fewstep.teacher.shapes.autoencoder import (
     AutoencoderRecipe,
     fit_code,
@@ -16,14 +18,16 @@ from fewstep.teacher.shapes.autoencoder import (
     train_autoencoder,
 )
 from fewstep.teacher.shapes.denoiser import (
+    TOKENS,
     DenoiserRecipe,
     fresh_text_encoder,
     make_transformer,
     train_denoiser,
     train_text,
 )
-from fewstep.teacher.shapes.judge import Judge, JudgeRecipe, save_judge, train_judge
+from fewstep.teacher.shapes.judge import Judge, JudgeRecipe, load_judge, save_judge, train_judge
 from fewstep.teacher.shapes.latents import training_latents
+from fewstep.teacher.shapes.linear_code import LinearCode
 
 Part = Literal["judge", "autoencoder", "denoiser"]
 PARTS: tuple[Part, ...] = ("judge", "autoencoder", "denoiser")
@@ -47,16 +51,46 @@ def read_recipe(path: Path) -> TeacherRecipe:
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}: name a YAML file such as recipes/shapes-teacher.yaml")
     try:
-        return TeacherRecipe.model_validate(yaml.safe_load(path.read_text()) or {})
+        return TeacherRecipe.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path} is not a teacher recipe: {found}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}".replace("\n", " ")) from error
+
+
+# What may change between two runs into the same folder; anything else would mix two teachers in one
+_MAY_CHANGE = {"out", "steps", "lr", "muon_lr", "cooldown", "ema", "watch_clips", "precision", "compile"}
+
+
+def keep_recipe(recipe: TeacherRecipe) -> None:
+    """Leaves the resolved recipe in the run's folder. Raises ValueError when another one was begun there."""
+    path = recipe.out / "recipe.yaml"
+    if path.exists():
+        changed = _differences(read_recipe(path).model_dump(), recipe.model_dump())
+        if changed:
+            raise ValueError(
+                f"{recipe.out} was begun with another {', '.join(changed)}: name another folder as `out`, or delete it"
+            )
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], above: str = "") -> list[str]:
+    """The dotted names of the settings that differ and may not."""
+    found: list[str] = []
+    for key, value in after.items():
+        if isinstance(value, dict):
+            found += _differences(before[key], value, f"{above}{key}.")
+        elif key not in _MAY_CHANGE and before[key] != value:
+            found.append(above + key)
+    return found
 
 
 def run_part(recipe: TeacherRecipe, part: Part, device: torch.device) -> None:
     """Trains one part, or goes on where it was stopped; parts need no other part but the linear code."""
+    keep_recipe(recipe)
     torch.manual_seed(recipe.seed)
     folder = recipe.out / part
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,12 +104,21 @@ def run_part(recipe: TeacherRecipe, part: Part, device: torch.device) -> None:
         autoencoder = make_autoencoder(recipe.autoencoder).to(device)
         train_autoencoder(autoencoder, code, recipe.autoencoder, recipe.seed, folder)
         autoencoder.save_pretrained(folder / "vae")
-        return
-    latents = training_latents(code, recipe.denoiser.clips, recipe.seed, recipe.out / "latents.npy")
+    else:
+        _run_denoiser(recipe, code, folder, device)
+
+
+def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device: torch.device) -> None:
+    settings = recipe.denoiser
+    latents = training_latents(code, settings.clips, recipe.seed, recipe.out / "latents.npy")
     text_encoder = fresh_text_encoder()
-    train_text(text_encoder, recipe.denoiser, recipe.seed, recipe.out / "text")
-    transformer = make_transformer(recipe.denoiser, recipe.autoencoder.channels).to(device)
+    train_text(text_encoder, settings, recipe.seed, recipe.out / "text")
+    transformer = make_transformer(settings, recipe.autoencoder.channels).to(device)
     text_encoder.to(device)
-    train_denoiser(transformer, text_encoder, latents, recipe.denoiser, recipe.seed, folder)
+    watch = None
+    if (recipe.out / "judge" / "judge.json").exists():
+        judge = load_judge(recipe.out / "judge")
+        watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TOKENS)
+    train_denoiser(transformer, text_encoder, latents, settings, recipe.seed, folder, watch)
     transformer.save_pretrained(folder / "transformer")
     text_encoder.save_pretrained(folder / "text_encoder")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,38 @@ def test_stored_conditions_are_the_teachers(tmp_path: Path, tiny_wan_folder: Pat
     torch.testing.assert_close(stored.negative, made.negative)
 
 
+def test_another_store_is_told_in_plain_words(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red square\n")
+    words = ["prompts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--out", tmp_path / "out"]
+    assert run(*words)[0] == 0
+    code, text = run(*words, "--store", "float32")
+    assert code == 2
+    assert "begun with stored embeddings float16 (tokens, 128), not float32 (tokens, 128)" in text
+
+
+def test_an_unwritable_out_is_named_before_the_teacher_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a red square\n")
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    code, text = run("prompts", tmp_path / "prompts.txt", "--teacher", "nobody", "--out", tmp_path / "out")
+    assert code == 2 and f"{tmp_path} cannot be written into" in text
+
+
+def test_clips_have_the_teachers_rate_unless_told_otherwise(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path / "teacher")
+    (tmp_path / "teacher" / "fewstep.json").unlink()
+    (tmp_path / "videos").mkdir()
+    film(tmp_path / "videos" / "a.mp4")
+    (tmp_path / "videos" / "a.txt").write_text("a red square")
+    size = ["--frames", 9, "--height", 16, "--width", 16]
+    for name, options, fps in (("own", [], 16), ("told", ["--fps", 12], 12)):
+        words = ["videos", tmp_path / "videos", "--teacher", tmp_path / "teacher", *size, *options]
+        code, text = run(*words, "--out", tmp_path / name)
+        assert code == 0, text
+        assert read_manifest(tmp_path / name).fps == fps
+
+
 def test_show_tells_what_a_dataset_holds(tmp_path: Path, tiny_wan_folder: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red square\n")
     run("prompts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--out", tmp_path / "out")
@@ -275,6 +308,11 @@ def csv_with(header: str) -> dict[str, str]:
         ({"p.txt": "a"}, ["prompts", "p.txt", "--teacher", "nobody"], "there is no folder nobody"),
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--frames", "8"], "8 frames cannot be made"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "0"], "fps is 0.0; it must be above 0"),
+        ({"a.mp4": ""}, ["videos", ".", "--fps", "inf"], "fps is inf; it must be above 0 and finite"),
+        ({"p.txt": "a"}, ["rollouts", "p.txt", "--guidance", "nan"], "--guidance is nan; it must be a finite number"),
+        ({"p.txt": "a"}, ["rollouts", "p.txt", "--device", "foo"], "there is no device foo on this machine: use cpu"),
+        ({"p.txt": "a"}, ["prompts", "p.txt", "--out", "p.txt/out"], "p.txt is a file: choose another --out"),
+        ({"c.csv": 'file,text\na.mp4,"x\n'}, ["videos", ".", "--captions", "c.csv"], "c.csv, line 2 is not CSV"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,36 @@ def test_several_prompts_give_numbered_files_that_do_not_depend_on_the_batch(
     assert not np.array_equal(written["one-0.gif"], written["one-1.gif"])
 
 
+def test_clips_have_the_teachers_rate_unless_told_otherwise(
+    make_tiny_wan: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(video, "write_video", lambda path, frames, fps: rates.append(fps))
+    make_tiny_wan(tmp_path / "teacher")
+    common = (tmp_path / "teacher", "--prompt", "a", "--steps", 1, "--out", tmp_path / "clip.mp4")
+    size = {"num_frames": 9, "height": 16, "width": 16}
+    for said, options in (({"fps": 12}, ()), ({}, ()), ({"fps": 12}, ("--fps", 5))):
+        (tmp_path / "teacher" / "fewstep.json").write_text(json.dumps(size | said))
+        assert run(*common, *options).exit_code == 0
+    assert rates == [12, 16, 5]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(
+    tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions, draw = list[str](), video.contact_sheet
+
+    def remember(clips: Sequence[video.Frames], said: Sequence[str]) -> Image.Image:
+        captions.extend(said)
+        return draw(clips, said)
+
+    monkeypatch.setattr(video, "contact_sheet", remember)
+    (tmp_path / "prompts.txt").write_text("a blue square\n", "utf-8-sig")
+    common = (tiny_wan_folder, "--prompts", tmp_path / "prompts.txt", "--steps", 1)
+    assert run(*common, "--out", tmp_path / "sheet.png").exit_code == 0
+    assert captions == ["a blue square"]
+
+
 def test_contact_sheet_and_size(tiny_wan_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     size = ("--frames", 5, "--height", 32, "--width", 16)
@@ -104,6 +136,10 @@ def test_contact_sheet_and_size(tiny_wan_folder: Path, tmp_path: Path) -> None:
         (("--prompt", "a", "--out", "none/clip.mp4"), "there is no folder"),
         (("--out", "clip.mp4"), "nothing to show"),
         (("--prompt", "a", "--out", "clip.mp4", "--frames", 8), "8 frames cannot be made"),
+        (("--prompt", "a", "--out", "clip.mp4", "--guidance", "nan"), "--guidance is nan; it must be a finite number"),
+        (("--prompt", "a", "--out", "clip.mp4", "--fps", "inf"), "use a rate from 0.1 to 1000"),
+        (("--prompt", "a", "--out", "clip.mp4", "--device", "foo"), "there is no device foo on this machine"),
+        (("--prompts", "none.txt", "--out", "clip.mp4"), "there is no prompts file none.txt"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_sampled(
@@ -118,3 +154,10 @@ def test_mistakes_are_named_before_anything_is_sampled(
     assert isinstance(result.exception, ValueError)
     assert sentence in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_seed_beyond_64_bits_is_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    common = (tiny_wan_folder, "--prompt", "a", "--steps", 1, "--out", tmp_path / "clip.mp4")
+    assert run(*common, "--seed", 2**63).exit_code == 2
+    assert not (tmp_path / "clip.mp4").exists()
+    assert run(*common, "--seed", 2**63 - 1, "--prompt", "b").exit_code == 0

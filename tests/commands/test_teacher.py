@@ -31,12 +31,17 @@ def test_the_table_is_written_row_by_row_and_kept(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*short, "2,1"])
     assert result.exit_code == 0, result.output
     command, rows = read_results(out)
-    assert command.startswith("fewstep teacher table shapes --steps 2,1 --num 4")
+    assert command == (
+        f"fewstep teacher table shapes --steps 2,1 --num 4 --guidance 5 --seed 0 --reference 32 --out {out}"
+    )
     assert [row.get("steps") for row in rows] == [None, 2, 1]
     assert all(row["low"] <= row["shapes_fd"] <= row["high"] and row["num"] == 4 for row in rows)
     assert out.with_suffix(".png").is_file()
-    result = CliRunner().invoke(app, [*short, "1"])
-    assert read_results(out)[1] == [rows[0], rows[2]]  # seconds and all: nothing was measured again
+    CliRunner().invoke(app, [*short, "1"])
+    assert read_results(out) == (command, rows)  # seconds and all: nothing was measured again, nothing lost
+    assert len(out.with_suffix(".md").read_text().splitlines()) == 5
+    result = CliRunner().invoke(app, [*short, "1", "--seed", "1"])
+    assert result.exit_code == 2 and "another seed" in result.output
 
 
 @pytest.mark.parametrize("text", ["", "a", "4,0", "4;2"])

@@ -18,7 +18,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["table.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": []}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"command": "", "rows": [1]}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "table.json"
     path.write_text(text)

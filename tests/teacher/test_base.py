@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -145,17 +147,65 @@ def test_parts_can_be_freed(tiny_wan_folder: Path) -> None:
         teacher.encode(z)
 
 
-def test_sha256_follows_the_weights_and_nothing_else(tiny_wan_folder: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(tiny_wan_folder, moved)
+@pytest.fixture
+def moved(tiny_wan_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pipeline that may be changed."""
+    shutil.copytree(tiny_wan_folder, tmp_path / "elsewhere")
+    return tmp_path / "elsewhere"
+
+
+def test_sha256_is_the_same_wherever_the_teacher_lies(tiny_wan_folder: Path, moved: Path) -> None:
     (moved / "README.md").write_text("a model card")
-    first = source.weights_sha256(tiny_wan_folder)
-    assert source.weights_sha256(moved) == first == load_teacher(moved, device="cpu").sha256()
-    path = next(moved.glob("transformer/*.safetensors"))
+    (moved / "vae" / "README.md").write_text("a model card")
+    (moved / "examples").mkdir()
+    (moved / "examples" / "prompts.txt").write_text("a red circle")
+    (moved / "sheet.png").write_bytes(b"PNG")
+    (moved / "fewstep.json").unlink()
+    change(moved / "vae" / "config.json", _name_or_path="/elsewhere", _diffusers_version="9.9")
+    first = source.teacher_sha256(tiny_wan_folder)
+    assert source.teacher_sha256(moved) == first == load_teacher(moved, device="cpu").sha256()
+
+
+def change(path: Path, **settings: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def flip_last_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert source.weights_sha256(moved) != first
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda folder: flip_last_byte(next(folder.glob("transformer/*.safetensors"))),
+        lambda folder: flip_last_byte(folder / "tokenizer" / "tokenizer.json"),
+        lambda folder: (folder / "tokenizer" / "added_tokens.txt").write_text("ring"),
+        lambda folder: change(folder / "scheduler" / "scheduler_config.json", shift=3.0),
+        lambda folder: change(folder / "vae" / "config.json", latents_mean=[1.0] * 16),
+        lambda folder: change(folder / "model_index.json", boundary_ratio=0.9),
+    ],
+    ids=["weights", "tokenizer", "vocabulary", "scheduler", "latents_mean", "boundary"],
+)
+def test_sha256_follows_all_that_decides_latents_and_embeddings(
+    tiny_wan_folder: Path, moved: Path, alter: Callable[[Path], object]
+) -> None:
+    alter(moved)
+    assert source.teacher_sha256(moved) != source.teacher_sha256(tiny_wan_folder)
+
+
+def test_frames_per_second(tmp_path: Path) -> None:
+    beside = tmp_path / "fewstep.json"
+    assert source.said_fps(tmp_path) is None
+    beside.write_text('{"num_frames": 9}')
+    assert source.said_fps(tmp_path) is None
+    beside.write_text('{"fps": 12}')
+    assert source.said_fps(tmp_path) == 12.0
+    for wrong in ("0", "-1", "true", '"8"', "NaN", "Infinity"):
+        beside.write_text(f'{{"fps": {wrong}}}')
+        with pytest.raises(ValueError, match=r"fewstep\.json: fps is .*; it must be a number above 0"):
+            source.said_fps(tmp_path)
 
 
 def test_default_size(tiny_wan_folder: Path, tiny_teacher: Teacher, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import Conditions, cut_padding
 
 
 def batch(size: int, length: int, negative: int | None = 2) -> Conditions:
@@ -43,6 +43,22 @@ def test_dtype_moves_only_floats() -> None:
     moved = batch(2, 4).to("cpu", torch.bfloat16)
     assert moved.positive.dtype == torch.bfloat16
     assert moved.extras["fps"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(("lengths", "left"), [((7, 3), 8), ((0,), 1), ((8,), 9), ((9, 1), 9)])
+def test_cut_leaves_one_zero(lengths: tuple[int, ...], left: int) -> None:
+    text = torch.zeros(len(lengths), 9, 4)
+    for row, length in zip(text, lengths, strict=True):
+        row[:length] = 1
+    found = cut_padding(text)
+    assert found.shape[1] == left
+    assert torch.equal(found, text[:, :left])
+
+
+def test_zeros_within_a_text_are_no_padding() -> None:
+    text = torch.zeros(1, 9, 4)
+    text[0, [0, 3]] = 1
+    assert cut_padding(text).shape[1] == 5
 
 
 def test_refusals() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import torch
 
 from fewstep.teacher.dataset import REPORT, Row, write_dataset
 from fewstep.teacher.dataset_reader import open_dataset, read_unconditional
-from fewstep.teacher.manifest import Layout, Manifest, Schedule, Skip, read_manifest
+from fewstep.teacher.manifest import Dtype, Layout, Manifest, Schedule, Skip, read_manifest
 
 TEACHER = "a" * 64
 PLAN = Manifest(
@@ -149,7 +150,12 @@ def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None
         ({"seed": 4}, "seed 3, not 4"),
         ({"height": 64}, "height None, not 64"),
         ({"items_sha256": "d" * 64}, "items_sha256 bbbbbbbbbbbb…, not dddd"),
-        ({"schedule": PLAN.schedule.model_copy(update={"guidance": 7.0})}, "schedule"),
+        ({"schedule": PLAN.schedule.model_copy(update={"guidance": 7.0})}, r"schedule guidance 5\.0, not 7\.0"),
+        (
+            {"tensors": PLAN.tensors | {"latents": Layout(dtype="float32", shape=(4, 2, 3))}},
+            r"stored latents float16 \(4, 2, 3\), not float32 \(4, 2, 3\): go on",
+        ),
+        ({"tensors": {"embeddings": PLAN.tensors["embeddings"]}}, "stored latents float16 .*, not None"),
     ],
 )
 def test_other_settings_do_not_continue_a_run(tmp_path: Path, change: dict[str, Any], named: str) -> None:
@@ -173,7 +179,7 @@ def test_a_full_disk_loses_no_finished_shard(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(OSError, match="No space left"):
             write(tmp_path)
     finished = len(read_manifest(tmp_path).shards)
-    assert 0 < finished < 6 and not list(tmp_path.glob("*.part"))
+    assert 0 < finished < 6 and not list(tmp_path.glob("*.part.*"))
     rest = Drawn()
     write(tmp_path, source=rest)
     assert rest.asked == list(range(4 * finished, 22))
@@ -190,7 +196,7 @@ class SmallDisk(io.FileIO):
 
 def test_a_disk_that_fills_up_within_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def on_small_disk(path: Path, *arguments: str, **options: str) -> IO[Any]:
-        small = path.name == "shard-00003.parquet.part"
+        small = path.name == ".shard-00003.part.parquet" and arguments == ("wb",)
         return SmallDisk(str(path), "w") if small else whole(path, *arguments, **options)  # type: ignore
 
     whole = Path.open
@@ -199,7 +205,7 @@ def test_a_disk_that_fills_up_within_a_shard(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(OSError) as told:
             write(tmp_path)
     assert told.value.errno == errno.ENOSPC
-    assert len(read_manifest(tmp_path).shards) == 3 and not list(tmp_path.glob("*.part"))
+    assert len(read_manifest(tmp_path).shards) == 3 and not list(tmp_path.glob("*.part.*"))
     assert write(tmp_path).complete
 
 
@@ -210,6 +216,18 @@ def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="loud: latents leaves the range of float16"):
         write(tmp_path, source=Loud())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_refused(tmp_path: Path, dtype: Dtype, value: float) -> None:
+    class Failed(Drawn):
+        def rows(self, items: range) -> Iterator[Row | Skip]:
+            yield Row("dim", "", {"latents": torch.full((4, 2, 3), value), "embeddings": torch.ones(1, 5)})
+
+    plan = PLAN.model_copy(update={"tensors": PLAN.tensors | {"latents": Layout(dtype=dtype, shape=(4, 2, 3))}})
+    with pytest.raises(ValueError, match="dim: latents holds NaN or infinite numbers"):
+        write(tmp_path, plan, Failed())
 
 
 def test_shuffling_is_the_same_for_the_same_seed_and_epoch(tmp_path: Path) -> None:

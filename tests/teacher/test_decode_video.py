@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -172,8 +174,8 @@ def test_damaged_pictures_are_refused(tmp_path: Path) -> None:
         decode_video(path, CLIP)
 
 
-@pytest.mark.parametrize("wrong", [{"num_frames": 0}, {"height": -8}, {"fps": 0}])
-def test_an_impossible_clip_is_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize("wrong", [{"num_frames": 0}, {"height": -8}, {"fps": 0}, {"fps": math.inf}, {"fps": math.nan}])
+def test_an_impossible_clip_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ClipShape(**({"num_frames": 9, "height": 8, "width": 8, "fps": 8} | wrong))
 

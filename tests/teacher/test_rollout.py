@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fewstep.teacher.base import Teacher
@@ -28,6 +29,12 @@ def test_endpoints_follow_the_fine_grid(tiny_teacher: Teacher) -> None:
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
     target = schedule.endpoint_x0(z, half, t, middle)
     torch.testing.assert_close(schedule.step(z, target, t, middle), half, atol=1e-5, rtol=1e-4)
+
+
+def test_an_endpoint_without_steps_is_refused(tiny_teacher: Teacher) -> None:
+    conditions, z = tiny_teacher.conditions(["a red circle"]), tiny_teacher.noise([0], SHAPE)
+    with pytest.raises(ValueError, match="0 steps asked for"):
+        endpoint(tiny_teacher, z, 1.0, 0.5, 0, conditions)
 
 
 def test_endpoints_of_a_batch_with_times_of_its_own(tiny_teacher: Teacher) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewstep.teacher.schedule import Kind, NoiseSchedule, Prediction, num_substeps, shift_time
+from fewstep.teacher.schedule import Kind, NoiseSchedule, Prediction, shift_time, substeps_per_step
 
 SD: Any = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SD_ALPHAS = tuple(SD.alphas_cumprod.double().tolist())
@@ -116,7 +116,7 @@ def test_flow_nodes_of_the_method() -> None:
 def test_grids_are_nested(shift: float) -> None:
     schedule = NoiseSchedule("flow", "flow", shift)
     for teacher, student in [(32, 8), (32, 1), (50, 10), (8, 4)]:
-        ratio = num_substeps(teacher, student)
+        ratio = substeps_per_step(teacher, student)
         fine, coarse = schedule.grid(teacher), schedule.grid(student)
         close(fine[::ratio], coarse, 1e-15)
         for i in range(student):
@@ -158,6 +158,12 @@ def test_data_ends_at_zero(schedule: NoiseSchedule) -> None:
     assert torch.equal(schedule.step(z, x0, 1.0, 0.0), x0)
 
 
+@pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s.prediction != "eps"], ids=lambda s: s.prediction)
+def test_x0_can_be_read_from_clean_data(schedule: NoiseSchedule) -> None:
+    x0, eps = noise(0, 1, 5), noise(1, 1, 5)
+    close(schedule.to_x0(schedule.from_x0_eps(x0, eps, 0.0), x0, 0.0), x0, 1e-9)
+
+
 def test_latents_keep_their_dtype() -> None:
     z = noise(0, 1, 5, dtype=torch.bfloat16)
     assert SCHEDULES[0].step(z, z, 1.0, 0.5).dtype == torch.bfloat16
@@ -175,7 +181,11 @@ def test_latents_keep_their_dtype() -> None:
         (lambda: SCHEDULES[0].alpha(math.nan), "outside 0"),
         (lambda: SCHEDULES[0].step(noise(0, 1, 2), noise(0, 1, 2), 0.0, 0.0), "clean data"),
         (lambda: SCHEDULES[0].endpoint_x0(noise(0, 1, 2), noise(0, 1, 2), 0.5, 0.5), "must differ"),
-        (lambda: num_substeps(32, 5), "do not divide"),
+        (lambda: SCHEDULES[0].substeps(1.0, 0.5, 0), "at least 1"),
+        (lambda: SCHEDULES[1].to_x0(noise(0, 1, 2), noise(0, 1, 2), 2.0), "outside 0"),
+        (lambda: NoiseSchedule("flow", "flow", math.nan), "shift is nan"),
+        (lambda: substeps_per_step(32, 5), "do not divide"),
+        (lambda: substeps_per_step(0, 4), "do not divide"),
     ],
 )
 def test_refusals(call: Any, sentence: str) -> None:

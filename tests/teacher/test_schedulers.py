@@ -158,6 +158,15 @@ def test_from_scheduler_refuses(scheduler: Any, sentence: str) -> None:
         NoiseSchedule.from_scheduler(scheduler)
 
 
+@pytest.mark.parametrize(
+    "scheduler", [FlowMatchEulerDiscreteScheduler(shift=5.0), EulerDiscreteScheduler(**SVD), DDIMScheduler(**SD_BETAS)]
+)
+@pytest.mark.parametrize("shift", [0, -1.0])
+def test_a_shift_that_is_none_is_refused(scheduler: Any, shift: float) -> None:
+    with pytest.raises(ValueError, match=f"shift is {shift}; it must be above 0"):
+        NoiseSchedule.from_scheduler(scheduler, shift=shift)
+
+
 def test_dynamic_shift_can_be_given() -> None:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     assert NoiseSchedule.from_scheduler(scheduler, shift=2.5).shift == 2.5

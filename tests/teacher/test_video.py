@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import av
@@ -75,7 +76,8 @@ def test_refusals(tmp_path: Path) -> None:
         write_video(tmp_path / "clip.png", clip(), 8)
     with pytest.raises(ValueError, match="float64"):
         write_video(tmp_path / "clip.mp4", clip() / 255, 8)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="above 0"):
-        write_video(tmp_path / "clip.mp4", clip(), 0)
+    for fps in (0, math.nan, math.inf, 1e9):
+        with pytest.raises(ValueError, match=r"use a rate from 0\.1 to 1000"):
+            write_video(tmp_path / "clip.mp4", clip(), fps)
     with pytest.raises(ValueError, match="as many captions"):
         contact_sheet([clip()], [])

@@ -1,48 +1,70 @@
-"""What the verbs of `fewstep data` share: the teacher, the clip's size, and the run under a progress bar."""
+"""What the verbs of `fewstep data` share: what they are told, and the run under a progress bar."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+
+from fewstep.commands.asked import DType, load
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.base import Teacher
     from fewstep.teacher.dataset import Source
-    from fewstep.teacher.manifest import Manifest, Skip
+    from fewstep.teacher.manifest import Kind, Manifest, Skip
 
 SKIPPED = 3  # the exit code when items had to be skipped
 _SHOWN = 20  # skipped items listed on the screen
 
-DType = Literal["float32", "bfloat16", "float16"]
+Store = Literal["float16", "float32"]
 
 
-def load(name: str, dtype: DType, device: str | None) -> Teacher:
-    """The teacher, its denoiser and text encoder in this dtype, on the GPU if there is one."""
-    import torch
+@dataclass(frozen=True)
+class Run:
+    """What every verb that makes a dataset is told: where to, from which teacher, stored how."""
 
-    from fewstep.teacher.base import load_teacher
+    out: Path
+    teacher: str
+    dtype: DType
+    device: str | None
+    store: Store
+    rows_per_shard: int
+    negative_prompt: str
 
-    return load_teacher(name, getattr(torch, dtype), device)
+    def load(self) -> Teacher:
+        """The teacher, once it is sure that there is a place for what it makes."""
+        from fewstep.teacher.atomic import check_writable
+
+        check_writable(self.out)
+        return load(self.teacher, self.dtype, self.device)
+
+    def make(
+        self, kind: Kind, model: Teacher, path: Path, items: Sequence[Sequence[object]], source: Source, **known: Any
+    ) -> None:
+        """Makes the dataset of these items, listed in or lying in `path`; `known` is more for its manifest."""
+        from fewstep.teacher.dataset_plan import plan_dataset
+
+        plan = plan_dataset(
+            kind,
+            model,
+            self.teacher,
+            items,
+            dtype=self.store,
+            negative_prompt=self.negative_prompt,
+            source=str(path.resolve()),
+            rows_per_shard=self.rows_per_shard,
+            **known,
+        )
+        _run(self.out, plan, model, source)
 
 
-def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int | None) -> VideoSize:
-    """The clip's size as asked for, else the teacher's own. Raises ValueError when it has none."""
-    from fewstep.teacher.base import VideoSize
-
-    default = teacher.default_size() or (None, None, None)
-    pairs = zip((frames, height, width), default, strict=True)
-    found = [side for asked, usual in pairs if (side := usual if asked is None else asked) is not None]
-    if len(found) < 3:
-        raise ValueError("the teacher states no size of its own: pass --frames, --height and --width")
-    return VideoSize(*found)
-
-
-def run(out: Path, plan: Manifest, teacher: Teacher, source: Source) -> None:
+def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source) -> None:
     """Makes the dataset under a progress bar, and leaves with SKIPPED when something is missing in it."""
     from rich.console import Console
 

@@ -11,13 +11,13 @@ import typer
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/demo"),
     num: Annotated[int, typer.Option(min=2, help="Clips per step count.")] = 96,
-    seed: Annotated[int, typer.Option(help="Seed of prompts and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
 ) -> None:
     """Sample the embedded teacher at 50, 8, 4 and 2 steps and see it fall apart."""
     from fewstep.commands.teacher import measure
     from fewstep.eval.steps_table import Protocol
 
-    command = f"fewstep demo --out {out} --num {num} --seed {seed}"
+    command = ["fewstep", "demo", "--out", out, "--num", num, "--seed", seed]
     rows = measure("shapes", [50, 8, 4, 2], Protocol(num, guidance=5.0, seed=seed), command, out / "teacher.json")
     best, worst = (next(r for r in rows if r.get("steps") == steps) for steps in (50, 2))
     typer.echo(

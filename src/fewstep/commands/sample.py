@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance, load, size_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.teacher.base import Teacher, VideoSize
-
-DType = Literal["float32", "bfloat16", "float16"]
 
 
 def sample(
@@ -24,48 +24,38 @@ def sample(
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps from noise to video.")] = 50,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next have the next ones.")] = 0,
-    frames: Annotated[int | None, typer.Option(help="Frames per clip; the teacher's own if not given.")] = None,
-    height: Annotated[int | None, typer.Option(help="Height in pixels; likewise.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width in pixels; likewise.")] = None,
-    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second of the file.")] = 8.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")
+    ] = 0,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    fps: Fps = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once; the clips stay the same.")] = 1,
     dtype: Annotated[DType, typer.Option(help="Precision of the denoiser.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...; the GPU if there is one.")] = None,
+    device: Device = None,
 ) -> None:
     """Make clips from prompts with a teacher."""
-    from fewstep.teacher.video import check_suffix
+    from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
+    check_guidance(guidance)
+    if fps is not None:
+        check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
-
-    import torch
-
-    from fewstep.teacher.base import load_teacher
-
-    loaded = load_teacher(teacher, getattr(torch, dtype), device)
-    size = _size(loaded, frames, height, width)
+    loaded = load(teacher, dtype, device)
+    size = size_of(loaded, frames, height, width)
     clips = _clips(loaded, wanted, negative_prompt, size, steps, guidance, seed, batch)
-    _write(out, clips, wanted, fps)
+    _write(out, clips, wanted, loaded.default_fps() if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
-    listed = [] if file is None else [line.strip() for line in file.read_text("utf-8").splitlines()]
-    found = given + [line for line in listed if line]
+    from fewstep.teacher.caption_files import read_prompts
+
+    found = given + ([] if file is None else read_prompts(file))
     if not found:
         raise ValueError("there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line")
     return found
-
-
-def _size(teacher: Teacher, frames: int | None, height: int | None, width: int | None) -> VideoSize:
-    from fewstep.teacher.base import VideoSize
-
-    own = teacher.default_size() or (None, None, None)
-    chosen = [own[i] if side is None else side for i, side in enumerate((frames, height, width))]
-    num_frames, height, width = chosen
-    if num_frames is None or height is None or width is None:
-        raise ValueError("the teacher does not say what size it makes: pass --frames, --height and --width")
-    return VideoSize(num_frames, height, width)
 
 
 def _clips(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,13 +26,15 @@ def path() -> None:
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/shapes-teacher.yaml.")],
     only: Annotated[list[str] | None, typer.Option(help="Only this part: judge, autoencoder or denoiser.")] = None,
+    embed: Annotated[bool, typer.Option(help="Make the result the embedded teacher, with its judge.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world from nothing; run it again to go on after a stop."""
     import torch
 
-    from fewstep.teacher.shapes.assemble import assemble
+    from fewstep.teacher.shapes.assemble import assemble, embed_judge
     from fewstep.teacher.shapes.recipe import PARTS, read_recipe, run_part
+    from fewstep.teacher.source import embedded_path
 
     plan = read_recipe(recipe)
     unknown = set(only or ()) - set(PARTS)
@@ -42,7 +45,10 @@ def train(
         if not only or part in only:
             run_part(plan, part, chosen)
     if not only:
-        typer.echo(f"the teacher is in {assemble(plan.out, plan.out / 'pipeline')}")
+        folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
+        if embed:
+            embed_judge(plan.out)
+        typer.echo(f"the teacher is in {folder}; wherever a command takes a TEACHER it takes this folder")
 
 
 @teacher_app.command("table")
@@ -51,19 +57,23 @@ def table(
     steps: Annotated[str, typer.Option(help="Step counts, separated by commas.")] = "50,32,16,8,4,2,1",
     num: Annotated[int, typer.Option(min=2, help="Clips per step count, one held-out prompt each.")] = 512,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Seed of prompts and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
     reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
-    out: Annotated[Path, typer.Option(help="Table to write; finished rows in it are kept.")] = Path(
+    out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
         "runs/teacher-table/teacher.json"
     ),
+    fresh: Annotated[bool, typer.Option(help="Measure all of it again.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Measure a teacher of the shapes world at many and at few steps."""
     from fewstep.eval.steps_table import Protocol
 
-    command = (
-        f"fewstep teacher table {teacher} --steps {steps} --num {num} --guidance {guidance:g} --seed {seed} --out {out}"
-    )
-    measure(teacher, parse_steps(steps), Protocol(num, guidance, seed, reference), command, out)
+    counts = parse_steps(steps)
+    command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", f"{guidance:g}"]
+    command += ["--seed", seed, "--reference", reference, "--out", out]
+    if fresh:
+        out.unlink(missing_ok=True)
+    measure(teacher, counts, Protocol(num, guidance, seed, reference), command, out, device)
 
 
 def parse_steps(text: str) -> list[int]:
@@ -77,44 +87,31 @@ def parse_steps(text: str) -> list[int]:
     return counts
 
 
-def measure(teacher: str, counts: list[int], protocol: Protocol, command: str, out: Path) -> list[dict[str, Any]]:
-    """Measures row by row into `out`, keeping rows already there; prints the table and draws it beside `out`."""
+def measure(
+    teacher: str, counts: list[int], protocol: Protocol, command: list[Any], out: Path, device: str | None = None
+) -> list[dict[str, Any]]:
+    """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fewstep.eval.results import read_results, results_table, write_results
-    from fewstep.eval.steps_table import COLUMNS, real_row, reference_features, steps_sheet, teacher_row
+    from fewstep.eval.results import results_table
+    from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.video import write_image
 
-    asked = load_teacher(teacher)
-    shared = {
-        "teacher_sha256": asked.sha256(),
-        "num": protocol.num,
-        "seed": protocol.seed,
-        "reference": protocol.reference,
-    }
-    known = read_results(out)[1] if out.exists() else []
-    rows: list[dict[str, Any]] = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    ) as progress:
-        bar = progress.add_task("real clips", total=protocol.num)
+    asked = load_teacher(teacher, device=device)
+    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("clips", total=protocol.num)
 
         def show(what: str, done: int, total: int) -> None:
             progress.update(bar, description=what, completed=done, total=total)
 
-        reference = reference_features(protocol)
-        for steps in (None, *counts):
-            wanted = shared if steps is None else shared | {"steps": steps, "guidance": protocol.guidance}
-            found = next((row for row in known if wanted.items() <= row.items()), None)
-            if found is None and steps is None:
-                found = shared | real_row(protocol, reference)
-            elif found is None and steps is not None:
-                found = shared | teacher_row(asked, steps, protocol, reference, show)
-            rows.append(found or {})
-            write_results(out, command, rows)
-    write_image(out.with_suffix(".png"), steps_sheet(asked, counts, protocol))
+        rows = [table.row(steps, show) for steps in (None, *counts)]
+    sheet = out.with_suffix(".png")
+    if table.measured or not sheet.exists():
+        write_image(sheet, steps_sheet(asked, counts, protocol))
     Console().print(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance:g}"))
-    typer.echo(f"table {out}, clips {out.with_suffix('.png')}")
+    typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
     return rows

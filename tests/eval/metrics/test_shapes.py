@@ -59,7 +59,7 @@ def test_blur_noise_stillness_and_lost_colour_are_far_from_real(
         assert judged(changed, prompts).distance(reference).value > 1.3 * real, name
 
 
-def test_the_judge_ships_with_its_hash_and_knows_its_own_clip_size() -> None:
+def test_the_judge_refuses_clips_of_another_size() -> None:
     with pytest.raises(ValueError, match="knows the shapes world only"):
         load_judge()(torch.zeros(1, 3, 9, 32, 32))
 

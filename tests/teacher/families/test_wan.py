@@ -89,6 +89,14 @@ def test_one_frame_is_a_video(tiny_teacher: Teacher) -> None:
     assert tiny_teacher.latent_shape(1, 16, 32) == (16, 1, 2, 4)
 
 
+def test_frames_per_second(make_tiny_wan: Callable[..., None], tiny_teacher: Teacher, tmp_path: Path) -> None:
+    assert tiny_teacher.default_fps() == 8  # as its fewstep.json says
+    for name, config, fps in (("2.1", {}, 16), ("2.2-5B", {"expand_timesteps": True}, 24)):
+        make_tiny_wan(tmp_path / name, **config)
+        (tmp_path / name / "fewstep.json").unlink()
+        assert load_teacher(tmp_path / name, device="cpu").default_fps() == fps
+
+
 def test_no_prompts(tiny_teacher: Teacher) -> None:
     with pytest.raises(ValueError, match="no prompts"):
         tiny_teacher.conditions([])

@@ -12,7 +12,6 @@ from fewstep.teacher.shapes.autoencoder import clips
 from fewstep.teacher.shapes.denoiser import DenoiserRecipe, make_transformer
 from fewstep.teacher.shapes.latents import training_latents
 from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.shapes.precision import autocast
 
 
 def attention_of(block: object, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -55,8 +54,3 @@ def test_latents_are_rendered_once_and_follow_from_the_seed(tmp_path: Path) -> N
     assert latents.shape == (5, 4, 5, 8, 8) and len(captions) == 5
     with pytest.raises(ValueError, match="holds 6 clips and the recipe asks for 7"):
         training_latents(code, 7, seed=3, path=tmp_path / "latents.npy")
-
-
-def test_unknown_precisions_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be fp32 or bf16"):
-        autocast("fp16", torch.device("cpu"))

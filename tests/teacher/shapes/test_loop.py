@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -65,16 +66,42 @@ def test_training_lowers_the_loss_and_a_finished_run_is_not_repeated(tmp_path: P
     assert torch.equal(again(x), net(x))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_before_it_harms_the_weights(tmp_path: Path, bad: str) -> None:
     net = Net()
     run(net, tmp_path, Budget(steps=3, lr=1e-3))
 
     def losses(step: int) -> dict[str, Tensor]:
-        return {"loss": net(torch.full((1, 8), float("nan"))).sum()}
+        if bad == "loss":
+            return {"loss": net(torch.full((1, 8), float("nan"))).sum()}
+        return {"loss": (net(torch.zeros(1, 8)).sum() * 0).sqrt()}  # 0, with a slope of 0 times infinity
 
-    with pytest.raises(ValueError, match="the loss is nan at step 3; the last checkpoint"):
+    with pytest.raises(ValueError, match=r"at step 3; the weights before it are in .*lower the learning rate"):
         train("test", tmp_path, {"net": net}, losses, Budget(steps=5, lr=1e-3))
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 3
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == 3 and all(value.isfinite().all() for value in state["network"].values())
+    run(Net(), tmp_path, Budget(steps=5, lr=1e-4))  # and it can go on
+
+
+def test_ctrl_c_ends_the_step_and_saves(tmp_path: Path) -> None:
+    net = Net()
+
+    def losses(step: int) -> dict[str, Tensor]:
+        if step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return {"loss": net(torch.ones(1, 8)).square().sum()}
+
+    with pytest.raises(KeyboardInterrupt):
+        train("test", tmp_path, {"net": net}, losses, Budget(steps=50, lr=1e-3))
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 5
+
+
+def test_a_broken_checkpoint_is_told_in_one_sentence(tmp_path: Path) -> None:
+    run(Net(), tmp_path, Budget(steps=2, lr=1e-3))
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="is broken or of another recipe"):
+        run(Net(), tmp_path, Budget(steps=4, lr=1e-3))
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:

@@ -1,0 +1,45 @@
+"""Files that appear under their name only when they are whole and on the disk, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path`, with its suffix, to write to; once that has succeeded it takes the name `path`.
+
+    Whatever happens, `path` is the old file or the new one. What a killed process leaves behind is written
+    over by the next one, so two must not write the same file at a time.
+    """
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ValueError unless files can be written into `folder`, which need not be there yet."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{folder} cannot be a folder, since {there} is a file: choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{there} cannot be written into: allow it, or choose another --out")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # without it, a power cut may undo the rename
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

@@ -1,0 +1,57 @@
+"""What ships: a plain diffusers pipeline with a good autoencoder, and the judge that its card names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from typer.testing import CliRunner
+
+from fewstep.cli import app
+from fewstep.teacher.base import Teacher, embedded_path, load_teacher
+from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.shapes.autoencoder import clips, psnr
+from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE, judge_sha256
+
+PROMPT = "a large yellow ring drifts to the left over a dark striped background"
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return load_teacher("shapes", device="cpu")
+
+
+def test_plain_diffusers_makes_the_clip_that_sample_makes(tmp_path: Path) -> None:
+    out = tmp_path / "clip.gif"
+    options = ["--steps", "4", "--seed", "7", "--device", "cpu", "--out", str(out)]
+    result = CliRunner().invoke(app, ["sample", "shapes", "--prompt", PROMPT, *options])
+    assert result.exit_code == 0, result.output
+    ours = decode_video(out, ClipShape(num_frames=17, height=64, width=64, fps=8.0), start="beginning")
+    loader: Any = DiffusionPipeline
+    pipe = loader.from_pretrained(embedded_path())
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        PROMPT, num_frames=17, height=64, width=64, num_inference_steps=4, guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(7),
+    ).frames[0]  # fmt: skip
+    # a GIF holds 256 colours a frame
+    assert np.abs(ours / 255 - theirs).mean() < 0.02
+
+
+@torch.no_grad()
+def test_the_autoencoder_reconstructs_held_out_clips_at_thirty_decibels(teacher: Teacher) -> None:
+    video = clips("held-out", 123, range(12))
+    assert float(psnr((teacher.decode(teacher.encode(video)) - video).square().mean())) >= 30
+
+
+def test_latents_have_unit_variance(teacher: Teacher) -> None:
+    assert float(teacher.encode(clips("held-out", 124, range(8))).var()) == pytest.approx(1, abs=0.15)
+
+
+def test_the_judge_is_the_one_that_its_card_names() -> None:
+    assert judge_sha256() == json.loads((EMBEDDED_JUDGE / "judge.json").read_text())["sha256"]

@@ -1,0 +1,58 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fewstep.teacher.atomic import check_writable, whole_file
+
+
+def test_a_file_appears_when_it_is_whole_and_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced, sync = tmp_path / "table.json", list[int](), os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(file)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole_file(path) as part:
+        part.write_text("{}")
+        assert part.suffix == ".json" and part.parent == tmp_path and not path.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
+    assert path.read_text() == "{}" and len(synced) == 2  # the file, then its folder
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "table.json"
+    path.write_text("old")
+    with pytest.raises(error), whole_file(path) as part:
+        part.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    with whole_file(path) as part:
+        part.write_text("whole")
+    part.write_text("left by a kill")
+    with whole_file(path) as part:
+        part.write_text("again")
+    assert path.read_text() == "again"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_folders_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is a file"):
+        check_writable(tmp_path / "file" / "out")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be written into"):
+        check_writable(tmp_path / "new" / "deep")

@@ -34,11 +34,13 @@ def assemble(parts: Path, folder: Path) -> Path:
     pipeline = WanPipeline(
         tokenizer=make_tokenizer(),
         text_encoder=UMT5EncoderModel.from_pretrained(sources["text_encoder"]),
-        vae=AutoencoderKLWan.from_pretrained(sources["vae"]).to(torch.float16),
-        transformer=WanTransformer3DModel.from_pretrained(sources["transformer"]).to(torch.float16),
+        vae=AutoencoderKLWan.from_pretrained(sources["vae"], torch_dtype=torch.float16),
+        transformer=WanTransformer3DModel.from_pretrained(sources["transformer"], torch_dtype=torch.float16),
         scheduler=FlowMapEulerDiscreteScheduler(shift=SAMPLING_SHIFT),
     )
     pipeline.save_pretrained(folder)
+    for config in folder.glob("*/config.json"):
+        _forget_origin(config)
     size = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "fps": FPS}
     (folder / "fewstep.json").write_text(json.dumps(size) + "\n")
     return folder
@@ -48,3 +50,10 @@ def embed_judge(parts: Path) -> None:
     """Makes the run's judge the embedded one."""
     for name in ("judge.safetensors", "judge.json"):
         shutil.copyfile(parts / "judge" / name, EMBEDDED_JUDGE / name)
+
+
+def _forget_origin(config: Path) -> None:
+    """Drops the folder a part was loaded from: a path on the machine that trained it means nothing elsewhere."""
+    said = json.loads(config.read_text())
+    said.pop("_name_or_path", None)
+    config.write_text(json.dumps(said, indent=2) + "\n")

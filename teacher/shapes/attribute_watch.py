@@ -1,23 +1,28 @@
-"""Watches, while a denoiser trains, how often its clips show what their prompts name."""
+"""Watches, while a denoiser trains, whether it hears what captions say, and whether its clips show it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.schedule import NoiseSchedule
-from fewstep.teacher.shapes.captions import agreement, example
+from fewstep.teacher.shapes.captions import agreement, example, write_caption
 from fewstep.teacher.shapes.judge import Judge
+from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.text import encode_text, make_tokenizer, tokenize
-from fewstep.teacher.shapes.world import ATTRIBUTES
+from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, render
 
 _STEPS, _GUIDANCE, _SHIFT = 20, 5.0, 5.0
+_EFFECT_TIME = 0.9
 
 
 def attribute_watch(
@@ -46,7 +51,8 @@ def attribute_watch(
         right = [agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
         each = {n: [r[n] for r in right if n in r] for n in ATTRIBUTES}
         found = {f"accuracy {n}": sum(r) / len(r) for n, r in each.items() if r}
-        return found | {"accuracy": sum(all(r.values()) for r in right) / clips}
+        found |= {"accuracy": sum(all(r.values()) for r in right) / clips}
+        return found | caption_effects(transformer, encoder, code, clips, tokens)
 
     return watch
 
@@ -60,3 +66,36 @@ def _sample(transformer: WanTransformer3DModel, text: Tensor, z: Tensor) -> Tens
         u, c = transformer(torch.cat([z, z]), timestep, both, return_dict=False)[0].chunk(2)
         z = schedule.step(z, schedule.to_x0(torch.lerp(u, c, _GUIDANCE), z, t), t, s)
     return z
+
+
+@torch.no_grad()
+def caption_effects(
+    transformer: WanTransformer3DModel, encoder: UMT5EncoderModel, code: LinearCode, clips: int, tokens: int
+) -> dict[str, float]:
+    """How much the loss at t = 0.9 rises when a full caption lies about one attribute: 0 means the word is not heard.
+
+    Shows after some hundred steps what accuracy shows after thousands.
+    """
+    device = next(transformer.parameters()).device
+    scenes = [example("held-out", 1, i)[0] for i in range(clips)]
+    x0 = code.encode(to_tensor([render(scene) for scene in scenes])).to(device)
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    schedule = NoiseSchedule("flow", "flow", shift=_SHIFT)
+    timestep = schedule.timestep(_EFFECT_TIME).float().to(device).expand(clips)
+    z_t, tokenizer = schedule.add_noise(x0, eps, _EFFECT_TIME), make_tokenizer()
+
+    def loss(told: list[Scene]) -> float:
+        captions = [write_caption(scene, np.random.default_rng(i), said_rate=1.0) for i, scene in enumerate(told)]
+        ids, mask = tokenize(tokenizer, captions, tokens)
+        text = encode_text(encoder, ids.to(device), mask.to(device))
+        return float((transformer(z_t, timestep, text, return_dict=False)[0] - (eps - x0)).square().mean())
+
+    truth = loss(scenes)
+    return {f"effect {name}": loss([_lie(scene, name) for scene in scenes]) - truth for name in ATTRIBUTES}
+
+
+def _lie(scene: Scene, name: str) -> Scene:
+    """The scene with the next value of one attribute."""
+    values = ATTRIBUTES[name]
+    lie: dict[str, Any] = {name: values[(values.index(getattr(scene, name)) + 1) % len(values)]}
+    return replace(scene, **lie)

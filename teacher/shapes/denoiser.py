@@ -27,7 +27,7 @@ from fewstep.teacher.shapes.text import (
     make_tokenizer,
     tokenize,
 )
-from fewstep.teacher.shapes.world import draw_scene
+from fewstep.teacher.shapes.world import ATTRIBUTES, draw_scene
 
 TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
 
@@ -37,16 +37,17 @@ class DenoiserRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: PositiveInt = 10_000
+    steps: PositiveInt = 20_000
     batch: PositiveInt = 32
     lr: PositiveFloat = 2e-3
     muon: Literal["none", "blocks"] = "blocks"  # against AdamW at equal wall-clock: see LOG.md
     muon_lr: PositiveFloat = 2.0  # as a multiple of lr
     ema: float = Field(0.999, ge=0, lt=1)
     cooldown: float = Field(0.3, ge=0, le=1)
-    shift: PositiveFloat = 3.0  # training times are uniform, then shifted towards noise by this much
+    shift: PositiveFloat = 5.0  # training times are uniform, then shifted towards noise by this much
     drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
-    curriculum: float = Field(0.3, ge=0)  # fraction of the steps over which captions go from saying 90 % to 60 %
+    curriculum: float = Field(0.4, ge=0)  # fraction of the steps over which captions go from saying all to 60 %
+    attribute_loss: float = Field(0.1, ge=0)  # weight of AttributeHead's loss beside the denoising loss
     neighbours: bool = True  # self-attention starts as a soft convolution
     clips: PositiveInt = 40_000
     text_steps: PositiveInt = 400
@@ -116,6 +117,32 @@ def _look_at_neighbours(model: WanTransformer3DModel) -> None:
                     attention.to_q.bias[at : at + 2] = 3.0 * torch.stack([turn.cos(), turn.sin()])
 
 
+class AttributeHead(nn.Module):
+    """Reads the clip's attributes from the tokens two thirds of the way through the transformer; for training only.
+
+    What a caption says of motion, shape or stripes changes the mean clip little, as their places are free, so the
+    denoising loss alone teaches it last. This loss brings it into every token at once.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel) -> None:
+        super().__init__()
+        width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        self.read = nn.Linear(width, sum(len(values) for values in ATTRIBUTES.values()))
+        self._tokens: list[Tensor] = []
+        block = transformer.blocks[2 * len(transformer.blocks) // 3 - 1]
+        block.register_forward_hook(self._keep)
+
+    def _keep(self, block: nn.Module, inputs: object, output: Tensor) -> None:
+        if output.requires_grad:  # not when a watch samples
+            self._tokens.append(output)
+
+    def loss(self, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of the last forward's clips against labels (B, len(ATTRIBUTES)); call once a forward."""
+        logits = self.read(self._tokens.pop().float().mean(1)).split([len(v) for v in ATTRIBUTES.values()], dim=1)
+        each = [nn.functional.cross_entropy(found, labels[:, i]) for i, found in enumerate(logits)]
+        return torch.stack(each).mean()
+
+
 def train_text(encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, folder: Path) -> None:
     """Teaches the text encoder what captions name, before the denoiser meets it."""
     tokenizer, reader = make_tokenizer(), AttributeReader()
@@ -148,8 +175,8 @@ def train_denoiser(
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 2])
-        said = SAID_RATE + (0.9 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
-        x0, captions = latents.batch(rng, recipe.batch, said)
+        said = SAID_RATE + (1.0 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
+        x0, captions, labels = latents.batch(rng, recipe.batch, said)
         captions = ["" if rng.random() < recipe.drop else caption for caption in captions]
         ids, mask = tokenize(tokenizer, captions, TOKENS)
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift).float()
@@ -160,7 +187,8 @@ def train_denoiser(
             text = encode_text(encoder, ids, mask)
             velocity = forward(z_t, t * 1000, text, return_dict=False)[0]
         error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
-        found = {"loss": error.mean()}
+        attributes = head.loss(labels.to(device))
+        found = {"loss": error.mean() + recipe.attribute_loss * attributes, "attributes": attributes}
         for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0)):
             inside = (t >= low) & (t < high)
             if inside.any():
@@ -168,11 +196,12 @@ def train_denoiser(
         return found
 
     count_padding(transformer)
+    head = AttributeHead(transformer).to(device)
     budget = Budget(
         recipe.steps, recipe.lr, warmup=200, cooldown=recipe.cooldown, ema=recipe.ema, muon=recipe.muon,
         muon_lr=recipe.muon_lr,
     )  # fmt: skip
-    modules = {"transformer": transformer, "text_encoder": encoder}
+    modules = {"transformer": transformer, "text_encoder": encoder, "head": head}
     train("denoiser", folder, modules, losses, budget, watch, watch_every=1000)
 
 

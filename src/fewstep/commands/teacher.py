@@ -30,8 +30,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world from nothing; run it again to go on after a stop."""
-    import torch
-
+    from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
     from fewstep.teacher.shapes.recipe import PARTS, read_recipe, run_part
     from fewstep.teacher.source import embedded_path
@@ -40,7 +39,7 @@ def train(
     unknown = set(only or ()) - set(PARTS)
     if unknown:
         raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: use {', '.join(PARTS)}")
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = find_device(device)
     for part in PARTS:
         if not only or part in only:
             run_part(plan, part, chosen)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from fewstep.teacher.shapes.autoencoder import clips
+from fewstep.teacher.shapes.captions import named
 from fewstep.teacher.shapes.denoiser import DenoiserRecipe, make_transformer
 from fewstep.teacher.shapes.latents import training_latents
 from fewstep.teacher.shapes.linear_code import LinearCode
+from fewstep.teacher.shapes.world import ATTRIBUTES
 
 
 def attention_of(block: object, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -50,7 +52,9 @@ def test_latents_are_rendered_once_and_follow_from_the_seed(tmp_path: Path) -> N
     assert torch.allclose(
         torch.from_numpy(first.codes[:2]).float(), code.encode(clips("train", 3, range(2))), atol=1e-2
     )
-    latents, captions = first.batch(np.random.default_rng(0), 5, said_rate=1.0)
-    assert latents.shape == (5, 4, 5, 8, 8) and len(captions) == 5
+    latents, captions, labels = first.batch(np.random.default_rng(0), 5, said_rate=1.0)
+    assert latents.shape == (5, 4, 5, 8, 8) and labels.shape == (5, len(ATTRIBUTES))
+    for caption, label in zip(captions, labels, strict=True):
+        assert named(caption) == {n: v[label[i]] for i, (n, v) in enumerate(ATTRIBUTES.items())}
     with pytest.raises(ValueError, match="holds 6 clips and the recipe asks for 7"):
         training_latents(code, 7, seed=3, path=tmp_path / "latents.npy")

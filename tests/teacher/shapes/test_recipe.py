@@ -58,6 +58,11 @@ def test_the_run_ends_with_a_plain_pipeline_that_samples_the_same(run_folder: Pa
     assert torch.allclose(ours.transpose(1, 2) / 2 + 0.5, theirs, atol=1e-3)
 
 
+def test_the_pipeline_names_no_folder_of_this_machine(run_folder: Path) -> None:
+    texts = [path.read_text() for path in (run_folder / "pipeline").rglob("*.json")]
+    assert len(texts) > 5 and not any(str(run_folder) in text for text in texts)
+
+
 def test_the_judge_is_saved_with_its_hash(run_folder: Path) -> None:
     judge = load_judge(run_folder / "judge")
     assert judge.feature_scale.std() > 0

@@ -29,13 +29,14 @@ def attribute_watch(
     transformer: WanTransformer3DModel,
     encoder: UMT5EncoderModel,
     code: LinearCode,
-    judge: Judge,
+    judge: Judge | None,
     clips: int,
     tokens: int,
 ) -> Callable[[int], Mapping[str, float]]:
-    """A `watch` for `train`: accuracy per attribute over `clips` held-out prompts, decoded by the linear code.
+    """A `watch` for `train`: caption effects and, with a judge, accuracy per attribute over `clips` held-out prompts.
 
-    The linear code's clips are soft, but the judge reads them as well as real ones; it needs no autoencoder.
+    The linear code decodes: its clips are soft, but the judge reads them as well as real ones, and no autoencoder is
+    needed.
     """
     prompts = [example("held-out", 0, i)[1] for i in range(clips)]
     ids, mask = tokenize(make_tokenizer(), ["", *prompts], tokens)
@@ -44,6 +45,9 @@ def attribute_watch(
 
     @torch.no_grad()
     def watch(step: int) -> Mapping[str, float]:
+        effects = caption_effects(transformer, encoder, code, clips, tokens)
+        if judge is None:
+            return effects
         device = next(transformer.parameters()).device
         text = encode_text(encoder, ids.to(device), mask.to(device))
         video = code.decode(_sample(transformer, text, noise.to(device)).cpu()).clamp(-1, 1)
@@ -52,7 +56,7 @@ def attribute_watch(
         each = {n: [r[n] for r in right if n in r] for n in ATTRIBUTES}
         found = {f"accuracy {n}": sum(r) / len(r) for n, r in each.items() if r}
         found |= {"accuracy": sum(all(r.values()) for r in right) / clips}
-        return found | caption_effects(transformer, encoder, code, clips, tokens)
+        return found | effects
 
     return watch
 

@@ -115,10 +115,9 @@ def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device:
     train_text(text_encoder, settings, recipe.seed, recipe.out / "text")
     transformer = make_transformer(settings, recipe.autoencoder.channels).to(device)
     text_encoder.to(device)
-    watch = None
-    if (recipe.out / "judge" / "judge.json").exists():
-        judge = load_judge(recipe.out / "judge")
-        watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TOKENS)
+    trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training beside this
+    judge = load_judge(recipe.out / "judge") if trained else None
+    watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TOKENS)
     train_denoiser(transformer, text_encoder, latents, settings, recipe.seed, folder, watch)
     transformer.save_pretrained(folder / "transformer")
     text_encoder.save_pretrained(folder / "text_encoder")

@@ -63,6 +63,13 @@ def test_the_pipeline_names_no_folder_of_this_machine(run_folder: Path) -> None:
     assert len(texts) > 5 and not any(str(run_folder) in text for text in texts)
 
 
+def test_the_denoiser_is_watched_without_a_judge_too(tmp_path: Path) -> None:
+    arguments = ["teacher", "train", str(write(tmp_path)), "--only", "denoiser", "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "effect motion" in result.output and "accuracy" not in result.output
+
+
 def test_the_judge_is_saved_with_its_hash(run_folder: Path) -> None:
     judge = load_judge(run_folder / "judge")
     assert judge.feature_scale.std() > 0

@@ -6,7 +6,6 @@ and time, of its layers at four depths, so that blur and broken texture count as
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, silu
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.manifest import sha256
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.loop import Budget, train
@@ -216,8 +216,3 @@ def load_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
 def judge_sha256() -> str:
     """The embedded judge's version, for every figure it gives."""
     return sha256(EMBEDDED_JUDGE / "judge.safetensors")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

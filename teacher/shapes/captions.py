@@ -18,7 +18,6 @@ SAID_RATE = 0.6
 _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "shape": {
         "square": ("square", "box"),
-        "triangle": ("triangle", "wedge"),
         "ring": ("ring", "hoop"),
         "cross": ("cross", "plus sign"),
     },

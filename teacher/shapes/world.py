@@ -18,7 +18,7 @@ FPS = 8
 
 # What a caption can name, and the values each attribute takes.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "shape": ("square", "triangle", "ring", "cross"),
+    "shape": ("square", "ring", "cross"),
     "colour": ("red", "green", "blue", "yellow", "purple", "cyan"),
     "size": ("small", "medium", "large"),
     "motion": ("left", "right", "up", "down", "orbit", "grow"),
@@ -38,8 +38,8 @@ _RGB = {
     "purple": (168, 60, 208),
     "cyan": (64, 212, 224),
 }
-_RADIUS = {"small": 9.0, "medium": 13.0, "large": 18.0}  # pixels
-_LUMA = {"dark": (30.0, 85.0), "light": (165.0, 225.0)}  # range of a background's grey, 0..255
+_RADIUS = {"small": 10.0, "medium": 14.0, "large": 19.0}  # pixels
+_LUMA = {"dark": (40.0, 110.0), "light": (130.0, 205.0)}  # range of a background's grey, 0..255
 _COMPANY_RATE = 0.25
 _COMPANY_RADIUS = 6.0
 
@@ -94,6 +94,9 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     colour = _jittered(scene.colour, rng)
     coverage = _coverage(scene.shape, centres, radii)
     clip += coverage[..., None] * (colour - clip)
+    # Wan's positions are relative only: without a frame a denoiser cannot know where in the picture it is
+    for edge in (np.s_[:, :3], np.s_[:, -3:], np.s_[:, :, :3], np.s_[:, :, -3:]):
+        clip[edge] = 12
     return np.clip(np.rint(clip), 0, 255).astype(np.uint8)
 
 
@@ -107,7 +110,7 @@ def _jittered(colour: str, rng: np.random.Generator) -> NDArray[np.float32]:
 def _background(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
     """(SIDE, SIDE, 3): a linear gradient, or stripes at a free angle, in a weak free tint."""
     low, high = _LUMA[scene.tone]
-    first, second = rng.uniform(low, low + 0.4 * (high - low)), rng.uniform(high - 0.4 * (high - low), high)
+    first, second = rng.uniform(low, low + 0.2 * (high - low)), rng.uniform(high - 0.2 * (high - low), high)
     if rng.random() < 0.5:
         first, second = second, first
     angle = rng.uniform(0, 2 * np.pi)
@@ -125,8 +128,8 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], 
     """Centres (FRAMES, 2) as x, y and radii (FRAMES,) in pixels."""
     time = np.linspace(0, 1, FRAMES)
     radius = _RADIUS[scene.size] * rng.uniform(0.96, 1.04)
-    room = 0.7 * (SIDE / 2 - radius - 2)
-    free, near = rng.uniform(-room, room, 2), rng.uniform(-3, 3, 2)
+    room = 0.4 * (SIDE / 2 - radius - 3)
+    free, near = rng.uniform(-room, room, 2), rng.uniform(-2, 2, 2)
     travel = rng.uniform(24, 28) * (time - 0.5)
     radii = np.full(FRAMES, radius)
     x = np.full(FRAMES, free[0])
@@ -165,8 +168,6 @@ def _coverage(shape: str, centres: NDArray[np.float32], radii: NDArray[np.float3
     match shape:
         case "square":
             distance = np.maximum(np.abs(x), np.abs(y)) - 0.88 * r
-        case "triangle":  # upright, apex on top
-            distance = np.maximum(0.89 * np.abs(x) - 0.45 * (y + r), y - 0.8 * r)
         case "ring":
             distance = np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r
         case "cross":

@@ -51,8 +51,16 @@ def test_objects_grow_and_return_from_their_orbit() -> None:
 def test_sizes_tones_and_company_can_be_seen() -> None:
     areas = [(redness(render(replace(SCENE, size=size))[8]) > 100).sum() for size in ATTRIBUTES["size"]]
     assert areas[1] > 1.6 * areas[0] and areas[2] > 1.6 * areas[1]
-    assert render(replace(SCENE, tone="light"))[0].mean() > render(SCENE)[0].mean() + 60
+    assert render(replace(SCENE, tone="light"))[0].mean() > render(SCENE)[0].mean() + 45
     assert not np.array_equal(render(replace(SCENE, company="second"))[0], render(SCENE)[0])
+
+
+def test_a_dark_frame_surrounds_every_clip() -> None:
+    clip = render(replace(SCENE, tone="light", motion="left"))
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[3:-3, 3:-3] = True
+    assert (clip[:, ~inside] == 12).all()
+    assert (clip[:, inside] != 12).all(axis=-1).any()
 
 
 def test_held_out_combinations_never_reach_training() -> None:

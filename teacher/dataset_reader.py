@@ -44,7 +44,7 @@ def open_dataset(
     check_dataset(folder, manifest, teacher_sha256, check_sha256)
     paths = [str(folder / shard.name) for shard in manifest.shards if shard.rows]
     stream = IterableDataset.from_generator(
-        _rows, gen_kwargs={"paths": paths, "tensors": manifest.tensors}, features=None
+        read_rows, gen_kwargs={"paths": paths, "tensors": manifest.tensors}, features=None
     )
     if seed is not None:
         stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer)
@@ -60,7 +60,7 @@ def read_unconditional(folder: Path) -> Tensor | None:
     if manifest.unconditional is None:
         return None
     _check_shard(folder, manifest.unconditional, check_sha256=True)
-    (row,) = _rows([str(folder / manifest.unconditional.name)], manifest.tensors)
+    (row,) = read_rows([str(folder / manifest.unconditional.name)], manifest.tensors)
     embeddings: Tensor = row["embeddings"]
     return embeddings
 
@@ -115,8 +115,8 @@ def _check_shard(folder: Path, shard: Shard, check_sha256: bool) -> None:
 _REMEDY = "delete it and run the same `fewstep data` command again to make it anew"
 
 
-def _rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str, Any]]:
-    """The list of paths is what `datasets` shuffles and hands out to ranks and workers."""
+def read_rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str, Any]]:
+    """The rows of these shards in order, with their tensors; `datasets` shuffles and shares out the list of paths."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_PER_READ):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.interrupts import deferred_interrupt
 from fewstep.teacher.shapes.filter_muon import FilterMuon
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
@@ -64,7 +63,7 @@ def train(
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step)
     saved = time.monotonic()
-    with _progress() as progress, _deferred_interrupt() as interrupted:
+    with _progress() as progress, deferred_interrupt() as interrupted:
         bar = progress.add_task(name, total=budget.steps, completed=state.step, loss=math.nan)
         try:
             while state.step < budget.steps and not interrupted():
@@ -156,26 +155,6 @@ class _State:
             raise ValueError(
                 f"{self.path} is broken or of another recipe ({reason}): delete its folder to train this part anew"
             ) from error
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside the block is only noted, so that no step is left half done; a second one stops at once."""
-    noted: list[int] = []
-
-    def note(signum: int, frame: object) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(signum)
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimizer]:

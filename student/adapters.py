@@ -1,0 +1,100 @@
+"""LoRA adapters (arXiv 2106.09685) on shared weights: several networks, one copy of what they have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+FILE_NAME = "adapter.safetensors"
+_CONFIG = "lora_adapter_metadata"  # diffusers' name for the adapter's settings in a file's header
+_N = TypeVar("_N", bound=nn.Module)
+
+
+def shared_copy(network: _N) -> _N:
+    """The network's modules once more, around the same tensors: what is put on the copy leaves the network alone.
+
+    So each role has its own adapter in place, none needs to be switched on or off, and memory grows by adapters only.
+    """
+    tensors: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    return deepcopy(network, tensors)  # deepcopy keeps what it finds in its memo
+
+
+def add_adapter(network: nn.Module, name: str, rank: int, alpha: float, targets: Sequence[str] | None = None) -> None:
+    """Puts a fresh adapter on, which changes nothing yet; only its parameters, in float32, are trained then."""
+    chosen: Any = {"lora_alpha": alpha, "target_modules": list(targets or lora_targets(network))}
+    _inject(network, name, LoraConfig(r=rank, **chosen))
+
+
+def load_adapter(network: nn.Module, name: str, folder: Path) -> None:
+    """Puts on what `save_adapter` wrote. Raises ValueError when the file is broken or of another network."""
+    path = folder / FILE_NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = LoraConfig(**json.loads((file.metadata() or {})[_CONFIG]))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        _inject(network, name, config)
+        found: Any = set_peft_model_state_dict(network, state, name)
+        missing = [key for key in found.missing_keys if f".{name}." in key]
+        if missing or found.unexpected_keys:
+            raise ValueError(f"its weights do not fit: {[*missing, *found.unexpected_keys][0]}")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is broken or of another network ({reason}): restore it, or train it again") from error
+
+
+def save_adapter(network: Any, name: str, folder: Path) -> None:
+    """Writes one adapter under peft's names, its settings in the header; safetensors."""
+    settings = network.peft_config[name].to_dict()
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    state = get_peft_model_state_dict(network, adapter_name=name)
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    save_file(state, folder / FILE_NAME, {"format": "pt", _CONFIG: json.dumps(settings, sort_keys=True)})
+
+
+@torch.no_grad()
+def merge_adapters(network: nn.Module) -> None:
+    """Adds the adapters into the network's weights, which must be its own: a plain network again."""
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    remove_adapters(network)
+
+
+def remove_adapters(network: nn.Module) -> None:
+    """Takes the adapters off; what was not merged is gone."""
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in layers:
+        network.set_submodule(name, layer.get_base_layer())
+    vars(network).pop("peft_config", None)
+
+
+def adapter_parameters(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """An adapter's parameters by their name in the network."""
+    return {key: parameter for key, parameter in network.named_parameters() if f".{name}." in key}
+
+
+def lora_targets(network: nn.Module) -> list[str]:
+    """Every linear and convolution inside the network's blocks, but neither in- and out-layers nor shared embeddings
+    of time and text (SDXL-Lightning, arXiv 2402.13929). Raises ValueError for a network without blocks."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    found = [n for n, m in network.named_modules() if isinstance(m, kinds) and "block" in n.split(".")[0]]
+    if not found:
+        raise ValueError(f"{type(network).__name__} has no blocks for LoRA: name its modules as student.lora.targets")
+    return found
+
+
+def _inject(network: nn.Module, name: str, config: LoraConfig) -> None:
+    inject_adapter_in_model(config, network, name)
+    for parameter in adapter_parameters(network, name).values():
+        parameter.data = parameter.data.float()  # in bfloat16 an adapter would lose small updates
+        parameter.requires_grad_(True)

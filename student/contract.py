@@ -1,0 +1,147 @@
+"""The sampling contract: how a student must be asked. It travels with the weights and is checked at every load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from torch import Tensor
+
+from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.schedule import Kind, Prediction
+
+FILE_NAME = "contract.json"
+VERSION = 1
+
+
+class SamplingContract(BaseModel):
+    """What a student was trained for. No field has a default: a contract that lost a line is refused.
+
+    times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all
+    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    pipeline: str  # diffusers' class name
+    teacher: str  # its folder or hub id when the student was trained
+    teacher_sha256: str
+    weights: Literal["lora", "full"]
+    sampler: Literal["ode"]  # deterministic steps, DDIM = Euler
+    steps: int
+    times: tuple[float, ...]
+    timesteps: tuple[float, ...]
+    kind: Kind
+    prediction: Prediction
+    shift: float
+    guidance: float
+    baked_guidance: float
+    negative_prompt: str
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SamplingContract:
+        if len(self.times) != self.steps + 1 or len(self.timesteps) != self.steps:
+            raise ValueError(f"{self.steps} steps need {self.steps + 1} times and {self.steps} timesteps")
+        return self
+
+    @staticmethod
+    def of(
+        teacher: Teacher,
+        name: str,
+        steps: int,
+        weights: Literal["lora", "full"],
+        size: VideoSize,
+        baked_guidance: float,
+        negative_prompt: str,
+        fps: float,
+    ) -> SamplingContract:
+        """The contract of a student of `teacher`, called `name`, with `steps` steps on the teacher's own grid."""
+        schedule = teacher.schedule
+        times = schedule.grid(steps)
+        return SamplingContract(
+            version=VERSION,
+            pipeline=type(teacher.pipeline).__name__,
+            teacher=name,
+            teacher_sha256=teacher.sha256(),
+            weights=weights,
+            sampler="ode",
+            steps=steps,
+            times=tuple(times.tolist()),
+            timesteps=tuple(schedule.timestep(times[:-1]).tolist()),
+            kind=schedule.kind,
+            prediction=schedule.prediction,
+            shift=schedule.shift,
+            guidance=1.0,
+            baked_guidance=baked_guidance,
+            negative_prompt=negative_prompt,
+            **size._asdict(),
+            fps=fps,
+        )
+
+    @property
+    def grid(self) -> Tensor:
+        """The nodes, float64 (steps + 1,)."""
+        return torch.tensor(self.times, dtype=torch.float64)
+
+    @property
+    def size(self) -> VideoSize:
+        """The clip the student was trained on."""
+        return VideoSize(self.num_frames, self.height, self.width)
+
+    def check(
+        self, steps: int | None = None, shift: float | None = None, guidance: float | None = None
+    ) -> None:
+        """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing."""
+        asked = {"steps": steps, "shift": shift, "guidance": guidance}
+        for name, value in asked.items():
+            own = getattr(self, name)
+            if value is not None and value != own:
+                raise ValueError(f"the student was trained for {name} {own:g}, not {value:g}: {_WHY[name]}")
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """Raises ValueError when the weights belong to another teacher, or its schedule has changed since."""
+        if teacher.sha256() != self.teacher_sha256:
+            raise ValueError(
+                f"the student's teacher was {self.teacher} ({self.teacher_sha256[:12]}…), not {teacher.folder} "
+                f"({teacher.sha256()[:12]}…): pass the folder of its own teacher"
+            )
+        schedule = teacher.schedule
+        if (schedule.kind, schedule.prediction) != (self.kind, self.prediction):
+            raise ValueError(
+                f"the contract says {self.kind} with {self.prediction}-prediction, the teacher {schedule.kind} with "
+                f"{schedule.prediction}: the contract is not this student's, restore it"
+            )
+
+    def write(self, folder: Path) -> None:
+        """Writes contract.json into the folder."""
+        with whole_file(folder / FILE_NAME) as part:
+            part.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+_FORCE = "--force samples it all the same"
+_WHY = {
+    "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
+    "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
+    "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
+}
+
+
+def read_contract(folder: Path) -> SamplingContract:
+    """The contract in a folder. Raises ValueError when it is missing or is not whole."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {FILE_NAME}, so nothing says how its weights are to be sampled: restore it")
+    try:
+        return SamplingContract.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{path} is not whole ({where}: {first['msg']}): restore it, or train the student again") from error

@@ -1,0 +1,77 @@
+"""A trained student: its weights, its contract and its teacher's pipeline around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.denoiser import student_network
+from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.rollout import rollout
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network of few steps, asked through its teacher's adapter."""
+
+    teacher: Teacher
+    network: nn.Module
+    contract: SamplingContract
+
+    def sample(
+        self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Latents (B, C, F, h, w) from unit noise z of that shape, on the contract's nodes."""
+        return rollout(
+            self.teacher, z, conditions, self.contract.grid, self.contract.guidance, on_step, self.network
+        )
+
+
+def is_student(folder: Path) -> bool:
+    """Whether the folder is a run, or one finished stage of a run, rather than a pipeline."""
+    return (folder / FILE_NAME).is_file() or (folder / "stages").is_dir()
+
+
+def find_stage(folder: Path, steps: int | None = None) -> Path:
+    """The stage in a run's folder that was trained for this many steps, by default the last one that finished.
+
+    A stage's own folder is itself. Raises ValueError when there is none.
+    """
+    if (folder / FILE_NAME).is_file():
+        return folder
+    stages = sorted((folder / "stages").glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime_ns)
+    if not stages:
+        raise ValueError(f"{folder} has no finished stage yet: run its recipe to the end of a stage")
+    counts = {path.parent: read_contract(path.parent).steps for path in stages}
+    fitting = [stage for stage, count in counts.items() if steps in (None, count)]
+    if not fitting:
+        there = ", ".join(f"{stage.name} ({count})" for stage, count in counts.items())
+        raise ValueError(
+            f"no student in {folder} was trained for {steps} steps; there are {there}: ask for one of these, or pass a "
+            "stage's folder with --force"
+        )
+    return fitting[-1]
+
+
+def load_student(
+    folder: Path,
+    steps: int | None = None,
+    teacher: Teacher | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Student:
+    """The student of a run or of one of its stages. `teacher` replaces where the contract says its teacher is.
+
+    Raises ValueError when the contract is missing or not whole, the teacher is another one, or weights do not fit.
+    """
+    stage = find_stage(folder, steps)
+    contract = read_contract(stage)
+    loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
+    contract.check_teacher(loaded)
+    return Student(loaded, student_network(loaded, stage), contract)

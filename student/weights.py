@@ -1,0 +1,45 @@
+"""A student's weights on disk: a LoRA adapter, or a whole network as diffusers saves it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from fewstep.student.adapters import FILE_NAME
+from fewstep.teacher.loading import without_bars
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter rather than a whole network."""
+    return (folder / FILE_NAME).is_file()
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Writes config and safetensors weights, as plain diffusers reads them."""
+    network.save_pretrained(folder, safe_serialization=True)
+
+
+def load_network(like: Any, folder: Path) -> nn.Module:
+    """A frozen network of `like`'s class and place with the folder's weights, in their own precision.
+
+    Raises ValueError when they are missing, broken or of another architecture.
+    """
+    try:
+        with without_bars():
+            found: Any = type(like).from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} is no {type(like).__name__} ({reason}): restore it, or train it again") from error
+    if _shapes(found) != _shapes(like):
+        raise ValueError(f"{folder} holds a {type(like).__name__} of another size than the teacher's: not its student")
+    network: nn.Module = deepcopy(like)  # with what the family did to it, such as its attention processors
+    network.load_state_dict(found.to(like.device).state_dict(), assign=True)
+    return network.requires_grad_(False)
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

@@ -1,0 +1,66 @@
+"""The contract: whole or refused, and honoured or forced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+
+
+@pytest.fixture(scope="module")
+def contract(tiny_teacher: Teacher) -> SamplingContract:
+    return SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 5.0, "", 8.0)
+
+
+def test_nodes_are_those_of_the_teachers_shift(contract: SamplingContract) -> None:
+    assert contract.times == pytest.approx([1, 0.9375, 0.8333333, 0.625, 0])
+    assert contract.timesteps == pytest.approx([1000, 937.5, 833.3333, 625])
+    assert contract.grid.tolist() == list(contract.times)
+
+
+def test_it_survives_the_disk(contract: SamplingContract, tmp_path: Path) -> None:
+    contract.write(tmp_path)
+    assert read_contract(tmp_path) == contract
+
+
+def test_a_contract_that_lost_any_line_is_refused(contract: SamplingContract, tmp_path: Path) -> None:
+    contract.write(tmp_path)
+    whole = json.loads((tmp_path / FILE_NAME).read_text())
+    for name in whole:
+        (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        with pytest.raises(ValueError, match=f"is not whole \\({name}"):
+            read_contract(tmp_path)
+    lines = json.dumps(whole, indent=1).splitlines()
+    for i in range(len(lines)):
+        (tmp_path / FILE_NAME).write_text("\n".join(lines[:i] + lines[i + 1 :]))
+        with pytest.raises(ValueError, match="is not whole"):
+            read_contract(tmp_path)
+
+
+def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContract, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no contract\.json"):
+        read_contract(tmp_path)
+    (tmp_path / FILE_NAME).write_text(contract.model_dump_json().replace('"steps":4', '"steps":3'))
+    with pytest.raises(ValueError, match="3 steps need 4 times"):
+        read_contract(tmp_path)
+
+
+def test_other_settings_are_refused_with_the_reason(contract: SamplingContract) -> None:
+    contract.check(steps=4, shift=5.0, guidance=1.0)
+    contract.check()
+    with pytest.raises(ValueError, match="trained for steps 4, not 8: .*--force"):
+        contract.check(steps=8)
+    with pytest.raises(ValueError, match="trained for shift 5, not 8: .*--force"):
+        contract.check(shift=8.0)
+    with pytest.raises(ValueError, match="trained for guidance 1, not 5: .*inside its weights.*--force"):
+        contract.check(guidance=5.0)
+
+
+def test_another_teacher_is_refused(contract: SamplingContract, make_tiny_wan: object, tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.5)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="the student's teacher was tiny"):
+        contract.check_teacher(load_teacher(tmp_path, device="cpu"))

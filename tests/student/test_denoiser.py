@@ -1,0 +1,127 @@
+"""Roles: untrained students equal what they start from, only the student moves, and weights are there once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.denoiser import Roles, Train, student_network, the_denoiser
+from fewstep.student.weights import is_adapter
+from fewstep.teacher.base import Teacher, load_teacher
+
+TRAINS: tuple[Train, ...] = ("full", "lora")
+
+
+@pytest.fixture
+def teacher(tiny_wan_folder: Path) -> Teacher:
+    return load_teacher(tiny_wan_folder, device="cpu")
+
+
+def ask(teacher: Teacher, network: nn.Module) -> Tensor:
+    z = teacher.noise([0, 1], teacher.latent_shape(9, 16, 16))
+    return teacher.denoise(z, 0.8, teacher.conditions(["a red ring", "a cross"]), network=network)
+
+
+def train(roles: Roles, steps: int = 2) -> None:
+    """A few steps that change the student and its average."""
+    optimizer = torch.optim.Adam(roles.parameters.values(), lr=1e-2)
+    for _ in range(steps):
+        ask(roles.teacher, roles.student).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        roles.update_average(0.5)
+
+
+def saved(roles: Roles, folder: Path) -> Path:
+    folder.mkdir()
+    roles.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", TRAINS)
+def test_an_untrained_student_equals_the_teacher(teacher: Teacher, mode: Train) -> None:
+    roles = Roles(teacher, mode, rank=4)
+    expected = ask(teacher, the_denoiser(teacher))
+    assert torch.equal(ask(teacher, roles.student), expected)
+    assert torch.equal(ask(teacher, roles.supervisor), expected)
+
+
+@pytest.mark.parametrize("mode", TRAINS)
+def test_only_the_student_moves(teacher: Teacher, mode: Train) -> None:
+    before = {k: v.clone() for k, v in the_denoiser(teacher).state_dict().items()}
+    expected = ask(teacher, the_denoiser(teacher))
+    roles = Roles(teacher, mode, rank=4)
+    train(roles)
+    after = the_denoiser(teacher).state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert torch.equal(ask(teacher, roles.supervisor), expected) and torch.equal(ask(teacher, roles.backbone), expected)
+    assert not torch.allclose(ask(teacher, roles.student), expected)
+    assert all(p.grad is None for p in the_denoiser(teacher).parameters())
+
+
+def test_adapters_need_one_copy_of_the_weights(teacher: Teacher, tmp_path: Path) -> None:
+    first = Roles(teacher, "lora", rank=4)
+    train(first)
+    start = saved(first, tmp_path / "first")
+    roles = Roles(teacher, "lora", start, start, rank=4)
+    networks = (roles.student, roles.supervisor, roles.backbone)
+    large = {p.data_ptr() for network in networks for p in network.parameters() if p.shape == (24, 24)}
+    own = [p for p in the_denoiser(teacher).parameters() if p.shape == (24, 24)]
+    assert len(large) == len(own) > 0  # rank 4 adapters have other shapes
+
+
+@pytest.mark.parametrize("later", TRAINS)
+@pytest.mark.parametrize("earlier", TRAINS)
+def test_a_stage_starts_from_the_last_one(teacher: Teacher, tmp_path: Path, earlier: Train, later: Train) -> None:
+    first = Roles(teacher, earlier, rank=4)
+    train(first)
+    start = saved(first, tmp_path / "first")
+    with first.averaged():
+        expected = ask(teacher, first.student)
+    second = Roles(teacher, later, start, start, rank=4)
+    assert torch.allclose(ask(teacher, second.student), expected, atol=1e-4)
+    assert torch.allclose(ask(teacher, second.supervisor), expected, atol=1e-4)
+    train(second)
+    assert torch.allclose(ask(teacher, second.supervisor), expected, atol=1e-4)
+    again = saved(second, tmp_path / "second")
+    assert is_adapter(again) == (earlier == later == "lora") == (second.weights == "lora")
+    with second.averaged():
+        assert torch.allclose(ask(teacher, student_network(teacher, again)), ask(teacher, second.student), atol=1e-4)
+
+
+def test_the_average_comes_and_goes(teacher: Teacher) -> None:
+    roles = Roles(teacher, "lora", rank=4)
+    train(roles)
+    outside = {name: p.detach().clone() for name, p in roles.parameters.items()}
+    with roles.averaged():
+        assert all(torch.equal(p, roles.average[name]) for name, p in roles.parameters.items())
+    assert all(torch.equal(p, outside[name]) for name, p in roles.parameters.items())
+    assert any(not torch.equal(outside[name], roles.average[name]) for name in outside)
+
+
+@pytest.mark.parametrize("mode", TRAINS)
+def test_checkpointing_changes_no_gradient(teacher: Teacher, mode: Train) -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        roles = Roles(teacher, mode, rank=4)
+        if checkpointing:
+            roles.checkpoint_gradients()
+        ask(teacher, roles.student).square().mean().backward()
+        found.append([p.grad for p in roles.parameters.values() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 0
+    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_two_experts_are_refused(make_tiny_wan: object, tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.875)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="two denoisers"):
+        Roles(load_teacher(tmp_path, device="cpu"))
+
+
+def test_foreign_weights_are_refused(teacher: Teacher, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="restore it"):
+        student_network(teacher, tmp_path)

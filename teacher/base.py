@@ -59,6 +59,7 @@ class Teacher(ABC):
     """
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
+    family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline
@@ -167,8 +168,8 @@ class Teacher(ABC):
         return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(self.device)
 
     def default_size(self) -> VideoSize | None:
-        """The size the teacher was made for, if it says so."""
-        return size_said_by(self.folder, type(self.pipeline))
+        """The size the teacher was made for: its folder's word, its pipeline class's, else its family's."""
+        return size_said_by(self.folder, type(self.pipeline)) or self.family_size
 
     def default_fps(self) -> float:
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""

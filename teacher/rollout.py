@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
@@ -21,14 +21,16 @@ def rollout(
     grid: Tensor,
     guidance: float = 1.0,
     on_step: Callable[[int], None] | None = None,
+    network: nn.Module | None = None,
 ) -> Tensor:
     """Latents at the grid's last time, after one guided ODE step per interval, without gradients.
 
     z (B, C, F, h, w) are the latents at the grid's first time; the grid is (n + 1,) or, with times per
-    sample, (n + 1, B). `on_step` is called with the number of steps done.
+    sample, (n + 1, B). `on_step` is called with the number of steps done. `network` is asked instead of the
+    teacher's own, as in `Teacher.denoise`.
     """
     for i, (t, s) in enumerate(pairwise(grid)):
-        z = teacher.schedule.step(z, teacher.denoise(z, t, conditions, guidance), t, s)
+        z = teacher.schedule.step(z, teacher.denoise(z, t, conditions, guidance, network), t, s)
         if on_step is not None:
             on_step(i + 1)
     return z
@@ -42,9 +44,12 @@ def endpoint(
     num_substeps: int,
     conditions: Conditions,
     guidance: float = 1.0,
+    network: nn.Module | None = None,
 ) -> Tensor:
     """z_s after `num_substeps` teacher steps from z_t, evenly spaced before the shift (arXiv 2402.13929).
 
-    `teacher.schedule.endpoint_x0` turns it into what a student's single step must predict.
+    `teacher.schedule.endpoint_x0` turns it into what a student's single step must predict. `network` is asked instead
+    of the teacher's own: an earlier stage's student supervises the next.
     """
-    return rollout(teacher, z_t, conditions, teacher.schedule.substeps(t, s, num_substeps), guidance)
+    grid = teacher.schedule.substeps(t, s, num_substeps)
+    return rollout(teacher, z_t, conditions, grid, guidance, network=network)

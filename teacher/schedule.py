@@ -97,6 +97,28 @@ class NoiseSchedule:
             return (t * self.num_train_timesteps - 1).clamp_min(0)
         return self._sigma_edm(t).log() / 4
 
+    def level(self, t: Time) -> Tensor:
+        """sigma/(alpha + sigma), 0 (data) to 1 (noise): how noisy t is, comparable between families; float64."""
+        alpha, sigma = self._alpha_sigma(t)
+        return sigma / (alpha + sigma)
+
+    def time_of_level(self, level: Time) -> Tensor:
+        """The inverse of `level`; float64, () or (B,). Levels that the schedule never reaches give the nearest time.
+
+        An edm schedule's least level is that of sigma_min, just above t = 0: its network knows none below.
+        """
+        level = _checked(level)
+        if self.kind == "flow":
+            return level
+        if self.kind == "edm":
+            low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+            return (((level / (1 - level)) ** (1 / self.rho) - low) / (high - low)).clamp(1e-12, 1)
+        angle = torch.atan2(level, 1 - level).clamp_max(self._angles[-1])
+        above = torch.searchsorted(self._angles, angle).clamp_min(1)
+        below = above - 1
+        part = (angle - self._angles[below]) / (self._angles[above] - self._angles[below])
+        return (below + part) / (len(self._angles) - 1)
+
     def grid(self, num_steps: int) -> Tensor:
         """num_steps + 1 times from 1 to 0. Nested: grid(n) is grid(k n)[::k]."""
         return self.substeps(1.0, 0.0, num_steps)
@@ -159,6 +181,18 @@ class NoiseSchedule:
     def add_noise(self, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
         """z_t = alpha_t x0 + sigma_t eps."""
         return _mix(self.alpha(t), x0, self.sigma(t), eps)
+
+    def renoise(self, z_s: Tensor, s: Time, t: Time, eps: Tensor) -> Tensor:
+        """z_t of the same clip with fresh noise eps added; s < 1 and t >= s, and z_s itself where t is s.
+
+        If z_s is alpha_s x0 + sigma_s times unit noise, z_t is so at t: variances add.
+        """
+        alpha_s, sigma_s = self._alpha_sigma(s)
+        alpha_t, sigma_t = self._alpha_sigma(t)
+        if bool((sigma_t < sigma_s).any()) or bool((alpha_s == 0).any()):
+            raise ValueError(f"no noise leads from s = {s} to t = {t}: s must be below 1 (noise) and t not below s")
+        keep = alpha_t / alpha_s
+        return _mix(keep, z_s, (sigma_t**2 - (keep * sigma_s) ** 2).clamp_min(0).sqrt(), eps)
 
     def step(self, z_t: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """z_s after one deterministic step (DDIM = Euler) from t > 0 with the clean latents x0."""

@@ -1,4 +1,4 @@
-"""What every test may ask for: one thread, and a random teacher that samples in a blink."""
+"""What every test may ask for: one thread, and random teachers, one per family, that sample in a blink."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
     AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    DDIMScheduler,
     FlowMapEulerDiscreteScheduler,
+    UNetMotionModel,
     WanPipeline,
     WanTransformer3DModel,
 )
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.shapes.text import TEXT_DIM, make_text_encoder, make_tokenizer
@@ -22,9 +31,21 @@ from fewstep.teacher.shapes.text import TEXT_DIM, make_text_encoder, make_tokeni
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
 
 
-def tiny_transformer(seed: int) -> Any:
-    """diffusers' own test size, without its small weights: text and time must matter."""
+def randomized(denoiser: Any, seed: int) -> Any:
+    """The denoiser without its small first weights: text and time must matter."""
     torch.manual_seed(seed)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser
+
+
+def save_tiny(pipeline: Any, folder: Path, num_frames: int) -> None:
+    pipeline.save_pretrained(folder)
+    (folder / "fewstep.json").write_text(json.dumps({"num_frames": num_frames, "height": 16, "width": 16, "fps": 8}))
+
+
+def tiny_transformer(seed: int) -> Any:
+    """diffusers' own test size."""
     transformer: Any = WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
@@ -39,9 +60,7 @@ def tiny_transformer(seed: int) -> Any:
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
     )
-    for parameter in transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return transformer
+    return randomized(transformer, seed)
 
 
 def save_tiny_wan(folder: Path, experts: int = 1, **config: Any) -> None:
@@ -63,8 +82,98 @@ def save_tiny_wan(folder: Path, experts: int = 1, **config: Any) -> None:
         transformer_2=tiny_transformer(2) if experts == 2 else None,
         **config,
     )
-    pipeline.save_pretrained(folder)
-    (folder / "fewstep.json").write_text(json.dumps({"num_frames": 9, "height": 16, "width": 16, "fps": 8}))
+    save_tiny(pipeline, folder, num_frames=9)
+
+
+def save_tiny_cogvideox(folder: Path, **config: Any) -> None:
+    """Writes a random CogVideoXPipeline, as 5B unless `config`, that of the transformer, says otherwise."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    transformer = CogVideoXTransformer3DModel(
+        **{
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,  # the least that rotary embeddings of three axes go into
+            "in_channels": 4,
+            "out_channels": 4,
+            "time_embed_dim": 16,
+            "text_embed_dim": 32,
+            "num_layers": 4,
+            "sample_width": 2,
+            "sample_height": 2,
+            "sample_frames": 9,
+            "max_text_seq_length": 16,
+            "use_rotary_positional_embeddings": True,
+            **config,
+        }
+    )
+    pipeline: Any = CogVideoXPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(
+            T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4)
+        ),
+        vae=AutoencoderKLCogVideoX(
+            block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
+        ),
+        transformer=randomized(transformer, seed=1),
+        scheduler=CogVideoXDDIMScheduler(
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            snr_shift_scale=1.0,
+            timestep_spacing="trailing",
+        ),
+    )
+    save_tiny(pipeline, folder, num_frames=9)
+
+
+def save_tiny_animatediff(folder: Path, **config: Any) -> None:
+    """Writes a random AnimateDiffPipeline; `config` is that of the UNet."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 77  # the pipeline pads to what its tokenizer says
+    unet = UNetMotionModel(
+        **{
+            "sample_size": 8,
+            "block_out_channels": (8, 16),
+            "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
+            "norm_num_groups": 2,
+            "cross_attention_dim": 16,
+            "num_attention_heads": 2,
+            "motion_num_attention_heads": 2,
+            **config,
+        }
+    )
+    pipeline: Any = AnimateDiffPipeline(
+        tokenizer=tokenizer,
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        ),
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=2,
+        ),
+        unet=randomized(unet, seed=1),
+        motion_adapter=None,
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="linear",
+            clip_sample=False,
+            timestep_spacing="trailing",
+        ),
+    )
+    save_tiny(pipeline, folder, num_frames=4)
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +194,31 @@ def tiny_wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_teacher(tiny_wan_folder: Path) -> Teacher:
     """The teacher of that folder, shared by all tests: whoever frees a part of it loads their own."""
     return load_teacher(tiny_wan_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def make_tiny_cogvideox() -> Callable[..., None]:
+    """`save_tiny_cogvideox`, for tests that need a variant."""
+    return save_tiny_cogvideox
+
+
+@pytest.fixture(scope="session")
+def tiny_cogvideox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CogVideoX pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-cogvideox")
+    save_tiny_cogvideox(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_tiny_animatediff() -> Callable[..., None]:
+    """`save_tiny_animatediff`, for tests that need a variant."""
+    return save_tiny_animatediff
+
+
+@pytest.fixture(scope="session")
+def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random AnimateDiff pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-animatediff")
+    save_tiny_animatediff(folder)
+    return folder

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.families.animatediff import AnimateDiffTeacher
+from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.wan import WanTeacher
 
-FAMILIES: dict[str, type[Teacher]] = {"WanPipeline": WanTeacher}  # by _class_name in model_index.json
+FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
+    "WanPipeline": WanTeacher,
+    "CogVideoXPipeline": CogVideoXTeacher,
+    "AnimateDiffPipeline": AnimateDiffTeacher,
+}

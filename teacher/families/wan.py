@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
+from fewstep.teacher.families.limits import check_frames, check_prompts, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.schedule import Time
 
@@ -34,8 +35,7 @@ class WanTeacher(Teacher):
     @torch.no_grad()
     def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
         """Text embeddings, cut behind the longest prompt."""
-        if not prompts:
-            raise ValueError("there are no prompts: pass at least one, which may be empty")
+        check_prompts(prompts)
         positive, negative = self._embed(list(prompts)), self._embed([negative_prompt])
         return Conditions(positive, negative.expand(len(prompts), -1, -1))
 
@@ -93,18 +93,9 @@ class WanTeacher(Teacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches of the autoencoder and the denoiser."""
         per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
-        if num_frames < 1 or num_frames % per_frame != 1 % per_frame:
-            raise ValueError(
-                f"{num_frames} frames cannot be made: use a multiple of {per_frame} plus 1, such as "
-                f"{max(0, num_frames - 1) // per_frame * per_frame + 1}"
-            )
+        check_frames(num_frames, per_frame)
         _, patch_height, patch_width = self._config.patch_size
-        for name, side, multiple in (
-            ("height", height, per_pixel * patch_height),
-            ("width", width, per_pixel * patch_width),
-        ):
-            if side < 1 or side % multiple:
-                raise ValueError(f"{name} {side} cannot be made: use a multiple of {multiple}")
+        check_sides(height, width, (per_pixel * patch_height, per_pixel * patch_width))
         frames = (num_frames - 1) // per_frame + 1
         return self._config.in_channels, frames, height // per_pixel, width // per_pixel
 

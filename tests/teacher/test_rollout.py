@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -48,3 +50,13 @@ def test_endpoints_of_a_batch_with_times_of_its_own(tiny_teacher: Teacher) -> No
         part = slice(i, i + 1)
         alone = endpoint(tiny_teacher, z[part], float(t[i]), float(s[i]), 3, conditions[part], 2.0)
         torch.testing.assert_close(together[part], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_another_network_is_asked_where_one_is_given(tiny_teacher: Teacher) -> None:
+    conditions, z = tiny_teacher.conditions(["a red circle"]), tiny_teacher.noise([0], SHAPE)
+    network = deepcopy(tiny_teacher.network_at(1.0))
+    own = endpoint(tiny_teacher, z, 1.0, 0.5, 2, conditions, 5.0)
+    assert torch.equal(endpoint(tiny_teacher, z, 1.0, 0.5, 2, conditions, 5.0, network), own)
+    for parameter in network.parameters():
+        parameter.mul_(1.1)
+    assert not torch.allclose(endpoint(tiny_teacher, z, 1.0, 0.5, 2, conditions, 5.0, network), own)

@@ -191,3 +191,49 @@ def test_latents_keep_their_dtype() -> None:
 def test_refusals(call: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+@schedules
+@settings(deadline=None, max_examples=30)
+@given(t=times)
+def test_levels_and_times_invert_each_other(schedule: NoiseSchedule, t: float) -> None:
+    level = schedule.level(t)
+    close(schedule.time_of_level(level), torch.tensor(t, dtype=torch.float64), 1e-9)
+    if schedule.kind == "flow":
+        assert float(level) == pytest.approx(t)
+
+
+@schedules
+def test_levels_that_a_schedule_never_reaches_give_its_nearest_time(schedule: NoiseSchedule) -> None:
+    least, most = schedule.time_of_level(torch.tensor([0.0, 1.0]))
+    assert float(most) == 1.0
+    assert float(least) < 1e-9
+    assert schedule.kind != "edm" or schedule.timestep(least).isfinite()  # a network can be asked there
+
+
+@schedules
+@settings(deadline=None, max_examples=20)
+@given(t=times, fraction=st.floats(0.0, 1.0))
+def test_renoised_latents_have_the_clip_and_the_noise_of_their_time(
+    schedule: NoiseSchedule, t: float, fraction: float
+) -> None:
+    """Linear in clip, old and new noise: the weights say all there is to say."""
+    s, (one, none) = min(t, 0.99) * fraction, torch.eye(2, dtype=torch.float64)
+    of_clip = schedule.renoise(schedule.add_noise(one, none, s), s, t, torch.zeros(2))[0]
+    of_old = schedule.renoise(schedule.add_noise(none, one, s), s, t, torch.zeros(2))[0]
+    of_new = schedule.renoise(torch.zeros(2), s, t, one)[0]
+    close(of_clip, schedule.alpha(t), 1e-6)
+    close((of_old**2 + of_new**2).sqrt(), schedule.sigma(t), 1e-6)
+
+
+@schedules
+def test_renoising_to_the_same_time_changes_nothing(schedule: NoiseSchedule) -> None:
+    z_s, s = noise(0, 3, 4), torch.tensor([0.0, 0.3, 0.9])
+    assert torch.equal(schedule.renoise(z_s, s, s, noise(1, 3, 4)), z_s)
+
+
+def test_renoising_adds_noise_only() -> None:
+    schedule, z = NoiseSchedule("flow", "flow"), noise(0, 1, 4)
+    for s, t in ((0.5, 0.4), (1.0, 1.0)):
+        with pytest.raises(ValueError, match="no noise leads"):
+            schedule.renoise(z, s, t, z)

@@ -1,0 +1,116 @@
+"""CogVideoX 1.0 and 1.5 text-to-video (arXiv 2408.06072): v-prediction from pure noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
+from torch import Tensor, nn
+
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.families.limits import check_frames, check_prompts, check_sides
+from fewstep.teacher.schedule import Time
+
+
+class CogVideoXTeacher(Teacher):
+    """Adapter for CogVideoXPipeline, whose denoiser takes latents as (B, F, C, h, w).
+
+    The denoiser of 1.5 sees patches of `patch_size_t` frames. To fill the first one, latents begin with copies
+    of their first frame: `encode` puts them there, `decode` drops them, and sampling makes them too.
+    """
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        super().__init__(pipeline, folder)
+        self._transformer: Any = pipeline.transformer
+        self._config = config = self._transformer.config
+        self._patch = (config.patch_size_t or 1, config.patch_size, config.patch_size)
+        self._per_pixel: int = pipeline.vae_scale_factor_spatial
+        height, width = config.sample_height * self._per_pixel, config.sample_width * self._per_pixel
+        self.family_fps, self.family_size = 8.0, VideoSize(config.sample_frames, height, width)
+        if config.patch_size_t:  # 1.5, whose config says how far positions reach: 2400 each way in some
+            self.family_fps = 16.0
+            self.family_size = VideoSize(config.sample_frames, min(height, 768), min(width, 1360))
+
+    @torch.no_grad()
+    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
+        """Text embeddings with all their padding: the denoiser was trained to attend to it."""
+        check_prompts(prompts)
+        positive, negative = self._embed(list(prompts)), self._embed([negative_prompt])
+        return Conditions(positive, negative.expand(len(prompts), -1, -1))
+
+    def _embed(self, prompts: list[str]) -> Tensor:
+        self._part("text_encoder")
+        length = self._config.max_text_seq_length  # 226
+        return self.pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device
+        )[0]
+
+    def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
+        """v = alpha eps - sigma x0, or what else the scheduler says."""
+        asked: Any = network or self._transformer
+        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        output = asked(
+            z_t.transpose(1, 2).to(dtype),
+            conditions.positive.to(z_t.device, dtype),
+            self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
+            image_rotary_emb=self._rotary(z_t),
+            return_dict=False,
+        )[0]
+        return output.transpose(1, 2).to(z_t.dtype)
+
+    def _rotary(self, z_t: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self._config.use_rotary_positional_embeddings:
+            return None
+        num_frames, height, width = z_t.shape[2:]
+        return self.pipeline._prepare_rotary_positional_embeddings(
+            height * self._per_pixel, width * self._per_pixel, num_frames, z_t.device
+        )
+
+    def network_at(self, t: Time) -> nn.Module:
+        """The one denoiser."""
+        return self._transformer
+
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        """The transformer blocks; diffusers names no repeated ones here."""
+        return [module for module in network.modules() if isinstance(module, CogVideoXBlock)]
+
+    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
+        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
+        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
+        return tokens.unflatten(1, grid).movedim(-1, 1)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The posterior's mode, scaled.
+
+        `invert_scale_latents` changes nothing: it is about the first frame of image-to-video pipelines.
+        """
+        vae = self._part("vae")
+        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        copies = latents[:, :, :1].expand(-1, -1, self._patch[0] - 1, -1, -1)
+        return torch.cat([copies, latents], dim=2) * vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        vae = self._part("vae")
+        latents = latents[:, :, self._patch[0] - 1 :]
+        return self.pipeline.decode_latents(latents.transpose(1, 2).to(vae.dtype)).float()
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Frames must be 8 k + 1: behind the first, the autoencoder decodes latent frames in pairs.
+
+        Height and width must be whole patches, in 1.5 not beyond the positions that the denoiser knows.
+        """
+        per_frame = self.pipeline.vae_scale_factor_temporal
+        check_frames(num_frames, per_frame * lcm(2, self._patch[0]))
+        side = lcm(8, self._per_pixel * self._patch[1])  # CogVideoXPipeline refuses what 8 does not divide
+        check_sides(height, width, (side, side))
+        most = self._config.sample_height * self._per_pixel, self._config.sample_width * self._per_pixel
+        if self._config.patch_size_t and (height > most[0] or width > most[1]):
+            raise ValueError(f"{height} x {width} pixels cannot be made: use at most {most[0]} x {most[1]}")
+        frames = (num_frames - 1) // per_frame + self._patch[0]
+        return self._config.in_channels, frames, height // self._per_pixel, width // self._per_pixel

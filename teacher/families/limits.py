@@ -1,0 +1,27 @@
+"""What a family cannot be asked for, refused with a sentence that says what it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises ValueError when there is no prompt."""
+    if not prompts:
+        raise ValueError("there are no prompts: pass at least one, which may be empty")
+
+
+def check_frames(num_frames: int, multiple: int) -> None:
+    """Raises ValueError unless `num_frames` is one frame and then whole groups of `multiple`."""
+    if num_frames < 1 or (num_frames - 1) % multiple:
+        raise ValueError(
+            f"{num_frames} frames cannot be made: use a multiple of {multiple} plus 1, such as "
+            f"{max(0, num_frames - 1) // multiple * multiple + 1}"
+        )
+
+
+def check_sides(height: int, width: int, multiples: tuple[int, int]) -> None:
+    """Raises ValueError unless height and width are multiples, above 0, of the two numbers."""
+    for name, side, multiple in zip(("height", "width"), (height, width), multiples, strict=True):
+        if side < 1 or side % multiple:
+            raise ValueError(f"{name} {side} cannot be made: use a multiple of {multiple}")

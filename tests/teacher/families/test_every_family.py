@@ -1,0 +1,174 @@
+"""What holds for every family: the rest of the project relies on this and on nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.families import FAMILIES
+
+PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
+FOLDERS = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> Teacher:
+    return load_teacher(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def conditions(teacher: Teacher) -> Conditions:
+    return teacher.conditions(PROMPTS, "blurry")
+
+
+@pytest.fixture
+def z(teacher: Teacher) -> Tensor:
+    size = teacher.default_size()
+    assert size is not None
+    return teacher.noise([0, 1], teacher.latent_shape(size.num_frames, 32, 48))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+def lora_copy(teacher: Teacher) -> Any:
+    """A copy with adapters wherever it may have them."""
+    student: Any = copy.deepcopy(teacher.network_at(1.0))
+    layers = {name: module for name, module in student.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    inside = [name for name in layers if "block" in name.split(".")[0]]
+    student.add_adapter(LoraConfig(r=2, target_modules=inside))
+    return student
+
+
+def test_all_families_are_here(request: pytest.FixtureRequest) -> None:
+    indices = [request.getfixturevalue(name) / "model_index.json" for name in FOLDERS]
+    assert {json.loads(index.read_text())["_class_name"] for index in indices} == set(FAMILIES)
+
+
+def test_videos_become_latents_and_come_back(teacher: Teacher) -> None:
+    size = teacher.default_size()
+    assert size is not None
+    video = torch.rand(2, 3, *size) * 2 - 1
+    latents = teacher.encode(video)
+    assert latents.shape == (2, *teacher.latent_shape(*size)) and latents.dtype == torch.float32
+    decoded = teacher.decode(latents)
+    assert decoded.shape == video.shape and decoded.dtype == torch.float32
+
+
+def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    t, empty = torch.tensor([1.0, 0.4]), teacher.conditions(["", ""])
+    c = teacher.denoise(z, t, conditions)
+    assert c.shape == z.shape and c.dtype == torch.float32
+    close(c, teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t))
+    u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, teacher.conditions(PROMPTS), 5.0)
+    close(guided, u + 5 * (c - u))
+
+
+def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    """Otherwise parity would be empty."""
+    found = teacher.predict(z, 0.7, conditions)
+    assert float((found - teacher.predict(z, 0.7, conditions[[1, 0]])).abs().max()) > 1e-3
+    assert float((found - teacher.predict(z, 0.3, conditions)).abs().max()) > 1e-3
+
+
+def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    t = torch.tensor([0.9, 0.4])
+    together = teacher.denoise(z, t, conditions, 5.0)
+    for i in range(2):
+        close(teacher.denoise(z[i : i + 1], float(t[i]), conditions[i : i + 1], 5.0), together[i : i + 1])
+
+
+def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    student = copy.deepcopy(teacher.network_at(1.0)).requires_grad_(True)
+    found = teacher.denoise(z, 0.7, conditions, 5.0, student)
+    assert torch.equal(found, teacher.denoise(z, 0.7, conditions, 5.0))
+    found.square().mean().backward()
+    assert all(p.grad is not None for p in student.parameters())
+    assert not any(p.requires_grad for p in teacher.network_at(1.0).parameters())
+
+
+def test_adapters_learn_and_the_rest_does_not(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    student = lora_copy(teacher)
+    found = teacher.denoise(z, 0.7, conditions, network=student)
+    close(found.detach(), teacher.denoise(z, 0.7, conditions))  # a fresh adapter adds nothing
+    found.square().mean().backward()
+    trained = {name for name, p in student.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert trained and all("lora_B" in name for name in trained)  # A learns once B is not zero
+    assert len(teacher.taps(student)) == 3
+
+
+def test_blocks_hold_what_is_trained(teacher: Teacher) -> None:
+    network = teacher.network_at(1.0)
+    blocks = teacher.blocks(network)
+    inside = sum(p.numel() for block in blocks for p in block.parameters())
+    assert len(set(blocks)) == len(blocks) >= 4 and inside > 0.5 * sum(p.numel() for p in network.parameters())
+
+
+def test_blocks_are_in_the_order_in_which_they_run(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    blocks, ran = teacher.blocks(teacher.network_at(1.0)), []
+    handles = [block.register_forward_hook(lambda module, *_: ran.append(module)) for block in blocks]
+    teacher.predict(z, 0.7, conditions)
+    for handle in handles:
+        handle.remove()
+    assert ran == blocks
+
+
+def test_features_have_gradients_to_what_was_seen(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    z.requires_grad_()
+    features = teacher.features(z, 0.7, conditions)
+    assert len(features) == 3
+    for feature in features:
+        assert feature.ndim == 5 and len(feature) == 2 and feature.shape[2] == z.shape[2]
+        assert feature.shape[3] * 6 == feature.shape[4] * 4  # as high and wide as the clip
+    torch.stack([feature.square().mean() for feature in features]).sum().backward()
+    assert z.grad is not None and bool(z.grad.flatten(1).any(dim=1).all())
+
+
+def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    """What changes most, where the first block sees a changed last corner, is that corner."""
+    changed, first = z.clone(), 1 / len(teacher.blocks(teacher.network_at(1.0)))
+    changed[:, :, -1, -2:, -2:] += 10
+    before, after = (teacher.features(x, 0.5, conditions, (first,))[0] for x in (z, changed))
+    moved = (after - before).square().sum(dim=1)[0]
+    place = (moved == moved.max()).nonzero()[0].tolist()
+    assert all(i + 1 > 0.75 * n for i, n in zip(place, moved.shape, strict=True))
+
+
+def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
+    half = load_teacher(folder, torch.bfloat16, "cpu")
+    found = half.denoise(z, 0.7, half.conditions(PROMPTS), 5.0)
+    assert found.dtype == torch.float32 and bool(found.isfinite().all())
+    assert half.decode(half.encode(torch.zeros(1, 3, *(half.default_size() or ())))).dtype == torch.float32
+
+
+def test_what_was_freed_is_missed_in_one_sentence(folder: Path) -> None:
+    teacher = load_teacher(folder, device="cpu")
+    teacher.free_text()
+    teacher.free_vae()
+    assert teacher.latent_shape(*(teacher.default_size() or (0, 0, 0)))
+    for ask in (lambda: teacher.conditions(["x"]), lambda: teacher.encode(torch.zeros(1, 3, 1, 16, 16))):
+        with pytest.raises(ValueError, match="was freed from memory: load the teacher again"):
+            ask()
+    with pytest.raises(ValueError, match="vae was freed"):
+        teacher.decode(torch.zeros(1, 4, 3, 2, 2))
+
+
+def test_no_prompts(teacher: Teacher) -> None:
+    with pytest.raises(ValueError, match="no prompts"):
+        teacher.conditions([])

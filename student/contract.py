@@ -96,9 +96,7 @@ class SamplingContract(BaseModel):
         """The clip the student was trained on."""
         return VideoSize(self.num_frames, self.height, self.width)
 
-    def check(
-        self, steps: int | None = None, shift: float | None = None, guidance: float | None = None
-    ) -> None:
+    def check(self, steps: int | None = None, shift: float | None = None, guidance: float | None = None) -> None:
         """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing."""
         asked = {"steps": steps, "shift": shift, "guidance": guidance}
         for name, value in asked.items():
@@ -144,4 +142,6 @@ def read_contract(folder: Path) -> SamplingContract:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{path} is not whole ({where}: {first['msg']}): restore it, or train the student again") from error
+        raise ValueError(
+            f"{path} is not whole ({where}: {first['msg']}): restore it, or train the student again"
+        ) from error

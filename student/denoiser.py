@@ -51,7 +51,9 @@ class Roles:
         self._adapted = train == "lora"
         # weights that adapters are put on: the teacher's, unless an earlier stage left its own
         self._base = load_network(self.backbone, start) if start and not is_adapter(start) else self.backbone
-        self.student = self._adapted_student(start, rank, alpha, targets) if self._adapted else self._full_student(start)
+        self.student = (
+            self._adapted_student(start, rank, alpha, targets) if self._adapted else self._full_student(start)
+        )
         self.supervisor = self._supervisor(start, supervisor)
         trained = adapter_parameters(self.student, ADAPTER) if self._adapted else self.student.named_parameters()
         self.parameters: dict[str, nn.Parameter] = dict(trained)

@@ -24,13 +24,9 @@ class Student:
     network: nn.Module
     contract: SamplingContract
 
-    def sample(
-        self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None
-    ) -> Tensor:
+    def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape, on the contract's nodes."""
-        return rollout(
-            self.teacher, z, conditions, self.contract.grid, self.contract.guidance, on_step, self.network
-        )
+        return rollout(self.teacher, z, conditions, self.contract.grid, self.contract.guidance, on_step, self.network)
 
 
 def is_student(folder: Path) -> bool:

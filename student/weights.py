@@ -20,7 +20,8 @@ def is_adapter(folder: Path) -> bool:
 
 def save_network(network: Any, folder: Path) -> None:
     """Writes config and safetensors weights, as plain diffusers reads them."""
-    network.save_pretrained(folder, safe_serialization=True)
+    with without_bars():
+        network.save_pretrained(folder, safe_serialization=True)
 
 
 def load_network(like: Any, folder: Path) -> nn.Module:

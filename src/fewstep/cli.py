@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from fewstep import __version__
 from fewstep.commands.data import data_app
 from fewstep.commands.demo import demo
+from fewstep.commands.run import run
 from fewstep.commands.sample import sample
 from fewstep.commands.teacher import teacher_app
 
@@ -60,6 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo)
+app.command("run")(run)
 app.command("sample")(sample)
 app.add_typer(data_app, name="data")
 app.add_typer(teacher_app, name="teacher")

@@ -1,4 +1,4 @@
-"""`fewstep sample`: clips from a teacher."""
+"""`fewstep sample`: clips from a teacher, or from a student on the nodes of its contract."""
 
 from __future__ import annotations
 
@@ -8,22 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance, load, size_of
+from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance, load
+from fewstep.commands.sample_plan import Asked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.commands.sample_plan import Plan
 
 
 def sample(
-    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="shapes, a diffusers folder or a hub id.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="shapes, a diffusers folder, a hub id, or a run's folder.")
+    ],
     out: Annotated[Path, typer.Option(help="clip.mp4, clip.gif, or sheet.png for a contact sheet.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    steps: Annotated[int, typer.Option(min=1, help="Steps from noise to video.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 5.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps from noise to video; a student's own, of a teacher 50.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance; a student has it inside, of a teacher 5.")
+    ] = None,
+    shift: Annotated[
+        float | None, typer.Option(min=0.001, help="Bends the steps' times towards noise; the model's own by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")
     ] = 0,
@@ -35,18 +46,23 @@ def sample(
     dtype: Annotated[DType, typer.Option(help="Precision of the denoiser.")] = "float32",
     device: Device = None,
 ) -> None:
-    """Make clips from prompts with a teacher."""
+    """Make clips from prompts with a teacher or a student."""
+    from fewstep.student.loading import is_student
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
-    check_guidance(guidance)
+    if guidance is not None:
+        check_guidance(guidance)
     if fps is not None:
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
-    loaded = load(teacher, dtype, device)
-    size = size_of(loaded, frames, height, width)
-    clips = _clips(loaded, wanted, negative_prompt, size, steps, guidance, seed, batch)
-    _write(out, clips, wanted, loaded.default_fps() if fps is None else fps)
+    asked = Asked(steps, guidance, shift, negative_prompt, frames, height, width)
+    if is_student(Path(source).expanduser()):
+        plan = asked.of_student(Path(source).expanduser(), force, dtype, device)
+    else:
+        plan = asked.of_teacher(load(source, dtype, device))
+    clips = _clips(plan, wanted, negative_prompt, seed, batch)
+    _write(out, clips, wanted, plan.fps if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -58,16 +74,7 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def _clips(
-    teacher: Teacher,
-    prompts: list[str],
-    negative_prompt: str,
-    size: VideoSize,
-    steps: int,
-    guidance: float,
-    seed: int,
-    batch: int,
-) -> Iterator[Tensor]:
+def _clips(plan: Plan, prompts: list[str], negative_prompt: str, seed: int, batch: int) -> Iterator[Tensor]:
     """One clip (3, F, H, W) in -1..1 per prompt, under a progress bar."""
     import torch
     from rich.console import Console
@@ -75,16 +82,18 @@ def _clips(
 
     from fewstep.teacher.rollout import rollout
 
-    shape, grid = teacher.latent_shape(*size), teacher.schedule.grid(steps)
+    teacher, shape = plan.teacher, plan.teacher.latent_shape(*plan.size)
     starts = range(0, len(prompts), batch)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("sampling", total=len(starts) * steps)
+        bar = progress.add_task("sampling", total=len(starts) * (len(plan.grid) - 1))
         for start in starts:
             some = prompts[start : start + batch]
             z = teacher.noise(range(seed + start, seed + start + len(some)), shape)
             conditions = teacher.conditions(some, negative_prompt)
-            latents = rollout(teacher, z, conditions, grid, guidance, lambda _: progress.advance(bar))
+            latents = rollout(
+                teacher, z, conditions, plan.grid, plan.guidance, lambda _: progress.advance(bar), plan.network
+            )
             with torch.no_grad():
                 yield from teacher.decode(latents)
 

@@ -1,0 +1,38 @@
+"""A stage in the middle of its training, on disk: everything that a resume needs to go on bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from fewstep.teacher.atomic import whole_file
+
+FILE_NAME = "state.pt"
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Replaces the run's checkpoint, whole or not at all."""
+    with (
+        whole_file(folder / FILE_NAME) as part,
+        part.open("wb") as file,
+    ):  # open: else a full disk is a riddle of torch's
+        torch.save(state, file)
+
+
+def load_state(folder: Path, stage: str) -> dict[str, Any] | None:
+    """The checkpoint of this stage, None when there is none or it is of another stage.
+
+    Raises ValueError for a file that is broken; it holds tensors and numbers only and never runs code.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        return state if state["stage"] == stage else None
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is broken ({reason}): delete it to begin the stage {stage} again") from error

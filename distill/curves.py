@@ -1,0 +1,72 @@
+"""Curves of a stage: a line of JSON per point, for reports, and whichever tracker people look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+
+
+class Curves:
+    """Writes `curves/<stage>.jsonl` and a tracker of accelerate's; points after `step` are taken back on a resume."""
+
+    def __init__(self, folder: Path, stage: str, accelerator: Accelerator, tracker: str, step: int) -> None:
+        self._path = folder / "curves" / f"{stage}.jsonl"
+        self._main = accelerator.is_main_process
+        self._tracker: GeneralTracker | None = None
+        if not self._main:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_curve(self._path) if line["step"] <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        if tracker != "none":
+            self._tracker = _tracker(tracker, folder, stage, step)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """One point: the figures after `step` steps."""
+        if not self._main:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        if self._tracker is not None:
+            self._tracker.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        """Flushes the tracker."""
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The points of a curve; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+def _tracker(name: str, folder: Path, stage: str, step: int) -> Any:
+    """accelerate's tracker of this name. Raises ValueError when its library is not installed."""
+    from accelerate import tracking
+
+    kinds: dict[str, Any] = {"wandb": tracking.WandBTracker, "trackio": tracking.TrackioTracker}
+    try:
+        if name == "tensorboard":  # after a resume, what was logged beyond the checkpoint is hidden
+            found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step)
+        else:
+            found = kinds[name](f"{folder.name}-{stage}")
+        found.start()
+        return found
+    except (ImportError, NameError) as error:
+        raise ValueError(
+            f"logging.tracker is {name}, which is not installed: `pip install {name}`, or use tensorboard"
+        ) from error

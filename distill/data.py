@@ -1,0 +1,92 @@
+"""The clips of a run: a dataset that is there, or one made from videos or the teacher's rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.dataset import Source, write_dataset
+from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
+from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
+from fewstep.teacher.decode_video import ClipShape
+from fewstep.teacher.manifest import Manifest, read_manifest
+
+_ROWS_PER_SHARD = 64
+Plan = tuple[Manifest, Source]
+
+
+def make_data(
+    settings: RolloutData | VideoData | DatasetData,
+    teacher: Teacher,
+    name: str,
+    size: VideoSize,
+    out: Path,
+    on_clip: Callable[[int, int], None],
+) -> Path:
+    """The dataset's folder: `out`, unless it is there already; a killed run goes on where it stopped.
+
+    name: the teacher's, for the manifest. on_clip is called with the clips done and those planned. Raises ValueError
+    for prompts, videos or captions that cannot be read.
+    """
+    if isinstance(settings, DatasetData):
+        return settings.folder
+    if isinstance(settings, RolloutData):
+        plan, source = _rollouts(settings, teacher, name, size)
+    else:
+        plan, source = _videos(settings, teacher, name, size, out)
+    done = read_manifest(out).num_done if (out / "manifest.json").exists() else 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        on_clip(done, plan.items)
+
+    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance)
+    return out
+
+
+def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize) -> Plan:
+    prompts, shape = read_prompts(settings.prompts), teacher.latent_shape(*size)
+    plan = plan_dataset(
+        "rollouts",
+        teacher,
+        name,
+        [[prompt] for prompt in prompts] * settings.count,
+        latent_shape=shape,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        negative_prompt=settings.negative_prompt,
+        seed=settings.seed,
+        source=str(settings.prompts),
+        rows_per_shard=_ROWS_PER_SHARD,
+        **size._asdict(),
+    )
+    source = Rollouts(
+        teacher, prompts, shape, settings.steps, settings.guidance, settings.seed, settings.negative_prompt,
+        batch_size=settings.batch,
+    )  # fmt: skip
+    return plan, source
+
+
+def _videos(settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path) -> Plan:
+    files = list_files(settings.folder, out)
+    captions = read_captions(files, settings.folder, settings.captions)
+    clip = ClipShape(*size, fps=teacher.default_fps())
+    relative = [path.relative_to(settings.folder).as_posix() for path in files]
+    plan = plan_dataset(
+        "videos",
+        teacher,
+        name,
+        [(at, path.lstat().st_size, captions.get(path)) for at, path in zip(relative, files, strict=True)],
+        latent_shape=teacher.latent_shape(*size),
+        negative_prompt=settings.negative_prompt,
+        source=str(settings.folder),
+        rows_per_shard=_ROWS_PER_SHARD,
+        start="centre",
+        **asdict(clip),
+    )
+    return plan, Videos(teacher, settings.folder, files, captions, clip, batch_size=settings.batch)

@@ -1,0 +1,148 @@
+"""What a recipe will cost before it runs: calls of each network, and the memory that weights take."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, replace
+from typing import Literal
+
+from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.settings import RolloutData, Stage
+
+Precision = Literal["float32", "bfloat16"]
+
+GIB = 2**30
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How often one clip goes through a network, on one process.
+
+    A guided forward counts twice. `supervisor` are forwards only; those of the student include forwards that are
+    computed again for gradient checkpointing; the discriminator's are of its backbone, whose backward passes reach
+    the endpoint (the student learns) or the backbone itself (if it is trained).
+    """
+
+    supervisor: int = 0
+    student_forward: int = 0
+    student_backward: int = 0
+    discriminator_forward: int = 0
+    discriminator_backward: int = 0
+
+    def __add__(self, other: Calls) -> Calls:
+        return Calls(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: int) -> Calls:
+        return Calls(*(times * count for count in astuple(self)))
+
+
+def rollout_calls(data: RolloutData, num_prompts: int) -> int:
+    """Forwards of single clips by the teacher for all samples of the data, over all processes."""
+    return num_prompts * data.count * data.steps * _branches(data.guidance)
+
+
+def stage_calls(stage: Stage, gradient_checkpointing: bool = False) -> Calls:
+    """All calls of a stage on one process.
+
+    Starts between two nodes take fewer substeps than counted here; samples drawn to look at are not counted.
+    """
+    lesson = Calls(supervisor=stage.batch * stage.substeps * _branches(stage.guidance))
+    forwards = 2 if gradient_checkpointing else 1
+    learn = Calls(student_forward=forwards * stage.batch, student_backward=stage.batch)
+    student = (lesson + learn) * stage.steps
+    if not isinstance(stage.objective, Adversarial):
+        return student
+    return student + _adversarial_calls(stage, stage.objective, lesson)
+
+
+def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls) -> Calls:
+    """The discriminator's turns, and what it is asked in the student's."""
+    batch, starts = stage.batch, stage.batch if objective.conditional else 0  # conditional: it reads z_t too
+    read_both = Calls(discriminator_forward=2 * batch + starts)
+    if objective.discriminator.backbone != "frozen":
+        read_both = replace(read_both, discriminator_backward=2 * batch + starts)
+    turns = objective.warmup + stage.steps * objective.discriminator_steps
+    judge = (lesson + Calls(student_forward=batch) + read_both) * turns
+    if objective.r1 or objective.r2:
+        # every n-th step from step 0 on, to which all of the warm-up belongs
+        counting = -(-stage.steps // objective.penalty_every)
+        judge += read_both * (objective.warmup + counting * objective.discriminator_steps)
+    # real and fake are read apart, and gradients reach the student through the fake alone
+    ask = Calls(discriminator_forward=2 * (batch + starts), discriminator_backward=batch)
+    return judge + ask * stage.steps
+
+
+def total_calls(recipe: Recipe) -> Calls:
+    """All stages together, on one process."""
+    return sum((stage_calls(stage, recipe.gradient_checkpointing) for stage in recipe.stages), Calls())
+
+
+@dataclass(frozen=True)
+class Share:
+    """GiB that one role takes on each process."""
+
+    role: str
+    weights: float
+    gradients: float = 0.0
+    moments: float = 0.0  # Adam's two
+    average: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """GiB."""
+        return self.weights + self.gradients + self.moments + self.average
+
+
+def stage_memory(
+    recipe: Recipe,
+    index: int,
+    num_parameters: int,
+    num_adapters: int = 0,
+    num_heads: int = 0,
+    num_discriminator_adapters: int = 0,
+    frozen: Precision = "float32",
+) -> list[Share]:
+    """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
+
+    The numbers are of parameters: the denoiser's, its adapters', the discriminator's heads' and adapters'. `frozen`
+    is the dtype of the teacher's weights; what stages leave behind is float32. Activations, which grow with clips and
+    batch, are not counted, nor are text encoder and autoencoder.
+    """
+    lora = recipe.train_of(index) == "lora"
+    own_base = index > 0 and not _is_adapter(recipe, index - 1)  # adapters on weights that are not the teacher's
+    shares = [_frozen("teacher", num_parameters, frozen)]
+    if lora and own_base:
+        shares.append(_frozen("student's base", num_parameters))
+    shares.append(_trained("student", num_adapters if lora else num_parameters, averaged=True))
+
+    supervisor = recipe.teacher_of(index)
+    if supervisor is not None:
+        if _is_adapter(recipe, supervisor):
+            shares.append(_frozen("supervisor", num_adapters))
+        elif not (lora and supervisor == recipe.start_of(index)):  # else it is the student's base
+            shares.append(_frozen("supervisor", num_parameters))
+
+    objective = recipe.stages[index].objective
+    if isinstance(objective, Adversarial):
+        own = {"frozen": 0, "lora": num_discriminator_adapters, "trained": num_parameters}
+        shares.append(_trained("discriminator", num_heads + own[objective.discriminator.backbone], averaged=False))
+    return shares
+
+
+def _is_adapter(recipe: Recipe, index: int) -> bool:
+    """Whether a stage's result is an adapter on the teacher, not a whole network."""
+    return all(recipe.train_of(i) == "lora" for i in range(index + 1))
+
+
+def _frozen(role: str, num_parameters: int, precision: Precision = "float32") -> Share:
+    return Share(role, num_parameters * _BYTES[precision] / GIB)
+
+
+def _trained(role: str, num_parameters: int, averaged: bool) -> Share:
+    once = num_parameters * _BYTES["float32"] / GIB  # whatever the forward passes compute in
+    return Share(role, once, gradients=once, moments=2 * once, average=once if averaged else 0.0)
+
+
+def _branches(guidance: float) -> int:
+    return 1 if guidance == 1 else 2

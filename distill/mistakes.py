@@ -1,0 +1,87 @@
+"""pydantic's errors as sentences: where, what was wrong, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+Schema = dict[str, Any]
+
+_IN_OUR_WORDS = {
+    "missing": "is missing, and has no default",
+    "string_type": "must be text: put it in quotes",
+    "path_type": "must be the path of a file or folder",
+    "invalid_key": "is no name of a setting",
+    "too_short": "has too few entries",
+    "too_long": "has too many entries",
+    "tuple_type": "must be a list, as in [1, 2]",
+    "model_type": "must hold settings of its own, indented below it",
+    "model_attributes_type": "must hold settings of its own, indented below it",
+}
+
+
+def sentences(error: ValidationError, schema: Schema) -> list[str]:
+    """One sentence for each mistake; `schema` is the JSON schema of the model that was validated."""
+    return [_sentence(details, schema) for details in error.errors()]
+
+
+def _sentence(details: ErrorDetails, schema: Schema) -> str:
+    path, around, here = _follow(details["loc"], schema)
+    given, context = details["input"], details.get("ctx", {})
+    match details["type"]:
+        case "extra_forbidden":
+            return f"{path} is not a setting: {_nearest(str(details['loc'][-1]), around.get('properties', ()))}"
+        case "union_tag_not_found":
+            return f"{path}.kind is missing: use {_either(here)}"
+        case "union_tag_invalid":
+            return f"{path}.kind is {context['tag']!r}: use {_either(here)}"
+        case "literal_error":
+            return f"{path} is {given!r}: use {context['expected']}"
+        case "value_error":
+            return f"{path}: {context['error']}" if path else str(context["error"])
+        case kind if kind in _IN_OUR_WORDS:
+            return f"{path} {_IN_OUR_WORDS[kind]}"
+    return f"{path} is {given!r}: {details['msg'][0].lower()}{details['msg'][1:]}"
+
+
+def _follow(location: Sequence[str | int], schema: Schema) -> tuple[str, Schema, Schema]:
+    """The dotted path as the user would write it, the schema that its last name stands in, and the one it leads to.
+
+    pydantic's location also holds the kinds of discriminated unions, which are no part of the path.
+    """
+    path: list[str] = []
+    around = here = schema
+    for part in location:
+        if "discriminator" in here:
+            here = _plain({"$ref": here["discriminator"]["mapping"][part]}, schema)
+            continue
+        path.append(str(part))
+        around = here
+        below = here.get("properties", {}).get(part) if isinstance(part, str) else here.get("items")
+        here = _plain(below or {}, schema)
+    return ".".join(path), around, here
+
+
+def _plain(node: Schema, schema: Schema) -> Schema:
+    """What a node stands for: references followed, null left out."""
+    while "$ref" in node or "anyOf" in node:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        else:
+            node = next(option for option in node["anyOf"] if option.get("type") != "null")
+    return node
+
+
+def _either(union: Schema) -> str:
+    """The kinds of a discriminated union, as a choice."""
+    *kinds, last = union["discriminator"]["mapping"]
+    return f"{', '.join(kinds)} or {last}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known := list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"use {', '.join(known)}"

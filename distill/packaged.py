@@ -1,0 +1,24 @@
+"""The recipes that ship with fewstep, by name."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+RECIPES = Path(str(files("fewstep.recipes"))).resolve()
+
+
+def recipe_names() -> list[str]:
+    """The packaged recipes of distillations, without suffix; recipes of teachers are not among them."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if "\nstages:" in path.read_text("utf-8"))
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The recipe's file: `path` itself, else the packaged one of that name. Raises ValueError when there is none."""
+    asked = Path(path).expanduser()
+    if asked.is_file():
+        return asked.resolve()
+    packaged = RECIPES / f"{asked.name.removesuffix('.yaml')}.yaml"
+    if len(asked.parts) == 1 and packaged.is_file():
+        return packaged
+    raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {', '.join(recipe_names())}")

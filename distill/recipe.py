@@ -1,0 +1,189 @@
+"""The recipe of a distillation: how a teacher of many steps becomes a student of few, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError, field_validator, model_validator
+
+from fewstep.distill.mistakes import sentences
+from fewstep.distill.objectives.base import Settings
+from fewstep.distill.overrides import apply, load_yaml, stage_names
+from fewstep.distill.packaged import RECIPES, find_recipe
+from fewstep.distill.settings import (
+    BASE,
+    Data,
+    DatasetData,
+    Gate,
+    Logging,
+    LoraSettings,
+    Objective,
+    RolloutData,
+    Seed,
+    Size,
+    Stage,
+    StudentSettings,
+    Train,
+    VideoData,
+)
+from fewstep.teacher.atomic import whole_file
+
+__all__ = [
+    "Data",
+    "DatasetData",
+    "Gate",
+    "Logging",
+    "LoraSettings",
+    "Objective",
+    "Recipe",
+    "RolloutData",
+    "Size",
+    "Stage",
+    "StudentSettings",
+    "VideoData",
+    "read_recipe",
+    "recipe_schema",
+]
+
+_OF_A_TEACHER = {"world", "judge", "autoencoder", "denoiser"}  # the recipe that `fewstep teacher train` follows
+
+
+class Recipe(Settings):
+    """A teacher, its data, a student and the stages of the relay. Each stage's student starts the next stage."""
+
+    teacher: str = "shapes"
+    """shapes, a diffusers pipeline's folder, or a hub id."""
+    seed: Seed = 0
+    """Decides everything random in training."""
+    out: Path = Path("runs/student")
+    """The run's folder; a run that stopped there goes on."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward passes."""
+    device: str | None = None
+    """cpu or cuda; null: the GPU if there is one."""
+    gradient_checkpointing: bool = False
+    """Computes activations again in the backward pass: slower, in less memory."""
+    size: Size | None = None
+    """Size of the clips; null: the teacher's own."""
+    data: Data
+    """What is trained on."""
+    student: StudentSettings = StudentSettings()
+    """What of the student is trained."""
+    logging: Logging = Logging()
+    """What a run tells and keeps."""
+    stages: tuple[Stage, ...]
+    """The relay, in order."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_half(cls, precision: Any) -> Any:
+        if precision in ("float16", "fp16", "half"):
+            raise ValueError("FP16 overflows and adversarial training diverges in it: use bfloat16, or float32")
+        return precision
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_stages(cls, values: Any) -> Any:
+        stages = values.get("stages") if isinstance(values, dict) else None
+        if not isinstance(stages, list | tuple):
+            return values
+        plain = [dict(stage) if isinstance(stage, Stage) else stage for stage in stages]
+        named = zip(plain, stage_names(plain), strict=True)
+        return values | {"stages": [s | {"name": name} if isinstance(s, dict) else s for s, name in named]}
+
+    @model_validator(mode="after")
+    def _relay_holds(self) -> Recipe:
+        if not self.stages:
+            raise ValueError("stages is empty: a relay has at least one")
+        wrong = [sentence for index in range(len(self.stages)) for sentence in self._mistakes(index)]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def teacher_of(self, index: int) -> int | None:
+        """The stage whose student supervises stage `index`; None: the base teacher."""
+        stage, earlier = self.stages[index], self.stages[:index]
+        if stage.teacher == BASE:
+            return None
+        if stage.teacher is not None:
+            return [other.name for other in earlier].index(stage.teacher)
+        fitting = [i for i, other in enumerate(earlier) if other.student_steps == stage.teacher_steps]
+        return fitting[-1] if fitting else None
+
+    def start_of(self, index: int) -> int | None:
+        """The stage whose student stage `index` goes on with; None: the base teacher."""
+        return index - 1 if index else None
+
+    def train_of(self, index: int) -> Train:
+        """Whether stage `index` trains the whole network or adapters."""
+        return self.stages[index].train or self.student.train
+
+    def dump_yaml(self) -> str:
+        """Every setting, defaults included; reads back as an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def save(self, path: Path) -> None:
+        """Writes `dump_yaml` to a file, whole or not at all."""
+        with whole_file(path) as part:
+            part.write_text(self.dump_yaml(), "utf-8")
+
+    def _mistakes(self, index: int) -> list[str]:
+        """What the stages say that does not go together."""
+        stage, earlier, place = self.stages[index], self.stages[:index], f"stages.{index}"
+        names = [other.name for other in earlier]
+        wrong = []
+        if stage.name in names:
+            wrong.append(
+                f"{place}.name: {stage.name} is the name of stages.{names.index(stage.name)} too; choose another"
+            )
+        if stage.teacher not in (None, BASE, *names):
+            return [*wrong, f"{place}.teacher: {stage.teacher} is no earlier stage; use {' or '.join((BASE, *names))}"]
+        supervisor = self.teacher_of(index)
+        if supervisor is None:
+            return wrong
+        taught = self.stages[supervisor]
+        if taught.student_steps != stage.teacher_steps:
+            wrong.append(
+                f"{place}.teacher: {taught.name} takes {taught.student_steps} steps, not {stage.teacher_steps}; set "
+                f"teacher_steps to {taught.student_steps}, or name another teacher"
+            )
+        if stage.guidance != 1:
+            wrong.append(
+                f"{place}.guidance is {stage.guidance:g}, but its teacher {taught.name} is a student with guidance "
+                f"baked in; set it to 1, or `teacher: {BASE}`"
+            )
+        return wrong
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or of a packaged one by its name, such as `shapes-4step`.
+
+    `overrides` are dotted settings such as `stages.1.lr=1e-4` or `stages.4-step.objective.r1=0.5`, with values in
+    YAML. Files that it names are looked for beside the recipe, then in the current directory, then among the packaged
+    ones, and become absolute. Raises ValueError naming everything that is wrong.
+    """
+    found = find_recipe(path)
+    try:
+        values = load_yaml(found.read_text("utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{found} is not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(values, dict) and "stages" not in values and _OF_A_TEACHER & values.keys():
+        raise ValueError(
+            f"{found} is the recipe of a teacher, not of a distillation: follow it with `fewstep teacher train`"
+        )
+    if not isinstance(values, dict):
+        raise ValueError(f"{found} holds no settings: begin with `teacher`, `data` and `stages`")
+    for override in overrides:
+        apply(override, values)
+    try:
+        return Recipe.model_validate(values, context={"folders": (found.parent, Path.cwd(), RECIPES)})
+    except ValidationError as error:
+        raise ValueError(f"{found}: {'; '.join(sentences(error, recipe_schema()))}") from error
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

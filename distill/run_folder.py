@@ -1,0 +1,87 @@
+"""The folder of a run: recipe.yaml, data/, state.pt while a stage trains, and stages/<name>/ for what is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewstep.distill.checkpoint import FILE_NAME as STATE
+from fewstep.distill.overrides import load_yaml
+from fewstep.distill.recipe import Recipe
+from fewstep.student.contract import FILE_NAME as CONTRACT
+
+# What a run may be gone on with though it was begun with another: nothing of it changes what is learned
+_FREE = ("out", "device", "logging", "gradient_checkpointing")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        """The dataset the run made for itself."""
+        return self.path / "data"
+
+    @property
+    def samples(self) -> Path:
+        """Clips made while training."""
+        return self.path / "samples"
+
+    def stage(self, name: str) -> Path:
+        """A stage's weights, contract and result; there once it is finished."""
+        return self.path / "stages" / name
+
+    def finished(self, name: str) -> bool:
+        """Whether a stage is done."""
+        return (self.stage(name) / CONTRACT).is_file()
+
+    def result(self, name: str) -> dict[str, Any]:
+        """What a finished stage measured."""
+        found: dict[str, Any] = json.loads((self.stage(name) / "result.json").read_text("utf-8"))
+        return found
+
+    def begin(self, recipe: Recipe) -> None:
+        """Keeps the resolved recipe. Raises ValueError when another one was begun here."""
+        kept = self.path / "recipe.yaml"
+        if kept.exists():
+            begun = load_yaml(kept.read_text("utf-8"))
+            changed = _differences(begun, recipe.model_dump(mode="json"))
+            if changed:
+                raise ValueError(
+                    f"{self.path} was begun with another {', '.join(changed)}: run it with the same recipe, or choose "
+                    "another folder with --set out=DIR"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        recipe.save(kept)
+
+    def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
+        """A stage's folder appears whole: `write` fills it, `result` is kept beside; then its checkpoint may go."""
+        folder = self.stage(name)
+        part = folder.with_name(f".{name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(part)
+        (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+        os.replace(part, folder)
+        (self.path / STATE).unlink(missing_ok=True)
+        return folder
+
+
+def _differences(begun: Any, now: Any, above: str = "") -> list[str]:
+    """Dotted names of the settings that differ and may not."""
+    if isinstance(begun, dict) and isinstance(now, dict):
+        keys = [key for key in {**begun, **now} if above or key not in _FREE]
+        return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.")]
+    if isinstance(begun, list) and isinstance(now, list) and len(begun) == len(now):
+        return [
+            name for i, (a, b) in enumerate(zip(begun, now, strict=True)) for name in _differences(a, b, f"{above}{i}.")
+        ]
+    return [] if begun == now else [above.rstrip(".")]

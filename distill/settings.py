@@ -1,0 +1,229 @@
+"""What a recipe's parts may say: data, student, stages, logging and gates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.base import Settings
+from fewstep.distill.objectives.progressive import Progressive
+from fewstep.teacher.schedule import substeps_per_step
+
+BASE = "base"  # the base teacher, among the names of stages
+
+Train = Literal["full", "lora"]
+Objective = Annotated[Progressive | Adversarial, Field(discriminator="kind")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Start = Annotated[float, Field(gt=0, le=1)]
+
+
+def _find(path: Path, info: ValidationInfo) -> Path:
+    """An existing path, looked for in `folders` of the validation context; without a context, as it is."""
+    folders: tuple[Path, ...] = (info.context or {}).get("folders", ())
+    found = next((there for folder in folders if (there := folder / path.expanduser()).exists()), None)
+    if folders and found is None:
+        places = " or ".join(dict.fromkeys(map(str, folders)))
+        sought = f"there is no {path}" if path.is_absolute() else f"there is no {path} in {places}"
+        raise ValueError(f"{sought}: name one that exists, as in --set data.{info.field_name}=PATH")
+    return path if found is None else found.resolve()
+
+
+Found = Annotated[Path, AfterValidator(_find)]
+
+
+class Size(Settings):
+    """Size of a clip."""
+
+    num_frames: PositiveInt
+    """Frames of a clip."""
+    height: PositiveInt
+    """Pixels."""
+    width: PositiveInt
+    """Pixels."""
+
+
+class RolloutData(Settings):
+    """The teacher's own guided samples: no real video is needed (arXiv 2403.12706)."""
+
+    kind: Literal["rollouts"]
+    """The teacher's own guided samples."""
+    prompts: Found
+    """A text file with one prompt per line."""
+    count: PositiveInt = 1
+    """Samples of each prompt, from other noise."""
+    steps: PositiveInt = 32
+    """Teacher steps of each sample."""
+    guidance: FiniteFloat = 5.0
+    """Classifier-free guidance u + w (c - u) of the samples; 1 is none."""
+    seed: Seed = 0
+    """Decides every sample's noise."""
+    batch: PositiveInt = 16
+    """Samples at a time, as memory allows."""
+    negative_prompt: str = ""
+    """Prompt of the unconditional branch, here and where a stage is guided."""
+
+
+class VideoData(Settings):
+    """A folder of captioned videos."""
+
+    kind: Literal["videos"]
+    """A folder of captioned videos."""
+    folder: Found
+    """Video files, in sub-folders as well."""
+    captions: Found | None = None
+    """A .csv or .jsonl table; without it clip.txt describes clip.mp4."""
+    batch: PositiveInt = 16
+    """Clips at a time, as memory allows."""
+    negative_prompt: str = ""
+    """Prompt of the unconditional branch where a stage is guided."""
+
+
+class DatasetData(Settings):
+    """A dataset that `fewstep data` made with the same teacher."""
+
+    kind: Literal["dataset"]
+    """A dataset on disk."""
+    folder: Found
+    """The folder with its manifest.json."""
+
+
+Data = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (arXiv 2106.09685) in place of the whole network."""
+
+    rank: PositiveInt = 64
+    """Rank of each adapter."""
+    alpha: PositiveFloat = 64.0
+    """The adapters count alpha / rank times."""
+    targets: tuple[str, ...] | None = None
+    """Names of modules; null: every linear and convolution of the blocks, but neither in- and out-layers nor shared
+    time embeddings."""
+
+
+class StudentSettings(Settings):
+    """What of the student is trained."""
+
+    train: Train = "full"
+    """The whole network, or adapters on it. A stage that trains fully after adapters merges them first."""
+    lora: LoraSettings = LoraSettings()
+    """The adapters."""
+
+
+class Logging(Settings):
+    """What a run tells and keeps while it trains."""
+
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where curves go."""
+    every: PositiveInt = 10
+    """Student steps between two points of a curve."""
+    samples_every: PositiveInt = 500
+    """Student steps between two sets of sample clips."""
+    prompts: tuple[str, ...] = ()
+    """Prompts of the sample clips; without any there are none."""
+    save_seconds: PositiveFloat = 120.0
+    """Seconds between two checkpoints."""
+
+
+class Gate(Settings):
+    """What a stage's student must reach, or the run ends there."""
+
+    metric: Literal["endpoint_error", "prompt_accuracy"]
+    """How far the student lands from its teacher, or how often a clip shows what its caption says."""
+    at_most: FiniteFloat | None = None
+    """The metric's upper limit."""
+    at_least: FiniteFloat | None = None
+    """The metric's lower limit."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Gate:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("a gate has exactly one limit: give either at_most or at_least")
+        return self
+
+
+class Stage(Settings):
+    """teacher_steps -> student_steps, with one objective and a budget."""
+
+    name: str = ""
+    """Unique; by default 4-step, 4-step-adversarial, 4-step-adversarial-2 ..."""
+    teacher_steps: PositiveInt
+    """Steps of whoever supervises, over the whole of time."""
+    student_steps: PositiveInt
+    """Steps of the student; they divide teacher_steps."""
+    teacher: str | None = None
+    """Who supervises: `base`, or the name of an earlier stage. Null: the last earlier stage with teacher_steps student
+    steps, else the base teacher."""
+    guidance: FiniteFloat = 1.0
+    """Classifier-free guidance u + w (c - u) of the base teacher, baked into the student. Students take none."""
+    train: Train | None = None
+    """Null: as `student.train` says."""
+    steps: PositiveInt = 500
+    """Optimizer steps of the student."""
+    batch: PositiveInt = 16
+    """Clips per step and process."""
+    accumulate: PositiveInt = 1
+    """Micro-batches that a step's clips are split into, as memory needs."""
+    lr: PositiveFloat = 2e-4
+    """Learning rate of the student, Adam."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Adam's; the first is 0 in adversarial stages."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    warmup: NonNegativeInt = 20
+    """Steps in which lr rises from 0."""
+    cooldown: Fraction = 0.3
+    """The last fraction of the steps, in which lr falls to 0."""
+    clip: PositiveFloat = 1.0
+    """Limit of the gradient's norm."""
+    ema: Decay = 0.99
+    """Decay of the averaged student, which is the stage's result; 0 is no average."""
+    starts: Annotated[tuple[Start, ...], Field(min_length=1)] | None = None
+    """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
+    node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""
+    objective: Objective
+    """What is minimised."""
+    gate: Gate | None = None
+    """What the stage's student must reach."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name == BASE or name.isdigit() or not re.fullmatch(r"(\w[\w-]*)?", name, re.ASCII):
+            raise ValueError(
+                f"{name!r} cannot name a stage: use letters, digits, - and _, but neither a number alone nor {BASE}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _divides(self) -> Stage:
+        substeps_per_step(self.teacher_steps, self.student_steps)
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"a batch of {self.batch} clips cannot be split into {self.accumulate} equal micro-batches: "
+                "choose an `accumulate` that divides `batch`"
+            )
+        return self
+
+    @property
+    def substeps(self) -> int:
+        """Steps of the teacher that one step of the student replaces."""
+        return substeps_per_step(self.teacher_steps, self.student_steps)

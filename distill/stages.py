@@ -1,0 +1,173 @@
+"""The relay: stage after stage, each student starts the next and may teach it; gates stop what does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
+from fewstep.distill.objectives.base import Batch, Objective
+from fewstep.distill.objectives.progressive import ProgressiveObjective
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.settings import Gate, Stage
+from fewstep.distill.trainer import OnStep, Trainer
+from fewstep.distill.watch import endpoint_error, liveliness
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import Roles
+from fewstep.teacher.base import Teacher, VideoSize
+
+_GAUGED = 32  # clips that endpoint_error is measured on
+_GAUGE_POSITION = 10**9  # batches that training never reaches
+
+# What a student is asked at a gate, beside endpoint_error: its network and contract -> a figure
+Gauge = Callable[[nn.Module, SamplingContract], float]
+Samples = Callable[[Path, nn.Module, SamplingContract], None]
+
+
+class Screen(Protocol):
+    """Where a run shows how far it is."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[OnStep]:
+        """A bar for one stage."""
+
+    def say(self, sentence: str) -> None:
+        """One line."""
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Everything the stages of one run share. `gauges` are metrics that gates may name beside endpoint_error."""
+
+    recipe: Recipe
+    folder: RunFolder
+    teacher: Teacher
+    data: Path
+    size: VideoSize
+    accelerator: Accelerator
+    screen: Screen
+    interrupted: Callable[[], bool]
+    gauges: Mapping[str, Gauge] = field(default_factory=dict)
+    samples: Samples | None = None
+
+    def run(self) -> None:
+        """Every stage that is not finished yet, in order.
+
+        Raises ValueError when a gate does not open or a loss is not finite, KeyboardInterrupt after a Ctrl-C.
+        """
+        for index, stage in enumerate(self.recipe.stages):
+            if self.folder.finished(stage.name):
+                self.screen.say(f"{stage.name} is finished")
+            else:
+                self._run_stage(index, stage)
+            self._check_gate(stage)
+
+    def _run_stage(self, index: int, stage: Stage) -> None:
+        torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
+        roles, baked = self._roles(index), self._baked_guidance(index)
+        supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
+        batches = Batches(
+            self.data, self.teacher, self.recipe.seed, index,
+            self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
+        gauged = batches.batch(_GAUGE_POSITION, _GAUGED, 0.0)
+        objective = self._objective(stage, supervision, roles, gauged)
+        contract = SamplingContract.of(
+            self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.size, baked,
+            self._negative_prompt(), self.teacher.default_fps(),
+        )  # fmt: skip
+
+        def watch(step: int) -> dict[str, float]:
+            if self.samples is not None and self.accelerator.is_main_process:
+                self.samples(self.folder.samples / stage.name / f"step-{step:06d}", roles.student, contract)
+            error = {"endpoint_error": endpoint_error(roles, [gauged], supervision)}
+            return error | liveliness(roles, gauged, supervision)
+
+        trainer = Trainer(
+            stage, roles, objective, batches, self.accelerator, self.recipe.logging, self.folder.path, watch
+        )
+        with self.screen.stage(stage.name, stage.steps) as on_step:
+            trainer.run(on_step, self.interrupted)
+        if trainer.step < stage.steps:
+            raise KeyboardInterrupt
+        with roles.averaged():
+            result: dict[str, Any] = watch(stage.steps) | self._gauge(stage.gate, roles.student, contract)
+        result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
+
+        def write(folder: Path) -> None:
+            roles.save(folder)
+            contract.write(folder)
+
+        if self.accelerator.is_main_process:
+            self.folder.finish(stage.name, write, result)
+        self.accelerator.wait_for_everyone()
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
+        self.screen.say(f"{stage.name}: {figures}")
+
+    def _roles(self, index: int) -> Roles:
+        student = self.recipe.student
+        roles = Roles(
+            self.teacher,
+            self.recipe.train_of(index),
+            self._weights(self.recipe.start_of(index)),
+            self._weights(self.recipe.teacher_of(index)),
+            student.lora.rank,
+            student.lora.alpha,
+            student.lora.targets,
+        )
+        if self.recipe.gradient_checkpointing:
+            roles.checkpoint_gradients()
+        return roles
+
+    def _weights(self, index: int | None) -> Path | None:
+        return None if index is None else self.folder.stage(self.recipe.stages[index].name)
+
+    def _objective(self, stage: Stage, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective:
+        settings = stage.objective
+        if not isinstance(settings, Adversarial):
+            return ProgressiveObjective(settings, supervision)
+        discriminator = Discriminator(
+            self.teacher, roles.backbone, settings.discriminator, any_batch.x0.shape[1:], any_batch.conditions,
+            settings.conditional,
+        )  # fmt: skip
+        return AdversarialObjective(settings, supervision, discriminator)
+
+    def _baked_guidance(self, index: int) -> float:
+        """The guidance inside the student's weights: that of the last stage in its line that the base teacher taught."""
+        teacher = self.recipe.teacher_of(index)
+        return self.recipe.stages[index].guidance if teacher is None else self._baked_guidance(teacher)
+
+    def _negative_prompt(self) -> str:
+        return getattr(self.recipe.data, "negative_prompt", "")
+
+    def _gauge(self, gate: Gate | None, student: nn.Module, contract: SamplingContract) -> dict[str, float]:
+        if gate is None or gate.metric == "endpoint_error":
+            return {}
+        if gate.metric not in self.gauges:
+            raise ValueError(f"{gate.metric} cannot be measured with this teacher: gate on endpoint_error")
+        return {gate.metric: self.gauges[gate.metric](student, contract)}
+
+    def _check_gate(self, stage: Stage) -> None:
+        """Raises ValueError when the finished stage falls short."""
+        gate = stage.gate
+        if gate is None:
+            return
+        found = self.folder.result(stage.name)[gate.metric]
+        limit = gate.at_most if gate.at_least is None else gate.at_least
+        short = found > gate.at_most if gate.at_most is not None else found < (gate.at_least or 0.0)
+        if short:
+            kind = "at most" if gate.at_most is not None else "at least"
+            raise ValueError(
+                f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {kind} {limit:g}: "
+                f"train it longer or set another gate, and delete {self.folder.stage(stage.name)} to train it again"
+            )

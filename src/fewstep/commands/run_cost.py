@@ -1,0 +1,130 @@
+"""What `fewstep run --dry-run` prints: the resolved recipe, the calls it makes and the memory its weights take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import typer
+from torch import nn
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fewstep.distill.discriminator import DiscriminatorSettings
+    from fewstep.distill.recipe import Recipe
+    from fewstep.distill.settings import Stage
+
+
+def show(plan: Recipe) -> None:
+    """Prints recipe, calls and memory. Nothing is loaded but configs, so a teacher of any size will do."""
+    from rich.console import Console
+
+    typer.echo(plan.dump_yaml())
+    console = Console(stderr=True)
+    console.print(_calls_table(plan))
+    console.print(_memory_table(plan))
+
+
+def _calls_table(plan: Recipe) -> Table:
+    from rich.table import Table
+
+    from fewstep.distill.estimate import rollout_calls, stage_calls, total_calls
+    from fewstep.distill.settings import RolloutData
+    from fewstep.teacher.caption_files import read_prompts
+
+    headings = ("stage", "teacher calls", "student forward", "and backward", "discriminator forward", "and backward")
+    table = Table(*headings, title="forwards and backwards of single clips, per process")
+    if isinstance(plan.data, RolloutData):
+        table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts))):,}")
+    rows = [(stage.name, stage_calls(stage, plan.gradient_checkpointing)) for stage in plan.stages]
+    for name, calls in (*rows, ("all stages", total_calls(plan))):
+        counts = (
+            calls.supervisor,
+            calls.student_forward,
+            calls.student_backward,
+            calls.discriminator_forward,
+            calls.discriminator_backward,
+        )
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _memory_table(plan: Recipe) -> Table:
+    from rich.table import Table
+
+    from fewstep.distill.estimate import stage_memory
+
+    with torch.device("meta"):  # numbers without weights
+        network = _empty_denoiser(plan.teacher)
+    table = Table("stage", "role", "weights", "gradients", "moments", "average", title="GiB, without activations")
+    for index, stage in enumerate(plan.stages):
+        shares = stage_memory(plan, index, **_count(network, plan, stage), frozen=plan.precision)
+        for share in shares:
+            parts = (share.weights, share.gradients, share.moments, share.average)
+            table.add_row(stage.name, share.role, *(f"{part:.3f}" for part in parts))
+        table.add_row(stage.name, "all", f"{sum(share.total for share in shares):.3f}", end_section=True)
+    return table
+
+
+def _count(network: nn.Module, plan: Recipe, stage: Stage) -> dict[str, int]:
+    """Parameters of the denoiser, of its adapters, and of the stage's discriminator."""
+    from fewstep.distill.objectives.adversarial import Adversarial
+
+    lora, found = plan.student.lora, {"num_parameters": _numel(network)}
+    found["num_adapters"] = _adapters(network, lora.rank, lora.alpha, lora.targets)
+    if isinstance(stage.objective, Adversarial):
+        settings = stage.objective.discriminator
+        found["num_heads"] = len(settings.depths) * _head(network, settings, 1 + stage.objective.conditional)
+        found["num_discriminator_adapters"] = _adapters(network, settings.lora_rank, settings.lora_rank)
+    return found
+
+
+def _adapters(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None) -> int:
+    from fewstep.student.adapters import adapter_parameters, add_adapter, shared_copy
+
+    with torch.device("meta"):
+        adapted = shared_copy(network)
+        add_adapter(adapted, "student", rank, alpha, targets)
+    return sum(parameter.numel() for parameter in adapter_parameters(adapted, "student").values())
+
+
+def _head(network: Any, settings: DiscriminatorSettings, reads: int) -> int:
+    """Parameters of one head, on features as wide as a transformer's tokens or a UNet's widest block."""
+    from fewstep.distill.discriminator import Head
+
+    config = network.config
+    wide = (
+        max(config.block_out_channels)
+        if "block_out_channels" in config
+        else (config.num_attention_heads * config.attention_head_dim)
+    )
+    with torch.device("meta"):
+        return _numel(Head(wide, reads, settings.width, settings.temporal))
+
+
+def _numel(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _empty_denoiser(name: str) -> Any:
+    """The teacher's denoiser from its config alone; of a hub id no weights are downloaded.
+
+    Raises ValueError when there is no such teacher.
+    """
+    import diffusers
+
+    from fewstep.teacher.source import EMBEDDED, embedded_path
+
+    source = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
+    try:
+        index = diffusers.DiffusionPipeline.load_config(source)
+        part = next(part for part in ("transformer", "unet") if part in index)
+        kind: Any = getattr(diffusers, index[part][1])
+        return kind.from_config(kind.load_config(source, subfolder=part))
+    except (OSError, StopIteration) as error:
+        raise ValueError(
+            f"there is neither a pipeline's folder nor a hub model {name} within reach: check the name and the network"
+        ) from error

@@ -1,0 +1,68 @@
+"""What a run looks at while it trains: sample clips of fixed prompts and noise, and the metrics that gates name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fewstep.student.loading import Student
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fewstep.distill.recipe import Recipe
+    from fewstep.distill.stages import Gauge, Samples
+    from fewstep.student.contract import SamplingContract
+    from fewstep.teacher.base import Teacher
+
+_JUDGED, _BATCH = 256, 16  # held-out prompts behind a gate
+
+
+def samples(teacher: Teacher, plan: Recipe) -> Samples | None:
+    """Writes a clip per prompt of `logging.prompts`, and all of them as a contact sheet; None without prompts."""
+    from fewstep.teacher.video import contact_sheet, to_uint8, write_image, write_video
+
+    prompts = list(plan.logging.prompts)
+    if not prompts:
+        return None
+    conditions = teacher.conditions(prompts)
+
+    @torch.no_grad()
+    def write(path: Path, network: nn.Module, contract: SamplingContract) -> None:
+        noise = teacher.noise(range(len(prompts)), teacher.latent_shape(*contract.size))
+        clips = teacher.decode(Student(teacher, network, contract).sample(noise, conditions))
+        frames = [to_uint8(clip) for clip in clips]
+        path.mkdir(parents=True, exist_ok=True)
+        for i, clip in enumerate(frames):
+            write_video(path / f"{i}.mp4", clip, contract.fps)
+        write_image(path / "sheet.png", contact_sheet(frames, prompts))
+
+    return write
+
+
+def gauges(teacher: Teacher, plan: Recipe) -> dict[str, Gauge]:
+    """The metrics that the recipe's gates name and that need more than the stage itself.
+
+    Raises ValueError for prompt accuracy of a teacher outside the shapes world, which the judge knows nothing of.
+    """
+    if not any(stage.gate and stage.gate.metric == "prompt_accuracy" for stage in plan.stages):
+        return {}
+    from fewstep.eval.metrics.shapes import ShapesJudgement, held_out_prompts
+    from fewstep.eval.steps_table import check_world
+
+    check_world(teacher)
+    prompts = held_out_prompts(_JUDGED, plan.seed)
+    conditions = teacher.conditions(prompts)
+
+    @torch.no_grad()
+    def prompt_accuracy(network: nn.Module, contract: SamplingContract) -> float:
+        student, judgement = Student(teacher, network, contract), ShapesJudgement()
+        for start in range(0, _JUDGED, _BATCH):
+            part = slice(start, start + _BATCH)
+            noise = teacher.noise(range(start, start + _BATCH), teacher.latent_shape(*contract.size))
+            judgement.update(teacher.decode(student.sample(noise, conditions[part])), prompts[part])
+        return judgement.accuracy().value
+
+    return {"prompt_accuracy": prompt_accuracy}

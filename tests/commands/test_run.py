@@ -1,0 +1,163 @@
+"""`fewstep run` and `fewstep sample RUN`: whole relays of tiny teachers of every family, stopped, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from fewstep import cli
+from fewstep.student.contract import read_contract
+from fewstep.student.loading import load_student
+
+RECIPE = {
+    "seed": 3,
+    "data": {"kind": "rollouts", "prompts": "prompts.txt", "steps": 4, "guidance": 2.0},
+    "logging": {"every": 1, "samples_every": 2, "prompts": ["a ring"]},
+    "stages": [
+        {"teacher_steps": 8, "student_steps": 4, "guidance": 2.0, "steps": 3, "batch": 2, "objective": {"kind": "progressive"}},
+        {
+            "teacher_steps": 4, "student_steps": 2, "steps": 2, "batch": 2, "betas": [0, 0.99],
+            "objective": {"kind": "adversarial", "warmup": 1, "discriminator": {"width": 8}},
+        },
+        {
+            "teacher_steps": 4, "student_steps": 1, "steps": 2, "batch": 2, "starts": [0.5, 1.0],
+            "objective": {
+                "kind": "adversarial", "conditional": False, "warmup": 1, "discriminator": {"width": 8},
+                "noise": {"kind": "levels"},
+            },
+        },
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_wan_folder: Path) -> Path:
+    return write_recipe(tmp_path, tiny_wan_folder)
+
+
+def write_recipe(folder: Path, teacher: Path) -> Path:
+    (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(4)))
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | {"teacher": str(teacher), "out": str(folder / "run"), "device": "cpu"}))
+    return path
+
+
+def fewstep(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+def curves(run: Path) -> dict[str, list[dict[str, float]]]:
+    return {path.stem: [json.loads(x) for x in path.read_text().splitlines()] for path in (run / "curves").iterdir()}
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in sorted(run.glob("stages/*/*.safetensors"))}
+
+
+@pytest.mark.parametrize("family", ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"])
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_every_family_runs_the_same_relay(
+    request: pytest.FixtureRequest, tmp_path: Path, family: str, train: str
+) -> None:
+    path = write_recipe(tmp_path, request.getfixturevalue(family))
+    code, output = fewstep("run", path, "--set", f"student.train={train}", "--set", "student.lora.rank=4")
+    assert code == 0, output
+    run = tmp_path / "run"
+    assert [p.name for p in sorted((run / "stages").iterdir())] == ["1-step", "2-step", "4-step"]
+    assert {name: len(points) for name, points in curves(run).items() if name == "4-step"} == {"4-step": 5}
+    student = load_student(run, steps=2, device="cpu")
+    assert student.contract.weights == train and student.contract.baked_guidance == 2.0
+    code, output = fewstep("sample", run, "--steps", 2, "--prompt", "a ring", "--out", tmp_path / "clip.mp4")
+    assert code == 0 and (tmp_path / "clip.mp4").stat().st_size > 0, output
+    result = json.loads((run / "stages" / "4-step" / "result.json").read_text())
+    assert result["steps"] == 3 and result["endpoint_error"] > 0 and result["motion"] > 0
+    assert (run / "samples" / "4-step" / "step-000002" / "sheet.png").stat().st_size > 0
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(recipe: Path, tmp_path: Path) -> None:
+    """SIGKILL at three moments of the real command, then the same command again."""
+    slow = ["--set", "logging.save_seconds=0.001", "--set", "stages.0.steps=12", "--set", "stages.1.steps=6"]
+    assert fewstep("run", recipe, *slow, "--set", f"out={tmp_path / 'whole'}")[0] == 0
+    script = "from fewstep.cli import main; main()"
+    command = [sys.executable, "-c", script, "run", str(recipe), *slow, "--set", f"out={tmp_path / 'killed'}"]
+    state = tmp_path / "killed" / "state.pt"
+    for stage, step in (("4-step", 3), ("4-step", 8), ("2-step", 2)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end and not reached(state, stage, step):
+            time.sleep(0.01)
+        assert process.poll() is None, (process.stderr.read() if process.stderr else b"").decode()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert fewstep("run", recipe, *slow, "--set", f"out={tmp_path / 'killed'}")[0] == 0
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole") and weights(tmp_path / "whole")
+    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
+
+
+def reached(state: Path, stage: str, step: int) -> bool:
+    """Whether a run's checkpoint is of this stage and at least this step."""
+    try:
+        found = torch.load(state, weights_only=True)
+    except (OSError, EOFError, RuntimeError):
+        return False
+    return bool(found["stage"] == stage and found["step"] >= step)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_refused(recipe: Path, tmp_path: Path) -> None:
+    only = ["--set", "stages.0.steps=1"]
+    assert fewstep("run", recipe, *only)[0] == 0
+    before = weights(tmp_path / "run")
+    code, output = fewstep("run", recipe, *only, "--set", "logging.every=5")
+    assert code == 0 and "4-step is finished" in output and weights(tmp_path / "run") == before
+    code, output = fewstep("run", recipe, *only, "--set", "stages.0.lr=1")
+    assert code == 2 and "was begun with another stages.0.lr" in output
+
+
+def test_a_gate_stops_the_relay(recipe: Path, tmp_path: Path) -> None:
+    gate = ["--set", "stages.0.gate={metric: endpoint_error, at_most: 1e-9}"]
+    code, output = fewstep("run", recipe, *gate)
+    assert code == 2 and "stage 4-step ended with endpoint_error" in output and "at most 1e-09" in output
+    assert [p.name for p in (tmp_path / "run" / "stages").iterdir()] == ["4-step"]
+
+
+def test_the_contract_is_honoured(recipe: Path, tmp_path: Path) -> None:
+    assert fewstep("run", recipe)[0] == 0
+    run, out = tmp_path / "run", tmp_path / "clip.mp4"
+    asked = ("sample", run, "--prompt", "a ring", "--out", out)
+    code, output = fewstep(*asked, "--steps", 3)
+    assert code == 2 and "no student in" in output and "4-step (4)" in output
+    code, output = fewstep(*asked, "--guidance", 5)
+    assert code == 2 and "inside its weights" in output and "--force" in output
+    code, output = fewstep(*asked, "--shift", 3)
+    assert code == 2 and "trained for shift 5, not 3" in output
+    assert fewstep(*asked, "--guidance", 5, "--steps", 3, "--force")[0] == 0
+    stage = run / "stages" / "4-step"
+    contract = read_contract(stage)
+    assert contract.times == pytest.approx([1, 0.9375, 0.8333333, 0.625, 0])
+    (stage / "contract.json").unlink()
+    code, output = fewstep("sample", stage, "--prompt", "a ring", "--out", out)
+    assert code == 2
+
+
+def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    code, output = fewstep("run", recipe, "--dry-run")
+    assert code == 0 and "teacher_steps: 8" in output and "GiB" in output and "discriminator" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_typo_is_named_with_the_nearest_setting(recipe: Path) -> None:
+    code, output = fewstep("run", recipe, "--set", "stages.1.objective.conditionl=true")
+    assert code == 2 and "conditional" in output

@@ -1,0 +1,20 @@
+"""A dataset of the tiny teacher's own rollouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewstep.distill.data import make_data
+from fewstep.distill.settings import RolloutData
+from fewstep.teacher.base import Teacher, VideoSize
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen rollouts; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-data")
+    (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(16)))
+    settings = RolloutData(kind="rollouts", prompts=folder / "prompts.txt", steps=4)
+    return make_data(settings, tiny_teacher, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)

@@ -1,0 +1,53 @@
+"""Progressive distillation of the tiny teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
+from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
+from fewstep.distill.objectives.supervision import Supervision
+
+
+def test_only_the_student_moves(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+    objective: Objective = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=3.0))
+    assert objective.players() == {}
+    assert tuple(objective.turns(0)) == tuple(objective.turns(7)) == (STUDENT,)
+    objective.loss(STUDENT, make_batch(0), roles, 0)["loss"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in roles.student.parameters())
+    for network in (roles.supervisor, roles.backbone):
+        assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_a_student_that_does_as_its_supervisor_has_nothing_to_learn(
+    roles: Roles, make_batch: Callable[..., Batch], loss: str
+) -> None:
+    settings = Progressive.model_validate({"loss": loss})
+    same = ProgressiveObjective(settings, Supervision(4, 4)).loss(STUDENT, make_batch(0), roles, 0)["loss"]
+    assert float(same.detach()) < 1e-9  # zero but for rounding: the target is solved from the endpoint
+    more = ProgressiveObjective(settings, Supervision(4, 2)).loss(STUDENT, make_batch(0), roles, 0)["loss"]
+    assert float(more.detach()) > 1e-4
+
+
+def test_a_few_steps_help(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+    objective = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=2.0))
+    optimizer = torch.optim.Adam(roles.student.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        loss = objective.loss(STUDENT, make_batch(0), roles, 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_settings_refuse() -> None:
+    for wrong in ({"loss": "l1"}, {"huber_c": 0.0}, {"los": "mse"}):
+        with pytest.raises(ValidationError):
+            Progressive.model_validate(wrong)

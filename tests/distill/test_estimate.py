@@ -1,0 +1,155 @@
+"""Calls are counted as the objectives make them; memory as the roles hold it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.estimate import Calls, Share, rollout_calls, stage_calls, stage_memory, total_calls
+from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
+from fewstep.distill.objectives.base import Batch
+from fewstep.distill.objectives.progressive import Progressive
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.recipe import Recipe, RolloutData, Stage
+from fewstep.teacher.base import Teacher
+
+DATA = RolloutData(kind="rollouts", prompts=Path("prompts.txt"), count=2, steps=32, guidance=5.0)
+G = 2**28  # so many float32 parameters are a GiB
+
+
+def progressive(**changes: Any) -> Stage:
+    settings = {"teacher_steps": 32, "student_steps": 8, "steps": 10, "batch": 4, "guidance": 5.0}
+    return Stage(**{**settings, "objective": Progressive(kind="progressive"), **changes})
+
+
+def adversarial(objective: dict[str, Any] | None = None, **changes: Any) -> Stage:
+    settings = {"kind": "adversarial", "warmup": 3, "penalty_every": 4, **(objective or {})}
+    changed = {"teacher_steps": 8, "student_steps": 4, "guidance": 1.0, **changes}
+    return progressive(objective=Adversarial.model_validate(settings), **changed)
+
+
+def relay(*stages: Stage, train: str = "full", **changes: Any) -> Recipe:
+    return Recipe.model_validate({"data": DATA, "stages": stages, "student": {"train": train}, **changes})
+
+
+def roles(shares: list[Share]) -> dict[str, float]:
+    return {share.role: share.total for share in shares}
+
+
+def test_rollouts_take_every_step_of_every_sample_twice_when_guided() -> None:
+    assert rollout_calls(DATA, num_prompts=100) == 100 * 2 * 32 * 2
+    assert rollout_calls(DATA.model_copy(update={"guidance": 1.0}), 100) == 100 * 2 * 32
+
+
+def test_regression_calls_the_supervisor_once_per_substep_and_branch() -> None:
+    assert stage_calls(progressive()) == Calls(10 * 4 * 4 * 2, 10 * 4, 10 * 4)
+    assert stage_calls(progressive(guidance=1.0)).supervisor == 10 * 4 * 4
+    assert stage_calls(progressive(accumulate=2)) == stage_calls(progressive())
+    assert stage_calls(progressive(), gradient_checkpointing=True).student_forward == 2 * 10 * 4
+
+
+def test_adversarial_calls_are_those_of_both_players_turns() -> None:
+    turns = 3 + 10  # of the discriminator: warm-up, and one per step
+    counting = 3 + 3  # turns with a penalty: the warm-up, and steps 0, 4 and 8
+    relaxed = stage_calls(adversarial({"conditional": False}))
+    assert relaxed == Calls(
+        supervisor=(turns + 10) * 4 * 2,
+        student_forward=(turns + 10) * 4,
+        student_backward=10 * 4,
+        discriminator_forward=(turns + counting + 10) * 2 * 4,
+        discriminator_backward=10 * 4,
+    )
+    conditional = stage_calls(adversarial())  # reads z_t once beside the pair, and for real and fake apart
+    assert conditional.discriminator_forward == (turns + counting) * 3 * 4 + 10 * 4 * 4
+    assert conditional.supervisor == relaxed.supervisor
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_the_calls_are_those_that_the_objective_makes(tiny_teacher: Teacher, conditional: bool) -> None:
+    stage = adversarial({"conditional": conditional, "discriminator": {"width": 8}}, steps=5, batch=2)
+    assert isinstance(stage.objective, Adversarial)
+    cast = {name: deepcopy(tiny_teacher.network_at(1.0)) for name in ("student", "supervisor", "backbone")}
+    roles = SimpleNamespace(teacher=tiny_teacher, **cast)
+    conditions = tiny_teacher.conditions(["a red ring", "a blue cross"])
+    x0 = torch.zeros(2, 16, 2, 2, 4)
+    judge = Discriminator(
+        tiny_teacher, cast["backbone"], stage.objective.discriminator, x0.shape[1:], conditions, conditional
+    )
+    objective = AdversarialObjective(stage.objective, Supervision(stage.teacher_steps, stage.student_steps), judge)
+
+    seen = Counter[str]()
+    for name, network in cast.items():
+
+        def count(_: Any, args: Any, kwargs: dict[str, Any], name: str = name) -> None:
+            seen[name] += len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+        network.register_forward_pre_hook(count, with_kwargs=True)
+    for step in range(stage.steps):
+        for turn in objective.turns(step):
+            objective.loss(turn, Batch(x0, conditions, torch.Generator().manual_seed(step), 0.0), roles, step)
+    calls = stage_calls(stage)
+    assert seen == {
+        "supervisor": calls.supervisor,
+        "student": calls.student_forward,
+        "backbone": calls.discriminator_forward,
+    }
+
+
+def test_a_trained_backbone_is_gone_through_backwards_as_well() -> None:
+    settings = {"conditional": False, "r1": 0, "r2": 0, "discriminator": {"backbone": "trained"}}
+    calls = stage_calls(adversarial(settings))
+    assert calls.discriminator_forward == (13 + 10) * 2 * 4
+    assert calls.discriminator_backward == 13 * 2 * 4 + 10 * 4
+
+
+def test_the_total_is_the_sum_of_stages() -> None:
+    recipe = relay(progressive(), adversarial(), gradient_checkpointing=True)
+    assert total_calls(recipe) == stage_calls(recipe.stages[0], True) + stage_calls(recipe.stages[1], True)
+
+
+def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> None:
+    recipe = relay(progressive(), adversarial())
+    first, second = (stage_memory(recipe, i, num_parameters=G, num_heads=G // 4) for i in (0, 1))
+    assert roles(first) == {"teacher": 1, "student": 5}
+    assert roles(second) == {"teacher": 1, "student": 5, "supervisor": 1, "discriminator": 1}
+    student = first[1]
+    assert (student.weights, student.gradients, student.moments, student.average) == (1, 1, 2, 1)
+
+
+def test_bfloat16_halves_only_the_teacher() -> None:
+    recipe = relay(progressive(), adversarial())
+    found = roles(stage_memory(recipe, 1, G, frozen="bfloat16"))
+    assert found == {"teacher": 0.5, "student": 5, "supervisor": 1, "discriminator": 0}
+
+
+def test_adapters_share_one_copy() -> None:
+    recipe = relay(progressive(), adversarial({"discriminator": {"backbone": "lora"}}), train="lora")
+    found = roles(stage_memory(recipe, 1, G, G // 8, G // 4, G // 4, "bfloat16"))
+    assert found == {"teacher": 0.5, "student": 5 / 8, "supervisor": 1 / 8, "discriminator": 2}
+
+
+@pytest.mark.parametrize(
+    ("trains", "expected"),
+    [
+        (("full", "lora"), {"teacher": 1, "student's base": 1, "student": 5 / 8}),  # which supervises, too
+        (("lora", "full"), {"teacher": 1, "student": 5, "supervisor": 1 / 8}),
+    ],
+)
+def test_a_stage_may_train_otherwise_than_the_one_before(trains: tuple[str, str], expected: dict[str, float]) -> None:
+    stages = (
+        progressive(train=trains[0]),
+        progressive(teacher_steps=8, student_steps=4, guidance=1.0, train=trains[1]),
+    )
+    assert roles(stage_memory(relay(*stages), 1, G, G // 8)) == expected
+
+
+def test_a_trained_backbone_is_a_copy_with_gradients_and_moments() -> None:
+    recipe = relay(adversarial({"discriminator": {"backbone": "trained"}}))
+    assert roles(stage_memory(recipe, 0, G))["discriminator"] == 4

@@ -1,0 +1,189 @@
+"""The trainer: an interrupted stage equals an uninterrupted one bit for bit, and nothing done is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.objectives.base import Objective
+from fewstep.distill.objectives.progressive import ProgressiveObjective
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.settings import Logging, Stage
+from fewstep.distill.trainer import Trainer
+from fewstep.student.denoiser import Roles, Train
+from fewstep.teacher.base import Teacher
+
+QUIET = Logging(tracker="none", every=1)
+
+
+@dataclass
+class Case:
+    """One stage of a tiny teacher, begun as often as asked."""
+
+    teacher: Teacher
+    data: Path
+    folder: Path
+
+    def trainer(self, kind: str = "progressive", train: Train = "full", **stage: Any) -> Trainer:
+        torch.manual_seed(0)
+        settings = Stage.model_validate(
+            {
+                "name": "s", "teacher_steps": 4, "student_steps": 2, "steps": 6, "batch": 4, "lr": 1e-3, "warmup": 1,
+                "objective": {"kind": kind} | ({"warmup": 2} if kind == "adversarial" else {}),
+            }
+            | stage
+        )  # fmt: skip
+        roles = Roles(self.teacher, train, rank=4)
+        batches = Batches(self.data, self.teacher, seed=0, stage=0)
+        return Trainer(
+            settings,
+            roles,
+            self.objective(settings, roles, batches),
+            batches,
+            Accelerator(cpu=True),
+            QUIET,
+            self.folder,
+        )
+
+    def objective(self, stage: Stage, roles: Roles, batches: Batches) -> Objective:
+        supervision = Supervision(stage.teacher_steps, stage.student_steps)
+        if stage.objective.kind == "progressive":
+            return ProgressiveObjective(stage.objective, supervision)
+        example = batches.batch(0, 1, 0.0)
+        discriminator = Discriminator(
+            self.teacher, roles.backbone, stage.objective.discriminator, example.x0.shape[1:], example.conditions,
+            stage.objective.conditional,
+        )  # fmt: skip
+        return AdversarialObjective(stage.objective, supervision, discriminator)
+
+    def curve(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "curves" / "s.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def case(tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path) -> Case:
+    (tmp_path / "run").mkdir()
+    return Case(tiny_teacher, tiny_dataset, tmp_path / "run")
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(step: int, loss: float) -> None:
+    pass
+
+
+def after(steps: int) -> tuple[Callable[[int, float], None], Callable[[], bool]]:
+    """A run's `on_step` and `interrupted` that stop it after so many steps."""
+    done: list[int] = []
+    return lambda step, loss: done.append(step), lambda: bool(done) and done[-1] >= steps
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    found = {name: p.detach().clone() for name, p in trainer.roles.parameters.items()}
+    return found | {f"average {name}": p.clone() for name, p in trainer.roles.average.items()}
+
+
+@pytest.mark.parametrize(("kind", "train"), [("progressive", "full"), ("adversarial", "full"), ("adversarial", "lora")])
+def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
+    case: Case, tmp_path: Path, kind: str, train: Train
+) -> None:
+    whole = case.trainer(kind, train)
+    whole.run(ignore, never)
+    expected, curve = weights(whole), case.curve()
+
+    case.folder = tmp_path / "again"
+    case.folder.mkdir()
+    case.trainer(kind, train).run(*after(3))
+    resumed = case.trainer(kind, train)
+    assert resumed.step == 3
+    resumed.run(ignore, never)
+    found = weights(resumed)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert case.curve() == curve and len(curve) == 6
+
+
+def test_points_beyond_the_checkpoint_are_taken_back(case: Case) -> None:
+    trainer = case.trainer()
+    trainer.run(*after(3))
+    path = case.folder / "curves" / "s.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "student/loss": 99}\n{"step": 5, "stu')
+    case.trainer().run(ignore, never)
+    steps = [point["step"] for point in case.curve()]
+    assert steps == [1, 2, 3, 4, 5, 6] and case.curve()[3]["student/loss"] != 99
+
+
+def test_micro_batches_give_the_gradient_of_the_whole(case: Case) -> None:
+    """Not bit for bit, as clips are drawn per micro-batch; so the same clip twice must weigh as once."""
+    whole = case.trainer(batch=2, steps=1, clip=1e9)
+    halves = case.trainer(batch=2, steps=1, accumulate=2, clip=1e9)
+    one = whole.batches.batch(0, 1, 0.0)
+    state = one.generator.get_state()
+
+    def same(position: int, size: int, progress: float) -> Any:
+        one.generator.set_state(state)
+        return one
+
+    for trainer in (whole, halves):
+        trainer.batches.batch = same  # type: ignore[method-assign]
+        trainer.run(ignore, never)
+        (case.folder / "state.pt").unlink()
+    first, second = weights(whole), weights(halves)
+    assert all(torch.allclose(first[name], second[name], atol=1e-7) for name in first)
+
+
+def test_loss_falls(case: Case) -> None:
+    trainer = case.trainer(steps=40, lr=3e-3, batch=8)
+    trainer.run(ignore, never)
+    losses = [point["student/loss"] for point in case.curve()]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_not_a_number_stops_the_run_and_keeps_the_weights_before(case: Case) -> None:
+    trainer = case.trainer(steps=4)
+    trainer.run(*after(2))
+    broken = case.trainer(steps=4)
+    before = weights(broken)
+    original = broken.batches.batch
+
+    def poisoned(position: int, size: int, progress: float) -> Any:
+        batch = original(position, size, progress)
+        batch.x0.fill_(torch.nan)
+        return batch
+
+    broken.batches.batch = poisoned  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="stage s: the student's loss is nan .* at step 2; .*lower its learning rate"):
+        broken.run(ignore, never)
+    kept = weights(case.trainer(steps=4))
+    assert all(torch.equal(kept[name], before[name]) for name in before)
+
+
+def test_a_broken_checkpoint_is_refused(case: Case) -> None:
+    case.trainer().run(*after(1))
+    path = case.folder / "state.pt"
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match="is broken .* delete it to begin the stage s again"):
+        case.trainer()
+
+
+def test_the_discriminator_moves_in_its_own_turns_alone(case: Case) -> None:
+    trainer = case.trainer("adversarial", steps=1)
+    before = {name: p.clone() for name, p in trainer.modules["discriminator"].state_dict().items()}
+    trainer.run(ignore, never)
+    after_run = trainer.modules["discriminator"].state_dict()
+    assert any(not torch.equal(before[name], after_run[name]) for name in before)
+    (point,) = case.curve()
+    assert {"student/anchor", "student/adversarial", "discriminator/accuracy", "discriminator/r1"} <= point.keys()
+    assert trainer.drawn == 2 + 1 + 1  # warm-up, the discriminator's turn, the student's

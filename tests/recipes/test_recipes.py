@@ -1,0 +1,159 @@
+"""Every packaged recipe resolves; its schema, prompts and documentation are what the code says."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
+from fewstep.distill.recipe import read_recipe, recipe_schema
+from fewstep.teacher.shapes.captions import example, named, text_held_out
+from fewstep.teacher.shapes.world import held_out
+
+ROOT = Path(__file__).parents[2]
+SHAPES = ["shapes-1step", "shapes-2step", "shapes-4step", "shapes-from-video", "shapes-lora-4step"]
+WAN = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"]
+TO_WRITE_THE_SCHEMA = (
+    'python -c "import json; from fewstep.distill.recipe import recipe_schema; '
+    'print(json.dumps(recipe_schema(), indent=1))" > recipes/schema.json'
+)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, list[str]]:
+    """What a user has to name: recipe -> overrides."""
+    (tmp_path / "mine.txt").write_text("a corgi runs\n")
+    prompts = [f"data.prompts={tmp_path / 'mine.txt'}"]
+    return {"shapes-from-video": [f"data.folder={tmp_path}"], **dict.fromkeys(WAN, prompts)}
+
+
+def test_the_packaged_recipes_are_listed() -> None:
+    assert recipe_names() == sorted(SHAPES + WAN)
+    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of shapes-1step, "):
+        read_recipe("shapes-3step")
+    with pytest.raises(ValueError, match="there is no recipe"):
+        read_recipe("elsewhere/shapes-4step")
+
+
+@pytest.mark.parametrize("name", SHAPES + WAN)
+def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
+    recipe = read_recipe(name, own.get(name, []))
+    assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
+    recipe.save(tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+    assert recipe.out == Path("runs") / name
+    assert recipe.teacher == ("shapes" if name in SHAPES else "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+
+
+@pytest.mark.parametrize("name", SHAPES + WAN)
+def test_every_recipe_is_a_relay_with_guidance_first_and_the_discriminator_last(
+    name: str, own: dict[str, list[str]]
+) -> None:
+    recipe = read_recipe(name, own.get(name, []))
+    indices = range(len(recipe.stages))
+    assert [i for i in indices if recipe.teacher_of(i) is None] == [0] and recipe.stages[0].guidance == 5
+    target = {"1": 1, "2": 2}.get(name.removeprefix("shapes-")[0], 4)
+    kinds = [(s.objective.kind, s.student_steps) for s in recipe.stages]
+    counts = [count for count in (8, 4, 2, 1) if count >= target]
+    assert kinds == [("progressive", count) for count in counts] + [("adversarial", target)] * 2
+    (conditional, relaxed) = (s.objective for s in recipe.stages[-2:])
+    assert isinstance(conditional, Adversarial) and conditional.conditional
+    assert relaxed == conditional.model_copy(update={"conditional": False})
+    assert all(s.betas[0] == 0 for s in recipe.stages[-2:])
+    assert {recipe.train_of(i) for i in indices} == {"lora" if "lora" in name else "full"}
+
+
+@pytest.mark.parametrize("name", ["shapes-1step", "shapes-2step"])
+def test_few_steps_learn_from_several_starts_and_at_last_from_eight_steps(name: str) -> None:
+    conditional, relaxed = read_recipe(name).stages[-2:]
+    assert conditional.starts == relaxed.starts == (0.25, 0.5, 0.75, 1.0)
+    assert relaxed.teacher_steps == 8
+    assert isinstance(relaxed.objective, Adversarial) and relaxed.objective.noise.kind == "levels"
+
+
+@pytest.mark.parametrize("name", ["shapes-from-video", *WAN])
+def test_a_recipe_without_the_users_files_says_how_to_name_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"as in --set data\.(folder|prompts)=PATH"):
+        read_recipe(name)
+
+
+def test_the_recipe_of_the_embedded_teacher_is_told_apart() -> None:
+    with pytest.raises(ValueError, match="is the recipe of a teacher, not of a distillation"):
+        read_recipe("shapes-teacher")
+
+
+def test_the_schema_is_current() -> None:
+    committed = json.loads((RECIPES / "schema.json").read_text("utf-8"))
+    assert committed == json.loads(json.dumps(recipe_schema())), f"write it again: {TO_WRITE_THE_SCHEMA}"
+
+
+@pytest.mark.parametrize("name", SHAPES + WAN)
+def test_editors_are_pointed_to_the_schema(name: str) -> None:
+    assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+def test_every_setting_is_described_for_editors() -> None:
+    fields = [(model, name, field) for model, node in models().items() for name, field in node["properties"].items()]
+    assert not [f"{model}.{name}" for model, name, field in fields if not {"description", "$ref"} & field.keys()]
+
+
+def test_the_documentation_has_a_table_of_every_model_with_the_defaults() -> None:
+    page = (ROOT / "docs" / "writing-a-recipe.md").read_text("utf-8")
+    tables = [re.findall(r"^\| `(\w+)` \| (.+?) \|", part, re.MULTILINE) for part in page.split("\n### ")[1:]]
+    documented = [[(name, default) for name, default in table] for table in tables]
+    missing = {model: rows for model, node in models().items() if (rows := documented_rows(node)) not in documented}
+    assert not missing
+    assert len(documented) == len(models())
+
+
+def models() -> dict[str, dict[str, Any]]:
+    """Name -> schema of every part of a recipe."""
+    schema = recipe_schema()
+    return {"Recipe": schema, **schema["$defs"]}
+
+
+def documented_rows(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """(setting, default) as a table should show them; `kind` stands in the heading."""
+    rows = []
+    for name, field in model["properties"].items():
+        default = field.get("default")
+        if "default" not in field:
+            shown = "required"
+        elif isinstance(default, dict):
+            shown = "below"
+        elif isinstance(default, str) and default:
+            shown = f"`{default}`"
+        else:
+            shown = f"`{json.dumps(default).replace('0.0002', '2e-4')}`"
+        rows.append((name, shown))
+    return [row for row in rows if row[0] != "kind"]
+
+
+def test_the_prompts_are_what_their_recipe_says() -> None:
+    lines = (RECIPES / "shapes-prompts.txt").read_text("utf-8").splitlines()
+    scenes, captions = zip(*(example("train", 7, i) for i in range(1536)), strict=True)
+    assert lines == list(captions)
+    command = re.search(
+        r"example\('train', 7, i\)\[1\]\) for i in range\(1536\)", find_recipe("shapes-4step").read_text()
+    )
+    assert command
+    assert not any(held_out(s.shape, s.colour, s.motion) for s in scenes)
+    combinations = [[named(line).get(name) for name in ("shape", "colour", "motion")] for line in lines]
+    said = [values for values in combinations if all(values)]
+    assert len(said) > 200 and not any(held_out(*map(str, values)) for values in said)
+    assert not any(text_held_out(line) for line in lines)
+    assert len(lines) == len(set(lines))
+
+
+def test_the_sample_prompts_say_what_the_judge_can_name() -> None:
+    for name, prompt in product(SHAPES, range(2)):
+        assert named(read_recipe(name, ["data={kind: dataset, folder: .}"]).logging.prompts[prompt])

@@ -110,7 +110,8 @@ def stage_memory(
     batch, are not counted, nor are text encoder and autoencoder.
     """
     lora = recipe.train_of(index) == "lora"
-    own_base = index > 0 and not _is_adapter(recipe, index - 1)  # adapters on weights that are not the teacher's
+    start = recipe.start_of(index)
+    own_base = start is not None and not recipe.keeps_adapters(start)  # adapters on weights that are not the teacher's
     shares = [_frozen("teacher", num_parameters, frozen)]
     if lora and own_base:
         shares.append(_frozen("student's base", num_parameters))
@@ -118,9 +119,9 @@ def stage_memory(
 
     supervisor = recipe.teacher_of(index)
     if supervisor is not None:
-        if _is_adapter(recipe, supervisor):
+        if recipe.keeps_adapters(supervisor):
             shares.append(_frozen("supervisor", num_adapters))
-        elif not (lora and supervisor == recipe.start_of(index)):  # else it is the student's base
+        elif not (lora and supervisor == start):  # else it is the student's base
             shares.append(_frozen("supervisor", num_parameters))
 
     objective = recipe.stages[index].objective
@@ -128,11 +129,6 @@ def stage_memory(
         own = {"frozen": 0, "lora": num_discriminator_adapters, "trained": num_parameters}
         shares.append(_trained("discriminator", num_heads + own[objective.discriminator.backbone], averaged=False))
     return shares
-
-
-def _is_adapter(recipe: Recipe, index: int) -> bool:
-    """Whether a stage's result is an adapter on the teacher, not a whole network."""
-    return all(recipe.train_of(i) == "lora" for i in range(index + 1))
 
 
 def _frozen(role: str, num_parameters: int, precision: Precision = "float32") -> Share:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.mistakes import sentences
+from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.overrides import apply, load_yaml, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
@@ -115,7 +116,22 @@ class Recipe(Settings):
 
     def start_of(self, index: int) -> int | None:
         """The stage whose student stage `index` goes on with; None: the base teacher."""
-        return index - 1 if index else None
+        start = self.stages[index].start
+        if start == BASE or index == 0:
+            return None
+        return index - 1 if start is None else [other.name for other in self.stages[:index]].index(start)
+
+    def keeps_adapters(self, index: int) -> bool:
+        """Whether stage `index` ends in an adapter on the teacher, not in a whole network."""
+        start = self.start_of(index)
+        return self.train_of(index) == "lora" and (start is None or self.keeps_adapters(start))
+
+    def phase_of(self, index: int) -> str:
+        """What of the method a stage is: `mse` (regression), `conditional` or `relaxed` (adversarial)."""
+        objective = self.stages[index].objective
+        if isinstance(objective, Adversarial):
+            return "conditional" if objective.conditional else "relaxed"
+        return objective.loss
 
     def train_of(self, index: int) -> Train:
         """Whether stage `index` trains the whole network or adapters."""
@@ -139,8 +155,10 @@ class Recipe(Settings):
             wrong.append(
                 f"{place}.name: {stage.name} is the name of stages.{names.index(stage.name)} too; choose another"
             )
-        if stage.teacher not in (None, BASE, *names):
-            return [*wrong, f"{place}.teacher: {stage.teacher} is no earlier stage; use {' or '.join((BASE, *names))}"]
+        for setting, named in (("teacher", stage.teacher), ("start", stage.start)):
+            if named not in (None, BASE, *names):
+                allowed = " or ".join((BASE, *names))
+                return [*wrong, f"{place}.{setting}: {named} is no earlier stage; use {allowed}"]
         supervisor = self.teacher_of(index)
         if supervisor is None:
             return wrong

@@ -15,8 +15,9 @@ from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
 
-# What a run may be gone on with though it was begun with another: nothing of it changes what is learned
-_FREE = ("out", "device", "logging", "gradient_checkpointing")
+# What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
+# manifest sees to it that files which moved still say the same.
+_FREE = ("out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class RunFolder:
 def _differences(begun: Any, now: Any, above: str = "") -> list[str]:
     """Dotted names of the settings that differ and may not."""
     if isinstance(begun, dict) and isinstance(now, dict):
-        keys = [key for key in {**begun, **now} if above or key not in _FREE]
+        keys = [key for key in {**begun, **now} if above + key not in _FREE]
         return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.")]
     if isinstance(begun, list) and isinstance(now, list) and len(begun) == len(now):
         return [

@@ -172,6 +172,9 @@ class Stage(Settings):
     teacher: str | None = None
     """Who supervises: `base`, or the name of an earlier stage. Null: the last earlier stage with teacher_steps student
     steps, else the base teacher."""
+    start: str | None = None
+    """What the student starts as: `base`, or an earlier stage's student. Null: the stage before, so that stages are a
+    relay; naming another one compares two ways from the same start."""
     guidance: FiniteFloat = 1.0
     """Classifier-free guidance u + w (c - u) of the base teacher, baked into the student. Students take none."""
     train: Train | None = None

@@ -143,7 +143,7 @@ class Relay:
         return AdversarialObjective(settings, supervision, discriminator)
 
     def _baked_guidance(self, index: int) -> float:
-        """The guidance inside the student's weights: that of the last stage in its line that the base teacher taught."""
+        """The guidance inside the student: that of the last stage in its line which the base teacher taught."""
         teacher = self.recipe.teacher_of(index)
         return self.recipe.stages[index].guidance if teacher is None else self._baked_guidance(teacher)
 

@@ -106,7 +106,7 @@ class StepsTable:
 def real_row(protocol: Protocol, reference: Tensor, progress: Progress) -> dict[str, Any]:
     """The floor: as many other real clips against the same reference, and the judge's own accuracy on them."""
     found = judge_real(protocol.num, REAL_SEED + protocol.seed, progress=progress)
-    return {"model": "real"} | _figures(found, protocol, reference)
+    return {"model": "real"} | figures(found, protocol, reference)
 
 
 def reference_features(protocol: Protocol, progress: Progress) -> Tensor:
@@ -129,7 +129,7 @@ def teacher_row(
         judgement.update(videos, some)
         progress(f"{steps} steps", start + len(some), protocol.num)
     row = {"model": "teacher", "steps": steps, "guidance": protocol.guidance}
-    row |= _figures(judgement, protocol, reference)
+    row |= figures(judgement, protocol, reference)
     return row | {"seconds": round(seconds / protocol.num, 4)}
 
 
@@ -162,7 +162,8 @@ def generate(teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], ste
     return teacher.decode(rollout(teacher, z, teacher.conditions(prompts), teacher.schedule.grid(steps), guidance))
 
 
-def _figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
+def figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
+    """shapes-fd and prompt accuracy as a row has them, with 95 % intervals."""
     distance, accuracy = judgement.distance(reference), judgement.accuracy()
     return {
         "shapes_fd": round(distance.value, 3),

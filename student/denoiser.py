@@ -106,9 +106,13 @@ class Roles:
             parameter.copy_(values[name])
 
     def checkpoint_gradients(self) -> None:
-        """Trades time for memory in the student's backward. Raises ValueError for a network that cannot."""
-        student: Any = self.student
-        student.enable_gradient_checkpointing()
+        """Trades time for memory where gradients pass: in the student, and in the backbone a discriminator reads.
+
+        Raises ValueError for a network that cannot.
+        """
+        for network in (self.student, self.backbone):
+            checkpointed: Any = network
+            checkpointed.enable_gradient_checkpointing()
 
     @property
     def weights(self) -> Train:
@@ -139,10 +143,10 @@ def the_denoiser(teacher: Teacher) -> nn.Module:
 
 
 def student_network(teacher: Teacher, folder: Path) -> nn.Module:
-    """A finished stage's weights as a frozen network, to be asked as `network=`. Raises ValueError if they do not fit."""
+    """A finished stage's weights as a frozen network, for `network=`. Raises ValueError when they do not fit."""
     base = the_denoiser(teacher)
     if not is_adapter(folder):
-        return load_network(base, folder)
+        return load_network(base, folder).to(next(base.parameters()).dtype)
     network = shared_copy(base)
     load_adapter(network, ADAPTER, folder)
     return network.requires_grad_(False)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.frechet import Interval, frechet_interval
-from fewstep.teacher.shapes.captions import agreement, example
+from fewstep.teacher.shapes.captions import agreement, example, rates
 from fewstep.teacher.shapes.judge import Judge, batch, load_judge
-from fewstep.teacher.shapes.world import ATTRIBUTES
 
 REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
 _BATCH = 32
@@ -50,8 +49,7 @@ class ShapesJudgement:
 
     def accuracy_per_attribute(self) -> dict[str, float]:
         """Fraction right per attribute, over the prompts that name it."""
-        found = {n: [r[n] for r in self._right if n in r] for n in ATTRIBUTES}
-        return {n: sum(right) / len(right) for n, right in found.items() if right}
+        return rates(self._right)
 
 
 def wilson(right: int, count: int) -> Interval:

@@ -14,6 +14,7 @@ from fewstep.commands.data import data_app
 from fewstep.commands.demo import demo
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
+from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 
 
@@ -64,6 +65,7 @@ app.command("demo")(demo)
 app.command("run")(run)
 app.command("sample")(sample)
 app.add_typer(data_app, name="data")
+app.add_typer(student_app, name="student")
 app.add_typer(teacher_app, name="teacher")
 
 

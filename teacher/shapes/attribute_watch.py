@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.schedule import NoiseSchedule
-from fewstep.teacher.shapes.captions import agreement, example, write_caption
+from fewstep.teacher.shapes.captions import agreement, example, rates, write_caption
 from fewstep.teacher.shapes.judge import Judge
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
@@ -53,8 +53,7 @@ def attribute_watch(
         video = code.decode(_sample(transformer, text, noise.to(device)).cpu()).clamp(-1, 1)
         shown, _ = judge.read(video)
         right = [agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
-        each = {n: [r[n] for r in right if n in r] for n in ATTRIBUTES}
-        found = {f"accuracy {n}": sum(r) / len(r) for n, r in each.items() if r}
+        found = {f"accuracy {name}": rate for name, rate in rates(right).items()}
         found |= {"accuracy": sum(all(r.values()) for r in right) / clips}
         return found | effects
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fewstep.teacher.shapes.world import Scene, Split, Values, draw_scene
+from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, Split, Values, draw_scene
 
 SAID_RATE = 0.6
 
@@ -81,6 +82,12 @@ def named(caption: str) -> Values:
 def agreement(shown: Values, caption: str) -> dict[str, bool]:
     """For each attribute the caption names, whether that is what is shown."""
     return {name: shown[name] == value for name, value in named(caption).items()}
+
+
+def rates(right: Sequence[Mapping[str, bool]]) -> dict[str, float]:
+    """Of clips' agreements: per attribute, the share that is right among the captions that name it."""
+    found = {name: [r[name] for r in right if name in r] for name in ATTRIBUTES}
+    return {name: sum(each) / len(each) for name, each in found.items() if each}
 
 
 def vocabulary() -> list[str]:

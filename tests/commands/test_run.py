@@ -1,4 +1,4 @@
-"""`fewstep run` and `fewstep sample RUN`: whole relays of tiny teachers of every family, stopped, resumed and refused."""
+"""`fewstep run` and `fewstep sample RUN`: relays of tiny teachers of every family, stopped, resumed and refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ RECIPE = {
     "data": {"kind": "rollouts", "prompts": "prompts.txt", "steps": 4, "guidance": 2.0},
     "logging": {"every": 1, "samples_every": 2, "prompts": ["a ring"]},
     "stages": [
-        {"teacher_steps": 8, "student_steps": 4, "guidance": 2.0, "steps": 3, "batch": 2, "objective": {"kind": "progressive"}},
+        {
+            "teacher_steps": 8, "student_steps": 4, "guidance": 2.0, "steps": 3, "batch": 2,
+            "objective": {"kind": "progressive"},
+        },
         {
             "teacher_steps": 4, "student_steps": 2, "steps": 2, "batch": 2, "betas": [0, 0.99],
             "objective": {"kind": "adversarial", "warmup": 1, "discriminator": {"width": 8}},

@@ -242,6 +242,18 @@ def test_each_stage_finds_its_teacher_and_goes_on_with_the_student_before(path: 
     assert [s.substeps for s in recipe.stages] == [4, 2, 2, 2]
 
 
+def test_a_stage_may_start_elsewhere(path: Path) -> None:
+    assert read_recipe(path, [f"stages.3.start={NAMES[0]}"]).start_of(3) == 0
+    assert read_recipe(path, ["stages.3.start=base"]).start_of(3) is None
+    assert f"stages.1.start: {NAMES[2]} is no earlier stage" in refused(path, f"stages.1.start={NAMES[2]}")
+
+
+def test_a_line_of_adapters_ends_in_an_adapter(path: Path) -> None:
+    mixed = ["student.train=lora", "stages.1.train=full"]
+    assert [read_recipe(path, mixed).keeps_adapters(i) for i in range(4)] == [True, False, False, False]
+    assert read_recipe(path, [*mixed, f"stages.2.start={NAMES[0]}"]).keeps_adapters(2)
+
+
 def test_a_stage_may_name_its_teacher(path: Path) -> None:
     recipe = read_recipe(path, ["stages.3.teacher=4-step", "stages.2.teacher=base", "stages.2.guidance=5"])
     assert [recipe.teacher_of(i) for i in range(4)] == [None, 0, None, 1]

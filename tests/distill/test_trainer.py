@@ -164,7 +164,7 @@ def test_not_a_number_stops_the_run_and_keeps_the_weights_before(case: Case) -> 
         return batch
 
     broken.batches.batch = poisoned  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="stage s: the student's loss is nan .* at step 2; .*lower its learning rate"):
+    with pytest.raises(ValueError, match=r"stage s: the student's loss is nan .* at step 2; .*lower its learning rate"):
         broken.run(ignore, never)
     kept = weights(case.trainer(steps=4))
     assert all(torch.equal(kept[name], before[name]) for name in before)
@@ -174,7 +174,7 @@ def test_a_broken_checkpoint_is_refused(case: Case) -> None:
     case.trainer().run(*after(1))
     path = case.folder / "state.pt"
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(ValueError, match="is broken .* delete it to begin the stage s again"):
+    with pytest.raises(ValueError, match=r"is broken .* delete it to begin the stage s again"):
         case.trainer()
 
 

@@ -52,11 +52,11 @@ def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContra
 def test_other_settings_are_refused_with_the_reason(contract: SamplingContract) -> None:
     contract.check(steps=4, shift=5.0, guidance=1.0)
     contract.check()
-    with pytest.raises(ValueError, match="trained for steps 4, not 8: .*--force"):
+    with pytest.raises(ValueError, match=r"trained for steps 4, not 8: .*--force"):
         contract.check(steps=8)
-    with pytest.raises(ValueError, match="trained for shift 5, not 8: .*--force"):
+    with pytest.raises(ValueError, match=r"trained for shift 5, not 8: .*--force"):
         contract.check(shift=8.0)
-    with pytest.raises(ValueError, match="trained for guidance 1, not 5: .*inside its weights.*--force"):
+    with pytest.raises(ValueError, match=r"trained for guidance 1, not 5: .*inside its weights.*--force"):
         contract.check(guidance=5.0)
 
 

@@ -125,3 +125,17 @@ def test_two_experts_are_refused(make_tiny_wan: object, tmp_path: Path) -> None:
 def test_foreign_weights_are_refused(teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="restore it"):
         student_network(teacher, tmp_path)
+
+
+def test_checkpointing_the_backbone_changes_no_gradient_of_what_a_discriminator_reads(teacher: Teacher) -> None:
+    found = []
+    conditions = teacher.conditions(["a red ring"])
+    for checkpointing in (False, True):
+        roles = Roles(teacher, "lora", rank=4)
+        if checkpointing:
+            roles.checkpoint_gradients()
+        z = teacher.noise([0], teacher.latent_shape(9, 16, 16)).requires_grad_(True)
+        features = teacher.features(z, 0.5, conditions, network=roles.backbone)
+        sum(f.square().mean() for f in features).backward()  # type: ignore[union-attr]
+        found.append(z.grad)
+    assert found[0] is not None and found[1] is not None and torch.allclose(found[0], found[1], rtol=1e-4)

@@ -88,6 +88,6 @@ def _size(contract: SamplingContract, frames: int | None, height: int | None, wi
 def _check_negative(contract: SamplingContract, negative_prompt: str) -> None:
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
-            f"the student was trained with the negative prompt {contract.negative_prompt!r} inside its weights: another "
-            "one has no effect without guidance; leave --negative-prompt out, or --force samples it all the same"
+            f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "
+            "effect without guidance; leave --negative-prompt out, or --force samples it all the same"
         )

@@ -1,0 +1,158 @@
+"""Students of a relay beside their teacher: one run, the same prompts, the same noise, floors on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
+from fewstep.eval.results import markdown_table, read_results, write_results
+from fewstep.eval.sheet import comparison_sheet
+from fewstep.eval.steps_table import Protocol, check_world, figures, real_row, reference_features
+from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.rollout import rollout
+from fewstep.teacher.shapes.judge import judge_sha256, load_judge
+from fewstep.teacher.video import to_uint8
+
+REFERENCE_STEPS = 50
+_OTHER_SEED = 500_009  # of the teacher's clips that others are held against: neither their prompts nor their noise
+
+COLUMNS = {
+    "model": "model",
+    "steps": "steps",
+    "phase": "phase",
+    "shapes_fd": "shapes-fd",
+    "low": "low",
+    "high": "high",
+    "teacher_fd": "to the teacher",
+    "prompt_accuracy": "prompt accuracy",
+    "train_seconds": "training seconds",
+    "num": "N",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row to be measured: the teacher at `steps` guided steps, or a student."""
+
+    steps: int
+    student: Student | None = None
+    phase: str = ""
+    train_seconds: float | None = None  # of the student's whole line, from the teacher on
+    name: str = ""  # of its stage
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells rows apart."""
+        if self.student is None:
+            return {"model": "teacher", "steps": self.steps}
+        return {"model": "student", "steps": self.steps, "phase": self.phase, "stage": self.name}
+
+
+class RelayTable:
+    """The table on disk; rows that are there are not measured again.
+
+    Raises ValueError when the teacher is not of the shapes world, or `out` holds another teacher's, judge's or
+    protocol's rows. With `to_teacher`, distances to the 50-step teacher's own clips (other prompts and noise) are
+    taken as well; the teacher's own row at 50 steps is then the floor.
+    """
+
+    def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path, to_teacher: bool) -> None:
+        self._size = check_world(teacher)
+        self.teacher, self.protocol, self.command, self.out = teacher, protocol, command, out
+        self._to_teacher = to_teacher
+        self._references: dict[str, Tensor] = {}
+        self._shared = {
+            "teacher_sha256": teacher.sha256(),
+            "judge_sha256": judge_sha256(),
+            "num": protocol.num,
+            "seed": protocol.seed,
+            "reference": protocol.reference,
+        }
+        self.rows = read_results(out)[1] if out.exists() else []
+        for row in self.rows:
+            other = [key for key, value in self._shared.items() if row.get(key) != value]
+            if other:
+                raise ValueError(f"{out} holds figures of another {', '.join(other)}: pass --fresh, or another --out")
+
+    def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
+        """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
+        wanted = [{"model": "real"}, *(entry.key for entry in entries)]
+        for key, entry in zip(wanted, [None, *entries], strict=True):
+            if not self._found(key):
+                row = self._real(progress) if entry is None else self._row(entry, progress)
+                self.rows.append(row | self._shared)
+                self._write()
+        return [self._found(key) or {} for key in wanted]
+
+    def _found(self, key: dict[str, Any]) -> dict[str, Any] | None:
+        return next((row for row in self.rows if key.items() <= row.items()), None)
+
+    def _write(self) -> None:
+        write_results(self.out, self.command, self.rows)
+        self.out.with_suffix(".md").write_text(markdown_table(self.rows, COLUMNS))
+
+    def _real(self, progress: Progress) -> dict[str, Any]:
+        return real_row(self.protocol, self._real_reference(progress), progress)
+
+    def _row(self, entry: Entry, progress: Progress) -> dict[str, Any]:
+        label = f"{entry.steps} steps {entry.name}".strip()
+        judgement = self._judge(entry, self.protocol.seed, label, progress)
+        row = entry.key | figures(judgement, self.protocol, self._real_reference(progress))
+        if self._to_teacher:
+            distance = judgement.distance(self._teacher_reference(progress))
+            row |= {"teacher_fd": round(distance.value, 3), "teacher_low": round(distance.low, 3)}
+            row |= {"teacher_high": round(distance.high, 3)}
+        if entry.train_seconds is not None:
+            row["train_seconds"] = round(entry.train_seconds, 1)
+        return row
+
+    @torch.no_grad()
+    def _judge(self, entry: Entry, seed: int, label: str, progress: Progress) -> ShapesJudgement:
+        """Clips of `num` held-out prompts; prompts and noise follow from the seed alone."""
+        protocol, judgement = self.protocol, ShapesJudgement(load_judge(device=str(self.teacher.device)))
+        prompts = held_out_prompts(protocol.num, seed)
+        for start in range(0, protocol.num, protocol.batch):
+            some = prompts[start : start + protocol.batch]
+            videos = self.generate(entry, some, replace(protocol, seed=seed).noise_seeds(start, len(some)))
+            judgement.update(videos.cpu(), some)
+            progress(label, start + len(some), protocol.num)
+        return judgement
+
+    def generate(self, entry: Entry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Videos (B, 3, F, H, W) in -1..1 of one entry."""
+        teacher, guidance = self.teacher, self.protocol.guidance
+        z, conditions = teacher.noise(seeds, teacher.latent_shape(*self._size)), teacher.conditions(prompts)
+        if entry.student is not None:
+            return teacher.decode(entry.student.sample(z, conditions))
+        return teacher.decode(rollout(teacher, z, conditions, teacher.schedule.grid(entry.steps), guidance))
+
+    def _real_reference(self, progress: Progress) -> Tensor:
+        if "real" not in self._references:
+            self._references["real"] = reference_features(self.protocol, progress)
+        return self._references["real"]
+
+    def _teacher_reference(self, progress: Progress) -> Tensor:
+        if "teacher" not in self._references:
+            seed = self.protocol.seed + _OTHER_SEED
+            found = self._judge(Entry(REFERENCE_STEPS), seed, "the teacher's other clips", progress)
+            self._references["teacher"] = found.features()
+        return self._references["teacher"]
+
+
+@torch.no_grad()
+def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> Image.Image:
+    """The first clips side by side: a row per prompt, a column per entry."""
+    prompts, seeds = held_out_prompts(rows, table.protocol.seed), table.protocol.noise_seeds(0, rows)
+    columns = {}
+    for entry in entries:
+        name = entry.name or f"teacher, {entry.steps} step{'s' * (entry.steps > 1)}"
+        columns[name] = [to_uint8(video) for video in table.generate(entry, prompts, seeds)]
+    return comparison_sheet(columns, prompts)

@@ -1,0 +1,112 @@
+"""`fewstep student`: students of finished stages, measured beside their teacher."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewstep.commands.teacher import parse_steps
+
+if TYPE_CHECKING:
+    from fewstep.eval.relay_table import Entry
+    from fewstep.eval.steps_table import Protocol
+    from fewstep.teacher.base import Teacher
+
+student_app = typer.Typer(help="Measure students beside their teacher.", no_args_is_help=True)
+
+
+@student_app.command("table")
+def table(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, all of one teacher.")],
+    steps: Annotated[
+        str, typer.Option(help="Step counts of the teacher beside them, separated by commas.")
+    ] = "50,8,4,2,1",
+    num: Annotated[int, typer.Option(min=2, help="Clips per row, one held-out prompt each.")] = 1024,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the teacher.")] = 5.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
+    reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
+    to_teacher: Annotated[bool, typer.Option(help="Take distances to the 50-step teacher's own clips, too.")] = True,
+    out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
+        "docs/results/relay.json"
+    ),
+    fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
+) -> None:
+    """Measure every student of these runs and their teacher, on the same prompts and noise."""
+    from fewstep.eval.steps_table import Protocol
+
+    command = ["fewstep", "student", "table", *runs, "--steps", steps, "--num", num, "--guidance", f"{guidance:g}"]
+    command += [
+        "--seed",
+        seed,
+        "--reference",
+        reference,
+        "--to-teacher" if to_teacher else "--no-to-teacher",
+        "--out",
+        out,
+    ]
+    if fresh:
+        out.unlink(missing_ok=True)
+    measure(runs, parse_steps(steps), Protocol(num, guidance, seed, reference), command, out, to_teacher, device)
+
+
+def measure(
+    runs: list[Path],
+    counts: list[int],
+    protocol: Protocol,
+    command: list[Any],
+    out: Path,
+    to_teacher: bool,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fewstep.eval.relay_table import COLUMNS, Entry, RelayTable, relay_sheet
+    from fewstep.eval.results import results_table
+    from fewstep.student.contract import read_contract
+    from fewstep.student.loading import find_stage
+    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.video import write_image
+
+    teacher = load_teacher(read_contract(find_stage(runs[0])).teacher, device=device)
+    entries = [Entry(count) for count in counts]
+    entries += [entry for run in runs for entry in _students(run, teacher)]
+    relay = RelayTable(teacher, protocol, shlex.join(map(str, command)), out, to_teacher)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("clips", total=protocol.num)
+        rows = relay.measure(
+            entries, lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
+        )
+    sheet = out.with_suffix(".png")
+    write_image(sheet, relay_sheet(relay, entries))
+    Console().print(results_table(rows, COLUMNS, f"guidance {protocol.guidance:g} of the teacher"))
+    typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+    return rows
+
+
+def _students(run: Path, teacher: Teacher) -> list[Entry]:
+    """The students of a run's finished stages, with the seconds that their whole line was trained for."""
+    from fewstep.distill.recipe import read_recipe
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.eval.relay_table import Entry
+    from fewstep.student.loading import load_student
+
+    recipe, folder = read_recipe(run / "recipe.yaml"), RunFolder(run)
+
+    def seconds(index: int | None) -> float:
+        if index is None:
+            return 0.0
+        return float(folder.result(recipe.stages[index].name)["train_seconds"]) + seconds(recipe.start_of(index))
+
+    found = []
+    for index, stage in enumerate(recipe.stages):
+        if folder.finished(stage.name):
+            student = load_student(folder.stage(stage.name), teacher=teacher)
+            found.append(Entry(stage.student_steps, student, recipe.phase_of(index), seconds(index), stage.name))
+    return found

@@ -1,0 +1,82 @@
+"""`fewstep student table`: a run's students beside their teacher, measured once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fewstep import cli
+from fewstep.eval.results import read_results
+
+STAGES = [
+    {"teacher_steps": 4, "student_steps": 2, "guidance": 2.0},
+    {"teacher_steps": 2, "student_steps": 1, "objective": {"kind": "adversarial", "warmup": 0, "conditional": False}},
+    {"teacher_steps": 2, "student_steps": 1, "start": "2-step", "name": "1-step-mse"},
+]
+SHARED = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
+
+
+def fewstep(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+@pytest.fixture(scope="module")
+def run(make_tiny_wan: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a random teacher that makes clips of the shapes world's size."""
+    folder = tmp_path_factory.mktemp("student")
+    make_tiny_wan(folder / "teacher")
+    size = {"num_frames": 17, "height": 64, "width": 64, "fps": 8}
+    (folder / "teacher" / "fewstep.json").write_text(json.dumps(size))
+    (folder / "prompts.txt").write_text("a ring\na cross\n")
+    recipe = {
+        "teacher": str(folder / "teacher"), "out": str(folder / "run"), "device": "cpu", "logging": {"tracker": "none"},
+        "data": {"kind": "rollouts", "prompts": "prompts.txt", "steps": 2}, "stages": [SHARED | s for s in STAGES],
+    }  # fmt: skip
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    assert fewstep("run", folder / "tiny.yaml")[0] == 0
+    return folder / "run"
+
+
+def test_every_student_gets_a_row_and_none_is_measured_twice(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "relay.json"
+    command = ["student", "table", run, "--steps", "2", "--num", 4, "--reference", 8, "--out", out]
+    code, output = fewstep(*command)
+    assert code == 0, output
+    _, rows = read_results(out)
+    found = [(row["model"], row.get("steps"), row.get("phase"), row.get("stage")) for row in rows]
+    assert found == [
+        ("real", None, None, None),
+        ("teacher", 2, None, None),
+        ("student", 2, "mse", "2-step"),
+        ("student", 1, "relaxed", "1-step"),
+        ("student", 1, "mse", "1-step-mse"),
+    ]
+    assert all(row["low"] <= row["shapes_fd"] <= row["high"] and row["num"] == 4 for row in rows)
+    assert all(row["teacher_low"] <= row["teacher_fd"] <= row["teacher_high"] for row in rows[1:])
+    seconds = {row["stage"]: row["train_seconds"] for row in rows[2:]}
+    stages = {p.parent.name: json.loads(p.read_text())["train_seconds"] for p in run.glob("stages/*/result.json")}
+    assert seconds["1-step-mse"] == pytest.approx(stages["2-step"] + stages["1-step-mse"], abs=0.11)
+    assert out.with_suffix(".png").stat().st_size > 0 and "1-step-mse" in out.with_suffix(".json").read_text()
+
+    before = out.read_bytes()
+    assert fewstep(*command)[0] == 0 and out.read_bytes() == before
+    code, output = fewstep(*command, "--seed", 1)
+    assert code == 2 and "holds figures of another seed" in output
+
+
+def test_another_world_is_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the judge knows the shapes world only"):
+        from fewstep.eval.relay_table import RelayTable
+        from fewstep.eval.steps_table import Protocol
+        from fewstep.teacher.base import load_teacher
+
+        RelayTable(load_teacher(tiny_wan_folder, device="cpu"), Protocol(2, 1.0, 0), "", tmp_path / "t.json", False)

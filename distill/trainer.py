@@ -67,7 +67,7 @@ class Trainer:
                 self.seconds = before + time.monotonic() - began
                 if (self.step - 1) % self.logging.every == 0 or self.step == self.stage.steps:
                     curves.write(self.step, figures)
-                if self.samples and (self.step % self.logging.samples_every == 0 or self.step == self.stage.steps):
+                if self.samples and self.step % self.logging.samples_every == 0:
                     with self.roles.averaged():
                         curves.write(self.step, self.samples(self.step))
                 on_step(self.step, figures[f"{STUDENT}/loss"])

@@ -132,7 +132,7 @@ class Roles:
                 save_network(self.student, folder)
 
 
-def the_denoiser(teacher: Teacher) -> nn.Module:
+def the_denoiser(teacher: Teacher) -> Any:
     """The teacher's only denoiser. Raises ValueError for a family with several experts."""
     first, last = teacher.network_at(1.0), teacher.network_at(0.0)
     if first is not last:
@@ -146,7 +146,7 @@ def student_network(teacher: Teacher, folder: Path) -> nn.Module:
     """A finished stage's weights as a frozen network, for `network=`. Raises ValueError when they do not fit."""
     base = the_denoiser(teacher)
     if not is_adapter(folder):
-        return load_network(base, folder).to(next(base.parameters()).dtype)
+        return load_network(base, folder, base.dtype)
     network = shared_copy(base)
     load_adapter(network, ADAPTER, folder)
     return network.requires_grad_(False)

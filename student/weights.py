@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -24,14 +25,14 @@ def save_network(network: Any, folder: Path) -> None:
         network.save_pretrained(folder, safe_serialization=True)
 
 
-def load_network(like: Any, folder: Path) -> nn.Module:
-    """A frozen network of `like`'s class and place with the folder's weights, in their own precision.
+def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A frozen network of `like`'s class and place with the folder's weights.
 
     Raises ValueError when they are missing, broken or of another architecture.
     """
     try:
         with without_bars():
-            found: Any = type(like).from_pretrained(folder, use_safetensors=True)
+            found: Any = type(like).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} is no {type(like).__name__} ({reason}): restore it, or train it again") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKL,
@@ -222,3 +223,10 @@ def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-animatediff")
     save_tiny_animatediff(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate remembers the first run's precision for the whole process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from fewstep import cli
 from fewstep.eval.results import read_results
 
-STAGES = [
+STAGES: list[dict[str, object]] = [
     {"teacher_steps": 4, "student_steps": 2, "guidance": 2.0},
     {"teacher_steps": 2, "student_steps": 1, "objective": {"kind": "adversarial", "warmup": 0, "conditional": False}},
     {"teacher_steps": 2, "student_steps": 1, "start": "2-step", "name": "1-step-mse"},
 ]
-SHARED = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
+SHARED: dict[str, object] = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
 
 
 def fewstep(*arguments: object) -> tuple[int, str]:

@@ -32,7 +32,6 @@ def run(
         show(plan)
         return
     follow(plan)
-    typer.echo(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 
 def follow(plan: Recipe) -> None:
@@ -63,6 +62,7 @@ def follow(plan: Recipe) -> None:
     teacher.free_text()
     with deferred_interrupt() as interrupted:
         Relay(plan, folder, teacher, data, size, accelerator, screen, interrupted, measured, seen).run()
+    screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 
 def clip_size(plan: Recipe, default: VideoSize | None) -> VideoSize:

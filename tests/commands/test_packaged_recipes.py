@@ -1,0 +1,62 @@
+"""The packaged recipes through `fewstep run`, made small by overrides alone: the code is that of the real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fewstep import cli
+from fewstep.distill.recipe import read_recipe
+from fewstep.student.loading import load_student
+from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.video import write_video
+
+SIZE = {"num_frames": 9, "height": 16, "width": 16}
+
+
+def run(name: str, *overrides: str) -> None:
+    shared = [f"size={json.dumps(SIZE)}", "device=cpu", "logging.prompts=[a ring]"]
+    stages = range(len(read_recipe(name, overrides).stages))
+    small = [f"stages.{i}.{setting}" for i in stages for setting in ("steps=1", "batch=2", "warmup=0")]
+    settings = [part for override in (*shared, *small, *overrides) for part in ("--set", override)]
+    result = CliRunner().invoke(cli.app, ["run", name, *settings])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"])
+def test_the_wan_recipes_run_on_a_tiny_wan(tiny_wan_folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "prompts.txt").write_text("a corgi runs\na barista pours milk\n")
+    small = ["data.steps=2", "stages.2.objective.warmup=1", "stages.3.objective.warmup=1"]
+    accumulate = [f"stages.{i}.accumulate=2" for i in range(4)]
+    out = [f"out={tmp_path / 'run'}", f"data.prompts={tmp_path / 'prompts.txt'}", f"teacher={tiny_wan_folder}"]
+    run(name, *small, *accumulate, *out)
+    student = load_student(tmp_path / "run", device="cpu")
+    assert student.contract.steps == 4 and student.contract.baked_guidance == 5.0
+    assert student.contract.weights == ("lora" if "lora" in name else "full")
+    kept = read_recipe(tmp_path / "run" / "recipe.yaml")
+    assert (
+        kept.precision == "bfloat16" and kept.gradient_checkpointing and kept.stages[0].objective.kind == "progressive"
+    )
+
+
+def test_a_student_can_be_trained_from_video_files(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "videos").mkdir()
+    for i in range(3):
+        write_video(tmp_path / "videos" / f"{i}.mp4", rng.integers(0, 256, (12, 32, 32, 3)).astype(np.uint8), 8)
+        (tmp_path / "videos" / f"{i}.txt").write_text(f"a ring, take {i}")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no film")
+    small = ["stages.2.objective.warmup=1", "stages.3.objective.warmup=1"]
+    run(
+        "shapes-from-video", f"data.folder={tmp_path / 'videos'}", f"teacher={tiny_wan_folder}",
+        f"out={tmp_path / 'run'}", *small,
+    )  # fmt: skip
+    manifest = read_manifest(tmp_path / "run" / "data")
+    assert manifest.rows == 3 and [skip.file for skip in manifest.skipped] == ["broken.mp4"]
+    assert load_student(tmp_path / "run", device="cpu").contract.steps == 4

@@ -1,0 +1,44 @@
+"""What a run looks at: nothing to complain of in a student that is its supervisor, and what freezes or burns shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.watch import endpoint_error, liveliness
+from fewstep.student.denoiser import Roles
+from fewstep.teacher.base import Teacher
+
+SAME, TWICE = Supervision(4, 4), Supervision(8, 4)
+
+
+def test_a_student_that_is_its_supervisor_has_no_error(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
+    assert endpoint_error(roles, [batch], SAME) < 1e-9
+    assert endpoint_error(roles, [batch], TWICE) > 1e-4
+    assert liveliness(roles, batch, SAME) == {"motion": 1.0, "contrast": 1.0}
+
+
+def test_figures_are_of_the_same_clips_and_noise_every_time(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
+    first = endpoint_error(roles, [batch], TWICE), liveliness(roles, batch, TWICE)
+    assert first == (endpoint_error(roles, [batch], TWICE), liveliness(roles, batch, TWICE))
+
+
+def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
+
+    class Blank(torch.nn.Module):
+        """Predicts the velocity that leads to zero."""
+
+        def forward(
+            self, z: torch.Tensor, timestep: torch.Tensor, *rest: object, **named: object
+        ) -> tuple[torch.Tensor]:
+            return (z / (timestep.view(-1, 1, 1, 1, 1) / 1000),)
+
+    roles.student = Blank()
+    found = liveliness(roles, batch, SAME)
+    assert found["motion"] < 1e-4 and found["contrast"] < 1e-4

@@ -12,6 +12,7 @@ from torch import Tensor
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.schedule import Kind, Prediction
+from fewstep.teacher.source import EMBEDDED
 
 FILE_NAME = "contract.json"
 VERSION = 1
@@ -63,13 +64,16 @@ class SamplingContract(BaseModel):
         negative_prompt: str,
         fps: float,
     ) -> SamplingContract:
-        """The contract of a student of `teacher`, called `name`, with `steps` steps on the teacher's own grid."""
+        """The contract of a student of `teacher`, called `name`, with `steps` steps on the teacher's own grid.
+
+        A teacher from a folder is remembered by its absolute path: the student may be sampled from anywhere.
+        """
         schedule = teacher.schedule
         times = schedule.grid(steps)
         return SamplingContract(
             version=VERSION,
             pipeline=type(teacher.pipeline).__name__,
-            teacher=name,
+            teacher=name if name == EMBEDDED or not Path(name).expanduser().is_dir() else str(teacher.folder.resolve()),
             teacher_sha256=teacher.sha256(),
             weights=weights,
             sampler="ode",
@@ -109,7 +113,7 @@ class SamplingContract(BaseModel):
         if teacher.sha256() != self.teacher_sha256:
             raise ValueError(
                 f"the student's teacher was {self.teacher} ({self.teacher_sha256[:12]}…), not {teacher.folder} "
-                f"({teacher.sha256()[:12]}…): pass the folder of its own teacher"
+                f"({teacher.sha256()[:12]}…): pass its own teacher's folder with --teacher"
             )
         schedule = teacher.schedule
         if (schedule.kind, schedule.prediction) != (self.kind, self.prediction):

@@ -147,6 +147,8 @@ def test_the_contract_is_honoured(recipe: Path, tmp_path: Path) -> None:
     code, output = fewstep(*asked, "--shift", 3)
     assert code == 2 and "trained for shift 5, not 3" in output
     assert fewstep(*asked, "--guidance", 5, "--steps", 3, "--force")[0] == 0
+    code, output = fewstep(*asked, "--teacher", "shapes")
+    assert code == 2 and "the student's teacher was" in output and "--teacher" in output
     stage = run / "stages" / "4-step"
     contract = read_contract(stage)
     assert contract.times == pytest.approx([1, 0.9375, 0.8333333, 0.625, 0])

@@ -22,7 +22,7 @@ def demo(
     plan = read_recipe("shapes-demo", [f"out={out}", f"seed={seed}"])
     follow(plan)
     command = ["fewstep", "demo", "--out", out, "--num", num, "--seed", seed]
-    protocol = Protocol(num, guidance=5.0, seed=seed, reference=1024)
+    protocol = Protocol(num, guidance=3.0, seed=seed, reference=1024)
     rows = measure([out], [50, 8, 4], protocol, command, out / "relay.json", to_teacher=False)
     teacher = {row["steps"]: row for row in rows if row["model"] == "teacher"}
     student = [row for row in rows if row["model"] == "student" and row["steps"] == 4][-1]

@@ -34,6 +34,9 @@ def sample(
     shift: Annotated[
         float | None, typer.Option(min=0.001, help="Bends the steps' times towards noise; the model's own by default.")
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")
@@ -58,7 +61,7 @@ def sample(
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance, shift, negative_prompt, frames, height, width)
     if is_student(Path(source).expanduser()):
-        plan = asked.of_student(Path(source).expanduser(), force, dtype, device)
+        plan = asked.of_student(Path(source).expanduser(), teacher, force, dtype, device)
     else:
         plan = asked.of_teacher(load(source, dtype, device))
     clips = _clips(plan, wanted, negative_prompt, seed, batch)

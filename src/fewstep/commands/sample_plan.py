@@ -52,13 +52,14 @@ class Asked:
             teacher.default_fps(),
         )
 
-    def of_student(self, folder: Path, force: bool, dtype: DType, device: str | None) -> Plan:
+    def of_student(self, folder: Path, teacher_name: str | None, force: bool, dtype: DType, device: str | None) -> Plan:
         """On the contract's nodes. Raises ValueError for anything else, unless forced."""
         import torch
 
         from fewstep.student.loading import load_student
 
-        student = load_student(folder, None if force else self.steps, dtype=getattr(torch, dtype), device=device)
+        steps = None if force else self.steps
+        student = load_student(folder, steps, teacher_name, getattr(torch, dtype), device)
         contract, teacher = student.contract, student.teacher
         if not force:
             contract.check(self.steps, self.shift, self.guidance)

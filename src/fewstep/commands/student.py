@@ -25,7 +25,7 @@ def table(
         str, typer.Option(help="Step counts of the teacher beside them, separated by commas.")
     ] = "50,8,4,2,1",
     num: Annotated[int, typer.Option(min=2, help="Clips per row, one held-out prompt each.")] = 1024,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the teacher.")] = 5.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the teacher.")] = 3.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
     reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
     to_teacher: Annotated[bool, typer.Option(help="Take distances to the 50-step teacher's own clips, too.")] = True,

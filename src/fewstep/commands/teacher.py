@@ -55,7 +55,7 @@ def table(
     teacher: Annotated[str, typer.Argument(help="shapes, a diffusers folder or a hub id.")] = "shapes",
     steps: Annotated[str, typer.Option(help="Step counts, separated by commas.")] = "50,32,16,8,4,2,1",
     num: Annotated[int, typer.Option(min=2, help="Clips per step count, one held-out prompt each.")] = 512,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
     reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(

@@ -18,6 +18,7 @@ from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.shapes.autoencoder import clips, psnr
 from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE, judge_sha256
 
+TABLE = Path(__file__).parents[3] / "docs" / "results" / "teacher.json"
 PROMPT = "a large yellow ring drifts to the left over a dark striped background"
 
 
@@ -55,3 +56,15 @@ def test_latents_have_unit_variance(teacher: Teacher) -> None:
 
 def test_the_judge_is_the_one_that_its_card_names() -> None:
     assert judge_sha256() == json.loads((EMBEDDED_JUDGE / "judge.json").read_text())["sha256"]
+
+
+def test_the_published_table_is_this_teachers_and_shows_that_it_follows_prompts(teacher: Teacher) -> None:
+    rows = json.loads(TABLE.read_text())["rows"]
+    assert {row["teacher_sha256"] for row in rows} == {teacher.sha256()}
+    assert {row["judge_sha256"] for row in rows} == {judge_sha256()}
+    assert {row["num"] for row in rows} == {512}
+    (real,) = (row for row in rows if row["model"] == "real")
+    at = {row["steps"]: row for row in rows if row["model"] == "teacher"}
+    assert at[50]["prompt_accuracy"] >= 0.85 and real["prompt_accuracy"] >= 0.95
+    distances = [at[steps]["shapes_fd"] for steps in (50, 4, 2, 1)]
+    assert real["shapes_fd"] < distances[0] and distances == sorted(distances)

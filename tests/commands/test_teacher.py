@@ -1,4 +1,4 @@
-"""`fewstep teacher` and `fewstep demo` on the embedded teacher, at a size that takes seconds."""
+"""`fewstep teacher` on the embedded teacher, at a size that takes seconds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_table_is_written_row_by_row_and_kept(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     command, rows = read_results(out)
     assert command == (
-        f"fewstep teacher table shapes --steps 2,1 --num 4 --guidance 5 --seed 0 --reference 32 --out {out}"
+        f"fewstep teacher table shapes --steps 2,1 --num 4 --guidance 3 --seed 0 --reference 32 --out {out}"
     )
     assert [row.get("steps") for row in rows] == [None, 2, 1]
     assert all(row["low"] <= row["shapes_fd"] <= row["high"] and row["num"] == 4 for row in rows)

@@ -26,6 +26,8 @@ norm = (2**2 + 6**2) ** 0.5
 one.grad = torch.tensor([1.0, -3.0]) * (1 if accelerator.process_index else 3)
 assert abs(player.step(accelerator, 1.0) - norm) < 1e-5, accelerator.process_index
 open(f"{__file__}.{accelerator.process_index}", "w").write(str(accelerator.num_processes))  # stdout would mix
+accelerator.wait_for_everyone()
+accelerator.end_training()
 """
 
 

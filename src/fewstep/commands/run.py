@@ -62,6 +62,7 @@ def follow(plan: Recipe) -> None:
     teacher.free_text()
     with deferred_interrupt() as interrupted:
         Relay(plan, folder, teacher, data, size, accelerator, screen, interrupted, measured, seen).run()
+    accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 

@@ -13,7 +13,7 @@ from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
 from fewstep.teacher.decode_video import ClipShape
-from fewstep.teacher.manifest import Manifest, read_manifest
+from fewstep.teacher.manifest import FILE_NAME, Manifest, read_manifest
 
 _ROWS_PER_SHARD = 64
 Plan = tuple[Manifest, Source]
@@ -38,7 +38,7 @@ def make_data(
         plan, source = _rollouts(settings, teacher, name, size)
     else:
         plan, source = _videos(settings, teacher, name, size, out)
-    done = read_manifest(out).num_done if (out / "manifest.json").exists() else 0
+    done = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
 
     def advance() -> None:
         nonlocal done

@@ -12,13 +12,20 @@ from PIL import Image
 from torch import Tensor
 
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
-from fewstep.eval.results import markdown_table, read_results, write_results
+from fewstep.eval.results import ResultsFile
 from fewstep.eval.sheet import comparison_sheet
-from fewstep.eval.steps_table import Protocol, check_world, figures, real_row, reference_features
+from fewstep.eval.steps_table import (
+    Protocol,
+    check_world,
+    figures,
+    generate,
+    real_row,
+    reference_features,
+    shared_figures,
+)
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.rollout import rollout
-from fewstep.teacher.shapes.judge import judge_sha256, load_judge
+from fewstep.teacher.shapes.judge import load_judge
 from fewstep.teacher.video import to_uint8
 
 REFERENCE_STEPS = 50
@@ -47,13 +54,14 @@ class Entry:
     phase: str = ""
     train_seconds: float | None = None  # of the student's whole line, from the teacher on
     name: str = ""  # of its stage
+    run: str = ""  # the run that the stage is of
 
     @property
     def key(self) -> dict[str, Any]:
         """What tells rows apart."""
         if self.student is None:
             return {"model": "teacher", "steps": self.steps}
-        return {"model": "student", "steps": self.steps, "phase": self.phase, "stage": self.name}
+        return {"model": "student", "steps": self.steps, "phase": self.phase, "stage": self.name, "run": self.run}
 
 
 class RelayTable:
@@ -66,38 +74,15 @@ class RelayTable:
 
     def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path, to_teacher: bool) -> None:
         self._size = check_world(teacher)
-        self.teacher, self.protocol, self.command, self.out = teacher, protocol, command, out
+        self.teacher, self.protocol = teacher, protocol
         self._to_teacher = to_teacher
         self._references: dict[str, Tensor] = {}
-        self._shared = {
-            "teacher_sha256": teacher.sha256(),
-            "judge_sha256": judge_sha256(),
-            "num": protocol.num,
-            "seed": protocol.seed,
-            "reference": protocol.reference,
-        }
-        self.rows = read_results(out)[1] if out.exists() else []
-        for row in self.rows:
-            other = [key for key, value in self._shared.items() if row.get(key) != value]
-            if other:
-                raise ValueError(f"{out} holds figures of another {', '.join(other)}: pass --fresh, or another --out")
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
-        wanted = [{"model": "real"}, *(entry.key for entry in entries)]
-        for key, entry in zip(wanted, [None, *entries], strict=True):
-            if not self._found(key):
-                row = self._real(progress) if entry is None else self._row(entry, progress)
-                self.rows.append(row | self._shared)
-                self._write()
-        return [self._found(key) or {} for key in wanted]
-
-    def _found(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        return next((row for row in self.rows if key.items() <= row.items()), None)
-
-    def _write(self) -> None:
-        write_results(self.out, self.command, self.rows)
-        self.out.with_suffix(".md").write_text(markdown_table(self.rows, COLUMNS))
+        real = self._file.find({"model": "real"}) or self._file.add(self._real(progress))
+        return [real, *(self._file.find(entry.key) or self._file.add(self._row(entry, progress)) for entry in entries)]
 
     def _real(self, progress: Progress) -> dict[str, Any]:
         return real_row(self.protocol, self._real_reference(progress), progress)
@@ -128,11 +113,10 @@ class RelayTable:
 
     def generate(self, entry: Entry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Videos (B, 3, F, H, W) in -1..1 of one entry."""
-        teacher, guidance = self.teacher, self.protocol.guidance
-        z, conditions = teacher.noise(seeds, teacher.latent_shape(*self._size)), teacher.conditions(prompts)
-        if entry.student is not None:
-            return teacher.decode(entry.student.sample(z, conditions))
-        return teacher.decode(rollout(teacher, z, conditions, teacher.schedule.grid(entry.steps), guidance))
+        if entry.student is None:
+            return generate(self.teacher, prompts, seeds, entry.steps, self.protocol.guidance)
+        z = self.teacher.noise(seeds, self.teacher.latent_shape(*self._size))
+        return self.teacher.decode(entry.student.sample(z, self.teacher.conditions(prompts)))
 
     def _real_reference(self, progress: Progress) -> Tensor:
         if "real" not in self._references:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,37 @@ def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
         return str(found["command"]), [dict(row.items()) for row in found["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results table: delete it, and the command writes it anew") from error
+
+
+class ResultsFile:
+    """A table that grows row by row on disk: what is there is not measured again, and none is ever lost.
+
+    `shared` is what all rows have in common, such as the teacher's sha256. Raises ValueError when `out` holds rows of
+    another one.
+    """
+
+    def __init__(self, out: Path, command: str, shared: Row, columns: Mapping[str, str]) -> None:
+        self._out, self._command, self._shared, self._columns = out, command, dict(shared), columns
+        self.rows = read_results(out)[1] if out.exists() else []
+        for row in self.rows:
+            other = [key for key, value in self._shared.items() if row.get(key) != value]
+            if other:
+                raise ValueError(
+                    f"{out} holds figures of another {', '.join(other)}: pass --fresh to measure all again, or "
+                    "another --out"
+                )
+
+    def find(self, wanted: Row) -> dict[str, Any] | None:
+        """The row that has these figures among its own."""
+        return next((row for row in self.rows if wanted.items() <= row.items()), None)
+
+    def add(self, row: Row, order: Callable[[Row], float] = lambda row: 0.0) -> dict[str, Any]:
+        """The row with what all share; it is written at once, in this order, beside a table for a README."""
+        added = {**row, **self._shared}
+        self.rows = sorted([*self.rows, added], key=order)
+        write_results(self._out, self._command, self.rows)
+        self._out.with_suffix(".md").write_text(markdown_table(self.rows, self._columns))
+        return added
 
 
 def results_table(rows: Sequence[Row], columns: Mapping[str, str], title: str) -> Table:

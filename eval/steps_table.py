@@ -20,7 +20,7 @@ from fewstep.eval.metrics.shapes import (
     held_out_prompts,
     judge_real,
 )
-from fewstep.eval.results import markdown_table, read_results, write_results
+from fewstep.eval.results import ResultsFile
 from fewstep.eval.sheet import comparison_sheet
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.rollout import rollout
@@ -65,42 +65,36 @@ class StepsTable:
 
     def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path) -> None:
         check_world(teacher)
-        self.teacher, self.protocol, self.command, self.out = teacher, protocol, command, out
-        self.shared: dict[str, Any] = {
-            "teacher_sha256": teacher.sha256(),
-            "judge_sha256": judge_sha256(),
-            "num": protocol.num,
-            "seed": protocol.seed,
-            "reference": protocol.reference,
-        }
-        self.rows = read_results(out)[1] if out.exists() else []
+        self.teacher, self.protocol = teacher, protocol
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS)
         self.measured = 0
         self._reference: Tensor | None = None
-        for row in self.rows:
-            other = [key for key, value in self.shared.items() if row.get(key) != value]
-            if other:
-                raise ValueError(
-                    f"{out} holds figures of another {', '.join(other)}: pass --fresh to measure all again, or "
-                    "another --out"
-                )
 
     def row(self, steps: int | None, progress: Progress) -> dict[str, Any]:
         """The row of a step count, or for None that of real clips; measured and written if it is not there."""
         wanted = {"model": "real"} if steps is None else {"steps": steps, "guidance": self.protocol.guidance}
-        found = next((row for row in self.rows if wanted.items() <= row.items()), None)
-        if found is None:
-            if self._reference is None:
-                self._reference = reference_features(self.protocol, progress)
-            if steps is None:
-                found = real_row(self.protocol, self._reference, progress)
-            else:
-                found = teacher_row(self.teacher, steps, self.protocol, self._reference, progress)
-            found |= self.shared
-            self.rows = sorted([*self.rows, found], key=lambda row: -row.get("steps", 1e9))
-            self.measured += 1
-            write_results(self.out, self.command, self.rows)
-            self.out.with_suffix(".md").write_text(markdown_table(self.rows, COLUMNS))
-        return found
+        found = self._file.find(wanted)
+        if found is not None:
+            return found
+        if self._reference is None:
+            self._reference = reference_features(self.protocol, progress)
+        if steps is None:
+            row = real_row(self.protocol, self._reference, progress)
+        else:
+            row = teacher_row(self.teacher, steps, self.protocol, self._reference, progress)
+        self.measured += 1
+        return self._file.add(row, order=lambda row: -row.get("steps", 1e9))
+
+
+def shared_figures(teacher: Teacher, protocol: Protocol) -> dict[str, Any]:
+    """What makes rows comparable, and stands in each of them."""
+    return {
+        "teacher_sha256": teacher.sha256(),
+        "judge_sha256": judge_sha256(),
+        "num": protocol.num,
+        "seed": protocol.seed,
+        "reference": protocol.reference,
+    }
 
 
 def real_row(protocol: Protocol, reference: Tensor, progress: Progress) -> dict[str, Any]:

@@ -72,8 +72,8 @@ class Teacher(ABC):
     # --- what a family says
 
     @abstractmethod
-    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
-        """The conditions of these prompts. Raises ValueError once the text encoder was freed."""
+    def embed(self, prompts: list[str]) -> Tensor:
+        """Text embeddings (B, L, D) as the denoiser takes them; the text encoder is there."""
 
     @abstractmethod
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
@@ -105,6 +105,18 @@ class Teacher(ABC):
     def device(self) -> torch.device:
         """Where the denoiser is."""
         return next(self.network_at(1.0).parameters()).device
+
+    @torch.no_grad()
+    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
+        """The conditions of these prompts, with an unconditional branch.
+
+        Raises ValueError when there are no prompts, and once the text encoder was freed.
+        """
+        if not prompts:
+            raise ValueError("there are no prompts: pass at least one, which may be empty")
+        self._part("text_encoder")
+        positive, negative = self.embed(list(prompts)), self.embed([negative_prompt])
+        return Conditions(positive, negative.expand(len(prompts), -1, -1))
 
     def denoise(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.families.limits import check_prompts, check_sides
+from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.schedule import Time
 
 USUAL_FRAMES = 16  # what motion modules are trained with
@@ -56,15 +55,8 @@ class AnimateDiffTeacher(Teacher):
         if side := (self._unet.config.sample_size or 0) * self._per_pixel:
             self.family_size = VideoSize(min(USUAL_FRAMES, self._most_frames), side, side)
 
-    @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
-        """CLIP embeddings with all their padding: the denoiser was trained to attend to it."""
-        check_prompts(prompts)
-        positive, negative = self._embed(list(prompts)), self._embed([negative_prompt])
-        return Conditions(positive, negative.expand(len(prompts), -1, -1))
-
-    def _embed(self, prompts: list[str]) -> Tensor:
-        self._part("text_encoder")
+    def embed(self, prompts: list[str]) -> Tensor:
+        """With all its padding: the denoiser was trained to attend to it."""
         return self.pipeline.encode_prompt(
             prompts, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )[0]

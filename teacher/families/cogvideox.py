@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.families.limits import check_frames, check_prompts, check_sides
+from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.schedule import Time
 
 
@@ -36,15 +35,8 @@ class CogVideoXTeacher(Teacher):
             self.family_fps = 16.0
             self.family_size = VideoSize(config.sample_frames, min(height, 768), min(width, 1360))
 
-    @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
-        """Text embeddings with all their padding: the denoiser was trained to attend to it."""
-        check_prompts(prompts)
-        positive, negative = self._embed(list(prompts)), self._embed([negative_prompt])
-        return Conditions(positive, negative.expand(len(prompts), -1, -1))
-
-    def _embed(self, prompts: list[str]) -> Tensor:
-        self._part("text_encoder")
+    def embed(self, prompts: list[str]) -> Tensor:
+        """With all its padding: the denoiser was trained to attend to it."""
         length = self._config.max_text_seq_length  # 226
         return self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device

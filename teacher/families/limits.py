@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Raises ValueError when there is no prompt."""
-    if not prompts:
-        raise ValueError("there are no prompts: pass at least one, which may be empty")
-
 
 def check_frames(num_frames: int, multiple: int) -> None:
     """Raises ValueError unless `num_frames` is one frame and then whole groups of `multiple`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
-from fewstep.teacher.families.limits import check_frames, check_prompts, check_sides
+from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.schedule import Time
 
@@ -32,15 +31,8 @@ class WanTeacher(Teacher):
             count_padding(self._high)
             count_padding(self._low)
 
-    @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
-        """Text embeddings, cut behind the longest prompt."""
-        check_prompts(prompts)
-        positive, negative = self._embed(list(prompts)), self._embed([negative_prompt])
-        return Conditions(positive, negative.expand(len(prompts), -1, -1))
-
-    def _embed(self, prompts: list[str]) -> Tensor:
-        self._part("text_encoder")
+    def embed(self, prompts: list[str]) -> Tensor:
+        """Cut behind the longest prompt."""
         embeddings: Tensor = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH, device=self.device
         )[0]

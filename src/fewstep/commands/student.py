@@ -108,5 +108,6 @@ def _students(run: Path, teacher: Teacher) -> list[Entry]:
     for index, stage in enumerate(recipe.stages):
         if folder.finished(stage.name):
             student = load_student(folder.stage(stage.name), teacher=teacher)
-            found.append(Entry(stage.student_steps, student, recipe.phase_of(index), seconds(index), stage.name))
+            phase = recipe.phase_of(index)
+            found.append(Entry(stage.student_steps, student, phase, seconds(index), stage.name, str(run)))
     return found

@@ -54,11 +54,6 @@ def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Paramete
         parameter.grad = found.view_as(parameter)
 
 
-def lr_scale(step: int, steps: int, warmup: int, cooldown: float) -> float:
-    """What multiplies the learning rate at a step, 0-based: up over `warmup` steps, down over the last `cooldown`."""
-    return min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1.0, cooldown * steps))
-
-
 def as_numbers(figures: dict[str, Tensor]) -> dict[str, float]:
     """Scalars to numbers."""
     return {name: float(figure.detach()) for name, figure in figures.items()}

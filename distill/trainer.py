@@ -15,9 +15,10 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.checkpoint import load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.objectives.base import STUDENT, Objective
-from fewstep.distill.player import Player, as_numbers, lr_scale
+from fewstep.distill.player import Player, as_numbers
 from fewstep.distill.settings import Logging, Stage
 from fewstep.student.denoiser import Roles
+from fewstep.teacher.lr_scale import lr_scale
 
 OnStep = Callable[[int, float], None]  # steps done, the last loss
 

@@ -18,6 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.interrupts import deferred_interrupt
+from fewstep.teacher.lr_scale import lr_scale
 from fewstep.teacher.shapes.filter_muon import FilterMuon
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
@@ -40,8 +41,7 @@ class Budget:
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, 0-based."""
-        left = (self.steps - step) / max(1.0, self.cooldown * self.steps)
-        return self.lr * min(1.0, (step + 1) / self.warmup, left)
+        return self.lr * lr_scale(step, self.steps, self.warmup, self.cooldown)
 
 
 def train(

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fewstep.distill.player import Player, lr_scale
+from fewstep.distill.player import Player
 
 TWO_PROCESSES = """
 import torch
@@ -47,12 +47,6 @@ def test_a_step_is_as_long_as_its_scale() -> None:
     parameter.grad = torch.tensor([4.0])
     assert player(parameter).step(Accelerator(cpu=True), 0.5) == pytest.approx(4.0)
     assert parameter.item() == pytest.approx(1 - 0.05)
-
-
-def test_the_learning_rate_rises_stays_and_falls() -> None:
-    scales = [lr_scale(step, 10, 2, 0.5) for step in range(10)]
-    assert scales == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    assert lr_scale(0, 1, 0, 0.0) == 1
 
 
 def test_two_processes_average_their_gradients(tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance, load
-from fewstep.commands.sample_plan import Asked
+from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.commands.sample_plan import Plan
+    from fewstep.student.sampler import Sampler
 
 
 def sample(
@@ -50,7 +49,9 @@ def sample(
     device: Device = None,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
-    from fewstep.student.loading import is_student
+    import torch
+
+    from fewstep.student.sampler import Asked, open_sampler
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
@@ -59,13 +60,9 @@ def sample(
     if fps is not None:
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
-    asked = Asked(steps, guidance, shift, negative_prompt, frames, height, width)
-    if is_student(Path(source).expanduser()):
-        plan = asked.of_student(Path(source).expanduser(), teacher, force, dtype, device)
-    else:
-        plan = asked.of_teacher(load(source, dtype, device))
-    clips = _clips(plan, wanted, negative_prompt, seed, batch)
-    _write(out, clips, wanted, plan.fps if fps is None else fps)
+    asked = Asked(steps, guidance, shift, negative_prompt, frames, height, width, force)
+    sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
+    _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -77,28 +74,19 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def _clips(plan: Plan, prompts: list[str], negative_prompt: str, seed: int, batch: int) -> Iterator[Tensor]:
+def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int) -> Iterator[Tensor]:
     """One clip (3, F, H, W) in -1..1 per prompt, under a progress bar."""
-    import torch
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from fewstep.teacher.rollout import rollout
-
-    teacher, shape = plan.teacher, plan.teacher.latent_shape(*plan.size)
     starts = range(0, len(prompts), batch)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("sampling", total=len(starts) * (len(plan.grid) - 1))
+        bar = progress.add_task("sampling", total=len(starts) * sampler.steps)
         for start in starts:
             some = prompts[start : start + batch]
-            z = teacher.noise(range(seed + start, seed + start + len(some)), shape)
-            conditions = teacher.conditions(some, negative_prompt)
-            latents = rollout(
-                teacher, z, conditions, plan.grid, plan.guidance, lambda _: progress.advance(bar), plan.network
-            )
-            with torch.no_grad():
-                yield from teacher.decode(latents)
+            seeds = range(seed + start, seed + start + len(some))
+            yield from sampler.clips(some, seeds, lambda _: progress.advance(bar))
 
 
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:

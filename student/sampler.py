@@ -1,0 +1,161 @@
+"""Whatever makes clips, ready to be asked: a teacher in any way one likes, a student on the nodes of its contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.contract import SamplingContract
+from fewstep.student.loading import Student, is_student, load_student
+from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.rollout import rollout
+
+TEACHER_STEPS, TEACHER_GUIDANCE = 50, 5.0  # where nobody asks for others
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How clips are to be made; None is the model's own way. `force` asks a student for what it was not taught."""
+
+    steps: int | None = None
+    guidance: float | None = None  # classifier-free, u + guidance (c - u); 1 is none
+    shift: float | None = None
+    negative_prompt: str = ""
+    num_frames: int | None = None
+    height: int | None = None  # pixels
+    width: int | None = None  # pixels
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A teacher or a student with all that sampling needs but prompts and noise.
+
+    `network` is asked instead of the teacher's own denoiser; `contract` is a student's, None of a teacher.
+    """
+
+    name: str
+    teacher: Teacher
+    network: nn.Module | None
+    grid: Tensor  # times from 1 to 0, (steps + 1,)
+    guidance: float
+    negative_prompt: str
+    size: VideoSize
+    fps: float
+    contract: SamplingContract | None
+
+    @property
+    def steps(self) -> int:
+        """Steps from noise to clip."""
+        return len(self.grid) - 1
+
+    @property
+    def evaluations(self) -> int:
+        """How often the denoiser is evaluated for one clip: guided steps count twice."""
+        return self.steps * (1 if self.guidance == 1.0 else 2)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Unit noise (B, C, F, h, w), a seed per clip: any two samplers of one teacher start from the same."""
+        return self.teacher.noise(seeds, self.teacher.latent_shape(*self.size))
+
+    def conditions(self, prompts: Sequence[str]) -> Conditions:
+        """What the denoiser is conditioned on, a prompt per clip."""
+        return self.teacher.conditions(prompts, self.negative_prompt)
+
+    def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
+        """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""
+        return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
+
+    @torch.no_grad()
+    def clips(
+        self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Videos (B, 3, F, H, W) in -1..1, a prompt and a seed each."""
+        return self.teacher.decode(self.sample(self.noise(seeds), self.conditions(prompts), on_step))
+
+
+def open_sampler(
+    source: str | Path,
+    asked: Asked | None = None,
+    teacher: Teacher | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Sampler:
+    """The sampler of a run, a finished stage, `shapes`, a diffusers folder or a hub id, as asked.
+
+    `teacher` is where a student's teacher is, if not where its contract says, or one that is loaded already. Raises
+    ValueError when there is no such model, and when a student is asked for what it was not taught, unless forced.
+    """
+    asked = asked or Asked()
+    if asked.guidance is not None and not math.isfinite(asked.guidance):
+        raise ValueError(f"guidance is {asked.guidance}; it must be a finite number, and 1 means none")
+    folder = Path(source).expanduser()
+    if is_student(folder):
+        steps = None if asked.force else asked.steps
+        return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), asked)
+    return teacher_sampler(load_teacher(source, dtype, device), str(source), asked)
+
+
+def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
+    """A teacher at any steps, guidance and shift."""
+    size = _size(asked, teacher.default_size())
+    return Sampler(
+        name=name,
+        teacher=teacher,
+        network=None,
+        grid=_grid(teacher, asked.steps or TEACHER_STEPS, asked.shift),
+        guidance=TEACHER_GUIDANCE if asked.guidance is None else asked.guidance,
+        negative_prompt=asked.negative_prompt,
+        size=size,
+        fps=teacher.default_fps(),
+        contract=None,
+    )
+
+
+def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
+    """A student on its contract's nodes. Raises ValueError when it is asked for others, unless forced."""
+    contract, teacher = student.contract, student.teacher
+    if not asked.force:
+        contract.check(asked.steps, asked.shift, asked.guidance)
+        _check_negative(contract, asked.negative_prompt)
+    free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
+    return Sampler(
+        name=name,
+        teacher=teacher,
+        network=student.network,
+        grid=_grid(teacher, asked.steps or contract.steps, asked.shift) if free else contract.grid,
+        guidance=contract.guidance if asked.guidance is None else asked.guidance,
+        negative_prompt=asked.negative_prompt,
+        size=_size(asked, contract.size),
+        fps=contract.fps,
+        contract=contract,
+    )
+
+
+def _grid(teacher: Teacher, steps: int, shift: float | None) -> Tensor:
+    schedule = teacher.schedule if shift is None else replace(teacher.schedule, shift=shift)
+    return schedule.grid(steps)
+
+
+def _size(asked: Asked, own: VideoSize | None) -> VideoSize:
+    """As asked, else the model's own; another size than a student's is the user's own affair, as of a teacher."""
+    wanted = (asked.num_frames, asked.height, asked.width)
+    pairs = zip(wanted, own or (None, None, None), strict=True)
+    found = [side for one, usual in pairs if (side := usual if one is None else one) is not None]
+    if len(found) < 3:
+        raise ValueError("the teacher states no size of its own: pass --frames, --height and --width")
+    return VideoSize(*found)
+
+
+def _check_negative(contract: SamplingContract, negative_prompt: str) -> None:
+    if negative_prompt not in ("", contract.negative_prompt):
+        raise ValueError(
+            f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "
+            "effect without guidance; leave --negative-prompt out, or --force samples it all the same"
+        )

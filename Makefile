@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 test lint: export OMP_NUM_THREADS = 1
 test: export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint teacher teacher-table
+.PHONY: demo test lint teacher teacher-table relay-table
 
 demo: $(FEWSTEP)
 	$(BIN)/fewstep demo
@@ -26,6 +26,10 @@ teacher: $(FEWSTEP)
 
 teacher-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher table --fresh --out docs/results/teacher.json
+
+relay-table: $(FEWSTEP)
+	$(BIN)/fewstep run shapes-relay
+	$(BIN)/fewstep student table runs/shapes-relay --out docs/results/relay.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -50,7 +50,10 @@ class RunFolder:
         return found
 
     def begin(self, recipe: Recipe) -> None:
-        """Keeps the resolved recipe. Raises ValueError when another one was begun here."""
+        """Keeps the resolved recipe. Raises ValueError when another one was begun here.
+
+        Further stages at the end are no other recipe: a run may be gone on with.
+        """
         kept = self.path / "recipe.yaml"
         if kept.exists():
             begun = load_yaml(kept.read_text("utf-8"))
@@ -81,8 +84,9 @@ def _differences(begun: Any, now: Any, above: str = "") -> list[str]:
     if isinstance(begun, dict) and isinstance(now, dict):
         keys = [key for key in {**begun, **now} if above + key not in _FREE]
         return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.")]
-    if isinstance(begun, list) and isinstance(now, list) and len(begun) == len(now):
-        return [
-            name for i, (a, b) in enumerate(zip(begun, now, strict=True)) for name in _differences(a, b, f"{above}{i}.")
-        ]
+    if isinstance(begun, list) and isinstance(now, list):
+        grown = above == "stages." and len(begun) < len(now)
+        if grown or len(begun) == len(now):
+            pairs = enumerate(zip(begun, now, strict=False))
+            return [name for i, (a, b) in pairs for name in _differences(a, b, f"{above}{i}.")]
     return [] if begun == now else [above.rstrip(".")]

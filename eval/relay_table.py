@@ -55,13 +55,15 @@ class Entry:
     train_seconds: float | None = None  # of the student's whole line, from the teacher on
     name: str = ""  # of its stage
     run: str = ""  # the run that the stage is of
+    sha256: str = ""  # of its weights: a student that was trained again is measured again
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells rows apart."""
+        """What tells rows apart, beside what all share."""
         if self.student is None:
             return {"model": "teacher", "steps": self.steps}
-        return {"model": "student", "steps": self.steps, "phase": self.phase, "stage": self.name, "run": self.run}
+        row = {"model": "student", "steps": self.steps, "phase": self.phase, "stage": self.name, "run": self.run}
+        return row | {"weights_sha256": self.sha256}
 
 
 class RelayTable:
@@ -77,7 +79,8 @@ class RelayTable:
         self.teacher, self.protocol = teacher, protocol
         self._to_teacher = to_teacher
         self._references: dict[str, Tensor] = {}
-        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS)
+        shared = shared_figures(teacher, protocol) | {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher}
+        self._file = ResultsFile(out, command, shared, COLUMNS)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
@@ -88,6 +91,9 @@ class RelayTable:
         return real_row(self.protocol, self._real_reference(progress), progress)
 
     def _row(self, entry: Entry, progress: Progress) -> dict[str, Any]:
+        twin = self._file.find({key: value for key, value in entry.key.items() if key != "phase"})
+        if twin is not None:  # the same student, which is the last of its step count as well
+            return {**twin, **entry.key}
         label = f"{entry.steps} steps {entry.name}".strip()
         judgement = self._judge(entry, self.protocol.seed, label, progress)
         row = entry.key | figures(judgement, self.protocol, self._real_reference(progress))
@@ -133,10 +139,12 @@ class RelayTable:
 
 @torch.no_grad()
 def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> Image.Image:
-    """The first clips side by side: a row per prompt, a column per entry."""
+    """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became."""
     prompts, seeds = held_out_prompts(rows, table.protocol.seed), table.protocol.noise_seeds(0, rows)
     columns = {}
     for entry in entries:
+        if entry.phase not in ("", "mse", "final"):
+            continue
         name = entry.name or f"teacher, {entry.steps} step{'s' * (entry.steps > 1)}"
         columns[name] = [to_uint8(video) for video in table.generate(entry, prompts, seeds)]
     return comparison_sheet(columns, prompts)

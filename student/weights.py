@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ from torch import nn
 
 from fewstep.student.adapters import FILE_NAME
 from fewstep.teacher.loading import without_bars
+from fewstep.teacher.manifest import sha256
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds an adapter rather than a whole network."""
     return (folder / FILE_NAME).is_file()
+
+
+def weights_sha256(folder: Path) -> str:
+    """One checksum of all weights in the folder, whatever form they have."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
 def save_network(network: Any, folder: Path) -> None:

@@ -290,3 +290,14 @@ def test_default_names_count_on(path: Path) -> None:
     path.write_text(yaml.safe_dump(values))
     names = [s.name for s in read_recipe(path).stages]
     assert names == [*NAMES, "4-step-adversarial-2", "mine", "4-step-adversarial-3"]
+
+
+def test_a_stage_has_the_phases_that_tables_name() -> None:
+    relay = read_recipe("shapes-relay")
+    phases = {stage.name: relay.phases_of(i) for i, stage in enumerate(relay.stages)}
+    assert phases["8-step"] == ("mse",)
+    for steps in ("4-step", "2-step", "1-step"):
+        assert phases[steps] == ("start",)
+        assert phases[f"{steps}-conditional"] == ("conditional",)
+        assert phases[f"{steps}-relaxed"] == ("relaxed", "final")
+        assert phases[f"{steps}-mse"] == ("mse",)

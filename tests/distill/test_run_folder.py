@@ -35,6 +35,17 @@ def test_what_changes_nothing_may_change(tmp_path: Path) -> None:
             folder.begin(recipe(change))
 
 
+def test_stages_may_come_to_the_end_but_never_go(tmp_path: Path) -> None:
+    whole = recipe()
+    fewer = whole.model_copy(update={"stages": whole.stages[:-1]})
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(fewer)
+    folder.begin(whole)
+    assert read_recipe(tmp_path / "run" / "recipe.yaml") == whole
+    with pytest.raises(ValueError, match="begun with another stages: "):
+        folder.begin(fewer)
+
+
 def test_a_stage_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     (tmp_path / "state.pt").write_bytes(b"")

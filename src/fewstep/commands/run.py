@@ -60,6 +60,8 @@ def follow(plan: Recipe) -> None:
         data = make_data(plan.data, teacher, plan.teacher, size, folder.data, on_clip)
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
+    if seen is None and not measured:
+        teacher.free_vae()
     with deferred_interrupt() as interrupted:
         Relay(plan, folder, teacher, data, size, accelerator, screen, interrupted, measured, seen).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there

@@ -96,6 +96,7 @@ def _students(run: Path, teacher: Teacher) -> list[Entry]:
     from fewstep.distill.run_folder import RunFolder
     from fewstep.eval.relay_table import Entry
     from fewstep.student.loading import load_student
+    from fewstep.student.weights import weights_sha256
 
     recipe, folder = read_recipe(run / "recipe.yaml"), RunFolder(run)
 
@@ -108,6 +109,9 @@ def _students(run: Path, teacher: Teacher) -> list[Entry]:
     for index, stage in enumerate(recipe.stages):
         if folder.finished(stage.name):
             student = load_student(folder.stage(stage.name), teacher=teacher)
-            phase = recipe.phase_of(index)
-            found.append(Entry(stage.student_steps, student, phase, seconds(index), stage.name, str(run)))
+            version = weights_sha256(folder.stage(stage.name))
+            found += [
+                Entry(stage.student_steps, student, phase, seconds(index), stage.name, str(run), version)
+                for phase in recipe.phases_of(index)
+            ]
     return found

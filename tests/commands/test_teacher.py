@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +12,9 @@ from fewstep.cli import app
 from fewstep.commands.teacher import parse_steps
 from fewstep.eval.results import read_results
 from fewstep.teacher.base import embedded_path, load_teacher
+from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.shapes.captions import example
+from fewstep.teacher.shapes.world import render
 
 
 def test_path_is_a_pipeline_folder() -> None:
@@ -42,6 +46,19 @@ def test_the_table_is_written_row_by_row_and_kept(tmp_path: Path) -> None:
     assert len(out.with_suffix(".md").read_text().splitlines()) == 5
     result = CliRunner().invoke(app, [*short, "1", "--seed", "1"])
     assert result.exit_code == 2 and "another seed" in result.output
+
+
+def test_real_clips_are_files_that_data_reads(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["teacher", "videos", str(tmp_path / "clips"), "--num", "3"])
+    assert result.exit_code == 0, result.output
+    there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
+    assert sorted(there) == [f"0000{i}.{suffix}" for i in range(3) for suffix in ("mp4", "txt")]
+    scene, caption = example("train", 7, 2)
+    assert (tmp_path / "clips" / "00002.txt").read_text() == caption + "\n"
+    clip = decode_video(tmp_path / "clips" / "00002.mp4", ClipShape(17, 64, 64, 8.0))
+    assert np.abs(clip.astype(float) - render(scene)).mean() < 6  # of 255: H.264 halves the resolution of colours
+    CliRunner().invoke(app, ["teacher", "videos", str(tmp_path / "clips"), "--num", "4"])
+    assert there.items() < {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}.items()
 
 
 @pytest.mark.parametrize("text", ["", "a", "4,0", "4;2"])

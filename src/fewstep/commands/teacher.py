@@ -75,6 +75,32 @@ def table(
     measure(teacher, counts, Protocol(num, guidance, seed, reference), command, out, device)
 
 
+@teacher_app.command("videos")
+def videos(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; those that are there stay.")],
+    num: Annotated[int, typer.Option(min=1, help="How many.")] = 1536,
+    held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every clip.")] = 7,
+) -> None:
+    """Render real clips of the shapes world as mp4 files, each with its caption in a .txt beside it."""
+    from rich.progress import track
+
+    from fewstep.teacher.atomic import whole_file
+    from fewstep.teacher.shapes.captions import example
+    from fewstep.teacher.shapes.world import FPS, render
+    from fewstep.teacher.video import write_video
+
+    out.mkdir(parents=True, exist_ok=True)
+    for index in track(range(num), "clips", disable=num < 2):
+        clip = out / f"{index:05d}.mp4"
+        if not clip.exists():
+            scene, caption = example("held-out" if held_out else "train", seed, index)
+            with whole_file(clip.with_suffix(".txt")) as part:
+                part.write_text(caption + "\n", "utf-8")
+            write_video(clip, render(scene), FPS)
+    typer.echo(f"{num} clips in {out}")
+
+
 def parse_steps(text: str) -> list[int]:
     """'50,8' -> [50, 8]. Raises ValueError for anything but positive whole numbers."""
     try:

@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 test lint: export OMP_NUM_THREADS = 1
 test: export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint teacher teacher-table relay-table
+.PHONY: demo test lint teacher teacher-table relay-table latency export-table
 
 demo: $(FEWSTEP)
 	$(BIN)/fewstep demo
@@ -30,6 +30,15 @@ teacher-table: $(FEWSTEP)
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-relay
 	$(BIN)/fewstep student table runs/shapes-relay --out docs/results/relay.json
+
+latency: $(FEWSTEP)
+	$(BIN)/fewstep benchmark shapes runs/shapes-relay@8 runs/shapes-relay@4 runs/shapes-relay@2 runs/shapes-relay@1 --out docs/results/latency.json
+
+export-table: $(FEWSTEP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
+	$(BIN)/fewstep run shapes-relay
+	$(BIN)/fewstep run shapes-lora-4step
+	$(BIN)/fewstep export-table runs/shapes-relay runs/shapes-lora-4step --step-count 4 --out docs/results/export.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

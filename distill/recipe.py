@@ -129,17 +129,16 @@ class Recipe(Settings):
     def phases_of(self, index: int) -> tuple[str, ...]:
         """What of the method a stage is, by the names that tables use.
 
-        Regression is `mse`, or `start` if an adversarial stage of as many steps goes on from it. An adversarial stage
-        is `conditional` or `relaxed`, and the last one of its step count is `final` as well.
+        Regression is `mse`, or `start` if another stage of as many steps goes on from it. An adversarial stage is
+        `conditional` or `relaxed`, and the last one of its step count is `final` as well.
         """
-        stage, others = self.stages[index], list(enumerate(self.stages))
-        alike = [
-            i for i, s in others if isinstance(s.objective, Adversarial) and s.student_steps == stage.student_steps
-        ]
+        stage = self.stages[index]
+        alike = [i for i, other in enumerate(self.stages) if other.student_steps == stage.student_steps]
         if not isinstance(stage.objective, Adversarial):
             return ("start" if index in map(self.start_of, alike) else stage.objective.loss,)
         phase = "conditional" if stage.objective.conditional else "relaxed"
-        return (phase, "final") if index == alike[-1] else (phase,)
+        last = [i for i in alike if isinstance(self.stages[i].objective, Adversarial)][-1]
+        return (phase, "final") if index == last else (phase,)
 
     def train_of(self, index: int) -> Train:
         """Whether stage `index` trains the whole network or adapters."""

@@ -30,8 +30,10 @@ class Student:
 
 
 def is_student(folder: Path) -> bool:
-    """Whether the folder is a run, or one finished stage of a run, rather than a pipeline."""
-    return (folder / FILE_NAME).is_file() or (folder / "stages").is_dir()
+    """Whether it is a run, one finished stage of a run, or an export, rather than a teacher's pipeline."""
+    from fewstep.student.export.opening import is_export
+
+    return (folder / FILE_NAME).is_file() or (folder / "stages").is_dir() or is_export(folder)
 
 
 def find_stage(folder: Path, steps: int | None = None) -> Path:
@@ -62,10 +64,17 @@ def load_student(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Student:
-    """The student of a run or of one of its stages. `teacher` replaces where the contract says its teacher is.
+    """The student of a run, of one of its stages, or of an export's folder or file. `teacher` replaces where the
+    contract says its teacher is.
 
     Raises ValueError when the contract is missing or not whole, the teacher is another one, or weights do not fit.
     """
+    from fewstep.student.export.opening import is_export, open_export
+
+    if is_export(folder):
+        student = open_export(folder, teacher, dtype, device)
+        student.contract.check(steps)
+        return student
     stage = find_stage(folder, steps)
     contract = read_contract(stage)
     loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)

@@ -87,7 +87,7 @@ def open_sampler(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Sampler:
-    """The sampler of a run, a finished stage, `shapes`, a diffusers folder or a hub id, as asked.
+    """The sampler of a run, a finished stage, an export, `shapes`, a diffusers folder or a hub id, as asked.
 
     `teacher` is where a student's teacher is, if not where its contract says, or one that is loaded already. Raises
     ValueError when there is no such model, and when a student is asked for what it was not taught, unless forced.
@@ -99,7 +99,13 @@ def open_sampler(
     if is_student(folder):
         steps = None if asked.force else asked.steps
         return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), asked)
-    return teacher_sampler(load_teacher(source, dtype, device), str(source), asked)
+    found = load_teacher(source, dtype, device)
+    if is_student(found.folder):
+        raise ValueError(
+            f"{source} is an exported student, of which a hub id brings no contract: `hf download {source} --local-dir "
+            "DIR` brings all of it, so pass DIR"
+        )
+    return teacher_sampler(found, str(source), asked)
 
 
 def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:

@@ -132,7 +132,9 @@ class NoiseSchedule:
             raise ValueError(f"{count} steps asked for: at least 1 is needed")
         first, last = (shift_time(_checked(time), 1 / self.shift) for time in (t, s))
         weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(-1, *[1] * max(first.ndim, last.ndim))
-        return shift_time(torch.lerp(first, last, weights), self.shift)
+        times = shift_time(torch.lerp(first, last, weights), self.shift)
+        times[0], times[-1] = _checked(t), _checked(s)  # rounding would leave 0 .. 1 at some shifts, such as 3
+        return times
 
     # --- predictions; latents of any shape (B, ...)
 

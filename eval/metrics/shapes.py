@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewstep.eval.metrics.frechet import Interval, frechet_interval
+from fewstep.eval.metrics.frechet import STATISTICS, Interval, frechet_interval
 from fewstep.teacher.shapes.captions import agreement, example, rates
-from fewstep.teacher.shapes.judge import Judge, batch, load_judge
+from fewstep.teacher.shapes.judge import FEATURES, Judge, batch, judge_sha256, load_judge
+from fewstep.teacher.shapes.world import FRAMES, SIDE
 
 REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
 _BATCH = 32
@@ -50,6 +52,33 @@ class ShapesJudgement:
     def accuracy_per_attribute(self) -> dict[str, float]:
         """Fraction right per attribute, over the prompts that name it."""
         return rates(self._right)
+
+
+class ShapesFeatures:
+    """The embedded judge as a feature network."""
+
+    name = "shapes-fd"
+    min_frames = FRAMES
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._judge = load_judge(device=device)
+
+    def protocol(self) -> dict[str, Any]:
+        """What figures depend on beside the clips."""
+        return {
+            "network": "the embedded judge of the shapes world",
+            "weights_sha256": judge_sha256(),
+            "dimensions": FEATURES,
+            "frames": FRAMES,
+            "resize": f"none: clips of {SIDE}x{SIDE} only",
+            "value_range": "-1..1",
+            "torch": torch.__version__,
+            **STATISTICS,
+        }
+
+    def features(self, videos: Tensor) -> Tensor:
+        """Features (B, D) of videos (B, 3, 17, 64, 64) in -1..1. Raises ValueError for clips of another size."""
+        return self._judge.read(videos.to(self._judge.feature_mean.device))[1].float().cpu()
 
 
 def wilson(right: int, count: int) -> Interval:

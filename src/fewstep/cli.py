@@ -10,12 +10,18 @@ import typer
 from typer.core import TyperGroup
 
 from fewstep import __version__
+from fewstep.commands.benchmark import benchmark
 from fewstep.commands.data import data_app
 from fewstep.commands.demo import demo
+from fewstep.commands.evaluate import evaluate
+from fewstep.commands.export import export
+from fewstep.commands.export_table import export_table
+from fewstep.commands.report import report
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
+from fewstep.commands.vbench import vbench_app
 
 
 class _Verbs(TyperGroup):
@@ -61,12 +67,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("benchmark")(benchmark)
 app.command("demo")(demo)
+app.command("evaluate")(evaluate)
+app.command("export")(export)
+app.command("export-table")(export_table)
+app.command("report")(report)
 app.command("run")(run)
 app.command("sample")(sample)
 app.add_typer(data_app, name="data")
 app.add_typer(student_app, name="student")
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(vbench_app, name="vbench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -53,7 +53,8 @@ class WanTeacher(Teacher):
         timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
         if self.pipeline.config.expand_timesteps:
             timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
-        dtype = getattr(network, "dtype", self._high.dtype)
+        first = (network if hasattr(network, "patch_embedding") else self._high).patch_embedding
+        dtype = first.weight.dtype  # diffusers' own .dtype walks through all modules, at every evaluation
         return network(z_t.to(dtype), timestep, text.to(z_t.device, dtype), return_dict=False)[0].to(z_t.dtype)
 
     def network_at(self, t: Time) -> nn.Module:

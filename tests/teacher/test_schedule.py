@@ -124,6 +124,12 @@ def test_grids_are_nested(shift: float) -> None:
             close(between, fine[i * ratio : (i + 1) * ratio + 1], 1e-14)
 
 
+@pytest.mark.parametrize("shift", [1.0, 2.2, 3.0, 5.0, 7.0, 8.0])
+def test_grids_end_at_pure_noise_and_data_whatever_is_rounded(shift: float) -> None:
+    grid = NoiseSchedule("flow", "flow", shift).grid(50)
+    assert (float(grid[0]), float(grid[-1])) == (1.0, 0.0)
+
+
 def test_substeps_of_a_batch_of_times() -> None:
     schedule = NoiseSchedule("flow", "flow", 5.0)
     t, s = torch.tensor([1.0, 0.9]), torch.tensor([0.5, 0.0])

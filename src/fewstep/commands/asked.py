@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -46,3 +48,30 @@ def check_guidance(guidance: float) -> None:
     """Raises ValueError for NaN and infinity."""
     if not math.isfinite(guidance):
         raise ValueError(f"--guidance is {guidance}; it must be a finite number, and 1 means none")
+
+
+def named_sources(given: list[str]) -> dict[str, str]:
+    """['student=runs/a', 'shapes'] -> {'student': 'runs/a', 'shapes': 'shapes'}, in this order.
+
+    A source without a name is called like its last part. Raises ValueError when two have one name, or a name fits no
+    file.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, is_named, source = text.partition("=")
+        if not is_named or "/" in name:  # the latter: a path with = in it
+            name, source = re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-"), text
+        if not source or not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"{text!r} names no model: write SOURCE or NAME=SOURCE, the name of letters, digits, . _-")
+        if name in found:
+            raise ValueError(f"two models are called {name}: give one another name, as in other={source}")
+        found[name] = source
+    return found
+
+
+def asked_ways(source: str) -> tuple[str, int | None, float | None]:
+    """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own."""
+    match = re.fullmatch(r"(.*)@([1-9]\d*)(?::(\d+(?:\.\d+)?))?", source)
+    if match is None:
+        return source, None, None
+    return match[1], int(match[2]), None if match[3] is None else float(match[3])

@@ -1,14 +1,19 @@
-"""The Frechet distance against an eigenvalue reference, and its interval against simulation."""
+"""The Frechet distance against an eigenvalue reference, and its intervals against simulation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from fewstep.eval.metrics.frechet import frechet, frechet_interval
+from fewstep.eval.metrics.frechet import extrapolated, fewest_clips, frechet, frechet_interval
+
+SIMULATIONS = 200
 
 
-def reference(first: torch.Tensor, second: torch.Tensor) -> float:
+def reference(first: Tensor, second: Tensor) -> float:
     """By eigenvalues of S1^(1/2) S2 S1^(1/2), in float64."""
     first, second = first.double(), second.double()
     values, vectors = torch.linalg.eigh(first.T.cov())
@@ -18,9 +23,32 @@ def reference(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(mean + first.T.cov().trace() + second.T.cov().trace() - 2 * cross)
 
 
-def draw(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+def draw(count: int, seed: int, shift: float = 0.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 12, generator=generator) * torch.linspace(0.5, 2, 12) + shift
+
+
+class Gaussians:
+    """Pairs of axis-aligned Gaussians: the distance of the populations is known, |m|^2 + |s1 - s2|^2."""
+
+    def __init__(self, dimensions: int, shift: float, scale: float, heavy: bool = False) -> None:
+        self.deviation = torch.arange(1, dimensions + 1, dtype=torch.float64).rsqrt()
+        self.shift, self.scale, self.heavy = shift * self.deviation, scale, heavy
+        self.generator = torch.Generator().manual_seed(1)
+        self.distance = float(self.shift.square().sum() + ((scale - 1) * self.deviation).square().sum())
+
+    def reference(self, count: int) -> Tensor:
+        noise = torch.randn(count, len(self.deviation), generator=self.generator, dtype=torch.float64)
+        if self.heavy:  # a radius of its own for each clip, of mean square 1
+            noise *= (0.4 + 1.2 * torch.rand(count, 1, generator=self.generator, dtype=torch.float64)) / 1.12**0.5
+        return self.deviation * noise
+
+    def samples(self, count: int) -> Tensor:
+        return self.scale * self.reference(count) + self.shift
+
+
+def share(covers: Callable[[int], bool]) -> float:
+    return sum(covers(i) for i in range(SIMULATIONS)) / SIMULATIONS
 
 
 @pytest.mark.parametrize("counts", [(200, 300), (10, 300), (8, 9)])  # also fewer samples than dimensions
@@ -37,15 +65,48 @@ def test_of_a_set_to_itself_is_zero_and_grows_with_noise() -> None:
     assert distances == sorted(distances)
 
 
-def test_the_interval_covers_a_repeated_measurement() -> None:
-    against = draw(4000, 99)
-    expected = sum(frechet(draw(100, seed, 0.3), against) for seed in range(200)) / 200
-    covered = 0
-    for seed in range(60):
-        found = frechet_interval(draw(100, 1000 + seed, 0.3), against, draws=100)
+@pytest.mark.parametrize(("shift", "scale"), [(0.3, 1.0), (0.0, 1.2)])
+def test_the_interval_covers_the_mean_measurement_of_as_many_samples(shift: float, scale: float) -> None:
+    world = Gaussians(12, shift, scale)
+    against = world.reference(400)
+    expected = sum(frechet(world.samples(200), against) for _ in range(400)) / 400
+    assert expected > 1.1 * world.distance  # biased upwards: this interval is not about the populations
+
+    def covers(seed: int) -> bool:
+        found = frechet_interval(world.samples(200), against, seed, draws=100)
         assert found.low <= found.value <= found.high
-        covered += found.low <= expected <= found.high
-    assert covered / 60 > 0.85
+        return found.low <= expected <= found.high
+
+    assert 0.90 <= share(covers) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "shift", "scale", "heavy"),
+    [(12, 0.3, 1.0, False), (8, 0.0, 1.0, False), (12, 0.3, 1.1, True)],
+)
+def test_the_extrapolated_interval_covers_the_distance_of_the_populations(
+    dimensions: int, shift: float, scale: float, heavy: bool
+) -> None:
+    world = Gaussians(dimensions, shift, scale, heavy)
+    errors = []
+
+    def covers(seed: int) -> bool:
+        samples, against = world.samples(160), world.reference(320)
+        found = extrapolated(samples, against, seed)
+        assert found is not None and found.low < found.value < found.high
+        errors.append((found.value - world.distance, frechet(samples, against) - world.distance))
+        return found.low <= world.distance <= found.high
+
+    assert 0.90 <= share(covers) <= 0.98
+    own, plain = torch.tensor(errors).mean(0).tolist()
+    assert abs(own) < 0.1 * plain
+
+
+def test_nothing_is_extrapolated_from_few_clips() -> None:
+    assert fewest_clips(400) == 1600
+    assert extrapolated(draw(47, 0), draw(300, 1)) is None
+    assert extrapolated(draw(300, 0), draw(47, 1)) is None
+    assert extrapolated(draw(48, 0), draw(48, 1)) is not None
 
 
 def test_single_samples_are_refused() -> None:

@@ -1,0 +1,155 @@
+"""Teacher and students timed side by side: a table of where the seconds go, and how much few steps save."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep import __version__
+from fewstep.eval.latency import PROMPT, Timed, latency, rounds, synchronised
+from fewstep.eval.peak_memory import PeakMemory
+from fewstep.eval.results import markdown_table
+from fewstep.eval.speedup import amdahl_fit, speedups
+from fewstep.eval.tuning import Tuning
+from fewstep.teacher.atomic import whole_file
+
+MAX_SPLIT_GAP = 0.03
+COLUMNS = {  # seconds unless another unit is named
+    "model": "model",
+    "steps": "steps",
+    "evaluations": "evals",
+    "text_seconds": "text",
+    "denoise_seconds": "denoise",
+    "decode_seconds": "decode",
+    "total_seconds": "whole",
+    "peak_gib": "GiB",
+    "denoise_speedup": "denoise ×",
+    "ideal_speedup": "ideal ×",
+    "speedup": "whole ×",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often and how large; dtype is that of denoiser and text encoder."""
+
+    batch: int = 1
+    repetitions: int = 10
+    warmup: int = 2
+    dtype: str = "float32"
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+class Benchmark:
+    """The measurement and its file. `models` are loaded and tuned; the first is the teacher others are held against.
+
+    `failed` are models that could not even be loaded, name -> one sentence.
+    """
+
+    def __init__(
+        self, models: Sequence[Timed], plan: Plan, command: str, out: Path, failed: dict[str, str] | None = None
+    ) -> None:
+        self._models, self._plan, self._command, self._out = models, plan, command, out
+        self._device = models[0].sampler.teacher.device
+        self._memory = PeakMemory([model.sampler for model in models], self._device)
+        self._failed = dict(failed or {})
+
+    def run(self, on_pass: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+        """Measures, writing `out` after every round. Raises ValueError when every model failed."""
+        plan, clock = self._plan, synchronised(self._device)
+        for _ in rounds(self._models, plan.batch, plan.repetitions, plan.warmup, clock, self._memory, on_pass):
+            if self.rows:
+                self._write()
+        if not self.rows:
+            raise ValueError("; ".join(f"{name}: {why}" for name, why in self.failed.items()))
+        return self.results
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every model that was measured, in the order given."""
+        rows = [self._row(model) for model in self._models if model.seconds and model.failure is None]
+        if rows and rows[0]["model"] == self._models[0].name:
+            rows = [row | speedups(row, rows[0]) for row in rows]
+        return rows
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why models are missing, in one sentence each."""
+        return self._failed | {model.name: model.failure for model in self._models if model.failure is not None}
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the file holds."""
+        rows = self.rows
+        return {
+            "command": self._command,
+            "protocol": self._protocol(),
+            "rows": rows,
+            "fit": amdahl_fit(rows),
+            "failed": self.failed,
+        }
+
+    def _row(self, model: Timed) -> dict[str, Any]:
+        sampler = model.sampler
+        asked = {"steps": sampler.steps, "guidance": sampler.guidance, "evaluations": sampler.evaluations}
+        measured = latency(model.seconds) | {"peak_gib": model.peak_gib, "repetitions": len(model.seconds)}
+        return {"model": model.name, "source": sampler.name, **asked, **measured}
+
+    def _protocol(self) -> dict[str, Any]:
+        plan, first = self._plan, self._models[0]
+        return {
+            "device": _device_name(self._device),
+            "threads": torch.get_num_threads(),
+            "size": list(first.sampler.size),
+            "batch": plan.batch,
+            "repetitions": plan.repetitions,
+            "warmup": plan.warmup,
+            "dtype": plan.dtype,
+            **asdict(plan.tuning),
+            "prompt": PROMPT,
+            "text": "timed" if first.conditions is None else "left out",
+            "order": "the models take turns in every repetition",
+            "evaluations": "a guided step counts twice; it is one forward of twice the batch",
+            "memory": self._memory.protocol,
+            "versions": _versions(plan.tuning),
+        }
+
+    def _write(self) -> None:
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._out) as part:
+            part.write_text(json.dumps(self.results, indent=1) + "\n")
+        with whole_file(self._out.with_suffix(".md")) as part:
+            part.write_text(markdown_table(self.rows, COLUMNS))
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """What a reader should know beside the table, in sentences: the fit, splits that do not add up, failures."""
+    found = []
+    if results["fit"] is not None:
+        fixed, per = results["fit"]["fixed_seconds"], results["fit"]["seconds_per_evaluation"]
+        found.append(f"whole = {fixed:.3g} s + {per:.3g} s per evaluation, by least squares over all models")
+    for row in results["rows"]:
+        if row["split_gap"] > MAX_SPLIT_GAP:
+            found.append(
+                f"{row['model']}: the parts miss the whole by {row['split_gap']:.1%}, so the machine was busy: measure "
+                "again when it is quiet, or with more --repetitions"
+            )
+    return found + [f"{name} failed: {why}" for name, why in results["failed"].items()]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def _versions(tuning: Tuning) -> dict[str, str]:
+    names = ["torch", "diffusers", "transformers", *(["torchao"] if tuning.quantise else [])]
+    return {"fewstep": __version__, "python": platform.python_version()} | {name: version(name) for name in names}

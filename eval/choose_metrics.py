@@ -1,0 +1,138 @@
+"""Which metrics an evaluation takes: those that are asked for, or all that its clips and weights allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewstep.eval.metrics.clips import Metric
+from fewstep.eval.metrics.distance import Distance
+from fewstep.eval.metrics.diversity import Diversity, rms
+from fewstep.eval.metrics.features import open_features
+from fewstep.eval.metrics.looks import CONTRAST, FLICKER, MOTION, SATURATION, Blank, Broken
+from fewstep.eval.metrics.lpips import MIN_SIDE, LpipsGap, VideoLpips, open_lpips
+from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
+from fewstep.eval.metrics.teacher_gap import LATENT_MSE, PSNR, SSIM, TEMPORAL_ERROR
+from fewstep.eval.reference import folder_clips, world_clips
+from fewstep.teacher.base import VideoSize
+from fewstep.teacher.decode_video import ClipShape
+from fewstep.teacher.shapes.captions import named
+from fewstep.teacher.shapes.world import FRAMES, SIDE
+
+SEEDS = 4  # clips of a prompt that diversity is taken over
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What metrics have to know of an evaluation."""
+
+    size: VideoSize
+    fps: float
+    prompts: Sequence[str]
+    seed: int
+    device: str
+    real: Path | None = None  # a folder of real videos
+    world_clips: int = 2048  # real clips of the shapes world that shapes-fd is taken to
+    fvd_weights: Path | None = None
+    lpips_trunk: Path | None = None
+
+
+def choose_metrics(names: Sequence[str] | None, setting: Setting) -> tuple[list[Metric], dict[str, str]]:
+    """The metrics of these names, by default all that can be taken, and why the others cannot.
+
+    Raises ValueError when one that is named cannot.
+    """
+    unknown = set(names or ()) - set(_MAKERS)
+    if unknown:
+        raise ValueError(f"there is no metric {', '.join(sorted(unknown))}: choose among {', '.join(_MAKERS)}")
+    found: list[Metric] = []
+    left_out: dict[str, str] = {}
+    for name in names or _MAKERS:
+        try:
+            if not names:
+                _check_usual(name, setting)
+            found.append(_MAKERS[name](setting))
+        except ValueError as error:
+            if names:
+                raise
+            left_out[name] = str(error)
+    return found, left_out
+
+
+def judge_reads(size: VideoSize) -> bool:
+    """Whether clips of this size can be read by the embedded judge, and so shapes-fd and prompt accuracy taken."""
+    return size == (FRAMES, SIDE, SIDE)
+
+
+def _check_usual(name: str, setting: Setting) -> None:
+    """Nothing is downloaded unasked."""
+    if name == "fvd" and setting.fvd_weights is None:
+        raise ValueError("it needs the weights of I3D: pass --fvd-weights")
+    if name in ("fd-videomae", "fd-vjepa2"):
+        raise ValueError(f"it needs a download: ask for it, --metrics {name}")
+
+
+def _shapes_fd(setting: Setting) -> Metric:
+    _check_judge(setting)
+    real = world_clips(setting.world_clips, len(setting.prompts), setting.seed)
+    return Distance(open_features("shapes-fd", device=setting.device), real)
+
+
+def _prompt_accuracy(setting: Setting) -> Metric:
+    _check_judge(setting)
+    if not any(named(prompt) for prompt in setting.prompts):
+        raise ValueError("the prompts name nothing that the judge of the shapes world knows")
+    return PromptAccuracy(setting.device)
+
+
+def _check_judge(setting: Setting) -> None:
+    if not judge_reads(setting.size):
+        raise ValueError(
+            f"the judge reads clips of the shapes world, {(FRAMES, SIDE, SIDE)}, and these are {(*setting.size,)}"
+        )
+
+
+def _distance(name: str) -> Callable[[Setting], Metric]:
+    def make(setting: Setting) -> Metric:
+        network = open_features(name, setting.fvd_weights if name == "fvd" else None, setting.device)
+        if setting.size.num_frames < network.min_frames:
+            raise ValueError(f"{name} needs {network.min_frames} frames, and the clips have {setting.size.num_frames}")
+        shape = ClipShape(*setting.size, setting.fps)
+        return Distance(network, folder_clips(setting.real, shape, len(setting.prompts)) if setting.real else None)
+
+    return make
+
+
+def _lpips(setting: Setting) -> VideoLpips:
+    if min(setting.size.height, setting.size.width) < MIN_SIDE:
+        raise ValueError(f"lpips needs {MIN_SIDE} pixels a side, and the clips have {setting.size[1:]}")
+    return open_lpips(setting.lpips_trunk, setting.device)
+
+
+def _diversity_lpips(setting: Setting) -> Metric:
+    distance = _lpips(setting)
+    return Diversity("diversity-lpips", distance, SEEDS, **distance.protocol())
+
+
+_MAKERS: dict[str, Callable[[Setting], Metric]] = {
+    "shapes-fd": _shapes_fd,
+    "prompt-accuracy": _prompt_accuracy,
+    "fvd": _distance("fvd"),
+    "fd-videomae": _distance("fd-videomae"),
+    "fd-vjepa2": _distance("fd-vjepa2"),
+    "lpips": lambda setting: LpipsGap(_lpips(setting)),
+    "psnr": lambda _: PSNR,
+    "ssim": lambda _: SSIM,
+    "latent-mse": lambda _: LATENT_MSE,
+    "temporal-error": lambda _: TEMPORAL_ERROR,
+    "motion": lambda _: MOTION,
+    "flicker": lambda _: FLICKER,
+    "saturation": lambda _: SATURATION,
+    "contrast": lambda _: CONTRAST,
+    "blank": lambda _: Blank(),
+    "broken": lambda _: Broken(),
+    "diversity-rms": lambda _: Diversity("diversity-rms", rms, SEEDS),
+    "diversity-lpips": _diversity_lpips,
+}
+METRICS = tuple(_MAKERS)

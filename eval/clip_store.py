@@ -1,0 +1,59 @@
+"""Per-clip numbers on disk, a batch a file: what a killed evaluation goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fewstep.teacher.atomic import whole_file
+
+
+class ClipStore:
+    """Rows of named tensors in files 00000-00032.safetensors, written in order of the rows; every file is whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[range, Path] = {}
+        for path in sorted(folder.glob("[0-9]*.safetensors")):
+            start, stop = path.stem.split("-")
+            self._files[range(int(start), int(stop))] = path
+
+    def batches(self, rows: int, size: int) -> Iterator[range]:
+        """All rows, `size` at a time; those that are there keep the batches in which they came."""
+        yield from list(self._files)
+        start = max((batch.stop for batch in self._files), default=0)
+        for first in range(start, rows, size):
+            yield range(first, min(first + size, rows))
+
+    def names(self, batch: range) -> set[str]:
+        """The tensors that are there for a batch."""
+        if batch not in self._files:
+            return set()
+        with safe_open(self._files[batch], "pt") as file:
+            return set(file.keys())
+
+    def add(self, batch: range, tensors: Mapping[str, Tensor]) -> None:
+        """Adds tensors of as many rows to a batch."""
+        assert all(len(tensor) == len(batch) for tensor in tensors.values())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{batch.start:05d}-{batch.stop:05d}.safetensors"
+        there = load_file(self._files[batch]) if batch in self._files else {}
+        with whole_file(path) as part:
+            save_file(there | {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
+        self._files[batch] = path
+
+    def read(self, name: str, rows: range | None = None) -> Tensor:
+        """A tensor of these rows, or of all."""
+        found = []
+        for batch, path in self._files.items():
+            start, stop = (0, batch.stop) if rows is None else (rows.start, rows.stop)
+            start, stop = max(start, batch.start), min(stop, batch.stop)
+            if start < stop:
+                with safe_open(path, "pt") as file:
+                    found.append(file.get_slice(name)[start - batch.start : stop - batch.start])
+        return torch.cat(found)

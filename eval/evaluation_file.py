@@ -1,0 +1,91 @@
+"""results.json of an evaluation: its protocol and its rows, and the refusal to mix two protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewstep.teacher.atomic import whole_file
+
+Row = dict[str, Any]
+
+FILE_NAME = "results.json"
+_FREE = ("device", "left_out")  # of the protocol: figures compare all the same
+
+
+class EvaluationFile:
+    """The file, written whole at every change. More metrics may join in later; all else of the protocol must stay."""
+
+    def __init__(self, out: Path, command: str, protocol: dict[str, Any], prompts: list[str]) -> None:
+        """Raises ValueError when `out` holds an evaluation of another protocol."""
+        self._path, self._command, self._prompts = out / FILE_NAME, command, prompts
+        self.rows: list[Row] = []
+        if self._path.exists():
+            before, self.rows = _read(self._path)
+            protocol = {**protocol, "metrics": {**before["metrics"], **protocol["metrics"]}}
+            protocol["left_out"] = {n: why for n, why in protocol["left_out"].items() if n not in protocol["metrics"]}
+            _check(self._path, before, protocol)
+        self.protocol = protocol
+        self._write()
+
+    def put(self, row: Row) -> None:
+        """A model's row in place of the one it had, or behind the others; figures that were not taken again stay."""
+        old = next((other for other in self.rows if other["model"] == row["model"]), None)
+        if old is None:
+            self.rows.append(row)
+        else:
+            row["metrics"] = {**old["metrics"], **row["metrics"]}
+            self.rows[self.rows.index(old)] = row
+        self._write()
+
+    def _write(self) -> None:
+        told = {"command": self._command, "protocol": self.protocol, "rows": self.rows, "prompts": self._prompts}
+        _write(self._path, told)
+
+
+def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
+    """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
+    if not (out / FILE_NAME).exists():
+        raise ValueError(f"{out} has no {FILE_NAME}: pass the folder of `fewstep evaluate`")
+    _, rows = _read(out / FILE_NAME)
+    row = next((row for row in rows if row["model"] == model), None)
+    if row is None:
+        raise ValueError(f"there is no {model} in {out}: choose among {', '.join(r['model'] for r in rows)}")
+    row["metrics"] |= figures
+    _write(out / FILE_NAME, json.loads((out / FILE_NAME).read_text()) | {"rows": rows})
+
+
+def _write(path: Path, told: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    try:
+        found = json.loads(path.read_text())
+        protocol, rows = dict(found["protocol"]), [dict(row) for row in found["rows"]]
+        dict(protocol["metrics"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not an evaluation's file: delete it, or choose another --out") from error
+    return protocol, rows
+
+
+def _check(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    old, new = (dict(_leaves({k: v for k, v in p.items() if k not in _FREE})) for p in (before, now))
+    for name in old:
+        if old[name] != new.get(name):
+            raise ValueError(
+                f"{path} holds an evaluation with {name} {old[name]!r}, not {new.get(name)!r}: figures would not "
+                "compare; choose another --out"
+            )
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", json.loads(json.dumps(value))

@@ -1,0 +1,131 @@
+"""What students lose on their way into other tools' formats: every format of every student, measured in that tool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
+from fewstep.eval.results import ResultsFile
+from fewstep.eval.steps_table import Protocol, check_world, figures, reference_features, shared_figures
+from fewstep.student.export.base import MODULES, Latents, Options, export, find_format, quiet_libraries
+from fewstep.student.loading import Student
+from fewstep.teacher.shapes.judge import load_judge
+
+OWN = "fewstep"  # the student itself, by our own sampler: what the formats are held against
+
+COLUMNS = {
+    "format": "format",
+    "kind": "kind",
+    "library": "loads in",
+    "relative_error": "relative latent error",
+    "motion": "motion",
+    "size_mb": "MB",
+    "seconds": "seconds / clip",
+    "shapes_fd": "shapes-fd",
+    "low": "low",
+    "high": "high",
+    "prompt_accuracy": "prompt accuracy",
+    "num": "N",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row to be measured: a student, by how it was trained, in one format. `size_mb` is that of its own weights."""
+
+    student: Student
+    format: str
+    size_mb: float
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells rows apart."""
+        return {"format": self.format, "kind": self.student.contract.weights, "steps": self.student.contract.steps}
+
+
+class ExportTable:
+    """The table on disk; rows that are there are not measured again.
+
+    `exports` is the folder that the exports are written into and stay in. Raises ValueError when the students are not
+    of the shapes world or of several teachers, or `out` holds rows of another protocol.
+    """
+
+    def __init__(self, students: Sequence[Student], protocol: Protocol, command: str, out: Path, exports: Path) -> None:
+        teacher = students[0].teacher
+        check_world(teacher)
+        if len({student.contract.teacher_sha256 for student in students}) > 1:
+            raise ValueError("these students have different teachers: one table holds students of one teacher")
+        self._protocol, self._exports = protocol, exports
+        self._reference: torch.Tensor | None = None
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS)
+
+    def measure(self, entries: Sequence[Entry], progress: Progress, refused: Callable[[str], None]) -> list[Any]:
+        """The rows of these entries, each written as soon as it is measured.
+
+        A student that a format refuses has no row; `refused` is told why.
+        """
+        rows = []
+        for entry in entries:
+            try:
+                rows.append(self._file.find(entry.key) or self._file.add(self._row(entry, progress)))
+            except ValueError as error:
+                refused(f"{entry.format} of the {entry.key['kind']} student: {error}")
+        return rows
+
+    def _row(self, entry: Entry, progress: Progress) -> dict[str, Any]:
+        if entry.format == OWN:
+            own: dict[str, Any] = {"library": OWN, "relative_error": 0.0, "size_mb": entry.size_mb}
+            return entry.key | own | self._judged(entry, _own_latents(entry.student), progress)
+        kind, steps = entry.key["kind"], entry.key["steps"]
+        done = export(
+            entry.student, entry.format, self._exports / f"{kind}-{steps}step-{entry.format}", Options(), force=True
+        )
+        format = find_format(entry.format)
+        measured = {
+            "library": format.library,
+            "relative_error": done.relative_error,
+            "size_mb": done.size_mb,
+            "export_seconds": done.seconds,
+        }
+        if done.motion is not None:
+            measured["motion"] = round(done.motion, 4)
+        with quiet_libraries():
+            latents = format.reload(done.folder, entry.student)
+            return entry.key | measured | self._judged(entry, latents, progress)
+
+    @torch.no_grad()
+    def _judged(self, entry: Entry, latents: Latents, progress: Progress) -> dict[str, Any]:
+        """shapes-fd and accuracy of the other tool's clips, and its seconds from prompt to latents, clip by clip."""
+        teacher, protocol, seconds = entry.student.teacher, self._protocol, 0.0
+        judgement = ShapesJudgement(load_judge(device=str(teacher.device)))
+        label = f"{entry.format}, {entry.key['kind']}"
+        shape = teacher.latent_shape(*entry.student.contract.size)
+        for i, prompt in enumerate(held_out_prompts(protocol.num, protocol.seed)):
+            z = teacher.noise(protocol.noise_seeds(i, 1), shape)
+            begin = time.perf_counter()
+            found = latents(z, [prompt]).to(teacher.device).cpu().to(teacher.device)  # a copy waits for the GPU
+            seconds += time.perf_counter() - begin
+            judgement.update(teacher.decode(found).cpu(), [prompt])
+            progress(label, i + 1, protocol.num)
+        if self._reference is None:
+            self._reference = reference_features(protocol, progress)
+        return {"seconds": round(seconds / protocol.num, 4), **figures(judgement, protocol, self._reference)}
+
+
+def entries_of(student: Student, weights: Path) -> list[Entry]:
+    """The student itself, then every format that is defined for its family. `weights` is its stage's folder."""
+    size_mb = sum(path.stat().st_size for path in weights.glob("*.safetensors")) / 1e6
+    family = student.contract.pipeline
+    defined = [name for name in MODULES if family in find_format(name).families]
+    return [Entry(student, name, round(size_mb, 3)) for name in (OWN, *defined)]
+
+
+def _own_latents(student: Student) -> Latents:
+    teacher, negative = student.teacher, student.contract.negative_prompt
+    return lambda z, prompts: student.sample(z, teacher.conditions(prompts, negative))

@@ -1,0 +1,136 @@
+"""Where the seconds of a clip go: text, denoising, decoding. Models take turns, so a noisy machine favours none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fewstep.eval.peak_memory import PeakMemory
+from fewstep.student.sampler import Sampler
+from fewstep.teacher.conditions import Conditions
+
+PROMPT = "a red ball rolls slowly across a wooden table"
+PARTS = ("text", "denoise", "decode")
+FAILURES = (ValueError, OSError, RuntimeError, ImportError)  # of one model; RuntimeError: no memory, no kernel
+
+Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
+
+
+class Seconds(NamedTuple):
+    """What one pass took; text is None where it was left out. `total` is a clock of its own around all the rest."""
+
+    text: float | None
+    denoise: float
+    decode: float
+    total: float
+
+
+@dataclass
+class Timed:
+    """A model and what was measured of it so far; `conditions` are there where its text encoder is left out."""
+
+    name: str
+    sampler: Sampler
+    conditions: Conditions | None = None
+    seconds: list[Seconds] = field(default_factory=list)
+    peak_gib: float = 0.0
+    failure: str | None = None
+
+
+def synchronised(device: torch.device) -> Clock:
+    """A clock that first waits for the device."""
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+@torch.no_grad()
+def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
+    """Makes one batch of clips, a prompt each, through the three parts of sampling."""
+    sampler, conditions = model.sampler, model.conditions
+    start = clock()
+    z = sampler.noise(range(len(prompts)))
+    noise = clock()
+    if conditions is None:
+        conditions = sampler.conditions(prompts)
+    text = clock()
+    latents = sampler.sample(z, conditions)
+    denoised = clock()
+    sampler.teacher.decode(latents)
+    decoded = clock()
+    return Seconds(
+        text=None if model.conditions is not None else text - noise,
+        denoise=denoised - text,
+        decode=decoded - denoised,
+        total=clock() - start,
+    )
+
+
+def pass_conditions(sampler: Sampler, batch: int) -> Conditions:
+    """What a pass is conditioned on, for a model whose text encoder is left out of the timing."""
+    return sampler.conditions([PROMPT] * batch)
+
+
+def rounds(
+    models: Sequence[Timed],
+    batch: int,
+    repetitions: int,
+    warmup: int,
+    clock: Clock,
+    memory: PeakMemory,
+    on_pass: Callable[[str], None] = lambda name: None,
+) -> Iterator[int]:
+    """Measures all models in turn, again and again; yields how many measured rounds are done.
+
+    The last of the `warmup` rounds (at least 1) is watched for peak memory instead of timed. A model that fails keeps
+    the reason in one sentence and is left out from then on.
+    """
+    prompts = [PROMPT] * batch
+    for turn in range(1 - warmup, repetitions + 1):
+        for model in models:
+            if model.failure is None:
+                on_pass(model.name)
+                try:
+                    with memory.watching(model.sampler, watched=turn == 0) as peak:
+                        seconds = time_pass(model, prompts, clock)
+                except FAILURES as error:
+                    model.failure = one_sentence(error)
+                    continue
+                if turn > 0:
+                    model.seconds.append(seconds)
+                elif turn == 0:
+                    model.peak_gib = peak.gib
+        if turn > 0:
+            yield turn
+
+
+def latency(seconds: Sequence[Seconds]) -> dict[str, Any]:
+    """Median and 95th percentile of every part and of the whole, and by how much the parts' medians miss the whole's.
+
+    A part that was left out has None.
+    """
+    found: dict[str, Any] = {}
+    for part in (*PARTS, "total"):
+        values = [getattr(one, part) for one in seconds]
+        left_out = None in values
+        for name, percent in ((f"{part}_seconds", 50), (f"{part}_seconds_p95", 95)):
+            found[name] = None if left_out else float(np.percentile(values, percent))
+    parts = sum(found[f"{part}_seconds"] or 0.0 for part in PARTS)
+    return found | {"split_gap": abs(parts / found["total_seconds"] - 1)}
+
+
+def one_sentence(error: BaseException) -> str:
+    """The first line of an error that may go on for pages."""
+    if "No working C++ compiler" in str(error):
+        return "torch.compile found no C++ compiler: install g++ or clang, or leave --compile out"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""Feature networks behind one interface, and the distances that their features give.
+
+A network makes one feature vector of each clip; `figures` compares two sets of them. A figure compares only with
+figures of the same protocol: `FeatureNetwork.protocol()`, the number of clips, and the reference.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fewstep.eval.metrics.clips import Figures, figure
+from fewstep.eval.metrics.frechet import extrapolated, frechet_interval
+from fewstep.eval.metrics.fvd import FvdFeatures
+from fewstep.eval.metrics.kernel import kernel_interval
+from fewstep.eval.metrics.shapes import ShapesFeatures
+from fewstep.eval.metrics.transformers_features import HUB_IDS, TransformersFeatures
+
+NAMES = ("shapes-fd", "fvd", *HUB_IDS)
+
+
+class FeatureNetwork(Protocol):
+    """Turns clips into the features of one distance."""
+
+    name: str  # of the distance: one of NAMES
+    min_frames: int  # of a clip
+
+    def protocol(self) -> dict[str, Any]:
+        """All that makes figures comparable (frames, resize, value range, dimensions, weights, versions), as JSON."""
+        ...
+
+    def features(self, videos: Tensor) -> Tensor:
+        """Features (B, D), float32, on the CPU, of videos (B, 3, F, H, W) in -1..1.
+
+        Raises ValueError for clips that the network does not know, such as too short ones.
+        """
+        ...
+
+
+def open_features(name: str, weights: str | Path | None = None, device: str = "cpu") -> FeatureNetwork:
+    """The network of a distance. `weights` is a file, a folder or a hub id; None is the usual hub id, and downloads.
+
+    Raises ValueError when there is no such distance, or its weights cannot be had: nothing ever stands in for them.
+    """
+    if name == "shapes-fd":
+        if weights is not None:
+            raise ValueError("shapes-fd takes the embedded judge and no other weights: leave them out")
+        return ShapesFeatures(device)
+    if name == "fvd":
+        return FvdFeatures(weights, device)
+    if name in HUB_IDS:
+        return TransformersFeatures(name, weights, device)
+    raise ValueError(f"there is no distance {name}: choose among {', '.join(NAMES)}")
+
+
+def figures(name: str, samples: Tensor, reference: Tensor, seed: int = 0) -> Figures:
+    """Figures of features (N, D) against those of the reference (M, D), each with a 95 % interval.
+
+    NAME                the Frechet distance of these N clips: compares with figures of the same N only
+    NAME-extrapolated   its limit for ever more clips; only there with four clips for each of the D dimensions
+    NAME-kernel         the kernel distance, unbiased at any N
+    """
+    found = {
+        name: frechet_interval(samples, reference, seed),
+        f"{name}-extrapolated": extrapolated(samples, reference, seed),
+        f"{name}-kernel": kernel_interval(samples, reference),
+    }
+    return {key: figure(interval, len(samples), better="lower") for key, interval in found.items() if interval}

@@ -1,0 +1,90 @@
+"""What a clip looks like by itself: motion, flicker, saturation, contrast. Beside the teacher's they show collapse.
+
+Distances to a reference and VBench reward smooth, vivid clips, and so hide a student that stands still or burns out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval, ratio_interval
+
+BLANK = 0.01  # contrast of a clip that shows nothing
+
+
+@dataclass(frozen=True)
+class Look(Metric):
+    """A number of each clip; figures are its mean, and as NAME-ratio the mean over the teacher's."""
+
+    name: str
+    unit: str
+    per_clip: Callable[[Tensor], Tensor]  # videos (B, 3, F, H, W) in -1..1 -> (B,)
+
+    def measure(self, clips: Clips) -> Tensor:
+        return self.per_clip(clips.videos)
+
+    def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
+        found = {self.name: figure(mean_interval(own), len(own), self.unit)}
+        if teacher is not None and teacher.sum() > 0:
+            found[f"{self.name}-ratio"] = figure(ratio_interval(own, teacher), len(own), "x the teacher's")
+        return found
+
+
+class Blank(Metric):
+    """The share of clips that show nothing: their contrast is below 0.01."""
+
+    name = "blank"
+
+    def measure(self, clips: Clips) -> Tensor:
+        return (contrast(clips.videos) < BLANK).float()
+
+    def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
+        return {self.name: figure(mean_interval(own), len(own), "share of clips", "lower")}
+
+
+class Broken(Metric):
+    """The share of clips that hold infinities or NaN; other metrics see grey in their place."""
+
+    name = "broken"
+
+    def measure(self, clips: Clips) -> Tensor:
+        return (~clips.finite).float()
+
+    def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
+        return {self.name: figure(mean_interval(own), len(own), "share of clips", "lower")}
+
+
+def motion(videos: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring frames (B,), of a range of 1; no optical flow: a paler clip has less."""
+    return _mean_size(videos.diff(dim=2))
+
+
+def flicker(videos: Tensor) -> Tensor:
+    """Mean absolute second difference of each pixel over time (B,), of a range of 1: what steady motion lacks."""
+    return _mean_size(videos.diff(dim=2).diff(dim=2))
+
+
+def saturation(videos: Tensor) -> Tensor:
+    """Mean of each pixel's strongest minus its weakest colour (B,), in 0..1: 0 is grey, 1 a pure colour."""
+    return (videos.amax(1) - videos.amin(1)).flatten(1).mean(1) / 2
+
+
+def contrast(videos: Tensor) -> Tensor:
+    """Standard deviation of the brightness (Rec. 601) of all pixels of a clip (B,), of a range of 1."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=videos.device)
+    return torch.einsum("bcfhw,c->bfhw", videos, weights).flatten(1).std(1, correction=0) / 2
+
+
+def _mean_size(differences: Tensor) -> Tensor:
+    """0 for clips too short to have any."""
+    return differences.abs().flatten(1).mean(1).nan_to_num() / 2
+
+
+MOTION = Look("motion", "of the range, per frame", motion)
+FLICKER = Look("flicker", "of the range, per frame", flicker)
+SATURATION = Look("saturation", "of the range", saturation)
+CONTRAST = Look("contrast", "of the range", contrast)

@@ -1,0 +1,36 @@
+"""Prompt accuracy: the share of clips that show everything their prompt names, as the embedded judge sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure
+from fewstep.eval.metrics.shapes import wilson
+from fewstep.teacher.shapes.captions import agreement
+from fewstep.teacher.shapes.judge import judge_sha256, load_judge
+from fewstep.teacher.shapes.world import ATTRIBUTES
+
+
+class PromptAccuracy(Metric):
+    """Keeps what the judge says of each attribute: 1 right, 0 wrong, -1 not named by the prompt."""
+
+    name = "prompt-accuracy"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._judge = load_judge(device=str(device))
+
+    def protocol(self) -> dict[str, Any]:
+        return {"judge_sha256": judge_sha256()}
+
+    def measure(self, clips: Clips) -> Tensor:
+        shown, _ = self._judge.read(clips.videos)
+        right = [agreement(values, prompt) for values, prompt in zip(shown, clips.prompts, strict=True)]
+        return torch.tensor([[int(r[name]) if name in r else -1 for name in ATTRIBUTES] for r in right])
+
+    def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
+        told = own[(own >= 0).any(1)]
+        right = int((told != 0).all(1).sum())
+        return {self.name: figure(wilson(right, len(told)), len(told), "share of clips", "higher")}

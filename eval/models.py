@@ -1,0 +1,115 @@
+"""The models of a comparison: where they lie, what tells them apart, and opening them around one teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.loading import find_stage, is_student
+from fewstep.student.sampler import Asked, Sampler, open_sampler, teacher_sampler
+from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.manifest import sha256
+from fewstep.teacher.source import EMBEDDED, embedded_path
+
+_WEIGHTS = {".safetensors", ".gguf", ".onnx", ".data"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A teacher or a student that takes part."""
+
+    name: str  # fits a file name
+    source: str  # `shapes`, a hub id, or the folder of a pipeline, a stage or an export
+    steps: int | None = None  # where others than its own, or the usual ones, are meant
+    guidance: float | None = None
+
+    @staticmethod
+    def of(name: str, source: str, steps: int | None = None, guidance: float | None = None) -> Model:
+        """A run is its stage of so many steps, by default the last. Raises ValueError when it has none such."""
+        folder = Path(source).expanduser()
+        if (folder / "stages").is_dir():
+            return Model(name, str(find_stage(folder, steps)), None, guidance)
+        return Model(name, str(folder) if folder.exists() else source, steps, guidance)
+
+    @property
+    def student(self) -> bool:
+        """Whether it has a contract."""
+        return is_student(Path(self.source))
+
+
+def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
+    """What was not asked for as the first student was taught it: guidance, negative prompt and size."""
+    contracts = (_contract(model) for model in models)
+    contract = next((found for found in contracts if found is not None), None)
+    if contract is None:
+        return asked
+    guidance = contract.baked_guidance if asked.guidance is None else asked.guidance
+    size = {name: side for name, side in contract.size._asdict().items() if getattr(asked, name) is None}
+    return replace(asked, guidance=guidance, negative_prompt=asked.negative_prompt or contract.negative_prompt, **size)
+
+
+def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
+    """Its sampler, as asked but for its own steps and guidance; around `teacher` where that is its teacher, or itself.
+
+    Raises ValueError as `open_sampler` does.
+    """
+    if not model.student:
+        guidance = asked.guidance if model.guidance is None else model.guidance
+        asked = replace(asked, steps=model.steps or asked.steps, guidance=guidance)
+        if teacher is not None and teacher.folder.resolve() == _folder(model.source):
+            return teacher_sampler(teacher, model.source, asked)
+        return open_sampler(model.source, asked, None, dtype, device)
+    asked = replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")  # its contract says them
+    if teacher is not None:
+        try:
+            return open_sampler(model.source, asked, teacher, dtype, device)
+        except ValueError:  # it is of another teacher, or its own error comes again
+            pass
+    return open_sampler(model.source, asked, None, dtype, device)
+
+
+def claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
+    """Remembers in a file which model's clips are here. Raises ValueError when they are of another one of its name."""
+    own = json.loads(json.dumps(_identity(model, sampler) | {"seed": seed}))
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as part:
+            part.write_text(json.dumps(own, indent=1) + "\n")
+    elif json.loads(file.read_text()) != own:
+        raise ValueError(
+            f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
+            f"are there: give it another name, NAME={model.source}, or choose another --out"
+        )
+
+
+def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
+    """What a model's clips follow from, beside prompts and seeds, as JSON."""
+    found = {
+        "teacher_sha256": sampler.teacher.sha256(),
+        "times": sampler.grid.tolist(),
+        "guidance": sampler.guidance,
+        "negative_prompt": sampler.negative_prompt,
+    }
+    if sampler.contract is not None:
+        path = Path(model.source)
+        files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
+        found["weights_sha256"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+    return found
+
+
+def _contract(model: Model) -> SamplingContract | None:
+    """Of a stage or an export's folder."""
+    folder = Path(model.source)
+    return read_contract(folder) if (folder / FILE_NAME).is_file() else None
+
+
+def _folder(source: str) -> Path:
+    return (embedded_path() if source == EMBEDDED else Path(source)).resolve()

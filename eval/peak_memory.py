@@ -1,0 +1,109 @@
+"""How much memory a model takes while it makes a clip."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.sampler import Sampler
+
+GIB = 2**30
+_EVERY_SECONDS = 0.002
+
+
+@dataclass
+class Peak:
+    """What a watched pass took at its highest; 0 where nobody watched."""
+
+    gib: float = 0.0
+
+
+class PeakMemory:
+    """Watches one model at a time while others lie in the same memory: their weights are taken off.
+
+    On a GPU it is what torch allocated there; elsewhere it is the process's resident set, looked at every 2 ms, with
+    all that Python and its libraries hold.
+    """
+
+    def __init__(self, samplers: Sequence[Sampler], device: torch.device) -> None:
+        self._device = device
+        self._loaded = _joined([weights_of(sampler) for sampler in samplers])
+        self.protocol = (
+            "peak of torch's allocations on the GPU, less the other models' weights"
+            if device.type == "cuda"
+            else "peak of the process's resident set, less the other models' weights"
+        )
+
+    @contextmanager
+    def watching(self, sampler: Sampler, watched: bool) -> Iterator[Peak]:
+        """The peak inside the `with` block is known behind it."""
+        peak = Peak()
+        if not watched:
+            yield peak
+            return
+        own = weights_of(sampler)
+        others = sum(size for place, size in self._loaded.items() if place not in own)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            yield peak
+            highest = torch.cuda.max_memory_allocated(self._device)
+        else:
+            with _resident() as seen:
+                yield peak
+            highest = max(seen)
+        peak.gib = (highest - others) / GIB
+
+
+def weights_of(sampler: Sampler) -> dict[int, int]:
+    """Bytes of every tensor that this model needs, by where it lies: models that share one count it once."""
+    pipeline = sampler.teacher.pipeline
+    parts = (pipeline.text_encoder, pipeline.vae, *denoisers(sampler))
+    modules: list[nn.Module] = [part for part in parts if part is not None]
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return {plain.data_ptr(): plain.nbytes for tensor in tensors for plain in _plain(tensor)}
+
+
+def denoisers(sampler: Sampler) -> list[nn.Module]:
+    """The networks that sampling evaluates: a student's own, or a teacher's one or two."""
+    if sampler.network is not None:
+        return [sampler.network]
+    return list(dict.fromkeys(sampler.teacher.network_at(float(t)) for t in sampler.grid[:-1]))
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    """A quantised tensor's codes and scales; any other one is itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))
+
+
+def _joined(parts: Sequence[dict[int, int]]) -> dict[int, int]:
+    return {place: size for part in parts for place, size in part.items()}
+
+
+@contextmanager
+def _resident() -> Iterator[list[int]]:
+    """The process's resident set in bytes, again and again while the block runs."""
+    process, over = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]
+
+    def look() -> None:
+        while not over.wait(_EVERY_SECONDS):
+            seen.append(process.memory_info().rss)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+        seen.append(process.memory_info().rss)

@@ -1,0 +1,79 @@
+"""Real clips that models are held against: those of the embedded world, or a folder of videos."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.eval.metrics.shapes import REAL_SEED, REFERENCE_SEED
+from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, decode_video
+from fewstep.teacher.shapes.judge import batch
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A number of clips that can be read in any order; `protocol` says which they are."""
+
+    count: int
+    read: Callable[[range], Tensor]  # -> videos (B, 3, F, H, W) in -1..1
+    protocol: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RealClips:
+    """Clips that distances are taken to, and others whose own distance to them is the floor, where there are any."""
+
+    reference: ClipSource
+    floor: ClipSource | None
+
+
+def world_clips(reference: int, num: int, seed: int) -> RealClips:
+    """Held-out clips of the shapes world."""
+
+    def source(count: int, seed: int) -> ClipSource:
+        told = {"kind": "held-out clips of the shapes world", "clips": count, "seed": seed}
+        return ClipSource(count, lambda rows: batch("held-out", seed, rows)[0], told)
+
+    return RealClips(source(reference, REFERENCE_SEED), source(num, REAL_SEED + seed))
+
+
+def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
+    """The videos in a folder, a clip from the middle of each; the first `num` are the floor where as many are left.
+
+    Raises ValueError when the folder holds fewer than three videos.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < 3:
+        raise ValueError(f"--reference {folder} holds {len(files)} videos: pass a folder of real videos")
+
+    def source(files: list[Path]) -> ClipSource:
+        told = {"kind": "real videos", "clips": len(files), "files_sha256": _files_sha256(folder, files)}
+        told |= {"cut": "from the centre, scaled to cover the clip (bicubic)", **asdict(shape)}
+        return ClipSource(len(files), lambda rows: torch.stack([_read(files[row], shape) for row in rows]), told)
+
+    held = num if len(files) >= 2 * num else 0
+    return RealClips(source(files[held:]), source(files[:held]) if held else None)
+
+
+def _read(path: Path, shape: ClipShape) -> Tensor:
+    """(3, F, H, W) in -1..1"""
+    try:
+        frames = decode_video(path, shape)
+    except UnreadableVideo as error:
+        raise ValueError(f"{path} cannot be a reference: {error}; take it out of the folder") from error
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def _files_sha256(folder: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,297 @@
+/** Makes an SVG element. */
+function draw(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/** Three digits that count, as the tables write them. */
+function number(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  if (size >= 100) return Math.round(value).toLocaleString("en");
+  return size && size < 1e-4 ? value.toExponential(2) : value.toPrecision(3);
+}
+
+/** A round value at an axis, or a count. */
+const round = (value) => (Math.abs(value) >= 100 ? number(value) : String(Number(value.toPrecision(3))));
+
+/** A value -> a pixel; `ticks` are round values in between. */
+class Scale {
+  constructor(low, high, from, to, logarithmic) {
+    this.log = logarithmic;
+    this.bend = logarithmic ? Math.log10 : (value) => value;
+    const [a, b] = [this.bend(low), this.bend(high)];
+    const room = 0.06 * (b - a || Math.abs(a) || 1);
+    Object.assign(this, { a: a - room, b: b + room, from, to });
+  }
+
+  at(value) {
+    return this.from + ((this.bend(value) - this.a) / (this.b - this.a)) * (this.to - this.from);
+  }
+
+  get ticks() {
+    return this.log && this.b - this.a > 0.7 ? this.logTicks() : this.evenTicks();
+  }
+
+  evenTicks() {
+    const [low, high] = this.log ? [10 ** this.a, 10 ** this.b] : [this.a, this.b];
+    const rough = (high - low) / 5;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].find((times) => times * power >= rough) * power;
+    const first = Math.ceil(low / step);
+    const found = [];
+    for (let i = first; i * step <= high; i++) found.push(Number((i * step).toPrecision(12)));
+    return found;
+  }
+
+  logTicks() {
+    const found = [];
+    for (let power = Math.floor(this.a); power <= this.b; power++)
+      for (const times of this.b - this.a > 3 ? [1] : [1, 2, 5]) found.push(times * 10 ** power);
+    return found.filter((value) => Math.log10(value) >= this.a && Math.log10(value) <= this.b);
+  }
+}
+
+/** What both charts share: a drawing as wide as there is room, with axes and a line of words below. */
+class Chart {
+  constructor(root, label) {
+    this.root = root;
+    this.label = label;
+    this.drawing = part(root, "show", "drawing");
+    this.width = 0;
+    new ResizeObserver(([entry]) => {
+      if (Math.round(entry.contentRect.width) === this.width) return;
+      this.width = Math.round(entry.contentRect.width);
+      this.update();
+    }).observe(this.drawing);
+    root.addEventListener("change", () => this.update());
+  }
+
+  option(name) {
+    return part(this.root, "do", name);
+  }
+
+  say(...words) {
+    part(this.root, "show", "readout").replaceChildren(...words);
+  }
+
+  /** An empty drawing with axes. x and y are [low, high, logarithmic]; a title stands at the end of each axis. */
+  frame(x, y, titles, role) {
+    const height = Math.round(Math.max(260, Math.min(440, this.width * 0.5)));
+    const box = { left: 52, right: this.width - 12, top: 28, bottom: height - 46 };
+    this.x = new Scale(x[0], x[1], box.left, box.right, x[2]);
+    this.y = new Scale(y[0], y[1], box.bottom, box.top, y[2]);
+    this.box = box;
+    this.svg = draw("svg", { viewBox: `0 0 ${this.width} ${height}`, height, role, "aria-label": this.label });
+    const text = (x, y, anchor, words) => draw("text", { x, y, "text-anchor": anchor }, words);
+    for (const value of this.y.ticks) {
+      const at = this.y.at(value);
+      this.svg.append(draw("line", { class: "grid", x1: box.left, x2: box.right, y1: at, y2: at }));
+      this.svg.append(text(box.left - 8, at + 4, "end", round(value)));
+    }
+    let free = -Infinity; // pixel from which the next label does not touch the last one
+    for (const value of this.x.ticks) {
+      const at = this.x.at(value);
+      this.svg.append(draw("line", { class: "axis", x1: at, x2: at, y1: box.bottom, y2: box.bottom + 5 }));
+      if (at < free) continue;
+      this.svg.append(text(at, box.bottom + 20, "middle", round(value)));
+      free = at + 44;
+    }
+    this.svg.append(draw("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
+    this.svg.append(text(box.left - 8, 12, "start", titles[1]), text(box.right, height - 6, "end", titles[0]));
+    this.drawing.replaceChildren(this.svg);
+  }
+}
+
+const COSTS = {
+  total_seconds: "seconds per clip",
+  denoise_seconds: "seconds of denoising per clip",
+  evaluations: "evaluations of the network per clip",
+};
+
+/** A metric of every model against what a clip costs. */
+class Plot extends Chart {
+  constructor(root, data) {
+    super(root, "quality against latency");
+    this.data = data;
+    this.chosen = null;
+    const costs = Object.keys(COSTS).filter((cost) => data.models.some((model) => model.x[cost]));
+    this.option("metric").append(...data.metrics.map(({ name }) => element("option", {}, name)));
+    this.option("cost").append(...costs.map((cost) => element("option", { value: cost }, COSTS[cost])));
+  }
+
+  update() {
+    const metric = this.data.metrics.find(({ name }) => name === this.option("metric").value);
+    const cost = this.option("cost").value;
+    if (!metric || !this.width) return;
+    const there = (model) => Number.isFinite(model.y[metric.name]?.value);
+    const points = this.data.models.filter((model) => there(model) && model.x[cost]);
+    const floors = this.floors(metric.name);
+    const marks = points.flatMap(({ y }) => ["value", "low", "high"].map((end) => y[metric.name][end]));
+    const values = [...marks, ...floors.map(([, value]) => value)].filter(Number.isFinite);
+    const better = metric.better ? `${metric.better} is better` : "";
+    part(this.root, "show", "about").textContent = [metric.about, better].filter(Boolean).join("; ");
+    if (!points.length) {
+      this.drawing.replaceChildren();
+      return this.say(`No model has both ${metric.name} and ${COSTS[cost] ?? "a cost"}.`);
+    }
+    const xs = points.map((model) => model.x[cost]);
+    const positive = values.every((value) => value > 0);
+    this.option("log").disabled = !positive;
+    const bent = positive && this.option("log").checked;
+    const arrow = { lower: " ↓", higher: " ↑" }[metric.better] ?? "";
+    const x = [Math.min(...xs), Math.max(...xs), true];
+    this.frame(x, [Math.min(...values), Math.max(...values), bent], [`${COSTS[cost]} →`, metric.name + arrow], "group");
+    for (const [name, value] of floors) this.floor(name, value);
+    this.label_ends = [];
+    for (const model of points) this.svg.append(this.point(model, metric, cost));
+  }
+
+  /** Real clips of their own cost nothing: they are a line, as is the floor of the metric itself. */
+  floors(metric) {
+    const real = this.data.models.filter((model) => model.role === "real" && Number.isFinite(model.y[metric]?.value));
+    const found = real.map((model) => [model.name, model.y[metric].value]);
+    const floors = new Set(this.data.models.map((model) => model.y[metric]?.floor).filter(Number.isFinite));
+    for (const floor of floors) if (!found.some(([, value]) => value === floor)) found.push(["floor", floor]);
+    return found;
+  }
+
+  floor(name, value) {
+    const at = this.y.at(value);
+    this.svg.append(draw("line", { class: "floor", x1: this.box.left, x2: this.box.right, y1: at, y2: at }));
+    const words = `${name} ${number(value)}`;
+    this.svg.append(draw("text", { x: this.box.right, y: at - 6, "text-anchor": "end" }, words));
+  }
+
+  point(model, metric, cost) {
+    const figure = model.y[metric.name];
+    const [x, y] = [this.x.at(model.x[cost]), this.y.at(figure.value)];
+    const words = this.words(model, metric, cost);
+    const group = draw("g", { class: `point tone-${model.tone}`, tabindex: 0, role: "button", "aria-label": words });
+    if (Number.isFinite(figure.low) && Number.isFinite(figure.high)) {
+      const [low, high] = [this.y.at(figure.low), this.y.at(figure.high)];
+      group.append(draw("line", { class: "whisker", x1: x, x2: x, y1: low, y2: high }));
+      for (const end of [low, high])
+        group.append(draw("line", { class: "whisker", x1: x - 5, x2: x + 5, y1: end, y2: end }));
+    }
+    group.append(draw("circle", { class: "ring", cx: x, cy: y, r: 11 }));
+    const square = { class: "mark", x: x - 6, y: y - 6, width: 12, height: 12, rx: 1.5 };
+    const circle = { class: "mark", cx: x, cy: y, r: 6.5 };
+    group.append(model.role === "teacher" ? draw("rect", square) : draw("circle", circle));
+    group.append(this.name(model.name, x, y), draw("circle", { class: "hit", cx: x, cy: y, r: 20 }));
+    const choose = () => {
+      this.svg.querySelector(".chosen")?.classList.remove("chosen");
+      group.classList.add("chosen");
+      this.say(words);
+    };
+    for (const event of ["pointerenter", "focus", "click"]) group.addEventListener(event, choose);
+    return group;
+  }
+
+  /** A label beside its point, on the side with room, below labels that it would cover. */
+  name(words, x, y) {
+    const right = x + 16 + 7.2 * words.length < this.box.right;
+    const [from, to] = right ? [x, x + 16 + 7.2 * words.length] : [x - 16 - 7.2 * words.length, x];
+    let at = y + 4;
+    for (const other of this.label_ends.sort((a, b) => a.at - b.at))
+      if (from < other.to && other.from < to && Math.abs(at - other.at) < 15) at = other.at + 15;
+    this.label_ends.push({ from, to, at });
+    return draw("text", { x: right ? x + 13 : x - 13, y: at, "text-anchor": right ? "start" : "end" }, words);
+  }
+
+  words(model, metric, cost) {
+    const { value, low, high, num, unit } = model.y[metric.name];
+    const range = Number.isFinite(low) && Number.isFinite(high) ? ` (95 %: ${number(low)} to ${number(high)})` : "";
+    const count = num ? `, ${num} clips` : "";
+    const figure = `${metric.name} ${number(value)}${unit ? ` ${unit}` : ""}${range}${count}`;
+    const paid = cost === "evaluations" ? round(model.x[cost]) : number(model.x[cost]);
+    return `${model.name}: ${figure}; ${paid} ${COSTS[cost]}`;
+  }
+}
+
+/** A figure of every stage over its training. */
+class Curves extends Chart {
+  constructor(root, data) {
+    super(root, "training curves; left and right arrow choose a step");
+    this.stages = data.stages;
+    const names = [...new Set(this.stages.flatMap((stage) => Object.keys(stage.points)))];
+    this.option("curve").append(...names.map((name) => element("option", {}, name)));
+    const first = names.find((name) => name === "student/loss");
+    if (first) this.option("curve").value = first;
+  }
+
+  update() {
+    const name = this.option("curve").value;
+    if (!this.width || !name) return;
+    this.shown = this.stages.filter((stage) => stage.points[name]);
+    const raw = this.shown.map((stage) => stage.points[name]);
+    const values = raw.flatMap((points) => points.map(([, value]) => value));
+    const steps = raw.flatMap((points) => points.map(([step]) => step));
+    const least = values.reduce((a, b) => Math.min(a, b));
+    const most = values.reduce((a, b) => Math.max(a, b));
+    this.option("log").disabled = least <= 0;
+    const bent = least > 0 && this.option("log").checked;
+    const last = steps.reduce((a, b) => Math.max(a, b));
+    this.frame([0, last, false], [least, most, bent], ["step →", name], "group");
+    this.lines = raw.map((points) => (this.option("smooth").checked ? smoothed(points) : points));
+    this.shown.forEach((stage, i) => {
+      const group = draw("g", { class: `tone-${stage.tone}` });
+      if (this.lines[i] !== raw[i]) group.append(draw("path", { class: "raw", d: this.path(raw[i]) }));
+      if (raw[i].length > 1) group.append(draw("path", { class: "line", d: this.path(this.lines[i]) }));
+      else group.append(draw("circle", { class: "mark", cx: this.x.at(raw[i][0][0]), cy: this.y.at(raw[i][0][1]), r: 4 }));
+      this.svg.append(group);
+    });
+    this.cursor = draw("line", { class: "cursor", y1: this.box.top, y2: this.box.bottom, visibility: "hidden" });
+    this.svg.append(this.cursor);
+    this.steps = [...new Set(steps)].sort((a, b) => a - b);
+    this.listen();
+    this.read(this.steps.length - 1, false);
+  }
+
+  path(points) {
+    return points.map(([step, value], i) => `${i ? "L" : "M"}${this.x.at(step)} ${this.y.at(value)}`).join("");
+  }
+
+  listen() {
+    this.svg.setAttribute("tabindex", 0);
+    const follow = (event) => {
+      const place = event.clientX - this.svg.getBoundingClientRect().left;
+      const distance = this.steps.map((step) => Math.abs(this.x.at(step) - place));
+      this.read(distance.indexOf(Math.min(...distance)), true);
+    };
+    this.svg.addEventListener("pointermove", follow);
+    this.svg.addEventListener("pointerdown", follow);
+    this.svg.addEventListener("keydown", (event) => {
+      const move = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+      if (!move) return;
+      event.preventDefault();
+      this.read(Math.max(0, Math.min(this.steps.length - 1, this.chosen + move)), true);
+    });
+  }
+
+  /** The figures at the i-th step; a stage that has ended by then shows its last ones. */
+  read(i, marked) {
+    this.chosen = i;
+    const step = this.steps[i];
+    this.cursor.setAttribute("visibility", marked ? "visible" : "hidden");
+    for (const end of ["x1", "x2"]) this.cursor.setAttribute(end, this.x.at(step));
+    const words = this.shown.map((stage, which) => {
+      const [at, value] = this.lines[which].findLast(([other]) => other <= step) ?? [null, null];
+      const label = `${stage.name} ${number(value)}${at !== null && at !== step ? ` at ${at}` : ""}`;
+      return [", ", element("span", { class: `tone-${stage.tone}` }, element("i", { class: "swatch" }), label)];
+    });
+    this.say(`step ${step}`, ...words.flat());
+  }
+}
+
+/** A moving average that does not hold on to its first value. */
+function smoothed(points) {
+  let [sum, weight] = [0, 0];
+  return points.map(([step, value]) => {
+    sum = 0.85 * sum + 0.15 * value;
+    weight = 0.85 * weight + 0.15;
+    return [step, sum / weight];
+  });
+}

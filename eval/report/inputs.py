@@ -1,0 +1,184 @@
+"""What a report is made from: the results of evaluations and benchmarks, and what a run left on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+
+RESULTS = "results.json"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]  # None: not there, or not finite
+
+
+class Figure(BaseModel):
+    """A metric of a model with its 95 % interval, and the floor that no model can pass."""
+
+    value: Number
+    low: Number = None
+    high: Number = None
+    floor: Number = None
+    num: int | None = None  # clips
+    unit: str = ""
+    better: Literal["lower", "higher"] | None = None
+
+
+class Row(BaseModel):
+    """A model of an evaluation."""
+
+    model: str
+    source: str = ""
+    role: Literal["teacher", "student", "real"] = "student"
+    steps: int | None = None
+    evaluations: float | None = None
+    guidance: Number = None
+    videos: str | None = None
+    metrics: dict[str, Figure] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+
+
+class Evaluation(BaseModel):
+    """results.json; the first model is the teacher that others are compared with."""
+
+    command: str = ""
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    rows: list[Row] = Field(min_length=1)
+    prompts: list[str] = Field(default_factory=list)
+
+    @field_validator("rows")
+    @classmethod
+    def _real_clips_last(cls, rows: list[Row]) -> list[Row]:
+        return sorted(rows, key=lambda row: row.role == "real")
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric that any model has, in the order of the file."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
+
+
+class Latency(BaseModel):
+    """A model of a benchmark; seconds are medians per clip."""
+
+    model: str
+    source: str = ""
+    steps: int | None = None
+    evaluations: float | None = None
+    text_seconds: Number = None
+    denoise_seconds: Number = None
+    decode_seconds: Number = None
+    total_seconds: Number = None
+    total_seconds_p95: Number = None
+    peak_gib: Number = None
+    speedup: Number = None
+    denoise_speedup: Number = None
+    ideal_speedup: Number = None
+
+
+class Fit(BaseModel):
+    """Seconds = fixed + evaluations x per_evaluation (Amdahl)."""
+
+    fixed_seconds: Number = None
+    seconds_per_evaluation: Number = None
+
+
+class Benchmark(BaseModel):
+    """A file of `fewstep benchmark`."""
+
+    command: str = ""
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    rows: list[Latency] = Field(min_length=1)
+    fit: Fit | None = None
+    failed: dict[str, str] = Field(default_factory=dict)  # model -> why it was not timed
+
+    def of(self, model: Row) -> Latency | None:
+        """What a model costs; it may be called otherwise here, but has the same source and steps."""
+        named = (row for row in self.rows if row.model == model.model)
+        alike = (row for row in self.rows if row.steps == model.steps and _same_source(row.source, model.source))
+        return next(named, None) or next(alike, None)
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage of a run: what it was to do, and what it has left so far."""
+
+    name: str
+    teacher_steps: int
+    student_steps: int
+    objective: str
+    steps: int  # planned
+    gate: str = ""  # why it did not open, in words
+    result: dict[str, Any] | None = None  # None until it is finished
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    samples: Path | None = None  # its newest folder of clips
+
+    @property
+    def reached(self) -> int:
+        """Steps that the curve knows of."""
+        return int(self.curve[-1]["step"]) if self.curve else 0
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's folder as a report reads it."""
+
+    folder: Path
+    teacher: str
+    prompts: list[str]  # of the sample clips
+    stages: list[StageRecord]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An evaluation's folder with the benchmark of the same models, if there is one."""
+
+    folder: Path
+    evaluation: Evaluation
+    benchmark: Benchmark | None = None
+
+    def latency(self, model: Row) -> Latency | None:
+        """What a model costs, if it was timed."""
+        return self.benchmark.of(model) if self.benchmark else None
+
+
+def _same_source(one: str, other: str) -> bool:
+    """A stage's folder, or its run's, or both the same."""
+    paths = [Path(source).expanduser() for source in (one, other)]
+    return bool(one and other) and (paths[0] == paths[1] or paths[0] / "stages" == paths[1].parent)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """results.json of a folder. Raises ValueError when it is not there or not whole."""
+    path = folder / RESULTS
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {RESULTS}: pass a folder that `fewstep evaluate` wrote")
+    return _read(path, Evaluation, "evaluate")
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """A benchmark's JSON. Raises ValueError when it is not there or not whole."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: pass the JSON that `fewstep benchmark` wrote")
+    return _read(path, Benchmark, "benchmark")
+
+
+_Read = TypeVar("_Read", Evaluation, Benchmark)
+
+
+def _read(path: Path, kind: type[_Read], verb: str) -> _Read:
+    try:
+        return kind.model_validate(json.loads(path.read_text("utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ValueError(f"{path} is not a file of `fewstep {verb}` ({where}): run that again") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): run `fewstep {verb}` again") from error

@@ -1,0 +1,98 @@
+"""Puts a report together: one file that asks for nothing from outside, and says so to the browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fewstep.eval.report import words
+from fewstep.eval.report.inputs import Benchmark, Comparison, Row, RunRecord
+from fewstep.eval.report.sections import Data, comparison_section, latency_section, run_section
+from fewstep.teacher.atomic import whole_file
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("player.js", "chart.js", "report.js")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report shows. `benchmarks` are all there are, those of the comparisons among them."""
+
+    runs: list[RunRecord]
+    comparisons: list[Comparison]
+    benchmarks: list[Benchmark]
+
+
+def write_report(out: Path, material: Material, count: int) -> None:
+    """Writes the page with clips of the first `count` prompts. Raises ValueError for a clip that cannot be read."""
+    page = render(material, count)
+    with whole_file(out) as part:
+        part.write_text(page, "utf-8")
+
+
+def render(material: Material, count: int) -> str:
+    """The page's HTML. Whatever came from files is escaped; the browser is told to run no script but the page's own."""
+    style = (_HERE / "style.css").read_text("utf-8")
+    script = '"use strict";\n' + "\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
+    environment.filters |= {f.__name__: f for f in (words.number, words.times, words.duration, words.plural)}
+    data = Data(material.comparisons, material.benchmarks)
+    return environment.get_template("template.html").render(
+        title=words.title(material.runs, material.comparisons),
+        verdicts=[words.verdict(comparison) for comparison in material.comparisons],
+        warnings=words.warnings(material.runs, material.benchmarks, material.comparisons),
+        comparisons=[comparison_section(data, comparison, count) for comparison in material.comparisons],
+        benchmarks=[latency_section(data, benchmark) for benchmark in material.benchmarks],
+        runs=[run_section(data, run, count, shown=not material.comparisons) for run in material.runs],
+        commands=_commands(material),
+        data={"reels": data.reels, "plots": data.plots, "curves": data.curves},
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(script, style),
+    )
+
+
+def _policy(script: str, style: str) -> str:
+    def allowed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {allowed(script)}; style-src {allowed(style)}; media-src blob:; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _commands(material: Material) -> dict[str, list[str]]:
+    """What is missing -> the commands that make it."""
+    new = [run for run in material.runs if not any(_measures(one, run) for one in material.comparisons)]
+    models = [[run.teacher, str(run.folder)] for run in new]
+    timed = [
+        [_named(row) for row in one.evaluation.rows if row.source] for one in material.comparisons if not one.benchmark
+    ]
+    if not material.comparisons and not material.benchmarks:
+        timed = models
+    return {
+        "evaluate": [shlex.join(["fewstep", "evaluate", *some]) for some in models],
+        "benchmark": [shlex.join(["fewstep", "benchmark", *some]) for some in timed],
+    }
+
+
+def _named(row: Row) -> str:
+    """A model as commands are told of it."""
+    guidance = "" if row.guidance is None else f":{row.guidance:g}"
+    return f"{row.model}={row.source}" + (f"@{row.steps}{guidance}" if row.role == "teacher" and row.steps else "")
+
+
+def _measures(comparison: Comparison, run: RunRecord) -> bool:
+    """Whether an evaluation is of this run."""
+    paths = [comparison.folder, *(Path(row.source) for row in comparison.evaluation.rows if row.source)]
+    return any(path.resolve().is_relative_to(run.folder.resolve()) for path in paths)

@@ -1,0 +1,202 @@
+"""What the page's template and script are given of each evaluation, benchmark and run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fewstep.eval.report import words
+from fewstep.eval.report.clips import reel
+from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Latency, Row, RunRecord
+
+_TONES = 14  # of students: seven colours, then the same with dashed lines
+_POINTS = 1000  # of one curve
+_PARTS = ("text", "denoise", "decode")
+
+
+class Data:
+    """What the page's script is given, and the colour of every model."""
+
+    def __init__(self, comparisons: Sequence[Comparison], benchmarks: Sequence[Benchmark]) -> None:
+        self.reels: list[dict[str, Any]] = []
+        self.plots: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+        self._tones: dict[str, int] = {}
+        for comparison in comparisons:
+            for row in comparison.evaluation.rows:
+                tone = self.tone(row.model) if row.role == "student" else 0
+                self._tones |= {row.model: tone, _stage(row.source): tone}
+                if latency := comparison.latency(row):
+                    self._tones[latency.model] = tone
+        for benchmark in benchmarks:
+            self._tones.setdefault(benchmark.rows[0].model, 0)
+
+    def tone(self, model: str) -> int:
+        """Of a model's name, or a stage's folder; 0 is of whatever was not distilled."""
+        return self._tones.setdefault(model, 1 + len(set(self._tones.values()) - {0}) % _TONES)
+
+
+def _stage(folder: str | Path) -> str:
+    return str(Path(folder).expanduser().resolve())
+
+
+def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[str, Any]:
+    folder, evaluation = comparison.folder, comparison.evaluation
+    shown = {row.model: _paths(folder / row.videos, len(evaluation.prompts)) for row in evaluation.rows if row.videos}
+    details = {row.model: _detail(row, comparison) for row in evaluation.rows}
+    tones = {row.model: data.tone(row.model) for row in evaluation.rows}
+    data.plots.append(
+        {
+            "metrics": [
+                {"name": m, "about": words.about(m), "better": _better(evaluation, m)} for m in evaluation.metrics
+            ],
+            "models": [
+                {
+                    "name": row.model,
+                    "role": row.role,
+                    "tone": tones[row.model],
+                    "detail": details[row.model],
+                    "x": _costs(row, comparison),
+                    "y": {name: figure.model_dump() for name, figure in row.metrics.items()},
+                }
+                for row in evaluation.rows
+            ],
+        }
+    )
+    return {
+        "name": folder.parent.name if folder.name == "evaluation" else folder.name,
+        "reel": _add_reel(data, reel(shown, evaluation.prompts, count), details, tones),
+        "plot": len(data.plots) - 1,
+        "models": [(row.model, tones[row.model], details[row.model]) for row in evaluation.rows],
+        "table": [_metric(evaluation, name) for name in evaluation.metrics],
+        "left_out": evaluation.protocol.get("left_out") or {},
+        "command": evaluation.command,
+        "protocol": _json(evaluation.protocol),
+    }
+
+
+def _paths(folder: Path, count: int) -> list[Path]:
+    return [folder / f"{i:05d}.mp4" for i in range(count)]
+
+
+def _add_reel(data: Data, found: dict[str, Any] | None, details: dict[str, str], tones: dict[str, int]) -> int | None:
+    if found is None:
+        return None
+    for model in found["models"]:
+        model |= {"tone": tones[model["name"]], "detail": details[model["name"]]}
+    data.reels.append(found)
+    return len(data.reels) - 1
+
+
+def _detail(row: Row, comparison: Comparison) -> str:
+    """What a model is, in a line below its clip."""
+    found = [words.plural(row.steps, "step")] if row.steps else []
+    if row.evaluations:
+        found.append(words.plural(row.evaluations, "evaluation"))
+    latency = comparison.latency(row)
+    if latency and latency.total_seconds is not None:
+        found.append(words.duration(latency.total_seconds))
+    return " · ".join(found) or ("real clips" if row.role == "real" else "")
+
+
+def _costs(row: Row, comparison: Comparison) -> dict[str, float | None]:
+    """What a clip costs: seconds where they were measured, and evaluations of the network."""
+    latency = comparison.latency(row)
+    return {
+        "total_seconds": latency.total_seconds if latency else None,
+        "denoise_seconds": latency.denoise_seconds if latency else None,
+        "evaluations": row.evaluations or row.steps,
+    }
+
+
+def _better(evaluation: Evaluation, metric: str) -> str | None:
+    return next((r.metrics[metric].better for r in evaluation.rows if metric in r.metrics), None)
+
+
+def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    figures = [row.metrics.get(name) for row in evaluation.rows]
+    counts = {figure.num for figure in figures if figure}
+    return {
+        "name": name,
+        "better": _better(evaluation, name),
+        "unit": next((f.unit for f in figures if f), ""),
+        "note": ", ".join(_notes(evaluation, name, counts)),
+        "floor": next((f.floor for f in figures if f and f.floor is not None), None),
+        "figures": figures,
+    }
+
+
+def _notes(evaluation: Evaluation, metric: str, counts: set[int | None]) -> list[str]:
+    better, (num, *others) = _better(evaluation, metric), counts
+    return [f"{better} is better"] * bool(better) + [f"N {num}"] * (num is not None and not others)
+
+
+def latency_section(data: Data, benchmark: Benchmark) -> dict[str, Any]:
+    longest = max((_total(row) for row in benchmark.rows), default=0.0) or 1.0
+    return {
+        "rows": [_bar(data, row, longest) for row in benchmark.rows],
+        "fit": benchmark.fit,
+        "command": benchmark.command,
+        "protocol": _json(benchmark.protocol),
+    }
+
+
+def _total(row: Latency) -> float:
+    return row.total_seconds or sum(getattr(row, f"{part}_seconds") or 0.0 for part in _PARTS)
+
+
+def _bar(data: Data, row: Latency, longest: float) -> dict[str, Any]:
+    """Where each part of the bar begins and how long it is, in percent of the longest bar."""
+    begin, parts = 0.0, []
+    for part in _PARTS:
+        seconds = getattr(row, f"{part}_seconds") or 0.0
+        width = 100 * seconds / longest
+        parts.append({"name": part, "x": round(begin, 3), "width": round(width, 3), "seconds": seconds})
+        begin += width
+    ideal, measured = row.ideal_speedup, row.denoise_speedup
+    reached = round(100 * min(1.0, measured / ideal), 1) if ideal and measured else None
+    return {"row": row, "total": _total(row), "tone": data.tone(row.model), "parts": parts, "reached": reached}
+
+
+def run_section(data: Data, run: RunRecord, count: int, shown: bool) -> dict[str, Any]:
+    """`shown`: with the run's own sample clips, where nothing was evaluated."""
+    tones = {stage.name: data.tone(_stage(run.folder / "stages" / stage.name)) for stage in run.stages}
+    curves = [
+        {"name": stage.name, "tone": tones[stage.name], "points": _thinned(stage.curve)}
+        for stage in run.stages
+        if stage.curve
+    ]
+    if curves:
+        data.curves.append({"stages": curves})
+    samples = {
+        stage.name: [stage.samples / f"{i}.mp4" for i in range(len(run.prompts))]
+        for stage in run.stages
+        if shown and stage.samples
+    }
+    details = {stage.name: f"{words.plural(stage.student_steps, 'step')}, {stage.objective}" for stage in run.stages}
+    return {
+        "name": run.folder.name,
+        "folder": str(run.folder),
+        "teacher": run.teacher,
+        "stages": run.stages,
+        "figures": list(dict.fromkeys(key for s in run.stages for key in s.result or {})),
+        "curves": len(data.curves) - 1 if curves else None,
+        "reel": _add_reel(data, reel(samples, run.prompts, count), details, tones),
+    }
+
+
+def _thinned(curve: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Figure -> its finite points, every so many of a long curve."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for point in curve:
+        for key, value in point.items():
+            if key != "step" and isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(key, []).append((point["step"], value))
+    return {key: points[:: math.ceil(len(points) / _POINTS)] for key, points in found.items()}
+
+
+def _json(protocol: dict[str, Any]) -> str:
+    return json.dumps(protocol, indent=2, ensure_ascii=False)

@@ -1,0 +1,204 @@
+"""What the figures say, in words: the verdict on each student, and everything a reader must be warned of."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Row, RunRecord, StageRecord
+
+ABOUT = {  # what a metric says; one that ends in -kernel or -ratio has the words of ENDINGS, too
+    "shapes-fd": "Frechet distance to real clips of the shapes world, on features of its own judge; it is not FVD",
+    "prompt-accuracy": "share of clips in which the judge finds everything that the prompt names",
+    "fvd": "Frechet video distance on I3D features, as StyleGAN-V takes it",
+    "fd-videomae": "Frechet distance on VideoMAE features",
+    "fd-vjepa2": "Frechet distance on V-JEPA 2 features",
+    "lpips": "perceptual distance to the teacher’s clip of the same noise",
+    "psnr": "likeness to the teacher’s clip of the same noise",
+    "ssim": "structural likeness to the teacher’s clip of the same noise",
+    "latent-mse": "distance to the teacher’s latents of the same noise",
+    "temporal-error": "difference from the teacher’s changes between frames, for the same noise",
+    "motion": "how much neighbouring frames differ",
+    "flicker": "second difference of pixels over time: what steady motion lacks",
+    "blank": "share of clips that show nothing",
+    "broken": "share of clips with numbers that are not finite",
+    "diversity-rms": "how much clips of one prompt differ from noise to noise",
+    "diversity-lpips": "how much clips of one prompt differ from noise to noise, as LPIPS sees it",
+}
+ENDINGS = {
+    "-extrapolated": "extrapolated to endlessly many clips",
+    "-kernel": "as the unbiased kernel distance on the same features",
+    "-ratio": "as a multiple of the teacher’s",
+}
+_TOLD = 4  # students with sentences of their own
+_COMPARED = 2  # metrics told of each
+_TOLD_FIRST = ("fvd", "shapes-fd", "prompt-accuracy", "fd-videomae", "fd-vjepa2")
+
+
+def number(value: float | None) -> str:
+    """Three digits that count; a count as it is."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}"
+
+
+def times(value: float | None) -> str:
+    """How many times faster, 24×."""
+    return "–" if value is None else f"{value:,.0f}×" if abs(value) >= 100 else f"{value:.3g}×"
+
+
+def duration(seconds: float | None) -> str:
+    """1.23 s or 45.6 ms."""
+    if seconds is None:
+        return "–"
+    return f"{number(seconds)} s" if seconds >= 1 else f"{number(1000.0 * seconds)} ms"
+
+
+def about(metric: str) -> str:
+    """What a metric says, in words; empty for one that says it itself."""
+    ending = next((ending for ending in ENDINGS if metric.endswith(ending)), "")
+    base = ABOUT.get(metric.removesuffix(ending), "")
+    return f"{base}, {ENDINGS[ending]}" if base and ending else base
+
+
+def interval(figure: Figure) -> str:
+    """38.2 (33.0–44.1), or the value alone."""
+    if figure.low is None or figure.high is None:
+        return number(figure.value)
+    return f"{number(figure.value)} ({number(figure.low)}–{number(figure.high)})"
+
+
+def plural(count: float, noun: str) -> str:
+    """1 step, 4 steps."""
+    return f"{count:g} {noun}{'' if count == 1 else 's'}"
+
+
+def short(source: str) -> str:
+    """The last part of a folder or a hub id."""
+    return Path(source.rstrip("/")).name or source
+
+
+def listed(words: list[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def title(runs: list[RunRecord], comparisons: list[Comparison]) -> str:
+    """What was distilled, into how many steps."""
+    teachers = [c.evaluation.rows[0] for c in comparisons]
+    students = [row for c in comparisons for row in c.evaluation.rows if row.role == "student"]
+    name = runs[0].teacher if runs else teachers[0].source or teachers[0].model
+    if students:
+        before, counts = teachers[0].steps, {row.steps for row in students}
+    else:
+        stages = [stage for run in runs for stage in run.stages]
+        before, counts = max((s.teacher_steps for s in stages), default=None), {s.student_steps for s in stages}
+    after = sorted((count for count in counts if count), reverse=True)
+    told = f"{plural(before, 'step') if before else 'many steps'} to {listed([str(c) for c in after])}"
+    return f"{short(name)}, from {told}" if after else short(name)
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """A sentence or two on each student, beside the teacher."""
+    rows = comparison.evaluation.rows
+    students = [row for row in rows[1:] if row.role == "student"]
+    told = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]
+    if len(students) > _TOLD:
+        told.append(f"The table below has {plural(len(students) - _TOLD, 'more student')}.")
+    models = listed([row.model for row in rows if row.role != "real"])
+    return told or [f"There is no student in this evaluation yet, only {models}."]
+
+
+def _on_student(comparison: Comparison, teacher: Row, student: Row, students: list[Row]) -> str:
+    both = [m for m in comparison.evaluation.metrics if None not in (_value(teacher, m), _value(student, m))]
+    metrics = [name for name in _TOLD_FIRST if name in both] or both
+    compared = [_compared(teacher, student, name) for name in metrics[:_COMPARED]]
+    name = _called(student, students)
+    sentence = f"{name} {_speed(comparison, teacher, student)}"
+    if compared:
+        sentence += f"; {compared[0]}"
+    sentence += "." + "".join(f" {_capital(words)}." for words in compared[1:])
+    same = next((r for r in comparison.evaluation.rows[1:] if r.role == "teacher" and r.steps == student.steps), None)
+    if same and metrics and _value(same, metrics[0]) is not None:
+        reached = interval(same.metrics[metrics[0]])
+        sentence += f" Undistilled, the teacher at {plural(same.steps or 0, 'step')} has {metrics[0]} {reached}."
+    return sentence
+
+
+def _called(student: Row, students: list[Row]) -> str:
+    unique = Counter(row.steps for row in students)[student.steps] == 1
+    return f"The {student.steps}-step student" if unique and student.steps else f"The student {student.model}"
+
+
+def _speed(comparison: Comparison, teacher: Row, student: Row) -> str:
+    """From the seconds where both were timed, else from the evaluations."""
+    ours, theirs = comparison.latency(student), comparison.latency(teacher)
+    ideal = teacher.evaluations / student.evaluations if student.evaluations and teacher.evaluations else None
+    if ours and theirs and ours.denoise_seconds and theirs.denoise_seconds:
+        words = f"is {times(theirs.denoise_seconds / ours.denoise_seconds)} faster at denoising"
+        words += f" (ideal {times(ideal)})" if ideal else ""
+        if ours.total_seconds and theirs.total_seconds:
+            words += f" and {times(theirs.total_seconds / ours.total_seconds)} from prompt to clip"
+        return words
+    if ideal is None:
+        return "was measured"
+    asked = plural(student.evaluations or 0, "time")
+    return f"asks the network {asked} for a clip, where the teacher asks {teacher.evaluations:g} times"
+
+
+def _compared(teacher: Row, student: Row, metric: str) -> str:
+    ours, theirs = student.metrics[metric], teacher.metrics[metric]
+    words = f"{metric} {interval(ours)} against the teacher’s {interval(theirs)}"
+    if None in (ours.low, ours.high, theirs.low, theirs.high):
+        return words
+    assert ours.low is not None and ours.high is not None and theirs.low is not None and theirs.high is not None
+    if ours.low <= theirs.high and theirs.low <= ours.high:
+        return f"{words}, and the intervals overlap"
+    if ours.better is None:
+        return f"{words}, and the intervals do not overlap"
+    ahead = (ours.low > theirs.high) == (ours.better == "higher")
+    return f"{words}, which is {'better' if ahead else 'worse'}, for the intervals do not overlap"
+
+
+def warnings(runs: list[RunRecord], benchmarks: list[Benchmark], comparisons: list[Comparison]) -> list[str]:
+    """Failures first, then what the evaluation found odd."""
+    found = [f"{run.folder.name}: {words}" for run in runs for words in _on_run(run)]
+    found += [f"{model} was not timed: {why}" for one in benchmarks for model, why in one.failed.items()]
+    return found + [words for comparison in comparisons for words in _on_rows(comparison.evaluation)]
+
+
+def _on_run(run: RunRecord) -> list[str]:
+    found = [stage.gate for stage in run.stages if stage.gate]
+    found += [words for stage in run.stages for words in _on_curve(stage)]
+    begun = [stage for stage in run.stages if stage.result is None and stage.curve]
+    found += [f"stage {stage.name} has done {stage.reached} of {stage.steps} steps" for stage in begun]
+    missing = [stage.name for stage in run.stages if stage.result is None and not stage.curve]
+    return found + ([f"not begun: {listed(missing)}"] if missing else [])
+
+
+def _on_curve(stage: StageRecord) -> list[str]:
+    odd = {
+        k: p["step"] for p in stage.curve[::-1] for k, v in p.items() if isinstance(v, float) and not math.isfinite(v)
+    }
+    return [f"{key} of stage {stage.name} was not a finite number at step {step}" for key, step in odd.items()]
+
+
+def _on_rows(evaluation: Evaluation) -> list[str]:
+    found = []
+    for row in evaluation.rows:
+        broken = [name for name, figure in row.metrics.items() if figure.value is None]
+        found += [f"{row.model}: {name} is not a finite number" for name in broken]
+        found += [f"{row.model}: {re.sub(r'[.]$', '', words)}" for words in row.warnings]
+    return found
+
+
+def _value(row: Row, metric: str) -> float | None:
+    return row.metrics[metric].value if metric in row.metrics else None
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

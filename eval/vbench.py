@@ -1,0 +1,62 @@
+"""VBench (arXiv 2311.17982), which has to run elsewhere: videos as it wants them, its results read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.eval.metrics.clips import Figures, figure, mean_interval
+from fewstep.eval.metrics.frechet import Interval
+from fewstep.eval.metrics.shapes import Progress
+from fewstep.student.sampler import Sampler
+from fewstep.teacher.video import to_uint8, write_video
+
+SAMPLES = 5  # of each prompt
+_MAX_NAME = 240  # bytes of a file's name, less what a part file adds
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises ValueError for prompts that cannot be the names of files."""
+    for prompt in prompts:
+        if "/" in prompt or len(prompt.encode()) > _MAX_NAME:
+            raise ValueError(
+                f"VBench names videos by their prompts, and no file can be called {prompt[:60]!r}: a prompt may have "
+                f"no / and at most {_MAX_NAME} bytes"
+            )
+
+
+def write_videos(
+    folder: Path, sampler: Sampler, prompts: Sequence[str], seed: int, batch: int, progress: Progress
+) -> None:
+    """FOLDER/PROMPT-0.mp4 to PROMPT-4.mp4 of each prompt; those that are there are not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{prompt}-{i}.mp4" for prompt in prompts for i in range(SAMPLES)]
+    missing = [i for i, file in enumerate(files) if not file.exists()]
+    for start in range(0, len(missing), batch):
+        some = missing[start : start + batch]
+        videos = sampler.clips([prompts[i // SAMPLES] for i in some], [seed + i for i in some])
+        for i, video in zip(some, videos.nan_to_num(0, 0, 0), strict=True):
+            write_video(files[i], to_uint8(video), sampler.fps)
+        progress(folder.name, len(files) - len(missing) + start + len(some), len(files))
+
+
+def read_figures(path: Path) -> Figures:
+    """What a *_eval_results.json of VBench says, as vbench-DIMENSION. Raises ValueError when it is none."""
+    try:
+        found = json.loads(path.read_text())
+        return {f"vbench-{name}": _figure(float(score), each) for name, (score, each) in found.items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is no result of VBench: pass the *_eval_results.json that it wrote") from error
+
+
+def _figure(score: float, each: list[dict[str, Any]]) -> dict[str, Any]:
+    """With an interval where the score is the mean over videos; VBench puts some together in other ways."""
+    values = torch.tensor([float(video["video_results"]) for video in each if "video_results" in video]).double()
+    if len(values) == len(each) > 1 and abs(float(values.mean()) - score) <= 1e-3 * abs(score):
+        spread = mean_interval(values)
+        return figure(Interval(score, spread.low, spread.high), len(each), better="higher")
+    return {"value": score, "num": len(each), "better": "higher"}

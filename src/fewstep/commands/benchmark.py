@@ -1,0 +1,170 @@
+"""`fewstep benchmark`: how long a teacher and its students take, and where the time goes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fewstep.commands.asked import Device, DType, Frames, Height, Width, asked_ways, check_guidance, named_sources
+from fewstep.commands.evaluate import models_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from fewstep.eval.benchmark import Benchmark
+    from fewstep.eval.models import Model
+    from fewstep.student.sampler import Asked, Sampler
+    from fewstep.teacher.base import Teacher
+
+FAILED = 3  # exit code: a model is missing from the table
+
+
+def benchmark(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEACHER STUDENT...",
+            help="Runs, stages, pipelines' folders, hub ids or shapes, as [NAME=]SOURCE[@STEPS[:GUIDANCE]]; of a run, "
+            "@STEPS is the stage of so many steps.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of the teacher; by default what the first student has inside, else 5.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
+    repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model.")] = 10,
+    warmup: Annotated[int, typer.Option(min=1, help="Passes before them; memory is watched in the last.")] = 2,
+    dtype: Annotated[DType, typer.Option(help="Precision of denoiser and text encoder.")] = "float32",
+    device: Device = None,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Run the denoisers through torch.compile.")] = False,
+    attention: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="diffusers' attention backend, such as native or flash.")
+    ] = None,
+    quantise: Annotated[
+        Literal["int8", "fp8"] | None, typer.Option(help="The denoisers' weights, through torchao.")
+    ] = None,
+    random_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONFIG",
+            help="An architecture for all models: wan2.1-t2v-1.3b, or a folder with a pipeline's configs. They are "
+            "then [NAME=]@STEPS[:GUIDANCE].",
+        ),
+    ] = None,
+    text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
+    out: Annotated[Path | None, typer.Option(help="JSON to write; by default benchmark.json in the last run.")] = None,
+) -> None:
+    """Time a teacher and its students, in turn, and hold them against the ideal.
+
+    Exit code 3 means that a model failed and the others were measured.
+    """
+    import torch
+
+    from fewstep.eval.benchmark import Benchmark, Plan
+    from fewstep.eval.latency import Timed, pass_conditions
+    from fewstep.eval.random_weights import random_teacher
+    from fewstep.eval.tuning import Tuning, tune
+    from fewstep.student.sampler import Asked
+    from fewstep.teacher.atomic import check_writable
+
+    if guidance is not None:
+        check_guidance(guidance)
+    asked, precision = Asked(steps, guidance, None, "", frames, height, width), getattr(torch, dtype)
+    found = models_of(models or []) if random_weights is None else []
+    out = out or _folder(found) / "benchmark.json"
+    check_writable(out.parent)
+    failed: dict[str, str] = {}
+    if random_weights is None:
+        samplers = _open(found, asked, precision, device, failed)
+    else:
+        teacher = f"teacher=@{steps or 50}:{5 if guidance is None else guidance:g}"
+        ways = named_sources(models or [teacher, "student=@4:1"])
+        samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
+    tuning = Tuning(compile, attention, quantise)
+    tune(list(samplers.values()), tuning)
+    timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
+    plan = Plan(batch, repetitions, warmup, dtype, tuning)
+    command = shlex.join(["fewstep", *sys.argv[1:]])
+    _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out)
+
+
+def _folder(models: Sequence[Model]) -> Path:
+    """That of the last run that takes part."""
+    stages = [Path(model.source).absolute() for model in models if model.student]
+    runs = [stage.parent.parent for stage in stages if stage.parent.name == "stages"]
+    return runs[-1] if runs else Path("runs")
+
+
+def _open(
+    models: Sequence[Model], asked: Asked, dtype: torch.dtype, device: str | None, failed: dict[str, str]
+) -> dict[str, Sampler]:
+    """All models at the size of the first; `failed` gets those that cannot be opened, name -> why.
+
+    Raises ValueError when there is no model, or the first cannot be opened: nothing could be held against it.
+    """
+    from fewstep.eval.latency import one_sentence
+    from fewstep.eval.models import as_taught, open_model
+
+    if not models:
+        raise ValueError("there is nothing to time: pass a TEACHER and STUDENTs, or --random-weights")
+    asked = as_taught(models, asked)
+    first = open_model(models[0], asked, None, dtype, device)
+    asked = replace(asked, **first.size._asdict())
+    samplers = {models[0].name: first}
+    for model in models[1:]:
+        try:
+            samplers[model.name] = open_model(model, asked, first.teacher, dtype, device)
+        except (ValueError, OSError) as error:
+            failed[model.name] = one_sentence(error)
+    return samplers
+
+
+def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Sampler]:
+    """One teacher, asked in several ways."""
+    from fewstep.student.sampler import teacher_sampler
+
+    samplers = {}
+    for name, text in ways.items():
+        source, steps, guidance = asked_ways(text)
+        if source:
+            raise ValueError(f"{text} is a model of its own: with --random-weights pass [NAME=]@STEPS[:GUIDANCE] only")
+        way = replace(asked, steps=steps or asked.steps, guidance=asked.guidance if guidance is None else guidance)
+        samplers[name] = teacher_sampler(teacher, text, way)
+    return samplers
+
+
+def _show(benchmark: Benchmark, num_passes: int, out: Path) -> None:
+    """Measures under a progress bar, then prints the table."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fewstep.eval.benchmark import COLUMNS, notes
+    from fewstep.eval.results import results_table
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("passes", total=num_passes)
+
+        def on_pass(name: str) -> None:
+            progress.update(bar, description=name, advance=1)
+
+        results = benchmark.run(on_pass)
+    table = results_table(results["rows"], COLUMNS, "median seconds")
+    table.box, table.padding = SIMPLE, 0  # eleven columns in eighty letters
+    Console().print(table)
+    for note in notes(results):
+        typer.echo(note)
+    typer.echo(f"table {out} and {out.with_suffix('.md').name}")
+    if results["failed"]:
+        raise typer.Exit(FAILED)

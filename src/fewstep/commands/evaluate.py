@@ -1,0 +1,145 @@
+"""`fewstep evaluate`: a teacher and its students on the same prompts and noise, measured into one results.json."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewstep.commands.asked import Device, DType, Frames, Height, Width, asked_ways, check_guidance, named_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.evaluate import Evaluation
+    from fewstep.eval.models import Model
+    from fewstep.student.sampler import Asked, Sampler
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEACHER STUDENT...",
+            help="[NAME=]SOURCE[@STEPS[:GUIDANCE]]; the source is shapes, a diffusers folder, a hub id, an export, a "
+            "run's or a stage's folder. Of a run, @STEPS is the stage of so many steps.",
+        ),
+    ],
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, a prompt per line; held-out ones where the judge can read clips.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=3, help="Clips of each model; fewer prompts are used again.")] = 2048,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of the teacher; by default what the first student has inside, else 5.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Clips made at once; another one may finish what one began.")] = 8,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names separated by commas; by default all that can be taken.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Real videos that fvd, fd-* are taken to; without them, the teacher's clips of other noise."),
+    ] = None,
+    world_clips: Annotated[
+        int, typer.Option(min=2, help="Real clips of the shapes world that shapes-fd is taken to.")
+    ] = 2048,
+    fvd_weights: Annotated[Path | None, typer.Option(help="I3D weights for fvd.")] = None,
+    lpips_trunk: Annotated[
+        Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")
+    ] = None,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    device: Device = None,
+) -> None:
+    """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
+    import torch
+
+    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.protocol import prompts_of
+    from fewstep.student.sampler import Asked
+    from fewstep.teacher.atomic import check_writable
+    from fewstep.teacher.caption_files import read_prompts
+
+    if guidance is not None:
+        check_guidance(guidance)
+    found = models_of(models)
+    folder = _folder(found) if out is None else out
+    check_writable(folder)
+    given = None if prompts is None else read_prompts(prompts)
+    asked = as_taught(found, Asked(steps, guidance, None, negative_prompt, frames, height, width))
+    teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
+    shown = prompts_of(given, num, teacher.size, seed)
+    where = str(teacher.teacher.device)
+    setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
+    wanted = [name.strip() for name in metrics.split(",")] if metrics else None
+    evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch)
+    _measure(evaluation, found, teacher, asked, dtype, device)
+    typer.echo(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+
+
+def models_of(texts: list[str]) -> list[Model]:
+    """The models that [NAME=]SOURCE[@STEPS[:GUIDANCE]] mean."""
+    from fewstep.eval.models import Model
+
+    return [Model.of(name, *asked_ways(source)) for name, source in named_sources(texts).items()]
+
+
+def _folder(models: Sequence[Model]) -> Path:
+    """In the last run that takes part."""
+    stages = [Path(model.source).absolute() for model in models if model.student]
+    runs = [stage.parent.parent for stage in stages if stage.parent.name == "stages"]
+    if not runs:
+        raise ValueError("no run takes part, so there is no usual place for the results: pass --out with a folder")
+    return runs[-1] / "evaluation"
+
+
+def _begin(
+    out: Path, model: Model, teacher: Sampler, setting: Setting, wanted: list[str] | None, dtype: DType, batch: int
+) -> Evaluation:
+    """The evaluation in its folder, new or to be gone on with."""
+    from fewstep.eval.choose_metrics import choose_metrics
+    from fewstep.eval.evaluate import Evaluation
+    from fewstep.eval.evaluation_file import EvaluationFile
+    from fewstep.eval.protocol import protocol_of, samples_of
+
+    metrics, left_out = choose_metrics(wanted, setting)
+    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, metrics, left_out, dtype)
+    for name, why in left_out.items():
+        typer.secho(f"without {name}: {why}", fg="yellow", err=True)
+    file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
+    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), metrics, batch, (model, teacher))
+
+
+def _measure(
+    evaluation: Evaluation, models: Sequence[Model], teacher: Sampler, asked: Asked, dtype: DType, device: str | None
+) -> None:
+    """Model after model, under a progress bar; one student at a time is in memory."""
+    from dataclasses import replace
+
+    import torch
+    from rich.console import Console
+
+    from fewstep.commands.evaluate_screen import figures_table, progress_bar, say_warnings
+    from fewstep.eval.models import open_model
+
+    asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
+    with progress_bar() as progress:
+        evaluation.measure(models[0], teacher, progress)
+        for model in models[1:]:
+            evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
+    Console().print(figures_table(evaluation.rows))
+    say_warnings(evaluation.rows)

@@ -1,0 +1,57 @@
+"""`fewstep export-table`: every format of shapes students, measured in the tool that it is for."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewstep.commands.asked import Device
+
+
+def export_table(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs or stages, all of one shapes teacher.")],
+    step_count: Annotated[int, typer.Option(min=1, help="Which student of each run.")] = 4,
+    num: Annotated[int, typer.Option(min=2, help="Clips per row, one held-out prompt each.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
+    reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
+    exports: Annotated[Path, typer.Option(help="Folder that the exports are written into.")] = Path("runs/exports"),
+    out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
+        "docs/results/export.json"
+    ),
+    fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
+    device: Device = None,
+) -> None:
+    """Export students to every format, load them in the other tools, and measure their clips."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of
+    from fewstep.eval.results import results_table
+    from fewstep.eval.steps_table import Protocol
+    from fewstep.student.loading import find_stage, load_student
+    from fewstep.teacher.atomic import check_writable
+
+    check_writable(out.parent)
+    check_writable(exports)
+    stages = [find_stage(run, step_count) for run in runs]
+    first = load_student(stages[0], device=device)
+    students = [first, *(load_student(stage, teacher=first.teacher) for stage in stages[1:])]
+    options = ["--step-count", step_count, "--num", num, "--seed", seed, "--reference", reference]
+    options += ["--exports", exports, "--out", out]
+    command = shlex.join(map(str, ["fewstep", "export-table", *runs, *options]))
+    if fresh:
+        out.unlink(missing_ok=True)
+    table = ExportTable(students, Protocol(num, 1.0, seed, reference), command, out, exports)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("clips", total=num)
+        rows = table.measure(
+            [entry for student, stage in zip(students, stages, strict=True) for entry in entries_of(student, stage)],
+            lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),
+            lambda why: progress.console.print(f"[red]no row: {why}"),
+        )
+    Console().print(results_table(rows, COLUMNS, f"students of {step_count} steps in other tools"))
+    typer.echo(f"table {out} and {out.with_suffix('.md').name}, exports {exports}")

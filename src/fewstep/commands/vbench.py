@@ -1,0 +1,74 @@
+"""`fewstep vbench`: videos as VBench wants them, and what it says of them back into an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewstep.commands.asked import Device, DType
+
+vbench_app = typer.Typer(
+    help="Make videos for VBench, which needs an environment of its own, and read its results back.",
+    no_args_is_help=True,
+)
+
+
+@vbench_app.command("videos")
+def videos(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="As `fewstep evaluate` takes them.")],
+    prompts: Annotated[Path, typer.Option(help="A text file, a prompt per line; VBench's own for its standard suite.")],
+    out: Annotated[Path, typer.Option(help="A folder; each model gets one of its own in it.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of pipelines; by default what the first student has inside, else 5.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 8,
+    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    device: Device = None,
+) -> None:
+    """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to go on after a stop.
+
+    Then, in an environment of its own (pip install vbench): vbench evaluate --videos_path OUT/NAME --dimension
+    motion_smoothness --mode=custom_input; of VBench's own prompts without the mode, and with any dimension.
+    """
+    import torch
+
+    from fewstep.commands.evaluate import models_of
+    from fewstep.commands.evaluate_screen import progress_bar
+    from fewstep.eval.models import as_taught, claim, open_model
+    from fewstep.eval.vbench import check_prompts, write_videos
+    from fewstep.student.sampler import Asked
+    from fewstep.teacher.atomic import check_writable
+    from fewstep.teacher.caption_files import read_prompts
+
+    shown = list(dict.fromkeys(read_prompts(prompts)))
+    check_prompts(shown)
+    check_writable(out)
+    found = models_of(models)
+    asked, teacher = as_taught(found, Asked(steps, guidance)), None
+    with progress_bar() as progress:
+        for model in found:
+            sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
+            teacher = teacher or sampler.teacher
+            claim(out / f"{model.name}.json", model, sampler, seed)
+            write_videos(out / model.name, sampler, shown, seed, batch, progress)
+    for model in found:
+        typer.echo(out / model.name)
+
+
+@vbench_app.command("read")
+def read(
+    file: Annotated[Path, typer.Argument(help="A *_eval_results.json that VBench wrote.")],
+    name: Annotated[str, typer.Option(help="The model that it is of, as results.json calls it.")],
+    into: Annotated[Path, typer.Option(help="The folder of `fewstep evaluate`.")],
+) -> None:
+    """Add VBench's figures of a model to its row in an evaluation's results.json."""
+    from fewstep.eval.evaluation_file import add_figures
+    from fewstep.eval.vbench import read_figures
+
+    figures = read_figures(file)
+    add_figures(into, name, figures)
+    typer.echo(f"{', '.join(figures)} of {name} in {into / 'results.json'}")

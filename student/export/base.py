@@ -1,0 +1,220 @@
+"""What an export format is, and how one is written: whole or not at all, and never unless the other tool agrees."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
+from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher
+
+if TYPE_CHECKING:
+    from fewstep.student.export.provenance import Provenance
+
+EXACT = 1e-5  # relative latent error of formats that hold the same weights
+PROMPTS = ("a small red ring drifts to the right", "two dogs run along a beach")  # whatever the teacher makes of them
+SEEDS = (0, 1)
+
+# Format name -> the module here that holds it in its FORMATS: loaded only when it is asked for.
+MODULES = {
+    "diffusers": "diffusers_folder",
+    "lora": "lora",
+    "comfyui": "comfyui",
+    "single-file": "single_file",
+    "torchao-int8": "torchao_weights",
+    "torchao-fp8": "torchao_weights",
+    "gguf": "gguf_file",
+    "onnx": "onnx_graph",
+}
+
+# Latents (B, C, F, h, w), float32, from unit noise of that shape and a prompt per clip, at the contract's nodes.
+Latents = Callable[[Tensor, Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose. rank: of a LoRA that is extracted from a fully trained student."""
+
+    rank: int = 64
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `Format.write` has to say: sentences for the model card and the terminal, and whether the format could
+    hold the student at all: of an approximation the error is reported and no tolerance asked. `relation` to the base
+    model is in the terms of the hub."""
+
+    notes: tuple[str, ...] = ()
+    approximate: bool = False
+    relation: Literal["finetune", "adapter", "quantized"] = "finetune"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write a student. Its module lists it in a dict FORMATS: name -> Format.
+
+    write(student, folder, options) fills an empty folder with the format's own files; contract, card and export.json
+    are added by `export`. It raises ValueError for a student that the format cannot hold.
+    reload(folder, student) gives latents by the other tool's own code: its loader, its sampler. Of `student` it may
+    use what does not lie in the folder, such as the teacher's text encoder.
+    network(path, teacher) is the way back: the denoiser in `path`, the folder or the format's file, as a frozen
+    network for `network=` of the teacher's methods. It raises ValueError for what does not fit.
+    snippet(student) is Python that a user runs in the folder, and ends with a clip.
+    """
+
+    name: str
+    families: tuple[str, ...]  # pipeline classes that it is defined for
+    write: Callable[[Student, Path, Options], Written]
+    reload: Callable[[Path, Student], Latents]
+    network: Callable[[Path, Teacher], nn.Module]
+    snippet: Callable[[Student], str]
+    tolerance: float = EXACT  # largest relative error of latents against the student's own
+    needs: tuple[str, ...] = ()  # modules that it imports
+    extra: str | None = None  # of fewstep, which installs them
+    library: str = "diffusers"  # who loads it, for the hub
+
+    def check(self, student: Student) -> None:
+        """Raises ValueError when the format is not defined for the student's family or its libraries are missing."""
+        family = student.contract.pipeline
+        if family not in self.families:
+            raise ValueError(
+                f"{self.name} is not defined for {family}, only for {', '.join(self.families)}: export to "
+                f"{' or '.join(formats_of(family))}"
+            )
+        self.check_needs()
+
+    def check_needs(self) -> None:
+        """Raises ValueError when a library that the format needs is missing or broken."""
+        for module in self.needs:
+            try:
+                import_module(module)
+            except (ImportError, RuntimeError, OSError) as error:
+                raise ValueError(
+                    f"{self.name} needs {module} ({type(error).__name__}): pip install 'fewstep[{self.extra}]'"
+                ) from error
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export and what was measured of it; all but the folder is in its export.json.
+
+    relative_error: |latents - the student's own| / |the student's own|, both from the same noise. motion: how much its
+    clips move, as a fraction of the student's own; None where the format is exact or a clip is one frame. size_mb: of
+    the whole folder, in 10^6 bytes. seconds: of writing and comparing.
+    """
+
+    folder: Path
+    format: str
+    relative_error: float
+    motion: float | None
+    size_mb: float
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+
+def find_format(name: str) -> Format:
+    """The format of this name. Raises ValueError when there is none."""
+    if name not in MODULES:
+        raise ValueError(f"there is no format {name}: use one of {', '.join(MODULES)}")
+    found: Format = import_module(f"fewstep.student.export.{MODULES[name]}").FORMATS[name]
+    return found
+
+
+def formats_of(family: str) -> list[str]:
+    """The formats that are defined for a pipeline class."""
+    return [name for name in MODULES if family in find_format(name).families]
+
+
+def export(
+    student: Student,
+    to: str,
+    out: Path,
+    options: Options | None = None,
+    provenance: Provenance | None = None,
+    force: bool = False,
+) -> Exported:
+    """Writes the student in the format `to` into the folder `out`, which appears once it is whole and proven.
+
+    Raises ValueError when `out` exists and is not to be replaced, when the format cannot hold the student, and when
+    the other tool's latents differ by more than the format's tolerance.
+    """
+    from fewstep.student.export.model_card import model_card
+
+    format, begin = find_format(to), time.monotonic()
+    format.check(student)
+    with whole_folder(out, force) as part, quiet_libraries():
+        written = format.write(student, part, options or Options())
+        student.contract.write(part)
+        error, motion = compare(format, written, part, student)
+        _check(format, written, error)
+        notes = written.notes if motion is None else (*written.notes, *_motion_note(motion))
+        seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)
+        exported = Exported(out, to, error, motion, size_mb, seconds, notes)
+        saved = {key: value for key, value in asdict(exported).items() if key != "folder"}
+        (part / FILE_NAME).write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
+        card = model_card(student, format, written.relation, exported, provenance)
+        (part / "README.md").write_text(card, "utf-8")
+    return exported
+
+
+@torch.no_grad()
+def compare(format: Format, written: Written, folder: Path, student: Student) -> tuple[float, float | None]:
+    """Relative error of the other tool's latents, and relative motion of its clips where the format is not exact."""
+    contract, teacher = student.contract, student.teacher
+    z = teacher.noise(SEEDS, teacher.latent_shape(*contract.size))
+    own = student.sample(z, teacher.conditions(PROMPTS, contract.negative_prompt))
+    other = format.reload(folder, student)(z, PROMPTS).to(own)
+    error = float((other - own).norm() / own.norm())
+    if contract.num_frames == 1 or (format.tolerance <= EXACT and not written.approximate):
+        return error, None
+    return error, _motion(teacher.decode(other)) / _motion(teacher.decode(own))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without diffusers' and peft's warnings about what is meant here; their errors stay."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _motion(videos: Tensor) -> float:
+    """Mean change between frames, of videos (B, 3, F, H, W)."""
+    return float(videos.diff(dim=2).abs().mean())
+
+
+def _check(format: Format, written: Written, error: float) -> None:
+    if math.isfinite(error) and (written.approximate or error <= format.tolerance):
+        return
+    raise ValueError(
+        f"the {format.name} export gives other latents than the student (relative error {error:.2g}, at most "
+        f"{format.tolerance:g} is allowed), so it was not kept: export to another format"
+    )
+
+
+def _motion_note(motion: float) -> tuple[str, ...]:
+    slow = "; it moves less than the student" if motion < 0.9 else ""
+    return (f"Its clips move {motion:.0%} as much as the student's own{slow}.",)
+
+
+def _size_mb(folder: Path) -> float:
+    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 3)

@@ -1,0 +1,154 @@
+"""The README.md of an export: what it is, how it must be sampled, where it comes from, what was measured of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewstep.student.contract import SamplingContract
+from fewstep.student.export.base import Exported, Format
+from fewstep.student.export.provenance import Provenance
+from fewstep.student.export.stock import stock_scheduler
+from fewstep.student.loading import Student
+
+_LICENCE = ("license", "license_name", "license_link")
+
+
+def model_card(
+    student: Student, format: Format, relation: str, exported: Exported, provenance: Provenance | None
+) -> str:
+    """The card, with the front matter that the hub reads."""
+    from huggingface_hub import ModelCardData
+
+    contract, licence, provenance = student.contract, _licence(student), provenance or Provenance()
+    on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", contract.teacher) is not None
+    data = ModelCardData(
+        base_model=contract.teacher if on_hub else None,
+        base_model_relation=relation if on_hub else None,
+        library_name=format.library,
+        pipeline_tag="text-to-video",
+        tags=["fewstep", "distillation"],
+        **licence,
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {contract.steps} steps from {_file_name(contract.teacher)}",
+        _summary(contract, relation, licence),
+        "## Sampling\n\n" + _sampling(student),
+        f"```python\n{format.snippet(student).rstrip()}\n```",
+        "## This export\n\n" + _export(format, exported),
+        "## Training\n\n" + _training(contract, provenance),
+        "## Evaluation\n\n" + _evaluation(provenance.results),
+        "## Limits\n\n" + _limits(contract, provenance.results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _licence(student: Student) -> dict[str, Any]:
+    """What the base model's own card says."""
+    from huggingface_hub import ModelCard
+
+    card = student.teacher.folder / "README.md"
+    if not card.is_file():
+        return {}
+    found = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    return {key: found[key] for key in _LICENCE if found.get(key)}
+
+
+def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, Any]) -> str:
+    inherited = f"inherited from it: {', '.join(map(str, licence.values()))}" if licence else "that of the base model"
+    return (
+        f"A student of {contract.steps} steps, distilled with fewstep from "
+        f"{_file_name(contract.teacher)} (sha256 {contract.teacher_sha256[:12]}…), of which it is "
+        f"{'an adapter' if relation == 'adapter' else f'a {relation}'}. Licence: {inherited}."
+    )
+
+
+def _sampling(student: Student) -> str:
+    contract = student.contract
+    nodes = ", ".join(f"{timestep:g}" for timestep in (round(t, 2) for t in contract.timesteps))
+    return "\n".join(
+        (
+            f"- steps: {contract.steps}, at timesteps {nodes}",
+            f"- guidance: {contract.guidance:g}, which means none: {contract.baked_guidance:g} is inside the weights"
+            + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
+            f"- scheduler: `{stock_scheduler(student).code}`",
+            f"- size: {contract.num_frames} frames of {contract.width} x {contract.height} pixels, {contract.fps:g} a "
+            "second",
+            "- `contract.json` says all this to programs; `fewstep sample` keeps to it by itself",
+        )
+    )
+
+
+def _export(format: Format, exported: Exported) -> str:
+    lines = [
+        f"- format: {exported.format}, {exported.size_mb:g} MB",
+        f"- loaded back by its own tool, it gives the student's latents from the same noise but for a relative error "
+        f"of {exported.relative_error:.2g}",
+    ]
+    return "\n".join([*lines, *(f"- {note}" for note in exported.notes)])
+
+
+def _training(contract: SamplingContract, provenance: Provenance) -> str:
+    kind = "a LoRA adapter" if contract.weights == "lora" else "all weights"
+    lines = [f"- trained: {kind}{f', stage {provenance.stage}' * bool(provenance.stage)}"]
+    if provenance.manifest_sha256:
+        lines.append(f"- data: manifest sha256 {provenance.manifest_sha256}")
+    recipe = _recipe(provenance)
+    if not recipe:
+        return "\n".join([*lines, "- recipe: not kept"])
+    return "\n".join([*lines, "", f"<details><summary>Recipe</summary>\n\n```yaml\n{recipe}```\n\n</details>"])
+
+
+def _recipe(provenance: Provenance) -> str:
+    """The recipe up to this student's stage, without what it says about the machine it ran on."""
+    recipe: Any = yaml.safe_load(provenance.recipe) if provenance.recipe else {}
+    found = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
+    if "data" in found:
+        found["data"] = {key: _file_name(value) for key, value in found["data"].items()}
+    stages = found.get("stages", [])
+    ends = [i for i, stage in enumerate(stages, 1) if stage.get("name") == provenance.stage]
+    found |= {"stages": stages[: ends[0]]} if ends else {}
+    return yaml.safe_dump(found, sort_keys=False) if found else ""
+
+
+def _file_name(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _evaluation(results: Mapping[str, Any]) -> str:
+    if not results:
+        return "Not measured: `fewstep evaluate` does it."
+    rows = results["rows"]
+    names = list(dict.fromkeys(name for row in rows for name in row.get("metrics", {})))
+    lines = [" | ".join(["model", "steps", *names]), " | ".join(["---", *["---:"] * (len(names) + 1)])]
+    for row in rows:
+        cells = (_figure(row.get("metrics", {}).get(name)) for name in names)
+        lines.append(" | ".join([str(row.get("model", "")), str(row.get("steps") or ""), *cells]))
+    table = "\n".join(f"| {line} |" for line in lines)
+    protocol = ", ".join(f"{key} {value}" for key, value in results["protocol"].items())
+    command = f"\nCommand: `{results['command']}`." if results.get("command") else ""
+    return f"{table}\n\nProtocol: {protocol}.{command}"
+
+
+def _figure(found: Any) -> str:
+    """A value, with its interval where there is one."""
+    if not isinstance(found, Mapping) or not isinstance(found.get("value"), int | float):
+        return ""
+    interval = f" ({found['low']:.3g} to {found['high']:.3g})" if {"low", "high"} <= found.keys() else ""
+    return f"{found['value']:.3g}{interval}"
+
+
+def _limits(contract: SamplingContract, results: Mapping[str, Any]) -> str:
+    size = contract.size
+    lines = [
+        f"It was taught {contract.steps} steps at the nodes above, without guidance, and clips of {size.num_frames} "
+        f"frames of {size.width} x {size.height}: asked in any other way, it gives worse ones.",
+        "What its base model does wrongly it does wrongly, too.",
+        *(f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())),
+    ]
+    return "\n".join(f"- {line}" for line in lines)

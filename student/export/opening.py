@@ -1,0 +1,112 @@
+"""The way back: an exported student, in whichever format, ready to be sampled by us."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from fewstep.student.contract import FILE_NAME as CONTRACT
+from fewstep.student.contract import SamplingContract, read_contract
+from fewstep.student.export.base import find_format
+from fewstep.student.export.whole_folder import FILE_NAME
+from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher, load_teacher
+
+_INDEX, _MARK = "model_index.json", "_fewstep_export"
+_HERE = "fewstep.student.export"
+# Suffix of a file of weights -> the module whose read_header finds format and contract in it.
+_FILES = {".safetensors": f"{_HERE}.header", ".gguf": f"{_HERE}.gguf_file", ".onnx": f"{_HERE}.onnx_graph"}
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_export(path: Path) -> bool:
+    """Whether there is an export rather than a run, a stage or a teacher: its folder, or its file of weights."""
+    if path.is_file():
+        return path.suffix in (*_FILES, *_PICKLES)
+    return (path / FILE_NAME).is_file() or _MARK in _index(path)
+
+
+def open_export(
+    path: Path,
+    teacher: Teacher | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Student:
+    """The student in an export's folder or file. `teacher` replaces where its contract says that its teacher is; a
+    whole pipeline needs none.
+
+    Raises ValueError for pickles, for files that are not whole or of another architecture, and without a contract.
+    """
+    name, contract = _read(path)
+    format = find_format(name)
+    format.check_needs()
+    loaded = _teacher(path, contract, teacher, dtype, device)
+    if type(loaded.pipeline).__name__ != contract.pipeline:
+        raise ValueError(
+            f"{path} is a student of a {contract.pipeline}, not of a {type(loaded.pipeline).__name__}: its contract is "
+            "another student's, export it again"
+        )
+    return Student(loaded, format.network(path, loaded), contract)
+
+
+def _read(path: Path) -> tuple[str, SamplingContract]:
+    if path.suffix in _PICKLES and path.is_file():
+        raise ValueError(f"{path} is a pickle, which may run code when it is read: pass a safetensors file")
+    if path.is_file():
+        found: tuple[str, SamplingContract] = import_module(_FILES[path.suffix]).read_header(path)
+        return found
+    return _format_name(path), read_contract(path)
+
+
+def _format_name(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / FILE_NAME).read_text("utf-8"))["format"])
+    except FileNotFoundError:
+        if found := _index(folder).get(_MARK):
+            return str(found)
+        raise ValueError(f"{folder} has no {FILE_NAME}: restore it beside {CONTRACT}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / FILE_NAME} is not whole ({error}): export the student again") from error
+
+
+def _index(folder: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads((folder / _INDEX).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):  # no pipeline, or one that load_teacher will complain about
+        return {}
+
+
+def _teacher(
+    path: Path,
+    contract: SamplingContract,
+    teacher: Teacher | str | None,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+) -> Teacher:
+    if teacher is None and (path / _INDEX).is_file():
+        return _own_pipeline(path, contract, dtype, device)
+    found = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
+    contract.check_teacher(found)
+    return found
+
+
+def _own_pipeline(
+    folder: Path, contract: SamplingContract, dtype: torch.dtype, device: torch.device | str | None
+) -> Teacher:
+    """A pipeline folder holds all that its teacher had, but the denoiser is the student."""
+    try:
+        found = load_teacher(folder, dtype, device)
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is not whole ({' '.join(str(error).split())}): export the student again") from error
+    schedule = found.schedule
+    if (schedule.kind, schedule.prediction, schedule.shift) != (contract.kind, contract.prediction, contract.shift):
+        raise ValueError(
+            f"{folder} has a scheduler of {schedule.kind} with {schedule.prediction}-prediction and shift "
+            f"{schedule.shift:g}, its contract says {contract.kind}, {contract.prediction} and {contract.shift:g}: "
+            "export the student again"
+        )
+    return found

@@ -1,0 +1,48 @@
+"""Where a student comes from: the recipe and data of its run, and what was measured of it; for its model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewstep.student.export.opening import is_export
+from fewstep.student.loading import find_stage
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a student's training; empty where nothing is."""
+
+    stage: str = ""
+    recipe: str = ""  # the run's recipe.yaml
+    manifest_sha256: str = ""  # of the data's manifest.json
+    results: Mapping[str, Any] = field(default_factory=dict)  # what `fewstep evaluate` wrote
+
+
+def read_provenance(source: Path, steps: int | None = None, results: Path | None = None) -> Provenance:
+    """What the run around a stage says, or the run's stage of this many steps. Raises ValueError for results that are
+    none."""
+    stage = source if is_export(source) else find_stage(source, steps)
+    run = stage.parent.parent if stage.parent.name == "stages" else stage
+    recipe, manifest = run / "recipe.yaml", run / "data" / "manifest.json"
+    measured = results or run / "evaluation" / "results.json"
+    return Provenance(
+        stage=stage.name if run != stage else "",
+        recipe=recipe.read_text("utf-8") if recipe.is_file() else "",
+        manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "",
+        results=_read_results(measured) if results or measured.is_file() else {},
+    )
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if isinstance(found["rows"], list) and isinstance(found["protocol"], dict):
+            return dict(found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no results.json ({error}): pass what `fewstep evaluate` wrote") from error
+    raise ValueError(f"{path} is no results.json: pass what `fewstep evaluate` wrote")

@@ -1,0 +1,111 @@
+"""Which layers go into eight bits: as many as leave the latents within a format's tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.export.base import PROMPTS, SEEDS
+from fewstep.student.loading import Student
+
+Rounded = Callable[[Tensor], Tensor]  # a layer's weight (out, in) -> what is left of it in the format
+ROOM = 0.8  # of the tolerance; the rest is for the arithmetic's own rounding
+_OTHER_SEEDS = (2, 3)  # beside those of the choice, which are those that the finished export is compared on
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Names of the layers to round, and what part of all the network's weights is in them.
+
+    other_error: the relative error of latents from noise that the choice was not made on.
+    """
+
+    names: tuple[str, ...]
+    share: float
+    num_layers: int  # that could have been rounded
+    other_error: float
+
+    @property
+    def note(self) -> str:
+        """For the model card."""
+        why = (
+            "; the others would cost most latent error per weight"
+            if len(self.names) < self.num_layers
+            else ", embeddings and output head are not"
+        )
+        return (
+            f"{len(self.names)} of the {self.num_layers} linear layers in its blocks, with {self.share:.0%} of all "
+            f"weights, are in eight bits{why}. The latents' relative error from noise that this was not chosen on is "
+            f"{self.other_error:.2g}."
+        )
+
+
+@torch.no_grad()
+def choose_layers(
+    student: Student, network: nn.Module, tolerance: float, rounded: Rounded, multiple: int = 1
+) -> Chosen:
+    """The linear layers in the network's blocks, of widths that `multiple` divides, that may be rounded.
+
+    All of them where that leaves enough room. Else each is tried alone: roundings are independent, so the squares of
+    their errors add up, and the layers that give most error per weight stay as they are. `network` is the student's,
+    without adapters. Raises ValueError when there is no layer to round.
+    """
+    layers = _linears(student, network, multiple)
+    goal, error = ROOM * tolerance, _error_of(student, network, layers, rounded, SEEDS)
+    names = list(layers)
+    if error(names) > goal:
+        squares = {name: error([name]) ** 2 for name in layers}
+        names.sort(key=lambda name: squares[name] / layers[name].weight.numel())
+        while sum(squares[name] for name in names) > goal**2:
+            names.pop()
+        while names and error(names) > goal:
+            names.pop()
+    if not names:
+        raise ValueError(
+            f"no linear layer of this student can be rounded to eight bits (widths must be divisible by {multiple}, "
+            f"latents within {tolerance:g}): export it unrounded, --to diffusers"
+        )
+    weights = sum(layers[name].weight.numel() for name in names)
+    share = weights / sum(parameter.numel() for parameter in network.parameters())
+    other_error = _error_of(student, network, layers, rounded, _OTHER_SEEDS)(names)
+    return Chosen(tuple(sorted(names)), share, len(layers), other_error)
+
+
+def _linears(student: Student, network: nn.Module, multiple: int) -> dict[str, nn.Linear]:
+    """Embeddings and the output head are few weights, and whatever the blocks do passes through them: left alone."""
+    inside = {module for block in student.teacher.blocks(network) for module in block.modules()}
+    found = {name: module for name, module in network.named_modules() if module in inside}
+    return {n: m for n, m in found.items() if isinstance(m, nn.Linear) and m.in_features % multiple == 0}
+
+
+def _error_of(
+    student: Student, network: nn.Module, layers: dict[str, nn.Linear], rounded: Rounded, seeds: Sequence[int]
+) -> Callable[[Iterable[str]], float]:
+    """Relative error of the student's latents when these layers are rounded."""
+    contract, teacher = student.contract, student.teacher
+    asked = replace(student, network=network)
+    z = teacher.noise(seeds, teacher.latent_shape(*contract.size))
+    conditions = teacher.conditions(PROMPTS, contract.negative_prompt)
+    own = asked.sample(z, conditions)
+
+    def error(names: Iterable[str]) -> float:
+        with _rounding([layers[name] for name in names], rounded):
+            return float((asked.sample(z, conditions) - own).norm() / own.norm())
+
+    return error
+
+
+@contextmanager
+def _rounding(layers: list[nn.Linear], rounded: Rounded) -> Iterator[None]:
+    outside = [layer.weight.data for layer in layers]
+    for layer in layers:
+        layer.weight.data = rounded(layer.weight.data).to(layer.weight)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, outside, strict=True):
+            layer.weight.data = weight

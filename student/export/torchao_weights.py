@@ -1,0 +1,120 @@
+"""Weights in eight bits by torchao, int8 or float8 (e4m3), in a pipeline folder that diffusers loads by itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.student.denoiser import the_denoiser
+from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.diffusers_folder import copy_pipeline
+from fewstep.student.export.rounding import choose_layers
+from fewstep.student.export.stock import clip_code, denoiser_name, imports_code, merged_network, pipeline_latents
+from fewstep.student.loading import Student
+from fewstep.student.weights import load_network, save_network
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.loading import without_bars
+
+INT8, FP8 = "torchao-int8", "torchao-fp8"
+_TOLERANCE = {INT8: 1e-2, FP8: 3e-2}
+# torchao multiplies by float8 weights in the dtype they had: bfloat16 is what diffusers loads them for, unless told.
+# int8 goes with any; there bfloat16 alone, without rounding weights, would use up the tolerance.
+_DTYPE = {INT8: torch.float32, FP8: torch.bfloat16}
+
+
+# It warns that int8 goes with bfloat16 only, which was so once.
+logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)
+
+
+def _config(name: str) -> Any:
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+    kind: Any = Int8WeightOnlyConfig if name == INT8 else Float8WeightOnlyConfig
+    return kind(set_inductor_config=False)  # else it changes the settings of torch.compile for the whole process
+
+
+def _rounded(weight: Tensor, name: str) -> Tensor:
+    from torchao.quantization import quantize_
+
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.to(_DTYPE[name]), requires_grad=False)
+    quantize_(layer, _config(name))
+    found: Any = layer.weight
+    return found.dequantize()
+
+
+def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path) -> Any:
+    """The network as diffusers itself quantizes it."""
+    from diffusers import TorchAoConfig
+
+    kept = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n not in chosen]
+    with TemporaryDirectory(dir=folder) as whole, without_bars():
+        save_network(network, Path(whole))
+        found = type(network).from_pretrained(
+            whole,
+            use_safetensors=True,
+            torch_dtype=_DTYPE[name],
+            quantization_config=TorchAoConfig(_config(name), modules_to_not_convert=kept),
+        )
+    found.register_to_config(_name_or_path="")
+    return found
+
+
+def _write(student: Student, folder: Path, options: Options, name: str) -> Written:
+    network = merged_network(student)
+    chosen = choose_layers(student, network, _TOLERANCE[name], partial(_rounded, name=name))
+    place = copy_pipeline(student, folder, network, name)
+    save_network(_quantized(network, name, chosen.names, folder), place)
+    return Written((chosen.note,), relation="quantized")
+
+
+def _reload(folder: Path, student: Student, name: str) -> Latents:
+    from diffusers import DiffusionPipeline
+
+    loader: Any = DiffusionPipeline
+    with without_bars():
+        pipe = loader.from_pretrained(folder, use_safetensors=True, **_arguments(name))
+    return pipeline_latents(pipe.to(student.teacher.device), student)
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """Without them diffusers loads what torchao rounded for bfloat16."""
+    return {"dtype": _DTYPE[name]} if name == INT8 else {}
+
+
+def _network(path: Path, teacher: Teacher, name: str) -> nn.Module:
+    own, folder = the_denoiser(teacher), path / denoiser_name(teacher)
+    if "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8")):
+        raise ValueError(f"{folder} holds no weights of torchao: export the student again")
+    return load_network(own, folder, _DTYPE[name])
+
+
+def _snippet(student: Student, name: str) -> str:
+    arguments = "".join(f", {key}={value}" for key, value in _arguments(name).items())
+    load = f'\npipe = DiffusionPipeline.from_pretrained("."{arguments})  # this folder, or its id on the hub\n'
+    return imports_code("DiffusionPipeline") + load + clip_code(student)
+
+
+def _format(name: str) -> Format:
+    return Format(
+        name=name,
+        families=("WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline"),
+        write=partial(_write, name=name),
+        reload=partial(_reload, name=name),
+        network=partial(_network, name=name),
+        snippet=partial(_snippet, name=name),
+        tolerance=_TOLERANCE[name],
+        needs=("torchao",),
+        extra="quant",
+    )
+
+
+FORMATS = {name: _format(name) for name in (INT8, FP8)}

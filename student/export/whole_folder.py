@@ -1,0 +1,60 @@
+"""Exported folders appear under their name only when they are whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fewstep.teacher.atomic import check_writable
+
+FILE_NAME = "export.json"  # in every exported folder, beside contract.json
+
+
+@contextmanager
+def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
+    """An empty folder beside `folder` to fill; once that has succeeded it takes the name `folder`.
+
+    What a killed process leaves behind is begun anew by the next one. Raises ValueError as `check_free`.
+    """
+    folder = folder.absolute()
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():  # killed between the two renames below
+        os.replace(old, folder)
+    check_free(folder, force)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for path in (*part.rglob("*"), part):
+            _sync(path)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(folder: Path, force: bool = False) -> None:
+    """Raises ValueError when `folder` cannot be written, or exists; with `force` it may be an export, or empty."""
+    check_writable(folder.parent)
+    if not folder.exists():
+        return
+    if not force:
+        raise ValueError(f"{folder} is there already: choose another --out, or pass --force to replace it")
+    if any(folder.iterdir() if folder.is_dir() else [folder]) and not (folder / FILE_NAME).is_file():
+        raise ValueError(
+            f"{folder} is no export (it has no {FILE_NAME}), so --force leaves it alone: choose another --out"
+        )
+
+
+def _sync(path: Path) -> None:
+    if path.is_file() or os.name == "posix":  # folders cannot be opened elsewhere
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

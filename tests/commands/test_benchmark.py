@@ -1,0 +1,144 @@
+"""`fewstep benchmark`: tiny teachers and students timed side by side. Only the books are checked, never the speed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from fewstep import cli
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import Roles
+from fewstep.student.sampler import Sampler
+from fewstep.teacher.base import Teacher
+
+QUICK = ("--repetitions", 2, "--warmup", 1, "--device", "cpu")
+PARTS = ("text", "denoise", "decode", "total")
+
+
+def fewstep(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+@pytest.fixture
+def run(tiny_teacher: Teacher, tiny_wan_folder: Path, tmp_path: Path) -> Path:
+    """A run whose 4-step and 2-step students are the teacher itself."""
+    size = tiny_teacher.default_size()
+    assert size is not None
+    for steps in (4, 2):
+        stage = tmp_path / "run" / "stages" / f"{steps}-step"
+        stage.mkdir(parents=True)
+        Roles(tiny_teacher).save(stage)
+        SamplingContract.of(tiny_teacher, str(tiny_wan_folder), steps, "full", size, 3.0, "", 8).write(stage)
+    return tmp_path / "run"
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def test_teacher_and_students_in_one_table(run: Path, tiny_wan_folder: Path) -> None:
+    models = (f"teacher={tiny_wan_folder}", f"{run}@4", run / "stages" / "2-step", f"{tiny_wan_folder}@2:1")
+    code, output = fewstep("benchmark", *models, "--steps", 8, *QUICK)
+    assert code == 0, output
+    found = read(run / "benchmark.json")
+    rows = found["rows"]
+    asked = [(row["model"], row["steps"], row["guidance"], row["evaluations"]) for row in rows]
+    tiny = tiny_wan_folder.name
+    assert asked == [("teacher", 8, 3.0, 16), ("run-4", 4, 1.0, 4), ("2-step", 2, 1.0, 2), (f"{tiny}-2-1", 2, 1.0, 2)]
+    for row in rows:
+        assert all(0 < row[f"{part}_seconds"] <= row[f"{part}_seconds_p95"] for part in PARTS)
+        assert row["repetitions"] == 2 and row["peak_gib"] > 0
+        assert row["speedup"] == pytest.approx(rows[0]["total_seconds"] / row["total_seconds"])
+        assert row["denoise_speedup"] == pytest.approx(rows[0]["denoise_seconds"] / row["denoise_seconds"])
+    assert [row["ideal_speedup"] for row in rows] == [1, 4, 8, 8]
+    assert found["fit"]["seconds_per_evaluation"] > 0 and found["failed"] == {}
+    protocol = found["protocol"]
+    assert protocol["size"] == [9, 16, 16] and protocol["batch"] == 1 and protocol["dtype"] == "float32"
+    assert protocol["versions"]["torch"] == torch.__version__ and protocol["threads"] == torch.get_num_threads()
+    assert len((run / "benchmark.md").read_text().splitlines()) == 2 + len(rows)
+    assert "per evaluation, by least squares" in output and "run-4" in output
+
+
+def test_a_model_that_fails_does_not_stop_the_others(
+    run: Path, tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = Sampler.sample
+
+    def no_memory(self: Sampler, *arguments: Any) -> Tensor:
+        if self.steps == 4:
+            raise torch.OutOfMemoryError("tried to allocate 80 GiB\nand some more")
+        return sample(self, *arguments)
+
+    monkeypatch.setattr(Sampler, "sample", no_memory)
+    out = tmp_path / "out" / "latency.json"
+    models = (f"teacher={tiny_wan_folder}@3", f"{run}@4", "gone=nowhere", f"{run}@2")
+    code, output = fewstep("benchmark", *models, *QUICK, "--out", out)
+    assert code == 3
+    found = read(out)
+    assert [row["model"] for row in found["rows"]] == ["teacher", "run-2"]
+    assert found["failed"]["run-4"] == "tried to allocate 80 GiB" and "there is no folder" in found["failed"]["gone"]
+    assert "run-4 failed: tried to allocate 80 GiB" in output
+
+
+def test_a_benchmark_that_is_stopped_keeps_its_rounds(
+    tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, asked = Sampler.sample, []
+
+    def stopped(self: Sampler, *arguments: Any) -> Tensor:
+        asked.append(self.name)
+        if len(asked) == 6:  # two models: one warm-up, two rounds, of which the second is not whole
+            raise KeyboardInterrupt
+        return sample(self, *arguments)
+
+    monkeypatch.setattr(Sampler, "sample", stopped)
+    out = tmp_path / "latency.json"
+    code, _ = fewstep("benchmark", f"{tiny_wan_folder}@2", f"few={tiny_wan_folder}@1", *QUICK, "--out", out)
+    assert code == 130 and [row["repetitions"] for row in read(out)["rows"]] == [1, 1]
+
+
+def test_random_weights_need_configs_only(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    configs, out = tmp_path / "configs", tmp_path / "latency.json"
+    shutil.copytree(tiny_wan_folder, configs, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
+    arguments = ("benchmark", "--random-weights", configs, *QUICK, "--out", out)
+    code, output = fewstep(*arguments, "--steps", 3, "--no-text", "--frames", 5, "--batch", 2)
+    assert code == 0, output
+    found = read(out)
+    assert [(row["model"], row["evaluations"], row["text_seconds"]) for row in found["rows"]] == [
+        ("teacher", 6, None), ("student", 4, None),
+    ]  # fmt: skip
+    assert found["protocol"]["size"] == [5, 16, 16] and found["protocol"]["text"] == "left out"
+    assert fewstep(*arguments, "@2:3", "few=@1:1")[0] == 0
+    assert [(row["model"], row["ideal_speedup"]) for row in read(out)["rows"]] == [("2-3", 1), ("few", 4)]
+    code, output = fewstep(*arguments, "shapes@4")
+    assert code == 2 and "shapes@4 is a model of its own" in output
+
+
+MISTAKES: list[tuple[list[str], str]] = [
+    ([], "there is nothing to time: pass a TEACHER and STUDENTs"),
+    (["nowhere"], "there is no folder nowhere"),
+    (["a=shapes", "a=shapes@4"], "two models are called a: give one another name"),
+    (["teacher="], "names no model: write SOURCE or NAME=SOURCE"),
+    (["--random-weights", "wan9"], "there is no architecture wan9: use wan2.1-t2v-1.3b"),
+    (["TINY", "--attention", "quick"], "has no attention backend quick"),
+    (["TINY", "--guidance", "nan"], "--guidance is nan"),
+    (["TINY", "--frames", "6"], "frames"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_mistakes_are_told(arguments: list[str], sentence: str, tiny_wan_folder: Path, tmp_path: Path) -> None:
+    given = [str(tiny_wan_folder) if text == "TINY" else text for text in arguments]
+    code, output = fewstep("benchmark", *given, *QUICK, "--out", tmp_path / "latency.json")
+    assert code == 2 and sentence in output and not (tmp_path / "latency.json").exists()

@@ -1,0 +1,79 @@
+"""`fewstep export` from a run to files, and `fewstep sample` back from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fewstep import cli
+from fewstep.student.export import hub
+
+RECIPE = {
+    "seed": 3,
+    "data": {"kind": "rollouts", "prompts": "prompts.txt", "steps": 2, "guidance": 2.0},
+    "logging": {"every": 1, "samples_every": 9, "tracker": "none"},
+    "stages": [
+        {
+            "teacher_steps": 4, "student_steps": steps, "guidance": 2.0, "teacher": "base", "steps": 2, "batch": 2,
+            "lr": 1e-2, "objective": {"kind": "progressive"},
+        }
+        for steps in (2, 1)
+    ],
+}  # fmt: skip
+
+
+def fewstep(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_wan_folder: Path) -> Path:
+    (tmp_path / "prompts.txt").write_text("a ring\na dot\n")
+    recipe = RECIPE | {"teacher": str(tiny_wan_folder), "out": str(tmp_path / "run"), "device": "cpu"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    code, output = fewstep("run", tmp_path / "tiny.yaml")
+    assert code == 0, output
+    return tmp_path / "run"
+
+
+def test_a_run_leaves_as_files_and_comes_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "exports" / "diffusers"
+    command = ("export", run, "--to", "diffusers", "--step-count", 2, "--out", out, "--device", "cpu")
+    code, output = fewstep(*command)
+    assert code == 0 and re.search(r"latents differ by [0-9.]+e-0[6-9] from the student's own", output), output
+    card = (out / "README.md").read_text()
+    assert "2-step" in card and "manifest sha256" in card and "kind: progressive" in card
+    code, output = fewstep("sample", out, "--prompt", "a ring", "--out", tmp_path / "clip.mp4")
+    assert code == 0 and (tmp_path / "clip.mp4").stat().st_size > 0, output
+
+    code, output = fewstep(*command)
+    assert code == 2 and "is there already" in output and "--force" in output
+    monkeypatch.setattr(hub, "push", lambda folder, repo, private: f"https://hub/{repo} {folder.name} {private}")
+    code, output = fewstep(*command, "--force", "--push-to-hub", "me/student", "--private")
+    assert code == 0 and "https://hub/me/student diffusers True" in output
+
+    again = tmp_path / "exports" / "file"
+    code, output = fewstep("export", out, "--to", "single-file", "--out", again, "--device", "cpu")
+    assert code == 0 and json.loads((again / "contract.json").read_text())["steps"] == 2, output
+    file = again / "fewstep-2step.safetensors"
+    code, output = fewstep("sample", file, "--prompt", "a ring", "--out", tmp_path / "clip.gif")
+    assert code == 0 and (tmp_path / "clip.gif").stat().st_size > 0, output
+
+
+def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out)
+    assert code == 2 and "has no finished stage yet" in output
+    code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out, "--push-to-hub", "a b")
+    assert code == 2 and "a b is no name on the hub" in output
+    code, output = fewstep("export", tmp_path, "--to", "mp3", "--out", out)
+    assert code == 2 and "'mp3' is not one of" in output
+    assert not list(tmp_path.iterdir())

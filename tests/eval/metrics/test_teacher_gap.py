@@ -1,0 +1,49 @@
+"""Paired metrics against torchmetrics and closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from fewstep.eval.metrics.clips import Clips
+from fewstep.eval.metrics.teacher_gap import LATENT_MSE, MAX_PSNR, PSNR, SSIM, TEMPORAL_ERROR, TeacherGap
+
+
+def videos(seed: int, frames: int = 5) -> Tensor:
+    return torch.rand(3, 3, frames, 16, 20, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def pair(own: Tensor, teacher: Tensor) -> Clips:
+    prompts = ["a ring"] * len(own)
+    return Clips.of(own, own[:, :1], prompts, Clips.of(teacher, teacher[:, :1], prompts))
+
+
+@pytest.mark.parametrize(("metric", "perfect"), [(PSNR, MAX_PSNR), (SSIM, 1), (LATENT_MSE, 0), (TEMPORAL_ERROR, 0)])
+def test_identical_clips(metric: TeacherGap, perfect: float) -> None:
+    found = metric.figures(metric.measure(pair(videos(0), videos(0))), None)[metric.name]
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((perfect,) * 3, abs=1e-6)
+
+
+def test_equal_to_torchmetrics_clip_by_clip() -> None:
+    own, teacher = videos(0, frames=20), videos(1, frames=20)
+    clips = pair(own, teacher)
+    for i in range(len(own)):
+        frames = [video[i].transpose(0, 1) for video in (own, teacher)]
+        psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))(*frames)
+        ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))(*frames)
+        assert float(PSNR.measure(clips)[i]) == pytest.approx(float(psnr), rel=1e-5)
+        assert float(SSIM.measure(clips)[i]) == pytest.approx(float(ssim), abs=1e-5)
+
+
+def test_closed_forms() -> None:
+    teacher = videos(0) / 2
+    brighter = pair(teacher + 0.25, teacher)
+    assert PSNR.measure(brighter).tolist() == pytest.approx([10 * torch.tensor(4 / 0.25**2).log10().item()] * 3)
+    assert LATENT_MSE.measure(brighter).tolist() == pytest.approx([0.0625] * 3)
+    assert TEMPORAL_ERROR.measure(brighter).tolist() == pytest.approx([0] * 3, abs=1e-12)  # it moves alike
+    still = pair(teacher[:, :, :1].expand_as(teacher), teacher)
+    assert TEMPORAL_ERROR.measure(still).tolist() == pytest.approx(
+        teacher.diff(dim=2).square().mean((1, 2, 3, 4)).tolist()
+    )

@@ -1,0 +1,66 @@
+"""The page as a file: whole, escaped, light, and with words where something is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.eval.report import clips
+from fewstep.eval.report.inputs import Comparison, RunRecord, read_evaluation
+from fewstep.eval.report.page import Material, render
+
+
+def data_of(page: str) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    data: dict[str, Any] = json.loads(found)
+    return data
+
+
+def test_whatever_comes_from_files_is_escaped(material: Material) -> None:
+    page = render(material, count=6)
+    assert page.count("</script>") == 2 and "<img" not in page
+    assert "</script><script>window.broken" in str(data_of(page)["reels"][0]["prompts"])
+
+
+def test_without_an_evaluation_it_says_how_to_get_one(run_record: RunRecord) -> None:
+    page = render(Material([run_record], [], []), count=6)
+    assert "fewstep evaluate shapes runs/relay" in page and "fewstep benchmark shapes runs/relay" in page
+    assert data_of(page)["plots"] == [] and len(data_of(page)["curves"]) == 1
+    assert "Not evaluated yet" in page
+
+
+def test_without_a_benchmark_it_names_every_model(material: Material) -> None:
+    page = render(Material([], [replace(material.comparisons[0], benchmark=None)], []), count=6)
+    assert "fewstep benchmark teacher=shapes@50 teacher-4=shapes@4 4-step=runs/relay/stages/4-step" in page
+
+
+def test_clips_are_as_many_as_there_is_room_for(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(data_of(render(material, count=2))["reels"][0]["prompts"]) == 2
+    monkeypatch.setattr(clips, "MAX_BYTES", 1)
+    assert len(data_of(render(material, count=3))["reels"][0]["prompts"]) == 1
+
+
+def test_a_clip_that_is_not_there_leaves_a_gap(material: Material, evaluation_folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "evaluation" / "videos" / "teacher"
+    kept.mkdir(parents=True)
+    (kept / "00001.mp4").write_bytes((evaluation_folder / "videos" / "teacher" / "00001.mp4").read_bytes())
+    (tmp_path / "evaluation" / "results.json").write_bytes((evaluation_folder / "results.json").read_bytes())
+    folder = tmp_path / "evaluation"
+    page = render(Material([], [Comparison(folder, read_evaluation(folder))], []), count=6)
+    (reel,) = data_of(page)["reels"]
+    assert len(reel["prompts"]) == len(reel["models"]) == 1
+    (kept / "00001.mp4").write_bytes(b"not a clip")
+    with pytest.raises(ValueError, match="cannot be read as a clip"):
+        render(Material([], [Comparison(folder, read_evaluation(folder))], []), count=6)
+
+
+@pytest.mark.parametrize("text", ["{", '{"rows": []}', '{"rows": [{"steps": 4}]}', "[]"])
+def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"results.json is not .* (run that|`fewstep evaluate`) again"):
+        read_evaluation(tmp_path)

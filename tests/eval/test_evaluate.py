@@ -1,0 +1,130 @@
+"""Distances inside an evaluation: to real videos, to the teacher's clips of other noise, and their floors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fewstep.eval import choose_metrics as choosing
+from fewstep.eval.choose_metrics import Setting, choose_metrics
+from fewstep.eval.clip_store import ClipStore
+from fewstep.eval.evaluate import Evaluation
+from fewstep.eval.evaluation_file import EvaluationFile
+from fewstep.eval.metrics.distance import Distance
+from fewstep.eval.metrics.frechet import frechet
+from fewstep.eval.models import Model
+from fewstep.eval.protocol import prompts_of, protocol_of, samples_of
+from fewstep.student.sampler import Asked, Sampler, teacher_sampler
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.video import write_video
+
+PROMPTS = ["a ring", "a cross", "a box", "a red ring"]
+
+
+class MeanColours:
+    """A feature network that needs no weights."""
+
+    name, min_frames = "fvd", 3
+
+    def protocol(self) -> dict[str, Any]:
+        return {"network": "mean colours"}
+
+    def features(self, videos: Tensor) -> Tensor:
+        return videos.mean((2, 3, 4)).cpu()
+
+
+@pytest.fixture
+def teacher(tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sampler:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(choosing, "open_features", lambda *_: MeanColours())
+    return teacher_sampler(tiny_teacher, "tiny", Asked(2, 1.0))
+
+
+def setting(teacher: Sampler, **known: Any) -> Setting:
+    return Setting(teacher.size, teacher.fps, PROMPTS, 0, "cpu", **known)
+
+
+def evaluated(teacher: Sampler, out: Path, **known: Any) -> tuple[list[dict[str, Any]], Distance]:
+    """Rows of the teacher at two steps and at one, and their distance."""
+    metrics, left_out = choose_metrics(["fvd"], setting(teacher, **known))
+    protocol = protocol_of("teacher", teacher, PROMPTS, 0, metrics, left_out, "float32")
+    file, first = EvaluationFile(out, "", protocol, PROMPTS), Model("teacher", "tiny")
+    evaluation = Evaluation(out, file, samples_of(PROMPTS, 0), metrics, 3, (first, teacher))
+    evaluation.measure(first, teacher, lambda *_: None)
+    fewer = teacher_sampler(teacher.teacher, "tiny", Asked(1, 1.0))
+    evaluation.measure(Model("fewer", "tiny"), fewer, lambda *_: None)
+    (metric,) = metrics
+    assert isinstance(metric, Distance)
+    return json.loads((out / "results.json").read_text())["rows"], metric
+
+
+def test_without_real_videos_distances_are_to_the_teachers_clips_of_other_noise(
+    teacher: Sampler, tmp_path: Path
+) -> None:
+    (first, fewer), _ = evaluated(teacher, tmp_path)
+    seeds = range(2 * 500_009 * 1_000_003, 2 * 500_009 * 1_000_003 + len(PROMPTS))
+    other = MeanColours().features(teacher.clips(PROMPTS, seeds).clamp(-1, 1))
+    own = MeanColours().features(teacher.clips(PROMPTS, range(len(PROMPTS))).clamp(-1, 1))
+    assert first["metrics"]["fvd"]["value"] == pytest.approx(frechet(own, other), rel=1e-3)
+    assert "floor" not in first["metrics"]["fvd"]
+    assert fewer["metrics"]["fvd"]["floor"] == first["metrics"]["fvd"]["value"]
+    told = json.loads((tmp_path / "results.json").read_text())["protocol"]["metrics"]["fvd"]
+    assert told["reference"]["kind"] == "the teacher's clips of other noise"
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_real_videos_are_the_reference_and_spare_ones_the_floor(teacher: Sampler, tmp_path: Path, count: int) -> None:
+    folder, rng = tmp_path / "real", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        write_video(folder / f"{i}.mp4", rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8), teacher.fps)
+    rows, metric = evaluated(teacher, tmp_path / "out", real=folder)
+    assert [row["model"] for row in rows] == (["teacher", "real", "fewer"] if count == 8 else ["teacher", "fewer"])
+    assert metric.real is not None and metric.real.reference.count == (4 if count == 8 else 7)
+    kept = MeanColours().features(metric.real.reference.read(range(metric.real.reference.count)))
+    own = MeanColours().features(teacher.clips(PROMPTS, range(len(PROMPTS))).clamp(-1, 1))
+    assert rows[0]["metrics"]["fvd"]["value"] == pytest.approx(frechet(own, kept), rel=1e-5)
+    assert ("floor" in rows[-1]["metrics"]["fvd"]) == (count == 8)
+    (folder / "9.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"9\.mp4 cannot be a reference: broken"):
+        evaluated(teacher, tmp_path / "other", real=folder)
+
+
+def test_what_cannot_be_taken_is_refused_where_named_and_told_elsewhere(teacher: Sampler) -> None:
+    metrics, left_out = choose_metrics(None, setting(teacher))
+    assert {metric.name for metric in metrics} >= {"psnr", "motion", "diversity-rms"}
+    assert left_out.keys() >= {"shapes-fd", "fvd", "fd-videomae", "lpips"} and "--fvd-weights" in left_out["fvd"]
+    short = Setting(VideoSize(1, 16, 16), 8.0, PROMPTS, 0, "cpu")
+    with pytest.raises(ValueError, match="fvd needs 3 frames, and the clips have 1"):
+        choose_metrics(["fvd"], short)
+    with pytest.raises(ValueError, match="the judge reads clips of the shapes world"):
+        choose_metrics(["prompt-accuracy"], short)
+    with pytest.raises(ValueError, match="name nothing that the judge"):
+        choose_metrics(["prompt-accuracy"], Setting(VideoSize(17, 64, 64), 8.0, ["a cat"], 0, "cpu"))
+
+
+def test_prompts_are_used_again_and_noise_never(teacher: Sampler) -> None:
+    assert prompts_of(["a", "b"], 5, teacher.size, 0) == ["a", "b", "a", "b", "a"]
+    samples = samples_of(PROMPTS, seed=3)
+    drawn = [samples.main.batch(range(4)), samples.diverse.batch(range(4)), samples.other.batch(range(4))]
+    seeds = [seed for _, some in drawn for seed in some]
+    assert len(set(seeds)) == len(seeds) == 4 + 16 + 4
+    assert samples.diverse.batch(range(1, 3))[0] == ["a cross"] * 4 + ["a box"] * 4
+
+
+def test_a_store_reads_any_rows_of_its_batches(tmp_path: Path) -> None:
+    store, rows = ClipStore(tmp_path), torch.arange(10).unsqueeze(1)
+    for batch in store.batches(7, 3):
+        store.add(batch, {"number": rows[batch.start : batch.stop]})
+    again = ClipStore(tmp_path)
+    assert [*again.batches(10, 2)] == [range(0, 3), range(3, 6), range(6, 7), range(7, 9), range(9, 10)]
+    assert again.read("number", range(2, 5)).flatten().tolist() == [2, 3, 4]
+    again.add(range(3, 6), {"more": rows[3:6]})
+    assert again.names(range(3, 6)) == {"number", "more"} and again.names(range(7, 9)) == set()
+    assert torch.equal(again.read("number"), rows[:7])

@@ -1,0 +1,92 @@
+"""Uploading, to a server on this machine that answers as the hub does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from fewstep.student.export.hub import check_repo, push
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Takes models and commits; every file is small enough to lie inside the commit."""
+
+    repos: list[dict[str, object]] = []  # noqa: RUF012
+    files: dict[str, bytes] = {}  # noqa: RUF012
+    refuses = False
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.refuses:
+            self._answer({"error": "no"}, 403)
+        elif self.path == "/api/repos/create":
+            self.repos.append(json.loads(body))
+            self._answer({"url": f"{huggingface_hub.constants.ENDPOINT}/me/{self.repos[-1]['name']}"})
+        elif "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            self._answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        else:
+            for line in body.splitlines():
+                value = json.loads(line)["value"]
+                if "content" in value:
+                    self.files[value["path"]] = base64.b64decode(value["content"])
+            self._answer({"commitUrl": f"{huggingface_hub.constants.ENDPOINT}/me/student/commit/0", "commitOid": "0"})
+
+    def _answer(self, body: dict[str, object], status: int = 200) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keeps quiet."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    Hub.repos.clear()
+    Hub.files.clear()
+    Hub.refuses = False
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_whole_folder_goes_up(hub: type[Hub], tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text("{}")
+    (tmp_path / "contract.json").write_text('{"steps": 4}')
+    assert push(tmp_path, "me/student", private=True).endswith("/me/student")
+    assert hub.repos[0]["name"] == "student" and hub.repos[0]["organization"] == "me"
+    assert hub.repos[0].get("visibility") == "private" or hub.repos[0].get("private") is True  # newer, older client
+    assert hub.files == {"transformer/config.json": b"{}", "contract.json": b'{"steps": 4}'}
+
+
+def test_a_refusal_says_what_to_do(hub: type[Hub], tmp_path: Path) -> None:
+    hub.refuses = True
+    (tmp_path / "contract.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"me/student could not be pushed .*: the export is whole; log in .*hf upload"):
+        push(tmp_path, "me/student")
+    assert not hub.files
+    huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # the fixture puts it back
+    with pytest.raises(ValueError, match="me/student could not be pushed"):
+        push(tmp_path, "me/student")
+
+
+def test_a_name_that_the_hub_does_not_take_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="a b is no name on the hub"):
+        check_repo("a b")

@@ -1,0 +1,133 @@
+"""The card: what the hub reads, what people read, and a snippet that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from fewstep.student.export.base import Exported, find_format
+from fewstep.student.export.model_card import model_card
+from fewstep.student.export.provenance import Provenance, read_provenance
+from fewstep.student.loading import Student
+
+RESULTS = {
+    "command": "fewstep evaluate run",
+    "protocol": {"clips": 512, "seed": 0},
+    "rows": [
+        {"model": "teacher", "steps": 32, "metrics": {"shapes-fd": {"value": 37.2, "low": 31.3, "high": 44.1}}},
+        {
+            "model": "4-step",
+            "steps": 4,
+            "metrics": {"psnr": {"value": 21.0}},
+            "warnings": ["it moves only 31 % as much"],
+        },
+    ],
+}
+RECIPE = {
+    "teacher": "shapes",
+    "out": "/home/me/run",
+    "data": {"kind": "rollouts", "prompts": "/home/me/prompts.txt"},
+    "stages": [{"name": "8-step"}, {"name": "4-step"}, {"name": "2-step"}],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder as far as a card reads it."""
+    stage = tmp_path / "run" / "stages" / "4-step"
+    stage.mkdir(parents=True)
+    (stage / "contract.json").write_text("{}")
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "run" / "data").mkdir()
+    (tmp_path / "run" / "data" / "manifest.json").write_text("{}")
+    (tmp_path / "run" / "evaluation").mkdir()
+    (tmp_path / "run" / "evaluation" / "results.json").write_text(json.dumps(RESULTS))
+    return stage
+
+
+def card_of(student: Student, exported: Exported, provenance: Provenance | None, relation: str = "adapter") -> str:
+    return model_card(student, find_format(exported.format), relation, exported, provenance)
+
+
+def test_the_card_says_how_to_sample_and_where_it_comes_from(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], run: Path
+) -> None:
+    card = card_of(make_student("wan", "lora"), make_export("wan", "lora", "lora"), read_provenance(run))
+    for line in (
+        "- steps: 4, at timesteps 1000, 937.5, 833.33, 625",
+        "- guidance: 1, which means none: 3 is inside the weights",
+        "- scheduler: `FlowMapEulerDiscreteScheduler(shift=5.0)`",
+        "- size: 9 frames of 16 x 16 pixels, 8 a second",
+        "- data: manifest sha256 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "| teacher | 32 | 37.2 (31.3 to 44.1) |  |",
+        "| 4-step | 4 |  | 21 |",
+        "Protocol: clips 512, seed 0.",
+        "- 4-step: it moves only 31 % as much",
+        "prompts: prompts.txt",
+    ):
+        assert line in card, line
+    assert "name: 8-step" in card and "name: 2-step" not in card and "/home/me" not in card
+
+
+def test_the_front_matter_names_base_relation_and_licence(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], tmp_path: Path
+) -> None:
+    student, exported = make_student("wan", "lora"), make_export("wan", "lora", "lora")
+    data = ModelCard(card_of(student, exported, None)).data.to_dict()
+    assert data == {"library_name": "diffusers", "pipeline_tag": "text-to-video", "tags": ["fewstep", "distillation"]}
+    folder, contract = student.teacher.folder, student.contract
+    licensed = tmp_path / "teacher"
+    licensed.mkdir()
+    (licensed / "README.md").write_text("---\nlicense: other\nlicense_name: seaweed\n---\n")
+    object.__setattr__(student, "contract", contract.model_copy(update={"teacher": "me/teacher"}))
+    student.teacher.folder = licensed
+    try:
+        card = ModelCard(card_of(student, exported, None))
+    finally:
+        object.__setattr__(student, "contract", contract)
+        student.teacher.folder = folder
+    data = card.data.to_dict()
+    assert (data["base_model"], data["base_model_relation"]) == ("me/teacher", "adapter")
+    assert (data["license"], data["license_name"]) == ("other", "seaweed")
+    assert "inherited from it: other, seaweed" in card.text
+
+
+def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"rows": 1, "protocol": {}}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match=r"is no results.json.*: pass what `fewstep evaluate` wrote"):
+            read_provenance(run, results=tmp_path / "results.json")
+
+
+EXPORTS = [
+    ("wan", "full", "diffusers"),
+    ("wan", "lora", "lora"),
+    ("wan", "lora", "comfyui"),
+    ("wan", "full", "single-file"),
+    ("cogvideox", "full", "diffusers"),
+    ("animatediff", "lora", "lora"),
+]
+
+
+def test_the_snippets_run_as_they_stand(make_export: Callable[..., Exported]) -> None:
+    """In a process of their own, one after the other, each in its folder."""
+    folders = [make_export(*which).folder for which in EXPORTS]
+    for folder in folders:
+        (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        (folder / "snippet.py").write_text(snippet)
+    script = (
+        "import os, sys\nfor folder in sys.argv[1:]:\n    os.chdir(folder)\n    exec(open('snippet.py').read(), {})\n"
+    )
+    command = [sys.executable, "-c", script, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    assert all((folder / "clip.gif").stat().st_size > 0 for folder in folders)

@@ -1,0 +1,99 @@
+"""The ONNX graph in onnxruntime, for batches of any size, and what is not opened."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from fewstep.student.export.base import EXACT, Exported, find_format
+from fewstep.student.loading import Student
+from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+
+onnx: Any = pytest.importorskip("onnx", reason="the extra fewstep[onnx] is not installed")
+for module in ("onnxscript", "onnxruntime"):
+    pytest.importorskip(module, reason="the extra fewstep[onnx] is not installed")
+
+
+def latents(sampler: Sampler, num: int) -> Tensor:
+    return sampler.sample(sampler.noise(range(num)), sampler.conditions(["a ring", "two dots on blue", "x"][:num]))
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture
+def file(make_export: Callable[..., Exported], tmp_path: Path) -> Path:
+    """A graph of one's own, outside of its folder."""
+    return Path(shutil.copy(make_export("wan32", "lora", "onnx").folder / "fewstep-4step.onnx", tmp_path))
+
+
+@pytest.mark.parametrize(("family", "train"), [("wan32", "lora"), ("cogvideox1", "full")])
+def test_onnxruntime_gives_the_same_latents_for_any_batch(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], family: str, train: str
+) -> None:
+    student, exported = make_student(family, train), make_export(family, train, "onnx")
+    assert exported.relative_error <= EXACT and exported.motion is None
+    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, device="cpu")
+    assert back.contract == student.contract
+    for num in (1, 3):
+        assert difference(latents(back, num), latents(own, num)) < EXACT
+
+
+def test_a_file_alone_is_enough_and_the_snippet_runs(
+    make_student: Callable[..., Student],
+    make_export: Callable[..., Exported],
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student = make_student("wan32", "lora")
+    own, back = student_sampler(student, "own", Asked()), open_sampler(file, device="cpu")
+    assert back.contract == student.contract and difference(latents(back, 2), latents(own, 2)) < EXACT
+    folder = make_export("wan32", "lora", "onnx").folder
+    monkeypatch.chdir(folder)
+    exec(find_format("onnx").snippet(student), {})
+    assert (folder / "clip.gif").stat().st_size > 0
+
+
+def test_what_is_not_whole_or_of_another_student_is_refused(file: Path, tiny_cogvideox_folder: Path) -> None:
+    whole = file.read_bytes()
+    with pytest.raises(ValueError, match=r"the ONNX graph takes one size of clips only .*leave --frames"):
+        latents(open_sampler(file, Asked(height=32, width=32), device="cpu"), 1)
+    with pytest.raises(ValueError, match="the student's teacher was"):
+        open_sampler(file, teacher=str(tiny_cogvideox_folder), device="cpu")
+    model = onnx.load(file)
+    model.graph.input[0].name = "pixels"
+    for node in model.graph.node:
+        node.input[:] = ["pixels" if name == "hidden_states" else name for name in node.input]
+    onnx.save(model, file)
+    with pytest.raises(ValueError, match=r"takes .*pixels.*, which a WanTransformer3DModel does not"):
+        open_sampler(file, device="cpu")
+    for broken in (whole[:5], whole[: len(whole) // 2], b"\x80\x04pickle"):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match="is no whole ONNX file"):
+            open_sampler(file, device="cpu")
+
+
+def test_a_missing_contract_is_refused(file: Path) -> None:
+    model = onnx.load(file)
+    contract = next(entry for entry in model.metadata_props if entry.key == "fewstep_contract")
+    contract.value = contract.value.replace('"shift":5.0,', "")
+    onnx.save(model, file)
+    with pytest.raises(ValueError, match=r"in the header of .* is not whole \(shift: Field required\)"):
+        open_sampler(file, device="cpu")
+    model.metadata_props.remove(contract)
+    onnx.save(model, file)
+    with pytest.raises(ValueError, match="no sampling contract in its header"):
+        open_sampler(file, device="cpu")
+
+
+def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"onnx needs onnxruntime .*: pip install 'fewstep\[onnx\]'"):
+        find_format("onnx").check_needs()

@@ -1,0 +1,92 @@
+"""Pipelines with weights of torchao: diffusers loads them bit for bit, and what is not opened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from fewstep.student.export.base import Exported, find_format
+from fewstep.student.loading import Student
+from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+
+pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
+FORMATS = {"torchao-int8": torch.int8, "torchao-fp8": torch.float8_e4m3fn}
+
+
+def latents(sampler: Sampler) -> Tensor:
+    return sampler.sample(sampler.noise([7, 8]), sampler.conditions(["a ring", "two dots"]))
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_diffusers_loads_it_and_so_do_we(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], to: str
+) -> None:
+    student, exported = make_student("wan32", "lora"), make_export("wan32", "lora", to)
+    tolerance = find_format(to).tolerance
+    assert 0 < exported.relative_error <= tolerance and exported.motion is not None
+    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, device="cpu")
+    assert back.contract == student.contract
+    assert 0 < difference(latents(back), latents(own)) < 2 * tolerance
+    around = open_sampler(exported.folder, teacher=student.teacher)
+    assert difference(latents(around), latents(back)) < 1e-5
+    assert not json.loads((exported.folder / "transformer" / "config.json").read_text())["_name_or_path"]
+    loaded: Any = WanTransformer3DModel.from_pretrained(exported.folder / "transformer")
+    dtypes = {getattr(m.weight, "qdata", m.weight).dtype for m in loaded.modules() if isinstance(m, torch.nn.Linear)}
+    assert FORMATS[to] in dtypes and len(dtypes) > 1  # embeddings and head stay as they were
+
+
+@pytest.mark.parametrize(("family", "train"), [("cogvideox1", "full"), ("animatediff", "lora")])
+def test_other_families(make_export: Callable[..., Exported], family: str, train: str) -> None:
+    exported = make_export(family, train, "torchao-int8")
+    assert 0 < exported.relative_error <= 1e-2
+    assert torch.isfinite(latents(open_sampler(exported.folder, device="cpu"))).all()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_snippet_runs(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    folder, student = make_export("wan32", "lora", to).folder, make_student("wan32", "lora")
+    monkeypatch.chdir(folder)
+    exec(find_format(to).snippet(student), {})
+    assert (folder / "clip.gif").stat().st_size > 0
+
+
+def test_what_is_not_whole_or_of_another_student_is_refused(
+    make_export: Callable[..., Exported], make_student: Callable[..., Student], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(make_export("wan32", "lora", "torchao-fp8").folder, tmp_path / "out"))
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    whole = weights.read_bytes()
+    for length in (5, 3000, -50):
+        weights.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"out (is not whole|cannot be loaded)"):
+            open_sampler(folder, device="cpu")
+    weights.write_bytes(whole)
+    shutil.copytree(
+        make_student("wan", "full").teacher.folder / "transformer", folder / "transformer", dirs_exist_ok=True
+    )
+    with pytest.raises(ValueError, match="transformer holds no weights of torchao: export the student again"):
+        open_sampler(folder, device="cpu")
+    (folder / "contract.json").unlink()
+    with pytest.raises(ValueError, match=r"has no contract.json"):
+        open_sampler(folder, device="cpu")
+
+
+def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(ValueError, match=r"torchao-fp8 needs torchao .*: pip install 'fewstep\[quant\]'"):
+        find_format("torchao-fp8").check_needs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from fewstep.teacher.video import to_uint8
 
 REFERENCE_STEPS = 50
 _OTHER_SEED = 500_009  # of the teacher's clips that others are held against: neither their prompts nor their noise
+
+MODELS = ("real", "teacher", "student")
+PHASES = ("", "start", "mse", "huber", "conditional", "relaxed", "final")
 
 COLUMNS = {
     "model": "model",
@@ -85,7 +88,10 @@ class RelayTable:
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
         real = self._file.find({"model": "real"}) or self._file.add(self._real(progress))
-        return [real, *(self._file.find(entry.key) or self._file.add(self._row(entry, progress)) for entry in entries)]
+        return [real, *(self._found(entry, progress) for entry in entries)]
+
+    def _found(self, entry: Entry, progress: Progress) -> dict[str, Any]:
+        return self._file.find(entry.key) or self._file.add(self._row(entry, progress), _place)
 
     def _real(self, progress: Progress) -> dict[str, Any]:
         return real_row(self.protocol, self._real_reference(progress), progress)
@@ -135,6 +141,11 @@ class RelayTable:
             found = self._judge(Entry(REFERENCE_STEPS), seed, "the teacher's other clips", progress)
             self._references["teacher"] = found.features()
         return self._references["teacher"]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Real clips, the teacher, then students; many steps before few; phases as they follow one another."""
+    return MODELS.index(row["model"]), -row.get("steps", 0), PHASES.index(row.get("phase", ""))
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ class ResultsFile:
         """The row that has these figures among its own."""
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
-    def add(self, row: Row, order: Callable[[Row], float] = lambda row: 0.0) -> dict[str, Any]:
+    def add(self, row: Row, order: Callable[[Row], Any] = lambda row: 0) -> dict[str, Any]:
         """The row with what all share; it is written at once, in this order, beside a table for a README."""
         added = {**row, **self._shared}
         self.rows = sorted([*self.rows, added], key=order)

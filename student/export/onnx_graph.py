@@ -166,8 +166,8 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     return Written(
         (
             f"The graph is one forward of the denoiser in float32: {inputs}, each with the batch in front, to "
-            f"`{OUTPUT}`, the {student.contract.prediction}-prediction. Texts come padded from the base model's text "
-            "encoder, and the steps between forwards are yours, as in the snippet's `sampler.sample`.",
+            f"`{OUTPUT}`, the {student.contract.prediction}-prediction. Texts are the base model's embeddings with all "
+            "their padding; the steps between forwards are the caller's, as `fewstep` makes them in the snippet.",
         )
     )
 

@@ -14,7 +14,7 @@ from fewstep.student.loading import Student
 
 Rounded = Callable[[Tensor], Tensor]  # a layer's weight (out, in) -> what is left of it in the format
 ROOM = 0.8  # of the tolerance; the rest is for the arithmetic's own rounding
-_OTHER_SEEDS = (2, 3)  # beside those of the choice, which are those that the finished export is compared on
+_OTHER_SEEDS = (2, 3)  # the layers are chosen on the noise that the finished export is compared on: these tell the rest
 
 
 @dataclass(frozen=True)

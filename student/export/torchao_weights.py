@@ -28,8 +28,7 @@ _TOLERANCE = {INT8: 1e-2, FP8: 3e-2}
 # int8 goes with any; there bfloat16 alone, without rounding weights, would use up the tolerance.
 _DTYPE = {INT8: torch.float32, FP8: torch.bfloat16}
 
-
-# It warns that int8 goes with bfloat16 only, which was so once.
+# It warns that int8 goes with bfloat16 only, where float32 is what keeps the latents close.
 logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)
 
 

@@ -11,11 +11,11 @@ function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   if (size >= 100) return Math.round(value).toLocaleString("en");
-  return size && size < 1e-4 ? value.toExponential(2) : value.toPrecision(3);
+  return (size && size < 1e-4 ? value.toExponential(2) : value.toPrecision(3)).replaceAll("-", "−");
 }
 
 /** A round value at an axis, or a count. */
-const round = (value) => (Math.abs(value) >= 100 ? number(value) : String(Number(value.toPrecision(3))));
+const round = (value) => (Math.abs(value) >= 100 ? number(value) : String(Number(value.toPrecision(3))).replaceAll("-", "−"));
 
 /** A value -> a pixel; `ticks` are round values in between. */
 class Scale {
@@ -32,7 +32,7 @@ class Scale {
   }
 
   get ticks() {
-    return this.log && this.b - this.a > 0.7 ? this.logTicks() : this.evenTicks();
+    return this.log && this.b - this.a > 1 ? this.logTicks() : this.evenTicks();
   }
 
   evenTicks() {
@@ -144,9 +144,11 @@ class Plot extends Chart {
     const arrow = { lower: " ↓", higher: " ↑" }[metric.better] ?? "";
     const x = [Math.min(...xs), Math.max(...xs), true];
     this.frame(x, [Math.min(...values), Math.max(...values), bent], [`${COSTS[cost]} →`, metric.name + arrow], "group");
+    this.taken = [];
+    const groups = points.map((model) => this.point(model, metric, cost));
     for (const [name, value] of floors) this.floor(name, value);
-    this.label_ends = [];
-    for (const model of points) this.svg.append(this.point(model, metric, cost));
+    this.svg.append(...groups);
+    for (const model of points) this.svg.append(this.name(model, metric.name, cost));
   }
 
   /** Real clips of their own cost nothing: they are a line, as is the floor of the metric itself. */
@@ -161,8 +163,27 @@ class Plot extends Chart {
   floor(name, value) {
     const at = this.y.at(value);
     this.svg.append(draw("line", { class: "floor", x1: this.box.left, x2: this.box.right, y1: at, y2: at }));
-    const words = `${name} ${number(value)}`;
-    this.svg.append(draw("text", { x: this.box.right, y: at - 6, "text-anchor": "end" }, words));
+    const { left, right } = this.box;
+    const ends = [[right, "end"], [left, "start"], [(left + right) / 2, "middle"]];
+    const places = ends.flatMap(([x, anchor]) => [[x, at - 6, anchor], [x, at + 16, anchor]]);
+    this.svg.append(this.place(`${name} ${number(value)}`, places, "floor-name"));
+  }
+
+  /** A text at the first of some places [x, y, anchor] where it covers nothing; else at the last of them. */
+  place(words, places, name) {
+    const width = 7 * words.length;
+    const boxes = places.map(([x, y, anchor]) => {
+      const left = x - { start: 0, middle: width / 2, end: width }[anchor];
+      return { left, right: left + width, top: y - 11, bottom: y + 3 };
+    });
+    const { left, right } = this.box;
+    const free = (box) =>
+      box.left >= left - 10 && box.right <= right + 10 && box.top >= 14 &&
+      !this.taken.some((o) => box.left < o.right && o.left < box.right && box.top < o.bottom && o.top < box.bottom);
+    const at = boxes.findIndex(free);
+    const [x, y, anchor] = places.at(at);
+    this.taken.push(boxes.at(at));
+    return draw("text", { class: name, x, y, "text-anchor": anchor }, words);
   }
 
   point(model, metric, cost) {
@@ -172,15 +193,17 @@ class Plot extends Chart {
     const group = draw("g", { class: `point tone-${model.tone}`, tabindex: 0, role: "button", "aria-label": words });
     if (Number.isFinite(figure.low) && Number.isFinite(figure.high)) {
       const [low, high] = [this.y.at(figure.low), this.y.at(figure.high)];
+      this.taken.push({ left: x - 6, right: x + 6, top: high - 2, bottom: low + 2 });
       group.append(draw("line", { class: "whisker", x1: x, x2: x, y1: low, y2: high }));
       for (const end of [low, high])
         group.append(draw("line", { class: "whisker", x1: x - 5, x2: x + 5, y1: end, y2: end }));
     }
     group.append(draw("circle", { class: "ring", cx: x, cy: y, r: 11 }));
+    this.taken.push({ left: x - 9, right: x + 9, top: y - 9, bottom: y + 9 });
     const square = { class: "mark", x: x - 6, y: y - 6, width: 12, height: 12, rx: 1.5 };
     const circle = { class: "mark", cx: x, cy: y, r: 6.5 };
     group.append(model.role === "teacher" ? draw("rect", square) : draw("circle", circle));
-    group.append(this.name(model.name, x, y), draw("circle", { class: "hit", cx: x, cy: y, r: 20 }));
+    group.append(draw("circle", { class: "hit", cx: x, cy: y, r: 20 }));
     const choose = () => {
       this.svg.querySelector(".chosen")?.classList.remove("chosen");
       group.classList.add("chosen");
@@ -190,15 +213,16 @@ class Plot extends Chart {
     return group;
   }
 
-  /** A label beside its point, on the side with room, below labels that it would cover. */
-  name(words, x, y) {
-    const right = x + 16 + 7.2 * words.length < this.box.right;
-    const [from, to] = right ? [x, x + 16 + 7.2 * words.length] : [x - 16 - 7.2 * words.length, x];
-    let at = y + 4;
-    for (const other of this.label_ends.sort((a, b) => a.at - b.at))
-      if (from < other.to && other.from < to && Math.abs(at - other.at) < 15) at = other.at + 15;
-    this.label_ends.push({ from, to, at });
-    return draw("text", { x: right ? x + 13 : x - 13, y: at, "text-anchor": right ? "start" : "end" }, words);
+  /** The label of a point: beside it, else beyond the ends of its interval. */
+  name(model, metric, cost) {
+    const { value, low, high } = model.y[metric];
+    const [x, y] = [this.x.at(model.x[cost]), this.y.at(value)];
+    const [above, below] = [this.y.at(high ?? value) - 12, this.y.at(low ?? value) + 20];
+    const places = [[x + 13, y + 4, "start"], [x - 13, y + 4, "end"]];
+    for (const further of [0, 16, 32])
+      for (const anchor of ["middle", "start", "end"])
+        places.push([x, above - further, anchor], [x, below + further, anchor]);
+    return this.place(model.name, places, "name");
   }
 
   words(model, metric, cost) {

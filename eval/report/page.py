@@ -44,7 +44,9 @@ def render(material: Material, count: int) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
-    environment.filters |= {f.__name__: f for f in (words.number, words.times, words.duration, words.plural)}
+    environment.filters |= {
+        f.__name__: f for f in (words.number, words.times, words.duration, words.ends, words.plural)
+    }
     data = Data(material.comparisons, material.benchmarks)
     return environment.get_template("template.html").render(
         title=words.title(material.runs, material.comparisons),

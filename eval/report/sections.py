@@ -118,20 +118,16 @@ def _better(evaluation: Evaluation, metric: str) -> str | None:
 
 def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
     figures = [row.metrics.get(name) for row in evaluation.rows]
-    counts = {figure.num for figure in figures if figure}
+    there = [figure for figure in figures if figure]
+    counts = {figure.num for figure in there}
+    better, num = _better(evaluation, name), counts.pop() if len(counts) == 1 else None
+    notes = [there[0].unit, f"{better} is better" if better else "", f"N {num}" if num else ""]
     return {
         "name": name,
-        "better": _better(evaluation, name),
-        "unit": next((f.unit for f in figures if f), ""),
-        "note": ", ".join(_notes(evaluation, name, counts)),
-        "floor": next((f.floor for f in figures if f and f.floor is not None), None),
+        "note": ", ".join(note for note in notes if note),
+        "floor": next((figure.floor for figure in there if figure.floor is not None), None),
         "figures": figures,
     }
-
-
-def _notes(evaluation: Evaluation, metric: str, counts: set[int | None]) -> list[str]:
-    better, (num, *others) = _better(evaluation, metric), counts
-    return [f"{better} is better"] * bool(better) + [f"N {num}"] * (num is not None and not others)
 
 
 def latency_section(data: Data, benchmark: Benchmark) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     if isinstance(value, int) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}"
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:#.3g}".replace("-", "−")
 
 
 def times(value: float | None) -> str:
@@ -67,9 +67,14 @@ def about(metric: str) -> str:
 
 def interval(figure: Figure) -> str:
     """38.2 (33.0–44.1), or the value alone."""
+    return f"{number(figure.value)} ({ends(figure)})" if ends(figure) else number(figure.value)
+
+
+def ends(figure: Figure) -> str:
+    """Of its interval: 33.0–44.1, or nothing."""
     if figure.low is None or figure.high is None:
-        return number(figure.value)
-    return f"{number(figure.value)} ({number(figure.low)}–{number(figure.high)})"
+        return ""
+    return f"{number(figure.low)}{'–' if figure.low >= 0 else ' to '}{number(figure.high)}"
 
 
 def plural(count: float, noun: str) -> str:

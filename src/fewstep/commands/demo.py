@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,24 +11,32 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path("runs/demo"),
-    num: Annotated[int, typer.Option(min=2, help="Clips per row of the table.")] = 96,
+    num: Annotated[int, typer.Option(min=3, help="Clips of each model.")] = 96,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training, prompts and noise.")] = 0,
 ) -> None:
-    """Distil the embedded teacher to four steps, and see what it and its students are worth."""
+    """Distil the embedded teacher to four steps, and see in a report what it and its student are worth."""
+    from fewstep.commands.benchmark import benchmark
+    from fewstep.commands.evaluate import evaluate
+    from fewstep.commands.report import report
     from fewstep.commands.run import follow
-    from fewstep.commands.student import measure
     from fewstep.distill.recipe import read_recipe
-    from fewstep.eval.steps_table import Protocol
 
-    plan = read_recipe("shapes-demo", [f"out={out}", f"seed={seed}"])
-    follow(plan)
-    command = ["fewstep", "demo", "--out", out, "--num", num, "--seed", seed]
-    protocol = Protocol(num, guidance=3.0, seed=seed, reference=1024)
-    rows = measure([out], [50, 8, 4], protocol, command, out / "relay.json", to_teacher=False)
-    teacher = {row["steps"]: row for row in rows if row["model"] == "teacher"}
-    student = [row for row in rows if row["model"] == "student" and row["steps"] == 4][-1]
-    best = teacher[50]["shapes_fd"]
-    typer.echo(
-        f"At 4 steps the teacher is {teacher[4]['shapes_fd'] / best:.2f} times as far from real clips as at 50, and "
-        f"its student {student['shapes_fd'] / best:.2f} times, with a 25th of the teacher's forward passes."
+    follow(read_recipe("shapes-demo", [f"out={out}", f"seed={seed}"]))
+    models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
+    evaluate(models, num=num, out=out / "evaluation", seed=seed, batch=16, world_clips=1024)
+    benchmark(models, repetitions=5, out=out / "benchmark.json")
+    report([out], out=out / "report.html")
+    typer.echo(_verdict(out))
+
+
+def _verdict(out: Path) -> str:
+    """The demo in a sentence, from its own figures."""
+    rows = json.loads((out / "evaluation" / "results.json").read_text("utf-8"))["rows"]
+    found = {row["model"]: row["metrics"]["shapes-fd"]["value"] for row in rows}
+    timed = json.loads((out / "benchmark.json").read_text("utf-8"))["rows"]
+    faster = {row["model"]: row["denoise_speedup"] for row in timed}["student-4"]
+    best = found["teacher-50"]
+    return (
+        f"At 4 steps the teacher is {found['teacher-4'] / best:.2f} times as far from real clips as at 50, and its "
+        f"student {found['student-4'] / best:.2f} times, with denoising {faster:.0f} times as fast."
     )

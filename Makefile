@@ -29,7 +29,7 @@ teacher-table: $(FEWSTEP)
 
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-relay
-	$(BIN)/fewstep student table runs/shapes-relay --out docs/results/relay.json
+	$(BIN)/fewstep student table runs/shapes-relay --dtype bfloat16 --out docs/results/relay.json
 
 latency: $(FEWSTEP)
 	$(BIN)/fewstep benchmark shapes runs/shapes-relay@8 runs/shapes-relay@4 runs/shapes-relay@2 runs/shapes-relay@1 --out docs/results/latency.json

@@ -73,16 +73,19 @@ class RelayTable:
     """The table on disk; rows that are there are not measured again.
 
     Raises ValueError when the teacher is not of the shapes world, or `out` holds another teacher's, judge's or
-    protocol's rows. With `to_teacher`, distances to the 50-step teacher's own clips (other prompts and noise) are
-    taken as well; the teacher's own row at 50 steps is then the floor.
+    protocol's rows. `dtype` is that of the denoisers, for the record. With `to_teacher`, distances to the 50-step
+    teacher's own clips (other prompts and noise) are taken as well; its own row at 50 steps is then the floor.
     """
 
-    def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path, to_teacher: bool) -> None:
+    def __init__(
+        self, teacher: Teacher, protocol: Protocol, command: str, out: Path, to_teacher: bool, dtype: str = "float32"
+    ) -> None:
         self._size = check_world(teacher)
         self.teacher, self.protocol = teacher, protocol
         self._to_teacher = to_teacher
         self._references: dict[str, Tensor] = {}
-        shared = shared_figures(teacher, protocol) | {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher}
+        shared = shared_figures(teacher, protocol)
+        shared |= {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher, "dtype": dtype}
         self._file = ResultsFile(out, command, shared, COLUMNS)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:

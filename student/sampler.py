@@ -66,7 +66,7 @@ class Sampler:
 
     def conditions(self, prompts: Sequence[str]) -> Conditions:
         """What the denoiser is conditioned on, a prompt per clip."""
-        return self.teacher.conditions(prompts, self.negative_prompt)
+        return self.teacher.conditions(prompts, None if self.guidance == 1.0 else self.negative_prompt)
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""

@@ -28,7 +28,8 @@ def weights_sha256(folder: Path) -> str:
 
 
 def save_network(network: Any, folder: Path) -> None:
-    """Writes config and safetensors weights, as plain diffusers reads them."""
+    """Writes config and safetensors weights, as plain diffusers reads them; nobody's folder is named in them."""
+    network.register_to_config(_name_or_path="")
     with without_bars():
         network.save_pretrained(folder, safe_serialization=True)
 

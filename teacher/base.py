@@ -107,15 +107,17 @@ class Teacher(ABC):
         return next(self.network_at(1.0).parameters()).device
 
     @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], negative_prompt: str = "") -> Conditions:
-        """The conditions of these prompts, with an unconditional branch.
+    def conditions(self, prompts: Sequence[str], negative_prompt: str | None = "") -> Conditions:
+        """The conditions of these prompts, with an unconditional branch; None spares the text encoder that one.
 
+        Without it guidance has no effect: the prompts themselves stand there.
         Raises ValueError when there are no prompts, and once the text encoder was freed.
         """
         if not prompts:
             raise ValueError("there are no prompts: pass at least one, which may be empty")
         self._part("text_encoder")
-        positive, negative = self.embed(list(prompts)), self.embed([negative_prompt])
+        positive = self.embed(list(prompts))
+        negative = positive if negative_prompt is None else self.embed([negative_prompt])
         return Conditions(positive, negative.expand(len(prompts), -1, -1))
 
     def denoise(

@@ -121,7 +121,7 @@ def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
     there = [figure for figure in figures if figure]
     counts = {figure.num for figure in there}
     better, num = _better(evaluation, name), counts.pop() if len(counts) == 1 else None
-    notes = [there[0].unit, f"{better} is better" if better else "", f"N {num}" if num else ""]
+    notes = [there[0].unit, f"{better} is better" if better else "", f"N\u00a0{num}" if num else ""]
     return {
         "name": name,
         "note": ", ".join(note for note in notes if note),

@@ -57,14 +57,12 @@ def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path) -
     kept = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n not in chosen]
     with TemporaryDirectory(dir=folder) as whole, without_bars():
         save_network(network, Path(whole))
-        found = type(network).from_pretrained(
+        return type(network).from_pretrained(
             whole,
             use_safetensors=True,
             torch_dtype=_DTYPE[name],
             quantization_config=TorchAoConfig(_config(name), modules_to_not_convert=kept),
         )
-    found.register_to_config(_name_or_path="")
-    return found
 
 
 def _write(student: Student, folder: Path, options: Options, name: str) -> Written:

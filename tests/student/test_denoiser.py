@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_an_untrained_student_equals_the_teacher(teacher: Teacher, mode: Train) 
     expected = ask(teacher, the_denoiser(teacher))
     assert torch.equal(ask(teacher, roles.student), expected)
     assert torch.equal(ask(teacher, roles.supervisor), expected)
+
+
+def test_saved_weights_name_nobodys_folder(teacher: Teacher, tmp_path: Path) -> None:
+    folder = saved(Roles(teacher, "full"), tmp_path / "student")
+    assert json.loads((folder / "config.json").read_text())["_name_or_path"] == ""
 
 
 @pytest.mark.parametrize("mode", TRAINS)

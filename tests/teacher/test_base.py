@@ -133,6 +133,17 @@ def test_half_precision_keeps_latents_in_full(tiny_wan_folder: Path) -> None:
     assert x0.dtype == teacher.decode(x0).dtype == torch.float32
 
 
+def test_without_guidance_the_text_encoder_is_spared_the_unconditional_branch(
+    tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = tiny_teacher.conditions(["a ring", "a cross"])
+    asked: list[list[str]] = []
+    embed = tiny_teacher.embed
+    monkeypatch.setattr(tiny_teacher, "embed", lambda prompts: asked.append(prompts) or embed(prompts))
+    alone = tiny_teacher.conditions(["a ring", "a cross"], None)
+    assert asked == [["a ring", "a cross"]] and torch.equal(alone.positive, both.positive)
+
+
 def test_parts_can_be_freed(tiny_wan_folder: Path) -> None:
     teacher = load_teacher(tiny_wan_folder, device="cpu")
     conditions = teacher.conditions(PROMPTS)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewstep.commands.asked import Device, DType, load
 from fewstep.commands.teacher import parse_steps
 
 if TYPE_CHECKING:
@@ -33,35 +34,31 @@ def table(
         "docs/results/relay.json"
     ),
     fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
+    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    device: Device = None,
 ) -> None:
     """Measure every student of these runs and their teacher, on the same prompts and noise."""
     from fewstep.eval.steps_table import Protocol
 
-    command = ["fewstep", "student", "table", *runs, "--steps", steps, "--num", num, "--guidance", f"{guidance:g}"]
-    command += [
-        "--seed",
-        seed,
-        "--reference",
-        reference,
-        "--to-teacher" if to_teacher else "--no-to-teacher",
-        "--out",
-        out,
-    ]
+    options = ["--steps", steps, "--num", num, "--guidance", f"{guidance:g}", "--seed", seed, "--reference", reference]
+    options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
+    command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
     if fresh:
         out.unlink(missing_ok=True)
-    measure(runs, parse_steps(steps), Protocol(num, guidance, seed, reference), command, out, to_teacher, device)
+    protocol = Protocol(num, guidance, seed, reference)
+    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device)
 
 
-def measure(
+def _measure(
     runs: list[Path],
     counts: list[int],
     protocol: Protocol,
-    command: list[Any],
+    command: str,
     out: Path,
     to_teacher: bool,
-    device: str | None = None,
-) -> list[dict[str, Any]]:
+    dtype: DType,
+    device: str | None,
+) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,13 +67,12 @@ def measure(
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
-    from fewstep.teacher.base import load_teacher
     from fewstep.teacher.video import write_image
 
-    teacher = load_teacher(read_contract(find_stage(runs[0])).teacher, device=device)
+    teacher = load(read_contract(find_stage(runs[0])).teacher, dtype, device)
     entries = [Entry(count) for count in counts]
     entries += [entry for run in runs for entry in _students(run, teacher)]
-    relay = RelayTable(teacher, protocol, shlex.join(map(str, command)), out, to_teacher)
+    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("clips", total=protocol.num)
@@ -87,7 +83,6 @@ def measure(
     write_image(sheet, relay_sheet(relay, entries))
     Console().print(results_table(rows, COLUMNS, f"guidance {protocol.guidance:g} of the teacher"))
     typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
-    return rows
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:

@@ -34,11 +34,17 @@ relay-table: $(FEWSTEP)
 latency: $(FEWSTEP)
 	$(BIN)/fewstep benchmark shapes runs/shapes-relay@8 runs/shapes-relay@4 runs/shapes-relay@2 runs/shapes-relay@1 --out docs/results/latency.json
 
+# Formats are measured here, not training: a LoRA of minutes will do.
+SHORT_LORA := --set out=runs/shapes-lora-short --set precision=bfloat16 --set 'logging.prompts=[]' \
+	--set 'data={kind: dataset, folder: runs/shapes-relay/data}' \
+	--set stages.8-step.steps=150 --set stages.4-step.steps=100 \
+	--set stages.4-step-conditional.steps=10 --set stages.4-step-conditional.objective.warmup=0 \
+	--set stages.4-step-relaxed.steps=10 --set stages.4-step-relaxed.objective.warmup=0
 export-table: $(FEWSTEP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
 	$(BIN)/fewstep run shapes-relay
-	$(BIN)/fewstep run shapes-lora-4step
-	$(BIN)/fewstep export-table runs/shapes-relay runs/shapes-lora-4step --step-count 4 --out docs/results/export.json
+	$(BIN)/fewstep run shapes-lora-4step $(SHORT_LORA)
+	$(BIN)/fewstep export-table runs/shapes-relay runs/shapes-lora-short --num 128 --out docs/results/export.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

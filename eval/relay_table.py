@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewstep.eval.feature_cache import cached_features
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.sheet import comparison_sheet
@@ -84,9 +85,9 @@ class RelayTable:
         self.teacher, self.protocol = teacher, protocol
         self._to_teacher = to_teacher
         self._references: dict[str, Tensor] = {}
-        shared = shared_figures(teacher, protocol)
-        shared |= {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher, "dtype": dtype}
-        self._file = ResultsFile(out, command, shared, COLUMNS)
+        self._shared = shared_figures(teacher, protocol)
+        self._shared |= {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher, "dtype": dtype}
+        self._file = ResultsFile(out, command, self._shared, COLUMNS)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
@@ -139,10 +140,15 @@ class RelayTable:
         return self._references["real"]
 
     def _teacher_reference(self, progress: Progress) -> Tensor:
+        """Features of the teacher's clips of other prompts and noise: the dearest part of a table, so they are kept."""
         if "teacher" not in self._references:
             seed = self.protocol.seed + _OTHER_SEED
-            found = self._judge(Entry(REFERENCE_STEPS), seed, "the teacher's other clips", progress)
-            self._references["teacher"] = found.features()
+            clips = {"clips": "teacher's", "steps": REFERENCE_STEPS, "seed": seed, **self._shared}
+
+            def compute() -> Tensor:
+                return self._judge(Entry(REFERENCE_STEPS), seed, "the teacher's other clips", progress).features()
+
+            self._references["teacher"] = cached_features(clips, compute)
         return self._references["teacher"]
 
 

@@ -19,6 +19,7 @@ from fewstep.teacher.shapes.world import held_out
 ROOT = Path(__file__).parents[2]
 SHAPES = ["shapes-1step", "shapes-2step", "shapes-4step", "shapes-from-video", "shapes-lora-4step"]
 DEMO = "shapes-demo"
+RELAY = "shapes-relay"
 WAN = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"]
 TO_WRITE_THE_SCHEMA = (
     'python -c "import json; from fewstep.distill.recipe import recipe_schema; '
@@ -35,14 +36,14 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, DEMO, *WAN])
+    assert recipe_names() == sorted([*SHAPES, DEMO, RELAY, *WAN])
     with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of shapes-1step, "):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, DEMO, *WAN])
+@pytest.mark.parametrize("name", [*SHAPES, DEMO, RELAY, *WAN])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -104,7 +105,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, DEMO, *WAN])
+@pytest.mark.parametrize("name", [*SHAPES, DEMO, RELAY, *WAN])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

@@ -139,7 +139,12 @@ def test_without_guidance_the_text_encoder_is_spared_the_unconditional_branch(
     both = tiny_teacher.conditions(["a ring", "a cross"])
     asked: list[list[str]] = []
     embed = tiny_teacher.embed
-    monkeypatch.setattr(tiny_teacher, "embed", lambda prompts: asked.append(prompts) or embed(prompts))
+
+    def remember(prompts: list[str]) -> torch.Tensor:
+        asked.append(prompts)
+        return embed(prompts)
+
+    monkeypatch.setattr(tiny_teacher, "embed", remember)
     alone = tiny_teacher.conditions(["a ring", "a cross"], None)
     assert asked == [["a ring", "a cross"]] and torch.equal(alone.positive, both.positive)
 

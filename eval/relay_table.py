@@ -136,7 +136,8 @@ class RelayTable:
 
     def _real_reference(self, progress: Progress) -> Tensor:
         if "real" not in self._references:
-            self._references["real"] = reference_features(self.protocol, progress)
+            clips = {"clips": "real", "num": self.protocol.reference, "judge_sha256": self._shared["judge_sha256"]}
+            self._references["real"] = cached_features(clips, lambda: reference_features(self.protocol, progress))
         return self._references["real"]
 
     def _teacher_reference(self, progress: Progress) -> Tensor:

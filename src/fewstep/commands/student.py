@@ -37,7 +37,10 @@ def table(
     dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
     device: Device = None,
 ) -> None:
-    """Measure every student of these runs and their teacher, on the same prompts and noise."""
+    """Measure these runs' students and their teacher, on the same prompts and noise.
+
+    Stages that others of as many steps go on from are on the way, and left out.
+    """
     from fewstep.eval.steps_table import Protocol
 
     options = ["--steps", steps, "--num", num, "--guidance", f"{guidance:g}", "--seed", seed, "--reference", reference]
@@ -86,7 +89,7 @@ def _measure(
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:
-    """The students of a run's finished stages, with the seconds that their whole line was trained for."""
+    """The students of a run's finished stages but those on the way, with the seconds of their whole line's training."""
     from fewstep.distill.recipe import read_recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.eval.relay_table import Entry
@@ -108,5 +111,6 @@ def _students(run: Path, teacher: Teacher) -> list[Entry]:
             found += [
                 Entry(stage.student_steps, student, phase, seconds(index), stage.name, str(run), version)
                 for phase in recipe.phases_of(index)
+                if phase != "start"
             ]
     return found

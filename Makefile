@@ -31,8 +31,12 @@ relay-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-relay
 	$(BIN)/fewstep student table runs/shapes-relay --dtype bfloat16 --out docs/results/relay.json
 
+TIMED := shapes@50 8-step=runs/shapes-relay@8 4-step=runs/shapes-relay@4 2-step=runs/shapes-relay@2 \
+	1-step=runs/shapes-relay@1
 latency: $(FEWSTEP)
-	$(BIN)/fewstep benchmark shapes runs/shapes-relay@8 runs/shapes-relay@4 runs/shapes-relay@2 runs/shapes-relay@1 --out docs/results/latency.json
+	$(BIN)/fewstep run shapes-relay
+	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency.json
+	$(BIN)/fewstep benchmark $(TIMED) --batch 4 --repetitions 5 --out docs/results/latency-batch4.json
 
 # Formats are measured here, not training: a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set precision=bfloat16 --set 'logging.prompts=[]' \

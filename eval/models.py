@@ -45,6 +45,13 @@ class Model:
         return is_student(Path(self.source))
 
 
+def last_run(models: Sequence[Model]) -> Path | None:
+    """The folder of the last run that takes part, where results usually go."""
+    stages = [Path(model.source).absolute() for model in models if model.student]
+    runs = [stage.parent.parent for stage in stages if stage.parent.name == "stages"]
+    return runs[-1] if runs else None
+
+
 def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
     """What was not asked for as the first student was taught it: guidance, negative prompt and size."""
     contracts = (_contract(model) for model in models)

@@ -72,6 +72,7 @@ def benchmark(
 
     from fewstep.eval.benchmark import Benchmark, Plan
     from fewstep.eval.latency import Timed, pass_conditions
+    from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
     from fewstep.eval.tuning import Tuning, tune
     from fewstep.student.sampler import Asked
@@ -81,7 +82,7 @@ def benchmark(
         check_guidance(guidance)
     asked, precision = Asked(steps, guidance, None, "", frames, height, width), getattr(torch, dtype)
     found = models_of(models or []) if random_weights is None else []
-    out = out or _folder(found) / "benchmark.json"
+    out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable(out.parent)
     failed: dict[str, str] = {}
     if random_weights is None:
@@ -96,13 +97,6 @@ def benchmark(
     plan = Plan(batch, repetitions, warmup, dtype, tuning)
     command = shlex.join(["fewstep", *sys.argv[1:]])
     _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out)
-
-
-def _folder(models: Sequence[Model]) -> Path:
-    """That of the last run that takes part."""
-    stages = [Path(model.source).absolute() for model in models if model.student]
-    runs = [stage.parent.parent for stage in stages if stage.parent.name == "stages"]
-    return runs[-1] if runs else Path("runs")
 
 
 def _open(

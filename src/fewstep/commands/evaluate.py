@@ -100,11 +100,12 @@ def models_of(texts: list[str]) -> list[Model]:
 
 def _folder(models: Sequence[Model]) -> Path:
     """In the last run that takes part."""
-    stages = [Path(model.source).absolute() for model in models if model.student]
-    runs = [stage.parent.parent for stage in stages if stage.parent.name == "stages"]
-    if not runs:
+    from fewstep.eval.models import last_run
+
+    run = last_run(models)
+    if run is None:
         raise ValueError("no run takes part, so there is no usual place for the results: pass --out with a folder")
-    return runs[-1] / "evaluation"
+    return run / "evaluation"
 
 
 def _begin(

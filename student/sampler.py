@@ -110,7 +110,7 @@ def open_sampler(
 
 def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
     """A teacher at any steps, guidance and shift."""
-    size = _size(asked, teacher.default_size())
+    size = clip_size(teacher.default_size(), asked.num_frames, asked.height, asked.width)
     return Sampler(
         name=name,
         teacher=teacher,
@@ -138,7 +138,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         grid=_grid(teacher, asked.steps or contract.steps, asked.shift) if free else contract.grid,
         guidance=contract.guidance if asked.guidance is None else asked.guidance,
         negative_prompt=asked.negative_prompt,
-        size=_size(asked, contract.size),
+        size=clip_size(contract.size, asked.num_frames, asked.height, asked.width),
         fps=contract.fps,
         contract=contract,
     )
@@ -149,10 +149,12 @@ def _grid(teacher: Teacher, steps: int, shift: float | None) -> Tensor:
     return schedule.grid(steps)
 
 
-def _size(asked: Asked, own: VideoSize | None) -> VideoSize:
-    """As asked, else the model's own; another size than a student's is the user's own affair, as of a teacher."""
-    wanted = (asked.num_frames, asked.height, asked.width)
-    pairs = zip(wanted, own or (None, None, None), strict=True)
+def clip_size(own: VideoSize | None, num_frames: int | None, height: int | None, width: int | None) -> VideoSize:
+    """As asked, else the model's own; another size than a student's is the user's own affair, as of a teacher.
+
+    Raises ValueError when neither says.
+    """
+    pairs = zip((num_frames, height, width), own or (None, None, None), strict=True)
     found = [side for one, usual in pairs if (side := usual if one is None else one) is not None]
     if len(found) < 3:
         raise ValueError("the teacher states no size of its own: pass --frames, --height and --width")

@@ -34,14 +34,9 @@ def load(name: str, dtype: DType, device: str | None) -> Teacher:
 
 def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int | None) -> VideoSize:
     """The clip's size as asked for, else the teacher's own. Raises ValueError when it has none."""
-    from fewstep.teacher.base import VideoSize
+    from fewstep.student.sampler import clip_size
 
-    default = teacher.default_size() or (None, None, None)
-    pairs = zip((frames, height, width), default, strict=True)
-    found = [side for asked, usual in pairs if (side := usual if asked is None else asked) is not None]
-    if len(found) < 3:
-        raise ValueError("the teacher states no size of its own: pass --frames, --height and --width")
-    return VideoSize(*found)
+    return clip_size(teacher.default_size(), frames, height, width)
 
 
 def check_guidance(guidance: float) -> None:

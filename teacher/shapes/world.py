@@ -1,7 +1,9 @@
 """The shapes world: procedural clips of a moving object, each with an English caption.
 
-A clip is decided by a `Scene`: seven attributes that a caption may name, and free parameters (position,
-phase, stripe angle, tints) that it never does. What stays unsaid is what a few-step model finds hard.
+A clip is decided by a `Scene`: seven attributes that a caption may name, and free parameters (position, phase,
+tints, the mottle of the ground) that it never does. What stays unsaid is what a few-step model finds hard, above all
+the mottle: what is decided by few numbers, such as where an object is, a sampler settles at high noise and any grid
+gets right, but a random texture is decided place by place at low noise, and few steps leave it faint.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ _RGB = {
 }
 _RADIUS = {"small": 10.0, "medium": 14.0, "large": 19.0}  # pixels
 _LUMA = {"dark": (40.0, 110.0), "light": (130.0, 205.0)}  # range of a background's grey, 0..255
+_STRIPE_PERIOD = 16.0  # pixels, as a token of the embedded transformer: free angles and periods stayed wavy
+_MOTTLE = 28.0  # mean contrast of the mottle: standard deviation of the grey, 0..255
+_MOTTLE_GRAIN = 3.5  # pixels; the standard deviation of the Gaussian that smooths it
 _COMPANY_RATE = 0.25
 _COMPANY_RADIUS = 6.0
 
@@ -108,20 +113,30 @@ def _jittered(colour: str, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(SIDE, SIDE, 3): a linear gradient, or stripes at a free angle, in a weak free tint."""
+    """(SIDE, SIDE, 3): a gradient at a free angle or level or upright stripes, mottled, in a weak free tint."""
     low, high = _LUMA[scene.tone]
     first, second = rng.uniform(low, low + 0.2 * (high - low)), rng.uniform(high - 0.2 * (high - low), high)
     if rng.random() < 0.5:
         first, second = second, first
-    angle = rng.uniform(0, 2 * np.pi)
-    along = (_X - SIDE / 2) * np.cos(angle) + (_Y - SIDE / 2) * np.sin(angle)
     if scene.pattern == "striped":
-        period, phase = rng.uniform(14, 22), rng.uniform(0, 2 * np.pi)
-        mix = 0.5 + 0.5 * np.tanh(3 * np.sin(2 * np.pi * along / period + phase)) / np.tanh(3)
+        along, phase = (_X if rng.random() < 0.5 else _Y), rng.uniform(0, 2 * np.pi)
+        mix = 0.5 + 0.5 * np.tanh(3 * np.sin(2 * np.pi * along / _STRIPE_PERIOD + phase)) / np.tanh(3)
     else:
+        angle = rng.uniform(0, 2 * np.pi)
+        along = (_X - SIDE / 2) * np.cos(angle) + (_Y - SIDE / 2) * np.sin(angle)
         mix = np.clip(0.5 + along / SIDE, 0, 1)
     tint = rng.uniform(-14, 14, 3)
-    return ((first + (second - first) * mix)[..., None] + tint).astype(np.float32)
+    mottle = _MOTTLE * rng.uniform(0.7, 1.3) * _smooth_noise(rng)
+    return ((first + (second - first) * mix + mottle)[..., None] + tint).astype(np.float32)
+
+
+def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float64]:
+    """(SIDE, SIDE) of unit variance: white noise under a Gaussian of _MOTTLE_GRAIN pixels."""
+    margin = int(3 * _MOTTLE_GRAIN)
+    distance = np.arange(SIDE)[:, None] - np.arange(-margin, SIDE + margin)
+    blur = np.exp(-0.5 * (distance / _MOTTLE_GRAIN) ** 2)
+    blur /= np.sqrt((blur**2).sum(1, keepdims=True))
+    return blur @ rng.standard_normal((SIDE + 2 * margin, SIDE + 2 * margin)) @ blur.T
 
 
 def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from fewstep.teacher.shapes.captions import example
-from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE, Scene, draw_scene, held_out, render
+from fewstep.teacher.shapes.world import (
+    _MOTTLE_GRAIN,
+    ATTRIBUTES,
+    FRAMES,
+    SIDE,
+    Scene,
+    _smooth_noise,
+    draw_scene,
+    held_out,
+    render,
+)
 
 SCENE = Scene("square", "red", "large", "right", "graded", "dark", "alone", seed=3)
 
@@ -61,6 +71,40 @@ def test_a_dark_frame_surrounds_every_clip() -> None:
     inside[3:-3, 3:-3] = True
     assert (clip[:, ~inside] == 12).all()
     assert (clip[:, inside] != 12).all(axis=-1).any()
+
+
+def grounds(pattern: str, count: int) -> np.ndarray:
+    """First frames of small growing objects, which hide little of the ground: (count, SIDE - 6, SIDE - 6) greys."""
+    scene = replace(SCENE, size="small", motion="grow", pattern=pattern)
+    clips = [render(replace(scene, seed=seed))[0, 3:-3, 3:-3] for seed in range(count)]
+    return np.stack(clips).astype(float).mean(axis=-1)
+
+
+def test_stripes_are_level_or_upright_and_as_wide_as_a_token() -> None:
+    across = np.abs(np.fft.rfft(grounds("striped", 12)[..., :48, :48].mean(axis=1)))
+    down = np.abs(np.fft.rfft(grounds("striped", 12)[..., :48, :48].mean(axis=2)))
+    upright = across[:, 1:].argmax(axis=1) == 2  # three waves in 48 pixels
+    level = down[:, 1:].argmax(axis=1) == 2
+    assert (upright | level).all() and upright.any() and level.any()
+
+
+def test_every_ground_is_mottled_in_its_own_way_and_stands_still() -> None:
+    first, second = grounds("graded", 2)
+    beyond_gradient = [np.std(np.diff(ground, axis=0)) for ground in (first, second)]
+    assert min(beyond_gradient) > 2  # grey levels from one row to the next; a gradient alone has 0.3
+    clip = render(replace(SCENE, size="small", motion="grow"))
+    corner = clip[:, 4:12, 4:12]
+    assert (corner == corner[:1]).all()
+
+
+def test_the_mottle_is_smooth_noise_of_unit_variance() -> None:
+    fields = np.stack([_smooth_noise(np.random.default_rng(seed)) for seed in range(64)])
+    assert fields.shape == (64, SIDE, SIDE)
+    assert np.allclose(fields.var(axis=0).mean(), 1, atol=0.1)
+    neighbours = (fields[:, :, 1:] * fields[:, :, :-1]).mean()
+    assert np.isclose(neighbours, np.exp(-((1 / _MOTTLE_GRAIN) ** 2) / 4), atol=0.1)
+    far = (fields[:, :, 20:] * fields[:, :, :-20]).mean()
+    assert abs(far) < 0.1
 
 
 def test_held_out_combinations_never_reach_training() -> None:

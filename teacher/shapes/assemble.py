@@ -1,4 +1,4 @@
-"""Puts the trained parts together: a plain WanPipeline folder, nothing of fewstep in it but its clip size."""
+"""Puts the trained parts together: a plain WanPipeline folder, beside it only its clip size and linear code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLWan, FlowMapEulerDiscreteScheduler, WanPipeli
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE
+from fewstep.teacher.shapes.start import LINEAR_CODE
 from fewstep.teacher.shapes.text import make_tokenizer
 from fewstep.teacher.shapes.world import FPS, FRAMES, SIDE
 
@@ -41,6 +42,7 @@ def assemble(parts: Path, folder: Path) -> Path:
     pipeline.save_pretrained(folder)
     for config in folder.glob("*/config.json"):
         _forget_origin(config)
+    shutil.copyfile(parts / LINEAR_CODE, folder / LINEAR_CODE)
     size = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "fps": FPS}
     (folder / "fewstep.json").write_text(json.dumps(size) + "\n")
     return folder

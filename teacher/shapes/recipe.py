@@ -28,19 +28,21 @@ from fewstep.teacher.shapes.denoiser import (
 from fewstep.teacher.shapes.judge import Judge, JudgeRecipe, load_judge, save_judge, train_judge
 from fewstep.teacher.shapes.latents import training_latents
 from fewstep.teacher.shapes.linear_code import LinearCode
+from fewstep.teacher.shapes.start import LINEAR_CODE, copy_code, load_start
 
 Part = Literal["judge", "autoencoder", "denoiser"]
 PARTS: tuple[Part, ...] = ("judge", "autoencoder", "denoiser")
 
 
 class TeacherRecipe(BaseModel):
-    """A teacher of the shapes world: what is trained, for how long, from which seed, into which folder."""
+    """A teacher of the shapes world: what is trained, for how long, from which seed and start, into which folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     world: Literal["shapes"] = "shapes"
     seed: int = 0
     out: Path = Path("runs/shapes-teacher")
+    start: str | None = None  # an earlier teacher, shapes or a folder, whose weights and latents are gone on with
     judge: JudgeRecipe = JudgeRecipe()
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
@@ -99,9 +101,15 @@ def run_part(recipe: TeacherRecipe, part: Part, device: torch.device) -> None:
         train_judge(judge, recipe.judge, recipe.seed, folder)
         save_judge(judge, folder)
         return
-    code = fit_code(recipe.autoencoder, recipe.seed, recipe.out / "code.safetensors")
+    path = recipe.out / LINEAR_CODE
+    if recipe.start and not path.exists():
+        copy_code(recipe.start, path)
+    code = fit_code(recipe.autoencoder, recipe.seed, path)
     if part == "autoencoder":
-        autoencoder = make_autoencoder(recipe.autoencoder).to(device)
+        autoencoder = make_autoencoder(recipe.autoencoder)
+        if recipe.start:
+            load_start(recipe.start, "vae", autoencoder)
+        autoencoder.to(device)
         train_autoencoder(autoencoder, code, recipe.autoencoder, recipe.seed, folder)
         autoencoder.save_pretrained(folder / "vae")
     else:
@@ -112,8 +120,13 @@ def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device:
     settings = recipe.denoiser
     latents = training_latents(code, settings.clips, recipe.seed, recipe.out / "latents.npy")
     text_encoder = fresh_text_encoder()
-    train_text(text_encoder, settings, recipe.seed, recipe.out / "text")
-    transformer = make_transformer(settings, recipe.autoencoder.channels).to(device)
+    transformer = make_transformer(settings, recipe.autoencoder.channels)
+    if recipe.start:
+        load_start(recipe.start, "text_encoder", text_encoder)
+        load_start(recipe.start, "transformer", transformer)
+    else:
+        train_text(text_encoder, settings, recipe.seed, recipe.out / "text")
+    transformer.to(device)
     text_encoder.to(device)
     trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training beside this
     judge = load_judge(recipe.out / "judge") if trained else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fewstep.cli import app
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import load_judge
-from fewstep.teacher.shapes.recipe import read_recipe
+from fewstep.teacher.shapes.recipe import read_recipe, run_part
 
 TINY: dict[str, Any] = {
     "judge": {"steps": 2, "batch": 4, "watch_clips": 32, "feature_clips": 32},
@@ -61,6 +62,35 @@ def test_the_run_ends_with_a_plain_pipeline_that_samples_the_same(run_folder: Pa
 def test_the_pipeline_names_no_folder_of_this_machine(run_folder: Path) -> None:
     texts = [path.read_text() for path in (run_folder / "pipeline").rglob("*.json")]
     assert len(texts) > 5 and not any(str(run_folder) in text for text in texts)
+
+
+def test_an_earlier_teacher_is_gone_on_with(run_folder: Path, tmp_path: Path) -> None:
+    still = {part: {**TINY[part], "lr": 1e-12} for part in ("autoencoder", "denoiser")}
+    recipe = write(tmp_path, start=str(run_folder / "pipeline"), **still)
+    result = CliRunner().invoke(app, ["teacher", "train", str(recipe), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    before, after = (load_teacher(folder / "pipeline", device="cpu") for folder in (run_folder, tmp_path / "run"))
+    z = before.noise([5], before.latent_shape(17, 64, 64))
+    then, now = (
+        teacher.decode(rollout(teacher, z, teacher.conditions(["a red ring"]), teacher.schedule.grid(2), 5.0))
+        for teacher in (before, after)
+    )
+    assert torch.allclose(then, now, atol=1e-3)
+    code = [(folder / "pipeline" / "linear_code.safetensors").read_bytes() for folder in (run_folder, tmp_path / "run")]
+    assert code[0] == code[1]
+
+
+def test_an_earlier_teacher_must_fit_the_recipe_and_know_its_latents(run_folder: Path, tmp_path: Path) -> None:
+    def train_from(start: Path, **changes: Any) -> None:
+        run_part(read_recipe(write(tmp_path, start=str(start), **changes)), "denoiser", torch.device("cpu"))
+
+    with pytest.raises(ValueError, match="has other sizes than the recipe's"):
+        train_from(run_folder / "pipeline", denoiser={**TINY["denoiser"], "ffn": 64})
+    shutil.rmtree(tmp_path / "run")
+    bare = Path(shutil.copytree(run_folder / "pipeline", tmp_path / "bare"))
+    (bare / "linear_code.safetensors").unlink()
+    with pytest.raises(ValueError, match="`start` must be shapes or a pipeline that"):
+        train_from(bare)
 
 
 def test_the_denoiser_is_watched_without_a_judge_too(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""An earlier teacher of the shapes world to go on from: in a changed world, or to train it longer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.source import find_folder
+
+LINEAR_CODE = "linear_code.safetensors"  # in the pipeline's folder; diffusers does not look at it
+
+
+def copy_code(start: str, path: Path) -> None:
+    """Brings the earlier teacher's linear code to `path`, as its latents stay what they are.
+
+    Raises ValueError when `start` is no teacher of the shapes world.
+    """
+    source = _folder(start) / LINEAR_CODE
+    if not source.is_file():
+        raise ValueError(
+            f"{source} is missing: `start` must be shapes or a pipeline that `fewstep teacher train` wrote"
+        )
+    with whole_file(path) as part:
+        shutil.copyfile(source, part)
+
+
+def load_start(start: str, part: str, network: nn.Module) -> None:
+    """Copies the earlier teacher's weights of this part (vae, transformer or text_encoder) into `network`.
+
+    Raises ValueError when it was made in other sizes.
+    """
+    network_class: Any = type(network)
+    earlier = network_class.from_pretrained(_folder(start) / part).float()
+    try:
+        network.load_state_dict(earlier.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"the {part} of {start} has other sizes than the recipe's: go on with its own, or leave out `start`"
+        ) from error
+
+
+def _folder(start: str) -> Path:
+    return find_folder(start, ("WanPipeline",))[0]

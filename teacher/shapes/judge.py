@@ -1,7 +1,9 @@
 """The judge of the shapes world: a small 3D network that reads attributes and gives features for `shapes-fd`.
 
 Trained on rendered clips only, never on a model's output. Its features are the mean and the deviation, over space
-and time, of its layers at four depths, so that blur and broken texture count as much as a wrong attribute.
+and time, of its layers at four depths, so that blur and broken texture count as much as a wrong attribute. Texture
+decides no attribute, so a judge of attributes learns to look through it: this one must also tell how strong the mottle
+of the ground is drawn, on training clips that have it weaker or stronger than the world does.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,6 +30,8 @@ from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE, Split, Values
 
 _WIDTHS = (12, 24, 40, 64)  # channels at the four depths
 FEATURES = 2 * sum(_WIDTHS)
+_MOST_MOTTLE = 1.3  # of training clips, where the world's have 1
+_MOTTLE_WEIGHT = 4.0  # its squared error begins at a tenth of an attribute's cross-entropy
 EMBEDDED_JUDGE = Path(__file__).parent / "judge_weights"
 
 
@@ -58,11 +63,23 @@ class Judge(nn.Module):
         last = _WIDTHS[-1]
         self.mix = nn.Linear(last * 5 + FEATURES, 128)
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(v)) for name, v in ATTRIBUTES.items()})
+        self.mottle = nn.Linear(128, 1)  # for training only: see `render`
         self.register_buffer("feature_mean", torch.zeros(FEATURES))
         self.register_buffer("feature_scale", torch.ones(FEATURES))
 
     def forward(self, video: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Logits (B, classes) per attribute, and features (B, FEATURES) standardised on real clips."""
+        hidden, raw = self._see(video)
+        features = (raw - self.feature_mean) / self.feature_scale
+        return {name: head(hidden) for name, head in self.heads.items()}, features
+
+    def read_training_clips(self, video: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Logits (B, classes) per attribute, and how strong the mottle is drawn, (B,)."""
+        hidden, _ = self._see(video)
+        return {name: head(hidden) for name, head in self.heads.items()}, self.mottle(hidden)[:, 0]
+
+    def _see(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """What attributes are read from (B, 128), and the raw features (B, FEATURES)."""
         if video.shape[1:] != (3, FRAMES, SIDE, SIDE):
             raise ValueError(
                 f"the judge takes clips of shape (3, {FRAMES}, {SIDE}, {SIDE}), not {tuple(video.shape[1:])}: "
@@ -75,9 +92,7 @@ class Judge(nn.Module):
             pooled += [flat.mean(2), flat.std(2)]
         over_time = x.float().mean(dim=(3, 4)).flatten(1)
         raw = torch.cat(pooled, dim=1)
-        hidden = silu(self.mix(torch.cat([over_time, raw], dim=1)))
-        features = (raw - self.feature_mean) / self.feature_scale
-        return {name: head(hidden) for name, head in self.heads.items()}, features
+        return silu(self.mix(torch.cat([over_time, raw], dim=1))), raw
 
     @torch.no_grad()
     def read(self, video: Tensor) -> tuple[list[Values], Tensor]:
@@ -122,14 +137,18 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> N
     def losses(step: int) -> dict[str, Tensor]:
         half = -(-recipe.batch // 2)
         indices = range(step * half, (step + 1) * half)
-        video, labels = batch("train", seed + 2, indices)
-        more, more_labels = batch("held-out", seed + 2, indices)
-        video = _disturb(torch.cat([video, more]), np.random.default_rng([seed, step, 3]))
+        rng = np.random.default_rng([seed, step, 3])
+        mottle = np.where(rng.random(2 * half) < 0.5, 1.0, rng.uniform(0, _MOST_MOTTLE, 2 * half))
+        video, labels = batch("train", seed + 2, indices, mottle[:half])
+        more, more_labels = batch("held-out", seed + 2, indices, mottle[half:])
+        video = _disturb(torch.cat([video, more]), rng)
         labels = torch.cat([labels, more_labels]).to(device)
         with autocast(recipe.precision, device):
-            logits, _ = judge(video.to(device))
+            logits, strength = judge.read_training_clips(video.to(device))
         each = {n: cross_entropy(logits[n].float(), labels[:, i]) for i, n in enumerate(ATTRIBUTES)}
-        return {"loss": torch.stack(list(each.values())).mean(), **each}
+        error = (strength.float() - torch.from_numpy(mottle).float().to(device)).square().mean()
+        loss = torch.stack(list(each.values())).mean() + _MOTTLE_WEIGHT * error
+        return {"loss": loss, **each, "mottle": error}
 
     def watch(step: int) -> Mapping[str, float]:
         return accuracy(judge, seed, recipe.watch_clips)
@@ -139,11 +158,13 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> N
     _standardise(judge, seed, recipe.feature_clips)
 
 
-def batch(split: Split, seed: int, indices: range) -> tuple[Tensor, Tensor]:
-    """Clips (B, 3, 17, 64, 64) and class indices (B, len(ATTRIBUTES))."""
+def batch(split: Split, seed: int, indices: range, mottle: NDArray[np.float64] | None = None) -> tuple[Tensor, Tensor]:
+    """Clips (B, 3, 17, 64, 64) and class indices (B, len(ATTRIBUTES)); `mottle` (B,) is as in `render`."""
     scenes = [example(split, seed, i)[0] for i in indices]
     labels = torch.from_numpy(np.stack([scene.labels() for scene in scenes]))
-    return to_tensor([render(scene) for scene in scenes]), labels
+    strengths = np.ones(len(scenes)) if mottle is None else mottle
+    clips = [render(scene, float(strength)) for scene, strength in zip(scenes, strengths, strict=True)]
+    return to_tensor(clips), labels
 
 
 @torch.no_grad()

@@ -89,10 +89,13 @@ def draw_scene(rng: np.random.Generator, split: Split) -> Scene:
     return Scene(**values, seed=int(rng.integers(2**63)))
 
 
-def render(scene: Scene) -> NDArray[np.uint8]:
-    """Draws a scene: uint8 RGB of shape (FRAMES, SIDE, SIDE, 3), the same for the same scene everywhere."""
+def render(scene: Scene, mottle: float = 1.0) -> NDArray[np.uint8]:
+    """Draws a scene: uint8 RGB of shape (FRAMES, SIDE, SIDE, 3), the same for the same scene everywhere.
+
+    `mottle` is how strong the ground's mottle is drawn: clips of this world have 1, those of poor samplers less.
+    """
     rng = np.random.default_rng(scene.seed)
-    clip = np.repeat(_background(scene, rng)[None], FRAMES, axis=0)
+    clip = np.repeat(_background(scene, rng, mottle)[None], FRAMES, axis=0)
     if scene.company == "second":
         clip = _paint_company(clip, scene, rng)
     centres, radii = _path(scene, rng)
@@ -112,7 +115,7 @@ def _jittered(colour: str, rng: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(_RGB[colour], np.float32) + rng.uniform(-12, 12, 3).astype(np.float32)
 
 
-def _background(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
+def _background(scene: Scene, rng: np.random.Generator, strength: float) -> NDArray[np.float32]:
     """(SIDE, SIDE, 3): a gradient at a free angle or level or upright stripes, mottled, in a weak free tint."""
     low, high = _LUMA[scene.tone]
     first, second = rng.uniform(low, low + 0.2 * (high - low)), rng.uniform(high - 0.2 * (high - low), high)
@@ -126,7 +129,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
         along = (_X - SIDE / 2) * np.cos(angle) + (_Y - SIDE / 2) * np.sin(angle)
         mix = np.clip(0.5 + along / SIDE, 0, 1)
     tint = rng.uniform(-14, 14, 3)
-    mottle = _MOTTLE * rng.uniform(0.7, 1.3) * _smooth_noise(rng)
+    mottle = strength * _MOTTLE * rng.uniform(0.7, 1.3) * _smooth_noise(rng)
     return ((first + (second - first) * mix + mottle)[..., None] + tint).astype(np.float32)
 
 

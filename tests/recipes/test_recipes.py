@@ -90,9 +90,10 @@ def test_a_recipe_without_the_users_files_says_how_to_name_them(
         read_recipe(name)
 
 
-def test_the_recipe_of_the_embedded_teacher_is_told_apart() -> None:
+@pytest.mark.parametrize("name", ["shapes-teacher", "shapes-teacher-on"])
+def test_the_recipes_of_the_embedded_teacher_are_told_apart(name: str) -> None:
     with pytest.raises(ValueError, match="is the recipe of a teacher, not of a distillation"):
-        read_recipe("shapes-teacher")
+        read_recipe(name)
 
 
 def test_the_schema_is_current() -> None:

@@ -124,6 +124,7 @@ def test_wrong_recipes_are_told_in_one_sentence(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "use judge, autoencoder, denoiser" in result.output
 
 
-def test_the_shipped_recipe_is_valid() -> None:
-    shipped = Path(__file__).parents[3] / "recipes" / "shapes-teacher.yaml"
-    assert read_recipe(shipped).denoiser.steps > 1000
+@pytest.mark.parametrize(("name", "start"), [("shapes-teacher", None), ("shapes-teacher-on", "shapes")])
+def test_the_shipped_recipes_are_valid(name: str, start: str | None) -> None:
+    shipped = read_recipe(Path(__file__).parents[3] / "recipes" / f"{name}.yaml")
+    assert shipped.denoiser.steps > 1000 and shipped.start == start

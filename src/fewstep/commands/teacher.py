@@ -29,7 +29,7 @@ def train(
     embed: Annotated[bool, typer.Option(help="Make the result the embedded teacher, with its judge.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
-    """Train a teacher of the shapes world from nothing; run it again to go on after a stop."""
+    """Train a teacher of the shapes world, as its recipe says; run it again to go on after a stop."""
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
     from fewstep.teacher.shapes.recipe import PARTS, read_recipe, run_part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,6 +51,8 @@ def follow(plan: Recipe) -> None:
 
     check_writable(plan.out)
     bf16 = plan.precision == "bfloat16"
+    # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
+    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no")
     teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     size = clip_size(plan, teacher.default_size())

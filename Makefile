@@ -35,7 +35,7 @@ relay-table: $(FEWSTEP)
 # batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.
 TIMED := shapes@50 8-step=runs/demo@8 4-step=runs/demo@4
 latency: $(FEWSTEP)
-	test -d runs/demo/stages/4-step-conditional || $(BIN)/fewstep demo
+	$(BIN)/fewstep run shapes-demo --set out=runs/demo
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(TIMED) --batch 4 --repetitions 5 --warmup 1 --out docs/results/latency.json
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
 

@@ -69,17 +69,11 @@ class Judge(nn.Module):
 
     def forward(self, video: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Logits (B, classes) per attribute, and features (B, FEATURES) standardised on real clips."""
-        hidden, raw = self._see(video)
-        features = (raw - self.feature_mean) / self.feature_scale
-        return {name: head(hidden) for name, head in self.heads.items()}, features
+        logits, _, raw = self.see(video)
+        return logits, (raw - self.feature_mean) / self.feature_scale
 
-    def read_training_clips(self, video: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits (B, classes) per attribute, and how strong the mottle is drawn, (B,)."""
-        hidden, _ = self._see(video)
-        return {name: head(hidden) for name, head in self.heads.items()}, self.mottle(hidden)[:, 0]
-
-    def _see(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """What attributes are read from (B, 128), and the raw features (B, FEATURES)."""
+    def see(self, video: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Logits (B, classes) per attribute, how strong the mottle is drawn (B,), and raw features (B, FEATURES)."""
         if video.shape[1:] != (3, FRAMES, SIDE, SIDE):
             raise ValueError(
                 f"the judge takes clips of shape (3, {FRAMES}, {SIDE}, {SIDE}), not {tuple(video.shape[1:])}: "
@@ -92,7 +86,8 @@ class Judge(nn.Module):
             pooled += [flat.mean(2), flat.std(2)]
         over_time = x.float().mean(dim=(3, 4)).flatten(1)
         raw = torch.cat(pooled, dim=1)
-        return silu(self.mix(torch.cat([over_time, raw], dim=1))), raw
+        hidden = silu(self.mix(torch.cat([over_time, raw], dim=1)))
+        return {name: head(hidden) for name, head in self.heads.items()}, self.mottle(hidden)[:, 0], raw
 
     @torch.no_grad()
     def read(self, video: Tensor) -> tuple[list[Values], Tensor]:
@@ -144,7 +139,7 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> N
         video = _disturb(torch.cat([video, more]), rng)
         labels = torch.cat([labels, more_labels]).to(device)
         with autocast(recipe.precision, device):
-            logits, strength = judge.read_training_clips(video.to(device))
+            logits, strength, _ = judge.see(video.to(device))
         each = {n: cross_entropy(logits[n].float(), labels[:, i]) for i, n in enumerate(ATTRIBUTES)}
         error = (strength.float() - torch.from_numpy(mottle).float().to(device)).square().mean()
         loss = torch.stack(list(each.values())).mean() + _MOTTLE_WEIGHT * error

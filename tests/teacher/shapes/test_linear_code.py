@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from fewstep.teacher.shapes.autoencoder import clips, psnr
+from fewstep.teacher.shapes.judge import batch
 from fewstep.teacher.shapes.linear_code import LinearCode
 
 
@@ -34,13 +36,20 @@ def test_decoding_is_undone_by_encoding(code: LinearCode) -> None:
     assert float(psnr((again - decoded).square().mean())) > 35
 
 
-def test_more_channels_reconstruct_better(video: torch.Tensor, code: LinearCode) -> None:
-    errors = [
-        (LinearCode.fit([video], k).decode(LinearCode.fit([video], k).encode(video)) - video).square().mean()
-        for k in (4, 16, 64)
-    ]
-    assert errors[0] > errors[1] > errors[2]
-    assert float(psnr(errors[1])) > 24  # of a mottled world, whose grounds a patch's sixteen numbers cannot hold whole
+def errors(video: torch.Tensor, *channels: int) -> list[torch.Tensor]:
+    """Mean squared error of the clips' own code of so many channels."""
+    codes = [LinearCode.fit([video], k) for k in channels]
+    return [(code.decode(code.encode(video)) - video).square().mean() for code in codes]
+
+
+def test_more_channels_reconstruct_better(video: torch.Tensor) -> None:
+    found = errors(video, 4, 16, 64)
+    assert found[0] > found[1] > found[2]
+
+
+def test_sixteen_channels_hold_all_but_the_mottle() -> None:
+    plain, _ = batch("train", 0, range(24), np.zeros(24))
+    assert float(psnr(errors(plain, 16)[0])) > 25
 
 
 def test_an_empty_fit_is_refused() -> None:

@@ -81,8 +81,8 @@ def grounds(pattern: str, count: int) -> np.ndarray:
 
 
 def test_stripes_are_level_or_upright_and_as_wide_as_a_token() -> None:
-    across = np.abs(np.fft.rfft(grounds("striped", 12)[..., :48, :48].mean(axis=1)))
-    down = np.abs(np.fft.rfft(grounds("striped", 12)[..., :48, :48].mean(axis=2)))
+    striped = grounds("striped", 12)[..., :48, :48]
+    across, down = (np.abs(np.fft.rfft(striped.mean(axis=axis))) for axis in (1, 2))
     upright = across[:, 1:].argmax(axis=1) == 2  # three waves in 48 pixels
     level = down[:, 1:].argmax(axis=1) == 2
     assert (upright | level).all() and upright.any() and level.any()

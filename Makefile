@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 test lint: export OMP_NUM_THREADS = 1
 test: export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint teacher teacher-table relay-table latency export-table
+.PHONY: demo test lint teacher teacher-table relay-table from-video-table latency export-table
 
 demo: $(FEWSTEP)
 	$(BIN)/fewstep demo
@@ -30,6 +30,14 @@ teacher-table: $(FEWSTEP)
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-relay
 	$(BIN)/fewstep student table runs/shapes-relay --dtype bfloat16 --out docs/results/relay.json
+
+# The same stages on the teacher's own clips, and on a folder of mp4 files.
+from-video-table: $(FEWSTEP)
+	$(BIN)/fewstep teacher videos runs/real --num 1536
+	$(BIN)/fewstep run shapes-4step --set precision=bfloat16
+	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real --set precision=bfloat16
+	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 --dtype bfloat16 \
+		--out docs/results/from-video.json
 
 # Weights do not matter here, so the demo's students will do. A guided step is one pass of twice the batch: only where a
 # batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.

@@ -47,6 +47,7 @@ COLUMNS = {
     "train_seconds": "training seconds",
     "num": "N",
 }
+COLUMNS_OF_RUNS = {"run": "run", **COLUMNS}  # where a table compares several
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,14 @@ class RelayTable:
     """
 
     def __init__(
-        self, teacher: Teacher, protocol: Protocol, command: str, out: Path, to_teacher: bool, dtype: str = "float32"
+        self,
+        teacher: Teacher,
+        protocol: Protocol,
+        command: str,
+        out: Path,
+        to_teacher: bool,
+        dtype: str = "float32",
+        columns: Mapping[str, str] = COLUMNS,
     ) -> None:
         self._size = check_world(teacher)
         self.teacher, self.protocol = teacher, protocol
@@ -87,7 +95,7 @@ class RelayTable:
         self._references: dict[str, Tensor] = {}
         self._shared = shared_figures(teacher, protocol)
         self._shared |= {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher, "dtype": dtype}
-        self._file = ResultsFile(out, command, self._shared, COLUMNS)
+        self._file = ResultsFile(out, command, self._shared, columns)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,20 @@ def test_every_student_gets_a_row_and_none_is_measured_twice(
     assert fewstep(*command)[0] == 0 and out.read_bytes() == before
     code, output = fewstep(*command, "--seed", 1)
     assert code == 2 and "holds figures of another seed" in output
+
+
+def test_of_several_runs_a_table_says_which_is_which(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    for out, runs in ((tmp_path / "one.json", [run]), (tmp_path / "two.json", [run, other])):
+        options = ["--steps", 1, "--num", 2, "--reference", 4, "--no-to-teacher", "--out", out]
+        assert fewstep("student", "table", *runs, *options)[0] == 0
+    one, two = ((tmp_path / name).read_text() for name in ("one.md", "two.md"))
+    assert one.startswith("| model |") and two.startswith("| run | model |")
+    rows = [line.split(" | ")[0] for line in two.splitlines() if "student | 2" in line]
+    assert rows == [f"| {run}", f"| {other}"]
 
 
 def test_another_world_is_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:

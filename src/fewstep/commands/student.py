@@ -66,7 +66,7 @@ def _measure(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fewstep.eval.relay_table import COLUMNS, Entry, RelayTable, relay_sheet
+    from fewstep.eval.relay_table import COLUMNS, COLUMNS_OF_RUNS, Entry, RelayTable, relay_sheet
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
@@ -75,7 +75,8 @@ def _measure(
     teacher = load(read_contract(find_stage(runs[0])).teacher, dtype, device)
     entries = [Entry(count) for count in counts]
     entries += [entry for run in runs for entry in _students(run, teacher)]
-    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype)
+    named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
+    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("clips", total=protocol.num)
@@ -84,7 +85,7 @@ def _measure(
         )
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
-    Console().print(results_table(rows, COLUMNS, f"guidance {protocol.guidance:g} of the teacher"))
+    Console().print(results_table(rows, named, f"guidance {protocol.guidance:g} of the teacher"))
     typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
 
 

@@ -47,17 +47,17 @@ latency: $(FEWSTEP)
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(TIMED) --batch 4 --repetitions 5 --warmup 1 --out docs/results/latency.json
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
 
-# Formats are measured here, not training: a LoRA of minutes will do.
+# Formats are measured here, not training: the demo's student and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set precision=bfloat16 --set 'logging.prompts=[]' \
-	--set 'data={kind: dataset, folder: runs/shapes-relay/data}' \
+	--set 'data={kind: dataset, folder: runs/demo/data}' \
 	--set stages.8-step.steps=150 --set stages.4-step.steps=100 \
 	--set stages.4-step-conditional.steps=10 --set stages.4-step-conditional.objective.warmup=0 \
 	--set stages.4-step-relaxed.steps=10 --set stages.4-step-relaxed.objective.warmup=0
 export-table: $(FEWSTEP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
-	$(BIN)/fewstep run shapes-relay
+	$(BIN)/fewstep run shapes-demo --set out=runs/demo
 	$(BIN)/fewstep run shapes-lora-4step $(SHORT_LORA)
-	$(BIN)/fewstep export-table runs/shapes-relay runs/shapes-lora-short --num 128 --out docs/results/export.json
+	$(BIN)/fewstep export-table runs/demo runs/shapes-lora-short --num 128 --out docs/results/export.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from fewstep import cli
+from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.loading import load_student
 from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.video import write_video
 
 SIZE = {"num_frames": 9, "height": 16, "width": 16}
@@ -27,6 +29,12 @@ def run(name: str, *overrides: str) -> None:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("name, count", [("demo-", 192), ("", 1536), ("more-", 6144)])
+def test_the_prompts_are_training_captions_alone(name: str, count: int) -> None:
+    prompts = (RECIPES / f"shapes-{name}prompts.txt").read_text("utf-8").splitlines()
+    assert prompts == [example("train", 7, index)[1] for index in range(count)]
 
 
 @pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"])

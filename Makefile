@@ -57,7 +57,7 @@ export-table: $(FEWSTEP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
 	$(BIN)/fewstep run shapes-demo --set out=runs/demo
 	$(BIN)/fewstep run shapes-lora-4step $(SHORT_LORA)
-	$(BIN)/fewstep export-table runs/demo runs/shapes-lora-short --num 128 --out docs/results/export.json
+	$(BIN)/fewstep export-table runs/demo runs/shapes-lora-short --num 128 --fresh --out docs/results/export.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,8 @@ from typing import Literal
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import RolloutData, Stage
+from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.schedule import NoiseSchedule
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -37,17 +39,18 @@ class Calls:
         return Calls(*(times * count for count in astuple(self)))
 
 
-def rollout_calls(data: RolloutData, num_prompts: int) -> int:
+def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) -> int:
     """Forwards of single clips by the teacher for all samples of the data, over all processes."""
-    return num_prompts * data.count * data.steps * _branches(data.guidance)
+    return num_prompts * data.count * _forwards(data.guidance, data.steps, schedule)
 
 
-def stage_calls(stage: Stage, gradient_checkpointing: bool = False) -> Calls:
-    """All calls of a stage on one process.
+def stage_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> Calls:
+    """All calls of a stage on one process; with guidance at some noise levels only, those of an average draw of steps.
 
     Starts between two nodes take fewer substeps than counted here; samples drawn to look at are not counted.
     """
-    lesson = Calls(supervisor=stage.batch * stage.substeps * _branches(stage.guidance))
+    whole = _forwards(stage.guidance, stage.teacher_steps, schedule)  # from noise to data, so of all student steps
+    lesson = Calls(supervisor=round(stage.batch * whole / stage.student_steps))
     forwards = 2 if gradient_checkpointing else 1
     learn = Calls(student_forward=forwards * stage.batch, student_backward=stage.batch)
     student = (lesson + learn) * stage.steps
@@ -73,9 +76,9 @@ def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls) -> C
     return judge + ask * stage.steps
 
 
-def total_calls(recipe: Recipe) -> Calls:
+def total_calls(recipe: Recipe, schedule: NoiseSchedule) -> Calls:
     """All stages together, on one process."""
-    return sum((stage_calls(stage, recipe.gradient_checkpointing) for stage in recipe.stages), Calls())
+    return sum((stage_calls(stage, schedule, recipe.gradient_checkpointing) for stage in recipe.stages), Calls())
 
 
 @dataclass(frozen=True)
@@ -140,5 +143,6 @@ def _trained(role: str, num_parameters: int, averaged: bool) -> Share:
     return Share(role, once, gradients=once, moments=2 * once, average=once if averaged else 0.0)
 
 
-def _branches(guidance: float) -> int:
-    return 1 if guidance == 1 else 2
+def _forwards(guidance: Guidance, steps: int, schedule: NoiseSchedule) -> int:
+    """Of one clip from noise to data: guided steps count twice."""
+    return steps + int(guidance.applies(schedule, schedule.grid(steps)[:-1]).sum())

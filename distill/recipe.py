@@ -175,9 +175,9 @@ class Recipe(Settings):
                 f"{place}.teacher: {taught.name} takes {taught.student_steps} steps, not {stage.teacher_steps}; set "
                 f"teacher_steps to {taught.student_steps}, or name another teacher"
             )
-        if stage.guidance != 1:
+        if stage.guidance.guides:
             wrong.append(
-                f"{place}.guidance is {stage.guidance:g}, but its teacher {taught.name} is a student with guidance "
+                f"{place}.guidance is {stage.guidance}, but its teacher {taught.name} is a student with guidance "
                 f"baked in; set it to 1, or `teacher: {BASE}`"
             )
         return wrong

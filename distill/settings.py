@@ -22,6 +22,7 @@ from pydantic import (
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.progressive import Progressive
+from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.schedule import substeps_per_step
 
 BASE = "base"  # the base teacher, among the names of stages
@@ -70,8 +71,8 @@ class RolloutData(Settings):
     """Samples of each prompt, from other noise."""
     steps: PositiveInt = 32
     """Teacher steps of each sample."""
-    guidance: FiniteFloat = 5.0
-    """Classifier-free guidance u + w (c - u) of the samples; 1 is none."""
+    guidance: GuidanceField = Field(5.0, validate_default=True)
+    """Classifier-free guidance u + w (c - u) of the samples; 1 is none, 5@0.3-0.93 at these noise levels only."""
     seed: Seed = 0
     """Decides every sample's noise."""
     batch: PositiveInt = 16
@@ -175,8 +176,9 @@ class Stage(Settings):
     start: str | None = None
     """What the student starts as: `base`, or an earlier stage's student. Null: the stage before, so that stages are a
     relay; naming another one compares two ways from the same start."""
-    guidance: FiniteFloat = 1.0
-    """Classifier-free guidance u + w (c - u) of the base teacher, baked into the student. Students take none."""
+    guidance: GuidanceField = Field(1.0, validate_default=True)
+    """Classifier-free guidance u + w (c - u) of the base teacher, baked into the student. Students take none. 1 is
+    none; 5@0.3-0.93 is 5 at noise levels between these, and none at others (arXiv 2404.07724)."""
     train: Train | None = None
     """Null: as `student.train` says."""
     steps: PositiveInt = 500

@@ -26,6 +26,7 @@ from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.guidance import Guidance
 
 _GAUGED = 32  # clips that endpoint_error is measured on
 _GAUGE_POSITION = 10**9  # batches that training never reaches
@@ -142,7 +143,7 @@ class Relay:
         )  # fmt: skip
         return AdversarialObjective(settings, supervision, discriminator)
 
-    def _baked_guidance(self, index: int) -> float:
+    def _baked_guidance(self, index: int) -> Guidance:
         """The guidance inside the student: that of the last stage in its line which the base teacher taught."""
         teacher = self.recipe.teacher_of(index)
         return self.recipe.stages[index].guidance if teacher is None else self._baked_guidance(teacher)

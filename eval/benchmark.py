@@ -98,7 +98,7 @@ class Benchmark:
 
     def _row(self, model: Timed) -> dict[str, Any]:
         sampler = model.sampler
-        asked = {"steps": sampler.steps, "guidance": sampler.guidance, "evaluations": sampler.evaluations}
+        asked = {"steps": sampler.steps, "guidance": sampler.guidance.plain(), "evaluations": sampler.evaluations}
         measured = latency(model.seconds) | {"peak_gib": model.peak_gib, "repetitions": len(model.seconds)}
         return {"model": model.name, "source": sampler.name, **asked, **measured}
 

@@ -107,7 +107,7 @@ class Evaluation:
             "role": "teacher" if same or sampler is self._teacher else "student",
             "steps": sampler.steps,
             "evaluations": sampler.evaluations,
-            "guidance": sampler.guidance,
+            "guidance": sampler.guidance.plain(),
             "videos": f"videos/{model.name}",
             "metrics": found,
             "warnings": alarms(found),

@@ -16,6 +16,7 @@ from fewstep.student.loading import find_stage, is_student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import sha256
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
@@ -29,10 +30,10 @@ class Model:
     name: str  # fits a file name
     source: str  # `shapes`, a hub id, or the folder of a pipeline, a stage or an export
     steps: int | None = None  # where others than its own, or the usual ones, are meant
-    guidance: float | None = None
+    guidance: Guidance | None = None
 
     @staticmethod
-    def of(name: str, source: str, steps: int | None = None, guidance: float | None = None) -> Model:
+    def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
         """A run is its stage of so many steps, by default the last. Raises ValueError when it has none such."""
         folder = Path(source).expanduser()
         if (folder / "stages").is_dir():
@@ -102,7 +103,7 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     found = {
         "teacher_sha256": sampler.teacher.sha256(),
         "times": sampler.grid.tolist(),
-        "guidance": sampler.guidance,
+        "guidance": sampler.guidance.plain(),
         "negative_prompt": sampler.negative_prompt,
     }
     if sampler.contract is not None:

@@ -67,7 +67,7 @@ def protocol_of(
         "teacher": name,
         "teacher_steps": teacher.steps,
         "teacher_sha256": teacher.teacher.sha256(),
-        "guidance": teacher.guidance,
+        "guidance": teacher.guidance.plain(),
         "negative_prompt": teacher.negative_prompt,
         "frames": teacher.size.num_frames,
         "height": teacher.size.height,

@@ -94,7 +94,7 @@ class RelayTable:
         self._to_teacher = to_teacher
         self._references: dict[str, Tensor] = {}
         self._shared = shared_figures(teacher, protocol)
-        self._shared |= {"teacher_guidance": protocol.guidance, "to_teacher": to_teacher, "dtype": dtype}
+        self._shared |= {"teacher_guidance": protocol.guidance.plain(), "to_teacher": to_teacher, "dtype": dtype}
         self._file = ResultsFile(out, command, self._shared, columns)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:

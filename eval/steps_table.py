@@ -23,6 +23,7 @@ from fewstep.eval.metrics.shapes import (
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.sheet import comparison_sheet
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
 from fewstep.teacher.shapes.world import FRAMES, SIDE
@@ -45,7 +46,7 @@ class Protocol:
     """What every row of one table shares."""
 
     num: int
-    guidance: float
+    guidance: Guidance
     seed: int
     reference: int = 2048  # real clips the distance is taken to
     batch: int = 32
@@ -72,7 +73,7 @@ class StepsTable:
 
     def row(self, steps: int | None, progress: Progress) -> dict[str, Any]:
         """The row of a step count, or for None that of real clips; measured and written if it is not there."""
-        wanted = {"model": "real"} if steps is None else {"steps": steps, "guidance": self.protocol.guidance}
+        wanted = {"model": "real"} if steps is None else {"steps": steps, "guidance": self.protocol.guidance.plain()}
         found = self._file.find(wanted)
         if found is not None:
             return found
@@ -122,7 +123,7 @@ def teacher_row(
         seconds += time.perf_counter() - began
         judgement.update(videos, some)
         progress(f"{steps} steps", start + len(some), protocol.num)
-    row = {"model": "teacher", "steps": steps, "guidance": protocol.guidance}
+    row = {"model": "teacher", "steps": steps, "guidance": protocol.guidance.plain()}
     row |= figures(judgement, protocol, reference)
     return row | {"seconds": round(seconds / protocol.num, 4)}
 
@@ -149,7 +150,9 @@ def check_world(teacher: Teacher) -> VideoSize:
     return VideoSize(*size)
 
 
-def generate(teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
+def generate(
+    teacher: Teacher, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: Guidance | float
+) -> Tensor:
     """Videos (B, 3, F, H, W) in -1..1 at the teacher's own size."""
     size = check_world(teacher)
     z = teacher.noise(seeds, teacher.latent_shape(*size))

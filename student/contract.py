@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.schedule import Kind, Prediction
 from fewstep.teacher.source import EMBEDDED
 
@@ -39,8 +40,8 @@ class SamplingContract(BaseModel):
     kind: Kind
     prediction: Prediction
     shift: float
-    guidance: float
-    baked_guidance: float
+    guidance: GuidanceField
+    baked_guidance: GuidanceField
     negative_prompt: str
     num_frames: int
     height: int
@@ -60,7 +61,7 @@ class SamplingContract(BaseModel):
         steps: int,
         weights: Literal["lora", "full"],
         size: VideoSize,
-        baked_guidance: float,
+        baked_guidance: Guidance | float,
         negative_prompt: str,
         fps: float,
     ) -> SamplingContract:
@@ -83,8 +84,8 @@ class SamplingContract(BaseModel):
             kind=schedule.kind,
             prediction=schedule.prediction,
             shift=schedule.shift,
-            guidance=1.0,
-            baked_guidance=baked_guidance,
+            guidance=Guidance(),
+            baked_guidance=Guidance.of(baked_guidance),
             negative_prompt=negative_prompt,
             **size._asdict(),
             fps=fps,
@@ -100,13 +101,19 @@ class SamplingContract(BaseModel):
         """The clip the student was trained on."""
         return VideoSize(self.num_frames, self.height, self.width)
 
-    def check(self, steps: int | None = None, shift: float | None = None, guidance: float | None = None) -> None:
+    def check(
+        self, steps: int | None = None, shift: float | None = None, guidance: Guidance | float | None = None
+    ) -> None:
         """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing."""
-        asked = {"steps": steps, "shift": shift, "guidance": guidance}
+        asked: dict[str, Any] = {
+            "steps": steps,
+            "shift": shift,
+            "guidance": None if guidance is None else Guidance.of(guidance),
+        }
         for name, value in asked.items():
             own = getattr(self, name)
             if value is not None and value != own:
-                raise ValueError(f"the student was trained for {name} {own:g}, not {value:g}: {_WHY[name]}")
+                raise ValueError(f"the student was trained for {name} {_said(own)}, not {_said(value)}: {_WHY[name]}")
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Raises ValueError when the weights belong to another teacher, or its schedule has changed since."""
@@ -126,6 +133,10 @@ class SamplingContract(BaseModel):
         """Writes contract.json into the folder."""
         with whole_file(folder / FILE_NAME) as part:
             part.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+def _said(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _FORCE = "--force samples it all the same"

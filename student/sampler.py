@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.loading import Student, is_student, load_student
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 
-TEACHER_STEPS, TEACHER_GUIDANCE = 50, 5.0  # where nobody asks for others
+TEACHER_STEPS, TEACHER_GUIDANCE = 50, Guidance(5.0)  # where nobody asks for others
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Asked:
     """How clips are to be made; None is the model's own way. `force` asks a student for what it was not taught."""
 
     steps: int | None = None
-    guidance: float | None = None  # classifier-free, u + guidance (c - u); 1 is none
+    guidance: Guidance | float | None = None  # classifier-free, u + guidance (c - u); 1 is none
     shift: float | None = None
     negative_prompt: str = ""
     num_frames: int | None = None
@@ -44,7 +44,7 @@ class Sampler:
     teacher: Teacher
     network: nn.Module | None
     grid: Tensor  # times from 1 to 0, (steps + 1,)
-    guidance: float
+    guidance: Guidance
     negative_prompt: str
     size: VideoSize
     fps: float
@@ -58,7 +58,7 @@ class Sampler:
     @property
     def evaluations(self) -> int:
         """How often the denoiser is evaluated for one clip: guided steps count twice."""
-        return self.steps * (1 if self.guidance == 1.0 else 2)
+        return self.steps + int(self.guidance.applies(self.teacher.schedule, self.grid[:-1]).sum())
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Unit noise (B, C, F, h, w), a seed per clip: any two samplers of one teacher start from the same."""
@@ -66,7 +66,7 @@ class Sampler:
 
     def conditions(self, prompts: Sequence[str]) -> Conditions:
         """What the denoiser is conditioned on, a prompt per clip."""
-        return self.teacher.conditions(prompts, None if self.guidance == 1.0 else self.negative_prompt)
+        return self.teacher.conditions(prompts, self.negative_prompt if self.guidance.guides else None)
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""
@@ -93,8 +93,6 @@ def open_sampler(
     ValueError when there is no such model, and when a student is asked for what it was not taught, unless forced.
     """
     asked = asked or Asked()
-    if asked.guidance is not None and not math.isfinite(asked.guidance):
-        raise ValueError(f"guidance is {asked.guidance}; it must be a finite number, and 1 means none")
     folder = Path(source).expanduser()
     if is_student(folder):
         steps = None if asked.force else asked.steps
@@ -116,7 +114,7 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
         teacher=teacher,
         network=None,
         grid=_grid(teacher, asked.steps or TEACHER_STEPS, asked.shift),
-        guidance=TEACHER_GUIDANCE if asked.guidance is None else asked.guidance,
+        guidance=TEACHER_GUIDANCE if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
         size=size,
         fps=teacher.default_fps(),
@@ -136,7 +134,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         teacher=teacher,
         network=student.network,
         grid=_grid(teacher, asked.steps or contract.steps, asked.shift) if free else contract.grid,
-        guidance=contract.guidance if asked.guidance is None else asked.guidance,
+        guidance=contract.guidance if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
         size=clip_size(contract.size, asked.num_frames, asked.height, asked.width),
         fps=contract.fps,

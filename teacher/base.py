@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.source import VideoSize, check_safetensors, embedded_path, find_folder, said_fps, teacher_sha256
@@ -125,19 +126,23 @@ class Teacher(ABC):
         z_t: Tensor,
         t: Time,
         conditions: Conditions,
-        guidance: float = 1.0,
+        guidance: Guidance | float = 1.0,
         network: nn.Module | None = None,
     ) -> Tensor:
-        """x0 seen from z_t, with u + guidance (c - u): one forward, of twice the batch unless guidance is 1.
+        """x0 seen from z_t, with u + guidance (c - u): one forward, of as many clips more as are guided.
 
         Works with and without gradients to z_t (and to a `network` that is trained).
         """
-        if guidance == 1.0:
+        guidance = Guidance.of(guidance)
+        guided = guidance.applies(self.schedule, t).expand(len(z_t))
+        if not guided.any():
             return self.schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t)
         times = torch.as_tensor(t).expand(len(z_t))
-        both = self.predict(torch.cat([z_t, z_t]), torch.cat([times, times]), conditions.branches(), network)
-        u, c = both.chunk(2)
-        return self.schedule.to_x0(torch.lerp(u, c, guidance), z_t, t)
+        z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
+        u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
+        found = c.clone()
+        found[guided] = torch.lerp(u, c[guided], guidance.weight)
+        return self.schedule.to_x0(found, z_t, t)
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """The denoiser's repeated blocks, in the order in which they run."""

@@ -38,12 +38,12 @@ class Conditions:
         """On another device, and floating-point tensors in another dtype."""
         return self._map(lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None))
 
-    def branches(self) -> Conditions:
-        """Twice the batch: the unconditional branch, then the conditional one, for one guided forward."""
+    def branches(self, guided: Tensor) -> Conditions:
+        """The unconditional branch of the clips that are guided (B,) bool, then the conditional one of all."""
         if self.negative is None:
             raise ValueError("guidance other than 1 needs an unconditional branch: make conditions with one")
         return Conditions.join(
-            [Conditions(self.negative, extras=self.extras), Conditions(self.positive, extras=self.extras)]
+            [Conditions(self.negative, extras=self.extras)[guided], Conditions(self.positive, extras=self.extras)]
         )
 
     @staticmethod

@@ -11,6 +11,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import cut_padding
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.dataset_sources import named_tensors
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import Dtype, Kind, Layout, Manifest, Schedule
 
 
@@ -24,7 +25,7 @@ def plan_dataset(
     latent_shape: tuple[int, int, int, int] | None = None,
     keep_noise: bool = False,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: Guidance | None = None,
     negative_prompt: str = "",
     **known: Any,
 ) -> Manifest:

@@ -19,6 +19,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import Skip
 from fewstep.teacher.rollout import rollout
 
@@ -52,7 +53,7 @@ class Rollouts:
     prompts: Sequence[str]
     shape: tuple[int, int, int, int]  # of the latents (C, F, h, w)
     steps: int
-    guidance: float
+    guidance: Guidance
     seed: int
     negative_prompt: str = ""
     keep_noise: bool = False

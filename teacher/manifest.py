@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.guidance import GuidanceField
 
 VERSION = 1
 FILE_NAME = "manifest.json"
@@ -54,7 +55,7 @@ class Schedule(_Record):
     prediction: str
     shift: float
     steps: int | None = None
-    guidance: float | None = None
+    guidance: GuidanceField | None = None
 
 
 class Manifest(_Record):

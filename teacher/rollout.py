@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.schedule import Time
 
 
@@ -19,7 +20,7 @@ def rollout(
     z: Tensor,
     conditions: Conditions,
     grid: Tensor,
-    guidance: float = 1.0,
+    guidance: Guidance | float = 1.0,
     on_step: Callable[[int], None] | None = None,
     network: nn.Module | None = None,
 ) -> Tensor:
@@ -43,7 +44,7 @@ def endpoint(
     s: Time,
     num_substeps: int,
     conditions: Conditions,
-    guidance: float = 1.0,
+    guidance: Guidance | float = 1.0,
     network: nn.Module | None = None,
 ) -> Tensor:
     """z_s after `num_substeps` teacher steps from z_t, evenly spaced before the shift (arXiv 2402.13929).

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint
 from fewstep.teacher.schedule import NoiseSchedule, shift_time, substeps_per_step
 
@@ -78,7 +79,7 @@ class Supervision:
 
     teacher_steps: int
     student_steps: int
-    guidance: float = 1.0
+    guidance: Guidance | float = 1.0
     starts: tuple[float, ...] | None = None
 
     @torch.no_grad()

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
+from fewstep.teacher.guidance import GuidanceField
+
 RESULTS = "results.json"
 
 
@@ -40,7 +42,7 @@ class Row(BaseModel):
     role: Literal["teacher", "student", "real"] = "student"
     steps: int | None = None
     evaluations: float | None = None
-    guidance: Number = None
+    guidance: GuidanceField | None = None
     videos: str | None = None
     metrics: dict[str, Figure] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)

@@ -90,7 +90,7 @@ def _commands(material: Material) -> dict[str, list[str]]:
 
 def _named(row: Row) -> str:
     """A model as commands are told of it."""
-    guidance = "" if row.guidance is None else f":{row.guidance:g}"
+    guidance = "" if row.guidance is None else f":{row.guidance}"
     return f"{row.model}={row.source}" + (f"@{row.steps}{guidance}" if row.role == "teacher" and row.steps else "")
 
 

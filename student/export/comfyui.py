@@ -73,7 +73,7 @@ def workflow(student: Student, file: str) -> dict[str, Any]:
                 "latent_image": ["noise", 0],
                 "seed": 0,
                 "steps": contract.steps,
-                "cfg": contract.guidance,
+                "cfg": contract.guidance.weight,
                 "sampler_name": "euler",
                 "scheduler": "simple",
                 "denoise": 1.0,
@@ -99,7 +99,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     notes = [
         f"For ComfyUI: put {file.name} into {where}, load {WORKFLOW} and choose your own files of text encoder"
         f"{', base model' * is_lora} and autoencoder in it. It sets ModelSamplingSD3 shift {contract.shift:g} (Wan's "
-        f"default there is 8), sampler euler, scheduler simple, CFG {contract.guidance:g} and {contract.steps} steps.",
+        f"default there is 8), sampler euler, scheduler simple, CFG {contract.guidance} and {contract.steps} steps.",
         *_node_note(contract),
         *_architecture_note(student),
     ]

@@ -74,7 +74,7 @@ def _sampling(student: Student) -> str:
     return "\n".join(
         (
             f"- steps: {contract.steps}, at timesteps {nodes}",
-            f"- guidance: {contract.guidance:g}, which means none: {contract.baked_guidance:g} is inside the weights"
+            f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
             + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
             f"- scheduler: `{stock_scheduler(student).code}`",
             f"- size: {contract.num_frames} frames of {contract.width} x {contract.height} pixels, {contract.fps:g} a "

@@ -110,7 +110,7 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
 def call_arguments(student: Student) -> dict[str, Any]:
     """What the pipeline is called with for one clip of the student, beside prompt and noise."""
     contract = student.contract
-    found: dict[str, Any] = {"num_inference_steps": contract.steps, "guidance_scale": contract.guidance}
+    found: dict[str, Any] = {"num_inference_steps": contract.steps, "guidance_scale": contract.guidance.weight}
     found |= contract.size._asdict()
     length = getattr(the_denoiser(student.teacher).config, "max_text_seq_length", _USUAL_TEXT_LENGTH)
     return found if length == _USUAL_TEXT_LENGTH else found | {"max_sequence_length": length}

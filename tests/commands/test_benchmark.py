@@ -132,7 +132,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["teacher="], "names no model: write SOURCE or NAME=SOURCE"),
     (["--random-weights", "wan9"], "there is no architecture wan9: use wan2.1-t2v-1.3b"),
     (["TINY", "--attention", "quick"], "has no attention backend quick"),
-    (["TINY", "--guidance", "nan"], "--guidance is nan"),
+    (["TINY", "--guidance", "nan"], "guidance is nan"),
     (["TINY", "--frames", "6"], "frames"),
 ]
 

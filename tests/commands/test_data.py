@@ -26,6 +26,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset_reader import conditions_of, open_dataset, read_unconditional
 from fewstep.teacher.dataset_sources import item_seed
 from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.video import write_video
@@ -223,7 +224,7 @@ def test_rollouts_are_the_teachers_samples(tmp_path: Path, tiny_wan_folder: Path
         torch.testing.assert_close(row["latents"], sampled[0])
     assert len({row["latents"].sum().item() for row in rows}) == 4
     schedule = read_manifest(out).schedule
-    assert (schedule.kind, schedule.shift, schedule.steps, schedule.guidance) == ("flow", 5.0, 3, 4.0)
+    assert (schedule.kind, schedule.shift, schedule.steps, schedule.guidance) == ("flow", 5.0, 3, Guidance(4))
     code, text = run("rollouts", tmp_path / "prompts.txt", *words, "--seed", 1, "--keep-noise", "--out", out)
     assert code == 2 and "seed 0, not 1" in text
 
@@ -309,7 +310,7 @@ def csv_with(header: str) -> dict[str, str]:
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--frames", "8"], "8 frames cannot be made"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "0"], "fps is 0.0; it must be above 0"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "inf"], "fps is inf; it must be above 0 and finite"),
-        ({"p.txt": "a"}, ["rollouts", "p.txt", "--guidance", "nan"], "--guidance is nan; it must be a finite number"),
+        ({"p.txt": "a"}, ["rollouts", "p.txt", "--guidance", "nan"], "guidance is nan; it must be a finite number"),
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--device", "foo"], "there is no device foo on this machine: use cpu"),
         ({"p.txt": "a"}, ["prompts", "p.txt", "--out", "p.txt/out"], "p.txt is a file: choose another --out"),
         ({"c.csv": 'file,text\na.mp4,"x\n'}, ["videos", ".", "--captions", "c.csv"], "c.csv, line 2 is not CSV"),

@@ -13,6 +13,7 @@ from fewstep import cli
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.loading import load_student
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.video import write_video
@@ -45,7 +46,7 @@ def test_the_wan_recipes_run_on_a_tiny_wan(tiny_wan_folder: Path, tmp_path: Path
     out = [f"out={tmp_path / 'run'}", f"data.prompts={tmp_path / 'prompts.txt'}", f"teacher={tiny_wan_folder}"]
     run(name, *small, *accumulate, *out)
     student = load_student(tmp_path / "run", device="cpu")
-    assert student.contract.steps == 4 and student.contract.baked_guidance == 5.0
+    assert student.contract.steps == 4 and student.contract.baked_guidance == Guidance(5)
     assert student.contract.weights == ("lora" if "lora" in name else "full")
     kept = read_recipe(tmp_path / "run" / "recipe.yaml")
     assert (

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from fewstep import cli
 from fewstep.student.contract import read_contract
 from fewstep.student.loading import load_student
+from fewstep.teacher.guidance import Guidance
 
 RECIPE = {
     "seed": 3,
@@ -82,7 +83,7 @@ def test_every_family_runs_the_same_relay(
     assert [p.name for p in sorted((run / "stages").iterdir())] == ["1-step", "2-step", "4-step"]
     assert {name: len(points) for name, points in curves(run).items() if name == "4-step"} == {"4-step": 4}
     student = load_student(run, steps=2, device="cpu")
-    assert student.contract.weights == train and student.contract.baked_guidance == 2.0
+    assert student.contract.weights == train and student.contract.baked_guidance == Guidance(2)
     code, output = fewstep("sample", run, "--steps", 2, "--prompt", "a ring", "--out", tmp_path / "clip.mp4")
     assert code == 0 and (tmp_path / "clip.mp4").stat().st_size > 0, output
     result = json.loads((run / "stages" / "4-step" / "result.json").read_text())

@@ -99,5 +99,8 @@ def test_another_world_is_refused(tiny_wan_folder: Path, tmp_path: Path) -> None
         from fewstep.eval.relay_table import RelayTable
         from fewstep.eval.steps_table import Protocol
         from fewstep.teacher.base import load_teacher
+        from fewstep.teacher.guidance import Guidance
 
-        RelayTable(load_teacher(tiny_wan_folder, device="cpu"), Protocol(2, 1.0, 0), "", tmp_path / "t.json", False)
+        RelayTable(
+            load_teacher(tiny_wan_folder, device="cpu"), Protocol(2, Guidance(), 0), "", tmp_path / "t.json", False
+        )

@@ -19,8 +19,11 @@ from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe, RolloutData, Stage
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.schedule import NoiseSchedule
 
 DATA = RolloutData(kind="rollouts", prompts=Path("prompts.txt"), count=2, steps=32, guidance=5.0)
+SCHEDULE = NoiseSchedule("flow", "flow", shift=3.0)
 G = 2**28  # so many float32 parameters are a GiB
 
 
@@ -44,21 +47,29 @@ def roles(shares: list[Share]) -> dict[str, float]:
 
 
 def test_rollouts_take_every_step_of_every_sample_twice_when_guided() -> None:
-    assert rollout_calls(DATA, num_prompts=100) == 100 * 2 * 32 * 2
-    assert rollout_calls(DATA.model_copy(update={"guidance": 1.0}), 100) == 100 * 2 * 32
+    assert rollout_calls(DATA, 100, SCHEDULE) == 100 * 2 * 32 * 2
+    assert rollout_calls(DATA.model_copy(update={"guidance": Guidance()}), 100, SCHEDULE) == 100 * 2 * 32
 
 
 def test_regression_calls_the_supervisor_once_per_substep_and_branch() -> None:
-    assert stage_calls(progressive()) == Calls(10 * 4 * 4 * 2, 10 * 4, 10 * 4)
-    assert stage_calls(progressive(guidance=1.0)).supervisor == 10 * 4 * 4
-    assert stage_calls(progressive(accumulate=2)) == stage_calls(progressive())
-    assert stage_calls(progressive(), gradient_checkpointing=True).student_forward == 2 * 10 * 4
+    assert stage_calls(progressive(), SCHEDULE) == Calls(10 * 4 * 4 * 2, 10 * 4, 10 * 4)
+    assert stage_calls(progressive(guidance=1.0), SCHEDULE).supervisor == 10 * 4 * 4
+    assert stage_calls(progressive(accumulate=2), SCHEDULE) == stage_calls(progressive(), SCHEDULE)
+    assert stage_calls(progressive(), SCHEDULE, gradient_checkpointing=True).student_forward == 2 * 10 * 4
+
+
+def test_guidance_at_some_noise_levels_doubles_the_steps_there() -> None:
+    # with shift 3, 5 of 8 steps start above level 0.3 and up to 0.93: .9, .833, .75, .643 and .5
+    limited = Guidance(5.0, 0.3, 0.93)
+    assert rollout_calls(DATA.model_copy(update={"steps": 8, "guidance": limited}), 100, SCHEDULE) == 100 * 2 * 13
+    stage = progressive(teacher_steps=8, student_steps=4, guidance=limited)
+    assert stage_calls(stage, SCHEDULE).supervisor == 10 * 13  # 4 clips, each a quarter of the way on average
 
 
 def test_adversarial_calls_are_those_of_both_players_turns() -> None:
     turns = 3 + 10  # of the discriminator: warm-up, and one per step
     counting = 3 + 3  # turns with a penalty: the warm-up, and steps 0, 4 and 8
-    relaxed = stage_calls(adversarial({"conditional": False}))
+    relaxed = stage_calls(adversarial({"conditional": False}), SCHEDULE)
     assert relaxed == Calls(
         supervisor=(turns + 10) * 4 * 2,
         student_forward=(turns + 10) * 4,
@@ -66,7 +77,7 @@ def test_adversarial_calls_are_those_of_both_players_turns() -> None:
         discriminator_forward=(turns + counting + 10) * 2 * 4,
         discriminator_backward=10 * 4,
     )
-    conditional = stage_calls(adversarial())  # reads z_t once beside the pair, and for real and fake apart
+    conditional = stage_calls(adversarial(), SCHEDULE)  # reads z_t once beside the pair, and for real and fake apart
     assert conditional.discriminator_forward == (turns + counting) * 3 * 4 + 10 * 4 * 4
     assert conditional.supervisor == relaxed.supervisor
 
@@ -94,7 +105,7 @@ def test_the_calls_are_those_that_the_objective_makes(tiny_teacher: Teacher, con
     for step in range(stage.steps):
         for turn in objective.turns(step):
             objective.loss(turn, Batch(x0, conditions, torch.Generator().manual_seed(step), 0.0), roles, step)
-    calls = stage_calls(stage)
+    calls = stage_calls(stage, tiny_teacher.schedule)
     assert seen == {
         "supervisor": calls.supervisor,
         "student": calls.student_forward,
@@ -104,14 +115,15 @@ def test_the_calls_are_those_that_the_objective_makes(tiny_teacher: Teacher, con
 
 def test_a_trained_backbone_is_gone_through_backwards_as_well() -> None:
     settings = {"conditional": False, "r1": 0, "r2": 0, "discriminator": {"backbone": "trained"}}
-    calls = stage_calls(adversarial(settings))
+    calls = stage_calls(adversarial(settings), SCHEDULE)
     assert calls.discriminator_forward == (13 + 10) * 2 * 4
     assert calls.discriminator_backward == 13 * 2 * 4 + 10 * 4
 
 
 def test_the_total_is_the_sum_of_stages() -> None:
     recipe = relay(progressive(), adversarial(), gradient_checkpointing=True)
-    assert total_calls(recipe) == stage_calls(recipe.stages[0], True) + stage_calls(recipe.stages[1], True)
+    first, second = (stage_calls(stage, SCHEDULE, True) for stage in recipe.stages)
+    assert total_calls(recipe, SCHEDULE) == first + second
 
 
 def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> None:

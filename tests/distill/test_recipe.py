@@ -12,6 +12,7 @@ import yaml
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import DatasetData, Recipe, RolloutData, Stage, VideoData, read_recipe
+from fewstep.teacher.guidance import Guidance
 
 RELAY = """
 data: {kind: rollouts, prompts: prompts.txt}
@@ -52,8 +53,8 @@ def test_what_is_unsaid_has_the_documented_default(path: Path) -> None:
     recipe = read_recipe(path)
     assert (recipe.teacher, recipe.seed, recipe.precision, recipe.student.train) == ("shapes", 0, "float32", "full")
     first = recipe.stages[0]
-    assert (first.guidance, first.lr, first.batch, first.betas, first.cooldown) == (5, 2e-4, 16, (0.9, 0.999), 0.3)
-    assert recipe.stages[1].guidance == 1
+    assert (first.lr, first.batch, first.betas, first.cooldown) == (2e-4, 16, (0.9, 0.999), 0.3)
+    assert (first.guidance, recipe.stages[1].guidance) == (Guidance(5), Guidance())
     relaxed = recipe.stages[3].objective
     assert isinstance(relaxed, Adversarial) and not relaxed.conditional and relaxed.betas == (0.0, 0.99)
 

@@ -15,6 +15,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.student.loading import Student, load_student
 from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.guidance import Guidance
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def test_rows_are_measured_once_and_refusals_are_told(
     student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, refused = tmp_path / "export.json", list[str]()
-    table = ExportTable([student], Protocol(2, 1.0, 0, reference=4), "fewstep export-table", out, tmp_path / "exports")
+    table = ExportTable(
+        [student], Protocol(2, Guidance(), 0, reference=4), "fewstep export-table", out, tmp_path / "exports"
+    )
     entries = [Entry(student, OWN, 0.5), Entry(student, "comfyui", 0.5)]
     own, row = table.measure(entries, quiet, refused.append)
     assert not refused and (own["size_mb"], row["kind"], row["library"]) == (0.5, "lora", "diffusers")
@@ -72,4 +75,4 @@ def test_a_student_has_a_row_for_each_format_of_its_family(student: Student, sta
 def test_another_world_is_refused(tiny_teacher: Teacher, student: Student, tmp_path: Path) -> None:
     other = Student(tiny_teacher, student.network, student.contract)
     with pytest.raises(ValueError, match="the judge knows the shapes world only"):
-        ExportTable([other], Protocol(2, 1.0, 0), "", tmp_path / "export.json", tmp_path)
+        ExportTable([other], Protocol(2, Guidance(), 0), "", tmp_path / "export.json", tmp_path)

@@ -33,10 +33,16 @@ def test_join_pads_shorter_texts_with_zeros() -> None:
 
 
 def test_branches_put_the_unconditional_one_first() -> None:
-    both = batch(2, 4).branches()
+    both = batch(2, 4).branches(torch.tensor([True, True]))
     assert both.positive[:, 0, 0].tolist() == [-1, -1, 1, 2]
     assert both.extras["fps"].tolist() == [0, 1, 0, 1]
     assert both.negative is None
+
+
+def test_branches_hold_the_unconditional_one_of_guided_clips_only() -> None:
+    some = batch(2, 4).branches(torch.tensor([False, True]))
+    assert some.positive[:, 0, 0].tolist() == [-1, 1, 2]
+    assert some.extras["fps"].tolist() == [1, 0, 1]
 
 
 def test_dtype_moves_only_floats() -> None:
@@ -63,7 +69,7 @@ def test_zeros_within_a_text_are_no_padding() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="unconditional branch"):
-        batch(2, 4, negative=None).branches()
+        batch(2, 4, negative=None).branches(torch.tensor([True, True]))
     with pytest.raises(ValueError, match="join like with like"):
         Conditions.join([batch(1, 2), batch(1, 2, negative=None)])
     with pytest.raises(ValueError, match=r"\[1, 2\]"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.guidance import Guidance
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -19,6 +19,8 @@ Frames = Annotated[int | None, typer.Option("--frames", help="Frames of a clip; 
 Height = Annotated[int | None, typer.Option("--height", help="Pixels; the teacher's by default.")]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels; the teacher's by default.")]
 Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
+
+LEVELS = "5@0.3-0.93 guides at these noise levels only"
 
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it
 
@@ -39,10 +41,11 @@ def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int
     return clip_size(teacher.default_size(), frames, height, width)
 
 
-def check_guidance(guidance: float) -> None:
-    """Raises ValueError for NaN and infinity."""
-    if not math.isfinite(guidance):
-        raise ValueError(f"--guidance is {guidance}; it must be a finite number, and 1 means none")
+def guidance_of(text: str | None) -> Guidance | None:
+    """What `--guidance` asks for, if it was given. Raises ValueError when it is neither a number nor 5@0.3-0.93."""
+    from fewstep.teacher.guidance import Guidance
+
+    return None if text is None else Guidance.of(text)
 
 
 def named_sources(given: list[str]) -> dict[str, str]:
@@ -64,9 +67,9 @@ def named_sources(given: list[str]) -> dict[str, str]:
     return found
 
 
-def asked_ways(source: str) -> tuple[str, int | None, float | None]:
+def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
     """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own."""
-    match = re.fullmatch(r"(.*)@([1-9]\d*)(?::(\d+(?:\.\d+)?))?", source)
+    match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d+(?:\.\d+)?(?:@[\d.]+-[\d.]+)?))?", source)
     if match is None:
         return source, None, None
-    return match[1], int(match[2]), None if match[3] is None else float(match[3])
+    return match[1], int(match[2]), guidance_of(match[3])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import Device, DType, Frames, Height, Width, asked_ways, check_guidance, named_sources
+from fewstep.commands.asked import LEVELS, Device, DType, Frames, Height, Width, asked_ways, guidance_of, named_sources
 from fewstep.commands.evaluate import models_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def benchmark(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Of the teacher; by default what the first student has inside, else 5.")
+        str | None,
+        typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model.")] = 10,
@@ -78,9 +79,7 @@ def benchmark(
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
 
-    if guidance is not None:
-        check_guidance(guidance)
-    asked, precision = Asked(steps, guidance, None, "", frames, height, width), getattr(torch, dtype)
+    asked, precision = Asked(steps, guidance_of(guidance), None, "", frames, height, width), getattr(torch, dtype)
     found = models_of(models or []) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable(out.parent)
@@ -88,7 +87,7 @@ def benchmark(
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed)
     else:
-        teacher = f"teacher=@{steps or 50}:{5 if guidance is None else guidance:g}"
+        teacher = f"teacher=@{steps or 50}:{guidance or 5}"
         ways = named_sources(models or [teacher, "student=@4:1"])
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tuning = Tuning(compile, attention, quantise)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance, size_of
+from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, size_of
 from fewstep.commands.data_run import Run, Store
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
@@ -78,7 +78,7 @@ def rollouts(
     out: Out,
     teacher: TeacherName = "shapes",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each sample.")] = 32,
-    guidance: Annotated[float, typer.Option(help="u + guidance (c - u); 1 is none.")] = 5.0,
+    guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Samples of each prompt, from other noise.")] = 1,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise beside its seed.")] = False,
@@ -95,8 +95,9 @@ def rollouts(
     """Sample the teacher itself: no real video is needed."""
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
+    from fewstep.teacher.guidance import Guidance
 
-    check_guidance(guidance)
+    weight = Guidance.of(guidance)
     lines = read_prompts(prompts)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
     model = job.load()
@@ -107,11 +108,11 @@ def rollouts(
         model,
         prompts,
         [[line] for line in lines] * count,
-        Rollouts(model, lines, shape, steps, guidance, seed, negative_prompt, keep_noise, batch),
+        Rollouts(model, lines, shape, steps, weight, seed, negative_prompt, keep_noise, batch),
         latent_shape=shape,
         keep_noise=keep_noise,
         steps=steps,
-        guidance=guidance,
+        guidance=weight,
         seed=seed,
         **size._asdict(),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import Device, DType, Frames, Height, Width, asked_ways, check_guidance, named_sources
+from fewstep.commands.asked import LEVELS, Device, DType, Frames, Height, Width, asked_ways, guidance_of, named_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,8 @@ def evaluate(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Of the teacher; by default what the first student has inside, else 5.")
+        str | None,
+        typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
@@ -74,13 +75,11 @@ def evaluate(
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
 
-    if guidance is not None:
-        check_guidance(guidance)
     found = models_of(models)
     folder = _folder(found) if out is None else out
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
-    asked = as_taught(found, Asked(steps, guidance, None, negative_prompt, frames, height, width))
+    asked = as_taught(found, Asked(steps, guidance_of(guidance), None, negative_prompt, frames, height, width))
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     shown = prompts_of(given, num, teacher.size, seed)
     where = str(teacher.teacher.device)

@@ -33,6 +33,7 @@ def export_table(
     from fewstep.eval.steps_table import Protocol
     from fewstep.student.loading import find_stage, load_student
     from fewstep.teacher.atomic import check_writable
+    from fewstep.teacher.guidance import Guidance
 
     check_writable(out.parent)
     check_writable(exports)
@@ -44,7 +45,7 @@ def export_table(
     command = shlex.join(map(str, ["fewstep", "export-table", *runs, *options]))
     if fresh:
         out.unlink(missing_ok=True)
-    table = ExportTable(students, Protocol(num, 1.0, seed, reference), command, out, exports)
+    table = ExportTable(students, Protocol(num, Guidance(), seed, reference), command, out, exports)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("clips", total=num)

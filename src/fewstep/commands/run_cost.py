@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewstep.distill.discriminator import DiscriminatorSettings
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
+    from fewstep.teacher.schedule import NoiseSchedule
 
 
 def show(plan: Recipe) -> None:
@@ -24,11 +25,11 @@ def show(plan: Recipe) -> None:
 
     typer.echo(plan.dump_yaml())
     console = Console(stderr=True)
-    console.print(_calls_table(plan))
+    console.print(_calls_table(plan, _schedule(plan.teacher)))
     console.print(_memory_table(plan))
 
 
-def _calls_table(plan: Recipe) -> Table:
+def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     from rich.table import Table
 
     from fewstep.distill.estimate import rollout_calls, stage_calls, total_calls
@@ -38,9 +39,9 @@ def _calls_table(plan: Recipe) -> Table:
     headings = ("stage", "teacher calls", "student forward", "and backward", "discriminator forward", "and backward")
     table = Table(*headings, title="forwards and backwards of single clips, per process")
     if isinstance(plan.data, RolloutData):
-        table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts))):,}")
-    rows = [(stage.name, stage_calls(stage, plan.gradient_checkpointing)) for stage in plan.stages]
-    for name, calls in (*rows, ("all stages", total_calls(plan))):
+        table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule):,}")
+    rows = [(stage.name, stage_calls(stage, schedule, plan.gradient_checkpointing)) for stage in plan.stages]
+    for name, calls in (*rows, ("all stages", total_calls(plan, schedule))):
         counts = (
             calls.supervisor,
             calls.student_forward,
@@ -110,7 +111,18 @@ def _numel(network: nn.Module) -> int:
 
 
 def _empty_denoiser(name: str) -> Any:
-    """The teacher's denoiser from its config alone; of a hub id no weights are downloaded.
+    """The teacher's denoiser from its config alone. Raises ValueError when there is no such teacher."""
+    return _empty_part(name, ("transformer", "unet"))
+
+
+def _schedule(name: str) -> NoiseSchedule:
+    from fewstep.teacher.schedule import NoiseSchedule
+
+    return NoiseSchedule.from_scheduler(_empty_part(name, ("scheduler",)))
+
+
+def _empty_part(name: str, parts: Sequence[str]) -> Any:
+    """The first of these parts that the teacher has, from its config alone; of a hub id no weights are downloaded.
 
     Raises ValueError when there is no such teacher.
     """
@@ -121,7 +133,7 @@ def _empty_denoiser(name: str) -> Any:
     source = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
     try:
         index = diffusers.DiffusionPipeline.load_config(source)
-        part = next(part for part in ("transformer", "unet") if part in index)
+        part = next(part for part in parts if part in index)
         kind: Any = getattr(diffusers, index[part][1])
         return kind.from_config(kind.load_config(source, subfolder=part))
     except (OSError, StopIteration) as error:

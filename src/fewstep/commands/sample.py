@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import MAX_SEED, Device, DType, Fps, Frames, Height, Width, check_guidance
+from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def sample(
         int | None, typer.Option(min=1, help="Steps from noise to video; a student's own, of a teacher 50.")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; a student has it inside, of a teacher 5.")
+        str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
     ] = None,
     shift: Annotated[
         float | None, typer.Option(min=0.001, help="Bends the steps' times towards noise; the model's own by default.")
@@ -55,12 +55,10 @@ def sample(
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
-    if guidance is not None:
-        check_guidance(guidance)
     if fps is not None:
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
-    asked = Asked(steps, guidance, shift, negative_prompt, frames, height, width, force)
+    asked = Asked(steps, guidance_of(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
     _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import Device, DType, load
+from fewstep.commands.asked import LEVELS, Device, DType, load
 from fewstep.commands.teacher import parse_steps
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def table(
         str, typer.Option(help="Step counts of the teacher beside them, separated by commas.")
     ] = "50,8,4,2,1",
     num: Annotated[int, typer.Option(min=2, help="Clips per row, one held-out prompt each.")] = 1024,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the teacher.")] = 3.0,
+    guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance of the teacher; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
     reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
     to_teacher: Annotated[bool, typer.Option(help="Take distances to the 50-step teacher's own clips, too.")] = True,
@@ -42,13 +42,14 @@ def table(
     Stages that others of as many steps go on from are on the way, and left out.
     """
     from fewstep.eval.steps_table import Protocol
+    from fewstep.teacher.guidance import Guidance
 
-    options = ["--steps", steps, "--num", num, "--guidance", f"{guidance:g}", "--seed", seed, "--reference", reference]
+    options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
     command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
     if fresh:
         out.unlink(missing_ok=True)
-    protocol = Protocol(num, guidance, seed, reference)
+    protocol = Protocol(num, Guidance.of(guidance), seed, reference)
     _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device)
 
 
@@ -85,7 +86,7 @@ def _measure(
         )
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
-    Console().print(results_table(rows, named, f"guidance {protocol.guidance:g} of the teacher"))
+    Console().print(results_table(rows, named, f"guidance {protocol.guidance} of the teacher"))
     typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
 
 

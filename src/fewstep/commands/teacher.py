@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewstep.commands.asked import LEVELS
+
 if TYPE_CHECKING:
     from fewstep.eval.steps_table import Protocol
 
@@ -55,7 +57,7 @@ def table(
     teacher: Annotated[str, typer.Argument(help="shapes, a diffusers folder or a hub id.")] = "shapes",
     steps: Annotated[str, typer.Option(help="Step counts, separated by commas.")] = "50,32,16,8,4,2,1",
     num: Annotated[int, typer.Option(min=2, help="Clips per step count, one held-out prompt each.")] = 512,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
+    guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
     reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
@@ -66,13 +68,14 @@ def table(
 ) -> None:
     """Measure a teacher of the shapes world at many and at few steps."""
     from fewstep.eval.steps_table import Protocol
+    from fewstep.teacher.guidance import Guidance
 
     counts = parse_steps(steps)
-    command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", f"{guidance:g}"]
+    command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
     command += ["--seed", seed, "--reference", reference, "--out", out]
     if fresh:
         out.unlink(missing_ok=True)
-    measure(teacher, counts, Protocol(num, guidance, seed, reference), command, out, device)
+    measure(teacher, counts, Protocol(num, Guidance.of(guidance), seed, reference), command, out, device)
 
 
 @teacher_app.command("videos")
@@ -137,6 +140,6 @@ def measure(
     sheet = out.with_suffix(".png")
     if table.measured or not sheet.exists():
         write_image(sheet, steps_sheet(asked, counts, protocol))
-    Console().print(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance:g}"))
+    Console().print(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
     typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
     return rows

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import Device, DType
+from fewstep.commands.asked import LEVELS, Device, DType, guidance_of
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -22,7 +22,7 @@ def videos(
     out: Annotated[Path, typer.Option(help="A folder; each model gets one of its own in it.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Of pipelines; by default what the first student has inside, else 5.")
+        str | None, typer.Option(help=f"Of pipelines; by default what the first student has inside, else 5; {LEVELS}.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 8,
@@ -48,7 +48,7 @@ def videos(
     check_prompts(shown)
     check_writable(out)
     found = models_of(models)
-    asked, teacher = as_taught(found, Asked(steps, guidance)), None
+    asked, teacher = as_taught(found, Asked(steps, guidance_of(guidance))), None
     with progress_bar() as progress:
         for model in found:
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)

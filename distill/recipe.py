@@ -31,6 +31,7 @@ from fewstep.distill.settings import (
     VideoData,
 )
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.guidance import Guidance
 
 __all__ = [
     "Data",
@@ -121,6 +122,11 @@ class Recipe(Settings):
             return None
         return index - 1 if start is None else [other.name for other in self.stages[:index]].index(start)
 
+    def guidance_in(self, index: int) -> Guidance:
+        """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's."""
+        teacher = self.teacher_of(index)
+        return self.stages[index].guidance if teacher is None else self.guidance_in(teacher)
+
     def keeps_adapters(self, index: int) -> bool:
         """Whether stage `index` ends in an adapter on the teacher, not in a whole network."""
         start = self.start_of(index)
@@ -129,11 +135,15 @@ class Recipe(Settings):
     def phases_of(self, index: int) -> tuple[str, ...]:
         """What of the method a stage is, by the names that tables use.
 
-        Regression is `mse`, or `start` if another stage of as many steps goes on from it. An adversarial stage is
-        `conditional` or `relaxed`, and the last one of its step count is `final` as well.
+        Regression is `mse`, or `start` if another stage goes on from it that is alike: of as many steps, with the same
+        guidance inside. An adversarial stage is `conditional` or `relaxed`, and the last one alike is `final` as well.
         """
-        stage = self.stages[index]
-        alike = [i for i, other in enumerate(self.stages) if other.student_steps == stage.student_steps]
+        stage, guidance = self.stages[index], self.guidance_in(index)
+        alike = [
+            i
+            for i, other in enumerate(self.stages)
+            if other.student_steps == stage.student_steps and self.guidance_in(i) == guidance
+        ]
         if not isinstance(stage.objective, Adversarial):
             return ("start" if index in map(self.start_of, alike) else stage.objective.loss,)
         phase = "conditional" if stage.objective.conditional else "relaxed"

@@ -26,7 +26,6 @@ from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.guidance import Guidance
 
 _GAUGED = 32  # clips that endpoint_error is measured on
 _GAUGE_POSITION = 10**9  # batches that training never reaches
@@ -75,7 +74,7 @@ class Relay:
 
     def _run_stage(self, index: int, stage: Stage) -> None:
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
-        roles, baked = self._roles(index), self._baked_guidance(index)
+        roles, baked = self._roles(index), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
         batches = Batches(
             self.data, self.teacher, self.recipe.seed, index,
@@ -142,11 +141,6 @@ class Relay:
             settings.conditional,
         )  # fmt: skip
         return AdversarialObjective(settings, supervision, discriminator)
-
-    def _baked_guidance(self, index: int) -> Guidance:
-        """The guidance inside the student: that of the last stage in its line which the base teacher taught."""
-        teacher = self.recipe.teacher_of(index)
-        return self.recipe.stages[index].guidance if teacher is None else self._baked_guidance(teacher)
 
     def _negative_prompt(self) -> str:
         return getattr(self.recipe.data, "negative_prompt", "")

@@ -26,6 +26,7 @@ from fewstep.eval.steps_table import (
 )
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.shapes.judge import load_judge
 from fewstep.teacher.video import to_uint8
 
@@ -38,6 +39,7 @@ PHASES = ("", "start", "mse", "huber", "conditional", "relaxed", "final")
 COLUMNS = {
     "model": "model",
     "steps": "steps",
+    "guidance": "guidance",
     "phase": "phase",
     "shapes_fd": "shapes-fd",
     "low": "low",
@@ -52,9 +54,10 @@ COLUMNS_OF_RUNS = {"run": "run", **COLUMNS}  # where a table compares several
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be measured: the teacher at `steps` guided steps, or a student."""
+    """A row to be measured: the teacher at `steps` steps with this guidance, or a student that has it inside."""
 
     steps: int
+    guidance: Guidance
     student: Student | None = None
     phase: str = ""
     train_seconds: float | None = None  # of the student's whole line, from the teacher on
@@ -65,9 +68,10 @@ class Entry:
     @property
     def key(self) -> dict[str, Any]:
         """What tells rows apart, beside what all share."""
+        asked = {"steps": self.steps, "guidance": self.guidance.plain()}
         if self.student is None:
-            return {"model": "teacher", "steps": self.steps}
-        row = {"model": "student", "steps": self.steps, "phase": self.phase, "stage": self.name, "run": self.run}
+            return {"model": "teacher", **asked}
+        row = {"model": "student", **asked, "phase": self.phase, "stage": self.name, "run": self.run}
         return row | {"weights_sha256": self.sha256}
 
 
@@ -76,7 +80,8 @@ class RelayTable:
 
     Raises ValueError when the teacher is not of the shapes world, or `out` holds another teacher's, judge's or
     protocol's rows. `dtype` is that of the denoisers, for the record. With `to_teacher`, distances to the 50-step
-    teacher's own clips (other prompts and noise) are taken as well; its own row at 50 steps is then the floor.
+    teacher's own clips (other prompts and noise, the protocol's guidance) are taken as well; its own row at 50 steps is
+    then the floor.
     """
 
     def __init__(
@@ -138,7 +143,7 @@ class RelayTable:
     def generate(self, entry: Entry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Videos (B, 3, F, H, W) in -1..1 of one entry."""
         if entry.student is None:
-            return generate(self.teacher, prompts, seeds, entry.steps, self.protocol.guidance)
+            return generate(self.teacher, prompts, seeds, entry.steps, entry.guidance)
         z = self.teacher.noise(seeds, self.teacher.latent_shape(*self._size))
         return self.teacher.decode(entry.student.sample(z, self.teacher.conditions(prompts)))
 
@@ -155,7 +160,9 @@ class RelayTable:
             clips = {"clips": "teacher's", "steps": REFERENCE_STEPS, "seed": seed, **self._shared}
 
             def compute() -> Tensor:
-                return self._judge(Entry(REFERENCE_STEPS), seed, "the teacher's other clips", progress).features()
+                return self._judge(
+                    Entry(REFERENCE_STEPS, self.protocol.guidance), seed, "the teacher's other clips", progress
+                ).features()
 
             self._references["teacher"] = cached_features(clips, compute)
         return self._references["teacher"]
@@ -166,6 +173,12 @@ def _place(row: Mapping[str, Any]) -> tuple[int, int, int]:
     return MODELS.index(row["model"]), -row.get("steps", 0), PHASES.index(row.get("phase", ""))
 
 
+def teacher_entries(counts: Sequence[int], guidance: Guidance, students: Sequence[Entry]) -> list[Entry]:
+    """The teacher at these step counts, and at 50 steps with every other guidance that a student has inside."""
+    others = [each for each in dict.fromkeys(entry.guidance for entry in students) if each != guidance]
+    return [Entry(count, guidance) for count in counts] + [Entry(REFERENCE_STEPS, other) for other in others]
+
+
 @torch.no_grad()
 def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> Image.Image:
     """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became."""
@@ -173,6 +186,8 @@ def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> I
     columns = {}
     for entry in entries:
         if entry.phase not in ("", "mse", "final"):
+            continue
+        if entry.student is None and entry.guidance != table.protocol.guidance:
             continue
         name = entry.name or f"teacher, {entry.steps} step{'s' * (entry.steps > 1)}"
         columns[name] = [to_uint8(video) for video in table.generate(entry, prompts, seeds)]

@@ -56,21 +56,22 @@ def test_every_student_gets_a_row_and_none_is_measured_twice(
     code, output = fewstep(*command)
     assert code == 0, output
     _, rows = read_results(out)
-    found = [(row["model"], row.get("steps"), row.get("phase"), row.get("stage")) for row in rows]
-    assert found == [
-        ("real", None, None, None),
-        ("teacher", 2, None, None),
-        ("student", 2, "mse", "2-step"),
-        ("student", 1, "mse", "1-step-mse"),
-        ("student", 1, "relaxed", "1-step"),
-        ("student", 1, "final", "1-step"),
+    keys = ("model", "steps", "guidance", "phase", "stage")
+    assert [tuple(row.get(key) for key in keys) for row in rows] == [
+        ("real", None, None, None, None),
+        ("teacher", 50, 2.0, None, None),  # with the guidance that the students have inside
+        ("teacher", 2, 3.0, None, None),  # as it was asked for
+        ("student", 2, 2.0, "mse", "2-step"),
+        ("student", 1, 2.0, "mse", "1-step-mse"),
+        ("student", 1, 2.0, "relaxed", "1-step"),
+        ("student", 1, 2.0, "final", "1-step"),
     ]
     assert all(row["low"] <= row["shapes_fd"] <= row["high"] and row["num"] == 4 for row in rows)
     assert all(row["teacher_low"] <= row["teacher_fd"] <= row["teacher_high"] for row in rows[1:])
-    seconds = {row["stage"]: row["train_seconds"] for row in rows[2:]}
+    seconds = {row["stage"]: row["train_seconds"] for row in rows[3:]}
     stages = {p.parent.name: json.loads(p.read_text())["train_seconds"] for p in run.glob("stages/*/result.json")}
     assert seconds["1-step-mse"] == pytest.approx(stages["2-step"] + stages["1-step-mse"], abs=0.11)
-    relaxed, final = ({**row, "phase": None} for row in rows[4:6])
+    relaxed, final = ({**row, "phase": None} for row in rows[5:7])
     assert relaxed == final
     assert out.with_suffix(".png").stat().st_size > 0 and "1-step-mse" in out.with_suffix(".json").read_text()
 

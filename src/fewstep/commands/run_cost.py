@@ -30,13 +30,20 @@ def show(plan: Recipe) -> None:
 
 
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fewstep.distill.estimate import rollout_calls, stage_calls, total_calls
     from fewstep.distill.settings import RolloutData
     from fewstep.teacher.caption_files import read_prompts
 
-    headings = ("stage", "teacher calls", "student forward", "and backward", "discriminator forward", "and backward")
+    headings = (
+        Column("stage", no_wrap=True),
+        "teacher calls",
+        "student forward",
+        "and backward",
+        "discriminator forward",
+        "and backward",
+    )
     table = Table(*headings, title="forwards and backwards of single clips, per process")
     if isinstance(plan.data, RolloutData):
         table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule):,}")
@@ -54,13 +61,21 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
 
 
 def _memory_table(plan: Recipe) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
 
     with torch.device("meta"):  # numbers without weights
         network = _empty_denoiser(plan.teacher)
-    table = Table("stage", "role", "weights", "gradients", "moments", "average", title="GiB, without activations")
+    table = Table(
+        Column("stage", no_wrap=True),
+        "role",
+        "weights",
+        "gradients",
+        "moments",
+        "average",
+        title="GiB, without activations",
+    )
     for index, stage in enumerate(plan.stages):
         shares = stage_memory(plan, index, **_count(network, plan, stage), frozen=plan.precision)
         for share in shares:

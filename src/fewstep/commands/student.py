@@ -67,15 +67,15 @@ def _measure(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fewstep.eval.relay_table import COLUMNS, COLUMNS_OF_RUNS, Entry, RelayTable, relay_sheet
+    from fewstep.eval.relay_table import COLUMNS, COLUMNS_OF_RUNS, RelayTable, relay_sheet, teacher_entries
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
     from fewstep.teacher.video import write_image
 
     teacher = load(read_contract(find_stage(runs[0])).teacher, dtype, device)
-    entries = [Entry(count) for count in counts]
-    entries += [entry for run in runs for entry in _students(run, teacher)]
+    students = [entry for run in runs for entry in _students(run, teacher)]
+    entries = [*teacher_entries(counts, protocol.guidance, students), *students]
     named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
     relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -86,7 +86,7 @@ def _measure(
         )
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
-    Console().print(results_table(rows, named, f"guidance {protocol.guidance} of the teacher"))
+    Console().print(results_table(rows, named, "students beside their teacher"))
     typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
 
 
@@ -111,7 +111,16 @@ def _students(run: Path, teacher: Teacher) -> list[Entry]:
             student = load_student(folder.stage(stage.name), teacher=teacher)
             version = weights_sha256(folder.stage(stage.name))
             found += [
-                Entry(stage.student_steps, student, phase, seconds(index), stage.name, str(run), version)
+                Entry(
+                    stage.student_steps,
+                    student.contract.baked_guidance,
+                    student,
+                    phase,
+                    seconds(index),
+                    stage.name,
+                    str(run),
+                    version,
+                )
                 for phase in recipe.phases_of(index)
                 if phase != "start"
             ]

@@ -21,6 +21,7 @@ import torch
 
 from fewstep.teacher.dataset import REPORT, Row, write_dataset
 from fewstep.teacher.dataset_reader import open_dataset, read_unconditional
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import Dtype, Layout, Manifest, Schedule, Skip, read_manifest
 
 TEACHER = "a" * 64
@@ -150,7 +151,7 @@ def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None
         ({"seed": 4}, "seed 3, not 4"),
         ({"height": 64}, "height None, not 64"),
         ({"items_sha256": "d" * 64}, "items_sha256 bbbbbbbbbbbb…, not dddd"),
-        ({"schedule": PLAN.schedule.model_copy(update={"guidance": 7.0})}, r"schedule guidance 5\.0, not 7\.0"),
+        ({"schedule": PLAN.schedule.model_copy(update={"guidance": Guidance(7)})}, "schedule guidance 5, not 7"),
         (
             {"tensors": PLAN.tensors | {"latents": Layout(dtype="float32", shape=(4, 2, 3))}},
             r"stored latents float16 \(4, 2, 3\), not float32 \(4, 2, 3\): go on",

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from torch import Tensor
 
@@ -44,6 +45,8 @@ class Guidance:
         """From a number, or from a text such as `5` or `5@0.3-0.93`. Raises ValueError for anything else."""
         if isinstance(value, Guidance):
             return value
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            return Guidance(float(value))
         match = _TEXT.fullmatch(str(value).strip())
         if match is None:
             raise ValueError(
@@ -59,8 +62,10 @@ class Guidance:
 
     def applies(self, schedule: NoiseSchedule, t: Time) -> Tensor:
         """Where it does: bool, () or (B,), on the CPU."""
+        if not self.guides:
+            return torch.zeros_like(torch.as_tensor(t), dtype=torch.bool, device="cpu")
         level = schedule.level(t).round(decimals=9)  # a level that is an edge but for rounding is that edge
-        return self.guides & (level > self.low) & (level <= self.high)
+        return (level > self.low) & (level <= self.high)
 
     def plain(self) -> float | str:
         """As JSON and YAML have it: a number, or a text where it has levels."""

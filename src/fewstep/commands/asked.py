@@ -68,8 +68,11 @@ def named_sources(given: list[str]) -> dict[str, str]:
 
 
 def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
-    """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own."""
-    match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d+(?:\.\d+)?(?:@[\d.]+-[\d.]+)?))?", source)
+    """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own.
+
+    Raises ValueError for guidance that is neither a number nor 5@0.3-0.93.
+    """
+    match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d.*))?", source)
     if match is None:
         return source, None, None
     return match[1], int(match[2]), guidance_of(match[3])

@@ -168,9 +168,11 @@ class RelayTable:
         return self._references["teacher"]
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Real clips, the teacher, then students; many steps before few; phases as they follow one another."""
-    return MODELS.index(row["model"]), -row.get("steps", 0), PHASES.index(row.get("phase", ""))
+def _place(row: Mapping[str, Any]) -> tuple[int, int, bool, int]:
+    """Real clips, the teacher, then students; many steps before few; the protocol's guidance before others; phases as
+    they follow one another."""
+    other = row.get("guidance") != row.get("teacher_guidance")
+    return MODELS.index(row["model"]), -row.get("steps", 0), other, PHASES.index(row.get("phase", ""))
 
 
 def teacher_entries(counts: Sequence[int], guidance: Guidance, students: Sequence[Entry]) -> list[Entry]:

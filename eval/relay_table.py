@@ -108,7 +108,11 @@ class RelayTable:
         return [real, *(self._found(entry, progress) for entry in entries)]
 
     def _found(self, entry: Entry, progress: Progress) -> dict[str, Any]:
-        return self._file.find(entry.key) or self._file.add(self._row(entry, progress), _place)
+        found = self._file.find(entry.key)
+        if found is not None:
+            return found
+        before_training_again = {key: value for key, value in entry.key.items() if key != "weights_sha256"}
+        return self._file.add(self._row(entry, progress), _place, instead_of=before_training_again)
 
     def _real(self, progress: Progress) -> dict[str, Any]:
         return real_row(self.protocol, self._real_reference(progress), progress)

@@ -53,10 +53,16 @@ class ResultsFile:
         """The row that has these figures among its own."""
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
-    def add(self, row: Row, order: Callable[[Row], Any] = lambda row: 0) -> dict[str, Any]:
-        """The row with what all share; it is written at once, in this order, beside a table for a README."""
+    def add(
+        self, row: Row, order: Callable[[Row], Any] = lambda row: 0, instead_of: Row | None = None
+    ) -> dict[str, Any]:
+        """The row with what all share; it is written at once, in this order, beside a table for a README.
+
+        It takes the place of rows that have the figures `instead_of` among their own.
+        """
         added = {**row, **self._shared}
-        self.rows = sorted([*self.rows, added], key=order)
+        kept = [other for other in self.rows if instead_of is None or not instead_of.items() <= other.items()]
+        self.rows = sorted([*kept, added], key=order)
         write_results(self._out, self._command, self.rows)
         self._out.with_suffix(".md").write_text(markdown_table(self.rows, self._columns))
         return added

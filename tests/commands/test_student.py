@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fewstep import cli
@@ -79,6 +80,22 @@ def test_every_student_gets_a_row_and_none_is_measured_twice(
     assert fewstep(*command)[0] == 0 and out.read_bytes() == before
     code, output = fewstep(*command, "--seed", 1)
     assert code == 2 and "holds figures of another seed" in output
+
+
+def test_a_student_that_was_trained_again_takes_its_old_rows_place(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    again, out = Path(shutil.copytree(run, tmp_path / "again")), tmp_path / "relay.json"
+    command = ["student", "table", again, "--steps", 1, "--num", 2, "--reference", 4, "--no-to-teacher", "--out", out]
+    assert fewstep(*command)[0] == 0
+    before = {row.get("stage", row["model"]): row for row in read_results(out)[1]}
+    file = again / "stages" / "2-step" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weight * 0.9 for name, weight in load_file(file).items()}, file)
+    assert fewstep(*command)[0] == 0
+    after = {row.get("stage", row["model"]): row for row in read_results(out)[1]}
+    assert len(read_results(out)[1]) == 7 and after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == ["2-step"]
 
 
 def test_of_several_runs_a_table_says_which_is_which(

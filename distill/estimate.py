@@ -8,7 +8,6 @@ from typing import Literal
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import RolloutData, Stage
-from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.schedule import NoiseSchedule
 
 Precision = Literal["float32", "bfloat16"]
@@ -41,7 +40,7 @@ class Calls:
 
 def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) -> int:
     """Forwards of single clips by the teacher for all samples of the data, over all processes."""
-    return num_prompts * data.count * _forwards(data.guidance, data.steps, schedule)
+    return num_prompts * data.count * data.guidance.evaluations(schedule, schedule.grid(data.steps))
 
 
 def stage_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> Calls:
@@ -49,7 +48,8 @@ def stage_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: b
 
     Starts between two nodes take fewer substeps than counted here; samples drawn to look at are not counted.
     """
-    whole = _forwards(stage.guidance, stage.teacher_steps, schedule)  # from noise to data, so of all student steps
+    # from noise to data, so of all student steps
+    whole = stage.guidance.evaluations(schedule, schedule.grid(stage.teacher_steps))
     lesson = Calls(supervisor=round(stage.batch * whole / stage.student_steps))
     forwards = 2 if gradient_checkpointing else 1
     learn = Calls(student_forward=forwards * stage.batch, student_backward=stage.batch)
@@ -141,8 +141,3 @@ def _frozen(role: str, num_parameters: int, precision: Precision = "float32") ->
 def _trained(role: str, num_parameters: int, averaged: bool) -> Share:
     once = num_parameters * _BYTES["float32"] / GIB  # whatever the forward passes compute in
     return Share(role, once, gradients=once, moments=2 * once, average=once if averaged else 0.0)
-
-
-def _forwards(guidance: Guidance, steps: int, schedule: NoiseSchedule) -> int:
-    """Of one clip from noise to data: guided steps count twice."""
-    return steps + int(guidance.applies(schedule, schedule.grid(steps)[:-1]).sum())

@@ -58,7 +58,7 @@ class Sampler:
     @property
     def evaluations(self) -> int:
         """How often the denoiser is evaluated for one clip: guided steps count twice."""
-        return self.steps + int(self.guidance.applies(self.teacher.schedule, self.grid[:-1]).sum())
+        return self.guidance.evaluations(self.teacher.schedule, self.grid)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Unit noise (B, C, F, h, w), a seed per clip: any two samplers of one teacher start from the same."""

@@ -67,6 +67,10 @@ class Guidance:
         level = schedule.level(t).round(decimals=9)  # a level that is an edge but for rounding is that edge
         return (level > self.low) & (level <= self.high)
 
+    def evaluations(self, schedule: NoiseSchedule, grid: Tensor) -> int:
+        """Forwards of one clip along the grid's steps (n + 1,): guided ones count twice."""
+        return len(grid) - 1 + int(self.applies(schedule, grid[:-1]).sum())
+
     def plain(self) -> float | str:
         """As JSON and YAML have it: a number, or a text where it has levels."""
         everywhere = (self.low, self.high) == (0, 1)
@@ -78,6 +82,7 @@ class Guidance:
 
 
 def _to_plain(guidance: Any) -> float | str:
+    # a schema shows a field's default before it is validated
     return Guidance.of(guidance).plain()
 
 

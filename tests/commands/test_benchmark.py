@@ -65,7 +65,8 @@ def test_teacher_and_students_in_one_table(run: Path, tiny_wan_folder: Path) -> 
         assert row["repetitions"] == 2 and row["peak_gib"] > 0
         assert row["speedup"] == pytest.approx(rows[0]["total_seconds"] / row["total_seconds"])
         assert row["denoise_speedup"] == pytest.approx(rows[0]["denoise_seconds"] / row["denoise_seconds"])
-    assert [row["ideal_speedup"] for row in rows] == pytest.approx([1, 4, 8, 8, 16 / 13], abs=0.01)
+    ideal = [row["ideal_speedup"] for row in rows]
+    assert ideal[:4] == [1, 4, 8, 8] and ideal[4] == pytest.approx(16 / 13)
     assert found["fit"]["seconds_per_evaluation"] > 0 and found["failed"] == {}
     protocol = found["protocol"]
     assert protocol["size"] == [9, 16, 16] and protocol["batch"] == 1 and protocol["dtype"] == "float32"
@@ -136,7 +137,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["teacher="], "names no model: write SOURCE or NAME=SOURCE"),
     (["--random-weights", "wan9"], "there is no architecture wan9: use wan2.1-t2v-1.3b"),
     (["TINY", "--attention", "quick"], "has no attention backend quick"),
-    (["TINY", "--guidance", "nan"], "guidance is nan"),
+    (["TINY", "--guidance", "nan"], "--guidance is nan"),
     (["TINY", "--frames", "6"], "frames"),
 ]
 

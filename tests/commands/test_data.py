@@ -310,7 +310,7 @@ def csv_with(header: str) -> dict[str, str]:
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--frames", "8"], "8 frames cannot be made"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "0"], "fps is 0.0; it must be above 0"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "inf"], "fps is inf; it must be above 0 and finite"),
-        ({"p.txt": "a"}, ["rollouts", "p.txt", "--guidance", "nan"], "guidance is nan; it must be a finite number"),
+        ({"p.txt": "a"}, ["rollouts", "p.txt", "--guidance", "nan"], "--guidance is nan; it must be a finite number"),
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--device", "foo"], "there is no device foo on this machine: use cpu"),
         ({"p.txt": "a"}, ["prompts", "p.txt", "--out", "p.txt/out"], "p.txt is a file: choose another --out"),
         ({"c.csv": 'file,text\na.mp4,"x\n'}, ["videos", ".", "--captions", "c.csv"], "c.csv, line 2 is not CSV"),

@@ -136,7 +136,7 @@ def test_contact_sheet_and_size(tiny_wan_folder: Path, tmp_path: Path) -> None:
         (("--prompt", "a", "--out", "none/clip.mp4"), "there is no folder"),
         (("--out", "clip.mp4"), "nothing to show"),
         (("--prompt", "a", "--out", "clip.mp4", "--frames", 8), "8 frames cannot be made"),
-        (("--prompt", "a", "--out", "clip.mp4", "--guidance", "nan"), "guidance is nan; it must be a finite number"),
+        (("--prompt", "a", "--out", "clip.mp4", "--guidance", "nan"), "--guidance is nan; it must be a finite number"),
         (("--prompt", "a", "--out", "clip.mp4", "--fps", "inf"), "use a rate from 0.1 to 1000"),
         (("--prompt", "a", "--out", "clip.mp4", "--device", "foo"), "there is no device foo on this machine"),
         (("--prompts", "none.txt", "--out", "clip.mp4"), "there is no prompts file none.txt"),

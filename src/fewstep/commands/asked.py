@@ -41,11 +41,19 @@ def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int
     return clip_size(teacher.default_size(), frames, height, width)
 
 
-def guidance_of(text: str | None) -> Guidance | None:
-    """What `--guidance` asks for, if it was given. Raises ValueError when it is neither a number nor 5@0.3-0.93."""
+def guidance_of(text: str) -> Guidance:
+    """What `--guidance` asks for. Raises ValueError, naming the option, when it is neither a number nor 5@0.3-0.93."""
     from fewstep.teacher.guidance import Guidance
 
-    return None if text is None else Guidance.of(text)
+    try:
+        return Guidance.of(text)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+
+
+def guidance_if_asked(text: str | None) -> Guidance | None:
+    """`guidance_of` where the option may be left out."""
+    return None if text is None else guidance_of(text)
 
 
 def named_sources(given: list[str]) -> dict[str, str]:
@@ -72,7 +80,9 @@ def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
 
     Raises ValueError for guidance that is neither a number nor 5@0.3-0.93.
     """
+    from fewstep.teacher.guidance import Guidance
+
     match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d.*))?", source)
     if match is None:
         return source, None, None
-    return match[1], int(match[2]), guidance_of(match[3])
+    return match[1], int(match[2]), None if match[3] is None else Guidance.of(match[3])

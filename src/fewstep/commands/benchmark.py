@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, Frames, Height, Width, asked_ways, guidance_of, named_sources
+from fewstep.commands.asked import (
+    LEVELS,
+    Device,
+    DType,
+    Frames,
+    Height,
+    Width,
+    asked_ways,
+    guidance_if_asked,
+    named_sources,
+)
 from fewstep.commands.evaluate import models_of
 
 if TYPE_CHECKING:
@@ -79,7 +89,7 @@ def benchmark(
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
 
-    asked, precision = Asked(steps, guidance_of(guidance), None, "", frames, height, width), getattr(torch, dtype)
+    asked, precision = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width), getattr(torch, dtype)
     found = models_of(models or []) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable(out.parent)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, size_of
+from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_of, size_of
 from fewstep.commands.data_run import Run, Store
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
@@ -95,9 +95,8 @@ def rollouts(
     """Sample the teacher itself: no real video is needed."""
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
-    from fewstep.teacher.guidance import Guidance
 
-    weight = Guidance.of(guidance)
+    weight = guidance_of(guidance)
     lines = read_prompts(prompts)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
     model = job.load()

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, Frames, Height, Width, asked_ways, guidance_of, named_sources
+from fewstep.commands.asked import (
+    LEVELS,
+    Device,
+    DType,
+    Frames,
+    Height,
+    Width,
+    asked_ways,
+    guidance_if_asked,
+    named_sources,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +89,7 @@ def evaluate(
     folder = _folder(found) if out is None else out
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
-    asked = as_taught(found, Asked(steps, guidance_of(guidance), None, negative_prompt, frames, height, width))
+    asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     shown = prompts_of(given, num, teacher.size, seed)
     where = str(teacher.teacher.device)

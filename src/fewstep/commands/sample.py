@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_of
+from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_if_asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def sample(
     if fps is not None:
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
-    asked = Asked(steps, guidance_of(guidance), shift, negative_prompt, frames, height, width, force)
+    asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
     _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
 

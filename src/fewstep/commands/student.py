@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, load
+from fewstep.commands.asked import LEVELS, Device, DType, guidance_of, load
 from fewstep.commands.teacher import parse_steps
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ def table(
     Stages that others of as many steps go on from are on the way, and left out.
     """
     from fewstep.eval.steps_table import Protocol
-    from fewstep.teacher.guidance import Guidance
 
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
     command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
     if fresh:
         out.unlink(missing_ok=True)
-    protocol = Protocol(num, Guidance.of(guidance), seed, reference)
+    protocol = Protocol(num, guidance_of(guidance), seed, reference)
     _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.commands.asked import LEVELS
+from fewstep.commands.asked import LEVELS, guidance_of
 
 if TYPE_CHECKING:
     from fewstep.eval.steps_table import Protocol
@@ -68,14 +68,13 @@ def table(
 ) -> None:
     """Measure a teacher of the shapes world at many and at few steps."""
     from fewstep.eval.steps_table import Protocol
-    from fewstep.teacher.guidance import Guidance
 
     counts = parse_steps(steps)
     command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
     command += ["--seed", seed, "--reference", reference, "--out", out]
     if fresh:
         out.unlink(missing_ok=True)
-    measure(teacher, counts, Protocol(num, Guidance.of(guidance), seed, reference), command, out, device)
+    measure(teacher, counts, Protocol(num, guidance_of(guidance), seed, reference), command, out, device)
 
 
 @teacher_app.command("videos")

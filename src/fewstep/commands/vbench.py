@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, guidance_of
+from fewstep.commands.asked import LEVELS, Device, DType, guidance_if_asked
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -48,7 +48,7 @@ def videos(
     check_prompts(shown)
     check_writable(out)
     found = models_of(models)
-    asked, teacher = as_taught(found, Asked(steps, guidance_of(guidance))), None
+    asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
     with progress_bar() as progress:
         for model in found:
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)

@@ -29,7 +29,8 @@ teacher-table: $(FEWSTEP)
 
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-relay
-	$(BIN)/fewstep student table runs/shapes-relay --dtype bfloat16 --out docs/results/relay.json
+	$(BIN)/fewstep student table runs/shapes-relay --guidance 7@0.3-0.93 --dtype bfloat16 \
+		--out docs/results/relay.json
 
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
 from-video-table: $(FEWSTEP)

@@ -36,3 +36,13 @@ def load_state(folder: Path, stage: str) -> dict[str, Any] | None:
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path} is broken ({reason}): delete it to begin the stage {stage} again") from error
+
+
+def forget_state(folder: Path, stage: str) -> None:
+    """Deletes this stage's checkpoint; another stage's stays, and a broken one goes."""
+    try:
+        found = load_state(folder, stage)
+    except ValueError:
+        found = {}
+    if found is not None:
+        (folder / FILE_NAME).unlink()

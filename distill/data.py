@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
@@ -17,6 +17,34 @@ from fewstep.teacher.manifest import FILE_NAME, Manifest, read_manifest
 
 _ROWS_PER_SHARD = 64
 Plan = tuple[Manifest, Source]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A dataset, and what a student that learned from it is sampled with."""
+
+    folder: Path
+    size: VideoSize
+    fps: float
+    negative_prompt: str
+
+
+def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -> Clips:
+    """What a dataset's manifest says of its clips, the teacher's own size and rate where it says nothing.
+
+    Raises ValueError when it is of another size than asked for, or no size is known.
+    """
+    manifest = read_manifest(folder)
+    said, default = (manifest.num_frames, manifest.height, manifest.width), asked or teacher.default_size()
+    if asked is not None and None not in said and said != tuple(asked):
+        raise ValueError(
+            f"{folder} has clips of {said} frames, height and width, not {tuple(asked)}: leave `size` out of the "
+            "recipe, or name a dataset of that size"
+        )
+    if None in said and default is None:
+        raise ValueError(f"neither {folder} nor the teacher states a size of clips: set size in the recipe")
+    size = VideoSize(*(default if None in said else said))
+    return Clips(folder, size, manifest.fps or teacher.default_fps(), manifest.negative_prompt)
 
 
 def make_data(

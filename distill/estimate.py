@@ -109,8 +109,8 @@ def stage_memory(
     """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
 
     The numbers are of parameters: the denoiser's, its adapters', the discriminator's heads' and adapters'. `frozen`
-    is the dtype of the teacher's weights; what stages leave behind is float32. Activations, which grow with clips and
-    batch, are not counted, nor are text encoder and autoencoder.
+    is the dtype of the teacher's weights and of a supervisor's; what is trained is float32. Activations, which grow
+    with clips and batch, are not counted, nor are text encoder and autoencoder.
     """
     lora = recipe.train_of(index) == "lora"
     start = recipe.start_of(index)
@@ -125,7 +125,7 @@ def stage_memory(
         if recipe.keeps_adapters(supervisor):
             shares.append(_frozen("supervisor", num_adapters))
         elif not (lora and supervisor == start):  # else it is the student's base
-            shares.append(_frozen("supervisor", num_parameters))
+            shares.append(_frozen("supervisor", num_parameters, frozen))
 
     objective = recipe.stages[index].objective
     if isinstance(objective, Adversarial):

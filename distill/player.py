@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,9 +26,12 @@ class Player:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay)
         self._lr, self._clip = lr, clip
 
-    def step(self, accelerator: Accelerator, scale: float) -> float:
+    def step(self, accelerator: Accelerator, scale: float, loss: float = 0.0) -> float:
         """One step on the gradients, averaged over processes and clipped; returns their norm, nothing moves if it is
-        not finite."""
+        not finite. A loss that is not finite makes it so in every process, and none waits for another."""
+        if not math.isfinite(loss):
+            for parameter in self.parameters:
+                parameter.grad = torch.full_like(parameter, math.nan)
         average_gradients(accelerator, self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self._clip))
         if torch.isfinite(torch.tensor(norm)):

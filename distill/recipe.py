@@ -122,6 +122,20 @@ class Recipe(Settings):
             return None
         return index - 1 if start is None else [other.name for other in self.stages[:index]].index(start)
 
+    def standing_on(self, name: str) -> list[int]:
+        """The stage of this name, and those that start from it or are taught by it, directly or not.
+
+        Raises ValueError when there is none.
+        """
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ValueError(f"there is no stage {name}: the recipe has {', '.join(names)}")
+        found = [names.index(name)]
+        for index in range(found[0] + 1, len(names)):
+            if {self.start_of(index), self.teacher_of(index)} & set(found):
+                found.append(index)
+        return found
+
     def guidance_in(self, index: int) -> Guidance:
         """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's."""
         teacher = self.teacher_of(index)
@@ -201,6 +215,15 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     ones, and become absolute. Raises ValueError naming everything that is wrong.
     """
     found = find_recipe(path)
+    return _validated(found, overrides, (found.parent, Path.cwd(), RECIPES))
+
+
+def kept_recipe(run: Path) -> Recipe:
+    """The recipe in a run's folder; what it names, such as a file of prompts, need not be there any more."""
+    return _validated(find_recipe(run / "recipe.yaml"), (), ())
+
+
+def _validated(found: Path, overrides: Sequence[str], folders: tuple[Path, ...]) -> Recipe:
     try:
         values = load_yaml(found.read_text("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -214,7 +237,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply(override, values)
     try:
-        return Recipe.model_validate(values, context={"folders": (found.parent, Path.cwd(), RECIPES)})
+        return Recipe.model_validate(values, context={"folders": folders})
     except ValidationError as error:
         raise ValueError(f"{found}: {'; '.join(sentences(error, recipe_schema()))}") from error
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewstep.distill.checkpoint import FILE_NAME as STATE
+from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
@@ -49,22 +50,27 @@ class RunFolder:
         found: dict[str, Any] = json.loads((self.stage(name) / "result.json").read_text("utf-8"))
         return found
 
-    def begin(self, recipe: Recipe) -> None:
+    def begin(self, recipe: Recipe, again: str | None = None) -> None:
         """Keeps the resolved recipe. Raises ValueError when another one was begun here.
 
-        Further stages at the end are no other recipe: a run may be gone on with.
+        Further stages at the end are no other recipe: a run may be gone on with. Nor are other settings of the stage
+        `again` and of those that stand on it: what is there of them goes, and they are trained again.
         """
+        anew = [] if again is None else [recipe.stages[i].name for i in recipe.standing_on(again)]
         kept = self.path / "recipe.yaml"
         if kept.exists():
             begun = load_yaml(kept.read_text("utf-8"))
-            changed = _differences(begun, recipe.model_dump(mode="json"))
+            changed = _differences(begun, recipe.model_dump(mode="json"), anew=anew)
             if changed:
                 raise ValueError(
-                    f"{self.path} was begun with another {', '.join(changed)}: run it with the same recipe, or choose "
-                    "another folder with --set out=DIR"
+                    f"{self.path} was begun with another {', '.join(changed)}: run it with the same recipe, choose "
+                    "another folder with --set out=DIR, or train a stage again with --again STAGE"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(kept)
+        for name in anew:
+            shutil.rmtree(self.stage(name), ignore_errors=True)
+            forget_state(self.path, name)
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
         """A stage's folder appears whole: `write` fills it, `result` is kept beside; then its checkpoint may go."""
@@ -79,14 +85,20 @@ class RunFolder:
         return folder
 
 
-def _differences(begun: Any, now: Any, above: str = "") -> list[str]:
-    """Dotted names of the settings that differ and may not."""
+def _differences(begun: Any, now: Any, above: str = "", anew: Sequence[str] = ()) -> list[str]:
+    """Dotted names of the settings that differ and may not; those of the stages `anew` may."""
     if isinstance(begun, dict) and isinstance(now, dict):
-        keys = [key for key in {**begun, **now} if above + key not in _FREE]
-        return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.")]
+        free = ("gate",) if above.startswith("stages.") and above.count(".") == 2 else ()
+        keys = [key for key in {**begun, **now} if above + key not in _FREE and key not in free]
+        return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.", anew)]
     if isinstance(begun, list) and isinstance(now, list):
         grown = above == "stages." and len(begun) < len(now)
         if grown or len(begun) == len(now):
             pairs = enumerate(zip(begun, now, strict=False))
-            return [name for i, (a, b) in pairs for name in _differences(a, b, f"{above}{i}.")]
+            return [
+                name
+                for i, (a, b) in pairs
+                if not (above == "stages." and b["name"] == a["name"] and b["name"] in anew)
+                for name in _differences(a, b, f"{above}{i}.")
+            ]
     return [] if begun == now else [above.rstrip(".")]

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.batches import Batches
+from fewstep.distill.data import Clips
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
 from fewstep.distill.objectives.base import Batch, Objective
@@ -25,9 +26,9 @@ from fewstep.distill.trainer import OnStep, Trainer
 from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import Teacher
 
-_GAUGED = 32  # clips that endpoint_error is measured on
+_GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
 _GAUGE_POSITION = 10**9  # batches that training never reaches
 
 # What a student is asked at a gate, beside endpoint_error: its network and contract -> a figure
@@ -52,8 +53,7 @@ class Relay:
     recipe: Recipe
     folder: RunFolder
     teacher: Teacher
-    data: Path
-    size: VideoSize
+    clips: Clips
     accelerator: Accelerator
     screen: Screen
     interrupted: Callable[[], bool]
@@ -77,14 +77,14 @@ class Relay:
         roles, baked = self._roles(index), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
         batches = Batches(
-            self.data, self.teacher, self.recipe.seed, index,
+            self.clips.folder, self.teacher, self.recipe.seed, index,
             self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
-        gauged = batches.batch(_GAUGE_POSITION, _GAUGED, 0.0)
+        gauged = batches.batch(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate), 0.0)
         objective = self._objective(stage, supervision, roles, gauged)
         contract = SamplingContract.of(
-            self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.size, baked,
-            self._negative_prompt(), self.teacher.default_fps(),
+            self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
+            self.clips.negative_prompt, self.clips.fps,
         )  # fmt: skip
 
         def watch(step: int) -> dict[str, float]:
@@ -142,9 +142,6 @@ class Relay:
         )  # fmt: skip
         return AdversarialObjective(settings, supervision, discriminator)
 
-    def _negative_prompt(self) -> str:
-        return getattr(self.recipe.data, "negative_prompt", "")
-
     def _gauge(self, gate: Gate | None, student: nn.Module, contract: SamplingContract) -> dict[str, float]:
         if gate is None or gate.metric == "endpoint_error":
             return {}
@@ -164,5 +161,5 @@ class Relay:
             kind = "at most" if gate.at_most is not None else "at least"
             raise ValueError(
                 f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {kind} {limit:g}: "
-                f"train it longer or set another gate, and delete {self.folder.stage(stage.name)} to train it again"
+                f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
             )

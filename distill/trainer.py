@@ -52,20 +52,22 @@ class Trainer:
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
+        self._whole = True  # False from a step's first move to its last
         self._resume()
 
     def run(self, on_step: OnStep, interrupted: Callable[[], bool]) -> None:
         """Trains to the end of the stage, or until `interrupted`; either way the checkpoint is written.
 
-        Raises ValueError when a loss or gradient is not finite; the checkpoint then holds the step before it.
+        Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
+        another player has moved in that step already, what was written last: half a step is never kept.
         """
         curves = Curves(self.folder, self.stage.name, self.accelerator, self.logging.tracker, self.step)
-        began = saved = time.monotonic()
-        before = self.seconds
+        saved = time.monotonic()
         try:
             while self.step < self.stage.steps and not interrupted():
+                began = time.monotonic()
                 figures = self._one_step()
-                self.seconds = before + time.monotonic() - began
+                self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
                 if (self.step - 1) % self.logging.every == 0 or self.step == self.stage.steps:
                     curves.write(self.step, figures)
                 if self.samples and self.step % self.logging.samples_every == 0:
@@ -76,18 +78,24 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
         finally:
-            if self.step:
+            if self.step and self._whole:
                 self.save()
             curves.close()
 
     def _one_step(self) -> dict[str, float]:
         """Every turn of one step; returns the figures of each player's last turn."""
         figures: dict[str, float] = {}
-        for turn in self.objective.turns(self.step):
-            figures |= {f"{turn}/{name}": value for name, value in self._turn(turn).items()}
-        self.step += 1
+        drawn = self.drawn
+        try:
+            for turn in self.objective.turns(self.step):
+                figures |= {f"{turn}/{name}": value for name, value in self._turn(turn).items()}
+        except BaseException:
+            self.drawn = drawn
+            raise
         # the average of few steps must not hold on to where the student began
-        self.roles.update_average(min(self.stage.ema, self.step / (self.step + 9)))
+        self.roles.update_average(min(self.stage.ema, (self.step + 1) / (self.step + 10)))
+        self.step += 1
+        self._whole = True
         return figures
 
     def _turn(self, turn: str) -> dict[str, float]:
@@ -100,12 +108,16 @@ class Trainer:
             self.drawn += 1
             for name, value in as_numbers(figures).items():
                 total[name] = total.get(name, 0.0) + value / stage.accumulate
-        scale = lr_scale(self.step, stage.steps, stage.warmup, stage.cooldown)
-        norm = player.step(self.accelerator, scale) if math.isfinite(total["loss"]) else math.nan
+        # the student's rise is not for others: a discriminator's own warm-up lies within the first step as a whole
+        scale = lr_scale(self.step, stage.steps, stage.warmup if turn == STUDENT else 0, stage.cooldown)
+        before, self._whole = self._whole, False
+        norm = player.step(self.accelerator, scale, total["loss"])
         if not math.isfinite(norm):
+            self._whole = before  # nothing moved
             raise ValueError(
                 f"stage {stage.name}: the {turn}'s loss is {total['loss']:g} and its gradient {norm:g} at step "
-                f"{self.step}; the weights before it are kept: lower its learning rate in the recipe, and run again"
+                f"{self.step}; what was trained before is kept: lower its learning rate in the recipe, and train it "
+                f"again with --again {stage.name}"
             )
         return total | {"gradient": norm, "lr_scale": scale}
 

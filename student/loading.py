@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
@@ -37,13 +38,17 @@ def is_student(folder: Path) -> bool:
 
 
 def find_stage(folder: Path, steps: int | None = None) -> Path:
-    """The stage in a run's folder that was trained for this many steps, by default the last one that finished.
+    """The last finished stage in a run's folder, in its recipe's order, that was trained for this many steps, if given.
 
     A stage's own folder is itself. Raises ValueError when there is none.
     """
     if (folder / FILE_NAME).is_file():
         return folder
-    stages = sorted((folder / "stages").glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime_ns)
+    order = _order(folder)
+    stages = sorted(
+        (folder / "stages").glob(f"*/{FILE_NAME}"),
+        key=lambda path: (order.get(path.parent.name, -1), path.stat().st_mtime_ns),
+    )
     if not stages:
         raise ValueError(f"{folder} has no finished stage yet: run its recipe to the end of a stage")
     counts = {path.parent: read_contract(path.parent).steps for path in stages}
@@ -55,6 +60,15 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
             "stage's folder with --force"
         )
     return fitting[-1]
+
+
+def _order(run: Path) -> dict[str, int]:
+    """Where each stage stands in a run's recipe, if that is there: the times of files do not outlive a copy."""
+    try:
+        stages = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["stages"]
+        return {str(stage["name"]): index for index, stage in enumerate(stages)}
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return {}
 
 
 def load_student(

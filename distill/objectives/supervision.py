@@ -84,12 +84,19 @@ class Supervision:
 
     @torch.no_grad()
     def lesson(self, batch: Batch, roles: Roles) -> Lesson:
-        """Noises the batch's clips to drawn times, and follows the supervisor from there."""
+        """Noises the batch's clips to drawn times, and follows the supervisor from there.
+
+        At t = 1 a student is sampled from noise alone, so it learns from that as well, though most VP schedules leave
+        some of the clip there (arXiv 2305.08891).
+        """
         teacher, schedule, conditions = roles.teacher, roles.teacher.schedule, batch.conditions
         steps = draw_transition(
             schedule, self.teacher_steps, self.student_steps, self.starts, len(batch.x0), batch.generator
         )
-        z_t = schedule.add_noise(batch.x0, batch.noise(), steps.t)
+        noise = batch.noise()
+        z_t = schedule.add_noise(batch.x0, noise, steps.t)
+        at_noise = steps.t > 1 - 1e-9
+        z_t[at_noise] = noise[at_noise]
         z_s = torch.empty_like(z_t)
         for count in steps.num_substeps.unique().tolist():  # only starts between nodes give more than one
             part = steps.num_substeps == count

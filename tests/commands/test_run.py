@@ -122,6 +122,29 @@ def reached(state: Path, stage: str, step: int) -> bool:
     return bool(found["stage"] == stage and found["step"] >= step)
 
 
+def test_several_processes_make_the_data_once_and_train_together(recipe: Path, tmp_path: Path) -> None:
+    """Three, since two that ask for the same lock at once may be lucky."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", "-m", "fewstep"]
+    short = [f"stages.{i}.steps=1" for i in range(3)]
+    command = [*launcher, "run", str(recipe), *(word for setting in short for word in ("--set", setting))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in sorted((tmp_path / "run" / "stages").iterdir())] == ["1-step", "2-step", "4-step"]
+
+
+def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path: Path) -> None:
+    short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")]
+    assert fewstep("run", recipe, *short)[0] == 0
+    before = weights(tmp_path / "run")
+    assert fewstep("run", recipe, *short, "--set", "stages.1.lr=1e-3", "--again", "2-step")[0] == 0
+    after = weights(tmp_path / "run")
+    assert [name for name in after if after[name] != before[name]] == ["1-step", "2-step"]
+    code, output = fewstep("run", recipe, *short, "--again", "3-step")
+    assert code == 2 and "there is no stage 3-step: the recipe has 4-step, 2-step, 1-step" in output
+
+
 def test_a_finished_run_is_left_alone_and_another_recipe_refused(recipe: Path, tmp_path: Path) -> None:
     only = ["--set", "stages.0.steps=1"]
     assert fewstep("run", recipe, *only)[0] == 0

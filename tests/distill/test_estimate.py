@@ -135,10 +135,10 @@ def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> 
     assert (student.weights, student.gradients, student.moments, student.average) == (1, 1, 2, 1)
 
 
-def test_bfloat16_halves_only_the_teacher() -> None:
+def test_bfloat16_halves_what_is_frozen() -> None:
     recipe = relay(progressive(), adversarial())
     found = roles(stage_memory(recipe, 1, G, frozen="bfloat16"))
-    assert found == {"teacher": 0.5, "student": 5, "supervisor": 1, "discriminator": 0}
+    assert found == {"teacher": 0.5, "student": 5, "supervisor": 0.5, "discriminator": 0}
 
 
 def test_adapters_share_one_copy() -> None:

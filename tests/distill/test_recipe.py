@@ -11,7 +11,7 @@ import yaml
 
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.objectives.progressive import Progressive
-from fewstep.distill.recipe import DatasetData, Recipe, RolloutData, Stage, VideoData, read_recipe
+from fewstep.distill.recipe import DatasetData, Recipe, RolloutData, Stage, VideoData, kept_recipe, read_recipe
 from fewstep.teacher.guidance import Guidance
 
 RELAY = """
@@ -296,15 +296,38 @@ def test_default_names_count_on(path: Path) -> None:
 def test_a_stage_has_the_phases_that_tables_name() -> None:
     relay = read_recipe("shapes-relay")
     phases = {stage.name: relay.phases_of(i) for i, stage in enumerate(relay.stages)}
-    assert phases["8-step-longer"] == ("start",)
     for steps in ("8-step", "4-step", "2-step", "1-step"):
         assert phases[steps] == ("start",)
         assert phases[f"{steps}-conditional"] == ("conditional",)
         assert phases[f"{steps}-relaxed"] == ("relaxed", "final")
         assert phases[f"{steps}-mse"] == ("mse",)
-    # with another guidance inside, what begins with a student is no part of its line
-    for steps in ("8-step", "4-step"):
-        assert (phases[f"{steps}-interval"], phases[f"{steps}-interval-longer"]) == (("start",), ("mse",))
-    names = [stage.name for stage in relay.stages]
-    inside = [str(relay.guidance_in(names.index(name))) for name in ("8-step-longer", "1-step", "4-step-interval")]
-    assert inside == ["3", "3", "7@0.3-0.93"]
+
+
+def test_with_another_guidance_inside_what_begins_with_a_student_is_no_part_of_its_line(path: Path) -> None:
+    values = yaml.safe_load(RELAY)
+    first, second = values["stages"][:2]
+    other = {"name": "8-other", "start": "8-step", "teacher": "base", "guidance": "7@0.3-0.93"}
+    last = {"name": "4-other", "start": "4-step", "teacher": "8-longer"}
+    values["stages"] = [first, second, {**first, **other}, {**first, **other, "name": "8-longer", "start": "8-other"}]
+    values["stages"].append({**second, **last})
+    path.write_text(yaml.safe_dump(values))
+    recipe = read_recipe(path)
+    assert [str(recipe.guidance_in(i)) for i in range(5)] == ["5", "5", "7@0.3-0.93", "7@0.3-0.93", "7@0.3-0.93"]
+    assert [recipe.phases_of(i) for i in range(5)] == [("mse",), ("mse",), ("start",), ("mse",), ("mse",)]
+
+
+def test_a_stage_carries_those_that_start_from_it_or_learn_from_it(path: Path) -> None:
+    recipe = read_recipe(path, ["stages.2.start=8-step", "stages.3.start=8-step", "stages.3.teacher=4-step"])
+    names = [stage.name for stage in recipe.stages]
+    assert [names[i] for i in recipe.standing_on("8-step")] == NAMES
+    assert [names[i] for i in recipe.standing_on("4-step")] == ["4-step", "2-step"]  # taught by it alone
+    assert [names[i] for i in recipe.standing_on("4-step-adversarial")] == ["4-step-adversarial"]
+    with pytest.raises(ValueError, match="there is no stage 3-step: the recipe has 8-step, 4-step, "):
+        recipe.standing_on("3-step")
+
+
+def test_the_recipe_in_a_runs_folder_reads_though_its_files_are_gone(path: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(path)
+    recipe.save(tmp_path / "recipe.yaml")
+    (tmp_path / "prompts.txt").unlink()
+    assert kept_recipe(tmp_path) == recipe

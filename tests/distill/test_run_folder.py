@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.distill.checkpoint import save_state
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.run_folder import RunFolder
 
@@ -44,6 +45,31 @@ def test_stages_may_come_to_the_end_but_never_go(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "run" / "recipe.yaml") == whole
     with pytest.raises(ValueError, match="begun with another stages: "):
         folder.begin(fewer)
+
+
+def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goes(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(recipe())
+    for stage in recipe().stages:
+        folder.finish(stage.name, lambda part: (part / "contract.json").write_text("{}") and None, {})
+    save_state(folder.path, {"stage": "4-step"})
+    with pytest.raises(ValueError, match=r"another stages\.1\.lr: .* or train a stage again with --again STAGE"):
+        folder.begin(recipe("stages.1.lr=1e-3"))
+    with pytest.raises(ValueError, match=r"another stages\.0\.lr: "):
+        folder.begin(recipe("stages.0.lr=1e-3"), again="4-step")
+    assert all(folder.finished(stage.name) for stage in recipe().stages) and (folder.path / "state.pt").exists()
+
+    folder.begin(recipe("stages.1.lr=1e-3"), again="4-step")
+    assert [s.name for s in recipe().stages if folder.finished(s.name)] == ["8-step"]
+    assert not (folder.path / "state.pt").exists()
+    assert read_recipe(folder.path / "recipe.yaml") == recipe("stages.1.lr=1e-3")
+
+
+def test_another_gate_is_no_other_recipe(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(recipe("stages.0.gate={metric: endpoint_error, at_most: 0.1}"))
+    folder.begin(recipe("stages.0.gate={metric: endpoint_error, at_most: 0.2}"))
+    folder.begin(recipe())
 
 
 def test_a_stage_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,6 +169,48 @@ def test_not_a_number_stops_the_run_and_keeps_the_weights_before(case: Case) -> 
         broken.run(ignore, never)
     kept = weights(case.trainer(steps=4))
     assert all(torch.equal(kept[name], before[name]) for name in before)
+
+
+def test_half_a_step_is_never_kept(case: Case) -> None:
+    """The discriminator has moved when the student's loss turns out not to be finite."""
+    trainer = case.trainer("adversarial", steps=4)
+    trainer.run(*after(2))
+    kept = (case.folder / "state.pt").read_bytes()
+    broken = case.trainer("adversarial", steps=4)
+    original = broken.objective.loss
+
+    def poisoned(turn: str, *arguments: Any) -> dict[str, Tensor]:
+        figures = original(turn, *arguments)
+        return figures | {"loss": figures["loss"] * torch.nan} if turn == "student" else figures
+
+    broken.objective.loss = poisoned  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="the student's loss is nan"):
+        broken.run(ignore, never)
+    assert broken.drawn == trainer.drawn and (case.folder / "state.pt").read_bytes() == kept
+
+
+def test_the_students_rise_is_not_the_discriminators(case: Case) -> None:
+    """All of its own warm-up lies within the first step."""
+    case.trainer("adversarial", steps=6, warmup=3, cooldown=0).run(ignore, never)
+    assert [point["student/lr_scale"] for point in case.curve()][:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert {point["discriminator/lr_scale"] for point in case.curve()} == {1}
+
+
+def test_seconds_are_those_of_training_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("fewstep.distill.trainer.time", SimpleNamespace(monotonic=lambda: now))
+    trainer = case.trainer(steps=2)
+    trainer.logging = QUIET.model_copy(update={"samples_every": 1})
+    trainer.samples = lambda step: passes(100) or {}  # type: ignore[func-returns-value]
+    loss = trainer.objective.loss
+    trainer.objective.loss = lambda *turn: passes(1) or loss(*turn)  # type: ignore[func-returns-value, method-assign]
+    trainer.run(ignore, never)
+    assert (trainer.seconds, now) == (2, 202)
 
 
 def test_a_broken_checkpoint_is_refused(case: Case) -> None:

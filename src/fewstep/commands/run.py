@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
-    from fewstep.teacher.base import VideoSize
+    from fewstep.teacher.base import Teacher, VideoSize
 
 
 def run(
@@ -18,6 +21,13 @@ def run(
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides a setting: stages.1.lr=1e-4.")
+    ] = None,
+    again: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STAGE",
+            help="Train this stage again, and those that go on from it or learn from it; their settings may differ.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the resolved recipe and what it costs.")
@@ -32,17 +42,20 @@ def run(
 
         show(plan)
         return
-    follow(plan)
+    follow(plan, again)
 
 
-def follow(plan: Recipe) -> None:
-    """Makes the data and runs every stage that is not finished, under progress bars."""
+def follow(plan: Recipe, again: str | None = None) -> None:
+    """Makes the data and runs every stage that is not finished, under progress bars.
+
+    Of several processes the main one alone makes the data, however long that takes.
+    """
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
-    from fewstep.distill.data import make_data
+    from fewstep.distill.data import read_clips
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
     from fewstep.teacher.atomic import check_writable
@@ -53,30 +66,41 @@ def follow(plan: Recipe) -> None:
     bf16 = plan.precision == "bfloat16"
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no")
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
+    accelerator = Accelerator(
+        cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
+    )
     teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
-    size = clip_size(plan, teacher.default_size())
-    folder = RunFolder(plan.out)
-    folder.begin(plan)
-    screen = RunScreen(quiet=not accelerator.is_main_process)
-    with accelerator.main_process_first(), screen.clips() as on_clip:
-        data = make_data(plan.data, teacher, plan.teacher, size, folder.data, on_clip)
+    folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
+    data = plan.data.folder if plan.data.kind == "dataset" else folder.data
+    if accelerator.is_main_process:
+        folder.begin(plan, again)
+        if data == folder.data:
+            _make_data(plan, teacher, data, screen)
+    accelerator.wait_for_everyone()
+    clips = read_clips(data, teacher, _asked_size(plan))
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
     with deferred_interrupt() as interrupted:
-        Relay(plan, folder, teacher, data, size, accelerator, screen, interrupted, measured, seen).run()
+        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 
-def clip_size(plan: Recipe, default: VideoSize | None) -> VideoSize:
-    """The recipe's size, else the teacher's. Raises ValueError when neither says."""
+def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
+    """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
+    from fewstep.distill.data import make_data
+
+    size = _asked_size(plan) or teacher.default_size()
+    if size is None:
+        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
+    with screen.clips() as on_clip:
+        make_data(plan.data, teacher, plan.teacher, size, out, on_clip)
+
+
+def _asked_size(plan: Recipe) -> VideoSize | None:
     from fewstep.teacher.base import VideoSize
 
-    if plan.size is not None:
-        return VideoSize(plan.size.num_frames, plan.size.height, plan.size.width)
-    if default is None:
-        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
-    return default
+    return None if plan.size is None else VideoSize(plan.size.num_frames, plan.size.height, plan.size.width)

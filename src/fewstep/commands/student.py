@@ -91,13 +91,13 @@ def _measure(
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:
     """The students of a run's finished stages but those on the way, with the seconds of their whole line's training."""
-    from fewstep.distill.recipe import read_recipe
+    from fewstep.distill.recipe import kept_recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.eval.relay_table import Entry
     from fewstep.student.loading import load_student
     from fewstep.student.weights import weights_sha256
 
-    recipe, folder = read_recipe(run / "recipe.yaml"), RunFolder(run)
+    recipe, folder = kept_recipe(run), RunFolder(run)
 
     def seconds(index: int | None) -> float:
         if index is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,3 +99,19 @@ def test_a_lesson_follows_the_batchs_generator(roles: Roles, make_batch: Callabl
     first, again, other = (supervision.lesson(make_batch(seed), roles) for seed in (0, 0, 1))
     assert torch.equal(first.z_s, again.z_s)
     assert not torch.equal(first.z_t, other.z_t)
+
+
+def test_at_the_noisiest_time_a_lesson_starts_from_noise_alone(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+    """A vp schedule that keeps some of the clip at t = 1, as most do; students are sampled from noise alone."""
+    leaky = NoiseSchedule("vp", "eps", alphas_cumprod=tuple(torch.linspace(0.99, 0.02, 20).tolist()))
+    batch = make_batch(0, copies=3)
+    teacher = copy(roles.teacher)
+    teacher.schedule = leaky
+    cast = SimpleNamespace(teacher=teacher, supervisor=roles.supervisor)
+    lesson = Supervision(2, 2).lesson(batch, cast)  # type: ignore[arg-type]
+    batch = make_batch(0, copies=3)
+    draw_transition(leaky, 2, 2, None, len(batch.x0), batch.generator)
+    noise, first = batch.noise(), lesson.t == 1
+    assert 0 < first.sum() < len(first)
+    assert torch.equal(lesson.z_t[first], noise[first])
+    assert torch.equal(lesson.z_t[~first], leaky.add_noise(batch.x0, noise, lesson.t)[~first])

@@ -34,16 +34,17 @@ def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -
 
     Raises ValueError when it is of another size than asked for, or no size is known.
     """
-    manifest = read_manifest(folder)
-    said, default = (manifest.num_frames, manifest.height, manifest.width), asked or teacher.default_size()
-    if asked is not None and None not in said and said != tuple(asked):
+    manifest, said = read_manifest(folder), None
+    if manifest.num_frames and manifest.height and manifest.width:
+        said = VideoSize(manifest.num_frames, manifest.height, manifest.width)
+    if said and asked and said != asked:
         raise ValueError(
-            f"{folder} has clips of {said} frames, height and width, not {tuple(asked)}: leave `size` out of the "
-            "recipe, or name a dataset of that size"
+            f"{folder} has clips of {tuple(said)} frames, height and width, not {tuple(asked)}: leave `size` out of "
+            "the recipe, or name a dataset of that size"
         )
-    if None in said and default is None:
+    size = said or asked or teacher.default_size()
+    if size is None:
         raise ValueError(f"neither {folder} nor the teacher states a size of clips: set size in the recipe")
-    size = VideoSize(*(default if None in said else said))
     return Clips(folder, size, manifest.fps or teacher.default_fps(), manifest.negative_prompt)
 
 

@@ -50,8 +50,12 @@ def test_stages_may_come_to_the_end_but_never_go(tmp_path: Path) -> None:
 def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(recipe())
+
+    def write(part: Path) -> None:
+        (part / "contract.json").write_text("{}")
+
     for stage in recipe().stages:
-        folder.finish(stage.name, lambda part: (part / "contract.json").write_text("{}") and None, {})
+        folder.finish(stage.name, write, {})
     save_state(folder.path, {"stage": "4-step"})
     with pytest.raises(ValueError, match=r"another stages\.1\.lr: .* or train a stage again with --again STAGE"):
         folder.begin(recipe("stages.1.lr=1e-3"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from fewstep.distill.batches import Batches
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import AdversarialObjective
-from fewstep.distill.objectives.base import Objective
+from fewstep.distill.objectives.base import Batch, Objective
 from fewstep.distill.objectives.progressive import ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.settings import Logging, Stage
@@ -179,8 +179,8 @@ def test_half_a_step_is_never_kept(case: Case) -> None:
     broken = case.trainer("adversarial", steps=4)
     original = broken.objective.loss
 
-    def poisoned(turn: str, *arguments: Any) -> dict[str, Tensor]:
-        figures = original(turn, *arguments)
+    def poisoned(turn: str, batch: Batch, roles: Any, step: int) -> dict[str, Tensor]:
+        figures = original(turn, batch, roles, step)
         return figures | {"loss": figures["loss"] * torch.nan} if turn == "student" else figures
 
     broken.objective.loss = poisoned  # type: ignore[method-assign]

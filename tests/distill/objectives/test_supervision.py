@@ -108,7 +108,7 @@ def test_at_the_noisiest_time_a_lesson_starts_from_noise_alone(roles: Roles, mak
     teacher = copy(roles.teacher)
     teacher.schedule = leaky
     cast = SimpleNamespace(teacher=teacher, supervisor=roles.supervisor)
-    lesson = Supervision(2, 2).lesson(batch, cast)  # type: ignore[arg-type]
+    lesson = Supervision(2, 2).lesson(batch, cast)
     batch = make_batch(0, copies=3)
     draw_transition(leaky, 2, 2, None, len(batch.x0), batch.generator)
     noise, first = batch.noise(), lesson.t == 1

@@ -66,11 +66,11 @@ class RunFolder:
                     f"{self.path} was begun with another {', '.join(changed)}: run it with the same recipe, choose "
                     "another folder with --set out=DIR, or train a stage again with --again STAGE"
                 )
-        self.path.mkdir(parents=True, exist_ok=True)
-        recipe.save(kept)
-        for name in anew:
+        for name in anew:  # before the recipe is kept: killed in between, no old student stands beside new settings
             shutil.rmtree(self.stage(name), ignore_errors=True)
             forget_state(self.path, name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        recipe.save(kept)
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
         """A stage's folder appears whole: `write` fills it, `result` is kept beside; then its checkpoint may go."""

@@ -54,21 +54,23 @@ class RunFolder:
         """Keeps the resolved recipe. Raises ValueError when another one was begun here.
 
         Further stages at the end are no other recipe: a run may be gone on with. Nor are other settings of the stage
-        `again` and of those that stand on it: what is there of them goes, and they are trained again.
+        `again` and of those that stand on it: then what is there of them goes, and they are trained again. With the
+        same settings it all stays, so that the same command goes on after a stop.
         """
-        anew = [] if again is None else [recipe.stages[i].name for i in recipe.standing_on(again)]
+        standing = [] if again is None else recipe.standing_on(again)
         kept = self.path / "recipe.yaml"
         if kept.exists():
-            begun = load_yaml(kept.read_text("utf-8"))
-            changed = _differences(begun, recipe.model_dump(mode="json"), anew=anew)
-            if changed:
+            changed = _differences(load_yaml(kept.read_text("utf-8")), recipe.model_dump(mode="json"))
+            refused = [name for name in changed if not _is_of(name, standing)]
+            if refused:
                 raise ValueError(
-                    f"{self.path} was begun with another {', '.join(changed)}: run it with the same recipe, choose "
+                    f"{self.path} was begun with another {', '.join(refused)}: run it with the same recipe, choose "
                     "another folder with --set out=DIR, or train a stage again with --again STAGE"
                 )
-        for name in anew:  # before the recipe is kept: killed in between, no old student stands beside new settings
-            shutil.rmtree(self.stage(name), ignore_errors=True)
-            forget_state(self.path, name)
+            if changed:  # before the recipe is kept: killed in between, no old student stands beside new settings
+                for index in standing:
+                    shutil.rmtree(self.stage(recipe.stages[index].name), ignore_errors=True)
+                    forget_state(self.path, recipe.stages[index].name)
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(kept)
 
@@ -85,20 +87,20 @@ class RunFolder:
         return folder
 
 
-def _differences(begun: Any, now: Any, above: str = "", anew: Sequence[str] = ()) -> list[str]:
-    """Dotted names of the settings that differ and may not; those of the stages `anew` may."""
+def _is_of(setting: str, stages: Sequence[int]) -> bool:
+    """Whether a dotted setting is of one of these stages, and not its name."""
+    return any(setting.startswith(f"stages.{i}.") and setting != f"stages.{i}.name" for i in stages)
+
+
+def _differences(begun: Any, now: Any, above: str = "") -> list[str]:
+    """Dotted names of the settings that differ and may not."""
     if isinstance(begun, dict) and isinstance(now, dict):
         free = ("gate",) if above.startswith("stages.") and above.count(".") == 2 else ()
         keys = [key for key in {**begun, **now} if above + key not in _FREE and key not in free]
-        return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.", anew)]
+        return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.")]
     if isinstance(begun, list) and isinstance(now, list):
         grown = above == "stages." and len(begun) < len(now)
         if grown or len(begun) == len(now):
             pairs = enumerate(zip(begun, now, strict=False))
-            return [
-                name
-                for i, (a, b) in pairs
-                if not (above == "stages." and b["name"] == a["name"] and b["name"] in anew)
-                for name in _differences(a, b, f"{above}{i}.")
-            ]
+            return [name for i, (a, b) in pairs for name in _differences(a, b, f"{above}{i}.")]
     return [] if begun == now else [above.rstrip(".")]

@@ -68,6 +68,11 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
     assert not (folder.path / "state.pt").exists()
     assert read_recipe(folder.path / "recipe.yaml") == recipe("stages.1.lr=1e-3")
 
+    folder.finish("4-step", write, {})
+    save_state(folder.path, {"stage": "4-step-conditional"})
+    folder.begin(recipe("stages.1.lr=1e-3"), again="4-step")  # the same command, after a stop
+    assert folder.finished("4-step") and (folder.path / "state.pt").exists()
+
 
 def test_another_gate_is_no_other_recipe(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")

@@ -26,7 +26,7 @@ def run(
         str | None,
         typer.Option(
             metavar="STAGE",
-            help="Train this stage again, and those that go on from it or learn from it; their settings may differ.",
+            help="Settings of this stage, and of those that stand on it, may differ: they are trained again.",
         ),
     ] = None,
     dry_run: Annotated[

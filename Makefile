@@ -35,10 +35,10 @@ relay-table: $(FEWSTEP)
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
 from-video-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/real --num 1536
-	$(BIN)/fewstep run shapes-4step --set precision=bfloat16
-	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real --set precision=bfloat16
-	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 --dtype bfloat16 \
-		--out docs/results/from-video.json
+	$(BIN)/fewstep run shapes-4step
+	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real
+	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 \
+		--guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
 
 # Weights do not matter here, so the demo's students will do. A guided step is one pass of twice the batch: only where a
 # batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.
@@ -49,7 +49,7 @@ latency: $(FEWSTEP)
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
 
 # Formats are measured here, not training: the demo's student and a LoRA of minutes will do.
-SHORT_LORA := --set out=runs/shapes-lora-short --set precision=bfloat16 --set 'logging.prompts=[]' \
+SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \
 	--set 'data={kind: dataset, folder: runs/demo/data}' \
 	--set stages.8-step.steps=150 --set stages.4-step.steps=100 \
 	--set stages.4-step-conditional.steps=10 --set stages.4-step-conditional.objective.warmup=0 \

@@ -73,6 +73,9 @@ class Relay:
             self._check_gate(stage)
 
     def _run_stage(self, index: int, stage: Stage) -> None:
+        on_gpu = self.accelerator.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.accelerator.device)
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         roles, baked = self._roles(index), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
@@ -103,6 +106,8 @@ class Relay:
         with roles.averaged():
             result: dict[str, Any] = watch(stage.steps) | self._gauge(stage.gate, roles.student, contract)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
+        if on_gpu:  # of the main process; --dry-run says how much of it are weights
+            result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
 
         def write(folder: Path) -> None:
             roles.save(folder)

@@ -126,6 +126,8 @@ def test_random_weights_need_configs_only(tiny_wan_folder: Path, tmp_path: Path)
     assert found["protocol"]["size"] == [5, 16, 16] and found["protocol"]["text"] == "left out"
     assert fewstep(*arguments, "@2:3", "few=@1:1")[0] == 0
     assert [(row["model"], row["ideal_speedup"]) for row in read(out)["rows"]] == [("2-3", 1), ("few", 4)]
+    assert fewstep(*arguments, "@2:3", "few=@1", "guided=@1:3")[0] == 0  # students are not guided, unless asked
+    assert [(row["model"], row["evaluations"]) for row in read(out)["rows"]] == [("2-3", 4), ("few", 1), ("guided", 2)]
     code, output = fewstep(*arguments, "shapes@4")
     assert code == 2 and "shapes@4 is a model of its own" in output
 

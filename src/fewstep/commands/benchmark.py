@@ -69,7 +69,7 @@ def benchmark(
         typer.Option(
             metavar="CONFIG",
             help="An architecture for all models: wan2.1-t2v-1.3b, or a folder with a pipeline's configs. They are "
-            "then [NAME=]@STEPS[:GUIDANCE].",
+            "then [NAME=]@STEPS[:GUIDANCE], the first the teacher, the others without guidance by default.",
         ),
     ] = None,
     text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
@@ -98,7 +98,7 @@ def benchmark(
         samplers = _open(found, asked, precision, device, failed)
     else:
         teacher = f"teacher=@{steps or 50}:{guidance or 5}"
-        ways = named_sources(models or [teacher, "student=@4:1"])
+        ways = named_sources(models or [teacher, "student=@4"])
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tuning = Tuning(compile, attention, quantise)
     tune(list(samplers.values()), tuning)
@@ -133,15 +133,17 @@ def _open(
 
 
 def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Sampler]:
-    """One teacher, asked in several ways."""
+    """One teacher, asked in several ways: as itself, then as its students, which have their guidance inside."""
     from fewstep.student.sampler import teacher_sampler
+    from fewstep.teacher.guidance import Guidance
 
-    samplers = {}
+    samplers: dict[str, Sampler] = {}
     for name, text in ways.items():
         source, steps, guidance = asked_ways(text)
         if source:
             raise ValueError(f"{text} is a model of its own: with --random-weights pass [NAME=]@STEPS[:GUIDANCE] only")
-        way = replace(asked, steps=steps or asked.steps, guidance=asked.guidance if guidance is None else guidance)
+        usual = Guidance.of(1) if samplers else asked.guidance
+        way = replace(asked, steps=steps or asked.steps, guidance=usual if guidance is None else guidance)
         samplers[name] = teacher_sampler(teacher, text, way)
     return samplers
 

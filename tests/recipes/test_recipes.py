@@ -61,7 +61,7 @@ def test_every_recipe_is_a_relay_with_guidance_first_and_the_discriminator_last(
     recipe = read_recipe(name, own.get(name, []))
     indices = range(len(recipe.stages))
     assert [i for i in indices if recipe.teacher_of(i) is None] == [0] and recipe.stages[0].guidance == (
-        Guidance(5 if name in WAN else 3)
+        Guidance(5) if name in WAN else Guidance.of("7@0.3-0.93")
     )
     target = {"1": 1, "2": 2}.get(name.removeprefix("shapes-")[0], 4)
     kinds = [(s.objective.kind, s.student_steps) for s in recipe.stages]

@@ -50,7 +50,7 @@ latency: $(FEWSTEP)
 
 # Formats are measured here, not training: the demo's student and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \
-	--set 'data={kind: dataset, folder: runs/demo/data}' \
+	--set 'data={kind: dataset, folder: runs/demo/data}' --set stages.8-step.guidance=3 \
 	--set stages.8-step.steps=150 --set stages.4-step.steps=100 \
 	--set stages.4-step-conditional.steps=10 --set stages.4-step-conditional.objective.warmup=0 \
 	--set stages.4-step-relaxed.steps=10 --set stages.4-step-relaxed.objective.warmup=0

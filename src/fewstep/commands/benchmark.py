@@ -135,14 +135,13 @@ def _open(
 def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Sampler]:
     """One teacher, asked in several ways: as itself, then as its students, which have their guidance inside."""
     from fewstep.student.sampler import teacher_sampler
-    from fewstep.teacher.guidance import Guidance
 
     samplers: dict[str, Sampler] = {}
     for name, text in ways.items():
         source, steps, guidance = asked_ways(text)
         if source:
             raise ValueError(f"{text} is a model of its own: with --random-weights pass [NAME=]@STEPS[:GUIDANCE] only")
-        usual = Guidance.of(1) if samplers else asked.guidance
+        usual = 1.0 if samplers else asked.guidance
         way = replace(asked, steps=steps or asked.steps, guidance=usual if guidance is None else guidance)
         samplers[name] = teacher_sampler(teacher, text, way)
     return samplers

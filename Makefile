@@ -28,7 +28,8 @@ teacher-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher table --fresh --out docs/results/teacher.json
 
 relay-table: $(FEWSTEP)
-	$(BIN)/fewstep run shapes-relay
+	$(BIN)/fewstep teacher videos runs/videos --num 6144
+	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos
 	$(BIN)/fewstep student table runs/shapes-relay --guidance 7@0.3-0.93 --dtype bfloat16 \
 		--out docs/results/relay.json
 

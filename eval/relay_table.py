@@ -111,8 +111,10 @@ class RelayTable:
         found = self._file.find(entry.key)
         if found is not None:
             return found
-        before_training_again = {key: value for key, value in entry.key.items() if key != "weights_sha256"}
-        return self._file.add(self._row(entry, progress), _place, instead_of=before_training_again)
+        # what the run had here before: the stage with other weights, or another stage that was its line's last
+        changed = {"weights_sha256", "stage"} if entry.phase == "final" else {"weights_sha256"}
+        before = {key: value for key, value in entry.key.items() if key not in changed}
+        return self._file.add(self._row(entry, progress), _place, instead_of=before)
 
     def _real(self, progress: Progress) -> dict[str, Any]:
         return real_row(self.protocol, self._real_reference(progress), progress)

@@ -98,6 +98,22 @@ def test_a_student_that_was_trained_again_takes_its_old_rows_place(
     assert [name for name in after if after[name] != before[name]] == ["2-step"]
 
 
+def test_where_stages_were_added_the_last_of_a_line_is_another(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    longer, out = Path(shutil.copytree(run, tmp_path / "longer")), tmp_path / "relay.json"
+    command = ["student", "table", longer, "--steps", 1, "--num", 2, "--reference", 4, "--no-to-teacher", "--out", out]
+    assert fewstep(*command)[0] == 0
+    recipe = yaml.safe_load((longer / "recipe.yaml").read_text())
+    recipe["stages"].append({**recipe["stages"][1], "name": "1-step-longer", "start": "1-step"})
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump({**recipe, "out": str(longer)}))
+    assert fewstep("run", tmp_path / "longer.yaml")[0] == 0
+    assert fewstep(*command)[0] == 0
+    adversarial = [(row["phase"], row["stage"]) for row in read_results(out)[1] if row.get("phase") in ("relaxed", "final")]
+    assert adversarial == [("relaxed", "1-step"), ("relaxed", "1-step-longer"), ("final", "1-step-longer")]
+
+
 def test_of_several_runs_a_table_says_which_is_which(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

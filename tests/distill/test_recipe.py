@@ -293,8 +293,8 @@ def test_default_names_count_on(path: Path) -> None:
     assert names == [*NAMES, "4-step-adversarial-2", "mine", "4-step-adversarial-3"]
 
 
-def test_a_stage_has_the_phases_that_tables_name() -> None:
-    relay = read_recipe("shapes-relay")
+def test_a_stage_has_the_phases_that_tables_name(tmp_path: Path) -> None:
+    relay = read_recipe("shapes-relay", [f"data.folder={tmp_path}"])
     phases = {stage.name: relay.phases_of(i) for i, stage in enumerate(relay.stages)}
     for steps in ("8-step", "4-step", "2-step", "1-step"):
         assert phases[steps] == ("start",)

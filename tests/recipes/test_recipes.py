@@ -33,7 +33,8 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     """What a user has to name: recipe -> overrides."""
     (tmp_path / "mine.txt").write_text("a corgi runs\n")
     prompts = [f"data.prompts={tmp_path / 'mine.txt'}"]
-    return {"shapes-from-video": [f"data.folder={tmp_path}"], **dict.fromkeys(WAN, prompts)}
+    folder = [f"data.folder={tmp_path}"]
+    return {**dict.fromkeys(["shapes-from-video", RELAY], folder), **dict.fromkeys(WAN, prompts)}
 
 
 def test_the_packaged_recipes_are_listed() -> None:
@@ -82,7 +83,7 @@ def test_few_steps_learn_from_several_starts_and_at_last_from_eight_steps(name: 
     assert isinstance(relaxed.objective, Adversarial) and relaxed.objective.noise.kind == "levels"
 
 
-@pytest.mark.parametrize("name", ["shapes-from-video", *WAN])
+@pytest.mark.parametrize("name", ["shapes-from-video", RELAY, *WAN])
 def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

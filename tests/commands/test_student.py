@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,35 +84,44 @@ def test_every_student_gets_a_row_and_none_is_measured_twice(
     assert code == 2 and "holds figures of another seed" in output
 
 
-def test_a_student_that_was_trained_again_takes_its_old_rows_place(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass(frozen=True)
+class Copy:
+    """A run that a test may change, and its table, in which what is there is not measured again."""
+
+    run: Path
+    out: Path
+
+    def rows(self) -> list[dict[str, Any]]:
+        few = ["--steps", 1, "--num", 2, "--reference", 4, "--no-to-teacher", "--out", self.out]
+        assert fewstep("student", "table", self.run, *few)[0] == 0
+        return read_results(self.out)[1]
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
+    """The finished run's, measured once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    again, out = Path(shutil.copytree(run, tmp_path / "again")), tmp_path / "relay.json"
-    command = ["student", "table", again, "--steps", 1, "--num", 2, "--reference", 4, "--no-to-teacher", "--out", out]
-    assert fewstep(*command)[0] == 0
-    before = {row.get("stage", row["model"]): row for row in read_results(out)[1]}
-    file = again / "stages" / "2-step" / "diffusion_pytorch_model.safetensors"
+    measured = Copy(Path(shutil.copytree(run, tmp_path / "copy")), tmp_path / "relay.json")
+    measured.rows()
+    return measured
+
+
+def test_a_student_that_was_trained_again_takes_its_old_rows_place(copy: Copy) -> None:
+    before = {row.get("stage", row["model"]): row for row in copy.rows()}
+    file = copy.run / "stages" / "2-step" / "diffusion_pytorch_model.safetensors"
     save_file({name: weight * 0.9 for name, weight in load_file(file).items()}, file)
-    assert fewstep(*command)[0] == 0
-    after = {row.get("stage", row["model"]): row for row in read_results(out)[1]}
-    assert len(read_results(out)[1]) == 7 and after.keys() == before.keys()
+    rows = copy.rows()
+    after = {row.get("stage", row["model"]): row for row in rows}
+    assert len(rows) == 7 and after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == ["2-step"]
 
 
-def test_where_stages_were_added_the_last_of_a_line_is_another(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    longer, out = Path(shutil.copytree(run, tmp_path / "longer")), tmp_path / "relay.json"
-    command = ["student", "table", longer, "--steps", 1, "--num", 2, "--reference", 4, "--no-to-teacher", "--out", out]
-    assert fewstep(*command)[0] == 0
-    recipe = yaml.safe_load((longer / "recipe.yaml").read_text())
+def test_where_stages_were_added_the_last_of_a_line_is_another(copy: Copy, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((copy.run / "recipe.yaml").read_text())
     recipe["stages"].append({**recipe["stages"][1], "name": "1-step-longer", "start": "1-step"})
-    (tmp_path / "longer.yaml").write_text(yaml.safe_dump({**recipe, "out": str(longer)}))
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump({**recipe, "out": str(copy.run)}))
     assert fewstep("run", tmp_path / "longer.yaml")[0] == 0
-    assert fewstep(*command)[0] == 0
-    found = [(row["phase"], row["stage"]) for row in read_results(out)[1] if row.get("phase") in ("relaxed", "final")]
+    found = [(row["phase"], row["stage"]) for row in copy.rows() if row.get("phase") in ("relaxed", "final")]
     assert found == [("relaxed", "1-step"), ("relaxed", "1-step-longer"), ("final", "1-step-longer")]
 
 

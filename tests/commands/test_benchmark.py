@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import Teacher
+from tests.commands.typed import fewstep
 
 QUICK = ("--repetitions", 2, "--warmup", 1, "--device", "cpu")
 PARTS = ("text", "denoise", "decode", "total")
-
-
-def fewstep(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 @pytest.fixture

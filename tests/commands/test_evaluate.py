@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,26 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.eval.clip_store import ClipStore
 from fewstep.eval.metrics.teacher_gap import MAX_PSNR
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.video import write_video
+from tests.commands.typed import fewstep
 
 STAGES: list[dict[str, object]] = [
     {"teacher_steps": 4, "student_steps": 2, "guidance": 2.0},
     {"teacher_steps": 2, "student_steps": 1},
 ]
 SHARED: dict[str, object] = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
-
-
-def fewstep(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 def make_run(folder: Path, teacher: Path) -> Path:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.student.export import hub
+from tests.commands.typed import fewstep
 
 RECIPE = {
     "seed": 3,
@@ -25,13 +24,6 @@ RECIPE = {
         for steps in (2, 1)
     ],
 }  # fmt: skip
-
-
-def fewstep(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.loading import load_student
@@ -17,6 +15,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.video import write_video
+from tests.commands.typed import fewstep
 
 SIZE = {"num_frames": 9, "height": 16, "width": 16}
 
@@ -26,10 +25,8 @@ def run(name: str, *overrides: str) -> None:
     stages = range(len(read_recipe(name, overrides).stages))
     small = [f"stages.{i}.{setting}" for i in stages for setting in ("steps=1", "batch=2", "warmup=0")]
     settings = [part for override in (*shared, *small, *overrides) for part in ("--set", override)]
-    result = CliRunner().invoke(cli.app, ["run", name, *settings])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
+    code, output = fewstep("run", name, *settings)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("name, count", [("demo-", 192), ("", 1536)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,12 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.student.contract import read_contract
 from fewstep.student.loading import load_student
 from fewstep.teacher.guidance import Guidance
+from tests.commands.typed import fewstep
 
 RECIPE = {
     "seed": 3,
@@ -55,13 +53,6 @@ def write_recipe(folder: Path, teacher: Path) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(RECIPE | {"teacher": str(teacher), "out": str(folder / "run"), "device": "cpu"}))
     return path
-
-
-def fewstep(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 def curves(run: Path) -> dict[str, list[dict[str, float]]]:

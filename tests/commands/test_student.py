@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.eval.results import read_results
+from tests.commands.typed import fewstep
 
 STAGES: list[dict[str, object]] = [
     {"teacher_steps": 4, "student_steps": 2, "guidance": 2.0},
@@ -24,13 +22,6 @@ STAGES: list[dict[str, object]] = [
     {"teacher_steps": 2, "student_steps": 1, "start": "2-step", "name": "1-step-mse"},
 ]
 SHARED: dict[str, object] = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
-
-
-def fewstep(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "250"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 @pytest.fixture(scope="module")

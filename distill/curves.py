@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
+
+from fewstep.teacher.atomic import whole_file
 
 
 class Curves:
@@ -22,7 +25,8 @@ class Curves:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_curve(self._path) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with whole_file(self._path) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if tracker != "none":
             self._tracker = _tracker(tracker, folder, stage, step)
 
@@ -54,19 +58,21 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def check_tracker(name: str) -> None:
+    """Raises ValueError when the tracker's library is not installed."""
+    if name != "none" and find_spec(name) is None:
+        raise ValueError(f"logging.tracker is {name}, which is not installed: `pip install {name}`, or use none")
+
+
 def _tracker(name: str, folder: Path, stage: str, step: int) -> Any:
     """accelerate's tracker of this name. Raises ValueError when its library is not installed."""
     from accelerate import tracking
 
-    kinds: dict[str, Any] = {"wandb": tracking.WandBTracker, "trackio": tracking.TrackioTracker}
-    try:
-        if name == "tensorboard":  # after a resume, what was logged beyond the checkpoint is hidden
-            found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step)
-        else:
-            found = kinds[name](f"{folder.name}-{stage}")
-        found.start()
-        return found
-    except (ImportError, NameError) as error:
-        raise ValueError(
-            f"logging.tracker is {name}, which is not installed: `pip install {name}`, or use tensorboard"
-        ) from error
+    check_tracker(name)
+    if name == "tensorboard":  # after a resume, what was logged beyond the checkpoint is hidden
+        found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step)
+    else:
+        kinds: dict[str, Any] = {"wandb": tracking.WandBTracker, "trackio": tracking.TrackioTracker}
+        found = kinds[name](f"{folder.name}-{stage}")
+    found.start()
+    return found

@@ -58,6 +58,14 @@ def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Paramete
         parameter.grad = found.view_as(parameter)
 
 
+def any_process(accelerator: Accelerator, wish: bool) -> bool:
+    """Whether one of the processes wishes it: all hear the same, so that they stop at the same step."""
+    if accelerator.num_processes == 1:
+        return wish
+    count: Any = accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), "sum")
+    return bool(count)
+
+
 def as_numbers(figures: dict[str, Tensor]) -> dict[str, float]:
     """Scalars to numbers."""
     return {name: float(figure.detach()) for name, figure in figures.items()}

@@ -190,8 +190,14 @@ class Recipe(Settings):
             if named not in (None, BASE, *names):
                 allowed = " or ".join((BASE, *names))
                 return [*wrong, f"{place}.{setting}: {named} is no earlier stage; use {allowed}"]
-        supervisor = self.teacher_of(index)
+        supervisor, start = self.teacher_of(index), self.start_of(index)
         if supervisor is None:
+            inside = Guidance() if start is None else self.guidance_in(start)
+            if inside.guides and not stage.guidance.guides:
+                wrong.append(
+                    f"{place}.guidance is 1, but its student starts with {inside} baked in and learns from the base "
+                    f"teacher, so it would be trained out again; set it to {inside}, or `start: {BASE}`"
+                )
             return wrong
         taught = self.stages[supervisor]
         if taught.student_steps != stage.teacher_steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -160,6 +160,12 @@ class Gate(Settings):
             raise ValueError("a gate has exactly one limit: give either at_most or at_least")
         return self
 
+    def opens(self, found: float) -> bool:
+        """Whether the metric reaches the limit; what is not a number does not."""
+        above = self.at_least is None or found >= self.at_least
+        below = self.at_most is None or found <= self.at_most
+        return above and below
+
 
 class Stage(Settings):
     """teacher_steps -> student_steps, with one objective and a budget."""
@@ -190,7 +196,8 @@ class Stage(Settings):
     lr: PositiveFloat = 2e-4
     """Learning rate of the student, Adam."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Adam's; the first is 0 in adversarial stages."""
+    """Adam's. In adversarial stages 0 and 0.99 unless said otherwise: momentum makes a game with a moving opponent
+    circle."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     warmup: NonNegativeInt = 20
@@ -208,6 +215,15 @@ class Stage(Settings):
     """What is minimised."""
     gate: Gate | None = None
     """What the stage's student must reach."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_momentum_in_a_game(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("betas") is not None:
+            return values
+        objective = values.get("objective")
+        kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", None)
+        return values | {"betas": (0.0, 0.99)} if kind == "adversarial" else values
 
     @field_validator("name")
     @classmethod

@@ -97,7 +97,7 @@ class Relay:
             return error | liveliness(roles, gauged, supervision)
 
         trainer = Trainer(
-            stage, roles, objective, batches, self.accelerator, self.recipe.logging, self.folder.path, watch
+            stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch
         )
         with self.screen.stage(stage.name, stage.steps) as on_step:
             trainer.run(on_step, self.interrupted)
@@ -159,10 +159,15 @@ class Relay:
         gate = stage.gate
         if gate is None:
             return
-        found = self.folder.result(stage.name)[gate.metric]
+        measured = self.folder.result(stage.name)
+        if gate.metric not in measured:
+            raise ValueError(
+                f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "
+                f"endpoint_error, or delete {self.folder.stage(stage.name)} to train the stage again"
+            )
+        found = measured[gate.metric]
         limit = gate.at_most if gate.at_least is None else gate.at_least
-        short = found > gate.at_most if gate.at_most is not None else found < (gate.at_least or 0.0)
-        if short:
+        if not gate.opens(found):
             kind = "at most" if gate.at_most is not None else "at least"
             raise ValueError(
                 f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {kind} {limit:g}: "

@@ -15,8 +15,9 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.checkpoint import load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.objectives.base import STUDENT, Objective
-from fewstep.distill.player import Player, as_numbers
+from fewstep.distill.player import Player, any_process, as_numbers
 from fewstep.distill.settings import Logging, Stage
+from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.lr_scale import lr_scale
 
@@ -26,8 +27,8 @@ OnStep = Callable[[int, float], None]  # steps done, the last loss
 class Trainer:
     """Trains `roles.student`, and what the objective trains beside it, for `stage.steps` steps.
 
-    `folder` is the run's: its checkpoint is resumed when it is this stage's. `samples(step)`, if given, is called
-    on the moving average every `logging.samples_every` steps.
+    `folder` is the run's: its checkpoint is resumed when it is this stage's and its contract is `contract`. `samples(
+    step)`, if given, is called on the moving average every `logging.samples_every` steps.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Trainer:
         roles: Roles,
         objective: Objective,
         batches: Batches,
+        contract: SamplingContract,
         accelerator: Accelerator,
         logging: Logging,
         folder: Path,
@@ -43,7 +45,7 @@ class Trainer:
     ) -> None:
         self.stage, self.roles, self.objective = stage, roles, objective
         self.batches, self.accelerator, self.logging, self.folder = batches, accelerator, logging, folder
-        self.samples = samples
+        self.contract, self.samples = contract, samples
         self.modules = {name: player.module for name, player in objective.players().items()}
         self.players = {
             STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip)
@@ -64,7 +66,7 @@ class Trainer:
         curves = Curves(self.folder, self.stage.name, self.accelerator, self.logging.tracker, self.step)
         saved = time.monotonic()
         try:
-            while self.step < self.stage.steps and not interrupted():
+            while self.step < self.stage.steps and not any_process(self.accelerator, interrupted()):
                 began = time.monotonic()
                 figures = self._one_step()
                 self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
@@ -132,6 +134,7 @@ class Trainer:
             "step": self.step,
             "drawn": self.drawn,
             "seconds": self.seconds,
+            "contract": self.contract.model_dump(mode="json"),
             "student": {name: p.detach() for name, p in self.roles.parameters.items()},
             "average": self.roles.average,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
@@ -144,6 +147,9 @@ class Trainer:
         if state is None:
             return
         try:
+            other = self.contract.differences(SamplingContract.model_validate(state["contract"]))
+            if other:
+                raise ValueError(f"it is of a student with another {', '.join(other)}")
             for name, parameter in self.roles.parameters.items():
                 parameter.copy_(state["student"][name])
                 self.roles.average[name].copy_(state["average"][name])

@@ -101,6 +101,14 @@ class SamplingContract(BaseModel):
         """The clip the student was trained on."""
         return VideoSize(self.num_frames, self.height, self.width)
 
+    def differences(self, other: SamplingContract) -> list[str]:
+        """Names of the fields in which it differs, but for where the teacher lies: a folder may move."""
+        return [
+            name
+            for name in type(self).model_fields
+            if name != "teacher" and getattr(self, name) != getattr(other, name)
+        ]
+
     def check(
         self, steps: int | None = None, shift: float | None = None, guidance: Guidance | float | None = None
     ) -> None:

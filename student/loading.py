@@ -56,8 +56,8 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
     if not fitting:
         there = ", ".join(f"{stage.name} ({count})" for stage, count in counts.items())
         raise ValueError(
-            f"no student in {folder} was trained for {steps} steps; there are {there}: ask for one of these, or pass a "
-            "stage's folder with --force"
+            f"no student in {folder} was trained for {steps} steps, and none knows where to land at other nodes than "
+            f"its own; there are {there}: ask for one of these, distil one for {steps}, or `fewstep sample --force`"
         )
     return fitting[-1]
 

@@ -159,6 +159,7 @@ def test_the_contract_is_honoured(recipe: Path, tmp_path: Path) -> None:
     asked = ("sample", run, "--prompt", "a ring", "--out", out)
     code, output = fewstep(*asked, "--steps", 3)
     assert code == 2 and "no student in" in output and "4-step (4)" in output
+    assert "none knows where to land at other nodes" in output and "--force" in output
     code, output = fewstep(*asked, "--guidance", 5)
     assert code == 2 and "inside its weights" in output and "--force" in output
     code, output = fewstep(*asked, "--shift", 3)
@@ -177,6 +178,15 @@ def test_the_contract_is_honoured(recipe: Path, tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     code, output = fewstep("run", recipe, "--dry-run")
     assert code == 0 and "teacher_steps: 8" in output and "GiB" in output and "discriminator" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_not_there_is_refused_before_anything_is_made(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewstep.distill.curves.find_spec", lambda name: None)
+    code, output = fewstep("run", recipe, "--set", "logging.tracker=wandb")
+    assert code == 2 and "logging.tracker is wandb, which is not installed" in output
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,7 @@ from fewstep.distill.player import Player
 TWO_PROCESSES = """
 import torch
 from accelerate import Accelerator
-from fewstep.distill.player import Player
+from fewstep.distill.player import Player, any_process
 accelerator = Accelerator(cpu=True)
 one, two = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
 player = Player([one, two], 1.0, (0.9, 0.999), 0.0, 1e9)
@@ -25,6 +25,7 @@ player.step(accelerator, 0.0)
 norm = (2**2 + 6**2) ** 0.5
 one.grad = torch.tensor([1.0, -3.0]) * (1 if accelerator.process_index else 3)
 assert abs(player.step(accelerator, 1.0) - norm) < 1e-5, accelerator.process_index
+assert any_process(accelerator, accelerator.process_index == 1) and not any_process(accelerator, False)
 open(f"{__file__}.{accelerator.process_index}", "w").write(str(accelerator.num_processes))  # stdout would mix
 accelerator.wait_for_everyone()
 accelerator.end_training()
@@ -49,7 +50,21 @@ def test_a_step_is_as_long_as_its_scale() -> None:
     assert parameter.item() == pytest.approx(1 - 0.05)
 
 
-def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+def test_a_long_gradient_is_clipped() -> None:
+    """Adam forgets how long a first gradient is, but not how long the second is beside it."""
+    moved = {}
+    for clip in (1.0, 1e9):
+        parameter = nn.Parameter(torch.zeros(1))
+        one = Player([parameter], 0.1, (0.5, 0.5), 0.0, clip)
+        for gradient in (100.0, 1.0):
+            parameter.grad = torch.tensor([gradient])
+            assert one.step(Accelerator(cpu=True), 1.0) == gradient
+        moved[clip] = parameter.item()
+    assert moved[1.0] == pytest.approx(-0.2, abs=1e-3)  # two gradients of length 1
+    assert moved[1e9] > -0.18
+
+
+def test_two_processes_average_their_gradients_and_stop_together(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]

@@ -259,7 +259,8 @@ def test_a_stage_may_name_its_teacher(path: Path) -> None:
     recipe = read_recipe(path, ["stages.3.teacher=4-step", "stages.2.teacher=base", "stages.2.guidance=5"])
     assert [recipe.teacher_of(i) for i in range(4)] == [None, 0, None, 1]
     assert read_recipe(path, ["stages.3.teacher_steps=8"]).teacher_of(3) == 0  # skip-level
-    assert read_recipe(path, ["stages.3.teacher_steps=16"]).teacher_of(3) is None  # no student has 16 steps
+    alone = ["stages.3.teacher_steps=16", "stages.3.guidance=5"]
+    assert read_recipe(path, alone).teacher_of(3) is None  # no student has 16 steps
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,7 @@ def test_a_stage_may_name_its_teacher(path: Path) -> None:
         ("stages.1.teacher=4-step", "stages.1.teacher: 4-step is no earlier stage; use base or 8-step"),
         ("stages.3.teacher=8-step", "stages.3.teacher: 8-step takes 8 steps, not 4; set teacher_steps to 8"),
         ("stages.1.guidance=5", "stages.1.guidance is 5, but its teacher 8-step is a student with guidance baked in;"),
+        ("stages.3.teacher_steps=16", "stages.3.guidance is 1, but its student starts with 5 baked in and learns from"),
         ("stages.2.name=4-step-a-b", None),
         ("stages.2.name=2-step", None),  # then the last stage's default moves out of the way
     ],

@@ -22,6 +22,7 @@ from fewstep.distill.objectives.progressive import ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
+from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
 from fewstep.teacher.base import Teacher
 
@@ -52,10 +53,16 @@ class Case:
             roles,
             self.objective(settings, roles, batches),
             batches,
+            self.contract(settings, train),
             Accelerator(cpu=True),
             QUIET,
             self.folder,
         )
+
+    def contract(self, stage: Stage, train: Train) -> SamplingContract:
+        size = self.teacher.default_size()
+        assert size is not None
+        return SamplingContract.of(self.teacher, "tiny", stage.student_steps, train, size, 1.0, "", 8.0)
 
     def objective(self, stage: Stage, roles: Roles, batches: Batches) -> Objective:
         supervision = Supervision(stage.teacher_steps, stage.student_steps)
@@ -97,18 +104,31 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     return found | {f"average {name}": p.clone() for name, p in trainer.roles.average.items()}
 
 
-@pytest.mark.parametrize(("kind", "train"), [("progressive", "full"), ("adversarial", "full"), ("adversarial", "lora")])
+RELAXED = {"kind": "adversarial", "warmup": 2, "conditional": False, "discriminator": {"backbone": "lora"}}
+TRAINED = {"kind": "adversarial", "warmup": 2, "discriminator": {"backbone": "trained"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "stage"),
+    [
+        ("progressive", "full", {}),
+        ("adversarial", "full", {}),
+        ("adversarial", "lora", {}),
+        ("adversarial", "lora", {"objective": RELAXED, "accumulate": 2}),
+        ("adversarial", "full", {"objective": TRAINED}),
+    ],
+)
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
-    case: Case, tmp_path: Path, kind: str, train: Train
+    case: Case, tmp_path: Path, kind: str, train: Train, stage: dict[str, Any]
 ) -> None:
-    whole = case.trainer(kind, train)
+    whole = case.trainer(kind, train, **stage)
     whole.run(ignore, never)
     expected, curve = weights(whole), case.curve()
 
     case.folder = tmp_path / "again"
     case.folder.mkdir()
-    case.trainer(kind, train).run(*after(3))
-    resumed = case.trainer(kind, train)
+    case.trainer(kind, train, **stage).run(*after(3))
+    resumed = case.trainer(kind, train, **stage)
     assert resumed.step == 3
     resumed.run(ignore, never)
     found = weights(resumed)
@@ -219,6 +239,21 @@ def test_a_broken_checkpoint_is_refused(case: Case) -> None:
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(ValueError, match=r"is broken .* delete it to begin the stage s again"):
         case.trainer()
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(case: Case) -> None:
+    case.trainer().run(*after(1))
+    with pytest.raises(ValueError, match=r"does not fit stage s \(it is of a student with another steps, times"):
+        case.trainer(student_steps=4)
+
+
+def test_each_player_has_its_own_rate_and_momentum(case: Case) -> None:
+    objective = {"kind": "adversarial", "lr": 3e-4, "betas": [0.5, 0.9]}
+    trainer = case.trainer(lr=1e-5, objective=objective)
+    trainer.run(*after(1))
+    groups = {name: player.optimizer.param_groups[0] for name, player in trainer.players.items()}
+    assert groups["student"]["lr"] == 1e-5 and groups["student"]["betas"] == (0.0, 0.99)
+    assert groups["discriminator"]["lr"] == 3e-4 and groups["discriminator"]["betas"] == (0.5, 0.9)
 
 
 def test_the_discriminator_moves_in_its_own_turns_alone(case: Case) -> None:

@@ -106,6 +106,10 @@ def test_the_average_comes_and_goes(teacher: Teacher) -> None:
         assert all(torch.equal(p, roles.average[name]) for name, p in roles.parameters.items())
     assert all(torch.equal(p, outside[name]) for name, p in roles.parameters.items())
     assert any(not torch.equal(outside[name], roles.average[name]) for name in outside)
+    before = {name: average.clone() for name, average in roles.average.items()}
+    roles.update_average(0.9)
+    for name, average in roles.average.items():
+        torch.testing.assert_close(average, 0.9 * before[name] + 0.1 * outside[name])
 
 
 @pytest.mark.parametrize("mode", TRAINS)

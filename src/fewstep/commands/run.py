@@ -55,6 +55,7 @@ def follow(plan: Recipe, again: str | None = None) -> None:
 
     from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
+    from fewstep.distill.curves import check_tracker
     from fewstep.distill.data import read_clips
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
@@ -63,6 +64,7 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     from fewstep.teacher.interrupts import deferred_interrupt
 
     check_writable(plan.out)
+    check_tracker(plan.logging.tracker)
     bf16 = plan.precision == "bfloat16"
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")

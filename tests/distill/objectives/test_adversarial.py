@@ -15,6 +15,7 @@ from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR, Adversarial, AdversarialObjective
 from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
 from fewstep.distill.objectives.losses import AdversarialLoss
+from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.conditions import Conditions
 
@@ -100,6 +101,17 @@ def test_every_form_gives_figures_for_people(
         assert all(figure.isfinite() and figure.ndim == 0 for figure in figures.values())
         assert all(figure.requires_grad == (name == "loss") for name, figure in figures.items())
     torch.testing.assert_close(learnt["loss"].detach(), 0.1 * learnt["adversarial"] + learnt["anchor"])
+
+
+def test_the_anchor_is_the_one_that_is_set(roles: Roles, make_batch: MakeBatch) -> None:
+    supervision, batch = Supervision(4, 2), make_batch(0)
+    lesson, schedule = supervision.lesson(batch, roles), roles.teacher.schedule
+    x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
+    huber = regress(schedule, x0, lesson.target(schedule), lesson.t, "huber", 0.02).detach()
+    objective, _ = ruled(supervision, anchor={"loss": "huber", "huber_c": 0.02, "weight": 3}, weight=0.5)
+    found = objective.loss(STUDENT, make_batch(0), roles, 0)
+    torch.testing.assert_close(found["anchor"], huber)
+    torch.testing.assert_close(found["loss"].detach(), 0.5 * found["adversarial"] + 3 * huber)
 
 
 def test_a_student_that_does_as_its_supervisor_cannot_be_told_apart(

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
 from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
+from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
 
 
@@ -32,6 +33,18 @@ def test_a_student_that_does_as_its_supervisor_has_nothing_to_learn(
     assert float(same.detach()) < 1e-9  # zero but for rounding: the target is solved from the endpoint
     more = ProgressiveObjective(settings, Supervision(4, 2)).loss(STUDENT, make_batch(0), roles, 0)["loss"]
     assert float(more.detach()) > 1e-4
+
+
+def test_the_loss_is_the_one_that_is_set(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+    supervision, batch = Supervision(4, 2), make_batch(0)
+    lesson, schedule = supervision.lesson(batch, roles), roles.teacher.schedule
+    x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
+    found = ProgressiveObjective(Progressive(loss="huber", huber_c=0.02), supervision).loss(
+        STUDENT, make_batch(0), roles, 0
+    )["loss"]
+    target = lesson.target(schedule)
+    torch.testing.assert_close(found, regress(schedule, x0, target, lesson.t, "huber", 0.02))
+    assert float(found.detach()) < 0.9 * float(regress(schedule, x0, target, lesson.t).detach())
 
 
 def test_a_few_steps_help(roles: Roles, make_batch: Callable[..., Batch]) -> None:

@@ -1,0 +1,43 @@
+"""What gates ask the judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fewstep.commands import run_watch
+from fewstep.distill.recipe import Recipe, read_recipe
+from fewstep.student.contract import SamplingContract
+from fewstep.teacher.base import Teacher, load_teacher
+
+
+class Still(nn.Module):
+    """A denoiser whose clips are grey."""
+
+    def forward(self, z_t: torch.Tensor, *asked: object, **options: object) -> tuple[torch.Tensor]:
+        return (z_t,)  # a flow that leads from noise to 0
+
+
+@pytest.fixture(scope="module")
+def gated() -> Recipe:
+    return read_recipe("shapes-4step", ["stages.0.gate={metric: prompt_accuracy, at_least: 0.5}"])
+
+
+def test_prompt_accuracy_is_of_what_the_student_shows(gated: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_watch, "_JUDGED", 16)
+    teacher = load_teacher("shapes", device="cpu")
+    size = teacher.default_size()
+    assert size is not None
+    contract = SamplingContract.of(teacher, "shapes", 8, "full", size, 1.0, "", 8.0)
+    measure = run_watch.gauges(teacher, gated)["prompt_accuracy"]
+    shown = measure(teacher.network_at(1.0), contract)
+    assert 0.3 < shown <= 1 and measure(Still(), contract) < 0.1
+
+
+def test_only_the_shapes_world_has_a_judge(gated: Recipe, tiny_teacher: Teacher, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        run_watch.gauges(tiny_teacher, gated)
+    assert run_watch.gauges(tiny_teacher, read_recipe("shapes-4step")) == {}

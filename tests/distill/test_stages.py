@@ -1,0 +1,48 @@
+"""Gates: what a stage must reach, or the relay ends there."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.settings import Gate, Stage
+from fewstep.distill.stages import Relay
+
+
+def check(folder: Path, gate: dict[str, Any], **measured: float) -> None:
+    """Asks the gate of a stage that was finished with these figures."""
+    run: Any = RunFolder(folder)
+    run.stage("4-step").mkdir(parents=True, exist_ok=True)
+    (run.stage("4-step") / "result.json").write_text(json.dumps(measured))
+    objective = {"kind": "progressive"}
+    stage = Stage.model_validate(
+        {"name": "4-step", "teacher_steps": 8, "student_steps": 4, "gate": gate, "objective": objective}
+    )
+    unused: Any = None
+    Relay(unused, run, unused, unused, unused, unused, unused)._check_gate(stage)
+
+
+@pytest.mark.parametrize(("found", "opens"), [(0.7, True), (0.9, True), (0.69, False), (math.nan, False)])
+def test_a_lower_limit(found: float, opens: bool, tmp_path: Path) -> None:
+    gate = {"metric": "prompt_accuracy", "at_least": 0.7}
+    assert Gate.model_validate(gate).opens(found) is opens
+    if opens:
+        check(tmp_path, gate, prompt_accuracy=found)
+        return
+    with pytest.raises(ValueError, match=r"stage 4-step ended with prompt_accuracy (0.69|nan).* at least 0.7"):
+        check(tmp_path, gate, prompt_accuracy=found)
+
+
+@pytest.mark.parametrize(("found", "opens"), [(0.02, True), (0.01, True), (0.021, False), (math.nan, False)])
+def test_an_upper_limit(found: float, opens: bool) -> None:
+    assert Gate(metric="endpoint_error", at_most=0.02).opens(found) is opens
+
+
+def test_a_gate_on_what_was_not_measured_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stage 4-step was finished without a gate on prompt_accuracy"):
+        check(tmp_path, {"metric": "prompt_accuracy", "at_least": 0.7}, endpoint_error=0.01)

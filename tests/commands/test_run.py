@@ -83,6 +83,25 @@ def test_every_family_runs_the_same_relay(
     assert (run / "samples" / "4-step" / "step-000002" / "sheet.png").stat().st_size > 0
 
 
+def test_adapters_may_be_merged_and_trained_fully(recipe: Path, tmp_path: Path) -> None:
+    """As arXiv 2402.13929 goes on from LoRA."""
+    trains = [f"stages.{i}.train={train}" for i, train in enumerate(("lora", "lora", "full"))]
+    rates = ["stages.0.lr=0.1", "stages.1.lr=0.1", "stages.2.lr=1e-5"]
+    tiny = ["student.lora.rank=4", *(f"stages.{i}.steps=2" for i in range(3)), *trains, *rates]
+    code, output = fewstep("run", recipe, *(word for setting in tiny for word in ("--set", setting)))
+    assert code == 0, output
+    stages = tmp_path / "run" / "stages"
+    assert [read_contract(stages / f"{n}-step").weights for n in (4, 2, 1)] == ["lora", "lora", "full"]
+    before, after = (load_student(stages / f"{n}-step", device="cpu") for n in (2, 1))
+    z = before.teacher.noise([0], before.teacher.latent_shape(*before.contract.size))
+    asked = before.teacher.conditions(["a ring"])
+    with torch.no_grad():
+        adapted, merged = (s.teacher.denoise(z, 1.0, asked, network=s.network) for s in (before, after))
+        bare = before.teacher.denoise(z, 1.0, asked)
+    # the last stage went a little further from where the adapters had led, which is far from the teacher
+    assert 0 < float((merged - adapted).std()) < 0.1 * float((adapted - bare).std())
+
+
 def test_a_killed_run_ends_as_an_uninterrupted_one(recipe: Path, tmp_path: Path) -> None:
     """SIGKILL at three moments of the real command, then the same command again."""
     slow = ["--set", "logging.save_seconds=0.001", "--set", "stages.0.steps=12", "--set", "stages.1.steps=6"]

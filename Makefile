@@ -43,7 +43,7 @@ from-video-table: $(FEWSTEP)
 
 # Weights do not matter here, so the demo's students will do. A guided step is one pass of twice the batch: only where a
 # batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.
-TIMED := shapes@50 8-step=runs/demo@8 4-step=runs/demo@4
+TIMED := shapes@50:3 8-step=runs/demo@8 4-step=runs/demo@4
 latency: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-demo --set out=runs/demo
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(TIMED) --batch 4 --repetitions 5 --warmup 1 --out docs/results/latency.json
@@ -51,7 +51,7 @@ latency: $(FEWSTEP)
 
 # Formats are measured here, not training: the demo's student and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \
-	--set 'data={kind: dataset, folder: runs/demo/data}' --set stages.8-step.guidance=3 \
+	--set 'data={kind: dataset, folder: runs/demo/data}' \
 	--set stages.8-step.steps=150 --set stages.4-step.steps=100 \
 	--set stages.4-step-conditional.steps=10 --set stages.4-step-conditional.objective.warmup=0 \
 	--set stages.4-step-relaxed.steps=10 --set stages.4-step-relaxed.objective.warmup=0

@@ -76,9 +76,10 @@ def test_every_recipe_is_a_relay_with_guidance_first_and_the_discriminator_last(
 
 
 @pytest.mark.parametrize("name", ["shapes-1step", "shapes-2step"])
-def test_few_steps_learn_from_several_starts_and_at_last_from_eight_steps(name: str) -> None:
+def test_few_steps_learn_from_their_nodes_alone_and_at_last_from_eight_steps(name: str) -> None:
+    """arXiv 2402.13929 has several starts, which cost distance here: LOG.md."""
     conditional, relaxed = read_recipe(name).stages[-2:]
-    assert conditional.starts == relaxed.starts == (0.25, 0.5, 0.75, 1.0)
+    assert conditional.starts is relaxed.starts is None
     assert relaxed.teacher_steps == 8
     assert isinstance(relaxed.objective, Adversarial) and relaxed.objective.noise.kind == "levels"
 

@@ -27,8 +27,8 @@ OnStep = Callable[[int, float], None]  # steps done, the last loss
 class Trainer:
     """Trains `roles.student`, and what the objective trains beside it, for `stage.steps` steps.
 
-    `folder` is the run's: its checkpoint is resumed when it is this stage's and its contract is `contract`. `samples(
-    step)`, if given, is called on the moving average every `logging.samples_every` steps.
+    `folder` is the run's: its checkpoint is resumed when it is this stage's, and refused with another contract than
+    `contract`. `samples(step)`, if given, is called on the moving average every `logging.samples_every` steps.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
 
 EXACT = 1e-5  # relative latent error of formats that hold the same weights
+OTHER_RUNTIME = 1e-4  # and of those that are not run by torch: sums in another order, made more of step by step
 PROMPTS = ("a small red ring drifts to the right", "two dogs run along a beach")  # whatever the teacher makes of them
 SEEDS = (0, 1)
 
@@ -177,7 +178,7 @@ def compare(format: Format, written: Written, folder: Path, student: Student) ->
     own = student.sample(z, teacher.conditions(PROMPTS, contract.negative_prompt))
     other = format.reload(folder, student)(z, PROMPTS).to(own)
     error = float((other - own).norm() / own.norm())
-    if contract.num_frames == 1 or (format.tolerance <= EXACT and not written.approximate):
+    if contract.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
         return error, None
     return error, _motion(teacher.decode(other)) / _motion(teacher.decode(own))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import PROMPTS, Format, Latents, Options, Written
+from fewstep.student.export.base import OTHER_RUNTIME, PROMPTS, Format, Latents, Options, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.stock import merged_network
 from fewstep.student.loading import Student
@@ -214,6 +214,7 @@ FORMATS = {
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        tolerance=OTHER_RUNTIME,
         needs=("onnx", "onnxscript", "onnxruntime"),
         extra="onnx",
         library="onnx",

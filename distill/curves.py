@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,21 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
 
 def check_tracker(name: str) -> None:
-    """Raises ValueError when the tracker's library is not installed."""
-    if name != "none" and find_spec(name) is None:
-        raise ValueError(f"logging.tracker is {name}, which is not installed: `pip install {name}`, or use none")
+    """Raises ValueError when the tracker's library is missing or broken."""
+    if name == "none":
+        return
+    try:
+        import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"logging.tracker is {name}, which is not installed: `pip install {name}`, or use none"
+        ) from error
 
 
 def _tracker(name: str, folder: Path, stage: str, step: int) -> Any:
-    """accelerate's tracker of this name. Raises ValueError when its library is not installed."""
+    """accelerate's tracker of this name, whose library is there: `check_tracker` was asked before the run began."""
     from accelerate import tracking
 
-    check_tracker(name)
     if name == "tensorboard":  # after a resume, what was logged beyond the checkpoint is hidden
         found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step)
     else:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.adversarial import NO_MOMENTUM, Adversarial
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.teacher.guidance import GuidanceField
@@ -166,6 +166,11 @@ class Gate(Settings):
         below = self.at_most is None or found <= self.at_most
         return above and below
 
+    @property
+    def limit(self) -> str:
+        """In words."""
+        return f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
+
 
 class Stage(Settings):
     """teacher_steps -> student_steps, with one objective and a budget."""
@@ -223,7 +228,7 @@ class Stage(Settings):
             return values
         objective = values.get("objective")
         kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", None)
-        return values | {"betas": (0.0, 0.99)} if kind == "adversarial" else values
+        return values | {"betas": NO_MOMENTUM} if kind == "adversarial" else values
 
     @field_validator("name")
     @classmethod

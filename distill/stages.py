@@ -166,10 +166,8 @@ class Relay:
                 f"endpoint_error, or delete {self.folder.stage(stage.name)} to train the stage again"
             )
         found = measured[gate.metric]
-        limit = gate.at_most if gate.at_least is None else gate.at_least
         if not gate.opens(found):
-            kind = "at most" if gate.at_most is not None else "at least"
             raise ValueError(
-                f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {kind} {limit:g}: "
+                f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
                 f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
             )

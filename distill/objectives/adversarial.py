@@ -20,6 +20,7 @@ from fewstep.distill.objectives.supervision import Lesson, Supervision
 DISCRIMINATOR = "discriminator"
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+NO_MOMENTUM = (0.0, 0.99)  # Adam's betas of both players: with momentum a game with a moving opponent circles
 
 
 class Anchor(Settings):
@@ -62,7 +63,7 @@ class Adversarial(Settings):
     """Discriminator steps per student step."""
     lr: PositiveFloat = 2e-4
     """Learning rate of the discriminator, Adam."""
-    betas: tuple[Decay, Decay] = (0.0, 0.99)
+    betas: tuple[Decay, Decay] = NO_MOMENTUM
     """Adam's, of the discriminator."""
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """The network that judges."""

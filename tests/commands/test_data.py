@@ -19,9 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from fewstep import cli
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset_reader import conditions_of, open_dataset, read_unconditional
 from fewstep.teacher.dataset_sources import item_seed
@@ -30,14 +28,14 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.video import write_video
+from tests.commands.typed import fewstep
 
 SIZES = [(64, 96), (48, 48), (32, 80), (90, 50)]
 RATES = [24.0, 8.0, 30000 / 1001, 12.5, 60.0]
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, ["data", *map(str, arguments)], env={"COLUMNS": "250"})
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+    return fewstep("data", *arguments)
 
 
 def film(path: Path, seconds: float = 1.5, rate: float = 24, size: tuple[int, int] = (48, 64)) -> Path:

@@ -44,7 +44,10 @@ def test_a_curve_outlives_a_kill_while_points_are_taken_back(tmp_path: Path, mon
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "find_spec", lambda name: None)
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(curves, "import_module", missing)
     check_tracker("none")
     with pytest.raises(ValueError, match=r"logging.tracker is trackio, which is not installed: `pip install trackio`"):
         check_tracker("trackio")

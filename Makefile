@@ -5,10 +5,10 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint: export OMP_NUM_THREADS = 1
-test: export HF_HUB_OFFLINE = 1
+test lint cases: export OMP_NUM_THREADS = 1
+test cases: export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint teacher teacher-table relay-table from-video-table latency export-table
+.PHONY: demo test lint cases teacher teacher-table relay-table from-video-table latency export-table
 
 demo: $(FEWSTEP)
 	$(BIN)/fewstep demo
@@ -20,6 +20,9 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+cases: $(DEV)
+	$(BIN)/pytest tests/cases --cases docs/results/cases.json
 
 teacher: $(FEWSTEP)
 	$(BIN)/fewstep teacher train recipes/shapes-teacher.yaml --embed

@@ -32,6 +32,20 @@ from fewstep.teacher.shapes.text import TEXT_DIM, make_text_encoder, make_tokeni
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--cases FILE` writes the table of tests/cases, slow cases included; `make cases` passes it."""
+    parser.addoption("--cases", metavar="FILE", help="write what tests/cases found, and run its slow cases as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Cases marked `slow` only run for the table."""
+    if config.getoption("--cases"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: `make cases` runs it"))
+
+
 def randomized(denoiser: Any, seed: int) -> Any:
     """The denoiser without its small first weights: text and time must matter."""
     torch.manual_seed(seed)

@@ -8,13 +8,18 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import yaml
 
 from fewstep.distill.checkpoint import FILE_NAME as STATE
 from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
+from fewstep.teacher.precision import Precision
+
+RECIPE = "recipe.yaml"
 
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
@@ -50,6 +55,11 @@ class RunFolder:
         found: dict[str, Any] = json.loads((self.stage(name) / "result.json").read_text("utf-8"))
         return found
 
+    def begun_precision(self) -> str | None:
+        """The precision that the run here was begun in; None where none was begun."""
+        found = (self._kept() or {}).get("precision")
+        return found if found in get_args(Precision) else None
+
     def begin(self, recipe: Recipe, again: str | None = None) -> None:
         """Keeps the resolved recipe. Raises ValueError when another one was begun here.
 
@@ -58,9 +68,9 @@ class RunFolder:
         same settings it all stays, so that the same command goes on after a stop.
         """
         standing = [] if again is None else recipe.standing_on(again)
-        kept = self.path / "recipe.yaml"
-        if kept.exists():
-            changed = _differences(load_yaml(kept.read_text("utf-8")), recipe.model_dump(mode="json"))
+        kept = self._kept()
+        if kept is not None:
+            changed = _differences(kept, recipe.model_dump(mode="json"))
             refused = [name for name in changed if not _is_of(name, standing)]
             if refused:
                 raise ValueError(
@@ -72,7 +82,20 @@ class RunFolder:
                     shutil.rmtree(self.stage(recipe.stages[index].name), ignore_errors=True)
                     forget_state(self.path, recipe.stages[index].name)
         self.path.mkdir(parents=True, exist_ok=True)
-        recipe.save(kept)
+        recipe.save(self.path / RECIPE)
+
+    def _kept(self) -> dict[str, Any] | None:
+        """The settings of the run that was begun here. Raises ValueError when its recipe cannot be read."""
+        path = self.path / RECIPE
+        if not path.exists():
+            return None
+        try:
+            return dict(load_yaml(path.read_text("utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not the recipe that `fewstep run` keeps: restore it, or choose another folder with "
+                "--set out=DIR"
+            ) from error
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
         """A stage's folder appears whole: `write` fills it, `result` is kept beside; then its checkpoint may go."""

@@ -163,6 +163,7 @@ cli.main()
 def test_a_killed_run_ends_with_the_same_shards(tmp_path: Path, mixed: Mixed, tiny_wan_folder: Path) -> None:
     videos, captions, _, _ = mixed
     words = ["videos", videos, "--captions", captions, "--teacher", tiny_wan_folder, "--rows-per-shard", 3]
+    words += ["--dtype", "float32"]  # of subprocesses, too
     assert run(*words, "--out", tmp_path / "whole")[0] == 3
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, "data", *map(str, words), "--out", str(killed)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_of, size_of
+from fewstep.commands.asked import LEVELS, MAX_SEED, Computed, Device, Fps, Frames, Height, Width, guidance_of, size_of
 from fewstep.commands.data_run import Run, Store
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
@@ -23,7 +23,6 @@ Out = Annotated[Path, typer.Option("--out", help="The dataset's folder; a run th
 Rows = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of each Parquet file.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
 Stored = Annotated[Store, typer.Option("--store", help="Numbers on disk.")]
-Computed = Annotated[DType, typer.Option("--dtype", help="Precision of the teacher.")]
 Negative = Annotated[str, typer.Option("--negative-prompt", help="Prompt of the unconditional branch.")]
 
 
@@ -45,7 +44,7 @@ def videos(
     rows_per_shard: Rows = 64,
     batch: Batch = 1,
     store: Stored = "float16",
-    dtype: Computed = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
 ) -> None:
@@ -88,7 +87,7 @@ def rollouts(
     rows_per_shard: Rows = 64,
     batch: Batch = 1,
     store: Stored = "float16",
-    dtype: Computed = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
 ) -> None:
@@ -125,7 +124,7 @@ def prompts(
     rows_per_shard: Rows = 1024,
     batch: Batch = 1,
     store: Stored = "float16",
-    dtype: Computed = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from fewstep.commands.asked import DType, load
+from fewstep.commands.asked import DType, load, settle_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,9 +40,11 @@ class Run:
     def load(self) -> Teacher:
         """The teacher, once it is sure that there is a place for what it makes."""
         from fewstep.teacher.atomic import check_writable
+        from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
         check_writable(self.out)
-        return load(self.teacher, self.dtype, self.device)
+        begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
+        return load(self.teacher, settle_dtype(self.dtype, self.device, begun), self.device)
 
     def make(
         self, kind: Kind, model: Teacher, path: Path, items: Sequence[Sequence[object]], source: Source, **known: Any

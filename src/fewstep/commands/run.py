@@ -51,8 +51,9 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     Of several processes the main one alone makes the data, however long that takes.
     """
     import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
+    from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.curves import check_tracker
@@ -65,15 +66,18 @@ def follow(plan: Recipe, again: str | None = None) -> None:
 
     check_writable(plan.out)
     check_tracker(plan.logging.tracker)
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
+    plan, line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
     bf16 = plan.precision == "bfloat16"
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
     accelerator = Accelerator(
         cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
     )
-    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
+    if line is not None:
+        screen.say(line)
+    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
         folder.begin(plan, again)

@@ -23,6 +23,11 @@ def show(plan: Recipe) -> None:
     """Prints recipe, calls and memory. Nothing is loaded but configs, so a teacher of any size will do."""
     from rich.console import Console
 
+    from fewstep.commands.run_precision import settle_precision
+
+    plan, line = settle_precision(plan)
+    if line is not None:
+        typer.echo(line, err=True)
     typer.echo(plan.dump_yaml())
     console = Console(stderr=True)
     console.print(_calls_table(plan, _schedule(plan.teacher)))
@@ -65,6 +70,7 @@ def _memory_table(plan: Recipe) -> Table:
 
     from fewstep.distill.estimate import stage_memory
 
+    assert plan.precision != "auto"
     with torch.device("meta"):  # numbers without weights
         network = _empty_denoiser(plan.teacher)
     table = Table(

@@ -75,8 +75,8 @@ def check_shapes(folder: Path, network: nn.Module, shapes: Shapes, remedy: str =
     for name, (_, shape) in own.items():
         if shapes.get(name, shape) != shape:
             raise ValueError(
-                f"the weights in {folder} have {name} of shape {list(shapes[name])}, and its config asks for "
-                f"{list(shape)}: one of the two is another model's; {remedy}"
+                f"the weights in {folder} have {name} of shape {list(shapes[name])}, but the network takes "
+                f"{list(shape)}: {remedy}"
             )
     filled = {tensor for name, (tensor, _) in own.items() if name in shapes}  # one that is tied fills the other
     # what the library renames as it loads lies there under another name, with the same shape

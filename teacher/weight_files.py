@@ -40,7 +40,7 @@ def check_text_file(path: Path, remedy: str = RESTORE) -> None:
 
 
 def read_index(path: Path, remedy: str = RESTORE) -> dict[str, list[str]]:
-    """Shard -> names of its tensors, as a *.safetensors.index.json says. Raises ValueError when it says no such thing."""
+    """Shard -> names of its tensors, as a *.safetensors.index.json says. Raises ValueError when it does not."""
     check_text_file(path, remedy)
     try:
         shards: dict[str, list[str]] = {}

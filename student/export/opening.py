@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.student.contract import SamplingContract, read_contract
 from fewstep.student.export.base import find_format

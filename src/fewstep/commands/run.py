@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
-    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.base import Teacher
 
 
 def run(
@@ -38,9 +38,10 @@ def run(
 
     plan = read_recipe(recipe, settings or ())
     if dry_run:
+        from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
 
-        show(plan)
+        show(plan, check_run(plan, again))
         return
     follow(plan, again)
 
@@ -53,18 +54,16 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
-    from fewstep.distill.curves import check_tracker
     from fewstep.distill.data import read_clips
+    from fewstep.distill.data_checks import asked_size
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
-    from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.interrupts import deferred_interrupt
 
-    check_writable(plan.out)
-    check_tracker(plan.logging.tracker)
     bf16 = plan.precision == "bfloat16"
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
@@ -72,21 +71,27 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     accelerator = Accelerator(
         cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
     )
-    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
-    data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
-        folder.begin(plan, again)
-        if data == folder.data:
-            _make_data(plan, teacher, data, screen)
+        check_run(plan, again)
     accelerator.wait_for_everyone()
-    clips = read_clips(data, teacher, _asked_size(plan))
-    seen, measured = samples(teacher, plan), gauges(teacher, plan)
-    teacher.free_text()
-    if seen is None and not measured:
-        teacher.free_vae()
-    with deferred_interrupt() as interrupted:
-        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
+    with folder.locked(accelerator.is_main_process):
+        teacher = load_teacher(
+            plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device
+        )
+        data = plan.data.folder if plan.data.kind == "dataset" else folder.data
+        if accelerator.is_main_process:
+            folder.begin(plan, again)
+            if data == folder.data:
+                _make_data(plan, teacher, data, screen)
+        accelerator.wait_for_everyone()
+        clips = read_clips(data, teacher, asked_size(plan))
+        seen, measured = samples(teacher, plan), gauges(teacher, plan)
+        teacher.free_text()
+        if seen is None and not measured:
+            teacher.free_vae()
+        with deferred_interrupt() as interrupted:
+            Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
@@ -94,15 +99,7 @@ def follow(plan: Recipe, again: str | None = None) -> None:
 def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
+    from fewstep.distill.data_checks import clip_size
 
-    size = _asked_size(plan) or teacher.default_size()
-    if size is None:
-        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, size, out, on_clip)
-
-
-def _asked_size(plan: Recipe) -> VideoSize | None:
-    from fewstep.teacher.base import VideoSize
-
-    return None if plan.size is None else VideoSize(plan.size.num_frames, plan.size.height, plan.size.width)
+        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), out, on_clip)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
     from fewstep.teacher.base import Teacher
@@ -49,12 +51,32 @@ def run(
 def follow(plan: Recipe, again: str | None = None) -> None:
     """Makes the data and runs every stage that is not finished, under progress bars.
 
-    Of several processes the main one alone makes the data, however long that takes.
+    Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
+    teacher is loaded, for all that `--dry-run` refuses.
     """
-    import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     from fewstep.commands.run_checks import check_run
+    from fewstep.distill.run_folder import RunFolder
+
+    bf16 = plan.precision == "bfloat16"
+    # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
+    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
+    accelerator = Accelerator(
+        cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
+    )
+    if accelerator.is_main_process:
+        check_run(plan, again)
+    accelerator.wait_for_everyone()
+    with RunFolder(plan.out).locked(accelerator.is_main_process):
+        _follow(plan, again, accelerator)
+
+
+def _follow(plan: Recipe, again: str | None, accelerator: Accelerator) -> None:
+    """What is left to do once nothing stands in the way."""
+    import torch
+
     from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips
@@ -65,33 +87,21 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     from fewstep.teacher.interrupts import deferred_interrupt
 
     bf16 = plan.precision == "bfloat16"
-    # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
-    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
-    accelerator = Accelerator(
-        cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
-    )
+    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
+    data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
-        check_run(plan, again)
+        folder.begin(plan, again)
+        if data == folder.data:
+            _make_data(plan, teacher, data, screen)
     accelerator.wait_for_everyone()
-    with folder.locked(accelerator.is_main_process):
-        teacher = load_teacher(
-            plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device
-        )
-        data = plan.data.folder if plan.data.kind == "dataset" else folder.data
-        if accelerator.is_main_process:
-            folder.begin(plan, again)
-            if data == folder.data:
-                _make_data(plan, teacher, data, screen)
-        accelerator.wait_for_everyone()
-        clips = read_clips(data, teacher, asked_size(plan))
-        seen, measured = samples(teacher, plan), gauges(teacher, plan)
-        teacher.free_text()
-        if seen is None and not measured:
-            teacher.free_vae()
-        with deferred_interrupt() as interrupted:
-            Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
+    clips = read_clips(data, teacher, asked_size(plan))
+    seen, measured = samples(teacher, plan), gauges(teacher, plan)
+    teacher.free_text()
+    if seen is None and not measured:
+        teacher.free_vae()
+    with deferred_interrupt() as interrupted:
+        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 

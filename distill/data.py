@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fewstep.distill.run_folder import ELSEWHERE
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.caption_files import read_captions, read_prompts
@@ -63,10 +64,7 @@ def make_data(
     """
     if isinstance(settings, DatasetData):
         return settings.folder
-    if isinstance(settings, RolloutData):
-        plan, source = _rollouts(settings, teacher, name, size)
-    else:
-        plan, source = _videos(settings, teacher, name, size, out)
+    plan, source = plan_data(settings, teacher, name, size, out)
     done = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
 
     def advance() -> None:
@@ -74,11 +72,29 @@ def make_data(
         done += 1
         on_clip(done, plan.items)
 
-    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance)
+    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, ELSEWHERE)
     return out
 
 
-def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize) -> Plan:
+def plan_data(
+    settings: RolloutData | VideoData,
+    teacher: Teacher,
+    name: str,
+    size: VideoSize,
+    out: Path,
+    like: Manifest | None = None,
+) -> Plan:
+    """The manifest of the dataset in `out`, and what makes its rows.
+
+    `like` is a manifest that was begun there: with it an outline of the teacher will do, see `plan_dataset`. Raises
+    ValueError for prompts, videos or captions that cannot be read, and for a size that the teacher cannot make.
+    """
+    if isinstance(settings, RolloutData):
+        return _rollouts(settings, teacher, name, size, like)
+    return _videos(settings, teacher, name, size, out, like)
+
+
+def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
     prompts, shape = read_prompts(settings.prompts), teacher.latent_shape(*size)
     plan = plan_dataset(
         "rollouts",
@@ -86,6 +102,7 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
         name,
         [[prompt] for prompt in prompts] * settings.count,
         latent_shape=shape,
+        like=like,
         steps=settings.steps,
         guidance=settings.guidance,
         negative_prompt=settings.negative_prompt,
@@ -101,7 +118,9 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
     return plan, source
 
 
-def _videos(settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path) -> Plan:
+def _videos(
+    settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path, like: Manifest | None
+) -> Plan:
     files = list_files(settings.folder, out)
     captions = read_captions(files, settings.folder, settings.captions)
     clip = ClipShape(*size, fps=teacher.default_fps())
@@ -112,6 +131,7 @@ def _videos(settings: VideoData, teacher: Teacher, name: str, size: VideoSize, o
         name,
         [(at, path.lstat().st_size, captions.get(path)) for at, path in zip(relative, files, strict=True)],
         latent_shape=teacher.latent_shape(*size),
+        like=like,
         negative_prompt=settings.negative_prompt,
         source=str(settings.folder),
         rows_per_shard=_ROWS_PER_SHARD,

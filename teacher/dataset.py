@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fewstep.teacher.atomic import check_writable, whole_file
+from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
+from fewstep.teacher.listing import read_listing, write_listing
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
 
 REPORT = "skipped.jsonl"
@@ -45,17 +44,19 @@ def write_dataset(
     unconditional: Row | None,
     source: Source,
     advance: Callable[[], None] = lambda: None,
+    elsewhere: str = ELSEWHERE,
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
     A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
-    the same plan. `advance` is called after every item made. Raises ValueError when the folder is in use by
-    another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
+    the same plan. `advance` is called after every item made; `elsewhere` says how another folder is chosen.
+    Raises ValueError when the folder is in use by another process or was begun with another plan; OSError when
+    the disk is full. No finished shard is lost.
     """
-    check_writable(folder)
+    check_writable(folder, elsewhere)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        manifest = _begin(folder, plan, unconditional)
+    with only_writer(folder, elsewhere):
+        manifest = _begin(folder, plan, unconditional, elsewhere)
         for number in range(manifest.num_shards):
             path = folder / f"shard-{number:05d}.parquet"
             if number < len(manifest.shards) and path.exists():
@@ -69,20 +70,32 @@ def write_dataset(
     return manifest
 
 
-def _begin(folder: Path, plan: Manifest, unconditional: Row | None) -> Manifest:
+def _begin(folder: Path, plan: Manifest, unconditional: Row | None, elsewhere: str) -> Manifest:
     """The manifest of the run this one continues, or a new one."""
-    begun = plan
-    if (folder / FILE_NAME).exists():
-        begun = read_manifest(folder)
-        plan.continues(begun)
-    elif any(folder.glob("shard-*.parquet")):
-        raise ValueError(f"{folder} holds shards and no {FILE_NAME}: choose another --out, or empty it")
+    begun = begun_manifest(folder, elsewhere)
+    if begun is not None:
+        plan.continues(begun, folder, elsewhere)
+    begun = begun or plan
     path = folder / "unconditional.parquet"
     if unconditional is not None and not (begun.unconditional and path.exists()):
         shard = _write_shard(path, [unconditional], plan.tensors)
         begun = begun.model_copy(update={"unconditional": shard})
+    if read_listing(folder, plan.items_sha256) is None:
+        write_listing(folder, plan.listing)
     begun.write(folder)
     return begun
+
+
+def begun_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
+    """The manifest of a dataset that was begun in the folder, None where none was.
+
+    Raises ValueError when it cannot be read, or its shards are there without it.
+    """
+    if (folder / FILE_NAME).exists():
+        return read_manifest(folder)
+    if any(folder.glob("shard-*.parquet")):
+        raise ValueError(f"{folder} holds shards and no {FILE_NAME}: {elsewhere}, or empty it")
+    return None
 
 
 def _write_shard(path: Path, made: Iterable[Row | Skip], tensors: dict[str, Layout]) -> Shard:
@@ -126,11 +139,11 @@ def _bytes(row: Row, name: str, layout: Layout) -> bytes:
     if not tensor.isfinite().all():
         raise ValueError(
             f"{row.id}: {name} holds NaN or infinite numbers, so the teacher failed on it: "
-            "use --dtype float32 or less guidance"
+            "use less guidance, or float32 (--dtype of `fewstep data`, precision in a recipe)"
         )
     stored = tensor.detach().to("cpu", getattr(torch, layout.dtype))
     if not stored.isfinite().all():
-        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}: use --store float32")
+        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}: use `fewstep data --store float32`")
     return stored.contiguous().numpy().tobytes()
 
 
@@ -147,17 +160,3 @@ def _write_report(folder: Path, manifest: Manifest) -> None:
     if lines:
         with whole_file(folder / REPORT) as part:
             part.write_bytes("".join(lines).encode())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder; the system lifts the lock however this one dies."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another process is writing {folder}: wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()

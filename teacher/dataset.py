@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fewstep.teacher.atomic import check_writable, whole_file
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
+from fewstep.teacher.text_files import first_few
 
 REPORT = "skipped.jsonl"
 _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard
@@ -45,12 +46,14 @@ def write_dataset(
     unconditional: Row | None,
     source: Source,
     advance: Callable[[], None] = lambda: None,
+    left_out: Sequence[Skip] = (),
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
     A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
-    the same plan. `advance` is called after every item made. Raises ValueError when the folder is in use by
-    another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
+    the same plan. `advance` is called after every item made; `left_out` are lines for the report beyond the items
+    that were skipped. Raises ValueError when the folder is in use by another process or was begun with another plan;
+    OSError when the disk is full. No finished shard is lost.
     """
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +68,30 @@ def write_dataset(
             shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
             manifest = manifest.model_copy(update={"shards": shards})
             manifest.write(folder)
-        _write_report(folder, manifest)
+        _write_report(folder, [*manifest.skipped, *left_out])
     return manifest
+
+
+def usable_line(folder: Path, manifest: Manifest) -> str | None:
+    """How many of a dataset's clips could be used, where some could not, and where the reasons are."""
+    if not manifest.skipped:
+        return None
+    clips = f"{manifest.rows} of {manifest.num_done} clips usable"
+    return f"{clips}, {len(manifest.skipped)} skipped: {folder / REPORT}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError for a folder that holds other things than a dataset, among which shards would get lost."""
+    if (folder / FILE_NAME).is_file():
+        read_manifest(folder)
+    elif folder.is_dir():
+        known = {"unconditional.parquet", *(path.name for path in folder.glob("shard-*.parquet"))}
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others := [name for name in others if name not in known]:
+            raise ValueError(
+                f"{folder} holds other things than a dataset, such as {first_few(others)}: choose a folder of its own "
+                "with --out"
+            )
 
 
 def _begin(folder: Path, plan: Manifest, unconditional: Row | None) -> Manifest:
@@ -75,6 +100,7 @@ def _begin(folder: Path, plan: Manifest, unconditional: Row | None) -> Manifest:
     if (folder / FILE_NAME).exists():
         begun = read_manifest(folder)
         plan.continues(begun)
+        begun = begun.model_copy(update={"unmatched": plan.unmatched})
     elif any(folder.glob("shard-*.parquet")):
         raise ValueError(f"{folder} holds shards and no {FILE_NAME}: choose another --out, or empty it")
     path = folder / "unconditional.parquet"
@@ -140,9 +166,9 @@ def _counted(made: Iterable[Row | Skip], advance: Callable[[], None]) -> Iterato
         advance()
 
 
-def _write_report(folder: Path, manifest: Manifest) -> None:
-    """One line of JSON for every item that was skipped; no file when there is none."""
-    lines = [skip.model_dump_json() + "\n" for skip in manifest.skipped]
+def _write_report(folder: Path, skipped: Sequence[Skip]) -> None:
+    """One line of JSON for all that was left out; no file when nothing was."""
+    lines = [skip.model_dump_json() + "\n" for skip in skipped]
     (folder / REPORT).unlink(missing_ok=True)
     if lines:
         with whole_file(folder / REPORT) as part:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_if_asked
+from fewstep.commands.asked import (
+    LEVELS,
+    MAX_SEED,
+    Device,
+    DType,
+    Fps,
+    Frames,
+    Height,
+    Width,
+    guidance_if_asked,
+    say_text_losses,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +71,7 @@ def sample(
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
+    say_text_losses(sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
 
 

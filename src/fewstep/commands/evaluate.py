@@ -93,7 +93,8 @@ def evaluate(
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     shown = prompts_of(given, num, teacher.size, seed)
-    say_text_losses(teacher.teacher, [*shown, teacher.negative_prompt] if teacher.guidance.guides else shown)
+    negative = [teacher.negative_prompt] if teacher.guidance.guides else []
+    say_text_losses(teacher.teacher, dict.fromkeys([*shown, *negative]))
     where = str(teacher.teacher.device)
     setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None

@@ -70,20 +70,21 @@ class VideoNames:
 
     def __init__(self, videos: Sequence[Path], folder: Path, table_folder: Path) -> None:
         self._folder = folder
-        there, here = folder.resolve(), table_folder.resolve()
         self._inside, self._whole, self._from_table = _Names(), _Names(), _Names()
         self._bare: dict[str, list[Path]] = {}
         self._names, self._stems = dict[str, str](), dict[str, str]()  # in small letters, for hints
+        roots = {path.as_posix() for path in (folder, folder.absolute(), folder.resolve())}
+        below_table = Path(os.path.relpath(folder.resolve(), table_folder.resolve())).as_posix()
         for video in videos:
-            inside = video.relative_to(folder)
-            _add(self._inside, inside.as_posix(), video)
-            for path in (video, video.absolute(), there / inside):
-                _add(self._whole, path.as_posix(), video)
-            _add(self._from_table, Path(os.path.relpath(there / inside, here)).as_posix(), video)
+            inside = video.relative_to(folder).as_posix()
+            _add(self._inside, inside, video)
+            for root in roots:
+                _add(self._whole, posixpath.normpath(f"{root}/{inside}"), video)
+            _add(self._from_table, posixpath.normpath(f"{below_table}/{inside}"), video)
             self._bare.setdefault(_composed(video.name), []).append(video)
-            for name in (inside.as_posix(), inside.name):
-                self._names.setdefault(_folded(name), inside.as_posix())
-                self._stems.setdefault(_folded(posixpath.splitext(name)[0]), inside.as_posix())
+            for name in (inside, video.name):
+                self._names.setdefault(_folded(name), inside)
+                self._stems.setdefault(_folded(posixpath.splitext(name)[0]), inside)
 
     def by_path(self, entry: Entry) -> Path | None:
         """The video that has this path. Raises ValueError when only their Unicode form tells several apart."""

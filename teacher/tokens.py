@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,17 @@ _AT_ONCE = 1024
 def text_losses(teacher: Teacher, prompts: Iterable[str]) -> list[str]:
     """A sentence on the prompts that are too long for the text encoder, and one on words that it does not know.
 
-    Both count every prompt, also one that comes again. Nothing is said where nothing is lost.
+    Both count every prompt that is not empty, also one that comes again. Nothing is said where nothing is lost.
     """
-    times: dict[str, int] = {}
-    for prompt in prompts:
-        times[prompt] = times.get(prompt, 0) + 1
+    times = Counter(prompt for prompt in prompts if prompt)
     long: dict[str, int] = {}
-    unknown: dict[str, list[str]] = {}
+    lost: dict[str, list[str]] = {}
     for some in _parts(times):
-        counts = zip(some, teacher.count_tokens(some), strict=True)
-        long |= {prompt: count for prompt, count in counts if count > teacher.text_limit}
-        words = zip(some, teacher.unknown_words(some), strict=True)
-        unknown |= {prompt: missing for prompt, missing in words if missing}
-    total = sum(times.values())
+        counted = zip(some, teacher.count_tokens(some), strict=True)
+        long |= {prompt: count for prompt, count in counted if count > teacher.text_limit}
+        unknown = zip(some, teacher.unknown_words(some), strict=True)
+        lost |= {prompt: words for prompt, words in unknown if words}
+    total = times.total()
     sentences = []
     if long:
         listed = first_few([f"{_beginning(prompt)} ({count} tokens)" for prompt, count in long.items()], most=3)
@@ -38,11 +37,11 @@ def text_losses(teacher: Teacher, prompts: Iterable[str]) -> list[str]:
             f"{sum(times[p] for p in long)} of {total} prompts are longer than the text encoder's {teacher.text_limit} "
             f"tokens and are cut there: {listed}"
         )
-    if unknown:
-        words = dict.fromkeys(word for missing in unknown.values() for word in missing)
+    if lost:
+        distinct = dict.fromkeys(word for words in lost.values() for word in words)
         sentences.append(
-            f"{sum(times[p] for p in unknown)} of {total} prompts have words that the tokenizer does not know: "
-            f"{first_few([_beginning(word) for word in words], most=10)}"
+            f"{sum(times[p] for p in lost)} of {total} prompts have words that the tokenizer does not know: "
+            f"{first_few([_beginning(word) for word in distinct], most=10)}"
         )
     return sentences
 

@@ -34,8 +34,8 @@ def folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("rows") / "dataset"
     prompts = [f"prompt {i}" for i in range(COUNT)]
     items = [[p] for p in prompts]
-    known = {"latent_shape": (1, 1, 1, 1), "source": "none", "rows_per_shard": 4}
-    plan = plan_dataset("rollouts", tiny_teacher, "tiny", items, **known)
+    shape = (1, 1, 1, 1)
+    plan = plan_dataset("rollouts", tiny_teacher, "tiny", items, latent_shape=shape, source="none", rows_per_shard=4)
     write_dataset(out, plan, unconditional_row(tiny_teacher), Captioned(tiny_teacher, prompts), lambda: None)
     return out
 

@@ -69,7 +69,7 @@ def test_losses_are_counted_and_named(teacher: Teacher) -> None:
     fine, long, longer = "a red ring", "a red ring " * 6, "ring " * 16
     assert text_losses(teacher, [fine, "ring " * 15]) == []
     assert text_losses(teacher, [long, fine, long, longer, ""]) == [
-        "3 of 5 prompts are longer than the text encoder's 16 tokens and are cut there: "
+        "3 of 4 prompts are longer than the text encoder's 16 tokens and are cut there: "
         "'a red ring a red ring a red ring a re...' (19 tokens), "
         "'ring ring ring ring ring ring ring ri...' (17 tokens)"
     ]

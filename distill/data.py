@@ -14,10 +14,10 @@ from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
 from fewstep.teacher.decode_video import ClipShape
-from fewstep.teacher.manifest import FILE_NAME, Manifest, read_manifest
+from fewstep.teacher.manifest import FILE_NAME, Manifest, Skip, read_manifest
 
 _ROWS_PER_SHARD = 64
-Plan = tuple[Manifest, Source]
+Plan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def make_data(
     """
     if isinstance(settings, DatasetData):
         return settings.folder
-    plan, source = plan_data(settings, teacher, name, size, out)
+    plan, source, left_out = plan_data(settings, teacher, name, size, out)
     done = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
 
     def advance() -> None:
@@ -72,7 +72,7 @@ def make_data(
         done += 1
         on_clip(done, plan.items)
 
-    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, ELSEWHERE)
+    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, left_out, ELSEWHERE)
     return out
 
 
@@ -115,7 +115,7 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
         teacher, prompts, shape, settings.steps, settings.guidance, settings.seed, settings.negative_prompt,
         batch_size=settings.batch,
     )  # fmt: skip
-    return plan, source
+    return plan, source, []
 
 
 def _videos(
@@ -129,13 +129,15 @@ def _videos(
         "videos",
         teacher,
         name,
-        [(at, path.lstat().st_size, captions.get(path)) for at, path in zip(relative, files, strict=True)],
+        [(at, path.lstat().st_size, captions.texts.get(path)) for at, path in zip(relative, files, strict=True)],
         latent_shape=teacher.latent_shape(*size),
         like=like,
         negative_prompt=settings.negative_prompt,
         source=str(settings.folder),
         rows_per_shard=_ROWS_PER_SHARD,
         start="centre",
+        unmatched=captions.unmatched,
         **asdict(clip),
     )
-    return plan, Videos(teacher, settings.folder, files, captions, clip, batch_size=settings.batch)
+    source = Videos(teacher, settings.folder, files, captions.texts, clip, batch_size=settings.batch)
+    return plan, source, [stray.skip() for stray in captions.strays]

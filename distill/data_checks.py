@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fewstep.distill.batches import Batches
 from fewstep.distill.data import plan_data, read_clips
+from fewstep.distill.data_report import check_usable
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import ELSEWHERE
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
@@ -51,17 +52,20 @@ def check_data(recipe: Recipe, outline: Outline, made: Path) -> VideoSize:
     """The size of the clips that will be trained on.
 
     Raises ValueError when the family cannot make it, and when a dataset that is there is damaged, unfinished, of
-    another teacher or size, or was begun from other items.
+    another teacher or size, was begun from other items, or lost more clips than `data.min_usable` allows.
     """
     settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
     if isinstance(settings, DatasetData):
         size = read_clips(settings.folder, teacher, asked).size
         _check_finished(settings.folder, outline)
+        check_usable(settings, settings.folder)
     else:
         size = clip_size(recipe, teacher)
         begun = begun_manifest(made, ELSEWHERE)
         if begun is not None:
             _check_resume(settings, outline, recipe.teacher, size, made, begun)
+            if begun.complete:
+                check_usable(settings, made)
     try:
         teacher.latent_shape(*size)
     except ValueError as error:
@@ -77,7 +81,7 @@ def _check_videos(settings: VideoData, made: Path) -> None:
             f"{settings.folder} holds no videos: name a folder of {', '.join(sorted(SUFFIXES))} files with --set "
             "data.folder=DIR"
         )
-    if not captions:
+    if not captions.texts:
         where = f"in {settings.captions}" if settings.captions else "in a .txt file beside it"
         raise ValueError(f"none of the {len(files)} files in {settings.folder} has a caption {where}: write them first")
 
@@ -94,7 +98,7 @@ def _check_resume(
     settings: RolloutData | VideoData, outline: Outline, name: str, size: VideoSize, made: Path, begun: Manifest
 ) -> None:
     """Whether the dataset that was begun can be continued, or is whole."""
-    plan, _ = plan_data(settings, outline.teacher, name, size, made, like=begun)
+    plan, _, _ = plan_data(settings, outline.teacher, name, size, made, like=begun)
     if not outline.whole:
         plan = plan.model_copy(update={"teacher_sha256": begun.teacher_sha256})
     plan.continues(begun, made, ELSEWHERE)

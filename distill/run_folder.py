@@ -19,6 +19,7 @@ from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, only_writer
+from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.precision import Precision
 
 RECIPE = "recipe.yaml"
@@ -26,7 +27,10 @@ ELSEWHERE = "choose another folder with --set out=DIR"
 
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
-_FREE = ("out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch")
+_FREE = (
+    "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
+    "data.min_usable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,28 @@ class RunFolder:
         os.replace(part, folder)
         (self.path / STATE).unlink(missing_ok=True)
         return folder
+
+
+def run_around(path: Path) -> Path | None:
+    """The run whose folder a path is, or lies in; None outside of runs."""
+    whole = path.resolve()
+    return next((folder for folder in (whole, *whole.parents) if _is_run(folder)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run began here; a recipe of the user's own that is called recipe.yaml makes no run."""
+    run = RunFolder(folder)
+    if (folder / STATE).is_file() or any((folder / "stages").glob(f"*/{CONTRACT}")):
+        return True
+    if not (folder / "recipe.yaml").is_file():
+        return False
+    if (folder / "stages").is_dir() or (run.data / MANIFEST).is_file():
+        return True
+    try:
+        recipe = load_yaml((folder / "recipe.yaml").read_text("utf-8"))
+    except (yaml.YAMLError, ValueError, OSError):
+        return False
+    return isinstance(recipe, dict) and bool(out := recipe.get("out")) and Path(str(out)).name == folder.name
 
 
 def _is_of(setting: str, stages: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 
@@ -56,8 +57,9 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
 
 
 def _check_checkpointing(network: nn.Module) -> None:
+    checkpointed: Any = network
     try:
-        network.enable_gradient_checkpointing()
+        checkpointed.enable_gradient_checkpointing()
     except (ValueError, AttributeError) as error:
         raise ValueError(
             f"gradient_checkpointing: {type(network).__name__} cannot compute its activations again: set it to false"

@@ -18,6 +18,7 @@ from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
+from fewstep.teacher.tokens import count_tokens, unknown_words
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
 
@@ -77,6 +78,15 @@ class Teacher(ABC):
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (B, L, D) as the denoiser takes them; the text encoder is there."""
 
+    @property
+    @abstractmethod
+    def text_limit(self) -> int:
+        """Tokens of a prompt, special ones included, beyond which the text encoder gets nothing."""
+
+    def cleaned(self, prompt: str) -> str:
+        """The prompt as the pipeline hands it to its tokenizer."""
+        return prompt
+
     @abstractmethod
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The network's own output, of the schedule's prediction type, without guidance."""
@@ -121,6 +131,14 @@ class Teacher(ABC):
         positive = self.embed(list(prompts))
         negative = positive if negative_prompt is None else self.embed([negative_prompt])
         return Conditions(positive, negative.expand(len(prompts), -1, -1))
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
+        return count_tokens(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[list[str]]:
+        """The words of each prompt that the tokenizer does not know, so that the text encoder never sees them."""
+        return unknown_words(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
     def denoise(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
+from fewstep.teacher.listing import FILE_NAME as LISTING
 from fewstep.teacher.listing import read_listing, write_listing
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
+from fewstep.teacher.text_files import first_few
 
 REPORT = "skipped.jsonl"
 _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard
@@ -44,14 +46,15 @@ def write_dataset(
     unconditional: Row | None,
     source: Source,
     advance: Callable[[], None] = lambda: None,
+    left_out: Sequence[Skip] = (),
     elsewhere: str = ELSEWHERE,
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
     A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
-    the same plan. `advance` is called after every item made; `elsewhere` says how another folder is chosen.
-    Raises ValueError when the folder is in use by another process or was begun with another plan; OSError when
-    the disk is full. No finished shard is lost.
+    the same plan. `advance` is called after every item made; `left_out` are lines for the report beyond the items
+    that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
+    another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
     """
     check_writable(folder, elsewhere)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +69,30 @@ def write_dataset(
             shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
             manifest = manifest.model_copy(update={"shards": shards})
             manifest.write(folder)
-        _write_report(folder, manifest)
+        _write_report(folder, [*manifest.skipped, *left_out])
     return manifest
+
+
+def usable_line(folder: Path, manifest: Manifest) -> str | None:
+    """How many of a dataset's clips could be used, where some could not, and where the reasons are."""
+    if not manifest.skipped:
+        return None
+    clips = f"{manifest.rows} of {manifest.num_done} clips usable"
+    return f"{clips}, {len(manifest.skipped)} skipped: {folder / REPORT}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError for a folder that holds other things than a dataset, among which shards would get lost."""
+    if (folder / FILE_NAME).is_file():
+        read_manifest(folder)
+    elif folder.is_dir():
+        known = {"unconditional.parquet", LISTING, *(path.name for path in folder.glob("shard-*.parquet"))}
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others := [name for name in others if name not in known]:
+            raise ValueError(
+                f"{folder} holds other things than a dataset, such as {first_few(others)}: choose a folder of its own "
+                "with --out"
+            )
 
 
 def _begin(folder: Path, plan: Manifest, unconditional: Row | None, elsewhere: str) -> Manifest:
@@ -75,6 +100,7 @@ def _begin(folder: Path, plan: Manifest, unconditional: Row | None, elsewhere: s
     begun = begun_manifest(folder, elsewhere)
     if begun is not None:
         plan.continues(begun, folder, elsewhere)
+        begun = begun.model_copy(update={"unmatched": plan.unmatched})
     begun = begun or plan
     path = folder / "unconditional.parquet"
     if unconditional is not None and not (begun.unconditional and path.exists()):
@@ -153,9 +179,9 @@ def _counted(made: Iterable[Row | Skip], advance: Callable[[], None]) -> Iterato
         advance()
 
 
-def _write_report(folder: Path, manifest: Manifest) -> None:
-    """One line of JSON for every item that was skipped; no file when there is none."""
-    lines = [skip.model_dump_json() + "\n" for skip in manifest.skipped]
+def _write_report(folder: Path, skipped: Sequence[Skip]) -> None:
+    """One line of JSON for all that was left out; no file when nothing was."""
+    lines = [skip.model_dump_json() + "\n" for skip in skipped]
     (folder / REPORT).unlink(missing_ok=True)
     if lines:
         with whole_file(folder / REPORT) as part:

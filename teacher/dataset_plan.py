@@ -20,8 +20,8 @@ def plan_dataset(
     name: str,
     items: Sequence[Sequence[object]],
     *,
+    latent_shape: tuple[int, int, int, int],
     dtype: Dtype = "float16",
-    latent_shape: tuple[int, int, int, int] | None = None,
     keep_noise: bool = False,
     steps: int | None = None,
     guidance: Guidance | None = None,
@@ -32,16 +32,15 @@ def plan_dataset(
     """The manifest of a dataset to be made with the teacher called `name`.
 
     `items` identify the items, so that a source that changed is noticed; `known` are more of its fields.
-    `latent_shape` is (C, F, h, w), None for prompts alone. What only a loaded teacher can tell, its precision and how
-    its text is stored, is taken from `like` where that is given. Kept noise is float32 whatever the dtype, so
-    that rollouts can be repeated exactly.
+    `latent_shape` is (C, F, h, w). What only a loaded teacher can tell, its precision and how its text is stored, is
+    taken from `like` where that is given. Kept noise is float32 whatever the dtype, so that rollouts can be repeated
+    exactly.
     """
     schedule, listing = teacher.schedule, listing_of(items)
     tensors = text_layouts(teacher, dtype) if like is None else like.text_layouts
-    if latent_shape is not None:
-        tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
-        if keep_noise:
-            tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
+    tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
+    if keep_noise:
+        tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
     return Manifest(
         kind=kind,
         items=len(items),

@@ -65,6 +65,15 @@ def read_unconditional(folder: Path) -> Tensor | None:
     return embeddings
 
 
+def read_stored_captions(folder: Path, manifest: Manifest) -> list[str]:
+    """The caption of every row that is there, without its tensors. Raises ValueError for a damaged shard."""
+    captions: list[str] = []
+    for shard in manifest.shards:
+        check_shard(folder, shard, check_sha256=False)
+        captions += pq.read_table(folder / shard.name, columns=["caption"]).column("caption").to_pylist()
+    return captions
+
+
 def conditions_of(rows: Sequence[Mapping[str, Any]], unconditional: Tensor | None) -> Conditions:
     """The teacher's conditions of these rows, in float32; `unconditional` is that of `read_unconditional`."""
     extras = [name for name in rows[0] if name.startswith("extras.")]

@@ -15,7 +15,7 @@ from fewstep.teacher.listing import Listing, changes, read_listing
 VERSION = 1
 FILE_NAME = "manifest.json"
 
-Kind = Literal["videos", "rollouts", "prompts"]
+Kind = Literal["videos", "rollouts"]
 Dtype = Literal["float16", "float32"]
 
 
@@ -28,6 +28,18 @@ class Skip(_Record):
 
     file: str
     reason: str
+
+
+class Unmatched(_Record):
+    """Entries of a captions file that describe no video."""
+
+    entries: int  # in all
+    source: str  # what they are, in words
+    count: int
+    listed: str  # the first of them, in words
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.entries} {self.source} name no video: {self.listed}"
 
 
 class Shard(_Record):
@@ -80,6 +92,7 @@ class Manifest(_Record):
     precision: str  # of the teacher's weights
     negative_prompt: str = ""  # of the unconditional branch
     tensors: dict[str, Layout]
+    unmatched: Unmatched | None = None
     unconditional: Shard | None = None
     shards: tuple[Shard, ...] = ()
     listing: Listing = Field((), exclude=True, repr=False)  # of the items, where known; it lies in items.jsonl
@@ -139,7 +152,7 @@ class Manifest(_Record):
     def _settings(self) -> dict[str, object]:
         """What a run and the one it goes on with must share, each under a name for people."""
         # the sha256 of the items and of the teacher tell; names and paths may change
-        apart = {"source", "teacher", "unconditional", "shards", "schedule", "tensors", "listing"}
+        apart = {"source", "teacher", "unmatched", "unconditional", "shards", "schedule", "tensors", "listing"}
         plain = {name: getattr(self, name) for name in Manifest.model_fields if name not in apart}
         schedule = {f"schedule {name}": value for name, value in self.schedule}
         return plain | schedule | {f"stored {name}": layout for name, layout in self.tensors.items()}

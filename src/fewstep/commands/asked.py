@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -53,6 +54,14 @@ def load(name: str, dtype: DType, device: str | None) -> Teacher:
     from fewstep.teacher.base import load_teacher
 
     return load_teacher(name, getattr(torch, dtype), device)
+
+
+def say_text_losses(teacher: Teacher, prompts: Iterable[str]) -> None:
+    """Says which of these prompts, captions or negative prompts the text encoder does not read whole."""
+    from fewstep.teacher.tokens import text_losses
+
+    for line in text_losses(teacher, prompts):
+        typer.secho(line, fg="yellow", err=True)
 
 
 def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int | None) -> VideoSize:

@@ -20,6 +20,7 @@ from fewstep.commands.asked import (
     asked_ways,
     guidance_if_asked,
     named_sources,
+    say_text_losses,
     settle_dtype,
 )
 
@@ -96,6 +97,8 @@ def evaluate(
     dtype = settle_dtype(dtype, device, begun_dtype(folder))
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     shown = prompts_of(given, num, teacher.size, seed)
+    negative = [teacher.negative_prompt] if teacher.guidance.guides else []
+    say_text_losses(teacher.teacher, dict.fromkeys([*shown, *negative]))
     where = str(teacher.teacher.device)
     setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None

@@ -88,6 +88,7 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, precision
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips
     from fewstep.distill.data_checks import asked_size
+    from fewstep.distill.data_report import check_usable
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
     from fewstep.teacher.base import load_teacher
@@ -102,9 +103,12 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, precision
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
         folder.begin(plan, again)
+        _say_text(plan, teacher, data, screen)
         if data == folder.data:
             _make_data(plan, teacher, data, screen)
     accelerator.wait_for_everyone()
+    if line := check_usable(plan.data, data):
+        screen.say(line)
     clips = read_clips(data, teacher, asked_size(plan))
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
@@ -114,6 +118,18 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, precision
         Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
+
+
+def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> None:
+    """Says which captions describe no video, and what the text encoder does not read of captions and prompts."""
+    from fewstep.distill.data_report import read_data_text
+    from fewstep.teacher.tokens import text_losses
+
+    text = read_data_text(plan.data, data)
+    if text.unmatched:
+        screen.say(str(text.unmatched))
+    for line in text_losses(teacher, [*text.prompts, *plan.logging.prompts]):
+        screen.say(line)
 
 
 def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:

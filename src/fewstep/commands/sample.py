@@ -18,6 +18,7 @@ from fewstep.commands.asked import (
     Height,
     Width,
     guidance_if_asked,
+    say_text_losses,
     settle_dtype,
 )
 
@@ -71,6 +72,7 @@ def sample(
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(dtype, device)), device)
+    say_text_losses(sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
 
 

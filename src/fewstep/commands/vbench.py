@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Computed, Device, guidance_if_asked, settle_dtype
+from fewstep.commands.asked import LEVELS, Computed, Device, guidance_if_asked, say_text_losses, settle_dtype
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -53,7 +53,9 @@ def videos(
     with progress_bar() as progress:
         for model in found:
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
-            teacher = teacher or sampler.teacher
+            if teacher is None:
+                teacher = sampler.teacher
+                say_text_losses(teacher, shown)
             claim(out / f"{model.name}.json", model, sampler, seed, dtype)
             write_videos(out / model.name, sampler, shown, seed, batch, progress)
     for model in found:

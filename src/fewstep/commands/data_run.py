@@ -37,10 +37,10 @@ class Run:
     rows_per_shard: int
     negative_prompt: str
 
-    def load(self) -> Teacher:
-        """The teacher, once it is sure that there is a place for what it makes.
+    def check_out(self) -> None:
+        """Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
 
-        Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
+        Before anything else: what lies in it is never a source.
         """
         from fewstep.distill.run_folder import run_around
         from fewstep.teacher.atomic import check_writable
@@ -50,6 +50,9 @@ class Run:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
         check_folder(self.out)
+
+    def load(self) -> Teacher:
+        """The teacher."""
         return load(self.teacher, self.dtype, self.device)
 
     def make(

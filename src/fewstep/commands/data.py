@@ -65,11 +65,12 @@ def videos(
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
 
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
+    job.check_out()
     files = list_files(folder, out)
     described = read_captions(files, folder, captions)
     if described.unmatched:
         typer.secho(str(described.unmatched), fg="yellow", err=True)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
     model = job.load()
     say_text_losses(model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
@@ -115,8 +116,9 @@ def rollouts(
     from fewstep.teacher.dataset_sources import Rollouts
 
     weight = guidance_of(guidance)
-    lines = read_prompts(prompts)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
+    job.check_out()
+    lines = read_prompts(prompts)
     model = job.load()
     say_text_losses(model, [*lines, negative_prompt])
     size = size_of(model, frames, height, width)

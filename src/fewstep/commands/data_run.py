@@ -37,20 +37,24 @@ class Run:
     rows_per_shard: int
     negative_prompt: str
 
-    def load(self) -> Teacher:
-        """The teacher, once it is sure that there is a place for what it makes.
+    def check_out(self) -> None:
+        """Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
 
-        Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
+        Before anything else: what lies in it is never a source.
         """
         from fewstep.distill.run_folder import run_around
         from fewstep.teacher.atomic import check_writable
         from fewstep.teacher.dataset import check_folder
-        from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
         if (run := run_around(self.out)) is not None:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
         check_folder(self.out)
+
+    def load(self) -> Teacher:
+        """The teacher, in the precision that the dataset was begun in, if it was."""
+        from fewstep.teacher.manifest import FILE_NAME, read_manifest
+
         begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
         return load(self.teacher, settle_dtype(self.dtype, self.device, begun), self.device)
 

@@ -82,7 +82,7 @@ def _find_centre(path: Path, clip: ClipShape) -> _Place:
     # Read packet by packet: the header of many files lacks the length, or states a wrong one.
     first: VideoFrame | None = None
     spans: list[tuple[int, int]] = []  # on screen, from when to when
-    keys: list[tuple[int, int]] = []  # when on screen, and when decoded
+    keys: list[int] = []
     with open_video(path) as video:
         for packet in video.packets():
             if first is None:  # packets at the head may be hidden, or lack what they need to be decoded
@@ -93,16 +93,16 @@ def _find_centre(path: Path, clip: ClipShape) -> _Place:
             if not packet.is_discard:
                 spans.append((stamp, stamp + (packet.duration or 0)))
             if packet.is_keyframe:
-                keys.append((stamp, stamp if packet.dts is None else packet.dts))
+                keys.append(stamp)
         if first is None or not spans:
             raise UnreadableVideo("there are no frames in it")
         begin = first.time or 0.0
         # In AVI a frame is shown that much later than its packet says: B-frames wait for those they refer to.
-        delay = max(0.0, begin - keys[0][0] * video.tick) if video.lacks_times and keys else 0.0
+        delay = max(0.0, begin - keys[0] * video.tick) if video.lacks_times and keys else 0.0
         seconds = max(end for _, end in spans) * video.tick + delay - begin
         begin += max(0.0, (seconds - clip.num_frames / clip.fps) / 2)
-        before = [key for key in keys if key[0] * video.tick + delay <= begin]
-        return _Place(begin, min(max(before)) if before and video.can_seek else None, orientation(first))
+        before = [key for key in keys if key * video.tick + delay <= begin]
+        return _Place(begin, max(before) if before and video.can_seek else None, orientation(first))
 
 
 def _leads_to(place: _Place, first: VideoFrame | None) -> bool:

@@ -70,7 +70,7 @@ class Relay:
                 self.screen.say(f"{stage.name} is finished")
             else:
                 self._run_stage(index, stage)
-            self._check_gate(stage)
+            check_gate(stage, self.folder)
 
     def _run_stage(self, index: int, stage: Stage) -> None:
         on_gpu = self.accelerator.device.type == "cuda"
@@ -154,20 +154,21 @@ class Relay:
             raise ValueError(f"{gate.metric} cannot be measured with this teacher: gate on endpoint_error")
         return {gate.metric: self.gauges[gate.metric](student, contract)}
 
-    def _check_gate(self, stage: Stage) -> None:
-        """Raises ValueError when the finished stage falls short."""
-        gate = stage.gate
-        if gate is None:
-            return
-        measured = self.folder.result(stage.name)
-        if gate.metric not in measured:
-            raise ValueError(
-                f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "
-                f"endpoint_error, or delete {self.folder.stage(stage.name)} to train the stage again"
-            )
-        found = measured[gate.metric]
-        if not gate.opens(found):
-            raise ValueError(
-                f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
-                f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
-            )
+
+def check_gate(stage: Stage, folder: RunFolder) -> None:
+    """Raises ValueError when the finished stage falls short of its gate, or its metric was not measured."""
+    gate = stage.gate
+    if gate is None:
+        return
+    measured = folder.result(stage.name)
+    if gate.metric not in measured:
+        raise ValueError(
+            f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "
+            f"endpoint_error, or delete {folder.stage(stage.name)} to train the stage again"
+        )
+    found = measured[gate.metric]
+    if not gate.opens(found):
+        raise ValueError(
+            f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
+            f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
+        )

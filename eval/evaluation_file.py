@@ -45,6 +45,15 @@ class EvaluationFile:
         _write(self._path, told)
 
 
+def begun_dtype(out: Path) -> str | None:
+    """The precision of the evaluation that was begun in `out`; None where there is none.
+
+    Raises ValueError for a file that is not an evaluation's.
+    """
+    found = _read(out / FILE_NAME)[0].get("dtype") if (out / FILE_NAME).exists() else None
+    return None if found is None else str(found)
+
+
 def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
     """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
     if not (out / FILE_NAME).exists():

@@ -20,6 +20,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import sha256
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
+_UNSAID_DTYPE = "float32"  # the default while claims did not say it
 _WEIGHTS = {".safetensors", ".gguf", ".onnx", ".data"}
 
 
@@ -84,18 +85,33 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
     return open_sampler(model.source, asked, None, dtype, device)
 
 
-def claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
-    """Remembers in a file which model's clips are here. Raises ValueError when they are of another one of its name."""
-    own = json.loads(json.dumps(_identity(model, sampler) | {"seed": seed}))
+def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
+    """Remembers in a file which model's clips are here, and where no protocol says it their precision.
+
+    Raises ValueError when they are of another model of its name, or in another precision.
+    """
+    precision = {} if dtype is None else {"dtype": dtype}
+    own = json.loads(json.dumps(_identity(model, sampler) | {"seed": seed} | precision))
+    if dtype is not None and (begun := claimed_dtype([file])) not in (None, dtype):
+        raise ValueError(
+            f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
+            "choose another --out"
+        )
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as part:
             part.write_text(json.dumps(own, indent=1) + "\n")
-    elif json.loads(file.read_text()) != own:
+    elif {**json.loads(file.read_text()), **precision} != own:
         raise ValueError(
             f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
             f"are there: give it another name, NAME={model.source}, or choose another --out"
         )
+
+
+def claimed_dtype(files: Sequence[Path]) -> str | None:
+    """The precision of the clips that the first of these files which is there claims; None where none is."""
+    claims = (json.loads(file.read_text()) for file in files if file.exists())
+    return next((str(claim.get("dtype", _UNSAID_DTYPE)) for claim in claims), None)
 
 
 def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:

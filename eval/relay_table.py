@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.eval.feature_cache import cached_features
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
-from fewstep.eval.results import ResultsFile
+from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.sheet import comparison_sheet
 from fewstep.eval.steps_table import (
     Protocol,
@@ -172,6 +172,12 @@ class RelayTable:
 
             self._references["teacher"] = cached_features(clips, compute)
         return self._references["teacher"]
+
+
+def begun_dtype(out: Path) -> str | None:
+    """The precision of the rows that `out` holds; None where there is no such table."""
+    rows = read_results(out)[1] if out.exists() else []
+    return next((str(row["dtype"]) for row in rows if "dtype" in row), None)
 
 
 def _place(row: Mapping[str, Any]) -> tuple[int, int, bool, int]:

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+ELSEWHERE = "choose another --out"
+_LOCK = ".lock"
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -27,15 +32,42 @@ def whole_file(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def check_writable(folder: Path) -> None:
-    """Raises ValueError unless files can be written into `folder`, which need not be there yet."""
+def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless files can be written into `folder`, which need not be there yet.
+
+    `elsewhere` says how another folder is chosen, with the options that the command has.
+    """
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise ValueError(f"{folder} cannot be a folder, since {there} is a file: choose another --out")
+        raise ValueError(f"{folder} cannot be a folder, since {there} is a file: {elsewhere}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{there} cannot be written into: allow it, or choose another --out")
+        raise ValueError(f"{there} cannot be written into: allow it, or {elsewhere}")
+
+
+@contextmanager
+def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Keeps other processes out of an existing folder; the system lifts the lock however this one dies.
+
+    Raises ValueError when another process is in it.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing {folder}: wait for it, or {elsewhere}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError when another process is writing the folder, which need not be there."""
+    if (folder / _LOCK).exists():
+        with only_writer(folder, elsewhere):
+            pass
 
 
 def _sync_folder(folder: Path) -> None:

@@ -59,10 +59,19 @@ def read_unconditional(folder: Path) -> Tensor | None:
     manifest = read_manifest(folder)
     if manifest.unconditional is None:
         return None
-    _check_shard(folder, manifest.unconditional, check_sha256=True)
+    check_shard(folder, manifest.unconditional, check_sha256=True)
     (row,) = read_rows([str(folder / manifest.unconditional.name)], manifest.tensors)
     embeddings: Tensor = row["embeddings"]
     return embeddings
+
+
+def read_stored_captions(folder: Path, manifest: Manifest) -> list[str]:
+    """The caption of every row that is there, without its tensors. Raises ValueError for a damaged shard."""
+    captions: list[str] = []
+    for shard in manifest.shards:
+        check_shard(folder, shard, check_sha256=False)
+        captions += pq.read_table(folder / shard.name, columns=["caption"]).column("caption").to_pylist()
+    return captions
 
 
 def conditions_of(rows: Sequence[Mapping[str, Any]], unconditional: Tensor | None) -> Conditions:
@@ -90,18 +99,19 @@ def check_dataset(folder: Path, manifest: Manifest, teacher_sha256: str, check_s
     if not manifest.complete:
         raise ValueError(
             f"{folder} is unfinished ({len(manifest.shards)} of {manifest.num_shards} shards): "
-            "run the same `fewstep data` command again to go on"
+            "run the command that makes it again to resume"
         )
     if not manifest.rows:
         raise ValueError(f"{folder} has no rows, every item was skipped: its skipped.jsonl says why")
     for shard in manifest.shards:
-        _check_shard(folder, shard, check_sha256)
+        check_shard(folder, shard, check_sha256)
 
 
-def _check_shard(folder: Path, shard: Shard, check_sha256: bool) -> None:
+def check_shard(folder: Path, shard: Shard, check_sha256: bool = True) -> None:
+    """Raises ValueError when a shard is missing or damaged."""
     path = folder / shard.name
     if not path.is_file():
-        raise ValueError(f"{path} is missing: run the same `fewstep data` command again to make it")
+        raise ValueError(f"{path} is missing: run the command that made the dataset again to make it")
     if check_sha256 and sha256(path) != shard.sha256:
         raise ValueError(f"{path} is damaged (its sha256 is off): {_REMEDY}")
     try:
@@ -112,7 +122,7 @@ def _check_shard(folder: Path, shard: Shard, check_sha256: bool) -> None:
         raise ValueError(f"{path} has {rows} rows and should have {shard.rows}: {_REMEDY}")
 
 
-_REMEDY = "delete it and run the same `fewstep data` command again to make it anew"
+_REMEDY = "delete it and run the command that made the dataset again"
 
 
 def read_rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str, Any]]:

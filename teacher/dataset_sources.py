@@ -1,4 +1,4 @@
-"""What datasets are made from: videos, the teacher's own rollouts, or prompts alone."""
+"""What datasets are made from: videos, or the teacher's own rollouts."""
 
 from __future__ import annotations
 
@@ -25,24 +25,7 @@ from fewstep.teacher.rollout import rollout
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
-_NOT_VIDEOS = {".txt", ".csv", ".jsonl", ".json"}  # captions and notes beside the videos
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Captions and their embeddings."""
-
-    teacher: Teacher
-    prompts: Sequence[str]
-    batch_size: int = 1
-
-    def rows(self, items: range) -> Iterator[Row]:
-        """Rows without latents."""
-        for batch in batches(items, self.batch_size):
-            prompts = [self.prompts[i] for i in batch]
-            conditions = self.teacher.conditions(prompts)
-            for n, i in enumerate(batch):
-                yield Row(item_id(i), prompts[n], text_tensors(conditions, n))
+_NOT_VIDEOS = {".txt", ".csv", ".tsv", ".jsonl", ".json"}  # captions and notes beside the videos
 
 
 @dataclass(frozen=True)

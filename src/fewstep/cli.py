@@ -22,6 +22,7 @@ from fewstep.commands.sample import sample
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
+from fewstep.waiting_threads import let_threads_sleep
 
 
 class _Verbs(TyperGroup):
@@ -98,4 +99,5 @@ def _fewstep(
 
 def main() -> None:
     """Entry point of the `fewstep` command."""
+    let_threads_sleep()
     app()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -12,17 +13,38 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.guidance import Guidance
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
 Frames = Annotated[int | None, typer.Option("--frames", help="Frames of a clip; the teacher's by default.")]
 Height = Annotated[int | None, typer.Option("--height", help="Pixels; the teacher's by default.")]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels; the teacher's by default.")]
 Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
+Computed = Annotated[
+    DType,
+    typer.Option(
+        "--dtype",
+        help="Precision of denoiser and text encoder; auto is bfloat16 where the device has it natively, else float32.",
+    ),
+]
 
 LEVELS = "5@0.3-0.93 guides at these noise levels only"
 
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it
+
+
+def settle_dtype(dtype: DType, device: str | None, begun: str | None = None) -> DType:
+    """The precision that `--dtype` means on this device; one line on standard error says what `auto` chose.
+
+    `begun` is the precision of what is resumed, which `auto` keeps. Raises ValueError when there is no such device.
+    """
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.precision import choose_precision
+
+    choice = choose_precision(dtype, find_device(device), begun)
+    if choice.line is not None:
+        typer.echo(choice.line, err=True)
+    return cast("DType", choice.precision)
 
 
 def load(name: str, dtype: DType, device: str | None) -> Teacher:
@@ -32,6 +54,14 @@ def load(name: str, dtype: DType, device: str | None) -> Teacher:
     from fewstep.teacher.base import load_teacher
 
     return load_teacher(name, getattr(torch, dtype), device)
+
+
+def say_text_losses(teacher: Teacher, prompts: Iterable[str]) -> None:
+    """Says which of these prompts, captions or negative prompts the text encoder does not read whole."""
+    from fewstep.teacher.tokens import text_losses
+
+    for line in text_losses(teacher, prompts):
+        typer.secho(line, fg="yellow", err=True)
 
 
 def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int | None) -> VideoSize:

@@ -13,14 +13,15 @@ import typer
 
 from fewstep.commands.asked import (
     LEVELS,
+    Computed,
     Device,
-    DType,
     Frames,
     Height,
     Width,
     asked_ways,
     guidance_if_asked,
     named_sources,
+    settle_dtype,
 )
 from fewstep.commands.evaluate import models_of
 
@@ -52,7 +53,7 @@ def benchmark(
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model.")] = 10,
     warmup: Annotated[int, typer.Option(min=1, help="Passes before them; memory is watched in the last.")] = 2,
-    dtype: Annotated[DType, typer.Option(help="Precision of denoiser and text encoder.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     frames: Frames = None,
     height: Height = None,
@@ -89,10 +90,12 @@ def benchmark(
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
 
-    asked, precision = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width), getattr(torch, dtype)
+    asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
     found = models_of(models or []) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable(out.parent)
+    dtype = settle_dtype(dtype, device)
+    precision = getattr(torch, dtype)
     failed: dict[str, str] = {}
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from fewstep.commands.asked import DType, load
+from fewstep.commands.asked import DType, load, settle_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,14 +38,31 @@ class Run:
     negative_prompt: str
 
     def load(self) -> Teacher:
-        """The teacher, once it is sure that there is a place for what it makes."""
-        from fewstep.teacher.atomic import check_writable
+        """The teacher, once it is sure that there is a place for what it makes.
 
+        Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
+        """
+        from fewstep.distill.run_folder import run_around
+        from fewstep.teacher.atomic import check_writable
+        from fewstep.teacher.dataset import check_folder
+        from fewstep.teacher.manifest import FILE_NAME, read_manifest
+
+        if (run := run_around(self.out)) is not None:
+            raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
-        return load(self.teacher, self.dtype, self.device)
+        check_folder(self.out)
+        begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
+        return load(self.teacher, settle_dtype(self.dtype, self.device, begun), self.device)
 
     def make(
-        self, kind: Kind, model: Teacher, path: Path, items: Sequence[Sequence[object]], source: Source, **known: Any
+        self,
+        kind: Kind,
+        model: Teacher,
+        path: Path,
+        items: Sequence[Sequence[object]],
+        source: Source,
+        left_out: Sequence[Skip] = (),
+        **known: Any,
     ) -> None:
         """Makes the dataset of these items, listed in or lying in `path`; `known` is more for its manifest."""
         from fewstep.teacher.dataset_plan import plan_dataset
@@ -61,31 +78,31 @@ class Run:
             rows_per_shard=self.rows_per_shard,
             **known,
         )
-        _run(self.out, plan, model, source)
+        _run(self.out, plan, model, source, left_out)
 
 
-def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source) -> None:
+def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip]) -> None:
     """Makes the dataset under a progress bar, and leaves with SKIPPED when something is missing in it."""
     from rich.console import Console
 
-    from fewstep.teacher.dataset import write_dataset
+    from fewstep.teacher.dataset import usable_line, write_dataset
     from fewstep.teacher.dataset_plan import unconditional_row
     from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
-    unit = "prompts" if plan.kind == "prompts" else "clips"
     finished = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
     console = Console(stderr=True)
-    with _progress(unit, console) as progress:
+    with _progress(console) as progress:
         task = progress.add_task(plan.kind, total=plan.items, completed=finished)
         unconditional = unconditional_row(teacher, plan.negative_prompt)
-        manifest = write_dataset(out, plan, unconditional, source, lambda: progress.advance(task))
-    typer.echo(f"{manifest.rows} {unit} in {manifest.num_shards} shards: {out}", err=True)
-    if manifest.skipped:
+        manifest = write_dataset(out, plan, unconditional, source, lambda: progress.advance(task), left_out)
+    typer.echo(f"{manifest.rows} clips in {manifest.num_shards} shards: {out}", err=True)
+    if line := usable_line(out, manifest):
+        typer.echo(line, err=True)
         _print_skipped(manifest.skipped, out, console)
         raise typer.Exit(SKIPPED)
 
 
-def _progress(unit: str, console: Console) -> Progress:
+def _progress(console: Console) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
     from rich.text import Text
@@ -93,7 +110,7 @@ def _progress(unit: str, console: Console) -> Progress:
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:.3g} {unit}/s")
+            return Text("" if speed is None else f"{speed:.3g} clips/s")
 
     name = TextColumn("{task.description}")
     return Progress(name, BarColumn(), MofNCompleteColumn(), Speed(), TimeLeft(), console=console)

@@ -11,6 +11,7 @@ import typer
 
 from fewstep.commands.asked import (
     LEVELS,
+    Computed,
     Device,
     DType,
     Frames,
@@ -19,6 +20,8 @@ from fewstep.commands.asked import (
     asked_ways,
     guidance_if_asked,
     named_sources,
+    say_text_losses,
+    settle_dtype,
 )
 
 if TYPE_CHECKING:
@@ -72,13 +75,14 @@ def evaluate(
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
     import torch
 
     from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.models import as_taught, open_model
     from fewstep.eval.protocol import prompts_of
     from fewstep.student.sampler import Asked
@@ -90,8 +94,11 @@ def evaluate(
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
+    dtype = settle_dtype(dtype, device, begun_dtype(folder))
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     shown = prompts_of(given, num, teacher.size, seed)
+    negative = [teacher.negative_prompt] if teacher.guidance.guides else []
+    say_text_losses(teacher.teacher, dict.fromkeys([*shown, *negative]))
     where = str(teacher.teacher.device)
     setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None

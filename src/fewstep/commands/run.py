@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
-    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.base import Teacher
 
 
 def run(
@@ -38,9 +40,15 @@ def run(
 
     plan = read_recipe(recipe, settings or ())
     if dry_run:
+        from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
+        from fewstep.commands.run_precision import settle_precision
 
-        show(plan)
+        plan, line = settle_precision(plan)
+        outline = check_run(plan, again)
+        if line is not None:
+            typer.echo(line, err=True)
+        show(plan, outline)
         return
     follow(plan, again)
 
@@ -48,39 +56,60 @@ def run(
 def follow(plan: Recipe, again: str | None = None) -> None:
     """Makes the data and runs every stage that is not finished, under progress bars.
 
-    Of several processes the main one alone makes the data, however long that takes.
+    Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
+    teacher is loaded, for all that `--dry-run` refuses.
     """
-    import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
-    from fewstep.commands.run_screen import RunScreen
-    from fewstep.commands.run_watch import gauges, samples
-    from fewstep.distill.curves import check_tracker
-    from fewstep.distill.data import read_clips
+    from fewstep.commands.run_checks import check_run
+    from fewstep.commands.run_precision import settle_for_all
     from fewstep.distill.run_folder import RunFolder
-    from fewstep.distill.stages import Relay
-    from fewstep.teacher.atomic import check_writable
-    from fewstep.teacher.base import load_teacher
-    from fewstep.teacher.interrupts import deferred_interrupt
 
-    check_writable(plan.out)
-    check_tracker(plan.logging.tracker)
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
+    plan, line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
     bf16 = plan.precision == "bfloat16"
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
     accelerator = Accelerator(
         cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
     )
+    if accelerator.is_main_process:
+        check_run(plan, again)
+    accelerator.wait_for_everyone()
+    with RunFolder(plan.out).locked(accelerator.is_main_process):
+        _follow(plan, again, accelerator, line)
+
+
+def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, precision_line: str | None) -> None:
+    """What is left to do once nothing stands in the way."""
+    import torch
+
+    from fewstep.commands.run_screen import RunScreen
+    from fewstep.commands.run_watch import gauges, samples
+    from fewstep.distill.data import read_clips
+    from fewstep.distill.data_checks import asked_size
+    from fewstep.distill.data_report import check_usable
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.stages import Relay
+    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.interrupts import deferred_interrupt
+
+    bf16 = plan.precision == "bfloat16"
     teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
+    if precision_line is not None:
+        screen.say(precision_line)
+    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
         folder.begin(plan, again)
+        _say_text(plan, teacher, data, screen)
         if data == folder.data:
             _make_data(plan, teacher, data, screen)
     accelerator.wait_for_everyone()
-    clips = read_clips(data, teacher, _asked_size(plan))
+    if line := check_usable(plan.data, data):
+        screen.say(line)
+    clips = read_clips(data, teacher, asked_size(plan))
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
     if seen is None and not measured:
@@ -91,18 +120,22 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 
+def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> None:
+    """Says which captions describe no video, and what the text encoder does not read of captions and prompts."""
+    from fewstep.distill.data_report import read_data_text
+    from fewstep.teacher.tokens import text_losses
+
+    text = read_data_text(plan.data, data)
+    if text.unmatched:
+        screen.say(str(text.unmatched))
+    for line in text_losses(teacher, [*text.prompts, *plan.logging.prompts]):
+        screen.say(line)
+
+
 def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
+    from fewstep.distill.data_checks import clip_size
 
-    size = _asked_size(plan) or teacher.default_size()
-    if size is None:
-        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, size, out, on_clip)
-
-
-def _asked_size(plan: Recipe) -> VideoSize | None:
-    from fewstep.teacher.base import VideoSize
-
-    return None if plan.size is None else VideoSize(plan.size.num_frames, plan.size.height, plan.size.width)
+        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), out, on_clip)

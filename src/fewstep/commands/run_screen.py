@@ -33,7 +33,7 @@ class RunScreen:
 
     def say(self, sentence: str) -> None:
         """One line."""
-        self._console.print(sentence, highlight=False, soft_wrap=True)
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _columns() -> tuple[TextColumn, BarColumn, MofNCompleteColumn, TimeRemainingColumn]:

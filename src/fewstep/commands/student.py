@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, guidance_of, load
+from fewstep.commands.asked import LEVELS, Computed, Device, DType, guidance_of, load, settle_dtype
 from fewstep.commands.teacher import parse_steps
 
 if TYPE_CHECKING:
@@ -34,20 +34,22 @@ def table(
         "docs/results/relay.json"
     ),
     fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Measure these runs' students and their teacher, on the same prompts and noise.
 
     Stages that others of as many steps go on from are on the way, and left out.
     """
+    from fewstep.eval.relay_table import begun_dtype
     from fewstep.eval.steps_table import Protocol
 
+    if fresh:
+        out.unlink(missing_ok=True)
+    dtype = settle_dtype(dtype, device, begun_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
     command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
-    if fresh:
-        out.unlink(missing_ok=True)
     protocol = Protocol(num, guidance_of(guidance), seed, reference)
     _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, guidance_if_asked
+from fewstep.commands.asked import LEVELS, Computed, Device, guidance_if_asked, say_text_losses, settle_dtype
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -26,7 +26,7 @@ def videos(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 8,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to go on after a stop.
@@ -38,7 +38,7 @@ def videos(
 
     from fewstep.commands.evaluate import models_of
     from fewstep.commands.evaluate_screen import progress_bar
-    from fewstep.eval.models import as_taught, claim, open_model
+    from fewstep.eval.models import as_taught, claim, claimed_dtype, open_model
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
@@ -48,12 +48,15 @@ def videos(
     check_prompts(shown)
     check_writable(out)
     found = models_of(models)
+    dtype = settle_dtype(dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
     asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
     with progress_bar() as progress:
         for model in found:
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
-            teacher = teacher or sampler.teacher
-            claim(out / f"{model.name}.json", model, sampler, seed)
+            if teacher is None:
+                teacher = sampler.teacher
+                say_text_losses(teacher, shown)
+            claim(out / f"{model.name}.json", model, sampler, seed, dtype)
             write_videos(out / model.name, sampler, shown, seed, batch, progress)
     for model in found:
         typer.echo(out / model.name)

@@ -38,8 +38,10 @@ def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
     `elsewhere` says how another folder is chosen, with the options that the command has.
     """
     there = folder.absolute()
-    while not there.exists() and there != there.parent:
+    while not os.path.lexists(there) and there != there.parent:
         there = there.parent
+    if there.is_symlink() and not there.exists():
+        raise ValueError(f"{there} is a link to {there.readlink()}, which is not there: make it, or {elsewhere}")
     if not there.is_dir():
         raise ValueError(f"{folder} cannot be a folder, since {there} is a file: {elsewhere}")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -1,4 +1,4 @@
-"""What `fewstep run` refuses, its `--dry-run` refuses in the same words, before a weight is loaded or a file written."""
+"""What `fewstep run` refuses its `--dry-run` refuses in the same words, before a weight is loaded or a file written."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ def linked(name: str, target: str, *settings: str) -> Change:
 
 def second_expert(folder: Path) -> list[str]:
     shutil.copytree(folder / "T" / "transformer", folder / "T" / "transformer_2")
-    return edited("T/model_index.json", transformer_2=["diffusers", "WanTransformer3DModel"])(folder)
+    expert = ["diffusers", "WanTransformer3DModel"]
+    return edited("T/model_index.json", transformer_2=expert, boundary_ratio=0.5)(folder)
 
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"

@@ -69,13 +69,11 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
 
     Raises ValueError as `open_sampler` does.
     """
+    asked = asked_of(model, asked)
     if not model.student:
-        guidance = asked.guidance if model.guidance is None else model.guidance
-        asked = replace(asked, steps=model.steps or asked.steps, guidance=guidance)
         if teacher is not None and teacher.folder.resolve() == _folder(model.source):
             return teacher_sampler(teacher, model.source, asked)
         return open_sampler(model.source, asked, None, dtype, device)
-    asked = replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")  # its contract says them
     if teacher is not None:
         try:
             return open_sampler(model.source, asked, teacher, dtype, device)
@@ -84,14 +82,28 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
     return open_sampler(model.source, asked, None, dtype, device)
 
 
+def asked_of(model: Model, asked: Asked) -> Asked:
+    """How a model of a comparison is asked: with its own steps and guidance, where it names some."""
+    if model.student:  # else its contract says them
+        return replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")
+    guidance = asked.guidance if model.guidance is None else model.guidance
+    return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
+
+
 def claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
     """Remembers in a file which model's clips are here. Raises ValueError when they are of another one of its name."""
-    own = json.loads(json.dumps(_identity(model, sampler) | {"seed": seed}))
+    check_claim(file, model, sampler, seed)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as part:
-            part.write_text(json.dumps(own, indent=1) + "\n")
-    elif json.loads(file.read_text()) != own:
+            part.write_text(json.dumps(_identity(model, sampler) | {"seed": seed}, indent=1) + "\n")
+
+
+def check_claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
+    """Raises ValueError when the file says that clips of another model of this name are here; an outline will do."""
+    if file.exists() and json.loads(file.read_text()) != json.loads(
+        json.dumps(_identity(model, sampler) | {"seed": seed})
+    ):
         raise ValueError(
             f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
             f"are there: give it another name, NAME={model.source}, or choose another --out"

@@ -101,9 +101,13 @@ def claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
 
 def check_claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
     """Raises ValueError when the file says that clips of another model of this name are here; an outline will do."""
-    if file.exists() and json.loads(file.read_text()) != json.loads(
-        json.dumps(_identity(model, sampler) | {"seed": seed})
-    ):
+    if not file.exists():
+        return
+    try:
+        before = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): delete its folder, or choose another --out") from error
+    if before != json.loads(json.dumps(_identity(model, sampler) | {"seed": seed})):
         raise ValueError(
             f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
             f"are there: give it another name, NAME={model.source}, or choose another --out"

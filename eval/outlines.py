@@ -27,8 +27,8 @@ class Outlined:
     whole: bool
 
 
-def outline_models(models: Sequence[Model], asked: Asked) -> list[Outlined]:
-    """All models, in order, at the size of the first, around its teacher where that is theirs.
+def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True) -> list[Outlined]:
+    """All models, in order, around the first one's teacher where that is theirs, and at its size, or each at its own.
 
     Raises ValueError naming every model that is missing, not whole, of no known teacher, or cannot be asked so.
     """
@@ -47,7 +47,8 @@ def outline_models(models: Sequence[Model], asked: Asked) -> list[Outlined]:
             wrong[model.name] = " ".join(str(error).split())
             continue
         if model is models[0]:
-            shared, asked = outline, replace(asked, **sampler.size._asdict())
+            shared = outline
+            asked = replace(asked, **sampler.size._asdict()) if same_size else asked
         found.append(Outlined(model, sampler, outline.whole))
     if wrong:
         sentences = dict.fromkeys(wrong.values())

@@ -48,6 +48,13 @@ def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
         raise ValueError(f"{there} cannot be written into: allow it, or {elsewhere}")
 
 
+def check_writable_file(path: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless the file `path` can be written or replaced; its folder need not be there yet."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is to be written: {elsewhere}")
+    check_writable(path.absolute().parent, elsewhere)
+
+
 @contextmanager
 def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     """Keeps other processes out of an existing folder; the system lifts the lock however this one dies.

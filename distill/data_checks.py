@@ -55,6 +55,7 @@ def check_data(recipe: Recipe, outline: Outline, made: Path) -> VideoSize:
     another teacher or size, was begun from other items, or lost more clips than `data.min_usable` allows.
     """
     settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
+    teacher.default_fps()
     if isinstance(settings, DatasetData):
         size = read_clips(settings.folder, teacher, asked).size
         _check_finished(settings.folder, outline)
@@ -102,7 +103,7 @@ def _check_resume(
     if not outline.whole:
         plan = plan.model_copy(update={"teacher_sha256": begun.teacher_sha256})
     plan.continues(begun, made, ELSEWHERE)
-    for shard in begun.shards:
+    for shard in (*begun.shards, *([begun.unconditional] if begun.unconditional else [])):
         if (made / shard.name).is_file():  # one that is missing is made again
             check_shard(made, shard)
     if begun.complete and not begun.rows:

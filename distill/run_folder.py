@@ -25,6 +25,7 @@ from fewstep.teacher.precision import Precision
 RECIPE = "recipe.yaml"
 ELSEWHERE = "choose another folder with --set out=DIR"
 
+_FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
 _FREE = (
@@ -75,7 +76,8 @@ class RunFolder:
         here.
         """
         standing = [] if again is None else recipe.standing_on(again)
-        check_writable(self.path, ELSEWHERE)
+        for part in ("", *_FOLDERS):
+            check_writable(self.path / part, ELSEWHERE)
         if not self._recipe.exists():
             return []
         changed = _differences(self._begun(), recipe.model_dump(mode="json"))

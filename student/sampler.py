@@ -98,12 +98,17 @@ def open_sampler(
         steps = None if asked.force else asked.steps
         return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), asked)
     found = load_teacher(source, dtype, device)
-    if is_student(found.folder):
+    refuse_hub_student(source, found)
+    return teacher_sampler(found, str(source), asked)
+
+
+def refuse_hub_student(source: str | Path, teacher: Teacher) -> None:
+    """Raises ValueError when what a hub id brought is an export, which would be sampled as a teacher."""
+    if is_student(teacher.folder):
         raise ValueError(
             f"{source} is an exported student, of which a hub id brings no contract: `hf download {source} --local-dir "
             "DIR` brings all of it, so pass DIR"
         )
-    return teacher_sampler(found, str(source), asked)
 
 
 def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:

@@ -38,12 +38,21 @@ def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
     `elsewhere` says how another folder is chosen, with the options that the command has.
     """
     there = folder.absolute()
-    while not there.exists() and there != there.parent:
+    while not os.path.lexists(there) and there != there.parent:
         there = there.parent
+    if there.is_symlink() and not there.exists():
+        raise ValueError(f"{there} is a link to {there.readlink()}, which is not there: make it, or {elsewhere}")
     if not there.is_dir():
         raise ValueError(f"{folder} cannot be a folder, since {there} is a file: {elsewhere}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"{there} cannot be written into: allow it, or {elsewhere}")
+
+
+def check_writable_file(path: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless the file `path` can be written or replaced; its folder need not be there yet."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is to be written: {elsewhere}")
+    check_writable(path.absolute().parent, elsewhere)
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def test_another_protocol_or_student_is_refused(command: list[object], run: Path
 
 def test_mistakes_are_told(command: list[object], tiny_wan_folder: Path, run: Path, tmp_path: Path) -> None:
     code, output = fewstep(*command, "--metrics", "psnr,fid")
-    assert code == 2 and "there is no metric fid: choose among shapes-fd" in output
+    assert code == 2 and "there is no metric fid (did you mean fvd?): choose among shapes-fd" in output
     code, output = fewstep(*command, "--metrics", "lpips")
     assert code == 2 and "lpips needs 31 pixels a side" in output
     code, output = fewstep("evaluate", tiny_wan_folder, run)

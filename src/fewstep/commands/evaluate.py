@@ -27,7 +27,7 @@ from fewstep.commands.asked import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.choose_metrics import Chosen, Setting
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.models import Model
     from fewstep.student.sampler import Asked, Sampler
@@ -81,28 +81,37 @@ def evaluate(
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
     import torch
 
-    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.choose_metrics import Setting, check_names, choose_metrics, unused_options
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.protocol import prompts_of
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.loading import find_device
 
     found = models_of(models)
     folder = _folder(found) if out is None else out
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
+    wanted = None if metrics is None else [name.strip() for name in metrics.split(",")]
+    check_names(wanted or ())
+    where = str(find_device(device))
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
     dtype = settle_dtype(dtype, device, begun_dtype(folder))
+    outlined = outline_models(found, asked)
+    first = outlined[0].sampler
+    shown = prompts_of(given, num, first.size, seed)
+    setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
+    chosen, left_out = choose_metrics(wanted, setting)
+    check_folder(folder, outlined, setting, (chosen, left_out), dtype)
+    for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(chosen, setting)):
+        typer.secho(sentence, fg="yellow", err=True)
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
-    shown = prompts_of(given, num, teacher.size, seed)
     negative = [teacher.negative_prompt] if teacher.guidance.guides else []
     say_text_losses(teacher.teacher, dict.fromkeys([*shown, *negative]))
-    where = str(teacher.teacher.device)
-    setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
-    wanted = [name.strip() for name in metrics.split(",")] if metrics else None
-    evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch)
+    evaluation = _begin(folder, found[0], teacher, setting, (chosen, left_out), dtype, batch)
     _measure(evaluation, found, teacher, asked, dtype, device)
     typer.echo(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
 
@@ -125,20 +134,16 @@ def _folder(models: Sequence[Model]) -> Path:
 
 
 def _begin(
-    out: Path, model: Model, teacher: Sampler, setting: Setting, wanted: list[str] | None, dtype: DType, batch: int
+    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
 ) -> Evaluation:
     """The evaluation in its folder, new or to be gone on with."""
-    from fewstep.eval.choose_metrics import choose_metrics
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.evaluation_file import EvaluationFile
     from fewstep.eval.protocol import protocol_of, samples_of
 
-    metrics, left_out = choose_metrics(wanted, setting)
-    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, metrics, left_out, dtype)
-    for name, why in left_out.items():
-        typer.secho(f"without {name}: {why}", fg="yellow", err=True)
+    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
     file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
-    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), metrics, batch, (model, teacher))
+    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher))
 
 
 def _measure(

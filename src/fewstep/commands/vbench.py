@@ -38,18 +38,24 @@ def videos(
 
     from fewstep.commands.evaluate import models_of
     from fewstep.commands.evaluate_screen import progress_bar
-    from fewstep.eval.models import as_taught, claim, claimed_dtype, open_model
+    from fewstep.eval.models import as_taught, check_claim, claim, claimed_dtype, open_model
+    from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.loading import find_device
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_writable(out)
     found = models_of(models)
+    find_device(device)
     dtype = settle_dtype(dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
     asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
+    for one in outline_models(found, asked, same_size=False):
+        if one.whole:
+            check_claim(out / f"{one.model.name}.json", one.model, one.sampler, seed, dtype)
     with progress_bar() as progress:
         for model in found:
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)

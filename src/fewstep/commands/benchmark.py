@@ -23,6 +23,7 @@ from fewstep.commands.asked import (
     named_sources,
 )
 from fewstep.commands.evaluate import models_of
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,8 @@ def benchmark(
 
     Exit code 3 means that a model failed and the others were measured.
     """
+    screen = Screen()
+    screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     import torch
 
     from fewstep.eval.benchmark import Benchmark, Plan
@@ -94,6 +97,7 @@ def benchmark(
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable(out.parent)
     failed: dict[str, str] = {}
+    screen.say(f"loading the models ({dtype})")
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed)
     else:
@@ -101,11 +105,18 @@ def benchmark(
         ways = named_sources(models or [teacher, "student=@4"])
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tuning = Tuning(compile, attention, quantise)
+    if compile:
+        screen.say("compiling the denoisers in the first pass of each")
     tune(list(samplers.values()), tuning)
+    if not text:
+        screen.say("embedding the prompt")
     timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
     plan = Plan(batch, repetitions, warmup, dtype, tuning)
     command = shlex.join(["fewstep", *sys.argv[1:]])
-    _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out)
+    if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
+        screen.log_to(out.parent)
+    with screen:
+        _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out, screen)
 
 
 def _open(
@@ -147,28 +158,22 @@ def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Samp
     return samplers
 
 
-def _show(benchmark: Benchmark, num_passes: int, out: Path) -> None:
-    """Measures under a progress bar, then prints the table."""
+def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> None:
+    """Measures, then prints the table."""
     from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fewstep.commands.tables import print_table
     from fewstep.eval.benchmark import COLUMNS, notes
     from fewstep.eval.results import results_table
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("passes", total=num_passes)
-
-        def on_pass(name: str) -> None:
-            progress.update(bar, description=name, advance=1)
-
-        results = benchmark.run(on_pass)
+    with screen.bar("benchmark", "pass") as bar:
+        bar.begin("benchmark", num_passes)
+        results = benchmark.run(lambda name: bar.update(bar.done + 1, note=name))
     table = results_table(results["rows"], COLUMNS, "median seconds")
     table.box, table.padding = SIMPLE, 0  # eleven columns in eighty letters
-    Console().print(table)
+    print_table(table)
     for note in notes(results):
-        typer.echo(note)
-    typer.echo(f"table {out} and {out.with_suffix('.md').name}")
+        screen.result(note)
+    screen.result(f"table {out} and {out.with_suffix('.md').name}")
     if results["failed"]:
         raise typer.Exit(FAILED)

@@ -10,6 +10,7 @@ import typer
 
 from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_of, size_of
 from fewstep.commands.data_run import Run, Store
+from fewstep.commands.progress import Screen
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
 
@@ -50,13 +51,15 @@ def videos(
     negative_prompt: Negative = "",
 ) -> None:
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
+    screen = Screen()
+    screen.say(f"looking for videos in {folder}")
     from fewstep.teacher.caption_files import read_captions
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
 
     files = list_files(folder, out)
     said = read_captions(files, folder, captions)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
     model = job.load()
     size = size_of(model, frames, height, width)
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
@@ -93,12 +96,14 @@ def rollouts(
     negative_prompt: Negative = "",
 ) -> None:
     """Sample the teacher itself: no real video is needed."""
+    screen = Screen()
+    screen.say(f"reading prompts from {prompts}")
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
 
     weight = guidance_of(guidance)
     lines = read_prompts(prompts)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
     model = job.load()
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
@@ -130,11 +135,13 @@ def prompts(
     negative_prompt: Negative = "",
 ) -> None:
     """Embed prompts alone, for training that needs no latents."""
+    screen = Screen()
+    screen.say(f"reading prompts from {prompts}")
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Prompts
 
     lines = read_prompts(prompts)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
     model = job.load()
     job.make("prompts", model, prompts, [[line] for line in lines], Prompts(model, lines, batch))
 
@@ -142,9 +149,9 @@ def prompts(
 @data_app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
     """Show what a dataset holds and how it was made."""
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from fewstep.commands.tables import print_table
     from fewstep.teacher.manifest import read_manifest
 
     manifest = read_manifest(folder)
@@ -159,4 +166,4 @@ def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's
         table.add_row(f"schedule {name}", str(value))
     for name, layout in manifest.tensors.items():
         table.add_row(name, str(layout))
-    Console().print(table)
+    print_table(table)

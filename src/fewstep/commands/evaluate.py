@@ -20,6 +20,7 @@ from fewstep.commands.asked import (
     guidance_if_asked,
     named_sources,
 )
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +77,8 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
+    screen = Screen()
+    screen.say(f"evaluating {', '.join(models)}")
     import torch
 
     from fewstep.eval.choose_metrics import Setting
@@ -90,14 +93,18 @@ def evaluate(
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
+    screen.say(f"loading {found[0].name} ({dtype})")
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     shown = prompts_of(given, num, teacher.size, seed)
     where = str(teacher.teacher.device)
     setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None
-    evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch)
-    _measure(evaluation, found, teacher, asked, dtype, device)
-    typer.echo(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+    screen.say("loading the metrics")
+    evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch, screen)
+    screen.log_to(folder)
+    with screen:
+        _measure(evaluation, found, teacher, asked, dtype, device, screen)
+    screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
 
 
 def models_of(texts: list[str]) -> list[Model]:
@@ -118,7 +125,14 @@ def _folder(models: Sequence[Model]) -> Path:
 
 
 def _begin(
-    out: Path, model: Model, teacher: Sampler, setting: Setting, wanted: list[str] | None, dtype: DType, batch: int
+    out: Path,
+    model: Model,
+    teacher: Sampler,
+    setting: Setting,
+    wanted: list[str] | None,
+    dtype: DType,
+    batch: int,
+    screen: Screen,
 ) -> Evaluation:
     """The evaluation in its folder, new or to be gone on with."""
     from fewstep.eval.choose_metrics import choose_metrics
@@ -129,27 +143,34 @@ def _begin(
     metrics, left_out = choose_metrics(wanted, setting)
     protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, metrics, left_out, dtype)
     for name, why in left_out.items():
-        typer.secho(f"without {name}: {why}", fg="yellow", err=True)
+        screen.warn(f"without {name}: {why}")
     file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
     return Evaluation(out, file, samples_of(setting.prompts, setting.seed), metrics, batch, (model, teacher))
 
 
 def _measure(
-    evaluation: Evaluation, models: Sequence[Model], teacher: Sampler, asked: Asked, dtype: DType, device: str | None
+    evaluation: Evaluation,
+    models: Sequence[Model],
+    teacher: Sampler,
+    asked: Asked,
+    dtype: DType,
+    device: str | None,
+    screen: Screen,
 ) -> None:
-    """Model after model, under a progress bar; one student at a time is in memory."""
+    """Model after model; one student at a time is in memory."""
     from dataclasses import replace
 
     import torch
-    from rich.console import Console
 
-    from fewstep.commands.evaluate_screen import figures_table, progress_bar, say_warnings
+    from fewstep.commands.evaluate_screen import figures_table, say_warnings
+    from fewstep.commands.tables import print_table
     from fewstep.eval.models import open_model
 
     asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
-    with progress_bar() as progress:
+    with screen.pieces("clip") as progress:
         evaluation.measure(models[0], teacher, progress)
         for model in models[1:]:
+            screen.say(f"loading {model.name} ({dtype})")
             evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
-    Console().print(figures_table(evaluation.rows))
-    say_warnings(evaluation.rows)
+    print_table(figures_table(evaluation.rows))
+    say_warnings(evaluation.rows, screen)

@@ -1,34 +1,19 @@
-"""What `fewstep evaluate` shows: a bar, a table of the figures, and what is wrong in words."""
+"""What `fewstep evaluate` shows: a table of the figures, and what is wrong in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fewstep.eval.metrics.shapes import Progress
+    from fewstep.commands.progress import Screen
 
 _SHOWN = (  # figures in the table, where they were taken
     "shapes-fd", "prompt-accuracy", "fvd", "fd-videomae", "fd-vjepa2", "lpips", "psnr", "ssim", "latent-mse",
     "motion-ratio", "flicker-ratio", "saturation-ratio", "diversity-rms-ratio", "diversity-lpips-ratio",
 )  # fmt: skip
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar that is told what is going on, how much is done, and of how much."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("opening")
-        yield lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -46,11 +31,11 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def say_warnings(rows: Sequence[Mapping[str, Any]]) -> None:
+def say_warnings(rows: Sequence[Mapping[str, Any]], screen: Screen) -> None:
     """What is wrong with which model."""
     for row in rows:
         for warning in row["warnings"]:
-            typer.secho(f"{row['model']} {warning}", fg="yellow", err=True)
+            screen.warn(f"{row['model']} {warning}")
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fewstep import __version__
 
 if TYPE_CHECKING:
     from fewstep.commands.run_screen import RunScreen
@@ -34,6 +39,10 @@ def run(
     ] = False,
 ) -> None:
     """Distil a teacher into a student of few steps; run it again to go on after a stop."""
+    from fewstep.commands.run_screen import RunScreen
+
+    screen = RunScreen(stdout_is_data=dry_run)
+    screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
     from fewstep.distill.recipe import read_recipe
 
     plan = read_recipe(recipe, settings or ())
@@ -42,11 +51,12 @@ def run(
 
         show(plan)
         return
-    follow(plan, again)
+    with screen:
+        follow(plan, again, screen)
 
 
-def follow(plan: Recipe, again: str | None = None) -> None:
-    """Makes the data and runs every stage that is not finished, under progress bars.
+def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None) -> None:
+    """Makes the data and runs every stage that is not finished, and shows how far it is.
 
     Of several processes the main one alone makes the data, however long that takes.
     """
@@ -55,10 +65,11 @@ def follow(plan: Recipe, again: str | None = None) -> None:
 
     from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
-    from fewstep.distill.curves import check_tracker
     from fewstep.distill.data import read_clips
+    from fewstep.distill.estimate import stage_work
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
+    from fewstep.distill.trackers import check_tracker, open_tracker
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.interrupts import deferred_interrupt
@@ -72,21 +83,29 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     accelerator = Accelerator(
         cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
     )
-    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
-    folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
+    folder, screen, device = RunFolder(plan.out), screen or RunScreen(), plan.device or accelerator.device
+    screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
+    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
         folder.begin(plan, again)
+        screen.log_to(plan.out)
+        screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
         if data == folder.data:
             _make_data(plan, teacher, data, screen)
+    tracker = open_tracker(plan, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     clips = read_clips(data, teacher, _asked_size(plan))
+    if plan.logging.prompts:
+        screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
-    with deferred_interrupt() as interrupted:
-        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
+    todo = [stage for stage in plan.stages if not folder.finished(stage.name)]
+    screen.expect([stage_work(stage, teacher.schedule, plan.gradient_checkpointing) for stage in todo])
+    with deferred_interrupt() as interrupted, tracker:
+        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 

@@ -10,6 +10,8 @@ import torch
 import typer
 from torch import nn
 
+from fewstep.commands.tables import print_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,12 +23,9 @@ if TYPE_CHECKING:
 
 def show(plan: Recipe) -> None:
     """Prints recipe, calls and memory. Nothing is loaded but configs, so a teacher of any size will do."""
-    from rich.console import Console
-
     typer.echo(plan.dump_yaml())
-    console = Console(stderr=True)
-    console.print(_calls_table(plan, _schedule(plan.teacher)))
-    console.print(_memory_table(plan))
+    print_table(_calls_table(plan, _schedule(plan.teacher)), stderr=True)
+    print_table(_memory_table(plan), stderr=True)
 
 
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_if_asked
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,8 @@ def sample(
     device: Device = None,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
+    screen = Screen(stdout_is_data=True)
+    screen.say(f"loading {source} ({dtype})")
     import torch
 
     from fewstep.student.sampler import Asked, open_sampler
@@ -60,7 +63,7 @@ def sample(
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
-    _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
+    _write(out, _clips(sampler, wanted, seed, batch, screen), wanted, sampler.fps if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -72,19 +75,15 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int) -> Iterator[Tensor]:
-    """One clip (3, F, H, W) in -1..1 per prompt, under a progress bar."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
+def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int, screen: Screen) -> Iterator[Tensor]:
+    """One clip (3, F, H, W) in -1..1 per prompt."""
     starts = range(0, len(prompts), batch)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("sampling", total=len(starts) * sampler.steps)
+    with screen.bar("sampling") as bar:
+        bar.begin("sampling", len(starts) * sampler.steps)
         for start in starts:
             some = prompts[start : start + batch]
             seeds = range(seed + start, seed + start + len(some))
-            yield from sampler.clips(some, seeds, lambda _: progress.advance(bar))
+            yield from sampler.clips(some, seeds, lambda _: bar.update(bar.done + 1))
 
 
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fewstep.commands.asked import LEVELS, Device, DType, guidance_if_asked
+from fewstep.commands.progress import Screen
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -34,10 +35,11 @@ def videos(
     Then, in an environment of its own (pip install vbench): vbench evaluate --videos_path OUT/NAME --dimension
     motion_smoothness --mode=custom_input; of VBench's own prompts without the mode, and with any dimension.
     """
+    screen = Screen(stdout_is_data=True)
+    screen.say(f"reading prompts from {prompts}")
     import torch
 
     from fewstep.commands.evaluate import models_of
-    from fewstep.commands.evaluate_screen import progress_bar
     from fewstep.eval.models import as_taught, claim, open_model
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
@@ -49,8 +51,9 @@ def videos(
     check_writable(out)
     found = models_of(models)
     asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
-    with progress_bar() as progress:
+    with screen.pieces("clip") as progress:
         for model in found:
+            screen.say(f"loading {model.name} ({dtype})")
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
             teacher = teacher or sampler.teacher
             claim(out / f"{model.name}.json", model, sampler, seed)

@@ -97,7 +97,7 @@ def benchmark(
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable(out.parent)
     failed: dict[str, str] = {}
-    screen.say(f"loading the models ({dtype})")
+    screen.say(f"loading the models ({dtype}{', compiled in the first pass of each' if compile else ''})")
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed)
     else:
@@ -105,16 +105,10 @@ def benchmark(
         ways = named_sources(models or [teacher, "student=@4"])
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tuning = Tuning(compile, attention, quantise)
-    if compile:
-        screen.say("compiling the denoisers in the first pass of each")
     tune(list(samplers.values()), tuning)
-    if not text:
-        screen.say("embedding the prompt")
     timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
     plan = Plan(batch, repetitions, warmup, dtype, tuning)
     command = shlex.join(["fewstep", *sys.argv[1:]])
-    if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
-        screen.log_to(out.parent)
     with screen:
         _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out, screen)
 
@@ -166,6 +160,8 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> N
     from fewstep.eval.benchmark import COLUMNS, notes
     from fewstep.eval.results import results_table
 
+    if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
+        screen.log_to(out.parent)
     with screen.bar("benchmark", "pass") as bar:
         bar.begin("benchmark", num_passes)
         results = benchmark.run(lambda name: bar.update(bar.done + 1, note=name))

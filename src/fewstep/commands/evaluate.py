@@ -173,4 +173,4 @@ def _measure(
             screen.say(f"loading {model.name} ({dtype})")
             evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
     print_table(figures_table(evaluation.rows))
-    say_warnings(evaluation.rows, screen)
+    say_warnings(evaluation.rows, evaluation.prompts, screen)

@@ -17,9 +17,11 @@ _SHOWN = (  # figures in the table, where they were taken
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A column per model."""
+    """A column per model; a figure that no verdict can stand on says so beside its name."""
     from rich.box import SIMPLE
     from rich.table import Table
+
+    from fewstep.eval.caution import unfit
 
     table = Table(box=SIMPLE, padding=0, caption="± the farther end of the 95 % interval; both are in results.json")
     for heading in ("", *(row["model"] for row in rows)):
@@ -27,19 +29,29 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_row("evaluations", *(str(row["evaluations"] or "") for row in rows))
     for name in _SHOWN:
         if any(name in row["metrics"] for row in rows):
-            table.add_row(name, *(_cell(row["metrics"].get(name)) for row in rows))
+            figures = [row["metrics"].get(name) for row in rows]
+            why = next((words for figure in figures if figure and (words := unfit(figure))), None)
+            table.add_row(f"{name} ({why})" if why else name, *map(_cell, figures))
     return table
 
 
-def say_warnings(rows: Sequence[Mapping[str, Any]], screen: Screen) -> None:
-    """What is wrong with which model."""
+def say_warnings(rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], screen: Screen) -> None:
+    """What figures cannot say, and what is wrong with which model."""
+    from fewstep.eval.caution import on_figures
+
+    for sentence in on_figures(rows, prompts):
+        screen.warn(sentence)
     for row in rows:
         for warning in row["warnings"]:
             screen.warn(f"{row['model']} {warning}")
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:
+    from fewstep.eval.caution import has_interval
+
     if figure is None:
         return ""
     value, low, high = figure["value"], figure["low"], figure["high"]
+    if not has_interval(figure):
+        return f"{value:.3g}"
     return f"{value:.3g} ±{max(high - value, value - low):.2g}"

@@ -29,12 +29,14 @@ def export_table(
     screen = Screen()
     screen.say(f"measuring the formats of {', '.join(map(str, runs))}")
     from fewstep.commands.tables import print_table
+    from fewstep.eval.caution import on_distance
     from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import Protocol
     from fewstep.student.loading import find_stage, load_student
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.guidance import Guidance
+    from fewstep.teacher.shapes.judge import FEATURES
 
     check_writable(out.parent)
     check_writable(exports)
@@ -55,4 +57,6 @@ def export_table(
             lambda why: screen.say(f"no row: {why}", "red"),
         )
     print_table(results_table(rows, COLUMNS, f"students of {step_count} steps in other tools"))
+    for sentence in on_distance("shapes-fd", num, FEATURES, reference):
+        screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, exports {exports}")

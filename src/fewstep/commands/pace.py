@@ -9,6 +9,7 @@ GAP_AT_FIRST = 10.0
 GAP = 60.0
 
 _RECENT = 60.0  # seconds that a moving figure looks back
+_BURST = 0.05  # seconds
 
 
 def line_is_due(now: float, began: float, last: float | None) -> bool:
@@ -23,31 +24,33 @@ def line_is_due(now: float, began: float, last: float | None) -> bool:
 
 
 class Pace:
-    """Seconds per unit over the last minute, or over the last unit where that takes longer."""
+    """Seconds per unit over the last minute, or over the last unit where that takes longer.
+
+    Not known before the second report: the first unit warms everything up. Reports that come in a burst, as of the
+    clips of one batch, count as one.
+    """
 
     def __init__(self, done: int, now: float) -> None:
-        self._seen = deque([(now, done)])
-        self._reports = 0
+        self._seen, self._warm = deque([(now, done)]), False
 
     def add(self, done: int, now: float) -> None:
         """`done` units are done at `now`."""
-        self._reports += 1
+        last = self._seen[-1][0]
+        if now - last < _BURST and len(self._seen) > 1:
+            self._seen[-1] = (last, done)
+            return
         self._seen.append((now, done))
-        if self._reports == 2:
-            self._seen.popleft()  # the first unit warmed everything up
+        if len(self._seen) == 3 and not self._warm:
+            self._seen.popleft()
+            self._warm = True
         while len(self._seen) > 2 and now - self._seen[1][0] >= _RECENT:
             self._seen.popleft()
 
     @property
     def each(self) -> float | None:
-        """Seconds per unit; None before the first is done."""
+        """Seconds per unit, None while they are not known."""
         (before, done), (now, later) = self._seen[0], self._seen[-1]
-        return (now - before) / (later - done) if later > done else None
-
-    @property
-    def steady(self) -> float | None:
-        """The same without the first unit, so None before the second: what a time left may be reckoned with."""
-        return self.each if self._reports > 1 else None
+        return (now - before) / (later - done) if self._warm and later > done else None
 
 
 def seconds_text(seconds: float) -> str:

@@ -187,24 +187,32 @@ class Bar:
         assert self.total is not None, "begin comes first"
         news, self.done, self._now = done > self.done, done, self._screen.clock()
         self._pace.add(done, self._now)
-        figures = [*filter(None, [note]), *self._figures(self.total - done, loss)]
+        figures = self._figures(loss, note)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, figures=", ".join(figures))
+            self._progress.update(self._task, completed=done, figures=", ".join([*figures, *self._left("", "")]))
         if line_is_due(self._now, self._began, self._last) or (news and done >= self.total):
             self._last = self._now
-            self._screen.line(f"{self.name}: {', '.join([f'{self._unit} {done}/{self.total}', *figures])}")
+            words = [f"{self._unit} {done}/{self.total}", *figures, *self._left("stage ", " left")]
+            self._screen.line(f"{self.name}: {', '.join(words)}")
 
-    def _figures(self, left: int, loss: float | None) -> list[str]:
-        """Loss, seconds per unit, memory and time left, as far as they are known."""
-        found = [] if loss is None else [f"loss {loss:.4g}"]
+    def _figures(self, loss: float | None, note: str) -> list[str]:
+        """Loss, seconds per unit and memory, as far as they are known."""
+        found = [note] if note else []
+        if loss is not None:
+            found.append(f"loss {loss:.4g}")
         if self._pace.each is not None:
             found.append(f"{seconds_text(self._pace.each)}/{self._unit}")
-        found.append(peak_text())
-        if self._pace.steady is not None and left > 0:
-            own = duration_text(self._pace.steady * left)
-            whole = None if self._whole is None else duration_text(self._whole(self._pace.steady, left))
-            found.append(f"{own} left" if whole is None else f"stage {own} left, run {whole} left")
-        return found
+        return [*found, peak_text()]
+
+    def _left(self, own: str, end: str) -> list[str]:
+        """The time left, in few words for a bar; nothing while it is not known."""
+        left = (self.total or 0) - self.done
+        if self._pace.each is None or left <= 0:
+            return []
+        time_left = duration_text(self._pace.each * left)
+        if self._whole is None:
+            return [f"{time_left} left"]
+        return [f"{own}{time_left} left", f"run {duration_text(self._whole(self._pace.each, left))}{end}"]
 
 
 def is_main_process() -> bool:

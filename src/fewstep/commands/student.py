@@ -68,10 +68,12 @@ def _measure(
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from fewstep.commands.tables import print_table
+    from fewstep.eval.caution import on_distance
     from fewstep.eval.relay_table import COLUMNS, COLUMNS_OF_RUNS, RelayTable, relay_sheet, teacher_entries
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
+    from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
     name = read_contract(find_stage(runs[0])).teacher
@@ -87,6 +89,8 @@ def _measure(
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
     print_table(results_table(rows, named, "students beside their teacher"))
+    for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
+        screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
 
 

@@ -137,11 +137,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from fewstep.commands.tables import print_table
+    from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
+    screen.say(f"loading the teacher {teacher}")
     asked = load_teacher(teacher, device=device)
     table = StepsTable(asked, protocol, shlex.join(map(str, command)), out)
     with screen.pieces("clip") as progress:
@@ -150,5 +153,7 @@ def measure(
     if table.measured or not sheet.exists():
         write_image(sheet, steps_sheet(asked, counts, protocol))
     print_table(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
+    for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
+        screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
     return rows

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,11 +21,13 @@ from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Gate, Stage
-from fewstep.distill.trainer import OnStep, Trainer
+from fewstep.distill.trackers import NoTracker, Tracker
+from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.screen import Screen
 
 _GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
 _GAUGE_POSITION = 10**9  # batches that training never reaches
@@ -34,16 +35,6 @@ _GAUGE_POSITION = 10**9  # batches that training never reaches
 # What a student is asked at a gate, beside endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
 Samples = Callable[[Path, nn.Module, SamplingContract], None]
-
-
-class Screen(Protocol):
-    """Where a run shows how far it is."""
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[OnStep]:
-        """A bar for one stage."""
-
-    def say(self, sentence: str) -> None:
-        """One line."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +50,7 @@ class Relay:
     interrupted: Callable[[], bool]
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
     samples: Samples | None = None
+    tracker: Tracker = field(default_factory=NoTracker)
 
     def run(self) -> None:
         """Every stage that is not finished yet, in order.
@@ -73,6 +65,7 @@ class Relay:
             check_gate(stage, self.folder)
 
     def _run_stage(self, index: int, stage: Stage) -> None:
+        self.screen.say(f"{stage.name}: loading its networks")
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
@@ -92,17 +85,21 @@ class Relay:
 
         def watch(step: int) -> dict[str, float]:
             if self.samples is not None and self.accelerator.is_main_process:
-                self.samples(self.folder.samples / stage.name / f"step-{step:06d}", roles.student, contract)
+                clips = self.folder.samples / stage.name / f"step-{step:06d}"
+                self.samples(clips, roles.student, contract)
+                self.tracker.clips(stage.name, step, clips)
             error = {"endpoint_error": endpoint_error(roles, [gauged], supervision)}
             return error | liveliness(roles, gauged, supervision)
 
         trainer = Trainer(
-            stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch
-        )
-        with self.screen.stage(stage.name, stage.steps) as on_step:
+            stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
+            self.tracker,
+        )  # fmt: skip
+        with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
             trainer.run(on_step, self.interrupted)
         if trainer.step < stage.steps:
             raise KeyboardInterrupt
+        self.screen.say(f"{stage.name}: measuring the student")
         with roles.averaged():
             result: dict[str, Any] = watch(stage.steps) | self._gauge(stage.gate, roles.student, contract)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}

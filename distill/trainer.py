@@ -17,11 +17,11 @@ from fewstep.distill.curves import Curves
 from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.player import Player, any_process, as_numbers
 from fewstep.distill.settings import Logging, Stage
+from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.lr_scale import lr_scale
-
-OnStep = Callable[[int, float], None]  # steps done, the last loss
+from fewstep.teacher.screen import OnStep
 
 
 class Trainer:
@@ -42,10 +42,11 @@ class Trainer:
         logging: Logging,
         folder: Path,
         samples: Callable[[int], dict[str, float]] | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.stage, self.roles, self.objective = stage, roles, objective
         self.batches, self.accelerator, self.logging, self.folder = batches, accelerator, logging, folder
-        self.contract, self.samples = contract, samples
+        self.contract, self.samples, self.tracker = contract, samples, tracker or NoTracker()
         self.modules = {name: player.module for name, player in objective.players().items()}
         self.players = {
             STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip)
@@ -63,7 +64,7 @@ class Trainer:
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
         another player has moved in that step already, what was written last: half a step is never kept.
         """
-        curves = Curves(self.folder, self.stage.name, self.accelerator, self.logging.tracker, self.step)
+        curves = Curves(self.folder, self.stage.name, self.accelerator, self.tracker, self.step)
         saved = time.monotonic()
         try:
             while self.step < self.stage.steps and not any_process(self.accelerator, interrupted()):

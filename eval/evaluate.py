@@ -71,6 +71,11 @@ class Evaluation:
         """All rows that the folder holds."""
         return self._file.rows
 
+    @property
+    def prompts(self) -> Sequence[str]:
+        """One for each clip."""
+        return self._samples.main.prompts
+
     @torch.no_grad()
     def measure(self, model: Model, sampler: Sampler, progress: Progress) -> Row:
         """The row of a model, written at once.

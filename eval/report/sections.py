@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.caution import is_above_ideal, unfit
 from fewstep.eval.report import words
 from fewstep.eval.report.clips import reel
 from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Latency, Row, RunRecord
@@ -121,7 +122,8 @@ def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
     there = [figure for figure in figures if figure]
     counts = {figure.num for figure in there}
     better, num = _better(evaluation, name), counts.pop() if len(counts) == 1 else None
-    notes = [there[0].unit, f"{better} is better" if better else "", f"N\u00a0{num}" if num else ""]
+    few = next((words for figure in there if (words := unfit(figure.model_dump()))), "")
+    notes = [there[0].unit, f"{better} is better" if better else "", f"N\u00a0{num}" if num else "", few]
     return {
         "name": name,
         "note": ", ".join(note for note in notes if note),
@@ -154,7 +156,11 @@ def _bar(data: Data, row: Latency, longest: float) -> dict[str, Any]:
         begin += width
     ideal, measured = row.ideal_speedup, row.denoise_speedup
     reached = round(100 * min(1.0, measured / ideal), 1) if ideal and measured else None
-    return {"row": row, "total": _total(row), "tone": data.tone(row.model), "parts": parts, "reached": reached}
+    above = is_above_ideal(row.model_dump())
+    return {
+        "row": row, "total": _total(row), "tone": data.tone(row.model), "parts": parts, "reached": reached,
+        "above": above,
+    }  # fmt: skip
 
 
 def run_section(data: Data, run: RunRecord, count: int, shown: bool) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.interrupts import deferred_interrupt
 from fewstep.teacher.lr_scale import lr_scale
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.filter_muon import FilterMuon
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
@@ -52,6 +52,7 @@ def train(
     budget: Budget,
     watch: Callable[[int], Mapping[str, float]] | None = None,
     watch_every: int = 500,
+    screen: Screen = SILENT,
 ) -> None:
     """Trains `modules` in place for `budget.steps` steps and leaves their moving average in them.
 
@@ -63,8 +64,7 @@ def train(
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step)
     saved = time.monotonic()
-    with _progress() as progress, deferred_interrupt() as interrupted:
-        bar = progress.add_task(name, total=budget.steps, completed=state.step, loss=math.nan)
+    with screen.stage(name, budget.steps, state.step) as on_step, deferred_interrupt() as interrupted:
         try:
             while state.step < budget.steps and not interrupted():
                 found = losses(state.step)
@@ -72,12 +72,12 @@ def train(
                 if state.step % 10 == 0:
                     for key, loss in found.items():
                         writer.add_scalar(f"{name}/{key}", float(loss.detach()), state.step)
-                    progress.update(bar, completed=state.step, loss=float(found["loss"].detach()))
                 if watch is not None and (state.step % watch_every == 0 or state.step == budget.steps):
                     with state.averaged():
                         for key, figure in watch(state.step).items():
                             writer.add_scalar(f"{name}/{key}", figure, state.step)
-                            progress.console.print(f"{name} step {state.step}: {key} {figure:.4g}")
+                            screen.say(f"{name}: {key} {figure:.4g} at step {state.step}")
+                on_step(state.step, float(found["loss"].detach()))
                 if time.monotonic() - saved > budget.save_seconds:
                     state.save()
                     saved = time.monotonic()
@@ -179,13 +179,3 @@ def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimize
     elif budget.muon == "filters":
         found.append(FilterMuon(chosen, budget.lr))
     return found
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-    )

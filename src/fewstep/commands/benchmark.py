@@ -24,6 +24,7 @@ from fewstep.commands.asked import (
     settle_dtype,
 )
 from fewstep.commands.evaluate import models_of
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +83,8 @@ def benchmark(
     Every model is looked at before one is loaded, and one that is missing or not whole is refused. Exit code 3 means
     that a model failed later, as it was loaded or ran, and the others were measured.
     """
+    screen = Screen()
+    screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     import torch
 
     from fewstep.eval.benchmark import Benchmark, Plan
@@ -98,10 +101,11 @@ def benchmark(
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable_file(out)
     find_device(device)
-    dtype = settle_dtype(dtype, device)
+    dtype = settle_dtype(screen, dtype, device)
     precision = getattr(torch, dtype)
     tuning, failed = Tuning(compile, attention, quantise), dict[str, str]()
     check_tuning(tuning)
+    screen.say(f"loading the models ({dtype}{', compiled in the first pass of each' if compile else ''})")
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed, tuning)
     else:
@@ -113,7 +117,8 @@ def benchmark(
     timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
     plan = Plan(batch, repetitions, warmup, dtype, tuning)
     command = shlex.join(["fewstep", *sys.argv[1:]])
-    _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out)
+    with screen:
+        _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out, screen)
 
 
 def _open(
@@ -169,28 +174,24 @@ def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Samp
     return samplers
 
 
-def _show(benchmark: Benchmark, num_passes: int, out: Path) -> None:
-    """Measures under a progress bar, then prints the table."""
+def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> None:
+    """Measures, then prints the table."""
     from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fewstep.commands.tables import print_table
     from fewstep.eval.benchmark import COLUMNS, notes
     from fewstep.eval.results import results_table
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("passes", total=num_passes)
-
-        def on_pass(name: str) -> None:
-            progress.update(bar, description=name, advance=1)
-
-        results = benchmark.run(on_pass)
+    if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
+        screen.log_to(out.parent)
+    with screen.bar("benchmark", "pass") as bar:
+        bar.begin("benchmark", num_passes)
+        results = benchmark.run(lambda name: bar.update(bar.done + 1, note=name))
     table = results_table(results["rows"], COLUMNS, "median seconds")
     table.box, table.padding = SIMPLE, 0  # eleven columns in eighty letters
-    Console().print(table)
+    print_table(table)
     for note in notes(results):
-        typer.echo(note)
-    typer.echo(f"table {out} and {out.with_suffix('.md').name}")
+        screen.result(note)
+    screen.result(f"table {out} and {out.with_suffix('.md').name}")
     if results["failed"]:
         raise typer.Exit(FAILED)

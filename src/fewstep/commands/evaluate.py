@@ -23,6 +23,7 @@ from fewstep.commands.asked import (
     say_text_losses,
     settle_dtype,
 )
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,8 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
+    screen = Screen()
+    screen.say(f"evaluating {', '.join(models)}")
     import torch
 
     from fewstep.eval.choose_metrics import Setting, check_names, choose_metrics, unused_options
@@ -99,21 +102,25 @@ def evaluate(
     check_names(wanted or ())
     where = str(find_device(device))
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
-    dtype = settle_dtype(dtype, device, begun_dtype(folder))
+    dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)
     first = outlined[0].sampler
     shown = prompts_of(given, num, first.size, seed)
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
+    screen.say("looking at the metrics")
     chosen, left_out = choose_metrics(wanted, setting)
     check_folder(folder, outlined, setting, (chosen, left_out), dtype)
     for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(chosen, setting)):
-        typer.secho(sentence, fg="yellow", err=True)
+        screen.warn(sentence)
+    screen.say(f"loading {found[0].name} ({dtype})")
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     negative = [teacher.negative_prompt] if teacher.guidance.guides else []
-    say_text_losses(teacher.teacher, dict.fromkeys([*shown, *negative]))
+    say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
     evaluation = _begin(folder, found[0], teacher, setting, (chosen, left_out), dtype, batch)
-    _measure(evaluation, found, teacher, asked, dtype, device)
-    typer.echo(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+    screen.log_to(folder)
+    with screen:
+        _measure(evaluation, found, teacher, asked, dtype, device, screen)
+    screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
 
 
 def models_of(texts: list[str]) -> list[Model]:
@@ -147,21 +154,28 @@ def _begin(
 
 
 def _measure(
-    evaluation: Evaluation, models: Sequence[Model], teacher: Sampler, asked: Asked, dtype: DType, device: str | None
+    evaluation: Evaluation,
+    models: Sequence[Model],
+    teacher: Sampler,
+    asked: Asked,
+    dtype: DType,
+    device: str | None,
+    screen: Screen,
 ) -> None:
-    """Model after model, under a progress bar; one student at a time is in memory."""
+    """Model after model; one student at a time is in memory."""
     from dataclasses import replace
 
     import torch
-    from rich.console import Console
 
-    from fewstep.commands.evaluate_screen import figures_table, progress_bar, say_warnings
+    from fewstep.commands.evaluate_screen import figures_table, say_warnings
+    from fewstep.commands.tables import print_table
     from fewstep.eval.models import open_model
 
     asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
-    with progress_bar() as progress:
+    with screen.pieces("clip") as progress:
         evaluation.measure(models[0], teacher, progress)
         for model in models[1:]:
+            screen.say(f"loading {model.name} ({dtype})")
             evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
-    Console().print(figures_table(evaluation.rows))
-    say_warnings(evaluation.rows)
+    print_table(figures_table(evaluation.rows))
+    say_warnings(evaluation.rows, evaluation.prompts, screen)

@@ -17,10 +17,10 @@ def check_run(plan: Recipe, again: str | None = None) -> Outline:
     first obstacle, such as a folder that cannot be written, a device that is not there, data that cannot be read, a
     teacher that is not whole, a size that it cannot make, or what an earlier run left behind.
     """
-    from fewstep.distill.curves import check_tracker
     from fewstep.distill.data_checks import check_data, check_source
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
+    from fewstep.distill.trackers import check_tracker
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewstep.commands.asked import LEVELS, Computed, Device, DType, guidance_of, load, settle_dtype
+from fewstep.commands.progress import Screen
 from fewstep.commands.teacher import parse_steps
 
 if TYPE_CHECKING:
@@ -41,17 +42,19 @@ def table(
 
     Stages that others of as many steps go on from are on the way, and left out.
     """
+    screen = Screen()
+    screen.say(f"measuring the students of {', '.join(map(str, runs))}")
     from fewstep.eval.relay_table import begun_dtype
     from fewstep.eval.steps_table import Protocol
 
     if fresh:
         out.unlink(missing_ok=True)
-    dtype = settle_dtype(dtype, device, begun_dtype(out))
+    dtype = settle_dtype(screen, dtype, device, begun_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
     command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
     protocol = Protocol(num, guidance_of(guidance), seed, reference)
-    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device)
+    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device, screen)
 
 
 def _measure(
@@ -63,32 +66,34 @@ def _measure(
     to_teacher: bool,
     dtype: DType,
     device: str | None,
+    screen: Screen,
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from fewstep.commands.tables import print_table
+    from fewstep.eval.caution import on_distance
     from fewstep.eval.relay_table import COLUMNS, COLUMNS_OF_RUNS, RelayTable, relay_sheet, teacher_entries
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
+    from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
-    teacher = load(read_contract(find_stage(runs[0])).teacher, dtype, device)
+    name = read_contract(find_stage(runs[0])).teacher
+    screen.say(f"loading the teacher {name} ({dtype})")
+    teacher = load(name, dtype, device)
+    screen.say("loading the students")
     students = [entry for run in runs for entry in _students(run, teacher)]
     entries = [*teacher_entries(counts, protocol.guidance, students), *students]
     named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
     relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("clips", total=protocol.num)
-        rows = relay.measure(
-            entries, lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
-        )
+    with screen.pieces("clip") as progress:
+        rows = relay.measure(entries, progress)
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
-    Console().print(results_table(rows, named, "students beside their teacher"))
-    typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+    print_table(results_table(rows, named, "students beside their teacher"))
+    for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
+        screen.warn(sentence)
+    screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:

@@ -70,7 +70,7 @@ def test_an_unknown_verb_is_refused() -> None:
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    heavy = "{'torch', 'diffusers', 'transformers', 'datasets', 'matplotlib', 'pyarrow'}"
+    heavy = "{'torch', 'diffusers', 'transformers', 'peft', 'torchmetrics', 'pyarrow'}"
     code = f"import sys, fewstep.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset_reader import conditions_of, open_dataset, read_unconditional
+from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
 from fewstep.teacher.dataset_sources import item_seed
 from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.guidance import Guidance
@@ -29,6 +29,7 @@ from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.video import write_video
 from tests.commands.typed import fewstep
+from tests.teacher.stored import stored_rows
 
 SIZES = [(64, 96), (48, 48), (32, 80), (90, 50)]
 RATES = [24.0, 8.0, 30000 / 1001, 12.5, 60.0]
@@ -119,7 +120,7 @@ def shards(folder: Path) -> dict[str, str]:
 
 
 def rows_of(folder: Path, teacher: Teacher) -> list[dict[str, Any]]:
-    return list(open_dataset(folder, teacher_sha256=teacher.sha256()))
+    return stored_rows(folder, teacher.sha256())
 
 
 Mixed = tuple[Path, Path, dict[str, str], dict[str, str]]

@@ -22,7 +22,7 @@ from fewstep.commands.sample import sample
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
-from fewstep.waiting_threads import let_threads_sleep
+from fewstep.waiting_threads import shorten_spinning
 
 
 class _Verbs(TyperGroup):
@@ -99,5 +99,5 @@ def _fewstep(
 
 def main() -> None:
     """Entry point of the `fewstep` command."""
-    let_threads_sleep()
+    shorten_spinning()
     app()

@@ -25,12 +25,12 @@ _NEXT_TO_NOTHING = {
 
 
 def unfit(figure: Figure) -> str | None:
-    """Why no verdict can stand on a figure: `num` clips are too few, or fewer than its features have dimensions."""
+    """Why no verdict can stand on a figure: fewer clips than its features have dimensions, or a handful."""
     num, dimensions = figure.get("num"), figure.get("dimensions")
+    if num is not None and dimensions is not None and num < dimensions:
+        return f"{_clips(num)} {'is' if num == 1 else 'are'} fewer than the {dimensions} dimensions of its features"
     if num is not None and num < FEW_CLIPS:
         return f"{_clips(num)} {'is' if num == 1 else 'are'} too few"
-    if num is not None and dimensions is not None and num < dimensions:
-        return f"{num} clips are fewer than the {dimensions} dimensions of its features"
     return None
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.caution import is_above_ideal, unfit
+from fewstep.eval.caution import has_interval, is_above_ideal, unfit
 from fewstep.eval.report import words
 from fewstep.eval.report.clips import reel
-from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Latency, Row, RunRecord
+from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Latency, Row, RunRecord
 
 _TONES = 14  # of students: seven colours, then the same with dashed lines
 _POINTS = 1000  # of one curve
@@ -61,7 +61,7 @@ def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[s
                     "tone": tones[row.model],
                     "detail": details[row.model],
                     "x": _costs(row, comparison),
-                    "y": {name: figure.model_dump() for name, figure in row.metrics.items()},
+                    "y": {name: _plotted(figure) for name, figure in row.metrics.items()},
                 }
                 for row in evaluation.rows
             ],
@@ -77,6 +77,12 @@ def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[s
         "command": evaluation.command,
         "protocol": _json(evaluation.protocol),
     }
+
+
+def _plotted(figure: Figure) -> dict[str, Any]:
+    """For the plot; an interval of a handful of clips is no error bar."""
+    found = figure.model_dump()
+    return found if has_interval(found) else found | {"low": None, "high": None}
 
 
 def _paths(folder: Path, count: int) -> list[Path]:

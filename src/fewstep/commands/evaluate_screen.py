@@ -21,9 +21,11 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from fewstep.eval.caution import unfit
+    from fewstep.eval.caution import has_interval, unfit
 
-    table = Table(box=SIMPLE, padding=0, caption="± the farther end of the 95 % interval; both are in results.json")
+    shown = any(has_interval(figure) for row in rows for figure in row["metrics"].values())
+    caption = "± the farther end of the 95 % interval; both are in results.json" if shown else None
+    table = Table(box=SIMPLE, padding=0, caption=caption)
     for heading in ("", *(row["model"] for row in rows)):
         table.add_column(heading, justify="right")
     table.add_row("evaluations", *(str(row["evaluations"] or "") for row in rows))

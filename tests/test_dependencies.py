@@ -47,6 +47,10 @@ def imported() -> set[str]:
     return names
 
 
+def is_imported(name: str) -> bool:
+    return IMPORTED_AS.get(name, name.replace("-", "_")) in imported()
+
+
 def test_every_dependency_has_one_exact_pin() -> None:
     assert PINS.keys() == ALL.keys() - UNPINNED
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in PINS.values())
@@ -60,5 +64,4 @@ def test_a_pin_lies_within_what_users_may_have(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NEEDED))
 def test_every_dependency_is_imported(name: str) -> None:
-    module = IMPORTED_AS.get(name, name.replace("-", "_"))
-    assert (module in imported()) != (name in NEEDED_BY_OTHERS), f"{name}: drop it, or say who needs it"
+    assert is_imported(name) != (name in NEEDED_BY_OTHERS), f"{name}: drop it, or say who needs it"

@@ -1,15 +1,15 @@
-"""Small videos whose pictures tell their own number or place, and what editors and cameras do to files."""
+"""Small videos whose pictures tell their own number, place or colour."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,6 +17,19 @@ Frames = NDArray[np.uint8]  # (F, H, W, 3)
 Matrix = tuple[float, float, float, float]  # a, b, c, d of x' = a x + c y, y' = b x + d y
 
 FILES = Path(__file__).parents[1] / "cases" / "files"  # small ones that people really have
+GOP = {"g": "24", "bf": "2", "sc_threshold": "0", "b_strategy": "0"}  # for film(): B-frames between key frames
+OPEN_H264 = {"x264-params": "keyint=24:scenecut=0:open-gop=1:bframes=3:b-adapt=0"}
+OPEN_HEVC = {"x265-params": "keyint=24:scenecut=0:open-gop=1:bframes=4:b-adapt=0:log-level=none"}
+TURNS: dict[str, Matrix] = {
+    "upright": (1, 0, 0, 1),
+    "mirrored": (-1, 0, 0, 1),
+    "upside down": (-1, 0, 0, -1),
+    "upside down and mirrored": (1, 0, 0, -1),
+    "clockwise": (0, 1, -1, 0),
+    "counterclockwise": (0, -1, 1, 0),
+    "clockwise and mirrored": (0, 1, 1, 0),
+    "counterclockwise and mirrored": (0, -1, -1, 0),
+}
 _BITS = 8
 
 
@@ -97,69 +110,70 @@ def as_shown(picture: NDArray[np.uint8], aspect: float, matrix: Matrix, height: 
     return np.asarray(turned.resize((width, height), box=box))
 
 
-def remuxed(source: Path, path: Path, begin: float = 0.0, end: float = np.inf, **options: str) -> Path:
-    """The packets as they are, from the key frame before `begin` to `end`, as `ffmpeg -ss .. -c copy` cuts."""
-    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
-        stream = old.streams.video[0]
-        copy = new.add_stream_from_template(stream)
-        assert stream.time_base is not None
-        old.seek(round(begin / stream.time_base), stream=stream)
-        shift = round(begin / stream.time_base)
-        for packet in old.demux(stream):
-            if packet.dts is None or packet.pts is None or packet.pts * stream.time_base >= end:
-                continue
-            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
-            new.mux(packet)
+def two_streams(path: Path, first: Disposition, second: Disposition) -> Path:
+    """A white still or film in front of a brightening one."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=8) for _ in range(2)]
+        for stream, disposition in zip(streams, (first, second), strict=True):
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            stream.disposition = disposition
+        for stream, frames in zip(streams, (np.full((24, 64, 96, 3), 255, np.uint8), brightening(24)), strict=True):
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+            container.mux(stream.encode())
     return path
 
 
-def with_edits(path: Path, edits: Sequence[tuple[float, float | None]]) -> Path:
-    """The mp4 or mov with this edit list: (seconds shown, from which second of what is stored; None shows nothing)."""
-    content = path.read_bytes()
-    (units,) = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)
-    (ticks,) = struct.unpack_from(">I", content, content.index(b"mdhd") + 16)
-    rows = [(round(shown * units), -1 if at is None else round(at * ticks), 1 << 16) for shown, at in edits]
-    table = b"".join(struct.pack(">IiI", *row) for row in rows)
-    edit_list = _box(b"edts", _box(b"elst", struct.pack(">II", 0, len(rows)) + table))
+COLOURS = np.array(
+    [
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+        (200, 60, 30),
+        (30, 200, 120),
+        (128, 128, 128),
+        (250, 240, 20),
+        (9, 20, 30),
+    ],
+    np.uint8,
+)
 
-    def changed(kind: bytes, body: bytes) -> bytes:
-        if kind not in (b"moov", b"trak"):
-            return _box(kind, body)
-        inner = [changed(k, b) + (edit_list if k == b"tkhd" else b"") for k, b in _boxes(body) if k != b"edts"]
-        return _box(kind, b"".join(inner))
 
-    path.write_bytes(b"".join(changed(kind, body) for kind, body in _boxes(content)))
+class ColourMatrix(IntEnum):
+    """AVCOL_SPC_*"""
+
+    BT709 = 1
+    BT601_PAL = 5
+    BT601_NTSC = 6
+    SMPTE240M = 7
+    BT2020 = 9
+
+
+_LUMA = {  # of red and of blue
+    ColourMatrix.BT709: (0.2126, 0.0722),
+    ColourMatrix.BT601_PAL: (0.299, 0.114),
+    ColourMatrix.BT601_NTSC: (0.299, 0.114),
+    ColourMatrix.SMPTE240M: (0.212, 0.087),
+    ColourMatrix.BT2020: (0.2627, 0.0593),
+}
+
+
+def coloured(path: Path, matrix: ColourMatrix, full_range: bool, height: int = 16, tag: int | None = None) -> Path:
+    """Eight coloured stripes, converted by the standard's own formula, not by ffmpeg."""
+    red, green, blue = COLOURS.T / 255
+    of_red, of_blue = _LUMA[matrix]
+    luma = of_red * red + (1 - of_red - of_blue) * green + of_blue * blue
+    planes = np.stack([luma, (blue - luma) / (2 - 2 * of_blue), (red - luma) / (2 - 2 * of_red)])
+    scale, offset = ((255, 255, 255), (0, 128, 128)) if full_range else ((219, 224, 224), (16, 128, 128))
+    codes = np.clip(planes * np.array(scale)[:, None] + np.array(offset)[:, None], 0, 255).round().astype(np.uint8)
+    picture = np.broadcast_to(codes.repeat(16, axis=1)[:, None], (3, height, 128)).copy()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = height, 128, "yuv444p"
+        stream.codec_context.colorspace = matrix if tag is None else tag
+        stream.codec_context.color_range = 2 if full_range else 1
+        stream.options = {"crf": "1"}
+        for _ in range(9):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv444p")))
+        container.mux(stream.encode())
     return path
-
-
-def with_matrix(path: Path, matrix: Matrix) -> Path:
-    """The mp4 or mov with this display matrix in its track header."""
-    a, b, c, d = (round(value * (1 << 16)) for value in matrix)
-    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    return _patched(
-        path, b"tkhd", lambda head: head.replace(upright, struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30), 1)
-    )
-
-
-def with_pixel_aspect(path: Path, across: int, down: int) -> Path:
-    """The mp4 or mov whose container says how wide and high a pixel is, whatever the stream says."""
-    return _patched(path, b"pasp", lambda rest: rest[:4] + struct.pack(">ii", across, down) + rest[12:])
-
-
-def _patched(path: Path, name: bytes, change: Callable[[bytes], bytes]) -> Path:
-    head, found, rest = path.read_bytes().partition(name)
-    assert found, f"{path} has no {name!r}"
-    path.write_bytes(head + change(found + rest))
-    return path
-
-
-def _box(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body) + 8) + kind + body
-
-
-def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at < len(content):
-        size, kind = struct.unpack_from(">I4s", content, at)
-        yield kind, content[at + 8 : at + size]
-        at += size

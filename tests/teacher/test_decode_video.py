@@ -9,14 +9,25 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from av.stream import Disposition
 from PIL import Image
 
 from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, decode_video
-from tests.teacher.films import FILES, brightening, film, greys, numbered, numbers, remuxed, with_edits
+from tests.teacher.edited import remuxed, with_edits
+from tests.teacher.films import (
+    FILES,
+    GOP,
+    OPEN_H264,
+    OPEN_HEVC,
+    brightening,
+    film,
+    greys,
+    numbered,
+    numbers,
+    two_streams,
+)
 
 CLIP = ClipShape(num_frames=9, height=32, width=32, fps=8)
 
@@ -77,7 +88,6 @@ def test_a_long_video_is_read_from_its_middle(tmp_path: Path) -> None:
 
 
 NUMBERS = ClipShape(num_frames=9, height=16, width=32, fps=8)  # shows all of numbered()
-GOP = {"g": "24", "bf": "2", "sc_threshold": "0", "b_strategy": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +161,9 @@ def test_parts_in_another_order_are_shown_in_that_order(tmp_path: Path, eight_se
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [
-        ("open.mp4", "libx264", {"x264-params": "keyint=24:scenecut=0:open-gop=1:bframes=3:b-adapt=0"}),
+        ("open.mp4", "libx264", OPEN_H264),
         ("refresh.mkv", "libx264", {"x264-params": "keyint=24:scenecut=0:intra-refresh=1:bframes=0"}),
-        ("open.mov", "libx265", {"x265-params": "keyint=24:scenecut=0:open-gop=1:bframes=4:b-adapt=0:log-level=none"}),
+        ("open.mov", "libx265", OPEN_HEVC),
         ("a.mkv", "libx264", GOP),
         ("b.avi", "libx264", GOP),
         ("c.avi", "mpeg4", GOP | {"b": "2M"}),
@@ -178,20 +188,6 @@ def test_the_centre_is_exact_whatever_the_frames_refer_to(
 def test_a_palette_outlives_a_seek() -> None:
     clip = decode_video(FILES / "palette.avi", ClipShape(9, 12, 16, 8))
     assert len({frame.tobytes() for frame in clip}) == 9 and clip[0, 0, 8].tolist() == [252, 252, 0]
-
-
-def two_streams(path: Path, first: Disposition, second: Disposition) -> Path:
-    """A white still or film in front of a brightening one."""
-    with av.open(str(path), "w") as container:
-        streams = [container.add_stream("libx264", rate=8) for _ in range(2)]
-        for stream, disposition in zip(streams, (first, second), strict=True):
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-            stream.disposition = disposition
-        for stream, frames in zip(streams, (np.full((24, 64, 96, 3), 255, np.uint8), brightening(24)), strict=True):
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
-            container.mux(stream.encode())
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])

@@ -15,29 +15,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewstep.teacher.decode_video import ClipShape, UnreadableVideo, decode_video
+from tests.teacher.edited import with_matrix, with_pixel_aspect
 from tests.teacher.films import (
+    COLOURS,
     FILES,
+    TURNS,
+    ColourMatrix,
     Matrix,
     as_shown,
     brightening,
+    coloured,
     film,
     greys,
     located,
-    with_matrix,
-    with_pixel_aspect,
 )
 
 CLIP = ClipShape(num_frames=9, height=32, width=32, fps=8)
-TURNS: dict[str, Matrix] = {
-    "upright": (1, 0, 0, 1),
-    "mirrored": (-1, 0, 0, 1),
-    "upside down": (-1, 0, 0, -1),
-    "upside down and mirrored": (1, 0, 0, -1),
-    "clockwise": (0, 1, -1, 0),
-    "counterclockwise": (0, -1, 1, 0),
-    "clockwise and mirrored": (0, 1, 1, 0),
-    "counterclockwise and mirrored": (0, -1, -1, 0),
-}
 SHAPES = [(32, 32), (32, 64), (64, 32)]  # of clips
 
 
@@ -144,45 +137,6 @@ def test_exif_in_the_pictures_of_a_camera_turns_them(tmp_path: Path, orientation
     assert_shown(tmp_path / "a.mov", 1, TURNS[EXIF[orientation - 1]])
 
 
-COLOURS = np.array(
-    [
-        (255, 0, 0),
-        (0, 255, 0),
-        (0, 0, 255),
-        (200, 60, 30),
-        (30, 200, 120),
-        (128, 128, 128),
-        (250, 240, 20),
-        (9, 20, 30),
-    ],
-    np.uint8,
-)
-BT709, BT601_PAL, BT601_NTSC, SMPTE240M, BT2020 = 1, 5, 6, 7, 9  # AVCOL_SPC_*
-_LUMA = {BT709: (0.2126, 0.0722), BT601_PAL: (0.299, 0.114), BT601_NTSC: (0.299, 0.114)}
-_LUMA |= {SMPTE240M: (0.212, 0.087), BT2020: (0.2627, 0.0593)}  # of red and blue
-
-
-def coloured(path: Path, matrix: int, full_range: bool, height: int = 16, tag: int | None = None) -> Path:
-    """Eight coloured stripes, converted by the standard's own formula, not by ffmpeg."""
-    red, green, blue = COLOURS.T / 255
-    of_red, of_blue = _LUMA[matrix]
-    luma = of_red * red + (1 - of_red - of_blue) * green + of_blue * blue
-    planes = np.stack([luma, (blue - luma) / (2 - 2 * of_blue), (red - luma) / (2 - 2 * of_red)])
-    scale, offset = ((255, 255, 255), (0, 128, 128)) if full_range else ((219, 224, 224), (16, 128, 128))
-    codes = np.clip(planes * np.array(scale)[:, None] + np.array(offset)[:, None], 0, 255).round().astype(np.uint8)
-    picture = np.broadcast_to(codes.repeat(16, axis=1)[:, None], (3, height, 128)).copy()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.height, stream.width, stream.pix_fmt = height, 128, "yuv444p"
-        stream.codec_context.colorspace = matrix if tag is None else tag
-        stream.codec_context.color_range = 2 if full_range else 1
-        stream.options = {"crf": "1"}
-        for _ in range(9):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv444p")))
-        container.mux(stream.encode())
-    return path
-
-
 def colours(path: Path, height: int = 16) -> NDArray[np.float64]:
     clip = decode_video(path, ClipShape(9, height, 128, 8))
     stripes: NDArray[np.float64] = clip[:, :, 8::16].mean((0, 1))
@@ -190,17 +144,17 @@ def colours(path: Path, height: int = 16) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("full_range", [False, True])
-@pytest.mark.parametrize("matrix", [BT709, BT601_PAL, BT601_NTSC, SMPTE240M, BT2020])
+@pytest.mark.parametrize("matrix", ColourMatrix)
 def test_colours_come_back_by_the_matrix_and_range_that_the_file_states(
-    tmp_path: Path, matrix: int, full_range: bool
+    tmp_path: Path, matrix: ColourMatrix, full_range: bool
 ) -> None:
     # With the releases of av before 17, which took everything for BT.601, BT.709 is off by 30 here.
     path = coloured(tmp_path / "a.mp4", matrix, full_range)
     np.testing.assert_allclose(colours(path), COLOURS, atol=3)
 
 
-@pytest.mark.parametrize(("height", "matrix"), [(576, BT601_PAL), (720, BT709)])
-def test_untagged_colours_are_those_of_their_size(tmp_path: Path, height: int, matrix: int) -> None:
+@pytest.mark.parametrize(("height", "matrix"), [(576, ColourMatrix.BT601_PAL), (720, ColourMatrix.BT709)])
+def test_untagged_colours_are_those_of_their_size(tmp_path: Path, height: int, matrix: ColourMatrix) -> None:
     path = coloured(tmp_path / "a.mp4", matrix, False, height, tag=2)
     np.testing.assert_allclose(colours(path, height), COLOURS, atol=3)
 

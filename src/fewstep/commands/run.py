@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.base import Teacher
 
 
@@ -42,14 +42,17 @@ def run(
     if dry_run:
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
+        from fewstep.distill.run_folder import RunFolder
 
-        show(plan, check_run(plan, again))
+        show(plan, check_run(plan, RunFolder(plan.out), again))
         return
     follow(plan, again)
 
 
-def follow(plan: Recipe, again: str | None = None) -> None:
+def follow(plan: Recipe, again: str | None = None, option: str | None = None) -> None:
     """Makes the data and runs every stage that is not finished, under progress bars.
+
+    `option` is how another folder is chosen, where that is not with --set out=DIR.
 
     Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
     teacher is loaded, for all that `--dry-run` refuses.
@@ -57,8 +60,9 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     from fewstep.commands.run_checks import check_run
-    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.run_folder import OPTION, RunFolder
 
+    folder = RunFolder(plan.out, option or OPTION)
     bf16 = plan.precision == "bfloat16"
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
@@ -67,13 +71,13 @@ def follow(plan: Recipe, again: str | None = None) -> None:
         cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
     )
     if accelerator.is_main_process:
-        check_run(plan, again)
+        check_run(plan, folder, again)
     accelerator.wait_for_everyone()
-    with RunFolder(plan.out).locked(accelerator.is_main_process):
-        _follow(plan, again, accelerator)
+    with folder.locked(accelerator.is_main_process):
+        _follow(plan, folder, again, accelerator)
 
 
-def _follow(plan: Recipe, again: str | None, accelerator: Accelerator) -> None:
+def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator) -> None:
     """What is left to do once nothing stands in the way."""
     import torch
 
@@ -81,19 +85,18 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator) -> None:
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips
     from fewstep.distill.data_checks import asked_size
-    from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.interrupts import deferred_interrupt
 
     bf16 = plan.precision == "bfloat16"
     teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
-    folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
+    screen = RunScreen(quiet=not accelerator.is_main_process)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
         folder.begin(plan, again)
         if data == folder.data:
-            _make_data(plan, teacher, data, screen)
+            _make_data(plan, teacher, folder, screen)
     accelerator.wait_for_everyone()
     clips = read_clips(data, teacher, asked_size(plan))
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
@@ -106,10 +109,10 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator) -> None:
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 
-def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
+def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
     from fewstep.distill.data_checks import clip_size
 
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), out, on_clip)
+        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)

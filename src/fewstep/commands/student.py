@@ -46,10 +46,8 @@ def table(
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
     command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
-    if fresh:
-        out.unlink(missing_ok=True)
     protocol = Protocol(num, guidance_of(guidance), seed, reference)
-    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device)
+    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device, fresh)
 
 
 def _measure(
@@ -61,6 +59,7 @@ def _measure(
     to_teacher: bool,
     dtype: DType,
     device: str | None,
+    fresh: bool,
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from rich.console import Console
@@ -70,13 +69,19 @@ def _measure(
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
+    from fewstep.student.outline import outline_students
+    from fewstep.teacher.loading import find_device
     from fewstep.teacher.video import write_image
 
+    find_device(device)
+    named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
+    _, outline = outline_students([stage for run in runs for stage in _finished(run)])
+    if outline.whole:
+        RelayTable(outline.teacher, protocol, command, out, to_teacher, dtype, named, fresh)
     teacher = load(read_contract(find_stage(runs[0])).teacher, dtype, device)
     students = [entry for run in runs for entry in _students(run, teacher)]
     entries = [*teacher_entries(counts, protocol.guidance, students), *students]
-    named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
-    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named)
+    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named, fresh)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("clips", total=protocol.num)
@@ -87,6 +92,23 @@ def _measure(
     write_image(sheet, relay_sheet(relay, entries))
     Console().print(results_table(rows, named, "students beside their teacher"))
     typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+
+
+def _finished(run: Path) -> list[Path]:
+    """The folders of a run's finished stages. Raises ValueError when there is no run, or none is finished."""
+    from fewstep.distill.recipe import kept_recipe
+    from fewstep.distill.run_folder import RunFolder
+
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{run} is no run (it has no recipe.yaml): pass the folder of a `fewstep run`")
+    folder = RunFolder(run)
+    found = [stage.name for stage in kept_recipe(run).stages if folder.finished(stage.name)]
+    if not found:
+        raise ValueError(f"{run} has no finished stage yet: run its recipe to the end of a stage")
+    for name in found:
+        if "train_seconds" not in folder.result(name):
+            raise ValueError(f"{folder.stage(name) / 'result.json'} has no train_seconds: restore it")
+    return [folder.stage(name) for name in found]
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:

@@ -72,9 +72,7 @@ def table(
     counts = parse_steps(steps)
     command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
     command += ["--seed", seed, "--reference", reference, "--out", out]
-    if fresh:
-        out.unlink(missing_ok=True)
-    measure(teacher, counts, Protocol(num, guidance_of(guidance), seed, reference), command, out, device)
+    measure(teacher, counts, Protocol(num, guidance_of(guidance), seed, reference), command, out, device, fresh)
 
 
 @teacher_app.command("videos")
@@ -115,7 +113,13 @@ def parse_steps(text: str) -> list[int]:
 
 
 def measure(
-    teacher: str, counts: list[int], protocol: Protocol, command: list[Any], out: Path, device: str | None = None
+    teacher: str,
+    counts: list[int],
+    protocol: Protocol,
+    command: list[Any],
+    out: Path,
+    device: str | None = None,
+    fresh: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from rich.console import Console
@@ -124,10 +128,16 @@ def measure(
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.outline import outline_teacher
     from fewstep.teacher.video import write_image
 
+    find_device(device)
+    outline = outline_teacher(teacher)
+    if outline.whole:
+        StepsTable(outline.teacher, protocol, "", out, fresh)
     asked = load_teacher(teacher, device=device)
-    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out)
+    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out, fresh)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("clips", total=protocol.num)

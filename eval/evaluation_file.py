@@ -63,6 +63,14 @@ def joined_protocol(out: Path, protocol: dict[str, Any]) -> tuple[dict[str, Any]
     return protocol, rows
 
 
+def check_begun(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError when the evaluation in `out` has other values of these parts of its protocol."""
+    path = out / FILE_NAME
+    if path.exists():
+        before = _read(path)[0]
+        _check(path, {name: before.get(name) for name in settings}, settings)
+
+
 def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
     """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
     if not (out / FILE_NAME).exists():

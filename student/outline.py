@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.student.contract import SamplingContract, read_contract
@@ -11,6 +12,22 @@ from fewstep.student.loading import Student, find_stage, is_student
 from fewstep.student.sampler import Asked, Sampler, refuse_hub_student, student_sampler, teacher_sampler
 from fewstep.student.weights import check_weights
 from fewstep.teacher.outline import Outline, outline_teacher
+
+
+def outline_students(stages: Sequence[Path]) -> tuple[list[Student], Outline]:
+    """Finished stages of one teacher, without weights, and its outline.
+
+    Raises ValueError as `outline_sampler` does, and when their teachers differ.
+    """
+    first, outline = _stage(stages[0], None)
+    found = [first, *(_stage(stage, outline)[0] for stage in stages[1:])]
+    for student, stage in zip(found, stages, strict=True):
+        if student.contract.teacher_sha256 != first.contract.teacher_sha256:
+            raise ValueError(
+                f"{stage} is a student of {student.contract.teacher}, {stages[0]} of {first.contract.teacher}: one "
+                "table holds students of one teacher"
+            )
+    return found, outline
 
 
 def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = None) -> tuple[Sampler, Outline]:
@@ -26,24 +43,27 @@ def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = 
         refuse_hub_student(source, found.teacher)
         return teacher_sampler(found.teacher, str(source), asked), found
     if is_export(path):
-        contract, found = _export(path, outline)
+        student, found = _export(path, outline)
     else:
-        stage = find_stage(path, None if asked.force else asked.steps)
-        contract = read_contract(stage)
-        found = _teacher_of(stage, contract, outline)
-        check_weights(stage, the_denoiser(found.teacher))
-    student = Student(found.teacher, the_denoiser(found.teacher), contract)
+        student, found = _stage(find_stage(path, None if asked.force else asked.steps), outline)
     return student_sampler(student, str(source), asked), found
 
 
-def _export(path: Path, outline: Outline | None) -> tuple[SamplingContract, Outline]:
+def _stage(stage: Path, outline: Outline | None) -> tuple[Student, Outline]:
+    contract = read_contract(stage)
+    found = _teacher_of(stage, contract, outline)
+    check_weights(stage, the_denoiser(found.teacher))
+    return Student(found.teacher, the_denoiser(found.teacher), contract), found
+
+
+def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = check_export(path)
     own = own_pipeline(path)
     found = outline_teacher(path) if own else _teacher_of(path, contract, outline)
     check_family(path, contract, found.teacher)
     if own:
         check_schedule(path, contract, found.teacher)
-    return contract, found
+    return Student(found.teacher, the_denoiser(found.teacher), contract), found
 
 
 def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None) -> Outline:

@@ -160,7 +160,10 @@ def clip_size(own: VideoSize | None, num_frames: int | None, height: int | None,
     pairs = zip((num_frames, height, width), own or (None, None, None), strict=True)
     found = [side for one, usual in pairs if (side := usual if one is None else one) is not None]
     if len(found) < 3:
-        raise ValueError("the teacher states no size of its own: pass --frames, --height and --width")
+        raise ValueError(
+            "the teacher states no size of its own: pass --frames, --height and --width, or write num_frames, height "
+            "and width into a fewstep.json in its folder"
+        )
     return VideoSize(*found)
 
 
@@ -168,5 +171,5 @@ def _check_negative(contract: SamplingContract, negative_prompt: str) -> None:
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
             f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "
-            "effect without guidance; leave --negative-prompt out, or --force samples it all the same"
+            "effect without guidance; leave --negative-prompt out, or `fewstep sample --force` samples it all the same"
         )

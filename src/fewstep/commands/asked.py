@@ -109,11 +109,13 @@ def named_sources(given: list[str]) -> dict[str, str]:
 def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
     """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own.
 
-    Raises ValueError for guidance that is neither a number nor 5@0.3-0.93.
+    Raises ValueError for guidance that is neither a number nor 5@0.3-0.93, and for what else stands behind an @.
     """
     from fewstep.teacher.guidance import Guidance
 
     match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d.*))?", source)
+    if match is None and "@" in source and not Path(source).expanduser().exists():
+        raise ValueError(f"{source!r} is no SOURCE@STEPS[:GUIDANCE], such as shapes@4 or shapes@50:7.5")
     if match is None:
         return source, None, None
     return match[1], int(match[2]), None if match[3] is None else Guidance.of(match[3])

@@ -26,9 +26,13 @@ def demo(
     from fewstep.commands.report import report
     from fewstep.commands.run import follow
     from fewstep.distill.recipe import read_recipe
+    from fewstep.eval.evaluation_file import check_begun
+    from fewstep.teacher.atomic import check_writable
 
+    check_writable(out)
+    check_begun(out / "evaluation", {"num": num, "seed": seed})
     with screen:
-        follow(read_recipe("shapes-demo", [f"out={out}", f"seed={seed}"]), screen=screen)
+        follow(read_recipe("shapes-demo", [f"out={out}", f"seed={seed}"]), screen=screen, option="--out DIR")
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
     evaluate(models, num=num, out=out / "evaluation", seed=seed, batch=16, metrics=_METRICS, world_clips=1024)
     benchmark(models, repetitions=5, out=out / "benchmark.json")

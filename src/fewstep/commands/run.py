@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.base import Teacher
 
 
@@ -52,9 +53,10 @@ def run(
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
         from fewstep.commands.run_precision import settle_precision
+        from fewstep.distill.run_folder import RunFolder
 
         plan, line = settle_precision(plan)
-        outline = check_run(plan, again)
+        outline = check_run(plan, RunFolder(plan.out), again)
         if line is not None:
             screen.say(line)
         show(plan, outline)
@@ -63,8 +65,10 @@ def run(
         follow(plan, again, screen)
 
 
-def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None) -> None:
+def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None, option: str | None = None) -> None:
     """Makes the data and runs every stage that is not finished, and shows how far it is.
+
+    `option` is how another folder is chosen, where that is not with --set out=DIR.
 
     Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
     teacher is loaded, for all that `--dry-run` refuses.
@@ -74,9 +78,9 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
-    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.run_folder import OPTION, RunFolder
 
-    screen = screen or RunScreen()
+    folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
     patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
     plan, precision_line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
     if precision_line is not None:
@@ -86,13 +90,13 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
     if accelerator.is_main_process:
-        check_run(plan, again)
+        check_run(plan, folder, again)
     accelerator.wait_for_everyone()
-    with RunFolder(plan.out).locked(accelerator.is_main_process):
-        _follow(plan, again, accelerator, screen)
+    with folder.locked(accelerator.is_main_process):
+        _follow(plan, folder, again, accelerator, screen)
 
 
-def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, screen: RunScreen) -> None:
+def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator, screen: RunScreen) -> None:
     """The run itself, once nothing stands in its way."""
     import torch
 
@@ -101,13 +105,12 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, screen: R
     from fewstep.distill.data_checks import asked_size
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import stage_work
-    from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import open_tracker
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.interrupts import deferred_interrupt
 
-    folder, device = RunFolder(plan.out), plan.device or accelerator.device
+    device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
@@ -117,7 +120,7 @@ def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, screen: R
         screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
         if data == folder.data:
-            _make_data(plan, teacher, data, screen)
+            _make_data(plan, teacher, folder, screen)
     tracker = open_tracker(plan, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if line := check_usable(plan.data, data):
@@ -144,15 +147,15 @@ def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> 
 
     text = read_data_text(plan.data, data)
     if text.unmatched:
-        screen.say(str(text.unmatched))
+        screen.warn(str(text.unmatched))
     for line in text_losses(teacher, [*text.prompts, *plan.logging.prompts]):
-        screen.say(line)
+        screen.warn(line)
 
 
-def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
+def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
     from fewstep.distill.data_checks import clip_size
 
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), out, on_clip)
+        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)

@@ -81,9 +81,8 @@ def table(
     counts = parse_steps(steps)
     command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
     command += ["--seed", seed, "--reference", reference, "--out", out]
-    if fresh:
-        out.unlink(missing_ok=True)
-    measure(teacher, counts, Protocol(num, guidance_of(guidance), seed, reference), command, out, device, screen)
+    protocol = Protocol(num, guidance_of(guidance), seed, reference)
+    measure(teacher, counts, protocol, command, out, device, screen, fresh)
 
 
 @teacher_app.command("videos")
@@ -134,6 +133,7 @@ def measure(
     out: Path,
     device: str | None,
     screen: Screen,
+    fresh: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from fewstep.commands.tables import print_table
@@ -141,12 +141,18 @@ def measure(
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.outline import outline_teacher
     from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
+    find_device(device)
+    outline = outline_teacher(teacher)
+    if outline.whole:
+        StepsTable(outline.teacher, protocol, "", out, fresh)
     screen.say(f"loading the teacher {teacher}")
     asked = load_teacher(teacher, device=device)
-    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out)
+    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out, fresh)
     with screen.pieces("clip") as progress:
         rows = [table.row(steps, progress) for steps in (None, *counts)]
     sheet = out.with_suffix(".png")

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.atomic import naming_full_disk, whole_file
 
 
 class Curves:
@@ -25,17 +25,19 @@ class Curves:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_curve(self._path) if line["step"] <= step]
+        self._newest = [line for line in kept if line["step"] == step]
         with whole_file(self._path) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if tracker != "none":
             self._tracker = _tracker(tracker, folder, stage, step)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One point: the figures after `step` steps."""
-        if not self._main:
+        """One point: the figures after `step` steps. Samples that a resume makes again leave no second one."""
+        point = {"step": step, **figures}
+        if not self._main or point in self._newest:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+        with naming_full_disk(self._path), self._path.open("a") as file:
+            file.write(json.dumps(point) + "\n")
         if self._tracker is not None:
             self._tracker.log(dict(figures), step=step)
 
@@ -75,7 +77,7 @@ def _tracker(name: str, folder: Path, stage: str, step: int) -> Any:
     from accelerate import tracking
 
     if name == "tensorboard":  # after a resume, what was logged beyond the checkpoint is hidden
-        found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step)
+        found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step + 1)
     else:
         kinds: dict[str, Any] = {"wandb": tracking.WandBTracker, "trackio": tracking.TrackioTracker}
         found = kinds[name](f"{folder.name}-{stage}")

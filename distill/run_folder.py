@@ -15,6 +15,7 @@ from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
+from fewstep.teacher.atomic import naming_full_disk
 
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
@@ -79,10 +80,11 @@ class RunFolder:
         folder = self.stage(name)
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part)
-        (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
-        os.replace(part, folder)
+        with naming_full_disk(folder):
+            part.mkdir(parents=True)
+            write(part)
+            (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+            os.replace(part, folder)
         (self.path / STATE).unlink(missing_ok=True)
         return folder
 

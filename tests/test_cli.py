@@ -95,7 +95,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     return stop.value.code
 
 
-FULL = "no space left on the disk; make room and run the same command again to finish"
+FULL = "there is no space left on the disk; make room and run the same command again to resume"
 SENTENCES = [
     (ValueError("steps is 0;\n it must be at least 1"), "steps is 0; it must be at least 1"),
     (ValueError(), "ValueError"),
@@ -128,7 +128,9 @@ def test_a_wrong_recipe_is_told_in_one_sentence(
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(KeyboardInterrupt(), monkeypatch) == 130
-    assert capsys.readouterr().err == "stopped; run the same command again to finish\n"
+    assert capsys.readouterr().err == (
+        "stopped by Ctrl-C; run the same command again to resume: what was finished is kept\n"
+    )
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.interrupts import Signals
 
 QUIET = Logging(tracker="none", every=1)
 
@@ -85,18 +87,14 @@ def case(tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path) -> Case:
     return Case(tiny_teacher, tiny_dataset, tmp_path / "run")
 
 
-def never() -> bool:
-    return False
-
-
 def ignore(step: int, loss: float) -> None:
     pass
 
 
-def after(steps: int) -> tuple[Callable[[int, float], None], Callable[[], bool]]:
-    """A run's `on_step` and `interrupted` that stop it after so many steps."""
-    done: list[int] = []
-    return lambda step, loss: done.append(step), lambda: bool(done) and done[-1] >= steps
+def after(steps: int, number: int = signal.SIGTERM) -> tuple[Callable[[int, float], None], Signals]:
+    """A run's `on_step` and `signals` that stop it after so many steps."""
+    signals = Signals()
+    return lambda step, loss: signals.receive(number) if step >= steps else None, signals
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -122,7 +120,7 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
     case: Case, tmp_path: Path, kind: str, train: Train, stage: dict[str, Any]
 ) -> None:
     whole = case.trainer(kind, train, **stage)
-    whole.run(ignore, never)
+    whole.run(ignore, Signals())
     expected, curve = weights(whole), case.curve()
 
     case.folder = tmp_path / "again"
@@ -130,7 +128,7 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
     case.trainer(kind, train, **stage).run(*after(3))
     resumed = case.trainer(kind, train, **stage)
     assert resumed.step == 3
-    resumed.run(ignore, never)
+    resumed.run(ignore, Signals())
     found = weights(resumed)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert case.curve() == curve and len(curve) == 6
@@ -141,7 +139,7 @@ def test_points_beyond_the_checkpoint_are_taken_back(case: Case) -> None:
     trainer.run(*after(3))
     path = case.folder / "curves" / "s.jsonl"
     path.write_text(path.read_text() + '{"step": 4, "student/loss": 99}\n{"step": 5, "stu')
-    case.trainer().run(ignore, never)
+    case.trainer().run(ignore, Signals())
     steps = [point["step"] for point in case.curve()]
     assert steps == [1, 2, 3, 4, 5, 6] and case.curve()[3]["student/loss"] != 99
 
@@ -159,7 +157,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(case: Case) -> None:
 
     for trainer in (whole, halves):
         trainer.batches.batch = same  # type: ignore[method-assign]
-        trainer.run(ignore, never)
+        trainer.run(ignore, Signals())
         (case.folder / "state.pt").unlink()
     first, second = weights(whole), weights(halves)
     assert all(torch.allclose(first[name], second[name], atol=1e-7) for name in first)
@@ -167,7 +165,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(case: Case) -> None:
 
 def test_loss_falls(case: Case) -> None:
     trainer = case.trainer(steps=40, lr=3e-3, batch=8)
-    trainer.run(ignore, never)
+    trainer.run(ignore, Signals())
     losses = [point["student/loss"] for point in case.curve()]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
@@ -186,7 +184,7 @@ def test_not_a_number_stops_the_run_and_keeps_the_weights_before(case: Case) -> 
 
     broken.batches.batch = poisoned  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"stage s: the student's loss is nan .* at step 2; .*lower its learning rate"):
-        broken.run(ignore, never)
+        broken.run(ignore, Signals())
     kept = weights(case.trainer(steps=4))
     assert all(torch.equal(kept[name], before[name]) for name in before)
 
@@ -205,13 +203,13 @@ def test_half_a_step_is_never_kept(case: Case) -> None:
 
     broken.objective.loss = poisoned  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="the student's loss is nan"):
-        broken.run(ignore, never)
+        broken.run(ignore, Signals())
     assert broken.drawn == trainer.drawn and (case.folder / "state.pt").read_bytes() == kept
 
 
 def test_the_students_rise_is_not_the_discriminators(case: Case) -> None:
     """All of its own warm-up lies within the first step."""
-    case.trainer("adversarial", steps=6, warmup=3, cooldown=0).run(ignore, never)
+    case.trainer("adversarial", steps=6, warmup=3, cooldown=0).run(ignore, Signals())
     assert [point["student/lr_scale"] for point in case.curve()][:3] == pytest.approx([1 / 3, 2 / 3, 1])
     assert {point["discriminator/lr_scale"] for point in case.curve()} == {1}
 
@@ -229,7 +227,7 @@ def test_seconds_are_those_of_training_alone(case: Case, monkeypatch: pytest.Mon
     trainer.samples = lambda step: passes(100) or {}  # type: ignore[func-returns-value]
     loss = trainer.objective.loss
     trainer.objective.loss = lambda *turn: passes(1) or loss(*turn)  # type: ignore[func-returns-value, method-assign]
-    trainer.run(ignore, never)
+    trainer.run(ignore, Signals())
     assert (trainer.seconds, now) == (2, 202)
 
 
@@ -259,7 +257,7 @@ def test_each_player_has_its_own_rate_and_momentum(case: Case) -> None:
 def test_the_discriminator_moves_in_its_own_turns_alone(case: Case) -> None:
     trainer = case.trainer("adversarial", steps=1)
     before = {name: p.clone() for name, p in trainer.modules["discriminator"].state_dict().items()}
-    trainer.run(ignore, never)
+    trainer.run(ignore, Signals())
     after_run = trainer.modules["discriminator"].state_dict()
     assert any(not torch.equal(before[name], after_run[name]) for name in before)
     (point,) = case.curve()

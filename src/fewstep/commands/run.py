@@ -57,11 +57,12 @@ def follow(plan: Recipe, again: str | None = None) -> None:
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.curves import check_tracker
     from fewstep.distill.data import read_clips
+    from fewstep.distill.processes import wait_for_all
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.base import load_teacher
-    from fewstep.teacher.interrupts import deferred_interrupt
+    from fewstep.teacher.interrupts import noted_signals
 
     check_writable(plan.out)
     check_tracker(plan.logging.tracker)
@@ -79,14 +80,14 @@ def follow(plan: Recipe, again: str | None = None) -> None:
         folder.begin(plan, again)
         if data == folder.data:
             _make_data(plan, teacher, data, screen)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     clips = read_clips(data, teacher, _asked_size(plan))
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
-    with deferred_interrupt() as interrupted:
-        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
+    with noted_signals() as signals:
+        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 

@@ -77,7 +77,7 @@ def _tracker(name: str, folder: Path, stage: str, step: int) -> Any:
     from accelerate import tracking
 
     if name == "tensorboard":  # after a resume, what was logged beyond the checkpoint is hidden
-        found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step + 1)
+        found: Any = tracking.TensorBoardTracker(stage, str(folder / "tensorboard"), purge_step=step)
     else:
         kinds: dict[str, Any] = {"wandb": tracking.WandBTracker, "trackio": tracking.TrackioTracker}
         found = kinds[name](f"{folder.name}-{stage}")

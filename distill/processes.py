@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed import distributed_c10d
 
 from fewstep.teacher.interrupts import Signals, Stop, requested_stop
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.2
+_HERE = "fewstep/here"
 
 
 class ProcessEnded(ValueError):
@@ -45,17 +47,19 @@ def agree(accelerator: Accelerator, signals: Signals) -> Request:
 
 
 def wait_for_all(accelerator: Accelerator) -> None:
-    """Returns once every process is here; signals are heard while waiting, as they are not in a collective call.
+    """Returns once every process is here.
 
-    Raises ProcessEnded when another process is gone.
+    The main one may keep the others waiting for long, as it makes the data: a collective call would hear no signal
+    meanwhile, so they look again and again. Raises ProcessEnded when another process is gone.
     """
     if accelerator.num_processes == 1:
         return
     with _among_processes():
-        here: Any = torch.distributed.all_reduce(torch.zeros(1, device=accelerator.device), async_op=True)
-        while not here.is_completed():
+        store: Any = distributed_c10d._get_default_store()  # what the processes have found one another by
+        turn = store.add(f"{_HERE}/{accelerator.process_index}", 1)
+        while store.add(f"{_HERE}/0", 0) < turn:
             time.sleep(_POLL_SECONDS)
-        here.wait()
+        accelerator.wait_for_everyone()
 
 
 def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
@@ -81,6 +85,6 @@ def _among_processes() -> Iterator[None]:
         if number:  # the others were asked to stop as well, and were quicker
             raise Stop(number) from error
         raise ProcessEnded(
-            "another process of this run has ended, and its own message says why; what was finished is kept: run the "
-            "same command again to resume"
+            "another process of this run has ended, and its own message, if it left one, says why; what was finished "
+            "is kept: run the same command again to resume"
         ) from error

@@ -28,7 +28,7 @@ from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.interrupts import Signals, Stop
+from fewstep.teacher.interrupts import RESUME, Signals, Stop
 
 _T = TypeVar("_T")
 _GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
@@ -197,4 +197,4 @@ class Relay:
 
 
 def _resume(kept: str) -> str:
-    return f"{kept}; run the same command again to resume"
+    return f"{kept}; {RESUME}"

@@ -16,7 +16,7 @@ from fewstep.distill.checkpoint import FILE_NAME, load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.player import Player, as_numbers
-from fewstep.distill.processes import Request, agree
+from fewstep.distill.processes import agree
 from fewstep.distill.settings import Logging, Stage
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
@@ -61,9 +61,9 @@ class Trainer:
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
     def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
-        """Trains to the end of the stage, or to the end of the step in which a signal asked to stop: returns its
-        number, or 0. Either way the checkpoint is written. A request to save is answered by `say`, and training goes on.
+        """Trains to the end of the stage, or of the step in which a signal asked to stop: returns its number, or 0.
 
+        Either way the checkpoint is written. A request to save is answered by `say`, and training goes on.
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
         another player has moved in that step already, what was written last: half a step is never kept.
         """

@@ -21,6 +21,9 @@ _SAVES = {number for name in ("SIGUSR1", "SIGUSR2") if (number := getattr(signal
 _ONE_REQUEST_SECONDS = 2.0  # torchrun and srun forward what the whole process group has received already
 
 
+RESUME = "run the same command again to resume"
+
+
 class Stop(KeyboardInterrupt):
     """A signal asked the command to stop. `kept` says what is on disk and how to resume."""
 

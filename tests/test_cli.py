@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,14 @@ def test_the_command_line_starts_without_torch() -> None:
 
 class Budget(BaseModel):
     steps: int
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_of_pytest() -> Iterator[None]:
+    """`main` leaves Ctrl-C to the system, as nothing comes after it."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -30,7 +30,6 @@ from fewstep.commands.vbench import vbench_app
 from fewstep.teacher.atomic import no_room, no_room_sentence
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 
-
 _AGAIN = ("benchmark", "export", "report", "sample")  # verbs that begin anew
 
 
@@ -153,4 +152,7 @@ def _fewstep(
 
 def main() -> None:
     """Entry point of the `fewstep` command."""
-    app()
+    try:
+        app()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the interpreter would show a traceback of its own end

@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.interrupts import ignore_signals
 from fewstep.teacher.shapes.captions import draw_caption, example
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.world import Scene, render
@@ -47,9 +48,12 @@ def training_latents(code: LinearCode, clips: int, seed: int, path: Path) -> Lat
     scenes = [example("train", seed, i)[0] for i in range(clips)]
     if not path.exists():
         chunks = [scenes[i : i + _CHUNK] for i in range(0, clips, _CHUNK)]
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
+        pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork"), initializer=ignore_signals)
+        try:
             done = pool.map(_encode, [code] * len(chunks), chunks)
             parts = list(track(done, "rendering clips", total=len(chunks)))
+        finally:
+            pool.shutdown(cancel_futures=True)  # a stop waits for the chunks that are being rendered, not for all
         with whole_file(path) as part:
             np.save(part, np.concatenate(parts))
     codes = np.load(path)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from fewstep.teacher.atomic import naming_full_disk, whole_file
-from fewstep.teacher.interrupts import Signals, Stop, noted_signals
+from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals
 from fewstep.teacher.lr_scale import lr_scale
 from fewstep.teacher.shapes.filter_muon import FilterMuon
 
@@ -91,7 +91,7 @@ def train(
             writer.close()
     if signals.stop:
         kept = f"{name} is at step {state.step} of {budget.steps}, saved in {state.path}"
-        raise Stop(signals.stop, f"{kept}; run the same command again to resume")
+        raise Stop(signals.stop, f"{kept}; {RESUME}")
     state.network.load_state_dict(state.average)
 
 

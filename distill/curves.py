@@ -39,7 +39,8 @@ class Curves:
         with naming_full_disk(self._path), self._path.open("a") as file:
             file.write(json.dumps(point) + "\n")
         if self._tracker is not None:
-            self._tracker.log(dict(figures), step=step)
+            with naming_full_disk(self._path.parents[1]):
+                self._tracker.log(dict(figures), step=step)
 
     def close(self) -> None:
         """Flushes the tracker."""

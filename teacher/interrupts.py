@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import os
 import signal
 import sys
 import threading
@@ -19,6 +19,7 @@ _T = TypeVar("_T")
 _STOPS = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
 _SAVES = {number for name in ("SIGUSR1", "SIGUSR2") if (number := getattr(signal, name, None))}
 _ONE_REQUEST_SECONDS = 2.0  # torchrun and srun forward what the whole process group has received already
+_AGAIN_SECONDS = 0.05
 
 
 RESUME = "run the same command again to resume"
@@ -99,7 +100,9 @@ class Signals:
         if not isinstance(error, Stop):
             return False
         self._lost = True
-        _thread.interrupt_main(error.number)
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), error.number))  # once the finaliser is over
+        again.daemon = True
+        again.start()
         return True
 
 

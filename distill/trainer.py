@@ -97,10 +97,11 @@ class Trainer:
         """Samples and checkpoints that are due; the number of a signal that asked any process to stop, or 0."""
         if self.samples and self.step and self.step % self.logging.samples_every == 0:
             self._sample(self.samples, curves, signals)
-        request = agree(self.accelerator, signals)
-        if request.save or time.monotonic() - self._saved_at > self.logging.save_seconds:
+        if time.monotonic() - self._saved_at > self.logging.save_seconds:
             self.save()
+        request = agree(self.accelerator, signals)
         if request.save:
+            self.save()
             say(f"{self.kept}; the run goes on")
         return request.stop
 

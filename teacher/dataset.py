@@ -68,7 +68,7 @@ def write_dataset(
                 with closing(_made(path, items, source, manifest.tensors, signals, advance)) as made:
                     shard = _write_shard(path, made, manifest.tensors, len(items))
             except Stop as stop:
-                done = items.start + len(Begun(path))
+                done = items.start + len(Begun(path, _batch_size(source)))
                 stop.kept = f"{done} of the {manifest.items} items of {folder} are done; {RESUME}"
                 raise
             shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
@@ -127,7 +127,7 @@ def _made(
     advance: Callable[[], None],
 ) -> Generator[Record | Skip, None, None]:
     """The items of a shard: what is there of it, then the source's, until a signal asks to stop."""
-    begun = Begun(path, getattr(source, "batch_size", 1))
+    begun = Begun(path, _batch_size(source))
     for item in begun:
         yield item
         advance()
@@ -139,6 +139,11 @@ def _made(
     finally:
         if isinstance(rows, Generator):
             rows.close()  # threads that read ahead begin no further item
+
+
+def _batch_size(source: Source) -> int:
+    """Items that a source makes together, whose rows may depend on one another in their last bits."""
+    return getattr(source, "batch_size", 1)
 
 
 def _unskipped(made: Iterable[Record | Skip], items: list[Skip | None]) -> Iterator[Record]:

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,18 +15,6 @@ from fewstep.teacher.interrupts import Signals, Stop, noted_signals, requested_s
 
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SAVES = [signal.SIGUSR1, signal.SIGUSR2]
-
-
-@pytest.fixture
-def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets so many seconds pass, as far as signals can tell."""
-    now = [100.0]
-    monkeypatch.setattr(interrupts, "time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def wait(seconds: float) -> None:
-        now[0] += seconds
-
-    return wait
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -92,24 +79,24 @@ def test_an_attempt_knows_a_stop_in_another_error() -> None:
         assert signals.attempt(convert) is None and signals.stop == signal.SIGTERM
 
 
-def test_a_forwarded_signal_is_the_same_request(wait: Callable[[float], None]) -> None:
+def test_a_forwarded_signal_is_the_same_request(pass_time: Callable[[float], None]) -> None:
     with noted_signals() as signals:
         signal.raise_signal(signal.SIGTERM)
-        wait(1.9)
+        pass_time(1.9)
         signal.raise_signal(signal.SIGTERM)  # as torchrun sends it on
         signal.raise_signal(signal.SIGINT)
         assert signals.stop == signal.SIGTERM
 
 
-def test_a_second_request_stops_anywhere(wait: Callable[[float], None]) -> None:
+def test_a_second_request_stops_anywhere(pass_time: Callable[[float], None]) -> None:
     with noted_signals():
         signal.raise_signal(signal.SIGTERM)
-        wait(2.1)
+        pass_time(2.1)
         with pytest.raises(Stop) as stop:
             signal.raise_signal(signal.SIGINT)
         assert stop.value.number == signal.SIGTERM  # the exit code is that of the first
         signal.raise_signal(signal.SIGINT)  # forwarded
-        wait(2.1)
+        pass_time(2.1)
         with pytest.raises(Stop):
             signal.raise_signal(signal.SIGINT)
 

@@ -18,7 +18,7 @@ from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
-from fewstep.teacher.atomic import check_unlocked, check_writable, only_writer
+from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.precision import Precision
 
@@ -150,10 +150,11 @@ class RunFolder:
         folder = self.stage(name)
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part)
-        (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
-        os.replace(part, folder)
+        with naming_full_disk(folder):
+            part.mkdir(parents=True)
+            write(part)
+            (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+            os.replace(part, folder)
         (self.path / STATE).unlink(missing_ok=True)
         return folder
 

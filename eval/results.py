@@ -65,7 +65,8 @@ class ResultsFile:
         kept = [other for other in self.rows if instead_of is None or not instead_of.items() <= other.items()]
         self.rows = sorted([*kept, added], key=order)
         write_results(self._out, self._command, self.rows)
-        self._out.with_suffix(".md").write_text(markdown_table(self.rows, self._columns))
+        with whole_file(self._out.with_suffix(".md")) as part:
+            part.write_text(markdown_table(self.rows, self._columns))
         return added
 
 

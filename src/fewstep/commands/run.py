@@ -78,6 +78,7 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
+    from fewstep.distill.processes import wait_for_all
     from fewstep.distill.run_folder import OPTION, RunFolder
 
     folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
@@ -91,7 +92,7 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
     if accelerator.is_main_process:
         check_run(plan, folder, again)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     with folder.locked(accelerator.is_main_process):
         _follow(plan, folder, again, accelerator, screen)
 
@@ -105,10 +106,11 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     from fewstep.distill.data_checks import asked_size
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import stage_work
+    from fewstep.distill.processes import wait_for_all
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import open_tracker
     from fewstep.teacher.base import load_teacher
-    from fewstep.teacher.interrupts import deferred_interrupt
+    from fewstep.teacher.interrupts import noted_signals
 
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
@@ -122,7 +124,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
         if data == folder.data:
             _make_data(plan, teacher, folder, screen)
     tracker = open_tracker(plan, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     if line := check_usable(plan.data, data):
         screen.warn(line)
     clips = read_clips(data, teacher, asked_size(plan))
@@ -134,8 +136,8 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
         teacher.free_vae()
     todo = [stage for stage in plan.stages if not folder.finished(stage.name)]
     screen.expect([stage_work(stage, teacher.schedule, plan.gradient_checkpointing) for stage in todo])
-    with deferred_interrupt() as interrupted, tracker:
-        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen, tracker).run()
+    with noted_signals() as signals, tracker:
+        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 

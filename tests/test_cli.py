@@ -57,9 +57,7 @@ def test_every_verb_has_help(verb: Verb) -> None:
     assert f"Usage: fewstep {' '.join(verb)}" in text.replace("root", "fewstep", 1)
 
 
-@pytest.mark.parametrize(
-    "verb", [("data",), ("data", "videos"), ("data", "rollouts"), ("data", "prompts")], ids=" ".join
-)
+@pytest.mark.parametrize("verb", [("data",), ("data", "videos"), ("data", "rollouts")], ids=" ".join)
 def test_data_tells_its_exit_code(verb: Verb) -> None:
     assert "Exit code 3 means that something was skipped" in run(*verb, "--help")[1]
 

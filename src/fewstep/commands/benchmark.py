@@ -80,8 +80,8 @@ def benchmark(
 ) -> None:
     """Time a teacher and its students, in turn, and hold them against the ideal.
 
-    Every model is looked at before one is loaded, and one that is missing or not whole is refused. Exit code 3 means
-    that a model failed later, as it was loaded or ran, and the others were measured.
+    A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model failed later
+    and the others were measured.
     """
     screen = Screen()
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
@@ -101,22 +101,19 @@ def benchmark(
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable_file(out)
     find_device(device)
-    dtype = settle_dtype(screen, dtype, device)
-    precision = getattr(torch, dtype)
+    precision = getattr(torch, dtype := settle_dtype(screen, dtype, device))
     tuning, failed = Tuning(compile, attention, quantise), dict[str, str]()
     check_tuning(tuning)
     screen.say(f"loading the models ({dtype}{', compiled in the first pass of each' if compile else ''})")
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed, tuning)
     else:
-        teacher = f"teacher=@{steps or 50}:{guidance or 5}"
-        ways = named_sources(models or [teacher, "student=@4"])
+        ways = named_sources(models or [f"teacher=@{steps or 50}:{guidance or 5}", "student=@4"])
         _check_ways(ways)
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tune(list(samplers.values()), tuning)
     timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
-    plan = Plan(batch, repetitions, warmup, dtype, tuning)
-    command = shlex.join(["fewstep", *sys.argv[1:]])
+    plan, command = Plan(batch, repetitions, warmup, dtype, tuning), shlex.join(["fewstep", *sys.argv[1:]])
     with screen:
         _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out, screen)
 

@@ -84,7 +84,7 @@ def evaluate(
     screen.say(f"evaluating {', '.join(models)}")
     import torch
 
-    from fewstep.eval.choose_metrics import Setting, check_names, choose_metrics, unused_options
+    from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.models import as_taught, open_model
     from fewstep.eval.outlines import check_folder, outline_models
@@ -107,16 +107,13 @@ def evaluate(
     first = outlined[0].sampler
     shown = prompts_of(given, num, first.size, seed)
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
-    screen.say("looking at the metrics")
-    chosen, left_out = choose_metrics(wanted, setting)
-    check_folder(folder, outlined, setting, (chosen, left_out), dtype)
-    for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(chosen, setting)):
-        screen.warn(sentence)
+    chosen = _choose(wanted, setting, screen)
+    check_folder(folder, outlined, setting, chosen, dtype)
     screen.say(f"loading {found[0].name} ({dtype})")
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
     negative = [teacher.negative_prompt] if teacher.guidance.guides else []
     say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
-    evaluation = _begin(folder, found[0], teacher, setting, (chosen, left_out), dtype, batch)
+    evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
     screen.log_to(folder)
     with screen:
         _measure(evaluation, found, teacher, asked, dtype, device, screen)
@@ -138,6 +135,17 @@ def _folder(models: Sequence[Model]) -> Path:
     if run is None:
         raise ValueError("no run takes part, so there is no usual place for the results: pass --out with a folder")
     return run / "evaluation"
+
+
+def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chosen:
+    """The metrics, with a line for each that is left out and for options that none of them needs."""
+    from fewstep.eval.choose_metrics import choose_metrics, unused_options
+
+    screen.say("looking at the metrics")
+    metrics, left_out = choose_metrics(wanted, setting)
+    for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(metrics, setting)):
+        screen.warn(sentence)
+    return metrics, left_out
 
 
 def _begin(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.interrupts import Stop
+from fewstep.teacher.screen import Silent
 from fewstep.teacher.shapes.loop import Budget, train
 
 
@@ -101,8 +102,12 @@ def test_a_request_to_stop_ends_the_step_and_saves(tmp_path: Path, number: int) 
     assert saved_step(tmp_path) == 5
 
 
-def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net, kept = Net(), dict[int, int]()
+def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path) -> None:
+    net, kept, said = Net(), dict[int, int](), list[str]()
+
+    class Noting(Silent):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
 
     def losses(step: int) -> dict[str, Tensor]:
         if step == 4:
@@ -111,9 +116,9 @@ def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path, capsys: p
             kept[step] = saved_step(tmp_path)
         return {"loss": net(torch.ones(1, 8)).square().sum()}
 
-    train("test", tmp_path, {"net": net}, losses, Budget(steps=8, lr=1e-3))
+    train("test", tmp_path, {"net": net}, losses, Budget(steps=8, lr=1e-3), screen=Noting())
     assert kept == {5: 5} and saved_step(tmp_path) == 8
-    assert "test step 5: saved in" in " ".join(capsys.readouterr().out.split())
+    assert said == [f"test step 5: saved in {tmp_path / 'state.pt'}; training goes on"]
 
 
 def test_a_request_to_stop_cuts_what_is_watched_short(tmp_path: Path) -> None:

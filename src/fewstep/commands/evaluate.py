@@ -82,11 +82,9 @@ def evaluate(
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
     screen = Screen()
     screen.say(f"evaluating {', '.join(models)}")
-    import torch
-
     from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
-    from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.models import as_taught
     from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.protocol import prompts_of
     from fewstep.student.sampler import Asked
@@ -109,10 +107,7 @@ def evaluate(
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     chosen = _choose(wanted, setting, screen)
     check_folder(folder, outlined, setting, chosen, dtype)
-    screen.say(f"loading {found[0].name} ({dtype})")
-    teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
-    negative = [teacher.negative_prompt] if teacher.guidance.guides else []
-    say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
+    teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
     evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
     screen.log_to(folder)
     with screen:
@@ -146,6 +141,21 @@ def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chose
     for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(metrics, setting)):
         screen.warn(sentence)
     return metrics, left_out
+
+
+def _load_teacher(
+    model: Model, asked: Asked, dtype: DType, device: str | None, shown: Sequence[str], screen: Screen
+) -> Sampler:
+    """The model that the others are held against; says which of the prompts it does not read whole."""
+    import torch
+
+    from fewstep.eval.models import open_model
+
+    screen.say(f"loading {model.name} ({dtype})")
+    teacher = open_model(model, asked, None, getattr(torch, dtype), device)
+    negative = [teacher.negative_prompt] if teacher.guidance.guides else []
+    say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
+    return teacher
 
 
 def _begin(

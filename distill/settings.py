@@ -89,11 +89,13 @@ class VideoData(Settings):
     folder: Found
     """Video files, in sub-folders as well."""
     captions: Found | None = None
-    """A .csv or .jsonl table; without it clip.txt describes clip.mp4."""
+    """A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4."""
     batch: PositiveInt = 16
     """Clips at a time, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch where a stage is guided."""
+    min_usable: Fraction = 0.5
+    """The run stops when a smaller fraction of the videos can be used."""
 
 
 class DatasetData(Settings):
@@ -103,6 +105,8 @@ class DatasetData(Settings):
     """A dataset on disk."""
     folder: Found
     """The folder with its manifest.json."""
+    min_usable: Fraction = 0.5
+    """The run stops when a smaller fraction of what the dataset was made from could be used."""
 
 
 Data = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]
@@ -133,7 +137,9 @@ class Logging(Settings):
     """What a run tells and keeps while it trains."""
 
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
-    """Where curves go."""
+    """Where curves, sample clips and the recipe go."""
+    project: Annotated[str, Field(min_length=1)] = "fewstep"
+    """The project of wandb or trackio; each run is one run there."""
     every: PositiveInt = 10
     """Student steps between two points of a curve."""
     samples_every: PositiveInt = 500

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from fewstep.commands.asked import DType
     from fewstep.commands.demo_plan import DemoPlan
+    from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
 
 _METRICS = "shapes-fd,prompt-accuracy,psnr,ssim,latent-mse,motion,saturation,contrast,blank"  # none needs more clips
@@ -25,31 +26,35 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of training, prompts and noise.")] = 0,
 ) -> None:
     """Distil the embedded teacher to four steps, and see in a report what it and its student are worth."""
+    from fewstep.commands.run_screen import RunScreen
+
+    screen = RunScreen()
+    screen.say("reading the recipe shapes-demo")
     from fewstep.commands.benchmark import benchmark
     from fewstep.commands.evaluate import evaluate
     from fewstep.commands.report import report
     from fewstep.commands.run import follow
     from fewstep.distill.run_folder import RunFolder
-    from fewstep.eval.evaluation_file import begun_dtype
+    from fewstep.eval.evaluation_file import begun_dtype, check_begun
     from fewstep.teacher.atomic import check_writable
 
     check_writable(out)
-    plan, precision = _begun(out), "auto"
-    if plan is None:
-        plan, precision = _chosen(out, minutes, num)
-    follow(_recipe(plan, out, seed, precision))
-    computed = RunFolder(out).begun_precision() or "auto"
+    with screen:
+        plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)
+        clips = num or plan.clips
+        check_begun(out / "evaluation", {"num": clips, "seed": seed})
+        follow(_recipe(plan, out, seed, precision), screen=screen, option="--out DIR")
+    computed = cast("DType", RunFolder(out).begun_precision() or "auto")
+    dtype = cast("DType", begun_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
-    evaluate(
-        models, num=num or plan.clips, out=out / "evaluation", seed=seed, batch=16, metrics=_METRICS, world_clips=1024,
-        dtype=cast("DType", begun_dtype(out / "evaluation") or computed),
-    )  # fmt: skip
-    benchmark(models, repetitions=5, out=out / "benchmark.json", dtype=cast("DType", computed))
+    evaluation = out / "evaluation"
+    evaluate(models, num=clips, out=evaluation, seed=seed, batch=16, metrics=_METRICS, world_clips=1024, dtype=dtype)
+    benchmark(models, repetitions=5, out=out / "benchmark.json", dtype=computed)
     report([out], out=out / "report.html")
-    typer.echo(_verdict(out))
+    screen.result(_verdict(out))
 
 
-def _begun(out: Path) -> DemoPlan | None:
+def _begun(screen: RunScreen, out: Path) -> tuple[DemoPlan, str] | None:
     """The plan that a demo was begun with in `out`, whatever a probe would say now; None where none was.
 
     A run of shapes-demo without a plan has the recipe's own numbers.
@@ -58,14 +63,13 @@ def _begun(out: Path) -> DemoPlan | None:
     from fewstep.distill.run_folder import RECIPE
 
     plan = kept_plan(out) or (OWN_PLAN if (out / RECIPE).exists() else None)
-    if plan is not None:
-        typer.echo(
-            f"resumed with what {out} was begun with: {plan.numbers}; --minutes counts for a new folder", err=True
-        )
-    return plan
+    if plan is None:
+        return None
+    screen.say(f"resumed with what {out} was begun with: {plan.numbers}; --minutes counts for a new folder")
+    return plan, "auto"
 
 
-def _chosen(out: Path, minutes: float, num: int | None) -> tuple[DemoPlan, str]:
+def _chosen(screen: RunScreen, out: Path, minutes: float, num: int | None) -> tuple[DemoPlan, str]:
     """What fits into the minutes by a probe of this machine, kept in `out`, and the precision of the probe."""
     from fewstep.commands import demo_speed
     from fewstep.commands.demo_plan import choose_plan, sentences
@@ -74,12 +78,12 @@ def _chosen(out: Path, minutes: float, num: int | None) -> tuple[DemoPlan, str]:
 
     recipe, line = settle_precision(read_recipe("shapes-demo", [f"out={json.dumps(str(out))}"]))
     if line is not None:
-        typer.echo(line, err=True)
-    typer.echo("timing a few steps on this machine ...", err=True)
+        screen.say(line)
+    screen.say("timing a few steps on this machine")
     speed = demo_speed.measure_speed(recipe)
     plan = choose_plan(speed, minutes, num)
     for sentence in sentences(plan, speed, minutes):
-        typer.echo(sentence, err=True)
+        screen.say(sentence)
     plan.save(out)
     return plan, recipe.precision
 
@@ -100,13 +104,21 @@ def _recipe(plan: DemoPlan, out: Path, seed: int, precision: str) -> Recipe:
 
 
 def _verdict(out: Path) -> str:
-    """The demo in a sentence, from its own figures."""
+    """The demo in a sentence or two, from its own figures."""
+    from fewstep.eval.caution import unfit
+
     rows = json.loads((out / "evaluation" / "results.json").read_text("utf-8"))["rows"]
-    found = {row["model"]: row["metrics"]["shapes-fd"]["value"] for row in rows}
+    found = {row["model"]: row["metrics"]["shapes-fd"] for row in rows}
     timed = json.loads((out / "benchmark.json").read_text("utf-8"))["rows"]
     faster = {row["model"]: row["denoise_speedup"] for row in timed}["student-4"]
-    best = found["teacher-50"]
-    return (
-        f"At 4 steps the teacher is {found['teacher-4'] / best:.2f} times as far from real clips as at 50, and its "
-        f"student {found['student-4'] / best:.2f} times, with denoising {faster:.0f} times as fast."
+    best, few, student = (found[name] for name in ("teacher-50", "teacher-4", "student-4"))
+    sentence = (
+        f"At 4 steps the teacher is {few['value'] / best['value']:.2f} times as far from real clips as at 50, and its "
+        f"student {student['value'] / best['value']:.2f} times, with denoising {faster:.0f} times as fast."
     )
+    why = unfit(student)
+    if why:
+        return f"{sentence} These distances are a first look and no verdict: {why}."
+    if student["low"] <= few["high"] and few["low"] <= student["high"]:
+        return f"{sentence} The intervals of both at 4 steps overlap, so {student['num']} clips do not tell them apart."
+    return sentence

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import typer
 from torch import nn
+
+from fewstep.commands.tables import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,22 +17,23 @@ if TYPE_CHECKING:
     from fewstep.distill.discriminator import DiscriminatorSettings
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
+    from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(plan: Recipe) -> None:
-    """Prints recipe, calls and memory. Nothing is loaded but configs, so a teacher of any size will do."""
-    from rich.console import Console
+def show(plan: Recipe, outline: Outline) -> None:
+    """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
+    from fewstep.student.denoiser import the_denoiser
 
-    from fewstep.commands.run_precision import settle_precision
-
-    plan, line = settle_precision(plan)
-    if line is not None:
-        typer.echo(line, err=True)
     typer.echo(plan.dump_yaml())
-    console = Console(stderr=True)
-    console.print(_calls_table(plan, _schedule(plan.teacher)))
-    console.print(_memory_table(plan))
+    print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
+    print_table(_memory_table(plan, the_denoiser(outline.teacher)), stderr=True)
+    if not outline.whole:
+        typer.echo(
+            f"the weights of {plan.teacher} are not on this disk yet: that they are whole, and that datasets and "
+            "students are of this teacher, is checked once they are downloaded",
+            err=True,
+        )
 
 
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
@@ -65,14 +67,12 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     return table
 
 
-def _memory_table(plan: Recipe) -> Table:
+def _memory_table(plan: Recipe, network: nn.Module) -> Table:
     from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
 
     assert plan.precision != "auto"
-    with torch.device("meta"):  # numbers without weights
-        network = _empty_denoiser(plan.teacher)
     table = Table(
         Column("stage", no_wrap=True),
         "role",
@@ -129,35 +129,3 @@ def _head(network: Any, settings: DiscriminatorSettings, reads: int) -> int:
 
 def _numel(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _empty_denoiser(name: str) -> Any:
-    """The teacher's denoiser from its config alone. Raises ValueError when there is no such teacher."""
-    return _empty_part(name, ("transformer", "unet"))
-
-
-def _schedule(name: str) -> NoiseSchedule:
-    from fewstep.teacher.schedule import NoiseSchedule
-
-    return NoiseSchedule.from_scheduler(_empty_part(name, ("scheduler",)))
-
-
-def _empty_part(name: str, parts: Sequence[str]) -> Any:
-    """The first of these parts that the teacher has, from its config alone; of a hub id no weights are downloaded.
-
-    Raises ValueError when there is no such teacher.
-    """
-    import diffusers
-
-    from fewstep.teacher.source import EMBEDDED, embedded_path
-
-    source = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
-    try:
-        index = diffusers.DiffusionPipeline.load_config(source)
-        part = next(part for part in parts if part in index)
-        kind: Any = getattr(diffusers, index[part][1])
-        return kind.from_config(kind.load_config(source, subfolder=part))
-    except (OSError, StopIteration) as error:
-        raise ValueError(
-            f"there is neither a pipeline's folder nor a hub model {name} within reach: check the name and the network"
-        ) from error

@@ -73,7 +73,7 @@ def fit_picture(
 def orientation(frame: VideoFrame) -> Orientation | None:
     """What the frame's display matrix says, None where it has none.
 
-    Raises UnreadableVideo for one that turns by other than 90, 180 or 270 degrees.
+    Raises UnreadableVideo for one that turns by other than 90, 180 or 270 degrees, or skews.
     """
     try:
         stored = frame.side_data.get("DISPLAYMATRIX")
@@ -90,6 +90,8 @@ def orientation(frame: VideoFrame) -> Orientation | None:
         return Orientation(False, a < 0, d < 0)
     if straight <= _EXACT * across:
         return Orientation(True, c < 0, b < 0)
+    if abs(a * c + b * d) > _EXACT * max(straight, across) ** 2:
+        raise UnreadableVideo("its display matrix skews the picture: only turns by multiples of 90 degrees are read")
     degrees = abs(math.degrees(math.atan2(b, a)))
     raise UnreadableVideo(f"its display matrix turns it by {degrees:.1f} degrees: only multiples of 90 are read")
 

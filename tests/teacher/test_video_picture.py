@@ -121,6 +121,12 @@ def test_an_angle_that_is_no_multiple_of_90_is_refused(tmp_path: Path, degrees: 
         decode_video(path, CLIP)
 
 
+def test_a_display_matrix_that_skews_is_refused(tmp_path: Path) -> None:
+    path = with_matrix(film(tmp_path / "a.mp4", located(), 8), (1, 0.5, 0, 1))
+    with pytest.raises(UnreadableVideo, match="its display matrix skews the picture"):
+        decode_video(path, CLIP)
+
+
 def test_a_display_matrix_of_zeros_is_no_orientation(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", located(), 8, pixels="yuv444p", options={"crf": "1"})
     assert_shown(with_matrix(path, (0, 0, 0, 0)), 1, TURNS["upright"])

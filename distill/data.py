@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fewstep.distill.run_folder import ELSEWHERE
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.caption_files import read_captions, read_prompts
@@ -56,11 +55,12 @@ def make_data(
     size: VideoSize,
     out: Path,
     on_clip: Callable[[int, int], None],
+    elsewhere: str = "choose another folder",
 ) -> Path:
     """The dataset's folder: `out`, unless it is there already; a killed run goes on where it stopped.
 
-    name: the teacher's, for the manifest. on_clip is called with the clips done and those planned. Raises ValueError
-    for prompts, videos or captions that cannot be read.
+    name: the teacher's, for the manifest. on_clip is called with the clips done and those planned. elsewhere says how
+    another folder is chosen. Raises ValueError for prompts, videos or captions that cannot be read.
     """
     if isinstance(settings, DatasetData):
         return settings.folder
@@ -72,7 +72,7 @@ def make_data(
         done += 1
         on_clip(done, plan.items)
 
-    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, left_out, ELSEWHERE)
+    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, left_out, elsewhere)
     return out
 
 

@@ -8,7 +8,7 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.data import plan_data, read_clips
 from fewstep.distill.data_report import check_usable
 from fewstep.distill.recipe import Recipe
-from fewstep.distill.run_folder import ELSEWHERE
+from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.atomic import check_unlocked
 from fewstep.teacher.base import Teacher, VideoSize
@@ -34,8 +34,8 @@ def clip_size(recipe: Recipe, teacher: Teacher) -> VideoSize:
     return size
 
 
-def check_source(recipe: Recipe, made: Path) -> None:
-    """Raises ValueError when prompts, videos, captions or a dataset cannot be read; `made` is the run's own dataset."""
+def check_source(recipe: Recipe, run: RunFolder) -> None:
+    """Raises ValueError when prompts, videos, captions or a dataset that is there cannot be read."""
     settings = recipe.data
     if isinstance(settings, DatasetData):
         read_manifest(settings.folder)
@@ -43,29 +43,31 @@ def check_source(recipe: Recipe, made: Path) -> None:
     if isinstance(settings, RolloutData):
         read_prompts(settings.prompts)
     else:
-        _check_videos(settings, made)
-    check_unlocked(made, ELSEWHERE)
-    begun_manifest(made, ELSEWHERE)
+        _check_videos(settings, run.data)
+    check_unlocked(run.data, run.elsewhere)
+    begun_manifest(run.data, run.elsewhere)
 
 
-def check_data(recipe: Recipe, outline: Outline, made: Path) -> VideoSize:
+def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
     """The size of the clips that will be trained on.
 
     Raises ValueError when the family cannot make it, and when a dataset that is there is damaged, unfinished, of
     another teacher or size, was begun from other items, or lost more clips than `data.min_usable` allows.
     """
     settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
+    teacher.default_fps()
     if isinstance(settings, DatasetData):
         size = read_clips(settings.folder, teacher, asked).size
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
     else:
         size = clip_size(recipe, teacher)
-        begun = begun_manifest(made, ELSEWHERE)
+        begun = begun_manifest(run.data, run.elsewhere)
         if begun is not None:
-            _check_resume(settings, outline, recipe.teacher, size, made, begun)
+            plan, _, _ = plan_data(settings, teacher, recipe.teacher, size, run.data, like=begun)
+            _check_resume(run, outline, plan, begun)
             if begun.complete:
-                check_usable(settings, made)
+                check_usable(settings, run.data)
     try:
         teacher.latent_shape(*size)
     except ValueError as error:
@@ -94,16 +96,13 @@ def _check_finished(folder: Path, outline: Outline) -> None:
         check_dataset(folder, manifest, manifest.teacher_sha256)
 
 
-def _check_resume(
-    settings: RolloutData | VideoData, outline: Outline, name: str, size: VideoSize, made: Path, begun: Manifest
-) -> None:
+def _check_resume(run: RunFolder, outline: Outline, plan: Manifest, begun: Manifest) -> None:
     """Whether the dataset that was begun can be continued, or is whole."""
-    plan, _, _ = plan_data(settings, outline.teacher, name, size, made, like=begun)
     if not outline.whole:
         plan = plan.model_copy(update={"teacher_sha256": begun.teacher_sha256})
-    plan.continues(begun, made, ELSEWHERE)
-    for shard in begun.shards:
-        if (made / shard.name).is_file():  # one that is missing is made again
-            check_shard(made, shard)
+    plan.continues(begun, run.data, run.elsewhere)
+    for shard in (*begun.shards, *([begun.unconditional] if begun.unconditional else [])):
+        if (run.data / shard.name).is_file():  # one that is missing is made again
+            check_shard(run.data, shard)
     if begun.complete and not begun.rows:
-        check_dataset(made, begun, begun.teacher_sha256)
+        check_dataset(run.data, begun, begun.teacher_sha256)

@@ -35,6 +35,12 @@ class Calls:
     def __mul__(self, times: int) -> Calls:
         return Calls(*(times * count for count in astuple(self)))
 
+    @property
+    def work(self) -> int:
+        """In forwards of one clip: a backward pass counts as two."""
+        backward = self.student_backward + self.discriminator_backward
+        return self.supervisor + self.student_forward + self.discriminator_forward + 2 * backward
+
 
 def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) -> int:
     """Forwards of single clips by the teacher for all samples of the data, over all processes."""
@@ -72,6 +78,24 @@ def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls) -> C
     # real and fake are read apart, and gradients reach the student through the fake alone
     ask = Calls(discriminator_forward=2 * (batch + starts), discriminator_backward=batch)
     return judge + ask * stage.steps
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """How much of the time of a run a stage takes, in forwards of one clip."""
+
+    name: str
+    each: float  # of a step, without a discriminator's warm-up, which lies in the first
+    whole: float
+
+
+def stage_work(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> StageWork:
+    """The work of a stage on one process."""
+    plain, objective = stage, stage.objective
+    if isinstance(objective, Adversarial):
+        plain = stage.model_copy(update={"objective": objective.model_copy(update={"warmup": 0})})
+    each = stage_calls(plain, schedule, gradient_checkpointing).work / stage.steps
+    return StageWork(stage.name, each, stage_calls(stage, schedule, gradient_checkpointing).work)
 
 
 def total_calls(recipe: Recipe, schedule: NoiseSchedule) -> Calls:

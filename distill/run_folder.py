@@ -18,13 +18,14 @@ from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
-from fewstep.teacher.atomic import check_unlocked, check_writable, only_writer
+from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.precision import Precision
 
 RECIPE = "recipe.yaml"
-ELSEWHERE = "choose another folder with --set out=DIR"
+OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
 
+_FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
 _FREE = (
@@ -35,9 +36,15 @@ _FREE = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what."""
+    """Where a run keeps what. `option` is how the command that runs takes another folder."""
 
     path: Path
+    option: str = OPTION
+
+    @property
+    def elsewhere(self) -> str:
+        """What a user may do about a folder that cannot be used."""
+        return f"choose another folder with {self.option}"
 
     @property
     def data(self) -> Path:
@@ -75,15 +82,16 @@ class RunFolder:
         here.
         """
         standing = [] if again is None else recipe.standing_on(again)
-        check_writable(self.path, ELSEWHERE)
+        for part in ("", *_FOLDERS):
+            check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
             return []
         changed = _differences(self._begun(), recipe.model_dump(mode="json"))
         refused = [name for name in changed if not _is_of(name, standing)]
         if refused:
             raise ValueError(
-                f"{self.path} was begun with another {', '.join(refused)}: run it with the same recipe, {ELSEWHERE}, "
-                "or train a stage again with --again STAGE"
+                f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
+                f"{self.elsewhere}{', or train a stage again with --again STAGE' if self.option == OPTION else ''}"
             )
         return [recipe.stages[index].name for index in standing] if changed else []
 
@@ -108,7 +116,7 @@ class RunFolder:
 
     def check_unlocked(self) -> None:
         """Raises ValueError when another run is in the folder."""
-        check_unlocked(self.path, ELSEWHERE)
+        check_unlocked(self.path, self.elsewhere)
 
     @contextmanager
     def locked(self, is_main_process: bool = True) -> Iterator[None]:
@@ -120,7 +128,7 @@ class RunFolder:
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        with only_writer(self.path, ELSEWHERE):
+        with only_writer(self.path, self.elsewhere):
             yield
 
     @property
@@ -134,7 +142,7 @@ class RunFolder:
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._recipe} cannot be read ({' '.join(str(error).split())}), so nothing says what was begun here: "
-                f"restore it, or {ELSEWHERE}"
+                f"restore it, or {self.elsewhere}"
             ) from error
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
@@ -142,10 +150,11 @@ class RunFolder:
         folder = self.stage(name)
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part)
-        (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
-        os.replace(part, folder)
+        with naming_full_disk(folder):
+            part.mkdir(parents=True)
+            write(part)
+            (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+            os.replace(part, folder)
         (self.path / STATE).unlink(missing_ok=True)
         return folder
 

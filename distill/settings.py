@@ -137,7 +137,9 @@ class Logging(Settings):
     """What a run tells and keeps while it trains."""
 
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
-    """Where curves go."""
+    """Where curves, sample clips and the recipe go."""
+    project: Annotated[str, Field(min_length=1)] = "fewstep"
+    """The project of wandb or trackio; each run is one run there."""
     every: PositiveInt = 10
     """Student steps between two points of a curve."""
     samples_every: PositiveInt = 500

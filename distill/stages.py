@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -19,31 +18,26 @@ from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjec
 from fewstep.distill.objectives.base import Batch, Objective
 from fewstep.distill.objectives.progressive import ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.processes import agree, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Gate, Stage
-from fewstep.distill.trainer import OnStep, Trainer
+from fewstep.distill.trackers import NoTracker, Tracker
+from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.interrupts import RESUME, Signals, Stop
+from fewstep.teacher.screen import Screen
 
+_T = TypeVar("_T")
 _GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
 _GAUGE_POSITION = 10**9  # batches that training never reaches
 
 # What a student is asked at a gate, beside endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
 Samples = Callable[[Path, nn.Module, SamplingContract], None]
-
-
-class Screen(Protocol):
-    """Where a run shows how far it is."""
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[OnStep]:
-        """A bar for one stage."""
-
-    def say(self, sentence: str) -> None:
-        """One line."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +50,16 @@ class Relay:
     clips: Clips
     accelerator: Accelerator
     screen: Screen
-    interrupted: Callable[[], bool]
+    signals: Signals
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
     samples: Samples | None = None
+    tracker: Tracker = field(default_factory=NoTracker)
 
     def run(self) -> None:
         """Every stage that is not finished yet, in order.
 
-        Raises ValueError when a gate does not open or a loss is not finite, KeyboardInterrupt after a Ctrl-C.
+        Raises ValueError when a gate does not open or a loss is not finite; Stop, with what is on disk, when a signal
+        asked to stop.
         """
         for index, stage in enumerate(self.recipe.stages):
             if self.folder.finished(stage.name):
@@ -73,9 +69,48 @@ class Relay:
             check_gate(stage, self.folder)
 
     def _run_stage(self, index: int, stage: Stage) -> None:
+        self.screen.say(f"{stage.name}: loading its networks")
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        trainer, watch = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
+        with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
+            stop = trainer.run(on_step, self.signals, self.screen.say)
+        if stop:
+            raise Stop(stop, _resume(trainer.kept))
+        self.screen.say(f"{stage.name}: measuring the student")
+        roles = trainer.roles
+        with roles.averaged():
+            result: dict[str, Any] = self._unless_stopped(
+                lambda: watch(stage.steps) | self._gauge(stage.gate, roles.student, trainer.contract), trainer.kept
+            )
+        result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
+        if on_gpu:  # of the main process; --dry-run says how much of it are weights
+            result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
+
+        def write(folder: Path) -> None:
+            roles.save(folder)
+            trainer.contract.write(folder)
+
+        if self.accelerator.is_main_process:
+            self.folder.finish(stage.name, write, result)
+        wait_for_all(self.accelerator)
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
+        self.screen.say(f"{stage.name}: {figures}")
+
+    def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
+        """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
+        done = self.signals.attempt(work)
+        request = agree(self.accelerator, self.signals)
+        if request.stop:
+            raise Stop(request.stop, _resume(kept))
+        if request.save:
+            self.screen.say(f"{kept}; the run goes on")
+        assert done is not None
+        return done
+
+    def _trainer(self, index: int, stage: Stage) -> tuple[Trainer, Callable[[int], dict[str, float]]]:
+        """The stage's trainer, resumed from its checkpoint, and what is measured after so many of its steps."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         roles, baked = self._roles(index), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
@@ -92,32 +127,17 @@ class Relay:
 
         def watch(step: int) -> dict[str, float]:
             if self.samples is not None and self.accelerator.is_main_process:
-                self.samples(self.folder.samples / stage.name / f"step-{step:06d}", roles.student, contract)
+                clips = self.folder.samples / stage.name / f"step-{step:06d}"
+                self.samples(clips, roles.student, contract)
+                self.tracker.clips(stage.name, step, clips)
             error = {"endpoint_error": endpoint_error(roles, [gauged], supervision)}
             return error | liveliness(roles, gauged, supervision)
 
         trainer = Trainer(
-            stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch
-        )
-        with self.screen.stage(stage.name, stage.steps) as on_step:
-            trainer.run(on_step, self.interrupted)
-        if trainer.step < stage.steps:
-            raise KeyboardInterrupt
-        with roles.averaged():
-            result: dict[str, Any] = watch(stage.steps) | self._gauge(stage.gate, roles.student, contract)
-        result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
-        if on_gpu:  # of the main process; --dry-run says how much of it are weights
-            result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
-
-        def write(folder: Path) -> None:
-            roles.save(folder)
-            contract.write(folder)
-
-        if self.accelerator.is_main_process:
-            self.folder.finish(stage.name, write, result)
-        self.accelerator.wait_for_everyone()
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
-        self.screen.say(f"{stage.name}: {figures}")
+            stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
+            self.tracker,
+        )  # fmt: skip
+        return trainer, watch
 
     def _roles(self, index: int) -> Roles:
         student = self.recipe.student
@@ -172,3 +192,7 @@ def check_gate(stage: Stage, folder: RunFolder) -> None:
             f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
             f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
         )
+
+
+def _resume(kept: str) -> str:
+    return f"{kept}; {RESUME}"

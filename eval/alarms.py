@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fewstep.eval.caution import ratio_is_empty
+
 # figure, whether it is wrong above the threshold, the threshold, what then is said of a value
 _ALARMS = (
     ("motion-ratio", False, 0.5, "moves only {:.0%} as much as the teacher: it may have become static"),
@@ -36,6 +38,8 @@ def alarms(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for name, above, threshold, sentence in _ALARMS:
         value = metrics[name]["value"] if name in metrics else threshold
+        if ratio_is_empty(name, metrics):  # `on_figures` says why
+            continue
         if value > threshold if above else value < threshold:
             found.append(sentence.format(value))
     return found

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fewstep import __version__
+from fewstep.eval.caution import on_times
 from fewstep.eval.latency import PROMPT, Timed, latency, rounds, synchronised
 from fewstep.eval.peak_memory import PeakMemory
 from fewstep.eval.results import markdown_table
@@ -130,7 +131,7 @@ class Benchmark:
 
 
 def notes(results: dict[str, Any]) -> list[str]:
-    """What a reader should know beside the table, in sentences: the fit, splits that do not add up, failures."""
+    """What a reader should know beside the table, in sentences: the fit, figures that mislead, failures."""
     found = []
     if results["fit"] is not None:
         fixed, per = results["fit"]["fixed_seconds"], results["fit"]["seconds_per_evaluation"]
@@ -141,6 +142,7 @@ def notes(results: dict[str, Any]) -> list[str]:
                 f"{row['model']}: the parts miss the whole by {row['split_gap']:.1%}, so the machine was busy: measure "
                 "again when it is quiet, or with more --repetitions"
             )
+    found += on_times(results["rows"], results["fit"])
     return found + [f"{name} failed: {why}" for name, why in results["failed"].items()]
 
 

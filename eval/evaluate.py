@@ -71,18 +71,25 @@ class Evaluation:
         """All rows that the folder holds."""
         return self._file.rows
 
+    @property
+    def prompts(self) -> Sequence[str]:
+        """One for each clip."""
+        return self._samples.main.prompts
+
     @torch.no_grad()
     def measure(self, model: Model, sampler: Sampler, progress: Progress) -> Row:
         """The row of a model, written at once.
 
         Raises ValueError when the folder holds clips of another model of this name.
         """
-        claim(self._out / "parts" / model.name / "model.json", model, sampler, self._file.protocol["seed"])
+        claim(claim_file(self._out, model), model, sampler, self._file.protocol["seed"])
         first = sampler is self._teacher
+        real = self._real_references(progress) if first else {}  # before sampling: a broken video shows here
         metrics = [metric for metric in self._metrics if not metric.paired or metric.paired in self._pairs(sampler)]
         for sample in (self._samples.main, self._samples.diverse):
             self._fill(model, sampler, sample, [m for m in metrics if m.seeds == sample.seeds], progress)
-        real = self._references(progress) if first else {}
+        if first:
+            self._teacher_reference(progress)
         row = self._row(model, sampler, metrics)
         self._file.put(row)
         if first:
@@ -150,20 +157,27 @@ class Evaluation:
             teacher = Clips.of(self._teacher.teacher.decode(kept), kept, prompts)
         return Clips.of(sampler.teacher.decode(latents), latents, prompts, teacher)
 
-    def _references(self, progress: Progress) -> Figures:
-        """Gives every distance what it is taken to; the figures of other real clips, where there are any."""
+    def _real_references(self, progress: Progress) -> Figures:
+        """Gives distances to real clips what they are taken to; the figures of other real clips, where there are any.
+
+        Raises ValueError for a real clip that cannot be read.
+        """
         found: Figures = {}
-        to_teacher = [metric for metric in self._distances if metric.real is None]
-        self._fill(self._model, self._teacher, self._samples.other, to_teacher, progress)
         for metric in self._distances:
             if metric.real is None:
-                metric.reference = self._store(self._model.name, self._samples.other).read(metric.name)
                 continue
             metric.reference = metric.features(metric.real.reference, self._batch, progress)
             if metric.real.floor is not None:
                 found |= metric.figures(metric.features(metric.real.floor, self._batch, progress), None)
         self._floors |= {name: figure["value"] for name, figure in found.items()}
         return found
+
+    def _teacher_reference(self, progress: Progress) -> None:
+        """Gives distances to the teacher its clips of other noise."""
+        to_teacher = [metric for metric in self._distances if metric.real is None]
+        self._fill(self._model, self._teacher, self._samples.other, to_teacher, progress)
+        for metric in to_teacher:
+            metric.reference = self._store(self._model.name, self._samples.other).read(metric.name)
 
     def _to_teacher(self, name: str) -> bool:
         """Whether a figure is a distance to the teacher's other clips: its own is then the floor."""
@@ -176,6 +190,11 @@ class Evaluation:
 
     def _store(self, name: str, sample: Sample) -> ClipStore:
         return ClipStore(self._out / "parts" / name / sample.name)
+
+
+def claim_file(out: Path, model: Model) -> Path:
+    """Where an evaluation remembers whose clips it holds under a model's name."""
+    return out / "parts" / model.name / "model.json"
 
 
 def _real_row(figures: Figures) -> Row:

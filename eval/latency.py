@@ -92,23 +92,23 @@ def rounds(
     """Measures all models in turn, again and again; yields how many measured rounds are done.
 
     The last of the `warmup` rounds (at least 1) is watched for peak memory instead of timed. A model that fails keeps
-    the reason in one sentence and is left out from then on.
+    the reason in one sentence and is left out from then on. `on_pass` is called after every pass.
     """
     prompts = [PROMPT] * batch
     for turn in range(1 - warmup, repetitions + 1):
         for model in models:
             if model.failure is None:
-                on_pass(model.name)
                 try:
                     with memory.watching(model.sampler, watched=turn == 0) as peak:
                         seconds = time_pass(model, prompts, clock)
                 except FAILURES as error:
                     model.failure = one_sentence(error)
-                    continue
-                if turn > 0:
-                    model.seconds.append(seconds)
-                elif turn == 0:
-                    model.peak_gib = peak.gib
+                else:
+                    if turn > 0:
+                        model.seconds.append(seconds)
+                    elif turn == 0:
+                        model.peak_gib = peak.gib
+                on_pass(model.name)
         if turn > 0:
             yield turn
 

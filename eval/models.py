@@ -70,13 +70,11 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
 
     Raises ValueError as `open_sampler` does.
     """
+    asked = asked_of(model, asked)
     if not model.student:
-        guidance = asked.guidance if model.guidance is None else model.guidance
-        asked = replace(asked, steps=model.steps or asked.steps, guidance=guidance)
         if teacher is not None and teacher.folder.resolve() == _folder(model.source):
             return teacher_sampler(teacher, model.source, asked)
         return open_sampler(model.source, asked, None, dtype, device)
-    asked = replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")  # its contract says them
     if teacher is not None:
         try:
             return open_sampler(model.source, asked, teacher, dtype, device)
@@ -85,23 +83,42 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
     return open_sampler(model.source, asked, None, dtype, device)
 
 
+def asked_of(model: Model, asked: Asked) -> Asked:
+    """How a model of a comparison is asked: with its own steps and guidance, where it names some."""
+    if model.student:  # else its contract says them
+        return replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")
+    guidance = asked.guidance if model.guidance is None else model.guidance
+    return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
+
+
 def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
     """Remembers in a file which model's clips are here, and where no protocol says it their precision.
 
-    Raises ValueError when they are of another model of its name, or in another precision.
+    Raises ValueError as `check_claim`.
     """
-    precision = {} if dtype is None else {"dtype": dtype}
-    own = json.loads(json.dumps(_identity(model, sampler) | {"seed": seed} | precision))
-    if dtype is not None and (begun := claimed_dtype([file])) not in (None, dtype):
+    check_claim(file, model, sampler, seed, dtype)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        precision = {} if dtype is None else {"dtype": dtype}
+        with whole_file(file) as part:
+            part.write_text(json.dumps(_identity(model, sampler) | {"seed": seed} | precision, indent=1) + "\n")
+
+
+def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
+    """Raises ValueError when the file says that clips of another model of this name are here, or in another precision.
+
+    An outline will do for the sampler.
+    """
+    if not file.exists():
+        return
+    before = _read_claim(file)
+    begun = str(before.pop("dtype", _UNSAID_DTYPE))
+    if dtype is not None and begun != dtype:
         raise ValueError(
             f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
             "choose another --out"
         )
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
-            part.write_text(json.dumps(own, indent=1) + "\n")
-    elif {**json.loads(file.read_text()), **precision} != own:
+    if before != json.loads(json.dumps(_identity(model, sampler) | {"seed": seed})):
         raise ValueError(
             f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
             f"are there: give it another name, NAME={model.source}, or choose another --out"
@@ -110,8 +127,15 @@ def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | No
 
 def claimed_dtype(files: Sequence[Path]) -> str | None:
     """The precision of the clips that the first of these files which is there claims; None where none is."""
-    claims = (json.loads(file.read_text()) for file in files if file.exists())
+    claims = (_read_claim(file) for file in files if file.exists())
     return next((str(claim.get("dtype", _UNSAID_DTYPE)) for claim in claims), None)
+
+
+def _read_claim(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not JSON ({error}): delete its folder, or choose another --out") from error
 
 
 def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:

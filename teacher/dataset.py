@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
+from fewstep.teacher.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
+from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, requested_stop
 from fewstep.teacher.listing import FILE_NAME as LISTING
 from fewstep.teacher.listing import read_listing, write_listing
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
@@ -54,21 +57,29 @@ def write_dataset(
     A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
     the same plan. `advance` is called after every item made; `left_out` are lines for the report beyond the items
     that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
-    another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
+    another process or was begun with another plan; OSError when the disk is full; Stop when a signal asked to stop.
+    No finished shard is lost, and by a stop no finished batch.
     """
     check_writable(folder, elsewhere)
     folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder, elsewhere):
+    with only_writer(folder, elsewhere), noted_signals() as signals:
         manifest = _begin(folder, plan, unconditional, elsewhere)
         for number in range(manifest.num_shards):
             path = folder / f"shard-{number:05d}.parquet"
             if number < len(manifest.shards) and path.exists():
                 continue
-            made = _counted(source.rows(manifest.share(number)), advance)
-            shard = _write_shard(path, made, manifest.tensors)
+            items = manifest.share(number)
+            try:
+                with closing(_made(path, items, source, manifest.tensors, signals, advance)) as made:
+                    shard = _write_shard(path, made, manifest.tensors, len(items))
+            except Stop as stop:
+                done = items.start + len(Begun(path, _batch_size(source)))
+                stop.kept = f"{done} of the {manifest.items} items of {folder} are done; {RESUME}"
+                raise
             shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
             manifest = manifest.model_copy(update={"shards": shards})
             manifest.write(folder)
+            begun_path(path).unlink(missing_ok=True)
         _write_report(folder, [*manifest.skipped, *left_out])
     return manifest
 
@@ -104,7 +115,7 @@ def _begin(folder: Path, plan: Manifest, unconditional: Row | None, elsewhere: s
     begun = begun or plan
     path = folder / "unconditional.parquet"
     if unconditional is not None and not (begun.unconditional and path.exists()):
-        shard = _write_shard(path, [unconditional], plan.tensors)
+        shard = _write_shard(path, [_record(unconditional, plan.tensors)], plan.tensors)
         begun = begun.model_copy(update={"unconditional": shard})
     if read_listing(folder, plan.items_sha256) is None:
         write_listing(folder, plan.listing)
@@ -124,36 +135,71 @@ def begun_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
     return None
 
 
-def _write_shard(path: Path, made: Iterable[Row | Skip], tensors: dict[str, Layout]) -> Shard:
+def _write_shard(path: Path, made: Iterable[Record | Skip], tensors: dict[str, Layout], num_items: int = 1) -> Shard:
+    """Writes what was made of a shard. Raises Stop where that are fewer items; they wait for the next call."""
     schema = pa.schema(
         [("id", pa.string()), ("caption", pa.string()), ("seed", pa.int64())]
         + [(name, pa.binary()) for name in tensors]
     )
-    skipped: list[Skip] = []
-    rows = 0
+    items: list[Skip | None] = []
     # Latents are noise to a compressor, and every dictionary or statistic of them would be dead weight.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with whole_file(path) as part, part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
-        for group in _groups(_unskipped(made, skipped)):
-            writer.write_table(pa.Table.from_pylist([_record(row, tensors) for row in group], schema))
-            rows += len(group)
-    return Shard(name=path.name, rows=rows, sha256=sha256(path), skipped=tuple(skipped))
+    with whole_file(path) as part:
+        with part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
+            for group in _groups(_unskipped(made, items)):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+            stop = requested_stop() if len(items) < num_items else 0
+            if stop:
+                writer.add_key_value_metadata(begun_metadata(items))
+        if stop:
+            keep_begun(part, path)
+            raise Stop(stop)
+    skipped = tuple(item for item in items if item is not None)
+    return Shard(name=path.name, rows=items.count(None), sha256=sha256(path), skipped=skipped)
 
 
-def _unskipped(made: Iterable[Row | Skip], skipped: list[Skip]) -> Iterator[Row]:
+def _made(
+    path: Path,
+    items: range,
+    source: Source,
+    tensors: dict[str, Layout],
+    signals: Signals,
+    advance: Callable[[], None],
+) -> Generator[Record | Skip, None, None]:
+    """The items of a shard: what is there of it, then the source's, until a signal asks to stop."""
+    begun = Begun(path, _batch_size(source))
+    for item in begun:
+        yield item
+        advance()
+    rows = iter(source.rows(items[len(begun) :]))
+    try:
+        while (made := signals.attempt(lambda: next(rows, None))) is not None:
+            yield made if isinstance(made, Skip) else _record(made, tensors)
+            advance()
+    finally:
+        if isinstance(rows, Generator):
+            rows.close()  # threads that read ahead begin no further item
+
+
+def _batch_size(source: Source) -> int:
+    """Items that a source makes together, whose rows may depend on one another in their last bits."""
+    return getattr(source, "batch_size", 1)
+
+
+def _unskipped(made: Iterable[Record | Skip], items: list[Skip | None]) -> Iterator[Record]:
+    """The rows alone; `items` is told of every item, skipped or, as None, not."""
     for item in made:
-        if isinstance(item, Skip):
-            skipped.append(item)
-        else:
+        items.append(item if isinstance(item, Skip) else None)
+        if not isinstance(item, Skip):
             yield item
 
 
-def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while group := list(islice(rows, _ROWS_PER_GROUP)):
+def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while group := list(islice(records, _ROWS_PER_GROUP)):
         yield group
 
 
-def _record(row: Row, tensors: dict[str, Layout]) -> dict[str, object]:
+def _record(row: Row, tensors: dict[str, Layout]) -> Record:
     stored = {name: _bytes(row, name, layout) for name, layout in tensors.items() if name in row.tensors}
     return {"id": row.id, "caption": row.caption, "seed": row.seed, **stored}
 
@@ -171,12 +217,6 @@ def _bytes(row: Row, name: str, layout: Layout) -> bytes:
     if not stored.isfinite().all():
         raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}: use `fewstep data --store float32`")
     return stored.contiguous().numpy().tobytes()
-
-
-def _counted(made: Iterable[Row | Skip], advance: Callable[[], None]) -> Iterator[Row | Skip]:
-    for item in made:
-        yield item
-        advance()
 
 
 def _write_report(folder: Path, skipped: Sequence[Skip]) -> None:

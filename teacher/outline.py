@@ -18,8 +18,13 @@ class Outline:
     clips. `whole`: its weights are on this disk, and so its sha256 can be taken; of a hub id they may yet have to be
     downloaded."""
 
+    name: str
     teacher: Teacher
     whole: bool
+
+    def is_of(self, name: str | Path) -> bool:
+        """Whether this is the teacher called `name`, or in that folder."""
+        return str(name) == self.name or self.teacher.folder.resolve() == Path(name).expanduser().resolve()
 
 
 def outline_teacher(name: str | Path) -> Outline:
@@ -31,4 +36,4 @@ def outline_teacher(name: str | Path) -> Outline:
     folder, class_name = find_folder(name, tuple(FAMILIES), weights=False)
     whole = Path(name).expanduser().is_dir() or name == EMBEDDED or has_weights(folder, class_name)
     pipeline = make_pipeline(folder, class_name, empty_parts(folder, class_name, weights=whole))
-    return Outline(FAMILIES[class_name](pipeline, folder), whole)
+    return Outline(str(name), FAMILIES[class_name](pipeline, folder), whole)

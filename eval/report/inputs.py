@@ -30,6 +30,8 @@ class Figure(BaseModel):
     high: Number = None
     floor: Number = None
     num: int | None = None  # clips
+    dimensions: int | None = None  # of a distance's features
+    reference_num: int | None = None  # clips that a distance is taken to
     unit: str = ""
     better: Literal["lower", "higher"] | None = None
 
@@ -83,6 +85,7 @@ class Latency(BaseModel):
     speedup: Number = None
     denoise_speedup: Number = None
     ideal_speedup: Number = None
+    repetitions: int | None = None  # passes that the medians are of
 
 
 class Fit(BaseModel):

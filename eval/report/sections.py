@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.caution import has_interval, is_above_ideal, unfit
 from fewstep.eval.report import words
 from fewstep.eval.report.clips import reel
-from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Latency, Row, RunRecord
+from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Latency, Row, RunRecord
 
 _TONES = 14  # of students: seven colours, then the same with dashed lines
 _POINTS = 1000  # of one curve
@@ -60,7 +61,7 @@ def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[s
                     "tone": tones[row.model],
                     "detail": details[row.model],
                     "x": _costs(row, comparison),
-                    "y": {name: figure.model_dump() for name, figure in row.metrics.items()},
+                    "y": {name: _plotted(figure) for name, figure in row.metrics.items()},
                 }
                 for row in evaluation.rows
             ],
@@ -76,6 +77,12 @@ def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[s
         "command": evaluation.command,
         "protocol": _json(evaluation.protocol),
     }
+
+
+def _plotted(figure: Figure) -> dict[str, Any]:
+    """For the plot; an interval of a handful of clips is no error bar."""
+    found = figure.model_dump()
+    return found if has_interval(found) else found | {"low": None, "high": None}
 
 
 def _paths(folder: Path, count: int) -> list[Path]:
@@ -121,7 +128,8 @@ def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
     there = [figure for figure in figures if figure]
     counts = {figure.num for figure in there}
     better, num = _better(evaluation, name), counts.pop() if len(counts) == 1 else None
-    notes = [there[0].unit, f"{better} is better" if better else "", f"N\u00a0{num}" if num else ""]
+    few = next((words for figure in there if (words := unfit(figure.model_dump()))), "")
+    notes = [there[0].unit, f"{better} is better" if better else "", f"N\u00a0{num}" if num else "", few]
     return {
         "name": name,
         "note": ", ".join(note for note in notes if note),
@@ -154,7 +162,11 @@ def _bar(data: Data, row: Latency, longest: float) -> dict[str, Any]:
         begin += width
     ideal, measured = row.ideal_speedup, row.denoise_speedup
     reached = round(100 * min(1.0, measured / ideal), 1) if ideal and measured else None
-    return {"row": row, "total": _total(row), "tone": data.tone(row.model), "parts": parts, "reached": reached}
+    above = is_above_ideal(row.model_dump())
+    return {
+        "row": row, "total": _total(row), "tone": data.tone(row.model), "parts": parts, "reached": reached,
+        "above": above,
+    }  # fmt: skip
 
 
 def run_section(data: Data, run: RunRecord, count: int, shown: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from fewstep.eval.caution import has_interval, is_above_ideal, on_figures, on_times, unfit
 from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Row, RunRecord, StageRecord
 
 ABOUT = {  # what a metric says; one that ends in -kernel or -ratio has the words of ENDINGS, too
@@ -71,9 +72,10 @@ def interval(figure: Figure) -> str:
 
 
 def ends(figure: Figure) -> str:
-    """Of its interval: 33.0–44.1, or nothing."""
-    if figure.low is None or figure.high is None:
+    """Of its interval: 33.0–44.1, or nothing where there is none, or too few clips for one."""
+    if not has_interval(figure.model_dump()):
         return ""
+    assert figure.low is not None and figure.high is not None
     return f"{number(figure.low)}{'–' if figure.low >= 0 else ' to '}{number(figure.high)}"
 
 
@@ -145,7 +147,8 @@ def _speed(comparison: Comparison, teacher: Row, student: Row) -> str:
     ideal = teacher.evaluations / student.evaluations if student.evaluations and teacher.evaluations else None
     if ours and theirs and ours.denoise_seconds and theirs.denoise_seconds:
         words = f"is {times(theirs.denoise_seconds / ours.denoise_seconds)} faster at denoising"
-        words += f" (ideal {times(ideal)})" if ideal else ""
+        above = ideal and is_above_ideal(ours.model_dump() | {"ideal_speedup": ideal})
+        words += f" (ideal {times(ideal)}{', so not all of it is the student’s' if above else ''})" if ideal else ""
         if ours.total_seconds and theirs.total_seconds:
             words += f" and {times(theirs.total_seconds / ours.total_seconds)} from prompt to clip"
         return words
@@ -158,6 +161,9 @@ def _speed(comparison: Comparison, teacher: Row, student: Row) -> str:
 def _compared(teacher: Row, student: Row, metric: str) -> str:
     ours, theirs = student.metrics[metric], teacher.metrics[metric]
     words = f"{metric} {interval(ours)} against the teacher’s {interval(theirs)}"
+    why = unfit(ours.model_dump()) or unfit(theirs.model_dump())
+    if why:
+        return f"{words}, and no verdict, for {why}"
     if None in (ours.low, ours.high, theirs.low, theirs.high):
         return words
     assert ours.low is not None and ours.high is not None and theirs.low is not None and theirs.high is not None
@@ -173,6 +179,7 @@ def warnings(runs: list[RunRecord], benchmarks: list[Benchmark], comparisons: li
     """Failures first, then what the evaluation found odd."""
     found = [f"{run.folder.name}: {words}" for run in runs for words in _on_run(run)]
     found += [f"{model} was not timed: {why}" for one in benchmarks for model, why in one.failed.items()]
+    found += [words for one in benchmarks for words in _on_benchmark(one)]
     return found + [words for comparison in comparisons for words in _on_rows(comparison.evaluation)]
 
 
@@ -192,8 +199,13 @@ def _on_curve(stage: StageRecord) -> list[str]:
     return [f"{key} of stage {stage.name} was not a finite number at step {step}" for key, step in odd.items()]
 
 
+def _on_benchmark(benchmark: Benchmark) -> list[str]:
+    fit = None if benchmark.fit is None else benchmark.fit.model_dump()
+    return on_times([row.model_dump() for row in benchmark.rows], fit)
+
+
 def _on_rows(evaluation: Evaluation) -> list[str]:
-    found = []
+    found = on_figures([row.model_dump() for row in evaluation.rows], evaluation.prompts)
     for row in evaluation.rows:
         broken = [name for name, figure in row.metrics.items() if figure.value is None]
         found += [f"{row.model}: {name} is not a finite number" for name in broken]

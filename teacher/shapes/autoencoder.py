@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
@@ -86,7 +87,12 @@ def fit_code(recipe: AutoencoderRecipe, seed: int, path: Path) -> LinearCode:
 
 
 def train_autoencoder(
-    model: AutoencoderKLWan, code: LinearCode, recipe: AutoencoderRecipe, seed: int, folder: Path
+    model: AutoencoderKLWan,
+    code: LinearCode,
+    recipe: AutoencoderRecipe,
+    seed: int,
+    folder: Path,
+    screen: Screen = SILENT,
 ) -> None:
     """Trains encoder and decoder side by side, in place."""
     device = next(model.parameters()).device
@@ -115,7 +121,7 @@ def train_autoencoder(
         return reconstruction(model, code, seed, recipe.watch_clips)
 
     budget = Budget(recipe.steps, recipe.lr, 30, recipe.cooldown, recipe.ema, recipe.muon)
-    train("autoencoder", folder, {"autoencoder": model}, losses, budget, watch, watch_every=500)
+    train("autoencoder", folder, {"autoencoder": model}, losses, budget, watch, watch_every=500, screen=screen)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from transformers import UMT5EncoderModel
 
 from fewstep.teacher.families.wan_attention import count_padding
 from fewstep.teacher.schedule import shift_time
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
 from fewstep.teacher.shapes.latents import Latents
 from fewstep.teacher.shapes.loop import Budget, train
@@ -143,7 +144,9 @@ class AttributeHead(nn.Module):
         return torch.stack(each).mean()
 
 
-def train_text(encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, folder: Path) -> None:
+def train_text(
+    encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, folder: Path, screen: Screen = SILENT
+) -> None:
     """Teaches the text encoder what captions name, before the denoiser meets it."""
     tokenizer, reader = make_tokenizer(), AttributeReader()
 
@@ -155,7 +158,7 @@ def train_text(encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, fol
 
     train(
         "text encoder", folder, {"encoder": encoder, "reader": reader}, losses,
-        Budget(recipe.text_steps, lr=2e-3, ema=0.9),
+        Budget(recipe.text_steps, lr=2e-3, ema=0.9), screen=screen,
     )  # fmt: skip
 
 
@@ -167,6 +170,7 @@ def train_denoiser(
     seed: int,
     folder: Path,
     watch: Callable[[int], Mapping[str, float]] | None = None,
+    screen: Screen = SILENT,
 ) -> None:
     """Flow matching, velocity eps - x0 (Wan's prediction), with caption dropout; trains both networks in place."""
     device = next(transformer.parameters()).device
@@ -202,7 +206,7 @@ def train_denoiser(
         muon_lr=recipe.muon_lr,
     )  # fmt: skip
     modules = {"transformer": transformer, "text_encoder": encoder, "head": head}
-    train("denoiser", folder, modules, losses, budget, watch, watch_every=1000)
+    train("denoiser", folder, modules, losses, budget, watch, watch_every=1000, screen=screen)
 
 
 def fresh_text_encoder() -> UMT5EncoderModel:

@@ -22,6 +22,7 @@ from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, sil
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.manifest import sha256
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.loop import Budget, train
@@ -125,7 +126,7 @@ class _Stage(nn.Module):
         return x + silu(self.norm2(self.same(x)))
 
 
-def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> None:
+def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, screen: Screen = SILENT) -> None:
     """Trains the judge in place on clips of both splits, then standardises its features on real clips."""
     device = next(judge.parameters()).device
 
@@ -149,7 +150,8 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path) -> N
         return accuracy(judge, seed, recipe.watch_clips)
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, ema=recipe.ema)
-    train("judge", folder, {"judge": judge}, losses, budget, watch, watch_every=500)
+    train("judge", folder, {"judge": judge}, losses, budget, watch, watch_every=500, screen=screen)
+    screen.say(f"judge: standardising its features on {recipe.feature_clips} clips")
     _standardise(judge, seed, recipe.feature_clips)
 
 

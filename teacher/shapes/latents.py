@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.interrupts import ignore_signals
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import draw_caption, example
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.world import Scene, render
@@ -42,16 +43,22 @@ def to_tensor(clips: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def training_latents(code: LinearCode, clips: int, seed: int, path: Path) -> Latents:
+def training_latents(code: LinearCode, clips: int, seed: int, path: Path, screen: Screen = SILENT) -> Latents:
     """The latents of `clips` training clips; rendered in parallel the first time, then read from `path`."""
     scenes = [example("train", seed, i)[0] for i in range(clips)]
     if not path.exists():
         chunks = [scenes[i : i + _CHUNK] for i in range(0, clips, _CHUNK)]
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
-            done = pool.map(_encode, [code] * len(chunks), chunks)
-            parts = list(track(done, "rendering clips", total=len(chunks)))
-        with whole_file(path) as part:
-            np.save(part, np.concatenate(parts))
+        pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork"), initializer=ignore_signals)
+        try:
+            parts: list[NDArray[np.float16]] = []
+            with screen.pieces("clip") as report:
+                for part in pool.map(_encode, [code] * len(chunks), chunks):
+                    parts.append(part)
+                    report("rendering", sum(map(len, parts)), clips)
+        finally:
+            pool.shutdown(cancel_futures=True)  # a stop waits for the chunks that are being rendered, not for all
+        with whole_file(path) as file:
+            np.save(file, np.concatenate(parts))
     codes = np.load(path)
     if len(codes) != clips:
         raise ValueError(

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.attribute_watch import attribute_watch
 from fewstep.teacher.shapes.autoencoder import (
     AutoencoderRecipe,
@@ -90,15 +91,16 @@ def _differences(before: dict[str, Any], after: dict[str, Any], above: str = "")
     return found
 
 
-def run_part(recipe: TeacherRecipe, part: Part, device: torch.device) -> None:
+def run_part(recipe: TeacherRecipe, part: Part, device: torch.device, screen: Screen = SILENT) -> None:
     """Trains one part, or goes on where it was stopped; parts need no other part but the linear code."""
     keep_recipe(recipe)
     torch.manual_seed(recipe.seed)
     folder = recipe.out / part
     folder.mkdir(parents=True, exist_ok=True)
+    screen.say(f"{part}: getting ready in {folder}")
     if part == "judge":
         judge = Judge().to(device)
-        train_judge(judge, recipe.judge, recipe.seed, folder)
+        train_judge(judge, recipe.judge, recipe.seed, folder, screen)
         save_judge(judge, folder)
         return
     path = recipe.out / LINEAR_CODE
@@ -110,27 +112,27 @@ def run_part(recipe: TeacherRecipe, part: Part, device: torch.device) -> None:
         if recipe.start:
             load_start(recipe.start, "vae", autoencoder)
         autoencoder.to(device)
-        train_autoencoder(autoencoder, code, recipe.autoencoder, recipe.seed, folder)
+        train_autoencoder(autoencoder, code, recipe.autoencoder, recipe.seed, folder, screen)
         autoencoder.save_pretrained(folder / "vae")
     else:
-        _run_denoiser(recipe, code, folder, device)
+        _run_denoiser(recipe, code, folder, device, screen)
 
 
-def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device: torch.device) -> None:
+def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device: torch.device, screen: Screen) -> None:
     settings = recipe.denoiser
-    latents = training_latents(code, settings.clips, recipe.seed, recipe.out / "latents.npy")
+    latents = training_latents(code, settings.clips, recipe.seed, recipe.out / "latents.npy", screen)
     text_encoder = fresh_text_encoder()
     transformer = make_transformer(settings, recipe.autoencoder.channels)
     if recipe.start:
         load_start(recipe.start, "text_encoder", text_encoder)
         load_start(recipe.start, "transformer", transformer)
     else:
-        train_text(text_encoder, settings, recipe.seed, recipe.out / "text")
+        train_text(text_encoder, settings, recipe.seed, recipe.out / "text", screen)
     transformer.to(device)
     text_encoder.to(device)
     trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training beside this
     judge = load_judge(recipe.out / "judge") if trained else None
     watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TOKENS)
-    train_denoiser(transformer, text_encoder, latents, settings, recipe.seed, folder, watch)
+    train_denoiser(transformer, text_encoder, latents, settings, recipe.seed, folder, watch, screen)
     transformer.save_pretrained(folder / "transformer")
     text_encoder.save_pretrained(folder / "text_encoder")

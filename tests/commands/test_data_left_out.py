@@ -54,6 +54,9 @@ def test_a_folder_of_other_things_is_no_place_for_a_dataset(tmp_path: Path, tiny
         code, text = run(*words, tmp_path / out)
         assert code == 2 and sentence in text, text
         assert sorted(tmp_path.rglob("*")) == before
+    film(tmp_path / "notes" / "a.mp4")
+    code, text = run("videos", tmp_path / "notes", "--teacher", tiny_wan_folder, "--out", tmp_path / "notes")
+    assert code == 2 and "holds other things than a dataset, such as a.mp4, readme.md" in text
     (tmp_path / "recipe.yaml").write_text("teacher: shapes\nout: runs/mine\n")  # one's own, beside no run
     (tmp_path / "fresh").mkdir()
     (tmp_path / "fresh" / ".hidden").touch()

@@ -84,7 +84,8 @@ def test_teacher_and_students_share_prompts_and_noise(command: list[object], tmp
 
 def test_nothing_is_made_twice(command: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fewstep(*command, "--metrics", "psnr")[0] == 0
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "results.json"}
+    written = ("results.json", "log.txt")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name not in written}
     with monkeypatch.context() as patched:
         patched.setattr(Sampler, "sample", lambda *_: pytest.fail("sampled again"))
         assert fewstep(*command, "--metrics", "psnr", "--batch", 3)[0] == 0
@@ -141,7 +142,7 @@ def test_another_protocol_or_student_is_refused(command: list[object], run: Path
 
 def test_mistakes_are_told(command: list[object], tiny_wan_folder: Path, run: Path, tmp_path: Path) -> None:
     code, output = fewstep(*command, "--metrics", "psnr,fid")
-    assert code == 2 and "there is no metric fid: choose among shapes-fd" in output
+    assert code == 2 and "there is no metric fid (did you mean fvd?): choose among shapes-fd" in output
     code, output = fewstep(*command, "--metrics", "lpips")
     assert code == 2 and "lpips needs 31 pixels a side" in output
     code, output = fewstep("evaluate", tiny_wan_folder, run)

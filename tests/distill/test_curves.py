@@ -1,4 +1,4 @@
-"""Curves where people look at them, and trackers that are not there."""
+"""Curves on disk: points are taken back on a resume, and a kill loses none."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fewstep.distill import curves
-from fewstep.distill.curves import Curves, check_tracker, read_curve
+from fewstep.distill.curves import Curves, read_curve
+from fewstep.distill.trackers import NoTracker
 
 
-def test_tensorboard_shows_what_the_file_says(tmp_path: Path) -> None:
-    written = Curves(tmp_path, "4-step", Accelerator(cpu=True), "tensorboard", 0)
-    for step in (1, 2):
-        written.write(step, {"student/loss": 0.5 / step})
-    written.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "4-step"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("student/loss")] == [(1, 0.5), (2, 0.25)]
-    assert read_curve(tmp_path / "curves" / "4-step.jsonl") == [
-        {"step": 1, "student/loss": 0.5},
-        {"step": 2, "student/loss": 0.25},
-    ]
+def test_points_after_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
+    for resumed_at, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        curves = Curves(tmp_path, "4-step", Accelerator(cpu=True), NoTracker(), resumed_at)
+        for step in steps:
+            curves.write(step, {"student/loss": 1 / step})
+        curves.close()
+    assert [point["step"] for point in read_curve(tmp_path / "curves" / "4-step.jsonl")] == [1, 2, 3, 4]
 
 
 def test_a_curve_outlives_a_kill_while_points_are_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,15 +33,5 @@ def test_a_curve_outlives_a_kill_while_points_are_taken_back(tmp_path: Path, mon
 
     monkeypatch.setattr(Path, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
-        Curves(tmp_path, "s", Accelerator(cpu=True), "none", 2)
+        Curves(tmp_path, "s", Accelerator(cpu=True), NoTracker(), 2)
     assert path.read_text() == before
-
-
-def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(curves, "import_module", missing)
-    check_tracker("none")
-    with pytest.raises(ValueError, match=r"logging.tracker is trackio, which is not installed: `pip install trackio`"):
-        check_tracker("trackio")

@@ -22,6 +22,7 @@ from fewstep.commands.asked import (
     size_of,
 )
 from fewstep.commands.data_run import SKIPPED, Run, Store
+from fewstep.commands.progress import Screen
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
 
@@ -61,17 +62,20 @@ def videos(
     negative_prompt: Negative = "",
 ) -> None:
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
+    screen = Screen()
+    screen.say(f"looking for videos in {folder}")
     from fewstep.teacher.caption_files import read_captions
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
 
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job.check_out()
     files = list_files(folder, out)
     described = read_captions(files, folder, captions)
     if described.unmatched:
-        typer.secho(str(described.unmatched), fg="yellow", err=True)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
+        screen.warn(str(described.unmatched))
     model = job.load()
-    say_text_losses(model, [*described.texts.values(), negative_prompt])
+    say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
     job.make(
@@ -111,14 +115,17 @@ def rollouts(
     negative_prompt: Negative = "",
 ) -> None:
     """Sample the teacher itself: no real video is needed."""
+    screen = Screen()
+    screen.say(f"reading prompts from {prompts}")
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
 
     weight = guidance_of(guidance)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job.check_out()
     lines = read_prompts(prompts)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt)
     model = job.load()
-    say_text_losses(model, [*lines, negative_prompt])
+    say_text_losses(screen, model, [*lines, negative_prompt])
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
     job.make(
@@ -139,9 +146,9 @@ def rollouts(
 @data_app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
     """Show what a dataset holds and how it was made."""
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from fewstep.commands.tables import print_table
     from fewstep.teacher.manifest import read_manifest
 
     manifest = read_manifest(folder)
@@ -158,4 +165,4 @@ def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's
         table.add_row(f"schedule {name}", str(value))
     for name, layout in manifest.tensors.items():
         table.add_row(name, str(layout))
-    Console().print(table)
+    print_table(table)

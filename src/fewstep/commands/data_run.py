@@ -1,4 +1,4 @@
-"""What the verbs of `fewstep data` share: what they are told, and the run under a progress bar."""
+"""What the verbs of `fewstep data` share: their options, and the run with its progress."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import typer
 from fewstep.commands.asked import DType, load, settle_dtype
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher
     from fewstep.teacher.dataset import Source
     from fewstep.teacher.manifest import Kind, Manifest, Skip
@@ -36,23 +34,30 @@ class Run:
     store: Store
     rows_per_shard: int
     negative_prompt: str
+    screen: Screen
 
-    def load(self) -> Teacher:
-        """The teacher, once it is sure that there is a place for what it makes.
+    def check_out(self) -> None:
+        """Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
 
-        Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
+        Before anything else: what lies in it is never a source.
         """
         from fewstep.distill.run_folder import run_around
         from fewstep.teacher.atomic import check_writable
         from fewstep.teacher.dataset import check_folder
-        from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
         if (run := run_around(self.out)) is not None:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
         check_folder(self.out)
+
+    def load(self) -> Teacher:
+        """The teacher, in the precision that the dataset was begun in, if it was."""
+        from fewstep.teacher.manifest import FILE_NAME, read_manifest
+
         begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
-        return load(self.teacher, settle_dtype(self.dtype, self.device, begun), self.device)
+        dtype = settle_dtype(self.screen, self.dtype, self.device, begun)
+        self.screen.say(f"loading the teacher {self.teacher} ({dtype})")
+        return load(self.teacher, dtype, self.device)
 
     def make(
         self,
@@ -67,6 +72,7 @@ class Run:
         """Makes the dataset of these items, listed in or lying in `path`; `known` is more for its manifest."""
         from fewstep.teacher.dataset_plan import plan_dataset
 
+        self.screen.say(f"planning {len(items)} clips of {path}")
         plan = plan_dataset(
             kind,
             model,
@@ -78,53 +84,46 @@ class Run:
             rows_per_shard=self.rows_per_shard,
             **known,
         )
-        _run(self.out, plan, model, source, left_out)
+        with self.screen:
+            _run(self.out, plan, model, source, left_out, self.screen)
 
 
-def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip]) -> None:
-    """Makes the dataset under a progress bar, and leaves with SKIPPED when something is missing in it."""
-    from rich.console import Console
-
+def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip], screen: Screen) -> None:
+    """Makes the dataset, shows how far it is, and leaves with SKIPPED when something is missing in it."""
     from fewstep.teacher.dataset import usable_line, write_dataset
     from fewstep.teacher.dataset_plan import unconditional_row
     from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
     finished = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
-    console = Console(stderr=True)
-    with _progress(console) as progress:
-        task = progress.add_task(plan.kind, total=plan.items, completed=finished)
-        unconditional = unconditional_row(teacher, plan.negative_prompt)
-        manifest = write_dataset(out, plan, unconditional, source, lambda: progress.advance(task), left_out)
-    typer.echo(f"{manifest.rows} clips in {manifest.num_shards} shards: {out}", err=True)
+    if finished:
+        screen.say(f"resumed at clip {finished} of {plan.items}")
+    unconditional = unconditional_row(teacher, plan.negative_prompt)
+    with screen.bar(plan.kind, "clip") as bar:
+        bar.begin(plan.kind, plan.items, finished)
+
+        def advance() -> None:
+            screen.log_to(out)  # not before: a plan that is refused leaves no trace
+            bar.update(bar.done + 1)
+
+        manifest = write_dataset(out, plan, unconditional, source, advance, left_out)
+    screen.log_to(out)
+    screen.say(f"{manifest.rows} clips in {manifest.num_shards} shards: {out}")
     if line := usable_line(out, manifest):
-        typer.echo(line, err=True)
-        _print_skipped(manifest.skipped, out, console)
+        screen.warn(line)
+        _print_skipped(manifest.skipped, out)
         raise typer.Exit(SKIPPED)
 
 
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:.3g} clips/s")
-
-    name = TextColumn("{task.description}")
-    return Progress(name, BarColumn(), MofNCompleteColumn(), Speed(), TimeLeft(), console=console)
-
-
-def _print_skipped(skipped: list[Skip], out: Path, console: Console) -> None:
+def _print_skipped(skipped: list[Skip], out: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from fewstep.commands.tables import print_table
     from fewstep.teacher.dataset import REPORT
 
     table = Table("file", "reason", title=f"{len(skipped)} skipped")
     for skip in skipped[:_SHOWN]:
         table.add_row(escape(skip.file), escape(skip.reason))
-    console.print(table)
+    print_table(table, stderr=True)
     if len(skipped) > _SHOWN:
         typer.echo(f"and {len(skipped) - _SHOWN} more; all are listed in {out / REPORT}", err=True)

@@ -23,11 +23,12 @@ from fewstep.commands.asked import (
     say_text_losses,
     settle_dtype,
 )
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.choose_metrics import Chosen, Setting
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.models import Model
     from fewstep.student.sampler import Asked, Sampler
@@ -79,32 +80,44 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
+    screen = Screen()
+    screen.say(f"evaluating {', '.join(models)}")
     import torch
 
-    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.protocol import prompts_of
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.loading import find_device
 
     found = models_of(models)
     folder = _folder(found) if out is None else out
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
+    wanted = None if metrics is None else [name.strip() for name in metrics.split(",")]
+    check_names(wanted or ())
+    where = str(find_device(device))
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
-    dtype = settle_dtype(dtype, device, begun_dtype(folder))
+    dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
+    outlined = outline_models(found, asked)
+    first = outlined[0].sampler
+    shown = prompts_of(given, num, first.size, seed)
+    setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
+    chosen = _choose(wanted, setting, screen)
+    check_folder(folder, outlined, setting, chosen, dtype)
+    screen.say(f"loading {found[0].name} ({dtype})")
     teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
-    shown = prompts_of(given, num, teacher.size, seed)
     negative = [teacher.negative_prompt] if teacher.guidance.guides else []
-    say_text_losses(teacher.teacher, dict.fromkeys([*shown, *negative]))
-    where = str(teacher.teacher.device)
-    setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
-    wanted = [name.strip() for name in metrics.split(",")] if metrics else None
-    evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch)
-    _measure(evaluation, found, teacher, asked, dtype, device)
-    typer.echo(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+    say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
+    evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
+    screen.log_to(folder)
+    with screen:
+        _measure(evaluation, found, teacher, asked, dtype, device, screen)
+    screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
 
 
 def models_of(texts: list[str]) -> list[Model]:
@@ -124,39 +137,53 @@ def _folder(models: Sequence[Model]) -> Path:
     return run / "evaluation"
 
 
+def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chosen:
+    """The metrics, with a line for each that is left out and for options that none of them needs."""
+    from fewstep.eval.choose_metrics import choose_metrics, unused_options
+
+    screen.say("looking at the metrics")
+    metrics, left_out = choose_metrics(wanted, setting)
+    for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(metrics, setting)):
+        screen.warn(sentence)
+    return metrics, left_out
+
+
 def _begin(
-    out: Path, model: Model, teacher: Sampler, setting: Setting, wanted: list[str] | None, dtype: DType, batch: int
+    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
 ) -> Evaluation:
     """The evaluation in its folder, new or to be gone on with."""
-    from fewstep.eval.choose_metrics import choose_metrics
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.evaluation_file import EvaluationFile
     from fewstep.eval.protocol import protocol_of, samples_of
 
-    metrics, left_out = choose_metrics(wanted, setting)
-    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, metrics, left_out, dtype)
-    for name, why in left_out.items():
-        typer.secho(f"without {name}: {why}", fg="yellow", err=True)
+    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
     file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
-    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), metrics, batch, (model, teacher))
+    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher))
 
 
 def _measure(
-    evaluation: Evaluation, models: Sequence[Model], teacher: Sampler, asked: Asked, dtype: DType, device: str | None
+    evaluation: Evaluation,
+    models: Sequence[Model],
+    teacher: Sampler,
+    asked: Asked,
+    dtype: DType,
+    device: str | None,
+    screen: Screen,
 ) -> None:
-    """Model after model, under a progress bar; one student at a time is in memory."""
+    """Model after model; one student at a time is in memory."""
     from dataclasses import replace
 
     import torch
-    from rich.console import Console
 
-    from fewstep.commands.evaluate_screen import figures_table, progress_bar, say_warnings
+    from fewstep.commands.evaluate_screen import figures_table, say_warnings
+    from fewstep.commands.tables import print_table
     from fewstep.eval.models import open_model
 
     asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
-    with progress_bar() as progress:
+    with screen.pieces("clip") as progress:
         evaluation.measure(models[0], teacher, progress)
         for model in models[1:]:
+            screen.say(f"loading {model.name} ({dtype})")
             evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
-    Console().print(figures_table(evaluation.rows))
-    say_warnings(evaluation.rows)
+    print_table(figures_table(evaluation.rows))
+    say_warnings(evaluation.rows, evaluation.prompts, screen)

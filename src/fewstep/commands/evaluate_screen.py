@@ -1,17 +1,14 @@
-"""What `fewstep evaluate` shows: a bar, a table of the figures, and what is wrong in words."""
+"""What `fewstep evaluate` shows: a table of the figures, and what is wrong in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fewstep.eval.metrics.shapes import Progress
+    from fewstep.commands.progress import Screen
 
 _SHOWN = (  # figures in the table, where they were taken
     "shapes-fd", "prompt-accuracy", "fvd", "fd-videomae", "fd-vjepa2", "lpips", "psnr", "ssim", "latent-mse",
@@ -19,42 +16,44 @@ _SHOWN = (  # figures in the table, where they were taken
 )  # fmt: skip
 
 
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar that is told what is going on, how much is done, and of how much."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("opening")
-        yield lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
-
-
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A column per model."""
+    """A column per model; a figure that no verdict can stand on says so beside its name."""
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(box=SIMPLE, padding=0, caption="± the farther end of the 95 % interval; both are in results.json")
+    from fewstep.eval.caution import has_interval, unfit
+
+    shown = any(has_interval(figure) for row in rows for figure in row["metrics"].values())
+    caption = "± the farther end of the 95 % interval; both are in results.json" if shown else None
+    table = Table(box=SIMPLE, padding=0, caption=caption)
     for heading in ("", *(row["model"] for row in rows)):
         table.add_column(heading, justify="right")
     table.add_row("evaluations", *(str(row["evaluations"] or "") for row in rows))
     for name in _SHOWN:
         if any(name in row["metrics"] for row in rows):
-            table.add_row(name, *(_cell(row["metrics"].get(name)) for row in rows))
+            figures = [row["metrics"].get(name) for row in rows]
+            why = next((words for figure in figures if figure and (words := unfit(figure))), None)
+            table.add_row(f"{name} ({why})" if why else name, *map(_cell, figures))
     return table
 
 
-def say_warnings(rows: Sequence[Mapping[str, Any]]) -> None:
-    """What is wrong with which model."""
+def say_warnings(rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], screen: Screen) -> None:
+    """What figures cannot say, and what is wrong with which model."""
+    from fewstep.eval.caution import on_figures
+
+    for sentence in on_figures(rows, prompts):
+        screen.warn(sentence)
     for row in rows:
         for warning in row["warnings"]:
-            typer.secho(f"{row['model']} {warning}", fg="yellow", err=True)
+            screen.warn(f"{row['model']} {warning}")
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:
+    from fewstep.eval.caution import has_interval
+
     if figure is None:
         return ""
     value, low, high = figure["value"], figure["low"], figure["high"]
+    if not has_interval(figure):
+        return f"{value:.3g}"
     return f"{value:.3g} ±{max(high - value, value - low):.2g}"

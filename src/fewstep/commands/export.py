@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fewstep.commands.asked import Device
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from fewstep.student.export.base import Exported
@@ -37,6 +38,8 @@ def export(
     device: Device = None,
 ) -> None:
     """Write a student for other tools, load it there, and keep it if it gives the same latents from the same noise."""
+    screen = Screen(stdout_is_data=True)
+    screen.say(f"exporting {source} as {to}")
     from fewstep.student.export.base import Options, find_format
     from fewstep.student.export.base import export as write
     from fewstep.student.export.hub import check_repo, push
@@ -50,10 +53,13 @@ def export(
     if push_to_hub is not None:
         check_repo(push_to_hub)
     provenance = read_provenance(source, step_count, results)
+    screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=device)
+    screen.say("writing it, and loading it back in the other tool")
     done = write(student, to, out, Options(rank=rank), provenance, force)
     _tell(done)
     if push_to_hub is not None:
+        screen.say(f"uploading it to {push_to_hub}")
         typer.echo(push(out, push_to_hub, private))
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fewstep.commands.asked import Device
+from fewstep.commands.progress import Screen
 
 
 def export_table(
@@ -25,34 +26,45 @@ def export_table(
     device: Device = None,
 ) -> None:
     """Export students to every format, load them in the other tools, and measure their clips."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of
+    screen = Screen()
+    screen.say(f"measuring the formats of {', '.join(map(str, runs))}")
+    from fewstep.commands.tables import print_table
+    from fewstep.eval.caution import on_distance
+    from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of, missing_formats
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import Protocol
     from fewstep.student.loading import find_stage, load_student
-    from fewstep.teacher.atomic import check_writable
+    from fewstep.student.outline import outline_students
+    from fewstep.teacher.atomic import check_writable, check_writable_file
     from fewstep.teacher.guidance import Guidance
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.shapes.judge import FEATURES
 
-    check_writable(out.parent)
+    check_writable_file(out)
     check_writable(exports)
+    find_device(device)
     stages = [find_stage(run, step_count) for run in runs]
+    outlined, outline = outline_students(stages)
+    protocol = Protocol(num, Guidance(), seed, reference)
+    if outline.whole:
+        ExportTable(outlined, protocol, "", out, exports, fresh)
+    for student, stage in zip(outlined, stages, strict=True):
+        for why in missing_formats(student, stage):
+            screen.warn(f"no row: {why}")
+    screen.say("loading the students")
     first = load_student(stages[0], device=device)
     students = [first, *(load_student(stage, teacher=first.teacher) for stage in stages[1:])]
     options = ["--step-count", step_count, "--num", num, "--seed", seed, "--reference", reference]
     options += ["--exports", exports, "--out", out]
     command = shlex.join(map(str, ["fewstep", "export-table", *runs, *options]))
-    if fresh:
-        out.unlink(missing_ok=True)
-    table = ExportTable(students, Protocol(num, Guidance(), seed, reference), command, out, exports)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("clips", total=num)
+    table = ExportTable(students, protocol, command, out, exports, fresh)
+    with screen.pieces("clip") as progress:
         rows = table.measure(
             [entry for student, stage in zip(students, stages, strict=True) for entry in entries_of(student, stage)],
-            lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),
-            lambda why: progress.console.print(f"[red]no row: {why}"),
+            progress,
+            lambda why: screen.say(f"no row: {why}", "red"),
         )
-    Console().print(results_table(rows, COLUMNS, f"students of {step_count} steps in other tools"))
-    typer.echo(f"table {out} and {out.with_suffix('.md').name}, exports {exports}")
+    print_table(results_table(rows, COLUMNS, f"students of {step_count} steps in other tools"))
+    for sentence in on_distance("shapes-fd", num, FEATURES, reference):
+        screen.warn(sentence)
+    screen.result(f"table {out} and {out.with_suffix('.md').name}, exports {exports}")

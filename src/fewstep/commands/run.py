@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -9,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewstep import __version__
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.base import Teacher
 
 
@@ -36,6 +42,10 @@ def run(
     ] = False,
 ) -> None:
     """Distil a teacher into a student of few steps; run it again to go on after a stop."""
+    from fewstep.commands.run_screen import RunScreen
+
+    screen = RunScreen(stdout_is_data=dry_run)
+    screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
     from fewstep.distill.recipe import read_recipe
 
     plan = read_recipe(recipe, settings or ())
@@ -43,18 +53,22 @@ def run(
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
         from fewstep.commands.run_precision import settle_precision
+        from fewstep.distill.run_folder import RunFolder
 
         plan, line = settle_precision(plan)
-        outline = check_run(plan, again)
+        outline = check_run(plan, RunFolder(plan.out), again)
         if line is not None:
-            typer.echo(line, err=True)
+            screen.say(line)
         show(plan, outline)
         return
-    follow(plan, again)
+    with screen:
+        follow(plan, again, screen)
 
 
-def follow(plan: Recipe, again: str | None = None) -> None:
-    """Makes the data and runs every stage that is not finished, under progress bars.
+def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None, option: str | None = None) -> None:
+    """Makes the data and runs every stage that is not finished, and shows how far it is.
+
+    `option` is how another folder is chosen, where that is not with --set out=DIR.
 
     Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
     teacher is loaded, for all that `--dry-run` refuses.
@@ -63,59 +77,67 @@ def follow(plan: Recipe, again: str | None = None) -> None:
 
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_precision import settle_for_all
-    from fewstep.distill.run_folder import RunFolder
+    from fewstep.commands.run_screen import RunScreen
+    from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.run_folder import OPTION, RunFolder
 
+    folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
     patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
-    plan, line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
-    bf16 = plan.precision == "bfloat16"
+    plan, precision_line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
+    if precision_line is not None:
+        screen.say(precision_line)
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    accelerator = Accelerator(
-        cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
-    )
+    mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
     if accelerator.is_main_process:
-        check_run(plan, again)
-    accelerator.wait_for_everyone()
-    with RunFolder(plan.out).locked(accelerator.is_main_process):
-        _follow(plan, again, accelerator, line)
+        check_run(plan, folder, again)
+    wait_for_all(accelerator)
+    with folder.locked(accelerator.is_main_process):
+        _follow(plan, folder, again, accelerator, screen)
 
 
-def _follow(plan: Recipe, again: str | None, accelerator: Accelerator, precision_line: str | None) -> None:
-    """What is left to do once nothing stands in the way."""
+def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator, screen: RunScreen) -> None:
+    """The run itself, once nothing stands in its way."""
     import torch
 
-    from fewstep.commands.run_screen import RunScreen
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips
     from fewstep.distill.data_checks import asked_size
     from fewstep.distill.data_report import check_usable
-    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.estimate import stage_work
+    from fewstep.distill.processes import wait_for_all
     from fewstep.distill.stages import Relay
+    from fewstep.distill.trackers import open_tracker
     from fewstep.teacher.base import load_teacher
-    from fewstep.teacher.interrupts import deferred_interrupt
+    from fewstep.teacher.interrupts import noted_signals
 
-    bf16 = plan.precision == "bfloat16"
-    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
-    folder, screen = RunFolder(plan.out), RunScreen(quiet=not accelerator.is_main_process)
-    if precision_line is not None:
-        screen.say(precision_line)
-    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, plan.device or accelerator.device)
+    device = plan.device or accelerator.device
+    screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     if accelerator.is_main_process:
         folder.begin(plan, again)
+        screen.log_to(plan.out)
+        screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
         if data == folder.data:
-            _make_data(plan, teacher, data, screen)
-    accelerator.wait_for_everyone()
+            _make_data(plan, teacher, folder, screen)
+    tracker = open_tracker(plan, accelerator.is_main_process)
+    wait_for_all(accelerator)
     if line := check_usable(plan.data, data):
-        screen.say(line)
+        screen.warn(line)
     clips = read_clips(data, teacher, asked_size(plan))
+    if plan.logging.prompts:
+        screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
-    with deferred_interrupt() as interrupted:
-        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen).run()
+    todo = [stage for stage in plan.stages if not folder.finished(stage.name)]
+    screen.expect([stage_work(stage, teacher.schedule, plan.gradient_checkpointing) for stage in todo])
+    with noted_signals() as signals, tracker:
+        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
@@ -127,15 +149,15 @@ def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> 
 
     text = read_data_text(plan.data, data)
     if text.unmatched:
-        screen.say(str(text.unmatched))
+        screen.warn(str(text.unmatched))
     for line in text_losses(teacher, [*text.prompts, *plan.logging.prompts]):
-        screen.say(line)
+        screen.warn(line)
 
 
-def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
+def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
     from fewstep.distill.data_checks import clip_size
 
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), out, on_clip)
+        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)

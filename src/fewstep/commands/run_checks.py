@@ -6,33 +6,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.outline import Outline
 
 
-def check_run(plan: Recipe, again: str | None = None) -> Outline:
+def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outline:
     """The outline of the teacher, once nothing stands in the way of the run; nothing is written.
 
     The cheapest checks come first. Of a teacher on the hub only configs are downloaded. Raises ValueError for the
     first obstacle, such as a folder that cannot be written, a device that is not there, data that cannot be read, a
     teacher that is not whole, a size that it cannot make, or what an earlier run left behind.
     """
-    from fewstep.distill.curves import check_tracker
     from fewstep.distill.data_checks import check_data, check_source
-    from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
+    from fewstep.distill.trackers import check_tracker
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
 
-    folder = RunFolder(plan.out)
     trained_again = folder.check(plan, again)
     folder.check_unlocked()
     check_tracker(plan.logging.tracker)
     find_device(plan.device)
-    check_source(plan, folder.data)
+    check_source(plan, folder)
     outline = outline_teacher(plan.teacher)
     check_networks(plan, outline)
-    check_gates(plan, outline.teacher, check_data(plan, outline, folder.data))
+    check_gates(plan, outline.teacher, check_data(plan, outline, folder))
     check_finished_stages(plan, folder, outline, trained_again)
     return outline
 

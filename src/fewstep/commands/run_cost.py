@@ -9,6 +9,8 @@ import torch
 import typer
 from torch import nn
 
+from fewstep.commands.tables import print_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,19 +23,16 @@ if TYPE_CHECKING:
 
 def show(plan: Recipe, outline: Outline) -> None:
     """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
-    from rich.console import Console
-
     from fewstep.student.denoiser import the_denoiser
 
     typer.echo(plan.dump_yaml())
-    console = Console(stderr=True)
-    console.print(_calls_table(plan, outline.teacher.schedule))
-    console.print(_memory_table(plan, the_denoiser(outline.teacher)))
+    print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
+    print_table(_memory_table(plan, the_denoiser(outline.teacher)), stderr=True)
     if not outline.whole:
-        console.print(
+        typer.echo(
             f"the weights of {plan.teacher} are not on this disk yet: that they are whole, and that datasets and "
             "students are of this teacher, is checked once they are downloaded",
-            highlight=False,
+            err=True,
         )
 
 

@@ -1,40 +1,44 @@
-"""Where a run shows how far it is: a bar for its clips, one for each stage."""
+"""What `fewstep run` shows: a bar for its clips and one for each stage, with the time that all stages have left."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from fewstep.commands.progress import Screen, WholeLeft
+
+if TYPE_CHECKING:
+    from fewstep.distill.estimate import StageWork
 
 
-class RunScreen:
-    """Prints to standard error."""
+class RunScreen(Screen):
+    """The screen of one run."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+    _stages: Sequence[StageWork] = ()
+
+    def expect(self, stages: Sequence[StageWork]) -> None:
+        """The stages that are not finished, in order: what the time left is reckoned with."""
+        self._stages = stages
 
     @contextmanager
     def clips(self) -> Iterator[Callable[[int, int], None]]:
-        """A bar for making the data, told the clips done and planned; it shows only when there is something to make."""
-        with Progress(*_columns(), console=self._console) as progress:
-            bar = progress.add_task("data", total=None, visible=False)
-            yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
+        """A bar for making the data, given the clips done and planned; without any report nothing shows."""
+        with self.bar("data", "clip") as bar:
 
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[int, float], None]]:
-        """A bar for one stage, told the steps done and the last loss."""
-        columns = (*_columns(), TextColumn("loss {task.fields[loss]:.4f}"))
-        with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task(name, total=total, loss=math.nan)
-            yield lambda step, loss: progress.update(bar, completed=step, loss=loss)
+            def report(done: int, total: int) -> None:
+                if bar.total is None:
+                    if done > 1:
+                        self.say(f"data: resumed at clip {done - 1} of {total}")
+                    bar.begin("data", total, done - 1)
+                bar.update(done)
 
-    def say(self, sentence: str) -> None:
-        """One line."""
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            yield report
 
-
-def _columns() -> tuple[TextColumn, BarColumn, MofNCompleteColumn, TimeRemainingColumn]:
-    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    def _whole_left(self, stage: str) -> WholeLeft | None:
+        """Later stages take as long for as many calls as this one."""
+        names = [one.name for one in self._stages]
+        if stage not in names:
+            return None
+        this, *later = self._stages[names.index(stage) :]
+        return lambda each, left: each * (left + sum(one.whole for one in later) / this.each)

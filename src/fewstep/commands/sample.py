@@ -21,6 +21,7 @@ from fewstep.commands.asked import (
     say_text_losses,
     settle_dtype,
 )
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,8 @@ def sample(
     device: Device = None,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
+    screen = Screen(stdout_is_data=True)
+    screen.say(f"loading {source} ({dtype})")
     import torch
 
     from fewstep.student.sampler import Asked, open_sampler
@@ -71,9 +74,9 @@ def sample(
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
-    sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(dtype, device)), device)
-    say_text_losses(sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
-    _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
+    sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
+    say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
+    _write(out, _clips(sampler, wanted, seed, batch, screen), wanted, sampler.fps if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -85,19 +88,15 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int) -> Iterator[Tensor]:
-    """One clip (3, F, H, W) in -1..1 per prompt, under a progress bar."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
+def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int, screen: Screen) -> Iterator[Tensor]:
+    """One clip (3, F, H, W) in -1..1 per prompt."""
     starts = range(0, len(prompts), batch)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("sampling", total=len(starts) * sampler.steps)
+    with screen.bar("sampling") as bar:
+        bar.begin("sampling", len(starts) * sampler.steps)
         for start in starts:
             some = prompts[start : start + batch]
             seeds = range(seed + start, seed + start + len(some))
-            yield from sampler.clips(some, seeds, lambda _: progress.advance(bar))
+            yield from sampler.clips(some, seeds, lambda _: bar.update(bar.done + 1))
 
 
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:

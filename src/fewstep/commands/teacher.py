@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewstep.commands.asked import LEVELS, guidance_of
+from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from fewstep.eval.steps_table import Protocol
@@ -32,9 +33,12 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world, as its recipe says; run it again to go on after a stop."""
+    screen = Screen()
+    screen.say(f"reading the recipe {recipe}")
+    from fewstep.teacher.interrupts import noted_signals
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
-    from fewstep.teacher.shapes.recipe import PARTS, read_recipe, run_part
+    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part
     from fewstep.teacher.source import embedded_path
 
     plan = read_recipe(recipe)
@@ -42,14 +46,19 @@ def train(
     if unknown:
         raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: use {', '.join(PARTS)}")
     chosen = find_device(device)
-    for part in PARTS:
-        if not only or part in only:
-            run_part(plan, part, chosen)
+    keep_recipe(plan)
+    screen.log_to(plan.out)
+    with screen:
+        for part in PARTS:
+            if not only or part in only:
+                run_part(plan, part, chosen, screen)
     if not only:
-        folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
-        if embed:
-            embed_judge(plan.out)
-        typer.echo(f"the teacher is in {folder}; wherever a command takes a TEACHER it takes this folder")
+        screen.say("putting the parts together")
+        with noted_signals():  # no stop leaves half a pipeline
+            folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
+            if embed:
+                embed_judge(plan.out)
+        screen.result(f"the teacher is in {folder}; wherever a command takes a TEACHER it takes this folder")
 
 
 @teacher_app.command("table")
@@ -67,14 +76,15 @@ def table(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Measure a teacher of the shapes world at many and at few steps."""
+    screen = Screen()
+    screen.say(f"measuring the teacher {teacher}")
     from fewstep.eval.steps_table import Protocol
 
     counts = parse_steps(steps)
     command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
     command += ["--seed", seed, "--reference", reference, "--out", out]
-    if fresh:
-        out.unlink(missing_ok=True)
-    measure(teacher, counts, Protocol(num, guidance_of(guidance), seed, reference), command, out, device)
+    protocol = Protocol(num, guidance_of(guidance), seed, reference)
+    measure(teacher, counts, protocol, command, out, device, screen, fresh)
 
 
 @teacher_app.command("videos")
@@ -85,22 +95,25 @@ def videos(
     seed: Annotated[int, typer.Option(min=0, help="Decides every clip.")] = 7,
 ) -> None:
     """Render real clips of the shapes world as mp4 files, each with its caption in a .txt beside it."""
-    from rich.progress import track
-
+    screen = Screen()
+    screen.say(f"rendering {num} clips")
     from fewstep.teacher.atomic import whole_file
     from fewstep.teacher.shapes.captions import example
     from fewstep.teacher.shapes.world import FPS, render
     from fewstep.teacher.video import write_video
 
     out.mkdir(parents=True, exist_ok=True)
-    for index in track(range(num), "clips", disable=num < 2):
-        clip = out / f"{index:05d}.mp4"
-        if not clip.exists():
-            scene, caption = example("held-out" if held_out else "train", seed, index)
-            with whole_file(clip.with_suffix(".txt")) as part:
-                part.write_text(caption + "\n", "utf-8")
-            write_video(clip, render(scene), FPS)
-    typer.echo(f"{num} clips in {out}")
+    with screen.bar("clips", "clip") as bar:
+        bar.begin("clips", num)
+        for index in range(num):
+            clip = out / f"{index:05d}.mp4"
+            if not clip.exists():
+                scene, caption = example("held-out" if held_out else "train", seed, index)
+                with whole_file(clip.with_suffix(".txt")) as part:
+                    part.write_text(caption + "\n", "utf-8")
+                write_video(clip, render(scene), FPS)
+            bar.update(index + 1)
+    screen.result(f"{num} clips in {out}")
 
 
 def parse_steps(text: str) -> list[int]:
@@ -115,30 +128,40 @@ def parse_steps(text: str) -> list[int]:
 
 
 def measure(
-    teacher: str, counts: list[int], protocol: Protocol, command: list[Any], out: Path, device: str | None = None
+    teacher: str,
+    counts: list[int],
+    protocol: Protocol,
+    command: list[Any],
+    out: Path,
+    device: str | None,
+    screen: Screen,
+    fresh: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from fewstep.commands.tables import print_table
+    from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.outline import outline_teacher
+    from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
+    find_device(device)
+    outline = outline_teacher(teacher)
+    if outline.whole:
+        StepsTable(outline.teacher, protocol, "", out, fresh)
+    screen.say(f"loading the teacher {teacher}")
     asked = load_teacher(teacher, device=device)
-    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        bar = progress.add_task("clips", total=protocol.num)
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(bar, description=what, completed=done, total=total)
-
-        rows = [table.row(steps, show) for steps in (None, *counts)]
+    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out, fresh)
+    with screen.pieces("clip") as progress:
+        rows = [table.row(steps, progress) for steps in (None, *counts)]
     sheet = out.with_suffix(".png")
     if table.measured or not sheet.exists():
         write_image(sheet, steps_sheet(asked, counts, protocol))
-    Console().print(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
-    typer.echo(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+    print_table(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
+    for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
+        screen.warn(sentence)
+    screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
     return rows

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fewstep.commands.asked import LEVELS, Computed, Device, guidance_if_asked, say_text_losses, settle_dtype
+from fewstep.commands.progress import Screen
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -34,28 +35,36 @@ def videos(
     Then, in an environment of its own (pip install vbench): vbench evaluate --videos_path OUT/NAME --dimension
     motion_smoothness --mode=custom_input; of VBench's own prompts without the mode, and with any dimension.
     """
+    screen = Screen(stdout_is_data=True)
+    screen.say(f"reading prompts from {prompts}")
     import torch
 
     from fewstep.commands.evaluate import models_of
-    from fewstep.commands.evaluate_screen import progress_bar
-    from fewstep.eval.models import as_taught, claim, claimed_dtype, open_model
+    from fewstep.eval.models import as_taught, check_claim, claim, claimed_dtype, open_model
+    from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.loading import find_device
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_writable(out)
     found = models_of(models)
-    dtype = settle_dtype(dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
+    find_device(device)
+    dtype = settle_dtype(screen, dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
     asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
-    with progress_bar() as progress:
+    for one in outline_models(found, asked, same_size=False):
+        if one.whole:
+            check_claim(out / f"{one.model.name}.json", one.model, one.sampler, seed, dtype)
+    with screen.pieces("clip") as progress:
         for model in found:
+            screen.say(f"loading {model.name} ({dtype})")
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
             if teacher is None:
                 teacher = sampler.teacher
-                say_text_losses(teacher, shown)
+                say_text_losses(screen, teacher, shown)
             claim(out / f"{model.name}.json", model, sampler, seed, dtype)
             write_videos(out / model.name, sampler, shown, seed, batch, progress)
     for model in found:

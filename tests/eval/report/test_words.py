@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from fewstep.eval.report.inputs import Benchmark, Figure, RunRecord
+from fewstep.eval.report.inputs import Benchmark, Comparison, Figure, RunRecord
 from fewstep.eval.report.page import Material
 from fewstep.eval.report.words import duration, interval, number, title, verdict, warnings
 
@@ -43,3 +43,42 @@ def test_failures_come_first(material: Material, run_record: RunRecord, benchmar
         "2-step was not timed: out of memory",
         "1-step: moves only 31 % as much as the teacher: it may have become static",
     ]
+
+
+def retold(material: Material, **changes: object) -> Comparison:
+    """The same comparison with other `num`, `dimensions` ... of every figure."""
+    evaluation = material.comparisons[0].evaluation
+    rows = [
+        row.model_copy(update={"metrics": {n: f.model_copy(update=changes) for n, f in row.metrics.items()}})
+        for row in evaluation.rows
+    ]
+    return replace(material.comparisons[0], evaluation=evaluation.model_copy(update={"rows": rows}))
+
+
+def test_a_handful_of_clips_gets_no_verdict(material: Material) -> None:
+    few = retold(material, num=4)
+    for sentence in verdict(few):
+        assert "better" not in sentence and "worse" not in sentence and "overlap" not in sentence
+    assert "shapes-fd 38.2 against the teacher’s 37.2, and no verdict, for 4 clips are too few" in verdict(few)[0]
+    assert interval(Figure(value=38.2, low=33, high=44.06, num=9)) == "38.2"
+    told = "figures of 4 clips are examples, not measurements"
+    assert any(words.startswith(told) for words in warnings([], [], [few]))
+
+
+def test_a_distance_of_fewer_clips_than_dimensions_gets_no_verdict(material: Material) -> None:
+    few = retold(material, num=64, dimensions=280)
+    one = verdict(few)[1]
+    assert "no verdict, for 64 clips are fewer than the 280 dimensions of its features" in one and "worse" not in one
+    told = "shapes-fd is of 64 clips, fewer than the 280 dimensions of its features"
+    assert any(words.startswith(told) for words in warnings([], [], [few]))
+    assert "and no verdict" not in verdict(retold(material, num=512, dimensions=280))[1]
+
+
+def test_more_than_the_ideal_is_not_the_students(material: Material, benchmark: Benchmark) -> None:
+    quick = {"denoise_seconds": 0.6005 / 40, "denoise_speedup": 40.0}
+    rows = [row.model_copy(update=quick) if row.model == "4-step" else row for row in benchmark.rows]
+    fast = benchmark.model_copy(update={"rows": rows})
+    four = verdict(replace(material.comparisons[0], benchmark=fast))[0]
+    assert "is 40× faster at denoising (ideal 25×, so not all of it is the student’s)" in four
+    told = "4-step: denoising 40 times as fast is above the ideal"
+    assert any(words.startswith(told) for words in warnings([], [fast], []))

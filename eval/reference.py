@@ -57,7 +57,7 @@ def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
 
     def source(files: list[Path]) -> ClipSource:
         told = {"kind": "real videos", "clips": len(files), "files_sha256": _files_sha256(folder, files)}
-        told |= {"cut": "from the centre, scaled to cover the clip (bicubic)", **asdict(shape)}
+        told |= {"cut": "from the centre of what a player shows, scaled to cover the clip (bicubic)", **asdict(shape)}
         return ClipSource(len(files), lambda rows: torch.stack([_read(files[row], shape) for row in rows]), told)
 
     held = num if len(files) >= 2 * num else 0

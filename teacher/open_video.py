@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 from av.codec.context import CodecContext
@@ -107,6 +108,6 @@ def _decoder(stream: VideoStream) -> VideoCodecContext:
     if decoder is None:
         raise UnreadableVideo("its codec cannot be decoded here: convert it to H.264 first")
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in _TRANSPARENT:
-        decoder = CodecContext.create(_TRANSPARENT[decoder.name], "r")
+        decoder = cast(VideoCodecContext, CodecContext.create(_TRANSPARENT[decoder.name], "r"))
     decoder.thread_type = "AUTO"
     return decoder

@@ -7,12 +7,12 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, groupby
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
 from av.filter import Graph
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ from PIL import Image
 
 from fewstep.teacher.open_video import UnreadableVideo
 
-# AVCOL_SPC_* (ITU-T H.273) that swscale can turn into RGB; others it would read as BT.601 without a word.
+# Numbers are those of ITU-T H.273. swscale turns these matrices into RGB, and reads any other as BT.601.
 _UNTAGGED = frozenset({2, 3})  # unspecified, reserved
 _MATRICES = frozenset({0, 1, 4, 5, 6, 7, 9}) | _UNTAGGED  # RGB, BT.709, FCC, two of BT.601, SMPTE 240M, BT.2020
 _OTHER_MATRICES = {8: "YCgCo", 10: "BT.2020 with constant luminance", 14: "ICtCp"}
-# Light far from what BT.709 means by the same numbers: read as they are, the pictures look washed out.
+# The same numbers mean other light than in BT.709: pictures read as they are would look washed out.
 _OTHER_TRANSFERS = {
     8: "linear light",
     9: "logarithmic",
@@ -36,7 +36,7 @@ _OTHER_TRANSFERS = {
 _OTHER_PRIMARIES = {9: "wide gamut (BT.2020)", 10: "CIE XYZ", 11: "wide gamut (DCI-P3)", 12: "wide gamut (Display P3)"}
 
 _ASPECTS = (Fraction(1, 10), Fraction(10))  # a sample aspect ratio beyond these is a broken header
-_EXACT = 0.002  # of a display matrix: 0.1 degrees
+_EXACT = 0.002  # what a display matrix may be off by rounding: 0.1 degrees
 
 
 class Orientation(NamedTuple):
@@ -73,16 +73,16 @@ def fit_picture(
 def orientation(frame: VideoFrame) -> Orientation | None:
     """What the frame's display matrix says, None where it has none.
 
-    Raises UnreadableVideo for one that turns by other than 90, 180 or 270 degrees.
+    Raises UnreadableVideo for one that turns by other than 90, 180 or 270 degrees, or skews.
     """
     try:
-        stored = frame.side_data.get(Type.DISPLAYMATRIX)
+        stored = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV cannot list side data of a kind that it does not know, such as Exif
-        known = max(kind.value for kind in Type)
+        known = max(cast(int, kind.value) for kind in Type)
         newer = [("sidedata", f"mode=delete:type={kind}") for kind in range(known + 1, known + 17)]
         (frame,) = _filtered(iter([frame]), newer)
-        stored = frame.side_data.get(Type.DISPLAYMATRIX)
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(stored)) if stored else (0, 0, 0, 0, 0)
+        stored = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(cast(SideData, stored))) if stored else (0, 0, 0, 0, 0)
     straight, across = max(abs(a), abs(d)), max(abs(b), abs(c))  # x' = a x + c y, y' = b x + d y
     if not straight and not across:
         return None
@@ -90,6 +90,8 @@ def orientation(frame: VideoFrame) -> Orientation | None:
         return Orientation(False, a < 0, d < 0)
     if straight <= _EXACT * across:
         return Orientation(True, c < 0, b < 0)
+    if abs(a * c + b * d) > _EXACT * max(straight, across) ** 2:
+        raise UnreadableVideo("its display matrix skews the picture: only turns by multiples of 90 degrees are read")
     degrees = abs(math.degrees(math.atan2(b, a)))
     raise UnreadableVideo(f"its display matrix turns it by {degrees:.1f} degrees: only multiples of 90 are read")
 
@@ -129,8 +131,8 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     high = frame.width >= 1280 or frame.height > 576
     matrix = Colorspace.ITU709 if high and frame.colorspace in _UNTAGGED else None
     if not any(component.is_alpha for component in frame.format.components):
-        return frame.to_ndarray(format="rgb24", src_colorspace=matrix)
-    pixels = frame.to_ndarray(format="rgba", src_colorspace=matrix)
+        return np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=matrix), np.uint8)
+    pixels = np.asarray(frame.to_ndarray(format="rgba", src_colorspace=matrix), np.uint8)
     opacity = pixels[..., 3:]
     if not opacity.any():  # 32-bit AVI files often leave that byte at 0
         return pixels[..., :3]

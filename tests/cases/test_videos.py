@@ -31,7 +31,7 @@ CLIPS = [(48, 48), (32, 96), (96, 32)]  # height and width
 @pytest.fixture(scope="module")
 def eight_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """192 numbered frames, 24 a second, a key frame every second, B-frames between."""
-    return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), **films.GOP)
+    return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), options=films.GOP)
 
 
 def frames_shown(path: Path, num: int = 5, start: Start = "centre") -> str:
@@ -109,7 +109,7 @@ def test_a_file_of_which_half_is_shown_is_long_enough(tmp_path: Path, eight_seco
 def test_frames_in_another_order_than_stored(
     tmp_path: Path, check_case: Check, name: str, codec: str, options: dict[str, str]
 ) -> None:
-    path = film(tmp_path / f"a{name.rpartition(' ')[2]}", numbered(96), codec=codec, **options)
+    path = film(tmp_path / f"a{name.rpartition(' ')[2]}", numbered(96), codec=codec, options=options)
     for num in (4, 9, 14):
         case = f"{name}, {num} frames from the middle of 4 s"
         check_case(EDITS, case, frames_shown(path, num), every_third((96 - 3 * num) / 2, num))
@@ -118,7 +118,7 @@ def test_frames_in_another_order_than_stored(
 def test_cut_files_that_people_have(check_case: Check) -> None:
     whole = decode_video(FILES / "mirrored.mp4", ClipShape(32, 48, 64, 8), "beginning")[:, :, ::-1]  # the same film
     left = decode_video(FILES / "cut-head-2s.mp4", ClipShape(16, 48, 64, 8), "beginning")
-    check_case(EDITS, "cut-head-2s.mp4, 16 frames", difference(left, whole[16:]), "as a player shows it")
+    check_case(EDITS, "cut-head-2s.mp4, 16 frames", verdict(mean_difference(left, whole[16:])), "as a player shows it")
     for name, seconds in (("cut-head-2s.mp4", 2), ("cut-head-3s.mp4", 1)):
         got = outcome(lambda name=name: decode_video(FILES / name, ClipShape(17, 48, 64, 8)).shape)  # type: ignore[misc]
         check_case(EDITS, f"{name}, 17 frames", got, f"refused: too short: {seconds}.00 s, needed are more than 2.00 s")
@@ -137,25 +137,34 @@ def test_cut_files_through_the_command(tmp_path: Path, tiny_wan_folder: Path, ch
     assert len(skipped) == 2
 
 
-def difference(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> str:
-    """Codecs leave some 3 of 255."""
-    off = float(np.abs(got.astype(float) - expected).mean())
-    return "as a player shows it" if off < 5 else f"off by {off:.0f} of 255"
+Difference = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 
-def shape_shown(path: Path, aspect: Fraction = Fraction(1), turn: str = "upright") -> str:
+def mean_difference(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    return float(np.abs(got.astype(float) - expected).mean())
+
+
+def shift(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """By the means of rows and of columns of a picture that is smooth: there the noise of codecs vanishes."""
+    return max(float(np.abs(got.mean(axis) - expected.mean(axis)).max()) for axis in (0, 1))
+
+
+def verdict(off: float) -> str:
+    return "as a player shows it" if off < 3 else f"off by {off:.0f} of 255"
+
+
+def shape_shown(path: Path, aspect: Fraction = Fraction(1), turn: str = "upright", off: Difference = shift) -> str:
     """Whether the first frame has the shape that a player gives it, in clips of three proportions."""
+    with av.open(str(path)) as container:
+        moving = next(one for one in container.streams.video if one.disposition != Disposition.attached_pic)
+        stored = np.asarray(next(container.decode(moving)).to_ndarray(format="rgb24"), np.uint8)
 
-    def attempt() -> str:
-        with av.open(str(path)) as container:
-            stored = next(container.decode(container.streams.best("video"))).to_ndarray(format="rgb24")
-        got, expected = [], []
-        for height, width in CLIPS:
-            got.append(decode_video(path, ClipShape(9, height, width, 8), "beginning")[0].ravel())
-            expected.append(as_shown(stored, float(aspect), TURNS[turn], height, width).ravel())
-        return difference(np.concatenate(got), np.concatenate(expected))
+    def attempt(height: int, width: int) -> str:
+        clip = decode_video(path, ClipShape(9, height, width, 8), "beginning")
+        return verdict(off(clip[0], as_shown(stored, float(aspect), TURNS[turn], height, width)))
 
-    return outcome(attempt)
+    found = [outcome(lambda size=size: attempt(*size)) for size in CLIPS]  # type: ignore[misc]
+    return next((words for words in found if words != verdict(0)), verdict(0))
 
 
 ASPECTS = {
@@ -186,7 +195,7 @@ def test_pixels_of_files_that_people_have(check_case: Check) -> None:
         ("turned-mirrored.mkv", Fraction(1), "clockwise and mirrored"),
         ("turned-by-stream.mp4", Fraction(1), "counterclockwise"),
     ):
-        check_case(SHAPE, name, shape_shown(FILES / name, aspect, turn), "as a player shows it")
+        check_case(SHAPE, name, shape_shown(FILES / name, aspect, turn, mean_difference), "as a player shows it")
 
 
 @pytest.mark.parametrize("aspect", ["1", "16/15", "2"])

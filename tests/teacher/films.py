@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from fractions import Fraction
 from pathlib import Path
@@ -40,15 +41,16 @@ def film(
     codec: str = "libx264",
     pixels: str = "yuv420p",
     times: list[int] | None = None,
-    settings: dict[str, Any] | None = None,
-    **options: str,
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
-    """Encodes the frames; `times` are in milliseconds where the rate varies, `settings` those of the codec context."""
+    """Encodes the frames; `times` are in milliseconds where the rate varies, `settings` those of the codec
+    context, `options` those of the codec."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        stream.options = options
+        stream.options = dict(options or {})
         for name, value in (settings or {}).items():
             setattr(stream.codec_context, name, value)
         if times:

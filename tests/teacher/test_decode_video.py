@@ -93,7 +93,7 @@ NUMBERS = ClipShape(num_frames=9, height=16, width=32, fps=8)  # shows all of nu
 @pytest.fixture(scope="module")
 def eight_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """192 numbered frames, 24 a second, a key frame every second, B-frames between."""
-    return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), **GOP)
+    return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), options=GOP)
 
 
 def shown(path: Path, start: Start = "centre") -> list[int]:
@@ -177,7 +177,7 @@ def test_the_centre_is_exact_whatever_the_frames_refer_to(
     tmp_path: Path, name: str, codec: str, options: dict[str, str]
 ) -> None:
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = film(tmp_path / name, numbered(96), codec=codec, pixels=pixels, **options)
+    path = film(tmp_path / name, numbered(96), codec=codec, pixels=pixels, options=options)
     assert shown(path, "beginning") == every_eighth(0)
     for num in range(2, 17):  # the shorter the clip, the later it begins: before a key frame, at it, behind it
         first = (96 - num * 3) / 2

@@ -47,14 +47,19 @@ def test_pictures_are_turned_and_mirrored_after_their_pixels_were_made_square(
     tmp_path: Path, suffix: str, turn: str, aspect: Fraction
 ) -> None:
     path = film(
-        tmp_path / f"a{suffix}", located(), 8, pixels="yuv444p", settings={"sample_aspect_ratio": aspect}, crf="1"
+        tmp_path / f"a{suffix}",
+        located(),
+        8,
+        pixels="yuv444p",
+        settings={"sample_aspect_ratio": aspect},
+        options={"crf": "1"},
     )
     assert_shown(with_matrix(path, TURNS[turn]), float(aspect), TURNS[turn])
 
 
 @pytest.mark.parametrize("scale", [2.0, 0.5])
 def test_a_display_matrix_may_scale_too(tmp_path: Path, scale: float) -> None:
-    path = film(tmp_path / "a.mp4", located(), 8, pixels="yuv444p", crf="1")
+    path = film(tmp_path / "a.mp4", located(), 8, pixels="yuv444p", options={"crf": "1"})
     assert_shown(with_matrix(path, (-scale, 0, 0, scale)), 1, TURNS["mirrored"])
 
 
@@ -74,7 +79,7 @@ PAL, PAL_WIDE, NTSC, NTSC_WIDE = Fraction(16, 15), Fraction(64, 45), Fraction(8,
 )
 def test_pixels_that_are_not_square_are_stretched(tmp_path: Path, name: str, codec: str, aspect: Fraction) -> None:
     settings = {"sample_aspect_ratio": aspect, "bit_rate": 4_000_000}
-    path = film(tmp_path / name, located(), 8, codec, settings=settings, crf="1")
+    path = film(tmp_path / name, located(), 8, codec, settings=settings, options={"crf": "1"})
     assert_shown(path, float(aspect), TURNS["upright"], atol=7)
 
 
@@ -85,7 +90,12 @@ def test_pixels_of_a_webm_that_are_not_square_are_stretched() -> None:
 
 def test_the_shape_of_pixels_that_a_container_states_goes_first(tmp_path: Path) -> None:
     path = film(
-        tmp_path / "a.mp4", located(), 8, pixels="yuv444p", settings={"sample_aspect_ratio": Fraction(2)}, crf="1"
+        tmp_path / "a.mp4",
+        located(),
+        8,
+        pixels="yuv444p",
+        settings={"sample_aspect_ratio": Fraction(2)},
+        options={"crf": "1"},
     )
     assert_shown(with_pixel_aspect(path, 4, 3), 4 / 3, TURNS["upright"])
 
@@ -93,7 +103,12 @@ def test_the_shape_of_pixels_that_a_container_states_goes_first(tmp_path: Path) 
 @pytest.mark.parametrize(("across", "down"), [(0, 1), (1, 0), (0, 0), (-1, 1), (1, -2), (1_000_000, 1), (1, 100)])
 def test_an_absurd_shape_of_pixels_counts_as_square(tmp_path: Path, across: int, down: int) -> None:
     path = film(
-        tmp_path / "a.mp4", located(), 8, pixels="yuv444p", settings={"sample_aspect_ratio": Fraction(1)}, crf="1"
+        tmp_path / "a.mp4",
+        located(),
+        8,
+        pixels="yuv444p",
+        settings={"sample_aspect_ratio": Fraction(1)},
+        options={"crf": "1"},
     )
     assert_shown(with_pixel_aspect(path, across, down), 1, TURNS["upright"])
 
@@ -106,8 +121,14 @@ def test_an_angle_that_is_no_multiple_of_90_is_refused(tmp_path: Path, degrees: 
         decode_video(path, CLIP)
 
 
+def test_a_display_matrix_that_skews_is_refused(tmp_path: Path) -> None:
+    path = with_matrix(film(tmp_path / "a.mp4", located(), 8), (1, 0.5, 0, 1))
+    with pytest.raises(UnreadableVideo, match="its display matrix skews the picture"):
+        decode_video(path, CLIP)
+
+
 def test_a_display_matrix_of_zeros_is_no_orientation(tmp_path: Path) -> None:
-    path = film(tmp_path / "a.mp4", located(), 8, pixels="yuv444p", crf="1")
+    path = film(tmp_path / "a.mp4", located(), 8, pixels="yuv444p", options={"crf": "1"})
     assert_shown(with_matrix(path, (0, 0, 0, 0)), 1, TURNS["upright"])
 
 
@@ -209,6 +230,7 @@ def test_what_is_transparent_shows_white(tmp_path: Path, name: str, codec: str, 
     picture[:, 16:, 3] = 255  # black, of which only the right half is there
     with av.open(str(tmp_path / name), "w") as container:
         stream = container.add_stream(codec, rate=8)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 32, 32, pixels
         for _ in range(9):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))

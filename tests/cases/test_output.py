@@ -164,7 +164,7 @@ def test_teacher_training_in_a_file(lines: Check, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_log_goes_on_after_a_stop(lines: Check, tmp_path: Path, tiny_wan_folder: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_wan_folder)
-    long = [*FEWSTEP, "run", str(recipe), "--set", "stages.0.steps=400", "--set", "logging.save_seconds=0.01"]
+    long = [*FEWSTEP, "run", str(recipe), "--set", "stages.0.steps=60", "--set", "logging.save_seconds=0.01"]
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -180,10 +180,10 @@ def test_a_log_goes_on_after_a_stop(lines: Check, tmp_path: Path, tiny_wan_folde
     log.write_text(kept + "2026-01-01 00:00:00+00:00 4-step: ste")  # a line that the kill cut
     code, output = fewstep(*long[3:])
     assert code == 0, output
-    lines = log.read_text("utf-8").splitlines()
-    lines("run again after a kill", "\n".join(lines), ["4-step: ste", "4-step: resumed at step", " of 400"])
-    lines("the cut line stands alone", "2026-01-01 00:00:00+00:00 4-step: ste" in lines, "True")
-    lines("what was there before is kept", "\n".join(lines).startswith(kept.strip()), "True")
+    logged = log.read_text("utf-8").splitlines()
+    lines("run again after a kill", "\n".join(logged), ["4-step: ste", "4-step: resumed at step", " of 60"])
+    lines("the cut line stands alone", "2026-01-01 00:00:00+00:00 4-step: ste" in logged, "True")
+    lines("what was there before is kept", "\n".join(logged).startswith(kept.strip()), "True")
 
 
 @pytest.mark.slow
@@ -220,7 +220,6 @@ def test_a_terminal_shows_pace_memory_and_both_times_left(
     assert found.code == 0, found.plain
     terminal("said before slow things", found.plain, ["reading the recipe", "loading the teacher", "embedding the"])
     bars = [line for line in found.plain.splitlines() if line.startswith("4-step ") and "8 " in line]
-    terminal("the bar before the first step", next(bar for bar in bars if " 0/8" in bar).split()[-1], "0/8")
     terminal("`nan` anywhere", "nan" in found.plain, "False")
     later = next(line for line in bars if "left" in line)
     terminal("a bar later on", later, ["loss ", "/step, peak ", " GiB, ", " left, run "])

@@ -17,6 +17,7 @@ from fewstep import __version__
 if TYPE_CHECKING:
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.trackers import Tracker
     from fewstep.teacher.base import Teacher, VideoSize
 
 
@@ -69,7 +70,7 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     from fewstep.distill.estimate import stage_work
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.stages import Relay
-    from fewstep.distill.trackers import check_tracker, open_tracker
+    from fewstep.distill.trackers import NoTracker, check_tracker, open_tracker
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.interrupts import deferred_interrupt
@@ -87,13 +88,14 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
+    tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
         folder.begin(plan, again)
         screen.log_to(plan.out)
         screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
+        tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
         if data == folder.data:
             _make_data(plan, teacher, data, screen)
-    tracker = open_tracker(plan, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     clips = read_clips(data, teacher, _asked_size(plan))
     if plan.logging.prompts:

@@ -26,7 +26,7 @@ class TensorBoard(NoTracker):
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._folder = recipe, recipe.out / "tensorboard"
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None  # a SummaryWriter, whose file_writer mypy takes for None
 
     def begin(self, stage: str, step: int, seen: int) -> None:
         self._close()
@@ -39,12 +39,10 @@ class TensorBoard(NoTracker):
         writer.add_text("recipe", f"```yaml\n{self._recipe.dump_yaml()}\n```", 0)
 
     def figures(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
-        assert self._writer is not None
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 
     def clips(self, stage: str, step: int, folder: Path) -> None:
-        assert self._writer is not None
         if step > self._clips_seen:  # the last step's may be made twice
             self._clips_seen = step
             for i in range(len(self._recipe.logging.prompts)):

@@ -172,10 +172,10 @@ def check_tracker(name: str) -> None:
         ) from error
 
 
-def open_tracker(recipe: Recipe, main: bool = True) -> Tracker:
-    """The tracker that a recipe names, on the main process. Raises ValueError when it cannot start."""
+def open_tracker(recipe: Recipe) -> Tracker:
+    """The tracker that a recipe names, for the main process alone. Raises ValueError when it cannot start."""
     name = recipe.logging.tracker
-    if not main or name == "none":
+    if name == "none":
         return NoTracker()
     if name == "tensorboard":
         from fewstep.distill.tensorboard import TensorBoard

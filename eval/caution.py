@@ -44,7 +44,7 @@ def ratio_is_empty(name: str, metrics: Mapping[str, Figure]) -> bool:
     """Whether NAME-ratio is to a teacher's figure of next to nothing; `metrics` are a student's."""
     base = name.removesuffix("-ratio")
     own, ratio = metrics.get(base, {}).get("value"), metrics.get(name, {}).get("value")
-    return bool(own and ratio) and base in _NEXT_TO_NOTHING and own / ratio < _NEXT_TO_NOTHING[base]
+    return base in _NEXT_TO_NOTHING and bool(own and ratio and own / ratio < _NEXT_TO_NOTHING[base])
 
 
 def on_figures(rows: Sequence[Row], prompts: Sequence[str] = ()) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.trackers import Tracker
     from fewstep.teacher.base import Teacher
 
 
@@ -108,7 +109,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     from fewstep.distill.estimate import stage_work
     from fewstep.distill.processes import wait_for_all
     from fewstep.distill.stages import Relay
-    from fewstep.distill.trackers import open_tracker
+    from fewstep.distill.trackers import NoTracker, open_tracker
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.interrupts import noted_signals
 
@@ -116,14 +117,15 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
+    tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
         folder.begin(plan, again)
         screen.log_to(plan.out)
         screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
+        tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
         if data == folder.data:
             _make_data(plan, teacher, folder, screen)
-    tracker = open_tracker(plan, accelerator.is_main_process)
     wait_for_all(accelerator)
     if line := check_usable(plan.data, data):
         screen.warn(line)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
-from fewstep.student.loading import find_stage, is_student
+from fewstep.student.loading import find_stage, is_run, is_student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
@@ -37,7 +37,7 @@ class Model:
     def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
         """A run is its stage of so many steps, by default the last. Raises ValueError when it has none such."""
         folder = Path(source).expanduser()
-        if (folder / "stages").is_dir():
+        if is_run(folder):
             return Model(name, str(find_stage(folder, steps)), None, guidance)
         return Model(name, str(folder) if folder.exists() else source, steps, guidance)
 

@@ -87,6 +87,7 @@ def evaluate(
     from fewstep.eval.models import as_taught
     from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.protocol import prompts_of
+    from fewstep.eval.reference import reference_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
@@ -98,6 +99,8 @@ def evaluate(
     given = None if prompts is None else read_prompts(prompts)
     wanted = None if metrics is None else [name.strip() for name in metrics.split(",")]
     check_names(wanted or ())
+    if reference is not None:
+        reference_videos(reference)
     where = str(find_device(device))
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))

@@ -99,3 +99,24 @@ def test_a_stage_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
     folder.finish("a", write, {"steps": 3})
     assert folder.finished("a") and folder.result("a") == {"steps": 3} and not (tmp_path / "state.pt").exists()
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.begin(recipe())  # the run itself is not in its own way
+        for attempt in (folder.check_unlocked, lambda: folder.locked().__enter__()):
+            with pytest.raises(ValueError, match=r"another process is writing .*--set out=DIR"):
+                attempt()
+        with folder.locked(is_main_process=False):
+            pass
+    folder.check_unlocked()
+
+
+def test_a_command_without_settings_names_its_own_option(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin(recipe())
+    with pytest.raises(ValueError, match="begun with another seed: run it with the same settings, or choose another f"):
+        RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
+    with pytest.raises(ValueError) as found:
+        RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
+    assert str(found.value).endswith("choose another folder with --out DIR")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-
-from torch import nn
+from typing import Any
 
 from fewstep.distill.checkpoint import load_state
 from fewstep.distill.discriminator import ADAPTER
@@ -55,7 +54,7 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
         check_gate(stage, folder)
 
 
-def _check_checkpointing(network: nn.Module) -> None:
+def _check_checkpointing(network: Any) -> None:
     try:
         network.enable_gradient_checkpointing()
     except (ValueError, AttributeError) as error:

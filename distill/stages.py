@@ -95,6 +95,8 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker,
         )  # fmt: skip
+        if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
+            self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
         with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
             trainer.run(on_step, self.interrupted)
         if trainer.step < stage.steps:

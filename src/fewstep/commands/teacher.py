@@ -32,7 +32,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world, as its recipe says; run it again to go on after a stop."""
-    from fewstep.teacher.interrupts import noted_signals
+    from fewstep.teacher.interrupts import finishing_first
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
     from fewstep.teacher.shapes.recipe import PARTS, read_recipe, run_part
@@ -47,7 +47,7 @@ def train(
         if not only or part in only:
             run_part(plan, part, chosen)
     if not only:
-        with noted_signals():  # no stop leaves half a pipeline
+        with finishing_first():  # no stop leaves half a pipeline
             folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
             if embed:
                 embed_judge(plan.out)

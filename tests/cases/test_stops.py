@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
@@ -75,7 +74,11 @@ def test_twenty_stops_at_random_moments(check_case: CheckCase, tmp_path: Path, t
     assert steps_kept(whole) == sum(stage["steps"] for stage in RECIPE["stages"])
 
 
-SIGNALS = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM"), signal.SIGHUP: (129, "SIGHUP")}
+SIGNALS: dict[int, tuple[int, str]] = {
+    signal.SIGINT: (130, "Ctrl-C"),
+    signal.SIGTERM: (143, "SIGTERM"),
+    signal.SIGHUP: (129, "SIGHUP"),
+}
 
 
 @pytest.mark.slow
@@ -94,7 +97,10 @@ def test_signals_that_are_ignored(check_case: CheckCase, tmp_path: Path, tiny_wa
     """As under nohup, or for a background job of a shell script."""
     stages = [stage | {"steps": 10} for stage in RECIPE["stages"]]
     recipe = write_recipe(tmp_path, tiny_wan_folder, stages=stages)
-    ignore = partial(signal.signal, number, signal.SIG_IGN)
+
+    def ignore() -> None:
+        signal.signal(number, signal.SIG_IGN)
+
     found = signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe, before=ignore)
     got = f"{end_of(*found)} {'saved in' in found[1]}"
     check_case("08 ignored signals", signal.Signals(number).name, got, ["exit 0: the student is in", "False"])

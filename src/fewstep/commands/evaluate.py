@@ -97,19 +97,17 @@ def evaluate(
     folder = _folder(found) if out is None else out
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
-    wanted = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    check_names(wanted or ())
+    check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    where = str(find_device(device))
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)
     first = outlined[0].sampler
     shown = prompts_of(given, num, first.size, seed)
+    where = str(find_device(device))
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
-    chosen = _choose(wanted, setting, screen)
-    check_folder(folder, outlined, setting, chosen, dtype)
+    check_folder(folder, outlined, setting, chosen := _choose(wanted or None, setting, screen), dtype)
     teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
     evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
     screen.log_to(folder)

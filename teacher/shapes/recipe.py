@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.precision import AUTO, choose_precision
+from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.attribute_watch import attribute_watch
 from fewstep.teacher.shapes.autoencoder import (
     AutoencoderRecipe,

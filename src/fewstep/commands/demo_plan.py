@@ -129,10 +129,11 @@ def sentences(plan: DemoPlan, speed: Speed, minutes: float) -> list[str]:
         )
     if plan.scale < 1:
         whole = _plan(1.0, speed, max(plan.clips, CLIPS))
+        enough = math.ceil(whole.seconds / 60)
         found.append(
             f"the README's student had {whole.steps_text} training steps on {whole.prompts} prompts: with "
-            f"{whole.clips} clips that would take {_about(whole.seconds)} here (--minutes {math.ceil(whole.seconds / 60)} and "
-            "another --out); a student of fewer steps is not as good"
+            f"{whole.clips} clips that would take {_about(whole.seconds)} here (--minutes {enough} and another --out); "
+            "a student of fewer steps is not as good"
         )
     if plan.clips < CLIPS:
         points = 100 * 1.96 * math.sqrt(0.85 * 0.15 / plan.clips)  # a share of 85 % in as many clips

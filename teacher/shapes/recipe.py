@@ -75,7 +75,7 @@ def settle_precision(recipe: TeacherRecipe, device: torch.device) -> tuple[Teach
         return recipe, None
     choice = choose_precision(AUTO, device)
     precision = "bf16" if choice.precision == "bfloat16" else "fp32"
-    settled = {part: parts[part].model_copy(update={"precision": precision}) for part in unsettled}
+    settled: dict[str, Any] = {part: parts[part].model_copy(update={"precision": precision}) for part in unsettled}
     return recipe.model_copy(update=settled), choice.line
 
 

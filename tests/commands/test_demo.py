@@ -15,6 +15,7 @@ from fewstep.distill import recipe
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.settings import RolloutData
 from fewstep.teacher.caption_files import read_prompts
 from tests.commands.typed import fewstep
 
@@ -78,7 +79,9 @@ def test_a_resumed_demo_keeps_what_it_chose(
     assert code == 130
     assert "was begun with: 40 + 35 + 10 training steps on 48 prompts, 16 clips of each model" in output
     assert steps(trained[0]) == steps(trained[1]) == [40, 35, 10]
-    every, own = (read_prompts(path) for path in (RECIPES / "shapes-prompts.txt", trained[1].data.prompts))
+    data = trained[1].data
+    assert isinstance(data, RolloutData)
+    every, own = (read_prompts(path) for path in (RECIPES / "shapes-prompts.txt", data.prompts))
     assert own == every[:48]
 
 

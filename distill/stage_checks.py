@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from torch import nn
-
 from fewstep.distill.checkpoint import load_state
 from fewstep.distill.discriminator import ADAPTER
 from fewstep.distill.objectives.adversarial import Adversarial
@@ -56,10 +54,9 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
         check_gate(stage, folder)
 
 
-def _check_checkpointing(network: nn.Module) -> None:
-    checkpointed: Any = network
+def _check_checkpointing(network: Any) -> None:
     try:
-        checkpointed.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     except (ValueError, AttributeError) as error:
         raise ValueError(
             f"gradient_checkpointing: {type(network).__name__} cannot compute its activations again: set it to false"

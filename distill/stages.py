@@ -74,6 +74,8 @@ class Relay:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
         trainer, watch = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
+        if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
+            self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
         with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
             stop = trainer.run(on_step, self.signals, self.screen.say)
         if stop:

@@ -26,11 +26,11 @@ class TensorBoard(NoTracker):
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._folder = recipe, recipe.out / "tensorboard"
-        self._writer: Any = None  # a SummaryWriter, whose file_writer mypy takes for None
+        self._writer: Any = None  # a SummaryWriter; mypy takes its file_writer for None
 
     def begin(self, stage: str, step: int, seen: int) -> None:
         self._close()
-        writer = SummaryWriter(str(self._folder / stage), purge_step=step + 1)  # the point at `step` stays
+        writer: Any = SummaryWriter(str(self._folder / stage), purge_step=step + 1)  # the point at `step` stays
         self._writer, self._clips_seen = writer, step
         settings = next(one for one in self._recipe.stages if one.name == stage).model_dump(mode="json")
         shared = self._recipe.model_dump(mode="json", include={"teacher", "seed", "precision", "student"})

@@ -134,14 +134,16 @@ class Evaluation:
         main = sample is self._samples.main
         if not metrics and not main:
             return
+        keeps_latents = main and sampler is self._teacher
         store, videos = self._store(model.name, sample), self._out / "videos" / model.name
         for rows in store.batches(len(sample.prompts), max(1, self._batch // sample.seeds)):
             missing = [metric for metric in metrics if metric.name not in store.names(rows)]
             files = [videos / f"{row:05d}.mp4" for row in rows] if main else []
-            if missing or not all(file.exists() for file in files):
+            unkept = keeps_latents and _LATENTS not in store.names(rows)
+            if missing or unkept or not all(file.exists() for file in files):
                 clips = self._clips(sampler, sample, rows, store, any(metric.paired for metric in missing))
                 _write(files, clips, self._file.protocol["fps"])
-                kept = {_LATENTS: clips.latents} if main and sampler is self._teacher else {}
+                kept = {_LATENTS: clips.latents} if keeps_latents else {}
                 store.add(rows, kept | {metric.name: metric.measure(clips) for metric in missing})
             progress(f"{model.name}, {sample.name}", rows.stop, len(sample.prompts))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.teacher.causes import causes
+from fewstep.teacher.interrupts import finishing_first
 
 ELSEWHERE = "choose another --out"
 _LOCK = ".lock"
@@ -25,21 +26,22 @@ _NO_ROOM = {  # why nothing more could be written -> what a user reads
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; once that has succeeded it takes the name `path`.
 
-    Whatever happens, `path` is the old file or the new one. What a killed process leaves behind is written
-    over by the next one, so two must not write the same file at a time. Raises OSError naming `path` when there is no
-    room for it.
+    Whatever happens, `path` is the old file or the new one, and a request to stop waits until it is. What a killed
+    process leaves behind is written over by the next one, so two must not write the same file at a time. Raises OSError
+    naming `path` when there is no room for it.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with naming_full_disk(path):
-            yield part
-            with part.open("r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with finishing_first():
+        try:
+            with naming_full_disk(path):
+                yield part
+                with part.open("r+b") as file:
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 @contextmanager

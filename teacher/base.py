@@ -36,17 +36,18 @@ def load_teacher(
     """
     from diffusers import DiffusionPipeline
 
-    from fewstep.teacher.empty_parts import empty_parts
+    from fewstep.teacher.empty_parts import empty_pipeline
     from fewstep.teacher.families import FAMILIES
 
     chosen = find_device(device)
     folder, class_name = find_folder(name, tuple(FAMILIES))
-    empty_parts(folder, class_name)
+    outlined = empty_pipeline(folder, class_name)
+    tokenizers = {n: part for n, part in outlined.components.items() if hasattr(part, "vocab_files_names")}
     loader: Any = DiffusionPipeline
     dtypes = {"default": dtype, "vae": torch.float32}
     try:
         with without_bars():
-            pipeline = loader.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
+            pipeline = loader.from_pretrained(folder, dtype=dtypes, use_safetensors=True, **tokenizers)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
     pipeline.to(chosen)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fewstep.teacher.parts import Part, check_part, find_class, named_parts, weight_shapes
+from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
 from fewstep.teacher.source import read_json
 from fewstep.teacher.weight_files import RESTORE, Shapes
 
 
 def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str, Any]:
-    """Every part that the pipeline class takes, by name: networks without weights, schedulers, None for tokenizers.
+    """Every part that the pipeline class takes, by name: networks without weights, schedulers, tokenizers.
 
-    With `weights`, the folder must hold them, and they must fill the networks; only headers of files are read. Raises
-    ValueError naming the part and the file that is missing, cut off, or not what its config says.
+    With `weights`, the folder must hold them, and they must fill the networks; only headers of files are read. Else
+    tokenizers are None, too. Raises ValueError naming the part and the file that is missing, cut off, or not what its
+    config says.
     """
     parts = named_parts(folder, class_name)
     made = {}
     for name, part in parts.items():
         if weights:
             check_part(folder / name, part)
-        made[name] = empty_part(folder / name, part)
+        made[name] = (load_tokenizer(folder / name, part) if weights else None) or empty_part(folder / name, part)
         if weights and isinstance(made[name], nn.Module):
             shapes = weight_shapes(folder / name, part.library)
             if "quantization_config" not in read_json(folder / name / "config.json"):  # which changes names and shapes
                 check_shapes(folder / name, made[name], shapes)
     return made
+
+
+def empty_pipeline(folder: Path, class_name: str, weights: bool = True) -> Any:
+    """The pipeline around `empty_parts`. Raises ValueError as it does, and when the parts do not go together."""
+    from accelerate import init_empty_weights
+
+    parts = empty_parts(folder, class_name, weights)
+    with init_empty_weights(include_buffers=True):  # a pipeline may put networks together from its parts
+        return make_pipeline(folder, class_name, parts)
 
 
 def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> Any:
@@ -40,7 +51,8 @@ def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> An
     import diffusers
 
     index, kind = folder / "model_index.json", getattr(diffusers, class_name)
-    settings = {n: v for n, v in read_json(index).items() if not n.startswith("_") and not isinstance(v, list)}
+    taken = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
+    settings = {n: v for n, v in read_json(index).items() if n in taken and not isinstance(v, list)}
     try:
         return kind(**{**dict.fromkeys(kind._optional_components), **settings, **parts})
     except (TypeError, ValueError, AttributeError) as error:

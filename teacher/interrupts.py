@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from fewstep.teacher.causes import causes
@@ -49,9 +50,9 @@ class Signals:
 
     def __init__(self) -> None:
         self.stop, self.save = 0, False
-        self._raises, self._lost, self._heard = False, False, -_ONE_REQUEST_SECONDS
+        self._raises, self._again, self._waits, self._heard = False, False, False, 0.0
 
-    def receive(self, number: int, frame: object = None) -> None:
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
         """The handler of every signal here. It notes the signal, and raises Stop inside `at_once`.
 
         A second request to stop raises Stop anywhere. What comes within two seconds of a request is part of it.
@@ -59,17 +60,18 @@ class Signals:
         if number in _SAVES:
             self.save = True
             return
-        if self._lost:
-            self._lost = False
-            if self._raises:
-                raise Stop(self.stop)
-            return
         now = time.monotonic()
-        if self.stop and now - self._heard < _ONE_REQUEST_SECONDS:
+        if self._waits:
+            self._waits = False
+        elif self.stop and now - self._heard < _ONE_REQUEST_SECONDS:
             return
-        first, self._heard = not self.stop, now
-        self.stop = self.stop or number
-        if self._raises or not first:
+        else:
+            self._again, self._heard, self.stop = bool(self.stop), now, self.stop or number
+        if not self._raises and not self._again:
+            return
+        if _in_import(frame):  # C++ code that sets up a library calls abort when it meets an error
+            self._raise_later()
+        else:
             raise Stop(self.stop)
 
     @contextmanager
@@ -95,15 +97,23 @@ class Signals:
                 raise
             return None
 
-    def ignored(self, error: BaseException | None) -> bool:
+    def dropped(self, error: BaseException | None) -> bool:
         """Whether this is a Stop that Python dropped, as it drops what is raised in finalisers: it is raised again."""
-        if not isinstance(error, Stop):
-            return False
-        self._lost = True
-        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), error.number))  # once the finaliser is over
+        if isinstance(error, Stop):
+            self._raise_later()
+        return isinstance(error, Stop)
+
+    def _raise_later(self) -> None:
+        self._waits = True
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), self.stop))
         again.daemon = True
         again.start()
-        return True
+
+
+def _in_import(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 _current: Signals | None = None
@@ -125,7 +135,7 @@ def noted_signals() -> Iterator[Signals]:
         return
     _current = signals = Signals()
     before, hook = {}, sys.unraisablehook
-    sys.unraisablehook = lambda lost: None if signals.ignored(lost.exc_value) else hook(lost)
+    sys.unraisablehook = lambda lost: None if signals.dropped(lost.exc_value) else hook(lost)
     for number in _STOPS | _SAVES:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             before[number] = signal.signal(number, signals.receive)
@@ -135,6 +145,16 @@ def noted_signals() -> Iterator[Signals]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _current, sys.unraisablehook = None, hook
+
+
+@contextmanager
+def finishing_first() -> Iterator[None]:
+    """A request to stop that comes inside the block is raised behind it, where commands hear signals at all."""
+    if _current is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _current.at_once(False):
+        yield
 
 
 def requested_stop() -> int:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import init_empty_weights
-
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.empty_parts import empty_parts, make_pipeline
+from fewstep.teacher.empty_parts import empty_pipeline
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.parts import has_weights
 from fewstep.teacher.source import EMBEDDED, find_folder
@@ -37,7 +35,5 @@ def outline_teacher(name: str | Path) -> Outline:
     """
     folder, class_name = find_folder(name, tuple(FAMILIES), weights=False)
     whole = Path(name).expanduser().is_dir() or name == EMBEDDED or has_weights(folder, class_name)
-    parts = empty_parts(folder, class_name, weights=whole)
-    with init_empty_weights(include_buffers=True):  # a pipeline may put networks together from its parts
-        pipeline = make_pipeline(folder, class_name, parts)
+    pipeline = empty_pipeline(folder, class_name, weights=whole)
     return Outline(str(name), FAMILIES[class_name](pipeline, folder), whole)

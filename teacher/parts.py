@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,22 @@ def check_part(folder: Path, part: Part) -> None:
         if not config.is_file():
             raise ValueError(f"{config} is missing: {RESTORE}")
         read_json(config)
+
+
+def load_tokenizer(folder: Path, part: Part) -> Any:
+    """The tokenizer in a part's folder, None for any other part. Raises ValueError when its files are damaged."""
+    kind = find_class(folder, part)
+    if not hasattr(kind, "vocab_files_names"):
+        return None
+    try:
+        return kind.from_pretrained(folder)
+    except Exception as error:  # a file may be damaged in any way, and libraries raise a dozen kinds for it
+        if any(folder.glob("*.model")) and find_spec("sentencepiece") is None:
+            raise ValueError(f"{folder} needs a library to be read: pip install sentencepiece") from error
+        names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+        raise ValueError(
+            f"{folder} makes no {part.class_name}, which model_index.json names; one of {names} is damaged: {RESTORE}"
+        ) from error
 
 
 def weight_shapes(folder: Path, library: str, remedy: str = RESTORE) -> Shapes:

@@ -20,7 +20,6 @@ IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
 NEEDED_BY_OTHERS = {
     "ftfy": "diffusers cleans the prompts of Wan with it",
     "sentencepiece": "transformers reads the tokenizers of T5 with it",
-    "tensorboard": "accelerate and torch write curves with it",
 }
 
 

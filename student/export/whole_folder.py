@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fewstep.teacher.atomic import check_writable, naming_full_disk
-from fewstep.teacher.interrupts import noted_signals
+from fewstep.teacher.interrupts import finishing_first
 
 FILE_NAME = "export.json"  # in every exported folder, beside contract.json
 
@@ -32,7 +32,7 @@ def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
             yield part
             for path in (*part.rglob("*"), part):
                 _sync(path)
-        with noted_signals():  # a stop between the two would take both
+        with finishing_first():  # a stop between the two would take both
             if folder.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(folder, old)

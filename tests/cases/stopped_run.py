@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,21 @@ def steps_done(run: Path) -> int:
     return sum(line.endswith("}") and "student/loss" in line for line in lines)
 
 
+def trained(run: Path, steps: int) -> Callable[[], bool]:
+    """Ready once so many steps were done."""
+    return lambda: steps_done(run) >= steps
+
+
 @dataclass(frozen=True)
 class Stopped:
-    """One stop: its exit code and last line, and how many steps were done when the signal came and are kept now."""
+    """One stop: its exit code and last line; the steps that were done when the signal came, and that are kept now."""
 
     code: int | None
     line: str
     output: str
     done: int
     kept: int
+    checkpoint: tuple[str, int]
 
 
 def stop_somewhere(run: Path, arguments: list[object], log: Path, rng: random.Random, number: int) -> Stopped:
@@ -100,4 +107,4 @@ def stop_somewhere(run: Path, arguments: list[object], log: Path, rng: random.Ra
     done = steps_done(run)
     child.send(number)
     code, output = child.finish()
-    return Stopped(code, last_line(output), output, done, steps_kept(run))
+    return Stopped(code, last_line(output), output, done, steps_kept(run), saved(run))

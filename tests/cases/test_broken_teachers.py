@@ -89,6 +89,21 @@ def renamed(name: str, to: str) -> Change:
     return change
 
 
+def copied(name: str, to: str) -> Change:
+    def change(folder: Path) -> list[str]:
+        shutil.copy(folder / name, folder / to)
+        return []
+
+    return change
+
+
+def sentencepiece(folder: Path) -> list[str]:
+    """A vocabulary in the form that needs the library sentencepiece, but damaged: it is not the library that lacks."""
+    removed("tokenizer/tokenizer.json")(folder)
+    written("tokenizer/spiece.model", b"\x0a\x0b no model" * 20)(folder)
+    return edited("model_index.json", tokenizer=["transformers", "T5Tokenizer"])(folder)
+
+
 SECOND = "diffusion_pytorch_model-00002-of-00002.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 BROKEN: list[tuple[str, Change, list[str]]] = [
@@ -147,6 +162,11 @@ BROKEN: list[tuple[str, Change, list[str]]] = [
     ("a class that is not there", edited("model_index.json", vae=["diffusers", "AutoencoderNew"]),
      ["model_index.json names AutoencoderNew for vae, which diffusers", "upgrade diffusers"]),
     ("parts swapped", edited("model_index.json", vae=["diffusers", "WanTransformer3DModel"]), ["T/vae does not"]),
+    ("another vocabulary's file", written("tokenizer/tokenizer.json", "{}"), ["T/tokenizer makes no"]),
+    ("a damaged sentencepiece model", sentencepiece, ["T/tokenizer makes no T5Tokenizer", "is damaged" + AGAIN]),
+    ("an empty sentencepiece model", lambda f: [*sentencepiece(f), *written("tokenizer/spiece.model", "")(f)],
+     ["T/tokenizer/spiece.model is empty" + AGAIN]),
+    ("another model's weights", lambda f: [*removed(TEXT)(f), *copied(VAE, TEXT)(f)], ["in T/text_encoder lack"]),
     ("an index of parts that is no JSON", written("model_index.json", "{"), ["T/model_index.json is not a JSON"]),
 ]  # fmt: skip
 

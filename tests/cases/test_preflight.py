@@ -102,7 +102,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     (
         "a csv of other columns",
         written("c.csv", "name,words\na.mp4,ring\n", "data={kind: videos, folder: videos, captions: c.csv}"),
-        ["c.csv has the columns name, words", "file, path, video"],
+        ["c.csv has the columns name, words", "one of file, file_name"],
     ),
     (
         "a csv with an open quote",

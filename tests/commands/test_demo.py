@@ -13,9 +13,8 @@ from fewstep.commands.demo_plan import Speed
 from fewstep.commands.run_precision import settle_precision
 from fewstep.distill import recipe
 from fewstep.distill.packaged import RECIPES
-from fewstep.distill.recipe import Recipe
+from fewstep.distill.recipe import Recipe, RolloutData
 from fewstep.distill.run_folder import RunFolder
-from fewstep.distill.settings import RolloutData
 from fewstep.teacher.caption_files import read_prompts
 from tests.commands.typed import fewstep
 
@@ -55,7 +54,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that the demo follows, which ends each time where training would begin."""
     followed = list[Recipe]()
 
-    def stop(plan: Recipe, **shown: object) -> None:
+    def stop(plan: Recipe) -> None:
         followed.append(settle_precision(plan)[0])
         RunFolder(plan.out).begin(followed[-1])
         raise KeyboardInterrupt
@@ -81,8 +80,7 @@ def test_a_resumed_demo_keeps_what_it_chose(
     assert steps(trained[0]) == steps(trained[1]) == [40, 35, 10]
     data = trained[1].data
     assert isinstance(data, RolloutData)
-    every, own = (read_prompts(path) for path in (RECIPES / "shapes-prompts.txt", data.prompts))
-    assert own == every[:48]
+    assert read_prompts(data.prompts) == read_prompts(RECIPES / "shapes-prompts.txt")[:48]
 
 
 def test_a_run_of_the_recipe_itself_can_become_the_demo(
@@ -111,8 +109,7 @@ def test_no_plan_is_made_where_nothing_can_be_written(tmp_path: Path, monkeypatc
     assert fewstep("demo", "--out", tmp_path / "demo", "--minutes", 0)[0] == 2
 
 
-def test_the_probe_times_every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_speed, "_BATCH", 2)
+def test_the_probe_times_every_unit() -> None:
     plan = recipe.read_recipe("shapes-demo", ["precision=float32", "device=cpu"])
     speed = demo_speed.measure_speed(plan)
     assert min(speed.train, speed.guided, speed.decode) > 0

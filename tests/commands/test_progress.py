@@ -84,6 +84,7 @@ def test_a_stage_says_step_loss_pace_memory_and_both_times_left(
         "4-step: step 21/100, loss 0.04762, 2 s/step, peak 1.2 GiB, stage 3 min left, run 6 min left",
         "4-step: step 26/100, loss 0.03846, 2 s/step, peak 1.2 GiB, stage 2 min left, run 5 min left",
         "4-step: step 31/100, loss 0.03226, 2 s/step, peak 1.2 GiB, stage 2 min left, run 5 min left",
+        "4-step: stopped after step 31 of 100",
     ]
     assert log(tmp_path) == found
 
@@ -146,6 +147,12 @@ def test_a_log_says_how_it_ended(clock: Clock, tmp_path: Path) -> None:
         "s: stopped after step 1 of 5", "failed: a gate is shut",
         "s: stopped after step 1 of 5", "failed: RuntimeError: no kernel",
     ]  # fmt: skip
+
+
+def test_a_stage_that_was_asked_to_stop_says_where(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen(clock=clock).stage("s", 5) as on_step:
+        on_step(2, 0.5)
+    assert capsys.readouterr().out.splitlines()[-1] == "s: stopped after step 2 of 5"
 
 
 def test_other_processes_say_nothing(

@@ -129,3 +129,24 @@ def test_a_run_is_known_by_what_it_keeps(tmp_path: Path) -> None:
 def test_a_recipe_of_ones_own_makes_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     assert run_around(tmp_path / "data") is None
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.begin(recipe())  # the run itself is not in its own way
+        for attempt in (folder.check_unlocked, lambda: folder.locked().__enter__()):
+            with pytest.raises(ValueError, match=r"another process is writing .*--set out=DIR"):
+                attempt()
+        with folder.locked(is_main_process=False):
+            pass
+    folder.check_unlocked()
+
+
+def test_a_command_without_settings_names_its_own_option(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin(recipe())
+    with pytest.raises(ValueError, match="begun with another seed: run it with the same settings, or choose another f"):
+        RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
+    with pytest.raises(ValueError) as found:
+        RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
+    assert str(found.value).endswith("choose another folder with --out DIR")

@@ -10,7 +10,16 @@ import av
 import pytest
 from safetensors import SafetensorError
 
-from fewstep.teacher.atomic import check_writable, naming_full_disk, no_room, no_room_sentence, whole_file
+from fewstep.teacher.atomic import (
+    check_unlocked,
+    check_writable,
+    check_writable_file,
+    naming_full_disk,
+    no_room,
+    no_room_sentence,
+    only_writer,
+    whole_file,
+)
 
 
 def test_a_file_appears_when_it_is_whole_and_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +103,7 @@ def test_want_of_room_is_known_in_every_guise(error: Exception, reason: int | No
     if reason is None:
         assert raised.value is error and no_room_sentence(error) is None
     else:
+        assert isinstance(raised.value, OSError)
         assert (raised.value.errno, raised.value.filename) == (reason, str(path))
         assert str(no_room_sentence(raised.value)).startswith(f"{path} could not be written: ")
 
@@ -123,3 +133,25 @@ def test_the_outermost_name_is_told(tmp_path: Path) -> None:
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(no_room_sentence(raised.value)).startswith(f"{tmp_path / '4-step'} could not be written")
+
+
+def test_a_link_to_nowhere_and_a_folder_in_place_of_a_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/nowhere/at/all")
+    with pytest.raises(ValueError, match="link is a link to /nowhere/at/all, which is not there: make it, or go away"):
+        check_writable(tmp_path / "link" / "out", "go away")
+    with pytest.raises(ValueError, match="is a folder, and a file is to be written: choose another --out"):
+        check_writable_file(tmp_path)
+    check_writable_file(tmp_path / "new" / "table.json")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    check_unlocked(tmp_path / "none")
+    with only_writer(tmp_path):
+        for attempt in (
+            lambda: check_unlocked(tmp_path, "go away"),
+            lambda: only_writer(tmp_path, "go away").__enter__(),
+        ):
+            with pytest.raises(ValueError, match=f"another process is writing {tmp_path}: wait for it, or go away"):
+                attempt()
+    check_unlocked(tmp_path)

@@ -7,10 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from fewstep.teacher import interrupts
+from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.interrupts import Signals, Stop, noted_signals, requested_stop, stopped_by
 
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -126,6 +129,35 @@ def test_a_stop_that_python_drops_is_raised_again() -> None:
         del closing
         time.sleep(30)
         pytest.fail("the stop was lost")
+
+
+def test_a_stop_waits_for_imports_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C++ code that sets up a library may end the process when an error comes through it."""
+    script = "import signal\nsignal.raise_signal(signal.SIGTERM)\nwhole = True\n"
+    (tmp_path / "signalled_library.py").write_text(script)
+    monkeypatch.syspath_prepend(tmp_path)
+    with noted_signals() as signals, pytest.raises(Stop), signals.at_once():
+        assert import_module("signalled_library").whole
+        assert signals.stop == signal.SIGTERM
+        time.sleep(30)
+        pytest.fail("the stop was lost")
+
+
+def test_a_file_in_the_making_is_finished_first(tmp_path: Path) -> None:
+    with noted_signals() as signals, pytest.raises(Stop), signals.at_once():
+        with whole_file(tmp_path / "table.json") as part:
+            part.write_text("{")
+            signal.raise_signal(signal.SIGTERM)
+            part.write_text("{}")
+        pytest.fail("the stop was lost")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("table.json", "{}")]
+
+
+def test_without_a_command_ctrl_c_is_pythons(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "table.json"):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the signal was lost")
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_errors_in_finalisers_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

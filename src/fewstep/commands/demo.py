@@ -39,6 +39,7 @@ def demo(
     from fewstep.teacher.atomic import check_writable
 
     check_writable(out)
+    check_begun(out / "evaluation", {"seed": seed} | ({} if num is None else {"num": num}))
     with screen:
         plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)
         clips = num or plan.clips

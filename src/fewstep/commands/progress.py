@@ -125,6 +125,8 @@ class Screen:
         with self.bar(name, whole=self._whole_left(name)) as bar:
             bar.begin(name, total, done)
             yield lambda step, loss: bar.update(step, loss=loss)
+        if bar.done < total:  # asked to stop, it ended the step it was at
+            self.line(f"{name}: stopped after step {bar.done} of {total}")
 
     @contextmanager
     def pieces(self, unit: str) -> Iterator[Callable[[str, int, int], None]]:

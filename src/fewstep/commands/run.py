@@ -57,10 +57,9 @@ def run(
         from fewstep.distill.run_folder import RunFolder
 
         plan, line = settle_precision(plan)
-        outline = check_run(plan, RunFolder(plan.out), again)
         if line is not None:
             screen.say(line)
-        show(plan, outline)
+        show(plan, check_run(plan, RunFolder(plan.out), again))
         return
     with screen:
         follow(plan, again, screen)

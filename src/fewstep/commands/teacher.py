@@ -35,7 +35,7 @@ def train(
     """Train a teacher of the shapes world, as its recipe says; run it again to go on after a stop."""
     screen = Screen()
     screen.say(f"reading the recipe {recipe}")
-    from fewstep.teacher.interrupts import noted_signals
+    from fewstep.teacher.interrupts import finishing_first
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
     from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part, settle_precision
@@ -57,7 +57,7 @@ def train(
                 run_part(plan, part, chosen, screen)
     if not only:
         screen.say("putting the parts together")
-        with noted_signals():  # no stop leaves half a pipeline
+        with finishing_first():  # no stop leaves half a pipeline
             folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
             if embed:
                 embed_judge(plan.out)

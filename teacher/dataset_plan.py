@@ -63,7 +63,8 @@ def plan_dataset(
 
 
 def _precision(teacher: Teacher) -> str:
-    return str(next(teacher.network_at(1.0).parameters()).dtype).removeprefix("torch.")
+    network: Any = teacher.network_at(1.0)
+    return str(network.dtype).removeprefix("torch.")  # not of its first weights, which some families keep in float32
 
 
 def text_layouts(teacher: Teacher, dtype: Dtype) -> dict[str, Layout]:

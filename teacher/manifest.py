@@ -12,7 +12,8 @@ from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.listing import Listing, changes, read_listing
 
-VERSION = 1
+VERSION = 2
+_READ = (1, VERSION)  # version 1 says float32 of teachers in bfloat16 as well
 FILE_NAME = "manifest.json"
 
 Kind = Literal["videos", "rollouts"]
@@ -135,8 +136,9 @@ class Manifest(_Record):
         """Raises ValueError naming the first setting in which the run that began `folder` differs from this one, of
         items those that came or went; `elsewhere` says how another folder is chosen."""
         now, then = self._settings(), begun._settings()
+        unsure = {"precision"} if 1 in (self.version, begun.version) else set()
         for name in now | then:
-            if now.get(name) == then.get(name):
+            if now.get(name) == then.get(name) or name in unsure:
                 continue
             if name.startswith("items") and (listing := read_listing(folder, begun.items_sha256)) is not None:
                 what = "videos" if self.kind == "videos" else "prompts"
@@ -152,7 +154,17 @@ class Manifest(_Record):
     def _settings(self) -> dict[str, object]:
         """What a run and the one it goes on with must share, each under a name for people."""
         # the sha256 of the items and of the teacher tell; names and paths may change
-        apart = {"source", "teacher", "unmatched", "unconditional", "shards", "schedule", "tensors", "listing"}
+        apart = {
+            "version",
+            "source",
+            "teacher",
+            "unmatched",
+            "unconditional",
+            "shards",
+            "schedule",
+            "tensors",
+            "listing",
+        }
         plain = {name: getattr(self, name) for name in Manifest.model_fields if name not in apart}
         schedule = {f"schedule {name}": value for name, value in self.schedule}
         return plain | schedule | {f"stored {name}": layout for name, layout in self.tensors.items()}
@@ -174,7 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ValueError(f"{path} is damaged ({where}: {first['msg']}): make the dataset again") from error
-    if manifest.version != VERSION:
+    if manifest.version not in _READ:
         raise ValueError(f"{path} has version {manifest.version}, not {VERSION}: make the dataset again")
     return manifest
 

@@ -250,6 +250,16 @@ def test_a_folder_that_is_not_this_dataset_is_refused(tmp_path: Path) -> None:
         ids(tmp_path)
 
 
+def test_datasets_of_version_1_do_not_know_their_precision(tmp_path: Path) -> None:
+    """It was that of the denoiser's first weights, which are in float32 whatever the others are."""
+    now = PLAN.model_copy(update={"precision": "bfloat16"})
+    now.continues(PLAN.model_copy(update={"version": 1}), tmp_path)
+    with pytest.raises(ValueError, match="was begun with precision float32, not bfloat16"):
+        now.continues(PLAN, tmp_path)
+    with pytest.raises(ValueError, match="was begun with seed"):
+        now.model_copy(update={"seed": 5}).continues(PLAN.model_copy(update={"version": 1, "seed": 6}), tmp_path)
+
+
 def test_a_damaged_shard_is_refused_and_made_anew(tmp_path: Path) -> None:
     write(tmp_path)
     whole = contents(tmp_path)

@@ -56,8 +56,12 @@ class DemoPlan:
     @property
     def numbers(self) -> str:
         """'160 + 140 + 40 training steps on 192 prompts, 64 clips of each model'."""
-        steps = " + ".join(map(str, self.steps))
-        return f"{steps} training steps on {self.prompts} prompts, {self.clips} clips of each model"
+        return f"{self.steps_text} training steps on {self.prompts} prompts, {self.clips} clips of each model"
+
+    @property
+    def steps_text(self) -> str:
+        """'160 + 140 + 40'."""
+        return " + ".join(map(str, self.steps))
 
     def overrides(self, prompts: Path) -> list[str]:
         """Settings of shapes-demo, none at scale 1. `prompts` is a file of as many prompts as the plan has."""
@@ -117,17 +121,19 @@ def kept_plan(folder: Path) -> DemoPlan | None:
 
 def sentences(plan: DemoPlan, speed: Speed, minutes: float) -> list[str]:
     """What was chosen, and what that leaves unsaid."""
-    found = [f"{minutes:g} minutes: {plan.numbers}; about {_in_minutes(plan.seconds)} by a probe of this machine"]
+    found = [f"{_text(minutes)}: {plan.numbers}; {_about(plan.seconds)} by a probe of this machine"]
     if plan.seconds > 60 * minutes:
         found.append(
-            f"this machine is too slow for {minutes:g} minutes, or too busy: that is the least the demo does, "
-            "since less would teach a student nothing"
+            f"this machine is too slow for {_text(minutes)}, or too busy: that is the least the demo does, since less "
+            "would teach a student nothing"
         )
     if plan.scale < 1:
-        whole = _plan(1.0, speed, None)
+        whole = _plan(1.0, speed, max(plan.clips, CLIPS))
+        enough = math.ceil(whole.seconds / 60)
         found.append(
-            f"the README's student had {whole.numbers}, which would take about {_in_minutes(whole.seconds)} here "
-            f"(--minutes {math.ceil(whole.seconds / 60)} and another --out); a student of fewer steps is not as good"
+            f"the README's student had {whole.steps_text} training steps on {whole.prompts} prompts: with "
+            f"{whole.clips} clips that would take {_about(whole.seconds)} here (--minutes {enough} and another --out); "
+            "a student of fewer steps is not as good"
         )
     if plan.clips < CLIPS:
         points = 100 * 1.96 * math.sqrt(0.85 * 0.15 / plan.clips)  # a share of 85 % in as many clips
@@ -157,6 +163,9 @@ def _seconds(steps: tuple[int, ...], warmup: int, prompts: int, clips: int, spee
     return train * speed.train + guided * speed.guided + decodes * speed.decode + _LOADING
 
 
-def _in_minutes(seconds: float) -> str:
-    count = max(1, round(seconds / 60))
-    return f"{count} minute{'s' * (count > 1)}"
+def _about(seconds: float) -> str:
+    return f"about {_text(max(1, round(seconds / 60)))}"
+
+
+def _text(minutes: float) -> str:
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"

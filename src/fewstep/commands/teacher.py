@@ -38,7 +38,7 @@ def train(
     from fewstep.teacher.interrupts import finishing_first
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
-    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part
+    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part, settle_precision
     from fewstep.teacher.source import embedded_path
 
     plan = read_recipe(recipe)
@@ -46,9 +46,12 @@ def train(
     if unknown:
         raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: use {', '.join(PARTS)}")
     chosen = find_device(device)
+    plan, precision_line = settle_precision(plan, chosen)
     keep_recipe(plan)
     screen.log_to(plan.out)
     with screen:
+        if precision_line is not None:
+            screen.say(precision_line)
         for part in PARTS:
             if not only or part in only:
                 run_part(plan, part, chosen, screen)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.listing import read_listing, write_listing
-from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
+from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
 
 REPORT = "skipped.jsonl"
 _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard

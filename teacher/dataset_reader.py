@@ -13,8 +13,9 @@ from datasets import IterableDataset  # type: ignore[import-untyped]
 from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
 from torch import Tensor
 
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest, sha256
+from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest
 
 _ROWS_PER_READ = 16
 

@@ -16,8 +16,8 @@ from fewstep.student.loading import find_stage, is_run, is_student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import sha256
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
 _UNSAID_DTYPE = "float32"  # the default while claims did not say it

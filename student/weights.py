@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fewstep.student.adapters import FILE_NAME, check_adapter
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.empty_parts import check_shapes
 from fewstep.teacher.loading import without_bars
-from fewstep.teacher.manifest import sha256
 from fewstep.teacher.parts import weight_shapes
 from fewstep.teacher.source import read_json
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
 from fewstep.teacher.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, requested_stop
 from fewstep.teacher.listing import FILE_NAME as LISTING
 from fewstep.teacher.listing import read_listing, write_listing
-from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
+from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
 from fewstep.teacher.text_files import first_few
 
 REPORT = "skipped.jsonl"

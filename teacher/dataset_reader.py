@@ -11,8 +11,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest, sha256
+from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest
 
 _ROWS_PER_READ = 16
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -189,12 +188,6 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.version not in _READ:
         raise ValueError(f"{path} has version {manifest.version}, not {VERSION}: make the dataset again")
     return manifest
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(value: object) -> str:

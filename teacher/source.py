@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewstep.teacher.checksums import sha256
+
 EMBEDDED = "shapes"
 
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
@@ -96,8 +98,7 @@ def _content_sha256(path: Path) -> str:
     if path.name == "model_index.json" or path.name.endswith("config.json"):
         settings = {name: value for name, value in read_json(path).items() if name not in _ORIGIN}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

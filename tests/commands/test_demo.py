@@ -54,7 +54,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that the demo follows, which ends each time where training would begin."""
     followed = list[Recipe]()
 
-    def stop(plan: Recipe) -> None:
+    def stop(plan: Recipe, **shown: object) -> None:
         followed.append(settle_precision(plan)[0])
         RunFolder(plan.out).begin(followed[-1])
         raise KeyboardInterrupt
@@ -109,7 +109,8 @@ def test_no_plan_is_made_where_nothing_can_be_written(tmp_path: Path, monkeypatc
     assert fewstep("demo", "--out", tmp_path / "demo", "--minutes", 0)[0] == 2
 
 
-def test_the_probe_times_every_unit() -> None:
+def test_the_probe_times_every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_speed, "_BATCH", 2)
     plan = recipe.read_recipe("shapes-demo", ["precision=float32", "device=cpu"])
     speed = demo_speed.measure_speed(plan)
     assert min(speed.train, speed.guided, speed.decode) > 0

@@ -302,6 +302,17 @@ def test_an_out_that_cannot_be_written_is_refused_alike(
     check_case(KIND, "out is read-only", refusal(place, []), expected)
 
 
+def test_the_same_sentence_of_another_verb_names_its_own_option(place: Path, check_case: Callable[..., None]) -> None:
+    words = ["data", "videos", place / "videos", "--teacher", place / "T", "--out", place / "data", "--device", "cpu"]
+    assert fewstep(*words)[0] == 0
+    shutil.copy(place / "videos" / "a.mp4", place / "videos" / "new.mp4")
+    code, output = fewstep(*words)
+    got = f"exit {code}: {output.strip().splitlines()[-1]}".replace(f"{place}/", "")
+    check_case(KIND, "fewstep data: a video was added", got, [
+        "exit 2: data was begun with other videos: new.mp4 was added; undo that to resume, or choose another --out"
+    ])  # fmt: skip
+
+
 def test_what_is_fine_passes(place: Path, check_case: Callable[..., None]) -> None:
     code, output = fewstep("run", place / "tiny.yaml", "--dry-run")
     check_case(

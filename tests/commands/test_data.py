@@ -204,7 +204,10 @@ def test_a_dataset_inside_the_videos_folder_is_not_its_own_source(tmp_path: Path
     assert [run(*words)[0], run(*words)[0]] == [0, 0]
     film(tmp_path / "b.mp4")
     code, text = run(*words)
-    assert code == 2 and "begun with other videos: b.mp4 was added" in text
+    assert (
+        code == 2
+        and "was begun with other videos: b.mp4 was added; undo that to resume, or choose another --out" in text
+    )
 
 
 def test_rollouts_are_the_teachers_samples(tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher) -> None:

@@ -71,6 +71,7 @@ class RunFolder:
                 for index in standing:
                     shutil.rmtree(self.stage(recipe.stages[index].name), ignore_errors=True)
                     forget_state(self.path, recipe.stages[index].name)
+                    (self.path / "curves" / f"{recipe.stages[index].name}.jsonl").unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(kept)
 

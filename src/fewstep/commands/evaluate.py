@@ -99,7 +99,7 @@ def evaluate(
     where = str(teacher.teacher.device)
     setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None
-    screen.say("loading the metrics")
+    screen.say("loading the metrics, and hashing the teacher's weights")
     evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch, screen)
     screen.log_to(folder)
     with screen:

@@ -119,6 +119,7 @@ def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> 
     size = _asked_size(plan) or teacher.default_size()
     if size is None:
         raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
+    screen.say("planning the data, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
         make_data(plan.data, teacher, plan.teacher, size, out, on_clip)
 

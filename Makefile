@@ -10,8 +10,10 @@ test cases: export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test lint cases teacher teacher-table relay-table from-video-table latency export-table
 
+# What fits into the minutes on this machine; the same numbers again where it was begun before.
+MINUTES ?= 10
 demo: $(FEWSTEP)
-	$(BIN)/fewstep demo
+	$(BIN)/fewstep demo --minutes $(MINUTES)
 
 test: lint
 	$(BIN)/pytest
@@ -44,25 +46,25 @@ from-video-table: $(FEWSTEP)
 	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 \
 		--guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
 
-# Weights do not matter here, so the demo's students will do. A guided step is one pass of twice the batch: only where a
-# batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.
-TIMED := shapes@50:3 8-step=runs/demo@8 4-step=runs/demo@4
+# Weights do not matter here, so students of the demo's recipe will do. A guided step is one pass of twice the batch: only
+# where a batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.
+TIMED := shapes@50:3 8-step=runs/shapes-demo@8 4-step=runs/shapes-demo@4 --dtype float32
 latency: $(FEWSTEP)
-	$(BIN)/fewstep run shapes-demo --set out=runs/demo
+	$(BIN)/fewstep run shapes-demo
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(TIMED) --batch 4 --repetitions 5 --warmup 1 --out docs/results/latency.json
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
 
-# Formats are measured here, not training: the demo's student and a LoRA of minutes will do.
+# Formats are measured here, not training: a student of the demo's recipe and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \
-	--set 'data={kind: dataset, folder: runs/demo/data}' \
+	--set 'data={kind: dataset, folder: runs/shapes-demo/data}' \
 	--set stages.8-step.steps=150 --set stages.4-step.steps=100 \
 	--set stages.4-step-conditional.steps=10 --set stages.4-step-conditional.objective.warmup=0 \
 	--set stages.4-step-relaxed.steps=10 --set stages.4-step-relaxed.objective.warmup=0
 export-table: $(FEWSTEP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
-	$(BIN)/fewstep run shapes-demo --set out=runs/demo
+	$(BIN)/fewstep run shapes-demo
 	$(BIN)/fewstep run shapes-lora-4step $(SHORT_LORA)
-	$(BIN)/fewstep export-table runs/demo runs/shapes-lora-short --num 128 --fresh --out docs/results/export.json
+	$(BIN)/fewstep export-table runs/shapes-demo runs/shapes-lora-short --num 128 --fresh --out docs/results/export.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -10,21 +10,18 @@ import torch
 from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
-from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.shuffled_rows import ShuffledRows
 
 
 class Batches:
     """The batches of one stage. Position n is the n-th one drawn by each process, whoever's turn it is.
 
-    Raises ValueError for a dataset of another teacher, or one without latents.
+    Raises ValueError for a dataset of another teacher.
     """
 
     def __init__(
         self, folder: Path, teacher: Teacher, seed: int, stage: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        if "latents" not in read_manifest(folder).tensors:
-            raise ValueError(f"{folder} holds prompts alone, without clips: make it from videos or rollouts")
         self._rows = ShuffledRows(folder, teacher_sha256=teacher.sha256(), seed=seed + stage)
         self._unconditional = read_unconditional(folder)
         self._device, self._key = teacher.device, (seed, stage)

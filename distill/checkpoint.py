@@ -22,8 +22,10 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
 
 
-def load_state(folder: Path, stage: str) -> dict[str, Any] | None:
+def load_state(folder: Path, stage: str, mmap: bool = False) -> dict[str, Any] | None:
     """The checkpoint of this stage, None when there is none or it is of another stage.
+
+    With `mmap` tensors are read only when they are used: enough to see whether the file is whole.
 
     Raises ValueError for a file that is broken; it holds tensors and numbers only and never runs code.
     """
@@ -31,7 +33,7 @@ def load_state(folder: Path, stage: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
         return state if state["stage"] == stage else None
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from fewstep.distill.trackers import Tracker
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.atomic import naming_full_disk, whole_file
 
 
 class Curves:
@@ -23,17 +23,20 @@ class Curves:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         before = read_curve(self._path)
+        self._newest = [line for line in before if line["step"] == step]
         with whole_file(self._path) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in before if line["step"] <= step))
         tracker.begin(stage, step, max((line["step"] for line in before), default=0))
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One point: the figures after `step` steps."""
-        if not self._main:
+        """One point: the figures after `step` steps. Samples that a resume makes again leave no second one."""
+        point = {"step": step, **figures}
+        if not self._main or point in self._newest:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._tracker.figures(self._stage, step, figures)
+        with naming_full_disk(self._path), self._path.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+        with naming_full_disk(self._path.parents[1]):
+            self._tracker.figures(self._stage, step, figures)
 
     def close(self) -> None:
         """What was written is on its way to the tracker."""

@@ -13,10 +13,10 @@ from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
 from fewstep.teacher.decode_video import ClipShape
-from fewstep.teacher.manifest import FILE_NAME, Manifest, read_manifest
+from fewstep.teacher.manifest import FILE_NAME, Manifest, Skip, read_manifest
 
 _ROWS_PER_SHARD = 64
-Plan = tuple[Manifest, Source]
+Plan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,16 @@ def make_data(
     size: VideoSize,
     out: Path,
     on_clip: Callable[[int, int], None],
+    elsewhere: str = "choose another folder",
 ) -> Path:
     """The dataset's folder: `out`, unless it is there already; a killed run goes on where it stopped.
 
-    name: the teacher's, for the manifest. on_clip is called with the clips done and those planned. Raises ValueError
-    for prompts, videos or captions that cannot be read.
+    name: the teacher's, for the manifest. on_clip is called with the clips done and those planned. elsewhere says how
+    another folder is chosen. Raises ValueError for prompts, videos or captions that cannot be read.
     """
     if isinstance(settings, DatasetData):
         return settings.folder
-    if isinstance(settings, RolloutData):
-        plan, source = _rollouts(settings, teacher, name, size)
-    else:
-        plan, source = _videos(settings, teacher, name, size, out)
+    plan, source, left_out = plan_data(settings, teacher, name, size, out)
     done = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
 
     def advance() -> None:
@@ -74,11 +72,29 @@ def make_data(
         done += 1
         on_clip(done, plan.items)
 
-    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance)
+    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, left_out, elsewhere)
     return out
 
 
-def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize) -> Plan:
+def plan_data(
+    settings: RolloutData | VideoData,
+    teacher: Teacher,
+    name: str,
+    size: VideoSize,
+    out: Path,
+    like: Manifest | None = None,
+) -> Plan:
+    """The manifest of the dataset in `out`, and what makes its rows.
+
+    `like` is a manifest that was begun there: with it an outline of the teacher will do, see `plan_dataset`. Raises
+    ValueError for prompts, videos or captions that cannot be read, and for a size that the teacher cannot make.
+    """
+    if isinstance(settings, RolloutData):
+        return _rollouts(settings, teacher, name, size, like)
+    return _videos(settings, teacher, name, size, out, like)
+
+
+def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
     prompts, shape = read_prompts(settings.prompts), teacher.latent_shape(*size)
     plan = plan_dataset(
         "rollouts",
@@ -86,6 +102,7 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
         name,
         [[prompt] for prompt in prompts] * settings.count,
         latent_shape=shape,
+        like=like,
         steps=settings.steps,
         guidance=settings.guidance,
         negative_prompt=settings.negative_prompt,
@@ -98,10 +115,12 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
         teacher, prompts, shape, settings.steps, settings.guidance, settings.seed, settings.negative_prompt,
         batch_size=settings.batch,
     )  # fmt: skip
-    return plan, source
+    return plan, source, []
 
 
-def _videos(settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path) -> Plan:
+def _videos(
+    settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path, like: Manifest | None
+) -> Plan:
     files = list_files(settings.folder, out)
     captions = read_captions(files, settings.folder, settings.captions)
     clip = ClipShape(*size, fps=teacher.default_fps())
@@ -110,12 +129,15 @@ def _videos(settings: VideoData, teacher: Teacher, name: str, size: VideoSize, o
         "videos",
         teacher,
         name,
-        [(at, path.lstat().st_size, captions.get(path)) for at, path in zip(relative, files, strict=True)],
+        [(at, path.lstat().st_size, captions.texts.get(path)) for at, path in zip(relative, files, strict=True)],
         latent_shape=teacher.latent_shape(*size),
+        like=like,
         negative_prompt=settings.negative_prompt,
         source=str(settings.folder),
         rows_per_shard=_ROWS_PER_SHARD,
         start="centre",
+        unmatched=captions.unmatched,
         **asdict(clip),
     )
-    return plan, Videos(teacher, settings.folder, files, captions, clip, batch_size=settings.batch)
+    source = Videos(teacher, settings.folder, files, captions.texts, clip, batch_size=settings.batch)
+    return plan, source, [stray.skip() for stray in captions.strays]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
-from typing import Literal
 
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import RolloutData, Stage
+from fewstep.teacher.precision import Precision
 from fewstep.teacher.schedule import NoiseSchedule
-
-Precision = Literal["float32", "bfloat16"]
 
 GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -62,8 +62,8 @@ class Recipe(Settings):
     """Decides everything random in training."""
     out: Path = Path("runs/student")
     """The run's folder; a run that stopped there goes on."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward passes."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward passes; auto: bfloat16 where the device computes in it natively, else float32."""
     device: str | None = None
     """cpu or cuda; null: the GPU if there is one."""
     gradient_checkpointing: bool = False
@@ -83,7 +83,7 @@ class Recipe(Settings):
     @classmethod
     def _no_half(cls, precision: Any) -> Any:
         if precision in ("float16", "fp16", "half"):
-            raise ValueError("FP16 overflows and adversarial training diverges in it: use bfloat16, or float32")
+            raise ValueError("FP16 overflows and adversarial training diverges in it: use bfloat16, float32 or auto")
         return precision
 
     @model_validator(mode="before")

@@ -5,27 +5,46 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import yaml
 
 from fewstep.distill.checkpoint import FILE_NAME as STATE
 from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.student.contract import FILE_NAME as CONTRACT
+from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
+from fewstep.teacher.manifest import FILE_NAME as MANIFEST
+from fewstep.teacher.precision import Precision
 
+RECIPE = "recipe.yaml"
+OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
+
+_FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
-_FREE = ("out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch")
+_FREE = (
+    "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
+    "data.min_usable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what."""
+    """Where a run keeps what. `option` is how the command that runs takes another folder."""
 
     path: Path
+    option: str = OPTION
+
+    @property
+    def elsewhere(self) -> str:
+        """What a user may do about a folder that cannot be used."""
+        return f"choose another folder with {self.option}"
 
     @property
     def data(self) -> Path:
@@ -46,46 +65,121 @@ class RunFolder:
         return (self.stage(name) / CONTRACT).is_file()
 
     def result(self, name: str) -> dict[str, Any]:
-        """What a finished stage measured."""
-        found: dict[str, Any] = json.loads((self.stage(name) / "result.json").read_text("utf-8"))
-        return found
+        """What a finished stage measured. Raises ValueError when its file cannot be read."""
+        path = self.stage(name) / "result.json"
+        try:
+            return dict(json.loads(path.read_text("utf-8")))
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is missing or no JSON object ({error}): restore it, or delete {path.parent} to train the "
+                "stage again"
+            ) from error
+
+    def check(self, recipe: Recipe, again: str | None = None) -> list[str]:
+        """The stages whose students `begin` would delete, to train them again. Changes nothing.
+
+        Raises ValueError when there is no stage `again`, the folder cannot be written, or another recipe was begun
+        here.
+        """
+        standing = [] if again is None else recipe.standing_on(again)
+        for part in ("", *_FOLDERS):
+            check_writable(self.path / part, self.elsewhere)
+        if not self._recipe.exists():
+            return []
+        changed = _differences(self._begun(), recipe.model_dump(mode="json"))
+        refused = [name for name in changed if not _is_of(name, standing)]
+        if refused:
+            raise ValueError(
+                f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
+                f"{self.elsewhere}{', or train a stage again with --again STAGE' if self.option == OPTION else ''}"
+            )
+        return [recipe.stages[index].name for index in standing] if changed else []
+
+    def begun_precision(self) -> str | None:
+        """The precision that the run here was begun in; None where none was begun."""
+        found = self._begun().get("precision") if self._recipe.exists() else None
+        return found if found in get_args(Precision) else None
 
     def begin(self, recipe: Recipe, again: str | None = None) -> None:
-        """Keeps the resolved recipe. Raises ValueError when another one was begun here.
+        """Keeps the resolved recipe. Raises ValueError as `check`.
 
         Further stages at the end are no other recipe: a run may be gone on with. Nor are other settings of the stage
         `again` and of those that stand on it: then what is there of them goes, and they are trained again. With the
         same settings it all stays, so that the same command goes on after a stop.
         """
-        standing = [] if again is None else recipe.standing_on(again)
-        kept = self.path / "recipe.yaml"
-        if kept.exists():
-            changed = _differences(load_yaml(kept.read_text("utf-8")), recipe.model_dump(mode="json"))
-            refused = [name for name in changed if not _is_of(name, standing)]
-            if refused:
-                raise ValueError(
-                    f"{self.path} was begun with another {', '.join(refused)}: run it with the same recipe, choose "
-                    "another folder with --set out=DIR, or train a stage again with --again STAGE"
-                )
-            if changed:  # before the recipe is kept: killed in between, no old student stands beside new settings
-                for index in standing:
-                    shutil.rmtree(self.stage(recipe.stages[index].name), ignore_errors=True)
-                    forget_state(self.path, recipe.stages[index].name)
-                    (self.path / "curves" / f"{recipe.stages[index].name}.jsonl").unlink(missing_ok=True)
+        for name in self.check(recipe, again):
+            # before the recipe is kept: killed in between, no old student stands beside new settings
+            shutil.rmtree(self.stage(name), ignore_errors=True)
+            forget_state(self.path, name)
+            (self.path / "curves" / f"{name}.jsonl").unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        recipe.save(kept)
+        recipe.save(self._recipe)
+
+    def check_unlocked(self) -> None:
+        """Raises ValueError when another run is in the folder."""
+        check_unlocked(self.path, self.elsewhere)
+
+    @contextmanager
+    def locked(self, is_main_process: bool = True) -> Iterator[None]:
+        """Keeps other runs out of the folder; of several processes of one run, the main one does.
+
+        Raises ValueError when another run is in it.
+        """
+        if not is_main_process:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with only_writer(self.path, self.elsewhere):
+            yield
+
+    @property
+    def _recipe(self) -> Path:
+        return self.path / RECIPE
+
+    def _begun(self) -> dict[str, Any]:
+        """The settings of the recipe that was begun here. Raises ValueError when its file cannot be read."""
+        try:
+            return dict(load_yaml(self._recipe.read_text("utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._recipe} cannot be read ({' '.join(str(error).split())}), so nothing says what was begun here: "
+                f"restore it, or {self.elsewhere}"
+            ) from error
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
         """A stage's folder appears whole: `write` fills it, `result` is kept beside; then its checkpoint may go."""
         folder = self.stage(name)
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part)
-        (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
-        os.replace(part, folder)
+        with naming_full_disk(folder):
+            part.mkdir(parents=True)
+            write(part)
+            (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+            os.replace(part, folder)
         (self.path / STATE).unlink(missing_ok=True)
         return folder
+
+
+def run_around(path: Path) -> Path | None:
+    """The run whose folder a path is, or lies in; None outside of runs."""
+    whole = path.resolve()
+    return next((folder for folder in (whole, *whole.parents) if _is_run(folder)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run began here; a recipe of the user's own that is called recipe.yaml makes no run."""
+    run = RunFolder(folder)
+    if (folder / STATE).is_file() or any((folder / "stages").glob(f"*/{CONTRACT}")):
+        return True
+    if not (folder / "recipe.yaml").is_file():
+        return False
+    if (folder / "stages").is_dir() or (run.data / MANIFEST).is_file():
+        return True
+    try:
+        recipe = load_yaml((folder / "recipe.yaml").read_text("utf-8"))
+    except (yaml.YAMLError, ValueError, OSError):
+        return False
+    return isinstance(recipe, dict) and bool(out := recipe.get("out")) and Path(str(out)).name == folder.name
 
 
 def _is_of(setting: str, stages: Sequence[int]) -> bool:

@@ -89,11 +89,13 @@ class VideoData(Settings):
     folder: Found
     """Video files, in sub-folders as well."""
     captions: Found | None = None
-    """A .csv or .jsonl table; without it clip.txt describes clip.mp4."""
+    """A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4."""
     batch: PositiveInt = 16
     """Clips at a time, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch where a stage is guided."""
+    min_usable: Fraction = 0.5
+    """The run stops when a smaller fraction of the videos can be used."""
 
 
 class DatasetData(Settings):
@@ -103,6 +105,8 @@ class DatasetData(Settings):
     """A dataset on disk."""
     folder: Found
     """The folder with its manifest.json."""
+    min_usable: Fraction = 0.5
+    """The run stops when a smaller fraction of what the dataset was made from could be used."""
 
 
 Data = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjec
 from fewstep.distill.objectives.base import Batch, Objective
 from fewstep.distill.objectives.progressive import ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.processes import agree, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Gate, Stage
@@ -27,8 +28,10 @@ from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.interrupts import RESUME, Signals, Stop
 from fewstep.teacher.screen import Screen
 
+_T = TypeVar("_T")
 _GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
 _GAUGE_POSITION = 10**9  # batches that training never reaches
 
@@ -47,7 +50,7 @@ class Relay:
     clips: Clips
     accelerator: Accelerator
     screen: Screen
-    interrupted: Callable[[], bool]
+    signals: Signals
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
     samples: Samples | None = None
     tracker: Tracker = field(default_factory=NoTracker)
@@ -55,20 +58,61 @@ class Relay:
     def run(self) -> None:
         """Every stage that is not finished yet, in order.
 
-        Raises ValueError when a gate does not open or a loss is not finite, KeyboardInterrupt after a Ctrl-C.
+        Raises ValueError when a gate does not open or a loss is not finite; Stop, with what is on disk, when a signal
+        asked to stop.
         """
         for index, stage in enumerate(self.recipe.stages):
             if self.folder.finished(stage.name):
                 self.screen.say(f"{stage.name} is finished")
             else:
                 self._run_stage(index, stage)
-            self._check_gate(stage)
+            check_gate(stage, self.folder)
 
     def _run_stage(self, index: int, stage: Stage) -> None:
         self.screen.say(f"{stage.name}: loading its networks")
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        trainer, watch = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
+        if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
+            self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
+        with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
+            stop = trainer.run(on_step, self.signals, self.screen.say)
+        if stop:
+            raise Stop(stop, _resume(trainer.kept))
+        self.screen.say(f"{stage.name}: measuring the student")
+        roles = trainer.roles
+        with roles.averaged():
+            result: dict[str, Any] = self._unless_stopped(
+                lambda: watch(stage.steps) | self._gauge(stage.gate, roles.student, trainer.contract), trainer.kept
+            )
+        result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
+        if on_gpu:  # of the main process; --dry-run says how much of it are weights
+            result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
+
+        def write(folder: Path) -> None:
+            roles.save(folder)
+            trainer.contract.write(folder)
+
+        if self.accelerator.is_main_process:
+            self.folder.finish(stage.name, write, result)
+        wait_for_all(self.accelerator)
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
+        self.screen.say(f"{stage.name}: {figures}")
+
+    def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
+        """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
+        done = self.signals.attempt(work)
+        request = agree(self.accelerator, self.signals)
+        if request.stop:
+            raise Stop(request.stop, _resume(kept))
+        if request.save:
+            self.screen.say(f"{kept}; the run goes on")
+        assert done is not None
+        return done
+
+    def _trainer(self, index: int, stage: Stage) -> tuple[Trainer, Callable[[int], dict[str, float]]]:
+        """The stage's trainer, resumed from its checkpoint, and what is measured after so many of its steps."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         roles, baked = self._roles(index), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
@@ -95,28 +139,7 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker,
         )  # fmt: skip
-        if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
-            self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
-        with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
-            trainer.run(on_step, self.interrupted)
-        if trainer.step < stage.steps:
-            raise KeyboardInterrupt
-        self.screen.say(f"{stage.name}: measuring the student")
-        with roles.averaged():
-            result: dict[str, Any] = watch(stage.steps) | self._gauge(stage.gate, roles.student, contract)
-        result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
-        if on_gpu:  # of the main process; --dry-run says how much of it are weights
-            result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
-
-        def write(folder: Path) -> None:
-            roles.save(folder)
-            contract.write(folder)
-
-        if self.accelerator.is_main_process:
-            self.folder.finish(stage.name, write, result)
-        self.accelerator.wait_for_everyone()
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
-        self.screen.say(f"{stage.name}: {figures}")
+        return trainer, watch
 
     def _roles(self, index: int) -> Roles:
         student = self.recipe.student
@@ -153,20 +176,25 @@ class Relay:
             raise ValueError(f"{gate.metric} cannot be measured with this teacher: gate on endpoint_error")
         return {gate.metric: self.gauges[gate.metric](student, contract)}
 
-    def _check_gate(self, stage: Stage) -> None:
-        """Raises ValueError when the finished stage falls short."""
-        gate = stage.gate
-        if gate is None:
-            return
-        measured = self.folder.result(stage.name)
-        if gate.metric not in measured:
-            raise ValueError(
-                f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "
-                f"endpoint_error, or delete {self.folder.stage(stage.name)} to train the stage again"
-            )
-        found = measured[gate.metric]
-        if not gate.opens(found):
-            raise ValueError(
-                f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
-                f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
-            )
+
+def check_gate(stage: Stage, folder: RunFolder) -> None:
+    """Raises ValueError when the finished stage falls short of its gate, or its metric was not measured."""
+    gate = stage.gate
+    if gate is None:
+        return
+    measured = folder.result(stage.name)
+    if gate.metric not in measured:
+        raise ValueError(
+            f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "
+            f"endpoint_error, or delete {folder.stage(stage.name)} to train the stage again"
+        )
+    found = measured[gate.metric]
+    if not gate.opens(found):
+        raise ValueError(
+            f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
+            f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
+        )
+
+
+def _resume(kept: str) -> str:
+    return f"{kept}; {RESUME}"

@@ -12,14 +12,16 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.checkpoint import load_state, save_state
+from fewstep.distill.checkpoint import FILE_NAME, load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.objectives.base import STUDENT, Objective
-from fewstep.distill.player import Player, any_process, as_numbers
+from fewstep.distill.player import Player, as_numbers
+from fewstep.distill.processes import agree
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
+from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.lr_scale import lr_scale
 from fewstep.teacher.screen import OnStep
 
@@ -55,35 +57,67 @@ class Trainer:
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
-        self._whole = True  # False from a step's first move to its last
+        self._whole = True  # False from a step's first move to its point on the curve
         self._resume()
+        self._saved_step, self._saved_at = self.step, time.monotonic()
 
-    def run(self, on_step: OnStep, interrupted: Callable[[], bool]) -> None:
-        """Trains to the end of the stage, or until `interrupted`; either way the checkpoint is written.
+    def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
+        """Trains to the end of the stage, or of the step in which a signal asked to stop: returns its number, or 0.
 
+        Either way the checkpoint is written. A request to save is answered by `say`, and training goes on.
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
         another player has moved in that step already, what was written last: half a step is never kept.
         """
         curves = Curves(self.folder, self.stage.name, self.accelerator, self.tracker, self.step)
-        saved = time.monotonic()
         try:
-            while self.step < self.stage.steps and not any_process(self.accelerator, interrupted()):
+            stop = self._after_step(curves, signals, say)
+            while not stop and self.step < self.stage.steps:
                 began = time.monotonic()
                 figures = self._one_step()
                 self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
                 if (self.step - 1) % self.logging.every == 0 or self.step == self.stage.steps:
                     curves.write(self.step, figures)
-                if self.samples and self.step % self.logging.samples_every == 0:
-                    with self.roles.averaged():
-                        curves.write(self.step, self.samples(self.step))
+                self._whole = True
                 on_step(self.step, figures[f"{STUDENT}/loss"])
-                if time.monotonic() - saved > self.logging.save_seconds:
-                    self.save()
-                    saved = time.monotonic()
+                stop = self._after_step(curves, signals, say)
+            return stop
         finally:
-            if self.step and self._whole:
-                self.save()
-            curves.close()
+            try:
+                if self._whole:
+                    self.save()
+            finally:
+                curves.close()
+
+    @property
+    def kept(self) -> str:
+        """How far the stage is, and what of it is on disk."""
+        where = f"saved in {self.folder / FILE_NAME}" if self.step else "nothing of it to save yet"
+        return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"
+
+    def _after_step(self, curves: Curves, signals: Signals, say: Callable[[str], None]) -> int:
+        """Samples and checkpoints that are due; the number of a signal that asked any process to stop, or 0."""
+        if self.samples and self.step and self.step % self.logging.samples_every == 0:
+            self._sample(self.samples, curves, signals)
+        if time.monotonic() - self._saved_at > self.logging.save_seconds:
+            self.save()
+        request = agree(self.accelerator, signals)
+        if request.save:
+            self.save()
+            say(f"{self.kept}; the run goes on")
+        return request.stop
+
+    def _sample(self, samples: Callable[[int], dict[str, float]], curves: Curves, signals: Signals) -> None:
+        """A request to stop cuts samples short; a resume then makes them, as its first step."""
+        self._whole = False  # the moving average stands in the student's place
+        try:
+            with self.roles.averaged():
+                figures = signals.attempt(lambda: samples(self.step))
+        except Exception:  # but for a second request to stop, which may come at any time, the student is back
+            self._whole = True
+            raise
+        self._whole = True
+        if figures is not None:
+            curves.write(self.step, figures)
 
     def _one_step(self) -> dict[str, float]:
         """Every turn of one step; returns the figures of each player's last turn."""
@@ -98,7 +132,6 @@ class Trainer:
         # the average of few steps must not hold on to where the student began
         self.roles.update_average(min(self.stage.ema, (self.step + 1) / (self.step + 10)))
         self.step += 1
-        self._whole = True
         return figures
 
     def _turn(self, turn: str) -> dict[str, float]:
@@ -113,20 +146,21 @@ class Trainer:
                 total[name] = total.get(name, 0.0) + value / stage.accumulate
         # the student's rise is not for others: a discriminator's own warm-up lies within the first step as a whole
         scale = lr_scale(self.step, stage.steps, stage.warmup if turn == STUDENT else 0, stage.cooldown)
-        before, self._whole = self._whole, False
-        norm = player.step(self.accelerator, scale, total["loss"])
+        norm = player.gather(self.accelerator, total["loss"])
         if not math.isfinite(norm):
-            self._whole = before  # nothing moved
             raise ValueError(
                 f"stage {stage.name}: the {turn}'s loss is {total['loss']:g} and its gradient {norm:g} at step "
                 f"{self.step}; what was trained before is kept: lower its learning rate in the recipe, and train it "
                 f"again with --again {stage.name}"
             )
+        self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
+        player.move(scale)
         return total | {"gradient": norm, "lr_scale": scale}
 
     def save(self) -> None:
-        """Writes the checkpoint."""
-        if self.accelerator.is_main_process:
+        """Writes the checkpoint, unless this step's was written, or could not be."""
+        due, self._saved_step, self._saved_at = self.step != self._saved_step, self.step, time.monotonic()
+        if due and self.accelerator.is_main_process:
             save_state(self.folder, self._state())
 
     def _state(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from fewstep.eval.metrics.clips import Metric
@@ -20,7 +21,12 @@ from fewstep.teacher.decode_video import ClipShape
 from fewstep.teacher.shapes.captions import named
 from fewstep.teacher.shapes.world import FRAMES, SIDE
 
+_TO_REAL_VIDEOS = ("fvd", "fd-videomae", "fd-vjepa2")
+_OF_LPIPS = ("lpips", "diversity-lpips")
 SEEDS = 4  # clips of a prompt that diversity is taken over
+
+
+Chosen = tuple[list[Metric], dict[str, str]]  # metrics, and why others are left out
 
 
 @dataclass(frozen=True)
@@ -38,26 +44,53 @@ class Setting:
     lpips_trunk: Path | None = None
 
 
-def choose_metrics(names: Sequence[str] | None, setting: Setting) -> tuple[list[Metric], dict[str, str]]:
+def choose_metrics(names: Sequence[str] | None, setting: Setting) -> Chosen:
     """The metrics of these names, by default all that can be taken, and why the others cannot.
 
-    Raises ValueError when one that is named cannot.
+    Raises ValueError when one that is named cannot, or one whose weights are.
     """
-    unknown = set(names or ()) - set(_MAKERS)
-    if unknown:
-        raise ValueError(f"there is no metric {', '.join(sorted(unknown))}: choose among {', '.join(_MAKERS)}")
+    if names is not None:
+        check_names(names)
+    wanted = set(names or _with_weights(setting))
     found: list[Metric] = []
     left_out: dict[str, str] = {}
-    for name in names or _MAKERS:
+    for name in dict.fromkeys(names or _MAKERS):
         try:
             if not names:
                 _check_usual(name, setting)
             found.append(_MAKERS[name](setting))
         except ValueError as error:
-            if names:
+            if name in wanted:
                 raise
             left_out[name] = str(error)
     return found, left_out
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError for a name that no metric has, with the nearest ones."""
+    for name in names:
+        if name not in _MAKERS:
+            close = get_close_matches(name, _MAKERS, n=2, cutoff=0.5)
+            meant = f" (did you mean {' or '.join(close)}?)" if close else ""
+            raise ValueError(f"there is no metric {name or 'without a name'}{meant}: choose among {', '.join(_MAKERS)}")
+
+
+def unused_options(metrics: Sequence[Metric], setting: Setting) -> list[str]:
+    """Sentences about what was given for metrics that are not taken."""
+    taken, found = {metric.name for metric in metrics}, []
+    if setting.real is not None and not taken & set(_TO_REAL_VIDEOS):
+        found.append(f"--reference is not used: of {', '.join(_TO_REAL_VIDEOS)} none is taken")
+    if setting.fvd_weights is not None and "fvd" not in taken:
+        found.append("--fvd-weights is not used: fvd is not among --metrics")
+    if setting.lpips_trunk is not None and not taken & set(_OF_LPIPS):
+        found.append(f"--lpips-trunk is not used: neither {' nor '.join(_OF_LPIPS)} is among --metrics")
+    return found
+
+
+def _with_weights(setting: Setting) -> tuple[str, ...]:
+    """The metrics whose weights were given, which asks for them."""
+    fvd = ("fvd",) if setting.fvd_weights is not None else ()
+    return (*fvd, *_OF_LPIPS) if setting.lpips_trunk is not None else fvd
 
 
 def judge_reads(size: VideoSize) -> bool:

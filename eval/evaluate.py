@@ -82,12 +82,14 @@ class Evaluation:
 
         Raises ValueError when the folder holds clips of another model of this name.
         """
-        claim(self._out / "parts" / model.name / "model.json", model, sampler, self._file.protocol["seed"])
+        claim(claim_file(self._out, model), model, sampler, self._file.protocol["seed"])
         first = sampler is self._teacher
+        real = self._real_references(progress) if first else {}  # before sampling: a broken video shows here
         metrics = [metric for metric in self._metrics if not metric.paired or metric.paired in self._pairs(sampler)]
         for sample in (self._samples.main, self._samples.diverse):
             self._fill(model, sampler, sample, [m for m in metrics if m.seeds == sample.seeds], progress)
-        real = self._references(progress) if first else {}
+        if first:
+            self._teacher_reference(progress)
         row = self._row(model, sampler, metrics)
         self._file.put(row)
         if first:
@@ -132,14 +134,16 @@ class Evaluation:
         main = sample is self._samples.main
         if not metrics and not main:
             return
+        keeps_latents = main and sampler is self._teacher
         store, videos = self._store(model.name, sample), self._out / "videos" / model.name
         for rows in store.batches(len(sample.prompts), max(1, self._batch // sample.seeds)):
             missing = [metric for metric in metrics if metric.name not in store.names(rows)]
             files = [videos / f"{row:05d}.mp4" for row in rows] if main else []
-            if missing or not all(file.exists() for file in files):
+            unkept = keeps_latents and _LATENTS not in store.names(rows)
+            if missing or unkept or not all(file.exists() for file in files):
                 clips = self._clips(sampler, sample, rows, store, any(metric.paired for metric in missing))
                 _write(files, clips, self._file.protocol["fps"])
-                kept = {_LATENTS: clips.latents} if main and sampler is self._teacher else {}
+                kept = {_LATENTS: clips.latents} if keeps_latents else {}
                 store.add(rows, kept | {metric.name: metric.measure(clips) for metric in missing})
             progress(f"{model.name}, {sample.name}", rows.stop, len(sample.prompts))
 
@@ -155,20 +159,27 @@ class Evaluation:
             teacher = Clips.of(self._teacher.teacher.decode(kept), kept, prompts)
         return Clips.of(sampler.teacher.decode(latents), latents, prompts, teacher)
 
-    def _references(self, progress: Progress) -> Figures:
-        """Gives every distance what it is taken to; the figures of other real clips, where there are any."""
+    def _real_references(self, progress: Progress) -> Figures:
+        """Gives distances to real clips what they are taken to; the figures of other real clips, where there are any.
+
+        Raises ValueError for a real clip that cannot be read.
+        """
         found: Figures = {}
-        to_teacher = [metric for metric in self._distances if metric.real is None]
-        self._fill(self._model, self._teacher, self._samples.other, to_teacher, progress)
         for metric in self._distances:
             if metric.real is None:
-                metric.reference = self._store(self._model.name, self._samples.other).read(metric.name)
                 continue
             metric.reference = metric.features(metric.real.reference, self._batch, progress)
             if metric.real.floor is not None:
                 found |= metric.figures(metric.features(metric.real.floor, self._batch, progress), None)
         self._floors |= {name: figure["value"] for name, figure in found.items()}
         return found
+
+    def _teacher_reference(self, progress: Progress) -> None:
+        """Gives distances to the teacher its clips of other noise."""
+        to_teacher = [metric for metric in self._distances if metric.real is None]
+        self._fill(self._model, self._teacher, self._samples.other, to_teacher, progress)
+        for metric in to_teacher:
+            metric.reference = self._store(self._model.name, self._samples.other).read(metric.name)
 
     def _to_teacher(self, name: str) -> bool:
         """Whether a figure is a distance to the teacher's other clips: its own is then the floor."""
@@ -181,6 +192,11 @@ class Evaluation:
 
     def _store(self, name: str, sample: Sample) -> ClipStore:
         return ClipStore(self._out / "parts" / name / sample.name)
+
+
+def claim_file(out: Path, model: Model) -> Path:
+    """Where an evaluation remembers whose clips it holds under a model's name."""
+    return out / "parts" / model.name / "model.json"
 
 
 def _real_row(figures: Figures) -> Row:

@@ -21,13 +21,7 @@ class EvaluationFile:
     def __init__(self, out: Path, command: str, protocol: dict[str, Any], prompts: list[str]) -> None:
         """Raises ValueError when `out` holds an evaluation of another protocol."""
         self._path, self._command, self._prompts = out / FILE_NAME, command, prompts
-        self.rows: list[Row] = []
-        if self._path.exists():
-            before, self.rows = _read(self._path)
-            protocol = {**protocol, "metrics": {**before["metrics"], **protocol["metrics"]}}
-            protocol["left_out"] = {n: why for n, why in protocol["left_out"].items() if n not in protocol["metrics"]}
-            _check(self._path, before, protocol)
-        self.protocol = protocol
+        self.protocol, self.rows = joined_protocol(out, protocol)
         self._write()
 
     def put(self, row: Row) -> None:
@@ -43,6 +37,38 @@ class EvaluationFile:
     def _write(self) -> None:
         told = {"command": self._command, "protocol": self.protocol, "rows": self.rows, "prompts": self._prompts}
         _write(self._path, told)
+
+
+def begun_dtype(out: Path) -> str | None:
+    """The precision of the evaluation that was begun in `out`; None where there is none.
+
+    Raises ValueError for a file that is not an evaluation's.
+    """
+    found = _read(out / FILE_NAME)[0].get("dtype") if (out / FILE_NAME).exists() else None
+    return None if found is None else str(found)
+
+
+def joined_protocol(out: Path, protocol: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
+    """The protocol with the metrics that the evaluation in `out` has, and its rows, if there is one.
+
+    Raises ValueError when it has another protocol, or its file cannot be read.
+    """
+    path = out / FILE_NAME
+    if not path.exists():
+        return protocol, []
+    before, rows = _read(path)
+    protocol = {**protocol, "metrics": {**before["metrics"], **protocol["metrics"]}}
+    protocol["left_out"] = {n: why for n, why in protocol["left_out"].items() if n not in protocol["metrics"]}
+    _check(path, before, protocol)
+    return protocol, rows
+
+
+def check_begun(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError when the evaluation in `out` has other values of these parts of its protocol."""
+    path = out / FILE_NAME
+    if path.exists():
+        before = _read(path)[0]
+        _check(path, {name: before.get(name) for name in settings}, settings)
 
 
 def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:

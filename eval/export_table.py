@@ -52,18 +52,27 @@ class Entry:
 class ExportTable:
     """The table on disk; rows that are there are not measured again.
 
-    `exports` is the folder that the exports are written into and stay in. Raises ValueError when the students are not
-    of the shapes world or of several teachers, or `out` holds rows of another protocol.
+    `exports` is the folder that the exports are written into and stay in. Outlines of students will do to see whether
+    it can be made. Raises ValueError when the students are not of the shapes world or of several teachers, or `out`
+    holds rows of another protocol and is not to be made `fresh`.
     """
 
-    def __init__(self, students: Sequence[Student], protocol: Protocol, command: str, out: Path, exports: Path) -> None:
+    def __init__(
+        self,
+        students: Sequence[Student],
+        protocol: Protocol,
+        command: str,
+        out: Path,
+        exports: Path,
+        fresh: bool = False,
+    ) -> None:
         teacher = students[0].teacher
         check_world(teacher)
         if len({student.contract.teacher_sha256 for student in students}) > 1:
             raise ValueError("these students have different teachers: one table holds students of one teacher")
         self._protocol, self._exports = protocol, exports
         self._reference: torch.Tensor | None = None
-        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS)
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS, fresh)
 
     def measure(self, entries: Sequence[Entry], progress: Progress, refused: Callable[[str], None]) -> list[Any]:
         """The rows of these entries, each written as soon as it is measured.
@@ -124,6 +133,18 @@ def entries_of(student: Student, weights: Path) -> list[Entry]:
     family = student.contract.pipeline
     defined = [name for name in MODULES if family in find_format(name).families]
     return [Entry(student, name, round(size_mb, 3)) for name in (OWN, *defined)]
+
+
+def missing_formats(student: Student, weights: Path) -> list[str]:
+    """Sentences about formats that will have no row, since a library of theirs is missing; an outline will do."""
+    found = []
+    for entry in entries_of(student, weights):
+        try:
+            if entry.format != OWN:
+                find_format(entry.format).check_needs()
+        except ValueError as error:
+            found.append(f"{entry.format} of the {entry.key['kind']} student: {error}")
+    return found
 
 
 def _own_latents(student: Student) -> Latents:

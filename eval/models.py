@@ -12,14 +12,15 @@ from typing import Any
 import torch
 
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
-from fewstep.student.loading import find_stage, is_student
+from fewstep.student.loading import find_stage, is_run, is_student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import sha256
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
+_UNSAID_DTYPE = "float32"  # the default while claims did not say it
 _WEIGHTS = {".safetensors", ".gguf", ".onnx", ".data"}
 
 
@@ -36,7 +37,7 @@ class Model:
     def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
         """A run is its stage of so many steps, by default the last. Raises ValueError when it has none such."""
         folder = Path(source).expanduser()
-        if (folder / "stages").is_dir():
+        if is_run(folder):
             return Model(name, str(find_stage(folder, steps)), None, guidance)
         return Model(name, str(folder) if folder.exists() else source, steps, guidance)
 
@@ -69,13 +70,11 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
 
     Raises ValueError as `open_sampler` does.
     """
+    asked = asked_of(model, asked)
     if not model.student:
-        guidance = asked.guidance if model.guidance is None else model.guidance
-        asked = replace(asked, steps=model.steps or asked.steps, guidance=guidance)
         if teacher is not None and teacher.folder.resolve() == _folder(model.source):
             return teacher_sampler(teacher, model.source, asked)
         return open_sampler(model.source, asked, None, dtype, device)
-    asked = replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")  # its contract says them
     if teacher is not None:
         try:
             return open_sampler(model.source, asked, teacher, dtype, device)
@@ -84,18 +83,59 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
     return open_sampler(model.source, asked, None, dtype, device)
 
 
-def claim(file: Path, model: Model, sampler: Sampler, seed: int) -> None:
-    """Remembers in a file which model's clips are here. Raises ValueError when they are of another one of its name."""
-    own = json.loads(json.dumps(_identity(model, sampler) | {"seed": seed}))
+def asked_of(model: Model, asked: Asked) -> Asked:
+    """How a model of a comparison is asked: with its own steps and guidance, where it names some."""
+    if model.student:  # else its contract says them
+        return replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")
+    guidance = asked.guidance if model.guidance is None else model.guidance
+    return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
+
+
+def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
+    """Remembers in a file which model's clips are here, and where no protocol says it their precision.
+
+    Raises ValueError as `check_claim`.
+    """
+    check_claim(file, model, sampler, seed, dtype)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
+        precision = {} if dtype is None else {"dtype": dtype}
         with whole_file(file) as part:
-            part.write_text(json.dumps(own, indent=1) + "\n")
-    elif json.loads(file.read_text()) != own:
+            part.write_text(json.dumps(_identity(model, sampler) | {"seed": seed} | precision, indent=1) + "\n")
+
+
+def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
+    """Raises ValueError when the file says that clips of another model of this name are here, or in another precision.
+
+    An outline will do for the sampler.
+    """
+    if not file.exists():
+        return
+    before = _read_claim(file)
+    begun = str(before.pop("dtype", _UNSAID_DTYPE))
+    if dtype is not None and begun != dtype:
+        raise ValueError(
+            f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
+            "choose another --out"
+        )
+    if before != json.loads(json.dumps(_identity(model, sampler) | {"seed": seed})):
         raise ValueError(
             f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
             f"are there: give it another name, NAME={model.source}, or choose another --out"
         )
+
+
+def claimed_dtype(files: Sequence[Path]) -> str | None:
+    """The precision of the clips that the first of these files which is there claims; None where none is."""
+    claims = (_read_claim(file) for file in files if file.exists())
+    return next((str(claim.get("dtype", _UNSAID_DTYPE)) for claim in claims), None)
+
+
+def _read_claim(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not JSON ({error}): delete its folder, or choose another --out") from error
 
 
 def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:

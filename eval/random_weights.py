@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,12 @@ import torch
 from torch import nn
 
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.empty_parts import empty_part, make_pipeline
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.loading import find_device
+from fewstep.teacher.parts import Part, named_parts
 from fewstep.teacher.shapes.text import make_tokenizer
+from fewstep.teacher.source import read_json
 
 _PACKAGED = Path(__file__).parent / "architectures"
 _STD = 0.02
@@ -36,26 +38,16 @@ def random_teacher(
     nothing. Raises ValueError for an unknown architecture or family, and for configs that are not whole.
     """
     folder, chosen = _folder(config), find_device(device)
-    index = _read(folder / "model_index.json")
-    name = index.get("_class_name")
+    name = str(read_json(folder / "model_index.json").get("_class_name"))
     if name not in FAMILIES:
         raise ValueError(f"{folder} is a {name}, a family that fewstep does not know: use {', '.join(FAMILIES)}")
-    parts: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    for key, value in index.items():
-        if isinstance(value, list):
-            library, part_name = value
-            parts[key] = _part(folder / key, library, part_name, with_text)
-        elif not key.startswith("_"):
-            settings[key] = value
+    named = named_parts(folder, name)
+    parts: dict[str, Any] = {key: _part(folder / key, part, with_text) for key, part in named.items()}
     for key, part in parts.items():
         if isinstance(part, nn.Module):
             _fill(part, torch.float32 if key == "vae" else dtype, chosen)
     parts["tokenizer"] = _tokenizer(parts["text_encoder"])
-    import diffusers
-
-    pipeline = getattr(diffusers, str(name))(**parts, **settings)
-    return FAMILIES[name](pipeline, folder)
+    return FAMILIES[name](make_pipeline(folder, name, parts), folder)
 
 
 def _folder(config: str) -> Path:
@@ -69,28 +61,14 @@ def _folder(config: str) -> Path:
     )
 
 
-def _part(folder: Path, library: str | None, name: str | None, with_text: bool) -> Any:
-    """A component on the device meta, all but its buffers; None for one the pipeline does without."""
-    import diffusers
-    import transformers
-    from accelerate import init_empty_weights
+def _part(folder: Path, part: Part, with_text: bool) -> Any:
+    """A component without weights; None for one the pipeline does without."""
 
-    if name is None or folder.name in ("tokenizer", "image_encoder", "feature_extractor"):
-        return None
-    try:
-        if library == "transformers":
-            config: Any = transformers.AutoConfig.from_pretrained(folder)
-            if not with_text:
-                config.num_hidden_layers, config.vocab_size = 1, len(make_tokenizer())
-            with init_empty_weights(include_buffers=False):
-                encoder = getattr(transformers, name)(config)
-            encoder.tie_weights()  # which the line above undid
-            return encoder
-        kind: Any = getattr(diffusers, name)
-        with init_empty_weights(include_buffers=False):
-            return kind.from_config(kind.load_config(folder))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder} does not describe a {name} ({error}): restore its config") from error
+    def shorten(config: Any) -> None:
+        if not with_text:
+            config.num_hidden_layers, config.vocab_size = 1, len(make_tokenizer())
+
+    return None if folder.name == "image_encoder" else empty_part(folder, part, shorten)
 
 
 @torch.no_grad()
@@ -121,10 +99,3 @@ def _tokenizer(text_encoder: Any) -> Any:
     if longest is not None:
         tokenizer.model_max_length = longest
     return tokenizer
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}): restore it from where it came from") from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.shapes import REAL_SEED, REFERENCE_SEED
-from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, decode_video
+from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.shapes.judge import batch
 
 
@@ -43,18 +43,39 @@ def world_clips(reference: int, num: int, seed: int) -> RealClips:
     return RealClips(source(reference, REFERENCE_SEED), source(num, REAL_SEED + seed))
 
 
+def reference_videos(folder: Path) -> list[Path]:
+    """The videos in a folder of real ones, judged by their headers.
+
+    Raises ValueError when there is no such folder, it holds fewer than three, or one that is broken.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} for --reference: pass a folder of real videos")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < 3:
+        raise ValueError(f"--reference {folder} holds {len(files)} videos: pass a folder of at least 3 real videos")
+    broken: dict[Path, str] = {}
+    for path in files:
+        try:
+            check_video(path)
+        except UnreadableVideo as error:
+            broken[path] = str(error)
+    if broken:
+        path, reason = next(iter(broken.items()))
+        more = f", and {len(broken) - 1} more of {len(files)} files" if len(broken) > 1 else ""
+        raise ValueError(f"{path} cannot be a reference: {reason}{more}; take it out of {folder}")
+    return files
+
+
 def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
     """The videos in a folder, a clip from the middle of each; the first `num` are the floor where as many are left.
 
-    Raises ValueError when the folder holds fewer than three videos.
+    Raises ValueError as `reference_videos`.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if len(files) < 3:
-        raise ValueError(f"--reference {folder} holds {len(files)} videos: pass a folder of real videos")
+    files = reference_videos(folder)
 
     def source(files: list[Path]) -> ClipSource:
         told = {"kind": "real videos", "clips": len(files), "files_sha256": _files_sha256(folder, files)}
-        told |= {"cut": "from the centre, scaled to cover the clip (bicubic)", **asdict(shape)}
+        told |= {"cut": "from the centre of what a player shows, scaled to cover the clip (bicubic)", **asdict(shape)}
         return ClipSource(len(files), lambda rows: torch.stack([_read(files[row], shape) for row in rows]), told)
 
     held = num if len(files) >= 2 * num else 0

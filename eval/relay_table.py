@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.eval.feature_cache import cached_features
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
-from fewstep.eval.results import ResultsFile
+from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.sheet import comparison_sheet
 from fewstep.eval.steps_table import (
     Protocol,
@@ -78,10 +78,10 @@ class Entry:
 class RelayTable:
     """The table on disk; rows that are there are not measured again.
 
-    Raises ValueError when the teacher is not of the shapes world, or `out` holds another teacher's, judge's or
-    protocol's rows. `dtype` is that of the denoisers, for the record. With `to_teacher`, distances to the 50-step
-    teacher's own clips (other prompts and noise, the protocol's guidance) are taken as well; its own row at 50 steps is
-    then the floor.
+    An outline of the teacher will do to see whether it can be made. Raises ValueError when the teacher is not of the
+    shapes world, or `out` holds another teacher's, judge's or protocol's rows and is not to be made `fresh`.
+    `dtype` is that of the denoisers, for the record. With `to_teacher`, distances to the 50-step teacher's own clips
+    (other prompts and noise, the protocol's guidance) are taken as well; its own row at 50 steps is then the floor.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class RelayTable:
         to_teacher: bool,
         dtype: str = "float32",
         columns: Mapping[str, str] = COLUMNS,
+        fresh: bool = False,
     ) -> None:
         self._size = check_world(teacher)
         self.teacher, self.protocol = teacher, protocol
@@ -100,7 +101,7 @@ class RelayTable:
         self._references: dict[str, Tensor] = {}
         self._shared = shared_figures(teacher, protocol)
         self._shared |= {"teacher_guidance": protocol.guidance.plain(), "to_teacher": to_teacher, "dtype": dtype}
-        self._file = ResultsFile(out, command, self._shared, columns)
+        self._file = ResultsFile(out, command, self._shared, columns, fresh)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
@@ -172,6 +173,12 @@ class RelayTable:
 
             self._references["teacher"] = cached_features(clips, compute)
         return self._references["teacher"]
+
+
+def begun_dtype(out: Path) -> str | None:
+    """The precision of the rows that `out` holds; None where there is no such table."""
+    rows = read_results(out)[1] if out.exists() else []
+    return next((str(row["dtype"]) for row in rows if "dtype" in row), None)
 
 
 def _place(row: Mapping[str, Any]) -> tuple[int, int, bool, int]:

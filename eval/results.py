@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.atomic import check_writable_file, whole_file
 
 Row = Mapping[str, Any]
 
@@ -34,13 +34,14 @@ def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
 class ResultsFile:
     """A table that grows row by row on disk: what is there is not measured again, and none is ever lost.
 
-    `shared` is what all rows have in common, such as the teacher's sha256. Raises ValueError when `out` holds rows of
-    another one.
+    `shared` is what all rows have in common, such as the teacher's sha256. A `fresh` table takes the place of what
+    `out` holds once it has a row. Raises ValueError when `out` holds rows of another one and is not to be replaced.
     """
 
-    def __init__(self, out: Path, command: str, shared: Row, columns: Mapping[str, str]) -> None:
+    def __init__(self, out: Path, command: str, shared: Row, columns: Mapping[str, str], fresh: bool = False) -> None:
         self._out, self._command, self._shared, self._columns = out, command, dict(shared), columns
-        self.rows = read_results(out)[1] if out.exists() else []
+        check_writable_file(out)
+        self.rows = read_results(out)[1] if out.exists() and not fresh else []
         for row in self.rows:
             other = [key for key, value in self._shared.items() if row.get(key) != value]
             if other:
@@ -64,7 +65,8 @@ class ResultsFile:
         kept = [other for other in self.rows if instead_of is None or not instead_of.items() <= other.items()]
         self.rows = sorted([*kept, added], key=order)
         write_results(self._out, self._command, self.rows)
-        self._out.with_suffix(".md").write_text(markdown_table(self.rows, self._columns))
+        with whole_file(self._out.with_suffix(".md")) as part:
+            part.write_text(markdown_table(self.rows, self._columns))
         return added
 
 

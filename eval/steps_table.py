@@ -60,14 +60,14 @@ class Protocol:
 class StepsTable:
     """The table on disk: rows that are there are not measured again, and none is ever lost.
 
-    Raises ValueError when the teacher is not of the shapes world, or `out` holds another teacher's, judge's or
-    protocol's rows.
+    An outline of the teacher will do to see whether it can be made. Raises ValueError when the teacher is not of the
+    shapes world, or `out` holds another teacher's, judge's or protocol's rows and is not to be made `fresh`.
     """
 
-    def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path) -> None:
+    def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path, fresh: bool = False) -> None:
         check_world(teacher)
         self.teacher, self.protocol = teacher, protocol
-        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS)
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS, fresh)
         self.measured = 0
         self._reference: Tensor | None = None
 

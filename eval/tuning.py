@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 from torch import nn
@@ -38,6 +39,18 @@ def tune(samplers: Sequence[Sampler], tuning: Tuning) -> None:
             network.compile(dynamic=False)
 
 
+def check_tuning(tuning: Tuning) -> None:
+    """Raises ValueError when the library that quantises is missing or broken; nothing need be loaded for it."""
+    if tuning.quantise is not None:
+        _torchao()
+
+
+def check_attention(samplers: Sequence[Sampler], tuning: Tuning) -> None:
+    """Raises ValueError when a denoiser has no such attention backend; outlines will do, whose networks are changed."""
+    if tuning.attention is not None:
+        tune(samplers, Tuning(attention=tuning.attention))
+
+
 def _set_attention(network: Any, backend: str) -> None:
     try:
         network.set_attention_backend(backend)
@@ -47,8 +60,12 @@ def _set_attention(network: Any, backend: str) -> None:
 
 def _quantise(network: nn.Module, to: Quantise) -> None:
     """Weights of all linear layers; they are turned back into the network's dtype where they are used."""
+    torchao = _torchao()
+    torchao.quantize_(network, torchao.Int8WeightOnlyConfig() if to == "int8" else torchao.Float8WeightOnlyConfig())
+
+
+def _torchao() -> Any:
     try:
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+        return import_module("torchao.quantization")
     except (ImportError, RuntimeError) as error:
         raise ValueError("quantised weights need torchao: pip install 'fewstep[quant]'") from error
-    quantize_(network, Int8WeightOnlyConfig() if to == "int8" else Float8WeightOnlyConfig())

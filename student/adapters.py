@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fewstep.teacher.weight_files import tensor_shapes
+
 FILE_NAME = "adapter.safetensors"
 _CONFIG = "lora_adapter_metadata"  # diffusers' name for the adapter's settings in a file's header
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _N = TypeVar("_N", bound=nn.Module)
 
 
@@ -30,7 +34,12 @@ def shared_copy(network: _N) -> _N:
 
 
 def add_adapter(network: nn.Module, name: str, rank: int, alpha: float, targets: Sequence[str] | None = None) -> None:
-    """Puts a fresh adapter on, which changes nothing yet; only its parameters, in float32, are trained then."""
+    """Puts a fresh adapter on, which changes nothing yet; only its parameters, in float32, are trained then.
+
+    Raises ValueError for a target that no module is called, or that LoRA cannot adapt.
+    """
+    if targets:
+        _check_targets(network, targets)
     chosen: Any = {"lora_alpha": alpha, "target_modules": list(targets or lora_targets(network))}
     _inject(network, name, LoraConfig(r=rank, **chosen))
 
@@ -86,11 +95,50 @@ def adapter_parameters(network: nn.Module, name: str) -> dict[str, nn.Parameter]
 def lora_targets(network: nn.Module) -> list[str]:
     """Every linear and convolution inside the network's blocks, but neither in- and out-layers nor shared embeddings
     of time and text (SDXL-Lightning, arXiv 2402.13929). Raises ValueError for a network without blocks."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    found = [n for n, m in network.named_modules() if isinstance(m, kinds) and "block" in n.split(".")[0]]
+    found = [n for n, m in network.named_modules() if isinstance(m, _KINDS) and "block" in n.split(".")[0]]
     if not found:
         raise ValueError(f"{type(network).__name__} has no blocks for LoRA: name its modules as student.lora.targets")
     return found
+
+
+def check_adapter(network: nn.Module, folder: Path, remedy: str) -> None:
+    """Raises ValueError, with `remedy`, when what `save_adapter` wrote is cut off or of another network than this one,
+    which may have no weights; only the file's header is read."""
+    path = folder / FILE_NAME
+    shapes, adapted = tensor_shapes(path, remedy), shared_copy(network)
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = LoraConfig(**json.loads((file.metadata() or {})[_CONFIG]))
+        _inject(adapted, "adapter", config)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is broken or of another network ({reason}): {remedy}") from error
+    own = {key: tuple(w.shape) for key, w in get_peft_model_state_dict(adapted, adapter_name="adapter").items()}
+    if wrong := sorted(key for key in own.keys() | shapes.keys() if own.get(key) != shapes.get(key)):
+        raise ValueError(
+            f"{path} is of another network than {type(network).__name__}: it has {wrong[0]} of shape "
+            f"{shapes.get(wrong[0])}, which should be {own.get(wrong[0])}; {remedy}"
+        )
+
+
+def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
+    """peft leaves out a target that fits nothing without a word, as long as another one fits."""
+    modules = dict(network.named_modules())
+    known = sorted({name.split(".", 2)[-1] for name in lora_targets(network)})
+    for target in targets:
+        fitting = {name: module for name, module in modules.items() if f".{name}".endswith(f".{target}")}
+        if not fitting:
+            close = get_close_matches(target, known, n=3, cutoff=0.5) or known[:8]
+            raise ValueError(
+                f"student.lora.targets: {type(network).__name__} has no module called {target}; use names such as "
+                f"{', '.join(close)}, or null for all linears and convolutions of its blocks"
+            )
+        for name, module in fitting.items():
+            if not isinstance(module, _KINDS):
+                raise ValueError(
+                    f"student.lora.targets: {target} means {name}, a {type(module).__name__}, which LoRA cannot adapt: "
+                    f"name linears and convolutions, such as {', '.join(known[:3])}"
+                )
 
 
 def _inject(network: nn.Module, name: str, config: LoraConfig) -> None:

@@ -128,7 +128,8 @@ class SamplingContract(BaseModel):
         if teacher.sha256() != self.teacher_sha256:
             raise ValueError(
                 f"the student's teacher was {self.teacher} ({self.teacher_sha256[:12]}…), not {teacher.folder} "
-                f"({teacher.sha256()[:12]}…): pass its own teacher's folder with --teacher"
+                f"({teacher.sha256()[:12]}…): use its own teacher "
+                "(--teacher of `fewstep sample` and `fewstep export`)"
             )
         schedule = teacher.schedule
         if (schedule.kind, schedule.prediction) != (self.kind, self.prediction):
@@ -147,7 +148,7 @@ def _said(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-_FORCE = "--force samples it all the same"
+_FORCE = "`fewstep sample --force` samples it all the same"
 _WHY = {
     "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",

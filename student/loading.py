@@ -34,7 +34,12 @@ def is_student(folder: Path) -> bool:
     """Whether it is a run, one finished stage of a run, or an export, rather than a teacher's pipeline."""
     from fewstep.student.export.opening import is_export
 
-    return (folder / FILE_NAME).is_file() or (folder / "stages").is_dir() or is_export(folder)
+    return (folder / FILE_NAME).is_file() or is_run(folder) or is_export(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, of which a stage need not be finished yet."""
+    return (folder / "stages").is_dir() or bool(_order(folder))
 
 
 def find_stage(folder: Path, steps: int | None = None) -> Path:

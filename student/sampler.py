@@ -98,12 +98,17 @@ def open_sampler(
         steps = None if asked.force else asked.steps
         return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), asked)
     found = load_teacher(source, dtype, device)
-    if is_student(found.folder):
+    refuse_hub_student(source, found)
+    return teacher_sampler(found, str(source), asked)
+
+
+def refuse_hub_student(source: str | Path, teacher: Teacher) -> None:
+    """Raises ValueError when what a hub id brought is an export, which would be sampled as a teacher."""
+    if is_student(teacher.folder):
         raise ValueError(
             f"{source} is an exported student, of which a hub id brings no contract: `hf download {source} --local-dir "
             "DIR` brings all of it, so pass DIR"
         )
-    return teacher_sampler(found, str(source), asked)
 
 
 def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
@@ -155,7 +160,10 @@ def clip_size(own: VideoSize | None, num_frames: int | None, height: int | None,
     pairs = zip((num_frames, height, width), own or (None, None, None), strict=True)
     found = [side for one, usual in pairs if (side := usual if one is None else one) is not None]
     if len(found) < 3:
-        raise ValueError("the teacher states no size of its own: pass --frames, --height and --width")
+        raise ValueError(
+            "the teacher states no size of its own: pass --frames, --height and --width, or write num_frames, height "
+            "and width into a fewstep.json in its folder"
+        )
     return VideoSize(*found)
 
 
@@ -163,5 +171,5 @@ def _check_negative(contract: SamplingContract, negative_prompt: str) -> None:
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
             f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "
-            "effect without guidance; leave --negative-prompt out, or --force samples it all the same"
+            "effect without guidance; leave --negative-prompt out, or `fewstep sample --force` samples it all the same"
         )

@@ -11,9 +11,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fewstep.student.adapters import FILE_NAME
+from fewstep.student.adapters import FILE_NAME, check_adapter
+from fewstep.teacher.checksums import sha256
+from fewstep.teacher.empty_parts import check_shapes
 from fewstep.teacher.loading import without_bars
-from fewstep.teacher.manifest import sha256
+from fewstep.teacher.parts import weight_shapes
+from fewstep.teacher.source import read_json
+
+REMEDY = "restore it, or train the student again"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -25,6 +30,18 @@ def weights_sha256(folder: Path) -> str:
     """One checksum of all weights in the folder, whatever form they have."""
     files = sorted(folder.glob("*.safetensors"))
     return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+
+
+def check_weights(folder: Path, like: nn.Module, remedy: str = REMEDY) -> None:
+    """Raises ValueError when a student's weights are missing, cut off, or do not fit `like`, the teacher's denoiser,
+    which may have no weights itself; only headers of files are read."""
+    if is_adapter(folder):
+        check_adapter(like, folder, remedy)
+        return
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder / 'config.json'} is missing: {remedy}")
+    read_json(folder / "config.json")
+    check_shapes(folder, like, weight_shapes(folder, "diffusers", remedy), remedy)
 
 
 def save_network(network: Any, folder: Path) -> None:

@@ -2,40 +2,128 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fewstep.teacher.causes import causes
+from fewstep.teacher.interrupts import finishing_first
+
+ELSEWHERE = "choose another --out"
+_LOCK = ".lock"
+_NO_ROOM = {  # why nothing more could be written -> what a user reads
+    errno.ENOSPC: "there is no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows",
+}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; once that has succeeded it takes the name `path`.
 
-    Whatever happens, `path` is the old file or the new one. What a killed process leaves behind is written
-    over by the next one, so two must not write the same file at a time.
+    Whatever happens, `path` is the old file or the new one, and a request to stop waits until it is. What a killed
+    process leaves behind is written over by the next one, so two must not write the same file at a time. Raises OSError
+    naming `path` when there is no room for it.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
+    with finishing_first():
+        try:
+            with naming_full_disk(path):
+                yield part
+                with part.open("r+b") as file:
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Whatever a library raises for want of room inside the block becomes an OSError that names `path`."""
     try:
-        yield part
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        yield
+    except Exception as error:
+        reason = no_room(error)
+        if reason is None:
+            raise
+        raise OSError(reason, os.strerror(reason), str(path)) from error
 
 
-def check_writable(folder: Path) -> None:
-    """Raises ValueError unless files can be written into `folder`, which need not be there yet."""
+def no_room(error: BaseException) -> int | None:
+    """The errno of a full disk, a used-up quota or a file that grew too large, if that is what an error comes from.
+
+    torch, safetensors and PyAV have errors of their own, with the system's in their cause, context or text.
+    """
+    for cause in causes(error):
+        for reason in _NO_ROOM:
+            if getattr(cause, "errno", None) == reason or os.strerror(reason) in str(cause):
+                return reason
+    return None
+
+
+def no_room_sentence(error: BaseException) -> str | None:
+    """What went wrong where, and what to do, for an error that `no_room` knows; None for others."""
+    reason = no_room(error)
+    if reason is None:
+        return None
+    named = next((c for c in causes(error) if isinstance(c, OSError) and c.errno == reason and c.filename), None)
+    where = f"{named.filename} could not be written: " if named else ""
+    remedy = "raise the limit" if reason == errno.EFBIG else "make room"
+    return f"{where}{_NO_ROOM[reason]}; {remedy} and run the same command again to resume"
+
+
+def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless files can be written into `folder`, which need not be there yet.
+
+    `elsewhere` says how another folder is chosen, with the options that the command has.
+    """
     there = folder.absolute()
-    while not there.exists() and there != there.parent:
+    while not os.path.lexists(there) and there != there.parent:
         there = there.parent
+    if there.is_symlink() and not there.exists():
+        raise ValueError(f"{there} is a link to {there.readlink()}, which is not there: make it, or {elsewhere}")
     if not there.is_dir():
-        raise ValueError(f"{folder} cannot be a folder, since {there} is a file: choose another --out")
+        raise ValueError(f"{folder} cannot be a folder, since {there} is a file: {elsewhere}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{there} cannot be written into: allow it, or choose another --out")
+        raise ValueError(f"{there} cannot be written into: allow it, or {elsewhere}")
+
+
+def check_writable_file(path: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless the file `path` can be written or replaced; its folder need not be there yet."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is to be written: {elsewhere}")
+    check_writable(path.absolute().parent, elsewhere)
+
+
+@contextmanager
+def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Keeps other processes out of an existing folder; the system lifts the lock however this one dies.
+
+    Raises ValueError when another process is in it.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing {folder}: wait for it, or {elsewhere}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError when another process is writing the folder, which need not be there."""
+    if (folder / _LOCK).exists():
+        with only_writer(folder, elsewhere):
+            pass
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,8 +16,9 @@ from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.schedule import NoiseSchedule, Time
-from fewstep.teacher.source import VideoSize, check_safetensors, embedded_path, find_folder, said_fps, teacher_sha256
+from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
+from fewstep.teacher.tokens import count_tokens, unknown_words
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
 
@@ -30,22 +31,24 @@ def load_teacher(
     """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
 
     `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
-    GPU if there is one. Raises ValueError when there is no such teacher or device, its family is unknown, or
-    its weights are pickles.
+    GPU if there is one. Raises ValueError when there is no such teacher or device, its family is unknown, or a part of
+    it is missing, cut off, a pickle, or not what its config says.
     """
     from diffusers import DiffusionPipeline
 
+    from fewstep.teacher.empty_parts import empty_pipeline
     from fewstep.teacher.families import FAMILIES
 
     chosen = find_device(device)
     folder, class_name = find_folder(name, tuple(FAMILIES))
-    check_safetensors(folder)
+    outlined = empty_pipeline(folder, class_name)
+    tokenizers = {n: part for n, part in outlined.components.items() if hasattr(part, "vocab_files_names")}
     loader: Any = DiffusionPipeline
     dtypes = {"default": dtype, "vae": torch.float32}
     try:
         with without_bars():
-            pipeline = loader.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
-    except (OSError, ValueError) as error:
+            pipeline = loader.from_pretrained(folder, dtype=dtypes, use_safetensors=True, **tokenizers)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
     pipeline.to(chosen)
     return FAMILIES[class_name](pipeline, folder)
@@ -75,6 +78,15 @@ class Teacher(ABC):
     @abstractmethod
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (B, L, D) as the denoiser takes them; the text encoder is there."""
+
+    @property
+    @abstractmethod
+    def text_limit(self) -> int:
+        """Tokens of a prompt, special ones included, beyond which the text encoder gets nothing."""
+
+    def cleaned(self, prompt: str) -> str:
+        """The prompt as the pipeline hands it to its tokenizer."""
+        return prompt
 
     @abstractmethod
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
@@ -120,6 +132,14 @@ class Teacher(ABC):
         positive = self.embed(list(prompts))
         negative = positive if negative_prompt is None else self.embed([negative_prompt])
         return Conditions(positive, negative.expand(len(prompts), -1, -1))
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
+        return count_tokens(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[list[str]]:
+        """The words of each prompt that the tokenizer does not know, so that the text encoder never sees them."""
+        return unknown_words(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
     def denoise(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,11 +12,16 @@ from typing import Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fewstep.teacher.atomic import check_writable, whole_file
-from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest, sha256
+from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
+from fewstep.teacher.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
+from fewstep.teacher.checksums import sha256
+from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, requested_stop
+from fewstep.teacher.listing import FILE_NAME as LISTING
+from fewstep.teacher.listing import read_listing, write_listing
+from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
+from fewstep.teacher.text_files import first_few
 
 REPORT = "skipped.jsonl"
 _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard
@@ -45,76 +50,157 @@ def write_dataset(
     unconditional: Row | None,
     source: Source,
     advance: Callable[[], None] = lambda: None,
+    left_out: Sequence[Skip] = (),
+    elsewhere: str = ELSEWHERE,
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
     A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
-    the same plan. `advance` is called after every item made. Raises ValueError when the folder is in use by
-    another process or was begun with another plan; OSError when the disk is full. No finished shard is lost.
+    the same plan. `advance` is called after every item made; `left_out` are lines for the report beyond the items
+    that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
+    another process or was begun with another plan; OSError when the disk is full; Stop when a signal asked to stop.
+    No finished shard is lost, and by a stop no finished batch.
     """
-    check_writable(folder)
+    check_writable(folder, elsewhere)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        manifest = _begin(folder, plan, unconditional)
+    with only_writer(folder, elsewhere), noted_signals() as signals:
+        manifest = _begin(folder, plan, unconditional, elsewhere)
         for number in range(manifest.num_shards):
             path = folder / f"shard-{number:05d}.parquet"
             if number < len(manifest.shards) and path.exists():
                 continue
-            made = _counted(source.rows(manifest.share(number)), advance)
-            shard = _write_shard(path, made, manifest.tensors)
+            items = manifest.share(number)
+            try:
+                with closing(_made(path, items, source, manifest.tensors, signals, advance)) as made:
+                    shard = _write_shard(path, made, manifest.tensors, len(items))
+            except Stop as stop:
+                done = items.start + len(Begun(path, _batch_size(source)))
+                stop.kept = f"{done} of the {manifest.items} items of {folder} are done; {RESUME}"
+                raise
             shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
             manifest = manifest.model_copy(update={"shards": shards})
             manifest.write(folder)
-        _write_report(folder, manifest)
+            begun_path(path).unlink(missing_ok=True)
+        _write_report(folder, [*manifest.skipped, *left_out])
     return manifest
 
 
-def _begin(folder: Path, plan: Manifest, unconditional: Row | None) -> Manifest:
+def usable_line(folder: Path, manifest: Manifest) -> str | None:
+    """How many of a dataset's clips could be used, where some could not, and where the reasons are."""
+    if not manifest.skipped:
+        return None
+    clips = f"{manifest.rows} of {manifest.num_done} clips usable"
+    return f"{clips}, {len(manifest.skipped)} skipped: {folder / REPORT}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError for a folder that holds other things than a dataset, among which shards would get lost."""
+    if (folder / FILE_NAME).is_file():
+        read_manifest(folder)
+    elif folder.is_dir():
+        known = {"unconditional.parquet", LISTING, *(path.name for path in folder.glob("shard-*.parquet"))}
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others := [name for name in others if name not in known]:
+            raise ValueError(
+                f"{folder} holds other things than a dataset, such as {first_few(others)}: choose a folder of its own "
+                "with --out"
+            )
+
+
+def _begin(folder: Path, plan: Manifest, unconditional: Row | None, elsewhere: str) -> Manifest:
     """The manifest of the run this one continues, or a new one."""
-    begun = plan
-    if (folder / FILE_NAME).exists():
-        begun = read_manifest(folder)
-        plan.continues(begun)
-    elif any(folder.glob("shard-*.parquet")):
-        raise ValueError(f"{folder} holds shards and no {FILE_NAME}: choose another --out, or empty it")
+    begun = begun_manifest(folder, elsewhere)
+    if begun is not None:
+        plan.continues(begun, folder, elsewhere)
+        begun = begun.model_copy(update={"unmatched": plan.unmatched})
+    begun = begun or plan
     path = folder / "unconditional.parquet"
     if unconditional is not None and not (begun.unconditional and path.exists()):
-        shard = _write_shard(path, [unconditional], plan.tensors)
+        shard = _write_shard(path, [_record(unconditional, plan.tensors)], plan.tensors)
         begun = begun.model_copy(update={"unconditional": shard})
+    if read_listing(folder, plan.items_sha256) is None:
+        write_listing(folder, plan.listing)
     begun.write(folder)
     return begun
 
 
-def _write_shard(path: Path, made: Iterable[Row | Skip], tensors: dict[str, Layout]) -> Shard:
+def begun_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
+    """The manifest of a dataset that was begun in the folder, None where none was.
+
+    Raises ValueError when it cannot be read, or its shards are there without it.
+    """
+    if (folder / FILE_NAME).exists():
+        return read_manifest(folder)
+    if any(folder.glob("shard-*.parquet")):
+        raise ValueError(f"{folder} holds shards and no {FILE_NAME}: {elsewhere}, or empty it")
+    return None
+
+
+def _write_shard(path: Path, made: Iterable[Record | Skip], tensors: dict[str, Layout], num_items: int = 1) -> Shard:
+    """Writes what was made of a shard. Raises Stop where that are fewer items; they wait for the next call."""
     schema = pa.schema(
         [("id", pa.string()), ("caption", pa.string()), ("seed", pa.int64())]
         + [(name, pa.binary()) for name in tensors]
     )
-    skipped: list[Skip] = []
-    rows = 0
+    items: list[Skip | None] = []
     # Latents are noise to a compressor, and every dictionary or statistic of them would be dead weight.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with whole_file(path) as part, part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
-        for group in _groups(_unskipped(made, skipped)):
-            writer.write_table(pa.Table.from_pylist([_record(row, tensors) for row in group], schema))
-            rows += len(group)
-    return Shard(name=path.name, rows=rows, sha256=sha256(path), skipped=tuple(skipped))
+    with whole_file(path) as part:
+        with part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
+            for group in _groups(_unskipped(made, items)):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+            stop = requested_stop() if len(items) < num_items else 0
+            if stop:
+                writer.add_key_value_metadata(begun_metadata(items))
+        if stop:
+            keep_begun(part, path)
+            raise Stop(stop)
+    skipped = tuple(item for item in items if item is not None)
+    return Shard(name=path.name, rows=items.count(None), sha256=sha256(path), skipped=skipped)
 
 
-def _unskipped(made: Iterable[Row | Skip], skipped: list[Skip]) -> Iterator[Row]:
+def _made(
+    path: Path,
+    items: range,
+    source: Source,
+    tensors: dict[str, Layout],
+    signals: Signals,
+    advance: Callable[[], None],
+) -> Generator[Record | Skip, None, None]:
+    """The items of a shard: what is there of it, then the source's, until a signal asks to stop."""
+    begun = Begun(path, _batch_size(source))
+    for item in begun:
+        yield item
+        advance()
+    rows = iter(source.rows(items[len(begun) :]))
+    try:
+        while (made := signals.attempt(lambda: next(rows, None))) is not None:
+            yield made if isinstance(made, Skip) else _record(made, tensors)
+            advance()
+    finally:
+        if isinstance(rows, Generator):
+            rows.close()  # threads that read ahead begin no further item
+
+
+def _batch_size(source: Source) -> int:
+    """Items that a source makes together, whose rows may depend on one another in their last bits."""
+    return getattr(source, "batch_size", 1)
+
+
+def _unskipped(made: Iterable[Record | Skip], items: list[Skip | None]) -> Iterator[Record]:
+    """The rows alone; `items` is told of every item, skipped or, as None, not."""
     for item in made:
-        if isinstance(item, Skip):
-            skipped.append(item)
-        else:
+        items.append(item if isinstance(item, Skip) else None)
+        if not isinstance(item, Skip):
             yield item
 
 
-def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while group := list(islice(rows, _ROWS_PER_GROUP)):
+def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while group := list(islice(records, _ROWS_PER_GROUP)):
         yield group
 
 
-def _record(row: Row, tensors: dict[str, Layout]) -> dict[str, object]:
+def _record(row: Row, tensors: dict[str, Layout]) -> Record:
     stored = {name: _bytes(row, name, layout) for name, layout in tensors.items() if name in row.tensors}
     return {"id": row.id, "caption": row.caption, "seed": row.seed, **stored}
 
@@ -126,38 +212,18 @@ def _bytes(row: Row, name: str, layout: Layout) -> bytes:
     if not tensor.isfinite().all():
         raise ValueError(
             f"{row.id}: {name} holds NaN or infinite numbers, so the teacher failed on it: "
-            "use --dtype float32 or less guidance"
+            "use less guidance, or float32 (--dtype of `fewstep data`, precision in a recipe)"
         )
     stored = tensor.detach().to("cpu", getattr(torch, layout.dtype))
     if not stored.isfinite().all():
-        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}: use --store float32")
+        raise ValueError(f"{row.id}: {name} leaves the range of {layout.dtype}: use `fewstep data --store float32`")
     return stored.contiguous().numpy().tobytes()
 
 
-def _counted(made: Iterable[Row | Skip], advance: Callable[[], None]) -> Iterator[Row | Skip]:
-    for item in made:
-        yield item
-        advance()
-
-
-def _write_report(folder: Path, manifest: Manifest) -> None:
-    """One line of JSON for every item that was skipped; no file when there is none."""
-    lines = [skip.model_dump_json() + "\n" for skip in manifest.skipped]
+def _write_report(folder: Path, skipped: Sequence[Skip]) -> None:
+    """One line of JSON for all that was left out; no file when nothing was."""
+    lines = [skip.model_dump_json() + "\n" for skip in skipped]
     (folder / REPORT).unlink(missing_ok=True)
     if lines:
         with whole_file(folder / REPORT) as part:
             part.write_bytes("".join(lines).encode())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder; the system lifts the lock however this one dies."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another process is writing {folder}: wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from fewstep.teacher.conditions import cut_padding
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.dataset_sources import named_tensors
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.listing import listing_of, listing_sha256
 from fewstep.teacher.manifest import Dtype, Kind, Layout, Manifest, Schedule
 
 
@@ -21,30 +20,32 @@ def plan_dataset(
     name: str,
     items: Sequence[Sequence[object]],
     *,
+    latent_shape: tuple[int, int, int, int],
     dtype: Dtype = "float16",
-    latent_shape: tuple[int, int, int, int] | None = None,
     keep_noise: bool = False,
     steps: int | None = None,
     guidance: Guidance | None = None,
     negative_prompt: str = "",
+    like: Manifest | None = None,
     **known: Any,
 ) -> Manifest:
     """The manifest of a dataset to be made with the teacher called `name`.
 
     `items` identify the items, so that a source that changed is noticed; `known` are more of its fields.
-    `latent_shape` is (C, F, h, w), None for prompts alone. Kept noise is float32 whatever the dtype, so
-    that rollouts can be repeated exactly.
+    `latent_shape` is (C, F, h, w). What only a loaded teacher can tell, its precision and how its text is stored, is
+    taken from `like` where that is given. Kept noise is float32 whatever the dtype, so that rollouts can be repeated
+    exactly.
     """
-    schedule = teacher.schedule
-    tensors = text_layouts(teacher, dtype)
-    if latent_shape is not None:
-        tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
-        if keep_noise:
-            tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
+    schedule, listing = teacher.schedule, listing_of(items)
+    tensors = text_layouts(teacher, dtype) if like is None else like.text_layouts
+    tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
+    if keep_noise:
+        tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
     return Manifest(
         kind=kind,
         items=len(items),
-        items_sha256=hashlib.sha256("\n".join(map(json.dumps, items)).encode()).hexdigest(),
+        items_sha256=listing_sha256(listing),
+        listing=listing,
         teacher=name,
         teacher_sha256=teacher.sha256(),
         schedule=Schedule(
@@ -54,11 +55,16 @@ def plan_dataset(
             steps=steps,
             guidance=guidance,
         ),
-        precision=str(next(teacher.network_at(1.0).parameters()).dtype).removeprefix("torch."),
+        precision=like.precision if like else _precision(teacher),
         negative_prompt=negative_prompt,
         tensors=tensors,
         **known,
     )
+
+
+def _precision(teacher: Teacher) -> str:
+    network: Any = teacher.network_at(1.0)
+    return str(network.dtype).removeprefix("torch.")  # not of its first weights, which some families keep in float32
 
 
 def text_layouts(teacher: Teacher, dtype: Dtype) -> dict[str, Layout]:

@@ -1,4 +1,4 @@
-"""Reading a dataset back: a shuffled stream of rows, one share per rank."""
+"""Reading a dataset back: whether it is whole and of this teacher, its rows, its unconditional branch."""
 
 from __future__ import annotations
 
@@ -9,46 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
-from datasets import IterableDataset  # type: ignore[import-untyped]
-from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
 from torch import Tensor
 
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest, sha256
+from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest
 
 _ROWS_PER_READ = 16
-
-
-def open_dataset(
-    folder: Path,
-    *,
-    teacher_sha256: str,
-    seed: int | None = None,
-    shuffle_buffer: int = 1024,
-    rank: int = 0,
-    world_size: int = 1,
-    check_sha256: bool = True,
-) -> IterableDataset:
-    """Streams {"id", "caption", "seed", and one torch tensor for each name in the manifest's `tensors`}.
-
-    With a seed the order is shuffled through a buffer of rows, the same for the same seed and the same
-    `set_epoch(epoch)`; without one it is the order of writing. Every row belongs to exactly one rank, and
-    the shares may differ in length by a few rows. Tensors keep the dtype on disk.
-
-    Raises ValueError for a dataset of another teacher, an unfinished one, and one with a missing or damaged
-    shard; `check_sha256=False` checks only names and row counts, without reading everything once.
-    """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank}; it must be from 0 to {world_size - 1} for {world_size} processes")
-    manifest = read_manifest(folder)
-    check_dataset(folder, manifest, teacher_sha256, check_sha256)
-    paths = [str(folder / shard.name) for shard in manifest.shards if shard.rows]
-    stream = IterableDataset.from_generator(
-        read_rows, gen_kwargs={"paths": paths, "tensors": manifest.tensors}, features=None
-    )
-    if seed is not None:
-        stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer)
-    return split_dataset_by_node(stream, rank=rank, world_size=world_size) if world_size > 1 else stream
 
 
 def read_unconditional(folder: Path) -> Tensor | None:
@@ -59,10 +26,19 @@ def read_unconditional(folder: Path) -> Tensor | None:
     manifest = read_manifest(folder)
     if manifest.unconditional is None:
         return None
-    _check_shard(folder, manifest.unconditional, check_sha256=True)
+    check_shard(folder, manifest.unconditional, check_sha256=True)
     (row,) = read_rows([str(folder / manifest.unconditional.name)], manifest.tensors)
     embeddings: Tensor = row["embeddings"]
     return embeddings
+
+
+def read_stored_captions(folder: Path, manifest: Manifest) -> list[str]:
+    """The caption of every row that is there, without its tensors. Raises ValueError for a damaged shard."""
+    captions: list[str] = []
+    for shard in manifest.shards:
+        check_shard(folder, shard, check_sha256=False)
+        captions += pq.read_table(folder / shard.name, columns=["caption"]).column("caption").to_pylist()
+    return captions
 
 
 def conditions_of(rows: Sequence[Mapping[str, Any]], unconditional: Tensor | None) -> Conditions:
@@ -80,8 +56,8 @@ def conditions_of(rows: Sequence[Mapping[str, Any]], unconditional: Tensor | Non
     )
 
 
-def check_dataset(folder: Path, manifest: Manifest, teacher_sha256: str, check_sha256: bool = True) -> None:
-    """Raises ValueError as `open_dataset` does."""
+def check_dataset(folder: Path, manifest: Manifest, teacher_sha256: str) -> None:
+    """Raises ValueError for a dataset of another teacher, an unfinished one, or one with a missing or damaged shard."""
     if manifest.teacher_sha256 != teacher_sha256:
         raise ValueError(
             f"{folder} was made with the teacher {manifest.teacher} ({manifest.teacher_sha256[:12]}…), "
@@ -90,18 +66,19 @@ def check_dataset(folder: Path, manifest: Manifest, teacher_sha256: str, check_s
     if not manifest.complete:
         raise ValueError(
             f"{folder} is unfinished ({len(manifest.shards)} of {manifest.num_shards} shards): "
-            "run the same `fewstep data` command again to go on"
+            "run the command that makes it again to resume"
         )
     if not manifest.rows:
         raise ValueError(f"{folder} has no rows, every item was skipped: its skipped.jsonl says why")
     for shard in manifest.shards:
-        _check_shard(folder, shard, check_sha256)
+        check_shard(folder, shard)
 
 
-def _check_shard(folder: Path, shard: Shard, check_sha256: bool) -> None:
+def check_shard(folder: Path, shard: Shard, check_sha256: bool = True) -> None:
+    """Raises ValueError when a shard is missing or damaged."""
     path = folder / shard.name
     if not path.is_file():
-        raise ValueError(f"{path} is missing: run the same `fewstep data` command again to make it")
+        raise ValueError(f"{path} is missing: run the command that made the dataset again to make it")
     if check_sha256 and sha256(path) != shard.sha256:
         raise ValueError(f"{path} is damaged (its sha256 is off): {_REMEDY}")
     try:
@@ -112,11 +89,14 @@ def _check_shard(folder: Path, shard: Shard, check_sha256: bool) -> None:
         raise ValueError(f"{path} has {rows} rows and should have {shard.rows}: {_REMEDY}")
 
 
-_REMEDY = "delete it and run the same `fewstep data` command again to make it anew"
+_REMEDY = "delete it and run the command that made the dataset again"
 
 
 def read_rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str, Any]]:
-    """The rows of these shards in order, with their tensors; `datasets` shuffles and shares out the list of paths."""
+    """{"id", "caption", "seed", and the tensors of the manifest that a row has}, in the order of writing.
+
+    Tensors keep the dtype on disk.
+    """
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_PER_READ):

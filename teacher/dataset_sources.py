@@ -1,11 +1,12 @@
-"""What datasets are made from: videos, the teacher's own rollouts, or prompts alone."""
+"""What datasets are made from: videos, or the teacher's own rollouts."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -25,24 +26,7 @@ from fewstep.teacher.rollout import rollout
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
-_NOT_VIDEOS = {".txt", ".csv", ".jsonl", ".json"}  # captions and notes beside the videos
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Captions and their embeddings."""
-
-    teacher: Teacher
-    prompts: Sequence[str]
-    batch_size: int = 1
-
-    def rows(self, items: range) -> Iterator[Row]:
-        """Rows without latents."""
-        for batch in batches(items, self.batch_size):
-            prompts = [self.prompts[i] for i in batch]
-            conditions = self.teacher.conditions(prompts)
-            for n, i in enumerate(batch):
-                yield Row(item_id(i), prompts[n], text_tensors(conditions, n))
+_NOT_VIDEOS = {".txt", ".csv", ".tsv", ".jsonl", ".json"}  # captions and notes beside the videos
 
 
 @dataclass(frozen=True)
@@ -88,10 +72,11 @@ class Videos:
 
     def rows(self, items: range) -> Iterator[Row | Skip]:
         """Files are decoded ahead, while the batch before them is encoded."""
-        for batch in batches(_ahead(self._read, items, self.batch_size), self.batch_size):
-            clips = [read for read in batch if isinstance(read, _Clip)]
-            made = iter(self._encoded(clips) if clips else [])
-            yield from (next(made) if isinstance(read, _Clip) else read for read in batch)
+        with closing(_ahead(self._read, items, self.batch_size)) as read_ahead:
+            for batch in batches(read_ahead, self.batch_size):
+                clips = [read for read in batch if isinstance(read, _Clip)]
+                made = iter(self._encoded(clips) if clips else [])
+                yield from (next(made) if isinstance(read, _Clip) else read for read in batch)
 
     def _read(self, item: int) -> _Clip | Skip:
         path = self.files[item]
@@ -177,9 +162,10 @@ def named_tensors(conditions: Conditions) -> dict[str, Tensor]:
     return {"embeddings": conditions.positive, **{f"extras.{n}": x for n, x in conditions.extras.items()}}
 
 
-def _ahead(function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Iterator[_T]:
-    """function(item) in order, made by threads up to `window` items ahead."""
-    with ThreadPoolExecutor(min(window, os.cpu_count() or 1)) as pool:
+def _ahead(function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Generator[_T, None, None]:
+    """function(item) in order, made by threads up to `window` items ahead; closed early, it begins no further item."""
+    pool = ThreadPoolExecutor(min(window, os.cpu_count() or 1))
+    try:
         waiting: deque[Future[_T]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -187,3 +173,5 @@ def _ahead(function: Callable[[_S], _T], items: Iterable[_S], window: int) -> It
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

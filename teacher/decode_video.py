@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
-import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL import Image
+
+from fewstep.teacher.open_video import SUFFIXES, OpenVideo, UnreadableVideo, open_video
+from fewstep.teacher.video_picture import Orientation, deinterlaced, fit_picture, orientation
+
+__all__ = ["SUFFIXES", "ClipShape", "Start", "UnreadableVideo", "check_video", "decode_video"]
 
 Start = Literal["beginning", "centre"]
 
-SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif"})
-# The content decides, not the suffix: ffmpeg would also open stills, subtitles and playlists as video.
-_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif"})
 _ROUNDING = 0.002  # seconds; containers round times to milliseconds
-
-
-class UnreadableVideo(ValueError):
-    """A file that cannot become a clip; the message is the plain reason, without the file's name."""
 
 
 @dataclass(frozen=True)
@@ -52,107 +46,100 @@ class ClipShape:
 def decode_video(path: Path, clip: ClipShape, start: Start = "centre") -> NDArray[np.uint8]:
     """The clip (F, H, W, 3) RGB 0..255 that begins at the file's beginning or lies in its centre.
 
-    Frame k is the one on screen k/fps seconds after the start, so any rate, also a varying one, keeps its
-    speed. Frames are scaled to cover height x width and their centre is cut out. Raises UnreadableVideo for
-    a file that is no video, is broken, or is shorter than the clip; ValueError for an unknown start.
+    Both are those of what a player shows: an edit list may hide the head or the end of what is stored. Frame k
+    is the one on screen k/fps seconds after the start, so any rate, also a varying one, keeps its speed. Pictures
+    are shown as `fit_picture` says, upright and with square pixels. Raises UnreadableVideo for a file that is no
+    video, is broken, or is shorter than the clip; ValueError for an unknown start.
     """
     if start not in get_args(Start):
         raise ValueError(f"start is {start!r}; it must be 'beginning' or 'centre'")
-    with _opened(path) as (container, stream):
-        begin = None if start == "beginning" else _seek_centre(container, stream, clip)
-        return np.stack(list(_pick(_frames(container, stream), clip, begin)))
+    place = _Place() if start == "beginning" else _find_centre(path, clip)
+    with open_video(path) as video:
+        frames = video.frames(place.key)
+        first = next(frames, None)
+        if place.key is None or _leads_to(place, first):
+            return _clip(video, chain([first] if first else [], frames), clip, place)
+    with open_video(path) as video:  # seeking missed: decode it all
+        return _clip(video, video.frames(), clip, place)
 
 
 def check_video(path: Path) -> None:
     """Raises UnreadableVideo for a file that is no video, judged by its header alone."""
-    with _opened(path):
+    with open_video(path):
         pass
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The file and its first video stream; what ffmpeg says against it becomes UnreadableVideo."""
-    if path.suffix.lower() not in SUFFIXES:
-        read = ", ".join(sorted(SUFFIXES))
-        raise UnreadableVideo(f"not a video: its suffix is {path.suffix or 'missing'}, read are {read}")
-    try:
-        if path.stat().st_size == 0:
-            raise UnreadableVideo("the file is empty")
-        with av.open(str(path), metadata_errors="replace") as container:
-            if container.format.name not in _CONTAINERS:
-                raise UnreadableVideo(f"not a video: the content is {container.format.long_name}")
-            if not container.streams.video:
-                raise UnreadableVideo("there are no pictures in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except av.FFmpegError as error:
-        raise UnreadableVideo(f"broken, cut off, or no video at all (ffmpeg: {error.strerror})") from error
-    except OSError as error:
-        raise UnreadableVideo(f"it cannot be read ({error.strerror})") from error
+@dataclass(frozen=True)
+class _Place:
+    """Where a clip begins, and what must be known to decode from there."""
+
+    begin: float | None = None  # seconds; None is the first frame's time
+    key: int | None = None  # the stamp of the key frame to decode from; None is the file's first
+    turned: Orientation | None = None  # the orientation of the file's first frame: some say it there alone
 
 
-def _seek_centre(container: InputContainer, stream: VideoStream, clip: ClipShape) -> float:
-    """The second at which the middle clip begins; the container is left at the key frame before it."""
+def _find_centre(path: Path, clip: ClipShape) -> _Place:
     # Read packet by packet: the header of many files lacks the length, or states a wrong one.
-    stamps = [
-        (stamp, stamp + (packet.duration or 0))
-        for packet in container.demux(stream)
-        if (stamp := packet.dts if packet.pts is None else packet.pts) is not None
-    ]
-    if not stamps:
-        raise UnreadableVideo("there are no frames in it")
-    assert stream.time_base is not None
-    tick = float(stream.time_base)
-    first, end = min(s for s, _ in stamps) * tick, max(e for _, e in stamps) * tick
-    begin = first + max(0.0, (end - first - clip.num_frames / clip.fps) / 2)
-    container.seek(round(begin / tick), stream=stream)
-    return begin
+    first: VideoFrame | None = None
+    spans: list[tuple[int, int]] = []  # on screen, from when to when
+    keys: list[int] = []
+    with open_video(path) as video:
+        for packet in video.packets():
+            if first is None:  # packets at the head may be hidden, or lack what they need to be decoded
+                first = next(video.decode(packet), None)
+            stamp = packet.dts if packet.pts is None or video.lacks_times else packet.pts
+            if stamp is None:
+                continue
+            if not packet.is_discard:
+                spans.append((stamp, stamp + (packet.duration or 0)))
+            if packet.is_keyframe:
+                keys.append(stamp)
+        if first is None or not spans:
+            raise UnreadableVideo("there are no frames in it")
+        begin = first.time or 0.0
+        # In AVI a frame is shown that much later than its packet says: B-frames wait for those they refer to.
+        delay = max(0.0, begin - keys[0] * video.tick) if video.lacks_times and keys else 0.0
+        seconds = max(end for _, end in spans) * video.tick + delay - begin
+        begin += max(0.0, (seconds - clip.num_frames / clip.fps) / 2)
+        before = [key for key in keys if key * video.tick + delay <= begin]
+        return _Place(begin, max(before) if before and video.can_seek else None, orientation(first))
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, VideoFrame]]:
-    """(start, end, frame) in seconds, in order; the end is the next frame's start, or the frame's own."""
-    last: tuple[float, VideoFrame] | None = None
-    seconds = 1 / float(stream.average_rate) if stream.average_rate else 0.0
-    for frame in container.decode(stream):
-        if frame.is_corrupt:
-            raise UnreadableVideo("broken: its pictures are damaged")
-        time = float(frame.time) if frame.time is not None else (last[0] + seconds if last else 0.0)
-        if last:
-            yield last[0], time, last[1]
-        last = time, frame
-    if last:
-        tick = float(last[1].time_base or 0)
-        length = last[1].duration * tick if last[1].duration else seconds
-        yield last[0], last[0] + length, last[1]
+def _leads_to(place: _Place, first: VideoFrame | None) -> bool:
+    """Whether frames decoded from this one on hold the place: seeking may land behind it, or between key frames."""
+    if first is None or first.time is None or place.begin is None:
+        return False
+    return first.key_frame and first.time <= place.begin + _ROUNDING
 
 
-def _pick(
-    frames: Iterator[tuple[float, float, VideoFrame]], clip: ClipShape, begin: float | None
-) -> Iterator[NDArray[np.uint8]]:
-    """The frame on screen at begin + k/fps for each k, scaled; begin None is the first frame's time."""
-    picked = 0
+def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place: _Place) -> NDArray[np.uint8]:
+    """The picture on screen at the place + k/fps for each k; (F, H, W, 3)."""
+    pictures: list[NDArray[np.uint8]] = []
     length = 0.0
-    for start, end, frame in frames:
+    begin, turned = place.begin, place.turned
+    for start, end, frame in _timed(deinterlaced(frames), video):
         begin = start if begin is None else begin
+        turned = orientation(frame) or turned
         length = end - begin
-        num = 0
-        while picked + num < clip.num_frames and (picked + num) / clip.fps < length - _ROUNDING:
-            num += 1
+        num = sum(k / clip.fps < length - _ROUNDING for k in range(len(pictures), clip.num_frames))
         if num:
-            yield from [_fit(frame, clip)] * num
-        picked += num
-        if picked == clip.num_frames:
-            return
+            pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
+        if len(pictures) == clip.num_frames:
+            return np.stack(pictures)
     raise UnreadableVideo(f"too short: {max(length, 0):.2f} s, needed are more than {clip.seconds:.2f} s")
 
 
-def _fit(frame: VideoFrame, clip: ClipShape) -> NDArray[np.uint8]:
-    """The frame upright, scaled to cover the clip's size, with its centre cut out; (H, W, 3)."""
-    upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-    height, width = upright.shape[:2]
-    scale = min(height / clip.height, width / clip.width)  # source pixels per clip pixel
-    top, left = (height - clip.height * scale) / 2, (width - clip.width * scale) / 2
-    box = (left, top, left + clip.width * scale, top + clip.height * scale)
-    image = Image.fromarray(np.ascontiguousarray(upright))
-    return np.asarray(image.resize((clip.width, clip.height), Image.Resampling.BICUBIC, box=box))
+def _timed(frames: Iterator[VideoFrame], video: OpenVideo) -> Iterator[tuple[float, float, VideoFrame]]:
+    """(start, end, frame) in seconds, in order; the end is the next frame's start, or the frame's own."""
+    last: tuple[float, VideoFrame] | None = None
+    interval = 1 / float(video.stream.average_rate) if video.stream.average_rate else 0.0
+    for frame in frames:
+        if frame.is_corrupt:
+            raise UnreadableVideo("broken: its pictures are damaged")
+        time = frame.time if frame.time is not None else (last[0] + interval if last else 0.0)
+        if last:
+            interval = time - last[0]
+            yield last[0], time, last[1]
+        last = time, frame
+    if last:
+        yield last[0], last[0] + (last[1].duration * float(last[1].time_base or 0) or interval), last[1]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
+from fewstep.teacher.listing import Listing, changes, read_listing
 
-VERSION = 1
+VERSION = 2
+_READ = (1, VERSION)  # version 1 says float32 of teachers in bfloat16 as well
 FILE_NAME = "manifest.json"
 
-Kind = Literal["videos", "rollouts", "prompts"]
+Kind = Literal["videos", "rollouts"]
 Dtype = Literal["float16", "float32"]
 
 
@@ -27,6 +28,18 @@ class Skip(_Record):
 
     file: str
     reason: str
+
+
+class Unmatched(_Record):
+    """Entries of a captions file that describe no video."""
+
+    entries: int  # in all
+    source: str  # what they are, in words
+    count: int
+    listed: str  # the first of them, in words
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.entries} {self.source} name no video: {self.listed}"
 
 
 class Shard(_Record):
@@ -79,13 +92,20 @@ class Manifest(_Record):
     precision: str  # of the teacher's weights
     negative_prompt: str = ""  # of the unconditional branch
     tensors: dict[str, Layout]
+    unmatched: Unmatched | None = None
     unconditional: Shard | None = None
     shards: tuple[Shard, ...] = ()
+    listing: Listing = Field((), exclude=True, repr=False)  # of the items, where known; it lies in items.jsonl
 
     @property
     def rows(self) -> int:
         """Rows written so far."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def text_layouts(self) -> dict[str, Layout]:
+        """How the text's tensors are stored."""
+        return {name: layout for name, layout in self.tensors.items() if name not in ("latents", "noise")}
 
     @property
     def num_shards(self) -> int:
@@ -111,20 +131,39 @@ class Manifest(_Record):
         """The items that belong to a shard: item i lies in shard i // rows_per_shard."""
         return range(shard * self.rows_per_shard, min((shard + 1) * self.rows_per_shard, self.items))
 
-    def continues(self, begun: Manifest) -> None:
-        """Raises ValueError naming the first setting in which a run begun earlier differs from this one."""
+    def continues(self, begun: Manifest, folder: Path, elsewhere: str = "choose another --out") -> None:
+        """Raises ValueError naming the first setting in which the run that began `folder` differs from this one, of
+        items those that came or went; `elsewhere` says how another folder is chosen."""
         now, then = self._settings(), begun._settings()
+        unsure = {"precision"} if 1 in (self.version, begun.version) else set()
         for name in now | then:
-            if now.get(name) != then.get(name):
+            if now.get(name) == then.get(name) or name in unsure:
+                continue
+            if name.startswith("items") and (listing := read_listing(folder, begun.items_sha256)) is not None:
+                what = "videos" if self.kind == "videos" else "prompts"
                 raise ValueError(
-                    f"this dataset was begun with {name} {_short(then.get(name))}, not {_short(now.get(name))}: "
-                    "go on with the same settings and source, or choose another --out"
+                    f"{folder} was begun with other {what}: {changes(listing, self.listing)}; undo that to resume, or "
+                    f"{elsewhere}"
                 )
+            raise ValueError(
+                f"{folder} was begun with {name} {_short(then.get(name))}, not {_short(now.get(name))}: "
+                f"go on with the same settings and source, or {elsewhere}"
+            )
 
     def _settings(self) -> dict[str, object]:
         """What a run and the one it goes on with must share, each under a name for people."""
         # the sha256 of the items and of the teacher tell; names and paths may change
-        apart = {"source", "teacher", "unconditional", "shards", "schedule", "tensors"}
+        apart = {
+            "version",
+            "source",
+            "teacher",
+            "unmatched",
+            "unconditional",
+            "shards",
+            "schedule",
+            "tensors",
+            "listing",
+        }
         plain = {name: getattr(self, name) for name in Manifest.model_fields if name not in apart}
         schedule = {f"schedule {name}": value for name, value in self.schedule}
         return plain | schedule | {f"stored {name}": layout for name, layout in self.tensors.items()}
@@ -146,15 +185,9 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ValueError(f"{path} is damaged ({where}: {first['msg']}): make the dataset again") from error
-    if manifest.version != VERSION:
+    if manifest.version not in _READ:
         raise ValueError(f"{path} has version {manifest.version}, not {VERSION}: make the dataset again")
     return manifest
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(value: object) -> str:

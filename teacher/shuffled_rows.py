@@ -16,7 +16,7 @@ class ShuffledRows:
     """Row n of epoch n // len is decided by seed and n alone; every epoch shows every row once, in another order.
 
     Shards are shuffled, and rows within windows of neighbouring shards, so that one window of some `window` rows is
-    in memory at a time. Rows are those of `open_dataset`. Raises ValueError as it does.
+    in memory at a time. Rows are those of `read_rows`. Raises ValueError as `check_dataset` does.
     """
 
     def __init__(self, folder: Path, *, teacher_sha256: str, seed: int, window: int = 2048) -> None:

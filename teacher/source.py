@@ -10,10 +10,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewstep.teacher.checksums import sha256
+
 EMBEDDED = "shapes"
 
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
+_CONFIGS = ["model_index.json", _BESIDE, "*/config.json", "*/scheduler_config.json"]
 # Who wrote a config, and from where: the same parts saved again by a newer library are the same teacher.
 _ORIGIN = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version"}
 
@@ -31,10 +34,11 @@ def embedded_path() -> Path:
     return Path(__file__).parent / "shapes" / "pipeline"
 
 
-def find_folder(name: str | Path, known: tuple[str, ...]) -> tuple[Path, str]:
+def find_folder(name: str | Path, known: tuple[str, ...], weights: bool = True) -> tuple[Path, str]:
     """The folder of a teacher, downloaded if `name` is a hub id, and the name of its pipeline class.
 
-    Raises ValueError when there is no such teacher, or its class is not one of `known` (before any download).
+    Without `weights` only the configs of a hub id are downloaded. Raises ValueError when there is no such teacher, or
+    its class is not one of `known` (before any download).
     """
     folder = embedded_path() if name == EMBEDDED else Path(name).expanduser()
     if name == EMBEDDED and not folder.exists():
@@ -43,19 +47,19 @@ def find_folder(name: str | Path, known: tuple[str, ...]) -> tuple[Path, str]:
             "`fewstep teacher train recipes/shapes-teacher.yaml`"
         )
     if not folder.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
-        return _download(str(name), known)
+        return _download(str(name), known, weights)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass {EMBEDDED}, a diffusers pipeline's folder or a hub id")
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} has no model_index.json: pass the folder that a pipeline's save_pretrained wrote")
-    return folder, _known_class(_read_json(folder / "model_index.json"), str(folder), known)
+    return folder, _known_class(read_json(folder / "model_index.json"), str(folder), known)
 
 
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults."""
     beside = folder / _BESIDE
     if beside.is_file():
-        said = _read_json(beside)
+        said = read_json(beside)
     else:
         parameters = inspect.signature(pipeline_class.__call__).parameters
         said = {name: parameters[name].default for name in VideoSize._fields if name in parameters}
@@ -67,7 +71,7 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
 def said_fps(folder: Path) -> float | None:
     """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is no rate."""
     beside = folder / _BESIDE
-    fps = _read_json(beside).get("fps") if beside.is_file() else None
+    fps = read_json(beside).get("fps") if beside.is_file() else None
     if fps is None:
         return None
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
@@ -82,7 +86,7 @@ def teacher_sha256(folder: Path) -> str:
     neither model cards and pictures nor `fewstep.json`, whose size and rate a dataset states itself.
     """
     index = folder / "model_index.json"
-    names = [name for name, part in _read_json(index).items() if isinstance(part, list) and any(part)]
+    names = [name for name, part in read_json(index).items() if isinstance(part, list) and any(part)]
     files = [path for name in names for path in (folder / name).rglob("*") if path.suffix in _HASHED]
     digest = hashlib.sha256()
     for path in sorted([index, *files]):
@@ -92,32 +96,22 @@ def teacher_sha256(folder: Path) -> str:
 
 def _content_sha256(path: Path) -> str:
     if path.name == "model_index.json" or path.name.endswith("config.json"):
-        settings = {name: value for name, value in _read_json(path).items() if name not in _ORIGIN}
+        settings = {name: value for name, value in read_json(path).items() if name not in _ORIGIN}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
-def check_safetensors(folder: Path) -> None:
-    """Raises ValueError for a folder whose weights are pickles, which may run code when they are read."""
-    pickles = [path for suffix in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.rglob(suffix)]
-    for path in pickles:
-        if not any(path.parent.glob("*.safetensors")):
-            raise ValueError(
-                f"{path} is a pickle, and there is no safetensors file beside it: save the pipeline again "
-                "with safe_serialization=True"
-            )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file. Raises ValueError when it holds no JSON object."""
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error}): restore it from where it came from") from error
 
 
-def _download(name: str, known: tuple[str, ...]) -> tuple[Path, str]:
+def _download(name: str, known: tuple[str, ...], weights: bool) -> tuple[Path, str]:
     from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
 
     pipeline: Any = DiffusionPipeline
     try:
@@ -129,6 +123,8 @@ def _download(name: str, known: tuple[str, ...]) -> tuple[Path, str]:
         ) from error
     class_name = _known_class(index, name, known)
     try:
+        if not weights:
+            return Path(snapshot_download(name, allow_patterns=_CONFIGS)), class_name
         return Path(pipeline.download(name, use_safetensors=True)), class_name
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} could not be downloaded: {' '.join(str(error).split())}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -19,6 +20,7 @@ Frames = NDArray[np.uint8]  # (F, H, W, 3)
 CLIP_SUFFIXES = (".mp4", ".gif")
 SHEET_SUFFIX = ".png"
 
+_BT601 = 6  # AVCOL_SPC_SMPTE170M
 _SHEET_COLUMNS = 8  # frames shown of each clip
 _SHEET_SIDE = 128  # pixels; smaller frames are enlarged by a whole factor
 _TEXT_SIZE = 14  # pixels
@@ -118,6 +120,8 @@ def _write_h264(path: Path, frames: Frames, fps: float) -> None:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.options = {"crf": "16"}
+        # What the conversion below does, so that players need not guess by the size of the picture.
+        stream.colorspace, stream.color_range = _BT601, ColorRange.MPEG
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

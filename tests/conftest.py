@@ -26,6 +26,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.shapes.text import TEXT_DIM, make_text_encoder, make_tokenizer
 
@@ -237,6 +238,15 @@ def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-animatediff")
     save_tiny_animatediff(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def auto_is_float32() -> Iterator[None]:
+    """What `auto` means must not depend on the machine that runs the tests; in a subprocess it does."""
+    chosen = precision.AutoPrecision("float32", "of the tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "auto_precision", lambda device: chosen)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from fewstep.teacher.manifest import sha256
+from fewstep.teacher.checksums import sha256
 
 _HUB_ID = r"\w[\w.-]*/[\w.-]+"
 _TO_MEND = "pass a path, or check the name and the network"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Annotated
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -22,42 +27,92 @@ from fewstep.commands.sample import sample
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
+from fewstep.teacher.atomic import no_room, no_room_sentence
+from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
+from fewstep.waiting_threads import shorten_spinning
+
+_AGAIN = ("benchmark", "export", "report", "sample")  # verbs that begin anew
 
 
 class _Verbs(TyperGroup):
-    """Reports ValueError and OSError in one sentence; anything else is our fault and keeps its traceback."""
+    """Reports stops, ValueError and OSError in one sentence; anything else is our fault and keeps its traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with noted_signals(), _quiet_threads():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            typer.secho("stopped; run the same command again to finish", err=True)
-            raise typer.Exit(130) from error
-        except BrokenPipeError:  # `fewstep ... | head`: typer ends quietly
-            raise
-        except Exception as error:
-            if not isinstance(error, ValueError | OSError) and not _disk_is_full(error):
+            with noted_signals() as signals, signals.at_once():
+                return super().invoke(ctx)
+        except BaseException as error:
+            stop = None if no_room(error) is not None else _stop(error)
+            if stop is not None:
+                _say(f"stopped by {stop.name}; {stop.kept or _kept(ctx)}")
+                raise typer.Exit(stop.exit_code) from error
+            if isinstance(error, BrokenPipeError):  # `fewstep ... | head`: typer ends quietly
                 raise
-            typer.secho(_sentence(error), fg="red", err=True)
+            if not isinstance(error, ValueError | OSError) and no_room(error) is None:
+                raise
+            _say(_sentence(error), fg="red")
             raise typer.Exit(2) from error
 
 
-def _disk_is_full(error: Exception) -> bool:
-    """Whether there was no room to write; safetensors says so in an error of its own kind."""
-    return os.strerror(errno.ENOSPC) in str(error)
+def _stop(error: BaseException) -> Stop | None:
+    """The stop that an error comes from. Libraries may have made another error of it, and one that reaches the whole
+    process group ends the reader of our output as well, or is the end of the terminal."""
+    if isinstance(error, KeyboardInterrupt) and not isinstance(error, Stop):
+        return Stop(signal.SIGINT)
+    lost = isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
+    number = requested_stop()
+    if number and (lost or not isinstance(error, ValueError | OSError | typer.Exit)):
+        return stopped_by(error) or Stop(number)
+    return stopped_by(error)
 
 
-def _sentence(error: Exception) -> str:
+def _kept(ctx: typer.Context) -> str:
+    """How to go on after a stop that says nothing of it."""
+    if ctx.invoked_subcommand in _AGAIN:
+        return "run the same command again"
+    if "--fresh" in sys.argv:
+        return "run the same command again without --fresh to resume: what was finished is kept"
+    return "run the same command again to resume: what was finished is kept"
+
+
+def _say(sentence: str, fg: str | None = None) -> None:
+    """Prints to standard error, if anybody is there to read it."""
+    rank = os.environ.get("RANK", "0")  # as torchrun and accelerate number the processes of a run
+    with suppress(OSError):
+        typer.secho(sentence if rank == "0" else f"process {rank}: {sentence}", fg=fg, err=True)
+
+
+def _sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
     from pydantic import ValidationError
 
-    if _disk_is_full(error):
-        return "no space left on the disk; make room and run the same command again to finish"
+    if (full := no_room_sentence(error)) is not None:
+        return full
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """A full disk that TensorBoard's thread runs into is reported by the main thread, which hears of it."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is None or no_room(args.exc_value) is None:
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 app = typer.Typer(
@@ -98,4 +153,8 @@ def _fewstep(
 
 def main() -> None:
     """Entry point of the `fewstep` command."""
-    app()
+    shorten_spinning()
+    try:
+        app()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the interpreter would show a traceback of its own end

@@ -111,8 +111,8 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     wanted = {to_original(name): tuple(tensor.shape) for name, tensor in own.state_dict().items()}
     if strays := shapes.items() ^ wanted.items():
         raise ValueError(
-            f"{file} is no {type(own).__name__} of the teacher's size (see {min(strays)[0]}): pass its own teacher "
-            "with --teacher"
+            f"{file} is no {type(own).__name__} of the teacher's size (see {min(strays)[0]}): use its own "
+            "teacher (--teacher of `fewstep sample` and `fewstep export`)"
         )
     network = _load(file, type(own), teacher.folder, own.dtype, subfolder=denoiser_name(teacher)).to(own.device)
     network.set_attn_processor(own.attn_processors)  # with what the family did to them

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
+from fewstep.teacher.weight_files import fault
 
 _CONTRACT, _FORMAT = "fewstep_contract", "fewstep_format"
 
@@ -69,7 +70,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}): copy or export it again") from error
+        raise ValueError(f"{path} {fault(path, error)}: copy or export it again") from error
 
 
 def only_file(path: Path, suffix: str = ".safetensors") -> Path:

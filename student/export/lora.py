@@ -56,7 +56,10 @@ def with_adapter(
     strays = [key for key, tensor in state.items() if not _fits(base, key.removeprefix(f"{prefix}."), tensor)]
     if strays or not state:
         found = f"its {strays[0]} does not fit" if strays else "it is empty"
-        raise ValueError(f"{path} is no LoRA for {teacher.folder} ({found}): pass its own teacher with --teacher")
+        raise ValueError(
+            f"{path} is no LoRA for {teacher.folder} ({found}): use its own teacher (--teacher of `fewstep sample` and "
+            "`fewstep export`)"
+        )
     network: Any = shared_copy(base)
     network.load_lora_adapter(state, prefix=prefix, adapter_name=ADAPTER, metadata=settings)
     return network.requires_grad_(False)

@@ -178,8 +178,8 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     names = {one.name for one in session.get_inputs()}
     if not names <= inspect.signature(own.forward).parameters.keys():
         raise ValueError(
-            f"{file} takes {', '.join(sorted(names))}, which a {type(own).__name__} does not: pass its own teacher "
-            "with --teacher"
+            f"{file} takes {', '.join(sorted(names))}, which a {type(own).__name__} does not: use its own "
+            "teacher (--teacher of `fewstep sample` and `fewstep export`)"
         )
     return OnnxDenoiser(session, own)
 

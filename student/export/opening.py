@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.student.contract import SamplingContract, read_contract
@@ -15,11 +14,13 @@ from fewstep.student.export.base import find_format
 from fewstep.student.export.whole_folder import FILE_NAME
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.weight_files import tensor_shapes
 
 _INDEX, _MARK = "model_index.json", "_fewstep_export"
 _HERE = "fewstep.student.export"
 # Suffix of a file of weights -> the module whose read_header finds format and contract in it.
 _FILES = {".safetensors": f"{_HERE}.header", ".gguf": f"{_HERE}.gguf_file", ".onnx": f"{_HERE}.onnx_graph"}
+_AGAIN = "copy or export it again"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -44,13 +45,35 @@ def open_export(
     name, contract = _read(path)
     format = find_format(name)
     format.check_needs()
-    loaded = _teacher(path, contract, teacher, dtype, device)
-    if type(loaded.pipeline).__name__ != contract.pipeline:
-        raise ValueError(
-            f"{path} is a student of a {contract.pipeline}, not of a {type(loaded.pipeline).__name__}: its contract is "
-            "another student's, export it again"
-        )
+    own = teacher is None and own_pipeline(path)
+    loaded = load_teacher(path, dtype, device) if own else _teacher(contract, teacher, dtype, device)
+    check_family(path, contract, loaded)
+    if own:
+        check_schedule(path, contract, loaded)
     return Student(loaded, format.network(path, loaded), contract)
+
+
+def check_export(path: Path) -> SamplingContract:
+    """The contract of an export, whose weights are not loaded. A pipeline's parts are for `outline_teacher` to check.
+
+    Raises ValueError for pickles, for a contract or a file that is not whole, and when a library is missing.
+    """
+    name, contract = _read(path)
+    find_format(name).check_needs()
+    if path.is_dir() and not own_pipeline(path):
+        weights = [file for file in path.iterdir() if file.suffix in _FILES]
+        if len(weights) != 1:
+            raise ValueError(f"{path} holds {len(weights)} files of weights, where its export wrote one: {_AGAIN}")
+        if weights[0].suffix == ".safetensors":
+            tensor_shapes(weights[0], _AGAIN)
+        elif weights[0].stat().st_size == 0:
+            raise ValueError(f"{weights[0]} is empty: {_AGAIN}")
+    return contract
+
+
+def own_pipeline(path: Path) -> bool:
+    """Whether an export is a whole pipeline, which needs no teacher beside it."""
+    return (path / _INDEX).is_file()
 
 
 def _read(path: Path) -> tuple[str, SamplingContract]:
@@ -80,33 +103,29 @@ def _index(folder: Path) -> dict[str, object]:
         return {}
 
 
-def _teacher(
-    path: Path,
-    contract: SamplingContract,
-    teacher: Teacher | str | None,
-    dtype: torch.dtype,
-    device: torch.device | str | None,
-) -> Teacher:
-    if teacher is None and (path / _INDEX).is_file():
-        return _own_pipeline(path, contract, dtype, device)
-    found = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
-    contract.check_teacher(found)
-    return found
+def check_family(path: Path, contract: SamplingContract, teacher: Teacher) -> None:
+    """Raises ValueError when the contract of the export in `path` names another family than its teacher's."""
+    if type(teacher.pipeline).__name__ != contract.pipeline:
+        raise ValueError(
+            f"{path} is a student of a {contract.pipeline}, not of a {type(teacher.pipeline).__name__}: its contract "
+            "is another student's, export it again"
+        )
 
 
-def _own_pipeline(
-    folder: Path, contract: SamplingContract, dtype: torch.dtype, device: torch.device | str | None
-) -> Teacher:
-    """A pipeline folder holds all that its teacher had, but the denoiser is the student."""
-    try:
-        found = load_teacher(folder, dtype, device)
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is not whole ({' '.join(str(error).split())}): export the student again") from error
-    schedule = found.schedule
+def check_schedule(folder: Path, contract: SamplingContract, pipeline: Teacher) -> None:
+    """Raises ValueError when the scheduler of an export that is a whole pipeline is not that of its contract."""
+    schedule = pipeline.schedule
     if (schedule.kind, schedule.prediction, schedule.shift) != (contract.kind, contract.prediction, contract.shift):
         raise ValueError(
             f"{folder} has a scheduler of {schedule.kind} with {schedule.prediction}-prediction and shift "
             f"{schedule.shift:g}, its contract says {contract.kind}, {contract.prediction} and {contract.shift:g}: "
             "export the student again"
         )
+
+
+def _teacher(
+    contract: SamplingContract, teacher: Teacher | str | None, dtype: torch.dtype, device: torch.device | str | None
+) -> Teacher:
+    found = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
+    contract.check_teacher(found)
     return found

@@ -71,8 +71,8 @@ def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
     }
     if strays:
         raise ValueError(
-            f"{path} is no {type(base).__name__} of the teacher's size (see {min(strays)}): pass its own teacher with "
-            "--teacher"
+            f"{path} is no {type(base).__name__} of the teacher's size (see {min(strays)}): use its own teacher "
+            "(--teacher of `fewstep sample` and `fewstep export`)"
         )
     network: nn.Module = deepcopy(base)  # with what the family did to it, such as its attention processors
     network.load_state_dict({key: tensor.to(own[key]) for key, tensor in state.items()}, assign=True)

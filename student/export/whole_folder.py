@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewstep.teacher.atomic import check_writable
+from fewstep.teacher.atomic import check_writable, naming_full_disk
+from fewstep.teacher.interrupts import finishing_first
 
 FILE_NAME = "export.json"  # in every exported folder, beside contract.json
 
@@ -27,13 +28,15 @@ def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        yield part
-        for path in (*part.rglob("*"), part):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-        os.replace(part, folder)
+        with naming_full_disk(folder):
+            yield part
+            for path in (*part.rglob("*"), part):
+                _sync(path)
+        with finishing_first():  # a stop between the two would take both
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(folder, old)
+            os.replace(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -55,6 +55,11 @@ class AnimateDiffTeacher(Teacher):
         if side := (self._unet.config.sample_size or 0) * self._per_pixel:
             self.family_size = VideoSize(min(USUAL_FRAMES, self._most_frames), side, side)
 
+    @property
+    def text_limit(self) -> int:
+        """CLIP's 77, as the tokenizer says."""
+        return int(self.pipeline.tokenizer.model_max_length)
+
     def embed(self, prompts: list[str]) -> Tensor:
         """With all its padding: the denoiser was trained to attend to it."""
         return self.pipeline.encode_prompt(

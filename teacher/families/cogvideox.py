@@ -35,11 +35,15 @@ class CogVideoXTeacher(Teacher):
             self.family_fps = 16.0
             self.family_size = VideoSize(config.sample_frames, min(height, 768), min(width, 1360))
 
+    @property
+    def text_limit(self) -> int:
+        """226, as the denoiser's config says."""
+        return int(self._config.max_text_seq_length)
+
     def embed(self, prompts: list[str]) -> Tensor:
         """With all its padding: the denoiser was trained to attend to it."""
-        length = self._config.max_text_seq_length  # 226
         return self.pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device
+            prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_limit, device=self.device
         )[0]
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:

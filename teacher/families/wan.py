@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
@@ -31,10 +32,19 @@ class WanTeacher(Teacher):
             count_padding(self._high)
             count_padding(self._low)
 
+    @property
+    def text_limit(self) -> int:
+        """WanPipeline's own default."""
+        return TEXT_LENGTH
+
+    def cleaned(self, prompt: str) -> str:
+        """With entities such as &amp; resolved, and single blanks."""
+        return str(prompt_clean(prompt))
+
     def embed(self, prompts: list[str]) -> Tensor:
         """Cut behind the longest prompt."""
         embeddings: Tensor = self.pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH, device=self.device
+            prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_limit, device=self.device
         )[0]
         return cut_padding(embeddings) if self._cut else embeddings
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, silu
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.manifest import sha256
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.interrupts import ignore_signals
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import draw_caption, example
 from fewstep.teacher.shapes.linear_code import LinearCode
@@ -47,12 +48,15 @@ def training_latents(code: LinearCode, clips: int, seed: int, path: Path, screen
     scenes = [example("train", seed, i)[0] for i in range(clips)]
     if not path.exists():
         chunks = [scenes[i : i + _CHUNK] for i in range(0, clips, _CHUNK)]
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
+        pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork"), initializer=ignore_signals)
+        try:
             parts: list[NDArray[np.float16]] = []
             with screen.pieces("clip") as report:
                 for part in pool.map(_encode, [code] * len(chunks), chunks):
                     parts.append(part)
                     report("rendering", sum(map(len, parts)), clips)
+        finally:
+            pool.shutdown(cancel_futures=True)  # a stop waits for the chunks that are being rendered, not for all
         with whole_file(path) as file:
             np.save(file, np.concatenate(parts))
     codes = np.load(path)

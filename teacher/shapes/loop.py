@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.interrupts import deferred_interrupt
+from fewstep.teacher.atomic import naming_full_disk, whole_file
+from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals
 from fewstep.teacher.lr_scale import lr_scale
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.filter_muon import FilterMuon
@@ -58,48 +58,54 @@ def train(
 
     `folder` keeps `state.pt` (resumed from when there) and TensorBoard logs. `watch(step)` is called now and then on
     the moving average and returns figures to log. Raises ValueError when loss or gradient stop being finite, before
-    the weights do; the last good state is kept. Ctrl-C ends the step it meets, saves and stops.
+    the weights do; the last good state is kept. A signal that asks to stop ends the step it meets, saves and raises
+    Stop; one that asks to save is met after the step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step)
+    with naming_full_disk(folder / "tensorboard"):
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step + 1)
     saved = time.monotonic()
-    with screen.stage(name, budget.steps, state.step) as on_step, deferred_interrupt() as interrupted:
+    with screen.stage(name, budget.steps, state.step) as on_step, noted_signals() as signals:
         try:
-            while state.step < budget.steps and not interrupted():
+            while state.step < budget.steps and not signals.stop:
                 found = losses(state.step)
                 state.update(name, found["loss"])
                 if state.step % 10 == 0:
                     for key, loss in found.items():
                         writer.add_scalar(f"{name}/{key}", float(loss.detach()), state.step)
                 if watch is not None and (state.step % watch_every == 0 or state.step == budget.steps):
-                    with state.averaged():
-                        for key, figure in watch(state.step).items():
-                            writer.add_scalar(f"{name}/{key}", figure, state.step)
-                            screen.say(f"{name}: {key} {figure:.4g} at step {state.step}")
+                    for key, figure in state.watched(watch, signals).items():
+                        writer.add_scalar(f"{name}/{key}", figure, state.step)
+                        screen.say(f"{name}: {key} {figure:.4g} at step {state.step}")
                 on_step(state.step, float(found["loss"].detach()))
-                if time.monotonic() - saved > budget.save_seconds:
+                if signals.save or time.monotonic() - saved > budget.save_seconds:
                     state.save()
                     saved = time.monotonic()
+                if signals.save:
+                    signals.save = False
+                    screen.say(f"{name} step {state.step}: saved in {state.path}; training goes on")
         finally:
-            if state.step:
+            if state.whole:
                 state.save()
             writer.close()
-    if interrupted():
-        raise KeyboardInterrupt
+    if signals.stop:
+        kept = f"{name} is at step {state.step} of {budget.steps}, saved in {state.path}"
+        raise Stop(signals.stop, f"{kept}; {RESUME}")
     state.network.load_state_dict(state.average)
 
 
 class _State:
-    """Network, moving average, optimizers and step count: what a checkpoint holds, good at any time."""
+    """Network, moving average, optimizers and step count: what a checkpoint holds, good while `whole`."""
 
     def __init__(self, path: Path, network: nn.ModuleDict, budget: Budget) -> None:
         self.path, self.network, self.budget = path, network, budget
         self.optimizers = _optimizers(network, budget)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        self.step = 0
+        self.step, self.whole = 0, True
         if path.exists():
             self._load()
+        self._saved_step = self.step
 
     def update(self, name: str, loss: Tensor) -> None:
         """One optimizer step on a loss, and one of the moving average."""
@@ -110,6 +116,7 @@ class _State:
                 f"{name}: loss {float(loss.detach())} with gradient {float(norm)} at step {self.step}; the weights "
                 f"before it are in {self.path}: lower the learning rate in the recipe and run again"
             )
+        self.whole = False
         for optimizer in self.optimizers:
             multiple = 1.0 if isinstance(optimizer, torch.optim.AdamW) else self.budget.muon_lr
             for group in optimizer.param_groups:
@@ -123,6 +130,15 @@ class _State:
                 self.average[key].lerp_(value, 1 - decay)
             else:
                 self.average[key].copy_(value)
+        self.whole = True
+
+    def watched(self, watch: Callable[[int], Mapping[str, float]], signals: Signals) -> Mapping[str, float]:
+        """The figures of `watch` on the moving average; none when a request to stop cuts it short."""
+        self.whole = False
+        with self.averaged():
+            figures = signals.attempt(lambda: watch(self.step))
+        self.whole = True
+        return figures or {}
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -135,7 +151,10 @@ class _State:
             self.network.load_state_dict(outside)
 
     def save(self) -> None:
-        """Writes the checkpoint, whole or not at all."""
+        """Writes the checkpoint, whole or not at all, unless this step's was written, or could not be."""
+        due, self._saved_step = self.step != self._saved_step, self.step
+        if not due:
+            return
         state: dict[str, Any] = {"network": self.network.state_dict(), "average": self.average, "step": self.step}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         with whole_file(self.path) as part, part.open("wb") as file:  # open: else a full disk is a riddle of torch's

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.precision import AUTO, choose_precision
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.attribute_watch import attribute_watch
 from fewstep.teacher.shapes.autoencoder import (
@@ -64,6 +65,18 @@ def read_recipe(path: Path) -> TeacherRecipe:
 
 # What may change between two runs into the same folder; anything else would mix two teachers in one
 _MAY_CHANGE = {"out", "steps", "lr", "muon_lr", "cooldown", "ema", "watch_clips", "precision", "compile"}
+
+
+def settle_precision(recipe: TeacherRecipe, device: torch.device) -> tuple[TeacherRecipe, str | None]:
+    """The recipe with fp32 or bf16 in place of auto, and a line for the user where something said auto."""
+    parts = {part: getattr(recipe, part) for part in PARTS}
+    unsettled = [part for part, settings in parts.items() if settings.precision == AUTO]
+    if not unsettled:
+        return recipe, None
+    choice = choose_precision(AUTO, device)
+    precision = "bf16" if choice.precision == "bfloat16" else "fp32"
+    settled: dict[str, Any] = {part: parts[part].model_copy(update={"precision": precision}) for part in unsettled}
+    return recipe.model_copy(update=settled), choice.line
 
 
 def keep_recipe(recipe: TeacherRecipe) -> None:

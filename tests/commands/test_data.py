@@ -1,4 +1,4 @@
-"""`fewstep data`: folders of real and broken videos, rollouts and prompts, to datasets on disk and back."""
+"""`fewstep data`: folders of real and broken videos, and rollouts, to datasets on disk and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset_reader import conditions_of, open_dataset, read_unconditional
+from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
 from fewstep.teacher.dataset_sources import item_seed
 from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.guidance import Guidance
@@ -29,6 +29,7 @@ from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.video import write_video
 from tests.commands.typed import fewstep
+from tests.teacher.stored import stored_rows
 
 SIZES = [(64, 96), (48, 48), (32, 80), (90, 50)]
 RATES = [24.0, 8.0, 30000 / 1001, 12.5, 60.0]
@@ -119,7 +120,7 @@ def shards(folder: Path) -> dict[str, str]:
 
 
 def rows_of(folder: Path, teacher: Teacher) -> list[dict[str, Any]]:
-    return list(open_dataset(folder, teacher_sha256=teacher.sha256()))
+    return stored_rows(folder, teacher.sha256())
 
 
 Mixed = tuple[Path, Path, dict[str, str], dict[str, str]]
@@ -163,6 +164,7 @@ cli.main()
 def test_a_killed_run_ends_with_the_same_shards(tmp_path: Path, mixed: Mixed, tiny_wan_folder: Path) -> None:
     videos, captions, _, _ = mixed
     words = ["videos", videos, "--captions", captions, "--teacher", tiny_wan_folder, "--rows-per-shard", 3]
+    words += ["--dtype", "float32"]  # of subprocesses, too
     assert run(*words, "--out", tmp_path / "whole")[0] == 3
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, "data", *map(str, words), "--out", str(killed)]
@@ -202,7 +204,7 @@ def test_a_dataset_inside_the_videos_folder_is_not_its_own_source(tmp_path: Path
     assert [run(*words)[0], run(*words)[0]] == [0, 0]
     film(tmp_path / "b.mp4")
     code, text = run(*words)
-    assert code == 2 and "begun with items 1, not 2" in text
+    assert code == 2 and "begun with other videos: b.mp4 was added" in text
 
 
 def test_rollouts_are_the_teachers_samples(tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher) -> None:
@@ -230,10 +232,10 @@ def test_rollouts_are_the_teachers_samples(tmp_path: Path, tiny_wan_folder: Path
 def test_stored_conditions_are_the_teachers(tmp_path: Path, tiny_wan_folder: Path, tiny_teacher: Teacher) -> None:
     prompts = ["a red square", "a small blue ring circles over a dark striped ground", "a ring"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
-    words = ["--teacher", tiny_wan_folder, "--store", "float32", "--negative-prompt", "dim", "--batch", 2]
-    assert run("prompts", tmp_path / "prompts.txt", *words, "--out", tmp_path / "out")[0] == 0
+    words = ["--teacher", tiny_wan_folder, "--store", "float32", "--negative-prompt", "dim", "--batch", 2, "--steps", 1]
+    assert run("rollouts", tmp_path / "prompts.txt", *words, "--out", tmp_path / "out")[0] == 0
     rows = rows_of(tmp_path / "out", tiny_teacher)
-    assert "latents" not in rows[0] and len({len(row["embeddings"]) for row in rows}) == 3
+    assert len({len(row["embeddings"]) for row in rows}) == 3
     stored = conditions_of(rows, read_unconditional(tmp_path / "out"))
     made = tiny_teacher.conditions(prompts, "dim")
     assert stored.negative is not None and made.negative is not None
@@ -243,7 +245,16 @@ def test_stored_conditions_are_the_teachers(tmp_path: Path, tiny_wan_folder: Pat
 
 def test_another_store_is_told_in_plain_words(tmp_path: Path, tiny_wan_folder: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red square\n")
-    words = ["prompts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--out", tmp_path / "out"]
+    words = [
+        "rollouts",
+        tmp_path / "prompts.txt",
+        "--steps",
+        1,
+        "--teacher",
+        tiny_wan_folder,
+        "--out",
+        tmp_path / "out",
+    ]
     assert run(*words)[0] == 0
     code, text = run(*words, "--store", "float32")
     assert code == 2
@@ -255,7 +266,7 @@ def test_an_unwritable_out_is_named_before_the_teacher_is_asked(
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a red square\n")
     monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
-    code, text = run("prompts", tmp_path / "prompts.txt", "--teacher", "nobody", "--out", tmp_path / "out")
+    code, text = run("rollouts", tmp_path / "prompts.txt", "--teacher", "nobody", "--out", tmp_path / "out")
     assert code == 2 and f"{tmp_path} cannot be written into" in text
 
 
@@ -275,7 +286,8 @@ def test_clips_have_the_teachers_rate_unless_told_otherwise(make_tiny_wan: Calla
 
 def test_show_tells_what_a_dataset_holds(tmp_path: Path, tiny_wan_folder: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red square\n")
-    run("prompts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--out", tmp_path / "out")
+    words = ["--steps", 1, "--teacher", tiny_wan_folder, "--out", tmp_path / "out"]
+    run("rollouts", tmp_path / "prompts.txt", *words)
     code, text = run("show", tmp_path / "out")
     assert code == 0
     for said in ("finished: 1 of 1 shards", "1, and 0 skipped", "float16 (tokens, 128)", "schedule shift"):
@@ -303,14 +315,25 @@ def csv_with(header: str) -> dict[str, str]:
             "line 3: a.mp4 already has a caption",
         ),
         ({}, ["rollouts", "none.txt"], "there is no prompts file none.txt"),
-        ({"p.txt": "\n  \n"}, ["prompts", "p.txt"], "p.txt holds no prompts"),
-        ({"p.txt": "a"}, ["prompts", "p.txt", "--teacher", "nobody"], "there is no folder nobody"),
+        ({"p.txt": "\n  \n"}, ["rollouts", "p.txt"], "p.txt holds no prompts"),
+        ({"p.txt": "a"}, ["rollouts", "p.txt", "--teacher", "nobody"], "there is no folder nobody"),
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--frames", "8"], "8 frames cannot be made"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "0"], "fps is 0.0; it must be above 0"),
         ({"a.mp4": ""}, ["videos", ".", "--fps", "inf"], "fps is inf; it must be above 0 and finite"),
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--guidance", "nan"], "--guidance is nan; it must be a finite number"),
         ({"p.txt": "a"}, ["rollouts", "p.txt", "--device", "foo"], "there is no device foo on this machine: use cpu"),
-        ({"p.txt": "a"}, ["prompts", "p.txt", "--out", "p.txt/out"], "p.txt is a file: choose another --out"),
+        ({"p.txt": "a"}, ["rollouts", "p.txt", "--out", "p.txt/out"], "p.txt is a file: choose another --out"),
+        (
+            {"c.csv": "file,text\na.mp4,a ring, red\n"},
+            ["videos", ".", "--captions", "c.csv"],
+            "c.csv, line 2 has 3 cells, and the header 2: put a caption that holds commas in double quotes",
+        ),
+        (
+            {"c.csv": "file,text\nz.mp4,a ring\n"},
+            ["videos", ".", "--captions", "c.csv"],
+            "none of the 1 entries of c.csv names a video in .: z.mp4; write the path of each video inside .",
+        ),
+        ({"p.csv": "a"}, ["rollouts", "p.csv"], "prompts file p.csv is a table: pass a .txt file"),
         ({"c.csv": 'file,text\na.mp4,"x\n'}, ["videos", ".", "--captions", "c.csv"], "c.csv, line 2 is not CSV"),
     ],
 )

@@ -142,7 +142,7 @@ def test_another_protocol_or_student_is_refused(command: list[object], run: Path
 
 def test_mistakes_are_told(command: list[object], tiny_wan_folder: Path, run: Path, tmp_path: Path) -> None:
     code, output = fewstep(*command, "--metrics", "psnr,fid")
-    assert code == 2 and "there is no metric fid: choose among shapes-fd" in output
+    assert code == 2 and "there is no metric fid (did you mean fvd?): choose among shapes-fd" in output
     code, output = fewstep(*command, "--metrics", "lpips")
     assert code == 2 and "lpips needs 31 pixels a side" in output
     code, output = fewstep("evaluate", tiny_wan_folder, run)
@@ -197,3 +197,21 @@ def test_videos_for_vbench_and_its_results(command: list[object], run: Path, tmp
     (tmp_path / "slash.txt").write_text("left/right\n")
     code, output = fewstep("vbench", "videos", run, "--prompts", tmp_path / "slash.txt", "--out", tmp_path / "vbench")
     assert code == 2 and "no file can be called 'left/right'" in output
+
+
+def test_prompts_that_the_text_encoder_does_not_read_whole_are_said_once(
+    tiny_cogvideox_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a ring\na zebra\n" + "red ring " * 9)
+    prompts = ["--prompts", tmp_path / "prompts.txt", "--steps", 1]
+    cut = (
+        "are longer than the text encoder's 16 tokens and are cut there: 'red ring red ring red ring red ring r...' (19"
+    )
+    unknown = "have words that the tokenizer does not know: 'zebra'"
+    for models in ([tiny_cogvideox_folder], [f"a={tiny_cogvideox_folder}", f"b={tiny_cogvideox_folder}"]):
+        out = ["--num", 3, "--metrics", "psnr", "--out", tmp_path / f"out{len(models)}"]
+        code, output = fewstep("evaluate", *models, *prompts, *out)
+        assert code == 0 and output.count(f"1 of 3 prompts {cut}") == 1, output
+        assert output.count(f"1 of 3 prompts {unknown}") == 1
+    code, output = fewstep("vbench", "videos", *models, *prompts, "--out", tmp_path / "vbench")
+    assert code == 0 and output.count(f"1 of 3 prompts {cut}") == 1 and output.count(unknown) == 1, output

@@ -21,6 +21,7 @@ from tests.commands.typed import fewstep
 
 RECIPE = {
     "seed": 3,
+    "precision": "float32",  # of subprocesses, too
     "data": {"kind": "rollouts", "prompts": "prompts.txt", "steps": 4, "guidance": 2.0},
     "logging": {"every": 1, "samples_every": 2, "prompts": ["a ring"]},
     "stages": [

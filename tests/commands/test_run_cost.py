@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from fewstep.commands.run_cost import _count, _empty_denoiser, _schedule
+from fewstep.commands.run_cost import _count
 from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
 from fewstep.distill.estimate import stage_calls
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import load_teacher
+from fewstep.teacher.outline import outline_teacher
 from tests.commands.typed import fewstep
 
 
@@ -42,9 +42,7 @@ def test_parameters_are_those_that_are_trained(
 ) -> None:
     folder = request.getfixturevalue(family)
     plan = read_recipe(recipe(tmp_path, folder), [f"stages.1.objective.conditional={str(conditional).lower()}"])
-    with torch.device("meta"):
-        network = _empty_denoiser(str(folder))
-    counts = _count(network, plan, plan.stages[1])
+    counts = _count(outline_teacher(folder).teacher.network_at(1.0), plan, plan.stages[1])
     teacher = load_teacher(folder, device="cpu")
     roles = Roles(teacher, "lora", rank=4, alpha=4)
     settings = DiscriminatorSettings(width=8, backbone="lora", lora_rank=2)
@@ -71,7 +69,7 @@ def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Pa
     assert code == 0
     plan: Recipe = read_recipe(path)
     for stage in plan.stages:
-        calls = stage_calls(stage, _schedule(plan.teacher))
+        calls = stage_calls(stage, outline_teacher(plan.teacher).teacher.schedule)
         expected = [
             calls.supervisor, calls.student_forward, calls.student_backward, calls.discriminator_forward,
             calls.discriminator_backward,

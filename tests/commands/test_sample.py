@@ -161,3 +161,13 @@ def test_a_seed_beyond_64_bits_is_refused(tiny_wan_folder: Path, tmp_path: Path)
     assert run(*common, "--seed", 2**63).exit_code == 2
     assert not (tmp_path / "clip.mp4").exists()
     assert run(*common, "--seed", 2**63 - 1, "--prompt", "b").exit_code == 0
+
+
+def test_what_the_text_encoder_does_not_read_is_said(tiny_cogvideox_folder: Path, tmp_path: Path) -> None:
+    common = (tiny_cogvideox_folder, "--steps", 1, "--out", tmp_path / "clip.gif", "--prompt", "red ring " * 9)
+    result = run(*common, "--prompt", "a zebra", "--negative-prompt", "ring " * 16)
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 prompts are longer than the text encoder's 16 tokens and are cut there: 'red" in result.stderr
+    assert "1 of 3 prompts have words that the tokenizer does not know: 'zebra'" in result.stderr
+    result = run(*common[:-2], "--prompt", "a ring", "--negative-prompt", "ring " * 16, "--guidance", 1)
+    assert result.exit_code == 0 and "prompts" not in result.output  # without guidance nothing reads it

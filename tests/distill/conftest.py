@@ -1,4 +1,4 @@
-"""A dataset of the tiny teacher's own rollouts."""
+"""A dataset of the tiny teacher's own rollouts, and a stage that learns from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from fewstep.distill.data import make_data
 from fewstep.distill.settings import RolloutData
 from fewstep.teacher.base import Teacher, VideoSize
+from tests.distill.one_stage import Case
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,9 @@ def tiny_dataset(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory
     (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(16)))
     settings = RolloutData(kind="rollouts", prompts=folder / "prompts.txt", steps=4)
     return make_data(settings, tiny_teacher, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
+
+
+@pytest.fixture
+def case(tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path) -> Case:
+    (tmp_path / "run").mkdir()
+    return Case(tiny_teacher, tiny_dataset, tmp_path / "run")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from fewstep.distill.batches import Batches
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset import write_dataset
-from fewstep.teacher.dataset_plan import plan_dataset
-from fewstep.teacher.dataset_sources import Prompts
 
 
 def test_a_position_gives_the_same_clips_and_noise_again(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
@@ -34,10 +30,3 @@ def test_processes_share_an_epoch_out(tiny_teacher: Teacher, tiny_dataset: Path)
     seen = torch.cat([batch.x0 for batch in batches])
     assert len(seen.flatten(1).unique(dim=0)) == 16
     assert not torch.equal(batches[0].noise(), batches[1].noise())
-
-
-def test_prompts_alone_are_refused(tiny_teacher: Teacher, tmp_path: Path) -> None:
-    plan = plan_dataset("prompts", tiny_teacher, "tiny", [["a"]], source="none", rows_per_shard=4)
-    write_dataset(tmp_path / "data", plan, None, Prompts(tiny_teacher, ["a"]))
-    with pytest.raises(ValueError, match="holds prompts alone"):
-        Batches(tmp_path / "data", tiny_teacher, seed=0, stage=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +17,16 @@ from fewstep.distill.player import Player
 TWO_PROCESSES = """
 import torch
 from accelerate import Accelerator
-from fewstep.distill.player import Player, any_process
+from fewstep.distill.player import Player
 accelerator = Accelerator(cpu=True)
 one, two = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
 player = Player([one, two], 1.0, (0.9, 0.999), 0.0, 1e9)
 one.grad = torch.tensor([1.0, -3.0]) * (1 if accelerator.process_index else 3)  # mean 2, -6
-player.step(accelerator, 0.0)
+player.gather(accelerator)
+player.move(0.0)
 norm = (2**2 + 6**2) ** 0.5
 one.grad = torch.tensor([1.0, -3.0]) * (1 if accelerator.process_index else 3)
-assert abs(player.step(accelerator, 1.0) - norm) < 1e-5, accelerator.process_index
-assert any_process(accelerator, accelerator.process_index == 1) and not any_process(accelerator, False)
+assert abs(player.gather(accelerator) - norm) < 1e-5, accelerator.process_index
 open(f"{__file__}.{accelerator.process_index}", "w").write(str(accelerator.num_processes))  # stdout would mix
 accelerator.wait_for_everyone()
 accelerator.end_training()
@@ -39,15 +40,17 @@ def player(parameter: nn.Parameter, clip: float = 1.0) -> Player:
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
     parameter = nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([torch.nan, 1.0])
-    assert torch.isnan(torch.tensor(player(parameter).step(Accelerator(cpu=True), 1.0)))
-    assert parameter.tolist() == [1, 1] and parameter.grad is None
+    assert math.isnan(player(parameter).gather(Accelerator(cpu=True)))
+    assert parameter.tolist() == [1, 1]
 
 
 def test_a_step_is_as_long_as_its_scale() -> None:
     parameter = nn.Parameter(torch.ones(1))
     parameter.grad = torch.tensor([4.0])
-    assert player(parameter).step(Accelerator(cpu=True), 0.5) == pytest.approx(4.0)
-    assert parameter.item() == pytest.approx(1 - 0.05)
+    mover = player(parameter)
+    assert mover.gather(Accelerator(cpu=True)) == pytest.approx(4.0) and parameter.item() == 1
+    mover.move(0.5)
+    assert parameter.item() == pytest.approx(1 - 0.05) and parameter.grad is None
 
 
 def test_a_long_gradient_is_clipped() -> None:
@@ -58,13 +61,14 @@ def test_a_long_gradient_is_clipped() -> None:
         one = Player([parameter], 0.1, (0.5, 0.5), 0.0, clip)
         for gradient in (100.0, 1.0):
             parameter.grad = torch.tensor([gradient])
-            assert one.step(Accelerator(cpu=True), 1.0) == gradient
+            assert one.gather(Accelerator(cpu=True)) == gradient
+            one.move(1.0)
         moved[clip] = parameter.item()
     assert moved[1.0] == pytest.approx(-0.2, abs=1e-3)  # two gradients of length 1
     assert moved[1e9] > -0.18
 
 
-def test_two_processes_average_their_gradients_and_stop_together(tmp_path: Path) -> None:
+def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]

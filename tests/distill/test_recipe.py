@@ -51,7 +51,7 @@ def stage(**changes: Any) -> Stage:
 
 def test_what_is_unsaid_has_the_documented_default(path: Path) -> None:
     recipe = read_recipe(path)
-    assert (recipe.teacher, recipe.seed, recipe.precision, recipe.student.train) == ("shapes", 0, "float32", "full")
+    assert (recipe.teacher, recipe.seed, recipe.precision, recipe.student.train) == ("shapes", 0, "auto", "full")
     first = recipe.stages[0]
     assert (first.lr, first.batch, first.betas, first.cooldown) == (2e-4, 16, (0.9, 0.999), 0.3)
     assert (first.guidance, recipe.stages[1].guidance) == (Guidance(5), Guidance())
@@ -181,7 +181,7 @@ def test_an_override_that_leads_nowhere_is_told(path: Path, override: str, sente
             "logging.tracker is 'tensorbord': use 'tensorboard', 'wandb', 'trackio' or 'none'",
         ),
         ("precision=float16", "precision: FP16 overflows and adversarial training diverges in it: use bfloat16"),
-        ("precision=bf16", "precision is 'bf16': use 'float32' or 'bfloat16'"),
+        ("precision=bf16", "precision is 'bf16': use 'auto', 'float32' or 'bfloat16'"),
         ("stages.0.lr=fast", "stages.0.lr is 'fast': input should be a valid number"),
         ("stages.0.lr=.nan", "stages.0.lr is nan: input should be"),
         ("stages.0.steps=0", "stages.0.steps is 0: input should be greater than 0"),

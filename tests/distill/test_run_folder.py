@@ -8,7 +8,7 @@ import pytest
 
 from fewstep.distill.checkpoint import save_state
 from fewstep.distill.recipe import Recipe, read_recipe
-from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.run_folder import RunFolder, run_around
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -104,3 +104,54 @@ def test_a_stage_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
     folder.finish("a", write, {"steps": 3})
     assert folder.finished("a") and folder.result("a") == {"steps": 3} and not (tmp_path / "state.pt").exists()
+
+
+def test_the_least_usable_fraction_may_change(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    data = f"data={{kind: videos, folder: {tmp_path}"
+    folder.begin(recipe(f"{data}}}"))
+    kept = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert "min_usable: 0.5" in kept
+    folder.begin(recipe(f"{data}, min_usable: 0.1}}"))
+    (tmp_path / "run" / "recipe.yaml").write_text(kept.replace("  min_usable: 0.5\n", ""))  # of an older version
+    folder.begin(recipe(f"{data}}}"))
+
+
+def test_a_run_is_known_by_what_it_keeps(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    RunFolder(run).begin(recipe(f"out={run}"))
+    assert run_around(run / "data" / "deep") == run_around(run) == run.resolve()
+    assert run_around(tmp_path / "runs") is None and run_around(tmp_path / "runs" / "other") is None
+    (tmp_path / "link").symlink_to(run)
+    assert run_around(tmp_path / "link" / "data") == run.resolve()
+    moved = run.rename(tmp_path / "moved")
+    assert run_around(moved) is None  # nothing but a recipe that names another folder
+    save_state(moved, {"stage": "4-step"})
+    assert run_around(moved / "data") == moved.resolve()
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- a list", "teacher: shapes\n", "out: runs/student\n"])
+def test_a_recipe_of_ones_own_makes_no_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert run_around(tmp_path / "data") is None
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.begin(recipe())  # the run itself is not in its own way
+        for attempt in (folder.check_unlocked, lambda: folder.locked().__enter__()):
+            with pytest.raises(ValueError, match=r"another process is writing .*--set out=DIR"):
+                attempt()
+        with folder.locked(is_main_process=False):
+            pass
+    folder.check_unlocked()
+
+
+def test_a_command_without_settings_names_its_own_option(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin(recipe())
+    with pytest.raises(ValueError, match="begun with another seed: run it with the same settings, or choose another f"):
+        RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
+    with pytest.raises(ValueError) as found:
+        RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
+    assert str(found.value).endswith("choose another folder with --out DIR")

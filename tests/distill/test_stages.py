@@ -11,7 +11,7 @@ import pytest
 
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Gate, Stage
-from fewstep.distill.stages import Relay
+from fewstep.distill.stages import check_gate
 
 
 def check(folder: Path, gate: dict[str, Any], **measured: float) -> None:
@@ -23,8 +23,7 @@ def check(folder: Path, gate: dict[str, Any], **measured: float) -> None:
     stage = Stage.model_validate(
         {"name": "4-step", "teacher_steps": 8, "student_steps": 4, "gate": gate, "objective": objective}
     )
-    unused: Any = None
-    Relay(unused, run, unused, unused, unused, unused, unused)._check_gate(stage)
+    check_gate(stage, run)
 
 
 @pytest.mark.parametrize(("found", "opens"), [(0.7, True), (0.9, True), (0.69, False), (math.nan, False)])

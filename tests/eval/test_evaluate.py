@@ -128,3 +128,28 @@ def test_a_store_reads_any_rows_of_its_batches(tmp_path: Path) -> None:
     again.add(range(3, 6), {"more": rows[3:6]})
     assert again.names(range(3, 6)) == {"number", "more"} and again.names(range(7, 9)) == set()
     assert torch.equal(again.read("number"), rows[:7])
+
+
+def test_a_real_video_that_is_too_short_is_named_before_a_clip_is_sampled(
+    teacher: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    for name, frames in (("a", 12), ("b", 12), ("c", 3)):
+        write_video(tmp_path / "real" / f"{name}.mp4", np.zeros((frames, 16, 16, 3), np.uint8), 8)
+    monkeypatch.setattr(Sampler, "sample", lambda *_: pytest.fail("a clip was sampled"))
+    with pytest.raises(ValueError, match=r"c\.mp4 cannot be a reference: too short"):
+        evaluated(teacher, tmp_path / "out", real=tmp_path / "real")
+
+
+def test_weights_that_are_given_ask_for_their_metric(teacher: Sampler, tmp_path: Path) -> None:
+    """A mistyped path is no reason to leave a metric out."""
+    given = setting(teacher, lpips_trunk=tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="lpips needs 31 pixels a side"):
+        choose_metrics(None, given)
+    metrics, left_out = choose_metrics(None, setting(teacher))
+    assert "lpips" in left_out and "lpips" not in {metric.name for metric in metrics}
+    given = setting(teacher, real=tmp_path, fvd_weights=tmp_path)
+    assert choosing.unused_options([], given) == [
+        "--reference is not used: of fvd, fd-videomae, fd-vjepa2 none is taken",
+        "--fvd-weights is not used: fvd is not among --metrics",
+    ]

@@ -12,6 +12,7 @@ from torch import nn
 from fewstep.eval.random_weights import _PACKAGED, _part, random_teacher
 from fewstep.student.sampler import Asked, teacher_sampler
 from fewstep.teacher.base import load_teacher
+from fewstep.teacher.parts import Part
 
 FAMILIES = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
 
@@ -60,8 +61,8 @@ def test_wan_1_3b_has_its_published_size() -> None:
     """1.42 billion parameters in the denoiser, 127 million in the autoencoder, 5.68 billion in the text encoder."""
     folder = _PACKAGED / "wan2.1-t2v-1.3b"
     parts = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
-    modules = [_part(folder / part, "diffusers", name, True) for part, name in parts.items()]
-    modules.append(_part(folder / "text_encoder", "transformers", "UMT5EncoderModel", True))
+    modules = [_part(folder / part, Part("diffusers", name), True) for part, name in parts.items()]
+    modules.append(_part(folder / "text_encoder", Part("transformers", "UMT5EncoderModel"), True))
     counts = [sum(p.numel() for p in module.parameters()) / 1e6 for module in modules]
     assert counts == pytest.approx([1419, 127, 5681], rel=1e-3)
     assert all(p.is_meta for module in modules for p in module.parameters())
@@ -72,7 +73,7 @@ def test_mistakes_are_told(tiny_wan_folder: Path, tmp_path: Path) -> None:
         random_teacher("wan9")
     folder = configs_of(tiny_wan_folder, tmp_path / "configs")
     (folder / "vae" / "config.json").unlink()
-    with pytest.raises(ValueError, match="does not describe a AutoencoderKLWan"):
+    with pytest.raises(ValueError, match="does not describe the AutoencoderKLWan"):
         random_teacher(str(folder))
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="is a FluxPipeline, a family that fewstep does not know"):

@@ -13,6 +13,7 @@ from fewstep.student.adapters import (
     FILE_NAME,
     adapter_parameters,
     add_adapter,
+    check_adapter,
     load_adapter,
     lora_targets,
     merge_adapters,
@@ -21,6 +22,7 @@ from fewstep.student.adapters import (
 )
 from fewstep.student.denoiser import the_denoiser
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.outline import outline_teacher
 
 
 def ask(teacher: Teacher, network: nn.Module) -> Tensor:
@@ -87,3 +89,29 @@ def test_broken_and_foreign_adapters_are_refused(tiny_teacher: Teacher, tmp_path
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"adapter\.safetensors is broken"):
         load_adapter(shared_copy(base), "student", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["to_query"], "has no module called to_query; use names such as"),
+        (["to_q", "to_kk"], "has no module called to_kk"),  # peft leaves it out without a word
+        (["o_q"], "has no module called o_q"),
+        (["attn1"], r"attn1 means blocks\.0\.attn1, a WanAttention, which LoRA cannot adapt"),
+    ],
+)
+def test_a_target_that_fits_nothing_is_refused(tiny_teacher: Teacher, targets: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=f"student.lora.targets: .*{said}"):
+        add_adapter(shared_copy(the_denoiser(tiny_teacher)), "student", 4, 4, targets)
+
+
+def test_an_adapter_is_checked_by_its_header(
+    tiny_teacher: Teacher, tiny_wan_folder: Path, tiny_cogvideox_folder: Path, tmp_path: Path
+) -> None:
+    save_adapter(adapted(tiny_teacher), "student", tmp_path)
+    check_adapter(the_denoiser(outline_teacher(tiny_wan_folder).teacher), tmp_path, "restore it")
+    with pytest.raises(ValueError, match=r"adapter\.safetensors is .*of another network.*restore it"):
+        check_adapter(the_denoiser(outline_teacher(tiny_cogvideox_folder).teacher), tmp_path, "restore it")
+    (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"adapter\.safetensors is cut off: .*: restore it"):
+        check_adapter(the_denoiser(tiny_teacher), tmp_path, "restore it")

@@ -3,56 +3,33 @@
 from __future__ import annotations
 
 import math
-import struct
 import wave
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from av.stream import Disposition
 from PIL import Image
 
 from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, decode_video
+from tests.teacher.edited import remuxed, with_edits
+from tests.teacher.films import (
+    FILES,
+    GOP,
+    OPEN_H264,
+    OPEN_HEVC,
+    brightening,
+    film,
+    greys,
+    numbered,
+    numbers,
+    two_streams,
+)
 
 CLIP = ClipShape(num_frames=9, height=32, width=32, fps=8)
-
-
-def film(
-    path: Path,
-    frames: NDArray[np.uint8],
-    rate: Fraction | int = 24,
-    codec: str = "libx264",
-    pixels: str = "yuv420p",
-    times: list[int] | None = None,
-) -> Path:
-    """Encodes (F, H, W, 3); `times` are the frames' times in milliseconds where the rate varies."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for i, pixels_rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels_rgb, format="rgb24")
-            if times:
-                frame.pts, frame.time_base = times[i], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def brightening(num: int, height: int = 64, width: int = 96) -> NDArray[np.uint8]:
-    """Frames whose grey tells their time: 0 at the first, 240 at the end."""
-    grey = np.arange(num, dtype=np.float32) * 240 / num
-    return np.broadcast_to(grey[:, None, None, None], (num, height, width, 3)).astype(np.uint8)
-
-
-def greys(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
-    means: NDArray[np.float64] = clip.mean((1, 2, 3))
-    return means
 
 
 @pytest.mark.parametrize(
@@ -105,23 +82,135 @@ def test_the_picture_covers_and_its_centre_is_cut_out(tmp_path: Path) -> None:
     assert tall.shape == (9, 64, 16, 3)
 
 
-def test_a_rotated_phone_video_stands_upright(tmp_path: Path) -> None:
-    frames = np.zeros((9, 64, 64, 3), np.uint8)
-    frames[:, :32] = 255  # bright on top as stored
-    path = film(tmp_path / "phone.mp4", frames, 8)
-    one, minus = 1 << 16, (1 << 32) - (1 << 16)
-    upright = struct.pack(">9I", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
-    clockwise = struct.pack(">9I", 0, one, 0, minus, 0, 0, 64 << 16, 0, 1 << 30)
-    head, tkhd, rest = path.read_bytes().partition(b"tkhd")
-    assert upright in rest
-    path.write_bytes(head + tkhd + rest.replace(upright, clockwise, 1))
-    clip = decode_video(path, CLIP)
-    assert clip[:, :, 20:].min() > 200 and clip[:, :, :12].max() < 50
-
-
 def test_a_long_video_is_read_from_its_middle(tmp_path: Path) -> None:
     path = film(tmp_path / "long.mp4", brightening(600), 30)  # several key frames to seek over
     np.testing.assert_allclose(greys(decode_video(path, CLIP))[[0, 8]], [113, 125], atol=3)
+
+
+NUMBERS = ClipShape(num_frames=9, height=16, width=32, fps=8)  # shows all of numbered()
+
+
+@pytest.fixture(scope="module")
+def eight_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """192 numbered frames, 24 a second, a key frame every second, B-frames between."""
+    return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), options=GOP)
+
+
+def shown(path: Path, start: Start = "centre") -> list[int]:
+    return numbers(decode_video(path, NUMBERS, start))
+
+
+def every_eighth(first: float, fps: float = 24) -> list[int]:
+    """The numbers on screen every eighth of a second from this one on."""
+    return [math.floor(first + k * fps / 8 + 0.01) for k in range(9)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5, 6.6])
+def test_a_file_cut_at_its_head_shows_what_is_left(
+    tmp_path: Path, eight_seconds: Path, suffix: str, seconds: float
+) -> None:
+    cut = remuxed(eight_seconds, tmp_path / f"cut{suffix}", seconds)
+    first = math.ceil(seconds * 24 - 0.01)
+    assert shown(cut, "beginning") == every_eighth(first)
+    assert shown(cut) == every_eighth(first + (192 - first - 27) / 2)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_clip_longer_than_what_a_cut_file_shows_is_refused(tmp_path: Path, eight_seconds: Path, suffix: str) -> None:
+    cut = remuxed(eight_seconds, tmp_path / f"cut{suffix}", 7.5)
+    for start in ("beginning", "centre"):
+        with pytest.raises(UnreadableVideo, match=r"too short: 0\.50 s"):
+            decode_video(cut, NUMBERS, start)
+
+
+B_FRAME = 2 / 24  # what is shown first is stored that late where there are B-frames
+EDITS: dict[str, tuple[list[tuple[float, float | None]], float, float]] = {
+    # edits -> the first number at the beginning, and in the centre
+    "all": ([(8, B_FRAME)], 0, 82.5),
+    "end cut": ([(4, B_FRAME)], 0, 34.5),
+    "middle": ([(4, 2 + B_FRAME)], 48, 82.5),
+    "end cut between key frames": ([(3.5, 2.5 + B_FRAME)], 60, 88.5),
+    "nothing first, then the middle": ([(2, None), (4, 2 + B_FRAME)], 48, 82.5),
+    "two parts": ([(2, B_FRAME), (6, 2 + B_FRAME)], 0, 82.5),
+    "the same second four times": ([(1, 3 + B_FRAME)] * 4, 72, -1),
+    "none": ([], 0, 82.5),
+}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_list_says_what_is_shown(tmp_path: Path, eight_seconds: Path, name: str, suffix: str) -> None:
+    edits, first, centre = EDITS[name]
+    edited = with_edits(remuxed(eight_seconds, tmp_path / f"edited{suffix}"), edits)
+    if name == "the same second four times":
+        assert shown(edited, "beginning") == [72, 75, 78, 81, 84, 87, 90, 93, 72]
+        assert set(shown(edited)) <= set(range(72, 96))
+    else:
+        assert shown(edited, "beginning") == every_eighth(first)
+        assert shown(edited) == every_eighth(centre)
+
+
+def test_parts_in_another_order_are_shown_in_that_order(tmp_path: Path, eight_seconds: Path) -> None:
+    edited = with_edits(remuxed(eight_seconds, tmp_path / "a.mp4"), [(3, 5 + B_FRAME), (3, 1 + B_FRAME)])
+    assert shown(edited, "beginning") == every_eighth(120)
+    late = ClipShape(num_frames=40, height=16, width=32, fps=8)
+    assert numbers(decode_video(edited, late, "beginning"))[25:] == [27 + 3 * k for k in range(15)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("open.mp4", "libx264", OPEN_H264),
+        ("refresh.mkv", "libx264", {"x264-params": "keyint=24:scenecut=0:intra-refresh=1:bframes=0"}),
+        ("open.mov", "libx265", OPEN_HEVC),
+        ("a.mkv", "libx264", GOP),
+        ("b.avi", "libx264", GOP),
+        ("c.avi", "mpeg4", GOP | {"b": "2M"}),
+        ("d.avi", "mjpeg", {}),
+        ("e.webm", "libvpx-vp9", {"g": "24", "deadline": "realtime", "cpu-used": "8"}),
+        ("f.webm", "libvpx", {"g": "24", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "2M", "cpu-used": "16"}),
+        ("g.mp4", "libx264", GOP | {"movflags": "frag_keyframe+empty_moov"}),
+    ],
+)
+def test_the_centre_is_exact_whatever_the_frames_refer_to(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = film(tmp_path / name, numbered(96), codec=codec, pixels=pixels, options=options)
+    assert shown(path, "beginning") == every_eighth(0)
+    for num in range(2, 17):  # the shorter the clip, the later it begins: before a key frame, at it, behind it
+        first = (96 - num * 3) / 2
+        clip = decode_video(path, replace(NUMBERS, num_frames=num))
+        assert numbers(clip) == [math.floor(first + 3 * k + 0.01) for k in range(num)]
+
+
+def test_a_palette_outlives_a_seek() -> None:
+    clip = decode_video(FILES / "palette.avi", ClipShape(9, 12, 16, 8))
+    assert len({frame.tobytes() for frame in clip}) == 9 and clip[0, 0, 8].tolist() == [252, 252, 0]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_stream_marked_as_default_is_read(tmp_path: Path, suffix: str) -> None:
+    none, default = Disposition(0), Disposition.default
+    path = two_streams(tmp_path / f"second{suffix}", none, default)
+    assert greys(decode_video(path, CLIP)).max() < 200
+    path = two_streams(tmp_path / f"first{suffix}", default, none)
+    assert greys(decode_video(path, CLIP)).min() > 250
+
+
+def test_a_cover_is_no_video(tmp_path: Path) -> None:
+    clip = decode_video(FILES / "cover-first.mp4", CLIP)
+    assert len({frame.tobytes() for frame in clip}) == 9
+    with pytest.raises(UnreadableVideo, match="no moving pictures"):
+        decode_video(FILES / "song-with-cover.mp4", CLIP)
+
+
+@pytest.mark.parametrize(("stated", "seen"), [(0, 100), (20, 20), (130, 130)])
+def test_a_gif_that_states_no_time_is_played_as_browsers_do(tmp_path: Path, stated: int, seen: int) -> None:
+    frames = [Image.fromarray(frame) for frame in numbered(60)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=stated, loop=0)
+    assert shown(tmp_path / "a.gif", "beginning") == [125 * k // seen for k in range(9)]
 
 
 def broken(folder: Path) -> dict[str, tuple[Path, str]]:

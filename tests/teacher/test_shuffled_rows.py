@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset import write_dataset
+from fewstep.teacher.dataset import Row, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
-from fewstep.teacher.dataset_sources import Prompts
+from fewstep.teacher.dataset_sources import text_tensors
 from fewstep.teacher.shuffled_rows import ShuffledRows
 
 COUNT = 23
+
+
+class Captioned:
+    """Rows that their captions tell apart."""
+
+    def __init__(self, teacher: Teacher, captions: list[str]) -> None:
+        self._captions = captions
+        self._text = text_tensors(teacher.conditions([""]), 0)
+
+    def rows(self, items: range) -> Iterator[Row]:
+        for i in items:
+            yield Row(str(i), self._captions[i], {"latents": torch.zeros(1, 1, 1, 1), **self._text})
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rows") / "dataset"
     prompts = [f"prompt {i}" for i in range(COUNT)]
-    plan = plan_dataset("prompts", tiny_teacher, "tiny", [[p] for p in prompts], source="none", rows_per_shard=4)
-    write_dataset(out, plan, unconditional_row(tiny_teacher), Prompts(tiny_teacher, prompts), lambda: None)
+    items = [[p] for p in prompts]
+    shape = (1, 1, 1, 1)
+    plan = plan_dataset("rollouts", tiny_teacher, "tiny", items, latent_shape=shape, source="none", rows_per_shard=4)
+    write_dataset(out, plan, unconditional_row(tiny_teacher), Captioned(tiny_teacher, prompts), lambda: None)
     return out
 
 

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 if TYPE_CHECKING:
+    from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.guidance import Guidance
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
 Frames = Annotated[int | None, typer.Option("--frames", help="Frames of a clip; the teacher's by default.")]
 Height = Annotated[int | None, typer.Option("--height", help="Pixels; the teacher's by default.")]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels; the teacher's by default.")]
 Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
+Computed = Annotated[
+    DType,
+    typer.Option(
+        "--dtype",
+        help="Precision of denoiser and text encoder; auto is bfloat16 where the device has it natively, else float32.",
+    ),
+]
 
 LEVELS = "5@0.3-0.93 guides at these noise levels only"
 
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it
+
+
+def settle_dtype(screen: Screen, dtype: DType, device: str | None, begun: str | None = None) -> DType:
+    """The precision that `--dtype` means on this device; a line says what `auto` chose.
+
+    `begun` is the precision of what is resumed, which `auto` keeps. Raises ValueError when there is no such device.
+    """
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.precision import choose_precision
+
+    choice = choose_precision(dtype, find_device(device), begun)
+    if choice.line is not None:
+        screen.say(choice.line)
+    return cast("DType", choice.precision)
 
 
 def load(name: str, dtype: DType, device: str | None) -> Teacher:
@@ -32,6 +55,14 @@ def load(name: str, dtype: DType, device: str | None) -> Teacher:
     from fewstep.teacher.base import load_teacher
 
     return load_teacher(name, getattr(torch, dtype), device)
+
+
+def say_text_losses(screen: Screen, teacher: Teacher, prompts: Iterable[str]) -> None:
+    """Says which of these prompts, captions or negative prompts the text encoder does not read whole."""
+    from fewstep.teacher.tokens import text_losses
+
+    for line in text_losses(teacher, prompts):
+        screen.warn(line)
 
 
 def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int | None) -> VideoSize:
@@ -78,11 +109,13 @@ def named_sources(given: list[str]) -> dict[str, str]:
 def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
     """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own.
 
-    Raises ValueError for guidance that is neither a number nor 5@0.3-0.93.
+    Raises ValueError for guidance that is neither a number nor 5@0.3-0.93, and for what else stands behind an @.
     """
     from fewstep.teacher.guidance import Guidance
 
     match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d.*))?", source)
+    if match is None and "@" in source and not Path(source).expanduser().exists():
+        raise ValueError(f"{source!r} is no SOURCE@STEPS[:GUIDANCE], such as shapes@4 or shapes@50:7.5")
     if match is None:
         return source, None, None
     return match[1], int(match[2]), None if match[3] is None else Guidance.of(match[3])

@@ -13,14 +13,15 @@ import typer
 
 from fewstep.commands.asked import (
     LEVELS,
+    Computed,
     Device,
-    DType,
     Frames,
     Height,
     Width,
     asked_ways,
     guidance_if_asked,
     named_sources,
+    settle_dtype,
 )
 from fewstep.commands.evaluate import models_of
 from fewstep.commands.progress import Screen
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from fewstep.eval.benchmark import Benchmark
     from fewstep.eval.models import Model
+    from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import Asked, Sampler
     from fewstep.teacher.base import Teacher
 
@@ -53,7 +55,7 @@ def benchmark(
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model.")] = 10,
     warmup: Annotated[int, typer.Option(min=1, help="Passes before them; memory is watched in the last.")] = 2,
-    dtype: Annotated[DType, typer.Option(help="Precision of denoiser and text encoder.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     frames: Frames = None,
     height: Height = None,
@@ -78,7 +80,8 @@ def benchmark(
 ) -> None:
     """Time a teacher and its students, in turn, and hold them against the ideal.
 
-    Exit code 3 means that a model failed and the others were measured.
+    A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model failed later
+    and the others were measured.
     """
     screen = Screen()
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
@@ -88,44 +91,55 @@ def benchmark(
     from fewstep.eval.latency import Timed, pass_conditions
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
-    from fewstep.eval.tuning import Tuning, tune
+    from fewstep.eval.tuning import Tuning, check_tuning, tune
     from fewstep.student.sampler import Asked
-    from fewstep.teacher.atomic import check_writable
+    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.loading import find_device
 
-    asked, precision = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width), getattr(torch, dtype)
+    asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
     found = models_of(models or []) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
-    check_writable(out.parent)
-    failed: dict[str, str] = {}
+    check_writable_file(out)
+    find_device(device)
+    precision = getattr(torch, dtype := settle_dtype(screen, dtype, device))
+    tuning, failed = Tuning(compile, attention, quantise), dict[str, str]()
+    check_tuning(tuning)
     screen.say(f"loading the models ({dtype}{', compiled in the first pass of each' if compile else ''})")
     if random_weights is None:
-        samplers = _open(found, asked, precision, device, failed)
+        samplers = _open(found, asked, precision, device, failed, tuning)
     else:
-        teacher = f"teacher=@{steps or 50}:{guidance or 5}"
-        ways = named_sources(models or [teacher, "student=@4"])
+        ways = named_sources(models or [f"teacher=@{steps or 50}:{guidance or 5}", "student=@4"])
+        _check_ways(ways)
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
-    tuning = Tuning(compile, attention, quantise)
     tune(list(samplers.values()), tuning)
     timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
-    plan = Plan(batch, repetitions, warmup, dtype, tuning)
-    command = shlex.join(["fewstep", *sys.argv[1:]])
+    plan, command = Plan(batch, repetitions, warmup, dtype, tuning), shlex.join(["fewstep", *sys.argv[1:]])
     with screen:
         _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out, screen)
 
 
 def _open(
-    models: Sequence[Model], asked: Asked, dtype: torch.dtype, device: str | None, failed: dict[str, str]
+    models: Sequence[Model],
+    asked: Asked,
+    dtype: torch.dtype,
+    device: str | None,
+    failed: dict[str, str],
+    tuning: Tuning,
 ) -> dict[str, Sampler]:
     """All models at the size of the first; `failed` gets those that cannot be opened, name -> why.
 
-    Raises ValueError when there is no model, or the first cannot be opened: nothing could be held against it.
+    Raises ValueError, before one is loaded, for all models that can be seen to fail; later only when the first does:
+    nothing could be held against it.
     """
     from fewstep.eval.latency import one_sentence
     from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.outlines import outline_models
+    from fewstep.eval.tuning import check_attention
 
     if not models:
         raise ValueError("there is nothing to time: pass a TEACHER and STUDENTs, or --random-weights")
     asked = as_taught(models, asked)
+    check_attention([one.sampler for one in outline_models(models, asked)], tuning)
     first = open_model(models[0], asked, None, dtype, device)
     asked = replace(asked, **first.size._asdict())
     samplers = {models[0].name: first}
@@ -137,15 +151,20 @@ def _open(
     return samplers
 
 
+def _check_ways(ways: dict[str, str]) -> None:
+    """Raises ValueError for a model that has a source of its own."""
+    for text in ways.values():
+        if asked_ways(text)[0]:
+            raise ValueError(f"{text} is a model of its own: with --random-weights pass [NAME=]@STEPS[:GUIDANCE] only")
+
+
 def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Sampler]:
     """One teacher, asked in several ways: as itself, then as its students, which have their guidance inside."""
     from fewstep.student.sampler import teacher_sampler
 
     samplers: dict[str, Sampler] = {}
     for name, text in ways.items():
-        source, steps, guidance = asked_ways(text)
-        if source:
-            raise ValueError(f"{text} is a model of its own: with --random-weights pass [NAME=]@STEPS[:GUIDANCE] only")
+        _, steps, guidance = asked_ways(text)
         usual = 1.0 if samplers else asked.guidance
         way = replace(asked, steps=steps or asked.steps, guidance=usual if guidance is None else guidance)
         samplers[name] = teacher_sampler(teacher, text, way)

@@ -1,4 +1,4 @@
-"""`fewstep data`: videos, rollouts or prompts, cached on disk as latents and text embeddings."""
+"""`fewstep data`: videos or rollouts, cached on disk as latents and text embeddings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_of, size_of
-from fewstep.commands.data_run import Run, Store
+from fewstep.commands.asked import (
+    LEVELS,
+    MAX_SEED,
+    Computed,
+    Device,
+    Fps,
+    Frames,
+    Height,
+    Width,
+    guidance_of,
+    say_text_losses,
+    size_of,
+)
+from fewstep.commands.data_run import SKIPPED, Run, Store
 from fewstep.commands.progress import Screen
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
 
 data_app = typer.Typer(
-    help="Cache videos, rollouts or prompts as latents and text embeddings.", epilog=EXIT_CODES, no_args_is_help=True
+    help="Cache videos or rollouts as latents and text embeddings.", epilog=EXIT_CODES, no_args_is_help=True
 )
 
 PromptsFile = Annotated[Path, typer.Argument(metavar="PROMPTS.txt", help="One prompt per line.")]
@@ -24,7 +36,6 @@ Out = Annotated[Path, typer.Option("--out", help="The dataset's folder; a run th
 Rows = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of each Parquet file.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
 Stored = Annotated[Store, typer.Option("--store", help="Numbers on disk.")]
-Computed = Annotated[DType, typer.Option("--dtype", help="Precision of the teacher.")]
 Negative = Annotated[str, typer.Option("--negative-prompt", help="Prompt of the unconditional branch.")]
 
 
@@ -33,7 +44,7 @@ def videos(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Video files, in sub-folders as well.")],
     out: Out,
     captions: Annotated[
-        Path | None, typer.Option(help="A .csv or .jsonl table; without it clip.txt describes clip.mp4.")
+        Path | None, typer.Option(help="A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4.")
     ] = None,
     teacher: TeacherName = "shapes",
     frames: Frames = None,
@@ -46,7 +57,7 @@ def videos(
     rows_per_shard: Rows = 64,
     batch: Batch = 1,
     store: Stored = "float16",
-    dtype: Computed = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
 ) -> None:
@@ -57,22 +68,30 @@ def videos(
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
 
-    files = list_files(folder, out)
-    said = read_captions(files, folder, captions)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job.check_out()
+    files = list_files(folder, out)
+    described = read_captions(files, folder, captions)
+    if described.unmatched:
+        screen.warn(str(described.unmatched))
     model = job.load()
+    say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
     job.make(
         "videos",
         model,
         folder,
-        [(path.relative_to(folder).as_posix(), path.lstat().st_size, said.get(path)) for path in files],
-        Videos(model, folder, files, said, clip, start, batch),
+        [(path.relative_to(folder).as_posix(), path.lstat().st_size, described.texts.get(path)) for path in files],
+        Videos(model, folder, files, described.texts, clip, start, batch),
+        [stray.skip() for stray in described.strays],
         latent_shape=model.latent_shape(*size),
+        unmatched=described.unmatched,
         start=start,
         **asdict(clip),
     )
+    if captions is not None and described.strays:  # a .txt file beside the videos may be about something else
+        raise typer.Exit(SKIPPED)
 
 
 @data_app.command("rollouts", epilog=EXIT_CODES)
@@ -91,7 +110,7 @@ def rollouts(
     rows_per_shard: Rows = 64,
     batch: Batch = 1,
     store: Stored = "float16",
-    dtype: Computed = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
 ) -> None:
@@ -102,9 +121,11 @@ def rollouts(
     from fewstep.teacher.dataset_sources import Rollouts
 
     weight = guidance_of(guidance)
-    lines = read_prompts(prompts)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job.check_out()
+    lines = read_prompts(prompts)
     model = job.load()
+    say_text_losses(screen, model, [*lines, negative_prompt])
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
     job.make(
@@ -122,30 +143,6 @@ def rollouts(
     )
 
 
-@data_app.command("prompts", epilog=EXIT_CODES)
-def prompts(
-    prompts: PromptsFile,
-    out: Out,
-    teacher: TeacherName = "shapes",
-    rows_per_shard: Rows = 1024,
-    batch: Batch = 1,
-    store: Stored = "float16",
-    dtype: Computed = "float32",
-    device: Device = None,
-    negative_prompt: Negative = "",
-) -> None:
-    """Embed prompts alone, for training that needs no latents."""
-    screen = Screen()
-    screen.say(f"reading prompts from {prompts}")
-    from fewstep.teacher.caption_files import read_prompts
-    from fewstep.teacher.dataset_sources import Prompts
-
-    lines = read_prompts(prompts)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
-    model = job.load()
-    job.make("prompts", model, prompts, [[line] for line in lines], Prompts(model, lines, batch))
-
-
 @data_app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
     """Show what a dataset holds and how it was made."""
@@ -160,8 +157,10 @@ def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's
     table.add_row("state", f"{state}: {len(manifest.shards)} of {manifest.num_shards} shards")
     table.add_row("rows", f"{manifest.rows}, and {len(manifest.skipped)} skipped")
     for name, value in manifest.model_dump(mode="json", exclude_none=True).items():
-        if name not in ("shards", "unconditional", "schedule", "tensors"):
+        if name not in ("shards", "unconditional", "schedule", "tensors", "unmatched"):
             table.add_row(name, str(value))
+    if manifest.unmatched:
+        table.add_row("captions", str(manifest.unmatched))
     for name, value in manifest.schedule.model_dump(exclude_none=True).items():
         table.add_row(f"schedule {name}", str(value))
     for name, layout in manifest.tensors.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from fewstep.commands.asked import DType, load
+from fewstep.commands.asked import DType, load, settle_dtype
 
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
@@ -36,21 +36,43 @@ class Run:
     negative_prompt: str
     screen: Screen
 
-    def load(self) -> Teacher:
-        """The teacher, once it is sure that there is a place for what it makes."""
-        from fewstep.teacher.atomic import check_writable
+    def check_out(self) -> None:
+        """Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
 
+        Before anything else: what lies in it is never a source.
+        """
+        from fewstep.distill.run_folder import run_around
+        from fewstep.teacher.atomic import check_writable
+        from fewstep.teacher.dataset import check_folder
+
+        if (run := run_around(self.out)) is not None:
+            raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
-        self.screen.say(f"loading the teacher {self.teacher} ({self.dtype})")
-        return load(self.teacher, self.dtype, self.device)
+        check_folder(self.out)
+
+    def load(self) -> Teacher:
+        """The teacher, in the precision that the dataset was begun in, if it was."""
+        from fewstep.teacher.manifest import FILE_NAME, read_manifest
+
+        begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
+        dtype = settle_dtype(self.screen, self.dtype, self.device, begun)
+        self.screen.say(f"loading the teacher {self.teacher} ({dtype})")
+        return load(self.teacher, dtype, self.device)
 
     def make(
-        self, kind: Kind, model: Teacher, path: Path, items: Sequence[Sequence[object]], source: Source, **known: Any
+        self,
+        kind: Kind,
+        model: Teacher,
+        path: Path,
+        items: Sequence[Sequence[object]],
+        source: Source,
+        left_out: Sequence[Skip] = (),
+        **known: Any,
     ) -> None:
         """Makes the dataset of these items, listed in or lying in `path`; `known` is more for its manifest."""
         from fewstep.teacher.dataset_plan import plan_dataset
 
-        self.screen.say(f"planning {len(items)} {_unit(kind)}s of {path}, with a hash of the teacher's weights")
+        self.screen.say(f"planning {len(items)} clips of {path}, with a hash of the teacher's weights")
         plan = plan_dataset(
             kind,
             model,
@@ -63,37 +85,33 @@ class Run:
             **known,
         )
         with self.screen:
-            _run(self.out, plan, model, source, self.screen)
+            _run(self.out, plan, model, source, left_out, self.screen)
 
 
-def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, screen: Screen) -> None:
+def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip], screen: Screen) -> None:
     """Makes the dataset, shows how far it is, and leaves with SKIPPED when something is missing in it."""
-    from fewstep.teacher.dataset import write_dataset
+    from fewstep.teacher.dataset import usable_line, write_dataset
     from fewstep.teacher.dataset_plan import unconditional_row
     from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
-    unit = _unit(plan.kind)
     finished = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
     if finished:
-        screen.say(f"resumed at {unit} {finished} of {plan.items}")
+        screen.say(f"resumed at clip {finished} of {plan.items}")
     unconditional = unconditional_row(teacher, plan.negative_prompt)
-    with screen.bar(plan.kind, unit) as bar:
+    with screen.bar(plan.kind, "clip") as bar:
         bar.begin(plan.kind, plan.items, finished)
 
         def advance() -> None:
             screen.log_to(out)  # not before: a plan that is refused leaves no trace
             bar.update(bar.done + 1)
 
-        manifest = write_dataset(out, plan, unconditional, source, advance)
+        manifest = write_dataset(out, plan, unconditional, source, advance, left_out)
     screen.log_to(out)
-    screen.say(f"{manifest.rows} {unit}s in {manifest.num_shards} shards: {out}")
-    if manifest.skipped:
+    screen.say(f"{manifest.rows} clips in {manifest.num_shards} shards: {out}")
+    if line := usable_line(out, manifest):
+        screen.warn(line)
         _print_skipped(manifest.skipped, out)
         raise typer.Exit(SKIPPED)
-
-
-def _unit(kind: Kind) -> str:
-    return "prompt" if kind == "prompts" else "clip"
 
 
 def _print_skipped(skipped: list[Skip], out: Path) -> None:

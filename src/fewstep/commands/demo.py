@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from fewstep.commands.asked import DType
+    from fewstep.commands.demo_plan import DemoPlan
+    from fewstep.commands.run_screen import RunScreen
+    from fewstep.distill.recipe import Recipe
 
 _METRICS = "shapes-fd,prompt-accuracy,psnr,ssim,latent-mse,motion,saturation,contrast,blank"  # none needs more clips
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path("runs/demo"),
-    num: Annotated[int, typer.Option(min=3, help="Clips of each model.")] = 64,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="How long it may take: the machine's speed then decides on steps and clips.")
+    ] = 10,
+    num: Annotated[int | None, typer.Option(min=3, help="Clips of each model; by default as many as fit.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training, prompts and noise.")] = 0,
 ) -> None:
     """Distil the embedded teacher to four steps, and see in a report what it and its student are worth."""
@@ -25,15 +34,74 @@ def demo(
     from fewstep.commands.evaluate import evaluate
     from fewstep.commands.report import report
     from fewstep.commands.run import follow
-    from fewstep.distill.recipe import read_recipe
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.eval.evaluation_file import begun_dtype, check_begun
+    from fewstep.teacher.atomic import check_writable
 
+    check_writable(out)
+    check_begun(out / "evaluation", {"seed": seed} | ({} if num is None else {"num": num}))
     with screen:
-        follow(read_recipe("shapes-demo", [f"out={out}", f"seed={seed}"]), screen=screen)
+        plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)
+        clips = num or plan.clips
+        check_begun(out / "evaluation", {"num": clips, "seed": seed})
+        follow(_recipe(plan, out, seed, precision), screen=screen, option="--out DIR")
+    computed = cast("DType", RunFolder(out).begun_precision() or "auto")
+    dtype = cast("DType", begun_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
-    evaluate(models, num=num, out=out / "evaluation", seed=seed, batch=16, metrics=_METRICS, world_clips=1024)
-    benchmark(models, repetitions=5, out=out / "benchmark.json")
+    evaluation = out / "evaluation"
+    evaluate(models, num=clips, out=evaluation, seed=seed, batch=16, metrics=_METRICS, world_clips=1024, dtype=dtype)
+    benchmark(models, repetitions=5, out=out / "benchmark.json", dtype=computed)
     report([out], out=out / "report.html")
     screen.result(_verdict(out))
+
+
+def _begun(screen: RunScreen, out: Path) -> tuple[DemoPlan, str] | None:
+    """The plan that a demo was begun with in `out`, whatever a probe would say now; None where none was.
+
+    A run of shapes-demo without a plan has the recipe's own numbers.
+    """
+    from fewstep.commands.demo_plan import OWN_PLAN, kept_plan
+    from fewstep.distill.run_folder import RECIPE
+
+    plan = kept_plan(out) or (OWN_PLAN if (out / RECIPE).exists() else None)
+    if plan is None:
+        return None
+    screen.say(f"resumed with what {out} was begun with: {plan.numbers}; --minutes counts for a new folder")
+    return plan, "auto"
+
+
+def _chosen(screen: RunScreen, out: Path, minutes: float, num: int | None) -> tuple[DemoPlan, str]:
+    """What fits into the minutes by a probe of this machine, kept in `out`, and the precision of the probe."""
+    from fewstep.commands import demo_speed
+    from fewstep.commands.demo_plan import choose_plan, sentences
+    from fewstep.commands.run_precision import settle_precision
+    from fewstep.distill.recipe import read_recipe
+
+    recipe, line = settle_precision(read_recipe("shapes-demo", [f"out={json.dumps(str(out))}"]))
+    if line is not None:
+        screen.say(line)
+    screen.say("timing a few steps on this machine")
+    speed = demo_speed.measure_speed(recipe)
+    plan = choose_plan(speed, minutes, num)
+    for sentence in sentences(plan, speed, minutes):
+        screen.say(sentence)
+    plan.save(out)
+    return plan, recipe.precision
+
+
+def _recipe(plan: DemoPlan, out: Path, seed: int, precision: str) -> Recipe:
+    """shapes-demo with the plan's numbers; as many prompts as it takes lie in `out`."""
+    from fewstep.distill.packaged import RECIPES
+    from fewstep.distill.recipe import read_recipe
+    from fewstep.teacher.atomic import whole_file
+
+    prompts = (out / "prompts.txt").absolute()
+    if plan.scale != 1:
+        every = (RECIPES / "shapes-prompts.txt").read_text("utf-8").splitlines(keepends=True)
+        with whole_file(prompts) as part:
+            part.write_text("".join(every[: plan.prompts]), "utf-8")
+    settings = [f"out={json.dumps(str(out))}", f"seed={seed}", f"precision={precision}"]
+    return read_recipe("shapes-demo", [*settings, *plan.overrides(prompts)])
 
 
 def _verdict(out: Path) -> str:

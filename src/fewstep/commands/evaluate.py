@@ -11,6 +11,7 @@ import typer
 
 from fewstep.commands.asked import (
     LEVELS,
+    Computed,
     Device,
     DType,
     Frames,
@@ -19,13 +20,15 @@ from fewstep.commands.asked import (
     asked_ways,
     guidance_if_asked,
     named_sources,
+    say_text_losses,
+    settle_dtype,
 )
 from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fewstep.eval.choose_metrics import Setting
+    from fewstep.eval.choose_metrics import Chosen, Setting
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.models import Model
     from fewstep.student.sampler import Asked, Sampler
@@ -73,34 +76,40 @@ def evaluate(
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
     screen = Screen()
     screen.say(f"evaluating {', '.join(models)}")
-    import torch
-
-    from fewstep.eval.choose_metrics import Setting
-    from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.choose_metrics import Setting, check_names
+    from fewstep.eval.evaluation_file import begun_dtype
+    from fewstep.eval.models import as_taught
+    from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.protocol import prompts_of
+    from fewstep.eval.reference import reference_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.loading import find_device
 
     found = models_of(models)
     folder = _folder(found) if out is None else out
     check_writable(folder)
     given = None if prompts is None else read_prompts(prompts)
+    check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
+    if reference is not None:
+        reference_videos(reference)
     asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
-    screen.say(f"loading {found[0].name} ({dtype})")
-    teacher = open_model(found[0], asked, None, getattr(torch, dtype), device)
-    shown = prompts_of(given, num, teacher.size, seed)
-    where = str(teacher.teacher.device)
-    setting = Setting(teacher.size, teacher.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
-    wanted = [name.strip() for name in metrics.split(",")] if metrics else None
-    screen.say("loading the metrics, and hashing the teacher's weights")
-    evaluation = _begin(folder, found[0], teacher, setting, wanted, dtype, batch, screen)
+    dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
+    outlined = outline_models(found, asked)
+    first = outlined[0].sampler
+    shown = prompts_of(given, num, first.size, seed)
+    where = str(find_device(device))
+    setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
+    check_folder(folder, outlined, setting, chosen := _choose(wanted or None, setting, screen), dtype)
+    teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
+    evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
     screen.log_to(folder)
     with screen:
         _measure(evaluation, found, teacher, asked, dtype, device, screen)
@@ -124,28 +133,43 @@ def _folder(models: Sequence[Model]) -> Path:
     return run / "evaluation"
 
 
+def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chosen:
+    """The metrics, with a line for each that is left out and for options that none of them needs."""
+    from fewstep.eval.choose_metrics import choose_metrics, unused_options
+
+    screen.say("looking at the metrics")
+    metrics, left_out = choose_metrics(wanted, setting)
+    for sentence in (*(f"without {name}: {why}" for name, why in left_out.items()), *unused_options(metrics, setting)):
+        screen.warn(sentence)
+    return metrics, left_out
+
+
+def _load_teacher(
+    model: Model, asked: Asked, dtype: DType, device: str | None, shown: Sequence[str], screen: Screen
+) -> Sampler:
+    """The model that the others are held against; says which of the prompts it does not read whole."""
+    import torch
+
+    from fewstep.eval.models import open_model
+
+    screen.say(f"loading {model.name} ({dtype})")
+    teacher = open_model(model, asked, None, getattr(torch, dtype), device)
+    negative = [teacher.negative_prompt] if teacher.guidance.guides else []
+    say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
+    return teacher
+
+
 def _begin(
-    out: Path,
-    model: Model,
-    teacher: Sampler,
-    setting: Setting,
-    wanted: list[str] | None,
-    dtype: DType,
-    batch: int,
-    screen: Screen,
+    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
 ) -> Evaluation:
     """The evaluation in its folder, new or to be gone on with."""
-    from fewstep.eval.choose_metrics import choose_metrics
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.evaluation_file import EvaluationFile
     from fewstep.eval.protocol import protocol_of, samples_of
 
-    metrics, left_out = choose_metrics(wanted, setting)
-    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, metrics, left_out, dtype)
-    for name, why in left_out.items():
-        screen.warn(f"without {name}: {why}")
+    protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
     file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
-    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), metrics, batch, (model, teacher))
+    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher))
 
 
 def _measure(

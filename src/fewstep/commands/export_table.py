@@ -30,26 +30,34 @@ def export_table(
     screen.say(f"measuring the formats of {', '.join(map(str, runs))}")
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
-    from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of
+    from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of, missing_formats
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import Protocol
     from fewstep.student.loading import find_stage, load_student
-    from fewstep.teacher.atomic import check_writable
+    from fewstep.student.outline import outline_students
+    from fewstep.teacher.atomic import check_writable, check_writable_file
     from fewstep.teacher.guidance import Guidance
+    from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.judge import FEATURES
 
-    check_writable(out.parent)
+    check_writable_file(out)
     check_writable(exports)
+    find_device(device)
     stages = [find_stage(run, step_count) for run in runs]
+    outlined, outline = outline_students(stages)
+    protocol = Protocol(num, Guidance(), seed, reference)
+    if outline.whole:
+        ExportTable(outlined, protocol, "", out, exports, fresh)
+    for student, stage in zip(outlined, stages, strict=True):
+        for why in missing_formats(student, stage):
+            screen.warn(f"no row: {why}")
     screen.say("loading the students")
     first = load_student(stages[0], device=device)
     students = [first, *(load_student(stage, teacher=first.teacher) for stage in stages[1:])]
     options = ["--step-count", step_count, "--num", num, "--seed", seed, "--reference", reference]
     options += ["--exports", exports, "--out", out]
     command = shlex.join(map(str, ["fewstep", "export-table", *runs, *options]))
-    if fresh:
-        out.unlink(missing_ok=True)
-    table = ExportTable(students, Protocol(num, Guidance(), seed, reference), command, out, exports)
+    table = ExportTable(students, protocol, command, out, exports, fresh)
     with screen.pieces("clip") as progress:
         rows = table.measure(
             [entry for student, stage in zip(students, stages, strict=True) for entry in entries_of(student, stage)],

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from fewstep.commands.pace import Pace, duration_text, line_is_due, seconds_text
 from fewstep.commands.peak import peak_text
+from fewstep.teacher.interrupts import RESUME, stopped_by
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -158,8 +159,10 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            self.log("stopped; run the same command again to finish")
+        stop = None if error is None else stopped_by(error)
+        if stop is not None or isinstance(error, KeyboardInterrupt):
+            by = f" by {stop.name}" if stop else ""
+            self.log(f"stopped{by}; {(stop and stop.kept) or RESUME}")
         elif isinstance(error, Exception):
             own = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
             self.log(f"failed: {own}{' '.join(str(error).split())}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,41 +29,79 @@ def report(
     """Make one HTML page of clips side by side, quality, latency and training; it needs neither server nor network."""
     from fewstep.eval.report.inputs import read_benchmark
     from fewstep.eval.report.page import Material, write_report
-    from fewstep.teacher.atomic import check_writable
+    from fewstep.teacher.atomic import check_writable_file
 
     if not out.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {out.absolute().parent} to write {out.name} into: make it first")
-    check_writable(out.absolute().parent)
+    check_writable_file(out)
     if not folders and not evaluation:
         raise ValueError("there is nothing to report: name the folder of a run, or an evaluation's with --evaluation")
     runs, evaluations = _sorted(folders or [])
-    given = None if benchmark is None else read_benchmark(benchmark)
-    measured = {run: given or _benchmark(run) for run in runs}
     evaluations += evaluation or []
     evaluations += [run / "evaluation" for run in runs if (run / "evaluation" / "results.json").is_file()]
-    comparisons = [_comparison(folder, measured, given) for folder in _once(evaluations)]
+    evaluations = _once(evaluations)
+    _check_sources(runs, evaluations, benchmark)
+    given = None if benchmark is None else read_benchmark(benchmark)
+    measured = {run: given or _benchmark(run) for run in runs}
+    comparisons = [_comparison(folder, measured, given) for folder in evaluations]
     benchmarks = [given, *measured.values(), *(comparison.benchmark for comparison in comparisons)]
     found: list[Benchmark] = []
     for one in benchmarks:
         if one is not None and one not in found:
             found.append(one)
+    for sentence in _missing_clips(comparisons):
+        typer.secho(sentence, fg="yellow", err=True)
     write_report(out, Material([_run(run) for run in runs], comparisons, found), prompts)
     typer.echo(f"{out}: open it in a browser")
 
 
+def _check_sources(runs: list[Path], evaluations: list[Path], benchmark: Path | None) -> None:
+    """Raises ValueError naming every run, evaluation and benchmark that cannot be read."""
+    from fewstep.eval.report.inputs import read_benchmark, read_evaluation
+
+    def attempts() -> Iterator[Callable[[], object]]:
+        yield from (partial(_run, run) for run in runs)
+        yield from (partial(_benchmark, run) for run in runs if benchmark is None)
+        yield from (partial(read_evaluation, folder) for folder in evaluations)
+        yield from () if benchmark is None else (partial(read_benchmark, benchmark),)
+
+    wrong: list[str] = []
+    for attempt in attempts():
+        try:
+            attempt()
+        except (ValueError, OSError) as error:
+            wrong.append(" ".join(str(error).split()))
+    if wrong:
+        raise ValueError("; ".join(dict.fromkeys(wrong)))
+
+
+def _missing_clips(comparisons: list[Comparison]) -> list[str]:
+    """Sentences about models whose clips went away: the page shows them without."""
+    return [
+        f"{folder} holds no clips of {row.model}, so the page shows its figures alone"
+        for comparison in comparisons
+        for row in comparison.evaluation.rows
+        if row.videos and not any((folder := comparison.folder / row.videos).glob("*.mp4"))
+    ]
+
+
 def _sorted(folders: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Runs and evaluations. Raises ValueError for a folder that is neither, or without any."""
-    runs, evaluations = [], []
+    """Runs and evaluations. Raises ValueError naming every folder that is neither."""
+    runs, evaluations, neither = [], [], []
     for folder in _once(folders):
         if (folder / "recipe.yaml").is_file():
             runs.append(folder)
         elif (folder / "results.json").is_file():
             evaluations.append(folder)
         else:
-            raise ValueError(
-                f"{folder} is neither a run (it has no recipe.yaml) nor an evaluation (it has no results.json): pass "
-                "the folder of a `fewstep run` or a `fewstep evaluate`"
-            )
+            neither.append(folder)
+    if gone := [str(folder) for folder in neither if not folder.exists()]:
+        raise ValueError(f"there is no folder {' nor '.join(gone)}: pass the folder of a run or of an evaluation")
+    if neither:
+        raise ValueError(
+            f"{' and '.join(map(str, neither))} is neither a run (it has no recipe.yaml) nor an evaluation (it has no "
+            "results.json): pass the folder of a `fewstep run` or a `fewstep evaluate`"
+        )
     return runs, evaluations
 
 

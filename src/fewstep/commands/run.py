@@ -15,10 +15,13 @@ import typer
 from fewstep import __version__
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.trackers import Tracker
-    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.base import Teacher
 
 
 def run(
@@ -48,56 +51,84 @@ def run(
 
     plan = read_recipe(recipe, settings or ())
     if dry_run:
+        from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
+        from fewstep.commands.run_precision import settle_precision
+        from fewstep.distill.run_folder import RunFolder
 
-        show(plan)
+        plan, line = settle_precision(plan)
+        if line is not None:
+            screen.say(line)
+        show(plan, check_run(plan, RunFolder(plan.out), again))
         return
     with screen:
         follow(plan, again, screen)
 
 
-def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None) -> None:
+def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None, option: str | None = None) -> None:
     """Makes the data and runs every stage that is not finished, and shows how far it is.
 
-    Of several processes the main one alone makes the data, however long that takes.
+    `option` is how another folder is chosen, where that is not with --set out=DIR.
+
+    Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
+    teacher is loaded, for all that `--dry-run` refuses.
     """
-    import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
+    from fewstep.commands.run_checks import check_run
+    from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
-    from fewstep.commands.run_watch import gauges, samples
-    from fewstep.distill.data import read_clips
-    from fewstep.distill.estimate import stage_work
-    from fewstep.distill.run_folder import RunFolder
-    from fewstep.distill.stages import Relay
-    from fewstep.distill.trackers import NoTracker, check_tracker, open_tracker
-    from fewstep.teacher.atomic import check_writable
-    from fewstep.teacher.base import load_teacher
-    from fewstep.teacher.interrupts import deferred_interrupt
+    from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.run_folder import OPTION, RunFolder
 
-    check_writable(plan.out)
-    check_tracker(plan.logging.tracker)
-    bf16 = plan.precision == "bfloat16"
+    folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
+    plan, precision_line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
+    if precision_line is not None:
+        screen.say(precision_line)
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
-    accelerator = Accelerator(
-        cpu=plan.device == "cpu", mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[patient]
-    )
-    folder, screen, device = RunFolder(plan.out), screen or RunScreen(), plan.device or accelerator.device
+    mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
+    if accelerator.is_main_process:
+        check_run(plan, folder, again)
+    wait_for_all(accelerator)
+    with folder.locked(accelerator.is_main_process):
+        _follow(plan, folder, again, accelerator, screen)
+
+
+def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator, screen: RunScreen) -> None:
+    """The run itself, once nothing stands in its way."""
+    import torch
+
+    from fewstep.commands.run_watch import gauges, samples
+    from fewstep.distill.data import read_clips
+    from fewstep.distill.data_checks import asked_size
+    from fewstep.distill.data_report import check_usable
+    from fewstep.distill.estimate import stage_work
+    from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.stages import Relay
+    from fewstep.distill.trackers import NoTracker, open_tracker
+    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.interrupts import noted_signals
+
+    device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
-    teacher = load_teacher(plan.teacher, torch.bfloat16 if bf16 else torch.float32, device)
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
         folder.begin(plan, again)
         screen.log_to(plan.out)
         screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
+        _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
         if data == folder.data:
-            _make_data(plan, teacher, data, screen)
-    accelerator.wait_for_everyone()
-    clips = read_clips(data, teacher, _asked_size(plan))
+            _make_data(plan, teacher, folder, screen)
+    wait_for_all(accelerator)
+    if line := check_usable(plan.data, data):
+        screen.warn(line)
+    clips = read_clips(data, teacher, asked_size(plan))
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     seen, measured = samples(teacher, plan), gauges(teacher, plan)
@@ -106,25 +137,29 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
         teacher.free_vae()
     todo = [stage for stage in plan.stages if not folder.finished(stage.name)]
     screen.expect([stage_work(stage, teacher.schedule, plan.gradient_checkpointing) for stage in todo])
-    with deferred_interrupt() as interrupted, tracker:
-        Relay(plan, folder, teacher, clips, accelerator, screen, interrupted, measured, seen, tracker).run()
+    with noted_signals() as signals, tracker:
+        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
 
 
-def _make_data(plan: Recipe, teacher: Teacher, out: Path, screen: RunScreen) -> None:
+def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> None:
+    """Says which captions describe no video, and what the text encoder does not read of captions and prompts."""
+    from fewstep.distill.data_report import read_data_text
+    from fewstep.teacher.tokens import text_losses
+
+    text = read_data_text(plan.data, data)
+    if text.unmatched:
+        screen.warn(str(text.unmatched))
+    for line in text_losses(teacher, [*text.prompts, *plan.logging.prompts]):
+        screen.warn(line)
+
+
+def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
+    from fewstep.distill.data_checks import clip_size
 
-    size = _asked_size(plan) or teacher.default_size()
-    if size is None:
-        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
     screen.say("planning the data, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, size, out, on_clip)
-
-
-def _asked_size(plan: Recipe) -> VideoSize | None:
-    from fewstep.teacher.base import VideoSize
-
-    return None if plan.size is None else VideoSize(plan.size.num_frames, plan.size.height, plan.size.width)
+        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)

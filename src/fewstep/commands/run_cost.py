@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +17,23 @@ if TYPE_CHECKING:
     from fewstep.distill.discriminator import DiscriminatorSettings
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
+    from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(plan: Recipe) -> None:
-    """Prints recipe, calls and memory. Nothing is loaded but configs, so a teacher of any size will do."""
+def show(plan: Recipe, outline: Outline) -> None:
+    """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
+    from fewstep.student.denoiser import the_denoiser
+
     typer.echo(plan.dump_yaml())
-    print_table(_calls_table(plan, _schedule(plan.teacher)), stderr=True)
-    print_table(_memory_table(plan), stderr=True)
+    print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
+    print_table(_memory_table(plan, the_denoiser(outline.teacher)), stderr=True)
+    if not outline.whole:
+        typer.echo(
+            f"the weights of {plan.teacher} are not on this disk yet: that they are whole, and that datasets and "
+            "students are of this teacher, is checked once they are downloaded",
+            err=True,
+        )
 
 
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
@@ -59,13 +67,12 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     return table
 
 
-def _memory_table(plan: Recipe) -> Table:
+def _memory_table(plan: Recipe, network: nn.Module) -> Table:
     from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
 
-    with torch.device("meta"):  # numbers without weights
-        network = _empty_denoiser(plan.teacher)
+    assert plan.precision != "auto"
     table = Table(
         Column("stage", no_wrap=True),
         "role",
@@ -122,35 +129,3 @@ def _head(network: Any, settings: DiscriminatorSettings, reads: int) -> int:
 
 def _numel(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _empty_denoiser(name: str) -> Any:
-    """The teacher's denoiser from its config alone. Raises ValueError when there is no such teacher."""
-    return _empty_part(name, ("transformer", "unet"))
-
-
-def _schedule(name: str) -> NoiseSchedule:
-    from fewstep.teacher.schedule import NoiseSchedule
-
-    return NoiseSchedule.from_scheduler(_empty_part(name, ("scheduler",)))
-
-
-def _empty_part(name: str, parts: Sequence[str]) -> Any:
-    """The first of these parts that the teacher has, from its config alone; of a hub id no weights are downloaded.
-
-    Raises ValueError when there is no such teacher.
-    """
-    import diffusers
-
-    from fewstep.teacher.source import EMBEDDED, embedded_path
-
-    source = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
-    try:
-        index = diffusers.DiffusionPipeline.load_config(source)
-        part = next(part for part in parts if part in index)
-        kind: Any = getattr(diffusers, index[part][1])
-        return kind.from_config(kind.load_config(source, subfolder=part))
-    except (OSError, StopIteration) as error:
-        raise ValueError(
-            f"there is neither a pipeline's folder nor a hub model {name} within reach: check the name and the network"
-        ) from error

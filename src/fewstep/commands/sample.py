@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, MAX_SEED, Device, DType, Fps, Frames, Height, Width, guidance_if_asked
+from fewstep.commands.asked import (
+    LEVELS,
+    MAX_SEED,
+    Computed,
+    Device,
+    Fps,
+    Frames,
+    Height,
+    Width,
+    guidance_if_asked,
+    say_text_losses,
+    settle_dtype,
+)
 from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
@@ -46,7 +58,7 @@ def sample(
     width: Width = None,
     fps: Fps = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once; the clips stay the same.")] = 1,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoiser.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
@@ -62,7 +74,8 @@ def sample(
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
-    sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
+    sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
+    say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     _write(out, _clips(sampler, wanted, seed, batch, screen), wanted, sampler.fps if fps is None else fps)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, guidance_of, load
+from fewstep.commands.asked import LEVELS, Computed, Device, DType, guidance_of, load, settle_dtype
 from fewstep.commands.progress import Screen
 from fewstep.commands.teacher import parse_steps
 
@@ -35,7 +35,7 @@ def table(
         "docs/results/relay.json"
     ),
     fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Measure these runs' students and their teacher, on the same prompts and noise.
@@ -44,15 +44,15 @@ def table(
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")
+    from fewstep.eval.relay_table import begun_dtype
     from fewstep.eval.steps_table import Protocol
 
+    dtype = settle_dtype(screen, dtype, device, None if fresh else begun_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--dtype", dtype, "--out", out]
     command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
-    if fresh:
-        out.unlink(missing_ok=True)
     protocol = Protocol(num, guidance_of(guidance), seed, reference)
-    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device, screen)
+    _measure(runs, parse_steps(steps), protocol, command, out, to_teacher, dtype, device, fresh, screen)
 
 
 def _measure(
@@ -64,6 +64,7 @@ def _measure(
     to_teacher: bool,
     dtype: DType,
     device: str | None,
+    fresh: bool,
     screen: Screen,
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
@@ -73,17 +74,23 @@ def _measure(
     from fewstep.eval.results import results_table
     from fewstep.student.contract import read_contract
     from fewstep.student.loading import find_stage
+    from fewstep.student.outline import outline_students
+    from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
+    find_device(device)
+    named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
+    _, outline = outline_students([stage for run in runs for stage in _finished(run)])
+    if outline.whole:
+        RelayTable(outline.teacher, protocol, command, out, to_teacher, dtype, named, fresh)
     name = read_contract(find_stage(runs[0])).teacher
     screen.say(f"loading the teacher {name} ({dtype})")
     teacher = load(name, dtype, device)
     screen.say("loading the students")
     students = [entry for run in runs for entry in _students(run, teacher)]
     entries = [*teacher_entries(counts, protocol.guidance, students), *students]
-    named = COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS
-    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named)
+    relay = RelayTable(teacher, protocol, command, out, to_teacher, dtype, named, fresh)
     with screen.pieces("clip") as progress:
         rows = relay.measure(entries, progress)
     sheet = out.with_suffix(".png")
@@ -92,6 +99,23 @@ def _measure(
     for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
         screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+
+
+def _finished(run: Path) -> list[Path]:
+    """The folders of a run's finished stages. Raises ValueError when there is no run, or none is finished."""
+    from fewstep.distill.recipe import kept_recipe
+    from fewstep.distill.run_folder import RunFolder
+
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{run} is no run (it has no recipe.yaml): pass the folder of a `fewstep run`")
+    folder = RunFolder(run)
+    found = [stage.name for stage in kept_recipe(run).stages if folder.finished(stage.name)]
+    if not found:
+        raise ValueError(f"{run} has no finished stage yet: run its recipe to the end of a stage")
+    for name in found:
+        if "train_seconds" not in folder.result(name):
+            raise ValueError(f"{folder.stage(name) / 'result.json'} has no train_seconds: restore it")
+    return [folder.stage(name) for name in found]
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:

@@ -35,9 +35,10 @@ def train(
     """Train a teacher of the shapes world, as its recipe says; run it again to go on after a stop."""
     screen = Screen()
     screen.say(f"reading the recipe {recipe}")
+    from fewstep.teacher.interrupts import finishing_first
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
-    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part
+    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part, settle_precision
     from fewstep.teacher.source import embedded_path
 
     plan = read_recipe(recipe)
@@ -45,17 +46,21 @@ def train(
     if unknown:
         raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: use {', '.join(PARTS)}")
     chosen = find_device(device)
+    plan, precision_line = settle_precision(plan, chosen)
     keep_recipe(plan)
     screen.log_to(plan.out)
     with screen:
+        if precision_line is not None:
+            screen.say(precision_line)
         for part in PARTS:
             if not only or part in only:
                 run_part(plan, part, chosen, screen)
     if not only:
         screen.say("putting the parts together")
-        folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
-        if embed:
-            embed_judge(plan.out)
+        with finishing_first():  # no stop leaves half a pipeline
+            folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
+            if embed:
+                embed_judge(plan.out)
         screen.result(f"the teacher is in {folder}; wherever a command takes a TEACHER it takes this folder")
 
 
@@ -81,9 +86,8 @@ def table(
     counts = parse_steps(steps)
     command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
     command += ["--seed", seed, "--reference", reference, "--out", out]
-    if fresh:
-        out.unlink(missing_ok=True)
-    measure(teacher, counts, Protocol(num, guidance_of(guidance), seed, reference), command, out, device, screen)
+    protocol = Protocol(num, guidance_of(guidance), seed, reference)
+    measure(teacher, counts, protocol, command, out, device, screen, fresh)
 
 
 @teacher_app.command("videos")
@@ -134,6 +138,7 @@ def measure(
     out: Path,
     device: str | None,
     screen: Screen,
+    fresh: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from fewstep.commands.tables import print_table
@@ -141,12 +146,18 @@ def measure(
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.outline import outline_teacher
     from fewstep.teacher.shapes.judge import FEATURES
     from fewstep.teacher.video import write_image
 
+    find_device(device)
+    outline = outline_teacher(teacher)
+    if outline.whole:
+        StepsTable(outline.teacher, protocol, "", out, fresh)
     screen.say(f"loading the teacher {teacher}")
     asked = load_teacher(teacher, device=device)
-    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out)
+    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out, fresh)
     with screen.pieces("clip") as progress:
         rows = [table.row(steps, progress) for steps in (None, *counts)]
     sheet = out.with_suffix(".png")

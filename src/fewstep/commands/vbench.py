@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Device, DType, guidance_if_asked
+from fewstep.commands.asked import LEVELS, Computed, Device, guidance_if_asked, say_text_losses, settle_dtype
 from fewstep.commands.progress import Screen
 
 vbench_app = typer.Typer(
@@ -27,7 +27,7 @@ def videos(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 8,
-    dtype: Annotated[DType, typer.Option(help="Precision of the denoisers.")] = "float32",
+    dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
     """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to go on after a stop.
@@ -40,23 +40,32 @@ def videos(
     import torch
 
     from fewstep.commands.evaluate import models_of
-    from fewstep.eval.models import as_taught, claim, open_model
+    from fewstep.eval.models import as_taught, check_claim, claim, claimed_dtype, open_model
+    from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.loading import find_device
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_writable(out)
     found = models_of(models)
+    find_device(device)
+    dtype = settle_dtype(screen, dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
     asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
+    for one in outline_models(found, asked, same_size=False):
+        if one.whole:
+            check_claim(out / f"{one.model.name}.json", one.model, one.sampler, seed, dtype)
     with screen.pieces("clip") as progress:
         for model in found:
             screen.say(f"loading {model.name} ({dtype})")
             sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
-            teacher = teacher or sampler.teacher
-            claim(out / f"{model.name}.json", model, sampler, seed)
+            if teacher is None:
+                teacher = sampler.teacher
+                say_text_losses(screen, teacher, shown)
+            claim(out / f"{model.name}.json", model, sampler, seed, dtype)
             write_videos(out / model.name, sampler, shown, seed, batch, progress)
     for model in found:
         typer.echo(out / model.name)

@@ -88,11 +88,11 @@ def test_a_pickle_is_refused(pipeline: Path, tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(pipeline: Path, lora: Path, model: Path, length: int) -> None:
     for path in (lora, model):
         path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(ValueError, match="is no whole safetensors file"):
+        with pytest.raises(ValueError, match=r"safetensors is cut off.*: copy or export it again"):
             open_sampler(path, device="cpu")
     (weights,) = (pipeline / "transformer").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"pipeline (is not whole|cannot be loaded)"):
+    with pytest.raises(ValueError, match=r"pipeline/transformer/diffusion_pytorch_model\.safetensors is cut off"):
         open_sampler(pipeline, device="cpu")
 
 
@@ -142,6 +142,6 @@ def test_an_export_on_the_hub_is_not_taken_for_a_teacher(pipeline: Path, monkeyp
     """diffusers downloads a pipeline's parts only, neither contract.json nor export.json."""
     for name in ("contract.json", "export.json"):
         (pipeline / name).unlink()
-    monkeypatch.setattr(source, "_download", lambda name, known: (pipeline, "WanPipeline"))
+    monkeypatch.setattr(source, "_download", lambda *_: (pipeline, "WanPipeline"))
     with pytest.raises(ValueError, match=r"me/student is an exported student.*hf download me/student"):
         open_sampler("me/student", device="cpu")

@@ -73,7 +73,7 @@ def test_what_is_not_whole_or_of_another_student_is_refused(
     whole = weights.read_bytes()
     for length in (5, 3000, -50):
         weights.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"out (is not whole|cannot be loaded)"):
+        with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors is cut off"):
             open_sampler(folder, device="cpu")
     weights.write_bytes(whole)
     shutil.copytree(

@@ -61,6 +61,19 @@ def test_all_families_are_here(request: pytest.FixtureRequest) -> None:
     assert {json.loads(index.read_text())["_class_name"] for index in indices} == set(FAMILIES)
 
 
+def test_prompts_are_cut_at_the_text_limit_and_not_before(teacher: Teacher) -> None:
+    most = teacher.text_limit - 1  # words beside the end's token
+    whole, other, longer = "ring " * most, "ring " * (most - 1) + "square", "ring " * (most + 7)
+    assert teacher.count_tokens([whole, other, longer]) == [teacher.text_limit] * 2 + [teacher.text_limit + 7]
+    found, differing, cut = (teacher.conditions([prompt]).positive for prompt in (whole, other, longer))
+    assert torch.equal(found, cut) and not torch.equal(found, differing)
+
+
+def test_words_beyond_the_vocabulary_are_named(teacher: Teacher) -> None:
+    assert teacher.unknown_words(["a red ring", "a  red zebra &amp; 3 rings"])[1][:1] == ["zebra"]
+    assert teacher.unknown_words(["a red ring"]) == [[]]
+
+
 def test_videos_become_latents_and_come_back(teacher: Teacher) -> None:
     size = teacher.default_size()
     assert size is not None

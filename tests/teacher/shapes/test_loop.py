@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fewstep.teacher.interrupts import Stop
+from fewstep.teacher.screen import Silent
 from fewstep.teacher.shapes.loop import Budget, train
 
 
-class Stop(Exception):
+class Killed(Exception):
     """A kill, as far as the loop can tell."""
 
 
@@ -36,7 +38,7 @@ class Net(nn.Module):
 def run(net: Net, folder: Path, budget: Budget, stop_at: int | None = None) -> None:
     def losses(step: int) -> dict[str, Tensor]:
         if step == stop_at:
-            raise Stop
+            raise Killed
         x = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
         return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
 
@@ -48,7 +50,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, muon: Literal
     budget = Budget(steps=40, lr=1e-2, warmup=5, muon=muon)
     whole, stopped, resumed = Net(), Net(), Net()
     run(whole, tmp_path / "whole", budget)
-    with pytest.raises(Stop):
+    with pytest.raises(Killed):
         run(stopped, tmp_path / "parts", budget, stop_at=17)
     run(resumed, tmp_path / "parts", budget)
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
@@ -62,7 +64,7 @@ def test_training_lowers_the_loss_and_a_finished_run_is_not_repeated(tmp_path: P
     before = (net(x) - x.sum(1, keepdim=True)).square().mean()
     run(net, tmp_path, budget)
     assert (net(x) - x.sum(1, keepdim=True)).square().mean() < 0.3 * before
-    run(again, tmp_path, budget, stop_at=0)  # would raise Stop if it trained
+    run(again, tmp_path, budget, stop_at=0)  # would raise Killed if it trained
     assert torch.equal(again(x), net(x))
 
 
@@ -83,17 +85,80 @@ def test_what_is_not_finite_stops_the_run_before_it_harms_the_weights(tmp_path: 
     run(Net(), tmp_path, Budget(steps=5, lr=1e-4))  # and it can go on
 
 
-def test_ctrl_c_ends_the_step_and_saves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_ends_the_step_and_saves(tmp_path: Path, number: int) -> None:
     net = Net()
 
     def losses(step: int) -> dict[str, Tensor]:
         if step == 4:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return {"loss": net(torch.ones(1, 8)).square().sum()}
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stop) as stop:
         train("test", tmp_path, {"net": net}, losses, Budget(steps=50, lr=1e-3))
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 5
+    assert stop.value.number == number
+    kept = f"test is at step 5 of 50, saved in {tmp_path / 'state.pt'}; run the same command again to resume"
+    assert stop.value.kept == kept
+    assert saved_step(tmp_path) == 5
+
+
+def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path) -> None:
+    net, kept, said = Net(), dict[int, int](), list[str]()
+
+    class Noting(Silent):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        if step == 4:
+            signal.raise_signal(signal.SIGUSR1)
+        if step == 5:
+            kept[step] = saved_step(tmp_path)
+        return {"loss": net(torch.ones(1, 8)).square().sum()}
+
+    train("test", tmp_path, {"net": net}, losses, Budget(steps=8, lr=1e-3), screen=Noting())
+    assert kept == {5: 5} and saved_step(tmp_path) == 8
+    assert said == [f"test step 5: saved in {tmp_path / 'state.pt'}; training goes on"]
+
+
+def test_a_request_to_stop_cuts_what_is_watched_short(tmp_path: Path) -> None:
+    net, expected = Net(), Net()
+    budget = Budget(steps=6, lr=1e-2)
+
+    def watch(step: int) -> dict[str, float]:
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("watched on")
+        return {"figure": 1.0}
+
+    def losses_of(one: Net) -> dict[str, Tensor]:
+        return {"loss": one(torch.ones(1, 8)).square().sum()}
+
+    with pytest.raises(Stop):
+        train("test", tmp_path / "parts", {"net": net}, lambda step: losses_of(net), budget, watch, watch_every=3)
+    assert saved_step(tmp_path / "parts") == 3
+    again = Net()
+    train("test", tmp_path / "parts", {"net": again}, lambda step: losses_of(again), budget)
+    train("test", tmp_path / "whole", {"net": expected}, lambda step: losses_of(expected), budget)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), expected.parameters(), strict=True))
+
+
+def test_half_a_step_is_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second request to stop comes while AdamW moves."""
+    run(Net(), tmp_path, Budget(steps=3, lr=1e-2))
+    kept = (tmp_path / "state.pt").read_bytes()
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Stop(signal.SIGTERM)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stopped)
+    with pytest.raises(Stop):
+        run(Net(), tmp_path, Budget(steps=6, lr=1e-2))
+    assert (tmp_path / "state.pt").read_bytes() == kept
+
+
+def saved_step(folder: Path) -> int:
+    return int(torch.load(folder / "state.pt", weights_only=True)["step"])
 
 
 def test_a_broken_checkpoint_is_told_in_one_sentence(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,10 +13,11 @@ from diffusers import DiffusionPipeline
 from typer.testing import CliRunner
 
 from fewstep.cli import app
+from fewstep.teacher import precision
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import load_judge
-from fewstep.teacher.shapes.recipe import read_recipe, run_part
+from fewstep.teacher.shapes.recipe import read_recipe, run_part, settle_precision
 
 TINY: dict[str, Any] = {
     "judge": {"steps": 2, "batch": 4, "watch_clips": 32, "feature_clips": 32},
@@ -128,3 +129,16 @@ def test_wrong_recipes_are_told_in_one_sentence(tmp_path: Path) -> None:
 def test_the_shipped_recipes_are_valid(name: str, start: str | None) -> None:
     shipped = read_recipe(Path(__file__).parents[3] / "recipes" / f"{name}.yaml")
     assert shipped.denoiser.steps > 1000 and shipped.start == start
+    assert shipped.denoiser.precision == "auto"
+
+
+@pytest.mark.parametrize(("native", "expected"), [("bfloat16", "bf16"), ("float32", "fp32")])
+def test_auto_is_settled_before_anything_is_trained(
+    native: Literal["bfloat16", "float32"], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "auto_precision", lambda device: precision.AutoPrecision(native, "a test"))
+    recipe = read_recipe(write(tmp_path, denoiser={"precision": "auto"}))
+    settled, line = settle_precision(recipe, torch.device("cpu"))
+    assert (settled.denoiser.precision, settled.judge.precision) == (expected, "fp32")
+    assert line == f"precision: {native} (auto: a test)"
+    assert settle_precision(settled, torch.device("cpu")) == (settled, None)

@@ -1,0 +1,108 @@
+"""What a run's data would stumble over, found before the teacher is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.data import plan_data, read_clips
+from fewstep.distill.data_report import check_usable
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.teacher.atomic import check_unlocked
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.dataset import begun_manifest
+from fewstep.teacher.dataset_reader import check_dataset, check_shard
+from fewstep.teacher.dataset_sources import list_files
+from fewstep.teacher.decode_video import SUFFIXES
+from fewstep.teacher.manifest import Manifest, read_manifest
+from fewstep.teacher.outline import Outline
+
+
+def asked_size(recipe: Recipe) -> VideoSize | None:
+    """The size of clips that the recipe states."""
+    return None if recipe.size is None else VideoSize(recipe.size.num_frames, recipe.size.height, recipe.size.width)
+
+
+def clip_size(recipe: Recipe, teacher: Teacher) -> VideoSize:
+    """The size of clips that a run makes for itself. Raises ValueError when neither recipe nor teacher states one."""
+    size = asked_size(recipe) or teacher.default_size()
+    if size is None:
+        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
+    return size
+
+
+def check_source(recipe: Recipe, run: RunFolder) -> None:
+    """Raises ValueError when prompts, videos, captions or a dataset that is there cannot be read."""
+    settings = recipe.data
+    if isinstance(settings, DatasetData):
+        read_manifest(settings.folder)
+        return
+    if isinstance(settings, RolloutData):
+        read_prompts(settings.prompts)
+    else:
+        _check_videos(settings, run.data)
+    check_unlocked(run.data, run.elsewhere)
+    begun_manifest(run.data, run.elsewhere)
+
+
+def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
+    """The size of the clips that will be trained on.
+
+    Raises ValueError when the family cannot make it, and when a dataset that is there is damaged, unfinished, of
+    another teacher or size, was begun from other items, or lost more clips than `data.min_usable` allows.
+    """
+    settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
+    teacher.default_fps()
+    if isinstance(settings, DatasetData):
+        size = read_clips(settings.folder, teacher, asked).size
+        _check_finished(settings.folder, outline)
+        check_usable(settings, settings.folder)
+    else:
+        size = clip_size(recipe, teacher)
+        begun = begun_manifest(run.data, run.elsewhere)
+        if begun is not None:
+            plan, _, _ = plan_data(settings, teacher, recipe.teacher, size, run.data, like=begun)
+            _check_resume(run, outline, plan, begun)
+            if begun.complete:
+                check_usable(settings, run.data)
+    try:
+        teacher.latent_shape(*size)
+    except ValueError as error:
+        raise ValueError(f"the size of clips is {tuple(size)}, frames, height and width: {error}") from error
+    return size
+
+
+def _check_videos(settings: VideoData, made: Path) -> None:
+    files = list_files(settings.folder, made)
+    captions = read_captions(files, settings.folder, settings.captions)
+    if not any(path.suffix.lower() in SUFFIXES for path in files):
+        raise ValueError(
+            f"{settings.folder} holds no videos: name a folder of {', '.join(sorted(SUFFIXES))} files with --set "
+            "data.folder=DIR"
+        )
+    if not captions.texts:
+        where = f"in {settings.captions}" if settings.captions else "in a .txt file beside it"
+        raise ValueError(f"none of the {len(files)} files in {settings.folder} has a caption {where}: write them first")
+
+
+def _check_finished(folder: Path, outline: Outline) -> None:
+    if outline.whole:
+        Batches(folder, outline.teacher, seed=0, stage=0)
+    else:  # which weights it is of shows once they are downloaded
+        manifest = read_manifest(folder)
+        check_dataset(folder, manifest, manifest.teacher_sha256)
+
+
+def _check_resume(run: RunFolder, outline: Outline, plan: Manifest, begun: Manifest) -> None:
+    """Whether the dataset that was begun can be continued, or is whole."""
+    if not outline.whole:
+        plan = plan.model_copy(update={"teacher_sha256": begun.teacher_sha256})
+    plan.continues(begun, run.data, run.elsewhere)
+    for shard in (*begun.shards, *([begun.unconditional] if begun.unconditional else [])):
+        if (run.data / shard.name).is_file():  # one that is missing is made again
+            check_shard(run.data, shard)
+    if begun.complete and not begun.rows:
+        check_dataset(run.data, begun, begun.teacher_sha256)

@@ -1,0 +1,57 @@
+"""What a run says of its data at every start: what was left out of it, and whether enough is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.dataset import usable_line
+from fewstep.teacher.dataset_reader import read_stored_captions
+from fewstep.teacher.dataset_sources import list_files
+from fewstep.teacher.manifest import Unmatched, read_manifest
+
+
+@dataclass(frozen=True)
+class DataText:
+    """What the text encoder gets of a run's data, and the entries of captions that describe no video."""
+
+    prompts: Sequence[str]
+    unmatched: Unmatched | None = None
+
+
+def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -> DataText:
+    """Prompts or captions with the negative prompt; `out` is where the run's own dataset goes.
+
+    Raises ValueError for prompts, captions or a dataset that cannot be read.
+    """
+    if isinstance(settings, DatasetData):
+        manifest = read_manifest(settings.folder)
+        captions = read_stored_captions(settings.folder, manifest)
+        return DataText([*captions, manifest.negative_prompt], manifest.unmatched)
+    if isinstance(settings, RolloutData):
+        return DataText([*read_prompts(settings.prompts), settings.negative_prompt])
+    described = read_captions(list_files(settings.folder, out), settings.folder, settings.captions)
+    return DataText([*described.texts.values(), settings.negative_prompt], described.unmatched)
+
+
+def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) -> str | None:
+    """How many clips of the dataset in `folder` could be used, where some could not.
+
+    Raises ValueError when they are a smaller fraction than `data.min_usable`.
+    """
+    manifest = read_manifest(folder)
+    line = usable_line(folder, manifest)
+    if line is None or isinstance(settings, RolloutData):
+        return line
+    usable = manifest.rows / manifest.num_done
+    if usable < settings.min_usable:
+        first = manifest.skipped[0]
+        raise ValueError(
+            f"{line} (such as {first.file}: {first.reason}), and data.min_usable is {settings.min_usable:g}: mend the "
+            f"data and remove {folder} to make it again, or --set data.min_usable={math.floor(usable * 100) / 100:g}"
+        )
+    return line

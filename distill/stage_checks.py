@@ -1,0 +1,63 @@
+"""What a run's stages would stumble over, found before the teacher is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from fewstep.distill.checkpoint import load_state
+from fewstep.distill.discriminator import ADAPTER
+from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.stages import check_gate
+from fewstep.student.adapters import add_adapter, shared_copy
+from fewstep.student.contract import read_contract
+from fewstep.student.denoiser import the_denoiser
+from fewstep.student.weights import check_weights
+from fewstep.teacher.outline import Outline
+
+
+def check_networks(recipe: Recipe, outline: Outline) -> None:
+    """Raises ValueError when the teacher's denoiser cannot be trained or read as the stages ask.
+
+    It has several experts, LoRA fits none of its modules, it cannot compute activations again, or it has no blocks
+    that a discriminator could read.
+    """
+    network, lora = the_denoiser(outline.teacher), recipe.student.lora
+    if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):
+        add_adapter(shared_copy(network), ADAPTER, lora.rank, lora.alpha, lora.targets)
+    if recipe.gradient_checkpointing:
+        _check_checkpointing(shared_copy(network))
+    for stage in recipe.stages:
+        if isinstance(stage.objective, Adversarial):
+            settings = stage.objective.discriminator
+            outline.teacher.taps(network, settings.depths)
+            if settings.backbone == "lora":
+                add_adapter(shared_copy(network), ADAPTER, settings.lora_rank, settings.lora_rank)
+
+
+def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, trained_again: Collection[str]) -> None:
+    """Raises ValueError when a finished stage lost its result, contract or weights, or its gate does not open, and when
+    the checkpoint of the stage that comes next is broken. Stages that are `trained_again` are not looked at."""
+    network = the_denoiser(outline.teacher)
+    for stage in recipe.stages:
+        if stage.name in trained_again:
+            continue
+        if not folder.finished(stage.name):
+            load_state(folder.path, stage.name, mmap=True)
+            continue
+        contract = read_contract(folder.stage(stage.name))
+        if outline.whole:
+            contract.check_teacher(outline.teacher)
+        check_weights(folder.stage(stage.name), network)
+        check_gate(stage, folder)
+
+
+def _check_checkpointing(network: Any) -> None:
+    try:
+        network.enable_gradient_checkpointing()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"gradient_checkpointing: {type(network).__name__} cannot compute its activations again: set it to false"
+        ) from error

@@ -1,0 +1,75 @@
+"""Every model of a comparison looked at before the first is loaded: none is found missing after hours of measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fewstep.eval.choose_metrics import Chosen, Setting
+from fewstep.eval.evaluate import claim_file
+from fewstep.eval.evaluation_file import joined_protocol
+from fewstep.eval.models import Model, asked_of, check_claim
+from fewstep.eval.protocol import protocol_of
+from fewstep.student.outline import outline_sampler
+from fewstep.student.sampler import Asked, Sampler
+from fewstep.teacher.outline import Outline
+
+RESERVED = "real"  # the row of real clips
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """A model without its weights. `whole`: the weights of its teacher are on this disk, so their sha256 is known."""
+
+    model: Model
+    sampler: Sampler
+    whole: bool
+
+
+def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True) -> list[Outlined]:
+    """All models, in order, around the first one's teacher where that is theirs, and at its size, or each at its own.
+
+    Raises ValueError naming every model that is missing, not whole, of no known teacher, or cannot be asked so.
+    """
+    if not models:
+        raise ValueError("there are no models: pass a TEACHER, then STUDENTs")
+    found: list[Outlined] = []
+    wrong: dict[str, str] = {}
+    shared: Outline | None = None
+    for model in models:
+        try:
+            if model.name == RESERVED:
+                raise ValueError(f"{RESERVED} is the name of real clips: call the model otherwise, NAME={model.source}")
+            sampler, outline = outline_sampler(model.source, asked_of(model, asked), shared)
+            sampler.teacher.latent_shape(*sampler.size)
+        except (ValueError, OSError) as error:
+            wrong[model.name] = " ".join(str(error).split())
+            continue
+        if model is models[0]:
+            shared = outline
+            asked = replace(asked, **sampler.size._asdict()) if same_size else asked
+        found.append(Outlined(model, sampler, outline.whole))
+    if wrong:
+        sentences = dict.fromkeys(wrong.values())
+        raise ValueError(next(iter(sentences)) if len(sentences) == 1 else _list(wrong))
+    return found
+
+
+def check_folder(out: Path, models: Sequence[Outlined], setting: Setting, chosen: Chosen, dtype: str) -> None:
+    """Raises ValueError when `out` holds an evaluation of another protocol, or clips of other models of these names.
+
+    What depends on weights that are yet to be downloaded is left for later.
+    """
+    first = models[0]
+    if first.whole:
+        joined_protocol(
+            out, protocol_of(first.model.name, first.sampler, setting.prompts, setting.seed, *chosen, dtype)
+        )
+    for one in models:
+        if one.whole:
+            check_claim(claim_file(out, one.model), one.model, one.sampler, setting.seed)
+
+
+def _list(wrong: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in wrong.items())

@@ -1,0 +1,55 @@
+"""What `fewstep run` refuses, and so does its `--dry-run`: everything that can be seen without loading a weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.outline import Outline
+
+
+def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outline:
+    """The outline of the teacher, once nothing stands in the way of the run; nothing is written.
+
+    The cheapest checks come first. Of a teacher on the hub only configs are downloaded. Raises ValueError for the
+    first obstacle, such as a folder that cannot be written, a device that is not there, data that cannot be read, a
+    teacher that is not whole, a size that it cannot make, or what an earlier run left behind.
+    """
+    from fewstep.distill.data_checks import check_data, check_source
+    from fewstep.distill.stage_checks import check_finished_stages, check_networks
+    from fewstep.distill.trackers import check_tracker
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.outline import outline_teacher
+
+    trained_again = folder.check(plan, again)
+    folder.check_unlocked()
+    check_tracker(plan.logging.tracker)
+    find_device(plan.device)
+    check_source(plan, folder)
+    outline = outline_teacher(plan.teacher)
+    check_networks(plan, outline)
+    check_gates(plan, outline.teacher, check_data(plan, outline, folder))
+    check_finished_stages(plan, folder, outline, trained_again)
+    return outline
+
+
+def check_gates(plan: Recipe, teacher: Teacher, size: VideoSize) -> None:
+    """Raises ValueError for a gate on prompt accuracy where the judge cannot read the clips."""
+    from fewstep.eval.choose_metrics import judge_reads
+    from fewstep.eval.steps_table import check_world
+
+    for stage in plan.stages:
+        if stage.gate is None or stage.gate.metric != "prompt_accuracy":
+            continue
+        try:
+            check_world(teacher)
+            if not judge_reads(size):
+                raise ValueError(f"the clips are {tuple(size)}, and the judge reads clips of its own size only")
+        except ValueError as error:
+            raise ValueError(
+                f"the gate of stage {stage.name} asks for prompt_accuracy, which cannot be measured here: {error}, or "
+                "gate on endpoint_error"
+            ) from error

@@ -1,0 +1,33 @@
+"""The precision of a run: what `precision: auto` means, decided once for the whole run and all of its processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from fewstep.distill.recipe import Recipe
+
+
+def settle_precision(plan: Recipe) -> tuple[Recipe, str | None]:
+    """The recipe with float32 or bfloat16 in place of auto, and a line for the user where there is something to say.
+
+    A run that is resumed keeps the precision that its recipe.yaml holds. Raises ValueError when there is no such
+    device.
+    """
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.precision import choose_precision
+
+    choice = choose_precision(plan.precision, find_device(plan.device), RunFolder(plan.out).begun_precision())
+    return plan.model_copy(update={"precision": choice.precision}), choice.line
+
+
+def settle_for_all(plan: Recipe, processes: PartialState) -> tuple[Recipe, str | None]:
+    """`settle_precision` by the main process, for every process: their devices may differ, their precision may not."""
+    from accelerate.utils import broadcast_object_list
+
+    settled, line = settle_precision(plan) if processes.is_main_process else (plan, None)
+    (precision,) = broadcast_object_list([settled.precision])
+    return plan.model_copy(update={"precision": precision}), line

@@ -1,0 +1,148 @@
+"""Tables of captions: .csv, .tsv and .jsonl files, read strictly, so that no caption is cut off or made up."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
+from fewstep.teacher.strict_csv import read_csv
+from fewstep.teacher.text_files import check_characters, lines_of, read_text
+
+FILE_COLUMNS = (
+    "file", "file_name", "filename", "file_path", "filepath", "path",
+    "video", "video_file", "video_name", "video_path",
+)  # fmt: skip
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+# What other tools write where a caption is missing, and how Python prints a list or a dictionary.
+_NO_CAPTION = re.compile(
+    r"nan|none|null|<na>|n/a|undefined|\[\s*((['\"]).*\2\s*,?\s*)?\]|\{\s*(['\"].*)?\}", re.IGNORECASE | re.DOTALL
+)
+_VIDEO_NAME = rf"\S({'|'.join(map(re.escape, sorted(VIDEO_SUFFIXES)))})\b"
+_OTHER_ROWS = re.compile(rf"[\r\n].*{_VIDEO_NAME}|{_VIDEO_NAME}.*[\r\n]", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One caption, and the name of the video that it describes, as a table has them."""
+
+    place: str  # file and line, for people
+    name: str
+    caption: str  # may be empty
+
+
+def read_table(table: Path) -> list[Entry]:
+    """The entries of a .csv, .tsv or .jsonl file. A .csv may have commas, semicolons or tabs.
+
+    Raises ValueError, with the line, for a table that is missing, empty or no text, that has other columns, a row of
+    more or fewer cells than the header, or a name or caption that is no text.
+    """
+    if not table.is_file():
+        raise ValueError(f"there is no captions file {table}: give the path of a .csv or .jsonl file")
+    readers: dict[str, Callable[[Path], Iterator[Entry]]] = {
+        ".csv": _csv_entries,
+        ".tsv": _csv_entries,
+        ".jsonl": _json_entries,
+    }
+    if table.suffix.lower() not in readers:
+        raise ValueError(f"captions file {table} is neither .csv nor .jsonl: convert it to one of them")
+    entries = list(readers[table.suffix.lower()](table))
+    if not entries:
+        raise ValueError(f"{table} holds no captions: write a line for each video")
+    return entries
+
+
+def _csv_entries(table: Path) -> Iterator[Entry]:
+    def fits(header: list[str]) -> bool:
+        return all(_among(header, columns) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
+
+    header, rows = read_csv(table, fits)
+    if not header:
+        return
+    file_at, caption_at = (_column(header, columns, str(table)) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
+    for line, cells in rows:
+        place = f"{table}, line {line}"
+        if _OTHER_ROWS.search(cells[caption_at]):
+            raise ValueError(f"{place} has a caption that runs into the next row: close its quotes")
+        yield _entry(cells[file_at], cells[caption_at], place)
+
+
+def _json_entries(table: Path) -> Iterator[Entry]:
+    for number, line in enumerate(lines_of(read_text(table)), 1):
+        if not line.strip():
+            continue
+        place = f"{table}, line {number}"
+        row = _json_object(line, place)
+        names = list(row)
+        file_at, caption_at = (_column(names, columns, place) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
+        yield _entry(row[names[file_at]], row[names[caption_at]], place)
+
+
+def _json_object(line: str, place: str) -> Mapping[str, Any]:
+    twice: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice.extend(name for name in names if names.count(name) > 1)
+        return dict(pairs)
+
+    try:
+        row = json.loads(line, object_pairs_hook=keep)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON ({error.msg}, column {error.colno}): write one object a line") from error
+    except (ValueError, RecursionError) as error:  # too many digits, too many brackets
+        raise ValueError(f"{place} cannot be read as JSON: write one object a line") from error
+    if not isinstance(row, dict):
+        example = '{"file": "a.mp4", "caption": "a dog runs"}'
+        raise ValueError(f"{place} is not an object such as {example}: write one object a line")
+    if twice:
+        raise ValueError(f"{place} says {twice[0]} more than once: keep one of them")
+    return row
+
+
+def _column(header: list[str], columns: tuple[str, ...], place: str) -> int:
+    """Where the one of these columns stands in the header. Raises ValueError when none does, or several do."""
+    found = _among(header, columns)
+    if not found:
+        shown = ", ".join(header)[:200] or "none"
+        raise ValueError(f"{place} has the columns {shown}: one of {', '.join(columns)} must be among them")
+    if len(found) > 1:
+        shown = " and ".join(header[i] for i in found)
+        raise ValueError(f"{place} has the columns {shown}: keep one of them, or rename the others")
+    return found[0]
+
+
+def _among(header: list[str], columns: tuple[str, ...]) -> list[int]:
+    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
+    return [i for i, name in enumerate(plain) if name in columns]
+
+
+def check_caption(caption: str, place: str, what: str = "caption") -> None:
+    """Raises ValueError for what another tool wrote in place of a caption, such as nan or the text of a list."""
+    if _NO_CAPTION.fullmatch(caption.strip()):
+        raise ValueError(f"{place} has {caption.strip()[:40]!r} for a {what}: write one text, or nothing")
+
+
+def _entry(name: object, caption: object, place: str) -> Entry:
+    for value, what in ((name, "a file name"), (caption, "a caption")):
+        if not isinstance(value, str):
+            raise ValueError(f"{place} has {_json_kind(value)} for {what}: write one text, in double quotes")
+        check_characters(value, place)
+    assert isinstance(name, str) and isinstance(caption, str)
+    if not name.strip():
+        raise ValueError(f"{place} names no file: write the name of the video that the caption describes")
+    check_caption(caption, place)
+    return Entry(place, name, caption)
+
+
+def _json_kind(value: object) -> str:
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    text = json.dumps(value)[:40]
+    return text if value is None or isinstance(value, bool) else f"the number {text}"

@@ -1,0 +1,116 @@
+"""A pipeline's parts from their configs alone: networks of the right shapes on the device meta, but no weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
+from fewstep.teacher.source import read_json
+from fewstep.teacher.weight_files import RESTORE, Shapes
+
+
+def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str, Any]:
+    """Every part that the pipeline class takes, by name: networks without weights, schedulers, tokenizers.
+
+    With `weights`, the folder must hold them, and they must fill the networks; only headers of files are read. Else
+    tokenizers are None, too. Raises ValueError naming the part and the file that is missing, cut off, or not what its
+    config says.
+    """
+    parts = named_parts(folder, class_name)
+    made = {}
+    for name, part in parts.items():
+        if weights:
+            check_part(folder / name, part)
+        made[name] = (load_tokenizer(folder / name, part) if weights else None) or empty_part(folder / name, part)
+        if weights and isinstance(made[name], nn.Module):
+            shapes = weight_shapes(folder / name, part.library)
+            if "quantization_config" not in read_json(folder / name / "config.json"):  # which changes names and shapes
+                check_shapes(folder / name, made[name], shapes)
+    return made
+
+
+def empty_pipeline(folder: Path, class_name: str, weights: bool = True) -> Any:
+    """The pipeline around `empty_parts`. Raises ValueError as it does, and when the parts do not go together."""
+    from accelerate import init_empty_weights
+
+    parts = empty_parts(folder, class_name, weights)
+    with init_empty_weights(include_buffers=True):  # a pipeline may put networks together from its parts
+        return make_pipeline(folder, class_name, parts)
+
+
+def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> Any:
+    """The pipeline of these parts, with None for the others and the settings that the folder's model_index.json has.
+
+    Raises ValueError when they do not go together.
+    """
+    import diffusers
+
+    index, kind = folder / "model_index.json", getattr(diffusers, class_name)
+    taken = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
+    settings = {n: v for n, v in read_json(index).items() if n in taken and not isinstance(v, list)}
+    try:
+        return kind(**{**dict.fromkeys(kind._optional_components), **settings, **parts})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"the parts that {index} names make no {class_name} ({error}): {RESTORE}") from error
+
+
+def empty_part(folder: Path, part: Part, change: Callable[[Any], None] | None = None) -> Any:
+    """The part in `folder` as its config says, networks on the device meta but for their buffers.
+
+    `change` may alter a config of transformers. None for tokenizers, processors, and what neither diffusers nor
+    transformers loads. Raises ValueError for a config that does not describe such a part.
+    """
+    from accelerate import init_empty_weights
+
+    kind = find_class(folder, part)
+    if kind is None or not (hasattr(kind, "state_dict") or hasattr(kind, "from_config")):
+        return None
+    try:
+        with init_empty_weights(include_buffers=False):
+            made = _of_transformers(kind, folder, change) if part.library == "transformers" else _made(kind, folder)
+    except Exception as error:  # a config may be wrong in any way, and libraries raise a dozen kinds for it
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder} does not describe the {part.class_name} that model_index.json names ({reason}): {RESTORE}"
+        ) from error
+    if part.library == "transformers":
+        made.tie_weights()  # which init_empty_weights undid
+    return made
+
+
+def check_shapes(folder: Path, network: nn.Module, shapes: Shapes, remedy: str = RESTORE) -> None:
+    """Raises ValueError when weights of these shapes, which lie in `folder`, do not fit `network` or leave some out."""
+    own = {name: (id(tensor), tuple(tensor.shape)) for name, tensor in network.state_dict(keep_vars=True).items()}
+    for name, (_, shape) in own.items():
+        if shapes.get(name, shape) != shape:
+            raise ValueError(
+                f"the weights in {folder} have {name} of shape {list(shapes[name])}, but the network takes "
+                f"{list(shape)}: {remedy}"
+            )
+    filled = {tensor for name, (tensor, _) in own.items() if name in shapes}  # one that is tied fills the other
+    # what the library renames as it loads lies there under another name, with the same shape
+    renamed = {shape for name, shape in shapes.items() if name not in own}
+    missing = [name for name, (tensor, shape) in own.items() if tensor not in filled and shape not in renamed]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ValueError(
+            f"the weights in {folder} lack {missing[0]}{more}, which would be filled with random numbers: {remedy}"
+        )
+
+
+def _of_transformers(kind: Any, folder: Path, change: Callable[[Any], None] | None) -> Any:
+    import transformers
+
+    config: Any = transformers.AutoConfig.from_pretrained(folder)
+    if change is not None:
+        change(config)
+    return kind(config)
+
+
+def _made(kind: Any, folder: Path) -> Any:
+    return kind.from_config(kind.load_config(folder))

@@ -1,0 +1,94 @@
+"""One stage of a tiny teacher, and ways to stop it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.objectives.base import Objective
+from fewstep.distill.objectives.progressive import ProgressiveObjective
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.settings import Logging, Stage
+from fewstep.distill.trainer import Trainer
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import Roles, Train
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.interrupts import Signals
+
+QUIET = Logging(tracker="none", every=1)
+
+
+@dataclass
+class Case:
+    """One stage of a tiny teacher, begun as often as asked."""
+
+    teacher: Teacher
+    data: Path
+    folder: Path
+
+    def trainer(self, kind: str = "progressive", train: Train = "full", **stage: Any) -> Trainer:
+        torch.manual_seed(0)
+        settings = Stage.model_validate(
+            {
+                "name": "s", "teacher_steps": 4, "student_steps": 2, "steps": 6, "batch": 4, "lr": 1e-3, "warmup": 1,
+                "objective": {"kind": kind} | ({"warmup": 2} if kind == "adversarial" else {}),
+            }
+            | stage
+        )  # fmt: skip
+        roles = Roles(self.teacher, train, rank=4)
+        batches = Batches(self.data, self.teacher, seed=0, stage=0)
+        return Trainer(
+            settings,
+            roles,
+            self.objective(settings, roles, batches),
+            batches,
+            self.contract(settings, train),
+            Accelerator(cpu=True),
+            QUIET,
+            self.folder,
+        )
+
+    def contract(self, stage: Stage, train: Train) -> SamplingContract:
+        size = self.teacher.default_size()
+        assert size is not None
+        return SamplingContract.of(self.teacher, "tiny", stage.student_steps, train, size, 1.0, "", 8.0)
+
+    def objective(self, stage: Stage, roles: Roles, batches: Batches) -> Objective:
+        supervision = Supervision(stage.teacher_steps, stage.student_steps)
+        if stage.objective.kind == "progressive":
+            return ProgressiveObjective(stage.objective, supervision)
+        example = batches.batch(0, 1, 0.0)
+        discriminator = Discriminator(
+            self.teacher, roles.backbone, stage.objective.discriminator, example.x0.shape[1:], example.conditions,
+            stage.objective.conditional,
+        )  # fmt: skip
+        return AdversarialObjective(stage.objective, supervision, discriminator)
+
+    def curve(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "curves" / "s.jsonl").read_text().splitlines()]
+
+
+def ignore(step: int, loss: float) -> None:
+    pass
+
+
+def after(steps: int, number: int = signal.SIGTERM) -> tuple[Callable[[int, float], None], Signals]:
+    """A run's `on_step` and `signals` that stop it after so many steps."""
+    signals = Signals()
+    return lambda step, loss: signals.receive(number) if step >= steps else None, signals
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    found = {name: p.detach().clone() for name, p in trainer.roles.parameters.items()}
+    return found | {f"average {name}": p.clone() for name, p in trainer.roles.average.items()}

@@ -1,0 +1,75 @@
+"""Several processes: what one is asked for all do; who waits hears signals; who is left alone says so."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from fewstep.distill import processes
+from fewstep.distill.processes import ProcessEnded, Request, agree, wait_for_all
+from fewstep.teacher.interrupts import Signals, Stop, noted_signals
+
+TWO_PROCESSES = """
+import os, signal, threading, time
+from pathlib import Path
+from accelerate import Accelerator
+from fewstep.distill.processes import ProcessEnded, Request, agree, wait_for_all
+from fewstep.teacher.interrupts import Stop, noted_signals
+
+accelerator, folder = Accelerator(cpu=True), Path(__file__).parent
+second = accelerator.process_index == 1
+with noted_signals() as signals:
+    assert agree(accelerator, signals) == Request(0, False)
+    if second:
+        signals.save = True
+    assert agree(accelerator, signals) == Request(0, True)
+    assert agree(accelerator, signals) == Request(0, False)
+    wait_for_all(accelerator)
+    if second:  # asked to stop while it waits for the first
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            with signals.at_once():
+                wait_for_all(accelerator)
+        except Stop as stop:
+            folder.joinpath("second").write_text(f"stopped by {stop.name}")
+    else:
+        while not folder.joinpath("second").exists():
+            time.sleep(0.01)
+        try:
+            agree(accelerator, signals)
+        except ProcessEnded as error:
+            folder.joinpath("first").write_text(str(error))
+"""
+
+
+def test_two_processes_agree_and_one_that_is_left_alone_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "second").read_text() == "stopped by SIGTERM"
+    assert "another process of this run has ended" in (tmp_path / "first").read_text()
+
+
+def test_one_process_is_its_own_everyone() -> None:
+    accelerator, signals = Accelerator(cpu=True), Signals()
+    wait_for_all(accelerator)
+    signals.receive(signal.SIGUSR1)
+    assert agree(accelerator, signals) == Request(0, True)
+    signals.receive(signal.SIGTERM)
+    assert agree(accelerator, signals) == Request(signal.SIGTERM, False)
+
+
+def test_who_was_asked_to_stop_as_well_stops() -> None:
+    """A signal to the whole group: the first process may be gone before the second has looked."""
+    with pytest.raises(ProcessEnded), processes._among_processes():
+        raise RuntimeError("Connection closed by peer")
+    with noted_signals(), pytest.raises(Stop), processes._among_processes():
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("Connection closed by peer")

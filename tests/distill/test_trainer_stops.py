@@ -1,0 +1,156 @@
+"""The trainer is stopped, asked to save, left alone and out of room: what was whole is kept, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from fewstep.distill.curves import Curves
+from fewstep.distill.processes import ProcessEnded
+from fewstep.teacher.interrupts import Signals, Stop, noted_signals
+from tests.distill.one_stage import QUIET, Case, after, ignore, weights
+
+
+@pytest.mark.parametrize(("turn", "kept"), [("discriminator", 2), ("student", 1)])
+def test_a_process_that_ends_before_a_step_has_moved_anything_costs_that_step_alone(
+    case: Case, monkeypatch: pytest.MonkeyPatch, turn: str, kept: int
+) -> None:
+    """Step 0 was warmed up and written; in step 2 the others end while gradients are averaged."""
+    trainer = case.trainer("adversarial", steps=4)
+    trainer.run(*after(1))
+    trainer = case.trainer("adversarial", steps=4)
+    gather = trainer.players[turn].gather
+
+    def alone(accelerator: Accelerator, loss: float = 0.0) -> float:
+        if trainer.step == 2:
+            raise ProcessEnded("another process of this run has ended")
+        return gather(accelerator, loss)
+
+    monkeypatch.setattr(trainer.players[turn], "gather", alone)
+    with pytest.raises(ProcessEnded):
+        trainer.run(ignore, Signals())
+    assert torch.load(case.folder / "state.pt", weights_only=True)["step"] == kept
+
+
+def test_a_second_stop_in_the_middle_of_a_move_keeps_the_checkpoint(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.trainer().run(*after(2))
+    kept = (case.folder / "state.pt").read_bytes()
+    trainer = case.trainer()
+
+    def stopped() -> None:
+        raise Stop(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.players["student"].optimizer, "step", stopped)
+    with pytest.raises(Stop):
+        trainer.run(ignore, Signals())
+    assert (case.folder / "state.pt").read_bytes() == kept
+
+
+def test_a_request_to_save_is_met_and_training_goes_on(case: Case) -> None:
+    signals, said, kept = Signals(), list[str](), list[int]()
+
+    def on_step(step: int, loss: float) -> None:
+        if step in (2, 4):
+            signals.receive(signal.SIGUSR1)
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        kept.append(torch.load(case.folder / "state.pt", weights_only=True)["step"])
+
+    trainer = case.trainer()
+    assert trainer.run(on_step, signals, say) == 0 and trainer.step == 6
+    assert kept == [2, 4]
+    assert said[0] == f"stage s is at step 2 of 6, saved in {case.folder / 'state.pt'}; the run goes on"
+
+
+def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case: Case) -> None:
+    signals, said = Signals(), list[str]()
+    signals.receive(signal.SIGUSR1)
+    case.trainer().run(ignore, signals, said.append)
+    assert said == ["stage s is at step 0 of 6, nothing of it to save yet; the run goes on"]
+
+
+def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[int]()
+    monkeypatch.setattr("fewstep.distill.trainer.save_state", lambda folder, state: written.append(state["step"]))
+    trainer = case.trainer()
+    trainer.logging = QUIET.model_copy(update={"save_seconds": 1e-9})
+    assert trainer.run(*after(3)) == signal.SIGTERM
+    assert written == [1, 2, 3]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_not_tried_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[int]()
+
+    def full(folder: Path, state: dict[str, Any]) -> None:
+        tried.append(state["step"])
+        raise OSError(errno.ENOSPC, "No space left on device", "state.pt")
+
+    monkeypatch.setattr("fewstep.distill.trainer.save_state", full)
+    trainer = case.trainer()
+    trainer.logging = QUIET.model_copy(update={"save_seconds": 1e-9})
+    with pytest.raises(OSError, match="No space left"):
+        trainer.run(ignore, Signals())
+    assert tried == [1]
+
+
+def test_a_step_without_its_point_on_the_curve_is_not_kept(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was full for a moment: the curve must not have a hole ever after."""
+    case.trainer().run(*after(2))
+    kept, write = (case.folder / "state.pt").read_bytes(), Curves.write
+
+    def full(curves: Curves, step: int, figures: dict[str, float]) -> None:
+        if step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(curves, step, figures)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Curves, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            case.trainer().run(ignore, Signals())
+    assert (case.folder / "state.pt").read_bytes() == kept
+    case.trainer().run(ignore, Signals())
+    assert [point["step"] for point in case.curve()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_samples_that_a_stop_cut_short_are_made_on_a_resume(case: Case) -> None:
+    made = list[int]()
+
+    def samples(step: int) -> dict[str, float]:
+        if step == 4 and not made.count(4):
+            made.append(step)
+            signal.raise_signal(signal.SIGTERM)
+        made.append(step)
+        return {"endpoint_error": step / 10}
+
+    for stopped in (True, False):
+        trainer = case.trainer()
+        trainer.logging, trainer.samples = QUIET.model_copy(update={"samples_every": 2}), samples
+        before = weights(trainer)
+        with noted_signals() as signals:
+            assert bool(trainer.run(ignore, signals)) is stopped
+        assert trainer.step == (4 if stopped else 6)
+        found = weights(case.trainer())  # what the checkpoint holds is the student, not its moving average
+        assert all(torch.equal(found[name], weights(trainer)[name]) for name in before)
+    assert made == [2, 4, 4, 6]
+    assert [(p["step"], p.get("endpoint_error")) for p in case.curve()] == [
+        (1, None), (2, None), (2, 0.2), (3, None), (4, None), (4, 0.4), (5, None), (6, None), (6, 0.6),
+    ]  # fmt: skip
+
+
+def test_samples_that_are_made_again_leave_one_point(case: Case) -> None:
+    """Stopped just behind them: nobody knows whether they were whole."""
+    for again in range(2):
+        trainer = case.trainer(steps=3)
+        trainer.logging = QUIET.model_copy(update={"samples_every": 2})
+        trainer.samples = lambda step: {"endpoint_error": step / 10}
+        trainer.run(*after(2 + again))
+    assert [point["step"] for point in case.curve()] == [1, 2, 2, 3]

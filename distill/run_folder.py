@@ -111,6 +111,7 @@ class RunFolder:
             # before the recipe is kept: killed in between, no old student stands beside new settings
             shutil.rmtree(self.stage(name), ignore_errors=True)
             forget_state(self.path, name)
+            (self.path / "curves" / f"{name}.jsonl").unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self._recipe)
 

@@ -175,6 +175,8 @@ def train_denoiser(
     """Flow matching, velocity eps - x0 (Wan's prediction), with caption dropout; trains both networks in place."""
     device = next(transformer.parameters()).device
     tokenizer = make_tokenizer()
+    if recipe.compile:
+        screen.say("denoiser: compiling the transformer in the first step")
     forward: Any = torch.compile(transformer) if recipe.compile else transformer
 
     def losses(step: int) -> dict[str, Tensor]:

@@ -57,6 +57,10 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
     for stage in recipe().stages:
         folder.finish(stage.name, write, {})
     save_state(folder.path, {"stage": "4-step"})
+    (folder.path / "curves").mkdir()
+    curves = [folder.path / "curves" / f"{name}-step.jsonl" for name in (8, 4)]
+    for curve in curves:
+        curve.write_text("{}\n")
     with pytest.raises(ValueError, match=r"another stages\.1\.lr: .* or train a stage again with --again STAGE"):
         folder.begin(recipe("stages.1.lr=1e-3"))
     with pytest.raises(ValueError, match=r"another stages\.0\.lr: "):
@@ -66,6 +70,7 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
     folder.begin(recipe("stages.1.lr=1e-3"), again="4-step")
     assert [s.name for s in recipe().stages if folder.finished(s.name)] == ["8-step"]
     assert not (folder.path / "state.pt").exists()
+    assert [curve.exists() for curve in curves] == [True, False]  # trackers show the stage again
     assert read_recipe(folder.path / "recipe.yaml") == recipe("stages.1.lr=1e-3")
 
     folder.finish("4-step", write, {})

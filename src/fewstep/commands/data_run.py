@@ -72,7 +72,7 @@ class Run:
         """Makes the dataset of these items, listed in or lying in `path`; `known` is more for its manifest."""
         from fewstep.teacher.dataset_plan import plan_dataset
 
-        self.screen.say(f"planning {len(items)} clips of {path}")
+        self.screen.say(f"planning {len(items)} clips of {path}, with a hash of the teacher's weights")
         plan = plan_dataset(
             kind,
             model,

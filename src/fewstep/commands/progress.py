@@ -71,8 +71,8 @@ class Screen:
         if self._early is None:
             return
         self._log, early, self._early = folder / LOG, self._early, None
-        if self._log.exists() and self._log.read_bytes()[-1:] not in (b"", b"\n"):
-            early.insert(0, "")  # a kill cut the last line
+        if _was_cut(self._log):
+            early.insert(0, "")
         self._append("".join(line + "\n" for line in early))
 
     def say(self, sentence: str, style: str = "") -> None:
@@ -84,7 +84,8 @@ class Screen:
     def result(self, sentence: str) -> None:
         """The last line: what came of it, on standard output wherever that goes."""
         if self._main:
-            print(sentence, flush=True)
+            if sys.stdout is not None:
+                _print(sentence, sys.stdout)
             self.log(sentence)
 
     def warn(self, sentence: str) -> None:
@@ -262,6 +263,14 @@ def _forget(stream: TextIO) -> None:
         os.close(descriptor)
     except (OSError, ValueError):
         pass
+
+
+def _was_cut(log: Path) -> bool:
+    """Whether a kill left the last line without its end."""
+    try:
+        return log.read_bytes()[-1:] not in (b"", b"\n")
+    except OSError:  # there is none, or it is not ours
+        return False
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

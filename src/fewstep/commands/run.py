@@ -160,5 +160,6 @@ def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScr
     from fewstep.distill.data import make_data
     from fewstep.distill.data_checks import clip_size
 
+    screen.say("planning the data, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
         make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)

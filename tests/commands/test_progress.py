@@ -143,7 +143,7 @@ def test_a_log_says_how_it_ended(clock: Clock, tmp_path: Path) -> None:
             raise error
     ends = [line for line in log(tmp_path) if line.startswith(("stopped", "failed", "s: stopped"))]
     assert ends == [
-        "s: stopped after step 1 of 5", "stopped; run the same command again to finish",
+        "s: stopped after step 1 of 5", "stopped; run the same command again to resume",
         "s: stopped after step 1 of 5", "failed: a gate is shut",
         "s: stopped after step 1 of 5", "failed: RuntimeError: no kernel",
     ]  # fmt: skip

@@ -13,7 +13,12 @@ from fewstep.teacher import checksums
 
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, reads, digest = tmp_path / "weights", list[Path](), checksums._digest
-    monkeypatch.setattr(checksums, "_digest", lambda path: reads.append(path) or digest(path))
+
+    def read(path: Path) -> str:
+        reads.append(path)
+        return digest(path)
+
+    monkeypatch.setattr(checksums, "_digest", read)
     path.write_bytes(b"one")
     one = hashlib.sha256(b"one").hexdigest()
     assert [checksums.sha256(path), checksums.sha256(path)] == [one, one]

@@ -49,6 +49,8 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
     """
     if (folder / FILE_NAME).is_file():
         return folder
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: pass that of a run, or of one of its stages")
     order = _order(folder)
     stages = sorted(
         (folder / "stages").glob(f"*/{FILE_NAME}"),

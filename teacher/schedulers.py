@@ -47,8 +47,8 @@ def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
         )
     if config.get("use_dynamic_shifting") and shift is None:
         raise ValueError(
-            "this scheduler's shift depends on the size of the video (use_dynamic_shifting): pass the "
-            "shift that the model is to be distilled with"
+            "this scheduler's shift depends on the size of the video (use_dynamic_shifting), and a student learns one: "
+            "set use_dynamic_shifting to false, and shift to its value at your size, in its scheduler_config.json"
         )
     # FlowMatchEuler's set_shift leaves the config as it was, so ask the scheduler first
     own = getattr(scheduler, "_shift", config.get("flow_shift", config.get("shift")))

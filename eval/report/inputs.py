@@ -183,7 +183,7 @@ def _read(path: Path, kind: type[_Read], verb: str) -> _Read:
         return kind.model_validate(json.loads(path.read_text("utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        where = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        where = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
         raise ValueError(f"{path} is not a file of `fewstep {verb}` ({where}): run that again") from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): run `fewstep {verb}` again") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,8 @@ def sample(
     wanted = _prompts(prompt or [], prompts)
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, dtype), device)
-    _write(out, _clips(sampler, wanted, seed, batch), wanted, sampler.fps if fps is None else fps)
+    with closing(_clips(sampler, wanted, seed, batch)) as clips:  # with its bar, before an error is told
+        _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -72,7 +74,7 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int) -> Iterator[Tensor]:
+def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int) -> Generator[Tensor, None, None]:
     """One clip (3, F, H, W) in -1..1 per prompt, under a progress bar."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn

@@ -151,11 +151,15 @@ class RunFolder:
         folder = self.stage(name)
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        with naming_full_disk(folder):
-            part.mkdir(parents=True)
-            write(part)
-            (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
-            os.replace(part, folder)
+        try:
+            with naming_full_disk(folder):
+                part.mkdir(parents=True)
+                write(part)
+                (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+                os.replace(part, folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         (self.path / STATE).unlink(missing_ok=True)
         return folder
 

@@ -38,10 +38,10 @@ def whole_file(path: Path) -> Iterator[Path]:
                 with part.open("r+b") as file:
                     os.fsync(file.fileno())
                 os.replace(part, path)
+                _sync_folder(path.parent)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
 
 
 @contextmanager

@@ -140,6 +140,24 @@ def test_another_protocol_or_student_is_refused(command: list[object], run: Path
     assert code == 2 and "clips of another model called student" in output
 
 
+def test_a_stop_between_the_teachers_clips_and_their_latents_loses_neither(
+    command: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher has no figure of its own here, so its clips look finished."""
+    command = [*command[:3], *command[5:], "--metrics", "psnr"]
+
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(ClipStore, "add", stops)
+        assert fewstep(*command)[0] == 130
+    assert (tmp_path / "out" / "videos" / "teacher" / "00001.mp4").exists()
+    code, output = fewstep(*command)
+    assert code == 0, output
+    assert values(read(tmp_path / "out")["rows"][1]).keys() == {"psnr"}
+
+
 def test_mistakes_are_told(command: list[object], tiny_wan_folder: Path, run: Path, tmp_path: Path) -> None:
     code, output = fewstep(*command, "--metrics", "psnr,fid")
     assert code == 2 and "there is no metric fid (did you mean fvd?): choose among shapes-fd" in output

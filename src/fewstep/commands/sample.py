@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,8 @@ def sample(
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
     sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
-    _write(out, _clips(sampler, wanted, seed, batch, screen), wanted, sampler.fps if fps is None else fps)
+    with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown
+        _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -88,7 +90,9 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def _clips(sampler: Sampler, prompts: list[str], seed: int, batch: int, screen: Screen) -> Iterator[Tensor]:
+def _clips(
+    sampler: Sampler, prompts: list[str], seed: int, batch: int, screen: Screen
+) -> Generator[Tensor, None, None]:
     """One clip (3, F, H, W) in -1..1 per prompt."""
     starts = range(0, len(prompts), batch)
     with screen.bar("sampling") as bar:

@@ -1,0 +1,136 @@
+"""Two processes of one run: a signal that one of them gets, or both; and what the other does when one ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.teacher.interrupts import RESUME
+from tests.cases.child_commands import Command, appears, end_of, wait_until
+from tests.cases.stopped_run import STEPS, saved, steps_done, steps_kept, trained, write_recipe
+
+CheckCase = Callable[..., None]
+KIND = "08 several processes"
+LEFT_ALONE = "another process of this run has ended, and its own message, if it left one, says why"
+
+pytestmark = pytest.mark.slow
+
+
+class Pair:
+    """Both processes of a run, as a launcher starts them; `broken` is called in the second one first."""
+
+    def __init__(self, folder: Path, recipe: Path, broken: Callable[[], None] | None = None) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._processes = [
+            Command(folder / f"log-{rank}", "run", recipe, before=partial(_as_process, rank, port, broken))
+            for rank in range(2)
+        ]
+
+    @property
+    def run(self) -> bool:
+        """Whether both still do."""
+        return all(process.runs for process in self._processes)
+
+    def send(self, number: int, *ranks: int) -> None:
+        """A signal to some of them."""
+        for rank in ranks:
+            self._processes[rank].send(number)
+
+    def ends(self) -> list[str]:
+        """How each ended."""
+        return [end_of(*process.finish()) for process in self._processes]
+
+
+def _as_process(rank: int, port: int, broken: Callable[[], None] | None) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if rank == 1 and broken is not None:
+        broken()
+
+
+@pytest.mark.parametrize(("ranks", "who"), [((1,), "one of two"), ((0, 1), "both"), ((0,), "the first")])
+def test_all_stop_at_the_same_step(
+    check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path, ranks: tuple[int, ...], who: str
+) -> None:
+    recipe, run = write_recipe(tmp_path, tiny_wan_folder), tmp_path / "run"
+    pair = Pair(tmp_path, recipe)
+    wait_until(trained(run, 3), lambda: pair.run)
+    pair.send(signal.SIGTERM, *ranks)
+    first, second = pair.ends()
+    stage, step = saved(run)
+    kept = f"stage {stage} is at step {step} of {STEPS[stage]}, saved in {run / 'state.pt'}"
+    sentence = f"stopped by SIGTERM; {kept}; {RESUME}"
+    expected = f"exit 143: {sentence} / exit 143: process 1: {sentence}"
+    check_case(KIND, f"SIGTERM to {who}", f"{first} / {second}", expected)
+
+
+def test_a_warning_to_one_saves(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
+    logging: dict[str, Any] = {"every": 1, "tracker": "none"}
+    recipe, run = write_recipe(tmp_path, tiny_wan_folder, logging=logging), tmp_path / "run"
+    pair = Pair(tmp_path, recipe)
+    wait_until(trained(run, 3), lambda: pair.run)
+    pair.send(signal.SIGUSR1, 1)
+    wait_until(appears(run, "state.pt"), lambda: pair.run)
+    step = saved(run)[1]
+    pair.send(signal.SIGKILL, 0, 1)
+    pair.ends()
+    got = f"saved {step > 0} {(tmp_path / 'log-0').read_text()}"
+    check_case(KIND, "SIGUSR1 to one of two", got, ["saved True", f"4-step is at step {step} of", "the run goes on"])
+
+
+def test_a_stop_while_the_first_makes_the_data(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
+    data = {"kind": "rollouts", "prompts": "prompts.txt", "steps": 100, "batch": 1}
+    recipe, run = write_recipe(tmp_path, tiny_wan_folder, data=data), tmp_path / "run"
+    pair = Pair(tmp_path, recipe)
+    wait_until(appears(run, "data/.shard-*"), lambda: pair.run)
+    pair.send(signal.SIGTERM, 1)
+    first, second = pair.ends()
+    check_case(
+        KIND, "SIGTERM to one while the other makes the data", f"{first} / {second}",
+        ["exit 2: ", LEFT_ALONE, RESUME, f"/ exit 143: process 1: stopped by SIGTERM; {RESUME}"],
+    )  # fmt: skip
+
+
+def test_a_process_that_is_killed(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
+    """As where memory runs out."""
+    recipe, run = write_recipe(tmp_path, tiny_wan_folder), tmp_path / "run"
+    pair = Pair(tmp_path, recipe)
+    wait_until(trained(run, 3), lambda: pair.run)
+    done = steps_done(run)
+    pair.send(signal.SIGKILL, 1)
+    first, _ = pair.ends()
+    got = f"{first}; steps lost {max(0, done - steps_kept(run))}"
+    check_case(KIND, "one is killed", got, ["exit 2: ", LEFT_ALONE, RESUME, "steps lost 0"])
+
+
+def test_a_process_that_fails(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
+    recipe, run = write_recipe(tmp_path, tiny_wan_folder), tmp_path / "run"
+    first, second = Pair(tmp_path, recipe, broken).ends()
+    got = f"{first} / {second}; steps {steps_kept(run)}"
+    check_case(
+        KIND, "one cannot read its data", got,
+        ["exit 2: ", LEFT_ALONE, RESUME, "/ exit 2: process 1: the disk of node 1 is broken; steps 4"],
+    )  # fmt: skip
+
+
+def broken() -> None:
+    """The fifth step finds no data."""
+    from fewstep.distill.batches import Batches
+
+    batch = Batches.batch
+
+    def fail(batches: Batches, position: int, *arguments: Any) -> Any:
+        if position == 4:
+            raise ValueError("the disk of node 1 is broken")
+        return batch(batches, position, *arguments)
+
+    Batches.batch = fail  # type: ignore[method-assign]

@@ -23,7 +23,8 @@ SCALES = (3.0, 2.5, 2.0, 1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 _ROOM = 0.8
 
 # What each part costs, in the units of a probe: CPU seconds of the part over those of the unit, with one thread. In
-# bfloat16 on AVX512-BF16 and in float32 with ONEDNN_MAX_CPU_ISA=AVX2 they agree to about 15 %.
+# bfloat16 on AVX512-BF16 and in float32 with ONEDNN_MAX_CPU_ISA=AVX2 they agree to about 15 %, but for the
+# discriminator's turns, which differ by a third.
 _STEP = (1.0, 0.52, 2.2)  # a step of each stage, in training steps
 _WARMUP = 1.5  # a turn of the discriminator's warm-up, in training steps
 _ROLLOUTS = 31.0  # 16 clips of the data, in guided steps

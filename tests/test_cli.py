@@ -17,6 +17,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from typer import Exit
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from fewstep import __version__, cli
@@ -162,7 +163,7 @@ def test_a_stop_says_how_to_resume(
 def test_a_stop_keeps_rows_that_fresh_would_delete(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli.sys, "argv", ["fewstep", "fail", "--fresh"])
+    monkeypatch.setattr(sys, "argv", ["fewstep", "fail", "--fresh"])
     with pytest.raises(Exit):
         invoke_with(lambda: signal.raise_signal(signal.SIGTERM), monkeypatch)
     assert "run the same command again without --fresh to resume" in capsys.readouterr().err
@@ -223,7 +224,7 @@ def test_a_sentence_that_nobody_can_read_changes_no_exit_code(monkeypatch: pytes
     def closed(*_: object, **__: object) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    monkeypatch.setattr(cli.typer, "secho", closed)
+    monkeypatch.setattr(typer, "secho", closed)
     assert fail_with(Stop(signal.SIGTERM), monkeypatch) == 143
 
 
@@ -253,7 +254,7 @@ def raiser(error: Exception) -> Callable[[], None]:
 
 def invoke_with(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Does the work as a command's, with signals heard as `main` lets them be."""
-    monkeypatch.setattr(cli.TyperGroup, "invoke", lambda self, ctx: work())
+    monkeypatch.setattr(TyperGroup, "invoke", lambda self, ctx: work())
     group = typer.main.get_command(cli.app)
     with noted_signals():
         group.invoke(typer.Context(group))

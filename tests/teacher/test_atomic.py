@@ -94,6 +94,7 @@ def test_want_of_room_is_known_in_every_guise(error: Exception, reason: int | No
     if reason is None:
         assert raised.value is error and no_room_sentence(error) is None
     else:
+        assert isinstance(raised.value, OSError)
         assert (raised.value.errno, raised.value.filename) == (reason, str(path))
         assert str(no_room_sentence(raised.value)).startswith(f"{path} could not be written: ")
 

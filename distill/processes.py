@@ -36,13 +36,13 @@ def agree(accelerator: Accelerator, signals: Signals) -> Request:
 
     Raises ProcessEnded when another process is gone, Stop when this one was asked to stop as well.
     """
-    stop, save = signals.stop, int(signals.save)
+    own = Request(signals.stop, signals.save)
     signals.save = False
-    if accelerator.num_processes > 1:
-        own = torch.tensor([[stop, save]], device=accelerator.device)
-        with _among_processes():
-            everyone: Any = accelerator.gather(own)
-        stop, save = (int(number) for number in everyone.amax(0))
+    if accelerator.num_processes == 1:
+        return own
+    with _among_processes():
+        everyone: Any = accelerator.gather(torch.tensor([[own.stop, int(own.save)]], device=accelerator.device))
+    stop, save = everyone.amax(0).tolist()
     return Request(stop, bool(save))
 
 

@@ -43,12 +43,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_wan_folder: Path) -> Pa
 @contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[Callable[[int], None]]:
     """A file system of so many KiB in `folder`; the function gives it another size."""
+
+    def resize(kib: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={kib}k", str(folder)], check=True)
+
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small file system: see the cases of `ulimit -f`")
     try:
-        yield lambda kib: subprocess.run(["mount", "-o", f"remount,size={kib}k", str(folder)], check=True) and None
+        yield resize
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 

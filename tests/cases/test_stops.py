@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
@@ -91,16 +92,17 @@ def test_each_signal_that_stops(check_case: CheckCase, tmp_path: Path, tiny_wan_
     check_case("08 signals that stop a run", name, found, f"exit {code}: stopped by {name}; {kept}; {RESUME}")
 
 
+def ignored(number: int) -> None:
+    """As under nohup, or for a background job of a shell script."""
+    signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1], ids=lambda n: signal.Signals(n).name)
 def test_signals_that_are_ignored(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path, number: int) -> None:
-    """As under nohup, or for a background job of a shell script."""
     stages = [stage | {"steps": 10} for stage in RECIPE["stages"]]
     recipe = write_recipe(tmp_path, tiny_wan_folder, stages=stages)
-
-    def ignore() -> None:
-        signal.signal(number, signal.SIG_IGN)
-
+    ignore = partial(ignored, number)
     found = signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe, before=ignore)
     got = f"{end_of(*found)} {'saved in' in found[1]}"
     check_case("08 ignored signals", signal.Signals(number).name, got, ["exit 0: the student is in", "False"])

@@ -125,12 +125,13 @@ def test_a_process_that_fails(check_case: CheckCase, tmp_path: Path, tiny_wan_fo
 def broken() -> None:
     """The fifth step finds no data."""
     from fewstep.distill.batches import Batches
+    from fewstep.distill.objectives.base import Batch
 
     batch = Batches.batch
 
-    def fail(batches: Batches, position: int, *arguments: Any) -> Any:
+    def fail(batches: Batches, position: int, size: int, progress: float) -> Batch:
         if position == 4:
             raise ValueError("the disk of node 1 is broken")
-        return batch(batches, position, *arguments)
+        return batch(batches, position, size, progress)
 
     Batches.batch = fail  # type: ignore[method-assign]

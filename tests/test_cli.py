@@ -175,6 +175,13 @@ def fail_to_import() -> None:
         raise ImportError("initialization failed")  # noqa: B904
 
 
+def fail_to_load() -> None:
+    """As torch's C code does, which drops the error that it meets."""
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
+
+
 def lose_the_terminal() -> None:
     with suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
@@ -188,7 +195,7 @@ def lose_the_reader() -> None:
     raise SystemExit(1)
 
 
-@pytest.mark.parametrize("work", [fail_to_import, lose_the_terminal, lose_the_reader])
+@pytest.mark.parametrize("work", [fail_to_import, fail_to_load, lose_the_terminal, lose_the_reader])
 def test_what_a_stop_brings_about_is_the_stop(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Exit) as end:
         invoke_with(work, monkeypatch)

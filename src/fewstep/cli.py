@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
@@ -65,9 +66,16 @@ def _stop(error: BaseException) -> Stop | None:
         return Stop(signal.SIGINT)
     lost = isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
     number = requested_stop()
-    if number and (lost or not isinstance(error, ValueError | OSError | typer.Exit)):
+    expected = (isinstance(error, ValueError | OSError) and not _of_a_library(error)) or isinstance(error, typer.Exit)
+    if number and (lost or not expected):
         return stopped_by(error) or Stop(number)
     return stopped_by(error)
+
+
+def _of_a_library(error: BaseException) -> bool:
+    """Whether a library raised it: its C code may make any error of a Stop that reaches it, without a cause."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and not str(frames[-1][0].f_globals.get("__name__")).startswith("fewstep.")
 
 
 def _kept(ctx: typer.Context) -> str:

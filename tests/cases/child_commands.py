@@ -4,6 +4,7 @@ codes, without seconds of imports before each."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -110,6 +111,7 @@ def _run(log: Path, arguments: list[str], before: Callable[[], None] | None) -> 
         os.dup2(file.fileno(), 2)
     os.environ["COLUMNS"] = "300"
     sys.argv = ["fewstep", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if before is not None:
         before()
     main()

@@ -44,7 +44,9 @@ def write_recipe(folder: Path, teacher: Path, **changes: Any) -> Path:
 
 def curves(run: Path) -> dict[str, list[dict[str, float]]]:
     """Every stage's points."""
-    return {path.stem: [json.loads(x) for x in path.read_text().splitlines()] for path in run.glob("curves/*.jsonl")}
+    return {
+        path.stem: [json.loads(x) for x in path.read_text().splitlines()] for path in run.glob("curves/[!.]*.jsonl")
+    }
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -75,7 +77,8 @@ def steps_kept(run: Path) -> int:
 
 def steps_done(run: Path) -> int:
     """Steps that have their points on the curves, the last of which may be half written."""
-    lines = [line for path in run.glob("curves/*.jsonl") for line in path.read_text().splitlines()]
+    # what begins with a dot is being written, and may be gone by now
+    lines = [line for path in run.glob("curves/[!.]*.jsonl") for line in path.read_text().splitlines()]
     return sum(line.endswith("}") and "student/loss" in line for line in lines)
 
 

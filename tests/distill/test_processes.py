@@ -44,6 +44,7 @@ with noted_signals() as signals:
             agree(accelerator, signals)
         except ProcessEnded as error:
             folder.joinpath("first").write_text(str(error))
+accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
 """
 
 

@@ -11,13 +11,14 @@ from tests.cases.record import CaseRecorder
 
 
 @pytest.fixture(scope="session")
-def case_recorder(request: pytest.FixtureRequest) -> Iterator[CaseRecorder]:
+def case_recorder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseRecorder]:
     """The rows of this session, written at its end when `--cases` names a file."""
     recorder = CaseRecorder()
     yield recorder
     path = request.config.getoption("--cases")
     if path:
-        recorder.write(Path(path))
+        folders = {tmp_path_factory.getbasetemp(): "TMP", request.config.rootpath: "PROJECT"}
+        recorder.write(Path(path), folders)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,13 @@ class CaseRecorder:
         self.rows.append(CaseRow(case, kind, wanted, text, ok))
         assert ok, f"{kind}, {case}: expected {wanted!r}, got {text!r}"
 
-    def write(self, path: Path) -> None:
-        """The table as JSON, sorted by kind."""
+    def write(self, path: Path, folders: Mapping[Path, str]) -> None:
+        """The table as JSON, sorted by kind, with a machine's own folders replaced by the names given for them."""
         rows = [asdict(row) for row in sorted(self.rows, key=lambda row: (row.kind, row.case))]
-        path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        for folder, name in folders.items():
+            text = text.replace(str(folder), name)
+        path.write_text(text, "utf-8")
 
 
 def outcome(attempt: Callable[[], Any]) -> str:

@@ -10,13 +10,14 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm
 from fewstep.distill.objectives.base import Settings
 from fewstep.student.adapters import adapter_parameters, add_adapter, shared_copy
 from fewstep.teacher.base import TAP_DEPTHS, Teacher
 from fewstep.teacher.conditions import Conditions
 
 ADAPTER = "discriminator"
-GROUP_CHANNELS = 8  # at least so many per group: a feature grid of a single place must not be normalised away
+_LEVELS = 8  # of noise, at which features are measured
 
 
 class DiscriminatorSettings(Settings):
@@ -28,6 +29,9 @@ class DiscriminatorSettings(Settings):
     """Channels of a head."""
     temporal: bool = True
     """Whether heads convolve over time; without it students may freeze (arXiv 2406.04324)."""
+    norm: Norm = "channel"
+    """How heads see features: channel, by fixed statistics of each channel, or group, in groups per clip, which hides
+    contrast and slows heads down."""
     backbone: Literal["frozen", "trained", "lora"] = "frozen"
     """The teacher's own network, a copy that is trained, or the teacher's own with trained adapters."""
     lora_rank: PositiveInt = 16
@@ -37,11 +41,11 @@ class DiscriminatorSettings(Settings):
 class Discriminator(nn.Module):
     """One logit per clip and head, for an endpoint z_s of a transition, or for the pair of z_t and z_s.
 
-    The backbone is asked through `teacher`. `frozen`: it is read as it is, and neither registered, saved nor trained.
+    The backbone is called through `teacher`. `frozen`: it is read as it is, and neither registered, saved nor trained.
     `trained`: an own copy, in float32. `lora`: a shared copy with its own adapter, which never meets the student's;
     only the adapter is registered.
     Clips do not see one another: a logit depends on its own clip alone. Heads are made for the shapes of features
-    found at construction, but take any number of frames and any size.
+    at construction, but take any number of frames and any size.
     """
 
     def __init__(
@@ -49,11 +53,11 @@ class Discriminator(nn.Module):
         teacher: Teacher,
         backbone: nn.Module,
         settings: DiscriminatorSettings,
-        latent_shape: Sequence[int],
+        clips: Tensor,
         conditions: Conditions,
         conditional: bool,
     ) -> None:
-        """latent_shape is (C, F, h, w); `conditions` are any clip's, to ask the backbone once.
+        """clips (B, C, F, h, w) are a few real ones, clean, with their conditions: features are measured on them.
 
         Raises ValueError when the backbone names no blocks.
         """
@@ -66,30 +70,27 @@ class Discriminator(nn.Module):
         elif settings.backbone == "lora":
             backbone, self.adapters = _adapted(backbone, settings.lora_rank)
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
-        with torch.no_grad():
-            probe = torch.zeros(1, *latent_shape, device=teacher.device)
-            features = self._read(probe, torch.tensor([0.5]), conditions[:1])
-        reads = 2 if conditional else 1
-        heads = [Head(f.shape[1], reads, settings.width, settings.temporal).to(f.device) for f in features]
+        features, reads = self._measured(clips, conditions), 2 if conditional else 1
+        heads = [
+            Head(f.shape[1], reads, settings.width, settings.temporal, settings.norm).to(f.device) for f in features
+        ]
+        for head, found in zip(heads, features, strict=True):
+            head.standardise([found] * reads)
         self.heads = nn.ModuleList(heads)
 
-    def forward(
-        self, z_s: Tensor, s: Tensor, conditions: Conditions, z_t: Tensor | None = None, t: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (n B, heads), in float32 under autocast too; gradients flow to the latents.
 
-        z_s (n B, C, F, h, w) holds n endpoints of each start, one batch behind the other, usually n = 1. s and t are
-        (B,), z_t is (B, C, F, h, w); a relaxed discriminator is given neither z_t nor t, a conditional one both.
-        Raises ValueError otherwise.
+        z_s (n B, C, F, h, w) holds n endpoints of each start, one batch behind the other, usually n = 1; s is (B,).
+        `starts` are the features of z_t, as `read` gives them: a conditional discriminator needs them, a relaxed one
+        takes none. Raises ValueError otherwise.
         """
-        if {z_t is not None, t is not None} != {self.conditional}:
-            kind, needs = ("conditional", "needs z_t and t") if self.conditional else ("relaxed", "takes no z_t and t")
+        if (starts is not None) != self.conditional:
+            kind, needs = ("conditional", "needs starts") if self.conditional else ("relaxed", "takes no starts")
             raise ValueError(f"a {kind} discriminator {needs}: pass them if and only if it is conditional")
         count = len(z_s) // len(conditions)
-        features = self._read(z_s, s.repeat(count), Conditions.join([conditions] * count))
-        if z_t is not None and t is not None:
-            # apart from z_s: where nothing here is trained, no activations are kept
-            starts = self._read(z_t, t, conditions)
+        features = self.read(z_s, s.repeat(count), Conditions.join([conditions] * count))
+        if starts is not None:
             features = [
                 torch.cat([f, start.repeat(count, 1, 1, 1, 1)], dim=1)
                 for f, start in zip(features, starts, strict=True)
@@ -97,39 +98,23 @@ class Discriminator(nn.Module):
         with torch.autocast(z_s.device.type, enabled=False):  # bfloat16 is too coarse for finite differences of logits
             return torch.cat([head(f) for head, f in zip(self.heads, features, strict=True)], dim=1)
 
-    def _read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
+    def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
+        """The backbone's features of z at t, float32 (B, channels, F', h', w') per depth."""
         depths, (backbone,) = self.settings.depths, self._backbone
         return [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
 
-
-class Head(nn.Module):
-    """(B, reads * channels, F, h, w) features -> (B, 1): two convolutions, then the mean over time and place.
-
-    What each read holds is normalised by itself, in groups of channels per clip: features of transformers differ by
-    orders of magnitude between layers and between channels.
-    """
-
-    def __init__(self, channels: int, reads: int, width: int, temporal: bool) -> None:
-        super().__init__()
-        kernel, padding = ((3, 3, 3), (1, 1, 1)) if temporal else ((1, 3, 3), (0, 1, 1))
-        self.layers = nn.Sequential(
-            nn.GroupNorm(reads * _groups(channels), reads * channels),
-            nn.Conv3d(reads * channels, width, kernel, padding=padding),
-            nn.GroupNorm(_groups(width), width),
-            nn.SiLU(),
-            nn.Conv3d(width, width, kernel, padding=padding),
-            nn.GroupNorm(_groups(width), width),
-            nn.SiLU(),
-        )
-        self.logit = nn.Linear(width, 1)
-        nn.init.normal_(self.logit.weight, std=0.1 / width**0.5)  # logits start near 0, but not without gradient
-        nn.init.zeros_(self.logit.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, 1)."""
-        # transformers' tokens come channels-last, on which torch's CPU GroupNorm crashes in backward (torch 2.13)
-        logits: Tensor = self.logit(self.layers(features.contiguous()).mean(dim=(2, 3, 4)))
-        return logits
+    @torch.no_grad()
+    def _measured(self, clips: Tensor, conditions: Conditions) -> list[Tensor]:
+        """Features of the clips at levels of noise from almost none to almost all, at least _LEVELS of them."""
+        rounds = -(-_LEVELS // len(clips))
+        levels = torch.linspace(0.02, 0.98, rounds * len(clips), dtype=torch.float64).view(len(clips), rounds)
+        schedule, generator = self._teacher.schedule, torch.Generator().manual_seed(0)
+        found = []
+        for level in levels.unbind(dim=1):
+            t = schedule.time_of_level(level)
+            noise = torch.randn(clips.shape, generator=generator).to(clips)
+            found.append(self.read(schedule.add_noise(clips, noise, t), t, conditions))
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def _adapted(network: nn.Module, rank: int) -> tuple[nn.Module, nn.ParameterDict]:
@@ -138,9 +123,3 @@ def _adapted(network: nn.Module, rank: int) -> tuple[nn.Module, nn.ParameterDict
     add_adapter(ours, ADAPTER, rank, alpha=rank)
     parameters = adapter_parameters(ours, ADAPTER)
     return ours, nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in parameters.items()})
-
-
-def _groups(channels: int) -> int:
-    """The most groups, up to 32, that divide the channels and hold GROUP_CHANNELS of them each."""
-    most = max(1, min(32, channels // GROUP_CHANNELS))
-    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
+from fewstep.distill.fresh_heads import HELD_OUT
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import RolloutData, Stage
@@ -50,34 +51,70 @@ def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) 
 def stage_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> Calls:
     """All calls of a stage on one process; with guidance at some noise levels only, those of an average draw of steps.
 
-    Starts between two nodes take fewer substeps than counted here; samples drawn to look at are not counted.
+    Starts between two nodes take fewer substeps than counted here; samples drawn to look at are not counted. Where the
+    discriminator's steps follow its accuracy, the usual number is counted.
     """
     # from noise to data, so of all student steps
-    whole = stage.guidance.evaluations(schedule, schedule.grid(stage.teacher_steps))
-    lesson = Calls(supervisor=round(stage.batch * whole / stage.student_steps))
+    whole = stage.batch * stage.guidance.evaluations(schedule, schedule.grid(stage.teacher_steps))
+    lesson = Calls(supervisor=round(whole / stage.student_steps))
     forwards = 2 if gradient_checkpointing else 1
     learn = Calls(student_forward=forwards * stage.batch, student_backward=stage.batch)
-    student = (lesson + learn) * stage.steps
     if not isinstance(stage.objective, Adversarial):
-        return student
-    return student + _adversarial_calls(stage, stage.objective, lesson)
+        return (lesson + learn) * stage.steps
+    return _adversarial_calls(stage, stage.objective, lesson, Calls(supervisor=whole), learn)
 
 
-def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls) -> Calls:
-    """The discriminator's turns, and what it is asked in the student's."""
-    batch, starts = stage.batch, stage.batch if objective.conditional else 0  # conditional: it reads z_t too
-    read_both = Calls(discriminator_forward=2 * batch + starts)
-    if objective.discriminator.backbone != "frozen":
-        read_both = replace(read_both, discriminator_backward=2 * batch + starts)
-    turns = objective.warmup + stage.steps * objective.discriminator_steps
-    judge = (lesson + Calls(student_forward=batch) + read_both) * turns
-    if objective.r1 or objective.r2:
-        # every n-th step from step 0 on, to which all of the warm-up belongs
-        counting = -(-stage.steps // objective.penalty_every)
-        judge += read_both * (objective.warmup + counting * objective.discriminator_steps)
-    # real and fake are read apart, and gradients reach the student through the fake alone
-    ask = Calls(discriminator_forward=2 * (batch + starts), discriminator_backward=batch)
-    return judge + ask * stage.steps
+def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls, clips: Calls, learn: Calls) -> Calls:
+    """The discriminator's turns and the student's; `lesson` is a step of the supervisor's, `clips` its whole way."""
+    samples, anchored = objective.judges == "sample", objective.anchor.weight > 0
+    # what is real, and the student's side of it: forward alone, then with gradients
+    if samples:
+        real = clips if objective.real == "supervisor" else Calls()
+        forward = Calls(student_forward=stage.batch * stage.student_steps)
+        through = stage.student_steps if objective.through == "all" else 1
+        learnt = learn * through + Calls(student_forward=stage.batch * (stage.student_steps - through))
+    else:
+        real = Calls() if objective.real == "clips" else lesson
+        forward, learnt = Calls(student_forward=stage.batch), learn
+
+    turn = _judged_calls(stage, objective)
+    step = turn.starts_once + (turn.judge * objective.discriminator_steps) + turn.learn + learnt
+    step += lesson if anchored and not samples else real
+    if anchored and samples:
+        step += lesson + learn
+    if stage.accumulate > 1:  # its graph does not wait for the student's turn, see Trainer
+        step += forward * objective.discriminator_steps
+    warmup = real + forward + turn.starts_once + turn.judge
+    counting = -(-stage.steps // objective.penalty_every)  # every n-th step from step 0 on, as all of the warm-up
+    penalties = turn.penalty * (objective.warmup + counting * objective.discriminator_steps)
+    fresh = 2 * (objective.probe + HELD_OUT) if objective.probe else 0  # before and after
+    probe = (warmup * fresh) + turn.penalty * (2 * -(-fresh // (2 * objective.penalty_every)))
+    return step * stage.steps + warmup * objective.warmup + penalties + probe
+
+
+@dataclass(frozen=True)
+class _JudgedCalls:
+    """Calls of the discriminator's backbone."""
+
+    starts_once: Calls  # in a round, for z_t
+    judge: Calls  # in a turn of its own
+    penalty: Calls  # more of them where r1 or r2 count
+    learn: Calls  # in the student's turn
+
+
+def _judged_calls(stage: Stage, objective: Adversarial) -> _JudgedCalls:
+    batch, trained = stage.batch, objective.discriminator.backbone != "frozen"
+    starts = batch if objective.conditional else 0
+    again = starts if trained else 0  # what is trained must be read anew in every turn
+
+    def read(count: int, backward: bool) -> Calls:
+        return Calls(discriminator_forward=count, discriminator_backward=count if backward else 0)
+
+    both = read(2 * batch + again + (batch if objective.mismatched else 0), trained)
+    penalty = read(2 * batch, trained) if objective.r1 or objective.r2 else Calls()
+    compared = objective.loss == "relativistic" or objective.balance is not None  # the real side is read as well
+    learn = read(again + (batch if compared else 0), backward=False) + read(batch, backward=True)
+    return _JudgedCalls(read(starts - again, backward=False), both, penalty, learn)
 
 
 @dataclass(frozen=True)
@@ -93,7 +130,7 @@ def stage_work(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bo
     """The work of a stage on one process."""
     plain, objective = stage, stage.objective
     if isinstance(objective, Adversarial):
-        plain = stage.model_copy(update={"objective": objective.model_copy(update={"warmup": 0})})
+        plain = stage.model_copy(update={"objective": objective.model_copy(update={"warmup": 0, "probe": 0})})
     each = stage_calls(plain, schedule, gradient_checkpointing).work / stage.steps
     return StageWork(stage.name, each, stage_calls(stage, schedule, gradient_checkpointing).work)
 

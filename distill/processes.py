@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, distributed, nn
 from torch.distributed import distributed_c10d
 
 from fewstep.teacher.interrupts import Signals, Stop, requested_stop
@@ -74,6 +74,19 @@ def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Paramete
         mean: Any = accelerator.reduce(flat, "mean")
     for parameter, gradient in zip(parameters, mean.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = gradient.view_as(parameter)
+
+
+def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:
+    """The sum of every process's figures, which go through `device` where there are several.
+
+    Raises ProcessEnded when another process is gone.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return figures
+    total = figures.to(device)
+    with _among_processes():
+        distributed.all_reduce(total)
+    return total.to(figures.device)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.objectives.base import Settings
+from fewstep.distill.objectives.supervision import known_starts, supervisor_times
 from fewstep.distill.overrides import apply, load_yaml, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
 from fewstep.distill.settings import (
@@ -205,12 +206,26 @@ class Recipe(Settings):
                 f"{place}.teacher: {taught.name} takes {taught.student_steps} steps, not {stage.teacher_steps}; set "
                 f"teacher_steps to {taught.student_steps}, or name another teacher"
             )
+        elif stage.starts is not None:
+            asked = supervisor_times(stage.teacher_steps, stage.student_steps, stage.starts)
+            unknown = [time for time in asked if time not in known_starts(taught.student_steps, taught.starts)]
+            if unknown:
+                wrong.append(
+                    f"{place}.starts: {taught.name}, which supervises, was trained for {taught.student_steps} steps, "
+                    f"and would be asked at {', '.join(f'{time:g}' for time in unknown)}: at other nodes it was never "
+                    f"taught where to land; start at {_nodes(taught.student_steps)}, name a teacher that has these "
+                    f"nodes, or `teacher: {BASE}`"
+                )
         if stage.guidance.guides:
             wrong.append(
                 f"{place}.guidance is {stage.guidance}, but its teacher {taught.name} is a student with guidance "
                 f"baked in; set it to 1, or `teacher: {BASE}`"
             )
         return wrong
+
+
+def _nodes(steps: int) -> str:
+    return ", ".join(f"{1 - i / steps:g}" for i in range(steps))
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

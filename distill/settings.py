@@ -253,6 +253,12 @@ class Stage(Settings):
                 f"a batch of {self.batch} clips cannot be split into {self.accumulate} equal micro-batches: "
                 "choose an `accumulate` that divides `batch`"
             )
+        mismatched = isinstance(self.objective, Adversarial) and self.objective.mismatched
+        if mismatched and self.batch == self.accumulate:
+            raise ValueError(
+                "objective.mismatched gives clips the prompts of others, and micro-batches of one clip have no other: "
+                "choose a larger `batch`, a smaller `accumulate`, or set mismatched to 0"
+            )
         return self
 
     @property

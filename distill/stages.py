@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from torch import nn
 from fewstep.distill.batches import Batches
 from fewstep.distill.data import Clips
 from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.fresh_heads import FreshHeads, StillRoles
 from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
 from fewstep.distill.objectives.base import Batch, Objective
 from fewstep.distill.objectives.progressive import ProgressiveObjective
@@ -26,7 +27,7 @@ from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
-from fewstep.student.denoiser import Roles
+from fewstep.student.denoiser import Roles, student_network
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
 from fewstep.teacher.screen import Screen
@@ -73,7 +74,7 @@ class Relay:
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
-        trainer, watch = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
+        trainer, watch, probe = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
         if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
             self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
         with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
@@ -86,6 +87,9 @@ class Relay:
             result: dict[str, Any] = self._unless_stopped(
                 lambda: watch(stage.steps) | self._gauge(stage.gate, roles.student, trainer.contract), trainer.kept
             )
+        if probe is not None:
+            self.screen.say(f"{stage.name}: training fresh heads on the student, and on what it began as")
+            result |= self._unless_stopped(probe, trainer.kept)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
@@ -111,8 +115,11 @@ class Relay:
         assert done is not None
         return done
 
-    def _trainer(self, index: int, stage: Stage) -> tuple[Trainer, Callable[[int], dict[str, float]]]:
-        """The stage's trainer, resumed from its checkpoint, and what is measured after so many of its steps."""
+    def _trainer(
+        self, index: int, stage: Stage
+    ) -> tuple[Trainer, Callable[[int], dict[str, float]], Callable[[], dict[str, float]] | None]:
+        """The stage's trainer, resumed from its checkpoint, what is measured after so many of its steps, and the probe
+        at its end, if there is one."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         roles, baked = self._roles(index), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
@@ -120,8 +127,11 @@ class Relay:
             self.clips.folder, self.teacher, self.recipe.seed, index,
             self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
-        gauged = batches.batch(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate), 0.0)
-        objective = self._objective(stage, supervision, roles, gauged)
+        size = min(_GAUGED, 2 * stage.batch // stage.accumulate)
+        gauged = batches.batch(_GAUGE_POSITION, size, 0.0)
+        # the main process's clips: a discriminator measures its features on them, and must be the same in all
+        all_gauged = Batches(self.clips.folder, self.teacher, self.recipe.seed, index).batch(_GAUGE_POSITION, size, 0.0)
+        objective = self._objective(stage, supervision, roles, all_gauged)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
             self.clips.negative_prompt, self.clips.fps,
@@ -139,7 +149,27 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker,
         )  # fmt: skip
-        return trainer, watch
+        return trainer, watch, self._probe(index, stage, supervision, roles, batches, all_gauged)
+
+    def _probe(
+        self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: Batches, any_batch: Batch
+    ) -> Callable[[], dict[str, float]] | None:
+        """Accuracies of fresh heads: on what the student began as, and on its moving average."""
+        if not (isinstance(stage.objective, Adversarial) and stage.objective.probe):
+            return None
+        heads = FreshHeads(
+            stage.objective, supervision, batches, stage.batch // stage.accumulate, any_batch, self.accelerator
+        )
+
+        def measure() -> dict[str, float]:
+            still = StillRoles(self.teacher, roles.student, roles.supervisor, roles.backbone)
+            with roles.averaged():
+                after = heads.accuracy(still)
+            start = self._weights(self.recipe.start_of(index))
+            began_as = roles.backbone if start is None else student_network(self.teacher, start)
+            return {"fresh_heads_before": heads.accuracy(replace(still, student=began_as)), "fresh_heads": after}
+
+        return measure
 
     def _roles(self, index: int) -> Roles:
         student = self.recipe.student
@@ -159,12 +189,12 @@ class Relay:
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)
 
-    def _objective(self, stage: Stage, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective:
+    def _objective(self, stage: Stage, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective[Any]:
         settings = stage.objective
         if not isinstance(settings, Adversarial):
             return ProgressiveObjective(settings, supervision)
         discriminator = Discriminator(
-            self.teacher, roles.backbone, settings.discriminator, any_batch.x0.shape[1:], any_batch.conditions,
+            self.teacher, roles.backbone, settings.discriminator, any_batch.x0, any_batch.conditions,
             settings.conditional,
         )  # fmt: skip
         return AdversarialObjective(settings, supervision, discriminator)

@@ -37,7 +37,7 @@ class Trainer:
         self,
         stage: Stage,
         roles: Roles,
-        objective: Objective,
+        objective: Objective[Any],
         batches: Batches,
         contract: SamplingContract,
         accelerator: Accelerator,
@@ -124,8 +124,10 @@ class Trainer:
         figures: dict[str, float] = {}
         drawn = self.drawn
         try:
-            for turn in self.objective.turns(self.step):
-                figures |= {f"{turn}/{name}": value for name, value in self._turn(turn).items()}
+            for turns in self.objective.rounds(self.step):
+                lessons = self._lessons(turns)
+                for turn in turns:
+                    figures |= {f"{turn}/{name}": value for name, value in self._turn(turn, lessons).items()}
         except BaseException:
             self.drawn = drawn
             raise
@@ -134,17 +136,29 @@ class Trainer:
         self.step += 1
         return figures
 
-    def _turn(self, turn: str) -> dict[str, float]:
-        stage, player, total = self.stage, self.players[turn], dict[str, float]()
+    def _lessons(self, turns: tuple[str, ...]) -> list[Any]:
+        """What the turns of a round learn from, one lesson per micro-batch.
+
+        Only where there is a single one may its graph wait for the student's turn: several would fill the memory that
+        micro-batches are there to save.
+        """
+        stage, lessons = self.stage, []
         for _ in range(stage.accumulate):
             batch = self.batches.batch(self.drawn, stage.batch // stage.accumulate, self.step / stage.steps)
             with self.accelerator.autocast():
-                figures = self.objective.loss(turn, batch, self.roles, self.step)
-            self.accelerator.backward(figures["loss"] / stage.accumulate)
+                lessons.append(self.objective.lesson(turns, batch, self.roles, keep_graph=stage.accumulate == 1))
             self.drawn += 1
+        return lessons
+
+    def _turn(self, turn: str, lessons: list[Any]) -> dict[str, float]:
+        stage, player, total = self.stage, self.players[turn], dict[str, float]()
+        for lesson in lessons:
+            with self.accelerator.autocast():
+                figures = self.objective.loss(turn, lesson, self.roles, self.step)
+            self.accelerator.backward(figures["loss"] / stage.accumulate)
             for name, value in as_numbers(figures).items():
                 total[name] = total.get(name, 0.0) + value / stage.accumulate
-        # the student's rise is not for others: a discriminator's own warm-up lies within the first step as a whole
+        # the student's warm-up is its own: a discriminator's lies within the first step as a whole
         scale = lr_scale(self.step, stage.steps, stage.warmup if turn == STUDENT else 0, stage.cooldown)
         norm = player.gather(self.accelerator, total["loss"])
         if not math.isfinite(norm):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
 
 from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
 from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Settings, Trainee
+from fewstep.distill.objectives.judged import Judges, Real, Subject, Through, students_clips
 from fewstep.distill.objectives.losses import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty
 from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.renoise import Noise, UniformNoise, draw_times
-from fewstep.distill.objectives.supervision import Lesson, Supervision
+from fewstep.distill.objectives.scores import Balance, Scores
+from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.schedule import NoiseSchedule
 
 DISCRIMINATOR = "discriminator"
 
@@ -24,7 +28,7 @@ NO_MOMENTUM = (0.0, 0.99)  # Adam's betas of both players: with momentum a game 
 
 
 class Anchor(Settings):
-    """A regression of the endpoint beside the adversarial loss, which steadies it."""
+    """A regression of the endpoint besides the adversarial loss, which steadies it."""
 
     loss: Regression = "mse"
     """Mean squared error, or pseudo-Huber."""
@@ -35,74 +39,128 @@ class Anchor(Settings):
 
 
 class Adversarial(Settings):
-    """A discriminator that tells the supervisor's endpoints from the student's."""
+    """A discriminator that tells the student's steps, or clips, from real ones."""
 
     kind: Literal["adversarial"] = "adversarial"
-    """A discriminator judges the student's step."""
+    """A discriminator judges the student."""
+    real: Real = "supervisor"
+    """What counts as real: the supervisor's steps, the clips of the data, or clips_at_data: clips where a step ends in
+    data, the supervisor's elsewhere. Clips ask for `conditional: false`."""
+    judges: Judges = "endpoint"
+    """What the discriminator sees: the endpoint z_s of a step, the clip (x0) that a step stands for, or a sample: the
+    end of all the student's own steps from noise (arXiv 2405.14867, 2501.08316)."""
+    through: Through = "all"
+    """Of samples: whether gradients pass through all steps, the last, or a drawn one."""
     conditional: bool = True
     """The discriminator sees where a step started, too; false relaxes it to the endpoint alone."""
     loss: AdversarialLoss = "relativistic"
     """relativistic (RpGAN), non_saturating or hinge."""
     weight: NonNegativeFloat = 0.1
-    """Of the student's adversarial loss beside the anchor."""
+    """Of the student's adversarial loss besides the anchor."""
     anchor: Anchor = Anchor()
     """Regression of the endpoint."""
+    mismatched: NonNegativeFloat = 0.0
+    """Weight of real clips with another clip's prompt as further fakes, so that prompts count (arXiv 1605.05396)."""
     r1: NonNegativeFloat = 0.5
-    """gamma of gamma/2 |grad D|^2 at the supervisor's endpoints; 0 is off."""
+    """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
     r2: NonNegativeFloat = 0.5
-    """gamma of gamma/2 |grad D|^2 at the student's endpoints; 0 is off."""
+    """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
     penalty_every: PositiveInt = 4
     """Every n-th step r1 and r2 count n times, in the others not at all; in the first, once in each turn of warm-up."""
     penalty_sigma: PositiveFloat = 0.01
     """Size of the finite difference that estimates the gradient, in units of the latents."""
     noise: Noise = UniformNoise()
-    """How noisy the discriminator sees endpoints."""
+    """How noisy the discriminator sees both sides."""
     warmup: NonNegativeInt = 50
     """Discriminator steps before the student moves."""
     discriminator_steps: PositiveInt = 1
-    """Discriminator steps per student step."""
+    """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
+    balance: Balance | None = None
+    """Discriminator steps that follow its accuracy; null: always `discriminator_steps`."""
     lr: PositiveFloat = 2e-4
     """Learning rate of the discriminator, Adam."""
     betas: tuple[Decay, Decay] = NO_MOMENTUM
     """Adam's, of the discriminator."""
+    probe: NonNegativeInt = 0
+    """Steps for which fresh heads are trained on the finished student, and on what it was before the stage: their
+    accuracy on held-out pairs says how well real and student can be told apart. 0 is none."""
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """The network that judges."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Adversarial:
+        if self.conditional and (self.real != "supervisor" or self.judges == "sample"):
+            what = f"real: {self.real}" if self.real != "supervisor" else "judges: sample"
+            raise ValueError(
+                f"{what} with a conditional discriminator asks for clips that follow from where a step starts, which "
+                "no real clip does (arXiv 2402.13929, Sec. 3.3): set conditional to false, or keep real: supervisor "
+                "and judges: endpoint"
+            )
+        return self
+
+    @property
+    def subject(self) -> Subject:
+        """What is held against what."""
+        return Subject(self.real, self.judges, self.through)
+
 
 @dataclass(frozen=True)
-class _View:
-    """How the discriminator sees a lesson: real and fake endpoints with the same noise, all at one time per clip."""
+class Comparison:
+    """What the turns of one round share: what is real, and from where the student makes the same."""
 
-    lesson: Lesson
-    s: Tensor  # (B,) the endpoint's time after noising
-    eps: Tensor
-
-    def renoise(self, roles: Roles, z_s: Tensor) -> Tensor:
-        return roles.teacher.schedule.renoise(z_s, self.lesson.s, self.s, self.eps)
+    batch: Batch
+    real: Tensor  # (B, C, F, h, w) without gradients
+    s: Tensor  # (B,) the time of both sides, before the discriminator's noise
+    transition: Tensor  # (B,) int64 on the CPU: which of the student's transitions each clip is of
+    num_judged: int  # turns that the discriminator has
+    step: StudentStep | None = None  # None where nothing is learned from single steps
+    taught: Lesson | None = None  # the supervisor's way through it; None where nobody needs it
+    noise: Tensor | None = None  # where the student's own clips begin, if they are judged
+    drawn: int = 0  # the step of theirs through which gradients pass, where one is drawn
+    starts: list[Tensor] | None = None  # features of z_t, where a frozen backbone reads it once for all turns
+    shared: tuple[Tensor, Tensor | None] | None = None  # the student's side with its graph, made once for all turns
 
 
 class AdversarialObjective:
     """Trains the student against a discriminator of the same stage.
 
-    A stage's steps are the student's: the discriminator's warm-up happens within the first of them, as turns of its
+    A stage's steps are the student's: the discriminator's warm-up happens within the first of them, as rounds of its
     own, so that step takes longer.
     """
 
     def __init__(self, settings: Adversarial, supervision: Supervision, discriminator: Discriminator) -> None:
         self.settings = settings
+        self.subject = settings.subject
         self.supervision = supervision
         self.discriminator = discriminator
+        self.scores = Scores(1 if settings.judges == "sample" else supervision.student_steps)
 
     def players(self) -> dict[str, Trainee]:
-        """The discriminator."""
-        return {DISCRIMINATOR: Trainee(self.discriminator, self.settings.lr, self.settings.betas)}
+        """The discriminator; its scores are kept with it."""
+        both = nn.ModuleDict({"network": self.discriminator, "scores": self.scores})
+        return {DISCRIMINATOR: Trainee(both, self.settings.lr, self.settings.betas)}
 
-    def turns(self, step: int) -> tuple[str, ...]:
-        """The discriminator's, then the student's; the first step begins with the warm-up."""
-        count = self.settings.discriminator_steps + (self.settings.warmup if step == 0 else 0)
-        return (*[DISCRIMINATOR] * count, STUDENT)
+    def rounds(self, step: int) -> Iterator[tuple[str, ...]]:
+        """The discriminator's turns and the student's on the same clips; before the first, the warm-up on others."""
+        if step == 0:
+            for _ in range(self.settings.warmup):
+                yield (DISCRIMINATOR,)
+        usual, balance = self.settings.discriminator_steps, self.settings.balance
+        turns = usual if balance is None else balance.turns(self.scores.accuracy, usual)
+        yield (*[DISCRIMINATOR] * turns, STUDENT)
 
-    def loss(self, turn: str, batch: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Comparison:
+        """What is real, and where the student begins; with keep_graph, its side as well if it has a turn."""
+        anchored = STUDENT in turns and self.settings.anchor.weight > 0
+        make = self._of_clips if self.settings.judges == "sample" else self._of_steps
+        comparison = make(batch, roles, anchored, turns.count(DISCRIMINATOR))
+        if keep_graph and STUDENT in turns:
+            with torch.enable_grad():
+                comparison = replace(comparison, shared=self._students_side(comparison, roles))
+        return comparison
+
+    def loss(self, turn: str, lesson: Comparison, roles: Roles, step: int) -> dict[str, Tensor]:
         """Figures of the discriminator's or the student's turn; `r1` and `r2` (|grad D|^2 / 2) only where they count.
 
         Whether the discriminator's parameters take gradients is set for the turn, and stays so until the next call:
@@ -110,60 +168,139 @@ class AdversarialObjective:
         """
         judging = turn == DISCRIMINATOR
         self.discriminator.requires_grad_(judging)
-        view = self._view(batch, roles)
-        lesson = view.lesson
         with torch.set_grad_enabled(not judging):
-            x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
-            fake = view.renoise(roles, roles.teacher.schedule.step(lesson.z_t, x0, lesson.t, lesson.s))
-        real = view.renoise(roles, lesson.z_s)
-        start = (lesson.z_t, lesson.t) if self.settings.conditional else ()
+            fake, x0 = lesson.shared or self._students_side(lesson, roles)
+        batch, schedule = lesson.batch, roles.teacher.schedule
+        # both sides get the same noise: what is left to see is what the student does
+        s = draw_times(schedule, self.settings.noise, lesson.s, batch.progress, batch.generator)
+        eps = batch.noise()
+        real, fake = (schedule.renoise(z, lesson.s, s, eps) for z in (lesson.real, fake.detach() if judging else fake))
+        with torch.set_grad_enabled(judging):
+            starts = self._starts(lesson)
 
-        def discriminate(z_s: Tensor) -> Tensor:
-            found: Tensor = self.discriminator(z_s, view.s, batch.conditions, *start)
-            return found
+        def discriminate(z: Tensor, conditions: Conditions = batch.conditions) -> Tensor:
+            logits: Tensor = self.discriminator(z, s, conditions, starts)
+            return logits
 
         if judging:
-            return self._judge(discriminate, real, fake, batch.generator, step)
-        with torch.no_grad():
-            real_logits = discriminate(real)
-        adversarial = generator_loss(self.settings.loss, real_logits, discriminate(fake))
-        anchor = self._anchor(roles, x0, lesson)
-        loss = self.settings.weight * adversarial + self.settings.anchor.weight * anchor
-        return {"loss": loss, "adversarial": adversarial.detach(), "anchor": anchor.detach()}
+            return self._judge(discriminate, real, fake, lesson, roles.teacher.schedule, step)
+        return self._learn(discriminate, real, fake, x0, lesson, roles)
 
-    def _view(self, batch: Batch, roles: Roles) -> _View:
-        lesson = self.supervision.lesson(batch, roles)
-        s = draw_times(roles.teacher.schedule, self.settings.noise, lesson.s, batch.progress, batch.generator)
-        return _View(lesson, s, batch.noise())
+    # --- what is compared
 
-    def _anchor(self, roles: Roles, x0: Tensor, lesson: Lesson) -> Tensor:
-        schedule, anchor = roles.teacher.schedule, self.settings.anchor
-        return regress(schedule, x0, lesson.target(schedule), lesson.t, anchor.loss, anchor.huber_c)
+    def _of_steps(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
+        schedule = roles.teacher.schedule
+        step = self.supervision.draw(batch, schedule)
+        supervised = anchored or self.subject.needs_supervisor(step.s)
+        taught = self.supervision.teach(step, batch, roles) if supervised else None
+        return Comparison(
+            batch,
+            self.subject.real_of(step, taught, batch, schedule),
+            self.subject.times_of(step),
+            (schedule.grid(self.supervision.student_steps)[1:] - step.s[:, None]).abs().argmin(dim=1),
+            num_judged,
+            step,
+            taught,
+            starts=self._read_starts(step, batch) if self.settings.discriminator.backbone == "frozen" else None,
+        )
+
+    def _of_clips(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
+        supervision, noise, at_data = self.supervision, batch.noise(), torch.zeros(len(batch.x0), dtype=torch.float64)
+        drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.generator))
+        real = supervision.clips(noise, batch, roles) if self.settings.real == "supervisor" else batch.x0
+        step = supervision.draw(batch, roles.teacher.schedule) if anchored else None
+        taught = None if step is None else supervision.teach(step, batch, roles)
+        return Comparison(batch, real, at_data, at_data.long(), num_judged, step, taught, noise, drawn)
+
+    def _students_side(self, lesson: Comparison, roles: Roles) -> tuple[Tensor, Tensor | None]:
+        """The student's endpoints or clips, and its prediction at z_t where they are of single steps."""
+        if lesson.noise is not None:
+            through = self.settings.through
+            return students_clips(self.supervision, lesson.noise, lesson.batch, roles, through, lesson.drawn), None
+        assert lesson.step is not None
+        x0 = _predict(lesson.step, lesson.batch, roles)
+        return self.subject.fake_of(lesson.step, x0, roles.teacher.schedule), x0
+
+    def _starts(self, lesson: Comparison) -> list[Tensor] | None:
+        if lesson.starts is not None or lesson.step is None:
+            return lesson.starts
+        return self._read_starts(lesson.step, lesson.batch)
+
+    def _read_starts(self, step: StudentStep, batch: Batch) -> list[Tensor] | None:
+        return self.discriminator.read(step.z_t, step.t, batch.conditions) if self.settings.conditional else None
+
+    # --- the two turns
 
     def _judge(
         self,
-        discriminate: Callable[[Tensor], Tensor],
+        discriminate: Callable[..., Tensor],
         real: Tensor,
         fake: Tensor,
-        generator: torch.Generator,
+        lesson: Comparison,
+        schedule: NoiseSchedule,
         step: int,
     ) -> dict[str, Tensor]:
-        both = torch.cat([real, fake])
+        settings, both = self.settings, torch.cat([real, fake])
         logits = discriminate(both)
         of_real, of_fake = logits.chunk(2)
-        adversarial = discriminator_loss(self.settings.loss, of_real, of_fake)
+        loss = adversarial = discriminator_loss(settings.loss, of_real, of_fake)
+        self.scores.update(lesson.transition, of_real, of_fake)
         figures = {
-            "loss": adversarial,
             "adversarial": adversarial.detach(),
             "logits_real": of_real.detach().mean(),
             "logits_fake": of_fake.detach().mean(),
             "accuracy": (of_real > of_fake).float().mean(),  # share of pairs that are ranked right
+            **self.scores.figures(self._ends(schedule)),
         }
-        settings = self.settings
+        if settings.mismatched:
+            others = discriminate(real, lesson.batch.conditions[torch.arange(len(real)).roll(1)])
+            mismatched = discriminator_loss(settings.loss, of_real, others)
+            figures["mismatched"] = mismatched.detach()
+            loss = loss + settings.mismatched * mismatched
         if step % settings.penalty_every == 0 and (settings.r1 or settings.r2):
-            slopes = gradient_penalty(discriminate, both, settings.penalty_sigma, generator, logits)
+            slopes = gradient_penalty(discriminate, both, settings.penalty_sigma, lesson.batch.generator, logits)
             r1, r2 = (half.mean() for half in slopes.chunk(2))
             times = settings.penalty_every if step else 1  # the first step has all turns of the warm-up
-            figures["loss"] = adversarial + times * (settings.r1 * r1 + settings.r2 * r2)
+            loss = loss + times * (settings.r1 * r1 + settings.r2 * r2)
             figures |= {"r1": r1.detach(), "r2": r2.detach()}
-        return figures
+        return {"loss": loss, **figures}
+
+    def _learn(
+        self,
+        discriminate: Callable[..., Tensor],
+        real: Tensor,
+        fake: Tensor,
+        x0: Tensor | None,
+        lesson: Comparison,
+        roles: Roles,
+    ) -> dict[str, Tensor]:
+        settings, of_fake = self.settings, discriminate(fake)
+        of_real = of_fake
+        if settings.loss == "relativistic" or settings.balance is not None:  # other losses look at fakes alone
+            with torch.no_grad():
+                of_real = discriminate(real)
+            if settings.balance is not None and not lesson.num_judged:
+                self.scores.update(lesson.transition, of_real, of_fake.detach())  # it waits, and is watched meanwhile
+        adversarial = generator_loss(settings.loss, of_real, of_fake)
+        loss, figures = settings.weight * adversarial, {"adversarial": adversarial.detach()}
+        if settings.balance is not None:
+            figures["discriminator_steps"] = torch.tensor(float(lesson.num_judged))
+        if lesson.taught is not None and settings.anchor.weight:
+            anchor = self._anchor(x0, lesson, lesson.taught, roles)
+            loss, figures["anchor"] = loss + settings.anchor.weight * anchor, anchor.detach()
+        return {"loss": loss, **figures}
+
+    def _anchor(self, x0: Tensor | None, lesson: Comparison, taught: Lesson, roles: Roles) -> Tensor:
+        schedule, anchor = roles.teacher.schedule, self.settings.anchor
+        if x0 is None:  # clips are judged, and the step beside them was not taken yet
+            assert lesson.step is not None
+            x0 = _predict(lesson.step, lesson.batch, roles)
+        return regress(schedule, x0, taught.target(schedule), taught.t, anchor.loss, anchor.huber_c)
+
+    def _ends(self, schedule: NoiseSchedule) -> Tensor:
+        """The times at which the scores' transitions end."""
+        return schedule.grid(self.supervision.student_steps)[-len(self.scores.weights) :]
+
+
+def _predict(step: StudentStep, batch: Batch, roles: Roles) -> Tensor:
+    return roles.teacher.denoise(step.z_t, step.t, batch.conditions, network=roles.student)

@@ -1,10 +1,10 @@
-"""What an objective is to the trainer: who moves in a step, and what each of them minimises."""
+"""What an objective is to the trainer: the turns of a step, what they learn from, and what each of them minimises."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,8 @@ from fewstep.teacher.conditions import Conditions
 
 STUDENT = "student"
 
+LessonT = TypeVar("LessonT")
+
 
 class Settings(BaseModel):
     """Frozen; unknown names are refused. A field's docstring is what editors show for it."""
@@ -23,11 +25,11 @@ class Settings(BaseModel):
 
 
 class Roles(Protocol):
-    """Who is who in a stage. The networks are for `network=` of the teacher's methods."""
+    """The networks of a stage, for `network=` of the teacher's methods."""
 
     @property
     def teacher(self) -> Teacher:
-        """The adapter through which every network is asked."""
+        """The adapter through which every network is called."""
 
     @property
     def student(self) -> nn.Module:
@@ -44,7 +46,7 @@ class Roles(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """What one turn learns from. All that is random in the turn comes from `generator`."""
+    """The clips of one round. All that is random in the round comes from `generator`."""
 
     x0: Tensor  # (B, C, F, h, w) clean latents
     conditions: Conditions
@@ -58,24 +60,34 @@ class Batch:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What an objective trains beside the student, and Adam's settings for it."""
+    """What an objective trains besides the student, and Adam's settings for it."""
 
     module: nn.Module
     lr: float
     betas: tuple[float, float]
 
 
-class Objective(Protocol):
-    """One method of distillation."""
+class Objective(Protocol[LessonT]):
+    """One method of distillation. A step of the student has rounds, a round has turns of one player each."""
 
     def players(self) -> dict[str, Trainee]:
-        """What it trains beside the student, by name: {} or {"discriminator": ...}."""
+        """What it trains besides the student, by name: {} or {"discriminator": ...}."""
 
-    def turns(self, step: int) -> Sequence[str]:
-        """Who moves in this step of the student, in order: ("student",) or ("discriminator", "student")."""
+    def rounds(self, step: int) -> Iterable[tuple[str, ...]]:
+        """The rounds of this step, each as the names of the players whose turns it has, in order.
 
-    def loss(self, turn: str, batch: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
-        """Scalars by name: "loss" is minimised and sends gradient only to whose turn it is, the others are logged.
+        The turns of one round share a lesson. The last turn of the last round is the student's.
+        """
+
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> LessonT:
+        """What the turns of a round learn from.
+
+        keep_graph: the student's own forward pass may be made once, here, for all turns; else each turn makes it, and
+        the lesson holds no graph.
+        """
+
+    def loss(self, turn: str, lesson: LessonT, roles: Roles, step: int) -> dict[str, Tensor]:
+        """Scalars by name: "loss" is minimised and sends gradient only to the turn's player, the others are logged.
 
         The figures that are logged may differ from step to step.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import PositiveFloat
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Settings, Trainee
 from fewstep.distill.objectives.regression import Regression, regress
-from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.objectives.supervision import Lesson, Supervision
+from fewstep.teacher.conditions import Conditions
 
 
 class Progressive(Settings):
@@ -23,6 +25,14 @@ class Progressive(Settings):
     """Where pseudo-Huber turns from squared to absolute, in units of the student's prediction."""
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A step of the supervisor's, and what its clips are conditioned on."""
+
+    step: Lesson
+    conditions: Conditions
+
+
 class ProgressiveObjective:
     """Trains the student alone."""
 
@@ -31,16 +41,20 @@ class ProgressiveObjective:
         self.supervision = supervision
 
     def players(self) -> dict[str, Trainee]:
-        """None beside the student."""
+        """None besides the student."""
         return {}
 
-    def turns(self, step: int) -> tuple[str, ...]:
-        """The student's, always."""
-        return (STUDENT,)
+    def rounds(self, step: int) -> tuple[tuple[str, ...], ...]:
+        """The student's turn."""
+        return ((STUDENT,),)
 
-    def loss(self, turn: str, batch: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Taught:
+        """A step of the supervisor's."""
+        return Taught(self.supervision.lesson(batch, roles), batch.conditions)
+
+    def loss(self, turn: str, lesson: Taught, roles: Roles, step: int) -> dict[str, Tensor]:
         """The endpoint's error in the student's own prediction."""
-        teacher, lesson = roles.teacher, self.supervision.lesson(batch, roles)
-        x0 = teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
-        target = lesson.target(teacher.schedule)
-        return {"loss": regress(teacher.schedule, x0, target, lesson.t, self.settings.loss, self.settings.huber_c)}
+        teacher, taught = roles.teacher, lesson.step
+        x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)
+        target = taught.target(teacher.schedule)
+        return {"loss": regress(teacher.schedule, x0, target, taught.t, self.settings.loss, self.settings.huber_c)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from fewstep.distill.objectives.base import Settings
@@ -62,11 +62,28 @@ class NoiseLevels(Settings):
         return torch.tensor(self.levels, dtype=torch.float64)[drawn]
 
 
-Noise = Annotated[UniformNoise | NoiseLevels, Field(discriminator="kind")]
+class LogitNormalNoise(Settings):
+    """Levels whose logits are normal, as LADD draws them (arXiv 2403.12015)."""
+
+    kind: Literal["logit_normal"] = "logit_normal"
+    """Levels whose logits are normal."""
+    mean: FiniteFloat = 0.0
+    """Of log(level / (1 - level)): 0 is the middle, above 0 is noisier."""
+    std: PositiveFloat = 1.0
+    """Of the same; LADD's is 1."""
+
+    def draw(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
+        """Levels (count,), float64."""
+        logits = self.mean + self.std * torch.randn(count, generator=generator, dtype=torch.float64)
+        return logits.sigmoid()
+
+
+AnyNoise = UniformNoise | NoiseLevels | LogitNormalNoise
+Noise = Annotated[AnyNoise, Field(discriminator="kind")]
 
 
 def draw_times(
-    schedule: NoiseSchedule, noise: UniformNoise | NoiseLevels, s: Tensor, progress: float, generator: torch.Generator
+    schedule: NoiseSchedule, noise: AnyNoise, s: Tensor, progress: float, generator: torch.Generator
 ) -> Tensor:
     """To which times (B,) endpoints at s (B,) are noised: of the drawn level, or s where that is noisier already."""
     return torch.maximum(s, schedule.time_of_level(noise.draw(len(s), progress, generator)))

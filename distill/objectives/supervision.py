@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.rollout import endpoint
+from fewstep.teacher.rollout import endpoint, rollout
 from fewstep.teacher.schedule import NoiseSchedule, shift_time, substeps_per_step
 
 
@@ -40,19 +40,58 @@ def draw_transition(
     shift. From a start between two nodes the supervisor takes its share of the substeps of a whole step, rounded, but
     at least one. Raises ValueError when the two grids are not nested or a start is not in (0, 1].
     """
+    segments = _segments(teacher_steps, student_steps, starts)
+    drawn = torch.randint(len(segments), (batch,), generator=generator)
+    heights, nodes, counts = (
+        torch.tensor(column, dtype=torch.float64)[drawn] for column in zip(*segments, strict=True)
+    )
+    t, s = (shift_time(x / student_steps, schedule.shift) for x in (heights, nodes))
+    return Transition(t, s, counts.long())
+
+
+def supervisor_times(teacher_steps: int, student_steps: int, starts: Sequence[float] | None) -> list[float]:
+    """At which fractions of the grid, before the shift, `draw_transition` has the supervisor asked; falling, 1 noise.
+
+    Raises ValueError as that does.
+    """
+    found = set[float]()
+    for height, node, count in _segments(teacher_steps, student_steps, starts):
+        found |= {_rounded((height + (node - height) * i / count) / student_steps) for i in range(count)}
+    return sorted(found, reverse=True)
+
+
+def known_starts(student_steps: int, starts: Sequence[float] | None) -> set[float]:
+    """At which fractions of the grid, before the shift, a student was trained to take a step."""
+    return {_rounded(1 - i / student_steps) for i in range(student_steps)} | set(map(_rounded, starts or ()))
+
+
+def _segments(teacher_steps: int, student_steps: int, starts: Sequence[float] | None) -> list[tuple[float, int, int]]:
+    """Of each start: its height and the node below it, in student steps above data, and the substeps between."""
     substeps = substeps_per_step(teacher_steps, student_steps)
     if starts is None:
         starts = [1 - i / student_steps for i in range(student_steps)]
     elif not starts or not all(0 < start <= 1 for start in starts):
         raise ValueError(f"start times {list(starts)} must be at least one, each above 0 (data) and up to 1 (noise)")
-    # in student steps above data; a start that is a node but for rounding is that node
-    heights = [round(start * student_steps, 9) for start in starts]
-    nodes_below = [math.ceil(height) - 1 for height in heights]
-    counts = [max(1, round((height - node) * substeps)) for height, node in zip(heights, nodes_below, strict=True)]
-    drawn = torch.randint(len(starts), (batch,), generator=generator)
-    height, node = (torch.tensor(x, dtype=torch.float64)[drawn] for x in (heights, nodes_below))
-    t, s = (shift_time(x / student_steps, schedule.shift) for x in (height, node))
-    return Transition(t, s, torch.tensor(counts)[drawn])
+    # a start that is a node but for rounding is that node
+    heights = [_rounded(start * student_steps) for start in starts]
+    nodes = [math.ceil(height) - 1 for height in heights]
+    counts = [max(1, round((height - node) * substeps)) for height, node in zip(heights, nodes, strict=True)]
+    return list(zip(heights, nodes, counts, strict=True))
+
+
+def _rounded(fraction: float) -> float:
+    return round(fraction, 9)
+
+
+@dataclass(frozen=True)
+class StudentStep:
+    """One step that a student is to take: latents (B, C, F, h, w), times (B,)."""
+
+    z_t: Tensor
+    t: Tensor
+    s: Tensor
+    noise: Tensor  # what the clips in z_t were noised with
+    num_substeps: Tensor  # supervisor steps between t and s, int64 (B,) on the CPU
 
 
 @dataclass(frozen=True)
@@ -82,14 +121,12 @@ class Supervision:
     guidance: Guidance | float = 1.0
     starts: tuple[float, ...] | None = None
 
-    @torch.no_grad()
-    def lesson(self, batch: Batch, roles: Roles) -> Lesson:
-        """Noises the batch's clips to drawn times, and follows the supervisor from there.
+    def draw(self, batch: Batch, schedule: NoiseSchedule) -> StudentStep:
+        """Noises the batch's clips to drawn times.
 
         At t = 1 a student is sampled from noise alone, so it learns from that as well, though most VP schedules leave
         some of the clip there (arXiv 2305.08891).
         """
-        teacher, schedule, conditions = roles.teacher, roles.teacher.schedule, batch.conditions
         steps = draw_transition(
             schedule, self.teacher_steps, self.student_steps, self.starts, len(batch.x0), batch.generator
         )
@@ -97,11 +134,25 @@ class Supervision:
         z_t = schedule.add_noise(batch.x0, noise, steps.t)
         at_noise = steps.t > 1 - 1e-9
         z_t[at_noise] = noise[at_noise]
-        z_s = torch.empty_like(z_t)
-        for count in steps.num_substeps.unique().tolist():  # only starts between nodes give more than one
-            part = steps.num_substeps == count
+        return StudentStep(z_t, steps.t, steps.s, noise, steps.num_substeps)
+
+    @torch.no_grad()
+    def teach(self, step: StudentStep, batch: Batch, roles: Roles) -> Lesson:
+        """Follows the supervisor through the step."""
+        z_s = torch.empty_like(step.z_t)
+        for count in step.num_substeps.unique().tolist():  # only starts between nodes give more than one
+            part = step.num_substeps == count
             z_s[part] = endpoint(
-                teacher, z_t[part], steps.t[part], steps.s[part], count, conditions[part], self.guidance,
-                roles.supervisor,
+                roles.teacher, step.z_t[part], step.t[part], step.s[part], count, batch.conditions[part],
+                self.guidance, roles.supervisor,
             )  # fmt: skip
-        return Lesson(z_t, steps.t, z_s, steps.s)
+        return Lesson(step.z_t, step.t, z_s, step.s)
+
+    def lesson(self, batch: Batch, roles: Roles) -> Lesson:
+        """A step that is drawn, as the supervisor takes it."""
+        return self.teach(self.draw(batch, roles.teacher.schedule), batch, roles)
+
+    def clips(self, noise: Tensor, batch: Batch, roles: Roles) -> Tensor:
+        """The supervisor's whole way from noise (B, C, F, h, w) to clips, without gradients."""
+        grid = roles.teacher.schedule.grid(self.teacher_steps)
+        return rollout(roles.teacher, noise, batch.conditions, grid, self.guidance, network=roles.supervisor)

@@ -48,9 +48,8 @@ def test_parameters_are_those_that_are_trained(
     settings = DiscriminatorSettings(width=8, backbone="lora", lora_rank=2)
     size = teacher.default_size()
     assert size is not None
-    judge = Discriminator(
-        teacher, roles.backbone, settings, teacher.latent_shape(*size), teacher.conditions(["a ring"]), conditional
-    )
+    clips = teacher.noise([0], teacher.latent_shape(*size))
+    judge = Discriminator(teacher, roles.backbone, settings, clips, teacher.conditions(["a ring"]), conditional)
     heads, counted = sum(p.numel() for p in judge.heads.parameters()), counts.pop("num_heads")
     if "unet" in teacher.pipeline.components:  # taps of a UNet differ in width, and all are counted as the widest
         assert heads <= counted < 1.2 * heads

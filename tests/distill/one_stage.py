@@ -64,13 +64,13 @@ class Case:
         assert size is not None
         return SamplingContract.of(self.teacher, "tiny", stage.student_steps, train, size, 1.0, "", 8.0)
 
-    def objective(self, stage: Stage, roles: Roles, batches: Batches) -> Objective:
+    def objective(self, stage: Stage, roles: Roles, batches: Batches) -> Objective[Any]:
         supervision = Supervision(stage.teacher_steps, stage.student_steps)
         if stage.objective.kind == "progressive":
             return ProgressiveObjective(stage.objective, supervision)
         example = batches.batch(0, 1, 0.0)
         discriminator = Discriminator(
-            self.teacher, roles.backbone, stage.objective.discriminator, example.x0.shape[1:], example.conditions,
+            self.teacher, roles.backbone, stage.objective.discriminator, example.x0, example.conditions,
             stage.objective.conditional,
         )  # fmt: skip
         return AdversarialObjective(stage.objective, supervision, discriminator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,32 +68,52 @@ def test_guidance_at_some_noise_levels_doubles_the_steps_there() -> None:
 
 
 def test_adversarial_calls_are_those_of_both_players_turns() -> None:
-    turns = 3 + 10  # of the discriminator: warm-up, and one per step
+    rounds, turns = 3 + 10, 3 + 10  # warm-up, and one per step
     counting = 3 + 3  # turns with a penalty: the warm-up, and steps 0, 4 and 8
     relaxed = stage_calls(adversarial({"conditional": False}), SCHEDULE)
     assert relaxed == Calls(
-        supervisor=(turns + 10) * 4 * 2,
-        student_forward=(turns + 10) * 4,
+        supervisor=rounds * 4 * 2,
+        student_forward=rounds * 4,
         student_backward=10 * 4,
         discriminator_forward=(turns + counting + 10) * 2 * 4,
         discriminator_backward=10 * 4,
     )
-    conditional = stage_calls(adversarial(), SCHEDULE)  # reads z_t once beside the pair, and for real and fake apart
-    assert conditional.discriminator_forward == (turns + counting) * 3 * 4 + 10 * 4 * 4
+    conditional = stage_calls(adversarial(), SCHEDULE)  # reads z_t once for all turns of a round
+    assert conditional.discriminator_forward == relaxed.discriminator_forward + rounds * 4
     assert conditional.supervisor == relaxed.supervisor
+    clips = stage_calls(adversarial({"conditional": False, "real": "clips", "anchor": {"weight": 0}}), SCHEDULE)
+    assert clips == replace(relaxed, supervisor=0)
 
 
-@pytest.mark.parametrize("conditional", [True, False])
-def test_the_calls_are_those_that_the_objective_makes(tiny_teacher: Teacher, conditional: bool) -> None:
-    stage = adversarial({"conditional": conditional, "discriminator": {"width": 8}}, steps=5, batch=2)
+ARMS: list[dict[str, Any]] = [
+    {},
+    {"conditional": False},
+    {"conditional": False, "real": "clips_at_data", "judges": "clip", "discriminator_steps": 2, "mismatched": 1.0},
+    {"conditional": False, "real": "clips", "loss": "hinge", "anchor": {"weight": 0}},
+    {"conditional": False, "real": "clips", "judges": "sample"},
+    {"conditional": False, "real": "clips", "judges": "sample", "through": "last", "anchor": {"weight": 0}},
+    {"conditional": False, "real": "supervisor", "judges": "sample", "r1": 0, "r2": 0},
+    {"discriminator": {"width": 8, "backbone": "trained"}},
+]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_calls_are_those_that_the_objective_makes(
+    tiny_teacher: Teacher, arm: dict[str, Any], accumulate: int
+) -> None:
+    stage = adversarial({"discriminator": {"width": 8}} | arm, steps=5, batch=4, accumulate=accumulate)
     assert isinstance(stage.objective, Adversarial)
     cast = {name: deepcopy(tiny_teacher.network_at(1.0)) for name in ("student", "supervisor", "backbone")}
     roles = SimpleNamespace(teacher=tiny_teacher, **cast)
-    conditions = tiny_teacher.conditions(["a red ring", "a blue cross"])
-    x0 = torch.zeros(2, 16, 2, 2, 4)
-    judge = Discriminator(
-        tiny_teacher, cast["backbone"], stage.objective.discriminator, x0.shape[1:], conditions, conditional
+    size = stage.batch // stage.accumulate
+    x0, conditions = (
+        torch.zeros(size, 16, 2, 2, 4),
+        tiny_teacher.conditions(["a red ring", "a blue cross"] * (size // 2)),
     )
+    chosen = stage.objective
+    judge = Discriminator(tiny_teacher, cast["backbone"], chosen.discriminator, x0, conditions, chosen.conditional)
+    (cast["backbone"],) = judge._backbone
     objective = AdversarialObjective(stage.objective, Supervision(stage.teacher_steps, stage.student_steps), judge)
 
     seen = Counter[str]()
@@ -103,14 +124,15 @@ def test_the_calls_are_those_that_the_objective_makes(tiny_teacher: Teacher, con
 
         network.register_forward_pre_hook(count, with_kwargs=True)
     for step in range(stage.steps):
-        for turn in objective.turns(step):
-            objective.loss(turn, Batch(x0, conditions, torch.Generator().manual_seed(step), 0.0), roles, step)
+        for turns in objective.rounds(step):
+            for _ in range(stage.accumulate):
+                batch = Batch(x0, conditions, torch.Generator().manual_seed(step), 0.0)
+                lesson = objective.lesson(turns, batch, roles, keep_graph=stage.accumulate == 1)
+                for turn in turns:
+                    objective.loss(turn, lesson, roles, step)
     calls = stage_calls(stage, tiny_teacher.schedule)
-    assert seen == {
-        "supervisor": calls.supervisor,
-        "student": calls.student_forward,
-        "backbone": calls.discriminator_forward,
-    }
+    expected = (calls.supervisor, calls.student_forward, calls.discriminator_forward)
+    assert (seen["supervisor"], seen["student"], seen["backbone"]) == expected
 
 
 def test_a_trained_backbone_is_gone_through_backwards_as_well() -> None:

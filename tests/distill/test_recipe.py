@@ -70,7 +70,9 @@ def test_a_prompt_that_looks_like_a_number_stays_text_in_quotes(path: Path) -> N
     assert refused(path, "logging.prompts=[2e-4]") == "logging.prompts.0 must be text: put it in quotes"
 
 
-@pytest.mark.parametrize("overrides", [(), ("size={num_frames: 9, height: 16, width: 16}", "stages.3.starts=[0.1, 1]")])
+@pytest.mark.parametrize(
+    "overrides", [(), ("size={num_frames: 9, height: 16, width: 16}", "stages.3.starts=[0.25, 1]")]
+)
 def test_a_saved_recipe_reads_back_equal(path: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     recipe = read_recipe(path, overrides)
     saved = tmp_path / "elsewhere" / "recipe.yaml"
@@ -172,7 +174,10 @@ def test_an_override_that_leads_nowhere_is_told(path: Path, override: str, sente
             "stages.0.objective.kind=progresive",
             "stages.0.objective.kind is 'progresive': use adversarial or progressive",
         ),
-        ("stages.2.objective.noise={low: 0}", "stages.2.objective.noise.kind is missing: use levels or uniform"),
+        (
+            "stages.2.objective.noise={low: 0}",
+            "stages.2.objective.noise.kind is missing: use levels, logit_normal or uniform",
+        ),
         ("stages.2.objective.noise={kind: levels, levls: [1]}", "stages.2.objective.noise.levls is not a setting: did"),
         ("data={kind: dataset}", "data.folder is missing, and has no default"),
         ("data.kind=movies", "data.kind is 'movies': use dataset, rollouts or videos"),
@@ -333,3 +338,37 @@ def test_the_recipe_in_a_runs_folder_reads_though_its_files_are_gone(path: Path,
     recipe.save(tmp_path / "recipe.yaml")
     (tmp_path / "prompts.txt").unlink()
     assert kept_recipe(tmp_path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        (["stages.3.starts=[0.1, 1]"], "would be asked at 0.1"),
+        (["stages.3.teacher_steps=8", "stages.3.teacher=8-step", "stages.3.starts=[0.3]"], "8-step, which supervises"),
+        (["stages.3.starts=[0.5, 0.375]"], "would be asked at 0.375"),
+    ],
+)
+def test_starts_that_a_student_has_no_node_for_are_refused(path: Path, overrides: list[str], asked: str) -> None:
+    """It was never taught where to land from there, as at sampling."""
+    sentence = refused(path, *overrides)
+    assert asked in sentence and "was never taught where to land" in sentence and "start at 1, 0." in sentence
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["stages.3.starts=[0.25, 0.5, 0.75, 1]"],  # the nodes of its four-step supervisor
+        ["stages.3.teacher=base", "stages.3.starts=[0.1, 1]", "stages.3.guidance=5"],
+        ["stages.2.starts=[0.125, 0.25, 0.5, 0.75, 1]", "stages.3.starts=[0.125, 1]"],  # taught by starts of its own
+    ],
+)
+def test_starts_are_free_where_the_supervisor_knows_them(path: Path, overrides: list[str]) -> None:
+    assert read_recipe(path, overrides).stages[3].starts
+
+
+@pytest.mark.parametrize("setting", ["real=clips", "real=clips_at_data", "judges=sample"])
+def test_clips_ask_for_a_relaxed_discriminator(path: Path, setting: str) -> None:
+    told = refused(path, f"stages.2.objective.{setting}")
+    assert "set conditional to false" in told
+    stage = read_recipe(path, [f"stages.2.objective.{setting}", "stages.2.objective.conditional=false"]).stages[2]
+    assert isinstance(stage.objective, Adversarial) and not stage.objective.conditional

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.distill.objectives.base import Batch
 from fewstep.student.denoiser import Train
 from fewstep.teacher.interrupts import Signals
 from tests.distill.one_stage import QUIET, Case, after, ignore, weights
@@ -110,8 +109,8 @@ def test_half_a_step_is_never_kept(case: Case) -> None:
     broken = case.trainer("adversarial", steps=4)
     original = broken.objective.loss
 
-    def poisoned(turn: str, batch: Batch, roles: Any, step: int) -> dict[str, Tensor]:
-        figures = original(turn, batch, roles, step)
+    def poisoned(turn: str, lesson: Any, roles: Any, step: int) -> dict[str, Tensor]:
+        figures = original(turn, lesson, roles, step)
         return figures | {"loss": figures["loss"] * torch.nan} if turn == "student" else figures
 
     broken.objective.loss = poisoned  # type: ignore[method-assign]
@@ -175,4 +174,4 @@ def test_the_discriminator_moves_in_its_own_turns_alone(case: Case) -> None:
     assert any(not torch.equal(before[name], after_run[name]) for name in before)
     (point,) = case.curve()
     assert {"student/anchor", "student/adversarial", "discriminator/accuracy", "discriminator/r1"} <= point.keys()
-    assert trainer.drawn == 2 + 1 + 1  # warm-up, the discriminator's turn, the student's
+    assert trainer.drawn == 2 + 1  # warm-up, and one lesson for the discriminator's turn and the student's

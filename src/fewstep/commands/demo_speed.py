@@ -59,7 +59,8 @@ def _training(teacher: Teacher, plan: Recipe, batch: Batch) -> Callable[[], obje
     def step() -> object:
         with warnings.catch_warnings(), torch.autocast(teacher.device.type, torch.bfloat16, enabled=in_bfloat16):
             warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in `follow`
-            loss = objective.loss(STUDENT, batch, roles, 0)["loss"]
+            lesson = objective.lesson((STUDENT,), batch, roles, keep_graph=True)
+            loss = objective.loss(STUDENT, lesson, roles, 0)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -115,7 +115,7 @@ def _adapters(network: nn.Module, rank: int, alpha: float, targets: Sequence[str
 
 def _head(network: Any, settings: DiscriminatorSettings, reads: int) -> int:
     """Parameters of one head, on features as wide as a transformer's tokens or a UNet's widest block."""
-    from fewstep.distill.discriminator import Head
+    from fewstep.distill.heads import Head
 
     config = network.config
     wide = (
@@ -124,7 +124,7 @@ def _head(network: Any, settings: DiscriminatorSettings, reads: int) -> int:
         else (config.num_attention_heads * config.attention_head_dim)
     )
     with torch.device("meta"):
-        return _numel(Head(wide, reads, settings.width, settings.temporal))
+        return _numel(Head(wide, reads, settings.width, settings.temporal, settings.norm))
 
 
 def _numel(network: nn.Module) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.base import Batch, Objective, Roles
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 
@@ -26,6 +27,12 @@ class Cast:
     student: nn.Module
     supervisor: nn.Module
     backbone: nn.Module
+
+
+def take(objective: Objective[Any], turn: str, batch: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
+    """One turn, as a round of its own."""
+    lesson = objective.lesson((turn,), batch, roles, keep_graph=False)
+    return objective.loss(turn, lesson, roles, step)
 
 
 @pytest.fixture

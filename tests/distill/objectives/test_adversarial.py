@@ -18,6 +18,7 @@ from fewstep.distill.objectives.losses import AdversarialLoss
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.conditions import Conditions
+from tests.distill.objectives.conftest import SHAPE, take
 
 MakeBatch = Callable[..., Batch]
 
@@ -25,23 +26,25 @@ MakeBatch = Callable[..., Batch]
 def make(roles: Roles, conditions: Conditions, supervision: Supervision, **settings: Any) -> AdversarialObjective:
     torch.manual_seed(0)
     chosen = Adversarial.model_validate({"discriminator": {"width": 8}} | settings)
-    judge = Discriminator(
-        roles.teacher, roles.backbone, chosen.discriminator, (16, 2, 2, 4), conditions, chosen.conditional
-    )
+    clips = roles.teacher.noise([10, 11], SHAPE)
+    judge = Discriminator(roles.teacher, roles.backbone, chosen.discriminator, clips, conditions, chosen.conditional)
     return AdversarialObjective(chosen, supervision, judge)
 
 
 class Ruler(nn.Module):
-    """Stands in for a discriminator: its logit is a number times the sum of z_s; keeps what it was asked."""
+    """Stands in for a discriminator: its logit is a number times the sum of z_s; keeps what it was given."""
 
     def __init__(self, slope: float) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(slope))
-        self.asked: list[tuple[Tensor, ...]] = []
+        self.asked: list[tuple[Any, ...]] = []
 
-    def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, *start: Tensor) -> Tensor:
-        self.asked.append((z_s, s, *start))
+    def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Any = None) -> Tensor:
+        self.asked.append((z_s, s, conditions, starts))
         return self.slope * z_s.flatten(1).sum(dim=1, keepdim=True)
+
+    def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
+        return [z, t]
 
 
 def ruled(supervision: Supervision, slope: float = 0.01, **settings: Any) -> tuple[AdversarialObjective, Ruler]:
@@ -58,9 +61,9 @@ def untouched(module: nn.Module) -> bool:
 
 
 def test_the_warm_up_comes_within_the_students_first_step() -> None:
-    objective: Objective = ruled(Supervision(4, 2), warmup=3, discriminator_steps=2)[0]
-    assert tuple(objective.turns(0)) == (DISCRIMINATOR,) * 5 + (STUDENT,)
-    assert tuple(objective.turns(1)) == (DISCRIMINATOR,) * 2 + (STUDENT,)
+    objective: Objective[Any] = ruled(Supervision(4, 2), warmup=3, discriminator_steps=2)[0]
+    assert list(objective.rounds(0)) == [(DISCRIMINATOR,)] * 3 + [(DISCRIMINATOR, DISCRIMINATOR, STUDENT)]
+    assert list(objective.rounds(1)) == [(DISCRIMINATOR, DISCRIMINATOR, STUDENT)]
     (player,) = objective.players().values()
     assert (player.lr, player.betas) == (2e-4, (0.0, 0.99))
 
@@ -74,15 +77,15 @@ def test_gradients_reach_only_whose_turn_it_is(
     settings = {"discriminator": judge_settings, "anchor": {"weight": 0.0}, "conditional": conditional}
     objective = make(roles, conditions, Supervision(4, 2), **settings)
     judge = objective.discriminator
-    objective.loss(DISCRIMINATOR, make_batch(0), roles, 0)["loss"].backward()
+    take(objective, DISCRIMINATOR, make_batch(0), roles, 0)["loss"].backward()
     assert moved(judge) and untouched(roles.student)
     assert all(p.grad is not None for p in judge.heads.parameters())
     assert backbone == "frozen" or moved(nn.ModuleList([getattr(judge, "adapters", None) or judge.backbone]))
     judge.zero_grad()
-    objective.loss(STUDENT, make_batch(1), roles, 0)["loss"].backward()
+    take(objective, STUDENT, make_batch(1), roles, 0)["loss"].backward()
     assert moved(roles.student) and untouched(judge)  # without an anchor: through the discriminator alone
     assert untouched(roles.supervisor) and untouched(roles.backbone)
-    objective.loss(DISCRIMINATOR, make_batch(2), roles, 1)["loss"].backward()
+    take(objective, DISCRIMINATOR, make_batch(2), roles, 1)["loss"].backward()
     assert moved(judge)  # it learns again
 
 
@@ -92,10 +95,13 @@ def test_every_form_gives_figures_for_people(
     roles: Roles, conditions: Conditions, make_batch: MakeBatch, loss: str, conditional: bool
 ) -> None:
     objective = make(roles, conditions, Supervision(4, 2), loss=loss, conditional=conditional)
-    judged = objective.loss(DISCRIMINATOR, make_batch(0), roles, 0)
-    assert set(judged) == {"loss", "adversarial", "logits_real", "logits_fake", "accuracy", "r1", "r2"}
+    judged = take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
+    names = {"accuracy", "logits_real", "logits_fake"}
+    by_transition = {f"{name}_to_{end}" for name in names for end in ("0.833", "0")}
+    assert {name for name in judged if "_to_" in name} <= by_transition
+    assert set(judged) - by_transition == names | {"loss", "adversarial", "r1", "r2"}
     assert 0 <= float(judged["accuracy"]) <= 1
-    learnt = objective.loss(STUDENT, make_batch(0), roles, 0)
+    learnt = take(objective, STUDENT, make_batch(0), roles, 0)
     assert set(learnt) == {"loss", "adversarial", "anchor"}
     for figures in (judged, learnt):
         assert all(figure.isfinite() and figure.ndim == 0 for figure in figures.values())
@@ -109,7 +115,7 @@ def test_the_anchor_is_the_one_that_is_set(roles: Roles, make_batch: MakeBatch) 
     x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
     huber = regress(schedule, x0, lesson.target(schedule), lesson.t, "huber", 0.02).detach()
     objective, _ = ruled(supervision, anchor={"loss": "huber", "huber_c": 0.02, "weight": 3}, weight=0.5)
-    found = objective.loss(STUDENT, make_batch(0), roles, 0)
+    found = take(objective, STUDENT, make_batch(0), roles, 0)
     torch.testing.assert_close(found["anchor"], huber)
     torch.testing.assert_close(found["loss"].detach(), 0.5 * found["adversarial"] + 3 * huber)
 
@@ -119,9 +125,9 @@ def test_a_student_that_does_as_its_supervisor_cannot_be_told_apart(
 ) -> None:
     """Real and fake are noised alike: else these would differ."""
     objective = make(roles, conditions, Supervision(4, 4), r1=0.0, r2=0.0)
-    learnt = objective.loss(STUDENT, make_batch(0), roles, 0)
+    learnt = take(objective, STUDENT, make_batch(0), roles, 0)
     assert float(learnt["anchor"]) < 1e-9
-    for figures in (learnt, objective.loss(DISCRIMINATOR, make_batch(0), roles, 0)):
+    for figures in (learnt, take(objective, DISCRIMINATOR, make_batch(0), roles, 0)):
         assert float(figures["adversarial"]) == pytest.approx(math.log(2), abs=1e-5)
 
 
@@ -133,7 +139,7 @@ def test_the_discriminator_learns_to_tell_a_worse_student(
     objective = make(roles, conditions, Supervision(4, 2), r1=0.0, r2=0.0)
     optimizer = torch.optim.Adam(objective.discriminator.parameters(), lr=1e-2, betas=(0.0, 0.99))
     for _ in range(20):
-        figures = objective.loss(DISCRIMINATOR, make_batch(0, copies=2), roles, 1)
+        figures = take(objective, DISCRIMINATOR, make_batch(0, copies=2), roles, 1)
         optimizer.zero_grad()
         figures["loss"].backward()
         optimizer.step()
@@ -149,8 +155,8 @@ def test_it_is_shown_noised_endpoints_and_where_they_started(
     noise = {"kind": "levels", "levels": [0.9], "weights": [1]}
     supervision = Supervision(4, 2)
     objective, ruler = ruled(supervision, conditional=conditional, noise=noise, r1=0.0, r2=0.0)
-    objective.loss(DISCRIMINATOR, make_batch(0), roles, 0)
-    ((both, s, *start),) = ruler.asked
+    take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
+    ((both, s, _, start),) = ruler.asked
     lesson = supervision.lesson(make_batch(0), roles)  # the same draws
     assert len(both) == 4
     torch.testing.assert_close(s, torch.maximum(lesson.s, torch.tensor(0.9, dtype=torch.float64)))
@@ -162,16 +168,16 @@ def test_it_is_shown_noised_endpoints_and_where_they_started(
     keep = (schedule.alpha(s) / schedule.alpha(lesson.s)).float().view(-1, 1, 1, 1, 1)
     torch.testing.assert_close(real - fake, keep * (lesson.z_s - z_hat), atol=1e-4, rtol=1e-3)
     assert float((real - keep * lesson.z_s).std()) > 0.1
-    assert len(start) == (2 if conditional else 0)
+    assert (start is not None) == conditional
     if conditional:
         assert torch.equal(start[0], lesson.z_t) and torch.equal(start[1], lesson.t)
 
 
 def test_the_penalty_is_taken_at_what_the_discriminator_saw(roles: Roles, make_batch: MakeBatch) -> None:
     objective, ruler = ruled(Supervision(4, 2), penalty_sigma=0.05)
-    objective.loss(DISCRIMINATOR, make_batch(0), roles, 0)
+    take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
     (first, *of_first), (second, *of_second) = ruler.asked
-    assert all(torch.equal(a, b) for a, b in zip(of_first, of_second, strict=True))
+    assert all(a is b for a, b in zip(of_first, of_second, strict=True))
     assert float((second - first).std()) == pytest.approx(0.05, rel=0.1)
 
 
@@ -180,7 +186,7 @@ def test_the_penalty_counts_lazily_and_on_average_as_asked(roles: Roles, make_ba
     objective, _ = ruled(Supervision(4, 2), slope=0.1, r1=3.0, r2=1.0, penalty_every=4)
     batch = make_batch(0, copies=100)
     for step, times in enumerate((1, 0, 0, 0, 4, 0)):  # the first step's warm-up pays in every turn
-        found = objective.loss(DISCRIMINATOR, batch, roles, step)
+        found = take(objective, DISCRIMINATOR, batch, roles, step)
         paid = float((found["loss"] - found["adversarial"]).detach())
         if not times:
             assert paid == 0 and "r1" not in found
@@ -193,7 +199,7 @@ def test_the_penalty_counts_lazily_and_on_average_as_asked(roles: Roles, make_ba
 
 def test_without_penalties_none_is_computed(roles: Roles, make_batch: MakeBatch) -> None:
     objective, ruler = ruled(Supervision(4, 2), r1=0.0, r2=0.0)
-    assert "r1" not in objective.loss(DISCRIMINATOR, make_batch(0), roles, 0)
+    assert "r1" not in take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
     assert len(ruler.asked) == 1
 
 
@@ -201,8 +207,8 @@ def test_a_turn_follows_from_batch_and_step_alone(roles: Roles, conditions: Cond
     """So that a run that was interrupted goes on as if it had not been."""
     first, second = (make(roles, conditions, Supervision(4, 2)) for _ in range(2))
     for turn in (DISCRIMINATOR, STUDENT):
-        second.loss(turn, make_batch(5), roles, 3)
-        found = [objective.loss(turn, make_batch(7), roles, 4)["loss"] for objective in (first, second)]
+        take(second, turn, make_batch(5), roles, 3)
+        found = [take(objective, turn, make_batch(7), roles, 4)["loss"] for objective in (first, second)]
         assert torch.equal(*found)
 
 

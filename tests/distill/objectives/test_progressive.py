@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
 from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
+from tests.distill.objectives.conftest import take
 
 
 def test_only_the_student_moves(roles: Roles, make_batch: Callable[..., Batch]) -> None:
-    objective: Objective = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=3.0))
+    objective: Objective[Any] = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=3.0))
     assert objective.players() == {}
-    assert tuple(objective.turns(0)) == tuple(objective.turns(7)) == (STUDENT,)
-    objective.loss(STUDENT, make_batch(0), roles, 0)["loss"].backward()
+    assert tuple(objective.rounds(0)) == tuple(objective.rounds(7)) == ((STUDENT,),)
+    take(objective, STUDENT, make_batch(0), roles, 0)["loss"].backward()
     assert any(p.grad is not None and p.grad.any() for p in roles.student.parameters())
     for network in (roles.supervisor, roles.backbone):
         assert all(p.grad is None for p in network.parameters())
@@ -29,9 +31,9 @@ def test_a_student_that_does_as_its_supervisor_has_nothing_to_learn(
     roles: Roles, make_batch: Callable[..., Batch], loss: str
 ) -> None:
     settings = Progressive.model_validate({"loss": loss})
-    same = ProgressiveObjective(settings, Supervision(4, 4)).loss(STUDENT, make_batch(0), roles, 0)["loss"]
+    same = take(ProgressiveObjective(settings, Supervision(4, 4)), STUDENT, make_batch(0), roles, 0)["loss"]
     assert float(same.detach()) < 1e-9  # zero but for rounding: the target is solved from the endpoint
-    more = ProgressiveObjective(settings, Supervision(4, 2)).loss(STUDENT, make_batch(0), roles, 0)["loss"]
+    more = take(ProgressiveObjective(settings, Supervision(4, 2)), STUDENT, make_batch(0), roles, 0)["loss"]
     assert float(more.detach()) > 1e-4
 
 
@@ -39,9 +41,8 @@ def test_the_loss_is_the_one_that_is_set(roles: Roles, make_batch: Callable[...,
     supervision, batch = Supervision(4, 2), make_batch(0)
     lesson, schedule = supervision.lesson(batch, roles), roles.teacher.schedule
     x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
-    found = ProgressiveObjective(Progressive(loss="huber", huber_c=0.02), supervision).loss(
-        STUDENT, make_batch(0), roles, 0
-    )["loss"]
+    objective = ProgressiveObjective(Progressive(loss="huber", huber_c=0.02), supervision)
+    found = take(objective, STUDENT, make_batch(0), roles, 0)["loss"]
     target = lesson.target(schedule)
     torch.testing.assert_close(found, regress(schedule, x0, target, lesson.t, "huber", 0.02))
     assert float(found.detach()) < 0.9 * float(regress(schedule, x0, target, lesson.t).detach())
@@ -52,7 +53,7 @@ def test_a_few_steps_help(roles: Roles, make_batch: Callable[..., Batch]) -> Non
     optimizer = torch.optim.Adam(roles.student.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
-        loss = objective.loss(STUDENT, make_batch(0), roles, 0)["loss"]
+        loss = take(objective, STUDENT, make_batch(0), roles, 0)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

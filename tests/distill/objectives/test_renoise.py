@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fewstep.distill.objectives.renoise import Noise, NoiseLevels, UniformNoise, draw_times
+from fewstep.distill.objectives.renoise import AnyNoise, LogitNormalNoise, Noise, NoiseLevels, UniformNoise, draw_times
 from fewstep.teacher.schedule import NoiseSchedule
 
 ALPHAS = tuple(torch.linspace(0.999, 0.01, 50, dtype=torch.float64).tolist())
@@ -42,6 +42,13 @@ def test_endpoints_are_noised_to_the_level_unless_they_are_noisier(schedule: Noi
     assert t[2] == s[2]
 
 
+def test_logit_normal_levels_are_normal_in_their_logits() -> None:
+    levels = LogitNormalNoise(mean=1.0, std=0.5).draw(20_000, 0.0, generator())
+    logits = (levels / (1 - levels)).log()
+    assert float(levels.min()) > 0 and float(levels.max()) < 1 and levels.dtype == torch.float64
+    assert float(logits.mean()) == pytest.approx(1.0, abs=0.02) and float(logits.std()) == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -51,9 +58,10 @@ def test_endpoints_are_noised_to_the_level_unless_they_are_noisier(schedule: Noi
         {"kind": "levels", "weights": [0, 0, 0, 0]},
         {"kind": "levels", "levels": [], "weights": []},
         {"kind": "normal"},
+        {"kind": "logit_normal", "std": 0},
     ],
 )
 def test_settings_refuse(wrong: dict[str, object]) -> None:
-    adapter: TypeAdapter[UniformNoise | NoiseLevels] = TypeAdapter(Noise)
+    adapter: TypeAdapter[AnyNoise] = TypeAdapter(Noise)
     with pytest.raises(ValidationError):
         adapter.validate_python(wrong)

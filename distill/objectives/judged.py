@@ -1,0 +1,81 @@
+"""What a discriminator is shown: what counts as real, and what of the student is held against it.
+
+The published recipe holds the student's endpoint against the supervisor's (arXiv 2402.13929). Others hold clips against
+clips: what one step stands for (LADD, arXiv 2403.12015), or the end of the student's own chain (DMD2, arXiv 2405.14867;
+APT, arXiv 2501.08316).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
+from fewstep.teacher.schedule import NoiseSchedule
+
+Real = Literal["supervisor", "clips", "clips_at_data"]
+Judges = Literal["endpoint", "clip", "sample"]
+Through = Literal["all", "last", "drawn"]
+
+_AT_DATA = 1e-9  # times below are data
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which side of the comparison is made how; see `Adversarial` for the three settings."""
+
+    real: Real
+    judges: Judges
+    through: Through
+
+    def needs_supervisor(self, s: Tensor) -> bool:
+        """Whether what is real for steps that end at s (B,) is the supervisor's."""
+        ends_in_data = self.judges == "sample" or bool((s < _AT_DATA).all())
+        return self.real == "supervisor" or (self.real == "clips_at_data" and not ends_in_data)
+
+    def real_of(self, step: StudentStep, taught: Lesson | None, batch: Batch, schedule: NoiseSchedule) -> Tensor:
+        """The real side (B, C, F, h, w) of a student step: endpoints, or clips, as the setting `judges` says."""
+        if self.judges == "clip":
+            from_clips = batch.x0
+            from_supervisor = None if taught is None else taught.target(schedule)
+        else:
+            # the noise of z_t itself: real and fake then differ in what the student does, and in nothing else
+            from_clips = schedule.add_noise(batch.x0, step.noise, step.s)
+            from_supervisor = None if taught is None else taught.z_s
+        if self.real == "clips" or from_supervisor is None:
+            return from_clips
+        if self.real == "supervisor":
+            return from_supervisor
+        at_data = (step.s < _AT_DATA).to(batch.x0.device).view(-1, 1, 1, 1, 1)
+        return torch.where(at_data, from_clips, from_supervisor)
+
+    def fake_of(self, step: StudentStep, x0: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """The student's side of the same step, from its prediction x0 at z_t."""
+        return x0 if self.judges == "clip" else schedule.step(step.z_t, x0, step.t, step.s)
+
+    def times_of(self, step: StudentStep) -> Tensor:
+        """The times (B,) at which both sides lie."""
+        return torch.zeros_like(step.s) if self.judges == "clip" else step.s
+
+
+def students_clips(
+    supervision: Supervision, noise: Tensor, batch: Batch, roles: Roles, through: Through, drawn: int
+) -> Tensor:
+    """The student's own clips (B, C, F, h, w) from noise of that shape, all its steps one after the other.
+
+    Gradients pass through `all` steps, the `last`, or the one of number `drawn`; whoever wants none disables them.
+    """
+    teacher, schedule = roles.teacher, roles.teacher.schedule
+    grid = schedule.grid(supervision.student_steps)
+    with_gradient = {"all": range(supervision.student_steps), "last": [supervision.student_steps - 1], "drawn": [drawn]}
+    z = noise
+    for i, (t, s) in enumerate(pairwise(grid)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i in with_gradient[through]):
+            x0 = teacher.denoise(z, t, batch.conditions, network=roles.student)
+        z = schedule.step(z, x0, t, s)
+    return z

@@ -1,0 +1,90 @@
+"""How well the discriminator tells real from fake at each transition, and what follows for its next turns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from fewstep.distill.objectives.base import Settings
+from fewstep.distill.processes import sum_over_processes
+
+_MEMORY = 0.9  # of the moving averages, per turn that sees the transition
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Balance(Settings):
+    """Keeps discriminator and student level: how many turns the discriminator has follows its accuracy.
+
+    Under `low` it has `most` turns in a step, so that it keeps up with the student; above `high` it has none, until
+    the student has caught up; between them as many as `discriminator_steps` says.
+    """
+
+    low: Share = 0.6
+    """Accuracy under which it has the most turns; 0.5 is chance."""
+    high: Share = 0.9
+    """Accuracy above which it waits."""
+    most: PositiveInt = 3
+    """Turns in a step while it is under `low`."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Balance:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high is {self.high:g}: low must be below high")
+        return self
+
+    def turns(self, accuracy: float, usual: int) -> int:
+        """Of the discriminator in the next step."""
+        if accuracy < self.low:
+            return max(usual, self.most)
+        return 0 if accuracy > self.high else usual
+
+
+class Scores(nn.Module):
+    """Moving averages of accuracy and logits, one per transition, as buffers: checkpoints keep them.
+
+    Accuracy is the share of pairs of which the real one has the higher logit, over clips and heads. Averages begin
+    at the first pair that is seen; until then accuracy counts as chance.
+    """
+
+    def __init__(self, num_transitions: int) -> None:
+        super().__init__()
+        self.averages: Tensor
+        self.weights: Tensor
+        self.register_buffer("averages", torch.zeros(3, num_transitions, dtype=torch.float64))
+        self.register_buffer("weights", torch.zeros(num_transitions, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, transition: Tensor, real: Tensor, fake: Tensor) -> None:
+        """transition (B,) int64 on the CPU; logits (B, heads), those of one pair at the same place."""
+        pairs = torch.stack([(real > fake).double(), real.double(), fake.double()]).mean(dim=2).cpu()
+        sums, counts = (
+            torch.zeros_like(self.averages, device="cpu"),
+            torch.zeros(len(self.weights), dtype=torch.float64),
+        )
+        sums.index_add_(1, transition, pairs)
+        counts.index_add_(0, transition, torch.ones(len(transition), dtype=torch.float64))
+        total = sum_over_processes(torch.cat([sums, counts[None]]), real.device).to(self.averages)
+        seen = total[3] > 0
+        keep = _MEMORY * self.weights[seen]
+        new = total[:3, seen] / total[3, seen]
+        self.averages[:, seen] = (keep * self.averages[:, seen] + (1 - _MEMORY) * new) / (keep + 1 - _MEMORY)
+        self.weights[seen] = keep + 1 - _MEMORY
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over transitions."""
+        return float(torch.where(self.weights > 0, self.averages[0], 0.5).mean())
+
+    def figures(self, ends: Tensor) -> dict[str, Tensor]:
+        """accuracy, logits_real and logits_fake of each transition, by the time (transitions,) at which it ends."""
+        names = ("accuracy", "logits_real", "logits_fake")
+        return {
+            f"{name}_to_{end:.3g}": self.averages[row, column].clone()
+            for row, name in enumerate(names)
+            for column, end in enumerate(ends.tolist())
+            if self.weights[column] > 0
+        }

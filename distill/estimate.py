@@ -71,8 +71,11 @@ def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls, clip
     if samples:
         real = clips if objective.real == "supervisor" else Calls()
         forward = Calls(student_forward=stage.batch * stage.student_steps)
-        through = stage.student_steps if objective.through == "all" else 1
-        learnt = learn * through + Calls(student_forward=stage.batch * (stage.student_steps - through))
+        through = {"all": stage.student_steps, "last": 1, "drawn": (stage.student_steps + 1) / 2}[objective.through]
+        learnt = Calls(
+            student_forward=forward.student_forward + round(through * (learn.student_forward - stage.batch)),
+            student_backward=round(through * stage.batch),
+        )
     else:
         real = Calls() if objective.real == "clips" else lesson
         forward, learnt = Calls(student_forward=stage.batch), learn

@@ -50,7 +50,7 @@ class Adversarial(Settings):
     """What the discriminator sees: the endpoint z_s of a step, the clip (x0) that a step stands for, or a sample: the
     end of all the student's own steps from noise (arXiv 2405.14867, 2501.08316)."""
     through: Through = "all"
-    """Of samples: whether gradients pass through all steps, the last, or a drawn one."""
+    """Of samples: whether gradients pass through all steps, the last alone, or from a drawn one on."""
     conditional: bool = True
     """The discriminator sees where a step started, too; false relaxes it to the endpoint alone."""
     loss: AdversarialLoss = "relativistic"
@@ -116,7 +116,7 @@ class Comparison:
     step: StudentStep | None = None  # None where nothing is learned from single steps
     taught: Lesson | None = None  # the supervisor's way through it; None where nobody needs it
     noise: Tensor | None = None  # where the student's own clips begin, if they are judged
-    drawn: int = 0  # the step of theirs through which gradients pass, where one is drawn
+    drawn: int = 0  # the step of theirs from which on gradients pass, where one is drawn
     starts: list[Tensor] | None = None  # features of z_t, where a frozen backbone reads it once for all turns
     shared: tuple[Tensor, Tensor | None] | None = None  # the student's side with its graph, made once for all turns
 

@@ -68,14 +68,14 @@ def students_clips(
 ) -> Tensor:
     """The student's own clips (B, C, F, h, w) from noise of that shape, all its steps one after the other.
 
-    Gradients pass through `all` steps, the `last`, or the one of number `drawn`; whoever wants none disables them.
+    Gradients pass through `all` steps, the `last`, or those from number `drawn` on. A caller that wants none disables
+    them.
     """
     teacher, schedule = roles.teacher, roles.teacher.schedule
     grid = schedule.grid(supervision.student_steps)
-    with_gradient = {"all": range(supervision.student_steps), "last": [supervision.student_steps - 1], "drawn": [drawn]}
+    first = {"all": 0, "last": supervision.student_steps - 1, "drawn": drawn}[through]
     z = noise
     for i, (t, s) in enumerate(pairwise(grid)):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and i in with_gradient[through]):
-            x0 = teacher.denoise(z, t, batch.conditions, network=roles.student)
-        z = schedule.step(z, x0, t, s)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= first):
+            z = schedule.step(z, teacher.denoise(z, t, batch.conditions, network=roles.student), t, s)
     return z

@@ -15,6 +15,10 @@ from fewstep.teacher.interrupts import Signals
 from tests.distill.one_stage import QUIET, Case, after, ignore, weights
 
 RELAXED = {"kind": "adversarial", "warmup": 2, "conditional": False, "discriminator": {"backbone": "lora"}}
+SAMPLES = {
+    "kind": "adversarial", "warmup": 2, "conditional": False, "real": "clips", "judges": "sample", "through": "drawn",
+    "balance": {"low": 0.55, "high": 0.8, "most": 2}, "mismatched": 0.5,
+}  # fmt: skip
 TRAINED = {"kind": "adversarial", "warmup": 2, "discriminator": {"backbone": "trained"}}
 
 
@@ -26,6 +30,7 @@ TRAINED = {"kind": "adversarial", "warmup": 2, "discriminator": {"backbone": "tr
         ("adversarial", "lora", {}),
         ("adversarial", "lora", {"objective": RELAXED, "accumulate": 2}),
         ("adversarial", "full", {"objective": TRAINED}),
+        ("adversarial", "full", {"objective": SAMPLES}),
     ],
 )
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(

@@ -1,0 +1,64 @@
+"""Fresh heads see what there is, whatever a stage's own discriminator has come to."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.fresh_heads import FreshHeads, StillRoles
+from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.teacher.base import Teacher
+
+
+def make(teacher: Teacher, data: Path, student_steps: int, **settings: Any) -> FreshHeads:
+    batches = Batches(data, teacher, seed=0, stage=0)
+    chosen = {"lr": 1e-2, "r1": 0, "r2": 0, "probe": 30, "discriminator": {"width": 8}, **settings}
+    return FreshHeads(
+        Adversarial.model_validate(chosen), Supervision(4, student_steps), batches, 8, batches.batch(0, 8, 0.0),
+        Accelerator(cpu=True),
+    )  # fmt: skip
+
+
+def roles_of(teacher: Teacher, scale: float) -> StillRoles:
+    network = teacher.network_at(1.0)
+    student = deepcopy(network)
+    for parameter in student.parameters():
+        parameter.data *= scale
+    return StillRoles(teacher, student, network, network)
+
+
+def test_a_student_that_does_as_its_supervisor_is_at_chance_and_a_worse_one_is_not(
+    tiny_teacher: Teacher, tiny_dataset: Path
+) -> None:
+    same = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 1.0))
+    worse = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 0.8))
+    assert same < 0.6  # equal logits are no pair that is ranked right
+    assert worse > 0.9
+
+
+def test_the_figure_follows_from_the_student_alone(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    """The same heads, clips and noise each time, and nothing outside is changed."""
+    heads = make(tiny_teacher, tiny_dataset, 2, conditional=False, real="clips", judges="sample", probe=3)
+    before, state = deepcopy(tiny_teacher.network_at(1.0).state_dict()), torch.get_rng_state()
+    first = heads.accuracy(roles_of(tiny_teacher, 0.9))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert heads.accuracy(roles_of(tiny_teacher, 0.9)) == first
+    after = tiny_teacher.network_at(1.0).state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+
+
+@pytest.mark.parametrize("backbone", ["trained", "lora"])
+def test_heads_read_a_frozen_backbone_whatever_the_stage_trains(
+    tiny_teacher: Teacher, tiny_dataset: Path, backbone: str
+) -> None:
+    heads = make(tiny_teacher, tiny_dataset, 2, probe=1, discriminator={"width": 8, "backbone": backbone})
+    frozen = make(tiny_teacher, tiny_dataset, 2, probe=1)
+    roles = roles_of(tiny_teacher, 0.9)
+    assert heads.accuracy(roles) == frozen.accuracy(roles)

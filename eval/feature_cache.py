@@ -1,4 +1,4 @@
-"""Features of reference clips on disk, found by a hash of their whole protocol: a changed one never reuses them."""
+"""Features of clips on disk, found by a hash of their whole protocol: a changed one never reuses them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,39 @@ from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
 
+_FEATURES = "features"
+
 
 def cached_features(protocol: Mapping[str, Any], compute: Callable[[], Tensor], folder: Path | None = None) -> Tensor:
     """Features (M, D) as `compute` makes them, or from disk if it made them by the same protocol before.
 
-    `protocol` must hold all that they depend on: the network's, and which clips they are of. `folder` is
+    As `cached_tensors`.
+    """
+    return cached_tensors(protocol, lambda: {_FEATURES: compute()}, folder)[_FEATURES]
+
+
+def cached_tensors(
+    protocol: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]], folder: Path | None = None
+) -> dict[str, Tensor]:
+    """What was found of clips, by name, as `compute` makes it, or from disk if it made it by the same protocol before.
+
+    `protocol` must hold all that it depends on: the network's, and which clips it is of. `folder` is
     default_folder() if None; a file there that cannot be read, or is of another protocol, is made anew.
     """
-    told = canonical(protocol)
-    path = (folder or default_folder()) / f"{hashlib.sha256(told.encode()).hexdigest()}.safetensors"
+    told, path = canonical(protocol), _file(protocol, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # another evaluation may be making the same
         found = _read(path, told)
         if found is None:
             found = compute()
             with whole_file(path) as part:
-                save_file({"features": found.contiguous()}, part, metadata={"protocol": told})
+                save_file({name: x.contiguous() for name, x in found.items()}, part, metadata={"protocol": told})
     return found
+
+
+def read_tensors(protocol: Mapping[str, Any], folder: Path | None = None) -> dict[str, Tensor] | None:
+    """What `cached_tensors` would find on disk; None where it is not there."""
+    return _read(_file(protocol, folder), canonical(protocol))
 
 
 def canonical(protocol: Mapping[str, Any]) -> str:
@@ -45,9 +61,16 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "features"
 
 
-def _read(path: Path, told: str) -> Tensor | None:
+def _file(protocol: Mapping[str, Any], folder: Path | None) -> Path:
+    name = hashlib.sha256(canonical(protocol).encode()).hexdigest()
+    return (folder or default_folder()) / f"{name}.safetensors"
+
+
+def _read(path: Path, told: str) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, "pt") as file:
-            return file.get_tensor("features") if file.metadata().get("protocol") == told else None
+            if file.metadata().get("protocol") != told:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from fewstep.eval.feature_cache import cached_features
-from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
+from fewstep.eval.metrics.frechet import frechet_interval
+from fewstep.eval.metrics.shapes import Progress, held_out_prompts
+from fewstep.eval.relay_clips import DIVERSE_SEEDS, Judged, RelayClips
+from fewstep.eval.relay_comparisons import (
+    OF_DELTA,
+    baseline_of,
+    minus_baseline,
+    multiple,
+    over_teacher,
+    teacher_of,
+)
+from fewstep.eval.relay_entry import Entry
+from fewstep.eval.relay_seeds import OVER_SEEDS, rows_over_seeds
 from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.sheet import comparison_sheet
-from fewstep.eval.steps_table import (
-    Protocol,
-    check_world,
-    figures,
-    generate,
-    real_row,
-    reference_features,
-    shared_figures,
-)
-from fewstep.student.loading import Student
+from fewstep.eval.steps_table import Protocol, figures_of, shared_figures
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.shapes.judge import load_judge
 from fewstep.teacher.video import to_uint8
 
-REFERENCE_STEPS = 50
-_OTHER_SEED = 500_009  # of the teacher's clips that others are held against: neither their prompts nor their noise
+DIVERSE_PROMPTS = 16  # that diversity is taken over, unless said otherwise
 
-MODELS = ("real", "teacher", "student")
+MODELS = ("real", "teacher", "student", OVER_SEEDS)
 PHASES = ("", "start", "mse", "huber", "conditional", "relaxed", "final")
 
 COLUMNS = {
@@ -41,47 +38,37 @@ COLUMNS = {
     "steps": "steps",
     "guidance": "guidance",
     "phase": "phase",
-    "shapes_fd": "shapes-fd",
-    "low": "low",
-    "high": "high",
+    "stage": "stage",
+    "shapes_fd low high": "shapes-fd",
+    "delta delta_low delta_high": "shapes-fd minus mse",
+    "ratio ratio_low ratio_high": "shapes-fd / teacher",
     "teacher_fd": "to the teacher",
     "prompt_accuracy": "prompt accuracy",
+    "accuracy_delta accuracy_delta_low accuracy_delta_high": "accuracy minus mse, points",
+    "motion": "motion / real",
+    "motion_to_teacher": "motion / teacher",
+    "diversity": "diversity / teacher",
+    "fresh_before": "fresh heads before",
+    "fresh_after": "fresh heads after",
     "train_seconds": "training seconds",
     "num": "N",
 }
-COLUMNS_OF_RUNS = {"run": "run", **COLUMNS}  # where a table compares several
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row to be measured: the teacher at `steps` steps with this guidance, or a student that has it inside."""
-
-    steps: int
-    guidance: Guidance
-    student: Student | None = None
-    phase: str = ""
-    train_seconds: float | None = None  # of the student's whole line, from the teacher on
-    name: str = ""  # of its stage
-    run: str = ""  # the run that the stage is of
-    sha256: str = ""  # of its weights: a student that was trained again is measured again
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What tells rows apart, beside what all share."""
-        asked = {"steps": self.steps, "guidance": self.guidance.plain()}
-        if self.student is None:
-            return {"model": "teacher", **asked}
-        row = {"model": "student", **asked, "phase": self.phase, "stage": self.name, "run": self.run}
-        return row | {"weights_sha256": self.sha256}
+COLUMNS_OF_RUNS = {
+    "run": "run",
+    **COLUMNS,
+    "recipe_seed": "seed",
+    "num_seeds": "seeds",
+}  # where a table compares several
 
 
 class RelayTable:
-    """The table on disk; rows that are there are not measured again.
+    """The table on disk; rows that are there are not measured again, and what was found of their clips is kept.
 
     An outline of the teacher will do to see whether it can be made. Raises ValueError when the teacher is not of the
     shapes world, or `out` holds another teacher's, judge's or protocol's rows and is not to be made `fresh`.
     `dtype` is that of the denoisers, for the record. With `to_teacher`, distances to the 50-step teacher's own clips
     (other prompts and noise, the protocol's guidance) are taken as well; its own row at 50 steps is then the floor.
+    `diverse` prompts get 8 clips each, for diversity; with 0 there is none.
     """
 
     def __init__(
@@ -94,85 +81,93 @@ class RelayTable:
         dtype: str = "float32",
         columns: Mapping[str, str] = COLUMNS,
         fresh: bool = False,
+        diverse: int = DIVERSE_PROMPTS,
     ) -> None:
-        self._size = check_world(teacher)
-        self.teacher, self.protocol = teacher, protocol
+        self.teacher, self.protocol, self.columns = teacher, protocol, columns
+        self.notes: list[str] = []  # what could not be compared, in sentences
         self._to_teacher = to_teacher
-        self._references: dict[str, Tensor] = {}
-        self._shared = shared_figures(teacher, protocol)
-        self._shared |= {"teacher_guidance": protocol.guidance.plain(), "to_teacher": to_teacher, "dtype": dtype}
-        self._file = ResultsFile(out, command, self._shared, columns, fresh)
+        shared = shared_figures(teacher, protocol)
+        shared |= {"teacher_guidance": protocol.guidance.plain(), "to_teacher": to_teacher, "dtype": dtype}
+        self.clips = RelayClips(teacher, protocol, shared, diverse)
+        shared |= {"diversity_prompts": diverse, "diversity_seeds": DIVERSE_SEEDS}
+        self._file = ResultsFile(out, command, shared, columns, fresh)
 
     def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
-        """The rows of real clips and of these entries, in this order; each is written as soon as it is measured."""
-        real = self._file.find({"model": "real"}) or self._file.add(self._real(progress))
-        return [real, *(self._found(entry, progress) for entry in entries)]
+        """The rows of real clips and of these entries, in this order, and those over seeds.
 
-    def _found(self, entry: Entry, progress: Progress) -> dict[str, Any]:
-        found = self._file.find(entry.key)
-        if found is not None:
-            return found
+        Each is written as soon as it is measured; then all rows of the table are held against each other.
+        """
+        if self._file.find({"model": "real"}) is None:
+            self._file.add(self._real(progress), _place)
+        for entry in entries:
+            row = self._file.find(entry.key)
+            if row is None:
+                self._add(entry, progress)
+            else:
+                self._file.change(row, entry.told)
+        self._compare(entries, progress)
+        rows = [self._file.find(each) for each in ({"model": "real"}, *(entry.key for entry in entries))]
+        return [row for row in (*rows, *self._over_seeds(entries, progress)) if row is not None]
+
+    def _add(self, entry: Entry, progress: Progress) -> None:
         # what the run had here before: the stage with other weights, or another stage that was its line's last
         changed = {"weights_sha256", "stage"} if entry.phase == "final" else {"weights_sha256"}
         before = {key: value for key, value in entry.key.items() if key not in changed}
-        return self._file.add(self._row(entry, progress), _place, instead_of=before)
+        row = self._row(entry, progress) | {key: value for key, value in entry.told.items() if value is not None}
+        self._file.add(row, _place, instead_of=before)
 
     def _real(self, progress: Progress) -> dict[str, Any]:
-        return real_row(self.protocol, self._real_reference(progress), progress)
+        clips = self.clips.real(progress)
+        row = {"model": "real"} | figures_of(clips.distance.interval, clips.agreements)
+        return row | multiple("motion", clips.motion, self.clips.real_motion(progress))
 
     def _row(self, entry: Entry, progress: Progress) -> dict[str, Any]:
-        twin = self._file.find({key: value for key, value in entry.key.items() if key != "phase"})
-        if twin is not None:  # the same student, which is the last of its step count as well
-            return {**twin, **entry.key}
-        label = f"{entry.steps} steps {entry.name}".strip()
-        judgement = self._judge(entry, self.protocol.seed, label, progress)
-        row = entry.key | figures(judgement, self.protocol, self._real_reference(progress))
+        clips = self.clips.judged(entry.key, entry, progress)
+        assert clips is not None
+        row = entry.key | figures_of(clips.distance.interval, clips.agreements)
+        row |= multiple("motion", clips.motion, self.clips.real_motion(progress))
         if self._to_teacher:
-            distance = judgement.distance(self._teacher_reference(progress))
+            distance = frechet_interval(clips.features, self.clips.teacher_reference(progress))
             row |= {"teacher_fd": round(distance.value, 3), "teacher_low": round(distance.low, 3)}
             row |= {"teacher_high": round(distance.high, 3)}
-        if entry.train_seconds is not None:
-            row["train_seconds"] = round(entry.train_seconds, 1)
         return row
 
-    @torch.no_grad()
-    def _judge(self, entry: Entry, seed: int, label: str, progress: Progress) -> ShapesJudgement:
-        """Clips of `num` held-out prompts; prompts and noise follow from the seed alone."""
-        protocol, judgement = self.protocol, ShapesJudgement(load_judge(device=str(self.teacher.device)))
-        prompts = held_out_prompts(protocol.num, seed)
-        for start in range(0, protocol.num, protocol.batch):
-            some = prompts[start : start + protocol.batch]
-            videos = self.generate(entry, some, replace(protocol, seed=seed).noise_seeds(start, len(some)))
-            judgement.update(videos.cpu(), some)
-            progress(label, start + len(some), protocol.num)
-        return judgement
+    def _compare(self, entries: Sequence[Entry], progress: Progress) -> None:
+        """Adds to every row what it lacks of its comparisons, also to those of earlier calls."""
+        for row in [row for row in self._file.rows if row["model"] != OVER_SEEDS]:
+            teacher, baseline = teacher_of(row, self._file.rows), baseline_of(row, self._file.rows)
+            if teacher is not None and "ratio" not in row:
+                pair = self._pair(row, teacher, entries, progress)
+                row = self._file.change(row, over_teacher(*pair)) if pair else row
+            if (baseline or {}).get("weights_sha256") != row.get("delta_to_sha256"):
+                pair = self._pair(row, baseline, entries, progress) if baseline else None
+                found = minus_baseline(row, pair[0], baseline, pair[1]) if pair and baseline else {}
+                self._file.change(row, dict.fromkeys(OF_DELTA) | found)
 
-    def generate(self, entry: Entry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """Videos (B, 3, F, H, W) in -1..1 of one entry."""
-        if entry.student is None:
-            return generate(self.teacher, prompts, seeds, entry.steps, entry.guidance)
-        z = self.teacher.noise(seeds, self.teacher.latent_shape(*self._size))
-        return self.teacher.decode(entry.student.sample(z, self.teacher.conditions(prompts)))
+    def _pair(
+        self, row: dict[str, Any], other: Mapping[str, Any], entries: Sequence[Entry], progress: Progress
+    ) -> tuple[Judged, Judged] | None:
+        found = []
+        for each in (row, other):
+            judged = self._judged(each, entries, progress)
+            if judged is None:
+                self.notes.append(
+                    f"{_called(row)} is not held against {_called(other)}: the features of {_called(each)} are not on "
+                    "disk any more, and it was not asked for now; ask for both"
+                )
+                return None
+            found.append(judged)
+        return found[0], found[1]
 
-    def _real_reference(self, progress: Progress) -> Tensor:
-        if "real" not in self._references:
-            clips = {"clips": "real", "num": self.protocol.reference, "judge_sha256": self._shared["judge_sha256"]}
-            self._references["real"] = cached_features(clips, lambda: reference_features(self.protocol, progress))
-        return self._references["real"]
+    def _judged(self, row: Mapping[str, Any], entries: Sequence[Entry], progress: Progress) -> Judged | None:
+        entry = next((entry for entry in entries if entry.key.items() <= row.items()), None)
+        return self.clips.judged(row, entry, progress)
 
-    def _teacher_reference(self, progress: Progress) -> Tensor:
-        """Features of the teacher's clips of other prompts and noise: the dearest part of a table, so they are kept."""
-        if "teacher" not in self._references:
-            seed = self.protocol.seed + _OTHER_SEED
-            clips = {"clips": "teacher's", "steps": REFERENCE_STEPS, "seed": seed, **self._shared}
-
-            def compute() -> Tensor:
-                return self._judge(
-                    Entry(REFERENCE_STEPS, self.protocol.guidance), seed, "the teacher's other clips", progress
-                ).features()
-
-            self._references["teacher"] = cached_features(clips, compute)
-        return self._references["teacher"]
+    def _over_seeds(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
+        before = [row for row in self._file.rows if row["model"] == OVER_SEEDS]
+        rows = [row for row in self._file.rows if row["model"] != OVER_SEEDS]
+        found = rows_over_seeds(rows, lambda row: self._judged(row, entries, progress), before)
+        return self._file.replace({"model": OVER_SEEDS}, found)
 
 
 def begun_dtype(out: Path) -> str | None:
@@ -183,27 +178,37 @@ def begun_dtype(out: Path) -> str | None:
 
 def _place(row: Mapping[str, Any]) -> tuple[int, int, bool, int]:
     """Real clips, the teacher, then students; many steps before few; the protocol's guidance before others; phases as
-    they follow one another."""
-    other = row.get("guidance") != row.get("teacher_guidance")
-    return MODELS.index(row["model"]), -row.get("steps", 0), other, PHASES.index(row.get("phase", ""))
+    they follow one another, unknown ones last."""
+    other, phase = row.get("guidance") != row.get("teacher_guidance"), row.get("phase", "")
+    place = PHASES.index(phase) if phase in PHASES else len(PHASES)
+    return MODELS.index(row["model"]), -row.get("steps", 0), other, place
 
 
-def teacher_entries(counts: Sequence[int], guidance: Guidance, students: Sequence[Entry]) -> list[Entry]:
-    """The teacher at these step counts, and at 50 steps with every other guidance that a student has inside."""
-    others = [each for each in dict.fromkeys(entry.guidance for entry in students) if each != guidance]
-    return [Entry(count, guidance) for count in counts] + [Entry(REFERENCE_STEPS, other) for other in others]
+def _called(row: Mapping[str, Any]) -> str:
+    return f"{row['run']}/{row['stage']}" if "stage" in row else f"the {row['steps']}-step teacher"
 
 
 @torch.no_grad()
 def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> Image.Image:
-    """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became."""
+    """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became.
+
+    Those are regression alone and a line's last stage; where that is not among the entries, its adversarial stages.
+    """
     prompts, seeds = held_out_prompts(rows, table.protocol.seed), table.protocol.noise_seeds(0, rows)
+    runs = {entry.run for entry in entries if entry.run}
+    ended = {_line(entry) for entry in entries if entry.phase == "final"}
     columns = {}
     for entry in entries:
-        if entry.phase not in ("", "mse", "final"):
+        if entry.phase not in ("", "mse", "final") and _line(entry) in ended:
             continue
         if entry.student is None and entry.guidance != table.protocol.guidance:
             continue
         name = entry.name or f"teacher, {entry.steps} step{'s' * (entry.steps > 1)}"
-        columns[name] = [to_uint8(video) for video in table.generate(entry, prompts, seeds)]
+        if entry.run and len(runs) > 1:
+            name = f"{Path(entry.run).name}/{name}"
+        columns[name] = [to_uint8(video) for video in table.clips.generate(entry, prompts, seeds)]
     return comparison_sheet(columns, prompts)
+
+
+def _line(entry: Entry) -> tuple[object, ...]:
+    return entry.run, entry.steps, entry.guidance

@@ -62,32 +62,74 @@ class ResultsFile:
         It takes the place of rows that have the figures `instead_of` among their own.
         """
         added = {**row, **self._shared}
-        kept = [other for other in self.rows if instead_of is None or not instead_of.items() <= other.items()]
-        self.rows = sorted([*kept, added], key=order)
+        replaced = [] if instead_of is None else [i for i, x in enumerate(self.rows) if instead_of.items() <= x.items()]
+        kept = [other for i, other in enumerate(self.rows) if i not in replaced]
+        kept.insert(replaced[0] if replaced else len(kept), added)
+        self._write(sorted(kept, key=order))
+        return added
+
+    def change(self, row: Row, figures: Row) -> dict[str, Any]:
+        """The row with these figures in place of its own of these names; those that are None go. It keeps its place.
+
+        Raises ValueError when the table has no such row.
+        """
+        own = {key: value for key, value in row.items() if key not in figures and key not in self._shared}
+        changed = own | {key: value for key, value in figures.items() if value is not None} | dict(self._shared)
+        if row not in self.rows:
+            raise ValueError(f"the table has no such row: {dict(row)}")
+        if changed != row:
+            self.rows[self.rows.index(dict(row))] = changed
+            self._write(self.rows)
+        return changed
+
+    def replace(self, instead_of: Row, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Rows that take the place of all that have the figures `instead_of` among their own, at the table's end."""
+        added = [{**row, **self._shared} for row in rows]
+        kept = [row for row in self.rows if not instead_of.items() <= row.items()]
+        if [*kept, *added] != self.rows:
+            self._write([*kept, *added])
+        return added
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        self.rows = [dict(row) for row in rows]
         write_results(self._out, self._command, self.rows)
         with whole_file(self._out.with_suffix(".md")) as part:
-            part.write_text(markdown_table(self.rows, self._columns))
-        return added
+            part.write_text(markdown_table(self.rows, told_columns(self.rows, self._columns)))
 
 
 def results_table(rows: Sequence[Row], columns: Mapping[str, str], title: str) -> Table:
-    """A terminal table of some columns, key -> heading; absent figures stay empty."""
+    """A terminal table of some columns, key -> heading; absent figures stay empty.
+
+    The key of a figure with its interval is three names, as in "shapes_fd low high": 51.3 (49 to 54).
+    """
     table = Table(title=title)
     for heading in columns.values():
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in columns))
+        table.add_row(*(_cell(row, key) for key in columns))
     return table
 
 
 def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """The same table for a README."""
     lines = [" | ".join(columns.values()), " | ".join("---:" for _ in columns)]
-    lines += [" | ".join(_cell(row.get(key)) for key in columns) for row in rows]
+    lines += [" | ".join(_cell(row, key) for key in columns) for row in rows]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def _cell(value: object) -> str:
+def told_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of the columns that have a figure in some row."""
+    return {key: heading for key, heading in columns.items() if any(_cell(row, key) for row in rows)}
+
+
+def _cell(row: Row, key: str) -> str:
+    value, *bounds = (_text(row.get(name)) for name in key.split())
+    return f"{value} ({bounds[0]} to {bounds[1]})" if len(bounds) == 2 and all(bounds) else value
+
+
+def _text(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"

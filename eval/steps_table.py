@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewstep.eval.metrics.frechet import Interval
 from fewstep.eval.metrics.shapes import (
     REAL_SEED,
     REFERENCE_SEED,
@@ -19,6 +20,7 @@ from fewstep.eval.metrics.shapes import (
     ShapesJudgement,
     held_out_prompts,
     judge_real,
+    wilson,
 )
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.sheet import comparison_sheet
@@ -26,7 +28,7 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
-from fewstep.teacher.shapes.world import FRAMES, SIDE
+from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE
 from fewstep.teacher.video import to_uint8
 
 COLUMNS = {  # of the table as people see it
@@ -161,13 +163,19 @@ def generate(
 
 def figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
     """shapes-fd and prompt accuracy as a row has them, with 95 % intervals."""
-    distance, accuracy = judgement.distance(reference), judgement.accuracy()
+    return figures_of(judgement.distance(reference), judgement.agreements())
+
+
+def figures_of(distance: Interval, agreements: Tensor) -> dict[str, Any]:
+    """The same of a distance, and of what the judge says of each attribute, as `ShapesJudgement.agreements`."""
+    accuracy = wilson(int((agreements != 0).all(1).sum()), len(agreements))
+    named = {name: column[column >= 0].double() for name, column in zip(ATTRIBUTES, agreements.T, strict=True)}
     return {
         "shapes_fd": round(distance.value, 3),
-        "low": round(distance.low, 3),
+        "low": round(max(0.0, distance.low), 3),
         "high": round(distance.high, 3),
         "prompt_accuracy": round(accuracy.value, 4),
         "accuracy_low": round(accuracy.low, 4),
         "accuracy_high": round(accuracy.high, 4),
-        "accuracy_per_attribute": {n: round(v, 4) for n, v in judgement.accuracy_per_attribute().items()},
+        "accuracy_per_attribute": {n: round(float(each.mean()), 4) for n, each in named.items() if len(each)},
     }

@@ -36,6 +36,16 @@ class Diversity(Metric):
         return found
 
 
+def mean_of_pairs(features: Tensor) -> Tensor:
+    """The mean Euclidean distance over all pairs of a prompt's clips (P,), of their features (P, S, D).
+
+    Raises ValueError below two clips of a prompt.
+    """
+    if features.ndim != 3 or features.shape[1] < 2:
+        raise ValueError(f"features have shape {tuple(features.shape)}; they must be (P, S, D) with S at least 2")
+    return torch.stack([torch.pdist(each) for each in features.double()]).mean(1)
+
+
 def rms(first: Tensor, second: Tensor) -> Tensor:
     """Root mean square difference of all pixels (B,), of a range of 1; needs no weights."""
     return (first - second).square().flatten(1).mean(1).sqrt() / 2

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 STATISTICS = {"covariance": "unbiased", "arithmetic": "float64"}  # for the protocol of every distance
+DRAWS = 200  # of a bootstrap of distances
 _GROUPS = 32  # of the jackknife
 _SHUFFLES = 4  # into subsets: what they add to the error falls with them
 _T = 2.04  # 97.5 % point of Student's t with 31 degrees of freedom
@@ -34,7 +35,7 @@ def frechet(first: Tensor, second: Tensor) -> float:
     return float((squares - 2 * cross).clamp_min(0))
 
 
-def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = 200) -> Interval:
+def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = DRAWS) -> Interval:
     """Frechet distance of `samples` (N, D) to `reference` (M, D), with a 95 % interval.
 
     What the interval covers is the mean distance, to this very reference, over all sets of N samples: the expected
@@ -43,13 +44,22 @@ def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: i
     resampled distances around their own mean, moved to the measured value. It compares only with figures of the
     same N; see `extrapolated` for a figure without that bias.
     """
+    value, found = frechet_draws(samples, reference, seed, draws)
+    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(value, max(0.0, low), high)
+
+
+def frechet_draws(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = DRAWS) -> tuple[float, Tensor]:
+    """Frechet distance of `samples` (N, D) to `reference` (M, D), and that of resamples of them, (draws,) in float64.
+
+    Resamples are moved so that their mean is the distance itself, as `frechet_interval` says. Which samples a draw
+    takes follows from N and `seed` alone. Raises ValueError below two samples.
+    """
     generator = torch.Generator().manual_seed(seed)
-    size = len(samples)
+    size, value = len(samples), frechet(samples, reference)
     drawn = [torch.randint(size, (size,), generator=generator) for _ in range(draws)]
-    value = frechet(samples, reference)
     found = _reweighted(samples, reference, torch.stack([torch.bincount(d, minlength=size) for d in drawn]))
-    low, high = (found - found.mean()).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(value, max(0.0, value + low), value + high)
+    return value, value + found - found.mean()
 
 
 def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep.eval.metrics.frechet import STATISTICS, Interval, frechet_interval
 from fewstep.teacher.shapes.captions import agreement, example, rates
 from fewstep.teacher.shapes.judge import FEATURES, Judge, batch, judge_sha256, load_judge
-from fewstep.teacher.shapes.world import FRAMES, SIDE
+from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE
 
 REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
 _BATCH = 32
@@ -40,6 +40,11 @@ class ShapesJudgement:
     def features(self) -> Tensor:
         """(N, D)"""
         return torch.cat(self._features)
+
+    def agreements(self) -> Tensor:
+        """What the judge says of each attribute (N, attributes), int8: 1 right, 0 wrong, -1 not named by the prompt."""
+        told = [[int(right[name]) if name in right else -1 for name in ATTRIBUTES] for right in self._right]
+        return torch.tensor(told, dtype=torch.int8)
 
     def distance(self, reference: Tensor, seed: int = 0) -> Interval:
         """shapes-fd to reference features (N, D) and its 95 % interval."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.eval.results import markdown_table, read_results, write_results
+from fewstep.eval.results import ResultsFile, markdown_table, read_results, told_columns, write_results
 
 ROWS = [{"model": "real", "shapes_fd": 1.2345}, {"model": "teacher", "steps": 4, "shapes_fd": 12.0, "num": 8}]
 
@@ -34,3 +34,27 @@ def test_markdown_leaves_absent_figures_empty() -> None:
         "| real |  | 1.23 |",
         "| teacher | 4 | 12 |",
     ]
+
+
+def test_intervals_stand_beside_their_figure_and_no_number_has_an_exponent() -> None:
+    rows: list[dict[str, object]] = [
+        {"fd": 1206.2, "low": 1181.91, "high": 1230.7, "delta": -1.234},
+        {"fd": 51.33},
+    ]
+    columns = {"fd low high": "fd", "delta delta_low delta_high": "delta", "motion": "motion"}
+    assert told_columns(rows, columns) == {"fd low high": "fd", "delta delta_low delta_high": "delta"}
+    lines = markdown_table(rows, told_columns(rows, columns)).splitlines()
+    assert lines[2:] == ["| 1206 (1182 to 1231) | -1.23 |", "| 51.3 |  |"]
+
+
+def test_rows_change_in_place_and_are_replaced(tmp_path: Path) -> None:
+    table = ResultsFile(tmp_path / "t.json", "", {"seed": 0}, {"model": "model"})
+    for name in ("one", "two", "mean"):
+        table.add({"model": name, "figure": 1})
+    assert table.change(table.rows[0], {"figure": None, "delta": 2}) == {"model": "one", "delta": 2, "seed": 0}
+    table.add({"model": "one", "figure": 3}, instead_of={"model": "one"})
+    assert [row["model"] for row in table.rows] == ["one", "two", "mean"]
+    assert table.replace({"model": "mean"}, [{"model": "mean", "figure": 5}])[0]["seed"] == 0
+    assert read_results(tmp_path / "t.json")[1] == table.rows and table.rows[2]["figure"] == 5
+    with pytest.raises(ValueError, match="no such row"):
+        table.change({"model": "another"}, {"figure": 1})

@@ -7,7 +7,7 @@ import torch
 
 from fewstep.eval.alarms import alarms
 from fewstep.eval.metrics.clips import Clips
-from fewstep.eval.metrics.diversity import Diversity, rms
+from fewstep.eval.metrics.diversity import Diversity, mean_of_pairs, rms
 
 
 def test_copies_have_none_and_independent_clips_what_their_variance_says() -> None:
@@ -20,3 +20,10 @@ def test_copies_have_none_and_independent_clips_what_their_variance_says() -> No
     found = metric.figures(collapsed, own)
     assert found["diversity-rms"]["num"] == 3 and found["diversity-rms-ratio"]["value"] == 0
     assert alarms(found)[0].endswith("collapsed")
+
+
+def test_the_mean_of_pairs_is_that_of_plain_distances() -> None:
+    features = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [0.0, 4.0]], [[1.0, 1.0]] * 3])
+    assert mean_of_pairs(features).tolist() == pytest.approx([(5 + 4 + 3) / 3, 0])
+    with pytest.raises(ValueError, match="S at least 2"):
+        mean_of_pairs(features[:, :1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,13 @@ from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
 from fewstep.teacher.shuffled_rows import ShuffledRows
+
+
+class BatchSource(Protocol):
+    """Whatever a stage draws its clips from."""
+
+    def batch(self, position: int, size: int, progress: float) -> Batch:
+        """`size` clips on the teacher's device, at a position always the same; `progress` is 0..1 of the stage."""
 
 
 class Batches:

@@ -228,15 +228,16 @@ def _nodes(steps: int) -> str:
     return ", ".join(f"{1 - i / steps:g}" for i in range(steps))
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, overrides: Sequence[str] = (), needs_files: bool = True) -> Recipe:
     """The recipe of a YAML file, or of a packaged one by its name, such as `shapes-4step`.
 
     `overrides` are dotted settings such as `stages.1.lr=1e-4` or `stages.4-step.objective.r1=0.5`, with values in
     YAML. Files that it names are looked for beside the recipe, then in the current directory, then among the packaged
-    ones, and become absolute. Raises ValueError naming everything that is wrong.
+    ones, and become absolute; with needs_files=False they may be missing. Raises ValueError naming everything that is
+    wrong.
     """
     found = find_recipe(path)
-    return _validated(found, overrides, (found.parent, Path.cwd(), RECIPES))
+    return _validated(found, overrides, (found.parent, Path.cwd(), RECIPES) if needs_files else ())
 
 
 def kept_recipe(run: Path) -> Recipe:

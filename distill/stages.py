@@ -121,7 +121,8 @@ class Relay:
         """The stage's trainer, resumed from its checkpoint, what is measured after so many of its steps, and the probe
         at its end, if there is one."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
-        roles, baked = self._roles(index), self.recipe.guidance_in(index)
+        start, teacher = self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))
+        roles, baked = stage_roles(self.recipe, index, self.teacher, start, teacher), self.recipe.guidance_in(index)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
         batches = Batches(
             self.clips.folder, self.teacher, self.recipe.seed, index,
@@ -131,7 +132,7 @@ class Relay:
         gauged = batches.batch(_GAUGE_POSITION, size, 0.0)
         # the main process's clips: a discriminator measures its features on them, and must be the same in all
         all_gauged = Batches(self.clips.folder, self.teacher, self.recipe.seed, index).batch(_GAUGE_POSITION, size, 0.0)
-        objective = self._objective(stage, supervision, roles, all_gauged)
+        objective = stage_objective(stage, supervision, roles, all_gauged)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
             self.clips.negative_prompt, self.clips.fps,
@@ -171,33 +172,8 @@ class Relay:
 
         return measure
 
-    def _roles(self, index: int) -> Roles:
-        student = self.recipe.student
-        roles = Roles(
-            self.teacher,
-            self.recipe.train_of(index),
-            self._weights(self.recipe.start_of(index)),
-            self._weights(self.recipe.teacher_of(index)),
-            student.lora.rank,
-            student.lora.alpha,
-            student.lora.targets,
-        )
-        if self.recipe.gradient_checkpointing:
-            roles.checkpoint_gradients()
-        return roles
-
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)
-
-    def _objective(self, stage: Stage, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective[Any]:
-        settings = stage.objective
-        if not isinstance(settings, Adversarial):
-            return ProgressiveObjective(settings, supervision)
-        discriminator = Discriminator(
-            self.teacher, roles.backbone, settings.discriminator, any_batch.x0, any_batch.conditions,
-            settings.conditional,
-        )  # fmt: skip
-        return AdversarialObjective(settings, supervision, discriminator)
 
     def _gauge(self, gate: Gate | None, student: nn.Module, contract: SamplingContract) -> dict[str, float]:
         if gate is None or gate.metric == "endpoint_error":
@@ -205,6 +181,26 @@ class Relay:
         if gate.metric not in self.gauges:
             raise ValueError(f"{gate.metric} cannot be measured with this teacher: gate on endpoint_error")
         return {gate.metric: self.gauges[gate.metric](student, contract)}
+
+
+def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:
+    """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself."""
+    lora = recipe.student.lora
+    roles = Roles(teacher, recipe.train_of(index), start, supervisor, lora.rank, lora.alpha, lora.targets)
+    if recipe.gradient_checkpointing:
+        roles.checkpoint_gradients()
+    return roles
+
+
+def stage_objective(stage: Stage, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective[Any]:
+    """What the stage minimises; a discriminator measures its features on the clips of `any_batch`."""
+    settings = stage.objective
+    if not isinstance(settings, Adversarial):
+        return ProgressiveObjective(settings, supervision)
+    discriminator = Discriminator(
+        roles.teacher, roles.backbone, settings.discriminator, any_batch.x0, any_batch.conditions, settings.conditional
+    )
+    return AdversarialObjective(settings, supervision, discriminator)
 
 
 def check_gate(stage: Stage, folder: RunFolder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from fewstep.distill.batches import Batches
+from fewstep.distill.batches import BatchSource
 from fewstep.distill.checkpoint import FILE_NAME, load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.objectives.base import STUDENT, Objective
@@ -38,7 +38,7 @@ class Trainer:
         stage: Stage,
         roles: Roles,
         objective: Objective[Any],
-        batches: Batches,
+        batches: BatchSource,
         contract: SamplingContract,
         accelerator: Accelerator,
         logging: Logging,
@@ -73,7 +73,7 @@ class Trainer:
             stop = self._after_step(curves, signals, say)
             while not stop and self.step < self.stage.steps:
                 began = time.monotonic()
-                figures = self._one_step()
+                figures = self.one_step()
                 self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
                 if (self.step - 1) % self.logging.every == 0 or self.step == self.stage.steps:
                     curves.write(self.step, figures)
@@ -119,8 +119,11 @@ class Trainer:
         if figures is not None:
             curves.write(self.step, figures)
 
-    def _one_step(self) -> dict[str, float]:
-        """Every turn of one step; returns the figures of each player's last turn."""
+    def one_step(self) -> dict[str, float]:
+        """Every turn of the next step; returns the figures of each player's last turn, and writes nothing.
+
+        Raises ValueError when a loss or gradient is not finite.
+        """
         figures: dict[str, float] = {}
         drawn = self.drawn
         try:

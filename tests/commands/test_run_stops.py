@@ -58,7 +58,7 @@ MOMENTS = [  # what is called, for which time, and what the sentence says of it
     ("fewstep.teacher.dataset_sources.text_tensors", 3, "2 of the 4 items of OUT/data are done"),
     ("fewstep.commands.run_watch.samples", 1, "what was finished is kept"),
     ("fewstep.distill.stages.Roles", 1, "stage 4-step is next"),
-    ("fewstep.distill.trainer.Trainer._one_step", 1, "stage 4-step is at step 1 of 4, saved in OUT/state.pt"),
+    ("fewstep.distill.trainer.Trainer.one_step", 1, "stage 4-step is at step 1 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.stages.endpoint_error", 1, "stage 4-step is at step 2 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.trainer.save_state", 1, "stage 4-step is at step 3 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.stages.Relay._gauge", 1, "stage 4-step is at step 4 of 4, saved in OUT/state.pt"),
@@ -88,15 +88,15 @@ def test_a_run_that_is_stopped_at_every_kind_of_moment_ends_as_another(
 
 
 def test_a_warning_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, kept, one_step = tmp_path / "run", dict[tuple[str, int], int](), Trainer._one_step
+    out, kept, one_step = tmp_path / "run", dict[tuple[str, int], int](), Trainer.one_step
 
     def look(trainer: Trainer) -> dict[str, float]:
         if (out / "state.pt").exists():
             kept[trainer.stage.name, trainer.step] = torch.load(out / "state.pt", weights_only=True)["step"]
         return one_step(trainer)
 
-    monkeypatch.setattr(Trainer, "_one_step", look)
-    signalled(monkeypatch, "fewstep.distill.trainer.Trainer._one_step", 2, signal.SIGUSR1)
+    monkeypatch.setattr(Trainer, "one_step", look)
+    signalled(monkeypatch, "fewstep.distill.trainer.Trainer.one_step", 2, signal.SIGUSR1)
     code, output = fewstep("run", recipe, "--set", f"out={out}")
     assert code == 0 and kept == {("4-step", 2): 2, ("4-step", 3): 2}, output
     assert f"stage 4-step is at step 2 of 4, saved in {out / 'state.pt'}; the run goes on" in output

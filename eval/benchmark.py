@@ -106,7 +106,7 @@ class Benchmark:
     def _protocol(self) -> dict[str, Any]:
         plan, first = self._plan, self._models[0]
         return {
-            "device": _device_name(self._device),
+            "device": device_name(self._device),
             "threads": torch.get_num_threads(),
             "size": list(first.sampler.size),
             "batch": plan.batch,
@@ -119,7 +119,7 @@ class Benchmark:
             "order": "the models take turns in every repetition",
             "evaluations": "a guided step counts twice; it is one forward of twice the batch",
             "memory": self._memory.protocol,
-            "versions": _versions(plan.tuning),
+            "versions": versions("torchao" if plan.tuning.quantise else None),
         }
 
     def _write(self) -> None:
@@ -146,12 +146,14 @@ def notes(results: dict[str, Any]) -> list[str]:
     return found + [f"{name} failed: {why}" for name, why in results["failed"].items()]
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, else the kind of device and of processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
-def _versions(tuning: Tuning) -> dict[str, str]:
-    names = ["torch", "diffusers", "transformers", *(["torchao"] if tuning.quantise else [])]
+def versions(*also: str | None) -> dict[str, str]:
+    """Of fewstep, Python, the libraries that compute, and packages that are named."""
+    names = ["torch", "diffusers", "transformers", *(name for name in also if name)]
     return {"fewstep": __version__, "python": platform.python_version()} | {name: version(name) for name in names}

@@ -43,21 +43,30 @@ class PeakMemory:
     @contextmanager
     def watching(self, sampler: Sampler, watched: bool) -> Iterator[Peak]:
         """The peak inside the `with` block is known behind it."""
-        peak = Peak()
         if not watched:
-            yield peak
+            yield Peak()
             return
         own = weights_of(sampler)
         others = sum(size for place, size in self._loaded.items() if place not in own)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        with watched_peak(self._device) as peak:
             yield peak
-            highest = torch.cuda.max_memory_allocated(self._device)
-        else:
-            with _resident() as seen:
-                yield peak
-            highest = max(seen)
-        peak.gib = (highest - others) / GIB
+        peak.gib -= others / GIB
+
+
+@contextmanager
+def watched_peak(device: torch.device) -> Iterator[Peak]:
+    """All that was allocated at its highest inside the `with` block, known behind it: on a GPU by torch there, else by
+    the process as a whole."""
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        highest = torch.cuda.max_memory_allocated(device)
+    else:
+        with _resident() as seen:
+            yield peak
+        highest = max(seen)
+    peak.gib = highest / GIB
 
 
 def weights_of(sampler: Sampler) -> dict[int, int]:

@@ -1,0 +1,161 @@
+"""Where the seconds of a training step go: by turn, and in each turn by network, optimiser and the rest."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from fewstep.distill.around import Method, around
+from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.objectives.base import STUDENT
+from fewstep.distill.trainer import Trainer
+from fewstep.teacher.conditions import Conditions
+
+Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
+
+LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and what of the student all turns share
+SUPERVISOR, DISCRIMINATOR, OPTIMISER, OTHER = "supervisor", "discriminator", "optimiser", "other"
+PARTS = (SUPERVISOR, STUDENT, DISCRIMINATOR, OPTIMISER, OTHER)
+
+
+class StepSplit:
+    """A stopwatch that runs through a trainer's steps and always belongs to one turn and one part.
+
+    So the parts sum to the whole. Forwards are the time inside `Teacher.denoise` (student, supervisor) and inside the
+    discriminator with its backbone. A backward pass belongs to the discriminator from when gradients reach its logits,
+    and to the student from when they reach its output; what comes before is `other`. So the few elementwise operations
+    between the two networks are the discriminator's. The optimiser is gathering and clipping of gradients, Adam and
+    the moving average. At every change of part the device is waited for.
+    """
+
+    def __init__(self, trainer: Trainer, clock: Clock) -> None:
+        self.seconds = defaultdict[tuple[str, str], float](float)  # (turn, part)
+        self.turns = Counter[str]()
+        self._trainer, self._clock = trainer, clock
+        self._turn, self._parts = LESSON, [OTHER]
+        self._since = 0.0
+
+    def run(self, num_steps: int) -> None:
+        """Makes so many steps of the trainer, and adds them to `seconds` and `turns`."""
+        with self._watching():
+            self._since = self._clock()
+            for _ in range(num_steps):
+                self._to_turn(LESSON)
+                self._trainer.one_step()
+            self._charge()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        trainer, objective = self._trainer, self._trainer.objective
+        with ExitStack() as stack:
+
+            def watch(owner: object, name: str, wrap: Callable[[Method], Method]) -> None:
+                stack.enter_context(around(owner, name, wrap))
+
+            watch(objective, "lesson", self._in_lesson)
+            watch(objective, "loss", self._in_turn)
+            watch(trainer.roles.teacher, "denoise", self._denoise)
+            watch(trainer.accelerator, "backward", self._within(OTHER))
+            if isinstance(objective, AdversarialObjective):
+                watch(objective.discriminator, "read", self._within(DISCRIMINATOR))
+                watch(objective.discriminator, "forward", self._judge)
+            for player in trainer.players.values():
+                watch(player, "gather", self._within(OPTIMISER))
+                watch(player, "move", self._move)
+            watch(trainer.roles, "update_average", self._average)
+            yield
+
+    # --- the stopwatch
+
+    def _charge(self) -> None:
+        now = self._clock()
+        self.seconds[self._turn, self._parts[-1]] += now - self._since
+        self._since = now
+
+    def _to_turn(self, turn: str) -> None:
+        self._charge()
+        self._turn = turn
+
+    def _to_part(self, part: str) -> None:
+        self._charge()
+        self._parts[-1] = part
+
+    @contextmanager
+    def _inside(self, part: str) -> Iterator[None]:
+        self._charge()
+        self._parts.append(part)
+        yield
+        self._charge()
+        self._parts.pop()
+
+    def _on_gradient(self, output: Tensor, part: str) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: self._to_part(part))
+
+    # --- what it is told
+
+    def _within(self, part: str) -> Callable[[Method], Method]:
+        def wrap(original: Method) -> Method:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                with self._inside(part):
+                    return original(*args, **kwargs)
+
+            return call
+
+        return wrap
+
+    def _in_lesson(self, original: Method) -> Method:
+        def lesson(*args: Any, **kwargs: Any) -> Any:
+            self.turns[LESSON] += 1
+            self._to_turn(LESSON)
+            return original(*args, **kwargs)
+
+        return lesson
+
+    def _in_turn(self, original: Method) -> Method:
+        def loss(turn: str, *args: Any) -> Any:
+            self._to_turn(turn)
+            return original(turn, *args)
+
+        return loss
+
+    def _denoise(self, original: Method) -> Method:
+        student = self._trainer.roles.student
+
+        def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
+            part = STUDENT if network is student else SUPERVISOR
+            with self._inside(part):
+                found: Tensor = original(z_t, t, conditions, guidance, network)
+            self._on_gradient(found, part)
+            return found
+
+        return denoise
+
+    def _judge(self, original: Method) -> Method:
+        def forward(*args: Any) -> Tensor:
+            with self._inside(DISCRIMINATOR):
+                logits: Tensor = original(*args)
+            self._on_gradient(logits, DISCRIMINATOR)
+            return logits
+
+        return forward
+
+    def _move(self, original: Method) -> Method:
+        def move(scale: float) -> None:
+            self.turns[self._turn] += 1
+            with self._inside(OPTIMISER):
+                original(scale)
+
+        return move
+
+    def _average(self, original: Method) -> Method:
+        def update_average(decay: float) -> None:
+            self._to_turn(STUDENT)
+            with self._inside(OPTIMISER):
+                original(decay)
+
+        return update_average

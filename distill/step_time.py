@@ -1,0 +1,214 @@
+"""Seconds of a stage's steps: whole, split, and held against the bare sum of their forwards and backwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from statistics import median, median_low
+from typing import Any, Protocol
+
+import numpy as np
+
+from fewstep.distill.estimate import Calls, stage_calls
+from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.settings import Stage
+from fewstep.distill.step_calls import Clock, Kind, StepCalls, clips_of
+from fewstep.distill.step_split import LESSON, PARTS, StepSplit
+from fewstep.distill.trainer import Trainer
+from fewstep.teacher.schedule import NoiseSchedule
+
+_TIMES = 2  # each kind of call is made again so often in a round, of which the mean counts
+_DRAWS = 1000  # of the bootstrap
+_PLACES = {"supervisor": "supervisor", "student": "student", "backbone": "discriminator", "head": "discriminator"}
+
+
+class Watched(Protocol):
+    """Memory at its highest, once the watching is over."""
+
+    gib: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of measurement; seconds are of `num_steps` steps."""
+
+    whole: float
+    counts: Counter[Kind]  # of the calls in them
+    each: dict[Kind, float]  # of one call on its own
+    split: StepSplit
+    num_steps: int
+
+    @property
+    def bare(self) -> dict[str, float]:
+        """The calls' seconds on their own times how often each was made: by part, of one step."""
+        found = dict.fromkeys((*_PLACES.values(), "adam"), 0.0)
+        for kind, count in self.counts.items():
+            found[_PLACES.get(kind.part, kind.part)] += count * self.each[kind] / self.num_steps
+        return found
+
+    @property
+    def ratio(self) -> float:
+        """Whole steps over their bare sum."""
+        return self.whole / self.num_steps / sum(self.bare.values())
+
+    @property
+    def split_seconds(self) -> float:
+        """Of a step that was split, in which the device is waited for again and again."""
+        return sum(self.split.seconds.values()) / self.num_steps
+
+
+@dataclass
+class StageTime:
+    """Measures one stage: in every round whole steps, each of their calls on its own, and steps that are split.
+
+    A round's steps are as many as lie between two penalties of a discriminator, so that each round has one. `watching`
+    opens a context that knows the peak of memory afterwards. The trainer is past its first step.
+    """
+
+    trainer: Trainer
+    clock: Clock
+    rounds: list[Round] = field(default_factory=list)
+    peak_gib: float = 0.0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a round."""
+        return steps_of_round(self.trainer.stage)
+
+    def run(
+        self,
+        repetitions: int,
+        warmup: int,
+        watching: Callable[[], AbstractContextManager[Watched]],
+        on_round: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`warmup` rounds, of which the last is watched for memory instead of timed, and `repetitions` that count."""
+        calls = StepCalls(self.trainer, self.clock)
+        for left in range(warmup, 0, -1):
+            if left == 1:
+                with watching() as watched:
+                    self._steps()
+                self.peak_gib = watched.gib
+                self._round(calls)  # what is done for the first time takes longer: nothing of it counts
+            else:
+                self._steps()
+            on_round()
+        for _ in range(repetitions):
+            self.rounds.append(self._round(calls))
+            on_round()
+
+    def _steps(self) -> None:
+        for _ in range(self.num_steps):
+            self.trainer.one_step()
+
+    def _round(self, calls: StepCalls) -> Round:
+        with calls.counting():
+            began = self.clock()
+            self._steps()
+            whole = self.clock() - began
+        each = {kind: sum(calls.seconds(kind) for _ in range(_TIMES)) / _TIMES for kind in calls.counts}
+        split = StepSplit(self.trainer, self.clock)
+        split.run(self.num_steps)
+        return Round(whole, calls.counts, each, split, self.num_steps)
+
+    def row(self, gradient_checkpointing: bool = False) -> dict[str, Any]:
+        """All that was found, for a table. Needs a round; gradient_checkpointing is the recipe's."""
+        stage, rounds = self.trainer.stage, self.rounds
+        whole = [one.whole / one.num_steps for one in rounds]
+        low, high = median_interval([one.ratio for one in rounds])
+        return {
+            "stage": stage.name,
+            "objective": stage.objective.kind,
+            "batch": stage.batch,
+            "accumulate": stage.accumulate,
+            "seconds": median(whole),
+            "seconds_p95": float(np.percentile(whole, 95)),
+            **_split(self._typical()),
+            "bare_seconds": median(sum(one.bare.values()) for one in rounds),
+            "bare": {part: median(one.bare[part] for one in rounds) for part in rounds[0].bare},
+            "ratio": median(one.ratio for one in rounds),
+            "ratio_low": low,
+            "ratio_high": high,
+            "ratios": [one.ratio for one in rounds],
+            "calls": calls_of(rounds),
+            "clips": clips_per_step(rounds, gradient_checkpointing),
+            "expected_clips": expected_clips(stage, self.trainer.roles.teacher.schedule, gradient_checkpointing),
+            "peak_gib": self.peak_gib,
+            "rounds": len(rounds),
+            "steps_per_round": self.num_steps,
+        }
+
+    def _typical(self) -> Round:
+        """The round whose split steps took the median time: its parts sum to its whole, as medians would not."""
+        middle = median_low(one.split_seconds for one in self.rounds)
+        return next(one for one in self.rounds if one.split_seconds == middle)
+
+
+def steps_of_round(stage: Stage) -> int:
+    """Steps after which the work of a step begins anew: every n-th has penalties."""
+    objective = stage.objective
+    penalised = isinstance(objective, Adversarial) and (objective.r1 or objective.r2)
+    return objective.penalty_every if isinstance(objective, Adversarial) and penalised else 1
+
+
+def steps_needed(stage: Stage, repetitions: int, warmup: int) -> int:
+    """Steps that `StageTime.run` makes in all."""
+    return steps_of_round(stage) * (warmup + 2 * (repetitions + 1))
+
+
+def clips_per_step(rounds: Sequence[Round], gradient_checkpointing: bool) -> dict[str, float]:
+    """How many clips a step sends through each network, on average, as `Calls` names them."""
+    steps = sum(one.num_steps for one in rounds)
+    found = sum((clips_of(one.counts, gradient_checkpointing) for one in rounds), Calls())
+    return {name: count / steps for name, count in asdict(found).items()}
+
+
+def expected_clips(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool) -> dict[str, float]:
+    """The same as `stage_calls` foresees it for steps past the first, penalties spread over all of them."""
+    num_steps, objective = steps_of_round(stage), stage.objective
+    if isinstance(objective, Adversarial):
+        objective = objective.model_copy(update={"warmup": 0, "probe": 0})
+    one_round = stage.model_copy(update={"steps": num_steps, "objective": objective})
+    calls = stage_calls(one_round, schedule, gradient_checkpointing)
+    return {name: count / num_steps for name, count in asdict(calls).items()}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a median, by a bootstrap of fixed seed; of few values it is too narrow."""
+    drawn = np.random.default_rng(0).choice(values, (_DRAWS, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def calls_of(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Of each kind of call: how often a step makes it on average, and its median seconds on its own."""
+    kinds = sorted({kind for one in rounds for kind in one.counts})
+    steps = sum(one.num_steps for one in rounds)
+    return [
+        asdict(kind)
+        | {
+            "per_step": sum(one.counts[kind] for one in rounds) / steps,
+            "seconds": median(one.each[kind] for one in rounds if kind in one.each),
+        }
+        for kind in kinds
+    ]
+
+
+def _split(one: Round) -> dict[str, Any]:
+    """Of one step: seconds by part, by turn, and both."""
+    seconds, turns, steps = one.split.seconds, one.split.turns, one.num_steps
+    found: dict[str, Any] = {"split_seconds": one.split_seconds}
+    for part in PARTS:
+        found[f"{part}_seconds"] = sum(seconds[turn, part] for turn in turns) / steps
+    found["turns"] = {
+        turn: {"per_step": count / steps}
+        | {"seconds": sum(seconds[turn, part] for part in PARTS) / count}
+        | {f"{part}_seconds": seconds[turn, part] / count for part in PARTS}
+        for turn, count in turns.items()
+    }
+    for turn, count in turns.items():
+        name = turn if turn == LESSON else f"{turn}_turn"
+        found[f"{name}_seconds"] = found["turns"][turn]["seconds"] * count / steps
+    return found

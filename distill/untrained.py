@@ -1,0 +1,89 @@
+"""A stage as training makes it, but without data and finished stages: what it costs does not depend on weights."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fewstep.distill.objectives.base import Batch
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.settings import Logging
+from fewstep.distill.stages import stage_objective, stage_roles
+from fewstep.distill.trainer import Trainer
+from fewstep.student.adapters import add_adapter, shared_copy
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import ADAPTER, Roles
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.conditions import Conditions
+
+_MEASURED = 32  # clips at most that a discriminator measures its features on, as in a run
+_MEASURED_POSITION = 10**9
+
+
+class NoiseBatches:
+    """Unit noise in place of clips, latents (B, C, F, h, w), with the given conditions one after the other."""
+
+    def __init__(self, teacher: Teacher, size: VideoSize, conditions: Conditions) -> None:
+        self._shape, self._device = teacher.latent_shape(*size), teacher.device
+        self._conditions = conditions
+
+    def batch(self, position: int, size: int, progress: float) -> Batch:
+        """`size` clips on the teacher's device; `progress` is 0..1 of the stage."""
+        generator = torch.Generator().manual_seed(position)
+        x0 = torch.randn(size, *self._shape, generator=generator).to(self._device)
+        rows = [(position * size + i) % len(self._conditions) for i in range(size)]
+        return Batch(x0, self._conditions[rows], generator, progress)
+
+
+def untrained_trainer(
+    recipe: Recipe,
+    index: int,
+    teacher: Teacher,
+    conditions: Conditions,
+    size: VideoSize,
+    accelerator: Accelerator,
+    num_steps: int,
+) -> Trainer:
+    """Stage `index` after its first step, so that a discriminator's warm-up is over; `num_steps` can follow.
+
+    Networks are of the kinds and sizes that a run's are, and all begin as the teacher's own. One thing is smaller: LoRA
+    on an earlier stage's whole network stands on the teacher's here, and not on a copy. conditions: of a few prompts,
+    which the clips take in turn. Nothing is read from disk or written.
+    """
+    stage = recipe.stages[index]
+    stage = stage.model_copy(update={"steps": max(stage.steps, num_steps + 1)})
+    torch.manual_seed(recipe.seed + index)
+    roles = stage_roles(recipe, index, teacher, None, None)
+    roles.supervisor = _supervisor(recipe, index, roles)
+    supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
+    batches = NoiseBatches(teacher, size, conditions)
+    measured = batches.batch(_MEASURED_POSITION, min(_MEASURED, 2 * stage.batch // stage.accumulate), 0.0)
+    objective = stage_objective(stage, supervision, roles, measured)
+    contract = SamplingContract.of(
+        teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
+        teacher.default_fps(),
+    )  # fmt: skip
+    with TemporaryDirectory() as empty:  # there is no checkpoint to resume
+        trainer = Trainer(stage, roles, objective, batches, contract, accelerator, Logging(), Path(empty))
+    trainer.step = 1
+    return trainer
+
+
+def _supervisor(recipe: Recipe, index: int, roles: Roles) -> nn.Module:
+    """A network such as the recipe's supervisor will be: the teacher, adapters on it, or a copy."""
+    taught_by, train = recipe.teacher_of(index), recipe.train_of(index)
+    if taught_by is None or (
+        train == "lora" and taught_by == recipe.start_of(index) and not recipe.keeps_adapters(taught_by)
+    ):  # the latter: it is the student's base
+        return roles.backbone
+    if not recipe.keeps_adapters(taught_by):
+        return deepcopy(roles.backbone).requires_grad_(False)
+    network, lora = shared_copy(roles.backbone), recipe.student.lora
+    add_adapter(network, ADAPTER, lora.rank, lora.alpha, lora.targets)
+    return network.requires_grad_(False)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from fewstep.commands.asked import (
     LEVELS,
     Computed,
     Device,
+    DType,
     Frames,
     Height,
     Width,
@@ -23,22 +24,26 @@ from fewstep.commands.asked import (
     named_sources,
     settle_dtype,
 )
+from fewstep.commands.benchmark_training import Overrides, StageNames, Timing, Training, time_training
 from fewstep.commands.evaluate import models_of
 from fewstep.commands.progress import Screen
 
 if TYPE_CHECKING:
     import torch
 
-    from fewstep.eval.benchmark import Benchmark
+    from fewstep.eval.benchmark import Benchmark, Plan
     from fewstep.eval.models import Model
     from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import Asked, Sampler
     from fewstep.teacher.base import Teacher
 
 FAILED = 3  # exit code: a model is missing from the table
+_OF_TRAINING = {"training", "settings", "stages"}
+_OF_BOTH = {"repetitions", "warmup", "dtype", "device", "out"}
 
 
 def benchmark(
+    ctx: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -47,13 +52,16 @@ def benchmark(
             "@STEPS is the stage of so many steps.",
         ),
     ] = None,
+    training: Training = None,
+    settings: Overrides = None,
+    stages: StageNames = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
-    repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model.")] = 10,
+    repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model or stage.")] = 10,
     warmup: Annotated[int, typer.Option(min=1, help="Passes before them; memory is watched in the last.")] = 2,
     dtype: Computed = "auto",
     device: Device = None,
@@ -76,46 +84,89 @@ def benchmark(
         ),
     ] = None,
     text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; by default benchmark.json in the last run.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON to write; by default benchmark.json, or training.json, in the run if there is one."),
+    ] = None,
 ) -> None:
-    """Time a teacher and its students, in turn, and hold them against the ideal.
+    """Time a teacher and its students, in turn, and hold them against the ideal; or the training of a recipe's stages.
 
-    A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model failed later
-    and the others were measured.
+    A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model or a stage
+    failed later and the others were measured.
     """
+    typed = _check_mode(ctx)
+    if training is not None:
+        said = {"device": device, "precision": dtype if "dtype" in typed else None}
+        given = [f"{name}={value}" for name, value in said.items() if value is not None]
+        time_training(training, [*(settings or ()), *given], stages, Timing(repetitions, warmup, out), Screen())
+        return
     screen = Screen()
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
+    from fewstep.eval.benchmark import Plan
+    from fewstep.eval.tuning import Tuning
+    from fewstep.student.sampler import Asked
+
+    asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
+    plan = Plan(batch, repetitions, warmup, dtype, Tuning(compile, attention, quantise))
+    time_models(models or [], asked, plan, screen, out, device, random_weights, text)
+
+
+def _check_mode(ctx: typer.Context) -> set[str]:
+    """The names of what was typed. Raises ValueError for options of models with --training, and the other way."""
+    typed = {p for p in ctx.params if getattr(ctx.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    if {"training", "models"} <= typed:
+        raise ValueError("--training times a recipe's stages and no models: leave either out")
+    wrong = typed - _OF_TRAINING - _OF_BOTH if "training" in typed else typed & _OF_TRAINING
+    if wrong:
+        names = ", ".join(" or ".join((*p.opts, *p.secondary_opts)) for p in ctx.command.params if p.name in wrong)
+        if "training" not in typed:
+            raise ValueError(f"{names} can only be used with --training RECIPE")
+        raise ValueError(
+            f"{names} cannot be used with --training: the recipe says how it trains, and --set NAME=VALUE changes it"
+        )
+    return typed
+
+
+def time_models(
+    models: list[str],
+    asked: Asked,
+    plan: Plan,
+    screen: Screen,
+    out: Path | None = None,
+    device: str | None = None,
+    random_weights: str | None = None,
+    text: bool = True,
+) -> None:
+    """What `benchmark` does with models, under the same names."""
     import torch
 
-    from fewstep.eval.benchmark import Benchmark, Plan
+    from fewstep.eval.benchmark import Benchmark
     from fewstep.eval.latency import Timed, pass_conditions
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
-    from fewstep.eval.tuning import Tuning, check_tuning, tune
-    from fewstep.student.sampler import Asked
+    from fewstep.eval.tuning import check_tuning, tune
     from fewstep.teacher.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
 
-    asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
-    found = models_of(models or []) if random_weights is None else []
+    found = models_of(models) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_writable_file(out)
     find_device(device)
-    precision = getattr(torch, dtype := settle_dtype(screen, dtype, device))
-    tuning, failed = Tuning(compile, attention, quantise), dict[str, str]()
+    plan = replace(plan, dtype=settle_dtype(screen, cast("DType", plan.dtype), device))
+    precision, tuning, failed = getattr(torch, plan.dtype), plan.tuning, dict[str, str]()
     check_tuning(tuning)
-    screen.say(f"loading the models ({dtype}{', compiled in the first pass of each' if compile else ''})")
+    screen.say(f"loading the models ({plan.dtype}{', compiled in the first pass of each' if tuning.compile else ''})")
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed, tuning)
     else:
-        ways = named_sources(models or [f"teacher=@{steps or 50}:{guidance or 5}", "student=@4"])
+        ways = named_sources(models or [f"teacher=@{asked.steps or 50}:{asked.guidance or 5}", "student=@4"])
         _check_ways(ways)
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tune(list(samplers.values()), tuning)
-    timed = [Timed(name, s, None if text else pass_conditions(s, batch)) for name, s in samplers.items()]
-    plan, command = Plan(batch, repetitions, warmup, dtype, tuning), shlex.join(["fewstep", *sys.argv[1:]])
+    timed = [Timed(name, s, None if text else pass_conditions(s, plan.batch)) for name, s in samplers.items()]
+    num_passes, command = len(timed) * (plan.warmup + plan.repetitions), shlex.join(["fewstep", *sys.argv[1:]])
     with screen:
-        _show(Benchmark(timed, plan, command, out, failed), len(timed) * (warmup + repetitions), out, screen)
+        _show(Benchmark(timed, plan, command, out, failed), num_passes, out, screen)
 
 
 def _open(

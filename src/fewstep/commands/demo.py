@@ -30,12 +30,15 @@ def demo(
 
     screen = RunScreen()
     screen.say("reading the recipe shapes-demo")
-    from fewstep.commands.benchmark import benchmark
+    from fewstep.commands.benchmark import time_models
     from fewstep.commands.evaluate import evaluate
+    from fewstep.commands.progress import Screen
     from fewstep.commands.report import report
     from fewstep.commands.run import follow
     from fewstep.distill.run_folder import RunFolder
+    from fewstep.eval.benchmark import Plan
     from fewstep.eval.evaluation_file import begun_dtype, check_begun
+    from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
 
     check_writable(out)
@@ -50,7 +53,8 @@ def demo(
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
     evaluation = out / "evaluation"
     evaluate(models, num=clips, out=evaluation, seed=seed, batch=16, metrics=_METRICS, world_clips=1024, dtype=dtype)
-    benchmark(models, repetitions=5, out=out / "benchmark.json", dtype=computed)
+    screen.say(f"timing {', '.join(models)}")
+    time_models(models, Asked(), Plan(repetitions=5, dtype=computed), Screen(), out / "benchmark.json")
     report([out], out=out / "report.html")
     screen.result(_verdict(out))
 

@@ -1,0 +1,260 @@
+"""`fewstep benchmark --training`: how long the steps of a recipe's stages take, and where the time goes."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from fewstep.commands.progress import Bar, Screen
+    from fewstep.distill.recipe import Recipe
+    from fewstep.distill.settings import Stage
+    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.conditions import Conditions
+
+Training = Annotated[
+    str | None,
+    typer.Option(
+        "--training",
+        metavar="RECIPE",
+        help="In place of models: a YAML file, or a packaged recipe, of which training steps are timed. Neither data "
+        "nor a run is needed. Goes with --set, --stages, --repetitions, --warmup, --dtype, --device and --out.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="With --training: overrides a setting: stages.1.batch=8."),
+]
+StageNames = Annotated[
+    str | None, typer.Option("--stages", metavar="NAME,NAME", help="With --training: these stages; by default all.")
+]
+
+FAILED = 3  # exit code: a stage is missing from the table
+FEW_ROUNDS = 5  # below, the interval of the ratio is far too narrow
+PROMPTS = (  # of recipes that name none of their own for sample clips
+    "a red ball rolls slowly across a wooden table",
+    "a small boat drifts past a lighthouse at dusk while gulls circle above it",
+    "rain on a window",
+    "a cat walks along a fence and jumps down",
+)
+COLUMNS = {  # seconds unless another unit is named; all but those of turns are of a step
+    "stage": "stage",
+    "batch": "batch",
+    "seconds": "step",
+    "lesson_seconds": "lesson",
+    "discriminator_turn_seconds": "discriminator's turns",
+    "student_turn_seconds": "student's turn",
+    "supervisor_seconds": "supervisor",
+    "student_seconds": "student",
+    "discriminator_seconds": "discriminator",
+    "optimiser_seconds": "optimiser",
+    "other_seconds": "other",
+    "bare_seconds": "bare sum",
+    "ratio ratio_low ratio_high": "step / bare sum",
+    "peak_gib": "GiB",
+    "dtype": "dtype",
+    "device": "device",
+}
+_TABLES = {  # on a terminal, of eighty letters: title -> columns
+    "seconds of a training step, by part": (
+        "stage", "batch", "seconds", "supervisor_seconds", "student_seconds", "discriminator_seconds",
+        "optimiser_seconds", "other_seconds",
+    ),
+    "by turn, and against the bare sum of its forwards and backwards": (
+        "stage", "lesson_seconds", "discriminator_turn_seconds", "student_turn_seconds", "bare_seconds",
+        "ratio ratio_low ratio_high", "peak_gib",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How much is measured, and where it goes; a round has the steps from one penalty to the next."""
+
+    repetitions: int
+    warmup: int
+    out: Path | None = None
+
+
+def time_training(recipe: str, settings: Sequence[str], stages: str | None, timing: Timing, screen: Screen) -> None:
+    """Times the stages (all, or those named with commas between) of the recipe; writes and prints the table.
+
+    Raises ValueError before the teacher is loaded for a recipe, stage, device, teacher or size that is wrong, and for
+    an `out` that cannot be written. Exit code 3 when a stage failed, such as for lack of memory.
+    """
+    screen.say(f"reading the recipe {recipe}")
+    from fewstep.distill.recipe import read_recipe
+    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.precision import choose_precision
+
+    plan = read_recipe(recipe, settings, needs_files=False)
+    chosen = stages_named(plan, stages)
+    out = timing.out or (plan.out if (plan.out / "recipe.yaml").is_file() else Path("runs")) / "training.json"
+    check_writable_file(out)
+    choice = choose_precision(plan.precision, find_device(plan.device))
+    if choice.line is not None:
+        screen.say(choice.line)
+    plan = plan.model_copy(update={"precision": choice.precision})
+    size = _checked_size(plan)
+    with screen:
+        rows, failed = _measure(plan, chosen, size, timing, out, screen)
+    _show(rows, failed, out, screen)
+
+
+def stages_named(plan: Recipe, names: str | None) -> list[int]:
+    """The indices of stages, named with commas between; None: all. Raises ValueError for one that is not there."""
+    known = [stage.name for stage in plan.stages]
+    if names is None:
+        return list(range(len(known)))
+    asked = [name.strip() for name in names.split(",")]
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"there is no stage {name!r}: the recipe has {', '.join(known)}")
+    return [index for index, name in enumerate(known) if name in asked]
+
+
+def _checked_size(plan: Recipe) -> VideoSize:
+    """The size of the recipe's clips. Raises ValueError when the teacher is not there or cannot be trained so."""
+    from fewstep.distill.data import read_clips
+    from fewstep.distill.data_checks import asked_size, clip_size
+    from fewstep.distill.settings import DatasetData
+    from fewstep.distill.stage_checks import check_networks
+    from fewstep.teacher.manifest import FILE_NAME
+    from fewstep.teacher.outline import outline_teacher
+
+    outline = outline_teacher(plan.teacher)
+    check_networks(plan, outline)
+    if isinstance(plan.data, DatasetData) and (plan.data.folder / FILE_NAME).is_file():
+        size = read_clips(plan.data.folder, outline.teacher, asked_size(plan)).size
+    else:
+        size = clip_size(plan, outline.teacher)
+    outline.teacher.latent_shape(*size)
+    return size
+
+
+def _measure(
+    plan: Recipe, chosen: Sequence[int], size: VideoSize, timing: Timing, out: Path, screen: Screen
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows, written one by one, and why stages are missing."""
+    import torch
+    from accelerate import Accelerator
+
+    from fewstep.eval.latency import FAILURES, one_sentence
+    from fewstep.eval.results import ResultsFile
+    from fewstep.teacher.base import load_teacher
+
+    # as in training, see `run.follow`
+    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
+    mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision)
+    device = plan.device or accelerator.device
+    screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
+    conditions = teacher.conditions(plan.logging.prompts or PROMPTS)
+    teacher.free_text()  # a run has neither in memory
+    teacher.free_vae()
+    command = shlex.join(["fewstep", *sys.argv[1:]])
+    table = ResultsFile(out, command, _shared(plan, teacher, size), COLUMNS, fresh=True)
+    failed = dict[str, str]()
+    with screen.bar("benchmark", "round") as bar:
+        bar.begin("benchmark", len(chosen) * (timing.warmup + timing.repetitions))
+        for number, index in enumerate(chosen):
+            stage, done = plan.stages[index], number * (timing.warmup + timing.repetitions)
+            try:
+                table.add(_row(plan, index, teacher, conditions, size, accelerator, timing, bar))
+            except FAILURES as error:
+                failed[stage.name] = one_sentence(error)
+            bar.update(done + timing.warmup + timing.repetitions, note=stage.name)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    if not table.rows:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in failed.items()))
+    return table.rows, failed
+
+
+def _row(
+    plan: Recipe,
+    index: int,
+    teacher: Teacher,
+    conditions: Conditions,
+    size: VideoSize,
+    accelerator: Accelerator,
+    timing: Timing,
+    bar: Bar,
+) -> dict[str, Any]:
+    from fewstep.distill.step_time import StageTime, steps_needed
+    from fewstep.distill.untrained import untrained_trainer
+    from fewstep.eval.latency import synchronised
+    from fewstep.eval.peak_memory import watched_peak
+
+    stage: Stage = plan.stages[index]
+    steps = steps_needed(stage, timing.repetitions, timing.warmup)
+    trainer = untrained_trainer(plan, index, teacher, conditions, size, accelerator, steps)
+    measured = StageTime(trainer, synchronised(teacher.device))
+    measured.run(
+        timing.repetitions,
+        timing.warmup,
+        lambda: watched_peak(teacher.device),
+        lambda: bar.update(bar.done + 1, note=stage.name),
+    )
+    train = {"train": plan.train_of(index), "gradient_checkpointing": plan.gradient_checkpointing}
+    return measured.row(plan.gradient_checkpointing) | train
+
+
+def _shared(plan: Recipe, teacher: Teacher, size: VideoSize) -> dict[str, Any]:
+    """What stands in every row: where and in what it was measured."""
+    import torch
+
+    from fewstep.eval.benchmark import device_name, versions
+
+    return {
+        "teacher": plan.teacher,
+        "size": list(size),
+        "dtype": plan.precision,
+        "device": device_name(teacher.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> list[str]:
+    """What a reader should know beside the table, in sentences."""
+    found = []
+    for row in rows:
+        slower = row["split_seconds"] / row["seconds"] - 1
+        found.append(f"{row['stage']}: the parts are of steps in which the device is waited for, {slower:+.0%} of time")
+        if row["rounds"] < FEW_ROUNDS:
+            found.append(
+                f"{row['stage']}: the interval of {row['rounds']} rounds is too narrow: ask for --repetitions "
+                f"{FEW_ROUNDS} or more"
+            )
+    return found + [f"{name} failed: {why}" for name, why in failed.items()]
+
+
+def _show(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str], out: Path, screen: Screen) -> None:
+    from rich.box import SIMPLE
+
+    from fewstep.commands.tables import print_table
+    from fewstep.eval.results import results_table, told_columns
+
+    for title, keys in _TABLES.items():
+        table = results_table(rows, told_columns(rows, {key: COLUMNS[key] for key in keys}), title)
+        table.box, table.padding = SIMPLE, 0
+        print_table(table)
+    for note in notes(rows, failed):
+        screen.result(note)
+    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    if failed:
+        raise typer.Exit(FAILED)

@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 test lint cases: export OMP_NUM_THREADS = 1
 test cases: export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint cases teacher teacher-table relay-table from-video-table latency export-table
+.PHONY: demo test lint cases teacher teacher-table relay-table from-video-table latency training-speed export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -53,6 +53,10 @@ latency: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-demo
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(TIMED) --batch 4 --repetitions 5 --warmup 1 --out docs/results/latency.json
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
+
+training-speed: $(FEWSTEP)
+	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-4step --stages 4-step-conditional,4-step-relaxed \
+		--dtype float32 --device cpu --repetitions 6 --warmup 1 --out docs/results/training.json
 
 # Formats are measured here, not training: a student of the demo's recipe and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \

@@ -64,12 +64,22 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
 def test_stages_and_settings_are_chosen(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("")  # a run is there, so the table goes there
-    chosen = ("--stages", "2-step", "--set", "stages.2-step.batch=4", "--set", "student.train=lora")
+    chosen = (
+        "--stages",
+        "2-step",
+        "--set",
+        "stages.2-step.batch=4",
+        "--set",
+        "student.train=lora",
+        "--set",
+        "gradient_checkpointing=true",
+    )
     code, output = fewstep("benchmark", "--training", recipe, *chosen, "--dtype", "bfloat16", *QUICK)
     assert code == 0, output
     (row,) = read(tmp_path / "run" / "training.json")
     found = (row["stage"], row["batch"], row["train"], row["dtype"], row["teacher"] == "shapes")
     assert found == ("2-step", 4, "lora", "bfloat16", False)
+    assert row["clips"] == row["expected_clips"] and row["clips"]["student_forward"] == 2 * 4  # half of them again
 
 
 def test_a_stage_that_fails_does_not_stop_the_others(

@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.batches import Batches
+from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
+from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
@@ -21,14 +23,15 @@ from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import agree, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.distill.settings import Gate, Stage
+from fewstep.distill.settings import Conversion, Gate, Stage
 from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import endpoint_error, liveliness
 from fewstep.student.contract import SamplingContract
-from fewstep.student.denoiser import Roles
+from fewstep.student.denoiser import Roles, student_network
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
+from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.screen import Screen
 
 _T = TypeVar("_T")
@@ -73,13 +76,14 @@ class Relay:
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
-        trainer, watch = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
+        trainer, watch, conversion = self._unless_stopped(
+            lambda: self._trainer(index, stage), f"stage {stage.name} is next"
+        )
+        if conversion is not None and not trainer.step:
+            self._convert(index, stage, conversion, trainer)
         if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
             self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
-        with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
-            stop = trainer.run(on_step, self.signals, self.screen.say)
-        if stop:
-            raise Stop(stop, _resume(trainer.kept))
+        self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")
         roles = trainer.roles
         with roles.averaged():
@@ -100,6 +104,29 @@ class Relay:
         figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
         self.screen.say(f"{stage.name}: {figures}")
 
+    def _train(self, trainer: Trainer) -> None:
+        """Raises Stop, saying what is kept, when a signal asked to stop."""
+        with self.screen.stage(trainer.stage.name, trainer.stage.steps, trainer.step) as on_step:
+            stop = trainer.run(on_step, self.signals, self.screen.say)
+        if stop:
+            raise Stop(stop, _resume(trainer.kept))
+
+    def _convert(self, index: int, stage: Stage, conversion: Conversion, trainer: Trainer) -> None:
+        """Trains the student of a stage that has not begun to predict what it is recorded to predict."""
+
+        def prepare() -> Trainer:
+            roles, start, supervisor = trainer.roles, self.recipe.start_of(index), self.recipe.teacher_of(index)
+            original = roles.supervisor if start == supervisor else self._start(start)
+            return conversion_trainer(
+                stage, conversion, roles, original, self._batches(index + CONVERSIONS), trainer.contract,
+                self.accelerator, self.recipe.logging, self.folder.path,
+            )  # fmt: skip
+
+        converting = self._unless_stopped(prepare, f"stage {stage.name} is next")
+        if converting.step < converting.stage.steps:
+            self.screen.say(announcement(stage, conversion))
+        self._train(converting)
+
     def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
         """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
         done = self.signals.attempt(work)
@@ -111,20 +138,23 @@ class Relay:
         assert done is not None
         return done
 
-    def _trainer(self, index: int, stage: Stage) -> tuple[Trainer, Callable[[int], dict[str, float]]]:
-        """The stage's trainer, resumed from its checkpoint, and what is measured after so many of its steps."""
+    def _trainer(
+        self, index: int, stage: Stage
+    ) -> tuple[Trainer, Callable[[int], dict[str, float]], Conversion | None]:
+        """The stage's trainer, resumed from its checkpoint, what is measured after so many of its steps, and what its
+        student must be converted to before the first."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         roles, baked = self._roles(index), self.recipe.guidance_in(index)
+        conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
+        if conversion is not None:
+            record_prediction(roles.student, conversion.to)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
-        batches = Batches(
-            self.clips.folder, self.teacher, self.recipe.seed, index,
-            self.accelerator.process_index, self.accelerator.num_processes,
-        )  # fmt: skip
+        batches = self._batches(index)
         gauged = batches.batch(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate), 0.0)
         objective = self._objective(stage, supervision, roles, gauged)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
-            self.clips.negative_prompt, self.clips.fps,
+            self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction,
         )  # fmt: skip
 
         def watch(step: int) -> dict[str, float]:
@@ -139,7 +169,13 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker,
         )  # fmt: skip
-        return trainer, watch
+        return trainer, watch, conversion
+
+    def _batches(self, stage: int) -> Batches:
+        return Batches(
+            self.clips.folder, self.teacher, self.recipe.seed, stage,
+            self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
 
     def _roles(self, index: int) -> Roles:
         student = self.recipe.student
@@ -155,6 +191,11 @@ class Relay:
         if self.recipe.gradient_checkpointing:
             roles.checkpoint_gradients()
         return roles
+
+    def _start(self, index: int | None) -> nn.Module:
+        """What a stage starts as, frozen."""
+        folder = self._weights(index)
+        return self.teacher.network_at(1.0) if folder is None else student_network(self.teacher, folder)
 
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)

@@ -137,8 +137,8 @@ class AdversarialObjective:
         return _View(lesson, s, batch.noise())
 
     def _anchor(self, roles: Roles, x0: Tensor, lesson: Lesson) -> Tensor:
-        schedule, anchor = roles.teacher.schedule, self.settings.anchor
-        return regress(schedule, x0, lesson.target(schedule), lesson.t, anchor.loss, anchor.huber_c)
+        own, anchor = roles.teacher.schedule_of(roles.student), self.settings.anchor
+        return regress(own, x0, lesson.target(own), lesson.t, anchor.loss, anchor.huber_c)
 
     def _judge(
         self,

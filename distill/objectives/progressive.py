@@ -43,4 +43,5 @@ class ProgressiveObjective:
         teacher, lesson = roles.teacher, self.supervision.lesson(batch, roles)
         x0 = teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
         target = lesson.target(teacher.schedule)
-        return {"loss": regress(teacher.schedule, x0, target, lesson.t, self.settings.loss, self.settings.huber_c)}
+        own = teacher.schedule_of(roles.student)
+        return {"loss": regress(own, x0, target, lesson.t, self.settings.loss, self.settings.huber_c)}

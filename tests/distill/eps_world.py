@@ -1,11 +1,10 @@
 """A world of small clips and a network that learns to predict eps in it, on AnimateDiff's schedule: what a conversion
-makes of it. `python -m tests.distill.eps_world` measures that for LOG.md, in about ten minutes on one core."""
+makes of it. `python -m tests.distill.eps_world` measures that for LOG.md, in some seven minutes on one core."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,7 +146,8 @@ def measure() -> None:
     for name, start, count in (("teacher", teacher.network, 32), ("2-step student", two, 2)):
         grid = teacher.schedule.grid(count)
         clips = rollout(teacher, noise, test.conditions, grid, network=start)
-        for kind in ("as it is", *(f"converted, at most {most:g}" for most in (inf, 16, MOST_AMPLIFIED, 4))):
+        # 25.1 at t = 1, so 26 is no limit
+        for kind in ("as it is", *(f"converted, at most {most:g}" for most in (26, 16, MOST_AMPLIFIED, 4))):
             most = float(kind.split()[-1]) if "most" in kind else None
             student = deepcopy(start) if most is None else convert(teacher, start, 300, most)
             seen = {t: x0_of(teacher, student, t, test, noise) for t in TIMES}

@@ -1,4 +1,4 @@
-"""Students that predict eps learn to predict v or x0 instead, before a stage of one step (arXiv 2402.13929, Sec. 3.5).
+"""Students that predict eps learn to predict v or x0 instead, before a stage of one step (arXiv 2402.13929).
 
 Schedules of Stable Diffusion's kind end short of pure noise. At t = 1 x0 is (z - sigma eps) / alpha, so an error of eps
 is sigma/alpha times as large in x0: 14.6 times with its own betas, 25 times with AnimateDiff's.

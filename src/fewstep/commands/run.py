@@ -105,7 +105,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     from fewstep.distill.data import read_clips
     from fewstep.distill.data_checks import asked_size
     from fewstep.distill.data_report import check_usable
-    from fewstep.distill.estimate import stage_work
+    from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import wait_for_all
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import NoTracker, open_tracker
@@ -135,8 +135,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
-    todo = [stage for stage in plan.stages if not folder.finished(stage.name)]
-    screen.expect([stage_work(stage, teacher.schedule, plan.gradient_checkpointing) for stage in todo])
+    screen.expect(relay_work(plan, teacher.schedule, folder.finished))
     with noted_signals() as signals, tracker:
         Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there

@@ -87,19 +87,18 @@ def benchmark(
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     import torch
 
-    from fewstep.eval.benchmark import Benchmark, Plan
+    from fewstep.eval.benchmark import Benchmark, Plan, check_replaceable
     from fewstep.eval.latency import Timed, pass_conditions
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
     from fewstep.eval.tuning import Tuning, check_tuning, tune
     from fewstep.student.sampler import Asked
-    from fewstep.teacher.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
 
     asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
     found = models_of(models or []) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
-    check_writable_file(out)
+    check_replaceable(out)
     find_device(device)
     precision = getattr(torch, dtype := settle_dtype(screen, dtype, device))
     tuning, failed = Tuning(compile, attention, quantise), dict[str, str]()

@@ -35,10 +35,12 @@ def demo(
     from fewstep.commands.report import report
     from fewstep.commands.run import follow
     from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.taken_folders import check_not_taken
     from fewstep.eval.evaluation_file import begun_dtype, check_begun
     from fewstep.teacher.atomic import check_writable
 
     check_writable(out)
+    check_not_taken(out)
     check_begun(out / "evaluation", {"seed": seed} | ({} if num is None else {"num": num}))
     with screen:
         plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)

@@ -82,6 +82,7 @@ def evaluate(
     """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
     screen = Screen()
     screen.say(f"evaluating {', '.join(models)}")
+    from fewstep.distill.taken_folders import check_free
     from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.models import as_taught
@@ -89,13 +90,12 @@ def evaluate(
     from fewstep.eval.protocol import prompts_of
     from fewstep.eval.reference import reference_videos
     from fewstep.student.sampler import Asked
-    from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.loading import find_device
 
     found = models_of(models)
     folder = _folder(found) if out is None else out
-    check_writable(folder)
+    check_free(folder)
     given = None if prompts is None else read_prompts(prompts)
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:

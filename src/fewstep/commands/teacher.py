@@ -100,11 +100,13 @@ def videos(
     """Render real clips of the shapes world as mp4 files, each with its caption in a .txt beside it."""
     screen = Screen()
     screen.say(f"rendering {num} clips")
+    from fewstep.distill.taken_folders import check_free
     from fewstep.teacher.atomic import whole_file
     from fewstep.teacher.shapes.captions import example
     from fewstep.teacher.shapes.world import FPS, render
     from fewstep.teacher.video import write_video
 
+    check_free(out, "choose another DIR")
     out.mkdir(parents=True, exist_ok=True)
     with screen.bar("clips", "clip") as bar:
         bar.begin("clips", num)

@@ -28,7 +28,7 @@ def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
         found = json.loads(path.read_text())
         return str(found["command"]), [dict(row.items()) for row in found["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a results table: delete it, and the command writes it anew") from error
+        raise ValueError(f"{path} is not a results table: delete it, and the command writes a new one") from error
 
 
 class ResultsFile:

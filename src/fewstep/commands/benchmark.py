@@ -78,7 +78,7 @@ def benchmark(
     text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON to write; by default benchmark.json in the last run.")] = None,
 ) -> None:
-    """Time a teacher and its students, in turn, and hold them against the ideal.
+    """Time a teacher and its students, in turn, and compare the speed-up with the ideal.
 
     A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model failed later
     and the others were measured.

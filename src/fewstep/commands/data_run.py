@@ -25,7 +25,7 @@ Store = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Run:
-    """What every verb that makes a dataset is told: where to, from which teacher, stored how."""
+    """The options of every verb that makes a dataset: where to, from which teacher, stored how."""
 
     out: Path
     teacher: str

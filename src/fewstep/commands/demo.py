@@ -25,7 +25,7 @@ def demo(
     num: Annotated[int | None, typer.Option(min=3, help="Clips of each model; by default as many as fit.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training, prompts and noise.")] = 0,
 ) -> None:
-    """Distil the embedded teacher to four steps, and see in a report what it and its student are worth."""
+    """Distil the embedded teacher to four steps, and compare it with its student in a report."""
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen()
@@ -123,5 +123,5 @@ def _verdict(out: Path) -> str:
     if why:
         return f"{sentence} These distances are a first look and no verdict: {why}."
     if student["low"] <= few["high"] and few["low"] <= student["high"]:
-        return f"{sentence} The intervals of both at 4 steps overlap, so {student['num']} clips do not tell them apart."
+        return f"{sentence} The intervals of both at 4 steps overlap, so {student['num']} clips cannot separate them."
     return sentence

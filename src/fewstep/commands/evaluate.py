@@ -79,7 +79,7 @@ def evaluate(
     dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
-    """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
+    """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
     screen = Screen()
     screen.say(f"evaluating {', '.join(models)}")
     from fewstep.distill.taken_folders import check_free
@@ -147,7 +147,7 @@ def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chose
 def _load_teacher(
     model: Model, asked: Asked, dtype: DType, device: str | None, shown: Sequence[str], screen: Screen
 ) -> Sampler:
-    """The model that the others are held against; says which of the prompts it does not read whole."""
+    """The teacher that the others are compared with; says which of the prompts it does not read whole."""
     import torch
 
     from fewstep.eval.models import open_model
@@ -162,7 +162,7 @@ def _load_teacher(
 def _begin(
     out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
 ) -> Evaluation:
-    """The evaluation in its folder, new or to be gone on with."""
+    """The evaluation in its folder, new or resumed."""
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.evaluation_file import EvaluationFile
     from fewstep.eval.protocol import protocol_of, samples_of

@@ -42,7 +42,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only print the resolved recipe and what it costs.")
     ] = False,
 ) -> None:
-    """Distil a teacher into a student of few steps; run it again to go on after a stop."""
+    """Distil a teacher into a student of few steps; run it again to resume after a stop."""
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(stdout_is_data=dry_run)

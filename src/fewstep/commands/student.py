@@ -1,4 +1,4 @@
-"""`fewstep student`: students of finished stages, measured beside their teacher."""
+"""`fewstep student`: students of finished stages, measured together with their teacher."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from fewstep.eval.steps_table import Protocol
     from fewstep.teacher.base import Teacher
 
-student_app = typer.Typer(help="Measure students beside their teacher.", no_args_is_help=True)
+student_app = typer.Typer(help="Compare students with their teacher.", no_args_is_help=True)
 
 
 @student_app.command("table")
 def table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, all of one teacher.")],
     steps: Annotated[
-        str, typer.Option(help="Step counts of the teacher beside them, separated by commas.")
+        str, typer.Option(help="Step counts of the teacher to compare with, separated by commas.")
     ] = "50,8,4,2,1",
     num: Annotated[int, typer.Option(min=2, help="Clips per row, one held-out prompt each.")] = 1024,
     guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance of the teacher; {LEVELS}.")] = "3",
@@ -40,7 +40,7 @@ def table(
 ) -> None:
     """Measure these runs' students and their teacher, on the same prompts and noise.
 
-    Stages that others of as many steps go on from are on the way, and left out.
+    A stage from which a later one of as many steps starts is an intermediate result, and left out.
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")
@@ -95,7 +95,7 @@ def _measure(
         rows = relay.measure(entries, progress)
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
-    print_table(results_table(rows, named, "students beside their teacher"))
+    print_table(results_table(rows, named, "students and their teacher"))
     for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
         screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
@@ -119,7 +119,7 @@ def _finished(run: Path) -> list[Path]:
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:
-    """The students of a run's finished stages but those on the way, with the seconds of their whole line's training."""
+    """The students of a run's finished stages but intermediate ones, with the training seconds of all stages that led there."""
     from fewstep.distill.recipe import kept_recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.eval.relay_table import Entry

@@ -30,7 +30,7 @@ def videos(
     dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
-    """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to go on after a stop.
+    """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to resume after a stop.
 
     Then, in an environment of its own (pip install vbench): vbench evaluate --videos_path OUT/NAME --dimension
     motion_smoothness --mode=custom_input; of VBench's own prompts without the mode, and with any dimension.

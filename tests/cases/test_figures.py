@@ -99,7 +99,7 @@ def test_sentences_below_the_table(figures: Check) -> None:
     still = [row("teacher", 512, motion=0.0001), row("student", 512, motion=0.01, ratio=100.0)]
     figures("motion 100 times that of a still teacher", on_figures(still), ["motion is 0.0001, almost zero"])
     figures("and its alarm", alarms(still[1]["metrics"]), "[]")
-    figures("512 clips of 2 prompts", on_figures([row("t", 512)], ["a", "b"] * 256), ["show 2 prompts again"])
+    figures("512 clips of 2 prompts", on_figures([row("t", 512)], ["a", "b"] * 256), ["show only 2 prompts"])
     few = [row("teacher", 512)]
     few[0]["metrics"]["shapes-fd"]["reference_num"] = 20
     figures("a distance to 20 real clips", on_figures(few), ["is measured against 20 clips, fewer than the 280"])

@@ -119,7 +119,7 @@ def _finished(run: Path) -> list[Path]:
 
 
 def _students(run: Path, teacher: Teacher) -> list[Entry]:
-    """The students of a run's finished stages but intermediate ones, with the training seconds of all stages that led there."""
+    """A run's finished students but intermediate ones, with the training seconds of all stages that led there."""
     from fewstep.distill.recipe import kept_recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.eval.relay_table import Entry

@@ -26,7 +26,7 @@ from fewstep.teacher.precision import Precision
 RECIPE = "recipe.yaml"
 OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
 
-_FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
+FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
 _FREE = (
@@ -83,7 +83,7 @@ class RunFolder:
         here.
         """
         standing = [] if again is None else recipe.standing_on(again)
-        for part in ("", *_FOLDERS):
+        for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
             return []

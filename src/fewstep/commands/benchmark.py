@@ -78,7 +78,7 @@ def benchmark(
     text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON to write; by default benchmark.json in the last run.")] = None,
 ) -> None:
-    """Time a teacher and its students, in turn, and hold them against the ideal.
+    """Time a teacher and its students, in turn, and compare the speed-up with the ideal.
 
     A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model failed later
     and the others were measured.
@@ -87,19 +87,18 @@ def benchmark(
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     import torch
 
-    from fewstep.eval.benchmark import Benchmark, Plan
+    from fewstep.eval.benchmark import Benchmark, Plan, check_replaceable
     from fewstep.eval.latency import Timed, pass_conditions
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
     from fewstep.eval.tuning import Tuning, check_tuning, tune
     from fewstep.student.sampler import Asked
-    from fewstep.teacher.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
 
     asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
     found = models_of(models or []) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
-    check_writable_file(out)
+    check_replaceable(out)
     find_device(device)
     precision = getattr(torch, dtype := settle_dtype(screen, dtype, device))
     tuning, failed = Tuning(compile, attention, quantise), dict[str, str]()

@@ -42,7 +42,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only print the resolved recipe and what it costs.")
     ] = False,
 ) -> None:
-    """Distil a teacher into a student of few steps; run it again to go on after a stop."""
+    """Distil a teacher into a student of few steps; run it again to resume after a stop."""
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(stdout_is_data=dry_run)
@@ -54,12 +54,16 @@ def run(
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
         from fewstep.commands.run_precision import settle_precision
+        from fewstep.distill.data_checks import check_foreseen
         from fewstep.distill.run_folder import RunFolder
 
         plan, line = settle_precision(plan)
         if line is not None:
             screen.say(line)
-        show(plan, check_run(plan, RunFolder(plan.out), again))
+        outline = check_run(plan, RunFolder(plan.out), again)
+        if skipped := check_foreseen(plan, RunFolder(plan.out)):
+            screen.warn(skipped)
+        show(plan, outline)
         return
     with screen:
         follow(plan, again, screen)

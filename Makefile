@@ -56,7 +56,7 @@ latency: $(FEWSTEP)
 
 training-speed: $(FEWSTEP)
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-4step --stages 4-step-conditional,4-step-relaxed \
-		--dtype float32 --device cpu --repetitions 6 --warmup 1 --out docs/results/training.json
+		--dtype float32 --device cpu --repetitions 8 --warmup 1 --out docs/results/training.json
 
 # Formats are measured here, not training: a student of the demo's recipe and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \

@@ -76,6 +76,16 @@ def make_data(
     return out
 
 
+def list_videos(folder: Path, made: Path) -> list[Path]:
+    """Every file below `folder` that is meant to be a video, without what the run around the dataset `made` wrote.
+
+    Raises ValueError when there is no such folder, or nothing in it.
+    """
+    run = made.parent
+    inside = folder.resolve().is_relative_to(run.resolve())
+    return list_files(folder, made if inside else run)
+
+
 def plan_data(
     settings: RolloutData | VideoData,
     teacher: Teacher,
@@ -121,7 +131,7 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
 def _videos(
     settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path, like: Manifest | None
 ) -> Plan:
-    files = list_files(settings.folder, out)
+    files = list_videos(settings.folder, out)
     captions = read_captions(files, settings.folder, settings.captions)
     clip = ClipShape(*size, fps=teacher.default_fps())
     relative = [path.relative_to(settings.folder).as_posix() for path in files]

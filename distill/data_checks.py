@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.data import plan_data, read_clips
-from fewstep.distill.data_report import check_usable
+from fewstep.distill.data import list_videos, plan_data, read_clips
+from fewstep.distill.data_report import check_usable, too_few
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
@@ -15,10 +15,11 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
-from fewstep.teacher.dataset_sources import list_files
-from fewstep.teacher.decode_video import SUFFIXES
+from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
 from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
+
+_HEADERS = 2000  # files of which a dry run opens the header: some seconds
 
 
 def asked_size(recipe: Recipe) -> VideoSize | None:
@@ -43,6 +44,8 @@ def check_source(recipe: Recipe, run: RunFolder) -> None:
     if isinstance(settings, RolloutData):
         read_prompts(settings.prompts)
     else:
+        if settings.folder.resolve() == run.path.resolve():
+            raise ValueError(f"{settings.folder} is the folder of the videos and of the run: {run.elsewhere}")
         _check_videos(settings, run.data)
     check_unlocked(run.data, run.elsewhere)
     begun_manifest(run.data, run.elsewhere)
@@ -75,8 +78,42 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
     return size
 
 
+def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
+    """How many of a run's videos can be used at most, as captions and the headers of the first of them show.
+
+    None where all can, and for data of other kinds or that is there already. Raises ValueError when they are a smaller
+    fraction than `data.min_usable`.
+    """
+    settings, begun = recipe.data, begun_manifest(run.data, run.elsewhere)
+    if not isinstance(settings, VideoData) or (begun is not None and begun.complete):
+        return None
+    files = list_videos(settings.folder, run.data)
+    captions = read_captions(files, settings.folder, settings.captions).texts
+    skipped = {
+        path: reason for i, path in enumerate(files) if (reason := _foreseen(path, path in captions, i < _HEADERS))
+    }
+    if not skipped:
+        return None
+    first, usable = next(iter(skipped)), len(files) - len(skipped)
+    name = first.relative_to(settings.folder)
+    line = f"at most {usable} of {len(files)} clips usable, {len(skipped)} skipped (such as {name}: {skipped[first]})"
+    if usable / len(files) < settings.min_usable:
+        raise ValueError(too_few(line, settings.min_usable, usable / len(files), "mend the data"))
+    return line
+
+
+def _foreseen(path: Path, has_caption: bool, open_it: bool) -> str:
+    """Why a file cannot become a clip; empty where nothing shows."""
+    try:
+        if open_it:
+            check_video(path)
+    except UnreadableVideo as error:
+        return str(error)
+    return "" if has_caption else "no caption"
+
+
 def _check_videos(settings: VideoData, made: Path) -> None:
-    files = list_files(settings.folder, made)
+    files = list_videos(settings.folder, made)
     captions = read_captions(files, settings.folder, settings.captions)
     if not any(path.suffix.lower() in SUFFIXES for path in files):
         raise ValueError(

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewstep.distill.data import list_videos
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import usable_line
 from fewstep.teacher.dataset_reader import read_stored_captions
-from fewstep.teacher.dataset_sources import list_files
 from fewstep.teacher.manifest import Unmatched, read_manifest
 
 
@@ -34,7 +34,7 @@ def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -
         return DataText([*captions, manifest.negative_prompt], manifest.unmatched)
     if isinstance(settings, RolloutData):
         return DataText([*read_prompts(settings.prompts), settings.negative_prompt])
-    described = read_captions(list_files(settings.folder, out), settings.folder, settings.captions)
+    described = read_captions(list_videos(settings.folder, out), settings.folder, settings.captions)
     return DataText([*described.texts.values(), settings.negative_prompt], described.unmatched)
 
 
@@ -50,8 +50,14 @@ def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) 
     usable = manifest.rows / manifest.num_done
     if usable < settings.min_usable:
         first = manifest.skipped[0]
+        line = f"{line} (such as {first.file}: {first.reason})"
         raise ValueError(
-            f"{line} (such as {first.file}: {first.reason}), and data.min_usable is {settings.min_usable:g}: mend the "
-            f"data and remove {folder} to make it again, or --set data.min_usable={math.floor(usable * 100) / 100:g}"
+            too_few(line, settings.min_usable, usable, f"mend the data and remove {folder} to make it again")
         )
     return line
+
+
+def too_few(line: str, least: float, usable: float, remedy: str) -> str:
+    """The sentence for fewer usable clips than `data.min_usable`; `line` says how many, `usable` is their fraction."""
+    allowed = math.floor(usable * 100) / 100
+    return f"{line}, and data.min_usable is {least:g}: {remedy}, or --set data.min_usable={allowed:g}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
+from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.fresh_heads import HELD_OUT
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
-from fewstep.distill.settings import RolloutData, Stage
+from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.schedule import NoiseSchedule
 
@@ -129,6 +131,25 @@ class StageWork:
     whole: float
 
 
+def conversion_calls(stage: Stage, conversion: Conversion, gradient_checkpointing: bool = False) -> Calls:
+    """All calls of the conversion that precedes a stage; its frozen original counts as a supervisor."""
+    forwards = 2 if gradient_checkpointing else 1
+    return Calls(stage.batch, forwards * stage.batch, stage.batch) * conversion.steps
+
+
+def relay_work(recipe: Recipe, schedule: NoiseSchedule, finished: Callable[[str], bool]) -> list[StageWork]:
+    """The work of every stage, and of its conversion, that is not finished, in order, on one process."""
+    found, checkpointing = [], recipe.gradient_checkpointing
+    for stage, conversion in zip(recipe.stages, planned_conversions(recipe, schedule.prediction), strict=True):
+        if finished(stage.name):
+            continue
+        if conversion is not None:
+            whole = conversion_calls(stage, conversion, checkpointing).work
+            found.append(StageWork(conversion_name(stage.name), whole / conversion.steps, whole))
+        found.append(stage_work(stage, schedule, checkpointing))
+    return found
+
+
 def stage_work(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> StageWork:
     """The work of a stage on one process."""
     plain, objective = stage, stage.objective
@@ -139,8 +160,12 @@ def stage_work(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bo
 
 
 def total_calls(recipe: Recipe, schedule: NoiseSchedule) -> Calls:
-    """All stages together, on one process."""
-    return sum((stage_calls(stage, schedule, recipe.gradient_checkpointing) for stage in recipe.stages), Calls())
+    """All stages and their conversions together, on one process."""
+    checkpointing = recipe.gradient_checkpointing
+    stages = (stage_calls(stage, schedule, checkpointing) for stage in recipe.stages)
+    planned = zip(recipe.stages, planned_conversions(recipe, schedule.prediction), strict=True)
+    conversions = (conversion_calls(stage, found, checkpointing) for stage, found in planned if found is not None)
+    return sum((*stages, *conversions), Calls())
 
 
 @dataclass(frozen=True)

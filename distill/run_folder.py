@@ -17,6 +17,7 @@ from fewstep.distill.checkpoint import FILE_NAME as STATE
 from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
+from fewstep.distill.settings import conversion_name
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
@@ -25,7 +26,7 @@ from fewstep.teacher.precision import Precision
 RECIPE = "recipe.yaml"
 OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
 
-_FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
+FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
 _FREE = (
@@ -82,7 +83,7 @@ class RunFolder:
         here.
         """
         standing = [] if again is None else recipe.standing_on(again)
-        for part in ("", *_FOLDERS):
+        for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
             return []
@@ -110,8 +111,9 @@ class RunFolder:
         for name in self.check(recipe, again):
             # before the recipe is kept: killed in between, no old student stands beside new settings
             shutil.rmtree(self.stage(name), ignore_errors=True)
-            forget_state(self.path, name)
-            (self.path / "curves" / f"{name}.jsonl").unlink(missing_ok=True)
+            for part in (name, conversion_name(name)):
+                forget_state(self.path, part)
+                (self.path / "curves" / f"{part}.jsonl").unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self._recipe)
 

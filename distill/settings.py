@@ -15,6 +15,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -178,6 +180,28 @@ class Gate(Settings):
         return f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
 
 
+class Conversion(Settings):
+    """What a student that predicts eps is made to predict before its stage: one step from noise gives an error of eps
+    sigma/alpha times as large in its clip (25 times with AnimateDiff's schedule)."""
+
+    to: Literal["v", "x0"] = "v"
+    """What it predicts then."""
+    steps: PositiveInt = 200
+    """Optimizer steps of regression on its own x0, with the stage's batch."""
+    lr: PositiveFloat = 1e-4
+    """Learning rate of that, Adam."""
+
+
+def conversion_name(stage: str) -> str:
+    """Of a stage's conversion: its curve, checkpoint and progress. No stage can be called so."""
+    return f"{stage}.conversion"
+
+
+def _settings_or_false(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """A plain union would list the mistakes of each of its parts."""
+    return handler(value) if value is None or value is False else Conversion.model_validate(value)
+
+
 class Stage(Settings):
     """teacher_steps -> student_steps, with one objective and a budget."""
 
@@ -222,6 +246,9 @@ class Stage(Settings):
     starts: Annotated[tuple[Start, ...], Field(min_length=1)] | None = None
     """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
     node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""
+    convert: Annotated[Conversion | Literal[False] | None, WrapValidator(_settings_or_false)] = None
+    """What a student that predicts eps is converted to first. Null: to v where it takes one step, else not. False: not,
+    and one step of eps is refused."""
     objective: Objective
     """What is minimised."""
     gate: Gate | None = None

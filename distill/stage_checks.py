@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fewstep.distill.checkpoint import load_state
+from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.discriminator import ADAPTER
 from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
@@ -22,8 +23,9 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
     """Raises ValueError when the teacher's denoiser cannot be trained or read as the stages ask.
 
     It has several experts, LoRA fits none of its modules, it cannot compute activations again, or it has no blocks
-    that a discriminator could read.
+    that a discriminator could read; and when a student of one step would predict eps (`planned_conversions`).
     """
+    planned_conversions(recipe, outline.teacher.schedule.prediction)
     network, lora = the_denoiser(outline.teacher), recipe.student.lora
     if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):
         add_adapter(shared_copy(network), ADAPTER, lora.rank, lora.alpha, lora.targets)

@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.batches import Batches
+from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
+from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.fresh_heads import FreshHeads, StillRoles
@@ -22,7 +24,7 @@ from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import agree, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.distill.settings import Gate, Stage
+from fewstep.distill.settings import Conversion, Gate, Stage
 from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import endpoint_error, liveliness
@@ -30,6 +32,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
+from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.screen import Screen
 
 _T = TypeVar("_T")
@@ -39,6 +42,16 @@ _GAUGE_POSITION = 10**9  # batches that training never reaches
 # What a student is asked at a gate, beside endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
 Samples = Callable[[Path, nn.Module, SamplingContract], None]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A stage that is ready to run."""
+
+    trainer: Trainer
+    watch: Callable[[int], dict[str, float]]  # what is measured after so many steps
+    probe: Callable[[], dict[str, float]] | None  # what fresh heads see at the end, if they are asked
+    conversion: Conversion | None  # what the student must be converted to before the first step
 
 
 @dataclass(frozen=True)
@@ -74,22 +87,23 @@ class Relay:
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
-        trainer, watch, probe = self._unless_stopped(lambda: self._trainer(index, stage), f"stage {stage.name} is next")
+        prepared = self._unless_stopped(lambda: self._prepare(index, stage), f"stage {stage.name} is next")
+        trainer = prepared.trainer
+        if prepared.conversion is not None and not trainer.step:
+            self._convert(index, stage, prepared.conversion, trainer)
         if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
             self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
-        with self.screen.stage(stage.name, stage.steps, trainer.step) as on_step:
-            stop = trainer.run(on_step, self.signals, self.screen.say)
-        if stop:
-            raise Stop(stop, _resume(trainer.kept))
+        self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")
         roles = trainer.roles
         with roles.averaged():
             result: dict[str, Any] = self._unless_stopped(
-                lambda: watch(stage.steps) | self._gauge(stage.gate, roles.student, trainer.contract), trainer.kept
+                lambda: prepared.watch(stage.steps) | self._gauge(stage.gate, roles.student, trainer.contract),
+                trainer.kept,
             )
-        if probe is not None:
+        if prepared.probe is not None:
             self.screen.say(f"{stage.name}: training fresh heads on the student, and on what it began as")
-            result |= self._unless_stopped(probe, trainer.kept)
+            result |= self._unless_stopped(prepared.probe, trainer.kept)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
@@ -104,6 +118,29 @@ class Relay:
         figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
         self.screen.say(f"{stage.name}: {figures}")
 
+    def _train(self, trainer: Trainer) -> None:
+        """Raises Stop, saying what is kept, when a signal asked to stop."""
+        with self.screen.stage(trainer.stage.name, trainer.stage.steps, trainer.step) as on_step:
+            stop = trainer.run(on_step, self.signals, self.screen.say)
+        if stop:
+            raise Stop(stop, _resume(trainer.kept))
+
+    def _convert(self, index: int, stage: Stage, conversion: Conversion, trainer: Trainer) -> None:
+        """Trains the student of a stage that has not begun to predict what it is recorded to predict."""
+
+        def prepare() -> Trainer:
+            roles, start, supervisor = trainer.roles, self.recipe.start_of(index), self.recipe.teacher_of(index)
+            original = roles.supervisor if start == supervisor else self._start(start)
+            return conversion_trainer(
+                stage, conversion, roles, original, self._batches(index + CONVERSIONS), trainer.contract,
+                self.accelerator, self.recipe.logging, self.folder.path,
+            )  # fmt: skip
+
+        converting = self._unless_stopped(prepare, f"stage {stage.name} is next")
+        if converting.step < converting.stage.steps:
+            self.screen.say(announcement(stage, conversion))
+        self._train(converting)
+
     def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
         """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
         done = self.signals.attempt(work)
@@ -115,27 +152,23 @@ class Relay:
         assert done is not None
         return done
 
-    def _trainer(
-        self, index: int, stage: Stage
-    ) -> tuple[Trainer, Callable[[int], dict[str, float]], Callable[[], dict[str, float]] | None]:
-        """The stage's trainer, resumed from its checkpoint, what is measured after so many of its steps, and the probe
-        at its end, if there is one."""
+    def _prepare(self, index: int, stage: Stage) -> _Prepared:
+        """The stage's trainer, resumed from its checkpoint, and what belongs to it."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         start, teacher = self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))
         roles, baked = stage_roles(self.recipe, index, self.teacher, start, teacher), self.recipe.guidance_in(index)
+        conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
+        if conversion is not None:
+            record_prediction(roles.student, conversion.to)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
-        batches = Batches(
-            self.clips.folder, self.teacher, self.recipe.seed, index,
-            self.accelerator.process_index, self.accelerator.num_processes,
-        )  # fmt: skip
-        size = min(_GAUGED, 2 * stage.batch // stage.accumulate)
+        batches, size = self._batches(index), min(_GAUGED, 2 * stage.batch // stage.accumulate)
         gauged = batches.batch(_GAUGE_POSITION, size, 0.0)
         # the main process's clips: a discriminator measures its features on them, and must be the same in all
-        all_gauged = Batches(self.clips.folder, self.teacher, self.recipe.seed, index).batch(_GAUGE_POSITION, size, 0.0)
-        objective = stage_objective(stage, supervision, roles, all_gauged)
+        main_batch = Batches(self.clips.folder, self.teacher, self.recipe.seed, index).batch(_GAUGE_POSITION, size, 0.0)
+        objective = stage_objective(stage, supervision, roles, main_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
-            self.clips.negative_prompt, self.clips.fps,
+            self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction,
         )  # fmt: skip
 
         def watch(step: int) -> dict[str, float]:
@@ -150,7 +183,8 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker,
         )  # fmt: skip
-        return trainer, watch, self._probe(index, stage, supervision, roles, batches, all_gauged)
+        probe = self._probe(index, stage, supervision, roles, batches, main_batch)
+        return _Prepared(trainer, watch, probe, conversion)
 
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: Batches, any_batch: Batch
@@ -166,11 +200,21 @@ class Relay:
             still = StillRoles(self.teacher, roles.student, roles.supervisor, roles.backbone)
             with roles.averaged():
                 after = heads.accuracy(still)
-            start = self._weights(self.recipe.start_of(index))
-            began_as = roles.backbone if start is None else student_network(self.teacher, start)
+            began_as = self._start(self.recipe.start_of(index))
             return {"fresh_heads_before": heads.accuracy(replace(still, student=began_as)), "fresh_heads": after}
 
         return measure
+
+    def _batches(self, stage: int) -> Batches:
+        return Batches(
+            self.clips.folder, self.teacher, self.recipe.seed, stage,
+            self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
+
+    def _start(self, index: int | None) -> nn.Module:
+        """What a stage starts as, frozen."""
+        folder = self._weights(index)
+        return self.teacher.network_at(1.0) if folder is None else student_network(self.teacher, folder)
 
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)

@@ -61,8 +61,7 @@ class StepCalls:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Inside the `with` block `counts`, which begin anew, grow with every call."""
-        self.counts = Counter()
+        """Inside the `with` block `counts` grow with every call."""
         trainer, objective = self._trainer, self._trainer.objective
         with ExitStack() as stack:
             stack.enter_context(around(trainer.roles.teacher, "denoise", self._denoise))

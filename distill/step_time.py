@@ -1,9 +1,9 @@
-"""Seconds of a stage's steps: whole, split, and held against the bare sum of their forwards and backwards."""
+"""Seconds of a stage's steps: whole, split, and compared with the bare sum of their forwards and backwards."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from statistics import median, median_low
@@ -19,7 +19,6 @@ from fewstep.distill.step_split import LESSON, PARTS, StepSplit
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.schedule import NoiseSchedule
 
-_TIMES = 2  # each kind of call is made again so often in a round, of which the mean counts
 _DRAWS = 1000  # of the bootstrap
 _PLACES = {"supervisor": "supervisor", "student": "student", "backbone": "discriminator", "head": "discriminator"}
 
@@ -35,8 +34,8 @@ class Round:
     """One round of measurement; seconds are of `num_steps` steps."""
 
     whole: float
-    counts: Counter[Kind]  # of the calls in them
-    each: dict[Kind, float]  # of one call on its own
+    counts: Mapping[Kind, int]  # of the calls in them
+    each: Mapping[Kind, float]  # of one call on its own
     split: StepSplit
     num_steps: int
 
@@ -63,6 +62,8 @@ class Round:
 class StageTime:
     """Measures one stage: in every round whole steps, each of their calls on its own, and steps that are split.
 
+    Every whole step is followed by each kind of call, once, so that a machine which is busy with something else for
+    seconds slows both down alike.
     A round's steps are as many as lie between two penalties of a discriminator, so that each round has one. `watching`
     opens a context that knows the peak of memory afterwards. The trainer is past its first step.
     """
@@ -104,14 +105,18 @@ class StageTime:
             self.trainer.one_step()
 
     def _round(self, calls: StepCalls) -> Round:
-        with calls.counting():
-            began = self.clock()
-            self._steps()
-            whole = self.clock() - began
-        each = {kind: sum(calls.seconds(kind) for _ in range(_TIMES)) / _TIMES for kind in calls.counts}
+        whole, each, calls.counts = 0.0, defaultdict[Kind, list[float]](list), Counter()
+        for _ in range(self.num_steps):
+            with calls.counting():
+                began = self.clock()
+                self.trainer.one_step()
+                whole += self.clock() - began
+            for kind in calls.counts:
+                each[kind].append(calls.seconds(kind))
         split = StepSplit(self.trainer, self.clock)
         split.run(self.num_steps)
-        return Round(whole, calls.counts, each, split, self.num_steps)
+        means = {kind: sum(seconds) / len(seconds) for kind, seconds in each.items()}
+        return Round(whole, calls.counts, means, split, self.num_steps)
 
     def row(self, gradient_checkpointing: bool = False) -> dict[str, Any]:
         """All that was found, for a table. Needs a round; gradient_checkpointing is the recipe's."""
@@ -189,7 +194,7 @@ def calls_of(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return [
         asdict(kind)
         | {
-            "per_step": sum(one.counts[kind] for one in rounds) / steps,
+            "per_step": sum(one.counts.get(kind, 0) for one in rounds) / steps,
             "seconds": median(one.each[kind] for one in rounds if kind in one.each),
         }
         for kind in kinds

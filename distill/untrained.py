@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from fewstep.distill.conversion_plan import planned_predictions
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe
@@ -21,6 +22,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import ADAPTER, Roles
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.predictions import record_prediction
 
 _MEASURED = 32  # clips at most that a discriminator measures its features on, as in a run
 _MEASURED_POSITION = 10**9
@@ -60,14 +62,18 @@ def untrained_trainer(
     stage = stage.model_copy(update={"steps": max(stage.steps, num_steps + 1)})
     torch.manual_seed(recipe.seed + index)
     roles = stage_roles(recipe, index, teacher, None, None)
+    predictions, taught_by = planned_predictions(recipe, teacher.schedule.prediction), recipe.teacher_of(index)
+    record_prediction(roles.student, predictions[index])
     roles.supervisor = _supervisor(recipe, index, roles)
+    if taught_by is not None and roles.supervisor is not roles.backbone:
+        record_prediction(roles.supervisor, predictions[taught_by])
     supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
     batches = NoiseBatches(teacher, size, conditions)
     measured = batches.batch(_MEASURED_POSITION, min(_MEASURED, 2 * stage.batch // stage.accumulate), 0.0)
     objective = stage_objective(stage, supervision, roles, measured)
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
-        teacher.default_fps(),
+        teacher.default_fps(), predictions[index],
     )  # fmt: skip
     with TemporaryDirectory() as empty:  # there is no checkpoint to resume
         trainer = Trainer(stage, roles, objective, batches, contract, accelerator, Logging(), Path(empty))

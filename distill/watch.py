@@ -25,7 +25,8 @@ def endpoint_error(roles: Roles, batches: Sequence[Batch], supervision: Supervis
         lesson = supervision.lesson(batch, roles)
         batch.generator.set_state(before)
         x0 = teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
-        found.append(regress(teacher.schedule, x0, lesson.target(teacher.schedule), lesson.t))
+        own = teacher.schedule_of(roles.student)
+        found.append(regress(own, x0, lesson.target(teacher.schedule), lesson.t))
     return float(torch.stack(found).mean())
 
 

@@ -19,7 +19,7 @@ from fewstep.eval.peak_memory import PeakMemory
 from fewstep.eval.results import markdown_table
 from fewstep.eval.speedup import amdahl_fit, speedups
 from fewstep.eval.tuning import Tuning
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.atomic import ELSEWHERE, check_writable_file, whole_file
 
 MAX_SPLIT_GAP = 0.03
 COLUMNS = {  # seconds unless another unit is named
@@ -128,6 +128,17 @@ class Benchmark:
             part.write_text(json.dumps(self.results, indent=1) + "\n")
         with whole_file(self._out.with_suffix(".md")) as part:
             part.write_text(markdown_table(self.rows, COLUMNS))
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises ValueError unless a benchmark can be written to `out`, which ends in .json and holds nothing else."""
+    check_writable_file(out, [".json"])
+    try:
+        held = json.loads(out.read_text("utf-8"))
+    except (OSError, ValueError):  # nothing, or what a kill left of a benchmark
+        return
+    if not isinstance(held, dict) or "fit" not in held:
+        raise ValueError(f"{out} is no benchmark's table: {ELSEWHERE}")
 
 
 def notes(results: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What figures cannot say, in words: too few clips, too few passes, ratios to next to nothing."""
+"""What figures cannot say, in words: too few clips, too few passes, ratios to almost zero."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def has_interval(figure: Figure) -> bool:
 
 
 def ratio_is_empty(name: str, metrics: Mapping[str, Figure]) -> bool:
-    """Whether NAME-ratio is to a teacher's figure of next to nothing; `metrics` are a student's."""
+    """Whether NAME-ratio is to a teacher's figure of almost zero; `metrics` are a student's."""
     base = name.removesuffix("-ratio")
     own, ratio = metrics.get(base, {}).get("value"), metrics.get(name, {}).get("value")
     return base in _NEXT_TO_NOTHING and bool(own and ratio and own / ratio < _NEXT_TO_NOTHING[base])
@@ -61,8 +61,7 @@ def on_figures(rows: Sequence[Row], prompts: Sequence[str] = ()) -> list[str]:
     distinct = len(set(prompts))
     if 0 < distinct < len(prompts):
         found.append(
-            f"the {len(prompts)} clips show {distinct} prompts again and again, so the intervals are of these prompts "
-            "alone"
+            f"the {len(prompts)} clips show only {distinct} prompts, so the intervals hold for these prompts alone"
         )
     return found + _on_teacher(rows)
 
@@ -80,10 +79,10 @@ def on_times(rows: Sequence[Row], fit: Mapping[str, Any] | None) -> list[str]:
     found += [_above_ideal(row, rows[0]) for row in rows[1:] if is_above_ideal(row)]
     if fit is not None and (fit.get("fixed_seconds") or 0) < 0:
         found.append(
-            "the fixed part of the fit is below zero, which no time is: the line does not hold for these models"
+            "the fixed part of the fit is below zero, which no time can be: the line does not hold for these models"
         )
     elif fit is not None and len({row.get("evaluations") for row in rows}) == 2:
-        found.append("the fit is a line through two numbers of evaluations, which no measurement could contradict")
+        found.append("the fit is a line through only two numbers of evaluations, so nothing can contradict it")
     return found
 
 
@@ -105,34 +104,32 @@ def on_distance(name: str, num: int, dimensions: int, reference: int | None, oth
     if num < dimensions:
         kernel = f"; {name}-kernel does not depend on N" if f"{name}-kernel" in others else ""
         found.append(
-            f"{name} is of {_clips(num)}, fewer than the {dimensions} dimensions of its features: much of it is how "
-            f"few they are, more so for clips that differ more, and it gives no verdict{kernel}"
+            f"{name} is measured on {_clips(num)}, fewer than the {dimensions} dimensions of its features: so few "
+            f"clips raise it, the more the clips differ from one another, and no verdict is given{kernel}"
         )
     if reference is not None and reference < dimensions:
         found.append(
-            f"{name} is taken to {_clips(reference)}, fewer than the {dimensions} dimensions of its features: it tells "
-            "models apart only roughly"
+            f"{name} is measured against {_clips(reference)}, fewer than the {dimensions} dimensions of its features: "
+            "it compares models only roughly"
         )
     return found
 
 
 def _on_teacher(rows: Sequence[Row]) -> list[str]:
-    """What of the teacher is next to nothing, so that students have no ratio to it."""
+    """What of the teacher is almost zero, so that students have no ratio to it."""
     teacher, students = rows[0], [row for row in rows[1:] if row.get("role") != "real"]
     found = []
     for name, floor in _NEXT_TO_NOTHING.items():
         value = teacher["metrics"].get(name, {}).get("value")
         if students and value is not None and value < floor:
-            found.append(
-                f"the teacher's own {name} is {value:.2g}, next to nothing, so a ratio to it says nothing of a student"
-            )
+            found.append(f"the teacher's own {name} is {value:.2g}, almost zero, so ratios to it mean nothing")
     return found
 
 
 def _on_passes(rows: Sequence[Row]) -> str:
     fewest = min(row["repetitions"] for row in rows if row.get("repetitions"))
     passes = "one pass" if fewest == 1 else f"{fewest} passes"
-    return f"seconds and speed-ups are of {passes} of each model, which one slow moment decides: use --repetitions 10"
+    return f"seconds and speed-ups are of {passes} of each model, so one slow moment decides them: use --repetitions 10"
 
 
 def is_above_ideal(row: Row) -> bool:

@@ -28,7 +28,7 @@ def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
         found = json.loads(path.read_text())
         return str(found["command"]), [dict(row.items()) for row in found["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a results table: delete it, and the command writes it anew") from error
+        raise ValueError(f"{path} is not a results table: delete it, and the command writes a new one") from error
 
 
 class ResultsFile:
@@ -40,8 +40,9 @@ class ResultsFile:
 
     def __init__(self, out: Path, command: str, shared: Row, columns: Mapping[str, str], fresh: bool = False) -> None:
         self._out, self._command, self._shared, self._columns = out, command, dict(shared), columns
-        check_writable_file(out)
-        self.rows = read_results(out)[1] if out.exists() and not fresh else []
+        check_writable_file(out, [".json"])
+        held = read_results(out)[1] if out.exists() else []
+        self.rows = [] if fresh else held
         for row in self.rows:
             other = [key for key, value in self._shared.items() if row.get(key) != value]
             if other:

@@ -146,8 +146,8 @@ def check_world(teacher: Teacher) -> VideoSize:
     size = teacher.default_size()
     if size != (FRAMES, SIDE, SIDE):
         raise ValueError(
-            f"{teacher.folder} makes clips of {size}, and the judge knows the shapes world only, whose clips are "
-            f"{(FRAMES, SIDE, SIDE)}: use shapes or a teacher trained on that world"
+            f"{teacher.folder} makes clips of {size and tuple(size)}, and the judge knows the shapes world only, whose "
+            f"clips are {(FRAMES, SIDE, SIDE)}: use shapes or a teacher trained on that world"
         )
     return VideoSize(*size)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.guidance import Guidance, GuidanceField
+from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
 from fewstep.teacher.source import EMBEDDED
 
 FILE_NAME = "contract.json"
+_N = TypeVar("_N", bound=nn.Module)
 VERSION = 1
+CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
 
 class SamplingContract(BaseModel):
@@ -38,7 +41,7 @@ class SamplingContract(BaseModel):
     times: tuple[float, ...]
     timesteps: tuple[float, ...]
     kind: Kind
-    prediction: Prediction
+    prediction: Prediction  # the student's own: its teacher's, unless it was converted
     shift: float
     guidance: GuidanceField
     baked_guidance: GuidanceField
@@ -64,8 +67,11 @@ class SamplingContract(BaseModel):
         baked_guidance: Guidance | float,
         negative_prompt: str,
         fps: float,
+        prediction: Prediction | None = None,
     ) -> SamplingContract:
         """The contract of a student of `teacher`, called `name`, with `steps` steps on the teacher's own grid.
+
+        `prediction` is what the student predicts; None: as its teacher.
 
         A teacher from a folder is remembered by its absolute path: the student may be sampled from anywhere.
         """
@@ -82,7 +88,7 @@ class SamplingContract(BaseModel):
             times=tuple(times.tolist()),
             timesteps=tuple(schedule.timestep(times[:-1]).tolist()),
             kind=schedule.kind,
-            prediction=schedule.prediction,
+            prediction=prediction or schedule.prediction,
             shift=schedule.shift,
             guidance=Guidance(),
             baked_guidance=Guidance.of(baked_guidance),
@@ -132,7 +138,8 @@ class SamplingContract(BaseModel):
                 "(--teacher of `fewstep sample` and `fewstep export`)"
             )
         schedule = teacher.schedule
-        if (schedule.kind, schedule.prediction) != (self.kind, self.prediction):
+        may_predict = {schedule.prediction, *(CONVERTED if schedule.prediction == "eps" else ())}
+        if schedule.kind != self.kind or self.prediction not in may_predict:
             raise ValueError(
                 f"the contract says {self.kind} with {self.prediction}-prediction, the teacher {schedule.kind} with "
                 f"{schedule.prediction}: the contract is not this student's, restore it"
@@ -142,6 +149,11 @@ class SamplingContract(BaseModel):
         """Writes contract.json into the folder."""
         with whole_file(folder / FILE_NAME) as part:
             part.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+def contracted(network: _N, folder: Path) -> _N:
+    """The network of a folder's weights, read as predicting what the contract beside them says, if there is one."""
+    return record_prediction(network, read_contract(folder).prediction) if (folder / FILE_NAME).is_file() else network
 
 
 def _said(value: Any) -> str:

@@ -22,6 +22,7 @@ from fewstep.student.adapters import (
     save_adapter,
     shared_copy,
 )
+from fewstep.student.contract import contracted
 from fewstep.student.weights import is_adapter, load_network, save_network
 from fewstep.teacher.base import Teacher
 
@@ -33,7 +34,8 @@ class Roles:
     """The networks of one stage; pass them to the teacher's methods as `network=`.
 
     start, supervisor: folders of finished stages' weights (student.weights); None is the teacher itself. An untrained
-    student computes what `start` does. The teacher's own network is never touched.
+    student computes what `start` does, and each network is read as predicting what its contract says. The teacher's
+    own network is never touched.
     """
 
     def __init__(
@@ -50,7 +52,8 @@ class Roles:
         self.backbone = the_denoiser(teacher)
         self._adapted = train == "lora"
         # weights that adapters are put on: the teacher's, unless an earlier stage left its own
-        self._base = load_network(self.backbone, start) if start and not is_adapter(start) else self.backbone
+        own = start if start and not is_adapter(start) else None
+        self._base = contracted(load_network(self.backbone, own), own) if own else self.backbone
         self.student = (
             self._adapted_student(start, rank, alpha, targets) if self._adapted else self._full_student(start)
         )
@@ -65,6 +68,7 @@ class Roles:
         student = shared_copy(self._base).requires_grad_(False)
         if start is not None and is_adapter(start):
             load_adapter(student, ADAPTER, start)
+            contracted(student, start)
         else:
             add_adapter(student, ADAPTER, rank, alpha, targets)
         return student
@@ -75,6 +79,7 @@ class Roles:
         if start is not None and is_adapter(start):
             load_adapter(student, ADAPTER, start)
             merge_adapters(student)
+            contracted(student, start)
         return student.requires_grad_(True)
 
     def _supervisor(self, start: Path | None, supervisor: Path | None) -> nn.Module:
@@ -146,7 +151,7 @@ def student_network(teacher: Teacher, folder: Path) -> nn.Module:
     """A finished stage's weights as a frozen network, for `network=`. Raises ValueError when they do not fit."""
     base = the_denoiser(teacher)
     if not is_adapter(folder):
-        return load_network(base, folder, base.dtype)
+        return contracted(load_network(base, folder, base.dtype), folder)
     network = shared_copy(base)
     load_adapter(network, ADAPTER, folder)
-    return network.requires_grad_(False)
+    return contracted(network, folder).requires_grad_(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,10 +95,15 @@ def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
         raise ValueError(f"{there} cannot be written into: allow it, or {elsewhere}")
 
 
-def check_writable_file(path: Path, elsewhere: str = ELSEWHERE) -> None:
-    """Raises ValueError unless the file `path` can be written or replaced; its folder need not be there yet."""
+def check_writable_file(path: Path, suffixes: Sequence[str], elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless the file `path` has one of these suffixes and can be written or replaced.
+
+    Its folder need not be there yet.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a file is to be written: {elsewhere}")
+    if path.suffix.lower() not in suffixes:  # a recipe or a list of prompts is not written over by mistake
+        raise ValueError(f"{path} does not end in {' or '.join(suffixes)}: {elsewhere}")
     check_writable(path.absolute().parent, elsewhere)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
+from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
@@ -90,7 +91,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
-        """The network's own output, of the schedule's prediction type, without guidance."""
+        """The network's own output, of its own prediction type (`schedule_of`), without guidance."""
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
@@ -141,6 +142,10 @@ class Teacher(ABC):
         """The words of each prompt that the tokenizer does not know, so that the text encoder never sees them."""
         return unknown_words(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
+    def schedule_of(self, network: nn.Module | None) -> NoiseSchedule:
+        """The schedule with what this network predicts, which a converted student does otherwise than its teacher."""
+        return schedule_of(network, self.schedule)
+
     def denoise(
         self,
         z_t: Tensor,
@@ -153,16 +158,16 @@ class Teacher(ABC):
 
         Works with and without gradients to z_t (and to a `network` that is trained).
         """
-        guidance = Guidance.of(guidance)
+        guidance, schedule = Guidance.of(guidance), self.schedule_of(network)
         guided = guidance.applies(self.schedule, t).expand(len(z_t))
         if not guided.any():
-            return self.schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t)
+            return schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t)
         times = torch.as_tensor(t).expand(len(z_t))
         z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
         u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
         found = c.clone()
         found[guided] = torch.lerp(u, c[guided], guidance.weight)
-        return self.schedule.to_x0(found, z_t, t)
+        return schedule.to_x0(found, z_t, t)
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """The denoiser's repeated blocks, in the order in which they run."""

@@ -10,7 +10,7 @@ from fewstep.teacher.caption_names import Stray, match_entries
 from fewstep.teacher.caption_sidecars import read_sidecars
 from fewstep.teacher.caption_tables import check_caption, read_table
 from fewstep.teacher.manifest import Unmatched
-from fewstep.teacher.text_files import first_few, lines_of, read_text
+from fewstep.teacher.text_files import first_few, is_blank, lines_of, read_text
 
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xlsx", ".parquet"}
 
@@ -51,7 +51,7 @@ def read_captions(videos: Sequence[Path], folder: Path, table: Path | None) -> C
                 f"none of the {len(strays)} entries of {table} names a video in {folder}: {first_few(strays)}; write "
                 f"the path of each video inside {folder}, such as {videos[0].relative_to(folder).as_posix()}"
             )
-    texts = {video: " ".join(entry.caption.split()) for video, entry in found.items() if entry.caption.strip()}
+    texts = {video: " ".join(entry.caption.split()) for video, entry in found.items() if not is_blank(entry.caption)}
     return Captions(texts, source, len(found) + len(strays), strays)
 
 
@@ -67,7 +67,7 @@ def read_prompts(path: Path) -> list[str]:
     prompts = []
     for number, line in enumerate(lines_of(read_text(path)), 1):
         check_caption(line, f"{path}, line {number}", "prompt")
-        prompts += [line.strip()] if line.strip() else []
+        prompts += [] if is_blank(line) else [line.strip()]
     if not prompts:
         raise ValueError(f"{path} holds no prompts: write one per line")
     return prompts

@@ -18,9 +18,14 @@ FILE_COLUMNS = (
     "video", "video_file", "video_name", "video_path",
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "text", "prompt")
-# What other tools write where a caption is missing, and how Python prints a list or a dictionary.
+_QUOTED = r"b?(?P<quote>['\"]).*(?P=quote)"
+_LITERALS = r"(?:(?:none|nan|null|true|false|[-+]?[\d.]+(?:e[-+]?\d+)?)(?:\s*,\s*|\s+|(?=[\])])))*"
+# What other tools write where a caption is missing, and how programs print a value that is no text.
 _NO_CAPTION = re.compile(
-    r"nan|none|null|<na>|n/a|undefined|\[\s*((['\"]).*\2\s*,?\s*)?\]|\{\s*(['\"].*)?\}", re.IGNORECASE | re.DOTALL
+    r"nan|nat|none|null|<na>|undefined|#?n/a|#(?:name|ref|value|num|null|div/0|spill|calc)[?!]"  # missing, in a table
+    rf"|['\"]*|b(?P<bytes>['\"]).*(?P=bytes)|[\[(]\s*(?:{_QUOTED}[\s,]*|{_LITERALS})[\])]|\{{\s*(?:['\"].*)?\}}"
+    r"|(?:array|tensor|series|set|frozenset|dict_\w+|ordereddict)\(.*\)|<.* at 0x[\da-f]+>|\[object \w+\]",
+    re.IGNORECASE | re.DOTALL,
 )
 _VIDEO_NAME = rf"\S({'|'.join(map(re.escape, sorted(VIDEO_SUFFIXES)))})\b"
 _OTHER_ROWS = re.compile(rf"[\r\n].*{_VIDEO_NAME}|{_VIDEO_NAME}.*[\r\n]", re.IGNORECASE | re.DOTALL)
@@ -123,7 +128,7 @@ def _among(header: list[str], columns: tuple[str, ...]) -> list[int]:
 
 def check_caption(caption: str, place: str, what: str = "caption") -> None:
     """Raises ValueError for what another tool wrote in place of a caption, such as nan or the text of a list."""
-    if _NO_CAPTION.fullmatch(caption.strip()):
+    if caption.strip() and _NO_CAPTION.fullmatch(caption.strip()):
         raise ValueError(f"{place} has {caption.strip()[:40]!r} for a {what}: write one text, or nothing")
 
 

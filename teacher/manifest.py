@@ -147,7 +147,7 @@ class Manifest(_Record):
                 )
             raise ValueError(
                 f"{folder} was begun with {name} {_short(then.get(name))}, not {_short(now.get(name))}: "
-                f"go on with the same settings and source, or {elsewhere}"
+                f"use the same settings and source, or {elsewhere}"
             )
 
     def _settings(self) -> dict[str, object]:

@@ -90,7 +90,7 @@ def load_tokenizer(folder: Path, part: Part) -> Any:
     if not hasattr(kind, "vocab_files_names"):
         return None
     try:
-        return kind.from_pretrained(folder)
+        tokenizer = kind.from_pretrained(folder)
     except Exception as error:  # a file may be damaged in any way, and libraries raise a dozen kinds for it
         if any(folder.glob("*.model")) and find_spec("sentencepiece") is None:
             raise ValueError(f"{folder} needs a library to be read: pip install sentencepiece") from error
@@ -98,6 +98,9 @@ def load_tokenizer(folder: Path, part: Part) -> Any:
         raise ValueError(
             f"{folder} makes no {part.class_name}, which model_index.json names; one of {names} is damaged: {RESTORE}"
         ) from error
+    if tokenizer.pad_token is None:
+        raise ValueError(f"{folder}/tokenizer_config.json names no pad_token, with which prompts are padded: {RESTORE}")
+    return tokenizer
 
 
 def weight_shapes(folder: Path, library: str, remedy: str = RESTORE) -> Shapes:

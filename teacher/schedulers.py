@@ -12,12 +12,18 @@ _PREDICTIONS: dict[str, Prediction] = {
     "v_prediction": "v",
     "flow_prediction": "flow",
 }
+_TYPES = {prediction: name for name, prediction in _PREDICTIONS.items()}
 _FLOW_SCHEDULERS = (
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler",
     "FlowMapEulerDiscreteScheduler",
 )
+
+
+def prediction_type(prediction: Prediction) -> str:
+    """diffusers' name for it in a scheduler's config."""
+    return _TYPES[prediction]
 
 
 def read_scheduler(scheduler: Any, shift: float | None = None) -> NoiseSchedule:

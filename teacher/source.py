@@ -56,10 +56,16 @@ def find_folder(name: str | Path, known: tuple[str, ...], weights: bool = True) 
 
 
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
-    """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults."""
+    """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults.
+
+    Raises ValueError for a size in fewstep.json that is no whole number above 0.
+    """
     beside = folder / _BESIDE
     if beside.is_file():
         said = read_json(beside)
+        for name in VideoSize._fields:
+            if (value := said.get(name)) is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{beside}: {name} is {value!r}; it must be a whole number above 0")
     else:
         parameters = inspect.signature(pipeline_class.__call__).parameters
         said = {name: parameters[name].default for name in VideoSize._fields if name in parameters}

@@ -26,7 +26,13 @@ _OTHER_FORMATS = {
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # Control characters but tab and line ends; byte order marks and other code points that stand for no character; and
 # U+FFFD, which stands where another program could not read a letter.
-_NO_TEXT = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd-\uffff\ud800-\udfff]")
+_NO_CHARACTER = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd-\uffff\ud800-\udfff]"
+# What UTF-8 becomes in a program that takes it for Windows-1252: quotes, dashes, accented small letters, emoji.
+_MISREAD = (
+    "\u00e2\u20ac[\u2122\u02dc\u0153\u201c\u201d\xa6\xa2]|[\u00c2\u00c3][\xa0-\xaa\xac-\xba\xbc-\xbf]|\u00f0\u0178"
+)
+_NO_TEXT = re.compile(f"{_NO_CHARACTER}|{_MISREAD}")
+_INVISIBLE = re.compile(r"[\s\u00ad\u034f\u200b-\u200f\u2060-\u2064]*")
 
 
 def read_text(path: Path) -> str:
@@ -55,6 +61,11 @@ def check_characters(text: str, place: str) -> None:
     """Raises ValueError when the text holds a character that no text has; `place` is where it stands, in words."""
     if not (wrong := _NO_TEXT.search(text)):
         return
+    if len(wrong[0]) > 1:
+        raise ValueError(
+            f"{place} holds {wrong[0]!r}, which is UTF-8 that another program took for Windows-1252: write the letters "
+            "that were meant, or export the text again as UTF-8"
+        )
     code = f"U+{ord(wrong[0]):04X}"
     if wrong[0] == "\ufffd":
         raise ValueError(
@@ -65,6 +76,11 @@ def check_characters(text: str, place: str) -> None:
     else:
         kind = f"a byte order mark, {code}, behind its beginning" if wrong[0] == "\ufeff" else f"{code}, no character"
     raise ValueError(f"{place} holds {kind}: delete it, or save the file as UTF-8")
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of it can be seen, as of blanks and zero-width characters."""
+    return _INVISIBLE.fullmatch(text) is not None
 
 
 def lines_of(text: str) -> list[str]:

@@ -295,7 +295,8 @@ class AdversarialObjective:
         if x0 is None:  # clips are judged, and the step beside them was not taken yet
             assert lesson.step is not None
             x0 = _predict(lesson.step, lesson.batch, roles)
-        return regress(schedule, x0, taught.target(schedule), taught.t, anchor.loss, anchor.huber_c)
+        own = roles.teacher.schedule_of(roles.student)
+        return regress(own, x0, taught.target(schedule), taught.t, anchor.loss, anchor.huber_c)
 
     def _ends(self, schedule: NoiseSchedule) -> Tensor:
         """The times at which the scores' transitions end."""

@@ -56,5 +56,5 @@ class ProgressiveObjective:
         """The endpoint's error in the student's own prediction."""
         teacher, taught = roles.teacher, lesson.step
         x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)
-        target = taught.target(teacher.schedule)
-        return {"loss": regress(teacher.schedule, x0, target, taught.t, self.settings.loss, self.settings.huber_c)}
+        target, own = taught.target(teacher.schedule), teacher.schedule_of(roles.student)
+        return {"loss": regress(own, x0, target, taught.t, self.settings.loss, self.settings.huber_c)}

@@ -9,7 +9,8 @@ from pathlib import Path
 from fewstep.teacher.checksums import sha256
 
 _HUB_ID = r"\w[\w.-]*/[\w.-]+"
-_TO_MEND = "pass a path, or check the name and the network"
+_TO_MEND = "check the name and the network, or download it into the hub's cache first"
+_FILE = "name a copy with --fvd-weights, or check the name and the network"
 
 
 def find_file(source: str | Path, hub_file: str) -> Path:
@@ -20,14 +21,14 @@ def find_file(source: str | Path, hub_file: str) -> Path:
     if path.is_file():
         return path
     if not re.fullmatch(_HUB_ID, str(source)):
-        raise ValueError(f"there are no weights at {source}: {_TO_MEND}")
+        raise ValueError(f"there are no weights at {source}: {_FILE}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         return Path(hf_hub_download(str(source), hub_file))
     except (OSError, EntryNotFoundError) as error:
-        raise ValueError(f"{hub_file} of {source} is neither on this disk nor within reach: {_TO_MEND}") from error
+        raise ValueError(f"{hub_file} of {source} is neither on this disk nor within reach: {_FILE}") from error
 
 
 def find_folder(source: str | Path) -> Path:

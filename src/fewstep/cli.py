@@ -32,7 +32,7 @@ from fewstep.teacher.atomic import no_room, no_room_sentence
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 from fewstep.waiting_threads import shorten_spinning
 
-_AGAIN = ("benchmark", "export", "report", "sample")  # verbs that begin anew
+_AGAIN = ("benchmark", "export", "report", "sample")  # verbs that start from the beginning
 
 
 class _Verbs(TyperGroup):
@@ -79,7 +79,7 @@ def _of_a_library(error: BaseException) -> bool:
 
 
 def _kept(ctx: typer.Context) -> str:
-    """How to go on after a stop that says nothing of it."""
+    """How to resume after a stop that does not say so itself."""
     if ctx.invoked_subcommand in _AGAIN:
         return "run the same command again"
     if "--fresh" in sys.argv:
@@ -109,7 +109,7 @@ def _sentence(error: BaseException) -> str:
 
 @contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """A full disk that TensorBoard's thread runs into is reported by the main thread, which hears of it."""
+    """A full disk that stops TensorBoard's thread is reported by the main thread instead."""
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:

@@ -24,6 +24,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH
+from fewstep.teacher.predictions import record_prediction
 
 OUTPUT = "prediction"
 
@@ -186,7 +187,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 
 def _reload(folder: Path, student: Student) -> Latents:
     """onnxruntime for the forwards; steps and texts are ours."""
-    network = _network(folder, student.teacher)
+    network = record_prediction(_network(folder, student.teacher), student.contract.prediction)
 
     def latents(z: Tensor, prompts: Any) -> Tensor:
         conditions = student.teacher.conditions(prompts, student.contract.negative_prompt)

@@ -14,6 +14,7 @@ from fewstep.student.export.base import find_format
 from fewstep.student.export.whole_folder import FILE_NAME
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.weight_files import tensor_shapes
 
 _INDEX, _MARK = "model_index.json", "_fewstep_export"
@@ -50,7 +51,7 @@ def open_export(
     check_family(path, contract, loaded)
     if own:
         check_schedule(path, contract, loaded)
-    return Student(loaded, format.network(path, loaded), contract)
+    return Student(loaded, record_prediction(format.network(path, loaded), contract.prediction), contract)
 
 
 def check_export(path: Path) -> SamplingContract:

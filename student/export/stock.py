@@ -17,6 +17,7 @@ from fewstep.student.export.base import PROMPTS, Latents
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
+from fewstep.teacher.schedulers import prediction_type
 from fewstep.teacher.source import EMBEDDED
 
 _USUAL_TEXT_LENGTH = 226  # CogVideoXPipeline's, whatever its denoiser takes
@@ -50,7 +51,7 @@ class StockScheduler:
 def stock_scheduler(student: Student) -> StockScheduler:
     """The sampler of diffusers whose nodes are the contract's when it is asked for its number of steps.
 
-    Flow students: FlowMapEuler, the only one of evenly spaced nodes before the shift. eps and v: DDIM with trailing
+    Flow students: FlowMapEuler, the only one of evenly spaced nodes before the shift. eps, v and x0: DDIM with trailing
     nodes, which is fed pure noise as the student was; EulerDiscrete would scale it by sigma/sqrt(sigma^2 + 1).
     Raises ValueError when there is none.
     """
@@ -64,6 +65,8 @@ def stock_scheduler(student: Student) -> StockScheduler:
         is_cogvideox = type(student.teacher.pipeline.scheduler).__name__.startswith("CogVideoX")
         name = "CogVideoXDDIMScheduler" if is_cogvideox else "DDIMScheduler"
         settings = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
+        if contract.prediction != student.teacher.schedule.prediction:  # it was converted
+            settings["prediction_type"] = prediction_type(contract.prediction)
         found = StockScheduler(name, settings, from_config=True)
     else:
         raise ValueError(

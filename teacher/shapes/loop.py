@@ -84,7 +84,7 @@ def train(
                     saved = time.monotonic()
                 if signals.save:
                     signals.save = False
-                    screen.say(f"{name} step {state.step}: saved in {state.path}; training goes on")
+                    screen.say(f"{name} step {state.step}: saved in {state.path}; training continues")
         finally:
             if state.whole:
                 state.save()
@@ -172,7 +172,7 @@ class _State:
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, UnpicklingError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ValueError(
-                f"{self.path} is broken or of another recipe ({reason}): delete its folder to train this part anew"
+                f"{self.path} is broken or of another recipe ({reason}): delete its folder to train it again"
             ) from error
 
 

@@ -39,7 +39,7 @@ def load_start(start: str, part: str, network: nn.Module) -> None:
         network.load_state_dict(earlier.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"the {part} of {start} has other sizes than the recipe's: go on with its own, or leave out `start`"
+            f"the {part} of {start} has other sizes than the recipe's: use its own sizes, or leave out `start`"
         ) from error
 
 

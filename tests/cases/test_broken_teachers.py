@@ -112,6 +112,8 @@ BROKEN: list[tuple[str, Change, list[str]]] = [
     ("no vocabulary", removed("tokenizer/tokenizer.json"), ["T/tokenizer holds no", "tokenizer.json"]),
     ("a cut vocabulary", halved("tokenizer/tokenizer.json"), ["T/tokenizer/tokenizer.json cannot be read", AGAIN]),
     ("a pointer for a vocabulary", written("tokenizer/tokenizer.json", POINTER), ["is a git-lfs pointer"]),
+    ("no settings of the tokenizer", removed("tokenizer/tokenizer_config.json"), ["names no pad_token", AGAIN]),
+    ("empty settings of the tokenizer", written("tokenizer/tokenizer_config.json", "{}"), ["names no pad_token"]),
     ("no text encoder", removed("text_encoder"), ["T/text_encoder is missing, the UMT5EncoderModel", AGAIN]),
     ("no autoencoder", removed("vae"), ["T/vae is missing, the AutoencoderKLWan that model_index.json names"]),
     ("no scheduler", removed("scheduler"), ["T/scheduler is missing, the FlowMapEulerDiscreteScheduler"]),
@@ -197,7 +199,6 @@ def test_the_missing_or_cut_part_is_named(
         ("an entry that the pipeline does not take", edited("model_index.json", note=["diffusers", "UNet2DModel"])),
         ("a weight too many", with_tensors(TEXT, lambda tensors: tensors.update(more=torch.zeros(1)))),
         ("weights in shards", in_shards(lambda _: None)),
-        ("no settings of the tokenizer", removed("tokenizer/tokenizer_config.json")),
     ],
 )
 def test_what_is_only_more_is_let_in(case: str, change: Change, teacher: Path, check_case: Callable[..., None]) -> None:

@@ -126,6 +126,19 @@ REFUSED = [  # what it is, the table's name and content, and parts of the senten
     ("a spreadsheet called .csv", "t.csv", "PK\x03\x04", "t.csv is an Office document or another zip archive"),
     ("nan for a caption", "t.csv", f"{CSV}a.mp4,nan\n", "line 2 has 'nan' for a caption"),
     ("the text of a Python list", "t.csv", f"{CSV}a.mp4,\"['x', 'y']\"\n", "line 2 has \"['x', 'y']\" for a caption"),
+    ("an error of a spreadsheet", "t.csv", f"{CSV}a.mp4,#NAME?\n", "line 2 has '#NAME?' for a caption"),
+    ("the text of a Python tuple", "t.csv", f"{CSV}a.mp4,\"('x',)\"\n", "line 2 has \"('x',)\" for a caption"),
+    ("the text of Python bytes", "t.csv", f"{CSV}a.mp4,b'a ring'\n", "line 2 has \"b'a ring'\" for a caption"),
+    ("the text of a list of numbers", "t.csv", f'{CSV}a.mp4,"[1.5, 2]"\n', "line 2 has '[1.5, 2]' for a caption"),
+    ("the text of a NumPy array", "t.csv", f"{CSV}a.mp4,array(['x'])\n", "line 2 has \"array(['x'])\" for a caption"),
+    ("the text of a Python object", "t.csv", f"{CSV}a.mp4,<Row at 0x7f>\n", "line 2 has '<Row at 0x7f>' for a caption"),
+    ("the text of a JavaScript object", "t.csv", f"{CSV}a.mp4,[object Object]\n", "line 2 has '[object Object]'"),
+    (
+        "UTF-8 read as cp1252",
+        "t.csv",
+        f"{CSV}a.mp4,it’s\n".encode().decode("cp1252"),
+        "line 2 holds 'â€™', which is UTF-8",
+    ),
     ("two lines for one video", "t.csv", f"{CSV}a.mp4,x\n./a.mp4,y\n", "line 3: ./a.mp4 already has a caption"),
     (
         "an object for a caption",
@@ -166,6 +179,21 @@ def test_entries_that_fit_no_video(maker: Maker, check_case: Check, case: str, n
     found = maker.captions(["a.mp4", "b c.mp4"], {"t.csv": table}, "t.csv")
     expected = f"exit 3: a red ring | 1 of 2 entries of t.csv name no video: {name} ({hint})"
     check_case(KIND, f"an entry that fits no video: {case}", found, expected)
+
+
+@pytest.mark.parametrize(
+    "caption", ["(a man) walks", "[intro] a ring [end]", '"Hello", she said', "an array (of 4)", "CAFÉ…"]
+)
+def test_captions_that_only_look_odd(maker: Maker, check_case: Check, caption: str) -> None:
+    line = json.dumps({"file": "a.mp4", "caption": caption}).encode()
+    found = maker.captions(["a.mp4"], {"t.jsonl": line}, "t.jsonl")
+    check_case(KIND, f"a caption that only looks odd: {caption}", found, f"exit 0: {caption}")
+
+
+def test_a_caption_of_which_nothing_can_be_seen(maker: Maker, check_case: Check) -> None:
+    table = f"{CSV}a.mp4,\u200b\nb.mp4,a red ring\n".encode()
+    found = maker.captions(["a.mp4", "b.mp4"], {"t.csv": table}, "t.csv")
+    check_case(KIND, "a zero-width space for a caption: none", found, "exit 3: a red ring")
 
 
 def test_twelve_entries_of_many(maker: Maker, check_case: Check) -> None:

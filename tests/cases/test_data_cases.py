@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,37 @@ def test_clips_that_could_not_be_used(
             *(["data.min_usable is", "bad0.mp4: broken"] if code else ["the student is in"]),
         ]
         check_case(SKIPPED, case, found, expected)
+
+
+@pytest.mark.parametrize(("reason", "good", "bad"), [("no caption", 7, 0), ("broken", 1, 6)])
+def test_a_dry_run_foresees_it(
+    tmp_path: Path, tiny_wan_folder: Path, check_case: Check, reason: str, good: int, bad: int
+) -> None:
+    folder = videos(tmp_path / "videos", good, bad)
+    for i in range(1, good):
+        (folder / f"good{i}.txt").unlink()
+    path = recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)})
+    found = run(tmp_path, "run", path, "--dry-run")
+    line = "at most 1 of 7 clips usable, 6 skipped (such as"
+    expected = ["exit 2", line, reason, "data.min_usable is 0.5: mend the data, or --set data.min_usable=0.14"]
+    check_case(SKIPPED, f"6 of 7, {reason}: the dry run", found, expected)
+    found = run(tmp_path, "run", path, "--dry-run", "--set", "data.min_usable=0.14")
+    check_case(SKIPPED, f"6 of 7, {reason}: the dry run, a lower limit", found, ["exit 0", line])
+
+
+@pytest.mark.slow
+def test_a_run_inside_the_folder_of_its_videos_resumes(
+    tmp_path: Path, tiny_wan_folder: Path, check_case: Check
+) -> None:
+    folder = videos(tmp_path / "videos", 2, 0)
+    out, prompts = str(folder / "run"), {"prompts": ["a ring"]}
+    path = recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)}, out=out, logging=prompts)
+    assert run(tmp_path, "run", path)[:6] == "exit 0"
+    found = run(tmp_path, "run", path)
+    check_case(PLACE, "a run inside the folder of its videos, second start", found, ["exit 0", "1-step is finished"])
+    found = run(tmp_path, "run", path, "--set", f"out={folder}")
+    expected = ["exit 2", "videos is the folder of the videos and of the run", "--set out=DIR"]
+    check_case(PLACE, "a run in the folder of its videos itself", found, expected)
 
 
 @pytest.mark.slow
@@ -181,6 +213,60 @@ def test_a_real_run_is_known(tmp_path: Path, tiny_wan_folder: Path, check_case: 
         run(tmp_path, *words, tmp_path / "data"),
         ["exit 0", "1 clips in 1 shards"],
     )
+
+
+@pytest.fixture(scope="module")
+def taken(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pipeline T, a dataset, a finished run and prompts.txt; not to be changed."""
+    folder = tmp_path_factory.mktemp("taken")
+    shutil.copytree(tiny_wan_folder, folder / "T")
+    (folder / "prompts.txt").write_text("a ring\na box\na disc\n")
+    data = {"kind": "rollouts", "prompts": str(folder / "prompts.txt"), "steps": 1}
+    assert fewstep("run", recipe(folder, folder / "T", data))[0] == 0
+    shutil.copytree(folder / "run" / "data", folder / "dataset")
+    return folder
+
+
+VERBS = {
+    "run": "run tiny.yaml --set out={}",
+    "run --dry-run": "run tiny.yaml --dry-run --set out={}",
+    "evaluate": "evaluate T@1 run@1 --num 3 --prompts prompts.txt --metrics motion --out {}",
+    "vbench videos": "vbench videos T@1 --prompts prompts.txt --out {}",
+    "teacher videos": "teacher videos {} --num 1",
+    "demo": "demo --out {}",
+    "data rollouts": "data rollouts prompts.txt --teacher T --out {}",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_writes_into_what_is_another_s(
+    taken: Path, monkeypatch: pytest.MonkeyPatch, check_case: Check, verb: str
+) -> None:
+    monkeypatch.chdir(taken)
+    before = sorted(taken.rglob("*"))
+    for out in ("T", "T/more", "dataset/more", "run/stages/1-step", *([] if verb == "data rollouts" else ["dataset"])):
+        found = run(taken, *VERBS[verb].format(out).split())
+        check_case(PLACE, f"{verb} into {out}", found, ["exit 2", "choose another" if "data" not in verb else "choose"])
+    assert sorted(taken.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("benchmark T@1 --out run/recipe.yaml", "run/recipe.yaml does not end in .json: choose another --out"),
+        ("benchmark T@1 --out run/data/manifest.json", "run/data/manifest.json is no benchmark's table"),
+        ("report run --out prompts.txt", "prompts.txt does not end in .html or .htm: choose another --out"),
+        ("teacher table --fresh --out run/recipe.yaml", "run/recipe.yaml does not end in .json"),
+        ("teacher table --fresh --out run/data/manifest.json", "manifest.json is not a results table"),
+        ("export-table run --step-count 1 --out prompts.txt", "prompts.txt does not end in .json"),
+        ("sample T --prompt ring --out run/recipe.yaml", "run/recipe.yaml does not end in .mp4"),
+    ],
+)
+def test_no_file_of_another_kind_is_written_over(
+    taken: Path, monkeypatch: pytest.MonkeyPatch, check_case: Check, words: str, sentence: str
+) -> None:
+    monkeypatch.chdir(taken)
+    check_case(PLACE, words, run(taken, *words.split()), ["exit 2", sentence])
 
 
 def test_prompts_alone_make_no_dataset(tmp_path: Path, check_case: Check) -> None:

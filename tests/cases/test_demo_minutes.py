@@ -36,15 +36,15 @@ def said(speed: Speed, minutes: float, clips: int | None = None) -> str:
     ("case", "speed", "minutes", "expected"),
     [
         ("the usual machine", QUIET, 10, ["160 + 140 + 40 training steps on 192 prompts, 64 clips", "about 8 minutes"]),
-        ("AVX2 alone, float32", AVX2, 10, ["128 + 112 + 32 training steps", "48 clips tell prompt accuracy to 10"]),
+        ("AVX2 alone, float32", AVX2, 10, ["128 + 112 + 32 training steps", "48 clips give prompt accuracy within"]),
         (
             "a machine half as fast", OLD, 10,
-            ["64 + 56 + 16 training steps", "24 clips tell prompt accuracy to 14 points", "about 21 minutes here"],
+            ["64 + 56 + 16 training steps", "24 clips give prompt accuracy within ±14 points", "about 21 minutes here"],
         ),
         ("bfloat16 that is emulated", EMULATED, 10, ["40 + 35 + 10 training steps", "too slow for 10 minutes"]),
         ("a GPU", GPU, 10, ["480 + 240 + 50 training steps on 576 prompts, 192 clips"]),
         ("a slow machine with an hour", OLD, 60, ["400 + 240 + 50 training steps", "160 clips"]),
-        ("the usual machine with three minutes", QUIET, 3, ["48 + 42 + 12 training steps", "16 clips tell"]),
+        ("the usual machine with three minutes", QUIET, 3, ["48 + 42 + 12 training steps", "16 clips give"]),
         ("the usual machine with a minute", QUIET, 1, ["40 + 35 + 10 training steps", "too slow for 1 minute,"]),
         ("no limit", QUIET, float("inf"), ["480 + 240 + 50 training steps"]),
         ("no number", QUIET, float("nan"), ["refused: --minutes is not a number"]),

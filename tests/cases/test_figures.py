@@ -95,14 +95,14 @@ def test_the_table_on_screen(figures: Check, capsys: pytest.CaptureFixture[str])
 
 def test_sentences_below_the_table(figures: Check) -> None:
     rows = [row("teacher", 4), row("student", 4, ratio=1.0)]
-    figures("evaluate's words, N = 4", on_figures(rows), ["examples, not measurements", "it gives no verdict"])
+    figures("evaluate's words, N = 4", on_figures(rows), ["examples, not measurements", "no verdict is given"])
     still = [row("teacher", 512, motion=0.0001), row("student", 512, motion=0.01, ratio=100.0)]
-    figures("motion 100 times that of a still teacher", on_figures(still), ["motion is 0.0001, next to nothing"])
+    figures("motion 100 times that of a still teacher", on_figures(still), ["motion is 0.0001, almost zero"])
     figures("and its alarm", alarms(still[1]["metrics"]), "[]")
-    figures("512 clips of 2 prompts", on_figures([row("t", 512)], ["a", "b"] * 256), ["show 2 prompts again"])
+    figures("512 clips of 2 prompts", on_figures([row("t", 512)], ["a", "b"] * 256), ["show only 2 prompts"])
     few = [row("teacher", 512)]
     few[0]["metrics"]["shapes-fd"]["reference_num"] = 20
-    figures("a distance to 20 real clips", on_figures(few), ["is taken to 20 clips, fewer than the 280"])
+    figures("a distance to 20 real clips", on_figures(few), ["is measured against 20 clips, fewer than the 280"])
 
 
 def timed(model: str, evaluations: int, speedup: float, ideal: float, **more: Any) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_notes_of_a_benchmark(figures: Check) -> None:
     figures("speed-up of one repetition", told(repetitions=1), ["of one pass of each model"])
     figures("a pass of twice the median", told(total_seconds_p95=2.0), ["the machine was busy"])
     negative = {"fixed_seconds": -0.1, "seconds_per_evaluation": 0.1}
-    figures("a fixed cost below zero", told(fast, fit=negative), ["below zero, which no time is"])
+    figures("a fixed cost below zero", told(fast, fit=negative), ["below zero, which no time can be"])
 
 
 def test_the_demos_sentence(figures: Check, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_demos_sentence(figures: Check, tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").write_text(json.dumps({"rows": [timed("student-4", 4, 20.0, 25.0)]}))
     for num, student, expected in (
         (64, 90.0, ["student 0.90 times", "a first look and no verdict: 64 clips are fewer than the 280 dimensions"]),
-        (512, 190.0, ["The intervals of both at 4 steps overlap, so 512 clips do not tell them apart."]),
+        (512, 190.0, ["The intervals of both at 4 steps overlap, so 512 clips cannot separate them."]),
         (
             512,
             90.0,

@@ -82,6 +82,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     ("height", given("size={num_frames: 9, height: 20, width: 16}"), ["height 20 cannot be made", "multiple of 16"]),
     ("width", given("size={num_frames: 9, height: 16, width: 8}"), ["width 8 cannot be made"]),
     ("the teacher's own size", edited("T/fewstep.json", width=17), ["(9, 16, 17)", "width 17 cannot be made"]),
+    ("the teacher's own height in quotes", edited("T/fewstep.json", height="16"), ["fewstep.json: height is '16'; it"]),
     ("the teacher's own rate", edited("T/fewstep.json", fps="8"), ["fewstep.json: fps is '8'"]),
     ("a GPU that is not there", given("device=cuda:63"), ["there is no device cuda:63 on this machine: use cpu"]),
     ("a device of no kind", given("device=gpu"), ["there is no device gpu"]),

@@ -58,7 +58,7 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
     assert set(second["turns"]) == {"lesson", "discriminator", "student"}
     lines = (tmp_path / "runs" / "training.md").read_text().splitlines()
     assert len(lines) == 2 + 2 and "step / bare sum" in lines[0]
-    assert "by turn, and against the bare sum" in output and "discriminator's turns" in output
+    assert "by turn, and compared with the bare sum" in output and "discriminator's turns" in output
 
 
 def test_stages_and_settings_are_chosen(recipe: Path, tmp_path: Path) -> None:
@@ -100,6 +100,19 @@ def test_a_stage_that_fails_does_not_stop_the_others(
         "benchmark", "--training", recipe, "--stages", "4-step", *QUICK, "--out", tmp_path / "u.json"
     )
     assert code == 2 and "4-step: tried to allocate 80 GiB" in output and not (tmp_path / "u.json").exists()
+
+
+def test_other_files_are_not_replaced(recipe: Path, tmp_path: Path) -> None:
+    held = tmp_path / "held.json"
+    for text, sentence in (
+        ("[1]", "is not a results table"),
+        ('{"command": "", "rows": [{"model": "a"}]}', "is no table"),
+    ):
+        held.write_text(text)
+        code, output = fewstep("benchmark", "--training", recipe, "--out", held)
+        assert code == 2 and sentence in output and held.read_text() == text
+    code, output = fewstep("benchmark", "--training", recipe, "--out", tmp_path / "table.txt")
+    assert code == 2 and ".json" in output
 
 
 MISTAKES: list[tuple[list[str], str]] = [

@@ -67,7 +67,10 @@ def test_a_slower_machine_does_less_and_says_so(times: float, tmp_path: Path) ->
     plan = choose_plan(slower(times), 10)
     assert plan.scale < 1 and plan.seconds <= 600 and plan.clips >= LEAST_CLIPS
     said = " ".join(sentences(plan, slower(times), 10))
-    assert f"{plan.clips} clips tell prompt accuracy to" in said and "the README's student had 160 + 140 + 40" in said
+    assert (
+        f"{plan.clips} clips give prompt accuracy within ±" in said
+        and "the README's student had 160 + 140 + 40" in said
+    )
     recipe = recipe_of(times, tmp_path)
     assert tuple(stage.steps for stage in recipe.stages) == plan.steps
     assert all(stage.warmup < 20 for stage in recipe.stages)

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from fewstep.distill.untrained import NoiseBatches
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from tests.distill.untrained_stage import ADVERSARIAL, one_stage, untrained
 
 
@@ -59,8 +59,17 @@ def test_supervisors_are_of_the_recipes_kind(tiny_teacher: Teacher) -> None:
     adapters = untrained(tiny_teacher, lora).roles.supervisor
     assert adapted(adapters) and not any(p.requires_grad for p in adapters.parameters())
     # adapters on a whole network that teaches them, too: it is their base
-    recipe = one_stage().model_copy(update={})
+    recipe = one_stage()
     mixed = recipe.model_copy(
         update={"stages": (recipe.stages[0], recipe.stages[1].model_copy(update={"train": "lora"}))}
     )
     assert untrained(tiny_teacher, mixed).roles.supervisor is backbone
+
+
+def test_a_student_that_a_run_would_convert_is_read_as_converted(tiny_animatediff_folder: Path) -> None:
+    teacher = load_teacher(tiny_animatediff_folder, device="cpu")
+    assert teacher.schedule.prediction == "eps"
+    trainer = untrained(teacher, one_stage(student_steps=1))
+    roles = trainer.roles
+    assert [teacher.schedule_of(n).prediction for n in (roles.student, roles.supervisor)] == ["v", "eps"]
+    assert trainer.contract.prediction == "v" and trainer.one_step()["student/loss"] > 0

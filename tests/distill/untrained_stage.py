@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from fewstep.distill.recipe import Recipe, RolloutData
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.untrained import untrained_trainer
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import Teacher
 
 ADVERSARIAL = {"kind": "adversarial", "warmup": 3, "penalty_every": 2, "discriminator": {"width": 8}}
 
@@ -32,8 +32,9 @@ def one_stage(objective: dict[str, Any] | None = None, train: str = "full", **st
 def untrained(teacher: Teacher, recipe: Recipe, index: int = -1) -> Trainer:
     """A stage of the recipe, the last by default."""
     conditions = teacher.conditions(["a red ring", "a blue cross grows", "a star"])
-    index %= len(recipe.stages)
-    return untrained_trainer(recipe, index, teacher, conditions, VideoSize(9, 16, 16), Accelerator(cpu=True), 100)
+    index, size = index % len(recipe.stages), teacher.default_size()
+    assert size is not None
+    return untrained_trainer(recipe, index, teacher, conditions, size, Accelerator(cpu=True), 100)
 
 
 class Ticks:

@@ -64,22 +64,23 @@ def test_few_clips_are_told_once_for_all_models() -> None:
     first, second = on_figures(rows)
     assert first.startswith("figures of 4 clips are examples, not measurements: no interval is shown")
     assert second.startswith(
-        "shapes-fd is of 4 clips, fewer than the 280 dimensions of its features: much of it is how"
+        "shapes-fd is measured on 4 clips, fewer than the 280 dimensions of its features: so few clips"
     )
-    assert second.endswith("no verdict; shapes-fd-kernel does not depend on N")
+    assert second.endswith("no verdict is given; shapes-fd-kernel does not depend on N")
 
 
 def test_a_small_reference_is_told() -> None:
     (found,) = on_distance("fvd", 2048, 400, 20)
     assert found == (
-        "fvd is taken to 20 clips, fewer than the 400 dimensions of its features: it tells models apart only roughly"
+        "fvd is measured against 20 clips, fewer than the 400 dimensions of its features: it compares models only "
+        "roughly"
     )
 
 
 def test_prompts_that_are_used_again_are_told() -> None:
     rows = [row("teacher", "teacher", psnr=figure(num=12))]
     assert on_figures(rows, ["a ring", "a box"] * 6) == [
-        "the 12 clips show 2 prompts again and again, so the intervals are of these prompts alone"
+        "the 12 clips show only 2 prompts, so the intervals hold for these prompts alone"
     ]
     assert on_figures(rows, [f"prompt {i}" for i in range(12)]) == []
 
@@ -91,15 +92,15 @@ def test_ratios_to_next_to_nothing_are_told_and_raise_no_alarm() -> None:
     student = {"model": "student", "role": "student", "metrics": metrics}
     assert alarms(metrics) == []  # not: moves 50 times as much, over-saturated
     assert on_figures([still, student]) == [
-        "the teacher's own motion is 0.0002, next to nothing, so a ratio to it says nothing of a student",
-        "the teacher's own saturation is 0.004, next to nothing, so a ratio to it says nothing of a student",
+        "the teacher's own motion is 0.0002, almost zero, so ratios to it mean nothing",
+        "the teacher's own saturation is 0.004, almost zero, so ratios to it mean nothing",
     ]
     assert alarms({"motion": figure(0.1), "motion-ratio": figure(50.0)})  # of a teacher that moves
 
 
 def test_a_still_teacher_has_no_ratio_and_that_is_told() -> None:
     rows = [row("teacher", "teacher", motion=figure(0.0)), row("student", motion=figure(0.2))]
-    assert "the teacher's own motion is 0, next to nothing" in on_figures(rows)[0]
+    assert "the teacher's own motion is 0, almost zero" in on_figures(rows)[0]
     assert on_figures(rows[:1]) == []  # alone it misleads nobody
 
 
@@ -139,8 +140,8 @@ def test_a_busy_machine_is_told() -> None:
 def test_a_fit_that_says_nothing_is_told() -> None:
     rows = [timed("teacher"), timed("student", evaluations=4)]
     assert on_times(rows, {"fixed_seconds": -0.2, "seconds_per_evaluation": 0.01}) == [
-        "the fixed part of the fit is below zero, which no time is: the line does not hold for these models"
+        "the fixed part of the fit is below zero, which no time can be: the line does not hold for these models"
     ]
     assert on_times(rows, {"fixed_seconds": 0.2, "seconds_per_evaluation": 0.01}) == [
-        "the fit is a line through two numbers of evaluations, which no measurement could contradict"
+        "the fit is a line through only two numbers of evaluations, so nothing can contradict it"
     ]

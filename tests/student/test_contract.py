@@ -64,3 +64,18 @@ def test_another_teacher_is_refused(contract: SamplingContract, make_tiny_wan: o
     make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.5)  # type: ignore[operator]
     with pytest.raises(ValueError, match="the student's teacher was tiny"):
         contract.check_teacher(load_teacher(tmp_path, device="cpu"))
+
+
+def test_a_converted_student_fits_a_teacher_that_predicts_eps(
+    tiny_teacher: Teacher, tiny_animatediff_folder: Path
+) -> None:
+    teacher, size = load_teacher(tiny_animatediff_folder, device="cpu"), VideoSize(4, 16, 16)
+    made = [SamplingContract.of(teacher, "tiny", 1, "full", size, 1.0, "", 8.0, p) for p in (None, "v", "x0")]
+    assert [contract.prediction for contract in made] == ["eps", "v", "x0"]
+    for contract in made:
+        contract.check_teacher(teacher)
+    with pytest.raises(ValueError, match="the contract says vp with flow-prediction, the teacher vp with eps"):
+        made[0].model_copy(update={"prediction": "flow"}).check_teacher(teacher)
+    flow = SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 5.0, "", 8.0)
+    with pytest.raises(ValueError, match="the contract says flow with x0-prediction, the teacher flow with flow"):
+        flow.model_copy(update={"prediction": "x0"}).check_teacher(tiny_teacher)

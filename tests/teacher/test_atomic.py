@@ -140,8 +140,10 @@ def test_a_link_to_nowhere_and_a_folder_in_place_of_a_file_are_named(tmp_path: P
     with pytest.raises(ValueError, match="link is a link to /nowhere/at/all, which is not there: make it, or go away"):
         check_writable(tmp_path / "link" / "out", "go away")
     with pytest.raises(ValueError, match="is a folder, and a file is to be written: choose another --out"):
-        check_writable_file(tmp_path)
-    check_writable_file(tmp_path / "new" / "table.json")
+        check_writable_file(tmp_path, [".json"])
+    with pytest.raises(ValueError, match=r"table.md does not end in .json or .html: choose another --out"):
+        check_writable_file(tmp_path / "table.md", [".json", ".html"])
+    check_writable_file(tmp_path / "new" / "table.json", [".json"])
     assert not (tmp_path / "new").exists()
 
 

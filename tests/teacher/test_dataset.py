@@ -151,7 +151,7 @@ def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None
         ({"schedule": PLAN.schedule.model_copy(update={"guidance": Guidance(7)})}, "schedule guidance 5, not 7"),
         (
             {"tensors": PLAN.tensors | {"latents": Layout(dtype="float32", shape=(4, 2, 3))}},
-            r"stored latents float16 \(4, 2, 3\), not float32 \(4, 2, 3\): go on",
+            r"stored latents float16 \(4, 2, 3\), not float32 \(4, 2, 3\): use",
         ),
         ({"tensors": {"embeddings": PLAN.tensors["embeddings"]}}, "stored latents float16 .*, not None"),
     ],

@@ -89,7 +89,7 @@ def benchmark(
         typer.Option(help="JSON to write; by default benchmark.json, or training.json, in the run if there is one."),
     ] = None,
 ) -> None:
-    """Time a teacher and its students, in turn, and hold them against the ideal; or the training of a recipe's stages.
+    """Time a teacher and its students, in turn, and compare the speed-up with the ideal; or a recipe's training steps.
 
     A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model or a stage
     failed later and the others were measured.
@@ -140,17 +140,16 @@ def time_models(
     """What `benchmark` does with models, under the same names."""
     import torch
 
-    from fewstep.eval.benchmark import Benchmark
+    from fewstep.eval.benchmark import Benchmark, check_replaceable
     from fewstep.eval.latency import Timed, pass_conditions
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
     from fewstep.eval.tuning import check_tuning, tune
-    from fewstep.teacher.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
 
     found = models_of(models) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
-    check_writable_file(out)
+    check_replaceable(out)
     find_device(device)
     plan = replace(plan, dtype=settle_dtype(screen, cast("DType", plan.dtype), device))
     precision, tuning, failed = getattr(torch, plan.dtype), plan.tuning, dict[str, str]()

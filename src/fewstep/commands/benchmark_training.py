@@ -70,7 +70,7 @@ _TABLES = {  # on a terminal, of eighty letters: title -> columns
         "stage", "batch", "seconds", "supervisor_seconds", "student_seconds", "discriminator_seconds",
         "optimiser_seconds", "other_seconds",
     ),
-    "by turn, and against the bare sum of its forwards and backwards": (
+    "by turn, and compared with the bare sum of its forwards and backwards": (
         "stage", "lesson_seconds", "discriminator_turn_seconds", "student_turn_seconds", "bare_seconds",
         "ratio ratio_low ratio_high", "peak_gib",
     ),
@@ -94,14 +94,13 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
     """
     screen.say(f"reading the recipe {recipe}")
     from fewstep.distill.recipe import read_recipe
-    from fewstep.teacher.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.precision import choose_precision
 
     plan = read_recipe(recipe, settings, needs_files=False)
     chosen = stages_named(plan, stages)
     out = timing.out or (plan.out if (plan.out / "recipe.yaml").is_file() else Path("runs")) / "training.json"
-    check_writable_file(out)
+    _check_out(out)
     choice = choose_precision(plan.precision, find_device(plan.device))
     if choice.line is not None:
         screen.say(choice.line)
@@ -110,6 +109,16 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
     with screen:
         rows, failed = _measure(plan, chosen, size, timing, out, screen)
     _show(rows, failed, out, screen)
+
+
+def _check_out(out: Path) -> None:
+    """Raises ValueError unless `out` can be written, ends in .json and holds nothing but such a table."""
+    from fewstep.eval.results import read_results
+    from fewstep.teacher.atomic import ELSEWHERE, check_writable_file
+
+    check_writable_file(out, [".json"])
+    if out.exists() and not all("bare_seconds" in row for row in read_results(out)[1]):
+        raise ValueError(f"{out} is no table of training steps: {ELSEWHERE}")
 
 
 def stages_named(plan: Recipe, names: str | None) -> list[int]:

@@ -32,7 +32,9 @@ data_app = typer.Typer(
 
 PromptsFile = Annotated[Path, typer.Argument(metavar="PROMPTS.txt", help="One prompt per line.")]
 TeacherName = Annotated[str, typer.Option("--teacher", help="shapes, a pipeline's folder, or a hub id.")]
-Out = Annotated[Path, typer.Option("--out", help="The dataset's folder; a run that stopped there goes on.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="The dataset's folder; the same command resumes what was stopped there.")
+]
 Rows = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of each Parquet file.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
 Stored = Annotated[Store, typer.Option("--store", help="Numbers on disk.")]
@@ -103,7 +105,7 @@ def rollouts(
     guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Samples of each prompt, from other noise.")] = 1,
-    keep_noise: Annotated[bool, typer.Option(help="Store the noise beside its seed.")] = False,
+    keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,

@@ -25,7 +25,7 @@ Store = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Run:
-    """What every verb that makes a dataset is told: where to, from which teacher, stored how."""
+    """The options of every verb that makes a dataset: where to, from which teacher, stored how."""
 
     out: Path
     teacher: str
@@ -37,11 +37,12 @@ class Run:
     screen: Screen
 
     def check_out(self) -> None:
-        """Raises ValueError for a folder that cannot be written into, a run's, or one with other things than a dataset.
+        """Raises ValueError for a folder that cannot be written into, one of another kind, or one with other things.
 
         Before anything else: what lies in it is never a source.
         """
         from fewstep.distill.run_folder import run_around
+        from fewstep.distill.taken_folders import check_not_taken
         from fewstep.teacher.atomic import check_writable
         from fewstep.teacher.dataset import check_folder
 
@@ -49,6 +50,7 @@ class Run:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
         check_folder(self.out)
+        check_not_taken(self.out.resolve().parent)
 
     def load(self) -> Teacher:
         """The teacher, in the precision that the dataset was begun in, if it was."""

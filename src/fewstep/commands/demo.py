@@ -25,7 +25,7 @@ def demo(
     num: Annotated[int | None, typer.Option(min=3, help="Clips of each model; by default as many as fit.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training, prompts and noise.")] = 0,
 ) -> None:
-    """Distil the embedded teacher to four steps, and see in a report what it and its student are worth."""
+    """Distil the embedded teacher to four steps, and compare it with its student in a report."""
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen()
@@ -36,12 +36,14 @@ def demo(
     from fewstep.commands.report import report
     from fewstep.commands.run import follow
     from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.taken_folders import check_not_taken
     from fewstep.eval.benchmark import Plan
     from fewstep.eval.evaluation_file import begun_dtype, check_begun
     from fewstep.student.sampler import Asked
     from fewstep.teacher.atomic import check_writable
 
     check_writable(out)
+    check_not_taken(out)
     check_begun(out / "evaluation", {"seed": seed} | ({} if num is None else {"num": num}))
     with screen:
         plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)
@@ -125,5 +127,5 @@ def _verdict(out: Path) -> str:
     if why:
         return f"{sentence} These distances are a first look and no verdict: {why}."
     if student["low"] <= few["high"] and few["low"] <= student["high"]:
-        return f"{sentence} The intervals of both at 4 steps overlap, so {student['num']} clips do not tell them apart."
+        return f"{sentence} The intervals of both at 4 steps overlap, so {student['num']} clips cannot separate them."
     return sentence

@@ -79,7 +79,7 @@ class DemoPlan:
         ]
 
     def save(self, folder: Path) -> None:
-        """Keeps the plan in the demo's folder: the same command goes on with it."""
+        """Keeps the plan in the demo's folder: the same command resumes it."""
         from fewstep.teacher.atomic import whole_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def sentences(plan: DemoPlan, speed: Speed, minutes: float) -> list[str]:
     if plan.clips < CLIPS:
         points = 100 * 1.96 * math.sqrt(0.85 * 0.15 / plan.clips)  # a share of 85 % in as many clips
         found.append(
-            f"{plan.clips} clips tell prompt accuracy to {points:.0f} points either way; their distances have wide "
+            f"{plan.clips} clips give prompt accuracy within ±{points:.0f} points; their distances have wide "
             f"intervals and compare only with those of {plan.clips} clips"
         )
     return found

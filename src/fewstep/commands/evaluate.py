@@ -79,9 +79,10 @@ def evaluate(
     dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
-    """Measure students beside their teacher on the same prompts and noise; run it again to go on after a stop."""
+    """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
     screen = Screen()
     screen.say(f"evaluating {', '.join(models)}")
+    from fewstep.distill.taken_folders import check_free
     from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.models import as_taught
@@ -89,13 +90,12 @@ def evaluate(
     from fewstep.eval.protocol import prompts_of
     from fewstep.eval.reference import reference_videos
     from fewstep.student.sampler import Asked
-    from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.loading import find_device
 
     found = models_of(models)
     folder = _folder(found) if out is None else out
-    check_writable(folder)
+    check_free(folder)
     given = None if prompts is None else read_prompts(prompts)
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
@@ -147,7 +147,7 @@ def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chose
 def _load_teacher(
     model: Model, asked: Asked, dtype: DType, device: str | None, shown: Sequence[str], screen: Screen
 ) -> Sampler:
-    """The model that the others are held against; says which of the prompts it does not read whole."""
+    """The teacher that the others are compared with; says which of the prompts it does not read whole."""
     import torch
 
     from fewstep.eval.models import open_model
@@ -162,7 +162,7 @@ def _load_teacher(
 def _begin(
     out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
 ) -> Evaluation:
-    """The evaluation in its folder, new or to be gone on with."""
+    """The evaluation in its folder, new or resumed."""
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.evaluation_file import EvaluationFile
     from fewstep.eval.protocol import protocol_of, samples_of

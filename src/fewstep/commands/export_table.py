@@ -40,7 +40,7 @@ def export_table(
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.judge import FEATURES
 
-    check_writable_file(out)
+    check_writable_file(out, [".json"])
     check_writable(exports)
     find_device(device)
     stages = [find_stage(run, step_count) for run in runs]

@@ -248,8 +248,9 @@ def _print(text: str, stream: TextIO) -> None:
     """Prints a line at once; what cannot be shown is escaped, and a stream that nobody reads is left alone."""
     encoding = stream.encoding or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:  # its reader has gone: the work goes on, and the log file has the line
+        whole = f"{text}\n".encode(encoding, "backslashreplace").decode(encoding)
+        print(whole, end="", file=stream, flush=True)  # at once: a signal comes between a text and its own end of line
+    except BrokenPipeError:  # its reader has gone: the work continues, and the log file has the line
         _forget(stream)
     except OSError:  # the disk is full
         pass

@@ -33,7 +33,7 @@ def report(
 
     if not out.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {out.absolute().parent} to write {out.name} into: make it first")
-    check_writable_file(out)
+    check_writable_file(out, [".html", ".htm"])
     if not folders and not evaluation:
         raise ValueError("there is nothing to report: name the folder of a run, or an evaluation's with --evaluation")
     runs, evaluations = _sorted(folders or [])

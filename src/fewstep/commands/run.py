@@ -42,7 +42,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only print the resolved recipe and what it costs.")
     ] = False,
 ) -> None:
-    """Distil a teacher into a student of few steps; run it again to go on after a stop."""
+    """Distil a teacher into a student of few steps; run it again to resume after a stop."""
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(stdout_is_data=dry_run)
@@ -54,12 +54,16 @@ def run(
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
         from fewstep.commands.run_precision import settle_precision
+        from fewstep.distill.data_checks import check_foreseen
         from fewstep.distill.run_folder import RunFolder
 
         plan, line = settle_precision(plan)
         if line is not None:
             screen.say(line)
-        show(plan, check_run(plan, RunFolder(plan.out), again))
+        outline = check_run(plan, RunFolder(plan.out), again)
+        if skipped := check_foreseen(plan, RunFolder(plan.out)):
+            screen.warn(skipped)
+        show(plan, outline)
         return
     with screen:
         follow(plan, again, screen)
@@ -105,7 +109,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     from fewstep.distill.data import read_clips
     from fewstep.distill.data_checks import asked_size
     from fewstep.distill.data_report import check_usable
-    from fewstep.distill.estimate import stage_work
+    from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import wait_for_all
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import NoTracker, open_tracker
@@ -135,8 +139,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
-    todo = [stage for stage in plan.stages if not folder.finished(stage.name)]
-    screen.expect([stage_work(stage, teacher.schedule, plan.gradient_checkpointing) for stage in todo])
+    screen.expect(relay_work(plan, teacher.schedule, folder.finished))
     with noted_signals() as signals, tracker:
         Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there

@@ -20,11 +20,13 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     """
     from fewstep.distill.data_checks import check_data, check_source
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
+    from fewstep.distill.taken_folders import check_not_taken
     from fewstep.distill.trackers import check_tracker
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
 
     trained_again = folder.check(plan, again)
+    check_not_taken(folder.path, folder.elsewhere)
     folder.check_unlocked()
     check_tracker(plan.logging.tracker)
     find_device(plan.device)

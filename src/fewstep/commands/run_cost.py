@@ -39,8 +39,9 @@ def show(plan: Recipe, outline: Outline) -> None:
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     from rich.table import Column, Table
 
-    from fewstep.distill.estimate import rollout_calls, stage_calls, total_calls
-    from fewstep.distill.settings import RolloutData
+    from fewstep.distill.conversion_plan import planned_conversions
+    from fewstep.distill.estimate import Calls, conversion_calls, rollout_calls, stage_calls, total_calls
+    from fewstep.distill.settings import RolloutData, conversion_name
     from fewstep.teacher.caption_files import read_prompts
 
     headings = (
@@ -54,7 +55,11 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     table = Table(*headings, title="forwards and backwards of single clips, per process")
     if isinstance(plan.data, RolloutData):
         table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule):,}")
-    rows = [(stage.name, stage_calls(stage, schedule, plan.gradient_checkpointing)) for stage in plan.stages]
+    rows, checkpointing = list[tuple[str, Calls]](), plan.gradient_checkpointing
+    for stage, conversion in zip(plan.stages, planned_conversions(plan, schedule.prediction), strict=True):
+        if conversion is not None:
+            rows.append((conversion_name(stage.name), conversion_calls(stage, conversion, checkpointing)))
+        rows.append((stage.name, stage_calls(stage, schedule, checkpointing)))
     for name, calls in (*rows, ("all stages", total_calls(plan, schedule))):
         counts = (
             calls.supervisor,

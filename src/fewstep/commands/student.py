@@ -1,4 +1,4 @@
-"""`fewstep student`: students of finished stages, measured beside their teacher."""
+"""`fewstep student`: students of finished stages, measured together with their teacher."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from fewstep.eval.steps_table import Protocol
     from fewstep.teacher.base import Teacher
 
-student_app = typer.Typer(help="Measure students beside their teacher.", no_args_is_help=True)
+student_app = typer.Typer(help="Compare students with their teacher.", no_args_is_help=True)
 
 
 @student_app.command("table")
 def table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, all of one teacher.")],
     steps: Annotated[
-        str, typer.Option(help="Step counts of the teacher beside them, separated by commas.")
+        str, typer.Option(help="Step counts of the teacher to compare with, separated by commas.")
     ] = "50,8,4,2,1",
     stages: Annotated[
         str | None,
@@ -50,8 +50,8 @@ def table(
 ) -> None:
     """Measure these runs' students and their teacher, on the same prompts and noise.
 
-    Stages that others of as many steps go on from are on the way, and left out unless --stages names them. A student's
-    delta is to regression alone (mse) of as many steps; of runs of one recipe with other seeds there are means, too.
+    A stage from which a later one of as many steps starts is an intermediate result, and left out unless --stages names
+    it. A student's delta is to regression alone (mse) of as many steps; runs of one recipe with other seeds get means.
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")
@@ -126,6 +126,6 @@ def _show(rows: list[dict[str, Any]], relay: RelayTable, screen: Screen) -> None
     from fewstep.eval.results import results_table, told_columns
     from fewstep.teacher.shapes.judge import FEATURES
 
-    print_table(results_table(rows, told_columns(rows, relay.columns), "students beside their teacher"))
+    print_table(results_table(rows, told_columns(rows, relay.columns), "students and their teacher"))
     for sentence in relay.notes + on_distance("shapes-fd", relay.protocol.num, FEATURES, relay.protocol.reference):
         screen.warn(sentence)

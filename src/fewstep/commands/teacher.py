@@ -32,7 +32,7 @@ def train(
     embed: Annotated[bool, typer.Option(help="Make the result the embedded teacher, with its judge.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
 ) -> None:
-    """Train a teacher of the shapes world, as its recipe says; run it again to go on after a stop."""
+    """Train a teacher of the shapes world, as its recipe says; run it again to resume after a stop."""
     screen = Screen()
     screen.say(f"reading the recipe {recipe}")
     from fewstep.teacher.interrupts import finishing_first
@@ -97,14 +97,16 @@ def videos(
     held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides every clip.")] = 7,
 ) -> None:
-    """Render real clips of the shapes world as mp4 files, each with its caption in a .txt beside it."""
+    """Render real clips of the shapes world as mp4 files, each with its caption in a .txt file of the same name."""
     screen = Screen()
     screen.say(f"rendering {num} clips")
+    from fewstep.distill.taken_folders import check_free
     from fewstep.teacher.atomic import whole_file
     from fewstep.teacher.shapes.captions import example
     from fewstep.teacher.shapes.world import FPS, render
     from fewstep.teacher.video import write_video
 
+    check_free(out, "choose another DIR")
     out.mkdir(parents=True, exist_ok=True)
     with screen.bar("clips", "clip") as bar:
         bar.begin("clips", num)

@@ -30,7 +30,7 @@ def videos(
     dtype: Computed = "auto",
     device: Device = None,
 ) -> None:
-    """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to go on after a stop.
+    """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to resume after a stop.
 
     Then, in an environment of its own (pip install vbench): vbench evaluate --videos_path OUT/NAME --dimension
     motion_smoothness --mode=custom_input; of VBench's own prompts without the mode, and with any dimension.
@@ -40,17 +40,17 @@ def videos(
     import torch
 
     from fewstep.commands.evaluate import models_of
+    from fewstep.distill.taken_folders import check_free
     from fewstep.eval.models import as_taught, check_claim, claim, claimed_dtype, open_model
     from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
-    from fewstep.teacher.atomic import check_writable
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.loading import find_device
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
-    check_writable(out)
+    check_free(out)
     found = models_of(models)
     find_device(device)
     dtype = settle_dtype(screen, dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))

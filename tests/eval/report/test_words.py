@@ -69,7 +69,7 @@ def test_a_distance_of_fewer_clips_than_dimensions_gets_no_verdict(material: Mat
     few = retold(material, num=64, dimensions=280)
     one = verdict(few)[1]
     assert "no verdict, for 64 clips are fewer than the 280 dimensions of its features" in one and "worse" not in one
-    told = "shapes-fd is of 64 clips, fewer than the 280 dimensions of its features"
+    told = "shapes-fd is measured on 64 clips, fewer than the 280 dimensions of its features"
     assert any(words.startswith(told) for words in warnings([], [], [few]))
     assert "and no verdict" not in verdict(retold(material, num=512, dimensions=280))[1]
 

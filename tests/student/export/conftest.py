@@ -16,17 +16,18 @@ from fewstep.student.denoiser import Roles, Train
 from fewstep.student.export.base import Exported, export
 from fewstep.student.loading import Student, load_student
 from fewstep.teacher.base import load_teacher
+from fewstep.teacher.schedule import Prediction
 
 FAMILIES = ("wan", "cogvideox", "animatediff")
 
 
 @pytest.fixture(scope="session")
 def make_student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Student]:
-    """(family, train, steps = 4) -> a student of that family's tiny teacher, made once; its stage's folder is beside
-    the teacher's."""
+    """(family, train, steps = 4, prediction = the teacher's) -> a student of that family's tiny teacher, made once; its
+    stage's folder is beside the teacher's."""
 
     @cache
-    def make(family: str, train: Train, steps: int = 4) -> Student:
+    def make(family: str, train: Train, steps: int = 4, prediction: Prediction | None = None) -> Student:
         folder: Path = request.getfixturevalue(f"tiny_{family}_folder")
         teacher = load_teacher(folder, device="cpu")
         size = teacher.default_size()
@@ -37,7 +38,7 @@ def make_student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         for parameter in roles.average.values():
             parameter.add_(torch.randn_like(parameter) * 0.03)
         roles.save(stage)
-        SamplingContract.of(teacher, str(folder), steps, train, size, 3.0, "", 8.0).write(stage)
+        SamplingContract.of(teacher, str(folder), steps, train, size, 3.0, "", 8.0, prediction).write(stage)
         return load_student(stage, device="cpu")
 
     return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from torch import Tensor
 
+from fewstep.student.adapters import shared_copy
 from fewstep.student.export.base import EXACT, Exported, Options, export, find_format
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+from fewstep.teacher.predictions import record_prediction
 
 CASES = [
     ("wan", "full", "diffusers"),
@@ -28,6 +31,7 @@ CASES = [
     ("animatediff", "lora", "diffusers"),
     ("animatediff", "lora", "lora"),
 ]
+NEEDS = {"torchao-int8": "torchao", "onnx": "onnxruntime"}
 
 
 def latents(sampler: Sampler) -> Tensor:
@@ -52,6 +56,41 @@ def test_other_tools_give_the_same_latents_and_so_does_the_way_back(
     assert difference(latents(open_sampler(exported.folder, teacher=student.teacher)), own) < EXACT
     for file in exported.folder.glob("*.safetensors"):
         assert difference(latents(open_sampler(file, device="cpu")), own) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("train", "to", "prediction", "steps"),
+    [
+        ("full", "diffusers", "v", 1),
+        ("lora", "diffusers", "x0", 1),
+        ("lora", "lora", "v", 1),
+        ("lora", "lora", "x0", 2),
+        ("lora", "torchao-int8", "v", 1),
+        ("lora", "onnx", "v", 2),
+    ],
+)
+def test_a_converted_student_leaves_with_a_scheduler_that_says_so(
+    make_student: Callable[..., Student], tmp_path: Path, train: str, to: str, prediction: str, steps: int
+) -> None:
+    """Its teacher predicts eps; what the other tool gives is held against the student's own latents by `export`."""
+    if to in NEEDS and find_spec(NEEDS[to]) is None:
+        pytest.skip(f"{NEEDS[to]} is not installed")
+    student = make_student("animatediff", train, steps, prediction)
+    own = latents(student_sampler(student, "own", Asked()))
+    as_eps = Student(student.teacher, shared_copy(student.network), student.contract)
+    record_prediction(as_eps.network, "eps")
+    assert difference(latents(student_sampler(as_eps, "eps", Asked())), own) > 0.1
+    exported, tolerance = export(student, to, tmp_path / "out"), 2 * find_format(to).tolerance
+    for teacher in (None, student.teacher):
+        back = open_sampler(exported.folder, teacher=teacher, device="cpu")
+        assert back.contract == student.contract and difference(latents(back), own) < tolerance
+    said = {"v": "v_prediction", "x0": "sample"}[prediction]
+    if (config := exported.folder / "scheduler" / "scheduler_config.json").is_file():
+        assert json.loads(config.read_text())["prediction_type"] == said
+    elif to == "lora":
+        assert f"prediction_type={said!r}" in (exported.folder / "README.md").read_text()
+    else:
+        assert f"the {prediction}-prediction" in (exported.folder / "README.md").read_text()
 
 
 def test_what_a_user_writes_samples_the_student(

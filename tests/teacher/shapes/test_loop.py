@@ -118,7 +118,7 @@ def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path) -> None:
 
     train("test", tmp_path, {"net": net}, losses, Budget(steps=8, lr=1e-3), screen=Noting())
     assert kept == {5: 5} and saved_step(tmp_path) == 8
-    assert said == [f"test step 5: saved in {tmp_path / 'state.pt'}; training goes on"]
+    assert said == [f"test step 5: saved in {tmp_path / 'state.pt'}; training continues"]
 
 
 def test_a_request_to_stop_cuts_what_is_watched_short(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""Students that predict eps learn to predict v or x0 instead, before a stage of one step (arXiv 2402.13929).
+
+Schedules of Stable Diffusion's kind end short of pure noise. At t = 1 x0 is (z - sigma eps) / alpha, so an error of eps
+is sigma/alpha times as large in x0: 14.6 times with its own betas, 25 times with AnimateDiff's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from fewstep.distill.batches import Batches
+from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.progressive import Progressive
+from fewstep.distill.objectives.regression import regress
+from fewstep.distill.objectives.supervision import Supervision, draw_transition
+from fewstep.distill.settings import Conversion, Logging, Stage, conversion_name
+from fewstep.distill.trainer import Trainer
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import Roles as StageRoles
+from fewstep.teacher.schedule import NoiseSchedule
+
+MOST_AMPLIFIED = 8.0  # sigma/alpha; LOG.md has others
+CONVERSIONS = 10**6  # a conversion's batches are those of so many stages later: not its stage's own clips and noise
+AT_OWN_STARTS = 0.5  # of the clips; the others are noised to any time, so that what the network knows there stays
+
+
+@dataclass(frozen=True)
+class ConversionObjective:
+    """Regression of the student's x0 on that of `original`, a frozen copy of the network it started as.
+
+    Times are those at which the stage will ask the student, and any other. Where sigma/alpha is above `most_amplified`
+    the original is asked as at the latest time at which it is not, about the same z: so it says what it makes of this
+    noise, and its errors of eps count `most_amplified` times at most. Its x0 at t = 1 itself is no target, for a
+    student that learns it well learns the amplified error.
+    """
+
+    original: nn.Module
+    supervision: Supervision
+    most_amplified: float = MOST_AMPLIFIED
+
+    def players(self) -> dict[str, Trainee]:
+        """None besides the student."""
+        return {}
+
+    def rounds(self, step: int) -> tuple[tuple[str, ...], ...]:
+        """The student's turn."""
+        return ((STUDENT,),)
+
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Batch:
+        """The clips."""
+        return batch
+
+    def loss(self, turn: str, lesson: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
+        """The error of x0 as the student's own new prediction has it."""
+        batch = lesson
+        teacher, schedule = roles.teacher, roles.teacher.schedule
+        t, noise = self._times(schedule, batch), batch.noise()
+        z_t = schedule.add_noise(batch.x0, noise, t)
+        at_noise = t > 1 - 1e-9
+        z_t[at_noise] = noise[at_noise]  # as the student is sampled
+        latest = schedule.time_of_level(self.most_amplified / (1 + self.most_amplified))
+        with torch.no_grad():
+            target = teacher.denoise(z_t, t.clamp_max(float(latest)), batch.conditions, network=self.original)
+        x0 = teacher.denoise(z_t, t, batch.conditions, network=roles.student)
+        return {"loss": regress(teacher.schedule_of(roles.student), x0, target, t)}
+
+    def _times(self, schedule: NoiseSchedule, batch: Batch) -> Tensor:
+        asked, count, generator = self.supervision, len(batch.x0), batch.generator
+        own = draw_transition(schedule, asked.teacher_steps, asked.student_steps, asked.starts, count, generator).t
+        anywhere = 1 - torch.rand(count, dtype=torch.float64, generator=generator)  # above 0
+        return torch.where(torch.rand(count, generator=generator) < AT_OWN_STARTS, own, anywhere)
+
+
+def conversion_stage(stage: Stage, conversion: Conversion) -> Stage:
+    """The conversion as a stage of its own, with the batch of the stage that it precedes."""
+    changes = {
+        "name": conversion_name(stage.name), "steps": conversion.steps, "lr": conversion.lr, "betas": (0.9, 0.999),
+        "ema": 0.0, "objective": Progressive(), "gate": None, "convert": None,
+    }  # fmt: skip
+    return stage.model_copy(update=changes)
+
+
+def conversion_trainer(
+    stage: Stage,
+    conversion: Conversion,
+    roles: StageRoles,
+    original: nn.Module,
+    batches: Batches,
+    contract: SamplingContract,
+    accelerator: Accelerator,
+    logging: Logging,
+    folder: Path,
+) -> Trainer:
+    """Trains `roles.student`, which is recorded as predicting `conversion.to`, to say what `original` says.
+
+    It keeps a checkpoint as stages do, until the stage writes its own: a stop during or after it loses nothing. Its
+    curve lies beside those of the stages; trackers, which know a recipe's stages only, do not get it. The original's
+    weights take memory of their own unless they are the teacher's or a supervisor's.
+    """
+    supervision = Supervision(stage.teacher_steps, stage.student_steps, starts=stage.starts)
+    return Trainer(
+        conversion_stage(stage, conversion), roles, ConversionObjective(original, supervision), batches, contract,
+        accelerator, logging, folder,
+    )  # fmt: skip
+
+
+def announcement(stage: Stage, conversion: Conversion) -> str:
+    """What a run says before it converts."""
+    why = ", which cannot be sampled in one step" if stage.student_steps == 1 else ""
+    return (
+        f"{stage.name}: its student starts as predicting eps{why}: first converting it to {conversion.to} by "
+        f"{conversion.steps} steps of regression on its own x0"
+    )

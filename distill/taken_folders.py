@@ -1,0 +1,43 @@
+"""Folders that belong to a dataset, a pipeline or a run: files of other kinds would get lost there or be mistaken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewstep.distill.run_folder import FOLDERS, run_around
+from fewstep.teacher.atomic import ELSEWHERE, check_writable
+from fewstep.teacher.manifest import FILE_NAME as MANIFEST
+
+_OF_DATASETS = ("items.jsonl", "unconditional.parquet", "shard-00000.parquet")
+
+
+def check_not_taken(path: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError for a path that is, or lies in, the folder of a dataset, a pipeline or a run's own files.
+
+    In a run's folder itself others may write, as `fewstep evaluate` does into RUN/evaluation.
+    """
+    whole = path.resolve()
+    for folder in (whole, *whole.parents):
+        kind = _kind(folder)
+        if kind is not None:
+            where = "is the folder of" if folder == whole else "lies in the folder of"
+            raise ValueError(f"{path} {where} {kind}{'' if folder == whole else f', {folder}'}: {elsewhere}")
+
+
+def check_free(path: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raises ValueError unless files can be written into a folder that is not taken, nor a run's folder itself."""
+    check_writable(path, elsewhere)
+    check_not_taken(path, elsewhere)
+    if run_around(path) == path.resolve():
+        raise ValueError(f"{path} is the folder of a run: {elsewhere}")
+
+
+def _kind(folder: Path) -> str | None:
+    """What a folder is, in words; None where it is none of these."""
+    if (folder / "model_index.json").is_file():
+        return "a diffusers pipeline"
+    if (folder / MANIFEST).is_file() and any((folder / name).exists() for name in _OF_DATASETS):
+        return "a dataset"
+    if folder.name in FOLDERS and run_around(folder) == folder.parent:
+        return "a run's own files"
+    return None

@@ -242,8 +242,11 @@ def notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> list[
     """What a reader should know beside the table, in sentences."""
     found = []
     for row in rows:
-        slower = row["split_seconds"] / row["seconds"] - 1
-        found.append(f"{row['stage']}: the parts are of steps in which the device is waited for, {slower:+.0%} of time")
+        longer = row["split_seconds"] / row["seconds"] - 1
+        found.append(
+            f"{row['stage']}: the parts are of steps in which the device is waited for again and again; they took "
+            f"{abs(longer):.0%} {'longer' if longer > 0 else 'less time'}"
+        )
         if row["rounds"] < FEW_ROUNDS:
             found.append(
                 f"{row['stage']}: the interval of {row['rounds']} rounds is too narrow: ask for --repetitions "

@@ -68,7 +68,7 @@ def adversarial_stage(pictures: list[dict[str, Any]], stage: StageRecord, tone: 
         "facts": _facts(stage, judging),
         "fresh": fresh_heads(stage),
         "accuracy": added(_accuracy(stage, judging, ends)),
-        "logits": [(label, added(_logits(stage, end, ends, tone))) for end, label in ends.items()],
+        "logits": [(label, added(_logits(stage, end, label, tone))) for end, label in ends.items()],
         "turns": added(_turns(stage, judging, tone)),
         "balance": judging.balance,
     }
@@ -159,19 +159,15 @@ def _accuracy(stage: StageRecord, judging: Judging, ends: Mapping[str, str]) -> 
     }
 
 
-def _logits(stage: StageRecord, end: str, ends: Mapping[str, str], tone: int) -> dict[str, Any] | None:
-    """All transitions of a stage have one scale."""
-    found = {
-        (name, other): thinned(stage.curve, f"discriminator/logits_{name}_to_{other}", POINTS)
-        for name in ("real", "fake")
-        for other in ends
-    }
-    values = [value for points in found.values() for _, value in points]
-    if not found["real", end] or not found["fake", end]:
+def _logits(stage: StageRecord, end: str, label: str, tone: int) -> dict[str, Any] | None:
+    """Each transition has a scale of its own: only the gap counts, and where both lie is arbitrary."""
+    real, fake = (thinned(stage.curve, f"discriminator/logits_{side}_to_{end}", POINTS) for side in ("real", "fake"))
+    values = [value for _, value in real + fake]
+    if not real or not fake:
         return None
     return {
-        "title": f"logits {ends[end]}",
-        "lines": [_line("real", 0, found["real", end]), _line("student", tone, found["fake", end])],
+        "title": f"logits {label}",
+        "lines": [_line("real", 0, real), _line("student", tone, fake)],
         "range": [min(values), max(values)],
         "guides": [],
         "band": None,

@@ -82,8 +82,9 @@ def fresh_heads(stage: StageRecord) -> str:
     if isinstance(after, int | float):
         was = f", {_percent(before)} before the stage" if isinstance(before, int | float) else ""
         steps = f" for {plural(judging.probe, 'step')}" if judging.probe else ""
+        pairs = f"{result['fresh_heads_pairs']} " if result and "fresh_heads_pairs" in result else ""
         return (
-            f"Heads trained afresh{steps} tell real and student apart in {_percent(after)} of held-out pairs{was}; "
+            f"Heads trained afresh{steps} tell real and student apart in {_percent(after)} of {pairs}held-out pairs{was}; "
             "50 % is chance. Each figure is of one training of the heads, so a few points may be chance."
         )
     if judging.probe and result is None:

@@ -93,7 +93,7 @@ def _adversarial_calls(stage: Stage, objective: Adversarial, lesson: Calls, clip
     counting = -(-stage.steps // objective.penalty_every)  # every n-th step from step 0 on, as all of the warm-up
     penalties = turn.penalty * (objective.warmup + counting * objective.discriminator_steps)
     fresh = 2 * (objective.probe + HELD_OUT) if objective.probe else 0  # before and after
-    probe = (warmup * fresh) + turn.penalty * (2 * -(-fresh // (2 * objective.penalty_every)))
+    probe = (warmup * fresh) + turn.penalty * (2 * -(-objective.probe // objective.penalty_every))
     return step * stage.steps + warmup * objective.warmup + penalties + probe
 
 

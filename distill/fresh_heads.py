@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from fewstep.distill.batches import Batches
 from fewstep.distill.discriminator import Discriminator
@@ -24,6 +24,14 @@ from fewstep.teacher.base import Teacher
 _POSITION = 2 * 10**9  # batches that training never reaches
 HELD_OUT = 32  # batches on which nothing was learned
 _SEED = 0  # of the heads' first weights
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The share of held-out pairs that are ranked right, on average over heads, and the number of pairs."""
+
+    accuracy: float
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -50,30 +58,35 @@ class FreshHeads:
     any_batch: Batch
     accelerator: Accelerator
 
-    def accuracy(self, roles: StillRoles) -> float:
-        """The share of held-out pairs of which the real one has the higher logit, on average over heads.
+    def accuracy(self, roles: StillRoles) -> HeldOut:
+        """How often heads that were trained on this student rank the real one of a held-out pair higher.
 
         The same clips, noise and first weights for every student. 0.5: the heads see no difference.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
-            objective = self._objective(roles)
-        heads = objective.discriminator
+            learning = self._objective(roles)
+        heads = learning.discriminator
+        plain = learning.settings.model_copy(update={"r1": 0.0, "r2": 0.0})
+        held_out = AdversarialObjective(plain, self.supervision, heads)
         player = Player(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
-        right = torch.zeros(2, dtype=torch.float64)
-        for position in range(self.settings.probe + HELD_OUT):
-            batch = self.batches.batch(_POSITION + position, self.batch, 1.0)
-            with self.accelerator.autocast():
-                lesson = objective.lesson((DISCRIMINATOR,), batch, roles, keep_graph=False)
-                figures = objective.loss(DISCRIMINATOR, lesson, roles, position)
-            if position >= self.settings.probe:
-                right += torch.tensor([float(figures["accuracy"]), 1.0])
-                continue
-            self.accelerator.backward(figures["loss"])
+        for position in range(self.settings.probe):
+            self.accelerator.backward(self._judge(learning, roles, position)["loss"])
             player.gather(self.accelerator)
             player.move(1.0)
-        share, count = sum_over_processes(right, roles.teacher.device).tolist()
-        return share / count
+        positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
+        with torch.no_grad():
+            right = [float(self._judge(held_out, roles, position)["accuracy"]) for position in positions]
+        # of all processes
+        figures = torch.tensor([sum(right) * self.batch, HELD_OUT * self.batch], dtype=torch.float64)
+        total, pairs = sum_over_processes(figures, roles.teacher.device).tolist()
+        return HeldOut(total / pairs, round(pairs))
+
+    def _judge(self, objective: AdversarialObjective, roles: StillRoles, position: int) -> dict[str, Tensor]:
+        batch = self.batches.batch(_POSITION + position, self.batch, 1.0)
+        with self.accelerator.autocast():
+            lesson = objective.lesson((DISCRIMINATOR,), batch, roles, keep_graph=False)
+            return objective.loss(DISCRIMINATOR, lesson, roles, position)
 
     def _objective(self, roles: StillRoles) -> AdversarialObjective:
         frozen = self.settings.discriminator.model_copy(update={"backbone": "frozen"})

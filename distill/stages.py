@@ -201,7 +201,12 @@ class Relay:
             with roles.averaged():
                 after = heads.accuracy(still)
             began_as = self._start(self.recipe.start_of(index))
-            return {"fresh_heads_before": heads.accuracy(replace(still, student=began_as)), "fresh_heads": after}
+            before = heads.accuracy(replace(still, student=began_as))
+            return {
+                "fresh_heads_before": before.accuracy,
+                "fresh_heads": after.accuracy,
+                "fresh_heads_pairs": after.pairs,
+            }
 
         return measure
 

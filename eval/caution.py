@@ -9,6 +9,7 @@ Figure = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 FEW_CLIPS = 10  # below, a bootstrap's interval is far too narrow, and no verdict stands on it
+FEW_DIFFERING = 6  # a sign test at 5 % asks for six clips that differ, even where all differ in one direction
 FEW_PASSES = 5  # below, one slow moment decides a median
 ABOVE_IDEAL = 1.02  # of the ideal speed-up, what a clock's noise does not explain
 SPREAD = 1.5  # 95th percentile over median of a machine that has other things to do
@@ -25,19 +26,27 @@ _NEXT_TO_NOTHING = {
 
 
 def unfit(figure: Figure) -> str | None:
-    """Why no verdict can stand on a figure: fewer clips than its features have dimensions, or a handful."""
+    """Why no verdict can stand on a figure: fewer clips than its features have dimensions, or a handful.
+
+    Of a difference of two models' shares also: that they differ on a handful of clips, whose bootstrap has too narrow
+    an interval.
+    """
     num, dimensions = figure.get("num"), figure.get("dimensions")
     if num is not None and dimensions is not None and num < dimensions:
         return f"{_clips(num)} {'is' if num == 1 else 'are'} fewer than the {dimensions} dimensions of its features"
     if num is not None and num < FEW_CLIPS:
         return f"{_clips(num)} {'is' if num == 1 else 'are'} too few"
+    differing = figure.get("differing")
+    if differing is not None and differing < FEW_DIFFERING:
+        return f"the two differ on {differing} of {num} clips, which is too few"
     return None
 
 
 def has_interval(figure: Figure) -> bool:
     """Whether its interval can be shown: those of a handful of clips promise too much."""
-    num = figure.get("num")
-    return None not in (figure.get("low"), figure.get("high")) and (num is None or num >= FEW_CLIPS)
+    num, differing = figure.get("num"), figure.get("differing")
+    enough = (num is None or num >= FEW_CLIPS) and (differing is None or differing >= FEW_DIFFERING)
+    return enough and None not in (figure.get("low"), figure.get("high"))
 
 
 def ratio_is_empty(name: str, metrics: Mapping[str, Figure]) -> bool:

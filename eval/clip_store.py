@@ -37,6 +37,10 @@ class ClipStore:
         with safe_open(self._files[batch], "pt") as file:
             return set(file.keys())
 
+    def holds(self, name: str, rows: int) -> bool:
+        """Whether a tensor is there for each of so many rows."""
+        return all(name in self.names(batch) for batch in self.batches(rows, rows))
+
     def add(self, batch: range, tensors: Mapping[str, Tensor]) -> None:
         """Adds tensors of as many rows to a batch."""
         assert all(len(tensor) == len(batch) for tensor in tensors.values())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,6 +94,7 @@ class Evaluation:
             self._teacher_reference(progress)
         row = self._row(model, sampler, metrics)
         self._file.put(row)
+        self._hold_against_alike(row, metrics)
         if first:
             self._floors |= {name: figure["value"] for name, figure in row["metrics"].items() if self._to_teacher(name)}
         if real:
@@ -119,6 +122,18 @@ class Evaluation:
             "metrics": found,
             "warnings": alarms(found),
         }
+
+    def _hold_against_alike(self, row: Row, metrics: Sequence[Metric]) -> None:
+        """A student's figures less those of each student of as many steps that stands before it, prompt by prompt."""
+        sample = self._samples.main
+        for other in itertools.takewhile(lambda one: one["model"] != row["model"], self._file.rows):
+            if (other["role"], other["steps"]) != (row["role"], row["steps"]) or row["role"] != "student":
+                continue
+            own, its, found = self._store(row["model"], sample), self._store(other["model"], sample), dict[str, Any]()
+            for metric in metrics:
+                if metric.seeds == 1 and its.holds(metric.name, len(sample.prompts)):
+                    found |= metric.difference(own.read(metric.name), its.read(metric.name))
+            self._file.put_difference(row["model"], other["model"], found)
 
     def _pairs(self, sampler: Sampler) -> set[str]:
         """What of its clips has a counterpart among the teacher's; nothing of the teacher itself."""

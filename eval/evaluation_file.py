@@ -1,4 +1,4 @@
-"""results.json of an evaluation: its protocol and its rows, and the refusal to mix two protocols."""
+"""results.json of an evaluation: its protocol, its rows and their differences, and the refusal to mix two protocols."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class EvaluationFile:
         """Raises ValueError when `out` holds an evaluation of another protocol."""
         self._path, self._command, self._prompts = out / FILE_NAME, command, prompts
         self.protocol, self.rows = joined_protocol(out, protocol)
+        before = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.differences: list[dict[str, Any]] = before.get("differences", [])
         self._write()
 
     def put(self, row: Row) -> None:
@@ -34,8 +36,23 @@ class EvaluationFile:
             self.rows[self.rows.index(old)] = row
         self._write()
 
+    def put_difference(self, model: str, other: str, figures: dict[str, Any]) -> None:
+        """The figures of a model less those of another one, on the same prompts and noise; others of the pair stay."""
+        old = next((one for one in self.differences if (one["model"], one["other"]) == (model, other)), None)
+        if old is None:
+            self.differences.append({"model": model, "other": other, "metrics": figures})
+        else:
+            old["metrics"] = {**old["metrics"], **figures}
+        self._write()
+
     def _write(self) -> None:
-        told = {"command": self._command, "protocol": self.protocol, "rows": self.rows, "prompts": self._prompts}
+        told = {
+            "command": self._command,
+            "protocol": self.protocol,
+            "rows": self.rows,
+            "differences": self.differences,
+            "prompts": self._prompts,
+        }
         _write(self._path, told)
 
 

@@ -280,7 +280,7 @@ class AdversarialObjective:
             with torch.no_grad():
                 of_real = discriminate(real)
             if settings.balance is not None and not lesson.num_judged:
-                self.scores.update(lesson.transition, of_real, of_fake.detach())  # it waits, and is watched meanwhile
+                self.scores.update(lesson.transition, of_real, of_fake.detach())  # it waits, and is measured meanwhile
         adversarial = generator_loss(settings.loss, of_real, of_fake)
         loss, figures = settings.weight * adversarial, {"adversarial": adversarial.detach()}
         if settings.balance is not None:

@@ -54,6 +54,13 @@ class Metric(ABC):
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         """Figures of all rows of a model, beside those of the teacher; None for the teacher itself."""
 
+    def difference(self, own: Tensor, other: Tensor) -> Figures:
+        """Figures of a model less those of another one, row i of both from one prompt and noise.
+
+        Without any where none are made. A figure of shares says in `differing` on how many clips the two differ.
+        """
+        return {}
+
 
 def figure(interval: Interval, num: int, unit: str = "", better: str = "") -> dict[str, Any]:
     """A figure as rows of results.json have it."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.feature_cache import cached_features
-from fewstep.eval.metrics.clips import Clips, Figures, Metric
+from fewstep.eval.metrics import paired
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure
 from fewstep.eval.metrics.features import FeatureNetwork, figures
 from fewstep.eval.metrics.shapes import Progress
 from fewstep.eval.reference import ClipSource, RealClips
@@ -44,3 +45,8 @@ class Distance(Metric):
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return figures(self.name, own, self.reference)
+
+    def difference(self, own: Tensor, other: Tensor) -> Figures:
+        one, two = (paired.distance(features, self.reference) for features in (own, other))
+        found = figure(paired.difference(one, two).interval, len(own), better="lower")
+        return {self.name: found | {"dimensions": own.shape[1], "reference_num": len(self.reference)}}

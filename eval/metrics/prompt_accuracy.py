@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.eval.metrics import paired
 from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure
 from fewstep.eval.metrics.shapes import wilson
 from fewstep.teacher.shapes.captions import agreement
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
 from fewstep.teacher.shapes.world import ATTRIBUTES
+
+_UNIT = "share of clips"
 
 
 class PromptAccuracy(Metric):
@@ -31,6 +34,16 @@ class PromptAccuracy(Metric):
         return torch.tensor([[int(r[name]) if name in r else -1 for name in ATTRIBUTES] for r in right])
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        told = own[(own >= 0).any(1)]
-        right = int((told != 0).all(1).sum())
-        return {self.name: figure(wilson(right, len(told)), len(told), "share of clips", "higher")}
+        right = _right(own)
+        return {self.name: figure(wilson(int(right.sum()), len(right)), len(right), _UNIT, "higher")}
+
+    def difference(self, own: Tensor, other: Tensor) -> Figures:
+        one, two = _right(own), _right(other)
+        interval = paired.difference(paired.mean(one), paired.mean(two)).interval
+        return {self.name: figure(interval, len(one), _UNIT, "higher") | {"differing": int((one != two).sum())}}
+
+
+def _right(judged: Tensor) -> Tensor:
+    """Whether a clip shows all that its prompt names, (N,), of the clips whose prompts name anything."""
+    told = judged[(judged >= 0).any(1)]
+    return (told != 0).all(1)

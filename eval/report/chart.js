@@ -54,13 +54,14 @@ class Scale {
   }
 }
 
-/** What both charts share: a drawing as wide as there is room, with axes and a line of words below. */
+/** What all charts share: a drawing as wide as there is room, with axes and a line of words below. */
 class Chart {
   constructor(root, label) {
     this.root = root;
     this.label = label;
     this.drawing = part(root, "show", "drawing");
     this.width = 0;
+    this.least = 260; // pixels of height
     new ResizeObserver(([entry]) => {
       if (Math.round(entry.contentRect.width) === this.width) return;
       this.width = Math.round(entry.contentRect.width);
@@ -79,7 +80,7 @@ class Chart {
 
   /** An empty drawing with axes. x and y are [low, high, logarithmic]; a title stands at the end of each axis. */
   frame(x, y, titles, role) {
-    const height = Math.round(Math.max(260, Math.min(440, this.width * 0.5)));
+    const height = Math.round(Math.max(this.least, Math.min(440, this.width * 0.5)));
     const box = { left: 52, right: this.width - 12, top: 28, bottom: height - 46 };
     this.x = new Scale(x[0], x[1], box.left, box.right, x[2]);
     this.y = new Scale(y[0], y[1], box.bottom, box.top, y[2]);
@@ -233,89 +234,4 @@ class Plot extends Chart {
     const paid = cost === "evaluations" ? round(model.x[cost]) : number(model.x[cost]);
     return `${model.name}: ${figure}; ${paid} ${COSTS[cost]}`;
   }
-}
-
-/** A figure of every stage over its training. */
-class Curves extends Chart {
-  constructor(root, data) {
-    super(root, "training curves; left and right arrow choose a step");
-    this.stages = data.stages;
-    const names = [...new Set(this.stages.flatMap((stage) => Object.keys(stage.points)))];
-    this.option("curve").append(...names.map((name) => element("option", {}, name)));
-    const first = names.find((name) => name === "student/loss");
-    if (first) this.option("curve").value = first;
-  }
-
-  update() {
-    const name = this.option("curve").value;
-    if (!this.width || !name) return;
-    this.shown = this.stages.filter((stage) => stage.points[name]);
-    const raw = this.shown.map((stage) => stage.points[name]);
-    const values = raw.flatMap((points) => points.map(([, value]) => value));
-    const steps = raw.flatMap((points) => points.map(([step]) => step));
-    const least = values.reduce((a, b) => Math.min(a, b));
-    const most = values.reduce((a, b) => Math.max(a, b));
-    this.option("log").disabled = least <= 0;
-    const bent = least > 0 && this.option("log").checked;
-    const last = steps.reduce((a, b) => Math.max(a, b));
-    this.frame([0, last, false], [least, most, bent], ["step →", name], "group");
-    this.lines = raw.map((points) => (this.option("smooth").checked ? smoothed(points) : points));
-    this.shown.forEach((stage, i) => {
-      const group = draw("g", { class: `tone-${stage.tone}` });
-      if (this.lines[i] !== raw[i]) group.append(draw("path", { class: "raw", d: this.path(raw[i]) }));
-      if (raw[i].length > 1) group.append(draw("path", { class: "line", d: this.path(this.lines[i]) }));
-      else group.append(draw("circle", { class: "mark", cx: this.x.at(raw[i][0][0]), cy: this.y.at(raw[i][0][1]), r: 4 }));
-      this.svg.append(group);
-    });
-    this.cursor = draw("line", { class: "cursor", y1: this.box.top, y2: this.box.bottom, visibility: "hidden" });
-    this.svg.append(this.cursor);
-    this.steps = [...new Set(steps)].sort((a, b) => a - b);
-    this.listen();
-    this.read(this.steps.length - 1, false);
-  }
-
-  path(points) {
-    return points.map(([step, value], i) => `${i ? "L" : "M"}${this.x.at(step)} ${this.y.at(value)}`).join("");
-  }
-
-  listen() {
-    this.svg.setAttribute("tabindex", 0);
-    const follow = (event) => {
-      const place = event.clientX - this.svg.getBoundingClientRect().left;
-      const distance = this.steps.map((step) => Math.abs(this.x.at(step) - place));
-      this.read(distance.indexOf(Math.min(...distance)), true);
-    };
-    this.svg.addEventListener("pointermove", follow);
-    this.svg.addEventListener("pointerdown", follow);
-    this.svg.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
-      if (!move) return;
-      event.preventDefault();
-      this.read(Math.max(0, Math.min(this.steps.length - 1, this.chosen + move)), true);
-    });
-  }
-
-  /** The figures at the i-th step; a stage that has ended by then shows its last ones. */
-  read(i, marked) {
-    this.chosen = i;
-    const step = this.steps[i];
-    this.cursor.setAttribute("visibility", marked ? "visible" : "hidden");
-    for (const end of ["x1", "x2"]) this.cursor.setAttribute(end, this.x.at(step));
-    const words = this.shown.map((stage, which) => {
-      const [at, value] = this.lines[which].findLast(([other]) => other <= step) ?? [null, null];
-      const label = `${stage.name} ${number(value)}${at !== null && at !== step ? ` at ${at}` : ""}`;
-      return [", ", element("span", { class: `tone-${stage.tone}` }, element("i", { class: "swatch" }), label)];
-    });
-    this.say(`step ${step}`, ...words.flat());
-  }
-}
-
-/** A moving average that does not hold on to its first value. */
-function smoothed(points) {
-  let [sum, weight] = [0, 0];
-  return points.map(([step, value]) => {
-    sum = 0.85 * sum + 0.15 * value;
-    weight = 0.85 * weight + 0.15;
-    return [step, sum / weight];
-  });
 }

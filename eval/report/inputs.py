@@ -31,6 +31,7 @@ class Figure(BaseModel):
     floor: Number = None
     num: int | None = None  # clips
     dimensions: int | None = None  # of a distance's features
+    differing: int | None = None  # of a difference of shares: clips on which the two models differ
     reference_num: int | None = None  # clips that a distance is taken to
     unit: str = ""
     better: Literal["lower", "higher"] | None = None
@@ -50,12 +51,21 @@ class Row(BaseModel):
     warnings: list[str] = Field(default_factory=list)
 
 
+class Difference(BaseModel):
+    """Figures of a model less those of another one: a paired bootstrap over the same prompts and noise."""
+
+    model: str
+    other: str
+    metrics: dict[str, Figure] = Field(default_factory=dict)
+
+
 class Evaluation(BaseModel):
     """results.json; the first model is the teacher that others are compared with."""
 
     command: str = ""
     protocol: dict[str, Any] = Field(default_factory=dict)
     rows: list[Row] = Field(min_length=1)
+    differences: list[Difference] = Field(default_factory=list)
     prompts: list[str] = Field(default_factory=list)
 
     @field_validator("rows")
@@ -67,6 +77,20 @@ class Evaluation(BaseModel):
     def metrics(self) -> list[str]:
         """Every metric that any model has, in the order of the file."""
         return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
+
+    def minus(self, model: str, other: str) -> dict[str, Figure] | None:
+        """The figures of a model less those of another one, whichever stood first; None where they were not taken."""
+        for found in self.differences:
+            if (found.model, found.other) == (model, other):
+                return found.metrics
+            if (found.model, found.other) == (other, model):
+                return {name: _negative(figure) for name, figure in found.metrics.items()}
+        return None
+
+
+def _negative(figure: Figure) -> Figure:
+    value, low, high = (None if end is None else -end for end in (figure.value, figure.high, figure.low))
+    return figure.model_copy(update={"value": value, "low": low, "high": high})
 
 
 class Latency(BaseModel):
@@ -111,6 +135,26 @@ class Benchmark(BaseModel):
         return next(named, None) or next(alike, None)
 
 
+class Band(BaseModel):
+    """Between which accuracies a discriminator has its usual turns; below it has `most`, above none."""
+
+    low: float
+    high: float
+    most: int
+
+
+class Judging(BaseModel):
+    """What the discriminator of an adversarial stage judges, as its recipe says; absent in recipes before there was a
+    choice."""
+
+    real: str = "supervisor"
+    judges: str = "endpoint"
+    conditional: bool = True
+    discriminator_steps: int = 1
+    balance: Band | None = None
+    probe: int = 0  # steps for which fresh heads are trained; 0: none are
+
+
 @dataclass(frozen=True)
 class StageRecord:
     """A stage of a run: what it was to do, and what it has left so far."""
@@ -124,6 +168,8 @@ class StageRecord:
     result: dict[str, Any] | None = None  # None until it is finished
     curve: list[dict[str, Any]] = field(default_factory=list)
     samples: Path | None = None  # its newest folder of clips
+    start: str | None = None  # the stage whose student it goes on with; None: the teacher
+    judging: Judging | None = None  # of an adversarial stage
 
     @property
     def reached(self) -> int:

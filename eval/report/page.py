@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fewstep.eval.report import words
+from fewstep.eval.report.adversarial import CAUTION
+from fewstep.eval.report.gain import gains
 from fewstep.eval.report.inputs import Benchmark, Comparison, Row, RunRecord
 from fewstep.eval.report.sections import Data, comparison_section, latency_section, run_section
 from fewstep.teacher.atomic import whole_file
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("player.js", "chart.js", "report.js")
+_SCRIPTS = ("player.js", "chart.js", "curves.js", "report.js")
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,25 @@ def render(material: Material, count: int) -> str:
     data = Data(material.comparisons, material.benchmarks)
     return environment.get_template("template.html").render(
         title=words.title(material.runs, material.comparisons),
-        verdicts=[words.verdict(comparison) for comparison in material.comparisons],
+        verdicts=[_verdict(material.runs, comparison) for comparison in material.comparisons],
         warnings=words.warnings(material.runs, material.benchmarks, material.comparisons),
         comparisons=[comparison_section(data, comparison, count) for comparison in material.comparisons],
         benchmarks=[latency_section(data, benchmark) for benchmark in material.benchmarks],
         runs=[run_section(data, run, count, shown=not material.comparisons) for run in material.runs],
         commands=_commands(material),
-        data={"reels": data.reels, "plots": data.plots, "curves": data.curves},
+        caution=CAUTION,
+        data={"reels": data.reels, "plots": data.plots, "curves": data.curves, "pictures": data.pictures},
         style=Markup(style),
         script=Markup(script),
         policy=_policy(script, style),
     )
+
+
+def _verdict(runs: Sequence[RunRecord], comparison: Comparison) -> list[str]:
+    """On each student, and on what the adversarial part gave it; who is only held against it has no sentence."""
+    found = gains(runs, comparison)
+    aside = {gain.regression for gain in found if gain.began_with}
+    return [*words.verdict(comparison, aside), *(gain.words for gain in found)]
 
 
 def _policy(script: str, style: str) -> str:

@@ -18,6 +18,7 @@ const all = (kind, make) =>
 const players = all("player", (root, i) => new Player(root, data.reels[i]));
 all("plot", (root, i) => new Plot(root, data.plots[i]));
 all("curves", (root, i) => new Curves(root, data.curves[i]));
+all("picture", (root, i) => new Picture(root, data.pictures[i]));
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
 
 /** Keys go to the player that has the focus, else to the first one in sight; never where they mean something else. */

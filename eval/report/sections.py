@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fewstep.eval.caution import has_interval, is_above_ideal, unfit
 from fewstep.eval.report import words
+from fewstep.eval.report.adversarial import adversarial_stage, is_pictured, thinned
 from fewstep.eval.report.clips import reel
 from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Latency, Row, RunRecord
 
@@ -25,6 +25,7 @@ class Data:
         self.reels: list[dict[str, Any]] = []
         self.plots: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
+        self.pictures: list[dict[str, Any]] = []
         self._tones: dict[str, int] = {}
         for comparison in comparisons:
             for row in comparison.evaluation.rows:
@@ -192,18 +193,18 @@ def run_section(data: Data, run: RunRecord, count: int, shown: bool) -> dict[str
         "stages": run.stages,
         "figures": list(dict.fromkeys(key for s in run.stages for key in s.result or {})),
         "curves": len(data.curves) - 1 if curves else None,
+        "adversarial": [
+            adversarial_stage(data.pictures, stage, tones[stage.name]) for stage in run.stages if stage.judging
+        ],
         "reel": _add_reel(data, reel(samples, run.prompts, count), details, tones),
     }
 
 
 def _thinned(curve: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Figure -> its finite points, every so many of a long curve."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for point in curve:
-        for key, value in point.items():
-            if key != "step" and isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(key, []).append((point["step"], value))
-    return {key: points[:: math.ceil(len(points) / _POINTS)] for key, points in found.items()}
+    """Figure -> its finite points, but for figures with pictures of their own."""
+    keys = dict.fromkeys(key for point in curve for key in point if key != "step" and not is_pictured(key))
+    found = {key: thinned(curve, key, _POINTS) for key in keys}
+    return {key: points for key, points in found.items() if points}
 
 
 def _json(protocol: dict[str, Any]) -> str:

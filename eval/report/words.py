@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from fewstep.eval.caution import has_interval, is_above_ideal, on_figures, on_times, unfit
@@ -34,8 +35,8 @@ ENDINGS = {
     "-ratio": "as a multiple of the teacher’s",
 }
 _TOLD = 4  # students with sentences of their own
-_COMPARED = 2  # metrics told of each
-_TOLD_FIRST = ("fvd", "shapes-fd", "prompt-accuracy", "fd-videomae", "fd-vjepa2")
+COMPARED = 2  # metrics told of each
+TOLD_FIRST = ("fvd", "shapes-fd", "prompt-accuracy", "fd-videomae", "fd-vjepa2")
 
 
 def number(value: float | None) -> str:
@@ -109,10 +110,10 @@ def title(runs: list[RunRecord], comparisons: list[Comparison]) -> str:
     return f"{short(name)}, from {told}" if after else short(name)
 
 
-def verdict(comparison: Comparison) -> list[str]:
-    """A sentence or two on each student, beside the teacher."""
+def verdict(comparison: Comparison, aside: Collection[str] = ()) -> list[str]:
+    """A sentence or two on each student, beside the teacher; models `aside` are told of elsewhere."""
     rows = comparison.evaluation.rows
-    students = [row for row in rows[1:] if row.role == "student"]
+    students = [row for row in rows[1:] if row.role == "student" and row.model not in aside]
     told = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]
     if len(students) > _TOLD:
         told.append(f"The table below has {plural(len(students) - _TOLD, 'more student')}.")
@@ -122,8 +123,8 @@ def verdict(comparison: Comparison) -> list[str]:
 
 def _on_student(comparison: Comparison, teacher: Row, student: Row, students: list[Row]) -> str:
     both = [m for m in comparison.evaluation.metrics if None not in (_value(teacher, m), _value(student, m))]
-    metrics = [name for name in _TOLD_FIRST if name in both] or both
-    compared = [_compared(teacher, student, name) for name in metrics[:_COMPARED]]
+    metrics = [name for name in TOLD_FIRST if name in both] or both
+    compared = [_compared(teacher, student, name) for name in metrics[:COMPARED]]
     name = _called(student, students)
     sentence = f"{name} {_speed(comparison, teacher, student)}"
     if compared:

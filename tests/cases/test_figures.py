@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.commands.demo import _verdict
+from fewstep.commands.demo import _on_distances
 from fewstep.commands.evaluate_screen import figures_table
 from fewstep.commands.tables import print_table
 from fewstep.eval.alarms import alarms
@@ -141,4 +141,4 @@ def test_the_demos_sentence(figures: Check, tmp_path: Path) -> None:
     ):
         rows = [row("teacher-50", num, 100.0), row("teacher-4", num, 200.0), row("student-4", num, student, ratio=1.0)]
         (tmp_path / "evaluation" / "results.json").write_text(json.dumps({"rows": rows}))
-        figures(f"demo's sentence, N = {num}, student {student:g}", _verdict(tmp_path), expected)
+        figures(f"demo's sentence, N = {num}, student {student:g}", _on_distances(tmp_path), expected)

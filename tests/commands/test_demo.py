@@ -42,7 +42,9 @@ def test_the_demo_ends_with_a_verdict_and_a_report(tmp_path: Path, tiny: list[st
     assert "10 minutes: 160 + 140 + 40 training steps on 192 prompts, 3 clips of each model; about " in output
     assert output.count("precision: float32") == 1
     found = json.loads((tmp_path / "demo" / "evaluation" / "results.json").read_text())
-    assert [row["model"] for row in found["rows"]] == ["teacher-50", "real", "teacher-4", "student-4"]
+    assert [row["model"] for row in found["rows"]] == ["teacher-50", "real", "teacher-4", "regression-4", "student-4"]
+    assert [(one["model"], one["other"]) for one in found["differences"]] == [("student-4", "regression-4")]
+    assert "held against the regression that it began with (regression-4) on the same 3 prompts" in output
     assert found["protocol"]["dtype"] == "float32"
     assert json.loads((tmp_path / "demo" / "benchmark.json").read_text())["protocol"]["dtype"] == "float32"
     page = (tmp_path / "demo" / "report.html").read_text("utf-8")

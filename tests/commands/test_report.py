@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from fewstep.commands.report import read_run
+from fewstep.eval.report.inputs import Judging
 from tests.commands.typed import fewstep
+
+STARTS = {"further": None, "anew": "base", "beside": "2-step"}  # stage -> what its `start` says
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +88,18 @@ def test_what_it_cannot_use_is_said_in_a_sentence(run: Path, tmp_path: Path) -> 
     (tmp_path / "recipe.yaml").write_text("stages: 3\n")
     code, output = fewstep("report", tmp_path)
     assert code == 2 and "is not the recipe that `fewstep run` keeps" in output
+
+
+def test_a_stage_says_what_it_begins_with_and_what_it_judges(run: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"][1]["objective"] = {"kind": "adversarial", "conditional": False, "judges": "what will come"}
+    recipe["stages"] += [recipe["stages"][1] | {"name": name, "start": start} for name, start in STARTS.items()]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    stages = read_run(tmp_path).stages
+    assert [stage.start for stage in stages] == [None, "2-step", "1-step", None, "2-step"]
+    assert stages[0].judging is None and stages[1].judging == Judging(judges="what will come", conditional=False)
+    code, _ = fewstep("report", tmp_path, "--out", tmp_path / "report.html")
+    assert code == 0 and "what will come" in (tmp_path / "report.html").read_text("utf-8")
+    recipe["stages"][1]["objective"]["probe"] = "many"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "is not the recipe that `fewstep run` keeps" in fewstep("report", tmp_path)[1]

@@ -37,8 +37,8 @@ def roles_of(teacher: Teacher, scale: float) -> StillRoles:
 def test_a_student_that_does_as_its_supervisor_is_at_chance_and_a_worse_one_is_not(
     tiny_teacher: Teacher, tiny_dataset: Path
 ) -> None:
-    same = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 1.0))
-    worse = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 0.8))
+    same = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 1.0)).accuracy
+    worse = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 0.8)).accuracy
     assert same < 0.6  # equal logits are no pair that is ranked right
     assert worse > 0.9
 
@@ -49,7 +49,7 @@ def test_the_figure_follows_from_the_student_alone(tiny_teacher: Teacher, tiny_d
     before, state = deepcopy(tiny_teacher.network_at(1.0).state_dict()), torch.get_rng_state()
     first = heads.accuracy(roles_of(tiny_teacher, 0.9))
     assert torch.equal(torch.get_rng_state(), state)
-    assert heads.accuracy(roles_of(tiny_teacher, 0.9)) == first
+    assert heads.accuracy(roles_of(tiny_teacher, 0.9)) == first and first.pairs == 32 * 8
     after = tiny_teacher.network_at(1.0).state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items())
 

@@ -43,6 +43,8 @@ def test_a_distance_tells_what_it_takes_to_trust_it() -> None:
         (figure(num=64, dimensions=280), "64 clips are fewer than the 280 dimensions of its features"),
         (figure(num=279, dimensions=280), "279 clips are fewer than the 280 dimensions of its features"),
         (figure(num=280, dimensions=280), None),
+        (figure(num=64, differing=5), "the two differ on 5 of 64 clips, which is too few"),
+        (figure(num=64, differing=6), None),
         ({"value": 1.0}, None),  # of another tool, that does not say
     ],
 )
@@ -53,6 +55,7 @@ def test_figures_without_a_verdict(figure: dict[str, Any], why: str | None) -> N
 def test_intervals_of_a_handful_of_clips_are_not_shown() -> None:
     assert not has_interval(figure(num=3)) and has_interval(figure(num=10)) and has_interval(figure() | {"num": None})
     assert not has_interval({"value": 1.0, "num": 512})
+    assert not has_interval(figure(differing=5)) and has_interval(figure(differing=6))
 
 
 def test_few_clips_are_told_once_for_all_models() -> None:

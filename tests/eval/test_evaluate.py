@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor
 
 from fewstep.eval import choose_metrics as choosing
+from fewstep.eval.caution import unfit
 from fewstep.eval.choose_metrics import Setting, choose_metrics
 from fewstep.eval.clip_store import ClipStore
 from fewstep.eval.evaluate import Evaluation
 from fewstep.eval.evaluation_file import EvaluationFile
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.frechet import frechet
+from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
 from fewstep.eval.models import Model
 from fewstep.eval.protocol import prompts_of, protocol_of, samples_of
+from fewstep.student.contract import SamplingContract
 from fewstep.student.sampler import Asked, Sampler, teacher_sampler
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.video import write_video
@@ -76,6 +80,44 @@ def test_without_real_videos_distances_are_to_the_teachers_clips_of_other_noise(
     assert fewer["metrics"]["fvd"]["floor"] == first["metrics"]["fvd"]["value"]
     told = json.loads((tmp_path / "results.json").read_text())["protocol"]["metrics"]["fvd"]
     assert told["reference"]["kind"] == "the teacher's clips of other noise"
+
+
+def test_students_of_as_many_steps_are_held_against_each_other(teacher: Sampler, tmp_path: Path) -> None:
+    metrics, left_out = choose_metrics(["fvd", "blank"], setting(teacher))
+    protocol = protocol_of("teacher", teacher, PROMPTS, 0, metrics, left_out, "float32")
+    out, first = tmp_path / "out", Model("teacher", "tiny")
+    contract = SamplingContract.of(teacher.teacher, "tiny", 1, "full", teacher.size, 1.0, "", 8.0)
+
+    def measure(*students: tuple[str, int, float]) -> dict[str, Any]:
+        file = EvaluationFile(out, "", protocol, PROMPTS)
+        evaluation = Evaluation(out, file, samples_of(PROMPTS, 0), metrics, 3, (first, teacher))
+        evaluation.measure(first, teacher, lambda *_: None)
+        for name, steps, guidance in students:
+            (tmp_path / name).write_text(name)
+            sampler = replace(teacher_sampler(teacher.teacher, name, Asked(steps, guidance)), contract=contract)
+            evaluation.measure(Model(name, str(tmp_path / name)), sampler, lambda *_: None)
+        return dict(json.loads((out / "results.json").read_text()))
+
+    a, b, other = ("a", 1, 1.0), ("b", 1, 3.0), ("other", 2, 1.0)
+    found = measure(a, other, b)
+    (difference,) = found["differences"]
+    assert (difference["model"], difference["other"], list(difference["metrics"])) == ("b", "a", ["fvd"])
+    value = {row["model"]: row["metrics"]["fvd"]["value"] for row in found["rows"]}
+    told = difference["metrics"]["fvd"]
+    assert told["value"] == pytest.approx(value["b"] - value["a"]) and told["low"] < told["value"] < told["high"]
+    assert (told["num"], told["dimensions"], told["better"]) == (4, 3, "lower")
+    assert measure(b)["differences"] == measure(a, b)["differences"] == found["differences"]
+
+
+def test_prompt_accuracy_tells_on_how_many_clips_two_models_differ() -> None:
+    own = torch.ones(40, 6, dtype=torch.int8)
+    other, unsaid = own.clone(), -torch.ones(3, 6, dtype=torch.int8)
+    other[:8, 2], own[38:, 1] = 0, 0
+    metric = PromptAccuracy()
+    found = metric.difference(torch.cat([own, unsaid]), torch.cat([other, unsaid]))["prompt-accuracy"]
+    assert found["value"] == pytest.approx(6 / 40) and (found["differing"], found["num"]) == (10, 40)
+    assert found["low"] < 6 / 40 < found["high"] and unfit(found) is None
+    assert unfit(metric.difference(own, own)["prompt-accuracy"]) == "the two differ on 0 of 40 clips, which is too few"
 
 
 @pytest.mark.parametrize("count", [7, 8])

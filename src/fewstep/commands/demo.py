@@ -49,14 +49,26 @@ def demo(
         plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)
         clips = num or plan.clips
         check_begun(out / "evaluation", {"num": clips, "seed": seed})
-        follow(_recipe(plan, out, seed, precision), screen=screen, option="--out DIR")
+        recipe = _recipe(plan, out, seed, precision)
+        follow(recipe, screen=screen, option="--out DIR")
     computed = cast("DType", RunFolder(out).begun_precision() or "auto")
     dtype = cast("DType", begun_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
+    regression = [f"regression-4={RunFolder(out).stage(name)}" for name in _regression(recipe)]
     evaluation = out / "evaluation"
-    evaluate(models, num=clips, out=evaluation, seed=seed, batch=16, metrics=_METRICS, world_clips=1024, dtype=dtype)
-    screen.say(f"timing {', '.join(models)}")
-    time_models(models, Asked(), Plan(repetitions=5, dtype=computed), Screen(), out / "benchmark.json")
+    evaluate(
+        [*models[:2], *regression, models[2]],
+        num=clips,
+        out=evaluation,
+        seed=seed,
+        batch=16,
+        metrics=_METRICS,
+        world_clips=1024,
+        dtype=dtype,
+    )
+    timing = Screen()
+    timing.say(f"timing {', '.join(models)}")
+    time_models(models, Asked(), Plan(repetitions=5, dtype=computed), timing, out / "benchmark.json")
     report([out], out=out / "report.html")
     screen.result(_verdict(out))
 
@@ -110,8 +122,32 @@ def _recipe(plan: DemoPlan, out: Path, seed: int, precision: str) -> Recipe:
     return read_recipe("shapes-demo", [*settings, *plan.overrides(prompts)])
 
 
+def _regression(recipe: Recipe) -> list[str]:
+    """The stage that the adversarial part begins with, which is as quick: it is measured, and need not be timed."""
+    from fewstep.distill.objectives.adversarial import Adversarial
+
+    index: int | None = len(recipe.stages) - 1
+    last = recipe.stages[-1]
+    while index is not None and isinstance(recipe.stages[index].objective, Adversarial):
+        index = recipe.start_of(index)
+    if index is None or (stage := recipe.stages[index]) is last or stage.student_steps != last.student_steps:
+        return []
+    return [stage.name]
+
+
 def _verdict(out: Path) -> str:
-    """The demo in a sentence or two, from its own figures."""
+    """The demo in a few sentences, from its own figures."""
+    from fewstep.commands.report import read_run
+    from fewstep.eval.report.gain import gains
+    from fewstep.eval.report.inputs import Comparison, read_evaluation
+
+    evaluation = out / "evaluation"
+    found = gains([read_run(out)], Comparison(evaluation, read_evaluation(evaluation)))
+    return " ".join([_on_distances(out), *(gain.words for gain in found)])
+
+
+def _on_distances(out: Path) -> str:
+    """The teacher at few steps and its student beside the teacher at many."""
     from fewstep.eval.caution import unfit
 
     rows = json.loads((out / "evaluation" / "results.json").read_text("utf-8"))["rows"]

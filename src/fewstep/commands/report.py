@@ -51,7 +51,7 @@ def report(
             found.append(one)
     for sentence in _missing_clips(comparisons):
         typer.secho(sentence, fg="yellow", err=True)
-    write_report(out, Material([_run(run) for run in runs], comparisons, found), prompts)
+    write_report(out, Material([read_run(run) for run in runs], comparisons, found), prompts)
     typer.echo(f"{out}: open it in a browser")
 
 
@@ -60,7 +60,7 @@ def _check_sources(runs: list[Path], evaluations: list[Path], benchmark: Path | 
     from fewstep.eval.report.inputs import read_benchmark, read_evaluation
 
     def attempts() -> Iterator[Callable[[], object]]:
-        yield from (partial(_run, run) for run in runs)
+        yield from (partial(read_run, run) for run in runs)
         yield from (partial(_benchmark, run) for run in runs if benchmark is None)
         yield from (partial(read_evaluation, folder) for folder in evaluations)
         yield from () if benchmark is None else (partial(read_benchmark, benchmark),)
@@ -126,9 +126,10 @@ def _comparison(folder: Path, measured: dict[Path, Benchmark | None], given: Ben
     return Comparison(folder, evaluation, fitting[0] if fitting else None)
 
 
-def _run(folder: Path) -> RunRecord:
+def read_run(folder: Path) -> RunRecord:
     """What a run's folder says; a run of another machine will do, so nothing that its recipe names is looked for."""
     import yaml
+    from pydantic import ValidationError
 
     from fewstep.distill.overrides import load_yaml
     from fewstep.eval.report.inputs import RunRecord
@@ -136,16 +137,20 @@ def _run(folder: Path) -> RunRecord:
     path = folder / "recipe.yaml"
     try:
         recipe = load_yaml(path.read_text("utf-8"))
-        prompts = list(recipe["logging"]["prompts"])
-        return RunRecord(folder, str(recipe["teacher"]), prompts, [_stage(folder, raw) for raw in recipe["stages"]])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        prompts, stages = list(recipe["logging"]["prompts"]), recipe["stages"]
+        starts = [None, *(stage["name"] for stage in stages)]  # of a stage that names none: the one before it
+        found = [_stage(folder, raw, start) for raw, start in zip(stages, starts, strict=False)]
+        return RunRecord(folder, str(recipe["teacher"]), prompts, found)
+    except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the recipe that `fewstep run` keeps: restore it, or run it again") from error
 
 
-def _stage(folder: Path, raw: dict[str, Any]) -> StageRecord:
+def _stage(folder: Path, raw: dict[str, Any], before: str | None) -> StageRecord:
+    """What is there of a stage; `before` is the one before it."""
     from fewstep.distill.curves import read_curve
     from fewstep.distill.run_folder import RunFolder
-    from fewstep.eval.report.inputs import StageRecord
+    from fewstep.distill.settings import BASE
+    from fewstep.eval.report.inputs import Judging, StageRecord
 
     run, name, objective = RunFolder(folder), raw["name"], raw["objective"]
     result = run.result(name) if run.finished(name) else None
@@ -160,6 +165,8 @@ def _stage(folder: Path, raw: dict[str, Any]) -> StageRecord:
         result=result,
         curve=read_curve(folder / "curves" / f"{name}.jsonl"),
         samples=samples[-1] if samples else None,
+        start={None: before, BASE: None}.get(raw.get("start"), raw.get("start")),
+        judging=Judging.model_validate(objective) if objective["kind"] == "adversarial" else None,
     )
 
 

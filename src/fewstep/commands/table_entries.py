@@ -103,7 +103,7 @@ def _seconds(recipe: Recipe, folder: Any, index: int | None) -> float:
 
 
 def _fresh_heads(result: Mapping[str, Any], path: Path) -> dict[str, float | None]:
-    """Held-out accuracies of heads trained afresh against real clips, where a stage measured them."""
+    """Held-out accuracies of heads trained afresh, where a stage measured them."""
     found = {"fresh_before": result.get("fresh_heads_before"), "fresh_after": result.get("fresh_heads")}
     for value in found.values():
         if value is not None and not isinstance(value, int | float):

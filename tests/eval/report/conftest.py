@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from fewstep.eval.report.inputs import (
+    Band,
     Benchmark,
     Comparison,
+    Judging,
     RunRecord,
     StageRecord,
     read_benchmark,
@@ -121,9 +123,43 @@ def run_record() -> RunRecord:
     stages = [
         StageRecord("8-step", 32, 8, "progressive", 480, result=result, curve=curve(480, 0.2)),
         StageRecord("4-step", 8, 4, "progressive", 240, result=result | {"steps": 240}, curve=curve(240, 0.12)),
-        StageRecord("1-step", 4, 1, "adversarial", 240, curve=curve(130, 0.3)),
+        StageRecord("1-step", 4, 1, "adversarial", 240, curve=curve(130, 0.3), judging=Judging()),
     ]
     return RunRecord(Path("runs/relay"), "shapes", ["a ring"], stages)
+
+
+ENDS = ("0.968", "0.909", "0.769", "0")  # the times at which four steps end, as curves name them
+
+
+def game(steps: int) -> list[dict[str, Any]]:
+    """A curve of which the discriminator sees less with time, but at data, and waits when it sees much."""
+    noise, found = np.random.default_rng(1), list[dict[str, Any]]()
+    for step in range(1, steps, 10):
+        point = {"step": step, "student/loss": 0.1, "student/discriminator_steps": float(noise.integers(0, 3))}
+        for i, end in enumerate(ENDS):
+            seen = (0.9 if end == "0" else 0.5 + 0.3 * float(np.exp(-step / (60 * (i + 1))))) + noise.normal(0, 0.01)
+            point |= {f"discriminator/{name}_to_{end}": value for name, value in (
+                ("accuracy", seen), ("logits_real", seen - 0.5), ("logits_fake", 0.5 - seen),
+            )}  # fmt: skip
+        found.append(point)
+    return found
+
+
+@pytest.fixture(scope="session")
+def adversarial_run() -> RunRecord:
+    """Regression to four steps, and an adversarial stage that was probed by fresh heads."""
+    judging = Judging(real="clips_at_data", conditional=False, balance=Band(low=0.6, high=0.9, most=3), probe=100)
+    result = {"endpoint_error": 0.031, "steps": 400, "train_seconds": 213.0}
+    probed = result | {"fresh_heads_before": 0.8412, "fresh_heads": 0.7789}
+    stages = [
+        StageRecord("8-step", 32, 8, "progressive", 480, result=result, curve=curve(480, 0.2)),
+        StageRecord("4-step", 8, 4, "progressive", 240, result=result, curve=curve(240, 0.12), start="8-step"),
+        StageRecord(
+            "4-step-relaxed", 8, 4, "adversarial, relaxed", 400, result=probed, curve=game(400), start="4-step",
+            judging=judging,
+        ),
+    ]  # fmt: skip
+    return RunRecord(Path("runs/game"), "shapes", ["a ring"], stages)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from fewstep.eval.report.inputs import RunRecord
 from fewstep.eval.report.page import Material, write_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,9 +39,9 @@ return [...document.querySelectorAll("video")].map((video) => {
 
 
 @pytest.fixture(scope="module")
-def page(material: Material, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(material: Material, adversarial_run: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(path, material, count=6)
+    write_report(path, replace(material, runs=[*material.runs, adversarial_run]), count=6)
     return path.as_uri()
 
 
@@ -145,7 +147,7 @@ def test_the_plot_has_every_model_and_tells_its_figures(opened: webdriver.Chrome
     assert told == "4-step: shapes-fd 38.2 (95 %: 32.5 to 45.1), 512 clips; 0.0375 seconds per clip"
     ActionChains(opened).move_to_element(points[3]).perform()
     assert find(opened, "[data-plot] .readout").text.startswith("1-step: shapes-fd 121")
-    assert len(opened.find_elements(By.CSS_SELECTOR, ".floor")) == 1
+    assert len(opened.find_elements(By.CSS_SELECTOR, "[data-plot] .floor")) == 1
     find(opened, "[data-plot] [data-do=metric] option:nth-child(2)").click()
     assert "prompt-accuracy" in find(opened, "[data-plot] svg").text
     find(opened, "[data-plot] [data-do=cost] option[value=evaluations]").click()
@@ -158,6 +160,24 @@ def test_curves_have_a_line_per_stage(opened: webdriver.Chrome) -> None:
     drawing.send_keys(Keys.HOME)
     assert find(opened, "[data-curves] .readout").text.startswith("step 1,")
     assert all(name in find(opened, "[data-curves] .readout").text for name in ("8-step", "4-step", "1-step"))
+
+
+def test_a_picture_has_a_line_per_transition_with_chance_and_balance_behind(opened: webdriver.Chrome) -> None:
+    accuracy, *logits, turns = opened.find_elements(By.CSS_SELECTOR, "[data-picture]")
+    assert len(accuracy.find_elements(By.CSS_SELECTOR, ".line")) == 4 and len(logits) == 4
+    assert [words.text for words in accuracy.find_elements(By.CSS_SELECTOR, ".floor-name")] == [
+        "balance 0.6 to 0.9", "chance 0.5",
+    ]  # fmt: skip
+    assert len(accuracy.find_elements(By.CSS_SELECTOR, ".band")) == 1
+    readout = accuracy.find_element(By.CSS_SELECTOR, ".readout")
+    assert readout.text.startswith("step 391,") and "to t = 0.97" in readout.text and "to data" in readout.text
+    drawing = accuracy.find_element(By.CSS_SELECTOR, "svg")
+    drawing.send_keys(Keys.HOME)
+    assert readout.text.startswith("step 1,")
+    for one in logits:
+        assert one.find_element(By.CSS_SELECTOR, ".readout").text.startswith("step 391, real: ")
+        assert len(one.find_elements(By.CSS_SELECTOR, ".line")) == 2
+    assert len(turns.find_elements(By.CSS_SELECTOR, ".raw")) == 1  # the steps themselves, beside their average
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_foreign_runs(opened: webdriver.Chrome) -> None:

@@ -1,0 +1,124 @@
+"""What the adversarial part of a run gave: its student less one of regression alone, on the same prompts and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewstep.eval.caution import has_interval, unfit
+from fewstep.eval.report.inputs import Comparison, Figure, Row, RunRecord, StageRecord
+from fewstep.eval.report.words import COMPARED, TOLD_FIRST, number, plural
+
+_POINTS = "share of clips"  # the unit of figures that are told in points, which are percent of the clips
+_MOST = 4  # sentences
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A student of an adversarial stage held against one of regression alone, and the sentence on it."""
+
+    student: str
+    regression: str
+    began_with: bool  # whether the adversarial part began with that student
+    words: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A stage of a run and its row in an evaluation."""
+
+    stage: StageRecord
+    row: Row
+
+
+def gains(runs: Sequence[RunRecord], comparison: Comparison) -> list[Gain]:
+    """Of each adversarial student that no other of as many steps goes on with, to each of regression beside it."""
+    found = []
+    for run in runs:
+        measured = _measured(run, comparison)
+        for last in (one for one in measured if _is_last(one, measured, run)):
+            line = [stage.name for stage in _line(run, last.stage)]
+            for other in measured:
+                if other.stage.judging is None and other.stage.student_steps == last.stage.student_steps:
+                    began = other.stage.name in line
+                    words = _sentence(comparison, last, other, _more_steps(run, last, other) if began else None)
+                    found.append(Gain(last.row.model, other.row.model, began, words))
+    return found[:_MOST]
+
+
+def _measured(run: RunRecord, comparison: Comparison) -> list[_Measured]:
+    """In the recipe's order."""
+    rows = {_folder(row.source): row for row in comparison.evaluation.rows if row.role == "student" and row.source}
+    folders = {stage.name: _folder(run.folder / "stages" / stage.name) for stage in run.stages}
+    return [_Measured(stage, rows[folders[stage.name]]) for stage in run.stages if folders[stage.name] in rows]
+
+
+def _folder(source: str | Path) -> Path:
+    return Path(source).expanduser().resolve()
+
+
+def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
+    """The stages of as many steps that a stage goes on with, from itself back."""
+    named = {one.name: one for one in run.stages}
+    current: StageRecord | None = stage
+    while current is not None and current.student_steps == stage.student_steps:
+        yield current
+        named.pop(current.name)
+        current = named.get(current.start or "")
+
+
+def _is_last(one: _Measured, measured: Sequence[_Measured], run: RunRecord) -> bool:
+    """Whether it is adversarial, and none of the others that were measured goes on with it."""
+    others = (other for other in measured if other is not one and other.stage.judging is not None)
+    return one.stage.judging is not None and all(one.stage not in _line(run, other.stage) for other in others)
+
+
+def _more_steps(run: RunRecord, last: _Measured, other: _Measured) -> int:
+    """Training steps of the stages behind `other` that lead to `last`."""
+    line = list(_line(run, last.stage))
+    return sum(stage.steps for stage in line[: line.index(other.stage)])
+
+
+def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: int | None) -> str:
+    """`more`: training steps that the student has had since it was the other one; None where it never was."""
+    figures = comparison.evaluation.minus(last.row.model, other.row.model)
+    told = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
+    if not figures or not told:
+        return (
+            f"What the adversarial part gave is not known: {last.row.model} and {other.row.model} were not held "
+            "against each other. `fewstep evaluate` of both, as before, adds that from the clips on disk."
+        )
+    steps, num = last.stage.student_steps, figures[told[0]].num
+    regression = "regression alone" if more is None else "the regression that it began with"
+    changes = "; ".join(_change(metric, figures[metric]) for metric in told[:COMPARED])
+    further = f" That includes {plural(more, 'step')} more of training." if more else ""
+    return (
+        f"What the adversarial part gave the {steps}-step student ({last.row.model}), held against {regression} "
+        f"({other.row.model}) on the same {plural(num, 'prompt') if num else 'prompts'} and noise: {changes}.{further}"
+    )
+
+
+def _change(metric: str, figure: Figure) -> str:
+    """shapes-fd changes by −3.14 (95 %: −8.00 to +1.20), which is not distinguishable from zero."""
+    scale, unit = (100.0, " points") if figure.unit == _POINTS else (1.0, "")
+    words = f"{metric} changes by {_signed(figure.value, scale)}{unit}"
+    if has_interval(figure.model_dump()):
+        words += f" (95 %: {_signed(figure.low, scale)} to {_signed(figure.high, scale)})"
+    why = unfit(figure.model_dump())
+    if why:
+        return f"{words}, which decides nothing, for {why}"
+    if figure.low is None or figure.high is None:
+        return words
+    if figure.low <= 0 <= figure.high:
+        return f"{words}, which is not distinguishable from zero"
+    if figure.better is None:
+        return f"{words}, which is distinguishable from zero"
+    return f"{words}, which is {'better' if (figure.low > 0) == (figure.better == 'higher') else 'worse'}"
+
+
+def _signed(value: float | None, scale: float) -> str:
+    if value is None:
+        return number(None)
+    told = f"{scale * value:.1f}".replace("-", "−") if scale != 1 else number(float(value))
+    return told if value < 0 else f"+{told}"

@@ -84,8 +84,8 @@ def fresh_heads(stage: StageRecord) -> str:
         steps = f" for {plural(judging.probe, 'step')}" if judging.probe else ""
         pairs = f"{result['fresh_heads_pairs']} " if result and "fresh_heads_pairs" in result else ""
         return (
-            f"Heads trained afresh{steps} tell real and student apart in {_percent(after)} of {pairs}held-out pairs{was}; "
-            "50 % is chance. Each figure is of one training of the heads, so a few points may be chance."
+            f"Heads trained afresh{steps} tell real and student apart in {_percent(after)} of {pairs}held-out pairs"
+            f"{was}; 50 % is chance. Each figure is of one training of the heads, so a few points may be chance."
         )
     if judging.probe and result is None:
         return "Heads are trained afresh when the stage is finished; until then nothing says how much there is to see."

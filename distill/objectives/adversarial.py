@@ -76,7 +76,7 @@ class Adversarial(Settings):
     discriminator_steps: PositiveInt = 1
     """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
     balance: Balance | None = None
-    """Discriminator steps that follow its accuracy; null: always `discriminator_steps`."""
+    """Discriminator steps and a weight of the adversarial loss that follow accuracy; null: always the same."""
     lr: PositiveFloat = 2e-4
     """Learning rate of the discriminator, Adam."""
     betas: tuple[Decay, Decay] = NO_MOMENTUM
@@ -281,7 +281,10 @@ class AdversarialObjective:
                 of_real = discriminate(real)
             if settings.balance is not None and not lesson.num_judged:
                 self.scores.update(lesson.transition, of_real, of_fake.detach())  # it waits, and is measured meanwhile
-        adversarial = generator_loss(settings.loss, of_real, of_fake)
+        weights = None
+        if settings.balance is not None:
+            weights = settings.balance.trust(self.scores.accuracies.cpu()[lesson.transition]).to(of_fake)
+        adversarial = generator_loss(settings.loss, of_real, of_fake, weights)
         loss, figures = settings.weight * adversarial, {"adversarial": adversarial.detach()}
         if settings.balance is not None:
             figures["discriminator_steps"] = torch.tensor(float(lesson.num_judged))

@@ -25,11 +25,15 @@ def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Ten
     return (relu(1 - real) + relu(1 + fake)).mean()
 
 
-def generator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
-    """What the student minimises; arguments as in `discriminator_loss`. Only relativistic looks at `real`."""
-    if kind == "relativistic":
-        return softplus(real - fake).mean()
-    return softplus(-fake).mean() if kind == "non_saturating" else -fake.mean()
+def generator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor, weights: Tensor | None = None) -> Tensor:
+    """What the student minimises; arguments as in `discriminator_loss`. Only relativistic looks at `real`.
+
+    weights (B,) multiply the loss of each clip; None: 1 each.
+    """
+    losses = -fake  # hinge
+    if kind != "hinge":
+        losses = softplus(real - fake if kind == "relativistic" else -fake)
+    return losses.mean() if weights is None else (losses.mean(dim=1) * weights).mean()
 
 
 def gradient_penalty(

@@ -17,14 +17,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Balance(Settings):
-    """Keeps discriminator and student level: how many turns the discriminator has follows its accuracy.
+    """Keeps discriminator and student level, by the discriminator's accuracy.
 
     Under `low` it has `most` turns in a step, so that it keeps up with the student; above `high` it has none, until
-    the student has caught up; between them as many as `discriminator_steps` says.
+    the student has caught up; between them as many as `discriminator_steps` says. The student waits as well: at a
+    transition where accuracy is under `low` its adversarial loss counts less, and at chance not at all, as a
+    discriminator that is wrong there has nothing to teach.
     """
 
     low: Share = 0.6
-    """Accuracy under which it has the most turns; 0.5 is chance."""
+    """Accuracy under which it has the most turns, and the student follows it less; above 0.5, which is chance."""
     high: Share = 0.9
     """Accuracy above which it waits."""
     most: PositiveInt = 3
@@ -32,8 +34,8 @@ class Balance(Settings):
 
     @model_validator(mode="after")
     def _in_order(self) -> Balance:
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low:g} and high is {self.high:g}: low must be below high")
+        if not 0.5 < self.low < self.high:
+            raise ValueError(f"low is {self.low:g} and high is {self.high:g}: low must be above 0.5 and below high")
         return self
 
     def turns(self, accuracy: float, usual: int) -> int:
@@ -41,6 +43,10 @@ class Balance(Settings):
         if accuracy < self.low:
             return max(usual, self.most)
         return 0 if accuracy > self.high else usual
+
+    def trust(self, accuracy: Tensor) -> Tensor:
+        """How much the student follows the discriminator, 0 (at chance) to 1 (from `low` on); of the same shape."""
+        return ((accuracy - 0.5) / (self.low - 0.5)).clamp(0, 1)
 
 
 class Scores(nn.Module):
@@ -75,9 +81,14 @@ class Scores(nn.Module):
         self.weights[seen] = keep + 1 - _MEMORY
 
     @property
+    def accuracies(self) -> Tensor:
+        """Of each transition, float64 (transitions,)."""
+        return torch.where(self.weights > 0, self.averages[0], 0.5)
+
+    @property
     def accuracy(self) -> float:
         """The mean over transitions."""
-        return float(torch.where(self.weights > 0, self.averages[0], 0.5).mean())
+        return float(self.accuracies.mean())
 
     def figures(self, ends: Tensor) -> dict[str, Tensor]:
         """accuracy, logits_real and logits_fake of each transition, by the time (transitions,) at which it ends."""

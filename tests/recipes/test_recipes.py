@@ -19,6 +19,7 @@ from fewstep.teacher.shapes.world import held_out
 
 ROOT = Path(__file__).parents[2]
 SHAPES = ["shapes-1step", "shapes-2step", "shapes-4step", "shapes-from-video", "shapes-lora-4step"]
+COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
 WAN = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"]
@@ -34,18 +35,18 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     (tmp_path / "mine.txt").write_text("a corgi runs\n")
     prompts = [f"data.prompts={tmp_path / 'mine.txt'}"]
     folder = [f"data.folder={tmp_path}"]
-    return {**dict.fromkeys(["shapes-from-video", RELAY], folder), **dict.fromkeys(WAN, prompts)}
+    return {**dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder), **dict.fromkeys(WAN, prompts)}
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, DEMO, RELAY, *WAN])
+    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
     with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of shapes-1step, "):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, DEMO, RELAY, *WAN])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -84,7 +85,30 @@ def test_few_steps_learn_from_their_nodes_alone_and_at_last_from_eight_steps(nam
     assert isinstance(relaxed.objective, Adversarial) and relaxed.objective.noise.kind == "levels"
 
 
-@pytest.mark.parametrize("name", ["shapes-from-video", RELAY, *WAN])
+def test_the_published_recipe_is_the_papers() -> None:
+    """arXiv 2402.13929: per count LoRA conditional, LoRA relaxed, the merged network relaxed; nothing of our own."""
+    recipe = read_recipe("shapes-published")
+    phases = [stage.objective for stage in recipe.stages[1:]]
+    assert [recipe.train_of(i) for i in range(1, 7)] == ["lora", "lora", "full"] * 2
+    for i, objective in enumerate(phases):
+        assert isinstance(objective, Adversarial) and objective.conditional is (i % 3 == 0)
+        assert (objective.loss, objective.anchor.weight, objective.real) == ("non_saturating", 0, "supervisor")
+        assert objective.r1 == objective.r2 == 0 and objective.discriminator.backbone == "trained"
+    assert recipe.stages[-1].teacher_steps == 8 and recipe.stages[-1].starts == (0.25, 0.5, 0.75, 1.0)
+
+
+def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
+    recipe = read_recipe("shapes-arms", [f"data.folder={RECIPES}"])
+    for steps in (4, 1):
+        start = [s.name for s in recipe.stages].index(f"{steps}-step")
+        arms = [i for i, s in enumerate(recipe.stages) if s.student_steps == steps and i != start]
+        assert {recipe.start_of(i) for i in arms if "published" not in recipe.stages[i].name} == {start}
+        assert recipe.stages[arms[0]].name == f"{steps}-mse"
+    ladd = next(s.objective for s in recipe.stages if s.name == "4-ladd")
+    assert isinstance(ladd, Adversarial) and (ladd.real, ladd.judges, ladd.anchor.weight) == ("clips", "clip", 0)
+
+
+@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN])
 def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +133,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, DEMO, RELAY, *WAN])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

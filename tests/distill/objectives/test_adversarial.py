@@ -397,3 +397,25 @@ def test_a_balanced_discriminator_catches_up_or_waits(roles: Roles, make_batch: 
     while objective.scores.accuracy < 0.6:
         objective.scores.update(torch.tensor([0, 1]), real, fake)
     assert list(objective.rounds(1)) == [(DISCRIMINATOR, STUDENT)]
+
+
+def test_a_student_waits_where_the_discriminator_is_wrong(
+    roles: Roles, conditions: Conditions, make_batch: MakeBatch
+) -> None:
+    """Transition by transition: only clips of the one that it knows count."""
+    balance = {"low": 0.6, "high": 0.9}
+    settings = {**RELAXED, "loss": "hinge", "anchor": {"weight": 0}, "weight": 1.0}
+    gradients = {}
+    for known in ((), (0,), (0, 1)):
+        objective = make(roles, conditions, Supervision(4, 2), balance=balance, **settings)
+        for transition in (0, 1):
+            right = transition in known
+            real, fake = torch.full((8, 1), float(right)), torch.full((8, 1), float(not right))
+            for _ in range(50):
+                objective.scores.update(torch.full((8,), transition), real, fake)
+        roles.student.zero_grad()
+        lesson = objective.lesson((DISCRIMINATOR, STUDENT), make_batch(0, copies=4), roles, keep_graph=False)
+        objective.loss(STUDENT, lesson, roles, 1)["loss"].backward()
+        gradients[known] = sum(float(p.grad.abs().sum()) for p in roles.student.parameters() if p.grad is not None)
+    assert gradients[()] == 0
+    assert gradients[(0,)] > 0 and gradients[(0, 1)] > 0 and gradients[(0,)] != gradients[(0, 1)]

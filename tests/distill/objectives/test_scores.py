@@ -41,7 +41,12 @@ def test_turns_follow_accuracy() -> None:
     assert balance.turns(0.5, usual=6) == 6  # never fewer than the usual number where it falls behind
 
 
+def test_a_student_follows_a_discriminator_as_far_as_it_is_right() -> None:
+    trust = Balance(low=0.6, high=0.9).trust(torch.tensor([0.2, 0.5, 0.55, 0.6, 1.0]))
+    assert trust.tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+
+
 def test_settings_refuse() -> None:
-    for wrong in ({"low": 0.9, "high": 0.6}, {"low": -1}, {"most": 0}, {"mid": 0.5}):
+    for wrong in ({"low": 0.9, "high": 0.6}, {"low": 0.5}, {"most": 0}, {"mid": 0.5}):
         with pytest.raises(ValidationError):
             Balance.model_validate(wrong)

@@ -15,8 +15,9 @@ MINUTES ?= 10
 demo: $(FEWSTEP)
 	$(BIN)/fewstep demo --minutes $(MINUTES)
 
+# A process per core; a file's tests stay together, as they share what is slow to make.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(DEV)
 	$(BIN)/ruff check

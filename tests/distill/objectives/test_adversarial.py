@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR, Adversarial, AdversarialObjective
@@ -18,8 +18,8 @@ from fewstep.distill.objectives.losses import AdversarialLoss
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.rollout import rollout
 from tests.distill.objectives.conftest import SHAPE, take
+from tests.distill.objectives.ruler import RELAXED, ruled
 
 MakeBatch = Callable[..., Batch]
 
@@ -30,27 +30,6 @@ def make(roles: Roles, conditions: Conditions, supervision: Supervision, **setti
     clips = roles.teacher.noise([10, 11], SHAPE)
     judge = Discriminator(roles.teacher, roles.backbone, chosen.discriminator, clips, conditions, chosen.conditional)
     return AdversarialObjective(chosen, supervision, judge)
-
-
-class Ruler(nn.Module):
-    """Stands in for a discriminator: its logit is a number times the sum of z_s; keeps what it was given."""
-
-    def __init__(self, slope: float) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.tensor(slope))
-        self.asked: list[tuple[Any, ...]] = []
-
-    def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Any = None) -> Tensor:
-        self.asked.append((z_s, s, conditions, starts))
-        return self.slope * z_s.flatten(1).sum(dim=1, keepdim=True)
-
-    def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
-        return [z, t]
-
-
-def ruled(supervision: Supervision, slope: float = 0.01, **settings: Any) -> tuple[AdversarialObjective, Ruler]:
-    ruler: Any = Ruler(slope)
-    return AdversarialObjective(Adversarial.model_validate(settings), supervision, ruler), ruler
 
 
 def moved(module: nn.Module) -> bool:
@@ -217,114 +196,6 @@ def test_settings_refuse() -> None:
     for wrong in ({"loss": "wgan"}, {"r1": -1}, {"betas": [1.0, 0.99]}, {"penalty_every": 0}, {"anchor": {"w": 1}}):
         with pytest.raises(ValidationError):
             Adversarial.model_validate(wrong)
-
-
-# --- what is held against what
-
-RELAXED: dict[str, Any] = {
-    "conditional": False,
-    "r1": 0.0,
-    "r2": 0.0,
-    "noise": {"kind": "levels", "levels": [0.0], "weights": [1]},
-}
-
-
-def shown(
-    roles: Roles, make_batch: MakeBatch, supervision: Supervision, **settings: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides and their times, without further noise."""
-    objective, ruler = ruled(supervision, **{**RELAXED, **settings})
-    take(objective, DISCRIMINATOR, make_batch(3, copies=4), roles, 1)
-    both, s, *_ = ruler.asked[0]
-    return (*both.chunk(2), s)
-
-
-def test_clips_are_real_at_the_steps_end_or_where_it_ends_in_data(roles: Roles, make_batch: MakeBatch) -> None:
-    supervision, batch = Supervision(4, 2), make_batch(3, copies=4)
-    schedule, step = roles.teacher.schedule, supervision.draw(batch, roles.teacher.schedule)
-    at_data = step.s == 0
-    assert at_data.any() and not at_data.all()
-    z_s = supervision.teach(step, batch, roles).z_s
-    noised = schedule.add_noise(batch.x0, step.noise, step.s)
-    for setting, above in (("clips", noised), ("clips_at_data", z_s)):
-        real, _, s = shown(roles, make_batch, supervision, real=setting)
-        assert torch.equal(s, step.s)
-        torch.testing.assert_close(real[at_data], batch.x0[at_data])
-        torch.testing.assert_close(real[~at_data], above[~at_data])
-    assert not torch.allclose(z_s[at_data], batch.x0[at_data], atol=0.1)
-
-
-def test_the_clip_that_a_step_stands_for(roles: Roles, make_batch: MakeBatch) -> None:
-    supervision, batch = Supervision(4, 2), make_batch(3, copies=4)
-    lesson = supervision.lesson(batch, roles)
-    x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student).detach()
-    real, fake, s = shown(roles, make_batch, supervision, judges="clip")
-    assert not s.any()
-    torch.testing.assert_close(real, lesson.target(roles.teacher.schedule), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(fake, x0, atol=1e-5, rtol=1e-4)
-    real, fake, s = shown(roles, make_batch, supervision, judges="clip", real="clips")
-    assert torch.equal(real, batch.x0) and not s.any()
-
-
-def test_the_end_of_the_students_own_chain(roles: Roles, make_batch: MakeBatch) -> None:
-    for parameter in roles.student.parameters():
-        parameter.data *= 0.9
-    supervision, batch = Supervision(4, 2), make_batch(3, copies=4)
-    noise, schedule = batch.noise(), roles.teacher.schedule
-    real, fake, s = shown(roles, make_batch, supervision, judges="sample", real="clips")
-    assert torch.equal(real, batch.x0) and not s.any()
-    expected = rollout(roles.teacher, noise, batch.conditions, schedule.grid(2), network=roles.student)
-    torch.testing.assert_close(fake, expected, atol=1e-5, rtol=1e-4)
-    real, _, _ = shown(roles, make_batch, supervision, judges="sample")
-    expected = rollout(roles.teacher, noise, batch.conditions, schedule.grid(4), network=roles.supervisor)
-    torch.testing.assert_close(real, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_gradients_pass_through_the_steps_that_are_set(roles: Roles, make_batch: MakeBatch) -> None:
-    """Through the last step alone they are those of that step, taken from where the chain had come."""
-    supervision, batch, schedule = Supervision(4, 2), make_batch(3), roles.teacher.schedule
-    settings: dict[str, Any] = {
-        **RELAXED,
-        "judges": "sample",
-        "real": "clips",
-        "loss": "hinge",
-        "anchor": {"weight": 0},
-        "weight": 1.0,
-    }
-    norms = {}
-    for through in ("all", "last", "drawn"):
-        objective, _ = ruled(supervision, slope=1.0, through=through, **settings)
-        roles.student.zero_grad()
-        take(objective, STUDENT, make_batch(3), roles, 1)["loss"].backward()
-        norms[through] = sum(float(p.grad.norm()) for p in roles.student.parameters() if p.grad is not None)
-    noise, grid = batch.noise(), schedule.grid(2)
-    roles.student.zero_grad()
-    middle = rollout(roles.teacher, noise, batch.conditions, grid[:2], network=roles.student)
-    x0 = roles.teacher.denoise(middle, grid[1], batch.conditions, network=roles.student)
-    (-schedule.step(middle, x0, grid[1], grid[2]).flatten(1).sum(dim=1)).mean().backward()
-    last = sum(float(p.grad.norm()) for p in roles.student.parameters() if p.grad is not None)
-    assert norms["last"] == pytest.approx(last, rel=1e-3)
-    assert norms["all"] != pytest.approx(last, rel=1e-2)
-    assert any(norms["drawn"] == pytest.approx(norms[other], rel=1e-3) for other in ("all", "last"))
-
-
-def test_nothing_that_needs_no_supervisor_pays_for_one(roles: Roles, make_batch: MakeBatch) -> None:
-    calls = 0
-
-    def count(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
-
-    roles.supervisor.register_forward_pre_hook(count)
-    for judges in ("endpoint", "clip", "sample"):
-        settings: dict[str, Any] = {**RELAXED, "judges": judges, "anchor": {"weight": 0}}
-        for turn in (DISCRIMINATOR, STUDENT):
-            take(ruled(Supervision(4, 2), real="clips", **settings)[0], turn, make_batch(0), roles, 1)
-        assert calls == 0
-    take(ruled(Supervision(4, 1), real="clips_at_data", **settings)[0], STUDENT, make_batch(0), roles, 1)
-    assert calls == 0  # a single step ends in data
-    take(ruled(Supervision(4, 2), **settings)[0], STUDENT, make_batch(0), roles, 1)
-    assert calls > 0
 
 
 # --- rounds

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR

@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 test lint cases: export OMP_NUM_THREADS = 1
 test cases: export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint cases teacher teacher-table relay-table from-video-table latency training-speed export-table
+.PHONY: demo test lint cases teacher teacher-table relay-table arms-table from-video-table latency training-speed export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -38,6 +38,13 @@ relay-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos
 	$(BIN)/fewstep student table runs/shapes-relay --guidance 7@0.3-0.93 --dtype bfloat16 \
 		--out docs/results/relay.json
+
+# Ways to let a discriminator judge, from one start and for about as long.
+arms-table: $(FEWSTEP)
+	$(BIN)/fewstep teacher videos runs/videos --num 6144
+	$(BIN)/fewstep run shapes-arms --set data.folder=runs/videos
+	$(BIN)/fewstep student table runs/shapes-arms --steps 50,4,1 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
+		--out docs/results/adversarial.json
 
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
 from-video-table: $(FEWSTEP)

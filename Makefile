@@ -36,7 +36,7 @@ teacher-table: $(FEWSTEP)
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos
-	$(BIN)/fewstep student table runs/shapes-relay --guidance 7@0.3-0.93 --dtype bfloat16 \
+	$(BIN)/fewstep student table runs/shapes-relay --fresh --guidance 7@0.3-0.93 --dtype bfloat16 \
 		--out docs/results/relay.json
 
 # Ways to let a discriminator judge, from one start and for about as long.
@@ -52,7 +52,7 @@ from-video-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-4step
 	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real
 	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 \
-		--guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
+		--fresh --guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
 
 # Weights do not matter here, so students of the demo's recipe will do. A guided step is one pass of twice the batch: only
 # where a batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.

@@ -62,7 +62,7 @@ class Recipe(Settings):
     seed: Seed = 0
     """Decides everything random in training."""
     out: Path = Path("runs/student")
-    """The run's folder; a run that stopped there goes on."""
+    """The run directory; a run that stopped there is resumed."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward passes; auto: bfloat16 where the device computes in it natively, else float32."""
     device: str | None = None
@@ -76,7 +76,7 @@ class Recipe(Settings):
     student: StudentSettings = StudentSettings()
     """What of the student is trained."""
     logging: Logging = Logging()
-    """What a run tells and keeps."""
+    """What a run logs and saves."""
     stages: tuple[Stage, ...]
     """The relay, in order."""
 
@@ -117,7 +117,7 @@ class Recipe(Settings):
         return fitting[-1] if fitting else None
 
     def start_of(self, index: int) -> int | None:
-        """The stage whose student stage `index` goes on with; None: the base teacher."""
+        """The stage whose student stage `index` starts from; None: the base teacher."""
         start = self.stages[index].start
         if start == BASE or index == 0:
             return None
@@ -150,7 +150,7 @@ class Recipe(Settings):
     def phases_of(self, index: int) -> tuple[str, ...]:
         """What of the method a stage is, by the names that tables use.
 
-        Regression is `mse`, or `start` if another stage goes on from it that is alike: of as many steps, with the same
+        Regression is `mse`, or `start` if another stage starts from it that is alike: of as many steps, with the same
         guidance inside. An adversarial stage is `conditional` or `relaxed`, and the last one alike is `final` as well.
         """
         stage, guidance = self.stages[index], self.guidance_in(index)
@@ -232,7 +232,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), needs_files: bo
     """The recipe of a YAML file, or of a packaged one by its name, such as `shapes-4step`.
 
     `overrides` are dotted settings such as `stages.1.lr=1e-4` or `stages.4-step.objective.r1=0.5`, with values in
-    YAML. Files that it names are looked for beside the recipe, then in the current directory, then among the packaged
+    YAML. Files that it names are looked for next to the recipe, then in the current directory, then among the packaged
     ones, and become absolute; with needs_files=False they may be missing. Raises ValueError naming everything that is
     wrong.
     """

@@ -27,7 +27,7 @@ RECIPE = "recipe.yaml"
 OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
 
 FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
-# What a run may be gone on with though it was begun with another: nothing of it changes what is learned. The data's
+# Settings that may change when a run is resumed: nothing of them changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
 _FREE = (
     "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
@@ -104,12 +104,12 @@ class RunFolder:
     def begin(self, recipe: Recipe, again: str | None = None) -> None:
         """Keeps the resolved recipe. Raises ValueError as `check`.
 
-        Further stages at the end are no other recipe: a run may be gone on with. Nor are other settings of the stage
+        Further stages at the end are no other recipe: a run may be extended. Nor are other settings of the stage
         `again` and of those that stand on it: then what is there of them goes, and they are trained again. With the
-        same settings it all stays, so that the same command goes on after a stop.
+        same settings it all stays, so that the same command resumes after a stop.
         """
         for name in self.check(recipe, again):
-            # before the recipe is kept: killed in between, no old student stands beside new settings
+            # before the recipe is kept: killed in between, no old student is left with new settings
             shutil.rmtree(self.stage(name), ignore_errors=True)
             for part in (name, conversion_name(name)):
                 forget_state(self.path, part)
@@ -149,7 +149,7 @@ class RunFolder:
             ) from error
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:
-        """A stage's folder appears whole: `write` fills it, `result` is kept beside; then its checkpoint may go."""
+        """A stage's folder appears whole: `write` fills it, `result` is kept with it; then its checkpoint may go."""
         folder = self.stage(name)
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)

@@ -136,7 +136,7 @@ class StudentSettings(Settings):
 
 
 class Logging(Settings):
-    """What a run tells and keeps while it trains."""
+    """What a run logs and saves while it trains."""
 
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Where curves, sample clips and the recipe go."""

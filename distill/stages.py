@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 _GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
 _GAUGE_POSITION = 10**9  # batches that training never reaches
 
-# What a student is asked at a gate, beside endpoint_error: its network and contract -> a figure
+# What is measured of a student at a gate, besides endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
 Samples = Callable[[Path, nn.Module, SamplingContract], None]
 
@@ -56,7 +56,7 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class Relay:
-    """Everything the stages of one run share. `gauges` are metrics that gates may name beside endpoint_error."""
+    """Everything the stages of one run share. `gauges` are metrics that gates may name besides endpoint_error."""
 
     recipe: Recipe
     folder: RunFolder
@@ -148,7 +148,7 @@ class Relay:
         if request.stop:
             raise Stop(request.stop, _resume(kept))
         if request.save:
-            self.screen.say(f"{kept}; the run goes on")
+            self.screen.say(f"{kept}; training continues")
         assert done is not None
         return done
 

@@ -27,7 +27,7 @@ from fewstep.teacher.screen import OnStep
 
 
 class Trainer:
-    """Trains `roles.student`, and what the objective trains beside it, for `stage.steps` steps.
+    """Trains `roles.student`, and what the objective trains besides it, for `stage.steps` steps.
 
     `folder` is the run's: its checkpoint is resumed when it is this stage's, and refused with another contract than
     `contract`. `samples(step)`, if given, is called on the moving average every `logging.samples_every` steps.
@@ -64,7 +64,7 @@ class Trainer:
     def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
         """Trains to the end of the stage, or of the step in which a signal asked to stop: returns its number, or 0.
 
-        Either way the checkpoint is written. A request to save is answered by `say`, and training goes on.
+        Either way the checkpoint is written. A request to save is answered by `say`, and training continues.
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
         another player has moved in that step already, what was written last: half a step is never kept.
         """
@@ -103,7 +103,7 @@ class Trainer:
         request = agree(self.accelerator, signals)
         if request.save:
             self.save()
-            say(f"{self.kept}; the run goes on")
+            say(f"{self.kept}; training continues")
         return request.stop
 
     def _sample(self, samples: Callable[[int], dict[str, float]], curves: Curves, signals: Signals) -> None:

@@ -39,7 +39,7 @@ class Anchor(Settings):
 
 
 class Adversarial(Settings):
-    """A discriminator that tells the student's steps, or clips, from real ones."""
+    """A discriminator learns to classify the student's steps, or clips, and real ones."""
 
     kind: Literal["adversarial"] = "adversarial"
     """A discriminator judges the student."""
@@ -295,7 +295,7 @@ class AdversarialObjective:
 
     def _anchor(self, x0: Tensor | None, lesson: Comparison, taught: Lesson, roles: Roles) -> Tensor:
         schedule, anchor = roles.teacher.schedule, self.settings.anchor
-        if x0 is None:  # clips are judged, and the step beside them was not taken yet
+        if x0 is None:  # samples are judged, and the anchor's own step was not taken yet
             assert lesson.step is not None
             x0 = _predict(lesson.step, lesson.batch, roles)
         own = roles.teacher.schedule_of(roles.student)

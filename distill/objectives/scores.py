@@ -1,4 +1,4 @@
-"""How well the discriminator tells real from fake at each transition, and what follows for its next turns."""
+"""The discriminator's accuracy at each transition, and how many turns it gets next."""
 
 from __future__ import annotations
 

@@ -114,12 +114,16 @@ def test_warnings_save_and_go_on(check_case: CheckCase, tmp_path: Path, tiny_wan
     stages = [stage | {"steps": 10} for stage in RECIPE["stages"]]
     recipe = write_recipe(tmp_path, tiny_wan_folder, stages=stages, logging=RECIPE["logging"] | {"save_seconds": 1000})
     code, output = signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe)
-    said = next((line for line in output.splitlines() if "the run goes on" in line), "nothing said")
+    said = next((line for line in output.splitlines() if "training continues" in line), "nothing said")
     check_case(
         "08 warnings in a run",
         signal.Signals(number).name,
         f"{said} {end_of(code, output)}",
-        ["-step is at step", f"saved in {tmp_path / 'run' / 'state.pt'}; the run goes on", "exit 0: the student is in"],
+        [
+            "-step is at step",
+            f"saved in {tmp_path / 'run' / 'state.pt'}; training continues",
+            "exit 0: the student is in",
+        ],
     )
 
 

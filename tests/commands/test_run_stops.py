@@ -99,4 +99,4 @@ def test_a_warning_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path, monke
     signalled(monkeypatch, "fewstep.distill.trainer.Trainer.one_step", 2, signal.SIGUSR1)
     code, output = fewstep("run", recipe, "--set", f"out={out}")
     assert code == 0 and kept == {("4-step", 2): 2, ("4-step", 3): 2}, output
-    assert f"stage 4-step is at step 2 of 4, saved in {out / 'state.pt'}; the run goes on" in output
+    assert f"stage 4-step is at step 2 of 4, saved in {out / 'state.pt'}; training continues" in output

@@ -68,14 +68,14 @@ def test_a_request_to_save_is_met_and_training_goes_on(case: Case) -> None:
     trainer = case.trainer()
     assert trainer.run(on_step, signals, say) == 0 and trainer.step == 6
     assert kept == [2, 4]
-    assert said[0] == f"stage s is at step 2 of 6, saved in {case.folder / 'state.pt'}; the run goes on"
+    assert said[0] == f"stage s is at step 2 of 6, saved in {case.folder / 'state.pt'}; training continues"
 
 
 def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case: Case) -> None:
     signals, said = Signals(), list[str]()
     signals.receive(signal.SIGUSR1)
     case.trainer().run(ignore, signals, said.append)
-    assert said == ["stage s is at step 0 of 6, nothing of it to save yet; the run goes on"]
+    assert said == ["stage s is at step 0 of 6, nothing of it to save yet; training continues"]
 
 
 def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_the_published_recipe_is_the_papers() -> None:
 
 def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
     recipe = read_recipe("shapes-arms", [f"data.folder={RECIPES}"])
-    for steps in (4, 1):
+    for steps in (4, 2, 1):
         start = [s.name for s in recipe.stages].index(f"{steps}-step")
         arms = [i for i, s in enumerate(recipe.stages) if s.student_steps == steps and i != start]
         assert {recipe.start_of(i) for i in arms if "published" not in recipe.stages[i].name} == {start}

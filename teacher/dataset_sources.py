@@ -26,7 +26,12 @@ from fewstep.teacher.rollout import rollout
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
-_NOT_VIDEOS = {".txt", ".csv", ".tsv", ".jsonl", ".json"}  # captions and notes beside the videos
+# captions and notes, thumbnails, subtitles: what people keep next to their videos
+_NOT_VIDEOS = {
+    *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".md", ".yaml", ".yml", ".xml", ".nfo"),
+    *(".jpg", ".jpeg", ".png", ".webp"),
+    *(".srt", ".vtt", ".ass"),
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class _Clip:
 
 
 def list_files(folder: Path, out: Path) -> list[Path]:
-    """Every file below the folder that is meant to be a video: not hidden, no captions, nothing under `out`.
+    """Every file below the folder that is meant to be a video: not hidden, no captions, pictures or subtitles, nothing
+    under `out`.
 
     Raises ValueError when there is no such folder, or nothing in it.
     """

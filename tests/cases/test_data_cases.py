@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fewstep.teacher.dataset_sources import list_files
 from tests.commands.test_run_data import recipe, videos
 from tests.commands.typed import fewstep
 
@@ -87,6 +88,16 @@ def test_a_run_inside_the_folder_of_its_videos_resumes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG", ".webp", ".srt", ".vtt", ".md", ".yaml", ".nfo"])
+def test_what_people_keep_next_to_videos_is_no_video(tmp_path: Path, check_case: Check, suffix: str) -> None:
+    folder = videos(tmp_path / "videos", 1, 0)
+    (clip,) = list_files(folder, tmp_path / "out")
+    (folder / f"{clip.stem}{suffix}").write_bytes(b"a thumbnail, subtitles or notes")
+    (folder / "unknown.bin").write_bytes(b"this may be a video")  # other files are opened, and counted if they are none
+    names = [path.name for path in list_files(folder, tmp_path / "out")]
+    check_case(SKIPPED, f"clip{suffix} next to clip.mp4", names, str([clip.name, "unknown.bin"]))
+
+
 def test_nothing_to_skip_is_not_mentioned(tmp_path: Path, tiny_wan_folder: Path, check_case: Check) -> None:
     found = usable(tmp_path, tiny_wan_folder, 2, 0)[0]
     check_case(SKIPPED, "all clips usable", f"{found[:6]}, {'usable' in found}", "exit 0, False")

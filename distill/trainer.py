@@ -154,13 +154,14 @@ class Trainer:
         return lessons
 
     def _turn(self, turn: str, lessons: list[Any]) -> dict[str, float]:
-        stage, player, total = self.stage, self.players[turn], dict[str, float]()
+        stage, player, seen = self.stage, self.players[turn], dict[str, list[float]]()
         for lesson in lessons:
             with self.accelerator.autocast():
                 figures = self.objective.loss(turn, lesson, self.roles, self.step)
             self.accelerator.backward(figures["loss"] / stage.accumulate)
             for name, value in as_numbers(figures).items():
-                total[name] = total.get(name, 0.0) + value / stage.accumulate
+                seen.setdefault(name, []).append(value)
+        total = {name: sum(values) / len(values) for name, values in seen.items()}  # some are of a few micro-batches
         # the student's warm-up is its own: a discriminator's lies within the first step as a whole
         scale = lr_scale(self.step, stage.steps, stage.warmup if turn == STUDENT else 0, stage.cooldown)
         norm = player.gather(self.accelerator, total["loss"])

@@ -7,6 +7,8 @@ DEV := $(VENV)/.dev
 # Two OpenMP threads on a busy small machine can be far slower than one.
 test lint cases: export OMP_NUM_THREADS = 1
 test cases: export HF_HUB_OFFLINE = 1
+# Nothing is printed after the closing line of pytest.
+test: export TRANSFORMERS_VERBOSITY = error
 
 .PHONY: demo test lint cases teacher teacher-table relay-table arms-table from-video-table latency training-speed export-table
 

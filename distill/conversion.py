@@ -17,7 +17,7 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.regression import regress
-from fewstep.distill.objectives.supervision import Supervision, draw_transition
+from fewstep.distill.objectives.supervision import Supervision, draw_transition, noise_as_sampled
 from fewstep.distill.settings import Conversion, Logging, Stage, conversion_name
 from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import SamplingContract
@@ -60,9 +60,7 @@ class ConversionObjective:
         batch = lesson
         teacher, schedule = roles.teacher, roles.teacher.schedule
         t, noise = self._times(schedule, batch), batch.noise()
-        z_t = schedule.add_noise(batch.x0, noise, t)
-        at_noise = t > 1 - 1e-9
-        z_t[at_noise] = noise[at_noise]  # as the student is sampled
+        z_t = noise_as_sampled(schedule, batch.x0, noise, t)
         latest = schedule.time_of_level(self.most_amplified / (1 + self.most_amplified))
         with torch.no_grad():
             target = teacher.denoise(z_t, t.clamp_max(float(latest)), batch.conditions, network=self.original)

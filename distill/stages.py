@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fewstep.distill.batches import Batches
+from fewstep.distill.batches import Batches, BatchSource
 from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
 from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
@@ -129,11 +129,10 @@ class Relay:
         """Trains the student of a stage that has not begun to predict what it is recorded to predict."""
 
         def prepare() -> Trainer:
-            roles, start, supervisor = trainer.roles, self.recipe.start_of(index), self.recipe.teacher_of(index)
-            original = roles.supervisor if start == supervisor else self._start(start)
+            roles, batches = trainer.roles, self._batches(index + CONVERSIONS)
             return conversion_trainer(
-                stage, conversion, roles, original, self._batches(index + CONVERSIONS), trainer.contract,
-                self.accelerator, self.recipe.logging, self.folder.path,
+                stage, conversion, roles, self._start(index, roles), batches, trainer.contract, self.accelerator,
+                self.recipe.logging, self.folder.path,
             )  # fmt: skip
 
         converting = self._unless_stopped(prepare, f"stage {stage.name} is next")
@@ -161,10 +160,11 @@ class Relay:
         if conversion is not None:
             record_prediction(roles.student, conversion.to)
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
-        batches, size = self._batches(index), min(_GAUGED, 2 * stage.batch // stage.accumulate)
-        gauged = batches.batch(_GAUGE_POSITION, size, 0.0)
+        batches = self._batches(index)
+        gauged = gauged_batch(batches, stage)
         # the main process's clips: a discriminator measures its features on them, and must be the same in all
-        main_batch = Batches(self.clips.folder, self.teacher, self.recipe.seed, index).batch(_GAUGE_POSITION, size, 0.0)
+        is_main = self.accelerator.is_main_process
+        main_batch = gauged if is_main else gauged_batch(self._batches(index, rank=0), stage)
         objective = stage_objective(stage, supervision, roles, main_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
@@ -200,8 +200,7 @@ class Relay:
             still = StillRoles(self.teacher, roles.student, roles.supervisor, roles.backbone)
             with roles.averaged():
                 after = heads.accuracy(still)
-            began_as = self._start(self.recipe.start_of(index))
-            before = heads.accuracy(replace(still, student=began_as))
+            before = heads.accuracy(replace(still, student=self._start(index, roles)))
             return {
                 "fresh_heads_before": before.accuracy,
                 "fresh_heads": after.accuracy,
@@ -210,15 +209,17 @@ class Relay:
 
         return measure
 
-    def _batches(self, stage: int) -> Batches:
-        return Batches(
-            self.clips.folder, self.teacher, self.recipe.seed, stage,
-            self.accelerator.process_index, self.accelerator.num_processes,
-        )  # fmt: skip
+    def _batches(self, stage: int, rank: int | None = None) -> Batches:
+        """Those of this process, or of the one of this rank."""
+        rank = self.accelerator.process_index if rank is None else rank
+        return Batches(self.clips.folder, self.teacher, self.recipe.seed, stage, rank, self.accelerator.num_processes)
 
-    def _start(self, index: int | None) -> nn.Module:
-        """What a stage starts as, frozen."""
-        folder = self._weights(index)
+    def _start(self, index: int, roles: Roles) -> nn.Module:
+        """What stage `index` starts as, frozen: its supervisor itself, where that is the same student."""
+        start = self.recipe.start_of(index)
+        if start == self.recipe.teacher_of(index):
+            return roles.supervisor
+        folder = self._weights(start)
         return self.teacher.network_at(1.0) if folder is None else student_network(self.teacher, folder)
 
     def _weights(self, index: int | None) -> Path | None:
@@ -230,6 +231,11 @@ class Relay:
         if gate.metric not in self.gauges:
             raise ValueError(f"{gate.metric} cannot be measured with this teacher: gate on endpoint_error")
         return {gate.metric: self.gauges[gate.metric](student, contract)}
+
+
+def gauged_batch(batches: BatchSource, stage: Stage) -> Batch:
+    """The clips that a stage is measured on, which training never reaches."""
+    return batches.batch(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate), 0.0)
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

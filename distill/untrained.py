@@ -15,7 +15,7 @@ from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
-from fewstep.distill.stages import stage_objective, stage_roles
+from fewstep.distill.stages import gauged_batch, stage_objective, stage_roles
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import SamplingContract
@@ -23,9 +23,6 @@ from fewstep.student.denoiser import ADAPTER, Roles
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.predictions import record_prediction
-
-_MEASURED = 32  # clips at most that a discriminator measures its features on, as in a run
-_MEASURED_POSITION = 10**9
 
 
 class NoiseBatches:
@@ -69,8 +66,7 @@ def untrained_trainer(
         record_prediction(roles.supervisor, predictions[taught_by])
     supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
     batches = NoiseBatches(teacher, size, conditions)
-    measured = batches.batch(_MEASURED_POSITION, min(_MEASURED, 2 * stage.batch // stage.accumulate), 0.0)
-    objective = stage_objective(stage, supervision, roles, measured)
+    objective = stage_objective(stage, supervision, roles, gauged_batch(batches, stage))
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
         teacher.default_fps(), predictions[index],

@@ -41,8 +41,7 @@ def liveliness(roles: Roles, batch: Batch, supervision: Supervision) -> dict[str
     student = rollout(
         roles.teacher, z, batch.conditions, schedule.grid(supervision.student_steps), network=roles.student
     )
-    grid = schedule.grid(supervision.teacher_steps)
-    teacher = rollout(roles.teacher, z, batch.conditions, grid, supervision.guidance, network=roles.supervisor)
+    teacher = supervision.clips(z, batch, roles)
     return {"motion": _motion(student) / _motion(teacher), "contrast": float(student.std() / teacher.std())}
 
 

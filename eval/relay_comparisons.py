@@ -2,8 +2,7 @@
 
 A student's delta is its shapes-fd less that of the `mse` row of as many steps with the same guidance inside: of the
 same run if that has one, else of the first run that has. Of several such rows the first one counts. `mse` rows have no
-delta. All intervals are of 95 %, by a paired
-bootstrap over prompts.
+delta. All intervals are of 95 %, by a paired bootstrap over prompts.
 """
 
 from __future__ import annotations

@@ -24,7 +24,20 @@ def rollout(
     on_step: Callable[[int], None] | None = None,
     network: nn.Module | None = None,
 ) -> Tensor:
-    """Latents at the grid's last time, after one guided ODE step per interval, without gradients.
+    """`integrate`, without gradients."""
+    return integrate(teacher, z, conditions, grid, guidance, on_step, network)
+
+
+def integrate(
+    teacher: Teacher,
+    z: Tensor,
+    conditions: Conditions,
+    grid: Tensor,
+    guidance: Guidance | float = 1.0,
+    on_step: Callable[[int], None] | None = None,
+    network: nn.Module | None = None,
+) -> Tensor:
+    """Latents at the grid's last time, after one guided ODE step per interval; gradients flow where they are enabled.
 
     z (B, C, F, h, w) are the latents at the grid's first time; the grid is (n + 1,) or, with times per
     sample, (n + 1, B). `on_step` is called with the number of steps done. `network` is asked instead of the

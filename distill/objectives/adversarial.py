@@ -283,7 +283,7 @@ class AdversarialObjective:
                 self.scores.update(lesson.transition, of_real, of_fake.detach())  # it waits, and is measured meanwhile
         weights = None
         if settings.balance is not None:
-            weights = settings.balance.trust(self.scores.accuracies.cpu()[lesson.transition]).to(of_fake)
+            weights = settings.balance.trust(self.scores.accuracies[lesson.transition]).to(of_fake)
         adversarial = generator_loss(settings.loss, of_real, of_fake, weights)
         loss, figures = settings.weight * adversarial, {"adversarial": adversarial.detach()}
         if settings.balance is not None:

@@ -8,7 +8,6 @@ APT, arXiv 2501.08316).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
+from fewstep.teacher.rollout import integrate, rollout
 from fewstep.teacher.schedule import NoiseSchedule
 
 Real = Literal["supervisor", "clips", "clips_at_data"]
@@ -71,11 +71,7 @@ def students_clips(
     Gradients pass through `all` steps, the `last`, or those from number `drawn` on. A caller that wants none disables
     them.
     """
-    teacher, schedule = roles.teacher, roles.teacher.schedule
-    grid = schedule.grid(supervision.student_steps)
+    grid = roles.teacher.schedule.grid(supervision.student_steps)
     first = {"all": 0, "last": supervision.student_steps - 1, "drawn": drawn}[through]
-    z = noise
-    for i, (t, s) in enumerate(pairwise(grid)):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= first):
-            z = schedule.step(z, teacher.denoise(z, t, batch.conditions, network=roles.student), t, s)
-    return z
+    z = rollout(roles.teacher, noise, batch.conditions, grid[: first + 1], network=roles.student)
+    return integrate(roles.teacher, z, batch.conditions, grid[first:], network=roles.student)

@@ -50,7 +50,7 @@ class Balance(Settings):
 
 
 class Scores(nn.Module):
-    """Moving averages of accuracy and logits, one per transition, as buffers: checkpoints keep them.
+    """Moving averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
 
     Accuracy is the share of pairs of which the real one has the higher logit, over clips and heads. Averages begin
     at the first pair that is seen; until then accuracy counts as chance.
@@ -67,13 +67,10 @@ class Scores(nn.Module):
     def update(self, transition: Tensor, real: Tensor, fake: Tensor) -> None:
         """transition (B,) int64 on the CPU; logits (B, heads), those of one pair at the same place."""
         pairs = torch.stack([(real > fake).double(), real.double(), fake.double()]).mean(dim=2).cpu()
-        sums, counts = (
-            torch.zeros_like(self.averages, device="cpu"),
-            torch.zeros(len(self.weights), dtype=torch.float64),
-        )
+        sums, counts = torch.zeros_like(self.averages), torch.zeros_like(self.weights)
         sums.index_add_(1, transition, pairs)
         counts.index_add_(0, transition, torch.ones(len(transition), dtype=torch.float64))
-        total = sum_over_processes(torch.cat([sums, counts[None]]), real.device).to(self.averages)
+        total = sum_over_processes(torch.cat([sums, counts[None]]), real.device)
         seen = total[3] > 0
         keep = _MEMORY * self.weights[seen]
         new = total[:3, seen] / total[3, seen]

@@ -83,6 +83,18 @@ def _rounded(fraction: float) -> float:
     return round(fraction, 9)
 
 
+def noise_as_sampled(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Clips x0 noised to t (B,), and the noise alone at t = 1.
+
+    From noise alone a student is sampled, so it learns from that as well, though most VP schedules leave some of the
+    clip at t = 1 (arXiv 2305.08891).
+    """
+    z_t = schedule.add_noise(x0, noise, t)
+    at_noise = t > 1 - 1e-9
+    z_t[at_noise] = noise[at_noise]
+    return z_t
+
+
 @dataclass(frozen=True)
 class StudentStep:
     """One step that a student is to take: latents (B, C, F, h, w), times (B,)."""
@@ -122,18 +134,12 @@ class Supervision:
     starts: tuple[float, ...] | None = None
 
     def draw(self, batch: Batch, schedule: NoiseSchedule) -> StudentStep:
-        """Noises the batch's clips to drawn times.
-
-        At t = 1 a student is sampled from noise alone, so it learns from that as well, though most VP schedules leave
-        some of the clip there (arXiv 2305.08891).
-        """
+        """Noises the batch's clips to drawn times."""
         steps = draw_transition(
             schedule, self.teacher_steps, self.student_steps, self.starts, len(batch.x0), batch.generator
         )
         noise = batch.noise()
-        z_t = schedule.add_noise(batch.x0, noise, steps.t)
-        at_noise = steps.t > 1 - 1e-9
-        z_t[at_noise] = noise[at_noise]
+        z_t = noise_as_sampled(schedule, batch.x0, noise, steps.t)
         return StudentStep(z_t, steps.t, steps.s, noise, steps.num_substeps)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fewstep.eval.metrics.frechet import Interval
+from fewstep.eval.metrics.frechet import Interval, middle_95
 
 Figures = dict[str, dict[str, Any]]  # as rows of results.json have them: name -> value, low, high, num, unit, better
 
@@ -84,5 +84,4 @@ def ratio_interval(own: Tensor, teacher: Tensor) -> Interval:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(own), (DRAWS, len(own)), generator=generator)
     ratios = own[drawn].sum(1) / teacher[drawn].sum(1).clamp_min(1e-12)
-    low, high = ratios.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(own.sum() / teacher.sum()), low, high)
+    return Interval(float(own.sum() / teacher.sum()), *middle_95(ratios))

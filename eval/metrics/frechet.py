@@ -45,8 +45,14 @@ def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: i
     same N; see `extrapolated` for a figure without that bias.
     """
     value, found = frechet_draws(samples, reference, seed, draws)
-    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = middle_95(found)
     return Interval(value, max(0.0, low), high)
+
+
+def middle_95(draws: Tensor) -> tuple[float, float]:
+    """The 2.5 and the 97.5 % quantile of the draws (B,), float64, of a bootstrap."""
+    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def frechet_draws(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = DRAWS) -> tuple[float, Tensor]:

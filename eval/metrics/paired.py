@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.clips import DRAWS
-from fewstep.eval.metrics.frechet import Interval, frechet_draws
+from fewstep.eval.metrics.frechet import Interval, frechet_draws, middle_95
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Resampled:
     @property
     def interval(self) -> Interval:
         """The value, with the 2.5 and the 97.5 % quantile of its draws."""
-        low, high = self.draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return Interval(self.value, low, high)
+        return Interval(self.value, *middle_95(self.draws))
 
 
 def distance(samples: Tensor, reference: Tensor, seed: int = 0) -> Resampled:

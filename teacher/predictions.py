@@ -6,7 +6,6 @@ module, so copies, shared copies and networks with adapters have it as well; fil
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
@@ -28,5 +27,4 @@ def schedule_of(network: nn.Module | None, schedule: NoiseSchedule) -> NoiseSche
 
     Raises ValueError for a prediction that the schedule cannot have, such as v of a flow.
     """
-    prediction: Prediction = getattr(network, _RECORD, schedule.prediction)
-    return schedule if prediction == schedule.prediction else replace(schedule, prediction=prediction)
+    return schedule.predicting(getattr(network, _RECORD, schedule.prediction))

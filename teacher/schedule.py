@@ -7,7 +7,7 @@ float64 on the CPU; latents keep their dtype and device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -77,6 +77,17 @@ class NoiseSchedule:
         from fewstep.teacher.schedulers import read_scheduler
 
         return read_scheduler(scheduler, shift)
+
+    def predicting(self, prediction: Prediction) -> NoiseSchedule:
+        """The same schedule of a network that predicts something else; made once, as every forward pass asks for it.
+
+        Raises ValueError for a prediction that the schedule cannot have, such as v of a flow.
+        """
+        if prediction == self.prediction:
+            return self
+        if prediction not in self._others:
+            self._others[prediction] = replace(self, prediction=prediction)
+        return self._others[prediction]
 
     # --- times
 
@@ -237,6 +248,10 @@ class NoiseSchedule:
         position = t * (len(self._angles) - 1)
         below = position.floor().clamp_max(len(self._angles) - 2).long()
         return torch.lerp(self._angles[below], self._angles[below + 1], position - below)
+
+    @cached_property
+    def _others(self) -> dict[Prediction, NoiseSchedule]:
+        return {}
 
     @cached_property
     def _angles(self) -> Tensor:

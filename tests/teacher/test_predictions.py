@@ -49,6 +49,7 @@ def test_copies_keep_the_record_and_the_source_has_none(teacher: Teacher) -> Non
     merge_adapters(merged)
     assert teacher.schedule_of(merged).prediction == "v"
     assert teacher.schedule_of(own) is teacher.schedule_of(None) is teacher.schedule
+    assert teacher.schedule_of(merged) is teacher.schedule_of(merged)  # made once, not in every forward pass
 
 
 def test_a_flow_has_no_v() -> None:

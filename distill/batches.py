@@ -31,7 +31,7 @@ class Batches:
         self, folder: Path, teacher: Teacher, seed: int, stage: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self._rows = ShuffledRows(folder, teacher_sha256=teacher.sha256(), seed=seed + stage)
-        self._unconditional = read_unconditional(folder)
+        self._unconditional, self._padded = read_unconditional(folder), teacher.padded
         self._device, self._key = teacher.device, (seed, stage)
         self._rank, self._world_size = rank, world_size
 
@@ -40,7 +40,7 @@ class Batches:
         first = (position * self._world_size + self._rank) * size
         rows = [self._rows[first + i] for i in range(size)]
         x0 = torch.stack([row["latents"] for row in rows]).float().to(self._device)
-        conditions = conditions_of(rows, self._unconditional).to(self._device)
+        conditions = conditions_of(rows, self._unconditional, self._padded).to(self._device)
         return Batch(x0, conditions, self._generator(position), progress)
 
     def _generator(self, position: int) -> torch.Generator:

@@ -13,6 +13,15 @@ from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
 from fewstep.teacher.decode_video import ClipShape
+from fewstep.teacher.given import (
+    FILES,
+    columns_of,
+    frames_of_clips,
+    given_identity,
+    given_names,
+    identity_of,
+    sources_of,
+)
 from fewstep.teacher.manifest import FILE_NAME, Manifest, Skip, read_manifest
 
 _ROWS_PER_SHARD = 64
@@ -27,6 +36,7 @@ class Clips:
     size: VideoSize
     fps: float
     negative_prompt: str
+    given: tuple[str, ...] = ()  # what they are made from besides prompts
 
 
 def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -> Clips:
@@ -45,7 +55,8 @@ def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -
     size = said or asked or teacher.default_size()
     if size is None:
         raise ValueError(f"neither {folder} nor the teacher states a size of clips: set size in the recipe")
-    return Clips(folder, size, manifest.fps or teacher.default_fps(), manifest.negative_prompt)
+    fps, given = manifest.fps or teacher.default_fps(), tuple(manifest.given)
+    return Clips(folder, size, fps, manifest.negative_prompt, given)
 
 
 def make_data(
@@ -65,6 +76,7 @@ def make_data(
     if isinstance(settings, DatasetData):
         return settings.folder
     plan, source, left_out = plan_data(settings, teacher, name, size, out)
+    unconditional = unconditional_row(teacher, settings.negative_prompt, size)
     done = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
 
     def advance() -> None:
@@ -72,7 +84,7 @@ def make_data(
         done += 1
         on_clip(done, plan.items)
 
-    write_dataset(out, plan, unconditional_row(teacher, settings.negative_prompt), source, advance, left_out, elsewhere)
+    write_dataset(out, plan, unconditional, source, advance, left_out, elsewhere)
     return out
 
 
@@ -105,12 +117,14 @@ def plan_data(
 
 
 def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
-    prompts, shape = read_prompts(settings.prompts), teacher.latent_shape(*size)
+    prompts = read_prompts(settings.prompts)
+    teacher.take(given_names(prompts))
+    shape = teacher.latent_shape(*size)
     plan = plan_dataset(
         "rollouts",
         teacher,
         name,
-        [[prompt] for prompt in prompts] * settings.count,
+        [identity_of(prompt) for prompt in prompts] * settings.count,
         latent_shape=shape,
         like=like,
         steps=settings.steps,
@@ -119,11 +133,12 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
         seed=settings.seed,
         source=str(settings.prompts),
         rows_per_shard=_ROWS_PER_SHARD,
+        given=dict.fromkeys(teacher.given, FILES),
         **size._asdict(),
     )
     source = Rollouts(
         teacher, prompts, shape, settings.steps, settings.guidance, settings.seed, settings.negative_prompt,
-        batch_size=settings.batch,
+        batch_size=settings.batch, size=size,
     )  # fmt: skip
     return plan, source, []
 
@@ -132,14 +147,18 @@ def _videos(
     settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path, like: Manifest | None
 ) -> Plan:
     files = list_videos(settings.folder, out)
-    captions = read_captions(files, settings.folder, settings.captions)
+    given = sources_of(settings.given, teacher)
+    captions = read_captions(files, settings.folder, settings.captions, columns_of(given))
     clip = ClipShape(*size, fps=teacher.default_fps())
     relative = [path.relative_to(settings.folder).as_posix() for path in files]
     plan = plan_dataset(
         "videos",
         teacher,
         name,
-        [(at, path.lstat().st_size, captions.texts.get(path)) for at, path in zip(relative, files, strict=True)],
+        [
+            (at, path.lstat().st_size, captions.texts.get(path), *given_identity(captions.texts.get(path)))
+            for at, path in zip(relative, files, strict=True)
+        ],
         latent_shape=teacher.latent_shape(*size),
         like=like,
         negative_prompt=settings.negative_prompt,
@@ -147,7 +166,9 @@ def _videos(
         rows_per_shard=_ROWS_PER_SHARD,
         start="centre",
         unmatched=captions.unmatched,
+        given=given,
         **asdict(clip),
     )
-    source = Videos(teacher, settings.folder, files, captions.texts, clip, batch_size=settings.batch)
+    own = frames_of_clips(given)
+    source = Videos(teacher, settings.folder, files, captions.texts, clip, batch_size=settings.batch, given=own)
     return plan, source, [stray.skip() for stray in captions.strays]

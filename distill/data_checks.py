@@ -16,6 +16,7 @@ from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
 from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
+from fewstep.teacher.given import columns_of, files_of, given_names, sources_of
 from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
 
@@ -59,6 +60,7 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
     """
     settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
     teacher.default_fps()
+    _check_given(recipe, teacher)
     if isinstance(settings, DatasetData):
         size = read_clips(settings.folder, teacher, asked).size
         _check_finished(settings.folder, outline)
@@ -78,6 +80,27 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
     return size
 
 
+def _check_given(recipe: Recipe, teacher: Teacher) -> None:
+    """Tells the teacher what its clips are made from. Raises ValueError for what it does not take or cannot do without,
+    in the data and in the prompts of sample clips."""
+    settings = recipe.data
+    if isinstance(settings, DatasetData):
+        teacher.take(tuple(read_manifest(settings.folder).given))
+    elif isinstance(settings, RolloutData):
+        teacher.take(given_names(read_prompts(settings.prompts)))
+    else:
+        sources_of(settings.given, teacher)
+    for prompt in recipe.logging.sampled:
+        if missing := set(teacher.given) ^ set(files_of(prompt)):
+            name = sorted(missing)[0]
+            what = "lacks" if name in teacher.given else "comes with"
+            raise ValueError(
+                f"logging.prompts: {str(prompt)!r} {what} {name}, and clips of this run are made from prompts and "
+                f"{' and '.join(teacher.given) or 'nothing else'}: write {{prompt: ..., given: {{{name}: FILE}}}}, or "
+                "leave the prompts out"
+            )
+
+
 def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
     """How many of a run's videos can be used at most, as captions and the headers of the first of them show.
 
@@ -88,7 +111,7 @@ def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
     if not isinstance(settings, VideoData) or (begun is not None and begun.complete):
         return None
     files = list_videos(settings.folder, run.data)
-    captions = read_captions(files, settings.folder, settings.captions).texts
+    captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {})).texts
     skipped = {
         path: reason for i, path in enumerate(files) if (reason := _foreseen(path, path in captions, i < _HEADERS))
     }
@@ -114,7 +137,7 @@ def _foreseen(path: Path, has_caption: bool, open_it: bool) -> str:
 
 def _check_videos(settings: VideoData, made: Path) -> None:
     files = list_videos(settings.folder, made)
-    captions = read_captions(files, settings.folder, settings.captions)
+    captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
     if not any(path.suffix.lower() in SUFFIXES for path in files):
         raise ValueError(
             f"{settings.folder} holds no videos: name a folder of {', '.join(sorted(SUFFIXES))} files with --set "

@@ -12,6 +12,7 @@ from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import usable_line
 from fewstep.teacher.dataset_reader import read_stored_captions
+from fewstep.teacher.given import columns_of
 from fewstep.teacher.manifest import Unmatched, read_manifest
 
 
@@ -34,7 +35,8 @@ def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -
         return DataText([*captions, manifest.negative_prompt], manifest.unmatched)
     if isinstance(settings, RolloutData):
         return DataText([*read_prompts(settings.prompts), settings.negative_prompt])
-    described = read_captions(list_videos(settings.folder, out), settings.folder, settings.captions)
+    columns = columns_of(settings.given or {})
+    described = read_captions(list_videos(settings.folder, out), settings.folder, settings.captions, columns)
     return DataText([*described.texts.values(), settings.negative_prompt], described.unmatched)
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 from fewstep.distill.objectives.adversarial import NO_MOMENTUM, Adversarial
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.progressive import Progressive
+from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.schedule import substeps_per_step
 
@@ -68,7 +69,8 @@ class RolloutData(Settings):
     kind: Literal["rollouts"]
     """The teacher's own guided samples."""
     prompts: Found
-    """A text file with one prompt per line."""
+    """A text file with one prompt per line, or a .jsonl file, whose lines may name files that are given with a prompt:
+    {"prompt": "a dog runs", "first": "dog.png"}."""
     count: PositiveInt = 1
     """Samples of each prompt, from other noise."""
     steps: PositiveInt = 32
@@ -92,6 +94,10 @@ class VideoData(Settings):
     """Video files, in sub-folders as well."""
     captions: Found | None = None
     """A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4."""
+    given: dict[str, str] | None = None
+    """What clips are made from besides captions: FIRST_FRAME or LAST_FRAME of the clip itself, or the captions' column
+    that names files, as in {first: FIRST_FRAME, control: depth_file}. Null: the first and last frames that the teacher
+    needs."""
     batch: PositiveInt = 16
     """Clips at a time, as memory allows."""
     negative_prompt: str = ""
@@ -112,6 +118,15 @@ class DatasetData(Settings):
 
 
 Data = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]
+
+
+class GivenPrompt(Settings):
+    """A prompt with the files that are given with it."""
+
+    prompt: str
+    """What to show."""
+    given: dict[str, Found] = Field(default_factory=dict)
+    """Files by what they are given as: {first: dog.png}."""
 
 
 class LoraSettings(Settings):
@@ -146,10 +161,16 @@ class Logging(Settings):
     """Student steps between two points of a curve."""
     samples_every: PositiveInt = 500
     """Student steps between two sets of sample clips."""
-    prompts: tuple[str, ...] = ()
-    """Prompts of the sample clips; without any there are none."""
+    prompts: tuple[str | GivenPrompt, ...] = ()
+    """Prompts of the sample clips; without any there are none. With files: {prompt: a dog runs, given: {first:
+    dog.png}}."""
     save_seconds: PositiveFloat = 120.0
     """Seconds between two checkpoints."""
+
+    @property
+    def sampled(self) -> list[str]:
+        """The prompts of the sample clips, with their files."""
+        return [text if isinstance(text, str) else Prompt(text.prompt, text.given) for text in self.prompts]
 
 
 class Gate(Settings):

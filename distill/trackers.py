@@ -62,7 +62,7 @@ class _Online(NoTracker, ABC):
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._prompts = recipe.logging.prompts
+        self._prompts = recipe.logging.sampled
         self._before: dict[str, int] = {}
         total = 0
         for stage in recipe.stages:

@@ -26,7 +26,8 @@ def endpoint_error(roles: Roles, batches: Sequence[Batch], supervision: Supervis
         batch.generator.set_state(before)
         x0 = teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
         own = teacher.schedule_of(roles.student)
-        found.append(regress(own, x0, lesson.target(teacher.schedule), lesson.t))
+        kept = teacher.kept(batch.conditions, x0)
+        found.append(regress(own, x0, lesson.target(teacher.schedule), lesson.t, kept=kept))
     return float(torch.stack(found).mean())
 
 

@@ -148,5 +148,4 @@ def missing_formats(student: Student, weights: Path) -> list[str]:
 
 
 def _own_latents(student: Student) -> Latents:
-    teacher, negative = student.teacher, student.contract.negative_prompt
-    return lambda z, prompts: student.sample(z, teacher.conditions(prompts, negative))
+    return lambda z, prompts: student.sample(z, student.conditions_of_any(prompts))

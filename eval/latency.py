@@ -61,7 +61,7 @@ def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
     z = sampler.noise(range(len(prompts)))
     noise = clock()
     if conditions is None:
-        conditions = sampler.conditions(prompts)
+        conditions = sampler.conditions_of_any(prompts)
     text = clock()
     latents = sampler.sample(z, conditions)
     denoised = clock()
@@ -77,7 +77,7 @@ def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
 
 def pass_conditions(sampler: Sampler, batch: int) -> Conditions:
     """What a pass is conditioned on, for a model whose text encoder is left out of the timing."""
-    return sampler.conditions([PROMPT] * batch)
+    return sampler.conditions_of_any([PROMPT] * batch)
 
 
 def rounds(

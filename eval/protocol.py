@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import cycle, islice
@@ -17,6 +18,7 @@ from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.shapes import held_out_prompts
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import VideoSize
+from fewstep.teacher.given import given_names, identity_of
 
 _PACKAGES = ("torch", "diffusers", "transformers", "torchmetrics", "av", "numpy")
 _DIVERSE = 16  # prompts that several clips are made of
@@ -64,6 +66,7 @@ def protocol_of(
         "seed": seed,
         "noise": "of clip i torch.randn from torch.Generator().manual_seed(seed * 1000003 + i), on the CPU",
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+        **_given(prompts),
         "teacher": name,
         "teacher_steps": teacher.steps,
         "teacher_sha256": teacher.teacher.sha256(),
@@ -81,6 +84,15 @@ def protocol_of(
         "left_out": dict(left_out),
         "versions": {"fewstep": __version__} | {package: version(package) for package in _PACKAGES},
     }
+
+
+def _given(prompts: Sequence[str]) -> dict[str, Any]:
+    """What is given with the prompts, if anything is."""
+    if not (names := given_names(prompts)):
+        return {}
+    identities = dict.fromkeys(prompts)  # prompts come again
+    listed = json.dumps([identity_of(prompt) for prompt in identities])
+    return {"given": list(names), "given_sha256": hashlib.sha256(listed.encode()).hexdigest()}
 
 
 def _device(teacher: Sampler) -> str:

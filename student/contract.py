@@ -18,7 +18,7 @@ from fewstep.teacher.source import EMBEDDED
 
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 1
+VERSION = 2
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
 
@@ -31,7 +31,7 @@ class SamplingContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1]
+    version: Literal[2]
     pipeline: str  # diffusers' class name
     teacher: str  # its folder or hub id when the student was trained
     teacher_sha256: str
@@ -50,6 +50,15 @@ class SamplingContract(BaseModel):
     height: int
     width: int
     fps: float
+    given: tuple[str, ...]  # images and videos that clips are made from besides prompts: names of `teacher.given`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_given(cls, values: Any) -> Any:
+        """Version 1 knew prompts alone."""
+        if isinstance(values, dict) and values.get("version") == 1 and "given" not in values:
+            return values | {"version": VERSION, "given": ()}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
@@ -95,6 +104,7 @@ class SamplingContract(BaseModel):
             negative_prompt=negative_prompt,
             **size._asdict(),
             fps=fps,
+            given=teacher.given,
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
 from fewstep.student.denoiser import student_network
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.given import noise_given
 from fewstep.teacher.rollout import rollout
 
 
@@ -28,6 +29,12 @@ class Student:
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape, on the contract's nodes."""
         return rollout(self.teacher, z, conditions, self.contract.grid, self.contract.guidance, on_step, self.network)
+
+    def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
+        """Of these prompts, with pictures of noise where something is given: for what does not depend on them."""
+        size = self.contract.size
+        given = noise_given(self.contract.given, size, len(prompts))
+        return self.teacher.conditions(prompts, self.contract.negative_prompt, size, given)
 
 
 def is_student(folder: Path) -> bool:
@@ -100,4 +107,5 @@ def load_student(
     contract = read_contract(stage)
     loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
     contract.check_teacher(loaded)
+    loaded.take(contract.given)
     return Student(loaded, student_network(loaded, stage), contract)

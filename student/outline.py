@@ -52,6 +52,7 @@ def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = 
 def _stage(stage: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = read_contract(stage)
     found = _teacher_of(stage, contract, outline)
+    found.teacher.take(contract.given)
     check_weights(stage, the_denoiser(found.teacher))
     return Student(found.teacher, the_denoiser(found.teacher), contract), found
 

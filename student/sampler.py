@@ -13,6 +13,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.loading import Student, is_student, load_student
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.given import noise_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 
@@ -31,6 +32,7 @@ class Asked:
     height: int | None = None  # pixels
     width: int | None = None  # pixels
     force: bool = False
+    given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,17 @@ class Sampler:
         return self.teacher.noise(seeds, self.teacher.latent_shape(*self.size))
 
     def conditions(self, prompts: Sequence[str]) -> Conditions:
-        """What the denoiser is conditioned on, a prompt per clip."""
-        return self.teacher.conditions(prompts, self.negative_prompt if self.guidance.guides else None)
+        """What the denoiser is conditioned on, a prompt per clip, with the files that come with them."""
+        return self.teacher.conditions(prompts, self._negative, self.size)
+
+    def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
+        """The same with pictures of noise where something is given: for what does not depend on what they show."""
+        given = noise_given(self.teacher.given, self.size, len(prompts))
+        return self.teacher.conditions(prompts, self._negative, self.size, given)
+
+    @property
+    def _negative(self) -> str | None:
+        return self.negative_prompt if self.guidance.guides else None
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""
@@ -112,7 +123,9 @@ def refuse_hub_student(source: str | Path, teacher: Teacher) -> None:
 
 
 def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
-    """A teacher at any steps, guidance and shift."""
+    """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
+    if asked.given is not None:
+        teacher.take(asked.given)
     size = clip_size(teacher.default_size(), asked.num_frames, asked.height, asked.width)
     return Sampler(
         name=name,
@@ -130,6 +143,12 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
 def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
     """A student on its contract's nodes. Raises ValueError when it is asked for others, unless forced."""
     contract, teacher = student.contract, student.teacher
+    if asked.given is not None and set(asked.given) != set(contract.given):
+        raise ValueError(
+            f"the student makes clips from prompts and {' and '.join(contract.given) or 'nothing else'}, not from "
+            f"{' and '.join(asked.given) or 'prompts alone'}: give what it was trained with"
+        )
+    teacher.take(contract.given)
     if not asked.force:
         contract.check(asked.steps, asked.shift, asked.guidance)
         _check_negative(contract, asked.negative_prompt)

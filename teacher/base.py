@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.given import Given, Kept, check_names, given_names, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.predictions import schedule_of
@@ -65,11 +66,16 @@ class Teacher(ABC):
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
+    other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
+    padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
+    takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
+    needs: tuple[str, ...] = ()  # and those without which none can be made
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline
         self.folder = folder
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
+        self._given: tuple[str, ...] | None = None
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
@@ -77,8 +83,21 @@ class Teacher(ABC):
     # --- what a family says
 
     @abstractmethod
-    def embed(self, prompts: list[str]) -> Tensor:
-        """Text embeddings (B, L, D) as the denoiser takes them; the text encoder is there."""
+    def embed(self, prompts: list[str]) -> Tensors:
+        """What one branch of guidance sees of B prompts, by names: embeddings (B, L, D) as the denoiser takes them, and
+        masks, pooled vectors and the like where it has them. The text encoder is there."""
+
+    def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
+        """What both branches see of the images and videos of `count` clips, by names; {} of families without any."""
+        return {}
+
+    def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
+        """Latents of encoded clips with what the conditions put before or among them, as the denoiser takes them."""
+        return latents
+
+    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+        """The latents that the conditions fix in z (B, C, F, h, w), for families that put given frames in place."""
+        return None
 
     @property
     @abstractmethod
@@ -120,19 +139,57 @@ class Teacher(ABC):
         """Where the denoiser is."""
         return next(self.network_at(1.0).parameters()).device
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What every clip is made from besides its prompt: what `take` said, else what the teacher needs."""
+        return self.needs if self._given is None else self._given
+
+    def take(self, names: Sequence[str]) -> None:
+        """From now on clips are made from these images and videos besides their prompts.
+
+        Raises ValueError for what the teacher does not take, and when something is missing that it needs.
+        """
+        self._given = check_names(names, self.takes, self.needs, str(self.folder))
+
     @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], negative_prompt: str | None = "") -> Conditions:
+    def conditions(
+        self,
+        prompts: Sequence[str],
+        negative_prompt: str | None = "",
+        size: VideoSize | None = None,
+        given: Given | None = None,
+    ) -> Conditions:
         """The conditions of these prompts, with an unconditional branch; None spares the text encoder that one.
 
-        Without it guidance has no effect: the prompts themselves stand there.
-        Raises ValueError when there are no prompts, and once the text encoder was freed.
+        Without it guidance has no effect: the prompts themselves stand there. given: the images and videos that the
+        clips are made from, else those of the prompts' files (`teacher.given.Prompt`). size: of the clips, if not the
+        teacher's own.
+        Raises ValueError when there are no prompts, when they come with other files than `given` says, and once the
+        text encoder was freed.
         """
         if not prompts:
             raise ValueError("there are no prompts: pass at least one, which may be empty")
         self._part("text_encoder")
-        positive = self.embed(list(prompts))
-        negative = positive if negative_prompt is None else self.embed([negative_prompt])
-        return Conditions(positive, negative.expand(len(prompts), -1, -1))
+        shared: Tensors = {}
+        if self.takes or given or given_names(prompts):
+            shared = self._shared(prompts, size or self.default_size(), given)
+        positive = self.embed(list(map(str, prompts)))
+        negative = positive
+        if negative_prompt is not None:
+            negative = {n: x.expand(len(prompts), *x.shape[1:]) for n, x in self.embed([negative_prompt]).items()}
+        return Conditions(positive, negative, shared, self.padded)
+
+    def _shared(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> Tensors:
+        names = given_names(prompts) if given is None else tuple(given)
+        if set(check_names(names, self.takes, self.needs, str(self.folder))) != set(self.given):
+            raise ValueError(
+                f"{prompts[0]!r} comes with {', '.join(names) or 'nothing given'}, and clips are made here from "
+                f"{', '.join(self.given) or 'prompts alone'}: give the same with every prompt"
+            )
+        if size is None:
+            raise ValueError(f"{self.folder} states no size of clips that pictures could be cut to: say which it is")
+        found = read_given(prompts, self.given, size, self.default_fps()) if given is None else given
+        return self.encode_given(found, size, len(prompts))
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
@@ -161,13 +218,18 @@ class Teacher(ABC):
         guidance, schedule = Guidance.of(guidance), self.schedule_of(network)
         guided = guidance.applies(self.schedule, t).expand(len(z_t))
         if not guided.any():
-            return schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t)
+            return self._pinned(schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t), conditions)
         times = torch.as_tensor(t).expand(len(z_t))
         z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
         u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
         found = c.clone()
         found[guided] = torch.lerp(u, c[guided], guidance.weight)
-        return schedule.to_x0(found, z_t, t)
+        return self._pinned(schedule.to_x0(found, z_t, t), conditions)
+
+    def _pinned(self, x0: Tensor, conditions: Conditions) -> Tensor:
+        """x0 with what the conditions fix: a deterministic step to s = 0 lands on it exactly."""
+        kept = self.kept(conditions, x0)
+        return x0 if kept is None else kept.pin(x0)
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """The denoiser's repeated blocks, in the order in which they run."""
@@ -229,8 +291,9 @@ class Teacher(ABC):
         return teacher_sha256(self.folder)
 
     def free_text(self) -> None:
-        """Drops the text encoder from memory, for good; `conditions` is refused from now on."""
-        self._free("text_encoder")
+        """Drops what encodes prompts and given images from memory, for good; `conditions` is refused from now on."""
+        for name in ("text_encoder", *self.other_encoders):
+            self._free(name)
 
     def free_vae(self) -> None:
         """Drops the autoencoder from memory, for good; `encode` and `decode` are refused from now on."""

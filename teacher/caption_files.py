@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewstep.teacher.caption_names import Stray, match_entries
 from fewstep.teacher.caption_sidecars import read_sidecars
-from fewstep.teacher.caption_tables import check_caption, read_table
+from fewstep.teacher.caption_tables import check_caption, read_prompt_table, read_table
+from fewstep.teacher.given import Prompt
 from fewstep.teacher.manifest import Unmatched
 from fewstep.teacher.text_files import first_few, is_blank, lines_of, read_text
 
@@ -34,36 +35,58 @@ class Captions:
         )
 
 
-def read_captions(videos: Sequence[Path], folder: Path, table: Path | None) -> Captions:
+def read_captions(
+    videos: Sequence[Path], folder: Path, table: Path | None, columns: Mapping[str, str] | None = None
+) -> Captions:
     """The captions of these videos, from a table or, without one, of `clip.mp4` from `clip.txt` beside it.
+
+    columns: names of what is given -> the table's columns with the files; captions are then prompts with these files.
 
     How a table names videos: see `match_entries`. Raises ValueError for a table or .txt file that is missing or cannot
     be read whole, and for a table that describes one video twice or none at all.
     """
     if table is None:
+        if columns:
+            raise ValueError(
+                f"{', '.join(columns)} cannot be given without a table: pass captions with the column "
+                f"{next(iter(columns.values()))}"
+            )
         found, strays = read_sidecars(videos, folder)
         source = ".txt files"
     else:
-        found, strays = match_entries(read_table(table), videos, folder, table.parent)
+        found, strays = match_entries(read_table(table, columns or {}), videos, folder, table.parent)
         source = f"entries of {table.name}"
         if not found:
             raise ValueError(
                 f"none of the {len(strays)} entries of {table} names a video in {folder}: {first_few(strays)}; write "
                 f"the path of each video inside {folder}, such as {videos[0].relative_to(folder).as_posix()}"
             )
-    texts = {video: " ".join(entry.caption.split()) for video, entry in found.items() if not is_blank(entry.caption)}
+    texts: dict[Path, str] = {
+        video: Prompt(" ".join(entry.caption.split()), entry.given)
+        for video, entry in found.items()
+        if not is_blank(entry.caption)
+    }
     return Captions(texts, source, len(found) + len(strays), strays)
 
 
 def read_prompts(path: Path) -> list[str]:
     """One prompt per line, blank lines left out.
 
-    Raises ValueError for a file that is missing, empty or a table, and as `read_text` does.
+    Of a .jsonl file one object per line, {"prompt": "a dog runs", "first": "dog.png"}, with the files that are given
+    with it (`teacher.given.NAMES`), found from the folder of the prompts.
+
+    Raises ValueError for a file that is missing, empty or another table, and as `read_text` does; for a given file that
+    is missing; and when not all prompts come with the same kinds of files.
     """
     if not path.is_file():
         raise ValueError(f"there is no prompts file {path}: pass a text file with one prompt per line")
+    if path.suffix.lower() == ".jsonl":
+        return read_prompt_table(path)
     if path.suffix.lower() in _TABLES:
-        raise ValueError(f"prompts file {path} is a table: pass a .txt file with one prompt per line and nothing else")
+        raise ValueError(
+            f"prompts file {path} is a table: pass a .txt file with one prompt per line and nothing else, or a .jsonl "
+            "file with one object per line"
+        )
     prompts = []
     for number, line in enumerate(lines_of(read_text(path)), 1):
         check_caption(line, f"{path}, line {number}", "prompt")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
+from fewstep.teacher.given import NAMES, Prompt, existing, given_names
 from fewstep.teacher.strict_csv import read_csv
 from fewstep.teacher.text_files import check_characters, lines_of, read_text
 
@@ -38,30 +39,61 @@ class Entry:
     place: str  # file and line, for people
     name: str
     caption: str  # may be empty
+    given: Mapping[str, Path] = field(default_factory=dict)  # files that the row names, by what they are given as
 
 
-def read_table(table: Path) -> list[Entry]:
+def read_table(table: Path, given: Mapping[str, str] | None = None) -> list[Entry]:
     """The entries of a .csv, .tsv or .jsonl file. A .csv may have commas, semicolons or tabs.
+
+    given: name -> column of paths from the table's folder; an empty cell gives nothing.
 
     Raises ValueError, with the line, for a table that is missing, empty or no text, that has other columns, a row of
     more or fewer cells than the header, or a name or caption that is no text.
     """
     if not table.is_file():
         raise ValueError(f"there is no captions file {table}: give the path of a .csv or .jsonl file")
-    readers: dict[str, Callable[[Path], Iterator[Entry]]] = {
+    readers: dict[str, Callable[[Path, Mapping[str, str]], Iterator[Entry]]] = {
         ".csv": _csv_entries,
         ".tsv": _csv_entries,
         ".jsonl": _json_entries,
     }
     if table.suffix.lower() not in readers:
         raise ValueError(f"captions file {table} is neither .csv nor .jsonl: convert it to one of them")
-    entries = list(readers[table.suffix.lower()](table))
+    entries = list(readers[table.suffix.lower()](table, given or {}))
     if not entries:
         raise ValueError(f"{table} holds no captions: write a line for each video")
     return entries
 
 
-def _csv_entries(table: Path) -> Iterator[Entry]:
+def read_prompt_table(table: Path) -> list[str]:
+    """The prompts of a .jsonl file, each with the files that its row names. Raises ValueError, with the line, for a row
+    that is no such object, a file that is missing, and when not all rows have the same names."""
+    prompts: list[str] = []
+    for number, line in enumerate(lines_of(read_text(table)), 1):
+        if not line.strip():
+            continue
+        place = f"{table}, line {number}"
+        row = _json_object(line, place)
+        columns = list(row)
+        text_at = columns[_column(columns, CAPTION_COLUMNS, place)]
+        for name in columns:
+            if name != text_at and name not in NAMES:
+                raise ValueError(f"{place} has {name!r}, which cannot be given: use {', '.join(NAMES)}")
+        text = _text(row[text_at], "a prompt", place)
+        check_caption(text, place, "prompt")
+        files = {name: _file(row[name], table, place) for name in NAMES if name in row}
+        prompts.append(Prompt(" ".join(text.split()), files))
+    if not prompts:
+        raise ValueError(f'{table} holds no prompts: write one object per line, such as {{"prompt": "a dog runs"}}')
+    given_names(prompts)
+    return prompts
+
+
+def _file(name: object, table: Path, place: str) -> Path:
+    return existing(table.parent / Path(_text(name, "a file", place)).expanduser(), place)
+
+
+def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
     def fits(header: list[str]) -> bool:
         return all(_among(header, columns) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
 
@@ -69,14 +101,16 @@ def _csv_entries(table: Path) -> Iterator[Entry]:
     if not header:
         return
     file_at, caption_at = (_column(header, columns, str(table)) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
+    given_at = {name: _column(header, (column,), str(table)) for name, column in given.items()}
     for line, cells in rows:
         place = f"{table}, line {line}"
         if _OTHER_ROWS.search(cells[caption_at]):
             raise ValueError(f"{place} has a caption that runs into the next row: close its quotes")
-        yield _entry(cells[file_at], cells[caption_at], place)
+        files = {name: cells[at] for name, at in given_at.items() if cells[at].strip()}
+        yield _entry(cells[file_at], cells[caption_at], place, table, files)
 
 
-def _json_entries(table: Path) -> Iterator[Entry]:
+def _json_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
     for number, line in enumerate(lines_of(read_text(table)), 1):
         if not line.strip():
             continue
@@ -84,7 +118,8 @@ def _json_entries(table: Path) -> Iterator[Entry]:
         row = _json_object(line, place)
         names = list(row)
         file_at, caption_at = (_column(names, columns, place) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
-        yield _entry(row[names[file_at]], row[names[caption_at]], place)
+        files = {name: row[column] for name, column in given.items() if row.get(column)}
+        yield _entry(row[names[file_at]], row[names[caption_at]], place, table, files)
 
 
 def _json_object(line: str, place: str) -> Mapping[str, Any]:
@@ -132,16 +167,19 @@ def check_caption(caption: str, place: str, what: str = "caption") -> None:
         raise ValueError(f"{place} has {caption.strip()[:40]!r} for a {what}: write one text, or nothing")
 
 
-def _entry(name: object, caption: object, place: str) -> Entry:
-    for value, what in ((name, "a file name"), (caption, "a caption")):
-        if not isinstance(value, str):
-            raise ValueError(f"{place} has {_json_kind(value)} for {what}: write one text, in double quotes")
-        check_characters(value, place)
-    assert isinstance(name, str) and isinstance(caption, str)
-    if not name.strip():
+def _entry(name: object, caption: object, place: str, table: Path, files: Mapping[str, object]) -> Entry:
+    named, text = _text(name, "a file name", place), _text(caption, "a caption", place)
+    if not named.strip():
         raise ValueError(f"{place} names no file: write the name of the video that the caption describes")
-    check_caption(caption, place)
-    return Entry(place, name, caption)
+    check_caption(text, place)
+    return Entry(place, named, text, {what: _file(file, table, place) for what, file in files.items()})
+
+
+def _text(value: object, what: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{place} has {_json_kind(value)} for {what}: write one text, in double quotes")
+    check_characters(value, place)
+    return value
 
 
 def _json_kind(value: object) -> str:

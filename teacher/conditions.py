@@ -9,26 +9,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+EMBEDDINGS = "embeddings"  # of the text, (B, L, D): what nearly every family has
+Tensors = Mapping[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """Text embeddings (B, L, D), those of the unconditional branch if any, and what else a family needs.
+    """What each branch of classifier-free guidance sees, by names that only the family knows.
 
-    Every tensor has the batch first. Lengths L may differ between the two branches and between batches:
-    shorter ones are padded with zeros where they meet.
+    positive: what follows from the prompts, such as embeddings (B, L, D), masks (B, L) and pooled vectors (B, D).
+    negative: the same of the unconditional branch, if there is one. shared: what both branches see, such as the latents
+    of a given image. Every tensor has the batch first.
+
+    padded: names in positive and negative whose second dimension counts tokens. These lengths may differ between the
+    branches and between batches: shorter ones are padded with zeros where they meet. Nothing else is padded or cut.
     """
 
-    positive: Tensor
-    negative: Tensor | None = None
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    positive: Tensors
+    negative: Tensors | None = None
+    shared: Tensors = field(default_factory=dict)
+    padded: frozenset[str] = frozenset({EMBEDDINGS})
 
     def __post_init__(self) -> None:
-        lengths = {len(x) for x in (self.positive, self.negative, *self.extras.values()) if x is not None}
+        lengths = {len(x) for x in (*self.positive.values(), *(self.negative or {}).values(), *self.shared.values())}
         if len(lengths) != 1:
             raise ValueError(f"conditions of batch sizes {sorted(lengths)} do not go together: make them equal")
+        if self.negative is not None and self.negative.keys() != self.positive.keys():
+            raise ValueError(
+                f"the unconditional branch has {sorted(self.negative)}, the conditional one {sorted(self.positive)}: "
+                "make both with the same names"
+            )
 
     def __len__(self) -> int:
-        return len(self.positive)
+        return len(next(iter((*self.positive.values(), *self.shared.values()))))
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Conditions:
         """A part of the batch, by a slice, a list of numbers, or a tensor of numbers or booleans."""
@@ -42,30 +55,45 @@ class Conditions:
         """The unconditional branch of the clips that are guided (B,) bool, then the conditional one of all."""
         if self.negative is None:
             raise ValueError("guidance other than 1 needs an unconditional branch: make conditions with one")
-        return Conditions.join(
-            [Conditions(self.negative, extras=self.extras)[guided], Conditions(self.positive, extras=self.extras)]
-        )
+        unconditional = Conditions(self.negative, shared=self.shared, padded=self.padded)[guided]
+        return Conditions.join([unconditional, Conditions(self.positive, shared=self.shared, padded=self.padded)])
 
     @staticmethod
     def join(parts: Sequence[Conditions]) -> Conditions:
-        """One batch out of several, one behind the other."""
+        """One batch out of several, one behind the other. Raises ValueError when they do not hold the same names."""
+        first = parts[0]
         negatives = [part.negative for part in parts if part.negative is not None]
         if len(negatives) not in (0, len(parts)):
             raise ValueError(
                 "some of the conditions have an unconditional branch and some have not: join like with like"
             )
+        for part in parts:
+            if part.positive.keys() != first.positive.keys() or part.shared.keys() != first.shared.keys():
+                raise ValueError(
+                    f"conditions with {sorted({*part.positive, *part.shared})} and with "
+                    f"{sorted({*first.positive, *first.shared})} do not go together: join like with like"
+                )
         return Conditions(
-            _join([part.positive for part in parts]),
-            _join(negatives) if negatives else None,
-            {name: _join([part.extras[name] for part in parts]) for name in parts[0].extras},
+            _join([part.positive for part in parts], first.padded),
+            _join(negatives, first.padded) if negatives else None,
+            _join([part.shared for part in parts], frozenset()),
+            first.padded,
         )
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
-        return Conditions(
-            function(self.positive),
-            None if self.negative is None else function(self.negative),
-            {name: function(extra) for name, extra in self.extras.items()},
+    def row(self, n: int) -> Conditions:
+        """Sample n alone, cut behind its own padding. Tensors that were equally long stay so: a text and its mask."""
+        one = self[n : n + 1]
+        positive, negative = (
+            None if branch is None else _cut(branch, self.padded) for branch in (one.positive, one.negative)
         )
+        return Conditions(positive or {}, negative, one.shared, self.padded)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
+        positive, negative, shared = (
+            None if branch is None else {name: function(tensor) for name, tensor in branch.items()}
+            for branch in (self.positive, self.negative, self.shared)
+        )
+        return Conditions(positive or {}, negative, shared or {}, self.padded)
 
 
 def cut_padding(tokens: Tensor) -> Tensor:
@@ -73,14 +101,27 @@ def cut_padding(tokens: Tensor) -> Tensor:
 
     One zero token is left if there was any: families take the last one for all that were padded.
     """
-    used = (tokens != 0).flatten(2).any(dim=2).any(dim=0).nonzero()
+    used = (tokens.flatten(2) if tokens.ndim > 2 else tokens[..., None]).ne(0).any(dim=2).any(dim=0).nonzero()
     return tokens[:, : int(used[-1]) + 2 if len(used) else 1]
 
 
-def _join(parts: list[Tensor]) -> Tensor:
+def _cut(branch: Tensors, padded: frozenset[str]) -> dict[str, Tensor]:
+    lengths: dict[int, int] = {}  # length with padding -> without
+    for name in padded & branch.keys():
+        tokens = branch[name]
+        lengths[tokens.shape[1]] = max(lengths.get(tokens.shape[1], 0), cut_padding(tokens).shape[1])
+    return {n: x[:, : lengths[x.shape[1]]] if n in padded else x for n, x in branch.items()}
+
+
+def _join(parts: Sequence[Tensors], padded: frozenset[str]) -> dict[str, Tensor]:
+    return {
+        name: _padded([part[name] for part in parts]) if name in padded else torch.cat([part[name] for part in parts])
+        for name in parts[0]
+    }
+
+
+def _padded(parts: list[Tensor]) -> Tensor:
     """Concatenates (B_i, L_i, ...), padding L with zeros to the longest."""
-    if parts[0].ndim < 3:
-        return torch.cat(parts)
     longest = max(part.shape[1] for part in parts)
     missing = ((part, longest - part.shape[1]) for part in parts)
     return torch.cat([functional.pad(part, (0, 0) * (part.ndim - 2) + (0, n)) for part, n in missing])

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import cut_padding
+from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.dataset_sources import named_tensors
+from fewstep.teacher.given import noise_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.listing import listing_of, listing_sha256
-from fewstep.teacher.manifest import Dtype, Kind, Layout, Manifest, Schedule
+from fewstep.teacher.manifest import OF_TEXT, Dtype, Kind, Layout, Manifest, Schedule
+from fewstep.teacher.source import VideoSize
 
 
 def plan_dataset(
@@ -37,7 +39,8 @@ def plan_dataset(
     exactly.
     """
     schedule, listing = teacher.schedule, listing_of(items)
-    tensors = text_layouts(teacher, dtype) if like is None else like.text_layouts
+    size = VideoSize(known["num_frames"], known["height"], known["width"]) if "num_frames" in known else None
+    tensors = text_layouts(teacher, dtype, size) if like is None else like.text_layouts
     tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
     if keep_noise:
         tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
@@ -67,15 +70,29 @@ def _precision(teacher: Teacher) -> str:
     return str(network.dtype).removeprefix("torch.")  # not of its first weights, which some families keep in float32
 
 
-def text_layouts(teacher: Teacher, dtype: Dtype) -> dict[str, Layout]:
-    """How this teacher's text tensors are stored; their token counts vary, their other sizes do not."""
+def text_layouts(teacher: Teacher, dtype: Dtype, size: VideoSize | None = None) -> dict[str, Layout]:
+    """How what this teacher's clips are conditioned on is stored, for clips of this size, else the teacher's own; token
+    counts of texts vary, other sizes do not."""
+    conditions = _any_conditions(teacher, "", size)
     return {
-        name: Layout(dtype=dtype, shape=(None, *tensor.shape[2:]) if tensor.ndim > 2 else tensor.shape[1:])
-        for name, tensor in named_tensors(teacher.conditions([""])).items()
+        name: Layout(
+            dtype=dtype,
+            shape=(None, *tensor.shape[2:]) if name.removeprefix(OF_TEXT) in teacher.padded else tensor.shape[1:],
+        )
+        for name, tensor in named_tensors(conditions.positive, conditions.shared).items()
     }
 
 
-def unconditional_row(teacher: Teacher, negative_prompt: str = "") -> Row | None:
+def unconditional_row(teacher: Teacher, negative_prompt: str = "", size: VideoSize | None = None) -> Row | None:
     """The unconditional branch, the same for all rows; None for a teacher without one."""
-    negative = teacher.conditions([""], negative_prompt).negative
-    return None if negative is None else Row("", negative_prompt, {"embeddings": cut_padding(negative[:1])[0]})
+    negative = _any_conditions(teacher, negative_prompt, size).row(0).negative
+    if negative is None:
+        return None
+    return Row("", negative_prompt, {name: tensor[0] for name, tensor in named_tensors(negative, {}).items()})
+
+
+def _any_conditions(teacher: Teacher, negative_prompt: str, size: VideoSize | None) -> Conditions:
+    """Of an empty prompt and, where something is given, of pictures of noise."""
+    size = size or teacher.default_size()
+    given = noise_given(teacher.given, size) if teacher.given and size else None
+    return teacher.conditions([""], negative_prompt, size, given)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from fewstep.teacher.checksums import sha256
-from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.manifest import Layout, Manifest, Shard, read_manifest
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions
+from fewstep.teacher.manifest import OF_BOTH, OF_TEXT, Layout, Manifest, Shard, read_manifest
 
 _ROWS_PER_READ = 16
 
 
-def read_unconditional(folder: Path) -> Tensor | None:
-    """The embeddings (L, D) of the unconditional branch, None for a teacher that has none.
+def read_unconditional(folder: Path) -> dict[str, Tensor] | None:
+    """The tensors of the unconditional branch, such as embeddings (L, D); None for a teacher that has none.
 
     Raises ValueError when they are missing or damaged.
     """
@@ -28,8 +28,7 @@ def read_unconditional(folder: Path) -> Tensor | None:
         return None
     check_shard(folder, manifest.unconditional, check_sha256=True)
     (row,) = read_rows([str(folder / manifest.unconditional.name)], manifest.tensors)
-    embeddings: Tensor = row["embeddings"]
-    return embeddings
+    return _branch(row)
 
 
 def read_stored_captions(folder: Path, manifest: Manifest) -> list[str]:
@@ -41,19 +40,29 @@ def read_stored_captions(folder: Path, manifest: Manifest) -> list[str]:
     return captions
 
 
-def conditions_of(rows: Sequence[Mapping[str, Any]], unconditional: Tensor | None) -> Conditions:
-    """The teacher's conditions of these rows, in float32; `unconditional` is that of `read_unconditional`."""
-    extras = [name for name in rows[0] if name.startswith("extras.")]
+def conditions_of(
+    rows: Sequence[Mapping[str, Any]],
+    unconditional: Mapping[str, Tensor] | None,
+    padded: frozenset[str] = frozenset({EMBEDDINGS}),
+) -> Conditions:
+    """The teacher's conditions of these rows, in float32; `unconditional` is that of `read_unconditional`, `padded`
+    that of the teacher."""
+
+    def batched(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor[None].float() for name, tensor in tensors.items()}
+
+    negative = None if unconditional is None else batched(unconditional)
     return Conditions.join(
-        [
-            Conditions(
-                row["embeddings"][None].float(),
-                None if unconditional is None else unconditional[None].float(),
-                {name.removeprefix("extras."): row[name][None] for name in extras},
-            )
-            for row in rows
-        ]
+        [Conditions(batched(_branch(row)), negative, batched(_among(row, OF_BOTH)), padded) for row in rows]
     )
+
+
+def _branch(row: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: row[name] for name in (EMBEDDINGS,) if name in row} | _among(row, OF_TEXT)
+
+
+def _among(row: Mapping[str, Any], beginning: str) -> dict[str, Tensor]:
+    return {name.removeprefix(beginning): tensor for name, tensor in row.items() if name.startswith(beginning)}
 
 
 def check_dataset(folder: Path, manifest: Manifest, teacher_sha256: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import Conditions, cut_padding
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.given import Given, files_of, given_of_clips, read_given, to_pixels
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import Skip
+from fewstep.teacher.manifest import OF_BOTH, OF_TEXT, Skip
 from fewstep.teacher.rollout import rollout
+from fewstep.teacher.source import VideoSize
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -47,25 +49,30 @@ class Rollouts:
     negative_prompt: str = ""
     keep_noise: bool = False
     batch_size: int = 1
+    size: VideoSize | None = None  # of the clips, if not the teacher's own: given pictures are cut to it
 
     def rows(self, items: range) -> Iterator[Row]:
         """Item i is prompt i modulo their number, started from noise of its own seed."""
         for batch in batches(items, self.batch_size):
             prompts = [self.prompts[i % len(self.prompts)] for i in batch]
             seeds = [item_seed(self.seed, i) for i in batch]
-            conditions = self.teacher.conditions(prompts, self.negative_prompt)
+            conditions = self.teacher.conditions(prompts, self.negative_prompt, self.size)
             noise = self.teacher.noise(seeds, self.shape)
             grid = self.teacher.schedule.grid(self.steps)
             latents = rollout(self.teacher, noise, conditions, grid, self.guidance)
             for n, i in enumerate(batch):
                 kept = {"noise": noise[n]} if self.keep_noise else {}
                 tensors = {"latents": latents[n], **text_tensors(conditions, n), **kept}
-                yield Row(item_id(i), prompts[n], tensors, seeds[n])
+                yield Row(item_id(i), str(prompts[n]), tensors, seeds[n])
 
 
 @dataclass(frozen=True)
 class Videos:
-    """Video files of any size, rate and length, cut to one shape and encoded."""
+    """Video files of any size, rate and length, cut to one shape and encoded.
+
+    captions may be prompts with files of what is given; `given` says which frames of a clip are given besides:
+    name -> FIRST_FRAME or LAST_FRAME.
+    """
 
     teacher: Teacher
     folder: Path
@@ -74,6 +81,7 @@ class Videos:
     clip: ClipShape
     start: Start = "centre"
     batch_size: int = 1
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, items: range) -> Iterator[Row | Skip]:
         """Files are decoded ahead, while the batch before them is encoded."""
@@ -90,17 +98,36 @@ class Videos:
             if path not in self.captions:
                 check_video(path)  # that it is no video at all is the better reason
                 return Skip(file=name, reason="no caption")
-            return _Clip(name, self.captions[path], decode_video(path, self.clip, self.start))
+            caption, frames = self.captions[path], decode_video(path, self.clip, self.start)
+            return _Clip(name, caption, frames, self._files(caption))
         except UnreadableVideo as error:
             return Skip(file=name, reason=str(error))
+        except _UnreadableGiven as error:
+            return Skip(file=name, reason=str(error))
+
+    def _files(self, caption: str) -> Given:
+        """What the caption's files show. Raises _UnreadableGiven for one that is missing or cannot be read."""
+        names = [name for name in self.teacher.given if name not in self.given]
+        if missing := [name for name in names if name not in files_of(caption)]:
+            raise _UnreadableGiven(f"no {missing[0]} is given")
+        try:
+            return read_given([caption], names, self._size, self.clip.fps)
+        except ValueError as error:
+            raise _UnreadableGiven(str(error)) from error
+
+    @property
+    def _size(self) -> VideoSize:
+        return VideoSize(self.clip.num_frames, self.clip.height, self.clip.width)
 
     @torch.no_grad()
     def _encoded(self, clips: list[_Clip]) -> list[Row]:
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).movedim(-1, 1)
-        latents = self.teacher.encode(frames.float() / 127.5 - 1)
-        conditions = self.teacher.conditions([clip.caption for clip in clips])
+        files = {name: torch.cat([clip.given[name] for clip in clips]) for name in clips[0].given}
+        given = {**given_of_clips(frames, self.given), **files}
+        conditions = self.teacher.conditions([clip.caption for clip in clips], size=self._size, given=given)
+        latents = self.teacher.place_given(self.teacher.encode(to_pixels(frames)), conditions)
         return [
-            Row(clip.name, clip.caption, {"latents": latents[n], **text_tensors(conditions, n)})
+            Row(clip.name, str(clip.caption), {"latents": latents[n], **text_tensors(conditions, n)})
             for n, clip in enumerate(clips)
         ]
 
@@ -110,6 +137,11 @@ class _Clip:
     name: str
     caption: str
     frames: NDArray[np.uint8] = field(repr=False)
+    given: Given = field(repr=False)
+
+
+class _UnreadableGiven(ValueError):
+    """Something that is given with a clip cannot be used; the message is the plain reason."""
 
 
 def list_files(folder: Path, out: Path) -> list[Path]:
@@ -134,11 +166,9 @@ def list_files(folder: Path, out: Path) -> list[Path]:
 
 
 def text_tensors(conditions: Conditions, n: int) -> dict[str, Tensor]:
-    """Sample n of the conditions: its embeddings (L, D) and extras, each cut behind its own padding."""
-    return {
-        name: cut_padding(tensor[n : n + 1])[0] if tensor.ndim > 2 else tensor[n]
-        for name, tensor in named_tensors(conditions).items()
-    }
+    """Sample n of the conditions, cut behind its own padding, under the names of a dataset's columns."""
+    row = conditions.row(n)
+    return {name: tensor[0] for name, tensor in named_tensors(row.positive, row.shared).items()}
 
 
 def item_id(item: int) -> str:
@@ -163,9 +193,10 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def named_tensors(conditions: Conditions) -> dict[str, Tensor]:
-    """What a dataset stores of conditions, under the names of its columns; the unconditional branch apart."""
-    return {"embeddings": conditions.positive, **{f"extras.{n}": x for n, x in conditions.extras.items()}}
+def named_tensors(branch: Tensors, shared: Tensors) -> dict[str, Tensor]:
+    """A branch of conditions and what both branches share, under the names of a dataset's columns."""
+    text = {name if name == EMBEDDINGS else f"{OF_TEXT}{name}": tensor for name, tensor in branch.items()}
+    return text | {f"{OF_BOTH}{name}": tensor for name, tensor in shared.items()}
 
 
 def _ahead(function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Generator[_T, None, None]:

@@ -15,6 +15,8 @@ VERSION = 2
 _READ = (1, VERSION)  # version 1 says float32 of teachers in bfloat16 as well
 FILE_NAME = "manifest.json"
 
+OF_TEXT, OF_BOTH = "text.", "shared."  # how columns of conditions begin; the embeddings have no such beginning
+
 Kind = Literal["videos", "rollouts"]
 Dtype = Literal["float16", "float32"]
 
@@ -92,6 +94,7 @@ class Manifest(_Record):
     precision: str  # of the teacher's weights
     negative_prompt: str = ""  # of the unconditional branch
     tensors: dict[str, Layout]
+    given: dict[str, str] = Field(default_factory=dict)  # what clips are made from besides prompts: name -> from where
     unmatched: Unmatched | None = None
     unconditional: Shard | None = None
     shards: tuple[Shard, ...] = ()

@@ -61,6 +61,11 @@ def fit_picture(
     if turned.swap_axes:
         pixels, shape = pixels.swapaxes(0, 1), 1 / shape
     pixels = pixels[:: -1 if turned.flip_rows else 1, :: -1 if turned.flip_columns else 1]
+    return fit_pixels(pixels, height, width, shape)
+
+
+def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int, shape: float = 1.0) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) scaled to cover height x width, its centre cut out; shape: a pixel's width over height."""
     stored_height, stored_width = pixels.shape[:2]
     scale = min(stored_height / height, stored_width * shape / width)  # rows of the picture per row of the clip
     rows, columns = height * scale, width * scale / shape

@@ -21,10 +21,14 @@ from diffusers import (
     DDIMScheduler,
     FlowMapEulerDiscreteScheduler,
     UNetMotionModel,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, T5Config, T5EncoderModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
@@ -55,28 +59,31 @@ def randomized(denoiser: Any, seed: int) -> Any:
     return denoiser
 
 
-def save_tiny(pipeline: Any, folder: Path, num_frames: int) -> None:
+def save_tiny(pipeline: Any, folder: Path, num_frames: int, side: int = 16) -> None:
     pipeline.save_pretrained(folder)
-    (folder / "fewstep.json").write_text(json.dumps({"num_frames": num_frames, "height": 16, "width": 16, "fps": 8}))
+    size = {"num_frames": num_frames, "height": side, "width": side, "fps": 8}
+    (folder / "fewstep.json").write_text(json.dumps(size))
+
+
+TINY_WAN: dict[str, Any] = {  # diffusers' own test size
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": TEXT_DIM,
+    "freq_dim": 64,
+    "ffn_dim": 32,
+    "num_layers": 4,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 32,
+}
 
 
 def tiny_transformer(seed: int) -> Any:
-    """diffusers' own test size."""
-    transformer: Any = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=TEXT_DIM,
-        freq_dim=64,
-        ffn_dim=32,
-        num_layers=4,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
-    return randomized(transformer, seed)
+    """A random Wan denoiser."""
+    return randomized(WanTransformer3DModel(**TINY_WAN), seed)
 
 
 def save_tiny_wan(folder: Path, experts: int = 1, **config: Any) -> None:
@@ -86,19 +93,68 @@ def save_tiny_wan(folder: Path, experts: int = 1, **config: Any) -> None:
     pipeline: Any = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=make_text_encoder(len(tokenizer)),
-        vae=AutoencoderKLWan(
-            base_dim=3,
-            z_dim=16,
-            dim_mult=[1, 1, 1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False, True, True],
-        ),
+        vae=tiny_wan_vae(),
         scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
         transformer=tiny_transformer(1),
         transformer_2=tiny_transformer(2) if experts == 2 else None,
         **config,
     )
     save_tiny(pipeline, folder, num_frames=9)
+
+
+def tiny_wan_vae() -> Any:
+    """Of Wan 2.1."""
+    return AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
+def tiny_wan22_vae() -> Any:
+    """Of Wan 2.2 5B: 48 channels, 16 pixels wide."""
+    return AutoencoderKLWan(
+        base_dim=3, z_dim=48, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        in_channels=12, out_channels=12, patch_size=2, is_residual=True, scale_factor_spatial=16,
+        latents_mean=[0.1] * 48, latents_std=[0.9] * 48,
+    )  # fmt: skip
+
+
+GIVEN_WAN = ("i2v", "flf2v", "5b-i2v", "vace")  # Wan pipelines that clips are given something by
+
+
+def save_tiny_given_wan(folder: Path, kind: str, **config: Any) -> None:
+    """Writes a random Wan pipeline of one of the kinds above; `config` is that of the pipeline."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    parts: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "text_encoder": make_text_encoder(len(tokenizer)),
+        "vae": tiny_wan22_vae() if kind == "5b-i2v" else tiny_wan_vae(),
+        "scheduler": FlowMapEulerDiscreteScheduler(shift=5.0),
+    }
+    if kind == "vace":
+        vace: Any = WanVACETransformer3DModel(**TINY_WAN, vace_layers=[0, 2], vace_in_channels=96)
+        pipeline: Any = WanVACEPipeline(**parts, transformer=randomized(vace, 1), **config)
+    elif kind == "5b-i2v":
+        denoiser = randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 48, "out_channels": 48}), 1)
+        pipeline = WanImageToVideoPipeline(**parts, transformer=denoiser, expand_timesteps=True, **config)
+    else:
+        tokens = (16 // 8) ** 2 + 1  # of one picture
+        seen = {"in_channels": 36, "image_dim": 4, "pos_embed_seq_len": 2 * tokens if kind == "flf2v" else None}
+        if kind != "flf2v":
+            seen["added_kv_proj_dim"] = 24
+        vision = CLIPVisionConfig(
+            hidden_size=4, projection_dim=4, num_hidden_layers=2, num_attention_heads=2, image_size=16,
+            intermediate_size=16, patch_size=8,
+        )  # fmt: skip
+        pipeline = WanImageToVideoPipeline(
+            **parts,
+            transformer=randomized(WanTransformer3DModel(**TINY_WAN | seen), 1),
+            image_encoder=randomized(CLIPVisionModel(vision), 2),
+            image_processor=CLIPImageProcessorPil(crop_size=16, size=16),
+            **config,
+        )
+    side = 32 if kind == "5b-i2v" else 16
+    save_tiny(pipeline, folder, num_frames=9, side=side)
 
 
 def save_tiny_cogvideox(folder: Path, **config: Any) -> None:
@@ -210,6 +266,31 @@ def tiny_wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_teacher(tiny_wan_folder: Path) -> Teacher:
     """The teacher of that folder, shared by all tests: whoever frees a part of it loads their own."""
     return load_teacher(tiny_wan_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def given_wan_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random Wan pipeline of a kind of GIVEN_WAN; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny-given-wan")
+
+    def folder(kind: str) -> Path:
+        if not (root / kind).exists():
+            save_tiny_given_wan(root / kind, kind)
+        return root / kind
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_wan_i2v_folder(given_wan_folders: Callable[[str], Path]) -> Path:
+    """Wan 2.1 from a first frame."""
+    return given_wan_folders("i2v")
+
+
+@pytest.fixture(scope="session")
+def tiny_wan_vace_folder(given_wan_folders: Callable[[str], Path]) -> Path:
+    """Wan VACE."""
+    return given_wan_folders("vace")
 
 
 @pytest.fixture(scope="session")

@@ -299,7 +299,8 @@ class AdversarialObjective:
             assert lesson.step is not None
             x0 = _predict(lesson.step, lesson.batch, roles)
         own = roles.teacher.schedule_of(roles.student)
-        return regress(own, x0, taught.target(schedule), taught.t, anchor.loss, anchor.huber_c)
+        kept = roles.teacher.kept(lesson.batch.conditions, x0)
+        return regress(own, x0, taught.target(schedule), taught.t, anchor.loss, anchor.huber_c, kept)
 
     def _ends(self, schedule: NoiseSchedule) -> Tensor:
         """The times at which the scores' transitions end."""

@@ -57,4 +57,5 @@ class ProgressiveObjective:
         teacher, taught = roles.teacher, lesson.step
         x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)
         target, own = taught.target(teacher.schedule), teacher.schedule_of(roles.student)
-        return {"loss": regress(own, x0, target, taught.t, self.settings.loss, self.settings.huber_c)}
+        kept = teacher.kept(lesson.conditions, x0)
+        return {"loss": regress(own, x0, target, taught.t, self.settings.loss, self.settings.huber_c, kept)}

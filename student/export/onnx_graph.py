@@ -21,7 +21,7 @@ from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.stock import merged_network
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH
 from fewstep.teacher.predictions import record_prediction
@@ -121,10 +121,10 @@ def _ask(student: Student, network: nn.Module, batch: int) -> dict[str, Any]:
     """What the family asks the network with, for so many clips, texts padded as in its pipeline."""
     teacher, recorder = student.teacher, _Recorder(network)
     z = teacher.noise(range(batch), teacher.latent_shape(*student.contract.size))
-    text = teacher.conditions(PROMPTS[:1] * batch).positive
+    text = teacher.conditions(PROMPTS[:1] * batch).positive[EMBEDDINGS]
     if isinstance(teacher, WanTeacher):  # which cuts them
         text = nn.functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
-    teacher.predict(z, student.contract.times[0], Conditions(text), recorder)
+    teacher.predict(z, student.contract.times[0], Conditions({EMBEDDINGS: text}), recorder)
     return recorder.asked
 
 
@@ -190,8 +190,7 @@ def _reload(folder: Path, student: Student) -> Latents:
     network = record_prediction(_network(folder, student.teacher), student.contract.prediction)
 
     def latents(z: Tensor, prompts: Any) -> Tensor:
-        conditions = student.teacher.conditions(prompts, student.contract.negative_prompt)
-        return Student(student.teacher, network, student.contract).sample(z, conditions)
+        return Student(student.teacher, network, student.contract).sample(z, student.conditions_of_any(prompts))
 
     return latents
 

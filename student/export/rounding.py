@@ -89,7 +89,7 @@ def _error_of(
     contract, teacher = student.contract, student.teacher
     asked = replace(student, network=network)
     z = teacher.noise(seeds, teacher.latent_shape(*contract.size))
-    conditions = teacher.conditions(PROMPTS, contract.negative_prompt)
+    conditions = student.conditions_of_any(PROMPTS)
     own = asked.sample(z, conditions)
 
     def error(names: Iterable[str]) -> float:

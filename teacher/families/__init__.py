@@ -6,9 +6,13 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.wan import WanTeacher
+from fewstep.teacher.families.wan_image import WanImageTeacher
+from fewstep.teacher.families.wan_vace import WanVACETeacher
 
 FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "WanPipeline": WanTeacher,
+    "WanImageToVideoPipeline": WanImageTeacher,
+    "WanVACEPipeline": WanVACETeacher,
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
 }

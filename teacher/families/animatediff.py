@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.schedule import Time
 
@@ -60,18 +60,19 @@ class AnimateDiffTeacher(Teacher):
         """CLIP's 77, as the tokenizer says."""
         return int(self.pipeline.tokenizer.model_max_length)
 
-    def embed(self, prompts: list[str]) -> Tensor:
+    def embed(self, prompts: list[str]) -> Tensors:
         """With all its padding: the denoiser was trained to attend to it."""
-        return self.pipeline.encode_prompt(
+        (embeddings, _) = self.pipeline.encode_prompt(
             prompts, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )[0]
+        )
+        return {EMBEDDINGS: embeddings}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""
         asked: Any = network or self._unet
         dtype = getattr(asked, "dtype", self._unet.dtype)
         timestep = self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32)
-        text = conditions.positive.to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
+        text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
         return asked(z_t.to(dtype), timestep, text, return_dict=False)[0].to(z_t.dtype)
 
     def network_at(self, t: Time) -> nn.Module:

@@ -11,7 +11,7 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBloc
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.schedule import Time
 
@@ -40,11 +40,12 @@ class CogVideoXTeacher(Teacher):
         """226, as the denoiser's config says."""
         return int(self._config.max_text_seq_length)
 
-    def embed(self, prompts: list[str]) -> Tensor:
+    def embed(self, prompts: list[str]) -> Tensors:
         """With all its padding: the denoiser was trained to attend to it."""
-        return self.pipeline.encode_prompt(
+        (embeddings, _) = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_limit, device=self.device
-        )[0]
+        )
+        return {EMBEDDINGS: embeddings}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """v = alpha eps - sigma x0, or what else the scheduler says."""
@@ -52,7 +53,7 @@ class CogVideoXTeacher(Teacher):
         dtype = getattr(asked, "dtype", self._transformer.dtype)
         output = asked(
             z_t.transpose(1, 2).to(dtype),
-            conditions.positive.to(z_t.device, dtype),
+            conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
             image_rotary_emb=self._rotary(z_t),
             return_dict=False,

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2 text-to-video (arXiv 2503.20314): flow models with one or two denoisers."""
+"""Wan 2.1 and 2.2 (arXiv 2503.20314): flow models with one or two denoisers; here what all have, and text-to-video."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import Conditions, cut_padding
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.schedule import Time
@@ -23,11 +23,11 @@ class WanTeacher(Teacher):
         super().__init__(pipeline, folder)
         self._high: Any = pipeline.transformer or pipeline.transformer_2
         self._low: Any = pipeline.transformer_2 or pipeline.transformer
-        self._boundary = pipeline.config.boundary_ratio or 0.0  # `_low` is in charge below this time
+        self._boundary = pipeline.config.get("boundary_ratio") or 0.0  # `_low` is in charge below this time
         self._config = self._high.config
-        self.family_fps = 24.0 if pipeline.config.expand_timesteps else 16.0  # the former: Wan 2.2 5B
-        # image models split their text at a fixed length, so it must stay whole there
-        self._cut = self._config.added_kv_proj_dim is None
+        self.family_fps = 24.0 if pipeline.config.get("expand_timesteps") else 16.0  # the former: Wan 2.2 5B
+        # tokens of an image go before the text, whose length is then fixed, so it must stay whole there
+        self._cut = self._config.added_kv_proj_dim is None and self._config.image_dim is None
         if self._cut:
             count_padding(self._high)
             count_padding(self._low)
@@ -41,12 +41,12 @@ class WanTeacher(Teacher):
         """With entities such as &amp; resolved, and single blanks."""
         return str(prompt_clean(prompt))
 
-    def embed(self, prompts: list[str]) -> Tensor:
-        """Cut behind the longest prompt."""
+    def embed(self, prompts: list[str]) -> Tensors:
+        """Cut behind the longest prompt, where the denoiser can count what is cut."""
         embeddings: Tensor = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_limit, device=self.device
         )[0]
-        return cut_padding(embeddings) if self._cut else embeddings
+        return {EMBEDDINGS: cut_padding(embeddings) if self._cut else embeddings}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
@@ -57,15 +57,31 @@ class WanTeacher(Teacher):
             for part in (high, ~high):
                 found[part] = self.predict(z_t[part], times[part], conditions[part])
             return found
-        return self._forward(network or self.network_at(times), z_t, times, conditions.positive)
+        return self._forward(network or self.network_at(times), z_t, times, conditions)
 
-    def _forward(self, network: Any, z_t: Tensor, times: Tensor, text: Tensor) -> Tensor:
-        timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
-        if self.pipeline.config.expand_timesteps:
-            timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
+    def _forward(self, network: Any, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
         first = (network if hasattr(network, "patch_embedding") else self._high).patch_embedding
         dtype = first.weight.dtype  # diffusers' own .dtype walks through all modules, at every evaluation
-        return network(z_t.to(dtype), timestep, text.to(z_t.device, dtype), return_dict=False)[0].to(z_t.dtype)
+        inputs: dict[str, Tensor] = {
+            "hidden_states": z_t,
+            "timestep": self._timesteps(z_t, times),
+            "encoder_hidden_states": conditions.positive[EMBEDDINGS],
+            **self._given_inputs(z_t, times, conditions),
+        }
+        inputs = {n: x.to(z_t.device, torch.float32 if n == "timestep" else dtype) for n, x in inputs.items()}
+        output: Tensor = network(**inputs, return_dict=False)[0]
+        return output.to(z_t.dtype)
+
+    def _timesteps(self, z_t: Tensor, times: Tensor) -> Tensor:
+        """(B,), or (B, tokens) for Wan 2.2 5B."""
+        timestep = self.schedule.timestep(times)
+        if self.pipeline.config.get("expand_timesteps"):
+            timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
+        return timestep
+
+    def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
+        """The denoiser's further arguments, or others than the usual ones, where something besides text is given."""
+        return {}
 
     def network_at(self, t: Time) -> nn.Module:
         """The expert in charge at t, which must be the same for the whole batch."""
@@ -100,7 +116,7 @@ class WanTeacher(Teacher):
         _, patch_height, patch_width = self._config.patch_size
         check_sides(height, width, (per_pixel * patch_height, per_pixel * patch_width))
         frames = (num_frames - 1) // per_frame + 1
-        return self._config.in_channels, frames, height // per_pixel, width // per_pixel
+        return self._config.out_channels, frames, height // per_pixel, width // per_pixel
 
     def _grid(self, z_t: Tensor) -> torch.Size:
         return torch.Size(n // p for n, p in zip(z_t.shape[2:], self._config.patch_size, strict=True))

@@ -6,7 +6,8 @@ import math
 
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, WanTransformerBlock
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformerBlock
 from torch import Tensor
 
 TEXT_LENGTH = 512  # WanPipeline's default max_sequence_length: shorter prompts are padded with zeros, unmasked
@@ -40,6 +41,7 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
 
 
 def count_padding(transformer: WanTransformer3DModel, text_length: int = TEXT_LENGTH) -> None:
-    """Lets a text-to-video Wan transformer take texts cut behind their first padding token."""
-    for block in transformer.blocks:
-        block.attn2.set_processor(CountedPadding(text_length))
+    """Lets a Wan transformer without tokens of images take texts cut behind their first padding token."""
+    for module in transformer.modules():
+        if isinstance(module, WanTransformerBlock | WanVACETransformerBlock):
+            module.attn2.set_processor(CountedPadding(text_length))

@@ -242,8 +242,8 @@ def test_stored_conditions_are_the_teachers(tmp_path: Path, tiny_wan_folder: Pat
     stored = conditions_of(rows, read_unconditional(tmp_path / "out"))
     made = tiny_teacher.conditions(prompts, "dim")
     assert stored.negative is not None and made.negative is not None
-    torch.testing.assert_close(stored.positive, made.positive)
-    torch.testing.assert_close(stored.negative, made.negative)
+    torch.testing.assert_close(stored.positive["embeddings"], made.positive["embeddings"])
+    torch.testing.assert_close(stored.negative["embeddings"], made.negative["embeddings"])
 
 
 def test_another_store_is_told_in_plain_words(tmp_path: Path, tiny_wan_folder: Path) -> None:

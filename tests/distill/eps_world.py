@@ -85,7 +85,9 @@ def batch(size: int, seed: int) -> Batch:
     frame, row, column = torch.meshgrid(torch.arange(2.0), torch.arange(4.0), torch.arange(4.0), indexing="ij")
     across, down = (column - x - frame + 2) % 4 - 2, (row - y + 2) % 4 - 2
     spot = 4 * torch.exp(-(across**2 + down**2) / 1.5) - 1.1
-    return Batch(torch.stack([spot * sign, spot / 2], 1), Conditions(torch.zeros(size, 1, 1)), generator, 0.0)
+    return Batch(
+        torch.stack([spot * sign, spot / 2], 1), Conditions({"embeddings": torch.zeros(size, 1, 1)}), generator, 0.0
+    )
 
 
 def fit(network: nn.Module, steps: int, lr: float, loss: Callable[[Batch], Tensor], seed: int) -> nn.Module:

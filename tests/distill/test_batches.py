@@ -14,7 +14,7 @@ def test_a_position_gives_the_same_clips_and_noise_again(tiny_teacher: Teacher, 
     first, second = (Batches(tiny_dataset, tiny_teacher, seed=1, stage=2).batch(5, 3, 0.25) for _ in range(2))
     assert first.x0.shape == (3, 16, 3, 2, 2) and first.x0.dtype == torch.float32 and first.progress == 0.25
     assert torch.equal(first.x0, second.x0) and torch.equal(first.noise(), second.noise())
-    assert torch.equal(first.conditions.positive, second.conditions.positive)
+    assert torch.equal(first.conditions.positive["embeddings"], second.conditions.positive["embeddings"])
     assert first.conditions.negative is not None and len(first.conditions) == 3
 
 

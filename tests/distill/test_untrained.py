@@ -25,8 +25,11 @@ def test_clips_are_noise_that_follows_from_the_position(tiny_teacher: Teacher) -
     assert first.x0.shape == (3, *tiny_teacher.latent_shape(9, 16, 16)) and first.progress == 0.5
     assert torch.equal(first.x0, again.x0) and torch.equal(first.noise(), again.noise())
     assert not torch.equal(first.x0, other.x0)
-    expected = [conditions.positive[row] for row in (1, 0, 1)]  # clips 3, 4 and 5
-    assert torch.equal(first.conditions.positive, torch.stack(expected)) and first.conditions.negative is not None
+    expected = [conditions.positive["embeddings"][row] for row in (1, 0, 1)]  # clips 3, 4 and 5
+    assert (
+        torch.equal(first.conditions.positive["embeddings"], torch.stack(expected))
+        and first.conditions.negative is not None
+    )
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])

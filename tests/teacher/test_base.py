@@ -146,7 +146,7 @@ def test_without_guidance_the_text_encoder_is_spared_the_unconditional_branch(
 
     monkeypatch.setattr(tiny_teacher, "embed", remember)
     alone = tiny_teacher.conditions(["a ring", "a cross"], None)
-    assert asked == [["a ring", "a cross"]] and torch.equal(alone.positive, both.positive)
+    assert asked == [["a ring", "a cross"]] and torch.equal(alone.positive["embeddings"], both.positive["embeddings"])
 
 
 def test_parts_can_be_freed(tiny_wan_folder: Path) -> None:

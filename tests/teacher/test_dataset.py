@@ -92,7 +92,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
         assert torch.equal(one["latents"], made.tensors["latents"].half())
         assert torch.equal(one["embeddings"], made.tensors["embeddings"])
     unconditional = read_unconditional(tmp_path)
-    assert unconditional is not None and torch.equal(unconditional, torch.ones(1, 5))
+    assert unconditional is not None and torch.equal(unconditional["embeddings"], torch.ones(1, 5))
 
 
 def test_what_was_skipped_is_reported(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def _measure(
     from fewstep.eval.latency import FAILURES, one_sentence
     from fewstep.eval.results import ResultsFile
     from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.given import noise_given
 
     # as in training, see `run.follow`
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
@@ -170,7 +171,8 @@ def _measure(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
-    conditions = teacher.conditions(plan.logging.prompts or PROMPTS)
+    prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
+    conditions = teacher.conditions(prompts, size=size, given=noise_given(teacher.given, size, len(prompts)))
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
     command = shlex.join(["fewstep", *sys.argv[1:]])

@@ -30,7 +30,7 @@ data_app = typer.Typer(
     help="Cache videos or rollouts as latents and text embeddings.", epilog=EXIT_CODES, no_args_is_help=True
 )
 
-PromptsFile = Annotated[Path, typer.Argument(metavar="PROMPTS.txt", help="One prompt per line.")]
+PromptsFile = Annotated[Path, typer.Argument(metavar="PROMPTS.txt", help="One prompt per line; .jsonl with files.")]
 TeacherName = Annotated[str, typer.Option("--teacher", help="shapes, a pipeline's folder, or a hub id.")]
 Out = Annotated[
     Path, typer.Option("--out", help="The dataset's folder; the same command resumes what was stopped there.")
@@ -39,6 +39,17 @@ Rows = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of eac
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
 Stored = Annotated[Store, typer.Option("--store", help="Numbers on disk.")]
 Negative = Annotated[str, typer.Option("--negative-prompt", help="Prompt of the unconditional branch.")]
+
+
+GivenSources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--given",
+        metavar="NAME=SOURCE",
+        help="What clips are made from besides captions: first=FIRST_FRAME and last=LAST_FRAME of the clip itself, or "
+        "control=COLUMN of the captions with files; may be given several times. By default what the teacher needs.",
+    ),
+]
 
 
 @data_app.command("videos", epilog=EXIT_CODES)
@@ -62,6 +73,7 @@ def videos(
     dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
+    given: GivenSources = None,
 ) -> None:
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
     screen = Screen()
@@ -69,14 +81,17 @@ def videos(
     from fewstep.teacher.caption_files import read_captions
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
+    from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
 
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
     job.check_out()
     files = list_files(folder, out)
-    described = read_captions(files, folder, captions)
+    asked = parse_sources(given) if given else None
+    described = read_captions(files, folder, captions, columns_of(asked or {}))
     if described.unmatched:
         screen.warn(str(described.unmatched))
     model = job.load()
+    sources = sources_of(asked, model)
     say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
@@ -84,11 +99,15 @@ def videos(
         "videos",
         model,
         folder,
-        [(path.relative_to(folder).as_posix(), path.lstat().st_size, described.texts.get(path)) for path in files],
-        Videos(model, folder, files, described.texts, clip, start, batch),
+        [
+            (path.relative_to(folder).as_posix(), path.lstat().st_size, text, *given_identity(text))
+            for path, text in zip(files, map(described.texts.get, files), strict=True)
+        ],
+        Videos(model, folder, files, described.texts, clip, start, batch, frames_of_clips(sources)),
         [stray.skip() for stray in described.strays],
         latent_shape=model.latent_shape(*size),
         unmatched=described.unmatched,
+        given=sources,
         start=start,
         **asdict(clip),
     )
@@ -121,12 +140,14 @@ def rollouts(
     screen.say(f"reading prompts from {prompts}")
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
+    from fewstep.teacher.given import FILES, given_names, identity_of
 
     weight = guidance_of(guidance)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
     job.check_out()
     lines = read_prompts(prompts)
     model = job.load()
+    model.take(given_names(lines))
     say_text_losses(screen, model, [*lines, negative_prompt])
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
@@ -134,13 +155,14 @@ def rollouts(
         "rollouts",
         model,
         prompts,
-        [[line] for line in lines] * count,
-        Rollouts(model, lines, shape, steps, weight, seed, negative_prompt, keep_noise, batch),
+        [identity_of(line) for line in lines] * count,
+        Rollouts(model, lines, shape, steps, weight, seed, negative_prompt, keep_noise, batch, size),
         latent_shape=shape,
         keep_noise=keep_noise,
         steps=steps,
         guidance=weight,
         seed=seed,
+        given=dict.fromkeys(model.given, FILES),
         **size._asdict(),
     )
 

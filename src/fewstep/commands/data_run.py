@@ -95,11 +95,14 @@ def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: 
     from fewstep.teacher.dataset import usable_line, write_dataset
     from fewstep.teacher.dataset_plan import unconditional_row
     from fewstep.teacher.manifest import FILE_NAME, read_manifest
+    from fewstep.teacher.source import VideoSize
 
+    assert plan.num_frames and plan.height and plan.width  # `size_of` saw to that
     finished = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
     if finished:
         screen.say(f"resumed at clip {finished} of {plan.items}")
-    unconditional = unconditional_row(teacher, plan.negative_prompt)
+    size = VideoSize(plan.num_frames, plan.height, plan.width)
+    unconditional = unconditional_row(teacher, plan.negative_prompt, size)
     with screen.bar(plan.kind, "clip") as bar:
         bar.begin(plan.kind, plan.items, finished)
 

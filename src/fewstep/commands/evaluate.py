@@ -44,7 +44,10 @@ def evaluate(
         ),
     ],
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file, a prompt per line; held-out ones where the judge can read clips.")
+        Path | None,
+        typer.Option(
+            help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
+        ),
     ] = None,
     num: Annotated[int, typer.Option(min=3, help="Clips of each model; fewer prompts are used again.")] = 2048,
     out: Annotated[
@@ -91,6 +94,7 @@ def evaluate(
     from fewstep.eval.reference import reference_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.given import given_names
     from fewstep.teacher.loading import find_device
 
     found = models_of(models)
@@ -100,7 +104,9 @@ def evaluate(
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
+    names = None if given is None else given_names(given)
+    ways = Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width, given=names)
+    asked = as_taught(found, ways)
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)
     first = outlined[0].sampler

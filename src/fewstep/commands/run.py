@@ -133,9 +133,10 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     if line := check_usable(plan.data, data):
         screen.warn(line)
     clips = read_clips(data, teacher, asked_size(plan))
+    teacher.take(clips.given)
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
-    seen, measured = samples(teacher, plan), gauges(teacher, plan)
+    seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan)
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
@@ -154,7 +155,7 @@ def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> 
     text = read_data_text(plan.data, data)
     if text.unmatched:
         screen.warn(str(text.unmatched))
-    for line in text_losses(teacher, [*text.prompts, *plan.logging.prompts]):
+    for line in text_losses(teacher, [*text.prompts, *plan.logging.sampled]):
         screen.warn(line)
 
 

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.stages import Gauge, Samples
     from fewstep.student.contract import SamplingContract
-    from fewstep.teacher.base import Teacher
+    from fewstep.teacher.base import Teacher, VideoSize
 
 _JUDGED, _BATCH = 256, 16  # held-out prompts behind a gate
 
 
-def samples(teacher: Teacher, plan: Recipe) -> Samples | None:
-    """Writes a clip per prompt of `logging.prompts`, and all of them as a contact sheet; None without prompts."""
+def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> Samples | None:
+    """Writes a clip of this size per prompt of `logging.prompts`, and all of them as a contact sheet; None without
+    prompts."""
     from fewstep.teacher.video import contact_sheet, to_uint8, write_image, write_video
 
-    prompts = list(plan.logging.prompts)
+    prompts = plan.logging.sampled
     if not prompts:
         return None
-    conditions = teacher.conditions(prompts)
+    conditions = teacher.conditions(prompts, size=size)
 
     @torch.no_grad()
     def write(path: Path, network: nn.Module, contract: SamplingContract) -> None:

@@ -36,7 +36,7 @@ def sample(
     ],
     out: Annotated[Path, typer.Option(help="clip.mp4, clip.gif, or sheet.png for a contact sheet.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps from noise to video; a student's own, of a teacher 50.")
@@ -61,6 +61,14 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once; the clips stay the same.")] = 1,
     dtype: Computed = "auto",
     device: Device = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Made from this besides the prompts: first, last, reference, control, mask, pose or face; an image "
+            "or a video; may be given several times. A .jsonl file of prompts names files of its own.",
+        ),
+    ] = None,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
@@ -68,26 +76,30 @@ def sample(
     import torch
 
     from fewstep.student.sampler import Asked, open_sampler
+    from fewstep.teacher.given import given_names, parse_given
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
     if fps is not None:
         check_fps(fps)
-    wanted = _prompts(prompt or [], prompts)
-    asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force)
+    wanted = _prompts(prompt or [], prompts, parse_given(given or []))
+    names = given_names(wanted)
+    asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force, names)
     sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 
-def _prompts(given: list[str], file: Path | None) -> list[str]:
+def _prompts(typed: list[str], file: Path | None, given: dict[str, Path]) -> list[str]:
+    """All prompts, each with the files of --given, over which those of its own line go."""
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.given import Prompt, files_of
 
-    found = given + ([] if file is None else read_prompts(file))
+    found = typed + ([] if file is None else read_prompts(file))
     if not found:
         raise ValueError("there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line")
-    return found
+    return [Prompt(prompt, {**given, **files_of(prompt)}) for prompt in found]
 
 
 def _clips(

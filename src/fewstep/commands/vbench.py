@@ -46,6 +46,7 @@ def videos(
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.given import given_names
     from fewstep.teacher.loading import find_device
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
@@ -54,7 +55,7 @@ def videos(
     found = models_of(models)
     find_device(device)
     dtype = settle_dtype(screen, dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
-    asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance))), None
+    asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance), given=given_names(shown))), None
     for one in outline_models(found, asked, same_size=False):
         if one.whole:
             check_claim(out / f"{one.model.name}.json", one.model, one.sampler, seed, dtype)

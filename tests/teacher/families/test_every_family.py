@@ -12,12 +12,19 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families import FAMILIES
+from fewstep.teacher.given import noise_given
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
-FOLDERS = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
+FOLDERS = [
+    "tiny_wan_folder",
+    "tiny_wan_i2v_folder",
+    "tiny_wan_vace_folder",
+    "tiny_cogvideox_folder",
+    "tiny_animatediff_folder",
+]
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -33,14 +40,24 @@ def teacher(folder: Path) -> Teacher:
 
 @pytest.fixture(scope="module")
 def conditions(teacher: Teacher) -> Conditions:
-    return teacher.conditions(PROMPTS, "blurry")
+    return conditions_of(teacher, PROMPTS, "blurry")
+
+
+def conditions_of(teacher: Teacher, prompts: list[str], negative_prompt: str = "") -> Conditions:
+    """With pictures of noise where the family is given something."""
+    size = size_of(teacher)
+    return teacher.conditions(prompts, negative_prompt, size, noise_given(teacher.given, size, len(prompts)))
+
+
+def size_of(teacher: Teacher) -> VideoSize:
+    size = teacher.default_size()
+    assert size is not None
+    return VideoSize(size.num_frames, 32, 48)
 
 
 @pytest.fixture
 def z(teacher: Teacher) -> Tensor:
-    size = teacher.default_size()
-    assert size is not None
-    return teacher.noise([0, 1], teacher.latent_shape(size.num_frames, 32, 48))
+    return teacher.noise([0, 1], teacher.latent_shape(*size_of(teacher)))
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -65,7 +82,9 @@ def test_prompts_are_cut_at_the_text_limit_and_not_before(teacher: Teacher) -> N
     most = teacher.text_limit - 1  # words beside the end's token
     whole, other, longer = "ring " * most, "ring " * (most - 1) + "square", "ring " * (most + 7)
     assert teacher.count_tokens([whole, other, longer]) == [teacher.text_limit] * 2 + [teacher.text_limit + 7]
-    found, differing, cut = (teacher.conditions([prompt]).positive for prompt in (whole, other, longer))
+    found, differing, cut = (
+        conditions_of(teacher, [prompt]).positive["embeddings"] for prompt in (whole, other, longer)
+    )
     assert torch.equal(found, cut) and not torch.equal(found, differing)
 
 
@@ -85,11 +104,11 @@ def test_videos_become_latents_and_come_back(teacher: Teacher) -> None:
 
 
 def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
-    t, empty = torch.tensor([1.0, 0.4]), teacher.conditions(["", ""])
+    t, empty = torch.tensor([1.0, 0.4]), conditions_of(teacher, ["", ""])
     c = teacher.denoise(z, t, conditions)
     assert c.shape == z.shape and c.dtype == torch.float32
     close(c, teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t))
-    u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, teacher.conditions(PROMPTS), 5.0)
+    u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, conditions_of(teacher, PROMPTS), 5.0)
     close(guided, u + 5 * (c - u))
 
 
@@ -165,7 +184,7 @@ def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Con
 
 def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
     half = load_teacher(folder, torch.bfloat16, "cpu")
-    found = half.denoise(z, 0.7, half.conditions(PROMPTS), 5.0)
+    found = half.denoise(z, 0.7, conditions_of(half, PROMPTS), 5.0)
     assert found.dtype == torch.float32 and bool(found.isfinite().all())
     assert half.decode(half.encode(torch.zeros(1, 3, *(half.default_size() or ())))).dtype == torch.float32
 

@@ -1,0 +1,71 @@
+"""Wan VACE (arXiv 2503.07598): clips that follow a control video, fill what a mask leaves open, or show a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformerBlock
+from torch import Tensor, nn
+
+from fewstep.teacher.base import VideoSize
+from fewstep.teacher.conditions import Conditions, Tensors
+from fewstep.teacher.families.wan import WanTeacher
+from fewstep.teacher.given import Given, to_pixels
+
+CONTROL = "control"  # (B, 96, F, h, w): latents of what is kept, of what is to change, and the mask
+
+
+class WanVACETeacher(WanTeacher):
+    """Adapter for WanVACEPipeline. Latents of clips with a reference begin with a frame of their own for it."""
+
+    takes = ("reference", "control", "mask")
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        super().__init__(pipeline, folder)
+        self._latents = self._config.out_channels
+
+    @property
+    def _references(self) -> int:
+        """Latent frames in front of the clip's own."""
+        return int("reference" in self.given)
+
+    def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
+        """As WanVACEPipeline does it, clip by clip: without a control video it is grey, without a mask all changes."""
+        found = []
+        for i in range(count):
+            shape = (1, 3, *size)
+            video = to_pixels(given["control"][i : i + 1]) if "control" in given else torch.zeros(shape)
+            mask = given["mask"][i : i + 1].float() / 255 if "mask" in given else torch.ones(shape)
+            references = [[to_pixels(given["reference"][i, :, 0]).to(self.device)] if self._references else []]
+            video, mask = video.to(self.device), mask.to(self.device)
+            self._part("vae")
+            latents = self.pipeline.prepare_video_latents(video, mask, references, None, self.device)
+            masks = self.pipeline.prepare_masks(mask, references, None)
+            found.append(torch.cat([latents, masks.to(latents)], dim=1).float())
+        return {CONTROL: torch.cat(found)}
+
+    def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
+        """The reference's latents go before those of the clip."""
+        reference = conditions.shared[CONTROL][:, : self._latents, : self._references]
+        return torch.cat([reference.to(latents), latents], dim=2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The clip alone."""
+        return super().decode(latents[:, :, self._references :])
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """One frame more with a reference."""
+        channels, frames, rows, columns = super().latent_shape(num_frames, height, width)
+        return channels, frames + self._references, rows, columns
+
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        """The control branch's blocks, which run first, then the others."""
+        modules = list(network.modules())
+        kinds = (WanVACETransformerBlock, WanTransformerBlock)
+        return [module for kind in kinds for module in modules if type(module) is kind]
+
+    def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
+        return {"control_hidden_states": conditions.shared[CONTROL]}

@@ -1,0 +1,252 @@
+"""Images and videos that a clip is made from besides its prompt: a first frame, a control video, a mask ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fewstep.teacher.checksums import sha256
+from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, decode_video
+from fewstep.teacher.source import VideoSize
+from fewstep.teacher.video_picture import fit_pixels
+
+IMAGES = ("first", "last", "reference")  # one picture
+VIDEOS = ("control", "mask", "pose", "face")  # as many frames as the clip
+NAMES = (*IMAGES, *VIDEOS)
+FIRST_FRAME, LAST_FRAME = "FIRST_FRAME", "LAST_FRAME"  # of a training clip itself
+FROM_CLIP = {FIRST_FRAME: slice(0, 1), LAST_FRAME: slice(-1, None)}
+OF_CLIPS = {"first": FIRST_FRAME, "last": LAST_FRAME}  # what training clips can show by themselves
+FILES = "files"  # where rollouts have it from
+
+
+class Taker(Protocol):
+    """A teacher, as far as it is about what it takes."""
+
+    needs: tuple[str, ...]
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What clips are made from."""
+
+    def take(self, names: Sequence[str]) -> None:
+        """Sets that."""
+
+
+Given = Mapping[str, Tensor]  # name -> uint8 (B, 3, F, H, W), F = 1 of images: what stock pipelines get, too
+
+
+class Prompt(str):
+    """A text, and the files that are given with it: name -> path. A plain string is a prompt with nothing given."""
+
+    given: Mapping[str, Path]
+
+    def __new__(cls, text: str, given: Mapping[str, Path] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.given = dict(given or {})
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True and self.given == (files_of(other) if isinstance(other, str) else {})
+
+    def __hash__(self) -> int:
+        return hash((str(self), *sorted(self.given.items()))) if self.given else str.__hash__(self)
+
+
+def files_of(prompt: str) -> Mapping[str, Path]:
+    """The files given with a prompt, none with a plain string."""
+    return prompt.given if isinstance(prompt, Prompt) else {}
+
+
+def identity_of(prompt: str) -> list[object]:
+    """What tells a prompt from others, for JSON: its text, and the names and contents of its files."""
+    return [str(prompt), *given_identity(prompt)]
+
+
+def given_identity(prompt: str | None) -> list[object]:
+    """The names and sha256 of the files given with a prompt."""
+    files = {} if prompt is None else files_of(prompt)
+    return [[name, sha256(path)] for name, path in sorted(files.items())]
+
+
+def given_names(prompts: Sequence[str]) -> tuple[str, ...]:
+    """What is given with every one of these prompts. Raises ValueError when some have other names than the first."""
+    first = set(files_of(prompts[0])) if prompts else set()
+    for prompt in prompts:
+        if set(files_of(prompt)) != first:
+            raise ValueError(
+                f"{str(prompts[0])!r} comes with {_listed(first)}, {str(prompt)!r} with {_listed(files_of(prompt))}: "
+                "give all prompts the same kinds of files"
+            )
+    return in_order(first)
+
+
+def in_order(names: set[str] | Sequence[str]) -> tuple[str, ...]:
+    """The names in their usual order. Raises ValueError for one that is unknown."""
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ValueError(f"{unknown[0]!r} cannot be given: use {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in names)
+
+
+def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str], who: str) -> tuple[str, ...]:
+    """The names in order. Raises ValueError where `who` does not take one of them, or one is missing that it needs."""
+    found = in_order(names)
+    if strays := [name for name in found if name not in takes]:
+        raise ValueError(f"{who} takes {_listed(takes)}, not {strays[0]}: leave it out, or use another teacher")
+    if missing := [name for name in needs if name not in found]:
+        raise ValueError(
+            f"{who} makes clips from {_listed(needs)}, and {_listed(missing)} is missing: pass --given "
+            f"{missing[0]}=FILE, or a .jsonl file of prompts with {missing[0]!r} in every line"
+        )
+    return found
+
+
+def read_given(prompts: Sequence[str], names: Sequence[str], size: VideoSize, fps: float) -> Given:
+    """The files of these prompts, each cut to the clip's size.
+
+    Raises ValueError for a file that is missing, broken, or too short.
+    """
+    return {name: torch.stack([_read(files_of(prompt)[name], name, size, fps) for prompt in prompts]) for name in names}
+
+
+def sources_of(asked: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
+    """Where training clips have what is given from: FIRST_FRAME, LAST_FRAME or a column of the captions, by name; None
+    asks for what the teacher needs, of the clips themselves. The teacher is told what it is going to get.
+
+    Raises ValueError for what it does not take or cannot do without, and for what no clip shows by itself.
+    """
+    found = dict(asked) if asked is not None else {name: OF_CLIPS.get(name, "") for name in teacher.needs}
+    for name, source in found.items():
+        if not source:
+            raise ValueError(
+                f"no clip shows its {name} by itself: name the captions' column with the files, as in --set "
+                f"data.given.{name}=COLUMN"
+            )
+        if source in FROM_CLIP and name not in IMAGES:
+            raise ValueError(
+                f"{name} is a video, and {source} is one picture: name the captions' column with the files"
+            )
+    teacher.take(tuple(found))
+    return {name: found[name] for name in teacher.given}
+
+
+def columns_of(sources: Mapping[str, str]) -> dict[str, str]:
+    """Those of `sources_of` that are columns of the captions."""
+    return {name: source for name, source in sources.items() if source not in FROM_CLIP}
+
+
+def frames_of_clips(sources: Mapping[str, str]) -> dict[str, str]:
+    """Those of `sources_of` that are frames of the clips themselves."""
+    return {name: source for name, source in sources.items() if source in FROM_CLIP}
+
+
+def given_of_clips(frames: Tensor, sources: Mapping[str, str]) -> Given:
+    """What training clips (B, 3, F, H, W) uint8 show by themselves; sources: name -> FIRST_FRAME or LAST_FRAME."""
+    return {name: frames[:, :, FROM_CLIP[source]] for name, source in sources.items() if source in FROM_CLIP}
+
+
+def noise_given(names: Sequence[str], size: VideoSize, count: int = 1) -> Given:
+    """Pictures of noise, the same at every call, of the right shapes: for what does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {name: (count, 3, frames_of(name, size), size.height, size.width) for name in names}
+    return {name: torch.randint(256, shape, generator=generator).to(torch.uint8) for name, shape in shapes.items()}
+
+
+def frames_of(name: str, size: VideoSize) -> int:
+    """Frames of what is given under this name."""
+    return 1 if name in IMAGES else size.num_frames
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """uint8 -> float32 in -1..1, as diffusers' processors make it of a picture."""
+    return video.float() / 127.5 - 1
+
+
+def parse_given(texts: Sequence[str]) -> dict[str, Path]:
+    """The files that `--given NAME=FILE` mean. Raises ValueError for another form, an unknown name, a missing file."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, file = _pair(text, "first=picture.png")
+        in_order([name])
+        if name in found:
+            raise ValueError(f"--given {name} is there twice: keep one of them")
+        found[name] = existing(Path(file).expanduser(), f"--given {name}")
+    return found
+
+
+def parse_sources(texts: Sequence[str]) -> dict[str, str]:
+    """What `--given NAME=SOURCE` means for videos. Raises ValueError for another form or an unknown name."""
+    found = dict(_pair(text, "first=FIRST_FRAME") for text in texts)
+    in_order(list(found))
+    return found
+
+
+def _pair(text: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not value:
+        raise ValueError(f"--given {text} is not of the form NAME=VALUE: write --given {example}, say")
+    return name, value
+
+
+def existing(path: Path, where: str) -> Path:
+    """The path. Raises ValueError, beginning with `where`, if no file is there."""
+    if not path.is_file():
+        raise ValueError(f"{where}: there is no file {path}: give the path of an image or a video")
+    return path
+
+
+def _read(path: Path, name: str, size: VideoSize, fps: float) -> Tensor:
+    existing(path, name)
+    if path.suffix.lower() not in SUFFIXES:
+        picture = _picture(path, name, size)[None]
+        frames = picture.repeat(frames_of(name, size), axis=0)  # a still mask or control holds for the whole clip
+    elif name in IMAGES:
+        raise ValueError(f"{name}: {path} is a video: give an image, such as one of its frames")
+    else:
+        try:
+            frames = decode_video(path, ClipShape(*size, fps=fps), "beginning")
+        except UnreadableVideo as error:
+            raise ValueError(f"{name}: {path} cannot be read as a video: {error}") from error
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 0)
+
+
+def _picture(path: Path, name: str, size: VideoSize) -> NDArray[np.uint8]:
+    """(H, W, 3), upright, on white where it is transparent, cut like a video's frames."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            pixels = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: {path} cannot be read as an image ({reason}): give a PNG or JPEG file") from error
+    return fit_pixels(pixels, size.height, size.width)
+
+
+def _listed(names: object) -> str:
+    listed = list(names) if isinstance(names, set | tuple | list | dict | Mapping) else []
+    return ", ".join(listed) or "nothing given"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Latents that the conditions fix, such as a first frame that is given, and where.
+
+    latents: (B, C, F, h, w); mask: bool, broadcast to them, True where they are kept.
+    """
+
+    latents: Tensor
+    mask: Tensor
+
+    def pin(self, z: Tensor) -> Tensor:
+        """z with the kept latents in place."""
+        return torch.where(self.mask, self.latents.to(z), z)

@@ -56,6 +56,9 @@ class Prompt(str):
     def __eq__(self, other: object) -> bool:
         return str.__eq__(self, other) is True and self.given == (files_of(other) if isinstance(other, str) else {})
 
+    def __ne__(self, other: object) -> bool:  # else str's own
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((str(self), *sorted(self.given.items()))) if self.given else str.__hash__(self)
 

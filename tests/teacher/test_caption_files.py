@@ -66,7 +66,7 @@ def test_prompts_files(tmp_path: Path) -> None:
         read_prompts(path)
 
 
-@pytest.mark.parametrize("name", ["prompts.csv", "prompts.jsonl", "prompts.json"])
+@pytest.mark.parametrize("name", ["prompts.csv", "prompts.json"])
 def test_a_table_is_no_list_of_prompts(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("prompt\na ring\n")
     with pytest.raises(ValueError, match=r"is a table: pass a \.txt file with one prompt per line"):

@@ -33,7 +33,7 @@ class Student:
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
         """Of these prompts, with pictures of noise where something is given: for what does not depend on them."""
         size = self.contract.size
-        given = noise_given(self.contract.given, size, len(prompts))
+        given = noise_given(self.teacher.given_sizes(size), len(prompts))
         return self.teacher.conditions(prompts, self.contract.negative_prompt, size, given)
 
 

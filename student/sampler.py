@@ -72,7 +72,7 @@ class Sampler:
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
         """The same with pictures of noise where something is given: for what does not depend on what they show."""
-        given = noise_given(self.teacher.given, self.size, len(prompts))
+        given = noise_given(self.teacher.given_sizes(self.size), len(prompts))
         return self.teacher.conditions(prompts, self._negative, self.size, given)
 
     @property

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.given import Given, Kept, check_names, given_names, read_given
+from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.predictions import schedule_of
@@ -87,6 +87,10 @@ class Teacher(ABC):
         """What one branch of guidance sees of B prompts, by names: embeddings (B, L, D) as the denoiser takes them, and
         masks, pooled vectors and the like where it has them. The text encoder is there."""
 
+    def unconditional(self, embedded: Tensors) -> Tensors:
+        """What `embed` says of the negative prompt as the unconditional branch sees it; families may blind it more."""
+        return embedded
+
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """What both branches see of the images and videos of `count` clips, by names; {} of families without any."""
         return {}
@@ -144,6 +148,10 @@ class Teacher(ABC):
         """What every clip is made from besides its prompt: what `take` said, else what the teacher needs."""
         return self.needs if self._given is None else self._given
 
+    def given_sizes(self, size: VideoSize) -> dict[str, VideoSize]:
+        """The size at which each given image or video is needed for clips of this size."""
+        return {name: size._replace(num_frames=1) if name in IMAGES else size for name in self.given}
+
     def take(self, names: Sequence[str]) -> None:
         """From now on clips are made from these images and videos besides their prompts.
 
@@ -176,7 +184,8 @@ class Teacher(ABC):
         positive = self.embed(list(map(str, prompts)))
         negative = positive
         if negative_prompt is not None:
-            negative = {n: x.expand(len(prompts), *x.shape[1:]) for n, x in self.embed([negative_prompt]).items()}
+            unconditional = self.unconditional(self.embed([negative_prompt]))
+            negative = {name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in unconditional.items()}
         return Conditions(positive, negative, shared, self.padded)
 
     def _shared(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> Tensors:
@@ -188,7 +197,7 @@ class Teacher(ABC):
             )
         if size is None:
             raise ValueError(f"{self.folder} states no size of clips that pictures could be cut to: say which it is")
-        found = read_given(prompts, self.given, size, self.default_fps()) if given is None else given
+        found = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
         return self.encode_given(found, size, len(prompts))
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:

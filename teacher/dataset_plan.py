@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.dataset import Row
@@ -76,7 +78,7 @@ def text_layouts(teacher: Teacher, dtype: Dtype, size: VideoSize | None = None) 
     conditions = _any_conditions(teacher, "", size)
     return {
         name: Layout(
-            dtype=dtype,
+            dtype="uint8" if tensor.dtype == torch.uint8 else dtype,
             shape=(None, *tensor.shape[2:]) if name.removeprefix(OF_TEXT) in teacher.padded else tensor.shape[1:],
         )
         for name, tensor in named_tensors(conditions.positive, conditions.shared).items()
@@ -94,5 +96,5 @@ def unconditional_row(teacher: Teacher, negative_prompt: str = "", size: VideoSi
 def _any_conditions(teacher: Teacher, negative_prompt: str, size: VideoSize | None) -> Conditions:
     """Of an empty prompt and, where something is given, of pictures of noise."""
     size = size or teacher.default_size()
-    given = noise_given(teacher.given, size) if teacher.given and size else None
+    given = noise_given(teacher.given_sizes(size)) if teacher.given and size else None
     return teacher.conditions([""], negative_prompt, size, given)

@@ -107,11 +107,11 @@ class Videos:
 
     def _files(self, caption: str) -> Given:
         """What the caption's files show. Raises _UnreadableGiven for one that is missing or cannot be read."""
-        names = [name for name in self.teacher.given if name not in self.given]
-        if missing := [name for name in names if name not in files_of(caption)]:
+        sizes = {n: size for n, size in self.teacher.given_sizes(self._size).items() if n not in self.given}
+        if missing := [name for name in sizes if name not in files_of(caption)]:
             raise _UnreadableGiven(f"no {missing[0]} is given")
         try:
-            return read_given([caption], names, self._size, self.clip.fps)
+            return read_given([caption], sizes, self.clip.fps)
         except ValueError as error:
             raise _UnreadableGiven(str(error)) from error
 

@@ -111,12 +111,15 @@ def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str]
     return found
 
 
-def read_given(prompts: Sequence[str], names: Sequence[str], size: VideoSize, fps: float) -> Given:
-    """The files of these prompts, each cut to the clip's size.
+def read_given(prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: float) -> Given:
+    """The files of these prompts, each cut to its size (`Teacher.given_sizes`).
 
     Raises ValueError for a file that is missing, broken, or too short.
     """
-    return {name: torch.stack([_read(files_of(prompt)[name], name, size, fps) for prompt in prompts]) for name in names}
+    return {
+        name: torch.stack([_read(files_of(prompt)[name], name, size, fps) for prompt in prompts])
+        for name, size in sizes.items()
+    }
 
 
 def sources_of(asked: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
@@ -155,16 +158,11 @@ def given_of_clips(frames: Tensor, sources: Mapping[str, str]) -> Given:
     return {name: frames[:, :, FROM_CLIP[source]] for name, source in sources.items() if source in FROM_CLIP}
 
 
-def noise_given(names: Sequence[str], size: VideoSize, count: int = 1) -> Given:
+def noise_given(sizes: Mapping[str, VideoSize], count: int = 1) -> Given:
     """Pictures of noise, the same at every call, of the right shapes: for what does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {name: (count, 3, frames_of(name, size), size.height, size.width) for name in names}
+    shapes = {name: (count, 3, *size) for name, size in sizes.items()}
     return {name: torch.randint(256, shape, generator=generator).to(torch.uint8) for name, shape in shapes.items()}
-
-
-def frames_of(name: str, size: VideoSize) -> int:
-    """Frames of what is given under this name."""
-    return 1 if name in IMAGES else size.num_frames
 
 
 def to_pixels(video: Tensor) -> Tensor:
@@ -209,7 +207,7 @@ def _read(path: Path, name: str, size: VideoSize, fps: float) -> Tensor:
     existing(path, name)
     if path.suffix.lower() not in SUFFIXES:
         picture = _picture(path, name, size)[None]
-        frames = picture.repeat(frames_of(name, size), axis=0)  # a still mask or control holds for the whole clip
+        frames = picture.repeat(size.num_frames, axis=0)  # a still mask or control holds for the whole clip
     elif name in IMAGES:
         raise ValueError(f"{name}: {path} is a video: give an image, such as one of its frames")
     else:

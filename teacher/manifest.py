@@ -56,7 +56,7 @@ class Shard(_Record):
 class Layout(_Record):
     """How one tensor of a row is stored, as raw bytes; None in the shape is a length that varies."""
 
-    dtype: Dtype
+    dtype: Dtype | Literal["uint8"]
     shape: tuple[int | None, ...]
 
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ from fewstep.teacher.given import (
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video import write_video
 
-SIZE = VideoSize(5, 16, 24)
+SIZE, PICTURE = VideoSize(5, 16, 24), VideoSize(1, 16, 24)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_identity_is_of_contents_and_not_of_places(picture: Path, tmp_path: 
 
 
 def test_pictures_are_cut_like_clips(picture: Path) -> None:
-    found = read_given([Prompt("a", {"first": picture})], ["first"], VideoSize(5, 16, 16), 8.0)["first"]
+    found = read_given([Prompt("a", {"first": picture})], {"first": VideoSize(1, 16, 16)}, 8.0)["first"]
     assert found.shape == (1, 3, 1, 16, 16) and found.dtype == torch.uint8
     assert found[0, :, 0, 8, 2].tolist() == [255, 0, 0] and found[0, :, 0, 8, 13].tolist() == [0, 0, 255]
 
@@ -74,13 +74,15 @@ def test_pictures_of_any_kind(picture: Path, mode: str, tmp_path: Path) -> None:
         Image.fromarray(np.full((16, 24), 30000, np.uint16)) if mode == "I;16" else Image.open(picture).convert(mode)
     )
     image.save(tmp_path / f"other.{suffix}")
-    found = read_given([Prompt("a", {"last": tmp_path / f"other.{suffix}"})], ["last"], SIZE, 8.0)["last"]
+    found = read_given([Prompt("a", {"last": tmp_path / f"other.{suffix}"})], {"last": PICTURE}, 8.0)["last"]
     assert found.shape == (1, 3, 1, 16, 24)
 
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     Image.new("RGBA", (24, 16), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert int(read_given([Prompt("a", {"first": tmp_path / "clear.png"})], ["first"], SIZE, 8.0)["first"].min()) == 255
+    assert (
+        int(read_given([Prompt("a", {"first": tmp_path / "clear.png"})], {"first": PICTURE}, 8.0)["first"].min()) == 255
+    )
 
 
 def test_a_photograph_stands_upright(tmp_path: Path) -> None:
@@ -88,14 +90,14 @@ def test_a_photograph_stands_upright(tmp_path: Path) -> None:
     image.paste((255, 255, 255), (0, 0, 8, 24))  # the left half, which a turned camera shows above
     tags[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=tags)
-    found = read_given([Prompt("a", {"first": tmp_path / "turned.jpg"})], ["first"], SIZE, 8.0)["first"][
+    found = read_given([Prompt("a", {"first": tmp_path / "turned.jpg"})], {"first": PICTURE}, 8.0)["first"][
         0, 0, 0
     ].float()
     assert found[:6].mean() > 200 and found[10:].mean() < 50
 
 
 def test_videos_have_as_many_frames_as_the_clip(film: Path, picture: Path) -> None:
-    found = read_given([Prompt("a", {"control": film, "mask": picture})], ["control", "mask"], SIZE, 10.0)
+    found = read_given([Prompt("a", {"control": film, "mask": picture})], {"control": SIZE, "mask": SIZE}, 10.0)
     assert found["control"][0, 0, :, 0, 0].tolist() == [0, 25, 50, 75, 100]
     assert found["mask"].shape == (1, 3, 5, 16, 24) and torch.equal(found["mask"][:, :, 0], found["mask"][:, :, 4])
 
@@ -108,7 +110,7 @@ def test_frames_of_training_clips() -> None:
 
 
 def test_noise_is_the_same_at_every_call() -> None:
-    one, other = (noise_given(("first", "control"), SIZE, 2) for _ in range(2))
+    one, other = (noise_given({"first": PICTURE, "control": SIZE}, 2) for _ in range(2))
     assert one["first"].shape == (2, 3, 1, 16, 24) and one["control"].shape == (2, 3, 5, 16, 24)
     assert torch.equal(one["control"], other["control"]) and not torch.equal(one["control"][0], one["control"][1])
 
@@ -127,20 +129,20 @@ def test_files_that_cannot_be_read(name: str, content: bytes | None, words: str,
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=words):
-        read_given([Prompt("a", {name: path})], [name], SIZE, 8.0)
+        read_given([Prompt("a", {name: path})], {name: SIZE}, 8.0)
 
 
 def test_a_broken_picture(picture: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:60])
     with pytest.raises(ValueError, match="cannot be read as an image"):
-        read_given([Prompt("a", {"first": tmp_path / "cut.png"})], ["first"], SIZE, 8.0)
+        read_given([Prompt("a", {"first": tmp_path / "cut.png"})], {"first": PICTURE}, 8.0)
 
 
 def test_a_video_is_no_first_frame_and_must_be_long_enough(film: Path) -> None:
     with pytest.raises(ValueError, match="is a video: give an image"):
-        read_given([Prompt("a", {"first": film})], ["first"], SIZE, 8.0)
+        read_given([Prompt("a", {"first": film})], {"first": PICTURE}, 8.0)
     with pytest.raises(ValueError, match="too short"):
-        read_given([Prompt("a", {"control": film})], ["control"], VideoSize(81, 16, 24), 10.0)
+        read_given([Prompt("a", {"control": film})], {"control": VideoSize(81, 16, 24)}, 10.0)
 
 
 def test_options(picture: Path) -> None:

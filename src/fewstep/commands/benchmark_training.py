@@ -172,7 +172,7 @@ def _measure(
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
     prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
-    conditions = teacher.conditions(prompts, size=size, given=noise_given(teacher.given, size, len(prompts)))
+    conditions = teacher.conditions(prompts, size=size, given=noise_given(teacher.given_sizes(size), len(prompts)))
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
     command = shlex.join(["fewstep", *sys.argv[1:]])

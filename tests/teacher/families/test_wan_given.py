@@ -34,7 +34,7 @@ def case(request: pytest.FixtureRequest, given_wan_folders: Callable[[str], Path
     teacher.take(names)
     size = teacher.default_size()
     assert size is not None
-    return teacher, noise_given(names, size)
+    return teacher, noise_given(teacher.given_sizes(size))
 
 
 def pictures(video: Tensor) -> Any:
@@ -88,7 +88,7 @@ def test_each_clip_has_its_own_pictures(case: tuple[Teacher, Given]) -> None:
     teacher, _ = case
     size = teacher.default_size()
     assert size is not None
-    given = noise_given(teacher.given, size, 2)
+    given = noise_given(teacher.given_sizes(size), 2)
     both = teacher.conditions(["a ring", "a cross"], "blurry", size, given)
     z, t = teacher.noise([0, 1], teacher.latent_shape(*size)), torch.tensor([0.9, 0.4])
     together = teacher.denoise(z, t, both, 5.0)
@@ -111,7 +111,7 @@ def test_the_first_frame_of_5b_stays_where_it_is(given_wan_folders: Callable[[st
     teacher = load_teacher(given_wan_folders("5b-i2v"), device="cpu")
     size = teacher.default_size()
     assert size is not None
-    conditions = teacher.conditions(["a ring"], "blurry", size, noise_given(("first",), size))
+    conditions = teacher.conditions(["a ring"], "blurry", size, noise_given(teacher.given_sizes(size)))
     z = teacher.noise([0], teacher.latent_shape(*size))
     kept = teacher.kept(conditions, z)
     assert kept is not None and kept.mask.sum() == 1 and bool(kept.mask[0, 0, 0])
@@ -150,6 +150,6 @@ def test_prompts_must_bring_what_was_agreed(given_wan_folders: Callable[[str], P
         teacher.conditions(["a ring"], size=size)
     vace = load_teacher(given_wan_folders("vace"), device="cpu")
     assert size is not None
-    more: Mapping[str, Tensor] = noise_given(("mask",), size)
+    more: Mapping[str, Tensor] = noise_given({"mask": size})
     with pytest.raises(ValueError, match="comes with mask, and clips are made here from prompts alone"):
         vace.conditions(["a ring"], size=size, given=more)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import DatasetData, Recipe, RolloutData, Stage, VideoData, kept_recipe, read_recipe
 from fewstep.teacher.guidance import Guidance

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
 from fewstep.distill.recipe import read_recipe, recipe_schema
 from fewstep.teacher.guidance import Guidance

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
+from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.conditions import Conditions
 

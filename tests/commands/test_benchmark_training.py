@@ -50,7 +50,11 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
     ]  # fmt: skip
     for row in (first, second):
         parts = ("supervisor", "student", "discriminator", "optimiser", "other")
-        assert sum(row.get(f"{part}_seconds", 0) for part in parts) == pytest.approx(row["split_seconds"]) and row["seconds"] > 0 and row["ratio"] > 0
+        assert (
+            sum(row.get(f"{part}_seconds", 0) for part in parts) == pytest.approx(row["split_seconds"])
+            and row["seconds"] > 0
+            and row["ratio"] > 0
+        )
         assert row["clips"] == row["expected_clips"] and row["peak_gib"] > 0
         assert (row["dtype"], row["batch"], row["train"], row["size"]) == ("float32", 2, "full", [9, 16, 16])
         assert row["threads"] == torch.get_num_threads() and row["versions"]["torch"] == torch.__version__

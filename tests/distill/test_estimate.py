@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.calls import Calls
+from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.estimate import Share, rollout_calls, stage_calls, stage_memory, total_calls
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -68,7 +68,9 @@ def test_guidance_at_some_noise_levels_doubles_the_steps_there() -> None:
     limited = Guidance(5.0, 0.3, 0.93)
     assert rollout_calls(DATA.model_copy(update={"steps": 8, "guidance": limited}), 100, SCHEDULE) == 100 * 2 * 13
     stage = progressive(teacher_steps=8, student_steps=4, guidance=limited)
-    assert stage_calls(stage, SCHEDULE).forward["supervisor"] == 10 * 13  # 4 clips, each a quarter of the way on average
+    assert (
+        stage_calls(stage, SCHEDULE).forward["supervisor"] == 10 * 13
+    )  # 4 clips, each a quarter of the way on average
 
 
 def test_adversarial_calls_are_those_of_both_players_turns() -> None:

@@ -60,4 +60,5 @@ def _validated(value: Any, info: ValidationInfo) -> ObjectiveSettings:
 
 @lru_cache
 def _union(kinds: tuple[type[ObjectiveSettings], ...]) -> TypeAdapter[ObjectiveSettings]:
-    return TypeAdapter(Annotated[Union[kinds], Field(discriminator="kind")])  # noqa: UP007
+    union: Any = Annotated[Union[kinds], Field(discriminator="kind")]  # noqa: UP007
+    return TypeAdapter(union)

@@ -152,7 +152,7 @@ def test_the_total_is_the_sum_of_stages() -> None:
 
 def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> None:
     recipe = relay(progressive(), adversarial())
-    held = ({}, {"discriminator": Held(trained=G // 4)})
+    held: list[dict[str, Held]] = [{}, {"discriminator": Held(trained=G // 4)}]
     first, second = (stage_memory(recipe, i, G, held=held[i]) for i in (0, 1))
     assert roles(first) == {"teacher": 1, "student": 5}
     assert roles(second) == {"teacher": 1, "student": 5, "supervisor": 1, "discriminator": 1}

@@ -139,7 +139,7 @@ def test_overrides_reach_what_the_file_leaves_unsaid(path: Path) -> None:
 
 def test_an_override_leaves_a_part_that_shares_an_anchor_alone(path: Path) -> None:
     first, second = (s.objective for s in read_recipe(path, ["stages.1.objective.loss=huber"]).stages[:2])
-    assert first.loss == "mse" and second.loss == "huber"
+    assert first == Progressive(loss="mse") and second == Progressive(loss="huber")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import yaml
 from fewstep.commands.report import read_run
 from fewstep.commands.table_entries import students_of
 from fewstep.distill.calls import Calls
-from fewstep.distill.estimate import relay_work, stage_calls
+from fewstep.distill.estimate import relay_work, stage_calls, steady_calls
+from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.objectives.objective_settings import ObjectiveSettings
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.registry import OBJECTIVES, register
@@ -23,6 +24,7 @@ from fewstep.distill.recipe import Recipe, read_recipe, recipe_schema
 from fewstep.distill.step_calls import StepCalls, clips_of
 from fewstep.distill.step_time import StageTime, expected_clips
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.schedule import NoiseSchedule
 from tests.commands.typed import fewstep
 from tests.distill.objectives.matching import FAKE, Matching
@@ -82,7 +84,7 @@ def test_a_recipe_may_name_it(path: Path) -> None:
     ("setting", "sentence"),
     [
         ("stages.2.objective.warm=1", "stages.2.objective.warm is not a setting: did you mean warmup?"),
-        ("stages.2.objective.kind=match", "stages.2.objective.kind is 'match': use adversarial, matching or progressive"),
+        ("stages.2.objective.kind=mse", "stages.2.objective.kind is 'mse': use adversarial, matching or progressive"),
         ("stages.2.objective.lr=slow", "stages.2.objective.lr is 'slow': input should be a valid number"),
         ("stages.2.objective={}", "stages.2.objective.kind is missing: use adversarial, matching or progressive"),
         ("stages.2={teacher_steps: 4, student_steps: 2, teacher: base, guidance: 2, objective: {kind: matching}}",
@@ -134,6 +136,22 @@ def test_what_it_costs_is_counted(path: Path) -> None:
     assert stage_calls(stage, FLOW, gradient_checkpointing=True).forward["student"] == clips * (turns + 2 * steps)
     (work,) = relay_work(read_recipe(path), FLOW, lambda name: name != "2-step-matching")
     assert (work.each, work.whole) == (clips * (1 + 2 + 2 + 2 + 2), expected.work)
+
+
+@pytest.mark.parametrize("kind", sorted({*OBJECTIVES, "matching"}))
+def test_every_kind_makes_the_calls_and_trains_the_parameters_that_it_says(tiny_teacher: Teacher, kind: str) -> None:
+    trainer = untrained(tiny_teacher, one_stage({"kind": kind}))
+    stage, calls = (
+        trainer.stage.model_copy(update={"steps": trainer.stage.objective.period}),
+        StepCalls(trainer, Ticks()),
+    )
+    with calls.counting():
+        for _ in range(stage.steps):
+            trainer.one_step()
+    assert clips_of(calls.counts, gradient_checkpointing=False) == steady_calls(stage, tiny_teacher.schedule)
+    held = stage.objective.holds(outline_teacher(tiny_teacher.folder).teacher.network_at(1.0))
+    trained = {name: sum(p.numel() for p in one.parameters) for name, one in trainer.players.items() if name != STUDENT}
+    assert {name: one.trained for name, one in held.items() if one.trained} == trained
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

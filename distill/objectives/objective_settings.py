@@ -67,8 +67,8 @@ class ObjectiveSettings(Settings, ABC):
 
     @property
     def first_step(self) -> str:
-        """What the first step does besides what every step does, for the user who waits for it: a sentence without a
-        full stop; empty: nothing."""
+        """What the first step does besides what every step does, for the user who waits for it, as in "trains the
+        discriminator for 50 turns"; empty: nothing."""
         return ""
 
     def probing(

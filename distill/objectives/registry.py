@@ -39,9 +39,9 @@ register(Adversarial)
 
 
 class _OfItsKind:
-    """Has a value validated as the settings that its `kind` names among those registered by then.
+    """Has a value validated as the settings that its `kind` names, and described in a JSON schema as any of them.
 
-    pydantic closes a union as a model is made; and reads it once more for every JSON schema.
+    A plain union would know only those that were registered when the models that hold it were made.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -238,7 +238,7 @@ def test_what_has_no_default_must_be_said() -> None:
         kind: str  # type: ignore[assignment]
 
     with pytest.raises(TypeError, match="Unsaid does not say its build, calls, holds, default_betas"):
-        register(Unsaid)
+        register(Unsaid)  # type: ignore[type-abstract]
     with pytest.raises(TypeError, match="Progressive is of the kind progressive already"):
         register(Second)
     with pytest.raises(TypeError, match="Kindless has no kind"):

@@ -6,6 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
+from fewstep.distill.calls import SUPERVISOR
+from fewstep.distill.objectives.base import STUDENT
+from fewstep.distill.trainer import Trainer
+
 Method = Callable[..., Any]
 
 
@@ -21,3 +27,11 @@ def around(owner: object, name: str, wrap: Callable[[Method], Method]) -> Iterat
             delattr(owner, name)
         else:
             setattr(owner, name, before)
+
+
+def asked_as(trainer: Trainer) -> Callable[[nn.Module | None], str]:
+    """In which role a network is asked through `Teacher.denoise`: as the student, as what the objective trains besides
+    it, by its name, else as the supervisor."""
+    trained = {id(part): name for name, module in trainer.modules.items() for part in module.modules()}
+    trained[id(trainer.roles.student)] = STUDENT
+    return lambda network: trained.get(id(network), SUPERVISOR)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm
-from fewstep.distill.objectives.base import Settings
-from fewstep.student.adapters import adapter_parameters, add_adapter, shared_copy
+from fewstep.distill.objectives.base import Settings, Timed
+from fewstep.student.adapters import adapter_parameters, add_adapter, num_adapter_parameters, shared_copy
 from fewstep.teacher.base import TAP_DEPTHS, Teacher
 from fewstep.teacher.conditions import Conditions
 
@@ -103,6 +103,12 @@ class Discriminator(nn.Module):
         depths, (backbone,) = self.settings.depths, self._backbone
         return [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
 
+    def timed(self) -> list[Timed]:
+        """Its backbone and heads, for benchmarks; what joins features counts as its own time."""
+        heads = [Timed(head, "forward", f"head {i}", list(head.parameters())) for i, head in enumerate(self.heads)]
+        own = [p for name, p in self.named_parameters() if not name.startswith("heads.")]
+        return [Timed(self, "forward"), Timed(self, "read", "backbone", own, whole=True), *heads]
+
     @torch.no_grad()
     def _measured(self, clips: Tensor, conditions: Conditions) -> list[Tensor]:
         """Features of the clips at levels of noise from almost none to almost all, at least _LEVELS of them."""
@@ -123,3 +129,23 @@ def _adapted(network: nn.Module, rank: int) -> tuple[nn.Module, nn.ParameterDict
     add_adapter(ours, ADAPTER, rank, alpha=rank)
     parameters = adapter_parameters(ours, ADAPTER)
     return ours, nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in parameters.items()})
+
+
+def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: bool) -> int:
+    """How many parameters a discriminator trains on a teacher's denoiser, which may have no weights.
+
+    Heads read features as wide as a transformer's tokens or a UNet's widest block.
+    """
+    config = network.config
+    wide = (
+        max(config.block_out_channels)
+        if "block_out_channels" in config
+        else (config.num_attention_heads * config.attention_head_dim)
+    )
+    with torch.device("meta"):
+        head = Head(wide, 2 if conditional else 1, settings.width, settings.temporal, settings.norm)
+    heads = len(settings.depths) * sum(parameter.numel() for parameter in head.parameters())
+    if settings.backbone == "lora":
+        return heads + num_adapter_parameters(network, settings.lora_rank, settings.lora_rank)
+    copied = settings.backbone == "trained"
+    return heads + (sum(parameter.numel() for parameter in network.parameters()) if copied else 0)

@@ -7,19 +7,22 @@ until they see what there is give the figure that can be compared between studen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewstep.distill.batches import Batches
 from fewstep.distill.discriminator import Discriminator
-from fewstep.distill.objectives.adversarial import DISCRIMINATOR, Adversarial, AdversarialObjective
-from fewstep.distill.objectives.base import Batch
+from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
+from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.player import Player
 from fewstep.distill.processes import sum_over_processes
-from fewstep.teacher.base import Teacher
+
+if TYPE_CHECKING:
+    from fewstep.distill.objectives.adversarial_settings import Adversarial
 
 _POSITION = 2 * 10**9  # batches that training never reaches
 HELD_OUT = 32  # batches on which nothing was learned
@@ -32,16 +35,6 @@ class HeldOut:
 
     accuracy: float
     pairs: int
-
-
-@dataclass(frozen=True)
-class StillRoles:
-    """The networks of a stage with a student that is not trained."""
-
-    teacher: Teacher
-    student: nn.Module
-    supervisor: nn.Module
-    backbone: nn.Module
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class FreshHeads:
     any_batch: Batch
     accelerator: Accelerator
 
-    def accuracy(self, roles: StillRoles) -> HeldOut:
+    def accuracy(self, roles: Roles) -> HeldOut:
         """How often heads that were trained on this student rank the real one of a held-out pair higher.
 
         The same clips, noise and first weights for every student. 0.5: the heads see no difference.
@@ -82,13 +75,13 @@ class FreshHeads:
         total, pairs = sum_over_processes(figures, roles.teacher.device).tolist()
         return HeldOut(total / pairs, round(pairs))
 
-    def _judge(self, objective: AdversarialObjective, roles: StillRoles, position: int) -> dict[str, Tensor]:
+    def _judge(self, objective: AdversarialObjective, roles: Roles, position: int) -> dict[str, Tensor]:
         batch = self.batches.batch(_POSITION + position, self.batch, 1.0)
         with self.accelerator.autocast():
             lesson = objective.lesson((DISCRIMINATOR,), batch, roles, keep_graph=False)
             return objective.loss(DISCRIMINATOR, lesson, roles, position)
 
-    def _objective(self, roles: StillRoles) -> AdversarialObjective:
+    def _objective(self, roles: Roles) -> AdversarialObjective:
         frozen = self.settings.discriminator.model_copy(update={"backbone": "frozen"})
         settings = self.settings.model_copy(update={"discriminator": frozen, "mismatched": 0.0, "balance": None})
         heads = Discriminator(

@@ -10,7 +10,6 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.mistakes import sentences
-from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
 from fewstep.distill.overrides import apply, load_yaml, stage_names
@@ -22,7 +21,6 @@ from fewstep.distill.settings import (
     Gate,
     Logging,
     LoraSettings,
-    Objective,
     RolloutData,
     Seed,
     Size,
@@ -40,7 +38,6 @@ __all__ = [
     "Gate",
     "Logging",
     "LoraSettings",
-    "Objective",
     "Recipe",
     "RolloutData",
     "Size",
@@ -150,19 +147,20 @@ class Recipe(Settings):
     def phases_of(self, index: int) -> tuple[str, ...]:
         """What of the method a stage is, by the names that tables use.
 
-        Regression is `mse`, or `start` if another stage starts from it that is alike: of as many steps, with the same
-        guidance inside. An adversarial stage is `conditional` or `relaxed`, and the last one alike is `final` as well.
+        They are the objective's own, such as `mse`, `conditional` or `relaxed`. But regression is `start` if another
+        stage starts from it that is alike: of as many steps, with the same guidance inside. And the last one alike that
+        is not regression is `final` as well.
         """
         stage, guidance = self.stages[index], self.guidance_in(index)
+        phase = stage.objective.phase
         alike = [
             i
             for i, other in enumerate(self.stages)
             if other.student_steps == stage.student_steps and self.guidance_in(i) == guidance
         ]
-        if not isinstance(stage.objective, Adversarial):
-            return ("start" if index in map(self.start_of, alike) else stage.objective.loss,)
-        phase = "conditional" if stage.objective.conditional else "relaxed"
-        last = [i for i in alike if isinstance(self.stages[i].objective, Adversarial)][-1]
+        if stage.objective.is_regression:
+            return ("start" if index in map(self.start_of, alike) else phase,)
+        last = [i for i in alike if not self.stages[i].objective.is_regression][-1]
         return (phase, "final") if index == last else (phase,)
 
     def train_of(self, index: int) -> Train:

@@ -21,9 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from fewstep.distill.objectives.adversarial import NO_MOMENTUM, Adversarial
 from fewstep.distill.objectives.base import Settings
-from fewstep.distill.objectives.progressive import Progressive
+from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.schedule import substeps_per_step
@@ -31,7 +30,6 @@ from fewstep.teacher.schedule import substeps_per_step
 BASE = "base"  # the base teacher, among the names of stages
 
 Train = Literal["full", "lora"]
-Objective = Annotated[Progressive | Adversarial, Field(discriminator="kind")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -252,8 +250,8 @@ class Stage(Settings):
     lr: PositiveFloat = 2e-4
     """Learning rate of the student, Adam."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Adam's. In adversarial stages 0 and 0.99 unless said otherwise: momentum makes a game with a moving opponent
-    circle."""
+    """Adam's. Where nothing is said, an objective may have its own: adversarial ones have 0 and 0.99, as momentum makes
+    a game with a moving opponent circle."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     warmup: NonNegativeInt = 20
@@ -270,19 +268,20 @@ class Stage(Settings):
     convert: Annotated[Conversion | Literal[False] | None, WrapValidator(_settings_or_false)] = None
     """What a student that predicts eps is converted to first. Null: to v where it takes one step, else not. False: not,
     and one step of eps is refused."""
-    objective: Objective
+    objective: AnyObjective
     """What is minimised."""
     gate: Gate | None = None
     """What the stage's student must reach."""
 
     @model_validator(mode="before")
     @classmethod
-    def _no_momentum_in_a_game(cls, values: Any) -> Any:
+    def _betas_of_the_objective(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("betas") is not None:
             return values
         objective = values.get("objective")
         kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", None)
-        return values | {"betas": NO_MOMENTUM} if kind == "adversarial" else values
+        known = OBJECTIVES.get(kind) if isinstance(kind, str) else None
+        return values if known is None else values | {"betas": known.default_betas}
 
     @field_validator("name")
     @classmethod
@@ -301,12 +300,7 @@ class Stage(Settings):
                 f"a batch of {self.batch} clips cannot be split into {self.accumulate} equal micro-batches: "
                 "choose an `accumulate` that divides `batch`"
             )
-        mismatched = isinstance(self.objective, Adversarial) and self.objective.mismatched
-        if mismatched and self.batch == self.accumulate:
-            raise ValueError(
-                "objective.mismatched gives clips the prompts of others, and micro-batches of one clip have no other: "
-                "choose a larger `batch`, a smaller `accumulate`, or set mismatched to 0"
-            )
+        self.objective.check(self)
         return self
 
     @property

@@ -7,14 +7,12 @@ from typing import Any
 
 from fewstep.distill.checkpoint import load_state
 from fewstep.distill.conversion_plan import planned_conversions
-from fewstep.distill.discriminator import ADAPTER
-from fewstep.distill.objectives.adversarial import Adversarial
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import ADAPTER, the_denoiser
 from fewstep.student.weights import check_weights
 from fewstep.teacher.outline import Outline
 
@@ -22,8 +20,9 @@ from fewstep.teacher.outline import Outline
 def check_networks(recipe: Recipe, outline: Outline) -> None:
     """Raises ValueError when the teacher's denoiser cannot be trained or read as the stages ask.
 
-    It has several experts, LoRA fits none of its modules, it cannot compute activations again, or it has no blocks
-    that a discriminator could read; and when a student of one step would predict eps (`planned_conversions`).
+    It has several experts, LoRA fits none of its modules, it cannot compute activations again, or an objective cannot
+    work with it: it has no blocks that a discriminator could read, say. And when a student of one step would predict
+    eps (`planned_conversions`).
     """
     planned_conversions(recipe, outline.teacher.schedule.prediction)
     network, lora = the_denoiser(outline.teacher), recipe.student.lora
@@ -32,11 +31,7 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
     if recipe.gradient_checkpointing:
         _check_checkpointing(shared_copy(network))
     for stage in recipe.stages:
-        if isinstance(stage.objective, Adversarial):
-            settings = stage.objective.discriminator
-            outline.teacher.taps(network, settings.depths)
-            if settings.backbone == "lora":
-                add_adapter(shared_copy(network), ADAPTER, settings.lora_rank, settings.lora_rank)
+        stage.objective.check_network(outline.teacher, network)
 
 
 def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, trained_again: Collection[str]) -> None:

@@ -15,11 +15,7 @@ from fewstep.distill.batches import Batches, BatchSource
 from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
 from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
-from fewstep.distill.discriminator import Discriminator
-from fewstep.distill.fresh_heads import FreshHeads, StillRoles
-from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
-from fewstep.distill.objectives.base import Batch, Objective
-from fewstep.distill.objectives.progressive import ProgressiveObjective
+from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import agree, wait_for_all
 from fewstep.distill.recipe import Recipe
@@ -50,7 +46,7 @@ class _Prepared:
 
     trainer: Trainer
     watch: Callable[[int], dict[str, float]]  # what is measured after so many steps
-    probe: Callable[[], dict[str, float]] | None  # what fresh heads see at the end, if they are asked
+    probe: Callable[[], dict[str, float]] | None  # what the objective measures at the end, if it is asked
     conversion: Conversion | None  # what the student must be converted to before the first step
 
 
@@ -91,8 +87,8 @@ class Relay:
         trainer = prepared.trainer
         if prepared.conversion is not None and not trainer.step:
             self._convert(index, stage, prepared.conversion, trainer)
-        if isinstance(stage.objective, Adversarial) and stage.objective.warmup and not trainer.step:
-            self.screen.say(f"{stage.name}: its first step trains the discriminator for {stage.objective.warmup} turns")
+        if stage.objective.first_step and not trainer.step:
+            self.screen.say(f"{stage.name}: its first step {stage.objective.first_step}")
         self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")
         roles = trainer.roles
@@ -102,7 +98,6 @@ class Relay:
                 trainer.kept,
             )
         if prepared.probe is not None:
-            self.screen.say(f"{stage.name}: training fresh heads on the student, and on what it began as")
             result |= self._unless_stopped(prepared.probe, trainer.kept)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
@@ -162,10 +157,10 @@ class Relay:
         supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
         batches = self._batches(index)
         gauged = gauged_batch(batches, stage)
-        # the main process's clips: a discriminator measures its features on them, and must be the same in all
+        # the main process's clips: an objective may take statistics from them, which must be the same in all
         is_main = self.accelerator.is_main_process
         main_batch = gauged if is_main else gauged_batch(self._batches(index, rank=0), stage)
-        objective = stage_objective(stage, supervision, roles, main_batch)
+        objective = stage.objective.build(supervision, roles, main_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
             self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction,
@@ -189,23 +184,18 @@ class Relay:
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: Batches, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
-        """Accuracies of fresh heads: on what the student began as, and on its moving average."""
-        if not (isinstance(stage.objective, Adversarial) and stage.objective.probe):
+        """What the objective measures of what the student began as, and of its moving average."""
+        micro_batch = stage.batch // stage.accumulate
+        probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
+        if probe is None:
             return None
-        heads = FreshHeads(
-            stage.objective, supervision, batches, stage.batch // stage.accumulate, any_batch, self.accelerator
-        )
 
         def measure() -> dict[str, float]:
-            still = StillRoles(self.teacher, roles.student, roles.supervisor, roles.backbone)
+            self.screen.say(f"{stage.name}: {probe.doing}")
+            finished = StillRoles(self.teacher, roles.student, roles.supervisor, roles.backbone)
+            began_as = replace(finished, student=self._start(index, roles))
             with roles.averaged():
-                after = heads.accuracy(still)
-            before = heads.accuracy(replace(still, student=self._start(index, roles)))
-            return {
-                "fresh_heads_before": before.accuracy,
-                "fresh_heads": after.accuracy,
-                "fresh_heads_pairs": after.pairs,
-            }
+                return probe.measure(finished, began_as)
 
         return measure
 
@@ -245,17 +235,6 @@ def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None
     if recipe.gradient_checkpointing:
         roles.checkpoint_gradients()
     return roles
-
-
-def stage_objective(stage: Stage, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective[Any]:
-    """What the stage minimises; a discriminator measures its features on the clips of `any_batch`."""
-    settings = stage.objective
-    if not isinstance(settings, Adversarial):
-        return ProgressiveObjective(settings, supervision)
-    discriminator = Discriminator(
-        roles.teacher, roles.backbone, settings.discriminator, any_batch.x0, any_batch.conditions, settings.conditional
-    )
-    return AdversarialObjective(settings, supervision, discriminator)
 
 
 def check_gate(stage: Stage, folder: RunFolder) -> None:

@@ -11,28 +11,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep.distill.around import Method, around
-from fewstep.distill.estimate import Calls
-from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.around import Method, around, asked_as
+from fewstep.distill.calls import Calls
+from fewstep.distill.objectives.base import STUDENT, Timed
 from fewstep.distill.player import Player
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 
-Part = Literal["supervisor", "student", "backbone", "head", "adam"]
+ADAM = "adam"  # a part beside the roles that networks are asked in
 Backward = Literal["none", "input", "weights", "both"]
 Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
 
 
 @dataclass(frozen=True, order=True)
 class Kind:
-    """One kind of call. `which` tells heads, and players for Adam, apart; a guided clip counts twice."""
+    """One kind of call. `which` tells a trainee's calls, and players for Adam, apart; a guided clip counts twice."""
 
-    part: Part
+    part: str
     which: str
     clips: int
     backward: Backward  # what its gradients reach; "none" is a forward alone
+    whole: bool = True  # whether it goes through a network of the denoiser's size
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class _Sample:
 class StepCalls:
     """Counts the calls of a trainer's steps by kind. It waits for no device, and so costs steps next to nothing.
 
-    Student and supervisor are asked through `Teacher.denoise`, a discriminator's backbone through its `read`, its heads
-    one by one. Of each kind the first call's inputs are kept, so that `seconds` can make it again.
+    Networks are asked through `Teacher.denoise`, a discriminator's backbone and heads as its trainee says (`timed`). Of
+    each kind the first call's inputs are kept, so that `seconds` can make it again.
     """
 
     def __init__(self, trainer: Trainer, clock: Clock) -> None:
@@ -65,13 +66,10 @@ class StepCalls:
         trainer, objective = self._trainer, self._trainer.objective
         with ExitStack() as stack:
             stack.enter_context(around(trainer.roles.teacher, "denoise", self._denoise))
-            if isinstance(objective, AdversarialObjective):
-                heads = list(objective.discriminator.heads)
-                others = [p for n, p in objective.discriminator.named_parameters() if not n.startswith("heads.")]
-                stack.enter_context(around(objective.discriminator, "read", self._noting("backbone", "", others)))
-                for number, head in enumerate(heads):
-                    noting = self._noting("head", str(number), list(head.parameters()))
-                    stack.enter_context(around(head, "forward", noting))
+            for name, trainee in objective.players().items():
+                for timed in trainee.timed:
+                    if timed.name:
+                        stack.enter_context(around(timed.owner, timed.method, self._noting(name, timed)))
             for name, player in trainer.players.items():
                 stack.enter_context(around(player, "move", self._moving(name, player)))
             yield
@@ -81,29 +79,30 @@ class StepCalls:
 
         Moments of Adam and weights may move; gradients are gone afterwards.
         """
-        return self._adam(kind) if kind.part == "adam" else self._again(kind)
+        return self._adam(kind) if kind.part == ADAM else self._again(kind)
 
     # --- counting
 
     def _denoise(self, original: Method) -> Method:
-        roles = self._trainer.roles
-        parameters = list(roles.parameters.values())
+        roles, role = self._trainer.roles, asked_as(self._trainer)
+        trained = {name: player.parameters for name, player in self._trainer.players.items()}
 
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
             found: Tensor = original(z_t, t, conditions, guidance, network)
             guided = guided_clips(roles.teacher, len(z_t), t, guidance)
-            part: Part = "student" if network is roles.student else "supervisor"
-            weights = parameters if part == "student" else []
-            self._note(part, "", len(z_t) + guided, original, (z_t, t, conditions, guidance, network), [found], weights)
+            part, clips = role(network), len(z_t) + guided
+            inputs = (z_t, t, conditions, guidance, network)
+            self._note(part, "", clips, True, original, inputs, [found], trained.get(part, []))
             return found
 
         return denoise
 
-    def _noting(self, part: Part, which: str, weights: Sequence[nn.Parameter]) -> Callable[[Method], Method]:
+    def _noting(self, part: str, timed: Timed) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
             def call(*inputs: Any) -> Any:
                 found = original(*inputs)
-                self._note(part, which, len(inputs[0]), original, inputs, _tensors(found), weights)
+                clips, outputs = len(inputs[0]), _tensors(found)
+                self._note(part, timed.name, clips, timed.whole, original, inputs, outputs, timed.trained)
                 return found
 
             return call
@@ -112,9 +111,10 @@ class StepCalls:
 
     def _note(
         self,
-        part: Part,
+        part: str,
         which: str,
         clips: int,
+        whole: bool,
         run: Method,
         inputs: tuple[Any, ...],
         outputs: Sequence[Tensor],
@@ -125,7 +125,7 @@ class StepCalls:
         backward: Backward = "none"
         if any(x.requires_grad for x in outputs):
             backward = "both" if trained and any(wants) else "weights" if trained else "input"
-        kind = Kind(part, which, clips, backward)
+        kind = Kind(part, which, clips, backward, whole)
         self.counts[kind] += 1
         if kind not in self._samples:
             plain = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
@@ -134,7 +134,7 @@ class StepCalls:
     def _moving(self, name: str, player: Player) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
             def move(scale: float) -> None:
-                self.counts[Kind("adam", name, 0, "none")] += 1
+                self.counts[Kind(ADAM, name, 0, "none", whole=False)] += 1
                 original(scale)
 
             return move
@@ -177,17 +177,14 @@ class StepCalls:
 
 
 def clips_of(counts: Mapping[Kind, int], gradient_checkpointing: bool) -> Calls:
-    """What was counted, as `estimate.stage_calls` has it: in clips, and what is computed again for gradient
-    checkpointing counts for the student only."""
+    """What was counted, as objectives foresee it: in clips through networks of the denoiser's size, and what is
+    computed again for gradient checkpointing counts for the student only."""
     found = Calls()
     for kind, count in counts.items():
-        clips, back = count * kind.clips, count * kind.clips * (kind.backward != "none")
-        if kind.part == "supervisor":
-            found += Calls(supervisor=clips)
-        elif kind.part == "student":
-            found += Calls(student_forward=clips + (back if gradient_checkpointing else 0), student_backward=back)
-        elif kind.part == "backbone":
-            found += Calls(discriminator_forward=clips, discriminator_backward=back)
+        if kind.whole:
+            clips, back = count * kind.clips, count * kind.clips * (kind.backward != "none")
+            again = back if gradient_checkpointing and kind.part == STUDENT else 0
+            found += Calls.of(kind.part, clips + again, back)
     return found
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.distill.around import Method, around
-from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.around import Method, around, asked_as
+from fewstep.distill.calls import SUPERVISOR
 from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.conditions import Conditions
@@ -18,23 +18,24 @@ from fewstep.teacher.conditions import Conditions
 Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
 
 LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and what of the student all turns share
-SUPERVISOR, DISCRIMINATOR, OPTIMISER, OTHER = "supervisor", "discriminator", "optimiser", "other"
-PARTS = (SUPERVISOR, STUDENT, DISCRIMINATOR, OPTIMISER, OTHER)
+OPTIMISER, OTHER = "optimiser", "other"  # parts beside the roles that networks are asked in
 
 
 class StepSplit:
     """A stopwatch that runs through a trainer's steps and always belongs to one turn and one part.
 
-    So the parts sum to the whole. Forwards are the time inside `Teacher.denoise` (student, supervisor) and inside the
-    discriminator with its backbone. A backward pass belongs to the discriminator from when gradients reach its logits,
-    and to the student from when they reach its output; what comes before is `other`. So the few elementwise operations
-    between the two networks are the discriminator's. The optimiser is gathering and clipping of gradients, Adam and
-    the moving average. At every change of part the device is waited for.
+    So the parts sum to the whole: supervisor, student, what else is trained (a discriminator, say), optimiser and
+    other. Forwards are the time inside `Teacher.denoise`, and inside what a trainee says is `timed`. A backward pass
+    belongs to a network from when gradients reach what it returned until they reach another's; what comes before is
+    `other`. So the few elementwise operations between a discriminator and the student are the discriminator's. The
+    optimiser is gathering and clipping of gradients, Adam and the moving average. At every change of part the device
+    is waited for.
     """
 
     def __init__(self, trainer: Trainer, clock: Clock) -> None:
         self.seconds = defaultdict[tuple[str, str], float](float)  # (turn, part)
         self.turns = Counter[str]()
+        self.parts = (SUPERVISOR, *trainer.players, OPTIMISER, OTHER)
         self._trainer, self._clock = trainer, clock
         self._turn, self._parts = LESSON, [OTHER]
         self._since = 0.0
@@ -60,9 +61,9 @@ class StepSplit:
             watch(objective, "loss", self._in_turn)
             watch(trainer.roles.teacher, "denoise", self._denoise)
             watch(trainer.accelerator, "backward", self._within(OTHER))
-            if isinstance(objective, AdversarialObjective):
-                watch(objective.discriminator, "read", self._within(DISCRIMINATOR))
-                watch(objective.discriminator, "forward", self._judge)
+            for name, trainee in objective.players().items():
+                for timed in trainee.timed:
+                    watch(timed.owner, timed.method, self._of_trainee(name))
             for player in trainer.players.values():
                 watch(player, "gather", self._within(OPTIMISER))
                 watch(player, "move", self._move)
@@ -124,10 +125,10 @@ class StepSplit:
         return loss
 
     def _denoise(self, original: Method) -> Method:
-        student = self._trainer.roles.student
+        role = asked_as(self._trainer)
 
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
-            part = STUDENT if network is student else SUPERVISOR
+            part = role(network)
             with self._inside(part):
                 found: Tensor = original(z_t, t, conditions, guidance, network)
             self._on_gradient(found, part)
@@ -135,14 +136,18 @@ class StepSplit:
 
         return denoise
 
-    def _judge(self, original: Method) -> Method:
-        def forward(*args: Any) -> Tensor:
-            with self._inside(DISCRIMINATOR):
-                logits: Tensor = original(*args)
-            self._on_gradient(logits, DISCRIMINATOR)
-            return logits
+    def _of_trainee(self, name: str) -> Callable[[Method], Method]:
+        def wrap(original: Method) -> Method:
+            def call(*args: Any) -> Any:
+                with self._inside(name):
+                    found = original(*args)
+                for output in [found] if isinstance(found, Tensor) else found:
+                    self._on_gradient(output, name)
+                return found
 
-        return forward
+            return call
+
+        return wrap
 
     def _move(self, original: Method) -> Method:
         def move(scale: float) -> None:

@@ -11,16 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fewstep.distill.estimate import Calls, stage_calls
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.calls import Calls
+from fewstep.distill.estimate import steady_calls
 from fewstep.distill.settings import Stage
 from fewstep.distill.step_calls import Clock, Kind, StepCalls, clips_of
-from fewstep.distill.step_split import LESSON, PARTS, StepSplit
+from fewstep.distill.step_split import LESSON, StepSplit
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.schedule import NoiseSchedule
 
 _DRAWS = 1000  # of the bootstrap
-_PLACES = {"supervisor": "supervisor", "student": "student", "backbone": "discriminator", "head": "discriminator"}
 
 
 class Watched(Protocol):
@@ -42,9 +41,9 @@ class Round:
     @property
     def bare(self) -> dict[str, float]:
         """The calls' seconds on their own times how often each was made: by part, of one step."""
-        found = dict.fromkeys((*_PLACES.values(), "adam"), 0.0)
+        found = defaultdict[str, float](float)
         for kind, count in self.counts.items():
-            found[_PLACES.get(kind.part, kind.part)] += count * self.each[kind] / self.num_steps
+            found[kind.part] += count * self.each[kind] / self.num_steps
         return found
 
     @property
@@ -64,7 +63,7 @@ class StageTime:
 
     Every whole step is followed by each kind of call, once, so that a machine which is busy with something else for
     seconds slows both down alike.
-    A round's steps are as many as lie between two penalties of a discriminator, so that each round has one. `watching`
+    A round's steps are as many as lie between two penalties of a discriminator, say, so that each has one. `watching`
     opens a context that knows the peak of memory afterwards. The trainer is past its first step.
     """
 
@@ -76,7 +75,7 @@ class StageTime:
     @property
     def num_steps(self) -> int:
         """Steps of a round."""
-        return steps_of_round(self.trainer.stage)
+        return self.trainer.stage.objective.period
 
     def run(
         self,
@@ -132,7 +131,7 @@ class StageTime:
             "seconds_p95": float(np.percentile(whole, 95)),
             **_split(self._typical()),
             "bare_seconds": median(sum(one.bare.values()) for one in rounds),
-            "bare": {part: median(one.bare[part] for one in rounds) for part in rounds[0].bare},
+            "bare": {part: median(one.bare.get(part, 0.0) for one in rounds) for part in rounds[0].bare},
             "ratio": median(one.ratio for one in rounds),
             "ratio_low": low,
             "ratio_high": high,
@@ -151,33 +150,27 @@ class StageTime:
         return next(one for one in self.rounds if one.split_seconds == middle)
 
 
-def steps_of_round(stage: Stage) -> int:
-    """Steps after which the work of a step begins anew: every n-th has penalties."""
-    objective = stage.objective
-    penalised = isinstance(objective, Adversarial) and (objective.r1 or objective.r2)
-    return objective.penalty_every if isinstance(objective, Adversarial) and penalised else 1
-
-
 def steps_needed(stage: Stage, repetitions: int, warmup: int) -> int:
     """Steps that `StageTime.run` makes in all."""
-    return steps_of_round(stage) * (warmup + 2 * (repetitions + 1))
+    return stage.objective.period * (warmup + 2 * (repetitions + 1))
 
 
 def clips_per_step(rounds: Sequence[Round], gradient_checkpointing: bool) -> dict[str, float]:
-    """How many clips a step sends through each network, on average, as `Calls` names them."""
+    """How many clips a step sends through each network, on average: forwards and backwards by role."""
     steps = sum(one.num_steps for one in rounds)
-    found = sum((clips_of(one.counts, gradient_checkpointing) for one in rounds), Calls())
-    return {name: count / steps for name, count in asdict(found).items()}
+    return _per_step(sum((clips_of(one.counts, gradient_checkpointing) for one in rounds), Calls()), steps)
 
 
 def expected_clips(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool) -> dict[str, float]:
-    """The same as `stage_calls` foresees it for steps past the first, penalties spread over all of them."""
-    num_steps, objective = steps_of_round(stage), stage.objective
-    if isinstance(objective, Adversarial):
-        objective = objective.model_copy(update={"warmup": 0, "probe": 0})
-    one_round = stage.model_copy(update={"steps": num_steps, "objective": objective})
-    calls = stage_calls(one_round, schedule, gradient_checkpointing)
-    return {name: count / num_steps for name, count in asdict(calls).items()}
+    """The same as the objective foresees it for steps past the first, penalties spread over all of them."""
+    num_steps = stage.objective.period
+    one_round = stage.model_copy(update={"steps": num_steps})
+    return _per_step(steady_calls(one_round, schedule, gradient_checkpointing), num_steps)
+
+
+def _per_step(calls: Calls, steps: int) -> dict[str, float]:
+    forward = {f"{role}_forward": count / steps for role, count in calls.forward.items()}
+    return forward | {f"{role}_backward": count / steps for role, count in calls.backward.items()}
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -203,14 +196,14 @@ def calls_of(rounds: Sequence[Round]) -> list[dict[str, Any]]:
 
 def _split(one: Round) -> dict[str, Any]:
     """Of one step: seconds by part, by turn, and both."""
-    seconds, turns, steps = one.split.seconds, one.split.turns, one.num_steps
+    seconds, turns, parts, steps = one.split.seconds, one.split.turns, one.split.parts, one.num_steps
     found: dict[str, Any] = {"split_seconds": one.split_seconds}
-    for part in PARTS:
+    for part in parts:
         found[f"{part}_seconds"] = sum(seconds[turn, part] for turn in turns) / steps
     found["turns"] = {
         turn: {"per_step": count / steps}
-        | {"seconds": sum(seconds[turn, part] for part in PARTS) / count}
-        | {f"{part}_seconds": seconds[turn, part] / count for part in PARTS}
+        | {"seconds": sum(seconds[turn, part] for part in parts) / count}
+        | {f"{part}_seconds": seconds[turn, part] / count for part in parts}
         for turn, count in turns.items()
     }
     for turn, count in turns.items():

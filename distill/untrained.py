@@ -15,7 +15,7 @@ from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
-from fewstep.distill.stages import gauged_batch, stage_objective, stage_roles
+from fewstep.distill.stages import gauged_batch, stage_roles
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import SamplingContract
@@ -49,7 +49,7 @@ def untrained_trainer(
     accelerator: Accelerator,
     num_steps: int,
 ) -> Trainer:
-    """Stage `index` after its first step, so that a discriminator's warm-up is over; `num_steps` can follow.
+    """Stage `index` after its first step, so that an objective's warm-up is over; `num_steps` can follow.
 
     Networks are of the kinds and sizes that a run's are, and all begin as the teacher's own. One thing is smaller: LoRA
     on an earlier stage's whole network stands on the teacher's here, and not on a copy. conditions: of a few prompts,
@@ -66,7 +66,7 @@ def untrained_trainer(
         record_prediction(roles.supervisor, predictions[taught_by])
     supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
     batches = NoiseBatches(teacher, size, conditions)
-    objective = stage_objective(stage, supervision, roles, gauged_batch(batches, stage))
+    objective = stage.objective.build(supervision, roles, gauged_batch(batches, stage))
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
         teacher.default_fps(), predictions[index],

@@ -13,6 +13,7 @@ from fewstep.eval.metrics.frechet import frechet_interval
 from fewstep.eval.metrics.shapes import Progress, held_out_prompts
 from fewstep.eval.relay_clips import DIVERSE_SEEDS, Judged, RelayClips
 from fewstep.eval.relay_comparisons import (
+    BASELINE,
     OF_DELTA,
     baseline_of,
     minus_baseline,
@@ -31,7 +32,8 @@ from fewstep.teacher.video import to_uint8
 DIVERSE_PROMPTS = 16  # that diversity is taken over, unless said otherwise
 
 MODELS = ("real", "teacher", "student", OVER_SEEDS)
-PHASES = ("", "start", "mse", "huber", "conditional", "relaxed", "final")
+PHASES = ("", "start", "mse", "huber", "conditional", "relaxed")  # others follow, then FINAL
+FINAL = "final"
 
 COLUMNS = {
     "model": "model",
@@ -111,7 +113,7 @@ class RelayTable:
 
     def _add(self, entry: Entry, progress: Progress) -> None:
         # what the run had here before: the stage with other weights, or another stage that was its line's last
-        changed = {"weights_sha256", "stage"} if entry.phase == "final" else {"weights_sha256"}
+        changed = {"weights_sha256", "stage"} if entry.phase == FINAL else {"weights_sha256"}
         before = {key: value for key, value in entry.key.items() if key not in changed}
         row = self._row(entry, progress) | {key: value for key, value in entry.told.items() if value is not None}
         self._file.add(row, _place, instead_of=before)
@@ -178,9 +180,9 @@ def begun_dtype(out: Path) -> str | None:
 
 def _place(row: Mapping[str, Any]) -> tuple[int, int, bool, int]:
     """Real clips, the teacher, then students; many steps before few; the protocol's guidance before others; phases as
-    they follow one another, unknown ones last."""
+    they follow one another."""
     other, phase = row.get("guidance") != row.get("teacher_guidance"), row.get("phase", "")
-    place = PHASES.index(phase) if phase in PHASES else len(PHASES)
+    place = PHASES.index(phase) if phase in PHASES else len(PHASES) + (phase == FINAL)
     return MODELS.index(row["model"]), -row.get("steps", 0), other, place
 
 
@@ -192,14 +194,14 @@ def _called(row: Mapping[str, Any]) -> str:
 def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> Image.Image:
     """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became.
 
-    Those are regression alone and a line's last stage; where that is not among the entries, its adversarial stages.
+    Those are regression alone and a line's last stage; where that is not among the entries, the others of its line.
     """
     prompts, seeds = held_out_prompts(rows, table.protocol.seed), table.protocol.noise_seeds(0, rows)
     runs = {entry.run for entry in entries if entry.run}
-    ended = {_line(entry) for entry in entries if entry.phase == "final"}
+    ended = {_line(entry) for entry in entries if entry.phase == FINAL}
     columns = {}
     for entry in entries:
-        if entry.phase not in ("", "mse", "final") and _line(entry) in ended:
+        if entry.phase not in ("", BASELINE, FINAL) and _line(entry) in ended:
             continue
         if entry.student is None and entry.guidance != table.protocol.guidance:
             continue

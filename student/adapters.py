@@ -92,6 +92,17 @@ def adapter_parameters(network: nn.Module, name: str) -> dict[str, nn.Parameter]
     return {key: parameter for key, parameter in network.named_parameters() if f".{name}." in key}
 
 
+def num_adapter_parameters(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None) -> int:
+    """How many parameters such an adapter has on the network, which may have no weights, and is left as it is.
+
+    Raises ValueError as `add_adapter` does.
+    """
+    with torch.device("meta"):
+        adapted = shared_copy(network)
+        add_adapter(adapted, "adapter", rank, alpha, targets)
+    return sum(parameter.numel() for parameter in adapter_parameters(adapted, "adapter").values())
+
+
 def lora_targets(network: nn.Module) -> list[str]:
     """Every linear and convolution inside the network's blocks, but neither in- and out-layers nor shared embeddings
     of time and text (SDXL-Lightning, arXiv 2402.13929). Raises ValueError for a network without blocks."""

@@ -4,104 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Settings, Trainee
-from fewstep.distill.objectives.judged import Judges, Real, Subject, Through, students_clips
-from fewstep.distill.objectives.losses import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty
-from fewstep.distill.objectives.regression import Regression, regress
-from fewstep.distill.objectives.renoise import Noise, UniformNoise, draw_times
-from fewstep.distill.objectives.scores import Balance, Scores
+from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.judged import students_clips
+from fewstep.distill.objectives.losses import discriminator_loss, generator_loss, gradient_penalty
+from fewstep.distill.objectives.regression import regress
+from fewstep.distill.objectives.renoise import draw_times
+from fewstep.distill.objectives.scores import Scores
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.schedule import NoiseSchedule
 
+if TYPE_CHECKING:
+    from fewstep.distill.objectives.adversarial_settings import Adversarial
+
 DISCRIMINATOR = "discriminator"
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-NO_MOMENTUM = (0.0, 0.99)  # Adam's betas of both players: with momentum a game with a moving opponent circles
-
-
-class Anchor(Settings):
-    """A regression of the endpoint besides the adversarial loss, which steadies it."""
-
-    loss: Regression = "mse"
-    """Mean squared error, or pseudo-Huber."""
-    weight: NonNegativeFloat = 1.0
-    """0 is none."""
-    huber_c: PositiveFloat = 0.1
-    """Where pseudo-Huber turns from squared to absolute, in units of the student's prediction."""
-
-
-class Adversarial(Settings):
-    """A discriminator learns to classify the student's steps, or clips, and real ones."""
-
-    kind: Literal["adversarial"] = "adversarial"
-    """A discriminator judges the student."""
-    real: Real = "supervisor"
-    """What counts as real: the supervisor's steps, the clips of the data, or clips_at_data: clips where a step ends in
-    data, the supervisor's elsewhere. Clips ask for `conditional: false`."""
-    judges: Judges = "endpoint"
-    """What the discriminator sees: the endpoint z_s of a step, the clip (x0) that a step stands for, or a sample: the
-    end of all the student's own steps from noise (arXiv 2405.14867, 2501.08316)."""
-    through: Through = "all"
-    """Of samples: whether gradients pass through all steps, the last alone, or from a drawn one on."""
-    conditional: bool = True
-    """The discriminator sees where a step started, too; false relaxes it to the endpoint alone."""
-    loss: AdversarialLoss = "relativistic"
-    """relativistic (RpGAN), non_saturating or hinge."""
-    weight: NonNegativeFloat = 0.1
-    """Of the student's adversarial loss besides the anchor."""
-    anchor: Anchor = Anchor()
-    """Regression of the endpoint."""
-    mismatched: NonNegativeFloat = 0.0
-    """Weight of real clips with another clip's prompt as further fakes, so that prompts count (arXiv 1605.05396)."""
-    r1: NonNegativeFloat = 0.5
-    """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
-    r2: NonNegativeFloat = 0.5
-    """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
-    penalty_every: PositiveInt = 4
-    """Every n-th step r1 and r2 count n times, in the others not at all; in the first, once in each turn of warm-up."""
-    penalty_sigma: PositiveFloat = 0.01
-    """Size of the finite difference that estimates the gradient, in units of the latents."""
-    noise: Noise = UniformNoise()
-    """How noisy the discriminator sees both sides."""
-    warmup: NonNegativeInt = 50
-    """Discriminator steps before the student moves."""
-    discriminator_steps: PositiveInt = 1
-    """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
-    balance: Balance | None = None
-    """Discriminator steps and a weight of the adversarial loss that follow accuracy; null: always the same."""
-    lr: PositiveFloat = 2e-4
-    """Learning rate of the discriminator, Adam."""
-    betas: tuple[Decay, Decay] = NO_MOMENTUM
-    """Adam's, of the discriminator."""
-    probe: NonNegativeInt = 0
-    """Steps for which fresh heads are trained on the finished student, and on what it was before the stage: their
-    accuracy on held-out pairs says how well real and student can be told apart. 0 is none."""
-    discriminator: DiscriminatorSettings = DiscriminatorSettings()
-    """The network that judges."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Adversarial:
-        if self.conditional and (self.real != "supervisor" or self.judges == "sample"):
-            what = f"real: {self.real}" if self.real != "supervisor" else "judges: sample"
-            raise ValueError(
-                f"{what} with a conditional discriminator asks for clips that follow from where a step starts, which "
-                "no real clip does (arXiv 2402.13929, Sec. 3.3): set conditional to false, or keep real: supervisor "
-                "and judges: endpoint"
-            )
-        return self
-
-    @property
-    def subject(self) -> Subject:
-        """What is held against what."""
-        return Subject(self.real, self.judges, self.through)
 
 
 @dataclass(frozen=True)
@@ -138,7 +60,7 @@ class AdversarialObjective:
     def players(self) -> dict[str, Trainee]:
         """The discriminator; its scores are kept with it."""
         both = nn.ModuleDict({"network": self.discriminator, "scores": self.scores})
-        return {DISCRIMINATOR: Trainee(both, self.settings.lr, self.settings.betas)}
+        return {DISCRIMINATOR: Trainee(both, self.settings.lr, self.settings.betas, self.discriminator.timed())}
 
     def rounds(self, step: int) -> Iterator[tuple[str, ...]]:
         """The discriminator's turns and the student's on the same clips; before the first, the warm-up on others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -45,6 +45,16 @@ class Roles(Protocol):
 
 
 @dataclass(frozen=True)
+class StillRoles:
+    """The networks of a stage with a student that is not trained."""
+
+    teacher: Teacher
+    student: nn.Module
+    supervisor: nn.Module
+    backbone: nn.Module
+
+
+@dataclass(frozen=True)
 class Batch:
     """The clips of one round. All that is random in the round comes from `generator`."""
 
@@ -59,12 +69,30 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """A method of a trainee's modules that benchmarks time; each named one is a kind of call that they count.
+
+    What it takes first is a tensor of clips, and what it returns are tensors.
+    """
+
+    owner: nn.Module
+    method: str
+    name: str = ""  # none: what it calls in turn is counted, and it is not
+    trained: Sequence[nn.Parameter] = ()  # what its backward pass may reach besides its inputs
+    whole: bool = False  # whether it goes through a network of the denoiser's size, as `Calls` are counted
+
+
+@dataclass(frozen=True)
 class Trainee:
-    """What an objective trains besides the student, and Adam's settings for it."""
+    """What an objective trains besides the student, and Adam's settings for it.
+
+    A network of it that is asked through `Teacher.denoise` is timed and counted anyway; `timed` says what else is.
+    """
 
     module: nn.Module
     lr: float
     betas: tuple[float, float]
+    timed: Sequence[Timed] = ()
 
 
 class Objective(Protocol[LessonT]):

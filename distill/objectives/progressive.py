@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Settings, Trainee
+from fewstep.distill.calls import Calls, PartCalls
+from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings
 from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.supervision import Lesson, Supervision
 from fewstep.teacher.conditions import Conditions
 
+if TYPE_CHECKING:
+    from fewstep.distill.settings import Stage
 
-class Progressive(Settings):
+
+class Progressive(ObjectiveSettings):
     """Regression of the supervisor's endpoint."""
+
+    default_betas = (0.9, 0.999)
+    is_regression = True
 
     kind: Literal["progressive"] = "progressive"
     """Regression of the endpoint."""
@@ -23,6 +31,23 @@ class Progressive(Settings):
     """Mean squared error, or pseudo-Huber."""
     huber_c: PositiveFloat = 0.1
     """Where pseudo-Huber turns from squared to absolute, in units of the student's prediction."""
+
+    @property
+    def phase(self) -> str:
+        """The loss: tables hold others against `mse`."""
+        return self.loss
+
+    def build(self, supervision: Supervision, roles: Roles, any_batch: Batch) -> ProgressiveObjective:
+        """The objective of a stage."""
+        return ProgressiveObjective(self, supervision)
+
+    def calls(self, stage: Stage, each: PartCalls) -> Calls:
+        """The supervisor's way and the student's step."""
+        return (each.lesson + each.learn) * stage.steps
+
+    def holds(self, network: nn.Module) -> dict[str, Held]:
+        """Nothing."""
+        return {}
 
 
 @dataclass(frozen=True)

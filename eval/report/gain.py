@@ -1,4 +1,4 @@
-"""What the adversarial part of a run gave: its student less one of regression alone, on the same prompts and noise."""
+"""What came after regression gave a run: its student less one of regression alone, on the same prompts and noise."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MOST = 4  # sentences
 
 @dataclass(frozen=True)
 class Gain:
-    """A student of an adversarial stage held against one of regression alone, and the sentence on it."""
+    """A student of another objective, such as an adversarial one, held against one of regression alone, in words."""
 
     student: str
     regression: str
-    began_with: bool  # whether the adversarial part began with that student
+    began_with: bool  # whether what came after regression began with that student
     words: str
 
 
@@ -33,14 +33,15 @@ class _Measured:
 
 
 def gains(runs: Sequence[RunRecord], comparison: Comparison) -> list[Gain]:
-    """Of each adversarial student that no other of as many steps goes on with, to each of regression beside it."""
+    """Of each student that is not of regression, and that no other one of as many steps goes on with, to each of
+    regression beside it."""
     found = []
     for run in runs:
         measured = _measured(run, comparison)
         for last in (one for one in measured if _is_last(one, measured, run)):
             line = [stage.name for stage in _line(run, last.stage)]
             for other in measured:
-                if other.stage.judging is None and other.stage.student_steps == last.stage.student_steps:
+                if other.stage.regression and other.stage.student_steps == last.stage.student_steps:
                     began = other.stage.name in line
                     words = _sentence(comparison, last, other, _more_steps(run, last, other) if began else None)
                     found.append(Gain(last.row.model, other.row.model, began, words))
@@ -69,9 +70,9 @@ def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
 
 
 def _is_last(one: _Measured, measured: Sequence[_Measured], run: RunRecord) -> bool:
-    """Whether it is adversarial, and none of the others that were measured goes on with it."""
-    others = (other for other in measured if other is not one and other.stage.judging is not None)
-    return one.stage.judging is not None and all(one.stage not in _line(run, other.stage) for other in others)
+    """Whether it is not of regression, and none of the others that were measured goes on with it."""
+    others = (other for other in measured if other is not one and not other.stage.regression)
+    return not one.stage.regression and all(one.stage not in _line(run, other.stage) for other in others)
 
 
 def _more_steps(run: RunRecord, last: _Measured, other: _Measured) -> int:
@@ -83,10 +84,11 @@ def _more_steps(run: RunRecord, last: _Measured, other: _Measured) -> int:
 def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: int | None) -> str:
     """`more`: training steps that the student has had since it was the other one; None where it never was."""
     figures = comparison.evaluation.minus(last.row.model, other.row.model)
+    part = f"the {last.stage.objective.partition(',')[0]} part"
     told = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
     if not figures or not told:
         return (
-            f"What the adversarial part gave is not known: {last.row.model} and {other.row.model} were not held "
+            f"What {part} gave is not known: {last.row.model} and {other.row.model} were not held "
             "against each other. `fewstep evaluate` of both, as before, adds that from the clips on disk."
         )
     steps, num = last.stage.student_steps, figures[told[0]].num
@@ -94,7 +96,7 @@ def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: i
     changes = "; ".join(_change(metric, figures[metric]) for metric in told[:COMPARED])
     further = f" That includes {plural(more, 'step')} more of training." if more else ""
     return (
-        f"What the adversarial part gave the {steps}-step student ({last.row.model}), held against {regression} "
+        f"What {part} gave the {steps}-step student ({last.row.model}), held against {regression} "
         f"({other.row.model}) on the same {plural(num, 'prompt') if num else 'prompts'} and noise: {changes}.{further}"
     )
 

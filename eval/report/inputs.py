@@ -144,8 +144,7 @@ class Band(BaseModel):
 
 
 class Judging(BaseModel):
-    """What the discriminator of an adversarial stage judges, as its recipe says; absent in recipes before there was a
-    choice."""
+    """What the discriminator of a stage judges, as its recipe says; absent in recipes before there was a choice."""
 
     real: str = "supervisor"
     judges: str = "endpoint"
@@ -162,14 +161,15 @@ class StageRecord:
     name: str
     teacher_steps: int
     student_steps: int
-    objective: str
+    objective: str  # its kind, and behind a comma a variant of it
     steps: int  # planned
     gate: str = ""  # why it did not open, in words
     result: dict[str, Any] | None = None  # None until it is finished
     curve: list[dict[str, Any]] = field(default_factory=list)
     samples: Path | None = None  # its newest folder of clips
     start: str | None = None  # the stage whose student it goes on with; None: the teacher
-    judging: Judging | None = None  # of an adversarial stage
+    regression: bool = False  # whether it does nothing but follow its supervisor
+    judging: Judging | None = None  # where a discriminator judges
 
     @property
     def reached(self) -> int:

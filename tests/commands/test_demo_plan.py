@@ -23,7 +23,7 @@ from fewstep.commands.demo_plan import (
     kept_plan,
     sentences,
 )
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.teacher.caption_files import read_prompts

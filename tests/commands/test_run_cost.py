@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
-from fewstep.commands.run_cost import _count
-from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
 from fewstep.distill.estimate import stage_calls
+from fewstep.distill.objectives.base import Batch
+from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe, read_recipe
+from fewstep.student.adapters import num_adapter_parameters
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.outline import outline_teacher
@@ -36,30 +39,33 @@ def recipe(folder: Path, teacher: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"])
-@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize(("conditional", "backbone"), [("true", "lora"), ("false", "trained"), ("false", "frozen")])
 def test_parameters_are_those_that_are_trained(
-    request: pytest.FixtureRequest, tmp_path: Path, family: str, conditional: bool
+    request: pytest.FixtureRequest, tmp_path: Path, family: str, conditional: str, backbone: str
 ) -> None:
-    folder = request.getfixturevalue(family)
-    plan = read_recipe(recipe(tmp_path, folder), [f"stages.1.objective.conditional={str(conditional).lower()}"])
-    counts = _count(outline_teacher(folder).teacher.network_at(1.0), plan, plan.stages[1])
+    folder, judged = request.getfixturevalue(family), "stages.1.objective"
+    chosen = [f"{judged}.conditional={conditional}", f"{judged}.discriminator.backbone={backbone}"]
+    plan = read_recipe(recipe(tmp_path, folder), chosen)
+    outlined = outline_teacher(folder).teacher.network_at(1.0)
     teacher = load_teacher(folder, device="cpu")
     roles = Roles(teacher, "lora", rank=4, alpha=4)
-    settings = DiscriminatorSettings(width=8, backbone="lora", lora_rank=2)
     size = teacher.default_size()
     assert size is not None
     clips = teacher.noise([0], teacher.latent_shape(*size))
-    judge = Discriminator(teacher, roles.backbone, settings, clips, teacher.conditions(["a ring"]), conditional)
-    heads, counted = sum(p.numel() for p in judge.heads.parameters()), counts.pop("num_heads")
+    batch = Batch(clips, teacher.conditions(["a ring"]), torch.Generator(), 0.0)
+    built = plan.stages[1].objective.build(Supervision(4, 2), roles, batch)
+    trained = numel(built.players()["discriminator"].module)
+    held = plan.stages[1].objective.holds(outlined)["discriminator"]
+    assert held.frozen == 0
     if "unet" in teacher.pipeline.components:  # taps of a UNet differ in width, and all are counted as the widest
-        assert heads <= counted < 1.2 * heads
+        assert trained <= held.trained < 1.2 * trained
     else:
-        assert counted == heads
-    assert counts == {
-        "num_parameters": sum(p.numel() for p in teacher.network_at(1.0).parameters()),
-        "num_adapters": sum(p.numel() for p in roles.parameters.values()),
-        "num_discriminator_adapters": sum(p.numel() for p in judge.parameters() if p.requires_grad) - heads,
-    }
+        assert held.trained == trained
+    assert num_adapter_parameters(outlined, 4, 4) == sum(p.numel() for p in roles.parameters.values())
+
+
+def numel(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Path) -> None:
@@ -69,9 +75,8 @@ def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Pa
     plan: Recipe = read_recipe(path)
     for stage in plan.stages:
         calls = stage_calls(stage, outline_teacher(plan.teacher).teacher.schedule)
-        expected = [
-            calls.supervisor, calls.student_forward, calls.student_backward, calls.discriminator_forward,
-            calls.discriminator_backward,
-        ]  # fmt: skip
+        expected = [calls.forward["supervisor"]]
+        for role in ("student", "discriminator"):
+            expected += [calls.forward.get(role, 0), calls.backward.get(role, 0)]
         told = re.search(rf"{stage.name}\s*" + r"\s*".join(f"│ *{count:,} *" for count in expected), output)
         assert told, (output, expected)

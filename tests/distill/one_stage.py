@@ -14,10 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.discriminator import Discriminator
-from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.objectives.base import Objective
-from fewstep.distill.objectives.progressive import ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
@@ -66,14 +63,7 @@ class Case:
 
     def objective(self, stage: Stage, roles: Roles, batches: Batches) -> Objective[Any]:
         supervision = Supervision(stage.teacher_steps, stage.student_steps)
-        if stage.objective.kind == "progressive":
-            return ProgressiveObjective(stage.objective, supervision)
-        example = batches.batch(0, 1, 0.0)
-        discriminator = Discriminator(
-            self.teacher, roles.backbone, stage.objective.discriminator, example.x0, example.conditions,
-            stage.objective.conditional,
-        )  # fmt: skip
-        return AdversarialObjective(stage.objective, supervision, discriminator)
+        return stage.objective.build(supervision, roles, batches.batch(0, 1, 0.0))
 
     def curve(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "curves" / "s.jsonl").read_text().splitlines()]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.distill.calls import Calls
 from fewstep.distill.conversion import ConversionObjective, announcement, conversion_stage
 from fewstep.distill.conversion_plan import conversion_of, planned_conversions
 from fewstep.distill.estimate import conversion_calls, relay_work, stage_calls, total_calls
@@ -74,7 +75,7 @@ def test_what_a_conversion_costs_is_counted(tiny_animatediff_folder: Path) -> No
     schedule = load_teacher(tiny_animatediff_folder, device="cpu").schedule
     line = recipe(stage(2, batch=4), stage(1, batch=4, convert={"steps": 5}))
     calls = conversion_calls(line.stages[1], Conversion(steps=5))
-    assert (calls.supervisor, calls.student_forward, calls.student_backward) == (20, 20, 20)
+    assert calls == Calls({"supervisor": 20, "student": 20}, {"student": 20})
     assert total_calls(line, schedule) == calls + sum(
         (stage_calls(s, schedule) for s in line.stages[1:]), stage_calls(line.stages[0], schedule)
     )

@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.fresh_heads import FreshHeads, StillRoles
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.fresh_heads import FreshHeads
+from fewstep.distill.objectives.adversarial_settings import Adversarial
+from fewstep.distill.objectives.base import StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.base import Teacher
 

@@ -9,7 +9,7 @@ import torch
 
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.step_calls import Kind, StepCalls, clips_of
-from fewstep.distill.step_time import expected_clips, steps_of_round
+from fewstep.distill.step_time import expected_clips
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.base import Teacher
 from tests.distill.untrained_stage import ADVERSARIAL, Ticks, one_stage, untrained
@@ -40,13 +40,14 @@ def test_steps_make_the_calls_that_the_estimate_foresees(
     tiny_teacher: Teacher, objective: dict[str, Any], stage: dict[str, Any]
 ) -> None:
     trainer = untrained(tiny_teacher, one_stage(objective, **stage))
-    num_steps = steps_of_round(trainer.stage)
-    assert num_steps == (2 if trainer.stage.objective.kind == "adversarial" and objective.get("r1") != 0 else 1)
+    num_steps = trainer.stage.objective.period
     calls = counted(trainer, num_steps)
     found = clips_of(calls.counts, gradient_checkpointing=False)
     expected = expected_clips(trainer.stage, tiny_teacher.schedule, gradient_checkpointing=False)
-    assert {name: count * num_steps for name, count in expected.items()} == vars(found)
-    turns = 1 + objective.get("discriminator_steps", 1) * (objective["kind"] == "adversarial")
+    told = {f"{role}_forward": count for role, count in found.forward.items()}
+    told |= {f"{role}_backward": count for role, count in found.backward.items()}
+    assert {name: count * num_steps for name, count in expected.items()} == told
+    turns = sum(len(turns) for turns in trainer.objective.rounds(1))
     assert sum(n for kind, n in calls.counts.items() if kind.part == "adam") == num_steps * turns
 
 
@@ -55,13 +56,15 @@ def test_forwards_are_told_from_backwards(tiny_teacher: Teacher) -> None:
     assert counts[Kind("supervisor", "", 4, "none")] == 4
     assert counts[Kind("student", "", 4, "weights")] == 2
     # z_t, and real without gradients in the student's turn; its own endpoint; both sides and once their penalty
-    assert counts[Kind("backbone", "", 4, "none")] == 4
-    assert counts[Kind("backbone", "", 4, "input")] == 2
-    assert counts[Kind("backbone", "", 8, "none")] == 3
-    for which in "012":
-        assert counts[Kind("head", which, 4, "none")] == counts[Kind("head", which, 4, "input")] == 2
-        assert counts[Kind("head", which, 8, "weights")] == 3
-    assert counts[Kind("adam", "student", 0, "none")] == counts[Kind("adam", "discriminator", 0, "none")] == 2
+    assert counts[Kind("discriminator", "backbone", 4, "none")] == 4
+    assert counts[Kind("discriminator", "backbone", 4, "input")] == 2
+    assert counts[Kind("discriminator", "backbone", 8, "none")] == 3
+    for which in ("head 0", "head 1", "head 2"):
+        kinds = [Kind("discriminator", which, 4, backward, whole=False) for backward in ("none", "input")]
+        assert [counts[kind] for kind in kinds] == [2, 2]
+        assert counts[Kind("discriminator", which, 8, "weights", whole=False)] == 3
+    for player in ("student", "discriminator"):
+        assert counts[Kind("adam", player, 0, "none", whole=False)] == 2
 
 
 @pytest.mark.parametrize("objective", [ADVERSARIAL, RELAXED | {"discriminator": {"width": 8, "backbone": "trained"}}])

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fewstep.distill.step_calls import Kind
-from fewstep.distill.step_split import PARTS
-from fewstep.distill.step_time import Round, StageTime, median_interval, steps_needed, steps_of_round
+from fewstep.distill.step_time import Round, StageTime, median_interval, steps_needed
 from fewstep.teacher.base import Teacher
 from tests.distill.untrained_stage import ADVERSARIAL, Ticks, one_stage, untrained
 
@@ -25,8 +24,8 @@ def watching() -> Iterator[SimpleNamespace]:
 
 
 def test_the_bare_sum_is_each_call_times_its_count() -> None:
-    student, head = Kind("student", "", 4, "weights"), Kind("head", "0", 4, "none")
-    backbone, adam = Kind("backbone", "", 8, "none"), Kind("adam", "student", 0, "none")
+    student, head = Kind("student", "", 4, "weights"), Kind("discriminator", "head 0", 4, "none")
+    backbone, adam = Kind("discriminator", "backbone", 8, "none"), Kind("adam", "student", 0, "none")
     split: Any = SimpleNamespace(seconds={("student", "student"): 3.0, ("student", "other"): 1.0})
     one = Round(
         whole=6.0,
@@ -35,7 +34,7 @@ def test_the_bare_sum_is_each_call_times_its_count() -> None:
         split=split,
         num_steps=2,
     )
-    assert one.bare == {"supervisor": 0.0, "student": 1.0, "discriminator": 1.0, "adam": 0.125}
+    assert one.bare == {"student": 1.0, "discriminator": 1.0, "adam": 0.125}
     assert one.ratio == pytest.approx(3 / 2.125) and one.split_seconds == 2
 
 
@@ -46,14 +45,15 @@ def test_a_stage_is_measured_in_rounds(tiny_teacher: Teacher, objective: dict[st
     measured.run(3, 2, watching, lambda: rounds.append(trainer.step))
     assert len(rounds) == 5 and trainer.step - 1 == steps_needed(trainer.stage, 3, 2)
     row = measured.row()
-    assert (row["stage"], row["rounds"], row["steps_per_round"]) == ("2-step", 3, steps_of_round(trainer.stage))
+    assert (row["stage"], row["rounds"], row["steps_per_round"]) == ("2-step", 3, trainer.stage.objective.period)
     assert row["peak_gib"] == 1.5 and len(row["ratios"]) == 3
+    parts = ("supervisor", *trainer.players, "optimiser", "other")
     assert row["seconds"] == 1  # whole steps are timed from end to end alone
-    assert sum(row[f"{part}_seconds"] for part in PARTS) == pytest.approx(row["split_seconds"])
+    assert sum(row[f"{part}_seconds"] for part in parts) == pytest.approx(row["split_seconds"])
     turns = row["turns"]
     assert sum(turn["seconds"] * turn["per_step"] for turn in turns.values()) == pytest.approx(row["split_seconds"])
     for turn in turns.values():
-        assert turn["seconds"] == pytest.approx(sum(turn[f"{part}_seconds"] for part in PARTS))
+        assert turn["seconds"] == pytest.approx(sum(turn[f"{part}_seconds"] for part in parts))
     bare = sum(call["seconds"] * call["per_step"] for call in row["calls"])
     assert row["bare_seconds"] == pytest.approx(bare) == pytest.approx(sum(row["bare"].values()))
     assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
@@ -63,10 +63,10 @@ def test_a_stage_is_measured_in_rounds(tiny_teacher: Teacher, objective: dict[st
 
 def test_a_round_lasts_from_one_penalty_to_the_next() -> None:
     def steps(**objective: Any) -> int:
-        return steps_of_round(one_stage(ADVERSARIAL | objective).stages[-1])
+        return one_stage(ADVERSARIAL | objective).stages[-1].objective.period
 
     assert (steps(), steps(penalty_every=5), steps(r1=0), steps(r1=0, r2=0)) == (2, 5, 2, 1)
-    assert steps_of_round(one_stage().stages[-1]) == 1
+    assert one_stage().stages[-1].objective.period == 1
 
 
 def test_the_interval_of_a_median() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.distill.objectives.adversarial import Adversarial
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
 from fewstep.distill.recipe import read_recipe, recipe_schema
 from fewstep.teacher.guidance import Guidance
@@ -145,11 +145,26 @@ def test_every_setting_is_described_for_editors() -> None:
 
 def test_the_documentation_has_a_table_of_every_model_with_the_defaults() -> None:
     page = (ROOT / "docs" / "writing-a-recipe.md").read_text("utf-8")
-    tables = [re.findall(r"^\| `(\w+)` \| (.+?) \|", part, re.MULTILINE) for part in page.split("\n### ")[1:]]
-    documented = [[(name, default) for name, default in table] for table in tables]
-    missing = {model: rows for model, node in models().items() if (rows := documented_rows(node)) not in documented}
-    assert not missing
-    assert len(documented) == len(models())
+    missing = without_table(page)
+    assert not missing, "\n\n".join(["tables to begin with:", *missing.values()])
+    assert len(tables_of(page)) == len(models())
+
+
+def tables_of(page: str) -> list[list[tuple[str, str]]]:
+    """(setting, default) of each table."""
+    parts = page.split("\n### ")[1:]
+    return [re.findall(r"^\| `(\w+)` \| (.+?) \|", part, re.MULTILINE) for part in parts]
+
+
+def without_table(page: str) -> dict[str, str]:
+    """The models of which the page has no table with the defaults, each with one to begin with, in Markdown."""
+    documented, found = tables_of(page), {}
+    for model, node in models().items():
+        if (rows := documented_rows(node)) not in documented:
+            told = [(name, default, node["properties"][name].get("description", "")) for name, default in rows]
+            lines = [f"| `{name}` | {default} | {' '.join(text.split())} |" for name, default, text in told]
+            found[model] = "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *lines])
+    return found
 
 
 def models() -> dict[str, dict[str, Any]]:

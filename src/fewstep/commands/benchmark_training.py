@@ -47,34 +47,6 @@ PROMPTS = (  # of recipes that name none of their own for sample clips
     "rain on a window",
     "a cat walks along a fence and jumps down",
 )
-COLUMNS = {  # seconds unless another unit is named; all but those of turns are of a step
-    "stage": "stage",
-    "batch": "batch",
-    "seconds": "step",
-    "lesson_seconds": "lesson",
-    "discriminator_turn_seconds": "discriminator's turns",
-    "student_turn_seconds": "student's turn",
-    "supervisor_seconds": "supervisor",
-    "student_seconds": "student",
-    "discriminator_seconds": "discriminator",
-    "optimiser_seconds": "optimiser",
-    "other_seconds": "other",
-    "bare_seconds": "bare sum",
-    "ratio ratio_low ratio_high": "step / bare sum",
-    "peak_gib": "GiB",
-    "dtype": "dtype",
-    "device": "device",
-}
-_TABLES = {  # on a terminal, of eighty letters: title -> columns
-    "seconds of a training step, by part": (
-        "stage", "batch", "seconds", "supervisor_seconds", "student_seconds", "discriminator_seconds",
-        "optimiser_seconds", "other_seconds",
-    ),
-    "by turn, and compared with the bare sum of its forwards and backwards": (
-        "stage", "lesson_seconds", "discriminator_turn_seconds", "student_turn_seconds", "bare_seconds",
-        "ratio ratio_low ratio_high", "peak_gib",
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,8 +79,8 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
     plan = plan.model_copy(update={"precision": choice.precision})
     size = _checked_size(plan)
     with screen:
-        rows, failed = _measure(plan, chosen, size, timing, out, screen)
-    _show(rows, failed, out, screen)
+        rows, failed, players = _measure(plan, chosen, size, timing, out, screen)
+    _show(rows, failed, players, out, screen)
 
 
 def _check_out(out: Path) -> None:
@@ -154,8 +126,8 @@ def _checked_size(plan: Recipe) -> VideoSize:
 
 def _measure(
     plan: Recipe, chosen: Sequence[int], size: VideoSize, timing: Timing, out: Path, screen: Screen
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The rows, written one by one, and why stages are missing."""
+) -> tuple[list[dict[str, Any]], dict[str, str], list[str]]:
+    """The rows, written one by one, why stages are missing, and what is trained besides the student."""
     import torch
     from accelerate import Accelerator
 
@@ -176,7 +148,8 @@ def _measure(
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
     command = shlex.join(["fewstep", *sys.argv[1:]])
-    table = ResultsFile(out, command, _shared(plan, teacher, size), COLUMNS, fresh=True)
+    players = _players(plan, chosen, teacher)
+    table = ResultsFile(out, command, _shared(plan, teacher, size), columns(players), fresh=True)
     failed = dict[str, str]()
     with screen.bar("benchmark", "round") as bar:
         bar.begin("benchmark", len(chosen) * (timing.warmup + timing.repetitions))
@@ -192,7 +165,13 @@ def _measure(
                 torch.cuda.empty_cache()
     if not table.rows:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in failed.items()))
-    return table.rows, failed
+    return table.rows, failed, players
+
+
+def _players(plan: Recipe, chosen: Sequence[int], teacher: Teacher) -> list[str]:
+    """What is trained in the stages besides the student."""
+    held = (plan.stages[index].objective.holds(teacher.network_at(1.0)) for index in chosen)
+    return list(dict.fromkeys(name for one in held for name, own in one.items() if own.trained))
 
 
 def _row(
@@ -222,6 +201,45 @@ def _row(
     )
     train = {"train": plan.train_of(index), "gradient_checkpointing": plan.gradient_checkpointing}
     return measured.row(plan.gradient_checkpointing) | train
+
+
+def columns(players: Sequence[str]) -> dict[str, str]:
+    """Of the table, by their headings: seconds unless another unit is named; all but those of turns are of a step.
+
+    players: what is trained in some stage, the student apart.
+    """
+    return {
+        "stage": "stage",
+        "batch": "batch",
+        "seconds": "step",
+        "lesson_seconds": "lesson",
+        **{f"{player}_turn_seconds": f"{player}'s turns" for player in players},
+        "student_turn_seconds": "student's turn",
+        "supervisor_seconds": "supervisor",
+        "student_seconds": "student",
+        **{f"{player}_seconds": player for player in players},
+        "optimiser_seconds": "optimiser",
+        "other_seconds": "other",
+        "bare_seconds": "bare sum",
+        "ratio ratio_low ratio_high": "step / bare sum",
+        "peak_gib": "GiB",
+        "dtype": "dtype",
+        "device": "device",
+    }
+
+
+def on_screen(players: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Two tables for a terminal of eighty letters: title -> columns."""
+    return {
+        "seconds of a training step, by part": (
+            "stage", "batch", "seconds", "supervisor_seconds", "student_seconds",
+            *(f"{player}_seconds" for player in players), "optimiser_seconds", "other_seconds",
+        ),
+        "by turn, and compared with the bare sum of its forwards and backwards": (
+            "stage", "lesson_seconds", *(f"{player}_turn_seconds" for player in players), "student_turn_seconds",
+            "bare_seconds", "ratio ratio_low ratio_high", "peak_gib",
+        ),
+    }  # fmt: skip
 
 
 def _shared(plan: Recipe, teacher: Teacher, size: VideoSize) -> dict[str, Any]:
@@ -257,14 +275,17 @@ def notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> list[
     return found + [f"{name} failed: {why}" for name, why in failed.items()]
 
 
-def _show(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str], out: Path, screen: Screen) -> None:
+def _show(
+    rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str], players: Sequence[str], out: Path, screen: Screen
+) -> None:
     from rich.box import SIMPLE
 
     from fewstep.commands.tables import print_table
     from fewstep.eval.results import results_table, told_columns
 
-    for title, keys in _TABLES.items():
-        table = results_table(rows, told_columns(rows, {key: COLUMNS[key] for key in keys}), title)
+    headings = columns(players)
+    for title, keys in on_screen(players).items():
+        table = results_table(rows, told_columns(rows, {key: headings[key] for key in keys}), title)
         table.box, table.padding = SIMPLE, 0
         print_table(table)
     for note in notes(rows, failed):

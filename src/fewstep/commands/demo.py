@@ -124,11 +124,9 @@ def _recipe(plan: DemoPlan, out: Path, seed: int, precision: str) -> Recipe:
 
 def _regression(recipe: Recipe) -> list[str]:
     """The stage that the adversarial part begins with, which is as quick: it is measured, and need not be timed."""
-    from fewstep.distill.objectives.adversarial import Adversarial
-
     index: int | None = len(recipe.stages) - 1
     last = recipe.stages[-1]
-    while index is not None and isinstance(recipe.stages[index].objective, Adversarial):
+    while index is not None and not recipe.stages[index].objective.is_regression:
         index = recipe.start_of(index)
     if index is None or (stage := recipe.stages[index]) is last or stage.student_steps != last.student_steps:
         return []

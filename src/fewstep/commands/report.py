@@ -148,11 +148,13 @@ def read_run(folder: Path) -> RunRecord:
 def _stage(folder: Path, raw: dict[str, Any], before: str | None) -> StageRecord:
     """What is there of a stage; `before` is the one before it."""
     from fewstep.distill.curves import read_curve
+    from fewstep.distill.objectives.registry import OBJECTIVES
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.settings import BASE
     from fewstep.eval.report.inputs import Judging, StageRecord
 
     run, name, objective = RunFolder(folder), raw["name"], raw["objective"]
+    kind = OBJECTIVES.get(objective["kind"])  # None: the run is of a version that has another one
     result = run.result(name) if run.finished(name) else None
     samples = sorted(path for path in (run.samples / name).glob("step-*") if path.is_dir())
     return StageRecord(
@@ -166,7 +168,8 @@ def _stage(folder: Path, raw: dict[str, Any], before: str | None) -> StageRecord
         curve=read_curve(folder / "curves" / f"{name}.jsonl"),
         samples=samples[-1] if samples else None,
         start={None: before, BASE: None}.get(raw.get("start"), raw.get("start")),
-        judging=Judging.model_validate(objective) if objective["kind"] == "adversarial" else None,
+        regression=kind is not None and kind.is_regression,
+        judging=Judging.model_validate(objective) if kind is not None and kind.has_discriminator else None,
     )
 
 

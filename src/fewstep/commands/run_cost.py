@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 import typer
 from torch import nn
 
@@ -14,9 +12,7 @@ from fewstep.commands.tables import print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fewstep.distill.discriminator import DiscriminatorSettings
     from fewstep.distill.recipe import Recipe
-    from fewstep.distill.settings import Stage
     from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
@@ -39,20 +35,18 @@ def show(plan: Recipe, outline: Outline) -> None:
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     from rich.table import Column, Table
 
+    from fewstep.distill.calls import SUPERVISOR, Calls
     from fewstep.distill.conversion_plan import planned_conversions
-    from fewstep.distill.estimate import Calls, conversion_calls, rollout_calls, stage_calls, total_calls
+    from fewstep.distill.estimate import conversion_calls, rollout_calls, stage_calls, total_calls
+    from fewstep.distill.objectives.base import STUDENT
     from fewstep.distill.settings import RolloutData, conversion_name
     from fewstep.teacher.caption_files import read_prompts
 
-    headings = (
-        Column("stage", no_wrap=True),
-        "teacher calls",
-        "student forward",
-        "and backward",
-        "discriminator forward",
-        "and backward",
-    )
-    table = Table(*headings, title="forwards and backwards of single clips, per process")
+    total = total_calls(plan, schedule)
+    trained = [role for role in dict.fromkeys((STUDENT, *total.forward)) if role != SUPERVISOR]
+    headings = [heading for role in trained for heading in (f"{role} forward", "and backward")]
+    title = "forwards and backwards of single clips, per process"
+    table = Table(Column("stage", no_wrap=True), "teacher calls", *headings, title=title)
     if isinstance(plan.data, RolloutData):
         table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule):,}")
     rows, checkpointing = list[tuple[str, Calls]](), plan.gradient_checkpointing
@@ -60,14 +54,9 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
         if conversion is not None:
             rows.append((conversion_name(stage.name), conversion_calls(stage, conversion, checkpointing)))
         rows.append((stage.name, stage_calls(stage, schedule, checkpointing)))
-    for name, calls in (*rows, ("all stages", total_calls(plan, schedule))):
-        counts = (
-            calls.supervisor,
-            calls.student_forward,
-            calls.student_backward,
-            calls.discriminator_forward,
-            calls.discriminator_backward,
-        )
+    for name, calls in (*rows, ("all stages", total)):
+        counts = [calls.forward.get(SUPERVISOR, 0)]
+        counts += [part.get(role, 0) for role in trained for part in (calls.forward, calls.backward)]
         table.add_row(name, *(f"{count:,}" for count in counts))
     return table
 
@@ -76,6 +65,7 @@ def _memory_table(plan: Recipe, network: nn.Module) -> Table:
     from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
+    from fewstep.student.adapters import num_adapter_parameters
 
     assert plan.precision != "auto"
     table = Table(
@@ -87,50 +77,13 @@ def _memory_table(plan: Recipe, network: nn.Module) -> Table:
         "average",
         title="GiB, without activations",
     )
+    whole, lora = sum(parameter.numel() for parameter in network.parameters()), plan.student.lora
+    adapters = num_adapter_parameters(network, lora.rank, lora.alpha, lora.targets)
     for index, stage in enumerate(plan.stages):
-        shares = stage_memory(plan, index, **_count(network, plan, stage), frozen=plan.precision)
+        held = stage.objective.holds(network)
+        shares = stage_memory(plan, index, whole, adapters, held, plan.precision)
         for share in shares:
             parts = (share.weights, share.gradients, share.moments, share.average)
             table.add_row(stage.name, share.role, *(f"{part:.3f}" for part in parts))
         table.add_row(stage.name, "all", f"{sum(share.total for share in shares):.3f}", end_section=True)
     return table
-
-
-def _count(network: nn.Module, plan: Recipe, stage: Stage) -> dict[str, int]:
-    """Parameters of the denoiser, of its adapters, and of the stage's discriminator."""
-    from fewstep.distill.objectives.adversarial import Adversarial
-
-    lora, found = plan.student.lora, {"num_parameters": _numel(network)}
-    found["num_adapters"] = _adapters(network, lora.rank, lora.alpha, lora.targets)
-    if isinstance(stage.objective, Adversarial):
-        settings = stage.objective.discriminator
-        found["num_heads"] = len(settings.depths) * _head(network, settings, 1 + stage.objective.conditional)
-        found["num_discriminator_adapters"] = _adapters(network, settings.lora_rank, settings.lora_rank)
-    return found
-
-
-def _adapters(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None) -> int:
-    from fewstep.student.adapters import adapter_parameters, add_adapter, shared_copy
-
-    with torch.device("meta"):
-        adapted = shared_copy(network)
-        add_adapter(adapted, "student", rank, alpha, targets)
-    return sum(parameter.numel() for parameter in adapter_parameters(adapted, "student").values())
-
-
-def _head(network: Any, settings: DiscriminatorSettings, reads: int) -> int:
-    """Parameters of one head, on features as wide as a transformer's tokens or a UNet's widest block."""
-    from fewstep.distill.heads import Head
-
-    config = network.config
-    wide = (
-        max(config.block_out_channels)
-        if "block_out_channels" in config
-        else (config.num_attention_heads * config.attention_head_dim)
-    )
-    with torch.device("meta"):
-        return _numel(Head(wide, reads, settings.width, settings.temporal, settings.norm))
-
-
-def _numel(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.distill.objectives.adversarial import Adversarial, AdversarialObjective
+from fewstep.distill.objectives.adversarial import AdversarialObjective
+from fewstep.distill.objectives.adversarial_settings import Adversarial
+from fewstep.distill.objectives.base import Timed
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.conditions import Conditions
 
@@ -33,6 +35,9 @@ class Ruler(nn.Module):
 
     def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
         return [z, t]
+
+    def timed(self) -> list[Timed]:
+        return []
 
 
 def ruled(supervision: Supervision, slope: float = 0.01, **settings: Any) -> tuple[AdversarialObjective, Ruler]:

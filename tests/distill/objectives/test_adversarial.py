@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from fewstep.distill.discriminator import Discriminator
-from fewstep.distill.objectives.adversarial import DISCRIMINATOR, Adversarial, AdversarialObjective
+from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
 from fewstep.distill.objectives.losses import AdversarialLoss
 from fewstep.distill.objectives.regression import regress

@@ -121,8 +121,10 @@ def run_record() -> RunRecord:
     """A relay whose last stage was stopped."""
     result = {"endpoint_error": 0.031, "motion": 0.98, "contrast": 1.01, "steps": 480, "train_seconds": 812.4}
     stages = [
-        StageRecord("8-step", 32, 8, "progressive", 480, result=result, curve=curve(480, 0.2)),
-        StageRecord("4-step", 8, 4, "progressive", 240, result=result | {"steps": 240}, curve=curve(240, 0.12)),
+        StageRecord("8-step", 32, 8, "progressive", 480, regression=True, result=result, curve=curve(480, 0.2)),
+        StageRecord(
+            "4-step", 8, 4, "progressive", 240, regression=True, result=result | {"steps": 240}, curve=curve(240, 0.12)
+        ),
         StageRecord("1-step", 4, 1, "adversarial", 240, curve=curve(130, 0.3), judging=Judging()),
     ]
     return RunRecord(Path("runs/relay"), "shapes", ["a ring"], stages)
@@ -151,9 +153,10 @@ def adversarial_run() -> RunRecord:
     judging = Judging(real="clips_at_data", conditional=False, balance=Band(low=0.6, high=0.9, most=3), probe=100)
     result = {"endpoint_error": 0.031, "steps": 400, "train_seconds": 213.0}
     probed = result | {"fresh_heads_before": 0.8412, "fresh_heads": 0.7789}
+    regression: dict[str, Any] = {"regression": True, "result": result}
     stages = [
-        StageRecord("8-step", 32, 8, "progressive", 480, result=result, curve=curve(480, 0.2)),
-        StageRecord("4-step", 8, 4, "progressive", 240, result=result, curve=curve(240, 0.12), start="8-step"),
+        StageRecord("8-step", 32, 8, "progressive", 480, **regression, curve=curve(480, 0.2)),
+        StageRecord("4-step", 8, 4, "progressive", 240, **regression, curve=curve(240, 0.12), start="8-step"),
         StageRecord(
             "4-step-relaxed", 8, 4, "adversarial, relaxed", 400, result=probed, curve=game(400), start="4-step",
             judging=judging,

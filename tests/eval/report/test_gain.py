@@ -53,6 +53,13 @@ def test_the_order_of_the_models_does_not_matter(adversarial_run: RunRecord) -> 
     )
 
 
+def test_what_another_objective_gave_is_told_by_its_name(adversarial_run: RunRecord) -> None:
+    *before, last = adversarial_run.stages
+    matched = replace(last, objective="matching", judging=None)
+    told_of = told(replace(adversarial_run, stages=[*before, matched]))
+    assert told_of.startswith("What the matching part gave the 4-step student (model-4-step-relaxed), held against the")
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

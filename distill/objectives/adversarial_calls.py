@@ -1,0 +1,97 @@
+"""The calls that adversarial distillation makes: in its steps, its warm-up and what fresh heads are trained for.
+
+Where the discriminator's turns follow its accuracy, the usual number is counted. It reads with a backbone, whose
+backward passes reach the endpoint (the student learns) or the backbone itself (if it is trained).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.distill.calls import Calls, PartCalls
+from fewstep.distill.fresh_heads import HELD_OUT
+from fewstep.distill.objectives.adversarial import DISCRIMINATOR
+from fewstep.distill.objectives.base import STUDENT
+
+if TYPE_CHECKING:
+    from fewstep.distill.objectives.adversarial_settings import Adversarial
+    from fewstep.distill.settings import Stage
+
+
+def step_calls(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+    """Of all steps of the stage: the discriminator's turns and the student's."""
+    sides, turn = _sides(settings, stage, each), _turn(settings, stage.batch)
+    samples, anchored = settings.judges == "sample", settings.anchor.weight > 0
+    step = turn.starts_once + turn.judge * settings.discriminator_steps + turn.learn + sides.learnt
+    step += each.lesson if anchored and not samples else sides.real
+    if anchored and samples:
+        step += each.lesson + each.learn
+    if stage.accumulate > 1:  # its graph does not wait for the student's turn, see Trainer
+        step += sides.forward * settings.discriminator_steps
+    counting = -(-stage.steps // settings.penalty_every)  # every n-th step from step 0 on
+    return step * stage.steps + turn.penalty * (counting * settings.discriminator_steps)
+
+
+def warmup_calls(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+    """Of the rounds before the student's first, all of which have penalties."""
+    return (_round(settings, stage, each) + _turn(settings, stage.batch).penalty) * settings.warmup
+
+
+def probe_calls(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+    """Of fresh heads, which are trained on two students, and asked once more of each."""
+    if not settings.probe:
+        return Calls()
+    penalties = -(-settings.probe // settings.penalty_every)
+    once = _round(settings, stage, each) * (settings.probe + HELD_OUT)
+    return (once + _turn(settings, stage.batch).penalty * penalties) * 2
+
+
+def _round(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+    """A round in which the discriminator has a turn and the student has none, without penalties."""
+    sides, turn = _sides(settings, stage, each), _turn(settings, stage.batch)
+    return sides.real + sides.forward + turn.starts_once + turn.judge
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Calls for what is compared."""
+
+    real: Calls
+    forward: Calls  # the student's side without gradients
+    learnt: Calls  # with them
+
+
+def _sides(settings: Adversarial, stage: Stage, each: PartCalls) -> _Sides:
+    if settings.judges != "sample":
+        return _Sides(Calls() if settings.real == "clips" else each.lesson, each.forward, each.learn)
+    steps = stage.student_steps
+    through = {"all": steps, "last": 1, "drawn": (steps + 1) / 2}[settings.through]
+    again = each.learn.forward[STUDENT] - stage.batch  # for gradient checkpointing
+    learnt = Calls.of(STUDENT, steps * stage.batch + round(through * again), round(through * stage.batch))
+    return _Sides(each.clips if settings.real == "supervisor" else Calls(), each.forward * steps, learnt)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Calls of the discriminator's backbone."""
+
+    starts_once: Calls  # in a round, for z_t
+    judge: Calls  # in a turn of its own
+    penalty: Calls  # more of them where r1 or r2 count
+    learn: Calls  # in the student's turn
+
+
+def _turn(settings: Adversarial, batch: int) -> _Turn:
+    trained = settings.discriminator.backbone != "frozen"
+    starts = batch if settings.conditional else 0
+    again = starts if trained else 0  # what is trained must be read anew in every turn
+
+    def read(count: int, backward: bool) -> Calls:
+        return Calls.of(DISCRIMINATOR, count, count if backward else 0)
+
+    both = read(2 * batch + again + (batch if settings.mismatched else 0), trained)
+    penalty = read(2 * batch, trained) if settings.r1 or settings.r2 else Calls()
+    compared = settings.loss == "relativistic" or settings.balance is not None  # the real side is read as well
+    learn = read(again + (batch if compared else 0), backward=False) + read(batch, backward=True)
+    return _Turn(read(starts - again, backward=False), both, penalty, learn)

@@ -1,0 +1,182 @@
+"""The settings of adversarial distillation (`adversarial.py`), and what it costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from fewstep.distill.calls import Calls, PartCalls
+from fewstep.distill.discriminator import ADAPTER, Discriminator, DiscriminatorSettings, num_parameters
+from fewstep.distill.fresh_heads import FreshHeads
+from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
+from fewstep.distill.objectives.adversarial_calls import probe_calls, step_calls, warmup_calls
+from fewstep.distill.objectives.base import Batch, Roles, Settings
+from fewstep.distill.objectives.judged import Judges, Real, Subject, Through
+from fewstep.distill.objectives.losses import AdversarialLoss
+from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings, Probe
+from fewstep.distill.objectives.regression import Regression
+from fewstep.distill.objectives.renoise import Noise, UniformNoise
+from fewstep.distill.objectives.scores import Balance
+from fewstep.distill.objectives.supervision import Supervision
+from fewstep.student.adapters import add_adapter, shared_copy
+from fewstep.teacher.base import Teacher
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from fewstep.distill.batches import Batches
+    from fewstep.distill.settings import Stage
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+NO_MOMENTUM = (0.0, 0.99)  # Adam's betas of both players: with momentum a game with a moving opponent circles
+
+
+class Anchor(Settings):
+    """A regression of the endpoint besides the adversarial loss, which steadies it."""
+
+    loss: Regression = "mse"
+    """Mean squared error, or pseudo-Huber."""
+    weight: NonNegativeFloat = 1.0
+    """0 is none."""
+    huber_c: PositiveFloat = 0.1
+    """Where pseudo-Huber turns from squared to absolute, in units of the student's prediction."""
+
+
+class Adversarial(ObjectiveSettings):
+    """A discriminator learns to classify the student's steps, or clips, and real ones."""
+
+    default_betas = NO_MOMENTUM
+    has_discriminator = True
+
+    kind: Literal["adversarial"] = "adversarial"
+    """A discriminator judges the student."""
+    real: Real = "supervisor"
+    """What counts as real: the supervisor's steps, the clips of the data, or clips_at_data: clips where a step ends in
+    data, the supervisor's elsewhere. Clips ask for `conditional: false`."""
+    judges: Judges = "endpoint"
+    """What the discriminator sees: the endpoint z_s of a step, the clip (x0) that a step stands for, or a sample: the
+    end of all the student's own steps from noise (arXiv 2405.14867, 2501.08316)."""
+    through: Through = "all"
+    """Of samples: whether gradients pass through all steps, the last alone, or from a drawn one on."""
+    conditional: bool = True
+    """The discriminator sees where a step started, too; false relaxes it to the endpoint alone."""
+    loss: AdversarialLoss = "relativistic"
+    """relativistic (RpGAN), non_saturating or hinge."""
+    weight: NonNegativeFloat = 0.1
+    """Of the student's adversarial loss besides the anchor."""
+    anchor: Anchor = Anchor()
+    """Regression of the endpoint."""
+    mismatched: NonNegativeFloat = 0.0
+    """Weight of real clips with another clip's prompt as further fakes, so that prompts count (arXiv 1605.05396)."""
+    r1: NonNegativeFloat = 0.5
+    """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
+    r2: NonNegativeFloat = 0.5
+    """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
+    penalty_every: PositiveInt = 4
+    """Every n-th step r1 and r2 count n times, in the others not at all; in the first, once in each turn of warm-up."""
+    penalty_sigma: PositiveFloat = 0.01
+    """Size of the finite difference that estimates the gradient, in units of the latents."""
+    noise: Noise = UniformNoise()
+    """How noisy the discriminator sees both sides."""
+    warmup: NonNegativeInt = 50
+    """Discriminator steps before the student moves."""
+    discriminator_steps: PositiveInt = 1
+    """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
+    balance: Balance | None = None
+    """Discriminator steps and a weight of the adversarial loss that follow accuracy; null: always the same."""
+    lr: PositiveFloat = 2e-4
+    """Learning rate of the discriminator, Adam."""
+    betas: tuple[Decay, Decay] = NO_MOMENTUM
+    """Adam's, of the discriminator."""
+    probe: NonNegativeInt = 0
+    """Steps for which fresh heads are trained on the finished student, and on what it was before the stage: their
+    accuracy on held-out pairs says how well real and student can be told apart. 0 is none."""
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    """The network that judges."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Adversarial:
+        if self.conditional and (self.real != "supervisor" or self.judges == "sample"):
+            what = f"real: {self.real}" if self.real != "supervisor" else "judges: sample"
+            raise ValueError(
+                f"{what} with a conditional discriminator asks for clips that follow from where a step starts, which "
+                "no real clip does (arXiv 2402.13929, Sec. 3.3): set conditional to false, or keep real: supervisor "
+                "and judges: endpoint"
+            )
+        return self
+
+    @property
+    def subject(self) -> Subject:
+        """What is held against what."""
+        return Subject(self.real, self.judges, self.through)
+
+    @property
+    def phase(self) -> str:
+        """What the discriminator sees: where a step started, too, or not."""
+        return "conditional" if self.conditional else "relaxed"
+
+    def build(self, supervision: Supervision, roles: Roles, any_batch: Batch) -> AdversarialObjective:
+        """With a discriminator that measures its features on the clips of `any_batch`."""
+        return AdversarialObjective(
+            self,
+            supervision,
+            Discriminator(
+                roles.teacher, roles.backbone, self.discriminator, any_batch.x0, any_batch.conditions, self.conditional
+            ),
+        )
+
+    @property
+    def first_step(self) -> str:
+        """The discriminator's warm-up."""
+        return f"trains the discriminator for {self.warmup} turns" if self.warmup else ""
+
+    def probing(
+        self, supervision: Supervision, batches: Batches, batch: int, any_batch: Batch, accelerator: Accelerator
+    ) -> Probe | None:
+        """What fresh heads see, where they are asked for."""
+        if not self.probe:
+            return None
+        heads = FreshHeads(self, supervision, batches, batch, any_batch, accelerator)
+
+        def measure(finished: Roles, began_as: Roles) -> dict[str, float]:
+            after, before = heads.accuracy(finished), heads.accuracy(began_as)
+            return {
+                "fresh_heads_before": before.accuracy,
+                "fresh_heads": after.accuracy,
+                "fresh_heads_pairs": after.pairs,
+            }
+
+        return Probe("training fresh heads on the student, and on what it began as", measure)
+
+    def check(self, stage: Stage) -> None:
+        """Raises ValueError where clips have no others to take prompts from."""
+        if self.mismatched and stage.batch == stage.accumulate:
+            raise ValueError(
+                "objective.mismatched gives clips the prompts of others, and micro-batches of one clip have no other: "
+                "choose a larger `batch`, a smaller `accumulate`, or set mismatched to 0"
+            )
+
+    def check_network(self, teacher: Teacher, network: nn.Module) -> None:
+        """Raises ValueError when the backbone has no blocks to read, or takes no adapters where it should."""
+        teacher.taps(network, self.discriminator.depths)
+        if self.discriminator.backbone == "lora":
+            add_adapter(shared_copy(network), ADAPTER, self.discriminator.lora_rank, self.discriminator.lora_rank)
+
+    def calls(self, stage: Stage, each: PartCalls) -> Calls:
+        """Both players' turns."""
+        return step_calls(self, stage, each)
+
+    def calls_once(self, stage: Stage, each: PartCalls) -> Calls:
+        """The discriminator's warm-up, and fresh heads."""
+        return warmup_calls(self, stage, each) + probe_calls(self, stage, each)
+
+    @property
+    def period(self) -> int:
+        """From one penalty to the next."""
+        return self.penalty_every if self.r1 or self.r2 else 1
+
+    def holds(self, network: nn.Module) -> dict[str, Held]:
+        """The discriminator: its heads, and what of its backbone is its own."""
+        return {DISCRIMINATOR: Held(trained=num_parameters(network, self.discriminator, self.conditional))}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
+from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
 
 
@@ -109,3 +111,31 @@ class WanTeacher(Teacher):
         config = self._part("vae").config
         mean, std = (torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std))
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+    # --- what its folders may hold
+
+    schedules = (("flow", "flow"),)
+    block_classes = (WanTransformerBlock,)
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """With `boundary_ratio` both experts must be there, and without it there is no second one."""
+        boundary, path = index.get("boundary_ratio"), index_path(folder)
+        first, second = (any(index.get(name) or ()) for name in ("transformer", "transformer_2"))
+        number = isinstance(boundary, int | float) and not isinstance(boundary, bool)
+        if boundary is not None and not (number and 0 <= boundary <= 1):
+            raise ValueError(
+                f"{path} has boundary_ratio {boundary!r}: it is the time from which transformer is in charge, a number "
+                "from 0 to 1, or null for one denoiser"
+            )
+        if second and boundary is None:
+            raise ValueError(
+                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is in "
+                "charge: restore it, such as 0.875 of Wan 2.2 A14B, or name no transformer_2"
+            )
+        if boundary and not (first and second):
+            missing = "transformer_2" if first else "transformer"
+            raise ValueError(
+                f"{path} has boundary_ratio {boundary:g}, so that two experts share the times, but names no {missing}: "
+                "download it again, or set boundary_ratio to null if the model has one denoiser"
+            )

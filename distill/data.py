@@ -106,6 +106,7 @@ def plan_data(
 
 def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
     prompts, shape = read_prompts(settings.prompts), teacher.latent_shape(*size)
+    teacher.use_size(size)
     plan = plan_dataset(
         "rollouts",
         teacher,

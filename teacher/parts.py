@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.teacher.pipeline_index import index_path, read_index, read_json
+from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
 from fewstep.teacher.weight_files import RESTORE, Shapes, check_text_file, read_index, tensor_shapes
 
 DENOISERS = ("transformer", "transformer_2", "unet")
@@ -32,7 +32,7 @@ def named_parts(folder: Path, class_name: str) -> dict[str, Part]:
     index, kind = index_path(folder), getattr(diffusers, class_name)
     parameters = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
     found = {}
-    for name, entry in read_index(folder).items():
+    for name, entry in read_pipeline_index(folder).items():
         if name in parameters and isinstance(entry, list) and any(entry):
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
                 raise ValueError(f"{index} has {name}: {entry}, which is no pair of library and class: {RESTORE}")
@@ -70,7 +70,8 @@ def find_class(folder: Path, part: Part) -> Any:
 def check_part(folder: Path, part: Part) -> None:
     """Raises ValueError when the part's folder or one of its configs or vocabularies is missing or not whole."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing, the {part.class_name} that {index_path(folder.parent).name} names: {RESTORE}")
+        index = index_path(folder.parent).name
+        raise ValueError(f"{folder} is missing, the {part.class_name} that {index} names: {RESTORE}")
     for path in sorted(folder.glob("*.json")):
         if not path.name.endswith(".index.json"):
             check_text_file(path)

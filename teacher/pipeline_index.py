@@ -15,7 +15,7 @@ def index_path(folder: Path) -> Path:
     return modular if modular.is_file() and not (folder / CLASSICAL).is_file() else folder / CLASSICAL
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_pipeline_index(folder: Path) -> dict[str, Any]:
     """The folder's index in the form of model_index.json: `_class_name`, settings, and [library, class] of each part.
 
     Raises ValueError when it is no JSON object, or a modular one whose parts lie elsewhere.
@@ -36,8 +36,8 @@ def _part(path: Path, name: str, entry: list[Any]) -> list[Any]:
         origin = spec.get("pretrained_model_name_or_path")
         elsewhere = "/".join(str(part) for part in (origin, spec.get("subfolder")) if part)
         raise ValueError(
-            f"{path} takes its {name} from {elsewhere or 'nowhere'}, and there is no {path.parent / name}: save the "
-            f"pipeline with all its parts, ModularPipeline.from_pretrained(...), load_components(), save_pretrained(DIR)"
+            f"{path} takes its {name} from {elsewhere or 'nowhere'}, and there is no {path.parent / name}: load all "
+            "of it, ModularPipeline.from_pretrained(...) and load_components(), and save it, save_pretrained(DIR)"
         )
     return [library, class_name]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewstep.teacher.checksums import sha256
-from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_index
+from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
 from fewstep.teacher.pipeline_index import read_json as read_json
 
 EMBEDDED = "shapes"
@@ -100,7 +100,7 @@ def teacher_sha256(folder: Path) -> str:
     That is its index and, in the folders of its parts, weights, configs, tokenizer and scheduler files;
     neither model cards and pictures nor `fewstep.json`, whose size and rate a dataset states itself.
     """
-    index, parts = index_path(folder), read_index(folder)
+    index, parts = index_path(folder), read_pipeline_index(folder)
     names = [name for name, part in parts.items() if isinstance(part, list) and any(part)]
     files = [path for name in names for path in (folder / name).rglob("*") if path.suffix in _HASHED]
     digest = hashlib.sha256()
@@ -112,7 +112,7 @@ def teacher_sha256(folder: Path) -> str:
 def _content_sha256(path: Path) -> str:
     if path.name in (CLASSICAL, MODULAR) or path.name.endswith("config.json"):
         # of a modular index without where its parts were loaded from, which a folder that moves changes
-        read = read_index(path.parent) if path.name == MODULAR else read_json(path)
+        read = read_pipeline_index(path.parent) if path.name == MODULAR else read_json(path)
         settings = {name: value for name, value in read.items() if name not in _ORIGIN}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return sha256(path)

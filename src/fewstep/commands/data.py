@@ -16,6 +16,7 @@ from fewstep.commands.asked import (
     Fps,
     Frames,
     Height,
+    Shift,
     Width,
     guidance_of,
     say_text_losses,
@@ -62,6 +63,7 @@ def videos(
     dtype: Computed = "auto",
     device: Device = None,
     negative_prompt: Negative = "",
+    shift: Shift = None,
 ) -> None:
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
     screen = Screen()
@@ -70,7 +72,7 @@ def videos(
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
 
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
     job.check_out()
     files = list_files(folder, out)
     described = read_captions(files, folder, captions)
@@ -79,6 +81,7 @@ def videos(
     model = job.load()
     say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
+    model.use_size(size)
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
     job.make(
         "videos",
@@ -105,6 +108,7 @@ def rollouts(
     guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Samples of each prompt, from other noise.")] = 1,
+    shift: Shift = None,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
     frames: Frames = None,
     height: Height = None,
@@ -123,13 +127,14 @@ def rollouts(
     from fewstep.teacher.dataset_sources import Rollouts
 
     weight = guidance_of(guidance)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
     job.check_out()
     lines = read_prompts(prompts)
     model = job.load()
     say_text_losses(screen, model, [*lines, negative_prompt])
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
+    model.use_size(size)
     job.make(
         "rollouts",
         model,

@@ -149,8 +149,8 @@ class SamplingContract(BaseModel):
         if float((fed - torch.tensor(self.timesteps, dtype=torch.float64)).abs().max()) > 1e-3:
             raise ValueError(
                 f"the student was trained with the timesteps {_listed(self.timesteps)} at its nodes, and "
-                f"{teacher.folder} is fed {_listed(fed.tolist())} there: its scheduler has another number of timesteps, "
-                "or its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
+                f"{teacher.folder} is fed {_listed(fed.tolist())} there: its scheduler has another number of them, or "
+                "its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
             )
 
     def write(self, folder: Path) -> None:

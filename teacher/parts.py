@@ -96,8 +96,9 @@ def load_tokenizer(folder: Path, part: Part) -> Any:
         if any(folder.glob("*.model")) and find_spec("sentencepiece") is None:
             raise ValueError(f"{folder} needs a library to be read: pip install sentencepiece") from error
         names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+        index = index_path(folder.parent).name
         raise ValueError(
-            f"{folder} makes no {part.class_name}, which {index_path(folder.parent).name} names; one of {names} is damaged: {RESTORE}"
+            f"{folder} makes no {part.class_name}, which {index} names; one of {names} is damaged: {RESTORE}"
         ) from error
     if tokenizer.pad_token is None:
         raise ValueError(f"{folder}/tokenizer_config.json names no pad_token, with which prompts are padded: {RESTORE}")

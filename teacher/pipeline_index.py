@@ -24,7 +24,8 @@ def read_pipeline_index(folder: Path) -> dict[str, Any]:
     index = read_json(path)
     if path.name == CLASSICAL:
         return index
-    return {name: _part(path, name, entry) if isinstance(entry, list) else entry for name, entry in index.items()}
+    blocks = "_blocks_class_name"  # a modular pipeline's own affair
+    return {n: _part(path, n, entry) if isinstance(entry, list) else entry for n, entry in index.items() if n != blocks}
 
 
 def _part(path: Path, name: str, entry: list[Any]) -> list[Any]:

@@ -96,8 +96,8 @@ class Scheduled:
     def _check_kind(self, found: NoiseSchedule) -> None:
         if found.reversed_time and not self.reversed_time:
             raise ValueError(
-                f"{self.folder}/scheduler/scheduler_config.json has invert_sigmas, which turns time round, and the time "
-                f"of a {type(self.pipeline).__name__} is not: use the config that came with the weights"
+                f"{self.folder}/scheduler/scheduler_config.json has invert_sigmas, which turns time round, and that of "
+                f"a {type(self.pipeline).__name__} is not: use the config that came with the weights"
             )
         if not self.schedules or (found.kind, found.prediction) in self.schedules:
             return

@@ -27,7 +27,6 @@ def outlined(
     family.check_folder(folder, read_pipeline_index(folder))
     teacher = family(empty_pipeline(folder, class_name, weights), folder)
     teacher.use_shift(shift)
-    _ = teacher.schedule
     return teacher
 
 

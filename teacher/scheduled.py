@@ -61,8 +61,12 @@ class Scheduled:
         return None
 
     def use_shift(self, shift: float | None) -> None:
-        """Gives this shift, above 0, in place of the scheduler's; None leaves it."""
+        """Reads the schedule, with this shift, above 0, in place of the scheduler's; None leaves that.
+
+        Raises ValueError as `schedule` does.
+        """
         self._given_shift, self._schedule = shift, None
+        self._schedule = self.schedule_for(self.default_size())
 
     def use_size(self, size: VideoSize) -> None:
         """Says of which size the clips will be, for schedules that follow it."""

@@ -176,7 +176,11 @@ def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...]) -> st
     class_name = index.get("_class_name")
     if class_name not in known:
         raise ValueError(
-            f"{name} is a {class_name or 'pipeline without _class_name'}, a family that fewstep does not "
+            f"{name} is {_articled(class_name or 'pipeline without _class_name')}, a family that fewstep does not "
             f"know: use one of {', '.join(known)}, or add it (docs/adding-a-family.md)"
         )
     return str(class_name)
+
+
+def _articled(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIO' else 'a'} {noun}"

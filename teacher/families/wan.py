@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
-from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
@@ -101,8 +101,10 @@ class WanTeacher(Teacher):
         check_frames(num_frames, per_frame)
         _, patch_height, patch_width = self._config.patch_size
         check_sides(height, width, (per_pixel * patch_height, per_pixel * patch_width))
-        frames = (num_frames - 1) // per_frame + 1
-        return self._config.in_channels, frames, height // per_pixel, width // per_pixel
+        grid = ((num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel)
+        patches = [side // patch for side, patch in zip(grid, self._config.patch_size, strict=True)]
+        check_positions(patches, self._config.rope_max_seq_len)
+        return self._config.in_channels, *grid
 
     def _grid(self, z_t: Tensor) -> torch.Size:
         return torch.Size(n // p for n, p in zip(z_t.shape[2:], self._config.patch_size, strict=True))

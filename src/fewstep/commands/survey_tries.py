@@ -42,7 +42,7 @@ def tried(folder: Path, work: Path, device: str | None = "cpu") -> dict[str, Any
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             _try(folder, work, device, row)
     except ValueError as error:
-        row["sentence"] = str(error)
+        row["sentence"] = str(error).replace(str(folder), folder.name)  # where it lies here is nobody's affair
     return row
 
 

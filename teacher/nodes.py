@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,5 +30,6 @@ def linear_quadratic_position(t: _T) -> _T:
 
 def _where(condition: bool | Tensor, then: _T, otherwise: _T) -> _T:
     if isinstance(condition, Tensor):
-        return torch.where(condition, then, otherwise)
+        chosen: Any = torch.where(condition, then, otherwise)
+        return chosen
     return then if condition else otherwise

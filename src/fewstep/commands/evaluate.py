@@ -16,6 +16,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    Shift,
     Width,
     asked_ways,
     guidance_if_asked,
@@ -73,6 +74,7 @@ def evaluate(
     lpips_trunk: Annotated[
         Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")
     ] = None,
+    shift: Shift = None,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
@@ -100,7 +102,7 @@ def evaluate(
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width))
+    asked = as_taught(found, Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width))
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)
     first = outlined[0].sampler

@@ -49,7 +49,7 @@ class Scheduled:
     def schedule(self) -> NoiseSchedule:
         """The noise schedule. Raises ValueError for a scheduler that is not understood, or not one of the family's."""
         if self._schedule is None:
-            self._schedule = self.schedule_for(self.default_size())
+            self._schedule = self.schedule_for(self._size_at_first)
         return self._schedule
 
     @schedule.setter
@@ -66,7 +66,7 @@ class Scheduled:
         Raises ValueError as `schedule` does.
         """
         self._given_shift, self._schedule = shift, None
-        self._schedule = self.schedule_for(self.default_size())
+        self._schedule = self.schedule_for(self._size_at_first)
 
     def use_size(self, size: VideoSize) -> None:
         """Says of which size the clips will be, for schedules that follow it."""
@@ -92,6 +92,10 @@ class Scheduled:
         found = read_scheduler(self.pipeline.scheduler, shift, self.nodes, self.timestep_dtype)
         self._check_kind(found)
         return found
+
+    @property
+    def _size_at_first(self) -> VideoSize | None:
+        return self.default_size() if self._follows_size else None
 
     @property
     def _follows_size(self) -> bool:

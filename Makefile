@@ -10,7 +10,7 @@ test cases: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases teacher teacher-table relay-table arms-table from-video-table latency training-speed export-table
+.PHONY: demo test lint cases teacher teacher-table survey relay-table arms-table from-video-table latency training-speed export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -31,6 +31,11 @@ cases: $(DEV)
 
 teacher: $(FEWSTEP)
 	$(BIN)/fewstep teacher train recipes/shapes-teacher.yaml --embed
+
+# What can be done with each pipeline in a folder of tiny random ones, which are no part of the project.
+TINY ?= ../shared/tiny
+survey: $(FEWSTEP)
+	$(BIN)/fewstep teacher survey $(TINY)/*/ --out docs/results/teachers.json
 
 teacher-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher table --fresh --out docs/results/teacher.json

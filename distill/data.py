@@ -119,6 +119,7 @@ def plan_data(
 def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
     prompts = read_prompts(settings.prompts)
     teacher.take(given_names(prompts))
+    teacher.use_size(size)
     shape = teacher.latent_shape(*size)
     plan = plan_dataset(
         "rollouts",

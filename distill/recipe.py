@@ -23,6 +23,7 @@ from fewstep.distill.settings import (
     LoraSettings,
     RolloutData,
     Seed,
+    Shift,
     Size,
     Stage,
     StudentSettings,
@@ -68,6 +69,8 @@ class Recipe(Settings):
     """Computes activations again in the backward pass: slower, in less memory."""
     size: Size | None = None
     """Size of the clips; null: the teacher's own."""
+    shift: Shift | None = None
+    """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     data: Data
     """What is trained on."""
     student: StudentSettings = StudentSettings()

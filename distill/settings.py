@@ -34,6 +34,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parqu
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Start = Annotated[float, Field(gt=0, le=1)]
+Shift = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _find(path: Path, info: ValidationInfo) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from fewstep.distill.run_folder import FOLDERS, run_around
 from fewstep.teacher.atomic import ELSEWHERE, check_writable
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
+from fewstep.teacher.pipeline_index import index_path
 
 _OF_DATASETS = ("items.jsonl", "unconditional.parquet", "shard-00000.parquet")
 
@@ -34,7 +35,7 @@ def check_free(path: Path, elsewhere: str = ELSEWHERE) -> None:
 
 def _kind(folder: Path) -> str | None:
     """What a folder is, in words; None where it is none of these."""
-    if (folder / "model_index.json").is_file():
+    if index_path(folder).is_file():
         return "a diffusers pipeline"
     if (folder / MANIFEST).is_file() and any((folder / name).exists() for name in _OF_DATASETS):
         return "a dataset"

@@ -55,14 +55,16 @@ def last_run(models: Sequence[Model]) -> Path | None:
 
 
 def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
-    """What was not asked for as the first student was taught it: guidance, negative prompt and size."""
+    """What was not asked for as the first student was taught it: guidance, shift, negative prompt and size."""
     contracts = (_contract(model) for model in models)
     contract = next((found for found in contracts if found is not None), None)
     if contract is None:
         return asked
     guidance = contract.baked_guidance if asked.guidance is None else asked.guidance
     size = {name: side for name, side in contract.size._asdict().items() if getattr(asked, name) is None}
-    return replace(asked, guidance=guidance, negative_prompt=asked.negative_prompt or contract.negative_prompt, **size)
+    shift = contract.shift if asked.shift is None else asked.shift
+    negative = asked.negative_prompt or contract.negative_prompt
+    return replace(asked, guidance=guidance, shift=shift, negative_prompt=negative, **size)
 
 
 def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
@@ -86,7 +88,7 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
 def asked_of(model: Model, asked: Asked) -> Asked:
     """How a model of a comparison is asked: with its own steps and guidance, where it names some."""
     if model.student:  # else its contract says them
-        return replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="")
+        return replace(asked, steps=model.steps, guidance=model.guidance, shift=None, negative_prompt="")
     guidance = asked.guidance if model.guidance is None else model.guidance
     return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
 

@@ -22,6 +22,13 @@ def write_results(path: Path, command: str, rows: Sequence[Row]) -> None:
         part.write_text(f'{{\n  "command": {json.dumps(command)},\n  "rows": [\n    {lines}\n  ]\n}}\n')
 
 
+def write_tables(path: Path, command: str, rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+    """`write_results`, and beside it the columns that have a figure as a table for a README."""
+    write_results(path, command, rows)
+    with whole_file(path.with_suffix(".md")) as part:
+        part.write_text(markdown_table(rows, told_columns(rows, columns)))
+
+
 def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
     """Command and rows. Raises ValueError for a file that is not such a table."""
     try:
@@ -93,9 +100,7 @@ class ResultsFile:
 
     def _write(self, rows: Sequence[Row]) -> None:
         self.rows = [dict(row) for row in rows]
-        write_results(self._out, self._command, self.rows)
-        with whole_file(self._out.with_suffix(".md")) as part:
-            part.write_text(markdown_table(self.rows, told_columns(self.rows, self._columns)))
+        write_tables(self._out, self._command, self.rows, self._columns)
 
 
 def results_table(rows: Sequence[Row], columns: Mapping[str, str], title: str) -> Table:

@@ -105,8 +105,12 @@ def num_adapter_parameters(network: nn.Module, rank: int, alpha: float, targets:
 
 def lora_targets(network: nn.Module) -> list[str]:
     """Every linear and convolution inside the network's blocks, but neither in- and out-layers nor shared embeddings
-    of time and text (SDXL-Lightning, arXiv 2402.13929). Raises ValueError for a network without blocks."""
-    found = [n for n, m in network.named_modules() if isinstance(m, _KINDS) and "block" in n.split(".")[0]]
+    of time and text (SDXL-Lightning, arXiv 2402.13929).
+
+    Convolutions with groups are left out: LoRA on them cannot be merged. Raises ValueError for a network without
+    blocks.
+    """
+    found = [n for n, m in network.named_modules() if _adaptable(m) and "block" in n.split(".")[0]]
     if not found:
         raise ValueError(f"{type(network).__name__} has no blocks for LoRA: name its modules as student.lora.targets")
     return found
@@ -145,11 +149,20 @@ def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
                 f"{', '.join(close)}, or null for all linears and convolutions of its blocks"
             )
         for name, module in fitting.items():
+            if isinstance(module, _KINDS) and not _adaptable(module):
+                raise ValueError(
+                    f"student.lora.targets: {target} means {name}, a convolution of {module.groups} groups, on "
+                    f"which LoRA cannot be merged: leave it out, and name others, such as {', '.join(known[:3])}"
+                )
             if not isinstance(module, _KINDS):
                 raise ValueError(
                     f"student.lora.targets: {target} means {name}, a {type(module).__name__}, which LoRA cannot adapt: "
                     f"name linears and convolutions, such as {', '.join(known[:3])}"
                 )
+
+
+def _adaptable(module: nn.Module) -> bool:
+    return isinstance(module, _KINDS) and getattr(module, "groups", 1) == 1
 
 
 def _inject(network: nn.Module, name: str, config: LoraConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -154,6 +155,13 @@ class SamplingContract(BaseModel):
                 f"the contract says {self.kind} with {self.prediction}-prediction, the teacher {schedule.kind} with "
                 f"{schedule.prediction}: the contract is not this student's, restore it"
             )
+        fed = schedule.timestep(self.grid[:-1])
+        if float((fed - torch.tensor(self.timesteps, dtype=torch.float64)).abs().max()) > 1e-3:
+            raise ValueError(
+                f"the student was trained with the timesteps {_listed(self.timesteps)} at its nodes, and "
+                f"{teacher.folder} is fed {_listed(fed.tolist())} there: its scheduler has another number of them, or "
+                "its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
+            )
 
     def write(self, folder: Path) -> None:
         """Writes contract.json into the folder."""
@@ -164,6 +172,10 @@ class SamplingContract(BaseModel):
 def contracted(network: _N, folder: Path) -> _N:
     """The network of a folder's weights, read as predicting what the contract beside them says, if there is one."""
     return record_prediction(network, read_contract(folder).prediction) if (folder / FILE_NAME).is_file() else network
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _said(value: Any) -> str:

@@ -105,7 +105,19 @@ def load_student(
         return student
     stage = find_stage(folder, steps)
     contract = read_contract(stage)
-    loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
-    contract.check_teacher(loaded)
+    loaded = teacher_of(contract, teacher, dtype, device)
     loaded.take(contract.given)
     return Student(loaded, student_network(loaded, stage), contract)
+
+
+def teacher_of(
+    contract: SamplingContract, teacher: Teacher | str | None, dtype: torch.dtype, device: torch.device | str | None
+) -> Teacher:
+    """The teacher of a student, with the student's own shift; one that is loaded already as it is.
+
+    Raises ValueError when it cannot be loaded, or is another one.
+    """
+    if not isinstance(teacher, Teacher):
+        teacher = load_teacher(teacher or contract.teacher, dtype, device, contract.shift)
+    contract.check_teacher(teacher)
+    return teacher

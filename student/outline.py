@@ -39,7 +39,7 @@ def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = 
     """
     path = Path(source).expanduser()
     if not is_student(path):
-        found = outline if outline is not None and outline.is_of(source) else outline_teacher(source)
+        found = outline if outline is not None and outline.is_of(source) else outline_teacher(source, asked.shift)
         refuse_hub_student(source, found.teacher)
         return teacher_sampler(found.teacher, str(source), asked), found
     if is_export(path):
@@ -75,7 +75,7 @@ def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None)
         found = outline
     else:
         try:
-            found = outline_teacher(contract.teacher)
+            found = outline_teacher(contract.teacher, contract.shift)
         except ValueError as error:
             raise ValueError(f"the teacher of {path} cannot be opened: {error}") from error
     if found.whole:  # else its sha256 is known once it is downloaded

@@ -16,6 +16,7 @@ from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.given import noise_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
+from fewstep.teacher.schedule import NoiseSchedule
 
 TEACHER_STEPS, TEACHER_GUIDANCE = 50, Guidance(5.0)  # where nobody asks for others
 
@@ -108,7 +109,7 @@ def open_sampler(
     if is_student(folder):
         steps = None if asked.force else asked.steps
         return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), asked)
-    found = load_teacher(source, dtype, device)
+    found = load_teacher(source, dtype, device, asked.shift)
     refuse_hub_student(source, found)
     return teacher_sampler(found, str(source), asked)
 
@@ -131,7 +132,7 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
         name=name,
         teacher=teacher,
         network=None,
-        grid=_grid(teacher, asked.steps or TEACHER_STEPS, asked.shift),
+        grid=_shifted(teacher.schedule_for(size), asked.shift).grid(asked.steps or TEACHER_STEPS),
         guidance=TEACHER_GUIDANCE if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
         size=size,
@@ -153,11 +154,12 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         contract.check(asked.steps, asked.shift, asked.guidance)
         _check_negative(contract, asked.negative_prompt)
     free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
+    schedule = _shifted(teacher.schedule, contract.shift if asked.shift is None else asked.shift)
     return Sampler(
         name=name,
         teacher=teacher,
         network=student.network,
-        grid=_grid(teacher, asked.steps or contract.steps, asked.shift) if free else contract.grid,
+        grid=schedule.grid(asked.steps or contract.steps) if free else contract.grid,
         guidance=contract.guidance if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
         size=clip_size(contract.size, asked.num_frames, asked.height, asked.width),
@@ -166,9 +168,8 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
     )
 
 
-def _grid(teacher: Teacher, steps: int, shift: float | None) -> Tensor:
-    schedule = teacher.schedule if shift is None else replace(teacher.schedule, shift=shift)
-    return schedule.grid(steps)
+def _shifted(schedule: NoiseSchedule, shift: float | None) -> NoiseSchedule:
+    return schedule if shift is None else replace(schedule, shift=shift)
 
 
 def clip_size(own: VideoSize | None, num_frames: int | None, height: int | None, width: int | None) -> VideoSize:

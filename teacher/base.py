@@ -18,6 +18,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
+from fewstep.teacher.scheduled import Scheduled
 from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
 from fewstep.teacher.tokens import count_tokens, unknown_words
@@ -28,35 +29,38 @@ TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: t
 
 
 def load_teacher(
-    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    shift: float | None = None,
 ) -> Teacher:
     """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
 
     `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
-    GPU if there is one. Raises ValueError when there is no such teacher or device, its family is unknown, or a part of
-    it is missing, cut off, a pickle, or not what its config says.
+    GPU if there is one. `shift`, above 0, replaces the scheduler's own. Raises ValueError when there is no such teacher
+    or device, its family is unknown, a part of it is missing, cut off, a pickle, or not what its config says, or
+    its schedule is not one of its family.
     """
-    from diffusers import DiffusionPipeline
-
-    from fewstep.teacher.empty_parts import empty_pipeline
-    from fewstep.teacher.families import FAMILIES
+    from fewstep.teacher.empty_parts import outlined
+    from fewstep.teacher.families import FAMILIES, MODULAR
+    from fewstep.teacher.load_pipeline import load_pipeline
 
     chosen = find_device(device)
-    folder, class_name = find_folder(name, tuple(FAMILIES))
-    outlined = empty_pipeline(folder, class_name)
-    tokenizers = {n: part for n, part in outlined.components.items() if hasattr(part, "vocab_files_names")}
-    loader: Any = DiffusionPipeline
-    dtypes = {"default": dtype, "vae": torch.float32}
+    folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR)
+    found = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
+    tokenizers = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
     try:
         with without_bars():
-            pipeline = loader.from_pretrained(folder, dtype=dtypes, use_safetensors=True, **tokenizers)
+            pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, tokenizers)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
     pipeline.to(chosen)
-    return FAMILIES[class_name](pipeline, folder)
+    teacher = FAMILIES[class_name](pipeline, folder)
+    teacher.use_shift(shift)
+    return teacher
 
 
-class Teacher(ABC):
+class Teacher(Scheduled, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
@@ -74,7 +78,6 @@ class Teacher(ABC):
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline
         self.folder = folder
-        self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self._given: tuple[str, ...] | None = None
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
@@ -241,9 +244,11 @@ class Teacher(ABC):
         return x0 if kept is None else kept.pin(x0)
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
-        """The denoiser's repeated blocks, in the order in which they run."""
-        kinds = getattr(network, "_repeated_blocks", None) or ()
-        return [module for module in network.modules() if type(module).__name__ in kinds]
+        """The denoiser's repeated blocks, in the order in which they run; see `block_classes`."""
+        if self.block_classes:
+            return [module for module in network.modules() if isinstance(module, self.block_classes)]
+        named = set(getattr(network, "_repeated_blocks", None) or ())  # sharding derives classes with other names
+        return [m for m in network.modules() if named & {kind.__name__ for kind in type(m).__mro__}]
 
     def taps(self, network: nn.Module, depths: Sequence[float] = TAP_DEPTHS) -> list[nn.Module]:
         """The blocks that end at these fractions of the depth."""
@@ -319,3 +324,16 @@ class Teacher(ABC):
         if found is None:
             raise ValueError(f"the teacher's {part} was freed from memory: load the teacher again to use it")
         return found
+
+    # --- what a family may say as well
+
+    block_classes: tuple[type[nn.Module], ...] = ()
+    """Classes of the repeated blocks, where diffusers names none for the denoiser, or others as well. Where they are
+    not registered in the order in which they run, `blocks` must be overridden."""
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """Raises ValueError for what `index`, the folder's model_index.json, and its configs cannot mean together.
+
+        It is asked before a part is looked at, also where only the configs of a hub id were downloaded.
+        """

@@ -57,6 +57,7 @@ def plan_dataset(
             kind=schedule.kind,
             prediction=schedule.prediction,
             shift=schedule.shift,
+            nodes=schedule.nodes,
             steps=steps,
             guidance=guidance,
         ),

@@ -5,13 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
-from fewstep.teacher.source import read_json
+from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
 from fewstep.teacher.weight_files import RESTORE, Shapes
+
+if TYPE_CHECKING:
+    from fewstep.teacher.base import Teacher
+
+
+def outlined(
+    family: type[Teacher], folder: Path, class_name: str, shift: float | None = None, weights: bool = True
+) -> Teacher:
+    """The family's teacher around `empty_pipeline`, with this shift in place of its own.
+
+    Raises ValueError as that does, and for what the family cannot be or sample.
+    """
+    family.check_folder(folder, read_pipeline_index(folder))
+    teacher = family(empty_pipeline(folder, class_name, weights), folder)
+    teacher.use_shift(shift)
+    return teacher
 
 
 def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str, Any]:
@@ -50,12 +66,13 @@ def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> An
     """
     import diffusers
 
-    index, kind = folder / "model_index.json", getattr(diffusers, class_name)
+    kind = getattr(diffusers, class_name)
     taken = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
-    settings = {n: v for n, v in read_json(index).items() if n in taken and not isinstance(v, list)}
+    settings = {n: v for n, v in read_pipeline_index(folder).items() if n in taken and not isinstance(v, list)}
     try:
         return kind(**{**dict.fromkeys(kind._optional_components), **settings, **parts})
     except (TypeError, ValueError, AttributeError) as error:
+        index = index_path(folder)
         raise ValueError(f"the parts that {index} names make no {class_name} ({error}): {RESTORE}") from error
 
 
@@ -74,9 +91,9 @@ def empty_part(folder: Path, part: Part, change: Callable[[Any], None] | None = 
         with init_empty_weights(include_buffers=False):
             made = _of_transformers(kind, folder, change) if part.library == "transformers" else _made(kind, folder)
     except Exception as error:  # a config may be wrong in any way, and libraries raise a dozen kinds for it
-        reason = " ".join(str(error).split())
+        reason, index = " ".join(str(error).split()), index_path(folder.parent).name
         raise ValueError(
-            f"{folder} does not describe the {part.class_name} that model_index.json names ({reason}): {RESTORE}"
+            f"{folder} does not describe the {part.class_name} that {index} names ({reason}): {RESTORE}"
         ) from error
     if part.library == "transformers":
         made.tie_weights()  # which init_empty_weights undid

@@ -69,6 +69,7 @@ class Schedule(_Record):
     kind: str
     prediction: str
     shift: float
+    nodes: str = "even"
     steps: int | None = None
     guidance: GuidanceField | None = None
 

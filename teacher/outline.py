@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.empty_parts import empty_pipeline
-from fewstep.teacher.families import FAMILIES
+from fewstep.teacher.empty_parts import outlined
+from fewstep.teacher.families import FAMILIES, MODULAR
 from fewstep.teacher.parts import has_weights
 from fewstep.teacher.source import EMBEDDED, find_folder
 
@@ -27,13 +27,13 @@ class Outline:
         return str(name) == self.name or self.teacher.folder.resolve() == Path(name).expanduser().resolve()
 
 
-def outline_teacher(name: str | Path) -> Outline:
+def outline_teacher(name: str | Path, shift: float | None = None) -> Outline:
     """The outline of `shapes`, a diffusers pipeline's folder or a hub id, of which no weights are downloaded.
 
-    Raises ValueError when there is no such teacher, its family is unknown, or a part of it is missing, cut off or not
-    what its config says.
+    `shift` replaces the scheduler's own. Raises ValueError as `load_teacher` does, when there is no such teacher, its
+    family is unknown, a part of it is missing, cut off or not what its config says, or its schedule is not one of its
+    family.
     """
-    folder, class_name = find_folder(name, tuple(FAMILIES), weights=False)
+    folder, class_name = find_folder(name, tuple(FAMILIES), weights=False, modular=MODULAR)
     whole = Path(name).expanduser().is_dir() or name == EMBEDDED or has_weights(folder, class_name)
-    pipeline = empty_pipeline(folder, class_name, weights=whole)
-    return Outline(str(name), FAMILIES[class_name](pipeline, folder), whole)
+    return Outline(str(name), outlined(FAMILIES[class_name], folder, class_name, shift, weights=whole), whole)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.teacher.source import read_json
+from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
 from fewstep.teacher.weight_files import RESTORE, Shapes, check_text_file, read_index, tensor_shapes
 
 DENOISERS = ("transformer", "transformer_2", "unet")
@@ -23,16 +23,16 @@ class Part(NamedTuple):
 
 
 def named_parts(folder: Path, class_name: str) -> dict[str, Part]:
-    """The parts that the pipeline's class takes and model_index.json names.
+    """The parts that the pipeline's class takes and its index names.
 
     Raises ValueError when one that the class needs is not among them, and for an entry that is no part.
     """
     import diffusers
 
-    index, kind = folder / "model_index.json", getattr(diffusers, class_name)
+    index, kind = index_path(folder), getattr(diffusers, class_name)
     parameters = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
     found = {}
-    for name, entry in read_json(index).items():
+    for name, entry in read_pipeline_index(folder).items():
         if name in parameters and isinstance(entry, list) and any(entry):
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
                 raise ValueError(f"{index} has {name}: {entry}, which is no pair of library and class: {RESTORE}")
@@ -61,7 +61,7 @@ def find_class(folder: Path, part: Part) -> Any:
     found = getattr(library, part.class_name, None)
     if found is None:
         raise ValueError(
-            f"{folder.parent / 'model_index.json'} names {part.class_name} for {folder.name}, which {part.library} "
+            f"{index_path(folder.parent)} names {part.class_name} for {folder.name}, which {part.library} "
             f"{library.__version__} does not have: upgrade {part.library}, or use another teacher"
         )
     return found
@@ -70,7 +70,8 @@ def find_class(folder: Path, part: Part) -> Any:
 def check_part(folder: Path, part: Part) -> None:
     """Raises ValueError when the part's folder or one of its configs or vocabularies is missing or not whole."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing, the {part.class_name} that model_index.json names: {RESTORE}")
+        index = index_path(folder.parent).name
+        raise ValueError(f"{folder} is missing, the {part.class_name} that {index} names: {RESTORE}")
     for path in sorted(folder.glob("*.json")):
         if not path.name.endswith(".index.json"):
             check_text_file(path)
@@ -95,8 +96,9 @@ def load_tokenizer(folder: Path, part: Part) -> Any:
         if any(folder.glob("*.model")) and find_spec("sentencepiece") is None:
             raise ValueError(f"{folder} needs a library to be read: pip install sentencepiece") from error
         names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+        index = index_path(folder.parent).name
         raise ValueError(
-            f"{folder} makes no {part.class_name}, which model_index.json names; one of {names} is damaged: {RESTORE}"
+            f"{folder} makes no {part.class_name}, which {index} names; one of {names} is damaged: {RESTORE}"
         ) from error
     if tokenizer.pad_token is None:
         raise ValueError(f"{folder}/tokenizer_config.json names no pad_token, with which prompts are padded: {RESTORE}")

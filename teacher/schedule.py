@@ -14,8 +14,11 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from fewstep.teacher.nodes import linear_quadratic, linear_quadratic_position
+
 Kind = Literal["flow", "vp", "edm"]
 Prediction = Literal["x0", "eps", "v", "flow"]
+Nodes = Literal["even", "linear-quadratic"]
 Time = float | Tensor  # a number for the whole batch, or (B,)
 _T = TypeVar("_T", float, Tensor)
 
@@ -46,7 +49,9 @@ class NoiseSchedule:
     edm: Karras sigmas (arXiv 2206.00364, Eq. 5) over t, sigma_min just above t = 0 and 0 at t = 0. In
         z = c_in x the network is a VP v-prediction: alpha = c_in, sigma = sigma_edm c_in.
 
-    `shift` bends `grid` and `substeps` only, never alpha and sigma.
+    `shift` and `nodes` bend `grid` and `substeps` only, never alpha and sigma. `reversed_time` is a flow network that
+    is told how much of the way is done, 0 (noise) to T (data). `timestep_dtype` is the dtype in which its pipeline
+    hands the time to the network: bfloat16 makes 936 of 937.5, and a student must be trained with what it will be fed.
     """
 
     kind: Kind
@@ -57,6 +62,9 @@ class NoiseSchedule:
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
+    nodes: Nodes = "even"
+    reversed_time: bool = False
+    timestep_dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
         if self.kind == "flow" and self.prediction == "v":
@@ -68,12 +76,14 @@ class NoiseSchedule:
                 "an eps-prediction says nothing about x0 where alpha is 0, and this schedule ends in pure "
                 "noise: use a v- or x0-prediction"
             )
+        if self.reversed_time and self.kind != "flow":
+            raise ValueError(f"a {self.kind} schedule has no reversed time: only flow schedules do")
         if not self.shift > 0:
             raise ValueError(f"shift is {self.shift}; it must be above 0, and 1 means none")
 
     @staticmethod
     def from_scheduler(scheduler: object, shift: float | None = None) -> NoiseSchedule:
-        """The schedule behind a diffusers scheduler; see `schedulers.read_scheduler`."""
+        """The schedule behind a diffusers scheduler; see `schedulers.read_scheduler`, which can turn time round."""
         from fewstep.teacher.schedulers import read_scheduler
 
         return read_scheduler(scheduler, shift)
@@ -100,10 +110,12 @@ class NoiseSchedule:
         return self._alpha_sigma(t)[1]
 
     def timestep(self, t: Time) -> Tensor:
-        """The number the network is fed for time t; float64, () or (B,)."""
-        t = _checked(t)
+        """The number the network is fed for time t, as its pipeline rounds it; float64, () or (B,)."""
+        return self._timestep(_checked(t)).to(self.timestep_dtype).double()
+
+    def _timestep(self, t: Tensor) -> Tensor:
         if self.kind == "flow":
-            return t * self.num_train_timesteps
+            return (1 - t if self.reversed_time else t) * self.num_train_timesteps
         if self.kind == "vp":
             return (t * self.num_train_timesteps - 1).clamp_min(0)
         return self._sigma_edm(t).log() / 4
@@ -130,20 +142,29 @@ class NoiseSchedule:
         part = (angle - self._angles[below]) / (self._angles[above] - self._angles[below])
         return (below + part) / (len(self._angles) - 1)
 
+    def bend(self, x: _T) -> _T:
+        """The time of position x, 1 (noise) to 0 (data): where even steps of x are even steps of the sampler."""
+        return shift_time(linear_quadratic(x) if self.nodes == "linear-quadratic" else x, self.shift)
+
+    def unbend(self, t: _T) -> _T:
+        """The inverse of `bend`."""
+        x = shift_time(t, 1 / self.shift)
+        return linear_quadratic_position(x) if self.nodes == "linear-quadratic" else x
+
     def grid(self, num_steps: int) -> Tensor:
         """num_steps + 1 times from 1 to 0. Nested: grid(n) is grid(k n)[::k]."""
         return self.substeps(1.0, 0.0, num_steps)
 
     def substeps(self, t: Time, s: Time, count: int) -> Tensor:
-        """count + 1 times from t to s, (count + 1,) or (count + 1, B), evenly spaced before the shift.
+        """count + 1 times from t to s, (count + 1,) or (count + 1, B), evenly spaced before `bend`.
 
         Where t and s are neighbours in grid(n) these are the times of grid(count * n) between them.
         """
         if count < 1:
             raise ValueError(f"{count} steps asked for: at least 1 is needed")
-        first, last = (shift_time(_checked(time), 1 / self.shift) for time in (t, s))
+        first, last = (self.unbend(_checked(time)) for time in (t, s))
         weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(-1, *[1] * max(first.ndim, last.ndim))
-        times = shift_time(torch.lerp(first, last, weights), self.shift)
+        times = self.bend(torch.lerp(first, last, weights))
         times[0], times[-1] = _checked(t), _checked(s)  # rounding would leave 0 .. 1 at some shifts, such as 3
         return times
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
-from fewstep.teacher.schedule import NoiseSchedule, Prediction
+import torch
+
+from fewstep.teacher.schedule import Nodes, NoiseSchedule, Prediction
 
 _PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "eps",
@@ -26,12 +30,41 @@ def prediction_type(prediction: Prediction) -> str:
     return _TYPES[prediction]
 
 
-def read_scheduler(scheduler: Any, shift: float | None = None) -> NoiseSchedule:
+def read_scheduler(
+    scheduler: Any,
+    shift: float | None = None,
+    nodes: Nodes = "even",
+    timestep_dtype: torch.dtype = torch.float64,
+) -> NoiseSchedule:
     """The schedule behind a diffusers scheduler; `shift`, above 0, overrides its own.
 
-    Only its noise levels, prediction and shift count. Its spacing of timesteps does not: nested grids must be
-    evenly spaced before the shift. Raises ValueError for a scheduler that is not understood.
+    Only its noise levels, prediction, shift and direction count. Its spacing of timesteps does not: nested grids must
+    be evenly spaced before the shift, or on the `nodes` that a pipeline computes for itself. `timestep_dtype` is the
+    pipeline's affair, too. Raises ValueError for a scheduler that is not understood.
     """
+    found = _noise_levels(scheduler, shift)
+    return replace(found, nodes=nodes, timestep_dtype=timestep_dtype)
+
+
+def follows_size(scheduler: Any) -> bool:
+    """Whether its shift is computed from the size of the clips at every call."""
+    return bool(getattr(scheduler, "config", {}).get("use_dynamic_shifting"))
+
+
+def shift_of_tokens(scheduler: Any, num_tokens: int) -> float:
+    """The shift that diffusers' pipelines have such a scheduler use for so many tokens of a clip.
+
+    mu grows linearly with them, from `base_shift` to `max_shift` (`calculate_shift`, first of FLUX.1); the shift is
+    e^mu, or mu itself where `time_shift_type` is linear.
+    """
+    config = scheduler.config
+    fewest, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    slope = (config["max_shift"] - config["base_shift"]) / (most - fewest)
+    mu = config["base_shift"] + slope * (num_tokens - fewest)
+    return float(mu if config.get("time_shift_type") == "linear" else math.exp(mu))
+
+
+def _noise_levels(scheduler: Any, shift: float | None) -> NoiseSchedule:
     config = getattr(scheduler, "config", {})
     if type(scheduler).__name__ in _FLOW_SCHEDULERS or config.get("use_flow_sigmas"):  # the latter: UniPC, DPM
         return _flow(scheduler, shift)
@@ -47,19 +80,21 @@ def read_scheduler(scheduler: Any, shift: float | None = None) -> NoiseSchedule:
 
 def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
     config = scheduler.config
-    if config.get("invert_sigmas"):
-        raise ValueError(
-            "this scheduler runs from data to noise (invert_sigmas): its family's adapter must turn it round"
-        )
     if config.get("use_dynamic_shifting") and shift is None:
         raise ValueError(
             "this scheduler's shift depends on the size of the video (use_dynamic_shifting), and a student learns one: "
-            "set use_dynamic_shifting to false, and shift to its value at your size, in its scheduler_config.json"
+            "give it with `shift` in the recipe, or --shift"
         )
     # FlowMatchEuler's set_shift leaves the config as it was, so ask the scheduler first
     own = getattr(scheduler, "_shift", config.get("flow_shift", config.get("shift")))
     prediction = _PREDICTIONS[config.get("prediction_type", "flow_prediction")]
-    return NoiseSchedule("flow", prediction, own if shift is None else shift, config["num_train_timesteps"])
+    return NoiseSchedule(
+        "flow",
+        prediction,
+        own if shift is None else shift,
+        config["num_train_timesteps"],
+        reversed_time=bool(config.get("invert_sigmas")),
+    )
 
 
 def _edm(config: Any, shift: float | None) -> NoiseSchedule:

@@ -7,16 +7,19 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
+from fewstep.teacher.pipeline_index import read_json as read_json
 
 EMBEDDED = "shapes"
 
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
-_CONFIGS = ["model_index.json", _BESIDE, "*/config.json", "*/scheduler_config.json"]
+_CONFIGS = [CLASSICAL, _BESIDE, "*/config.json", "*/scheduler_config.json"]
 # Who wrote a config, and from where: the same parts saved again by a newer library are the same teacher.
 _ORIGIN = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version"}
 
@@ -34,11 +37,14 @@ def embedded_path() -> Path:
     return Path(__file__).parent / "shapes" / "pipeline"
 
 
-def find_folder(name: str | Path, known: tuple[str, ...], weights: bool = True) -> tuple[Path, str]:
+def find_folder(
+    name: str | Path, known: tuple[str, ...], weights: bool = True, modular: Mapping[str, str] | None = None
+) -> tuple[Path, str]:
     """The folder of a teacher, downloaded if `name` is a hub id, and the name of its pipeline class.
 
-    Without `weights` only the configs of a hub id are downloaded. Raises ValueError when there is no such teacher, or
-    its class is not one of `known` (before any download).
+    Without `weights` only the configs of a hub id are downloaded. `modular` says which of the classes known is the
+    same as a modular one. Raises ValueError when there is no such teacher, or its class is not one of `known` (before
+    any download).
     """
     folder = embedded_path() if name == EMBEDDED else Path(name).expanduser()
     if name == EMBEDDED and not folder.exists():
@@ -50,9 +56,12 @@ def find_folder(name: str | Path, known: tuple[str, ...], weights: bool = True) 
         return _download(str(name), known, weights)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass {EMBEDDED}, a diffusers pipeline's folder or a hub id")
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} has no model_index.json: pass the folder that a pipeline's save_pretrained wrote")
-    return folder, _known_class(read_json(folder / "model_index.json"), str(folder), known)
+    index = index_path(folder)
+    if not index.is_file():
+        raise ValueError(f"{folder} has no {CLASSICAL}: pass the folder that a pipeline's save_pretrained wrote")
+    if index.name == MODULAR:
+        return folder, _known_modular(read_json(index), folder, modular or {})
+    return folder, _known_class(read_json(index), str(folder), known)
 
 
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
@@ -88,11 +97,11 @@ def said_fps(folder: Path) -> float | None:
 def teacher_sha256(folder: Path) -> str:
     """One hash over all in a pipeline's folder that decides its latents and embeddings, wherever it lies.
 
-    That is model_index.json and, in the folders of its parts, weights, configs, tokenizer and scheduler files;
+    That is its index and, in the folders of its parts, weights, configs, tokenizer and scheduler files;
     neither model cards and pictures nor `fewstep.json`, whose size and rate a dataset states itself.
     """
-    index = folder / "model_index.json"
-    names = [name for name, part in read_json(index).items() if isinstance(part, list) and any(part)]
+    index, parts = index_path(folder), read_pipeline_index(folder)
+    names = [name for name, part in parts.items() if isinstance(part, list) and any(part)]
     files = [path for name in names for path in (folder / name).rglob("*") if path.suffix in _HASHED]
     digest = hashlib.sha256()
     for path in sorted([index, *files]):
@@ -101,18 +110,12 @@ def teacher_sha256(folder: Path) -> str:
 
 
 def _content_sha256(path: Path) -> str:
-    if path.name == "model_index.json" or path.name.endswith("config.json"):
-        settings = {name: value for name, value in read_json(path).items() if name not in _ORIGIN}
+    if path.name in (CLASSICAL, MODULAR) or path.name.endswith("config.json"):
+        # of a modular index without where its parts were loaded from, which a folder that moves changes
+        read = read_pipeline_index(path.parent) if path.name == MODULAR else read_json(path)
+        settings = {name: value for name, value in read.items() if name not in _ORIGIN}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return sha256(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file. Raises ValueError when it holds no JSON object."""
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}): restore it from where it came from") from error
 
 
 def _download(name: str, known: tuple[str, ...], weights: bool) -> tuple[Path, str]:
@@ -123,6 +126,11 @@ def _download(name: str, known: tuple[str, ...], weights: bool) -> tuple[Path, s
     try:
         index = pipeline.load_config(name)
     except OSError as error:
+        if _is_modular(name):
+            raise ValueError(
+                f"{name} is a modular pipeline on the hub, of which only a folder is read: `hf download {name} "
+                "--local-dir DIR`, and pass DIR"
+            ) from error
         raise ValueError(
             f"there is neither a folder nor a hub model {name} within reach: check the name, the "
             "network and, for a gated model, `hf auth login`"
@@ -136,11 +144,43 @@ def _download(name: str, known: tuple[str, ...], weights: bool) -> tuple[Path, s
         raise ValueError(f"{name} could not be downloaded: {' '.join(str(error).split())}") from error
 
 
+def _is_modular(name: str) -> bool:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return bool(hf_hub_download(name, MODULAR))
+    except (OSError, ValueError):
+        return False
+
+
+def _known_modular(index: dict[str, Any], folder: Path, modular: Mapping[str, str]) -> str:
+    """The classical class that is the same as a modular pipeline of its class's own blocks."""
+    import diffusers
+
+    class_name = str(index.get("_class_name"))
+    if class_name not in modular:
+        raise ValueError(
+            f"{folder} is a modular pipeline, {class_name}, which fewstep does not know: use one of "
+            f"{', '.join(modular)}, or a classical pipeline"
+        )
+    blocks, usual = index.get("_blocks_class_name"), getattr(diffusers, class_name).default_blocks_name
+    if blocks not in (None, usual):
+        raise ValueError(
+            f"{folder} is a {class_name} of {blocks}, of which fewstep knows those of {usual} only: save a pipeline "
+            "with these"
+        )
+    return modular[class_name]
+
+
 def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
     class_name = index.get("_class_name")
     if class_name not in known:
         raise ValueError(
-            f"{name} is a {class_name or 'pipeline without _class_name'}, a family that fewstep does not "
+            f"{name} is {_articled(class_name or 'pipeline without _class_name')}, a family that fewstep does not "
             f"know: use one of {', '.join(known)}, or add it (docs/adding-a-family.md)"
         )
     return str(class_name)
+
+
+def _articled(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIO' else 'a'} {noun}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
-from fewstep.teacher.schedule import NoiseSchedule, shift_time, substeps_per_step
+from fewstep.teacher.schedule import NoiseSchedule, substeps_per_step
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def draw_transition(
     heights, nodes, counts = (
         torch.tensor(column, dtype=torch.float64)[drawn] for column in zip(*segments, strict=True)
     )
-    t, s = (shift_time(x / student_steps, schedule.shift) for x in (heights, nodes))
+    t, s = (schedule.bend(x / student_steps) for x in (heights, nodes))
     return Transition(t, s, counts.long())
 
 

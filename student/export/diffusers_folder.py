@@ -23,6 +23,7 @@ from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
+from fewstep.teacher.pipeline_index import read_pipeline_index
 
 INDEX = "model_index.json"
 MARK = "_fewstep_export"  # in the index: what tells a student from a teacher even without its contract
@@ -37,7 +38,8 @@ def copy_pipeline(student: Student, folder: Path, network: Any, format: str) -> 
     """
     source, denoiser = student.teacher.folder, denoiser_name(student.teacher)
     scheduler = stock_scheduler(student).make(student.teacher)
-    index = json.loads((source / INDEX).read_text("utf-8")) | {
+    index = read_pipeline_index(source) | {
+        "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
         MARK: format,
         denoiser: ["diffusers", type(network).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],

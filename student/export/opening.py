@@ -12,7 +12,7 @@ from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.student.contract import SamplingContract, read_contract
 from fewstep.student.export.base import find_format
 from fewstep.student.export.whole_folder import FILE_NAME
-from fewstep.student.loading import Student
+from fewstep.student.loading import Student, teacher_of
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.weight_files import tensor_shapes
@@ -47,7 +47,7 @@ def open_export(
     format = find_format(name)
     format.check_needs()
     own = teacher is None and own_pipeline(path)
-    loaded = load_teacher(path, dtype, device) if own else _teacher(contract, teacher, dtype, device)
+    loaded = load_teacher(path, dtype, device) if own else teacher_of(contract, teacher, dtype, device)
     check_family(path, contract, loaded)
     loaded.take(contract.given)
     if own:
@@ -123,11 +123,3 @@ def check_schedule(folder: Path, contract: SamplingContract, pipeline: Teacher) 
             f"{schedule.shift:g}, its contract says {contract.kind}, {contract.prediction} and {contract.shift:g}: "
             "export the student again"
         )
-
-
-def _teacher(
-    contract: SamplingContract, teacher: Teacher | str | None, dtype: torch.dtype, device: torch.device | str | None
-) -> Teacher:
-    found = teacher if isinstance(teacher, Teacher) else load_teacher(teacher or contract.teacher, dtype, device)
-    contract.check_teacher(found)
-    return found

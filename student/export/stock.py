@@ -17,6 +17,7 @@ from fewstep.student.export.base import PROMPTS, Latents
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
+from fewstep.teacher.pipeline_index import CLASSICAL
 from fewstep.teacher.schedulers import prediction_type
 from fewstep.teacher.source import EMBEDDED
 
@@ -98,9 +99,15 @@ def denoiser_name(teacher: Teacher) -> str:
 def stock_pipeline(student: Student, **parts: Any) -> Any:
     """The teacher's pipeline as diffusers loads it, sampled as the student is; `parts` replace those of its folder.
 
-    Text encoder and autoencoder, which no format changes, are shared with the teacher in memory.
+    Text encoder and autoencoder, which no format changes, are shared with the teacher in memory. Raises ValueError for
+    a modular pipeline, which this class of diffusers does not open.
     """
     teacher = student.teacher
+    if not (teacher.folder / CLASSICAL).is_file():
+        raise ValueError(
+            f"{teacher.folder} is a modular pipeline, which {type(teacher.pipeline).__name__}.from_pretrained does not "
+            "open, so nothing could be put into it: export a whole pipeline, --to diffusers"
+        )
     own = {"scheduler", denoiser_name(teacher)}
     shared = {name: part for name, part in teacher.pipeline.components.items() if part is not None and name not in own}
     loader: Any = type(teacher.pipeline)  # DiffusionPipeline would drop a `transformer` without a word

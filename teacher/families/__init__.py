@@ -16,3 +16,8 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
 }
+
+MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json
+    "WanModularPipeline": "WanPipeline",
+    "Wan22ModularPipeline": "WanPipeline",
+}

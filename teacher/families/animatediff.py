@@ -110,3 +110,7 @@ class AnimateDiffTeacher(Teacher):
         side = lcm(8, self._per_pixel)  # AnimateDiffPipeline refuses what 8 does not divide
         check_sides(height, width, (side, side))
         return self._unet.config.in_channels, num_frames, height // self._per_pixel, width // self._per_pixel
+
+    # --- what its folders may hold
+
+    schedules = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))

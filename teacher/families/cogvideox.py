@@ -72,10 +72,6 @@ class CogVideoXTeacher(Teacher):
         """The one denoiser."""
         return self._transformer
 
-    def blocks(self, network: nn.Module) -> list[nn.Module]:
-        """The transformer blocks; diffusers names no repeated ones here."""
-        return [module for module in network.modules() if isinstance(module, CogVideoXBlock)]
-
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
         grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
@@ -111,3 +107,8 @@ class CogVideoXTeacher(Teacher):
             raise ValueError(f"{height} x {width} pixels cannot be made: use at most {most[0]} x {most[1]}")
         frames = (num_frames - 1) // per_frame + self._patch[0]
         return self._config.in_channels, frames, height // self._per_pixel, width // self._per_pixel
+
+    # --- what its folders may hold
+
+    schedules = (("vp", "v"), ("vp", "eps"), ("vp", "x0"))
+    block_classes = (CogVideoXBlock,)

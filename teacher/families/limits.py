@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def check_frames(num_frames: int, multiple: int) -> None:
     """Raises ValueError unless `num_frames` is one frame and then whole groups of `multiple`."""
@@ -10,6 +12,13 @@ def check_frames(num_frames: int, multiple: int) -> None:
             f"{num_frames} frames cannot be made: use a multiple of {multiple} plus 1, such as "
             f"{max(0, num_frames - 1) // multiple * multiple + 1}"
         )
+
+
+def check_positions(patches: Sequence[int], most: int) -> None:
+    """Raises ValueError when frames, height or width have more patches than the denoiser tells positions apart."""
+    for name, count in zip(("frames", "height", "width"), patches, strict=True):
+        if count > most:
+            raise ValueError(f"{count} patches of {name} cannot be made: the denoiser knows {most} positions, use less")
 
 
 def check_sides(height: int, width: int, multiples: tuple[int, int]) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
-from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
+from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
 
 
@@ -115,8 +117,10 @@ class WanTeacher(Teacher):
         check_frames(num_frames, per_frame)
         _, patch_height, patch_width = self._config.patch_size
         check_sides(height, width, (per_pixel * patch_height, per_pixel * patch_width))
-        frames = (num_frames - 1) // per_frame + 1
-        return self._config.out_channels, frames, height // per_pixel, width // per_pixel
+        grid = ((num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel)
+        patches = [side // patch for side, patch in zip(grid, self._config.patch_size, strict=True)]
+        check_positions(patches, self._config.rope_max_seq_len)
+        return self._config.out_channels, *grid
 
     def _grid(self, z_t: Tensor) -> torch.Size:
         return torch.Size(n // p for n, p in zip(z_t.shape[2:], self._config.patch_size, strict=True))
@@ -125,3 +129,31 @@ class WanTeacher(Teacher):
         config = self._part("vae").config
         mean, std = (torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std))
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+    # --- what its folders may hold
+
+    schedules = (("flow", "flow"),)
+    block_classes = (WanTransformerBlock,)
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """With `boundary_ratio` both experts must be there, and without it there is no second one."""
+        boundary, path = index.get("boundary_ratio"), index_path(folder)
+        first, second = (any(index.get(name) or ()) for name in ("transformer", "transformer_2"))
+        number = isinstance(boundary, int | float) and not isinstance(boundary, bool)
+        if boundary is not None and not (number and 0 <= boundary <= 1):
+            raise ValueError(
+                f"{path} has boundary_ratio {boundary!r}: it is the time from which transformer is in charge, a number "
+                "from 0 to 1, or null for one denoiser"
+            )
+        if second and boundary is None:
+            raise ValueError(
+                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is in "
+                "charge: restore it, such as 0.875 of Wan 2.2 A14B, or name no transformer_2"
+            )
+        if boundary and not (first and second):
+            missing = "transformer_2" if first else "transformer"
+            raise ValueError(
+                f"{path} has boundary_ratio {boundary:g}, so that two experts share the times, but names no {missing}: "
+                "download it again, or set boundary_ratio to null if the model has one denoiser"
+            )

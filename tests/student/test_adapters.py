@@ -115,3 +115,21 @@ def test_an_adapter_is_checked_by_its_header(
     (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"adapter\.safetensors is cut off: .*: restore it"):
         check_adapter(the_denoiser(tiny_teacher), tmp_path, "restore it")
+
+
+class Grouped(nn.Module):
+    """As SANA's feed-forward: a depthwise convolution between two that mix channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inside = {"up": nn.Conv2d(4, 8, 1), "depth": nn.Conv2d(8, 8, 3, groups=8), "down": nn.Conv2d(8, 4, 1)}
+        self.blocks = nn.ModuleList([nn.ModuleDict(inside)])
+
+
+def test_convolutions_with_groups_have_no_adapter() -> None:
+    network = Grouped()
+    assert lora_targets(network) == ["blocks.0.up", "blocks.0.down"]
+    add_adapter(network, "student", rank=4, alpha=4)
+    merge_adapters(network)
+    with pytest.raises(ValueError, match=r"depth means blocks\.0\.depth, a convolution of 8 groups, on which"):
+        add_adapter(Grouped(), "student", 4, 4, ["up", "depth"])

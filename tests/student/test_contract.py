@@ -79,3 +79,18 @@ def test_a_converted_student_fits_a_teacher_that_predicts_eps(
     flow = SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 5.0, "", 8.0)
     with pytest.raises(ValueError, match="the contract says flow with x0-prediction, the teacher flow with flow"):
         flow.model_copy(update={"prediction": "x0"}).check_teacher(tiny_teacher)
+
+
+def test_a_given_shift_is_in_the_contract_and_another_teachers_shift_is_no_obstacle(
+    contract: SamplingContract, tiny_wan_folder: Path, tiny_teacher: Teacher
+) -> None:
+    teacher = load_teacher(tiny_wan_folder, device="cpu", shift=2.0)
+    given = SamplingContract.of(teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 5.0, "", 8.0)
+    assert given.shift == 2.0 and given.times == pytest.approx([1, 6 / 7, 2 / 3, 0.4, 0])
+    given.check_teacher(tiny_teacher)  # the nodes are the contract's own
+
+
+def test_timesteps_that_the_teacher_is_not_fed_are_refused(contract: SamplingContract, tiny_teacher: Teacher) -> None:
+    other = contract.model_copy(update={"timesteps": (999.0, 936.0, 833.0, 624.0)})
+    with pytest.raises(ValueError, match=r"timesteps 999, 936, 833, 624 at its nodes, and .* is fed 1000, 937\.5"):
+        other.check_teacher(tiny_teacher)

@@ -243,3 +243,26 @@ def test_renoising_adds_noise_only() -> None:
     for s, t in ((0.5, 0.4), (1.0, 1.0)):
         with pytest.raises(ValueError, match="no noise leads"):
             schedule.renoise(z, s, t, z)
+
+
+def test_a_pipeline_that_hands_times_on_in_bfloat16_rounds_them() -> None:
+    """As HunyuanVideo 1.5 feeds its network: alpha and sigma stay those of the exact time."""
+    schedule = NoiseSchedule("flow", "flow", 5.0, timestep_dtype=torch.bfloat16)
+    grid = schedule.grid(4)
+    assert schedule.timestep(grid[:-1]).tolist() == [1000, 936, 832, 624]
+    assert schedule.sigma(grid).tolist() == NoiseSchedule("flow", "flow", 5.0).sigma(grid).tolist()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_own_nodes_are_nested(shift: float) -> None:
+    schedule = NoiseSchedule("flow", "flow", shift, nodes="linear-quadratic")
+    fine, coarse = schedule.grid(32), schedule.grid(4)
+    assert torch.allclose(fine[::8], coarse, atol=1e-12)
+    assert torch.allclose(schedule.substeps(coarse[1], coarse[2], 8), fine[8:17], atol=1e-12)
+    assert not torch.allclose(coarse, NoiseSchedule("flow", "flow", shift).grid(4), atol=0.05)
+
+
+def test_only_flows_have_a_reversed_time() -> None:
+    assert NoiseSchedule("flow", "flow", reversed_time=True).timestep(0.9) == pytest.approx(100)
+    with pytest.raises(ValueError, match="a vp schedule has no reversed time"):
+        NoiseSchedule("vp", "eps", alphas_cumprod=(0.9, 0.5), reversed_time=True)

@@ -17,9 +17,12 @@ from diffusers import (
     UniPCMultistepScheduler,
     VQDiffusionScheduler,
 )
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
 from torch import Tensor
 
 from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.schedulers import follows_size, read_scheduler, shift_of_tokens
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SVD = {
@@ -147,8 +150,7 @@ def test_from_scheduler_reads_every_flow_scheduler() -> None:
     [
         (VQDiffusionScheduler(num_vec_classes=8), "VQDiffusionScheduler is not known"),
         (object(), "object is not known"),
-        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "set use_dynamic_shifting to false"),
-        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "depends on the size of the video"),
         (EDMEulerScheduler(), "sigma_data 1"),
         (DDIMScheduler(rescale_betas_zero_snr=True), "v- or x0-prediction"),
     ],
@@ -165,6 +167,38 @@ def test_from_scheduler_refuses(scheduler: Any, sentence: str) -> None:
 def test_a_shift_that_is_none_is_refused(scheduler: Any, shift: float) -> None:
     with pytest.raises(ValueError, match=f"shift is {shift}; it must be above 0"):
         NoiseSchedule.from_scheduler(scheduler, shift=shift)
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+def test_parity_on_own_nodes_with_reversed_time(steps: int) -> None:
+    """As MochiPipeline samples: it is told how much of the way is done, and its network leads from noise to data."""
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    scheduler.set_timesteps(sigmas=linear_quadratic_schedule(steps, 0.025))
+    schedule, z = read_scheduler(scheduler, nodes="linear-quadratic"), noise(0, 2, 3, 4, dtype=torch.float32)
+    assert schedule.reversed_time
+    grid, found = schedule.grid(steps), z
+    for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
+        x0 = schedule.to_x0(-network(found, float(schedule.timestep(t))), found, t)  # turned round, as `predict` must
+        found = schedule.step(found, x0, t, s)
+    close(found, theirs(scheduler, z))
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("tokens", [64, 1000, 8000])
+def test_parity_with_a_shift_that_follows_the_size(kind: str, tokens: int) -> None:
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        time_shift_type=kind,
+    )
+    assert follows_size(scheduler)
+    mu = calculate_shift(tokens, 1024, 4096, 0.95, 2.05)
+    scheduler.set_timesteps(sigmas=[1 - i / 4 for i in range(4)], mu=mu)
+    schedule, z = read_scheduler(scheduler, shift_of_tokens(scheduler, tokens)), noise(0, 2, 3, dtype=torch.float32)
+    close(ours(schedule, schedule.grid(4), z), theirs(scheduler, z))
 
 
 def test_dynamic_shift_can_be_given() -> None:

@@ -21,6 +21,10 @@ Frames = Annotated[int | None, typer.Option("--frames", help="Frames of a clip; 
 Height = Annotated[int | None, typer.Option("--height", help="Pixels; the teacher's by default.")]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels; the teacher's by default.")]
 Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
+Shift = Annotated[
+    float | None,
+    typer.Option("--shift", min=0.001, help="Bends the steps' times towards noise; the model's own by default."),
+]
 Computed = Annotated[
     DType,
     typer.Option(
@@ -48,13 +52,13 @@ def settle_dtype(screen: Screen, dtype: DType, device: str | None, begun: str | 
     return cast("DType", choice.precision)
 
 
-def load(name: str, dtype: DType, device: str | None) -> Teacher:
-    """The teacher, its denoiser and text encoder in this dtype, on the GPU if there is one."""
+def load(name: str, dtype: DType, device: str | None, shift: float | None = None) -> Teacher:
+    """The teacher, its denoiser and text encoder in this dtype, on the GPU if there is one; see `load_teacher`."""
     import torch
 
     from fewstep.teacher.base import load_teacher
 
-    return load_teacher(name, getattr(torch, dtype), device)
+    return load_teacher(name, getattr(torch, dtype), device, shift)
 
 
 def say_text_losses(screen: Screen, teacher: Teacher, prompts: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    Shift,
     Width,
     asked_ways,
     guidance_if_asked,
@@ -65,6 +66,7 @@ def benchmark(
     warmup: Annotated[int, typer.Option(min=1, help="Passes before them; memory is watched in the last.")] = 2,
     dtype: Computed = "auto",
     device: Device = None,
+    shift: Shift = None,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
@@ -106,7 +108,7 @@ def benchmark(
     from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import Asked
 
-    asked = Asked(steps, guidance_if_asked(guidance), None, "", frames, height, width)
+    asked = Asked(steps, guidance_if_asked(guidance), shift, "", frames, height, width)
     plan = Plan(batch, repetitions, warmup, dtype, Tuning(compile, attention, quantise))
     time_models(models or [], asked, plan, screen, out, device, random_weights, text)
 

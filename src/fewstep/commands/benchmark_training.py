@@ -114,7 +114,7 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.teacher.manifest import FILE_NAME
     from fewstep.teacher.outline import outline_teacher
 
-    outline = outline_teacher(plan.teacher)
+    outline = outline_teacher(plan.teacher, plan.shift)
     check_networks(plan, outline)
     if isinstance(plan.data, DatasetData) and (plan.data.folder / FILE_NAME).is_file():
         size = read_clips(plan.data.folder, outline.teacher, asked_size(plan)).size
@@ -142,7 +142,7 @@ def _measure(
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision)
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
-    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
     prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
     conditions = teacher.conditions(prompts, size=size, given=noise_given(teacher.given_sizes(size), len(prompts)))
     teacher.free_text()  # a run has neither in memory

@@ -16,6 +16,7 @@ from fewstep.commands.asked import (
     Fps,
     Frames,
     Height,
+    Shift,
     Width,
     guidance_of,
     say_text_losses,
@@ -74,6 +75,7 @@ def videos(
     device: Device = None,
     negative_prompt: Negative = "",
     given: GivenSources = None,
+    shift: Shift = None,
 ) -> None:
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
     screen = Screen()
@@ -83,7 +85,7 @@ def videos(
     from fewstep.teacher.decode_video import ClipShape
     from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
 
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
     job.check_out()
     files = list_files(folder, out)
     asked = parse_sources(given) if given else None
@@ -94,6 +96,7 @@ def videos(
     sources = sources_of(asked, model)
     say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
+    model.use_size(size)
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
     job.make(
         "videos",
@@ -124,6 +127,7 @@ def rollouts(
     guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Samples of each prompt, from other noise.")] = 1,
+    shift: Shift = None,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
     frames: Frames = None,
     height: Height = None,
@@ -143,7 +147,7 @@ def rollouts(
     from fewstep.teacher.given import FILES, given_names, identity_of
 
     weight = guidance_of(guidance)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen)
+    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
     job.check_out()
     lines = read_prompts(prompts)
     model = job.load()
@@ -151,6 +155,7 @@ def rollouts(
     say_text_losses(screen, model, [*lines, negative_prompt])
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
+    model.use_size(size)
     job.make(
         "rollouts",
         model,

@@ -35,6 +35,7 @@ class Run:
     rows_per_shard: int
     negative_prompt: str
     screen: Screen
+    shift: float | None = None
 
     def check_out(self) -> None:
         """Raises ValueError for a folder that cannot be written into, one of another kind, or one with other things.
@@ -59,7 +60,7 @@ class Run:
         begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
         dtype = settle_dtype(self.screen, self.dtype, self.device, begun)
         self.screen.say(f"loading the teacher {self.teacher} ({dtype})")
-        return load(self.teacher, dtype, self.device)
+        return load(self.teacher, dtype, self.device, self.shift)
 
     def make(
         self,

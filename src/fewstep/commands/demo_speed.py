@@ -28,7 +28,7 @@ _SECONDS, _TIMES = 3.0, 3  # each unit is timed so often, or until so much time 
 
 def measure_speed(plan: Recipe) -> Speed:
     """Seconds of the demo's units, in the precision and on the device of its recipe; nothing is kept."""
-    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), plan.device)
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), plan.device, plan.shift)
     size = teacher.default_size()
     assert size is not None
     z = teacher.noise(range(_BATCH), teacher.latent_shape(*size))

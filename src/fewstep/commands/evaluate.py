@@ -16,6 +16,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    Shift,
     Width,
     asked_ways,
     guidance_if_asked,
@@ -76,6 +77,7 @@ def evaluate(
     lpips_trunk: Annotated[
         Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")
     ] = None,
+    shift: Shift = None,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
@@ -105,7 +107,7 @@ def evaluate(
     if reference is not None:
         reference_videos(reference)
     names = None if given is None else given_names(given)
-    ways = Asked(steps, guidance_if_asked(guidance), None, negative_prompt, frames, height, width, given=names)
+    ways = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, given=names)
     asked = as_taught(found, ways)
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)

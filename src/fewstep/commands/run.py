@@ -118,7 +118,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
 
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
-    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device)
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
@@ -134,6 +134,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
         screen.warn(line)
     clips = read_clips(data, teacher, asked_size(plan))
     teacher.take(clips.given)
+    teacher.use_size(clips.size)
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan)

@@ -31,9 +31,11 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     check_tracker(plan.logging.tracker)
     find_device(plan.device)
     check_source(plan, folder)
-    outline = outline_teacher(plan.teacher)
+    outline = outline_teacher(plan.teacher, plan.shift)
     check_networks(plan, outline)
-    check_gates(plan, outline.teacher, check_data(plan, outline, folder))
+    size = check_data(plan, outline, folder)
+    outline.teacher.use_size(size)
+    check_gates(plan, outline.teacher, size)
     check_finished_stages(plan, folder, outline, trained_again)
     return outline
 

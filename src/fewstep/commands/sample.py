@@ -17,6 +17,7 @@ from fewstep.commands.asked import (
     Fps,
     Frames,
     Height,
+    Shift,
     Width,
     guidance_if_asked,
     say_text_losses,
@@ -44,9 +45,7 @@ def sample(
     guidance: Annotated[
         str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
     ] = None,
-    shift: Annotated[
-        float | None, typer.Option(min=0.001, help="Bends the steps' times towards noise; the model's own by default.")
-    ] = None,
+    shift: Shift = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
     ] = None,

@@ -10,11 +10,13 @@ import typer
 
 from fewstep.commands.asked import LEVELS, guidance_of
 from fewstep.commands.progress import Screen
+from fewstep.commands.survey import survey
 
 if TYPE_CHECKING:
     from fewstep.eval.steps_table import Protocol
 
 teacher_app = typer.Typer(help="Find, train and measure the embedded teacher.", no_args_is_help=True)
+teacher_app.command("survey")(survey)
 
 
 @teacher_app.command("path")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Computed, Device, guidance_if_asked, say_text_losses, settle_dtype
+from fewstep.commands.asked import LEVELS, Computed, Device, Shift, guidance_if_asked, say_text_losses, settle_dtype
 from fewstep.commands.progress import Screen
 
 vbench_app = typer.Typer(
@@ -25,6 +25,7 @@ def videos(
     guidance: Annotated[
         str | None, typer.Option(help=f"Of pipelines; by default what the first student has inside, else 5; {LEVELS}.")
     ] = None,
+    shift: Shift = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 8,
     dtype: Computed = "auto",
@@ -55,7 +56,8 @@ def videos(
     found = models_of(models)
     find_device(device)
     dtype = settle_dtype(screen, dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
-    asked, teacher = as_taught(found, Asked(steps, guidance_if_asked(guidance), given=given_names(shown))), None
+    ways = Asked(steps, guidance_if_asked(guidance), shift, given=given_names(shown))
+    asked, teacher = as_taught(found, ways), None
     for one in outline_models(found, asked, same_size=False):
         if one.whole:
             check_claim(out / f"{one.model.name}.json", one.model, one.sampler, seed, dtype)

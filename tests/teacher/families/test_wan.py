@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from diffusers import WanPipeline
 from torch import Tensor
 
 from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
@@ -100,3 +102,38 @@ def test_frames_per_second(make_tiny_wan: Callable[..., None], tiny_teacher: Tea
 def test_no_prompts(tiny_teacher: Teacher) -> None:
     with pytest.raises(ValueError, match="no prompts"):
         tiny_teacher.conditions([])
+
+
+@pytest.mark.parametrize(
+    ("experts", "index", "sentence"),
+    [
+        (1, {"boundary_ratio": 0.875}, "boundary_ratio 0.875, so that two experts .* but names no transformer_2"),
+        (2, {"transformer": [None, None]}, "boundary_ratio 0.5, .* but names no transformer:"),
+        (
+            2,
+            {"transformer_2": [None, None]},
+            "names no transformer_2: download it again, or set boundary_ratio to null",
+        ),
+        (2, {"boundary_ratio": None}, "names a transformer_2, but no boundary_ratio, so nothing says"),
+        (2, {"boundary_ratio": 875}, "boundary_ratio 875: it is the time from which transformer is in charge"),
+        (2, {"boundary_ratio": "0.875"}, "boundary_ratio '0.875': it is"),
+        (2, {"boundary_ratio": True}, "boundary_ratio True: it is"),
+    ],
+)
+def test_experts_that_do_not_fit_their_boundary_are_refused(
+    make_tiny_wan: Callable[..., None], tmp_path: Path, experts: int, index: dict[str, Any], sentence: str
+) -> None:
+    make_tiny_wan(tmp_path, experts=experts, boundary_ratio=0.5 if experts == 2 else None)
+    path = tmp_path / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    for ask in (lambda: outline_teacher(tmp_path), lambda: load_teacher(tmp_path, device="cpu")):
+        with pytest.raises(ValueError, match=sentence):
+            ask()
+
+
+def test_a_size_beyond_the_positions_is_refused(tiny_teacher: Teacher) -> None:
+    """The tiny denoiser tells 32 positions apart along each axis, in patches of 16 pixels."""
+    assert tiny_teacher.latent_shape(125, 512, 512) == (16, 32, 64, 64)
+    for size, axis in (((129, 16, 16), "frames"), ((9, 528, 16), "height"), ((9, 16, 528), "width")):
+        with pytest.raises(ValueError, match=f"33 patches of {axis} cannot be made: the denoiser knows 32"):
+            tiny_teacher.latent_shape(*size)

@@ -1,0 +1,56 @@
+"""`fewstep teacher survey`: which pipelines can be sampled, distilled and exported, found by doing it."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewstep.commands.asked import Device
+from fewstep.commands.progress import Screen
+
+COLUMNS = {
+    "folder": "folder",
+    "pipeline": "pipeline",
+    "sample": "sample",
+    "run": "run",
+    "export": "export",
+    "exact": "exact",
+    "sentence": "what stands in the way",
+}
+
+
+def survey(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Pipelines' folders, tiny ones.")],
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("runs/survey/teachers.json"),
+    device: Device = "cpu",
+) -> None:
+    """Sample, distil for two steps of training, and export each of these pipelines, at the least size that it makes.
+
+    A pipeline that the dry run of such a recipe refuses has the refusal's sentence in its row.
+    """
+    screen = Screen()
+    screen.say(f"looking at {len(folders)} pipelines")
+    from fewstep.commands.survey_tries import tried
+    from fewstep.commands.tables import print_table
+    from fewstep.eval.results import results_table, write_tables
+    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.loading import find_device
+
+    check_writable_file(out, [".json"])
+    find_device(device)
+    names = [folder.resolve().name for folder in folders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two folders are called {twice[0]}, and rows are told apart by names: rename one")
+    rows = []
+    with screen.pieces("pipeline") as progress, tempfile.TemporaryDirectory() as work:
+        for i, (name, folder) in enumerate(zip(names, folders, strict=True)):
+            rows.append({"folder": name, **tried(folder, Path(work) / name, device)})
+            progress("pipelines", i + 1, len(folders))
+    command = shlex.join(["fewstep", "teacher", "survey", *map(str, folders), "--out", str(out)])
+    write_tables(out, command, rows, COLUMNS)
+    print_table(results_table(rows, COLUMNS, "pipelines"))
+    screen.result(f"table {out} and {out.with_suffix('.md').name}")

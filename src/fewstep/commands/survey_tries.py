@@ -1,0 +1,124 @@
+"""What a survey tries with one pipeline's folder: a clip, a run of two stages, and an export that is sampled there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.commands.run import follow
+from fewstep.commands.run_checks import check_run
+from fewstep.commands.run_screen import RunScreen
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.run_folder import RunFolder
+from fewstep.student.export.base import EXACT, Options, export
+from fewstep.student.loading import load_student
+from fewstep.student.sampler import Asked, open_sampler
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.outline import outline_teacher
+from fewstep.teacher.pipeline_index import index_path, read_json
+
+_PROMPTS = ("a red ring", "a box that moves to the left")
+_FRAMES, _SIDES = (9, 17, 16, 8, 5, 1), (16, 32, 64, 128, 256)  # the least that makes more than one latent frame
+_STEPS = 2  # of the student: they divide 1000, as diffusers' trailing nodes ask for
+
+
+def tried(folder: Path, work: Path, device: str | None = "cpu") -> dict[str, Any]:
+    """{pipeline, sample, run, export, exact, sentence} of a folder; `work` is a folder that is not there yet.
+
+    sample: a teacher's clip is finite. run: what the dry run approves runs to its end. export: as a folder of
+    diffusers. exact: there the student's latents are its own but for rounding. The sentence is the first refusal; what
+    the dry run approved and fails all the same begins with words that say so.
+    """
+    row: dict[str, Any] = {"pipeline": _pipeline(folder), "sample": False, "run": False, "export": False}
+    row |= {"exact": False, "sentence": ""}
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            _try(folder, work, device, row)
+    except ValueError as error:
+        row["sentence"] = str(error).replace(str(folder), folder.name)  # where it lies here is nobody's affair
+    return row
+
+
+def _try(folder: Path, work: Path, device: str | None, row: dict[str, Any]) -> None:
+    outline = outline_teacher(folder)
+    size = least_size(outline.teacher)
+    with_given = random_given(outline.teacher, size)
+    row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, with_given))
+    plan = _recipe(folder, size, work, device)
+    check_run(plan, RunFolder(plan.out))
+    _after_approval("the run", lambda: follow(plan, screen=RunScreen()))
+    row["run"] = True
+    student = load_student(plan.out, device=device)
+    done = _after_approval("the export", lambda: export(student, "diffusers", work / "export", Options()))
+    row["export"], row["exact"] = True, done.relative_error <= EXACT
+
+
+def _after_approval(what: str, do: Callable[[], Any]) -> Any:
+    """What `do` gives. Raises ValueError for whatever it raises, also for what no user should see."""
+    try:
+        return do()
+    except Exception as error:  # the table is to show it
+        raise ValueError(
+            f"approved by the dry run, but not by {what} ({type(error).__name__}): {' '.join(str(error).split())}"
+        ) from error
+
+
+def least_size(teacher: Teacher) -> VideoSize:
+    """The least of some usual sizes that the family makes. Raises ValueError, with the family's reason, for none."""
+    reason = ""
+    for side, frames in product(_SIDES, _FRAMES):
+        try:
+            teacher.latent_shape(frames, side, side)
+            return VideoSize(frames, side, side)
+        except ValueError as error:
+            reason = str(error)
+    raise ValueError(reason)
+
+
+def random_given(teacher: Teacher, size: VideoSize) -> dict[str, Tensor]:
+    """Random frames, uint8 (1, 3, 1, H, W), for every image that the teacher needs beside a prompt."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 3, 1, size.height, size.width)
+    names = getattr(teacher, "needs", ())
+    return {name: torch.randint(256, shape, generator=generator, dtype=torch.uint8) for name in names}
+
+
+def _is_finite(folder: Path, size: VideoSize, device: str | None, given: dict[str, Tensor]) -> bool:
+    sampler = open_sampler(folder, Asked(steps=_STEPS, guidance=3.0, **size._asdict()), device=device)
+    more: dict[str, Any] = {"given": given} if given else {}
+    return bool(sampler.clips(_PROMPTS[:1], [0], **more).isfinite().all())
+
+
+def _recipe(folder: Path, size: VideoSize, work: Path, device: str | None) -> Recipe:
+    """Rollouts, a stage of regression and an adversarial one, a step each."""
+    work.mkdir(parents=True)
+    (work / "prompts.txt").write_text("\n".join(_PROMPTS), "utf-8")
+    stage = {"teacher_steps": 2 * _STEPS, "student_steps": _STEPS, "steps": 1, "batch": 1}
+    adversarial = {"kind": "adversarial", "warmup": 1}
+    return Recipe.model_validate(
+        {
+            "teacher": str(folder),
+            "out": work / "run",
+            "precision": "float32",
+            "device": device,
+            "size": size._asdict(),
+            "data": {"kind": "rollouts", "prompts": work / "prompts.txt", "steps": 2 * _STEPS},
+            "student": {"lora": {"rank": 2, "alpha": 2}},
+            "logging": {"tracker": "none"},
+            "stages": [{**stage, "objective": {"kind": "progressive"}}, {**stage, "objective": adversarial}],
+        }
+    )
+
+
+def _pipeline(folder: Path) -> str:
+    try:
+        return str(read_json(index_path(folder)).get("_class_name"))
+    except (ValueError, OSError):
+        return ""

@@ -1,0 +1,78 @@
+"""`fewstep teacher survey`: what can be done with each pipeline, or the sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.commands.survey_tries import least_size, random_given, tried
+from fewstep.eval.results import read_results
+from fewstep.teacher.base import Teacher, VideoSize
+from tests.cases.breaking import edited
+from tests.commands.typed import fewstep
+
+DONE = {"sample": True, "run": True, "export": True, "exact": True, "sentence": ""}
+REFUSED = {"sample": False, "run": False, "export": False, "exact": False}
+
+
+def test_rows_say_what_was_done_or_why_not(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    known, unknown = (Path(shutil.copytree(tiny_wan_folder, tmp_path / name)) for name in ("known", "unknown"))
+    edited("model_index.json", _class_name="AllegroPipeline")(unknown)
+    code, output = fewstep("teacher", "survey", known, f"{unknown}/", "--out", tmp_path / "teachers.json")
+    assert code == 0, output
+    command, rows = read_results(tmp_path / "teachers.json")
+    assert command == f"fewstep teacher survey {known} {unknown} --out {tmp_path / 'teachers.json'}"
+    assert rows[0] == {"folder": "known", "pipeline": "WanPipeline", **DONE}
+    sentence = rows[1].pop("sentence")
+    assert rows[1] == {"folder": "unknown", "pipeline": "AllegroPipeline", **REFUSED}
+    assert sentence.startswith("unknown is an AllegroPipeline, a family that fewstep does not know: use one of")
+    assert len((tmp_path / "teachers.md").read_text().splitlines()) == 4
+
+
+def test_a_teacher_that_can_be_sampled_alone_is_said_to_be(tmp_path: Path, make_tiny_wan: object) -> None:
+    make_tiny_wan(tmp_path / "T", experts=2, boundary_ratio=0.5)  # type: ignore[operator]
+    row = tried(tmp_path / "T", tmp_path / "work")
+    assert row["sample"] and not row["run"]
+    assert row["sentence"].startswith("T has two denoisers (experts)")
+
+
+def test_a_failure_that_the_dry_run_did_not_see_is_told_from_a_refusal(
+    tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewstep.commands.survey_tries.follow", lambda *_, **__: 1 / 0)
+    row = tried(tiny_wan_folder, tmp_path / "work")
+    assert row["sample"] and not row["run"]
+    assert row["sentence"] == "approved by the dry run, but not by the run (ZeroDivisionError): division by zero"
+
+
+def test_the_least_size_has_more_than_one_latent_frame(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert least_size(tiny_teacher) == VideoSize(9, 16, 16)
+
+    def none(*_: int) -> None:
+        raise ValueError("no size can be made")
+
+    monkeypatch.setattr(tiny_teacher, "latent_shape", none)
+    with pytest.raises(ValueError, match="no size can be made"):
+        least_size(tiny_teacher)
+
+
+def test_images_that_a_teacher_needs_are_random(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_teacher, "needs", ("first",), raising=False)
+    found = random_given(tiny_teacher, VideoSize(9, 16, 32))
+    assert (
+        list(found) == ["first"] and found["first"].shape == (1, 3, 1, 16, 32) and found["first"].dtype == torch.uint8
+    )
+
+
+def test_two_folders_of_one_name_are_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "T").mkdir(parents=True)
+        (tmp_path / name / "T" / "model_index.json").write_text(json.dumps({"_class_name": "X"}))
+    code, output = fewstep(
+        "teacher", "survey", tmp_path / "a" / "T", tmp_path / "b" / "T", "--out", tmp_path / "t.json"
+    )
+    assert code == 2 and "two folders are called T" in output and not (tmp_path / "t.json").exists()

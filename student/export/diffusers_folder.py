@@ -36,7 +36,7 @@ def copy_pipeline(student: Student, folder: Path, network: Any, format: str) -> 
     scheduler is a stock one with the contract's nodes.
     """
     source, denoiser = student.teacher.folder, denoiser_name(student.teacher)
-    scheduler = stock_scheduler(student).make(student.teacher)
+    scheduler = stock_scheduler(student).make(student.teacher.pipeline)
     index = json.loads((source / INDEX).read_text("utf-8")) | {
         MARK: format,
         denoiser: ["diffusers", type(network).__name__],
@@ -85,7 +85,6 @@ def _snippet(student: Student) -> str:
 FORMATS = {
     "diffusers": Format(
         name="diffusers",
-        families=("WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline"),
         write=_write,
         reload=_reload,
         network=_network,

@@ -49,6 +49,7 @@ def open_export(
     own = teacher is None and own_pipeline(path)
     loaded = load_teacher(path, dtype, device) if own else _teacher(contract, teacher, dtype, device)
     check_family(path, contract, loaded)
+    format.check_teacher(loaded)
     if own:
         check_schedule(path, contract, loaded)
     return Student(loaded, record_prediction(format.network(path, loaded), contract.prediction), contract)

@@ -109,3 +109,7 @@ class AnimateDiffTeacher(Teacher):
         side = lcm(8, self._per_pixel)  # AnimateDiffPipeline refuses what 8 does not divide
         check_sides(height, width, (side, side))
         return self._unet.config.in_channels, num_frames, height // self._per_pixel, width // self._per_pixel
+
+    # --- what exports ask
+
+    fuses_lora = True  # diffusers names the argument of motion modules' projections, which peft's layers refuse

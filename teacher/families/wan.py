@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
+from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, NAMES
 from fewstep.teacher.schedule import Time
+from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 
 class WanTeacher(Teacher):
@@ -109,3 +113,26 @@ class WanTeacher(Teacher):
         config = self._part("vae").config
         mean, std = (torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std))
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+    # --- what exports ask
+
+    def fixed_lengths(self, conditions: Conditions) -> Conditions:
+        """The texts with the zeros behind them that `embed` cut off."""
+
+        def whole(text: Tensor) -> Tensor:
+            return functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
+
+        negative = conditions.negative
+        return replace(
+            conditions, positive=whole(conditions.positive), negative=None if negative is None else whole(negative)
+        )
+
+    @property
+    def original_names(self) -> OriginalNames | None:
+        """Those of Wan's own code."""
+        return NAMES
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """Its nodes for text-to-video."""
+        return COMFYUI_5B if self.pipeline.config.expand_timesteps else COMFYUI

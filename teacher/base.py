@@ -272,7 +272,7 @@ class Teacher(ABC):
         Raises ValueError for what the pipeline does not take.
         """
         if given:
-            raise ValueError(f"a {type(self.pipeline).__name__} takes no {', '.join(given)}: give it prompts only")
+            raise ValueError(f"{type(self.pipeline).__name__} takes no {', '.join(given)}: give it prompts only")
         steps, weight = contract.steps, contract.guidance.weight
         return {"num_inference_steps": steps, "guidance_scale": weight, **contract.size._asdict()}
 

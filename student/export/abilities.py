@@ -23,14 +23,14 @@ def single_file_loader(teacher: Teacher) -> str:
 
     kind = type(the_denoiser(teacher))
     if not any(base.__name__ in SINGLE_FILE_LOADABLE_CLASSES for base in kind.__mro__):
-        return f"diffusers loads no {kind.__name__} from a single file"
+        return f"diffusers does not load {kind.__name__} from a single file"
     if teacher.original_names is None:
-        return f"fewstep does not know how the tensors of a {kind.__name__} are named originally"
+        return f"the original names of the tensors of {kind.__name__} are not known to fewstep"
     return ""
 
 
 def comfyui_loader(teacher: Teacher) -> str:
     """What ComfyUI makes of the family's files, which diffusers must load as well."""
     if teacher.comfyui is None:
-        return f"fewstep does not know what ComfyUI makes of a {type(teacher.pipeline).__name__}"
+        return f"what ComfyUI makes of {type(teacher.pipeline).__name__} is not known to fewstep"
     return single_file_loader(teacher)

@@ -97,7 +97,7 @@ class Format:
         """Raises ValueError, which names the formats that are possible, when this one is not for its students."""
         if why := self.lacks(teacher):
             raise ValueError(
-                f"{self.name} is not possible for a {type(teacher.pipeline).__name__} ({why}): export to "
+                f"{self.name} is not possible for students of {type(teacher.pipeline).__name__} ({why}): export to "
                 f"{' or '.join(formats_of(teacher))}"
             )
 

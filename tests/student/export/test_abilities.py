@@ -45,7 +45,7 @@ def test_a_class_of_its_own_loads_as_what_it_is_made_of(teacher: Teacher, monkey
 def test_what_nobody_wrote_down_is_missing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(teacher), "original_names", None)
     for lacks in (single_file_loader, comfyui_loader):
-        assert lacks(teacher) == "fewstep does not know how the tensors of a WanTransformer3DModel are named originally"
+        assert lacks(teacher) == "the original names of the tensors of WanTransformer3DModel are not known to fewstep"
     monkeypatch.setattr(type(teacher), "comfyui", None)
-    assert comfyui_loader(teacher) == "fewstep does not know what ComfyUI makes of a WanPipeline"
+    assert comfyui_loader(teacher) == "what ComfyUI makes of WanPipeline is not known to fewstep"
     assert formats_of(teacher) == ["diffusers", "lora", "torchao-int8", "torchao-fp8", "onnx"]

@@ -135,7 +135,7 @@ def test_a_format_that_its_family_lacks_is_refused(make_export: Callable[..., Ex
     folder = make_export("cogvideox", "lora", "lora").folder
     file = Path(shutil.copy(folder / "pytorch_lora_weights.safetensors", tmp_path))
     rewrite(file, fewstep_format="comfyui")
-    with pytest.raises(ValueError, match=r"^comfyui is not possible for a CogVideoXPipeline \("):
+    with pytest.raises(ValueError, match=r"^comfyui is not possible for students of CogVideoXPipeline \("):
         open_sampler(file, device="cpu")
 
 

@@ -13,7 +13,7 @@ import torch
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.steps_table import Protocol, check_world, figures, reference_features, shared_figures
-from fewstep.student.export.base import MODULES, Latents, Options, export, find_format, quiet_libraries
+from fewstep.student.export.base import Latents, Options, export, find_format, formats_of, quiet_libraries
 from fewstep.student.loading import Student
 from fewstep.teacher.shapes.judge import load_judge
 
@@ -128,11 +128,9 @@ class ExportTable:
 
 
 def entries_of(student: Student, weights: Path) -> list[Entry]:
-    """The student itself, then every format that is defined for its family. `weights` is its stage's folder."""
+    """The student itself, then every format that can hold it. `weights` is its stage's folder."""
     size_mb = sum(path.stat().st_size for path in weights.glob("*.safetensors")) / 1e6
-    family = student.contract.pipeline
-    defined = [name for name in MODULES if family in find_format(name).families]
-    return [Entry(student, name, round(size_mb, 3)) for name in (OWN, *defined)]
+    return [Entry(student, name, round(size_mb, 3)) for name in (OWN, *formats_of(student.teacher))]
 
 
 def missing_formats(student: Student, weights: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -163,6 +163,12 @@ def noise_given(sizes: Mapping[str, VideoSize], count: int = 1) -> Given:
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (count, 3, *size) for name, size in sizes.items()}
     return {name: torch.randint(256, shape, generator=generator).to(torch.uint8) for name, shape in shapes.items()}
+
+
+def to_pil(video: Tensor, name: str) -> Any:
+    """uint8 (3, F, H, W) as diffusers' pipelines take it: one picture, or a list of frames."""
+    frames = [Image.fromarray(frame.movedim(0, -1).cpu().numpy()) for frame in video.movedim(1, 0)]
+    return frames[0] if name in IMAGES else frames
 
 
 def to_pixels(video: Tensor) -> Tensor:

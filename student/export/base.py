@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from fewstep.student.export.abilities import nothing
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
@@ -73,28 +74,32 @@ class Format:
     network(path, teacher) is the way back: the denoiser in `path`, the folder or the format's file, as a frozen
     network for `network=` of the teacher's methods. It raises ValueError for what does not fit.
     snippet(student) is Python that a user runs in the folder, and ends with a clip.
+    lacks(teacher) says what the format needs of a teacher and does not find there; nothing where it is defined.
     """
 
     name: str
-    families: tuple[str, ...]  # pipeline classes that it is defined for
     write: Callable[[Student, Path, Options], Written]
     reload: Callable[[Path, Student], Latents]
     network: Callable[[Path, Teacher], nn.Module]
     snippet: Callable[[Student], str]
+    lacks: Callable[[Teacher], str] = nothing
     tolerance: float = EXACT  # largest relative error of latents against the student's own
     needs: tuple[str, ...] = ()  # modules that it imports
     extra: str | None = None  # of fewstep, which installs them
     library: str = "diffusers"  # who loads it, for the hub
 
     def check(self, student: Student) -> None:
-        """Raises ValueError when the format is not defined for the student's family or its libraries are missing."""
-        family = student.contract.pipeline
-        if family not in self.families:
-            raise ValueError(
-                f"{self.name} is not defined for {family}, only for {', '.join(self.families)}: export to "
-                f"{' or '.join(formats_of(family))}"
-            )
+        """Raises ValueError when the format cannot hold students of this teacher or its libraries are missing."""
+        self.check_teacher(student.teacher)
         self.check_needs()
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """Raises ValueError, which names the formats that are possible, when this one is not for its students."""
+        if why := self.lacks(teacher):
+            raise ValueError(
+                f"{self.name} is not possible for students of {type(teacher.pipeline).__name__} ({why}): export to "
+                f"{' or '.join(formats_of(teacher))}"
+            )
 
     def check_needs(self) -> None:
         """Raises ValueError when a library that the format needs is missing or broken."""
@@ -133,9 +138,9 @@ def find_format(name: str) -> Format:
     return found
 
 
-def formats_of(family: str) -> list[str]:
-    """The formats that are defined for a pipeline class."""
-    return [name for name in MODULES if family in find_format(name).families]
+def formats_of(teacher: Teacher) -> list[str]:
+    """The formats that can hold students of this teacher, whose weights are not looked at."""
+    return [name for name in MODULES if not find_format(name).lacks(teacher)]
 
 
 def export(

@@ -1,4 +1,4 @@
-"""What ComfyUI loads: Wan's original key names, a LoRA or a whole model, with a workflow that samples it as trained."""
+"""What ComfyUI loads: original key names, a LoRA or a whole model, with a workflow that samples it as trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
+from fewstep.student.export.abilities import comfyui_loader, lora_loader
 from fewstep.student.export.base import PROMPTS, Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.lora import adapter_state, is_adapted, with_adapter
@@ -29,16 +30,16 @@ from fewstep.student.export.stock import (
     stock_pipeline,
     stock_scheduler,
 )
-from fewstep.student.export.wan_keys import CHECKPOINT_PREFIX, LORA_PREFIX, to_original_state
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.schedule import shift_time
+from fewstep.teacher.stock import ComfyUI
 
 WORKFLOW = "workflow.json"
 _TABLE = 1000  # sigmas in ComfyUI's ModelSamplingSD3
 _NEAR = 1e-3  # of two nodes
-# What ComfyUI takes for granted in a Wan file, beside heads of 128
-_EXPECTED = {"attention_head_dim": 128, "freq_dim": 256, "text_dim": 4096, "patch_size": (1, 2, 2)}
+CHECKPOINT_PREFIX = "model.diffusion_model."  # what ComfyUI looks for in a whole model, and strips
+LORA_PREFIX = "diffusion_model."  # and in a LoRA
 
 
 def simple_nodes(shift: float, steps: int) -> list[float]:
@@ -48,22 +49,20 @@ def simple_nodes(shift: float, steps: int) -> list[float]:
 
 def workflow(student: Student, file: str) -> dict[str, Any]:
     """ComfyUI's API format: load it with drag and drop, or post it as `prompt`."""
-    contract, is_lora = student.contract, is_adapted(student.network)
-    size = contract.size
+    contract, is_lora, own = student.contract, is_adapted(student.network), _of_family(student.teacher)
+    noise, empty = own.noise
+    size = {"width": contract.width, "height": contract.height, "length": contract.num_frames, "batch_size": 1}
     base = {"unet_name": Path(contract.teacher).name + ".safetensors" if is_lora else file, "weight_dtype": "default"}
     lora = {"model": ["model", 0], "lora_name": file, "strength_model": 1.0}
     nodes: dict[str, tuple[str, dict[str, Any]]] = {
         "model": ("UNETLoader", base),
         **({"lora": ("LoraLoaderModelOnly", lora)} if is_lora else {}),
         "shift": ("ModelSamplingSD3", {"model": ["lora" if is_lora else "model", 0], "shift": contract.shift}),
-        "text": ("CLIPLoader", {"clip_name": "umt5_xxl_fp16.safetensors", "type": "wan"}),
-        "vae": ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
+        "text": own.text_encoder,
+        "vae": own.vae,
         "positive": ("CLIPTextEncode", {"clip": ["text", 0], "text": PROMPTS[0]}),
         "negative": ("CLIPTextEncode", {"clip": ["text", 0], "text": ""}),  # without effect at CFG 1
-        "noise": (
-            "EmptyHunyuanLatentVideo",
-            {"width": size.width, "height": size.height, "length": size.num_frames, "batch_size": 1},
-        ),
+        "noise": (noise, {**empty, **size}),
         "sample": (
             "KSampler",
             {
@@ -86,20 +85,32 @@ def workflow(student: Student, file: str) -> dict[str, Any]:
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
 
+def _lacks(teacher: Teacher) -> str:
+    return comfyui_loader(teacher) or lora_loader(teacher)
+
+
+def _of_family(teacher: Teacher) -> ComfyUI:
+    assert teacher.comfyui is not None  # or the format lacks it
+    return teacher.comfyui
+
+
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    contract, is_lora = student.contract, is_adapted(student.network)
+    contract, is_lora, own = student.contract, is_adapted(student.network), _of_family(student.teacher)
     file = folder / _file_name(student)
     if is_lora:
-        write_tensors(file, to_original_state(_scaled_state(student.network), LORA_PREFIX), contract, "comfyui")
+        assert student.teacher.original_names is not None
+        state = student.teacher.original_names.original(_scaled_state(student.network), LORA_PREFIX)
+        write_tensors(file, state, contract, "comfyui")
     else:
         write_checkpoint(student, folder, "comfyui", CHECKPOINT_PREFIX)
     (folder / WORKFLOW).write_text(json.dumps(workflow(student, file.name), indent=1) + "\n", "utf-8")
     where = "models/loras" if is_lora else "models/diffusion_models"
     notes = [
         f"For ComfyUI: put {file.name} into {where}, load {WORKFLOW} and choose your own files of text encoder"
-        f"{', base model' * is_lora} and autoencoder in it. It sets ModelSamplingSD3 shift {contract.shift:g} (Wan's "
-        f"default there is 8), sampler euler, scheduler simple, CFG {contract.guidance} and {contract.steps} steps.",
+        f"{', base model' * is_lora} and autoencoder in it. It sets ModelSamplingSD3 shift {contract.shift:g} "
+        f"({own.model}'s default there is {own.shift:g}), sampler euler, scheduler simple, CFG {contract.guidance} and "
+        f"{contract.steps} steps.",
         *_node_note(contract),
         *_architecture_note(student),
     ]
@@ -136,12 +147,13 @@ def _node_note(contract: SamplingContract) -> list[str]:
 
 
 def _architecture_note(student: Student) -> list[str]:
-    config = the_denoiser(student.teacher).config
-    other = [f"{name} {value}" for name, value in _EXPECTED.items() if _plain(config.get(name)) != value]
+    config, own = the_denoiser(student.teacher).config, _of_family(student.teacher)
+    other = [f"{name} {value}" for name, value in own.expected.items() if _plain(config.get(name)) != value]
     if not other:
         return []
     return [
-        f"ComfyUI reads a Wan file as one with {', '.join(other)}; this student's differ, so it will not run there."
+        f"ComfyUI reads a {own.model} file as one with {', '.join(other)}; this student's differ, so it will not run "
+        "there."
     ]
 
 
@@ -165,7 +177,9 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     try:
         return with_adapter(teacher, type(teacher.pipeline).lora_state_dict(state), file)
     except KeyError as error:
-        raise ValueError(f"{file} is no LoRA for Wan ({error} is missing): export it again") from error
+        raise ValueError(
+            f"{file} is no LoRA for {_of_family(teacher).model} ({error} is missing): export it again"
+        ) from error
 
 
 def _snippet(student: Student) -> str:
@@ -184,10 +198,10 @@ def _snippet(student: Student) -> str:
 FORMATS = {
     "comfyui": Format(
         name="comfyui",
-        families=("WanPipeline",),
         write=_write,
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        lacks=_lacks,
     )
 }

@@ -37,7 +37,7 @@ def copy_pipeline(student: Student, folder: Path, network: Any, format: str) -> 
     scheduler is a stock one with the contract's nodes.
     """
     source, denoiser = student.teacher.folder, denoiser_name(student.teacher)
-    scheduler = stock_scheduler(student).make(student.teacher)
+    scheduler = stock_scheduler(student).make(student.teacher.pipeline)
     index = read_pipeline_index(source) | {
         "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
         MARK: format,
@@ -87,7 +87,6 @@ def _snippet(student: Student) -> str:
 FORMATS = {
     "diffusers": Format(
         name="diffusers",
-        families=("WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline"),
         write=_write,
         reload=_reload,
         network=_network,

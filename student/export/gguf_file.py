@@ -1,4 +1,4 @@
-"""Wan's denoiser in one GGUF file in blocks of eight bits (Q8_0), as diffusers and ComfyUI-GGUF load it."""
+"""The denoiser in one GGUF file in blocks of eight bits (Q8_0), as diffusers and ComfyUI-GGUF load it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
+from fewstep.student.export.abilities import comfyui_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.rounding import choose_layers
@@ -23,14 +24,12 @@ from fewstep.student.export.stock import (
     stock_pipeline,
     stock_scheduler,
 )
-from fewstep.student.export.wan_keys import to_original
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
 _TOLERANCE = 1e-2
 _BLOCK = 32  # weights of a row that share a scale
-_ARCHITECTURE = "wan"  # what ComfyUI-GGUF looks for
 
 
 def read_header(path: Path) -> tuple[str, SamplingContract]:
@@ -60,9 +59,10 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
 
     stock_scheduler(student)  # refuse before the work
-    network = merged_network(student)
+    network, names, comfyui = merged_network(student), student.teacher.original_names, student.teacher.comfyui
+    assert names is not None and comfyui is not None
     chosen = choose_layers(student, network, _TOLERANCE, _rounded, multiple=_BLOCK)
-    writer = GGUFWriter(folder / _file_name(student), _ARCHITECTURE)
+    writer = GGUFWriter(folder / _file_name(student), comfyui.architecture)  # what ComfyUI-GGUF looks for
     writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
     for key, value in header_of("gguf", student.contract).items():
@@ -70,7 +70,8 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     rounded = {f"{name}.weight" for name in chosen.names}
     for name, tensor in network.state_dict().items():
         kind = GGMLQuantizationType.Q8_0 if name in rounded else GGMLQuantizationType.F32
-        writer.add_tensor(to_original(name), quants.quantize(tensor.float().cpu().numpy(), kind), raw_dtype=kind)
+        values = quants.quantize(tensor.float().cpu().numpy(), kind)
+        writer.add_tensor(names.to_original(name), values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -106,9 +107,10 @@ def _reload(folder: Path, student: Student) -> Latents:
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
-    own, file = the_denoiser(teacher), only_file(path, ".gguf")
+    own, file, names = the_denoiser(teacher), only_file(path, ".gguf"), teacher.original_names
+    assert names is not None
     shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in _reader(file).tensors}
-    wanted = {to_original(name): tuple(tensor.shape) for name, tensor in own.state_dict().items()}
+    wanted = {names.to_original(name): tuple(tensor.shape) for name, tensor in own.state_dict().items()}
     if strays := shapes.items() ^ wanted.items():
         raise ValueError(
             f"{file} is no {type(own).__name__} of the teacher's size (see {min(strays)[0]}): use its own "
@@ -137,11 +139,11 @@ def _snippet(student: Student) -> str:
 FORMATS = {
     "gguf": Format(
         name="gguf",
-        families=("WanPipeline",),
         write=_write,
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        lacks=comfyui_loader,
         tolerance=_TOLERANCE,
         needs=("gguf",),
         extra="gguf",

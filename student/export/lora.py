@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.student.adapters import shared_copy
 from fewstep.student.denoiser import ADAPTER, the_denoiser
+from fewstep.student.export.abilities import lora_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.lora_extraction import extract_adapter
@@ -29,8 +30,6 @@ from fewstep.teacher.base import Teacher
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header
-# diffusers names the argument of motion modules' projections, which peft's layers refuse: merge before sampling
-_FUSED = ("AnimateDiffPipeline",)
 
 
 def is_adapted(network: Any) -> bool:
@@ -99,7 +98,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
 def _reload(folder: Path, student: Student) -> Latents:
     pipe = stock_pipeline(student)
     pipe.load_lora_weights(folder)
-    if student.contract.pipeline in _FUSED:
+    if student.teacher.fuses_lora:
         pipe.fuse_lora()
         pipe.unload_lora_weights()
     return pipeline_latents(pipe, student)
@@ -112,7 +111,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 
 
 def _snippet(student: Student) -> str:
-    fuse = "pipe.fuse_lora()\npipe.unload_lora_weights()\n" if student.contract.pipeline in _FUSED else ""
+    fuse = "pipe.fuse_lora()\npipe.unload_lora_weights()\n" if student.teacher.fuses_lora else ""
     scheduler = stock_scheduler(student).name
     load = 'pipe.load_lora_weights(".")  # this folder, or its id on the hub\n'
     return imports_code(student.contract.pipeline, scheduler) + base_code(student) + load + fuse + clip_code(student)
@@ -121,10 +120,10 @@ def _snippet(student: Student) -> str:
 FORMATS = {
     "lora": Format(
         name="lora",
-        families=("WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline"),
         write=_write,
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        lacks=lora_loader,
     )
 }

@@ -76,12 +76,19 @@ def _sampling(student: Student) -> str:
             f"- steps: {contract.steps}, at timesteps {nodes}",
             f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
             + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
-            f"- scheduler: `{stock_scheduler(student).code}`",
+            f"- scheduler: {_scheduler(student)}",
             f"- size: {contract.num_frames} frames of {contract.width} x {contract.height} pixels, {contract.fps:g} a "
             "second",
             "- `contract.json` says all this to programs; `fewstep sample` keeps to it by itself",
         )
     )
+
+
+def _scheduler(student: Student) -> str:
+    try:
+        return f"`{stock_scheduler(student).code}`"
+    except ValueError as error:  # formats whose steps the caller takes do without one
+        return f"none of diffusers: {error}"
 
 
 def _export(format: Format, exported: Exported) -> str:

@@ -21,9 +21,6 @@ from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.stock import merged_network
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import EMBEDDINGS, Conditions
-from fewstep.teacher.families.wan import WanTeacher
-from fewstep.teacher.families.wan_attention import TEXT_LENGTH
 from fewstep.teacher.predictions import record_prediction
 
 OUTPUT = "prediction"
@@ -121,10 +118,8 @@ def _ask(student: Student, network: nn.Module, batch: int) -> dict[str, Any]:
     """What the family asks the network with, for so many clips, texts padded as in its pipeline."""
     teacher, recorder = student.teacher, _Recorder(network)
     z = teacher.noise(range(batch), teacher.latent_shape(*student.contract.size))
-    text = teacher.conditions(PROMPTS[:1] * batch).positive[EMBEDDINGS]
-    if isinstance(teacher, WanTeacher):  # which cuts them
-        text = nn.functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
-    teacher.predict(z, student.contract.times[0], Conditions({EMBEDDINGS: text}), recorder)
+    conditions = teacher.fixed_lengths(student.conditions_of_any(PROMPTS[:1] * batch))
+    teacher.predict(z, student.contract.times[0], conditions, recorder)
     return recorder.asked
 
 
@@ -209,7 +204,6 @@ def _snippet(student: Student) -> str:
 FORMATS = {
     "onnx": Format(
         name="onnx",
-        families=("WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline"),
         write=_write,
         reload=_reload,
         network=_network,

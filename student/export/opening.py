@@ -50,6 +50,7 @@ def open_export(
     loaded = load_teacher(path, dtype, device) if own else teacher_of(contract, teacher, dtype, device)
     check_family(path, contract, loaded)
     loaded.take(contract.given)
+    format.check_teacher(loaded)
     if own:
         check_schedule(path, contract, loaded)
     return Student(loaded, record_prediction(format.network(path, loaded), contract.prediction), contract)

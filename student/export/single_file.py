@@ -1,4 +1,4 @@
-"""The whole denoiser in one safetensors file under Wan's original names, for `from_single_file`."""
+"""The whole denoiser in one safetensors file under its original names, for `from_single_file`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
+from fewstep.student.export.abilities import single_file_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.stock import (
@@ -22,7 +23,6 @@ from fewstep.student.export.stock import (
     stock_pipeline,
     stock_scheduler,
 )
-from fewstep.student.export.wan_keys import from_original_state, to_original_state
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
@@ -35,10 +35,11 @@ def checkpoint_name(student: Student) -> str:
 
 def write_checkpoint(student: Student, folder: Path, format: str, prefix: str = "") -> None:
     """Writes the denoiser under its original names, and its config.json, as `from_single_file` takes them."""
-    network = merged_network(student)
+    network, names = merged_network(student), student.teacher.original_names
+    assert names is not None
     state = network.state_dict()
-    original = to_original_state(state, prefix)
-    back = from_original_state(original)
+    original = names.original(state, prefix)
+    back = names.to_diffusers(original)
     assert back.keys() == state.keys(), min(back.keys() ^ state.keys())
     assert all(torch.equal(back[key], tensor.cpu()) for key, tensor in state.items())
     write_tensors(folder / checkpoint_name(student), original, student.contract, format)
@@ -63,8 +64,9 @@ def checkpoint_snippet(student: Student) -> str:
 
 def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
     """A network of the teacher's kind with the file's weights. Raises ValueError when they do not fit."""
-    base = the_denoiser(teacher)
-    state = from_original_state(read_tensors(path)[0])
+    base, names = the_denoiser(teacher), teacher.original_names
+    assert names is not None
+    state = names.to_diffusers(read_tensors(path)[0])
     own: dict[str, Tensor] = base.state_dict()
     strays = own.keys() ^ state.keys() | {
         key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
@@ -92,10 +94,10 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 FORMATS = {
     "single-file": Format(
         name="single-file",
-        families=("WanPipeline",),
         write=_write,
         reload=reload_checkpoint,
         network=_network,
         snippet=checkpoint_snippet,
+        lacks=single_file_loader,
     )
 }

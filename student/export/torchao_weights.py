@@ -103,7 +103,6 @@ def _snippet(student: Student, name: str) -> str:
 def _format(name: str) -> Format:
     return Format(
         name=name,
-        families=("WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline"),
         write=partial(_write, name=name),
         reload=partial(_reload, name=name),
         network=partial(_network, name=name),

@@ -114,3 +114,6 @@ class AnimateDiffTeacher(Teacher):
     # --- what its folders may hold
 
     schedules = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
+    # --- what exports ask
+
+    fuses_lora = True  # diffusers names the argument of motion modules' projections, which peft's layers refuse

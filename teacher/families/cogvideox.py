@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import lcm
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import Tensor, nn
 
@@ -14,6 +17,9 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.schedule import Time
+from fewstep.teacher.stock import Contract, StockScheduler
+
+USUAL_TEXT_LENGTH = 226  # CogVideoXPipeline's, whatever its denoiser takes
 
 
 class CogVideoXTeacher(Teacher):
@@ -112,3 +118,23 @@ class CogVideoXTeacher(Teacher):
 
     schedules = (("vp", "v"), ("vp", "eps"), ("vp", "x0"))
     block_classes = (CogVideoXBlock,)
+    # --- what exports ask
+
+    def stock_scheduler(self, contract: Contract) -> StockScheduler:
+        """The family's own DDIM, whose betas another one does not have."""
+        found = super().stock_scheduler(contract)
+        own = isinstance(self.pipeline.scheduler, CogVideoXDDIMScheduler | CogVideoXDPMScheduler)
+        return replace(found, name=CogVideoXDDIMScheduler.__name__) if own else found
+
+    def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """With the denoiser's text length where the pipeline would take another."""
+        found = super().call_arguments(contract, given)
+        return found if self.text_limit == USUAL_TEXT_LENGTH else found | {"max_sequence_length": self.text_limit}
+
+    def to_pipeline(self, z: Tensor) -> Tensor:
+        """(B, F, C, h, w)."""
+        return z.transpose(1, 2)
+
+    def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same back."""
+        return latents.transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
+from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, NAMES
 from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
+from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 
 class WanTeacher(Teacher):
@@ -157,3 +161,27 @@ class WanTeacher(Teacher):
                 f"{path} has boundary_ratio {boundary:g}, so that two experts share the times, but names no {missing}: "
                 "download it again, or set boundary_ratio to null if the model has one denoiser"
             )
+
+    # --- what exports ask
+
+    def fixed_lengths(self, conditions: Conditions) -> Conditions:
+        """The texts with the zeros behind them that `embed` cut off."""
+
+        def whole(branch: Tensors) -> Tensors:
+            text = branch[EMBEDDINGS]
+            return {**branch, EMBEDDINGS: functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))}
+
+        negative = conditions.negative
+        return replace(
+            conditions, positive=whole(conditions.positive), negative=None if negative is None else whole(negative)
+        )
+
+    @property
+    def original_names(self) -> OriginalNames | None:
+        """Those of Wan's own code."""
+        return NAMES
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """Its nodes for text-to-video."""
+        return COMFYUI_5B if self.pipeline.config.get("expand_timesteps") else COMFYUI

@@ -7,16 +7,16 @@ CLIP's tokens of them as well. Wan 2.2 5B has the first frame in place, clean an
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.wan import WanTeacher
-from fewstep.teacher.given import Given, Kept, to_pixels
+from fewstep.teacher.given import Given, Kept, to_pil, to_pixels
 
 FRAMES = (
     "given_latents"  # mask and latents (B, 4 + C, F, h, w) beside z; of 5B the first frame's latents (B, C, 1, h, w)
@@ -28,6 +28,7 @@ class WanImageTeacher(WanTeacher):
     """Adapter for WanImageToVideoPipeline: first frame, first and last frame, with one denoiser or two."""
 
     other_encoders = ("image_encoder",)
+    given_arguments = MappingProxyType({"first": "image", "last": "last_image"})
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -64,8 +65,7 @@ class WanImageTeacher(WanTeacher):
     def _tokens(self, pictures: Tensor) -> Tensor:
         """CLIP's tokens (B, L, D) of uint8 pictures (B, 3, 1, H, W)."""
         self._part("image_encoder")
-        images = [Image.fromarray(picture[:, 0].movedim(0, -1).cpu().numpy()) for picture in pictures]
-        found: Tensor = self.pipeline.encode_image(images, self.device)
+        found: Tensor = self.pipeline.encode_image([to_pil(picture, "first") for picture in pictures], self.device)
         return found.float()
 
     def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class WanVACETeacher(WanTeacher):
     """Adapter for WanVACEPipeline. Latents of clips with a reference begin with a frame of their own for it."""
 
     takes = ("reference", "control", "mask")
+    given_arguments = MappingProxyType({"reference": "reference_images", "control": "video", "mask": "mask"})
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers import WanPipeline
 from safetensors.torch import load_file
 
 from fewstep.student.export.base import Exported
-from fewstep.student.export.comfyui import simple_nodes
-from fewstep.student.export.wan_keys import from_original_state, to_original, to_original_state
+from fewstep.student.export.comfyui import simple_nodes, workflow
 from fewstep.student.loading import Student
+from fewstep.teacher.families.wan_files import COMFYUI_5B
 from fewstep.teacher.schedule import NoiseSchedule
 
 
@@ -27,24 +27,6 @@ def test_the_simple_scheduler_has_the_contracts_nodes(steps: int, shift: float) 
     assert simple_nodes(shift, steps) == pytest.approx(picked)
     assert simple_nodes(shift, steps) == pytest.approx(
         NoiseSchedule("flow", "flow", shift).grid(steps).tolist(), abs=1e-3
-    )
-
-
-def test_names_go_there_and_back_for_every_kind_of_wan() -> None:
-    """Image models have more parts than text models: diffusers' converter must know all the names."""
-    network = WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, text_dim=8, freq_dim=16, ffn_dim=16, num_layers=2,
-        cross_attn_norm=True, rope_max_seq_len=16, image_dim=8, added_kv_proj_dim=24,
-    )  # fmt: skip
-    state = network.state_dict()
-    original = to_original_state(state)
-    back = from_original_state(original)
-    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
-    assert len(set(original)) == len(state)
-    assert to_original("blocks.0.attn2.to_out.0.lora_A.weight") == "blocks.0.cross_attn.o.lora_A.weight"
-    assert to_original("blocks.1.norm2.bias") == "blocks.1.norm3.bias"
-    assert {"head.modulation", "blocks.0.modulation", "img_emb.proj.4.bias", "time_projection.1.weight"} <= set(
-        original
     )
 
 
@@ -90,3 +72,17 @@ def test_the_workflow_asks_as_the_contract_says(make_export: Callable[..., Expor
     assert (exported.folder / named).is_file()
     assert nodes["noise"]["inputs"]["length"] == 9
     assert "text_dim 4096" in exported.notes[-1]  # the tiny teacher is none that ComfyUI knows
+
+
+def test_the_workflow_of_another_autoencoder_lets_it_make_the_noise(
+    make_student: Callable[..., Student], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wan 2.2 5B's latents have 48 channels and 16 pixels a side."""
+    student = make_student("wan", "lora")
+    monkeypatch.setattr(type(student.teacher), "comfyui", COMFYUI_5B)
+    nodes = workflow(student, "lora.safetensors")
+    assert nodes["noise"] == {
+        "class_type": "Wan22ImageToVideoLatent",
+        "inputs": {"vae": ["vae", 0], "width": 16, "height": 16, "length": 9, "batch_size": 1},
+    }
+    assert nodes["vae"]["inputs"] == {"vae_name": "wan2.2_vae.safetensors"}

@@ -14,9 +14,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from fewstep.student.export.base import Exported, export, find_format
-from fewstep.student.export.wan_keys import to_original
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+from fewstep.teacher.families.wan_files import NAMES
 
 gguf: Any = pytest.importorskip("gguf", reason="the extra fewstep[gguf] is not installed")
 
@@ -47,7 +47,9 @@ def test_diffusers_loads_it_and_so_do_we(
 
 def test_it_is_as_comfyui_wants_it(make_student: Callable[..., Student], file: Path) -> None:
     """Architecture, original names; all in full but matrices within half a step of Q8_0, whose scales are halves."""
-    state = {to_original(name): tensor for name, tensor in make_student("wan32", "full").network.state_dict().items()}
+    state = {
+        NAMES.to_original(name): tensor for name, tensor in make_student("wan32", "full").network.state_dict().items()
+    }
     reader = gguf.GGUFReader(file)
     assert reader.get_field("general.architecture").contents() == "wan"
     found = {tensor.name: tensor for tensor in reader.tensors}
@@ -70,7 +72,9 @@ def test_the_snippet_runs(
 
 
 def test_another_family_is_refused(make_student: Callable[..., Student], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gguf is not defined for CogVideoXPipeline, only for WanPipeline"):
+    with pytest.raises(
+        ValueError, match=r"gguf is not possible for students of CogVideoXPipeline .*: export to diffusers or lora or"
+    ):
         export(make_student("cogvideox", "full"), "gguf", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

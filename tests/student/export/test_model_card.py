@@ -108,6 +108,13 @@ def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
             read_provenance(run, results=tmp_path / "results.json")
 
 
+def test_the_card_of_a_student_that_no_stock_sampler_fits_says_why(make_student: Callable[..., Student]) -> None:
+    """An ONNX graph is one forward: it needs none."""
+    exported = Exported(Path("out"), "onnx", 1e-6, None, 1.0, 1.0)
+    card = card_of(make_student("cogvideox", "full", 3), exported, None, "finetune")
+    assert "- scheduler: none of diffusers: CogVideoXDDIMScheduler rounds its nodes to" in card
+
+
 EXPORTS = [
     ("wan", "full", "diffusers"),
     ("wan", "lora", "lora"),

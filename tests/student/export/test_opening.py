@@ -131,6 +131,14 @@ def test_another_teacher_family_or_scheduler_is_refused(
         open_sampler(lora, device="cpu")
 
 
+def test_a_format_that_its_family_lacks_is_refused(make_export: Callable[..., Exported], tmp_path: Path) -> None:
+    folder = make_export("cogvideox", "lora", "lora").folder
+    file = Path(shutil.copy(folder / "pytorch_lora_weights.safetensors", tmp_path))
+    rewrite(file, fewstep_format="comfyui")
+    with pytest.raises(ValueError, match=r"^comfyui is not possible for students of CogVideoXPipeline \("):
+        open_sampler(file, device="cpu")
+
+
 def test_an_export_keeps_to_its_contract(pipeline: Path, lora: Path) -> None:
     for path in (pipeline, lora):
         with pytest.raises(ValueError, match="trained for steps 4, not 3"):

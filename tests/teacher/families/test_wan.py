@@ -53,6 +53,13 @@ def test_same_noise_gives_the_stock_latents(tiny_wan_folder: Path, steps: int, g
     assert_parity(tiny_wan_folder, steps, guidance)
 
 
+def test_comfyui_makes_the_noise_of_5b_with_its_autoencoder(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
+    for name, expand, node in (("14b", False, "EmptyHunyuanLatentVideo"), ("5b", True, "Wan22ImageToVideoLatent")):
+        make_tiny_wan(tmp_path / name, expand_timesteps=expand)
+        comfyui = load_teacher(tmp_path / name, device="cpu").comfyui
+        assert comfyui is not None and comfyui.noise[0] == node
+
+
 def test_two_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
     make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.875)
     assert_parity(tmp_path, 5, 5.0)

@@ -1,13 +1,13 @@
-"""Wan's original key names, as ComfyUI and the model's own code have them; the inverse of diffusers' converter."""
+"""Wan in other tools' files: its original key names, as ComfyUI and the model's own code have them, and its nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
-CHECKPOINT_PREFIX = "model.diffusion_model."  # what ComfyUI looks for in a whole model, and strips
-LORA_PREFIX = "diffusion_model."  # and in a LoRA
+from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 # In this order: longer names first, and norm2 and norm3 change places.
 _RENAMES = (
@@ -47,13 +47,29 @@ def to_original(name: str) -> str:
     return name.replace("scale_shift_table", "modulation")
 
 
-def to_original_state(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """All tensors under their original names, on the CPU."""
-    return {prefix + to_original(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def from_original_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Back to diffusers' names, by its own converter."""
+def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under their original names, with ComfyUI's prefix or not -> diffusers' names, by its own converter."""
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
     return dict(convert_wan_transformer_to_diffusers(dict(state)))
+
+
+NAMES = OriginalNames(to_original, to_diffusers)
+
+COMFYUI = ComfyUI(
+    model="Wan",
+    architecture="wan",
+    shift=8.0,
+    # beside heads of 128
+    expected={"attention_head_dim": 128, "freq_dim": 256, "text_dim": 4096, "patch_size": (1, 2, 2)},
+    text_encoder=("CLIPLoader", {"clip_name": "umt5_xxl_fp16.safetensors", "type": "wan"}),
+    vae=("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
+    noise=("EmptyHunyuanLatentVideo", {}),
+)
+
+# Of 48 channels, 16 pixels a latent's side: made by a node that asks the autoencoder
+COMFYUI_5B = replace(
+    COMFYUI,
+    vae=("VAELoader", {"vae_name": "wan2.2_vae.safetensors"}),
+    noise=("Wan22ImageToVideoLatent", {"vae": ["vae", 0]}),
+)

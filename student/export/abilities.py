@@ -1,0 +1,36 @@
+"""What a format may need of a teacher: each function says in words what is missing, or nothing where nothing is."""
+
+from __future__ import annotations
+
+from fewstep.student.denoiser import the_denoiser
+from fewstep.teacher.base import Teacher
+
+
+def nothing(teacher: Teacher) -> str:
+    """For formats that can hold the students of any teacher."""
+    return ""
+
+
+def lora_loader(teacher: Teacher) -> str:
+    """`load_lora_weights` of the pipeline."""
+    kind = type(teacher.pipeline)
+    return "" if hasattr(kind, "load_lora_weights") else f"diffusers' {kind.__name__} has no load_lora_weights"
+
+
+def single_file_loader(teacher: Teacher) -> str:
+    """`from_single_file` of the denoiser, and the names that it expects."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    kind = type(the_denoiser(teacher))
+    if not any(base.__name__ in SINGLE_FILE_LOADABLE_CLASSES for base in kind.__mro__):
+        return f"diffusers does not load {kind.__name__} from a single file"
+    if teacher.original_names is None:
+        return f"the original names of the tensors of {kind.__name__} are not known to fewstep"
+    return ""
+
+
+def comfyui_loader(teacher: Teacher) -> str:
+    """What ComfyUI makes of the family's files, which diffusers must load as well."""
+    if teacher.comfyui is None:
+        return f"what ComfyUI makes of {type(teacher.pipeline).__name__} is not known to fewstep"
+    return single_file_loader(teacher)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.given import IMAGES, Given, Kept, to_pil, check_names, given_names, read_given
+from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given, to_pil
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.predictions import schedule_of

@@ -79,7 +79,7 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
         noise, arguments = teacher.to_pipeline(z), teacher.call_arguments(contract, given)
-        found = pipe(prompt, latents=noise, output_type="latent", return_dict=False, **arguments)[0]
+        found = pipe(prompt=prompt, latents=noise, output_type="latent", return_dict=False, **arguments)[0]
         return teacher.from_pipeline(found, z.shape)
 
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -104,13 +104,15 @@ def clip_code(student: Student) -> str:
     """The snippet's last lines: a clip from `pipe`, written as a GIF."""
     called = student.teacher.call_arguments(student.contract)
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
-    for name in student.contract.given:
-        loaded = f'load_image("{name}.png")' if name in IMAGES else f'load_video("{name}.mp4")'
-        arguments += f"    {student.teacher.given_arguments[name]}={loaded},\n"
-    return (
+    readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}
+    for name, reader in readers.items():
+        file = f"{name}.{'png' if name in IMAGES else 'mp4'}"
+        arguments += f"    {student.teacher.given_arguments[name]}={reader}({file!r}),\n"
+    read = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
+    return read + (
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
         "clip = pipe(\n"
-        f"    {PROMPTS[0]!r},\n"
+        f"    prompt={PROMPTS[0]!r},\n"
         f"{arguments}"
         "    generator=torch.Generator().manual_seed(0),\n"
         '    output_type="pil",\n'
@@ -122,8 +124,7 @@ def clip_code(student: Student) -> str:
 def imports_code(*names: str) -> str:
     """The snippet's first lines; `names` are diffusers' own."""
     return (
-        f"import torch\nfrom diffusers import {', '.join(sorted(names))}\n"
-        "from diffusers.utils import export_to_gif, load_image, load_video\n"
+        f"import torch\nfrom diffusers import {', '.join(sorted(names))}\nfrom diffusers.utils import export_to_gif\n"
     )
 
 

@@ -17,6 +17,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, Kept, to_pil, to_pixels
+from fewstep.teacher.stock import ComfyUI
 
 FRAMES = (
     "given_latents"  # mask and latents (B, 4 + C, F, h, w) beside z; of 5B the first frame's latents (B, C, 1, h, w)
@@ -76,6 +77,13 @@ class WanImageTeacher(WanTeacher):
         mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
         mask[0] = True
         return Kept(first.expand_as(z), mask.view(1, 1, -1, 1, 1))
+
+    # --- what exports ask
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """Its workflows of pictures are not described yet."""
+        return None
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         kept = self.kept(conditions, z_t)

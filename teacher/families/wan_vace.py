@@ -15,6 +15,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, to_pixels
+from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 CONTROL = "control"  # (B, 96, F, h, w): latents of what is kept, of what is to change, and the mask
 
@@ -68,6 +69,18 @@ class WanVACETeacher(WanTeacher):
         modules = list(network.modules())
         kinds = (WanVACETransformerBlock, WanTransformerBlock)
         return [module for kind in kinds for module in modules if type(module) is kind]
+
+    # --- what exports ask
+
+    @property
+    def original_names(self) -> OriginalNames | None:
+        """diffusers' converter knows them, but only one way."""
+        return None
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """Its workflows of controls are not described yet."""
+        return None
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         return {"control_hidden_states": conditions.shared[CONTROL]}

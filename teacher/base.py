@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.predictions import schedule_of
@@ -105,9 +106,13 @@ class Teacher(ABC):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of a clip; raises ValueError for a size that the family cannot make."""
 
+    @property
     @abstractmethod
-    def network_at(self, t: Time) -> nn.Module:
-        """The denoiser in charge at time t; only families with several experts have more than one."""
+    def denoiser(self) -> nn.Module:
+        """The network that is asked, or `Experts`, of which each is asked at its own times.
+
+        A family that has them asks `ask_experts` in `predict`.
+        """
 
     @abstractmethod
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
@@ -118,7 +123,26 @@ class Teacher(ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        return next(self.network_at(1.0).parameters()).device
+        return next(self.denoiser.parameters()).device
+
+    def network_at(self, t: Time) -> nn.Module:
+        """The network in charge at t. Raises ValueError for times of two experts."""
+        return self.denoiser.at(t) if isinstance(self.denoiser, Experts) else self.denoiser
+
+    def component_names(self) -> dict[str, str]:
+        """What the pipeline calls the denoiser's parts, by their names: {"": "transformer"}."""
+        components = {id(part): name for name, part in self.pipeline.components.items()}
+        return {name: components[id(part)] for name, part in parts_of(self.denoiser).items()}
+
+    def ask_experts(self, experts: Experts, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
+        """`predict`, by each expert about its own clips."""
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+        return join_rows(
+            [
+                (rows, self.predict(z_t[rows], times[rows], conditions[rows], expert))
+                for _, expert, rows in experts.shares(times)
+            ]
+        )
 
     @torch.no_grad()
     def conditions(self, prompts: Sequence[str], negative_prompt: str | None = "") -> Conditions:
@@ -191,8 +215,18 @@ class Teacher(ABC):
         depths: Sequence[float] = TAP_DEPTHS,
         network: nn.Module | None = None,
     ) -> list[Tensor]:
-        """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t."""
-        network = network or self.network_at(t)
+        """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t.
+
+        Of experts each clip's are those of the expert in charge at its time.
+        """
+        network = network or self.denoiser
+        if isinstance(network, Experts):
+            times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+            shares = [
+                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, expert)]
+                for _, expert, rows in network.shares(times)
+            ]
+            return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
         taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
 
         def keep(block: nn.Module, _: object, output: Any) -> None:

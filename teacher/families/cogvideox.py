@@ -67,9 +67,11 @@ class CogVideoXTeacher(Teacher):
             height * self._per_pixel, width * self._per_pixel, num_frames, z_t.device
         )
 
-    def network_at(self, t: Time) -> nn.Module:
-        """The one denoiser."""
-        return self._transformer
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer."""
+        found: nn.Module = self._transformer
+        return found
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """The transformer blocks; diffusers names no repeated ones here."""

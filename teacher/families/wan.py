@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions, cut_padding
+from fewstep.teacher.experts import Experts, parts_of
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.schedule import Time
@@ -21,16 +22,15 @@ class WanTeacher(Teacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._high: Any = pipeline.transformer or pipeline.transformer_2
-        self._low: Any = pipeline.transformer_2 or pipeline.transformer
-        self._boundary = pipeline.config.boundary_ratio or 0.0  # `_low` is in charge below this time
-        self._config = self._high.config
+        self._denoiser = _denoiser(pipeline, folder)
+        self._transformer: Any = pipeline.transformer  # of experts both have its architecture
+        self._config = self._transformer.config
         self.family_fps = 24.0 if pipeline.config.expand_timesteps else 16.0  # the former: Wan 2.2 5B
         # image models split their text at a fixed length, so it must stay whole there
         self._cut = self._config.added_kv_proj_dim is None
         if self._cut:
-            count_padding(self._high)
-            count_padding(self._low)
+            for transformer in parts_of(self._denoiser).values():
+                count_padding(transformer)
 
     @property
     def text_limit(self) -> int:
@@ -50,31 +50,24 @@ class WanTeacher(Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
+        network = network or self._denoiser
+        if isinstance(network, Experts):
+            return self.ask_experts(network, z_t, t, conditions)
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        high = times >= self._boundary
-        if network is None and high.any() and not high.all():  # each expert gets its part of the batch
-            found = torch.empty_like(z_t)
-            for part in (high, ~high):
-                found[part] = self.predict(z_t[part], times[part], conditions[part])
-            return found
-        return self._forward(network or self.network_at(times), z_t, times, conditions.positive)
+        return self._forward(network, z_t, times, conditions.positive)
 
     def _forward(self, network: Any, z_t: Tensor, times: Tensor, text: Tensor) -> Tensor:
         timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
         if self.pipeline.config.expand_timesteps:
             timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
-        first = (network if hasattr(network, "patch_embedding") else self._high).patch_embedding
+        first = (network if hasattr(network, "patch_embedding") else self._transformer).patch_embedding
         dtype = first.weight.dtype  # diffusers' own .dtype walks through all modules, at every evaluation
         return network(z_t.to(dtype), timestep, text.to(z_t.device, dtype), return_dict=False)[0].to(z_t.dtype)
 
-    def network_at(self, t: Time) -> nn.Module:
-        """The expert in charge at t, which must be the same for the whole batch."""
-        high = torch.as_tensor(t, dtype=torch.float64) >= self._boundary
-        if bool(high.any()) and not bool(high.all()):
-            raise ValueError(
-                f"times on both sides of {self._boundary} belong to two experts: ask for one side at a time"
-            )
-        return self._high if bool(high.all()) else self._low
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer, or two of them as experts."""
+        return self._denoiser
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C) -> (B, C, F', h', w')."""
@@ -109,3 +102,31 @@ class WanTeacher(Teacher):
         config = self._part("vae").config
         mean, std = (torch.tensor(x, device=latents.device) for x in (config.latents_mean, config.latents_std))
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+
+def _denoiser(pipeline: Any, folder: Path) -> nn.Module:
+    """As WanPipeline asks: `transformer` at timesteps from boundary_ratio on, `transformer_2` below, if there is one.
+
+    Raises ValueError for two transformers without a boundary, and for a boundary without a second one.
+    """
+    first, second, boundary = pipeline.transformer, pipeline.transformer_2, pipeline.config.boundary_ratio
+    index = folder / "model_index.json"
+    if first is None:
+        raise ValueError(f"{index} names no transformer, which is asked first: name it, alone or before transformer_2")
+    if boundary is None:
+        if second is not None:
+            raise ValueError(
+                f"{index} names transformer_2 but no boundary_ratio below which it is asked: set boundary_ratio, as "
+                "0.875 in Wan 2.2 A14B's text-to-video and 0.9 in its image-to-video, or leave transformer_2 out"
+            )
+        found: nn.Module = first
+        return found
+    if second is None:
+        raise ValueError(
+            f"{index} has boundary_ratio {boundary:g}, below which transformer_2 is asked, but names none: add "
+            "transformer_2, or set boundary_ratio to null"
+        )
+    try:
+        return Experts(first, second, boundary)
+    except ValueError as error:
+        raise ValueError(f"{index}: {error}") from error

@@ -178,19 +178,21 @@ class Teacher(ABC):
         guidance: Guidance | float = 1.0,
         network: nn.Module | None = None,
     ) -> Tensor:
-        """x0 seen from z_t, with u + guidance (c - u): one forward, of as many clips more as are guided.
+        """x0 seen from z_t, with u + guidance (c - u), of the clip's own weight: one forward, of as many clips more as are guided.
 
         Works with and without gradients to z_t (and to a `network` that is trained).
         """
         guidance, schedule = Guidance.of(guidance), self.schedule_of(network)
-        guided = guidance.applies(self.schedule, t).expand(len(z_t))
+        weights = guidance.weights(self.schedule, t).expand(len(z_t))
+        guided = weights != 1
         if not guided.any():
             return schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t)
         times = torch.as_tensor(t).expand(len(z_t))
         z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
         u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
         found = c.clone()
-        found[guided] = torch.lerp(u, c[guided], guidance.weight)
+        weight = weights[guided].to(u.device, u.dtype).view(-1, *[1] * (u.ndim - 1))
+        found[guided] = torch.lerp(u, c[guided], weight)
         return schedule.to_x0(found, z_t, t)
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:

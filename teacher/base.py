@@ -178,7 +178,8 @@ class Teacher(ABC):
         guidance: Guidance | float = 1.0,
         network: nn.Module | None = None,
     ) -> Tensor:
-        """x0 seen from z_t, with u + guidance (c - u), of the clip's own weight: one forward, of as many clips more as are guided.
+        """x0 seen from z_t, with u + guidance (c - u), each clip by the weight at its time: one forward, of as many
+        clips more as are guided.
 
         Works with and without gradients to z_t (and to a `network` that is trained).
         """

@@ -42,7 +42,7 @@ def test_parameters_are_those_that_are_trained(
 ) -> None:
     folder = request.getfixturevalue(family)
     plan = read_recipe(recipe(tmp_path, folder), [f"stages.1.objective.conditional={str(conditional).lower()}"])
-    counts = _count(outline_teacher(folder).teacher.network_at(1.0), plan, plan.stages[1])
+    counts = _count(outline_teacher(folder).teacher, plan, plan.stages[1])
     teacher = load_teacher(folder, device="cpu")
     roles = Roles(teacher, "lora", rank=4, alpha=4)
     settings = DiscriminatorSettings(width=8, backbone="lora", lora_rank=2)

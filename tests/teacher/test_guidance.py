@@ -104,9 +104,7 @@ def test_of_two_intervals_that_meet_the_upper_one_has_the_edge() -> None:
     assert TWO.guides and not Guidance.of("1@0.875-1,1@0-0.875").guides
 
 
-def test_two_weights_are_those_of_the_stock_pipelines_experts(
-    make_tiny_wan: Callable[..., None], tmp_path: Path
-) -> None:
+def test_two_weights_are_the_stock_pipelines_for_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
     make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.9375)  # which is a node of 4 steps
     teacher = load_teacher(tmp_path, device="cpu")
     z = teacher.noise([5], teacher.latent_shape(9, 16, 16))

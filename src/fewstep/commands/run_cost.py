@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from fewstep.distill.discriminator import DiscriminatorSettings
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
+    from fewstep.teacher.base import Teacher
     from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
 
 def show(plan: Recipe, outline: Outline) -> None:
     """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
-    from fewstep.student.denoiser import the_denoiser
-
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
-    print_table(_memory_table(plan, the_denoiser(outline.teacher)), stderr=True)
+    print_table(_memory_table(plan, outline.teacher), stderr=True)
+    for line in _expert_lines(plan, outline.teacher):
+        typer.echo(line, err=True)
     if not outline.whole:
         typer.echo(
             f"the weights of {plan.teacher} are not on this disk yet: that they are whole, and that datasets and "
@@ -72,7 +73,22 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     return table
 
 
-def _memory_table(plan: Recipe, network: nn.Module) -> Table:
+def _expert_lines(plan: Recipe, teacher: Teacher) -> list[str]:
+    """Of a teacher with two experts, to whom each stage's nodes belong and who is trained."""
+    from fewstep.distill.expert_plan import expert_plan, whose
+    from fewstep.teacher.experts import Experts
+
+    experts = teacher.denoiser
+    if not isinstance(experts, Experts):
+        return []
+    lines = ["both experts are in memory at once: times on both sides of the boundary meet in a batch"]
+    for stage in plan.stages:
+        nodes, trained = teacher.schedule.grid(stage.student_steps)[:-1], expert_plan(stage, teacher).trained or ()
+        lines.append(f"{stage.name}: {whose(experts, nodes)}; it trains {' and '.join(trained)}")
+    return lines
+
+
+def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
@@ -88,7 +104,7 @@ def _memory_table(plan: Recipe, network: nn.Module) -> Table:
         title="GiB, without activations",
     )
     for index, stage in enumerate(plan.stages):
-        shares = stage_memory(plan, index, **_count(network, plan, stage), frozen=plan.precision)
+        shares = stage_memory(plan, index, **_count(teacher, plan, stage), frozen=plan.precision)
         for share in shares:
             parts = (share.weights, share.gradients, share.moments, share.average)
             table.add_row(stage.name, share.role, *(f"{part:.3f}" for part in parts))
@@ -96,16 +112,22 @@ def _memory_table(plan: Recipe, network: nn.Module) -> Table:
     return table
 
 
-def _count(network: nn.Module, plan: Recipe, stage: Stage) -> dict[str, int]:
-    """Parameters of the denoiser, of its adapters, and of the stage's discriminator."""
+def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, int]:
+    """Parameters of the denoiser, of those of its experts that learn and their adapters, and of the discriminator."""
+    from fewstep.distill.expert_plan import expert_plan
     from fewstep.distill.objectives.adversarial import Adversarial
+    from fewstep.teacher.experts import parts_of
 
-    lora, found = plan.student.lora, {"num_parameters": _numel(network)}
-    found["num_adapters"] = _adapters(network, lora.rank, lora.alpha, lora.targets)
+    parts, lora, names = parts_of(teacher.denoiser), plan.student.lora, expert_plan(stage, teacher).trained
+    learning = [part for name, part in parts.items() if names is None or name in names]
+    found = {"num_parameters": _numel(teacher.denoiser)}
+    if names is not None:
+        found |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
+    found["num_adapters"] = sum(_adapters(part, lora.rank, lora.alpha, lora.targets) for part in learning)
     if isinstance(stage.objective, Adversarial):
         settings = stage.objective.discriminator
-        found["num_heads"] = len(settings.depths) * _head(network, settings, 1 + stage.objective.conditional)
-        found["num_discriminator_adapters"] = _adapters(network, settings.lora_rank, settings.lora_rank)
+        found["num_heads"] = len(settings.depths) * _head(learning[0], settings, 1 + stage.objective.conditional)
+        found["num_discriminator_adapters"] = _adapters(teacher.denoiser, settings.lora_rank, settings.lora_rank)
     return found
 
 

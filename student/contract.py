@@ -175,6 +175,10 @@ class SamplingContract(BaseModel):
                 f"the contract says {self.kind} with {self.prediction}-prediction, the teacher {schedule.kind} with "
                 f"{schedule.prediction}: the contract is not this student's, restore it"
             )
+        self.check_experts(teacher)
+
+    def check_experts(self, teacher: Teacher) -> None:
+        """Raises ValueError when the teacher gives the student's nodes to other experts than the contract."""
         own, teachers = experts_said(self.experts), experts_said(_experts(teacher, self.grid, None))
         if own != teachers:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,10 @@ class Teacher(ABC):
         """What the pipeline calls the denoiser's parts, by their names: {"": "transformer"}."""
         components = {id(part): name for name, part in self.pipeline.components.items()}
         return {name: components[id(part)] for name, part in parts_of(self.denoiser).items()}
+
+    def index_without(self, index: Mapping[str, Any], components: Sequence[str]) -> dict[str, Any]:
+        """A pipeline's model_index.json without these components, which its denoiser does without."""
+        return {name: [None, None] if name in components else value for name, value in index.items()}
 
     def ask_experts(self, experts: Experts, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
         """`predict`, by each expert about its own clips."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ class WanTeacher(Teacher):
     def denoiser(self) -> nn.Module:
         """The transformer, or two of them as experts."""
         return self._denoiser
+
+    def index_without(self, index: Mapping[str, Any], components: Sequence[str]) -> dict[str, Any]:
+        """With a boundary only where there are two transformers."""
+        found = super().index_without(index, components)
+        return found | {"boundary_ratio": None} if components else found
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C) -> (B, C, F', h', w')."""

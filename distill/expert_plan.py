@@ -11,7 +11,7 @@ from fewstep.distill.objectives.supervision import supervisor_times
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Stage
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.experts import Experts
+from fewstep.teacher.experts import HIGH, LOW, Experts
 from fewstep.teacher.schedule import shift_time
 
 
@@ -44,7 +44,7 @@ def expert_plan(stage: Stage, teacher: Teacher) -> ExpertPlan:
     if not set(trained) <= set(with_nodes):
         raise ValueError(
             f"stage {stage.name} trains the {stage.expert} expert, which has none of its {stage.student_steps} nodes: "
-            f"{whose(experts, nodes)}; take more steps, or train the other one"
+            f"of the times {whose(experts, nodes)}; take more steps, or train the other one"
         )
     starts = stage.starts or tuple(1 - i / stage.student_steps for i in range(stage.student_steps))
     times = shift_time(torch.tensor(starts, dtype=torch.float64), teacher.schedule.shift)
@@ -52,15 +52,16 @@ def expert_plan(stage: Stage, teacher: Teacher) -> ExpertPlan:
     if not own:
         raise ValueError(
             f"stage {stage.name} trains the {' and '.join(trained)} expert, to which none of its starts belongs: "
-            f"{whose(experts, times)}; leave starts out, or add one of its own"
+            f"of the times {whose(experts, times)}; leave starts out, or add one of its own"
         )
     return ExpertPlan(trained, stage.starts if len(own) == len(starts) else tuple(own))
 
 
 def whose(experts: Experts, times: Tensor) -> str:
     """To whom times (n,) belong, in words."""
-    named = zip(times.tolist(), experts.names_at(times), strict=True)
-    return f"{', '.join(f'{time:.4g} is {name}' for time, name in named)}, and the boundary {experts.boundary:g}"
+    named = list(zip(times.tolist(), experts.names_at(times), strict=True))
+    of = {name: ", ".join(f"{time:.4g}" for time, owner in named if owner == name) or "none" for name in (HIGH, LOW)}
+    return f"{HIGH} has {of[HIGH]}; {LOW} has {of[LOW]} (the boundary is {experts.boundary:g})"
 
 
 def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:

@@ -35,7 +35,9 @@ class Experts(nn.Module):
     def is_high(self, t: Time) -> Tensor:
         """Whether the high expert is in charge; bool, () or (B,), on the CPU."""
         time = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        return time.round(decimals=9) >= self.boundary  # a time that is the boundary but for rounding is the boundary
+        return time.round(decimals=9) >= round(
+            self.boundary, 9
+        )  # a time that is the boundary but for rounding is the boundary
 
     def names_at(self, times: Tensor) -> list[str]:
         """The name of the expert in charge at each of these times (n,)."""

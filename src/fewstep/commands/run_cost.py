@@ -84,7 +84,7 @@ def _expert_lines(plan: Recipe, teacher: Teacher) -> list[str]:
     lines = ["both experts are in memory at once: times on both sides of the boundary meet in a batch"]
     for stage in plan.stages:
         nodes, trained = teacher.schedule.grid(stage.student_steps)[:-1], expert_plan(stage, teacher).trained or ()
-        lines.append(f"{stage.name}: {whose(experts, nodes)}; it trains {' and '.join(trained)}")
+        lines.append(f"{stage.name} trains {' and '.join(trained)}: of its nodes {whose(experts, nodes)}")
     return lines
 
 

@@ -160,7 +160,7 @@ def export(
     format.check(student)
     if student.contract.experts and to not in OF_EXPERTS:
         raise ValueError(
-            f"{to} holds one network, and the student's teacher has experts ({experts_said(student.contract.experts)}): "
+            f"{to} holds one network, and this student has experts, {experts_said(student.contract.experts)}: "
             f"export to {' or '.join(OF_EXPERTS)}"
         )
     with whole_folder(out, force) as part, quiet_libraries():

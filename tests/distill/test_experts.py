@@ -126,10 +126,10 @@ def test_features_of_both_experts_come_at_one_scale(tiny_experts: Teacher) -> No
     settings = DiscriminatorSettings(width=8)
     judge = Discriminator(tiny_experts, tiny_experts.denoiser, settings, clips, conditions, conditional=False)
     z = tiny_experts.noise(range(10, 18), (16, 2, 2, 4))
-    for t in (0.95, 0.5):
-        times = torch.full((8,), t, dtype=torch.float64)
+    for low, high in ((0.02, 0.87), (0.88, 1.0)):
+        times = torch.linspace(low, high, 8, dtype=torch.float64)
         raw = tiny_experts.features(z, times, conditions, settings.depths)
         read = judge.read(z, times, conditions)
         offsets = [[float(f.mean(dim=(0, 2, 3, 4)).abs().mean()) for f in features] for features in (raw, read)]
-        assert all(before > 2 * after_ and after_ < 0.3 for before, after_ in zip(*offsets, strict=True)), offsets
+        assert all(before > 2 * after_ for before, after_ in zip(*offsets, strict=True)), offsets
         assert all(0.5 < float(f.std()) < 2 for f in read)

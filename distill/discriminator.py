@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
@@ -10,11 +10,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm
+from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
 from fewstep.distill.objectives.base import Settings, Timed
 from fewstep.student.adapters import adapter_parameters, add_adapter, num_adapter_parameters, shared_copy
 from fewstep.teacher.base import TAP_DEPTHS, Teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of
 
 ADAPTER = "discriminator"
 _LEVELS = 8  # of noise, at which features are measured
@@ -46,6 +47,10 @@ class Discriminator(nn.Module):
     only the adapter is registered.
     Clips do not see one another: a logit depends on its own clip alone. Heads are made for the shapes of features
     at construction, but take any number of frames and any size.
+
+    Of a backbone of two experts each clip is read by the one in charge at its time, so both sides of a comparison by
+    the same one. Heads are shared: those of an expert's own would learn from its times only, which may be few. They see
+    features at one scale, for each expert's are standardised by statistics of its own.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Discriminator(nn.Module):
         elif settings.backbone == "lora":
             backbone, self.adapters = _adapted(backbone, settings.lora_rank)
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
+        self._standardise_experts(clips, conditions)
         features, reads = self._measured(clips, conditions), 2 if conditional else 1
         heads = [
             Head(f.shape[1], reads, settings.width, settings.temporal, settings.norm).to(f.device) for f in features
@@ -101,7 +107,26 @@ class Discriminator(nn.Module):
     def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
         """The backbone's features of z at t, float32 (B, channels, F', h', w') per depth."""
         depths, (backbone,) = self.settings.depths, self._backbone
-        return [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
+        features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
+        if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
+            return features
+        shares = [(rows, list(self._scales(name))) for name, _, rows in backbone.shares(t.expand(len(z)))]
+        return [join_rows([(rows, scales[i](f[rows])) for rows, scales in shares]) for i, f in enumerate(features)]
+
+    def _scales(self, expert: str) -> Iterator[nn.Module]:
+        """What brings an expert's features to the scale that heads see, by depth."""
+        yield from self.scales[expert].children()
+
+    def _standardise_experts(self, clips: Tensor, conditions: Conditions) -> None:
+        """Measures each expert's features at its own levels of noise."""
+        (backbone,) = self._backbone
+        if not isinstance(backbone, Experts):
+            return
+        boundary = float(self._teacher.schedule.level(backbone.boundary))
+        ends = {HIGH: (boundary, 1.0), LOW: (min(0.02, boundary / 2), boundary - 1e-6)}
+        found = {name: self._measured(clips, conditions, *ends[name]) for name in (HIGH, LOW)}
+        scales = {name: nn.ModuleList(_standardise(f) for f in features) for name, features in found.items()}
+        self.scales = nn.ModuleDict(scales)
 
     def timed(self) -> list[Timed]:
         """Its backbone and heads, for benchmarks; what joins features counts as its own time."""
@@ -110,10 +135,12 @@ class Discriminator(nn.Module):
         return [Timed(self, "forward"), Timed(self, "read", "backbone", own, whole=True), *heads]
 
     @torch.no_grad()
-    def _measured(self, clips: Tensor, conditions: Conditions) -> list[Tensor]:
+    def _measured(
+        self, clips: Tensor, conditions: Conditions, lowest: float = 0.02, highest: float = 0.98
+    ) -> list[Tensor]:
         """Features of the clips at levels of noise from almost none to almost all, at least _LEVELS of them."""
         rounds = -(-_LEVELS // len(clips))
-        levels = torch.linspace(0.02, 0.98, rounds * len(clips), dtype=torch.float64).view(len(clips), rounds)
+        levels = torch.linspace(lowest, highest, rounds * len(clips), dtype=torch.float64).view(len(clips), rounds)
         schedule, generator = self._teacher.schedule, torch.Generator().manual_seed(0)
         found = []
         for level in levels.unbind(dim=1):
@@ -121,6 +148,12 @@ class Discriminator(nn.Module):
             noise = torch.randn(clips.shape, generator=generator).to(clips)
             found.append(self.read(schedule.add_noise(clips, noise, t), t, conditions))
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def _standardise(features: Tensor) -> Standardise:
+    found = Standardise(features.shape[1]).to(features.device)
+    found.measure(features)
+    return found
 
 
 def _adapted(network: nn.Module, rank: int) -> tuple[nn.Module, nn.ParameterDict]:
@@ -136,7 +169,7 @@ def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: b
 
     Heads read features as wide as a transformer's tokens or a UNet's widest block.
     """
-    config = network.config
+    config = next(iter(parts_of(network).values())).config  # of experts all have the same architecture
     wide = (
         max(config.block_out_channels)
         if "block_out_channels" in config

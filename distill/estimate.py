@@ -114,20 +114,27 @@ def stage_memory(
     num_adapters: int = 0,
     held: Mapping[str, Held] | None = None,
     frozen: Precision = "float32",
+    num_experts: int = 1,
+    num_trained: int | None = None,
 ) -> list[Share]:
     """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
 
-    The numbers are of parameters: the denoiser's, its adapters', and those that the stage's objective holds besides.
-    `frozen` is the dtype of the teacher's weights and of a supervisor's; all others are float32. Activations, which
-    grow with clips and batch, are not counted, nor are text encoder and autoencoder.
+    The numbers are of parameters: the denoiser's (of experts both, which are there at once), its adapters' that the
+    stage trains, and those that the stage's objective holds besides; `num_trained` are those of the experts that the
+    stage trains, None: the whole denoiser's. `frozen` is the dtype of the teacher's weights and of a supervisor's; all
+    others are float32. Activations, which grow with clips and batch, are not counted, nor are text encoder and
+    autoencoder.
     """
     lora = recipe.train_of(index) == "lora"
     start = recipe.start_of(index)
     own_base = start is not None and not recipe.keeps_adapters(start)  # adapters on weights that are not the teacher's
-    shares = [_frozen("teacher", num_parameters, frozen)]
+    learning = num_parameters if num_trained is None else num_trained
+    shares = [_frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)]
     if lora and own_base:
-        shares.append(_frozen("student's base", num_parameters))
-    shares.append(_trained("student", num_adapters if lora else num_parameters, averaged=True))
+        shares.append(_frozen("student's base", learning))
+    shares.append(_trained("student", num_adapters if lora else learning, averaged=True))
+    if own_base and learning < num_parameters:
+        shares.append(_frozen("student's other expert", num_parameters - learning, frozen))
 
     supervisor = recipe.teacher_of(index)
     if supervisor is not None:

@@ -266,6 +266,9 @@ class Stage(Settings):
     starts: Annotated[tuple[Start, ...], Field(min_length=1)] | None = None
     """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
     node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""
+    expert: Literal["high", "low"] | None = None
+    """Of a teacher with two experts, the one that is trained, at its own nodes alone; the other stays as the stage
+    began. Null: both, or the only network."""
     convert: Annotated[Conversion | Literal[False] | None, WrapValidator(_settings_or_false)] = None
     """What a student that predicts eps is converted to first. Null: to v where it takes one step, else not. False: not,
     and one step of eps is refused."""

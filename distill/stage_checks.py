@@ -7,29 +7,35 @@ from typing import Any
 
 from fewstep.distill.checkpoint import load_state
 from fewstep.distill.conversion_plan import planned_conversions
+from fewstep.distill.expert_plan import check_supervisor, expert_plan
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
-from fewstep.student.denoiser import ADAPTER, the_denoiser
+from fewstep.student.denoiser import ADAPTER
 from fewstep.student.weights import check_weights
+from fewstep.teacher.experts import parts_of
 from fewstep.teacher.outline import Outline
 
 
 def check_networks(recipe: Recipe, outline: Outline) -> None:
     """Raises ValueError when the teacher's denoiser cannot be trained or read as the stages ask.
 
-    It has several experts, LoRA fits none of its modules, it cannot compute activations again, or an objective cannot
-    work with it: it has no blocks that a discriminator could read, say. And when a student of one step would predict
-    eps (`planned_conversions`).
+    LoRA fits none of its modules, it cannot compute activations again, the expert that a stage trains has no node, or
+    an objective cannot work with it: it has no blocks that a discriminator could read, say. And when a student of one
+    step would predict eps (`planned_conversions`).
     """
     planned_conversions(recipe, outline.teacher.schedule.prediction)
-    network, lora = the_denoiser(outline.teacher), recipe.student.lora
+    for index, stage in enumerate(recipe.stages):
+        expert_plan(stage, outline.teacher)
+        check_supervisor(recipe, index, outline.teacher)
+    network, lora = outline.teacher.denoiser, recipe.student.lora
     if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):
         add_adapter(shared_copy(network), ADAPTER, lora.rank, lora.alpha, lora.targets)
     if recipe.gradient_checkpointing:
-        _check_checkpointing(shared_copy(network))
+        for part in parts_of(shared_copy(network)).values():
+            _check_checkpointing(part)
     for stage in recipe.stages:
         stage.objective.check_network(outline.teacher, network)
 
@@ -37,7 +43,7 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
 def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, trained_again: Collection[str]) -> None:
     """Raises ValueError when a finished stage lost its result, contract or weights, or its gate does not open, and when
     the checkpoint of the stage that comes next is broken. Stages that are `trained_again` are not looked at."""
-    network = the_denoiser(outline.teacher)
+    network = outline.teacher.denoiser
     for stage in recipe.stages:
         if stage.name in trained_again:
             continue

@@ -15,6 +15,7 @@ from fewstep.distill.batches import Batches, BatchSource
 from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
 from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
+from fewstep.distill.expert_plan import expert_plan
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import agree, wait_for_all
@@ -104,7 +105,7 @@ class Relay:
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
 
         def write(folder: Path) -> None:
-            roles.save(folder)
+            roles.save(folder, [expert.name for expert in trainer.contract.experts] or None)
             trainer.contract.write(folder)
 
         if self.accelerator.is_main_process:
@@ -154,7 +155,7 @@ class Relay:
         conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
         if conversion is not None:
             record_prediction(roles.student, conversion.to)
-        supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
+        supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
         gauged = gauged_batch(batches, stage)
         # the main process's clips: an objective may take statistics from them, which must be the same in all
@@ -163,7 +164,7 @@ class Relay:
         objective = stage.objective.build(supervision, roles, main_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
-            self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction,
+            self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction, roles.own,
         )  # fmt: skip
 
         def watch(step: int) -> dict[str, float]:
@@ -210,7 +211,7 @@ class Relay:
         if start == self.recipe.teacher_of(index):
             return roles.supervisor
         folder = self._weights(start)
-        return self.teacher.network_at(1.0) if folder is None else student_network(self.teacher, folder)
+        return self.teacher.denoiser if folder is None else student_network(self.teacher, folder)
 
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)
@@ -230,11 +231,17 @@ def gauged_batch(batches: BatchSource, stage: Stage) -> Batch:
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:
     """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself."""
-    lora = recipe.student.lora
-    roles = Roles(teacher, recipe.train_of(index), start, supervisor, lora.rank, lora.alpha, lora.targets)
+    lora, experts = recipe.student.lora, expert_plan(recipe.stages[index], teacher).trained
+    roles = Roles(teacher, recipe.train_of(index), start, supervisor, lora.rank, lora.alpha, lora.targets, experts)
     if recipe.gradient_checkpointing:
         roles.checkpoint_gradients()
     return roles
+
+
+def stage_supervision(stage: Stage, teacher: Teacher) -> Supervision:
+    """Where the stage's steps start and end, and who takes them before."""
+    starts = expert_plan(stage, teacher).starts
+    return Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, starts)
 
 
 def check_gate(stage: Stage, folder: RunFolder) -> None:

@@ -12,10 +12,9 @@ from torch import nn
 
 from fewstep.distill.conversion_plan import planned_predictions
 from fewstep.distill.objectives.base import Batch
-from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
-from fewstep.distill.stages import gauged_batch, stage_roles
+from fewstep.distill.stages import gauged_batch, stage_roles, stage_supervision
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import SamplingContract
@@ -64,12 +63,12 @@ def untrained_trainer(
     roles.supervisor = _supervisor(recipe, index, roles)
     if taught_by is not None and roles.supervisor is not roles.backbone:
         record_prediction(roles.supervisor, predictions[taught_by])
-    supervision = Supervision(stage.teacher_steps, stage.student_steps, stage.guidance, stage.starts)
+    supervision = stage_supervision(stage, teacher)
     batches = NoiseBatches(teacher, size, conditions)
     objective = stage.objective.build(supervision, roles, gauged_batch(batches, stage))
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
-        teacher.default_fps(), predictions[index],
+        teacher.default_fps(), predictions[index], roles.own,
     )  # fmt: skip
     with TemporaryDirectory() as empty:  # there is no checkpoint to resume
         trainer = Trainer(stage, roles, objective, batches, contract, accelerator, Logging(), Path(empty))

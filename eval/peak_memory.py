@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.sampler import Sampler
+from fewstep.teacher.experts import used_parts
 
 GIB = 2**30
 _EVERY_SECONDS = 0.002
@@ -79,10 +80,8 @@ def weights_of(sampler: Sampler) -> dict[int, int]:
 
 
 def denoisers(sampler: Sampler) -> list[nn.Module]:
-    """The networks that sampling evaluates: a student's own, or a teacher's one or two."""
-    if sampler.network is not None:
-        return [sampler.network]
-    return list(dict.fromkeys(sampler.teacher.network_at(float(t)) for t in sampler.grid[:-1]))
+    """The networks that sampling evaluates: a student's own or a teacher's, of two experts those that have a node."""
+    return list(used_parts(sampler.network or sampler.teacher.denoiser, sampler.grid[:-1]).values())
 
 
 def _plain(tensor: Tensor) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fewstep.teacher.experts import parts_of
 from fewstep.teacher.weight_files import tensor_shapes
 
 FILE_NAME = "adapter.safetensors"
@@ -36,12 +37,13 @@ def shared_copy(network: _N) -> _N:
 def add_adapter(network: nn.Module, name: str, rank: int, alpha: float, targets: Sequence[str] | None = None) -> None:
     """Puts a fresh adapter on, which changes nothing yet; only its parameters, in float32, are trained then.
 
-    Raises ValueError for a target that no module is called, or that LoRA cannot adapt.
+    Experts get one each. Raises ValueError for a target that no module is called, or that LoRA cannot adapt.
     """
-    if targets:
-        _check_targets(network, targets)
-    chosen: Any = {"lora_alpha": alpha, "target_modules": list(targets or lora_targets(network))}
-    _inject(network, name, LoraConfig(r=rank, **chosen))
+    for part in parts_of(network).values():
+        if targets:
+            _check_targets(part, targets)
+        chosen: Any = {"lora_alpha": alpha, "target_modules": list(targets or lora_targets(part))}
+        _inject(part, name, LoraConfig(r=rank, **chosen))
 
 
 def load_adapter(network: nn.Module, name: str, folder: Path) -> None:
@@ -84,7 +86,8 @@ def remove_adapters(network: nn.Module) -> None:
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, layer in layers:
         network.set_submodule(name, layer.get_base_layer())
-    vars(network).pop("peft_config", None)
+    for part in parts_of(network).values():
+        vars(part).pop("peft_config", None)
 
 
 def adapter_parameters(network: nn.Module, name: str) -> dict[str, nn.Parameter]:

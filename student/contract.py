@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.experts import Experts
 from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
@@ -20,14 +21,30 @@ from fewstep.teacher.source import EMBEDDED
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
 VERSION = 2
+_SINCE_2 = {"experts": (), "given": ()}  # what version 1 did not say, and what it meant
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
+
+
+class ExpertNodes(BaseModel):
+    """One of several networks of a student: its name, the pipeline's name for it, and the nodes that it is asked at.
+
+    nodes: indices of `SamplingContract.timesteps`. trained: it has weights of its own; else it is the teacher's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    component: str
+    nodes: tuple[int, ...]
+    trained: bool
 
 
 class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
     times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all
-    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights.
+    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. experts: of a student
+    with several networks, those that have a node; none where a single network has them all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +64,7 @@ class SamplingContract(BaseModel):
     guidance: GuidanceField
     baked_guidance: GuidanceField
     negative_prompt: str
+    experts: tuple[ExpertNodes, ...]
     num_frames: int
     height: int
     width: int
@@ -55,14 +73,15 @@ class SamplingContract(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _before_given(cls, values: Any) -> Any:
-        """Version 1 knew prompts alone."""
-        if isinstance(values, dict) and values.get("version") == 1 and "given" not in values:
-            return values | {"version": VERSION, "given": ()}
-        return values
+    def _from_version_1(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("version") != 1:
+            return values
+        return {**_SINCE_2, **values, "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
+        if self.experts and sorted(i for e in self.experts for i in e.nodes) != list(range(self.steps)):
+            raise ValueError(f"the experts do not have each of the {self.steps} nodes once")
         if len(self.times) != self.steps + 1 or len(self.timesteps) != self.steps:
             raise ValueError(f"{self.steps} steps need {self.steps + 1} times and {self.steps} timesteps")
         return self
@@ -78,10 +97,12 @@ class SamplingContract(BaseModel):
         negative_prompt: str,
         fps: float,
         prediction: Prediction | None = None,
+        trained: Collection[str] | None = None,
     ) -> SamplingContract:
         """The contract of a student of `teacher`, called `name`, with `steps` steps on the teacher's own grid.
 
-        `prediction` is what the student predicts; None: as its teacher.
+        `prediction` is what the student predicts; None: as its teacher. `trained`: names of experts with weights of
+        their own; None: all that have a node.
 
         A teacher from a folder is remembered by its absolute path: the student may be sampled from anywhere.
         """
@@ -103,6 +124,7 @@ class SamplingContract(BaseModel):
             guidance=Guidance(),
             baked_guidance=Guidance.of(baked_guidance),
             negative_prompt=negative_prompt,
+            experts=_experts(teacher, times, trained),
             **size._asdict(),
             fps=fps,
             given=teacher.given,
@@ -162,6 +184,16 @@ class SamplingContract(BaseModel):
                 f"{teacher.folder} is fed {_listed(fed.tolist())} there: its scheduler has another number of them, or "
                 "its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
             )
+        self.check_experts(teacher)
+
+    def check_experts(self, teacher: Teacher) -> None:
+        """Raises ValueError when the teacher gives the student's nodes to other experts than the contract."""
+        own, teachers = experts_said(self.experts), experts_said(_experts(teacher, self.grid, None))
+        if own != teachers:
+            raise ValueError(
+                f"the contract gives the student's nodes to {own}, and {teacher.folder} to {teachers}: the contract is "
+                "not this student's, restore it"
+            )
 
     def write(self, folder: Path) -> None:
         """Writes contract.json into the folder."""
@@ -176,6 +208,32 @@ def contracted(network: _N, folder: Path) -> _N:
 
 def _listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
+
+
+def _experts(teacher: Teacher, times: Tensor, trained: Collection[str] | None) -> tuple[ExpertNodes, ...]:
+    """Of a teacher with experts, those in charge at the times (steps + 1,) but the last."""
+    if not isinstance(teacher.denoiser, Experts):
+        return ()
+    names, components = teacher.denoiser.names_at(times[:-1]), teacher.component_names()
+    return tuple(
+        ExpertNodes(
+            name=name,
+            component=component,
+            nodes=tuple(i for i, other in enumerate(names) if other == name),
+            trained=trained is None or name in trained,
+        )
+        for name, component in components.items()
+        if name in names
+    )
+
+
+def experts_said(experts: Sequence[ExpertNodes]) -> str:
+    """Who has which nodes, counted from 1, in words."""
+    return ", ".join(f"{e.name} ({e.component}: {_counted(e.nodes)})" for e in experts) or "one network"
+
+
+def _counted(nodes: Sequence[int]) -> str:
+    return " ".join(str(node + 1) for node in nodes)
 
 
 def _said(value: Any) -> str:

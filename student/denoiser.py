@@ -1,13 +1,15 @@
 """Who is who in a stage: student, supervisor and backbone, as networks over as few copies of the weights as possible.
 
-With LoRA they are one copy of the weights with different adapters; with full training the student has its own.
+With LoRA they are one copy of the weights with different adapters; with full training the student has its own. Of a
+denoiser of several experts each has roles of its own, so that one may be trained while another stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +25,89 @@ from fewstep.student.adapters import (
     shared_copy,
 )
 from fewstep.student.contract import contracted
-from fewstep.student.weights import is_adapter, load_network, save_network
+from fewstep.student.weights import copy_weights, is_adapter, load_network, save_network, weights_folder
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import Experts, parts_of, with_parts
 
 Train = Literal["full", "lora"]
 ADAPTER = "student"
+
+
+@dataclass(frozen=True)
+class _Lora:
+    """How a fresh adapter is made."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] | None
+
+
+class _Network:
+    """The roles of one network: of the only one, or of one expert. `train` None: it stays as the stage began.
+
+    `own` is the teacher's; start, supervisor: folders of weights, None is the teacher's.
+    """
+
+    def __init__(self, own: Any, train: Train | None, start: Path | None, supervisor: Path | None, lora: _Lora) -> None:
+        self._own, self._start, self._train = own, start, train
+        # weights that adapters are put on: the teacher's, unless an earlier stage left its own
+        whole = start if train and start and not is_adapter(start) else None
+        self._base = load_network(own, whole) if whole else own
+        self.student = self._student(lora)
+        self.supervisor = self._supervisor(supervisor)
+        trained = {"lora": adapter_parameters(self.student, ADAPTER), "full": dict(self.student.named_parameters())}
+        self.parameters: dict[str, nn.Parameter] = trained[train] if train else {}
+
+    def _student(self, lora: _Lora) -> nn.Module:
+        if self._train is None:
+            return _network_of(self._own, self._start)
+        return self._adapted_student(lora) if self._train == "lora" else self._full_student()
+
+    def _adapted_student(self, lora: _Lora) -> nn.Module:
+        student = shared_copy(self._base).requires_grad_(False)
+        if self._start is not None and is_adapter(self._start):
+            load_adapter(student, ADAPTER, self._start)
+        else:
+            add_adapter(student, ADAPTER, lora.rank, lora.alpha, lora.targets)
+        return student
+
+    def _full_student(self) -> nn.Module:
+        student: nn.Module = deepcopy(self._base) if self._base is self._own else self._base
+        student.float()  # in bfloat16 weights would lose small updates
+        if self._start is not None and is_adapter(self._start):
+            load_adapter(student, ADAPTER, self._start)
+            merge_adapters(student)
+        return student.requires_grad_(True)
+
+    def _supervisor(self, supervisor: Path | None) -> nn.Module:
+        if supervisor is not None and supervisor == self._start:
+            if self._train is None:
+                return self.student
+            if self._train == "lora" and self._base is not self._own:
+                return self._base
+        return _network_of(self._own, supervisor)
+
+    @property
+    def weights(self) -> Train | None:
+        """What `save` writes: an adapter, or a whole network, which is also what an adapter on own weights becomes;
+        None where the network is the teacher's."""
+        if self._train is None:
+            return None if self._start is None else "lora" if is_adapter(self._start) else "full"
+        return "lora" if self._train == "lora" and self._base is self._own else "full"
+
+    def save(self, folder: Path) -> None:
+        """Writes the student's weights into an existing folder."""
+        if self._train is None:
+            if self._start is not None:
+                copy_weights(self._start, folder)
+        elif self.weights == "lora":
+            save_adapter(self.student, ADAPTER, folder)
+        elif self._train == "lora":
+            merged = deepcopy(self.student)
+            merge_adapters(merged)
+            save_network(merged, folder)
+        else:
+            save_network(self.student, folder)
 
 
 class Roles:
@@ -35,7 +115,7 @@ class Roles:
 
     start, supervisor: folders of finished stages' weights (student.weights); None is the teacher itself. An untrained
     student computes what `start` does, and each network is read as predicting what its contract says. The teacher's
-    own network is never touched.
+    own network is never touched. `experts`: names of those that are trained; None: all.
     """
 
     def __init__(
@@ -47,47 +127,34 @@ class Roles:
         rank: int = 64,
         alpha: float = 64.0,
         targets: tuple[str, ...] | None = None,
+        experts: Collection[str] | None = None,
     ) -> None:
         self.teacher = teacher
-        self.backbone = the_denoiser(teacher)
-        self._adapted = train == "lora"
-        # weights that adapters are put on: the teacher's, unless an earlier stage left its own
-        own = start if start and not is_adapter(start) else None
-        self._base = contracted(load_network(self.backbone, own), own) if own else self.backbone
-        self.student = (
-            self._adapted_student(start, rank, alpha, targets) if self._adapted else self._full_student(start)
-        )
-        self.supervisor = self._supervisor(start, supervisor)
-        trained = adapter_parameters(self.student, ADAPTER) if self._adapted else self.student.named_parameters()
-        self.parameters: dict[str, nn.Parameter] = dict(trained)
+        self.backbone = teacher.denoiser
+        lora = _Lora(rank, alpha, targets)
+        self._networks = {
+            name: _Network(
+                own,
+                train if experts is None or name in experts else None,
+                weights_folder(start, name),
+                weights_folder(supervisor, name),
+                lora,
+            )
+            for name, own in parts_of(self.backbone).items()
+        }
+        self.student = self._joined({name: network.student for name, network in self._networks.items()}, start)
+        supervisors = {name: network.supervisor for name, network in self._networks.items()}
+        self.supervisor = self.backbone if supervisor is None else self._joined(supervisors, supervisor)
+        self.parameters: dict[str, nn.Parameter] = {
+            f"{name}.{key}" if name else key: parameter
+            for name, network in self._networks.items()
+            for key, parameter in network.parameters.items()
+        }
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
 
-    def _adapted_student(
-        self, start: Path | None, rank: int, alpha: float, targets: tuple[str, ...] | None
-    ) -> nn.Module:
-        student = shared_copy(self._base).requires_grad_(False)
-        if start is not None and is_adapter(start):
-            load_adapter(student, ADAPTER, start)
-            contracted(student, start)
-        else:
-            add_adapter(student, ADAPTER, rank, alpha, targets)
-        return student
-
-    def _full_student(self, start: Path | None) -> nn.Module:
-        student = deepcopy(self._base) if self._base is self.backbone else self._base
-        student.float()  # in bfloat16 weights would lose small updates
-        if start is not None and is_adapter(start):
-            load_adapter(student, ADAPTER, start)
-            merge_adapters(student)
-            contracted(student, start)
-        return student.requires_grad_(True)
-
-    def _supervisor(self, start: Path | None, supervisor: Path | None) -> nn.Module:
-        if supervisor is None:
-            return self.backbone
-        if self._adapted and supervisor == start and not is_adapter(start):
-            return self._base
-        return student_network(self.teacher, supervisor)
+    def _joined(self, networks: dict[str, nn.Module], folder: Path | None) -> nn.Module:
+        found = with_parts(self.backbone, networks)
+        return found if folder is None else contracted(found, folder)
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
@@ -115,43 +182,57 @@ class Roles:
 
         Raises ValueError for a network that cannot.
         """
-        for network in (self.student, self.backbone):
-            checkpointed: Any = network
-            checkpointed.enable_gradient_checkpointing()
+        for denoiser in (self.student, self.backbone):
+            for network in parts_of(denoiser).values():
+                network.enable_gradient_checkpointing()
 
     @property
     def weights(self) -> Train:
-        """What `save` writes: adapters, or a whole network, which is also what adapters on own weights become."""
-        return "lora" if self._adapted and self._base is self.backbone else "full"
+        """What `save` writes: adapters alone, or a whole network at least once."""
+        return "full" if "full" in (network.weights for network in self._networks.values()) else "lora"
 
-    def save(self, folder: Path) -> None:
-        """Writes the moving average into an existing folder: an adapter, or the network's own diffusers files."""
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of the networks that have weights of their own; the others are the teacher's."""
+        return tuple(name for name, network in self._networks.items() if network.weights is not None)
+
+    def save(self, folder: Path, names: Collection[str] | None = None) -> None:
+        """Writes the moving average into an existing folder: an adapter, or the network's own diffusers files.
+
+        Experts get a folder each in it, but for those that are the teacher's; of these `names`, if given.
+        """
         with self.averaged():
-            if self.weights == "lora":
-                save_adapter(self.student, ADAPTER, folder)
-            elif self._adapted:
-                merged = deepcopy(self.student)
-                merge_adapters(merged)
-                save_network(merged, folder)
-            else:
-                save_network(self.student, folder)
+            for name, network in self._networks.items():
+                if network.weights is not None and (names is None or name in names):
+                    (folder / name).mkdir(exist_ok=True)
+                    network.save(folder / name)
 
 
 def the_denoiser(teacher: Teacher) -> Any:
-    """The teacher's only denoiser. Raises ValueError for a family with several experts."""
-    first, last = teacher.network_at(1.0), teacher.network_at(0.0)
-    if first is not last:
+    """The teacher's only denoiser, for what can hold but one. Raises ValueError where it has two experts."""
+    if isinstance(teacher.denoiser, Experts):
         raise ValueError(
-            f"{teacher.folder} has two denoisers (experts), and a student has one: use a teacher with a single denoiser"
+            f"{teacher.folder} has two denoisers (experts), and this can be done with one only: use a teacher with a "
+            "single denoiser"
         )
-    return first
+    return teacher.denoiser
 
 
 def student_network(teacher: Teacher, folder: Path) -> nn.Module:
     """A finished stage's weights as a frozen network, for `network=`. Raises ValueError when they do not fit."""
-    base = the_denoiser(teacher)
+    networks = {
+        name: _network_of(own, weights_folder(folder, name)) for name, own in parts_of(teacher.denoiser).items()
+    }
+    return contracted(with_parts(teacher.denoiser, networks), folder)
+
+
+def _network_of(own: Any, folder: Path | None) -> nn.Module:
+    """The teacher's own network with a folder's weights, frozen; None: as it is."""
+    if folder is None:
+        found: nn.Module = own
+        return found
     if not is_adapter(folder):
-        return contracted(load_network(base, folder, base.dtype), folder)
-    network = shared_copy(base)
+        return load_network(own, folder, own.dtype)
+    network = shared_copy(own)
     load_adapter(network, ADAPTER, folder)
-    return contracted(network, folder).requires_grad_(False)
+    return network.requires_grad_(False)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.student.contract import SamplingContract, read_contract
-from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.opening import check_export, check_family, check_schedule, is_export, own_pipeline
 from fewstep.student.loading import Student, find_stage, is_student
 from fewstep.student.sampler import Asked, Sampler, refuse_hub_student, student_sampler, teacher_sampler
@@ -53,8 +52,8 @@ def _stage(stage: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = read_contract(stage)
     found = _teacher_of(stage, contract, outline)
     found.teacher.take(contract.given)
-    check_weights(stage, the_denoiser(found.teacher))
-    return Student(found.teacher, the_denoiser(found.teacher), contract), found
+    check_weights(stage, found.teacher.denoiser)
+    return Student(found.teacher, found.teacher.denoiser, contract), found
 
 
 def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
@@ -64,7 +63,7 @@ def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
     check_family(path, contract, found.teacher)
     if own:
         check_schedule(path, contract, found.teacher)
-    return Student(found.teacher, the_denoiser(found.teacher), contract), found
+    return Student(found.teacher, found.teacher.denoiser, contract), found
 
 
 def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None) -> Outline:

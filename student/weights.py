@@ -1,8 +1,10 @@
-"""A student's weights on disk: a LoRA adapter, or a whole network as diffusers saves it."""
+"""A student's weights on disk: a LoRA adapter, or a whole network as diffusers saves it; of experts a folder each."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fewstep.student.adapters import FILE_NAME, check_adapter
+from fewstep.student.contract import read_contract
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.empty_parts import check_shapes
+from fewstep.teacher.experts import parts_of
 from fewstep.teacher.loading import without_bars
 from fewstep.teacher.parts import weight_shapes
 from fewstep.teacher.source import read_json
 
 REMEDY = "restore it, or train the student again"
+_CONFIG = "config.json"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -26,21 +31,54 @@ def is_adapter(folder: Path) -> bool:
     return (folder / FILE_NAME).is_file()
 
 
+def weights_folder(stage: Path | None, name: str) -> Path | None:
+    """Where a stage's folder keeps the weights of its network of this name: in itself, or in one of the expert's.
+
+    None where the network is the teacher's: of no stage, and of an expert that was never trained. Raises ValueError
+    when an expert that was trained has no weights.
+    """
+    if stage is None:
+        return None
+    folder = stage / name
+    if not name or is_adapter(folder) or (folder / _CONFIG).is_file():
+        return folder
+    trained = [e.name for e in read_contract(stage).experts if e.trained]
+    if name in trained:
+        raise ValueError(f"{folder} is missing, the {name} expert's weights: {REMEDY}")
+    return None
+
+
+def copy_weights(start: Path, folder: Path) -> None:
+    """Takes a folder's weights over as they are, without a second copy where the disk allows that."""
+    for file in start.iterdir():
+        if file.is_file():
+            try:
+                os.link(file, folder / file.name)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(file, folder / file.name)
+
+
 def weights_sha256(folder: Path) -> str:
     """One checksum of all weights in the folder, whatever form they have."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.rglob("*.safetensors"))
     return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
 def check_weights(folder: Path, like: nn.Module, remedy: str = REMEDY) -> None:
     """Raises ValueError when a student's weights are missing, cut off, or do not fit `like`, the teacher's denoiser,
     which may have no weights itself; only headers of files are read."""
+    for name, part in parts_of(like).items():
+        if (found := weights_folder(folder, name)) is not None:
+            _check_one(found, part, remedy)
+
+
+def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
     if is_adapter(folder):
         check_adapter(like, folder, remedy)
         return
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder / 'config.json'} is missing: {remedy}")
-    read_json(folder / "config.json")
+    if not (folder / _CONFIG).is_file():
+        raise ValueError(f"{folder / _CONFIG} is missing: {remedy}")
+    read_json(folder / _CONFIG)
     check_shapes(folder, like, weight_shapes(folder, "diffusers", remedy), remedy)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given, to_pil
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
@@ -133,9 +134,13 @@ class Teacher(Scheduled, ABC):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of a clip; raises ValueError for a size that the family cannot make."""
 
+    @property
     @abstractmethod
-    def network_at(self, t: Time) -> nn.Module:
-        """The denoiser in charge at time t; only families with several experts have more than one."""
+    def denoiser(self) -> nn.Module:
+        """The network that is asked, or `Experts`, of which each is asked at its own times.
+
+        A family that has them asks `ask_experts` in `predict`.
+        """
 
     @abstractmethod
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
@@ -146,7 +151,30 @@ class Teacher(Scheduled, ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        return next(self.network_at(1.0).parameters()).device
+        return next(self.denoiser.parameters()).device
+
+    def network_at(self, t: Time) -> nn.Module:
+        """The network in charge at t. Raises ValueError for times of two experts."""
+        return self.denoiser.at(t) if isinstance(self.denoiser, Experts) else self.denoiser
+
+    def component_names(self) -> dict[str, str]:
+        """What the pipeline calls the denoiser's parts, by their names: {"": "transformer"}."""
+        components = {id(part): name for name, part in self.pipeline.components.items()}
+        return {name: components[id(part)] for name, part in parts_of(self.denoiser).items()}
+
+    def index_without(self, index: Mapping[str, Any], components: Sequence[str]) -> dict[str, Any]:
+        """A pipeline's model_index.json without these components, which its denoiser does without."""
+        return {name: [None, None] if name in components else value for name, value in index.items()}
+
+    def ask_experts(self, experts: Experts, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
+        """`predict`, by each expert about its own clips."""
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+        return join_rows(
+            [
+                (rows, self.predict(z_t[rows], times[rows], conditions[rows], expert))
+                for _, expert, rows in experts.shares(times)
+            ]
+        )
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -225,19 +253,22 @@ class Teacher(Scheduled, ABC):
         guidance: Guidance | float = 1.0,
         network: nn.Module | None = None,
     ) -> Tensor:
-        """x0 seen from z_t, with u + guidance (c - u): one forward, of as many clips more as are guided.
+        """x0 seen from z_t, with u + guidance (c - u), each clip by the weight at its time: one forward, of as many
+        clips more as are guided.
 
         Works with and without gradients to z_t (and to a `network` that is trained).
         """
         guidance, schedule = Guidance.of(guidance), self.schedule_of(network)
-        guided = guidance.applies(self.schedule, t).expand(len(z_t))
+        weights = guidance.weights(self.schedule, t).expand(len(z_t))
+        guided = weights != 1
         if not guided.any():
             return self._pinned(schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t), conditions)
         times = torch.as_tensor(t).expand(len(z_t))
         z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
         u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
         found = c.clone()
-        found[guided] = torch.lerp(u, c[guided], guidance.weight)
+        weight = weights[guided].to(u.device, u.dtype).view(-1, *[1] * (u.ndim - 1))
+        found[guided] = torch.lerp(u, c[guided], weight)
         return self._pinned(schedule.to_x0(found, z_t, t), conditions)
 
     def _pinned(self, x0: Tensor, conditions: Conditions) -> Tensor:
@@ -269,8 +300,18 @@ class Teacher(Scheduled, ABC):
         depths: Sequence[float] = TAP_DEPTHS,
         network: nn.Module | None = None,
     ) -> list[Tensor]:
-        """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t."""
-        network = network or self.network_at(t)
+        """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t.
+
+        Of experts each clip's are those of the expert in charge at its time.
+        """
+        network = network or self.denoiser
+        if isinstance(network, Experts):
+            times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+            shares = [
+                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, expert)]
+                for _, expert, rows in network.shares(times)
+            ]
+            return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
         taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
 
         def keep(block: nn.Module, _: object, output: Any) -> None:
@@ -361,7 +402,10 @@ class Teacher(Scheduled, ABC):
         """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
 
         `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).
+        Raises ValueError for what the pipeline does not take.
         """
+        if strays := [name for name in given or {} if name not in self.given_arguments]:
+            raise ValueError(f"{type(self.pipeline).__name__} takes no {', '.join(strays)}: give it prompts only")
         pictures = {self.given_arguments[name]: to_pil(video[0], name) for name, video in (given or {}).items()}
         steps, weight = contract.steps, contract.guidance.weight
         return {"num_inference_steps": steps, "guidance_scale": weight, **contract.size._asdict(), **pictures}

@@ -11,6 +11,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.dataset_sources import named_tensors
+from fewstep.teacher.experts import parts_of
 from fewstep.teacher.given import noise_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.listing import listing_of, listing_sha256
@@ -69,7 +70,7 @@ def plan_dataset(
 
 
 def _precision(teacher: Teacher) -> str:
-    network: Any = teacher.network_at(1.0)
+    network, *_ = parts_of(teacher.denoiser).values()
     return str(network.dtype).removeprefix("torch.")  # not of its first weights, which some families keep in float32
 
 

@@ -1,10 +1,12 @@
-"""Classifier-free guidance, everywhere or at some noise levels only."""
+"""Classifier-free guidance, everywhere, at some noise levels only, or of another weight at others."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -23,13 +25,17 @@ class Guidance:
 
     A weight of 1 is none. Levels are those of `NoiseSchedule.level`, 0 (data) to 1 (noise), so that they mean the same
     in every family. Guided at the highest levels, clips of one prompt grow alike; at the lowest it changes next to
-    nothing (arXiv 2404.07724, Eq. 5). Written as `5`, or `5@0.3-0.93` with levels. Raises ValueError for a weight that
-    is not finite and levels that are no interval in 0..1.
+    nothing (arXiv 2404.07724, Eq. 5). Written as `5`, or `5@0.3-0.93` with levels.
+
+    `others` are of other levels: `4@0.875-1,3@0-0.875` guides each of two experts by a weight of its own. A level that
+    is the edge of two intervals is the upper one's, as a time that is the boundary of two experts is the high one's.
+    Raises ValueError for a weight that is not finite, levels that are no interval in 0..1, and intervals that overlap.
     """
 
     weight: float = 1.0
     low: float = 0.0
     high: float = 1.0
+    others: tuple[Guidance, ...] = ()  # in the order of their levels, all below this one's
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
@@ -39,33 +45,64 @@ class Guidance:
                 f"guidance from noise level {self.low:g} to {self.high:g} is no interval: levels go from 0 (data) to 1 "
                 "(noise), as in 5@0.3-0.93"
             )
+        for upper, lower in pairwise(self._intervals):
+            if upper.low < lower.high:
+                raise ValueError(
+                    f"guidance {upper._said} and {lower._said} overlap: give each noise level one weight, as in "
+                    "4@0.875-1,3@0-0.875"
+                )
 
     @staticmethod
-    def of(value: Guidance | float | str) -> Guidance:
-        """From a number, or from a text such as `5` or `5@0.3-0.93`. Raises ValueError for anything else."""
+    def of(value: Guidance | float | str | Sequence[float | str]) -> Guidance:
+        """From a number, a text such as `5` or `5@0.3-0.93`, several of those with commas between, or a list of them.
+
+        Raises ValueError for anything else.
+        """
         if isinstance(value, Guidance):
             return value
         if isinstance(value, float | int) and not isinstance(value, bool):
             return Guidance(float(value))
+        texts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        found = sorted((Guidance._one(text) for text in texts), key=lambda one: -one.high)
+        if not found:
+            raise ValueError("guidance is an empty list: write a number, where 1 means none")
+        return replace(found[0], others=tuple(found[1:]))
+
+    @staticmethod
+    def _one(value: object) -> Guidance:
         match = _TEXT.fullmatch(str(value).strip())
         if match is None:
             raise ValueError(
                 f"guidance is {value!r}; write a number, where 1 means none, or one with its noise levels, as in "
-                "5@0.3-0.93"
+                "5@0.3-0.93, or several of these with commas between"
             )
-        return Guidance(*(float(part) for part in match.groups() if part is not None))
+        numbers = [float(part) for part in match.groups() if part is not None]
+        return Guidance(*numbers)  # type: ignore[arg-type]  # three at most, before `others`
 
     @property
     def guides(self) -> bool:
         """Whether it changes anything."""
-        return self.weight != 1
+        return any(one.weight != 1 for one in self._intervals)
 
     def applies(self, schedule: NoiseSchedule, t: Time) -> Tensor:
         """Where it does: bool, () or (B,), on the CPU."""
+        return self.weights(schedule, t) != 1
+
+    def weights(self, schedule: NoiseSchedule, t: Time) -> Tensor:
+        """Its weight at t, 1 where it is none; float64, () or (B,), on the CPU."""
+        found = torch.ones_like(torch.as_tensor(t), dtype=torch.float64, device="cpu")
         if not self.guides:
-            return torch.zeros_like(torch.as_tensor(t), dtype=torch.bool, device="cpu")
+            return found
         level = schedule.level(t).round(decimals=9)  # a level that is an edge but for rounding is that edge
-        return (level > self.low) & (level <= self.high)
+        edges = {one.high for one in self._intervals}
+        for one in reversed(self._intervals):  # the upper of two that meet comes last
+            inside = (level > one.low) & (level <= one.high) | (level == one.low if one.low in edges else False)
+            found = torch.where(inside, one.weight, found)
+        return found
+
+    @property
+    def _intervals(self) -> tuple[Guidance, ...]:
+        return (self, *self.others)
 
     def evaluations(self, schedule: NoiseSchedule, grid: Tensor) -> int:
         """Forwards of one clip along the grid's steps (n + 1,): guided ones count twice."""
@@ -74,7 +111,11 @@ class Guidance:
     def plain(self) -> float | str:
         """As JSON and YAML have it: a number, or a text where it has levels."""
         everywhere = (self.low, self.high) == (0, 1)
-        return self.weight if everywhere else f"{self.weight:.12g}@{self.low:.12g}-{self.high:.12g}"
+        return self.weight if everywhere else ",".join(one._said for one in self._intervals)
+
+    @property
+    def _said(self) -> str:
+        return f"{self.weight:.12g}@{self.low:.12g}-{self.high:.12g}"
 
     def __str__(self) -> str:
         plain = self.plain()
@@ -86,10 +127,15 @@ def _to_plain(guidance: Any) -> float | str:
     return Guidance.of(guidance).plain()
 
 
+_INTERVAL = r"[-+.\deE]+(@[.\d]+-[.\d]+)?"
+_ONE_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "number"}, {"type": "string", "pattern": rf"^{_INTERVAL}( *, *{_INTERVAL})*$"}]
+}
+
 # of pydantic's models
 GuidanceField = Annotated[
     Guidance,
     BeforeValidator(Guidance.of),
     PlainSerializer(_to_plain),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^[-+.\deE]+(@[.\d]+-[.\d]+)?$"}]}),
+    WithJsonSchema({"anyOf": [_ONE_SCHEMA, {"type": "array", "items": _ONE_SCHEMA, "minItems": 1}]}),
 ]

@@ -269,6 +269,20 @@ def tiny_teacher(tiny_wan_folder: Path) -> Teacher:
 
 
 @pytest.fixture(scope="session")
+def tiny_experts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Wan 2.2 A14B pipeline: of 4 nodes two are the high expert's; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-experts")
+    save_tiny_wan(folder, experts=2, boundary_ratio=0.875)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_experts(tiny_experts_folder: Path) -> Teacher:
+    """The teacher of that folder, shared by all tests: whoever frees a part of it loads their own."""
+    return load_teacher(tiny_experts_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
 def given_wan_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a random Wan pipeline of a kind of GIVEN_WAN; not to be changed."""
     root = tmp_path_factory.mktemp("tiny-given-wan")

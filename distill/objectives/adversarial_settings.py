@@ -22,6 +22,7 @@ from fewstep.distill.objectives.scores import Balance
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import parts_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -160,7 +161,8 @@ class Adversarial(ObjectiveSettings):
 
     def check_network(self, teacher: Teacher, network: nn.Module) -> None:
         """Raises ValueError when the backbone has no blocks to read, or takes no adapters where it should."""
-        teacher.taps(network, self.discriminator.depths)
+        for part in parts_of(network).values():
+            teacher.taps(part, self.discriminator.depths)
         if self.discriminator.backbone == "lora":
             add_adapter(shared_copy(network), ADAPTER, self.discriminator.lora_rank, self.discriminator.lora_rank)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from fewstep.student.contract import experts_said
 from fewstep.student.export.abilities import nothing
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
@@ -40,6 +41,8 @@ MODULES = {
     "gguf": "gguf_file",
     "onnx": "onnx_graph",
 }
+
+OF_EXPERTS = ("diffusers", "lora")  # formats that hold several networks
 
 # Latents (B, C, F, h, w), float32, from unit noise of that shape and a prompt per clip, at the contract's nodes.
 Latents = Callable[[Tensor, Sequence[str]], Tensor]
@@ -160,6 +163,11 @@ def export(
 
     format, begin = find_format(to), time.monotonic()
     format.check(student)
+    if student.contract.experts and to not in OF_EXPERTS:
+        raise ValueError(
+            f"{to} holds one network, and this student has experts, {experts_said(student.contract.experts)}: "
+            f"export to {' or '.join(OF_EXPERTS)}"
+        )
     with whole_folder(out, force) as part, quiet_libraries():
         written = format.write(student, part, options or Options())
         student.contract.write(part)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.contract import read_contract
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.stock import (
     clip_code,
-    denoiser_name,
     imports_code,
-    merged_network,
+    merged_networks,
     pipeline_latents,
     stock_scheduler,
+    trained_names,
 )
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import parts_of, with_parts
 from fewstep.teacher.loading import without_bars
 from fewstep.teacher.pipeline_index import read_pipeline_index
 
@@ -30,33 +32,36 @@ MARK = "_fewstep_export"  # in the index: what tells a student from a teacher ev
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def copy_pipeline(student: Student, folder: Path, network: Any, format: str) -> Path:
-    """Writes all of a pipeline but its denoiser's folder, which is returned: `network` is to be saved there.
+def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], format: str) -> None:
+    """Writes all of a pipeline but the folders of `networks`, by their names, which are to be saved there.
 
     The teacher's folders are copied verbatim, since a newer library may save a tokenizer as another class; the
-    scheduler is a stock one with the contract's nodes.
+    scheduler is a stock one with the contract's nodes. An expert that no node uses is left out.
     """
-    source, denoiser = student.teacher.folder, denoiser_name(student.teacher)
-    scheduler = stock_scheduler(student).make(student.teacher.pipeline)
+    source, teacher = student.teacher.folder, student.teacher
+    scheduler = stock_scheduler(student).make(teacher.pipeline)
     index = read_pipeline_index(source) | {
         "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
         MARK: format,
-        denoiser: ["diffusers", type(network).__name__],
+        **{name: ["diffusers", type(network).__name__] for name, network in networks.items()},
         "scheduler": ["diffusers", type(scheduler).__name__],
     }
+    if used := [expert.component for expert in student.contract.experts]:
+        index = teacher.index_without(index, [name for name in teacher.component_names().values() if name not in used])
     for name, part in index.items():
-        if isinstance(part, list) and any(part) and name not in (denoiser, "scheduler"):
+        if isinstance(part, list) and any(part) and name not in (*networks, "scheduler"):
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(*_PICKLES))
     scheduler.save_pretrained(folder / "scheduler")
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     clip = student.contract.size._asdict() | {"fps": student.contract.fps}
     (folder / "fewstep.json").write_text(json.dumps(clip) + "\n", "utf-8")
-    return folder / denoiser
 
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
-    network = merged_network(student)
-    save_network(network, copy_pipeline(student, folder, network, "diffusers"))
+    networks = merged_networks(student)
+    copy_pipeline(student, folder, networks, "diffusers")
+    for name, network in networks.items():
+        save_network(network, folder / name)
     return Written(
         ("diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above.",)
     )
@@ -72,8 +77,11 @@ def _reload(folder: Path, student: Student) -> Latents:
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
-    own = the_denoiser(teacher)
-    return own if teacher.folder == path else load_network(own, path / denoiser_name(teacher), own.dtype)
+    if teacher.folder == path:
+        return teacher.denoiser
+    own, components = parts_of(teacher.denoiser), teacher.component_names()
+    loaded = {n: load_network(own[n], path / components[n], own[n].dtype) for n in trained_names(read_contract(path))}
+    return with_parts(teacher.denoiser, {**own, **loaded})
 
 
 def _snippet(student: Student) -> str:

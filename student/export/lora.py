@@ -11,22 +11,24 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from fewstep.student.adapters import shared_copy
-from fewstep.student.denoiser import ADAPTER, the_denoiser
+from fewstep.student.contract import read_contract
+from fewstep.student.denoiser import ADAPTER
 from fewstep.student.export.abilities import lora_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
-from fewstep.student.export.header import only_file, read_tensors, write_tensors
+from fewstep.student.export.header import only_file, read_header, read_tensors, write_tensors
 from fewstep.student.export.lora_extraction import extract_adapter
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
-    denoiser_name,
     imports_code,
     pipeline_latents,
     stock_pipeline,
     stock_scheduler,
+    trained_names,
 )
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import parts_of, with_parts
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header
@@ -45,13 +47,14 @@ def adapter_state(network: Any) -> dict[str, Tensor]:
 
 
 def with_adapter(
-    teacher: Teacher, state: dict[str, Tensor], path: Path, settings: dict[str, Any] | None = None
+    teacher: Teacher, state: dict[str, Tensor], path: Path, settings: dict[str, Any] | None = None, name: str = ""
 ) -> nn.Module:
-    """The teacher's denoiser with an adapter of diffusers' names; without `settings`, alpha is the rank.
+    """The teacher's denoiser, or its expert of this name, with an adapter of diffusers' names; without `settings`,
+    alpha is the rank.
 
     Raises ValueError when the adapter is of another network.
     """
-    prefix, base = denoiser_name(teacher), the_denoiser(teacher)
+    prefix, base = _prefix(teacher), parts_of(teacher.denoiser)[name]
     strays = [key for key, tensor in state.items() if not _fits(base, key.removeprefix(f"{prefix}."), tensor)]
     if strays or not state:
         found = f"its {strays[0]} does not fit" if strays else "it is empty"
@@ -75,29 +78,60 @@ def _fits(base: nn.Module, key: str, tensor: Tensor) -> bool:
     return tensor.shape[1:] == layer.weight.shape[1:] if match[2] == "A" else len(tensor) == len(layer.weight)
 
 
+def _prefix(teacher: Teacher) -> str:
+    """Of the tensors' names: diffusers takes the first denoiser's for every one of them."""
+    return next(iter(teacher.component_names().values()))
+
+
+def _file_name(name: str) -> str:
+    """The file of the network of this name, or of the only one."""
+    return FILE_NAME.replace(".", f"_{name}.") if name else FILE_NAME
+
+
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    network: Any = student.network
-    notes: tuple[str, ...] = ()
-    extracted = not is_adapted(network)
-    if extracted:
-        network, held = extract_adapter(the_denoiser(student.teacher), network, options.rank)
-        notes = (
-            f"Extracted by SVD from a fully trained student: rank {options.rank} holds {held:.1%} of the change of the "
-            "weights, and nothing of the change of norms and modulation tables.",
-        )
-    prefix = f"{denoiser_name(student.teacher)}."
+    own, networks = parts_of(student.teacher.denoiser), parts_of(student.network)
+    held = [
+        _write_one(student, own[name], networks[name], folder / _file_name(name), options)
+        for name in trained_names(student.contract)
+    ]
+    extracted = [one for one in held if one is not None]
+    notes = [
+        f"Extracted by SVD from a fully trained student: rank {options.rank} holds {one:.1%} of the change of the "
+        "weights, and nothing of the change of norms and modulation tables."
+        for one in extracted
+    ]
+    return Written(tuple(notes), approximate=bool(extracted), relation="adapter")
+
+
+def _write_one(student: Student, own: nn.Module, network: Any, path: Path, options: Options) -> float | None:
+    """Writes one network's adapter; of one that is extracted, how much of the change of weights it holds."""
+    held = None
+    if not is_adapted(network):
+        network, held = extract_adapter(own, network, options.rank)
+    prefix = f"{_prefix(student.teacher)}."
     (config,) = network.peft_config.values()
     settings = {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
     state = {prefix + key: tensor for key, tensor in adapter_state(network).items()}
     metadata = {_SETTINGS: json.dumps(settings, sort_keys=True)}
-    write_tensors(folder / FILE_NAME, state, student.contract, "lora", metadata)
-    return Written(notes, approximate=extracted, relation="adapter")
+    write_tensors(path, state, student.contract, "lora", metadata)
+    return held
+
+
+def _loaded_with(student: Student) -> list[dict[str, Any]]:
+    """What `load_lora_weights` takes beside the folder, once for every file."""
+    components, prefix = student.teacher.component_names(), _prefix(student.teacher)
+    return [
+        ({"weight_name": _file_name(name)} if name else {})
+        | ({f"load_into_{components[name]}": True} if components[name] != prefix else {})
+        for name in trained_names(student.contract)
+    ]
 
 
 def _reload(folder: Path, student: Student) -> Latents:
     pipe = stock_pipeline(student)
-    pipe.load_lora_weights(folder)
+    for arguments in _loaded_with(student):
+        pipe.load_lora_weights(folder, **arguments)
     if student.teacher.fuses_lora:
         pipe.fuse_lora()
         pipe.unload_lora_weights()
@@ -105,15 +139,25 @@ def _reload(folder: Path, student: Student) -> Latents:
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
-    file = only_file(path)
+    _, contract = read_header(path) if path.is_file() else ("lora", read_contract(path))
+    names = trained_names(contract)
+    if path.is_file() and len(names) > 1:
+        raise ValueError(f"{path} is of one expert of a student that has {len(names)}: pass the folder with both files")
+    files = {name: path / _file_name(name) if len(names) > 1 else only_file(path) for name in names}
+    loaded = {name: _adapted(teacher, file, name) for name, file in files.items()}
+    return with_parts(teacher.denoiser, {**parts_of(teacher.denoiser), **loaded})
+
+
+def _adapted(teacher: Teacher, file: Path, name: str) -> nn.Module:
     state, header = read_tensors(file)
-    return with_adapter(teacher, state, file, json.loads(header[_SETTINGS]) if _SETTINGS in header else None)
+    return with_adapter(teacher, state, file, json.loads(header[_SETTINGS]) if _SETTINGS in header else None, name)
 
 
 def _snippet(student: Student) -> str:
     fuse = "pipe.fuse_lora()\npipe.unload_lora_weights()\n" if student.teacher.fuses_lora else ""
     scheduler = stock_scheduler(student).name
-    load = 'pipe.load_lora_weights(".")  # this folder, or its id on the hub\n'
+    calls = ["".join(f", {key}={value!r}" for key, value in arguments.items()) for arguments in _loaded_with(student)]
+    load = "".join(f'pipe.load_lora_weights("."{call})  # this folder, or its id on the hub\n' for call in calls)
     return imports_code(student.contract.pipeline, scheduler) + base_code(student) + load + fuse + clip_code(student)
 
 

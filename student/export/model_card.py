@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fewstep.student.contract import SamplingContract
+from fewstep.student.contract import SamplingContract, experts_said
 from fewstep.student.export.base import Exported, Format
 from fewstep.student.export.provenance import Provenance
 from fewstep.student.export.stock import stock_scheduler
@@ -74,6 +74,7 @@ def _sampling(student: Student) -> str:
     return "\n".join(
         (
             f"- steps: {contract.steps}, at timesteps {nodes}",
+            *([f"- experts: {experts_said(contract.experts)}"] if contract.experts else ()),
             f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
             + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
             f"- scheduler: {_scheduler(student)}",

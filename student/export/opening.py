@@ -14,6 +14,7 @@ from fewstep.student.export.base import find_format
 from fewstep.student.export.whole_folder import FILE_NAME
 from fewstep.student.loading import Student, teacher_of
 from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.experts import Experts
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.weight_files import tensor_shapes
 
@@ -65,12 +66,15 @@ def check_export(path: Path) -> SamplingContract:
     find_format(name).check_needs()
     if path.is_dir() and not own_pipeline(path):
         weights = [file for file in path.iterdir() if file.suffix in _FILES]
-        if len(weights) != 1:
-            raise ValueError(f"{path} holds {len(weights)} files of weights, where its export wrote one: {_AGAIN}")
-        if weights[0].suffix == ".safetensors":
-            tensor_shapes(weights[0], _AGAIN)
-        elif weights[0].stat().st_size == 0:
-            raise ValueError(f"{weights[0]} is empty: {_AGAIN}")
+        written = sum(expert.trained for expert in contract.experts) or 1
+        if len(weights) != written:
+            wrote = "one" if written == 1 else written
+            raise ValueError(f"{path} holds {len(weights)} files of weights, where its export wrote {wrote}: {_AGAIN}")
+        for file in weights:
+            if file.suffix == ".safetensors":
+                tensor_shapes(file, _AGAIN)
+            elif file.stat().st_size == 0:
+                raise ValueError(f"{file} is empty: {_AGAIN}")
     return contract
 
 
@@ -117,6 +121,8 @@ def check_family(path: Path, contract: SamplingContract, teacher: Teacher) -> No
 
 def check_schedule(folder: Path, contract: SamplingContract, pipeline: Teacher) -> None:
     """Raises ValueError when the scheduler of an export that is a whole pipeline is not that of its contract."""
+    if isinstance(pipeline.denoiser, Experts) or len(contract.experts) > 1:  # of two only the one in use was exported
+        contract.check_experts(pipeline)
     schedule = pipeline.schedule
     if (schedule.kind, schedule.prediction, schedule.shift) != (contract.kind, contract.prediction, contract.shift):
         raise ValueError(

@@ -15,6 +15,7 @@ from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.base import PROMPTS, Latents
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import parts_of
 from fewstep.teacher.given import IMAGES, Given, noise_given
 from fewstep.teacher.loading import without_bars
 from fewstep.teacher.pipeline_index import CLASSICAL
@@ -63,7 +64,7 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
             f"{teacher.folder} is a modular pipeline, which {type(teacher.pipeline).__name__}.from_pretrained does not "
             "open, so nothing could be put into it: export a whole pipeline, --to diffusers"
         )
-    own = {"scheduler", denoiser_name(teacher)}
+    own = {"scheduler", *teacher.component_names().values()}
     shared = {name: part for name, part in teacher.pipeline.components.items() if part is not None and name not in own}
     loader: Any = type(teacher.pipeline)  # DiffusionPipeline would drop a `transformer` without a word
     with without_bars():
@@ -98,6 +99,24 @@ def merged_network(student: Student) -> Any:
     network: nn.Module = deepcopy(student.network)
     merge_adapters(network)
     return network
+
+
+def merged_networks(student: Student) -> dict[str, Any]:
+    """The student's own networks by the pipeline's names for them; an expert that is the teacher's is not among them.
+
+    Adapters are added into their weights.
+    """
+    found = {}
+    for name, part in parts_of(student.network).items():
+        if name in trained_names(student.contract):
+            merge_adapters(network := deepcopy(part))
+            found[student.teacher.component_names()[name]] = network
+    return found
+
+
+def trained_names(contract: SamplingContract) -> tuple[str, ...]:
+    """The names of a student's networks that have weights of their own, as `parts_of` has them."""
+    return tuple(expert.name for expert in contract.experts if expert.trained) if contract.experts else ("",)
 
 
 def clip_code(student: Student) -> str:

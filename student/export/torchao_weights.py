@@ -68,8 +68,9 @@ def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path) -
 def _write(student: Student, folder: Path, options: Options, name: str) -> Written:
     network = merged_network(student)
     chosen = choose_layers(student, network, _TOLERANCE[name], partial(_rounded, name=name))
-    place = copy_pipeline(student, folder, network, name)
-    save_network(_quantized(network, name, chosen.names, folder), place)
+    component = denoiser_name(student.teacher)
+    copy_pipeline(student, folder, {component: network}, name)
+    save_network(_quantized(network, name, chosen.names, folder), folder / component)
     return Written((chosen.note,), relation="quantized")
 
 

@@ -75,9 +75,11 @@ class AnimateDiffTeacher(Teacher):
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
         return asked(z_t.to(dtype), timestep, text, return_dict=False)[0].to(z_t.dtype)
 
-    def network_at(self, t: Time) -> nn.Module:
-        """The one denoiser."""
-        return self._unet
+    @property
+    def denoiser(self) -> nn.Module:
+        """The UNet with its motion modules."""
+        found: nn.Module = self._unet
+        return found
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """Down, middle and up blocks, each with its own channels and resolution."""

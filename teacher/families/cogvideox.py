@@ -74,9 +74,11 @@ class CogVideoXTeacher(Teacher):
             height * self._per_pixel, width * self._per_pixel, num_frames, z_t.device
         )
 
-    def network_at(self, t: Time) -> nn.Module:
-        """The one denoiser."""
-        return self._transformer
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer."""
+        found: nn.Module = self._transformer
+        return found
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C), the text already apart, -> (B, C, F', h', w')."""

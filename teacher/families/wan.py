@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
+from fewstep.teacher.experts import Experts, parts_of
 from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, NAMES
@@ -27,16 +29,15 @@ class WanTeacher(Teacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._high: Any = pipeline.transformer or pipeline.transformer_2
-        self._low: Any = pipeline.transformer_2 or pipeline.transformer
-        self._boundary = pipeline.config.get("boundary_ratio") or 0.0  # `_low` is in charge below this time
-        self._config = self._high.config
+        self._denoiser = _denoiser(pipeline)
+        self._transformer: Any = pipeline.transformer  # of experts both have its architecture
+        self._config = self._transformer.config
         self.family_fps = 24.0 if pipeline.config.get("expand_timesteps") else 16.0  # the former: Wan 2.2 5B
         # tokens of an image go before the text, whose length is then fixed, so it must stay whole there
         self._cut = self._config.added_kv_proj_dim is None and self._config.image_dim is None
         if self._cut:
-            count_padding(self._high)
-            count_padding(self._low)
+            for transformer in parts_of(self._denoiser).values():
+                count_padding(transformer)
 
     @property
     def text_limit(self) -> int:
@@ -56,17 +57,14 @@ class WanTeacher(Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
+        network = network or self._denoiser
+        if isinstance(network, Experts):
+            return self.ask_experts(network, z_t, t, conditions)
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        high = times >= self._boundary
-        if network is None and high.any() and not high.all():  # each expert gets its part of the batch
-            found = torch.empty_like(z_t)
-            for part in (high, ~high):
-                found[part] = self.predict(z_t[part], times[part], conditions[part])
-            return found
-        return self._forward(network or self.network_at(times), z_t, times, conditions)
+        return self._forward(network, z_t, times, conditions)
 
     def _forward(self, network: Any, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
-        first = (network if hasattr(network, "patch_embedding") else self._high).patch_embedding
+        first = (network if hasattr(network, "patch_embedding") else self._transformer).patch_embedding
         dtype = first.weight.dtype  # diffusers' own .dtype walks through all modules, at every evaluation
         inputs: dict[str, Tensor] = {
             "hidden_states": z_t,
@@ -89,14 +87,15 @@ class WanTeacher(Teacher):
         """The denoiser's further arguments, or others than the usual ones, where something besides text is given."""
         return {}
 
-    def network_at(self, t: Time) -> nn.Module:
-        """The expert in charge at t, which must be the same for the whole batch."""
-        high = torch.as_tensor(t, dtype=torch.float64) >= self._boundary
-        if bool(high.any()) and not bool(high.all()):
-            raise ValueError(
-                f"times on both sides of {self._boundary} belong to two experts: ask for one side at a time"
-            )
-        return self._high if bool(high.all()) else self._low
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer, or two of them as experts."""
+        return self._denoiser
+
+    def index_without(self, index: Mapping[str, Any], components: Sequence[str]) -> dict[str, Any]:
+        """With a boundary only where there are two transformers."""
+        found = super().index_without(index, components)
+        return found | {"boundary_ratio": None} if components else found
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C) -> (B, C, F', h', w')."""
@@ -145,21 +144,25 @@ class WanTeacher(Teacher):
         boundary, path = index.get("boundary_ratio"), index_path(folder)
         first, second = (any(index.get(name) or ()) for name in ("transformer", "transformer_2"))
         number = isinstance(boundary, int | float) and not isinstance(boundary, bool)
-        if boundary is not None and not (number and 0 <= boundary <= 1):
+        if not first:
+            raise ValueError(
+                f"{path} names no transformer, which is asked first: name it, alone or before transformer_2"
+            )
+        if boundary is not None and not (number and 0 < boundary <= 1):
             raise ValueError(
                 f"{path} has boundary_ratio {boundary!r}: it is the time from which transformer is in charge, a number "
-                "from 0 to 1, or null for one denoiser"
+                "above 0 and up to 1, or null for one denoiser"
             )
         if second and boundary is None:
             raise ValueError(
                 f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is in "
-                "charge: restore it, such as 0.875 of Wan 2.2 A14B, or name no transformer_2"
+                "charge: restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or "
+                "name no transformer_2"
             )
-        if boundary and not (first and second):
-            missing = "transformer_2" if first else "transformer"
+        if boundary and not second:
             raise ValueError(
-                f"{path} has boundary_ratio {boundary:g}, so that two experts share the times, but names no {missing}: "
-                "download it again, or set boundary_ratio to null if the model has one denoiser"
+                f"{path} has boundary_ratio {boundary:g}, so that two experts share the times, but names no "
+                "transformer_2: download it again, or set boundary_ratio to null if the model has one denoiser"
             )
 
     # --- what exports ask
@@ -185,3 +188,9 @@ class WanTeacher(Teacher):
     def comfyui(self) -> ComfyUI | None:
         """Its nodes for text-to-video."""
         return COMFYUI_5B if self.pipeline.config.get("expand_timesteps") else COMFYUI
+
+
+def _denoiser(pipeline: Any) -> nn.Module:
+    """As WanPipeline asks: `transformer` at times from boundary_ratio on, `transformer_2` below, if there is one."""
+    boundary, second = pipeline.config.get("boundary_ratio"), pipeline.components.get("transformer_2")
+    return pipeline.transformer if second is None else Experts(pipeline.transformer, second, boundary)

@@ -71,9 +71,11 @@ def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def second_expert(folder: Path) -> list[str]:
+    """Which is never asked: both nodes of two steps lie above its boundary."""
     shutil.copytree(folder / "T" / "transformer", folder / "T" / "transformer_2")
     expert = ["diffusers", "WanTransformer3DModel"]
-    return edited("T/model_index.json", transformer_2=expert, boundary_ratio=0.5)(folder)
+    edited("T/model_index.json", transformer_2=expert, boundary_ratio=0.5)(folder)
+    return ["stages.0.expert=low"]
 
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -156,7 +158,13 @@ FRESH: list[tuple[str, Change, list[str]]] = [
         edited("T/model_index.json", _class_name="FluxPipeline"),
         ["is a FluxPipeline, a family that fewstep does not know: use one of WanPipeline"],
     ),
-    ("a teacher with two experts", second_expert, ["has two denoisers (experts), and a student has one"]),
+    (
+        "a teacher that lacks its second expert",
+        edited("T/model_index.json", boundary_ratio=0.5),
+        ["has boundary_ratio 0.5, below which transformer_2 is asked, but names none"],
+    ),
+    ("an expert without a node", second_expert, ["trains the low expert, which has none of its 2 nodes"]),
+    ("an expert of a single denoiser", given("stages.0.expert=high"), ["has a single denoiser: leave expert out"]),
     ("a teacher with cut weights", halved(f"T/{TRANSFORMER}"), [f"T/{TRANSFORMER} is cut off", "download it again"]),
     ("a teacher without text encoder", removed("T/text_encoder"), ["T/text_encoder is missing, the UMT5EncoderModel"]),
     (

@@ -36,9 +36,21 @@ def test_the_prompts_are_training_captions_alone(name: str, count: int) -> None:
     assert prompts == [example("train", 7, index)[1] for index in range(count)]
 
 
-@pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"])
+@pytest.mark.parametrize(
+    ("name", "family", "guidance"),
+    [
+        ("wan2.1-t2v-1.3b-4step", "tiny_wan_folder", "5"),
+        ("wan2.1-t2v-1.3b-lora-4step", "tiny_wan_folder", "5"),
+        ("wan2.2-t2v-a14b-lora-4step", "tiny_experts_folder", "4@0.875-1,3@0-0.875"),
+    ],
+)
 def test_the_wan_recipes_run_on_a_tiny_wan(
-    tiny_wan_folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    name: str,
+    family: str,
+    guidance: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spared: list[Roles] = []
     checkpoint_gradients = Roles.checkpoint_gradients
@@ -51,10 +63,15 @@ def test_the_wan_recipes_run_on_a_tiny_wan(
     (tmp_path / "prompts.txt").write_text("a corgi runs\na barista pours milk\n")
     small = ["data.steps=2", "stages.2.objective.warmup=1", "stages.3.objective.warmup=1"]
     accumulate = [f"stages.{i}.accumulate=2" for i in range(4)]
-    out = [f"out={tmp_path / 'run'}", f"data.prompts={tmp_path / 'prompts.txt'}", f"teacher={tiny_wan_folder}"]
+    out = [
+        f"out={tmp_path / 'run'}",
+        f"data.prompts={tmp_path / 'prompts.txt'}",
+        f"teacher={request.getfixturevalue(family)}",
+    ]
     run(name, *small, *accumulate, *out)
     student = load_student(tmp_path / "run", device="cpu")
-    assert student.contract.steps == 4 and student.contract.baked_guidance == Guidance(5)
+    assert student.contract.steps == 4 and student.contract.baked_guidance == Guidance.of(guidance)
+    assert [e.trained for e in student.contract.experts] == [True] * (2 if "experts" in family else 0)
     assert student.contract.weights == ("lora" if "lora" in name else "full")
     kept = read_recipe(tmp_path / "run" / "recipe.yaml")
     assert kept.precision == "bfloat16" and kept.stages[0].objective.kind == "progressive"

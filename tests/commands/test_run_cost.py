@@ -10,11 +10,11 @@ import torch
 import yaml
 from torch import nn
 
+from fewstep.commands.run_cost import _count
 from fewstep.distill.estimate import stage_calls
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe, read_recipe
-from fewstep.student.adapters import num_adapter_parameters
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.outline import outline_teacher
@@ -46,7 +46,7 @@ def test_parameters_are_those_that_are_trained(
     folder, judged = request.getfixturevalue(family), "stages.1.objective"
     chosen = [f"{judged}.conditional={conditional}", f"{judged}.discriminator.backbone={backbone}"]
     plan = read_recipe(recipe(tmp_path, folder), chosen)
-    outlined = outline_teacher(folder).teacher.network_at(1.0)
+    outlined = outline_teacher(folder).teacher
     teacher = load_teacher(folder, device="cpu")
     roles = Roles(teacher, "lora", rank=4, alpha=4)
     size = teacher.default_size()
@@ -55,13 +55,16 @@ def test_parameters_are_those_that_are_trained(
     batch = Batch(clips, teacher.conditions(["a ring"]), torch.Generator(), 0.0)
     built = plan.stages[1].objective.build(Supervision(4, 2), roles, batch)
     trained = numel(built.players()["discriminator"].module)
-    held = plan.stages[1].objective.holds(outlined)["discriminator"]
+    held = plan.stages[1].objective.holds(outlined.denoiser)["discriminator"]
     assert held.frozen == 0
     if "unet" in teacher.pipeline.components:  # taps of a UNet differ in width, and all are counted as the widest
         assert trained <= held.trained < 1.2 * trained
     else:
         assert held.trained == trained
-    assert num_adapter_parameters(outlined, 4, 4) == sum(p.numel() for p in roles.parameters.values())
+    assert _count(outlined, plan, plan.stages[1]) == {
+        "num_parameters": sum(p.numel() for p in teacher.denoiser.parameters()),
+        "num_adapters": sum(p.numel() for p in roles.parameters.values()),
+    }
 
 
 def numel(module: nn.Module) -> int:

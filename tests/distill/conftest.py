@@ -21,6 +21,15 @@ def tiny_dataset(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory
     return make_data(settings, tiny_teacher, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
 
 
+@pytest.fixture(scope="session")
+def tiny_experts_dataset(tiny_experts: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight rollouts of the teacher with two experts; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-experts-data")
+    (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(8)))
+    settings = RolloutData(kind="rollouts", prompts=folder / "prompts.txt", steps=4)
+    return make_data(settings, tiny_experts, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
+
+
 @pytest.fixture
 def case(tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path) -> Case:
     (tmp_path / "run").mkdir()

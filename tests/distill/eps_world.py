@@ -58,7 +58,8 @@ class SmallTeacher(Teacher):
     def __init__(self) -> None:
         self.schedule, self.network = SCHEDULE, Denoiser()
 
-    def network_at(self, t: Time) -> nn.Module:
+    @property
+    def denoiser(self) -> nn.Module:
         return self.network
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:

@@ -22,7 +22,12 @@ SHAPES = ["shapes-1step", "shapes-2step", "shapes-4step", "shapes-from-video", "
 COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
-WAN = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step"]
+EXPERTS = "wan2.2-t2v-a14b-lora-4step"
+WAN = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS]
+TEACHERS = {
+    **dict.fromkeys(WAN, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
+    EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
+}
 TO_WRITE_THE_SCHEMA = (
     'python -c "import json; from fewstep.distill.recipe import recipe_schema; '
     'print(json.dumps(recipe_schema(), indent=1))" > recipes/schema.json'
@@ -53,7 +58,7 @@ def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str
     recipe.save(tmp_path / "recipe.yaml")
     assert read_recipe(tmp_path / "recipe.yaml") == recipe
     assert recipe.out == Path("runs") / name
-    assert recipe.teacher == ("shapes" if name not in WAN else "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    assert recipe.teacher == TEACHERS.get(name, ("shapes", ""))[0]
 
 
 @pytest.mark.parametrize("name", SHAPES + WAN)
@@ -62,9 +67,8 @@ def test_every_recipe_is_a_relay_with_guidance_first_and_the_discriminator_last(
 ) -> None:
     recipe = read_recipe(name, own.get(name, []))
     indices = range(len(recipe.stages))
-    assert [i for i in indices if recipe.teacher_of(i) is None] == [0] and recipe.stages[0].guidance == (
-        Guidance(5) if name in WAN else Guidance.of("7@0.3-0.93")
-    )
+    guidance = Guidance.of(TEACHERS.get(name, ("shapes", "7@0.3-0.93"))[1])
+    assert [i for i in indices if recipe.teacher_of(i) is None] == [0] and recipe.stages[0].guidance == guidance
     target = {"1": 1, "2": 2}.get(name.removeprefix("shapes-")[0], 4)
     kinds = [(s.objective.kind, s.student_steps) for s in recipe.stages]
     counts = [count for count in (8, 4, 2, 1) if count >= target]
@@ -208,4 +212,4 @@ def test_the_prompts_are_what_their_recipe_says() -> None:
 
 def test_the_sample_prompts_say_what_the_judge_can_name() -> None:
     for name, prompt in product(SHAPES, range(2)):
-        assert named(read_recipe(name, ["data={kind: dataset, folder: .}"]).logging.prompts[prompt])
+        assert named(read_recipe(name, ["data={kind: dataset, folder: .}"]).logging.sampled[prompt])

@@ -126,12 +126,6 @@ def test_checkpointing_changes_no_gradient(teacher: Teacher, mode: Train) -> Non
     assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_two_experts_are_refused(make_tiny_wan: object, tmp_path: Path) -> None:
-    make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.875)  # type: ignore[operator]
-    with pytest.raises(ValueError, match="two denoisers"):
-        Roles(load_teacher(tmp_path, device="cpu"))
-
-
 def test_foreign_weights_are_refused(teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="restore it"):
         student_network(teacher, tmp_path)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher import source
 from fewstep.teacher.base import Teacher, embedded_path, load_teacher
+from fewstep.teacher.conditions import Tensors
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
 SHAPE = (16, 3, 2, 2)
@@ -140,7 +141,7 @@ def test_without_guidance_the_text_encoder_is_spared_the_unconditional_branch(
     asked: list[list[str]] = []
     embed = tiny_teacher.embed
 
-    def remember(prompts: list[str]) -> torch.Tensor:
+    def remember(prompts: list[str]) -> Tensors:
         asked.append(prompts)
         return embed(prompts)
 

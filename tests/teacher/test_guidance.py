@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from diffusers import WanPipeline
 from pydantic import BaseModel, ValidationError
 
-from fewstep.teacher.base import Teacher
+from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 
 FLOW = NoiseSchedule("flow", "flow")
 LIMITED = Guidance(5.0, 0.3, 0.93)
+TWO = Guidance(4.0, 0.875, 1.0, (Guidance(3.0, 0.0, 0.875),))  # Wan 2.2 A14B's
 
 
 class Holder(BaseModel):
@@ -32,6 +38,11 @@ class Holder(BaseModel):
         (7, Guidance(7)),
         (0.123456789, Guidance(0.123456789)),
         (LIMITED, LIMITED),
+        ("4@0.875-1,3@0-0.875", TWO),
+        ("3@0-.875, 4@.875-1", TWO),
+        (["3@0-0.875", "4@0.875-1"], TWO),
+        ([5], Guidance(5)),
+        (TWO, TWO),
     ],
 )
 def test_it_is_read_from_numbers_and_texts_and_reads_back(text: object, found: Guidance) -> None:
@@ -46,6 +57,7 @@ def test_it_is_read_from_numbers_and_texts_and_reads_back(text: object, found: G
 def test_without_levels_it_is_a_number_in_json() -> None:
     assert Holder().model_dump(mode="json") == {"guidance": 1.0}
     assert Holder(guidance=LIMITED).model_dump(mode="json") == {"guidance": "5@0.3-0.93"}
+    assert Holder(guidance=TWO).model_dump(mode="json") == {"guidance": "4@0.875-1,3@0-0.875"}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +72,10 @@ def test_without_levels_it_is_a_number_in_json() -> None:
         ("5@0.5-0.5", "is no interval"),
         ("5@0.3-1.5", "levels go from 0 .data. to 1 .noise."),
         (True, "guidance is True; write a number"),
+        ([], "guidance is an empty list"),
+        ("5,3", "guidance 5@0-1 and 3@0-1 overlap: give each noise level one weight"),
+        ("4@0.8-1,3@0-0.9", "overlap"),
+        ("4@0.8-1,", "guidance is ''; write a number"),
     ],
 )
 def test_what_is_no_guidance_is_refused(text: object, told: str) -> None:
@@ -75,6 +91,34 @@ def test_it_applies_above_the_low_level_and_up_to_the_high_one() -> None:
     assert Guidance(5).applies(FLOW, times).all()
     assert not Guidance(1, 0.3, 0.93).applies(FLOW, times).any()
     assert LIMITED.applies(FLOW, 0.5).shape == ()
+
+
+def test_of_two_intervals_that_meet_the_upper_one_has_the_edge() -> None:
+    times = torch.tensor([1.0, 0.9, 0.875, 0.8749, 0.1], dtype=torch.float64)
+    assert TWO.weights(FLOW, times).tolist() == [4, 4, 4, 3, 3]
+    apart = Guidance.of("4@0.9-1,3@0-0.875")
+    assert apart.weights(FLOW, times).tolist() == [4, 1, 3, 3, 3]
+    assert apart.applies(FLOW, times).tolist() == [True, False, True, True, True]
+    assert apart.evaluations(FLOW, torch.tensor([*times, 0.0])) == 5 + 4
+    assert Guidance.of("1@0.875-1,3@0-0.875").weights(FLOW, times).tolist() == [1, 1, 1, 3, 3]
+    assert TWO.guides and not Guidance.of("1@0.875-1,1@0-0.875").guides
+
+
+def test_two_weights_are_the_stock_pipelines_for_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path, experts=2, boundary_ratio=0.9375)  # which is a node of 4 steps
+    teacher = load_teacher(tmp_path, device="cpu")
+    z = teacher.noise([5], teacher.latent_shape(9, 16, 16))
+    pipeline: Any = WanPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    size: dict[str, Any] = {"num_frames": 9, "height": 16, "width": 16, "num_inference_steps": 4}
+    weights = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
+    stock = pipeline("a red ring", "blurry", latents=z, output_type="latent", **size, **weights).frames
+    conditions, grid = teacher.conditions(["a red ring"], "blurry"), teacher.schedule.grid(4)
+    found = rollout(teacher, z, conditions, grid, Guidance.of("4@0.9375-1,3@0-0.9375"))
+    torch.testing.assert_close(found, stock, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(
+        rollout(teacher, z, conditions, grid, Guidance.of("4@0.94-1,3@0-0.94")), stock, atol=5e-4, rtol=0
+    )
 
 
 def test_levels_mean_the_same_on_another_schedule() -> None:

@@ -33,7 +33,7 @@ Computed = Annotated[
     ),
 ]
 
-LEVELS = "5@0.3-0.93 guides at these noise levels only"
+LEVELS = "5@0.3-0.93 guides at these noise levels only, 4@0.875-1,3@0-0.875 two experts by weights of their own"
 
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it
 

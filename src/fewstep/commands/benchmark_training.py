@@ -170,7 +170,7 @@ def _measure(
 
 def _players(plan: Recipe, chosen: Sequence[int], teacher: Teacher) -> list[str]:
     """What is trained in the stages besides the student."""
-    held = (plan.stages[index].objective.holds(teacher.network_at(1.0)) for index in chosen)
+    held = (plan.stages[index].objective.holds(teacher.denoiser) for index in chosen)
     return list(dict.fromkeys(name for one in held for name, own in one.items() if own.trained))
 
 

@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.settings import Stage
+    from fewstep.teacher.base import Teacher
     from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
 
 def show(plan: Recipe, outline: Outline) -> None:
     """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
-    from fewstep.student.denoiser import the_denoiser
-
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
-    print_table(_memory_table(plan, the_denoiser(outline.teacher)), stderr=True)
+    print_table(_memory_table(plan, outline.teacher), stderr=True)
+    for line in _expert_lines(plan, outline.teacher):
+        typer.echo(line, err=True)
     if not outline.whole:
         typer.echo(
             f"the weights of {plan.teacher} are not on this disk yet: that they are whole, and that datasets and "
@@ -61,11 +63,25 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     return table
 
 
-def _memory_table(plan: Recipe, network: nn.Module) -> Table:
+def _expert_lines(plan: Recipe, teacher: Teacher) -> list[str]:
+    """Of a teacher with two experts, to whom each stage's nodes belong and who is trained."""
+    from fewstep.distill.expert_plan import expert_plan, whose
+    from fewstep.teacher.experts import Experts
+
+    experts = teacher.denoiser
+    if not isinstance(experts, Experts):
+        return []
+    lines = ["both experts are in memory at once: times on both sides of the boundary meet in a batch"]
+    for stage in plan.stages:
+        nodes, trained = teacher.schedule.grid(stage.student_steps)[:-1], expert_plan(stage, teacher).trained or ()
+        lines.append(f"{stage.name} trains {' and '.join(trained)}: of its nodes {whose(experts, nodes)}")
+    return lines
+
+
+def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
-    from fewstep.student.adapters import num_adapter_parameters
 
     assert plan.precision != "auto"
     table = Table(
@@ -77,13 +93,31 @@ def _memory_table(plan: Recipe, network: nn.Module) -> Table:
         "average",
         title="GiB, without activations",
     )
-    whole, lora = sum(parameter.numel() for parameter in network.parameters()), plan.student.lora
-    adapters = num_adapter_parameters(network, lora.rank, lora.alpha, lora.targets)
     for index, stage in enumerate(plan.stages):
-        held = stage.objective.holds(network)
-        shares = stage_memory(plan, index, whole, adapters, held, plan.precision)
+        counted = _count(teacher, plan, stage)
+        held = stage.objective.holds(teacher.denoiser)
+        shares = stage_memory(plan, index, held=held, frozen=plan.precision, **counted)
         for share in shares:
             parts = (share.weights, share.gradients, share.moments, share.average)
             table.add_row(stage.name, share.role, *(f"{part:.3f}" for part in parts))
         table.add_row(stage.name, "all", f"{sum(share.total for share in shares):.3f}", end_section=True)
     return table
+
+
+def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, int]:
+    """Parameters of the denoiser, of those of its experts that learn, and of their adapters."""
+    from fewstep.distill.expert_plan import expert_plan
+    from fewstep.student.adapters import num_adapter_parameters
+    from fewstep.teacher.experts import parts_of
+
+    parts, lora, names = parts_of(teacher.denoiser), plan.student.lora, expert_plan(stage, teacher).trained
+    learning = [part for name, part in parts.items() if names is None or name in names]
+    found = {"num_parameters": _numel(teacher.denoiser)}
+    if names is not None:
+        found |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
+    adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets) for part in learning)
+    return found | {"num_adapters": sum(adapters)}
+
+
+def _numel(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -83,7 +83,10 @@ def line_sha256(recipe: Recipe, index: int) -> str:
         if isinstance(told["data"].get(name), str):
             told["data"][name] = Path(told["data"][name]).name
     stages = recipe.model_dump(mode="json", include={"stages"})["stages"]
-    told["stages"] = [{k: v for k, v in stages[i].items() if k != "gate"} for i in sorted(_line(recipe, index))]
+    # `expert` only where it is set: settings of a line from before there was one must say the same
+    left_out = [{"gate"} | ({"expert"} if stage.expert is None else set()) for stage in recipe.stages]
+    line = sorted(_line(recipe, index))
+    told["stages"] = [{k: v for k, v in stages[i].items() if k not in left_out[i]} for i in line]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -72,7 +72,8 @@ def test_texts_of_fixed_lengths_mean_the_same(teacher: Teacher) -> None:
     short, long = (teacher.conditions([prompt], "blurry") for prompt in ("a ring", "a ring and a square " * 5))
     z = teacher.noise([0], teacher.latent_shape(9, 32, 32))
     whole = teacher.fixed_lengths(short)
-    assert whole.positive.shape == teacher.fixed_lengths(long).positive.shape
-    assert whole.negative is not None and whole.negative.shape == whole.positive.shape
+    text = whole.positive["embeddings"]
+    assert text.shape == teacher.fixed_lengths(long).positive["embeddings"].shape
+    assert whole.negative is not None and whole.negative["embeddings"].shape == text.shape
     found = teacher.predict(z, 0.7, whole)
     assert torch.allclose(found, teacher.predict(z, 0.7, short), atol=1e-4 * float(found.abs().max()))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMapEulerDiscreteScheduler, WanPipeline
 from torch import Tensor
 
 from fewstep.teacher.base import Teacher, load_teacher
@@ -71,8 +71,44 @@ def test_two_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None
     for i, (t, network) in enumerate([(0.9, high), (0.5, low)]):
         alone = teacher.predict(z[i : i + 1], t, conditions[i : i + 1], network)
         torch.testing.assert_close(mixed[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    for depth, found in enumerate(teacher.features(z, torch.tensor([0.9, 0.5]), conditions)):
+        for i, (t, network) in enumerate([(0.9, high), (0.5, low)]):
+            alone = teacher.features(z[i : i + 1], t, conditions[i : i + 1], network=network)[depth]
+            torch.testing.assert_close(found[i : i + 1], alone, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="two experts"):
-        teacher.features(z, torch.tensor([0.9, 0.5]), conditions)
+        teacher.network_at(torch.tensor([0.9, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("experts", "boundary", "sentence"),
+    [
+        (1, 0.875, "has boundary_ratio 0.875, below which transformer_2 is asked, but names none"),
+        (2, None, "names transformer_2 but no boundary_ratio below which it is asked"),
+        (2, 0.0, "the experts' boundary is 0; it must be a time above 0"),
+        (2, 875.0, "the experts' boundary is 875; it must be a time above 0"),
+    ],
+)
+def test_half_named_experts_are_refused(
+    make_tiny_wan: Callable[..., None], tmp_path: Path, experts: int, boundary: float | None, sentence: str
+) -> None:
+    make_tiny_wan(tmp_path, experts=experts, boundary_ratio=boundary)
+    with pytest.raises(ValueError, match=sentence):
+        outline_teacher(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        load_teacher(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(("shift", "boundary", "steps"), [(7.0, 0.875, 2), (3.0, 0.9, 4), (5.0, 0.9375, 4)])
+def test_a_time_that_is_the_boundary_is_the_high_experts_as_in_the_stock_pipeline(
+    make_tiny_wan: Callable[..., None], tmp_path: Path, shift: float, boundary: float, steps: int
+) -> None:
+    make_tiny_wan(tmp_path, experts=2, boundary_ratio=boundary)
+    scheduler: Any = FlowMapEulerDiscreteScheduler(shift=shift)
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    assert_parity(tmp_path, steps, 1.0)
+    teacher: Any = load_teacher(tmp_path, device="cpu")
+    assert teacher.denoiser.names_at(teacher.schedule.grid(steps)[:2]) == ["high", "high"]
+    assert boundary == pytest.approx(float(teacher.schedule.grid(steps)[1]), abs=1e-12)
 
 
 def test_a_timestep_per_token(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None:

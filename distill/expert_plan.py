@@ -1,0 +1,99 @@
+"""Which experts a stage trains and from where, as its recipe and its teacher decide it: no weights needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewstep.distill.objectives.supervision import supervisor_times
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.settings import Stage
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import HIGH, LOW, Experts
+from fewstep.teacher.schedule import shift_time
+
+
+@dataclass(frozen=True)
+class ExpertPlan:
+    """`trained`: names of the experts that learn; None where the denoiser is a single network. `starts`: where steps
+    are learned from, as `Stage.starts` has them."""
+
+    trained: tuple[str, ...] | None
+    starts: tuple[float, ...] | None
+
+
+def expert_plan(stage: Stage, teacher: Teacher) -> ExpertPlan:
+    """What `stage.expert` means with this teacher.
+
+    An expert learns if one of the student's nodes is its own, for else it is never asked; it learns at its own starts.
+    Raises ValueError when the named expert has no node or no start, and for a teacher with a single network.
+    """
+    experts = teacher.denoiser
+    if not isinstance(experts, Experts):
+        if stage.expert is not None:
+            raise ValueError(
+                f"stage {stage.name} trains the {stage.expert} expert, but {teacher.folder} has a single denoiser: "
+                "leave expert out"
+            )
+        return ExpertPlan(None, stage.starts)
+    nodes = teacher.schedule.grid(stage.student_steps)[:-1]
+    with_nodes = tuple(dict.fromkeys(experts.names_at(nodes)))
+    trained = with_nodes if stage.expert is None else (stage.expert,)
+    if not set(trained) <= set(with_nodes):
+        raise ValueError(
+            f"stage {stage.name} trains the {stage.expert} expert, which has none of its {stage.student_steps} nodes: "
+            f"of the times {whose(experts, nodes)}; take more steps, or train the other one"
+        )
+    starts = stage.starts or tuple(1 - i / stage.student_steps for i in range(stage.student_steps))
+    times = shift_time(torch.tensor(starts, dtype=torch.float64), teacher.schedule.shift)
+    own = [start for start, name in zip(starts, experts.names_at(times), strict=True) if name in trained]
+    if not own:
+        raise ValueError(
+            f"stage {stage.name} trains the {' and '.join(trained)} expert, to which none of its starts belongs: "
+            f"of the times {whose(experts, times)}; leave starts out, or add one of its own"
+        )
+    return ExpertPlan(trained, stage.starts if len(own) == len(starts) else tuple(own))
+
+
+def whose(experts: Experts, times: Tensor) -> str:
+    """To whom times (n,) belong, in words."""
+    named = list(zip(times.tolist(), experts.names_at(times), strict=True))
+    of = {name: ", ".join(f"{time:.4g}" for time, owner in named if owner == name) or "none" for name in (HIGH, LOW)}
+    return f"{HIGH} has {of[HIGH]}; {LOW} has {of[LOW]} (the boundary is {experts.boundary:g})"
+
+
+def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
+    """Raises ValueError when stage `index` learns from a student whose expert was not taught steps as long as it is
+    asked for."""
+    supervisor = recipe.teacher_of(index)
+    if supervisor is None or not isinstance(teacher.denoiser, Experts):
+        return
+    stage, taught = recipe.stages[index], recipe.stages[supervisor]
+    plan = expert_plan(stage, teacher)
+    asked = _asked(stage, plan, teacher)
+    untaught = [name for name in asked if name not in _taught(recipe, supervisor, teacher)]
+    if untaught:
+        raise ValueError(
+            f"stage {stage.name} learns from {taught.name}, whose {untaught[0]} expert was never taught "
+            f"{taught.student_steps} steps: train it in a stage before (expert: {untaught[0]}), or set `teacher: base`"
+        )
+
+
+def _asked(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
+    """The experts of its supervisor that a stage asks on the way through its steps."""
+    experts = teacher.denoiser
+    assert isinstance(experts, Experts)
+    fractions = supervisor_times(stage.teacher_steps, stage.student_steps, plan.starts)
+    return set(experts.names_at(shift_time(torch.tensor(fractions, dtype=torch.float64), teacher.schedule.shift)))
+
+
+def _taught(recipe: Recipe, index: int | None, teacher: Teacher) -> set[str]:
+    """The experts that learned this stage's number of steps, in it or in stages that it goes on from."""
+    found, steps = set[str](), None
+    while index is not None and recipe.stages[index].student_steps == (steps or recipe.stages[index].student_steps):
+        steps = recipe.stages[index].student_steps
+        found |= set(expert_plan(recipe.stages[index], teacher).trained or ())
+        index = recipe.start_of(index)
+    return found

@@ -118,5 +118,5 @@ def test_a_modular_pipeline_on_the_hub_is_told_from_none(
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0" * 40)
     for ask in (outline_teacher, load_teacher):
-        with pytest.raises(ValueError, match="me/teacher is a modular pipeline on the hub, .* --local-dir DIR"):
+        with pytest.raises(ValueError, match=r"me/teacher is a modular pipeline on the hub, .* --local-dir DIR"):
             ask("me/teacher")

@@ -113,3 +113,7 @@ class AnimateDiffTeacher(Teacher):
     # --- what its folders may hold
 
     schedules = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
+    agreeing = (
+        ("vae.latent_channels", "unet.out_channels"),
+        ("text_encoder.hidden_size", "unet.cross_attention_dim"),
+    )

@@ -111,3 +111,7 @@ class CogVideoXTeacher(Teacher):
 
     schedules = (("vp", "v"), ("vp", "eps"), ("vp", "x0"))
     block_classes = (CogVideoXBlock,)
+    agreeing = (
+        ("vae.latent_channels", "transformer.out_channels"),
+        ("text_encoder.d_model", "transformer.text_embed_dim"),
+    )

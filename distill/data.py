@@ -111,6 +111,7 @@ def plan_data(
     `like` is a manifest that was begun there: with it an outline of the teacher will do, see `plan_dataset`. Raises
     ValueError for prompts, videos or captions that cannot be read, and for a size that the teacher cannot make.
     """
+    teacher.use_size(size)
     if isinstance(settings, RolloutData):
         return _rollouts(settings, teacher, name, size, like)
     return _videos(settings, teacher, name, size, out, like)
@@ -119,7 +120,6 @@ def plan_data(
 def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
     prompts = read_prompts(settings.prompts)
     teacher.take(given_names(prompts))
-    teacher.use_size(size)
     shape = teacher.latent_shape(*size)
     plan = plan_dataset(
         "rollouts",

@@ -18,6 +18,7 @@ from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given, to_pil
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
+from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
@@ -374,12 +375,22 @@ class Teacher(Scheduled, ABC):
     """Classes of the repeated blocks, where diffusers names none for the denoiser, or others as well. Where they are
     not registered in the order in which they run, `blocks` must be overridden."""
 
+    agreeing: tuple[tuple[str, str], ...] = ()
+    """Pairs of settings in parts' config.json, such as vae.z_dim, that must be equal where both are stated."""
+
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
         """Raises ValueError for what `index`, the folder's model_index.json, and its configs cannot mean together.
 
         It is asked before a part is looked at, also where only the configs of a hub id were downloaded.
         """
+        for first, second in cls.agreeing:
+            a, b = (stated(folder, name) for name in (first, second))
+            if a is not None and b is not None and a != b:
+                raise ValueError(
+                    f"the parts in {folder} are of different models: {first} is {a}, {second} is {b}, and they must be "
+                    "equal; download it again"
+                )
 
     # --- what exports ask: the pipeline in diffusers' own hands, and in other tools'
 

@@ -43,6 +43,16 @@ def _part(path: Path, name: str, entry: list[Any]) -> list[Any]:
     return [library, class_name]
 
 
+def stated(folder: Path, setting: str) -> int | None:
+    """A whole number in a part's config.json, as in vae.z_dim; None where it is not to be read there."""
+    part, name = setting.split(".")
+    try:
+        value = read_json(folder / part / "config.json").get(name)
+    except (OSError, ValueError):  # whoever looks at the parts says what is wrong with it
+        return None
+    return value if type(value) is int else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The settings in a JSON file. Raises ValueError when it holds no JSON object."""
     try:

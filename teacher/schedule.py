@@ -7,6 +7,7 @@ float64 on the CPU; latents keep their dtype and device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -78,8 +79,8 @@ class NoiseSchedule:
             )
         if self.reversed_time and self.kind != "flow":
             raise ValueError(f"a {self.kind} schedule has no reversed time: only flow schedules do")
-        if not self.shift > 0:
-            raise ValueError(f"shift is {self.shift}; it must be above 0, and 1 means none")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift is {self.shift}; it must be above 0 and finite, and 1 means none")
 
     @staticmethod
     def from_scheduler(scheduler: object, shift: float | None = None) -> NoiseSchedule:

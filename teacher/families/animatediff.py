@@ -116,6 +116,10 @@ class AnimateDiffTeacher(Teacher):
     # --- what its folders may hold
 
     schedules = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
+    agreeing = (
+        ("vae.latent_channels", "unet.out_channels"),
+        ("text_encoder.hidden_size", "unet.cross_attention_dim"),
+    )
     # --- what exports ask
 
     fuses_lora = True  # diffusers names the argument of motion modules' projections, which peft's layers refuse

@@ -120,6 +120,10 @@ class CogVideoXTeacher(Teacher):
 
     schedules = (("vp", "v"), ("vp", "eps"), ("vp", "x0"))
     block_classes = (CogVideoXBlock,)
+    agreeing = (
+        ("vae.latent_channels", "transformer.out_channels"),
+        ("text_encoder.d_model", "transformer.text_embed_dim"),
+    )
     # --- what exports ask
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:

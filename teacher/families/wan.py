@@ -137,10 +137,17 @@ class WanTeacher(Teacher):
 
     schedules = (("flow", "flow"),)
     block_classes = (WanTransformerBlock,)
+    agreeing = (
+        ("vae.z_dim", "transformer.out_channels"),
+        ("vae.z_dim", "transformer_2.out_channels"),
+        ("text_encoder.d_model", "transformer.text_dim"),
+        ("text_encoder.d_model", "transformer_2.text_dim"),
+    )
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
         """With `boundary_ratio` both experts must be there, and without it there is no second one."""
+        super().check_folder(folder, index)
         boundary, path = index.get("boundary_ratio"), index_path(folder)
         first, second = (any(index.get(name) or ()) for name in ("transformer", "transformer_2"))
         number = isinstance(boundary, int | float) and not isinstance(boundary, bool)

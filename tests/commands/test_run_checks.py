@@ -11,6 +11,8 @@ import pytest
 import yaml
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
+from fewstep.eval.models import Model, as_taught, asked_of
+from fewstep.student.sampler import Asked
 from tests.cases.breaking import Change, edited, forbid_loading, given, listing, removed, sets, write_recipe
 from tests.commands.typed import fewstep
 
@@ -106,6 +108,10 @@ def test_a_given_shift_goes_from_the_recipe_to_data_contract_and_student(
     for more in (["--shift", 2.5], ["--shift", 3, "--force"], ["--steps", 4, "--force"]):
         code, output = fewstep(*sample, *more)
         assert code == 0, output
+    asked = as_taught([model := Model.of("student", str(place / "run"))], Asked())
+    assert (
+        asked.shift == 2.5 and asked_of(model, asked).shift is None
+    )  # of teachers beside it; its own is its contract's
     code, output = fewstep("run", place / "tiny.yaml", "--set", "shift=3")
     assert code == 2 and "was begun with another shift" in output
     code, output = fewstep("export", place / "run", "--to", "diffusers", "--out", place / "export", "--device", "cpu")

@@ -14,6 +14,7 @@ from fewstep.eval.results import read_results
 from fewstep.teacher.base import Teacher, VideoSize
 from tests.cases.breaking import edited
 from tests.commands.typed import fewstep
+from tests.teacher.modular import save_modular
 
 DONE = {"sample": True, "run": True, "export": True, "exact": True, "sentence": ""}
 REFUSED = {"sample": False, "run": False, "export": False, "exact": False}
@@ -31,6 +32,18 @@ def test_rows_say_what_was_done_or_why_not(tiny_wan_folder: Path, tmp_path: Path
     assert rows[1] == {"folder": "unknown", "pipeline": "AllegroPipeline", **REFUSED}
     assert sentence.startswith("unknown is an AllegroPipeline, a family that fewstep does not know: use one of")
     assert len((tmp_path / "teachers.md").read_text().splitlines()) == 4
+
+
+def test_a_modular_pipeline_is_exported_whole(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    """It becomes a classical one; into itself nothing can be put, as its classical class does not open it."""
+    save_modular(tiny_wan_folder, tmp_path / "T")
+    assert tried(tmp_path / "T", tmp_path / "work") == {"pipeline": "WanModularPipeline", **DONE}
+    exported = json.loads((tmp_path / "work" / "export" / "model_index.json").read_text())
+    assert exported["_class_name"] == "WanPipeline" and "_blocks_class_name" not in exported
+    export = ["export", tmp_path / "work" / "run", "--to", "lora", "--out", tmp_path / "lora", "--device", "cpu"]
+    code, output = fewstep(*export)
+    assert code == 2 and "is a modular pipeline, which WanPipeline.from_pretrained does not open" in output
+    assert not (tmp_path / "lora").exists()
 
 
 def test_a_teacher_that_can_be_sampled_alone_is_said_to_be(tmp_path: Path, make_tiny_wan: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from fewstep.student.adapters import add_adapter, lora_targets, shared_copy
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.outline import outline_teacher
+from fewstep.teacher.pipeline_index import stated
 
 FAMILIES = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
 COMMIT = "0" * 40
@@ -116,3 +118,23 @@ def test_a_damaged_file_in_the_hubs_cache_is_named(
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"text_encoder/model\.safetensors is cut off"):
         outline_teacher("me/teacher")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_of_different_models_are_told_apart_by_their_configs(
+    request: pytest.FixtureRequest, family: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "T"))
+    found = type(outline_teacher(folder).teacher).agreeing
+    pairs = [pair for pair in found if all(stated(folder, name) is not None for name in pair)]
+    assert len({first for first, _ in pairs}) == 2  # latents and text
+    for first, second in pairs:
+        part, name = first.split(".")
+        path = folder / part / "config.json"
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | {name: 7}))
+        for ask in (outline_teacher, load_teacher):
+            with pytest.raises(ValueError, match=f"of different models: {first} is 7, {second} is"):
+                ask(folder)
+        path.write_text(before)
+    outline_teacher(folder)

@@ -8,21 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import ModularPipeline
 
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
 from fewstep.teacher.rollout import rollout
-
-
-def save_modular(classical: Path, folder: Path) -> None:
-    pipeline: Any = ModularPipeline.from_pretrained(str(classical))
-    pipeline.load_components()
-    pipeline.save_pretrained(str(folder), overwrite_modular_index=True)
-    shutil.copy(classical / "fewstep.json", folder)
+from tests.teacher.modular import save_modular
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +104,19 @@ def test_a_part_that_is_cut_off_is_named(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"vae/diffusion_pytorch_model\.safetensors is cut off"):
         load_teacher(folder, device="cpu")
+
+
+def test_a_modular_pipeline_on_the_hub_is_told_from_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="there is neither a folder nor a hub model me/teacher"):
+        outline_teacher("me/teacher")
+    repo = tmp_path / "cache" / "models--me--teacher"
+    shutil.copytree(folder, repo / "snapshots" / ("0" * 40))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    for ask in (outline_teacher, load_teacher):
+        with pytest.raises(ValueError, match=r"me/teacher is a modular pipeline on the hub, .* --local-dir DIR"):
+            ask("me/teacher")

@@ -163,7 +163,7 @@ def test_from_scheduler_refuses(scheduler: Any, sentence: str) -> None:
 @pytest.mark.parametrize(
     "scheduler", [FlowMatchEulerDiscreteScheduler(shift=5.0), EulerDiscreteScheduler(**SVD), DDIMScheduler(**SD_BETAS)]
 )
-@pytest.mark.parametrize("shift", [0, -1.0])
+@pytest.mark.parametrize("shift", [0, -1.0, float("inf"), float("nan")])
 def test_a_shift_that_is_none_is_refused(scheduler: Any, shift: float) -> None:
     with pytest.raises(ValueError, match=f"shift is {shift}; it must be above 0"):
         NoiseSchedule.from_scheduler(scheduler, shift=shift)

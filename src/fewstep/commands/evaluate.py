@@ -63,9 +63,7 @@ def evaluate(
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Clips made at once; another one may finish what one began.")] = 8,
-    metrics: Annotated[
-        str | None, typer.Option(help="Names separated by commas; by default all that can be taken.")
-    ] = None,
+    metrics: Annotated[str | None, typer.Option(help="Separated by commas; by default all that can be taken.")] = None,
     reference: Annotated[
         Path | None,
         typer.Option(help="Real videos that fvd, fd-* are taken to; without them, the teacher's clips of other noise."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewstep.student.denoiser import the_denoiser
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 
 def nothing(teacher: Teacher) -> str:
@@ -34,3 +35,15 @@ def comfyui_loader(teacher: Teacher) -> str:
     if teacher.comfyui is None:
         return f"what ComfyUI makes of {type(teacher.pipeline).__name__} is not known to fewstep"
     return single_file_loader(teacher)
+
+
+def original_names(teacher: Teacher) -> OriginalNames:
+    """Of the denoiser's tensors, once `single_file_loader` misses nothing."""
+    assert teacher.original_names is not None
+    return teacher.original_names
+
+
+def comfyui_facts(teacher: Teacher) -> ComfyUI:
+    """What ComfyUI makes of the family's files, once `comfyui_loader` misses nothing."""
+    assert teacher.comfyui is not None
+    return teacher.comfyui

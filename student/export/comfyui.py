@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.abilities import comfyui_loader, lora_loader
+from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, lora_loader, original_names
 from fewstep.student.export.base import PROMPTS, Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.lora import adapter_state, is_adapted, with_adapter
@@ -33,7 +33,6 @@ from fewstep.student.export.stock import (
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.schedule import shift_time
-from fewstep.teacher.stock import ComfyUI
 
 WORKFLOW = "workflow.json"
 _TABLE = 1000  # sigmas in ComfyUI's ModelSamplingSD3
@@ -49,7 +48,7 @@ def simple_nodes(shift: float, steps: int) -> list[float]:
 
 def workflow(student: Student, file: str) -> dict[str, Any]:
     """ComfyUI's API format: load it with drag and drop, or post it as `prompt`."""
-    contract, is_lora, own = student.contract, is_adapted(student.network), _of_family(student.teacher)
+    contract, is_lora, own = student.contract, is_adapted(student.network), comfyui_facts(student.teacher)
     noise, empty = own.noise
     size = {"width": contract.width, "height": contract.height, "length": contract.num_frames, "batch_size": 1}
     base = {"unet_name": Path(contract.teacher).name + ".safetensors" if is_lora else file, "weight_dtype": "default"}
@@ -89,18 +88,12 @@ def _lacks(teacher: Teacher) -> str:
     return comfyui_loader(teacher) or lora_loader(teacher)
 
 
-def _of_family(teacher: Teacher) -> ComfyUI:
-    assert teacher.comfyui is not None  # or the format lacks it
-    return teacher.comfyui
-
-
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    contract, is_lora, own = student.contract, is_adapted(student.network), _of_family(student.teacher)
+    contract, is_lora, own = student.contract, is_adapted(student.network), comfyui_facts(student.teacher)
     file = folder / _file_name(student)
     if is_lora:
-        assert student.teacher.original_names is not None
-        state = student.teacher.original_names.original(_scaled_state(student.network), LORA_PREFIX)
+        state = original_names(student.teacher).original(_scaled_state(student.network), LORA_PREFIX)
         write_tensors(file, state, contract, "comfyui")
     else:
         write_checkpoint(student, folder, "comfyui", CHECKPOINT_PREFIX)
@@ -147,7 +140,7 @@ def _node_note(contract: SamplingContract) -> list[str]:
 
 
 def _architecture_note(student: Student) -> list[str]:
-    config, own = the_denoiser(student.teacher).config, _of_family(student.teacher)
+    config, own = the_denoiser(student.teacher).config, comfyui_facts(student.teacher)
     other = [f"{name} {value}" for name, value in own.expected.items() if _plain(config.get(name)) != value]
     if not other:
         return []
@@ -178,7 +171,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
         return with_adapter(teacher, type(teacher.pipeline).lora_state_dict(state), file)
     except KeyError as error:
         raise ValueError(
-            f"{file} is no LoRA for {_of_family(teacher).model} ({error} is missing): export it again"
+            f"{file} is no LoRA for {comfyui_facts(teacher).model} ({error} is missing): export it again"
         ) from error
 
 

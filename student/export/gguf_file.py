@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.abilities import comfyui_loader
+from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, original_names
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.rounding import choose_layers
@@ -59,10 +59,9 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
 
     stock_scheduler(student)  # refuse before the work
-    network, names, comfyui = merged_network(student), student.teacher.original_names, student.teacher.comfyui
-    assert names is not None and comfyui is not None
+    network, names = merged_network(student), original_names(student.teacher)
     chosen = choose_layers(student, network, _TOLERANCE, _rounded, multiple=_BLOCK)
-    writer = GGUFWriter(folder / _file_name(student), comfyui.architecture)  # what ComfyUI-GGUF looks for
+    writer = GGUFWriter(folder / _file_name(student), comfyui_facts(student.teacher).architecture)
     writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
     for key, value in header_of("gguf", student.contract).items():
@@ -107,8 +106,7 @@ def _reload(folder: Path, student: Student) -> Latents:
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
-    own, file, names = the_denoiser(teacher), only_file(path, ".gguf"), teacher.original_names
-    assert names is not None
+    own, file, names = the_denoiser(teacher), only_file(path, ".gguf"), original_names(teacher)
     shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in _reader(file).tensors}
     wanted = {names.to_original(name): tuple(tensor.shape) for name, tensor in own.state_dict().items()}
     if strays := shapes.items() ^ wanted.items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.abilities import single_file_loader
+from fewstep.student.export.abilities import original_names, single_file_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.stock import (
@@ -35,8 +35,7 @@ def checkpoint_name(student: Student) -> str:
 
 def write_checkpoint(student: Student, folder: Path, format: str, prefix: str = "") -> None:
     """Writes the denoiser under its original names, and its config.json, as `from_single_file` takes them."""
-    network, names = merged_network(student), student.teacher.original_names
-    assert names is not None
+    network, names = merged_network(student), original_names(student.teacher)
     state = network.state_dict()
     original = names.original(state, prefix)
     back = names.to_diffusers(original)
@@ -64,9 +63,8 @@ def checkpoint_snippet(student: Student) -> str:
 
 def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
     """A network of the teacher's kind with the file's weights. Raises ValueError when they do not fit."""
-    base, names = the_denoiser(teacher), teacher.original_names
-    assert names is not None
-    state = names.to_diffusers(read_tensors(path)[0])
+    base = the_denoiser(teacher)
+    state = original_names(teacher).to_diffusers(read_tensors(path)[0])
     own: dict[str, Tensor] = base.state_dict()
     strays = own.keys() ^ state.keys() | {
         key for key in own.keys() & state.keys() if own[key].shape != state[key].shape

@@ -82,10 +82,10 @@ def test_two_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("experts", "boundary", "sentence"),
     [
-        (1, 0.875, "has boundary_ratio 0.875, below which transformer_2 is asked, but names none"),
-        (2, None, "names transformer_2 but no boundary_ratio below which it is asked"),
-        (2, 0.0, "the experts' boundary is 0; it must be a time above 0"),
-        (2, 875.0, "the experts' boundary is 875; it must be a time above 0"),
+        (1, 0.875, "has boundary_ratio 0.875, so that two experts share the times, but names no transformer_2"),
+        (2, None, "names a transformer_2, but no boundary_ratio"),
+        (2, 0.0, "has boundary_ratio 0.0: it is the time"),
+        (2, 875.0, "has boundary_ratio 875.0: it is the time"),
     ],
 )
 def test_half_named_experts_are_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -110,7 +110,9 @@ class Discriminator(nn.Module):
         features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
         if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
             return features
-        shares = [(rows, self.scales[name]) for name, _, rows in backbone.shares(t.expand(len(z)))]
+        shares: list[tuple[Tensor, Any]] = [
+            (rows, self.scales[name]) for name, _, rows in backbone.shares(t.expand(len(z)))
+        ]
         return [join_rows([(rows, scales[i](f[rows])) for rows, scales in shares]) for i, f in enumerate(features)]
 
     def _standardise_experts(self, clips: Tensor, conditions: Conditions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
@@ -110,12 +110,10 @@ class Discriminator(nn.Module):
         features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
         if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
             return features
-        shares = [(rows, list(self._scales(name))) for name, _, rows in backbone.shares(t.expand(len(z)))]
+        shares: list[tuple[Tensor, Any]] = [
+            (rows, self.scales[name]) for name, _, rows in backbone.shares(t.expand(len(z)))
+        ]
         return [join_rows([(rows, scales[i](f[rows])) for rows, scales in shares]) for i, f in enumerate(features)]
-
-    def _scales(self, expert: str) -> Iterator[nn.Module]:
-        """What brings an expert's features to the scale that heads see, by depth."""
-        yield from self.scales[expert].children()
 
     def _standardise_experts(self, clips: Tensor, conditions: Conditions) -> None:
         """Measures each expert's features at its own levels of noise."""

@@ -76,8 +76,8 @@ class Guidance:
                 f"guidance is {value!r}; write a number, where 1 means none, or one with its noise levels, as in "
                 "5@0.3-0.93, or several of these with commas between"
             )
-        numbers = [float(part) for part in match.groups() if part is not None]
-        return Guidance(*numbers)  # type: ignore[arg-type]  # three at most, before `others`
+        weight, low, high = match.groups()
+        return Guidance(float(weight)) if low is None else Guidance(float(weight), float(low), float(high))
 
     @property
     def guides(self) -> bool:

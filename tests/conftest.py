@@ -21,6 +21,8 @@ from diffusers import (
     DDIMScheduler,
     FlowMapEulerDiscreteScheduler,
     UNetMotionModel,
+    WanAnimatePipeline,
+    WanAnimateTransformer3DModel,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
@@ -118,7 +120,19 @@ def tiny_wan22_vae() -> Any:
     )  # fmt: skip
 
 
-GIVEN_WAN = ("i2v", "flf2v", "5b-i2v", "vace")  # Wan pipelines that clips are given something by
+GIVEN_WAN = ("i2v", "flf2v", "5b-i2v", "a14b-i2v", "vace", "animate")  # Wan pipelines that clips are given something by
+
+
+TINY_FACE: dict[str, Any] = {
+    "motion_encoder_channel_sizes": {"4": 4, "8": 4, "16": 4},
+    "motion_encoder_size": 16,
+    "motion_style_dim": 8,
+    "motion_dim": 4,
+    "motion_encoder_dim": 8,
+    "face_encoder_hidden_dim": 8,
+    "face_encoder_num_heads": 2,
+    "inject_face_latents_blocks": 2,
+}
 
 
 def save_tiny_given_wan(folder: Path, kind: str, **config: Any) -> None:
@@ -135,8 +149,14 @@ def save_tiny_given_wan(folder: Path, kind: str, **config: Any) -> None:
         vace: Any = WanVACETransformer3DModel(**TINY_WAN, vace_layers=[0, 2], vace_in_channels=96)
         pipeline: Any = WanVACEPipeline(**parts, transformer=randomized(vace, 1), **config)
     elif kind == "5b-i2v":
-        denoiser = randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 48, "out_channels": 48}), 1)
-        pipeline = WanImageToVideoPipeline(**parts, transformer=denoiser, expand_timesteps=True, **config)
+        wide = randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 48, "out_channels": 48}), 1)
+        pipeline = WanImageToVideoPipeline(**parts, transformer=wide, expand_timesteps=True, **config)
+    elif kind == "a14b-i2v":
+        experts = {
+            name: randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 36}), seed)
+            for name, seed in (("transformer", 1), ("transformer_2", 2))
+        }
+        pipeline = WanImageToVideoPipeline(**parts, **experts, boundary_ratio=0.9, **config)
     else:
         tokens = (16 // 8) ** 2 + 1  # of one picture
         seen = {"in_channels": 36, "image_dim": 4, "pos_embed_seq_len": 2 * tokens if kind == "flf2v" else None}
@@ -146,9 +166,18 @@ def save_tiny_given_wan(folder: Path, kind: str, **config: Any) -> None:
             hidden_size=4, projection_dim=4, num_hidden_layers=2, num_attention_heads=2, image_size=16,
             intermediate_size=16, patch_size=8,
         )  # fmt: skip
-        pipeline = WanImageToVideoPipeline(
+        made: Any = WanImageToVideoPipeline
+        denoiser: Any = WanTransformer3DModel
+        if kind == "animate":
+            made, denoiser = WanAnimatePipeline, WanAnimateTransformer3DModel
+            seen |= {"latent_channels": 16, "added_kv_proj_dim": None, **TINY_FACE}
+        network = randomized(denoiser(**TINY_WAN | seen), 1)
+        if kind == "animate":  # with smaller weights faces leave no trace in single precision
+            for parameter in network.motion_encoder.parameters():
+                parameter.data *= 20
+        pipeline = made(
             **parts,
-            transformer=randomized(WanTransformer3DModel(**TINY_WAN | seen), 1),
+            transformer=network,
             image_encoder=randomized(CLIPVisionModel(vision), 2),
             image_processor=CLIPImageProcessorPil(crop_size=16, size=16),
             **config,
@@ -305,6 +334,12 @@ def tiny_wan_i2v_folder(given_wan_folders: Callable[[str], Path]) -> Path:
 def tiny_wan_vace_folder(given_wan_folders: Callable[[str], Path]) -> Path:
     """Wan VACE."""
     return given_wan_folders("vace")
+
+
+@pytest.fixture(scope="session")
+def tiny_wan_animate_folder(given_wan_folders: Callable[[str], Path]) -> Path:
+    """Wan Animate."""
+    return given_wan_folders("animate")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.wan import WanTeacher
+from fewstep.teacher.families.wan_animate import WanAnimateTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
 from fewstep.teacher.families.wan_vace import WanVACETeacher
 
@@ -13,6 +14,7 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "WanPipeline": WanTeacher,
     "WanImageToVideoPipeline": WanImageTeacher,
     "WanVACEPipeline": WanVACETeacher,
+    "WanAnimatePipeline": WanAnimateTeacher,
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
 }

@@ -22,6 +22,7 @@ FOLDERS = [
     "tiny_wan_folder",
     "tiny_wan_i2v_folder",
     "tiny_wan_vace_folder",
+    "tiny_wan_animate_folder",
     "tiny_cogvideox_folder",
     "tiny_animatediff_folder",
 ]
@@ -97,18 +98,21 @@ def test_videos_become_latents_and_come_back(teacher: Teacher) -> None:
     size = teacher.default_size()
     assert size is not None
     video = torch.rand(2, 3, *size) * 2 - 1
-    latents = teacher.encode(video)
+    given = noise_given(teacher.given_sizes(size), 2)
+    latents = teacher.place_given(teacher.encode(video), teacher.conditions(PROMPTS, None, size, given))
     assert latents.shape == (2, *teacher.latent_shape(*size)) and latents.dtype == torch.float32
     decoded = teacher.decode(latents)
     assert decoded.shape == video.shape and decoded.dtype == torch.float32
 
 
 def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
-    t, empty = torch.tensor([1.0, 0.4]), conditions_of(teacher, ["", ""])
+    t, both = torch.tensor([1.0, 0.4]), conditions_of(teacher, PROMPTS)
+    assert both.negative is not None
+    empty = Conditions(both.negative, shared=both.shared, padded=both.padded)
     c = teacher.denoise(z, t, conditions)
     assert c.shape == z.shape and c.dtype == torch.float32
     close(c, teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t))
-    u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, conditions_of(teacher, PROMPTS), 5.0)
+    u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, both, 5.0)
     close(guided, u + 5 * (c - u))
 
 

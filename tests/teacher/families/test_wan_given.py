@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
+from fewstep.student.contract import SamplingContract
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.given import NAMES, Given, noise_given
 from fewstep.teacher.rollout import rollout
@@ -19,12 +18,15 @@ CASES = [  # kind of pipeline, what is given
     ("i2v", ("first",)),
     ("flf2v", ("first", "last")),
     ("5b-i2v", ("first",)),
+    ("a14b-i2v", ("first",)),
+    ("a14b-i2v", ("first", "last")),
+    ("animate", ("reference", "pose", "face")),
+    ("animate", ("reference", "pose", "face", "control", "mask")),
     ("vace", ()),
     ("vace", ("reference",)),
     ("vace", ("control", "mask")),
     ("vace", ("reference", "control", "mask")),
 ]
-STOCK = {"first": "image", "last": "last_image", "control": "video", "mask": "mask", "reference": "reference_images"}
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
@@ -37,21 +39,14 @@ def case(request: pytest.FixtureRequest, given_wan_folders: Callable[[str], Path
     return teacher, noise_given(teacher.given_sizes(size))
 
 
-def pictures(video: Tensor) -> Any:
-    """uint8 (1, 3, F, H, W) as diffusers takes it: one image, or a list of frames."""
-    frames = [Image.fromarray(frame.movedim(0, -1).numpy()) for frame in video[0].movedim(1, 0)]
-    return frames[0] if len(frames) == 1 else frames
-
-
 def stock(teacher: Teacher, given: Given, z: Tensor, steps: int) -> Tensor:
-    arguments = {STOCK[name]: pictures(video) for name, video in given.items()}
+    """By the pipeline's own call, guided."""
     size = teacher.default_size()
     assert size is not None
-    found: Tensor = teacher.pipeline(
-        prompt="a red circle", negative_prompt="blurry", num_inference_steps=steps, guidance_scale=5.0, latents=z,
-        output_type="latent", max_sequence_length=512, **size._asdict(), **arguments,
-    ).frames  # fmt: skip
-    return found
+    contract = SamplingContract.of(teacher, "tiny", steps, "full", size, 1.0, "blurry", 8.0)
+    arguments = teacher.call_arguments(contract, given) | {"guidance_scale": 5.0, "negative_prompt": "blurry"}
+    found = teacher.pipeline(prompt="a red circle", latents=z, output_type="latent", **arguments).frames
+    return teacher.from_pipeline(found, z.shape)
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -151,7 +151,7 @@ def test_no_prompts(tiny_teacher: Teacher) -> None:
     ("experts", "index", "sentence"),
     [
         (1, {"boundary_ratio": 0.875}, "boundary_ratio 0.875, so that two experts .* but names no transformer_2"),
-        (2, {"transformer": [None, None]}, "boundary_ratio 0.5, .* but names no transformer:"),
+        (2, {"transformer": [None, None]}, "names no transformer, which is asked first"),
         (
             2,
             {"transformer_2": [None, None]},

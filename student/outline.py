@@ -60,6 +60,7 @@ def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = check_export(path)
     own = own_pipeline(path)
     found = outline_teacher(path) if own else _teacher_of(path, contract, outline)
+    found.teacher.take(contract.given)
     check_family(path, contract, found.teacher)
     if own:
         check_schedule(path, contract, found.teacher)

@@ -40,8 +40,9 @@ torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--cases FILE` writes the table of tests/cases, slow cases included; `make cases` passes it."""
+    """`--cases FILE` writes the table of tests/cases, slow cases included, `--families FILE` that of tests/families."""
     parser.addoption("--cases", metavar="FILE", help="write what tests/cases found, and run its slow cases as well")
+    parser.addoption("--families", metavar="FILE", help="write what tests/families found")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -118,6 +119,21 @@ def tiny_wan22_vae() -> Any:
         in_channels=12, out_channels=12, patch_size=2, is_residual=True, scale_factor_spatial=16,
         latents_mean=[0.1] * 48, latents_std=[0.9] * 48,
     )  # fmt: skip
+
+
+def tiny_wan22_5b(folder: Path) -> None:
+    """Writes a random WanPipeline such as Wan 2.2 5B."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    pipeline: Any = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=make_text_encoder(len(tokenizer)),
+        vae=tiny_wan22_vae(),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
+        transformer=randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 48, "out_channels": 48}), 1),
+        expand_timesteps=True,
+    )
+    save_tiny(pipeline, folder, num_frames=9, side=32)
 
 
 GIVEN_WAN = ("i2v", "flf2v", "5b-i2v", "a14b-i2v", "vace", "animate")  # Wan pipelines that clips are given something by

@@ -84,8 +84,9 @@ class Scores(nn.Module):
 
     @property
     def accuracy(self) -> float:
-        """The mean over transitions."""
-        return float(self.accuracies.mean())
+        """The mean over the transitions that were seen; chance while none was."""
+        seen = self.averages[0][self.weights > 0]
+        return float(seen.mean()) if len(seen) else 0.5
 
     def figures(self, ends: Tensor) -> dict[str, Tensor]:
         """accuracy, logits_real and logits_fake of each transition, by the time (transitions,) at which it ends."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.contract import experts_said
 from fewstep.student.export.abilities import nothing
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import Experts
 
 if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
@@ -96,9 +96,15 @@ class Format:
         self.check_teacher(student.teacher)
         self.check_needs()
 
+    def missing(self, teacher: Teacher) -> str:
+        """Why the format cannot hold students of this teacher; nothing where it can."""
+        if isinstance(teacher.denoiser, Experts) and self.name not in OF_EXPERTS:
+            return "it holds one network, and the teacher has two experts"
+        return self.lacks(teacher)
+
     def check_teacher(self, teacher: Teacher) -> None:
         """Raises ValueError, which names the formats that are possible, when this one is not for its students."""
-        if why := self.lacks(teacher):
+        if why := self.missing(teacher):
             raise ValueError(
                 f"{self.name} is not possible for students of {type(teacher.pipeline).__name__} ({why}): export to "
                 f"{' or '.join(formats_of(teacher))}"
@@ -143,7 +149,7 @@ def find_format(name: str) -> Format:
 
 def formats_of(teacher: Teacher) -> list[str]:
     """The formats that can hold students of this teacher, whose weights are not looked at."""
-    return [name for name in MODULES if not find_format(name).lacks(teacher)]
+    return [name for name in MODULES if not find_format(name).missing(teacher)]
 
 
 def export(
@@ -163,11 +169,6 @@ def export(
 
     format, begin = find_format(to), time.monotonic()
     format.check(student)
-    if student.contract.experts and to not in OF_EXPERTS:
-        raise ValueError(
-            f"{to} holds one network, and this student has experts, {experts_said(student.contract.experts)}: "
-            f"export to {' or '.join(OF_EXPERTS)}"
-        )
     with whole_folder(out, force) as part, quiet_libraries():
         written = format.write(student, part, options or Options())
         student.contract.write(part)

@@ -49,8 +49,8 @@ def open_export(
     format.check_needs()
     own = teacher is None and own_pipeline(path)
     loaded = load_teacher(path, dtype, device) if own else teacher_of(contract, teacher, dtype, device)
-    check_family(path, contract, loaded)
     loaded.take(contract.given)
+    check_family(path, contract, loaded)
     format.check_teacher(loaded)
     if own:
         check_schedule(path, contract, loaded)

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.teacher.base import Teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.experts import Experts, parts_of
 from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, NAMES
+from fewstep.teacher.given import Given, Kept, to_pixels
 from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import ComfyUI, OriginalNames
+
+FRAMES = "given_latents"  # of a first frame in place (B, C, 1, h, w)
+_PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
 
 
 class WanTeacher(Teacher):
@@ -32,7 +38,10 @@ class WanTeacher(Teacher):
         self._denoiser = _denoiser(pipeline)
         self._transformer: Any = pipeline.transformer  # of experts both have its architecture
         self._config = self._transformer.config
-        self.family_fps = 24.0 if pipeline.config.get("expand_timesteps") else 16.0  # the former: Wan 2.2 5B
+        self._in_place = bool(pipeline.config.get("expand_timesteps"))  # Wan 2.2 5B: a time for each token
+        if self._in_place:
+            self.takes = ("first",)
+        self.family_fps = 24.0 if self._in_place else 16.0
         # tokens of an image go before the text, whose length is then fixed, so it must stay whole there
         self._cut = self._config.added_kv_proj_dim is None and self._config.image_dim is None
         if self._cut:
@@ -79,13 +88,37 @@ class WanTeacher(Teacher):
     def _timesteps(self, z_t: Tensor, times: Tensor) -> Tensor:
         """(B,), or (B, tokens) for Wan 2.2 5B."""
         timestep = self.schedule.timestep(times)
-        if self.pipeline.config.get("expand_timesteps"):
+        if self._in_place:
             timestep = timestep[:, None].expand(-1, self._grid(z_t).numel())
         return timestep
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         """The denoiser's further arguments, or others than the usual ones, where something besides text is given."""
-        return {}
+        kept = self.kept(conditions, z_t)
+        if kept is None:
+            return {}
+        per_frame = self._timesteps(z_t, times).unflatten(1, self._grid(z_t)).clone()
+        per_frame[:, 0] = 0  # what is clean is at time 0
+        return {"hidden_states": kept.pin(z_t), "timestep": per_frame.flatten(1)}
+
+    def take(self, names: Sequence[str]) -> None:
+        """A folder of Wan 2.2 5B names the pipeline for texts; given a first frame, it is the one for images."""
+        super().take(names)
+        if self._in_place and self.given and isinstance(self.pipeline, WanPipeline):
+            parts = {name: self.pipeline.components[name] for name in _PARTS}
+            self.pipeline = WanImageToVideoPipeline(**parts, expand_timesteps=True)
+
+    def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
+        """The latents of the first frame."""
+        return {FRAMES: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
+
+    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+        """The first frame, where it is in place, clean and at time 0."""
+        if not self._in_place or FRAMES not in conditions.shared:
+            return None
+        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
+        mask[0] = True
+        return Kept(conditions.shared[FRAMES].to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
 
     @property
     def denoiser(self) -> nn.Module:
@@ -174,6 +207,8 @@ class WanTeacher(Teacher):
 
     # --- what exports ask
 
+    given_arguments = MappingProxyType({"first": "image"})
+
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with the zeros behind them that `embed` cut off."""
 
@@ -194,7 +229,9 @@ class WanTeacher(Teacher):
     @property
     def comfyui(self) -> ComfyUI | None:
         """Its nodes for text-to-video."""
-        return COMFYUI_5B if self.pipeline.config.get("expand_timesteps") else COMFYUI
+        if self.given:
+            return None  # its workflows of pictures are not described yet
+        return COMFYUI_5B if self._in_place else COMFYUI
 
 
 def _denoiser(pipeline: Any) -> nn.Module:

@@ -15,13 +15,10 @@ from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
-from fewstep.teacher.families.wan import WanTeacher
-from fewstep.teacher.given import Given, Kept, to_pil, to_pixels
-from fewstep.teacher.stock import ComfyUI
+from fewstep.teacher.families.wan import FRAMES, WanTeacher
+from fewstep.teacher.given import Given, to_pil, to_pixels
 
-FRAMES = (
-    "given_latents"  # mask and latents (B, 4 + C, F, h, w) beside z; of 5B the first frame's latents (B, C, 1, h, w)
-)
+# FRAMES are a mask and latents (B, 4 + C, F, h, w) here, but of 5B
 TOKENS = "image_tokens"  # CLIP's (B, L, D), of both pictures one behind the other
 
 
@@ -33,7 +30,6 @@ class WanImageTeacher(WanTeacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._in_place = bool(pipeline.config.get("expand_timesteps"))
         self._sees_tokens = self._config.image_dim is not None
         both = self._config.pos_embed_seq_len is not None  # learned positions of two pictures' tokens
         may_end = both or not (self._in_place or self._sees_tokens)
@@ -42,9 +38,9 @@ class WanImageTeacher(WanTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of the pictures in a clip that is grey elsewhere, with the mask of WanImageToVideoPipeline."""
-        pictures = [to_pixels(given[name]).to(self.device) for name in self.given]
         if self._in_place:
-            return {FRAMES: self.encode(pictures[0])}
+            return super().encode_given(given, size, count)
+        pictures = [to_pixels(given[name]).to(self.device) for name in self.given]
         between = size.num_frames - len(pictures)
         grey = pictures[0].new_zeros(count, 3, between, size.height, size.width)
         latents = self.encode(torch.cat([pictures[0], grey, *pictures[1:]], dim=2))
@@ -69,28 +65,9 @@ class WanImageTeacher(WanTeacher):
         found: Tensor = self.pipeline.encode_image([to_pil(picture, "first") for picture in pictures], self.device)
         return found.float()
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
-        """The first frame of 5B."""
-        if not self._in_place:
-            return None
-        first = conditions.shared[FRAMES].to(z)
-        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
-        mask[0] = True
-        return Kept(first.expand_as(z), mask.view(1, 1, -1, 1, 1))
-
-    # --- what exports ask
-
-    @property
-    def comfyui(self) -> ComfyUI | None:
-        """Its workflows of pictures are not described yet."""
-        return None
-
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
-        kept = self.kept(conditions, z_t)
-        if kept is not None:
-            per_frame = self._timesteps(z_t, times).unflatten(1, self._grid(z_t)).clone()
-            per_frame[:, 0] = 0  # what is clean is at time 0
-            return {"hidden_states": kept.pin(z_t), "timestep": per_frame.flatten(1)}
+        if self._in_place:
+            return super()._given_inputs(z_t, times, conditions)
         found = {"hidden_states": torch.cat([z_t, conditions.shared[FRAMES].to(z_t)], dim=1)}
         if self._sees_tokens:
             tokens = conditions.shared[TOKENS]

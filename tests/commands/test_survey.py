@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from fewstep.commands.survey_tries import least_size, random_given, tried
+from fewstep.commands.survey_tries import least_size, tried, write_given
 from fewstep.eval.results import read_results
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.given import Prompt, read_given
 from tests.cases.breaking import edited
 from tests.commands.typed import fewstep
 from tests.teacher.modular import save_modular
@@ -46,13 +46,6 @@ def test_a_modular_pipeline_is_exported_whole(tiny_wan_folder: Path, tmp_path: P
     assert not (tmp_path / "lora").exists()
 
 
-def test_a_teacher_that_can_be_sampled_alone_is_said_to_be(tmp_path: Path, make_tiny_wan: object) -> None:
-    make_tiny_wan(tmp_path / "T", experts=2, boundary_ratio=0.5)  # type: ignore[operator]
-    row = tried(tmp_path / "T", tmp_path / "work")
-    assert row["sample"] and not row["run"]
-    assert row["sentence"].startswith("T has two denoisers (experts)")
-
-
 def test_a_failure_that_the_dry_run_did_not_see_is_told_from_a_refusal(
     tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,12 +66,11 @@ def test_the_least_size_has_more_than_one_latent_frame(tiny_teacher: Teacher, mo
         least_size(tiny_teacher)
 
 
-def test_images_that_a_teacher_needs_are_random(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_teacher, "needs", ("first",), raising=False)
-    found = random_given(tiny_teacher, VideoSize(9, 16, 32))
-    assert (
-        list(found) == ["first"] and found["first"].shape == (1, 3, 1, 16, 32) and found["first"].dtype == torch.uint8
-    )
+def test_what_is_given_is_written_in_its_size(tmp_path: Path) -> None:
+    sizes = {"first": VideoSize(1, 16, 32), "control": VideoSize(9, 16, 32)}
+    files = write_given(tmp_path / "given", sizes)
+    found = read_given([Prompt("a ring", {name: Path(path) for name, path in files.items()})], sizes, 8.0)
+    assert {name: tuple(video.shape[2:]) for name, video in found.items()} == {n: tuple(s) for n, s in sizes.items()}
 
 
 def test_two_folders_of_one_name_are_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from PIL import Image
 
 from fewstep.commands.run import follow
 from fewstep.commands.run_checks import check_run
@@ -21,16 +21,20 @@ from fewstep.student.export.base import EXACT, Options, export
 from fewstep.student.loading import load_student
 from fewstep.student.sampler import Asked, open_sampler
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.given import noise_given
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.pipeline_index import index_path, read_json
+from fewstep.teacher.video import write_image, write_video
 
 _PROMPTS = ("a red ring", "a box that moves to the left")
 _FRAMES, _SIDES = (9, 17, 16, 8, 5, 1), (16, 32, 64, 128, 256)  # the least that makes more than one latent frame
 _STEPS = 2  # of the student: they divide 1000, as diffusers' trailing nodes ask for
 
 
-def tried(folder: Path, work: Path, device: str | None = "cpu") -> dict[str, Any]:
+def tried(folder: Path, work: Path, device: str | None = "cpu", given: Sequence[str] | None = None) -> dict[str, Any]:
     """{pipeline, sample, run, export, exact, sentence} of a folder; `work` is a folder that is not there yet.
+
+    given: the images and videos that clips are made from, besides prompts; None: those that the teacher needs.
 
     sample: a teacher's clip is finite. run: what the dry run approves runs to its end. export: as a folder of
     diffusers. exact: there the student's latents are its own but for rounding. The sentence is the first refusal; what
@@ -40,18 +44,19 @@ def tried(folder: Path, work: Path, device: str | None = "cpu") -> dict[str, Any
     row |= {"exact": False, "sentence": ""}
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            _try(folder, work, device, row)
+            _try(folder, work, device, row, given)
     except ValueError as error:
         row["sentence"] = str(error).replace(str(folder), folder.name)  # where it lies here is nobody's affair
     return row
 
 
-def _try(folder: Path, work: Path, device: str | None, row: dict[str, Any]) -> None:
-    outline = outline_teacher(folder)
-    size = least_size(outline.teacher)
-    with_given = random_given(outline.teacher, size)
-    row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, with_given))
-    plan = _recipe(folder, size, work, device)
+def _try(folder: Path, work: Path, device: str | None, row: dict[str, Any], given: Sequence[str] | None) -> None:
+    teacher = outline_teacher(folder).teacher
+    if given is not None:
+        teacher.take(given)
+    size = least_size(teacher)
+    row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, teacher.given))
+    plan = _recipe(folder, size, work, device, write_given(work / "given", teacher.given_sizes(size)))
     check_run(plan, RunFolder(plan.out))
     _after_approval("the run", lambda: follow(plan, screen=RunScreen()))
     row["run"] = True
@@ -82,24 +87,32 @@ def least_size(teacher: Teacher) -> VideoSize:
     raise ValueError(reason)
 
 
-def random_given(teacher: Teacher, size: VideoSize) -> dict[str, Tensor]:
-    """Random frames, uint8 (1, 3, 1, H, W), for every image that the teacher needs beside a prompt."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, 3, 1, size.height, size.width)
-    names = getattr(teacher, "needs", ())
-    return {name: torch.randint(256, shape, generator=generator, dtype=torch.uint8) for name in names}
+def write_given(folder: Path, sizes: Mapping[str, VideoSize]) -> dict[str, str]:
+    """Pictures and videos of noise in these sizes, as files; name -> path."""
+    folder.mkdir(parents=True)
+    found = {}
+    for name, video in noise_given(sizes).items():
+        frames = video[0].permute(1, 2, 3, 0).numpy()
+        path = folder / f"{name}.{'png' if len(frames) == 1 else 'gif'}"
+        if len(frames) == 1:
+            write_image(path, Image.fromarray(frames[0]))
+        else:
+            write_video(path, frames, 8.0)
+        found[name] = str(path)
+    return found
 
 
-def _is_finite(folder: Path, size: VideoSize, device: str | None, given: dict[str, Tensor]) -> bool:
-    sampler = open_sampler(folder, Asked(steps=_STEPS, guidance=3.0, **size._asdict()), device=device)
-    more: dict[str, Any] = {"given": given} if given else {}
-    return bool(sampler.clips(_PROMPTS[:1], [0], **more).isfinite().all())
+def _is_finite(folder: Path, size: VideoSize, device: str | None, given: Sequence[str]) -> bool:
+    asked = Asked(steps=_STEPS, guidance=3.0, given=tuple(given), **size._asdict())
+    sampler = open_sampler(folder, asked, device=device)
+    latents = sampler.sample(sampler.noise([0]), sampler.conditions_of_any(_PROMPTS[:1]))
+    return bool(sampler.teacher.decode(latents).isfinite().all())
 
 
-def _recipe(folder: Path, size: VideoSize, work: Path, device: str | None) -> Recipe:
+def _recipe(folder: Path, size: VideoSize, work: Path, device: str | None, given: Mapping[str, str]) -> Recipe:
     """Rollouts, a stage of regression and an adversarial one, a step each."""
-    work.mkdir(parents=True)
-    (work / "prompts.txt").write_text("\n".join(_PROMPTS), "utf-8")
+    lines = [json.dumps({"prompt": prompt, **given}) for prompt in _PROMPTS]
+    (work / "prompts.jsonl").write_text("\n".join(lines), "utf-8")
     stage = {"teacher_steps": 2 * _STEPS, "student_steps": _STEPS, "steps": 1, "batch": 1}
     adversarial = {"kind": "adversarial", "warmup": 1}
     return Recipe.model_validate(
@@ -109,7 +122,7 @@ def _recipe(folder: Path, size: VideoSize, work: Path, device: str | None) -> Re
             "precision": "float32",
             "device": device,
             "size": size._asdict(),
-            "data": {"kind": "rollouts", "prompts": work / "prompts.txt", "steps": 2 * _STEPS},
+            "data": {"kind": "rollouts", "prompts": work / "prompts.jsonl", "steps": 2 * _STEPS},
             "student": {"lora": {"rank": 2, "alpha": 2}},
             "logging": {"tracker": "none"},
             "stages": [{**stage, "objective": {"kind": "progressive"}}, {**stage, "objective": adversarial}],

@@ -1,0 +1,119 @@
+"""Every family and variant, on random weights of diffusers' own test sizes: from a pipeline's folder to a student that
+the stock pipeline samples, and what must hold on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fewstep.commands.survey_tries import least_size, tried
+from fewstep.student.denoiser import Roles
+from fewstep.student.export.base import EXACT, Options, export, find_format, formats_of
+from fewstep.student.export.stock import stock_scheduler
+from fewstep.student.loading import load_student
+from fewstep.teacher.base import load_teacher
+from fewstep.teacher.given import noise_given
+from tests.conftest import (
+    save_tiny_animatediff,
+    save_tiny_cogvideox,
+    save_tiny_given_wan,
+    save_tiny_wan,
+    tiny_wan22_5b,
+)
+
+PROMPTS = ["a red circle", "a big blue square moves left"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to use a family's pipeline."""
+
+    family: str
+    name: str
+    save: Callable[[Path], None]
+    given: Sequence[str] = ()
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return "-".join([self.family, self.name, *self.given])
+
+
+def given_wan(kind: str) -> Callable[[Path], None]:
+    return lambda folder: save_tiny_given_wan(folder, kind)
+
+
+VARIANTS = [
+    Variant("wan", "t2v", save_tiny_wan),
+    Variant("wan", "i2v", given_wan("i2v"), ("first",)),
+    Variant("wan", "flf2v", given_wan("flf2v"), ("first", "last")),
+    Variant("wan", "vace", given_wan("vace")),
+    Variant("wan", "vace", given_wan("vace"), ("reference", "control", "mask")),
+    Variant("wan", "animate", given_wan("animate"), ("reference", "pose", "face")),
+    Variant("wan", "animate", given_wan("animate"), ("reference", "control", "mask", "pose", "face")),
+    Variant("wan22", "a14b-t2v", lambda folder: save_tiny_wan(folder, experts=2, boundary_ratio=0.875)),
+    Variant("wan22", "a14b-i2v", given_wan("a14b-i2v"), ("first",)),
+    Variant("wan22", "a14b-i2v", given_wan("a14b-i2v"), ("first", "last")),
+    Variant("wan22", "5b-t2v", tiny_wan22_5b),
+    Variant("wan22", "5b-i2v", given_wan("5b-i2v"), ("first",)),
+    Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
+    Variant("cogvideox", "t2v", save_tiny_cogvideox),
+    Variant("animatediff", "t2v", save_tiny_animatediff),
+]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.label)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    found: Variant = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("end-to-end") / "pipeline"
+    variant.save(folder)
+    return folder
+
+
+def test_an_untrained_student_is_its_teacher_which_training_leaves_alone(variant: Variant, folder: Path) -> None:
+    teacher = load_teacher(folder, device="cpu")
+    teacher.take(variant.given)
+    size = least_size(teacher)
+    conditions = teacher.conditions(PROMPTS, "", size, noise_given(teacher.given_sizes(size), 2))
+    before = {name: tensor.clone() for name, tensor in teacher.denoiser.state_dict().items()}
+    roles = Roles(teacher, "full")
+    z, t = teacher.noise([0, 1], teacher.latent_shape(*size)), torch.tensor([1.0, 0.4])  # of experts one clip each
+    found = teacher.denoise(z, t, conditions, network=roles.student)
+    assert torch.equal(found, teacher.denoise(z, t, conditions))
+    found.square().mean().backward()
+    trained = [p for p in roles.parameters.values() if p.grad is not None and bool(p.grad.any())]
+    assert len(trained) > 0.5 * len(roles.parameters)
+    torch.optim.SGD(trained, lr=0.1).step()
+    assert not torch.equal(teacher.denoise(z, t, conditions, network=roles.student), found)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.denoiser.state_dict().items())
+
+
+def test_from_a_folder_to_a_student_that_the_stock_pipeline_samples(
+    variant: Variant, folder: Path, tmp_path: Path, family_rows: list[dict[str, Any]]
+) -> None:
+    found = tried(folder, tmp_path / "work", given=variant.given)
+    assert found["sentence"] == "" and found["sample"] and found["run"] and found["export"]
+    student = load_student(tmp_path / "work" / "run", device="cpu")
+    assert set(student.contract.given) == set(variant.given) and student.contract.steps == 2
+    nodes = [index for expert in student.contract.experts for index in expert.nodes]
+    assert nodes in ([], [0, 1])
+    errors = {}
+    for name in formats_of(student.teacher):
+        format = find_format(name)
+        if format.tolerance == EXACT and not format.needs and name != "lora":  # of a full student an approximation
+            errors[name] = export(student, name, tmp_path / name, Options()).relative_error
+    assert "diffusers" in errors and max(errors.values()) < 1e-4
+    row = {"family": variant.family, "variant": variant.name, "given": list(variant.given), "end_to_end": found["run"]}
+    row |= {"export": sorted(errors), "exact": found["exact"], "relative_error": max(errors.values())}
+    sampled_in = f"{student.contract.pipeline} with {stock_scheduler(student).name}"
+    family_rows.append(row | {"sampled_in": sampled_in, "weights": "random, of diffusers' test sizes"})

@@ -124,7 +124,7 @@ class GivenPrompt(Settings):
 
     prompt: str
     """What to show."""
-    given: dict[str, Found] = Field(default_factory=dict)
+    given: dict[str, Found]
     """Files by what they are given as: {first: dog.png}."""
 
 

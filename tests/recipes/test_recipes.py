@@ -13,6 +13,7 @@ import pytest
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
 from fewstep.distill.recipe import read_recipe, recipe_schema
+from fewstep.distill.settings import VideoData
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.shapes.captions import example, named, text_held_out
 from fewstep.teacher.shapes.world import held_out
@@ -23,10 +24,20 @@ COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
-WAN = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS]
+OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS]
+GIVEN = {  # recipe -> teacher, guidance, what clips are made from
+    "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
+    "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
+    "wan2.1-vace-1.3b-lora-4step": ("Wan-AI/Wan2.1-VACE-1.3B-diffusers", "5", "control"),
+    "wan2.2-i2v-a14b-lora-4step": ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "3.5", "first"),
+    "wan2.2-ti2v-5b-lora-4step": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "5", "first"),
+    "wan2.2-animate-14b-lora-4step": ("Wan-AI/Wan2.2-Animate-14B-Diffusers", "1", "reference pose face"),
+}
+WAN = [*OF_PROMPTS, *GIVEN]
 TEACHERS = {
-    **dict.fromkeys(WAN, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
+    **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
+    **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
 }
 TO_WRITE_THE_SCHEMA = (
     'python -c "import json; from fewstep.distill.recipe import recipe_schema; '
@@ -40,7 +51,17 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     (tmp_path / "mine.txt").write_text("a corgi runs\n")
     prompts = [f"data.prompts={tmp_path / 'mine.txt'}"]
     folder = [f"data.folder={tmp_path}"]
-    return {**dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder), **dict.fromkeys(WAN, prompts)}
+    (tmp_path / "mine.csv").write_text("file,caption,control\n")
+    captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
+    told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in GIVEN}
+    of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
+    return {**of_folders, **dict.fromkeys(OF_PROMPTS, prompts), **told}
+
+
+def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
+    for name, (_, _, names) in GIVEN.items():
+        data = read_recipe(name, own[name]).data
+        assert isinstance(data, VideoData) and list(data.given or {}) == names.split()
 
 
 def test_the_packaged_recipes_are_listed() -> None:
@@ -117,7 +138,7 @@ def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"as in --set data\.(folder|prompts)=PATH"):
+    with pytest.raises(ValueError, match=r"as in --set data\.(folder|prompts|captions)=PATH"):
         read_recipe(name)
 
 

@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
@@ -128,6 +129,15 @@ class GivenPrompt(Settings):
     """Files by what they are given as: {first: dog.png}."""
 
 
+def _text_or_settings(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """A plain union would list the mistakes of each of its parts."""
+    if isinstance(value, dict | GivenPrompt):
+        return GivenPrompt.model_validate(value)
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "input should be text")
+    return value
+
+
 class LoraSettings(Settings):
     """Low-rank adapters (arXiv 2106.09685) in place of the whole network."""
 
@@ -160,7 +170,7 @@ class Logging(Settings):
     """Student steps between two points of a curve."""
     samples_every: PositiveInt = 500
     """Student steps between two sets of sample clips."""
-    prompts: tuple[str | GivenPrompt, ...] = ()
+    prompts: tuple[Annotated[str | GivenPrompt, WrapValidator(_text_or_settings)], ...] = ()
     """Prompts of the sample clips; without any there are none. With files: {prompt: a dog runs, given: {first:
     dog.png}}."""
     save_seconds: PositiveFloat = 120.0

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.experts import Experts, join_rows, parts_of
-from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given, to_pil
+from fewstep.teacher.exportable import Exportable
+from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.pipeline_index import stated
@@ -24,7 +24,6 @@ from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
 from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
-from fewstep.teacher.stock import ComfyUI, Contract, OriginalNames, StockScheduler, usual_scheduler
 from fewstep.teacher.tokens import count_tokens, unknown_words
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
@@ -64,7 +63,7 @@ def load_teacher(
     return teacher
 
 
-class Teacher(Scheduled, ABC):
+class Teacher(Scheduled, Exportable, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
@@ -391,54 +390,3 @@ class Teacher(Scheduled, ABC):
                     f"the parts in {folder} are of different models: {first} is {a}, {second} is {b}, and they must be "
                     "equal; download it again"
                 )
-
-    # --- what exports ask: the pipeline in diffusers' own hands, and in other tools'
-
-    given_arguments: Mapping[str, str] = MappingProxyType({})  # what is given -> the pipeline's argument
-    fuses_lora = False  # whether the pipeline samples with a LoRA only once it is fused into the weights
-
-    def stock_scheduler(self, contract: Contract) -> StockScheduler:
-        """The sampler of diffusers with which the pipeline samples a student of this contract.
-
-        Raises ValueError with a sentence where there is none.
-        """
-        return usual_scheduler(self.schedule, contract)
-
-    def stock_timesteps(self, scheduler: Any, contract: Contract) -> Tensor:
-        """The nodes (steps,), float64, that the pipeline's call takes of this stock scheduler."""
-        scheduler.set_timesteps(contract.steps)
-        return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
-
-    def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
-
-        `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).
-        Raises ValueError for what the pipeline does not take.
-        """
-        if strays := [name for name in given or {} if name not in self.given_arguments]:
-            raise ValueError(f"{type(self.pipeline).__name__} takes no {', '.join(strays)}: give it prompts only")
-        pictures = {self.given_arguments[name]: to_pil(video[0], name) for name, video in (given or {}).items()}
-        steps, weight = contract.steps, contract.guidance.weight
-        return {"num_inference_steps": steps, "guidance_scale": weight, **contract.size._asdict(), **pictures}
-
-    def to_pipeline(self, z: Tensor) -> Tensor:
-        """Noise (B, C, F, h, w) in the layout of the pipeline's `latents`."""
-        return z
-
-    def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
-        """What the pipeline's call gives with `output_type="latent"`, as (B, C, F, h, w), which is `shape`."""
-        return latents
-
-    def fixed_lengths(self, conditions: Conditions) -> Conditions:
-        """The same conditions with all the padding that the pipeline has: as long whatever the prompts, for graphs."""
-        return conditions
-
-    @property
-    def original_names(self) -> OriginalNames | None:
-        """The denoiser's tensors under their authors' names, if they are known."""
-        return None
-
-    @property
-    def comfyui(self) -> ComfyUI | None:
-        """What ComfyUI makes of the family's files, if it is known; it needs `original_names`."""
-        return None

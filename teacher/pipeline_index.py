@@ -38,7 +38,7 @@ def _part(path: Path, name: str, entry: list[Any]) -> list[Any]:
         elsewhere = "/".join(str(part) for part in (origin, spec.get("subfolder")) if part)
         raise ValueError(
             f"{path} takes its {name} from {elsewhere or 'nowhere'}, and there is no {path.parent / name}: load all "
-            "of it, ModularPipeline.from_pretrained(...) and load_components(), and save it, save_pretrained(DIR)"
+            "of it with diffusers, from_pretrained(...) and load_components(), and save it, save_pretrained(DIR)"
         )
     return [library, class_name]
 

@@ -82,7 +82,8 @@ class WanTeacher(Teacher):
             **self._given_inputs(z_t, times, conditions),
         }
         inputs = {n: x.to(z_t.device, torch.float32 if n == "timestep" else dtype) for n, x in inputs.items()}
-        output: Tensor = network(**inputs, return_dict=False)[0]
+        usual = [inputs.pop(name) for name in ("hidden_states", "timestep", "encoder_hidden_states")]
+        output: Tensor = network(*usual, **inputs, return_dict=False)[0]
         return output.to(z_t.dtype)
 
     def _timesteps(self, z_t: Tensor, times: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ class WanTeacher(Teacher):
         boundary, path = index.get("boundary_ratio"), index_path(folder)
         first, second = (any(index.get(name) or ()) for name in ("transformer", "transformer_2"))
         number = isinstance(boundary, int | float) and not isinstance(boundary, bool)
-        if not first:
+        if not first and (second or boundary):
             raise ValueError(
                 f"{path} names no transformer, which is asked first: name it, alone or before transformer_2"
             )

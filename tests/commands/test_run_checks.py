@@ -56,7 +56,6 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("the expert's folder is missing", both(second_expert, removed("T/transformer_2")), "T/transformer_2 is missing"),
     ("a boundary without expert", edited("T/model_index.json", boundary_ratio=0.875), "but names no transformer_2"),
     ("an expert alone", both(second_expert, edited("T/model_index.json", boundary_ratio=None)), "nothing says below"),
-    ("two experts", second_expert, "has two denoisers (experts), and a student has one"),
     ("a modular pipeline of no family", only_modular, "T is a modular pipeline, WanPipeline, which fewstep does not"),
     ("a size it cannot make", given("size={num_frames: 10, height: 16, width: 16}"), "10 frames cannot be made"),
     ("a size beyond its positions", given("size={num_frames: 9, height: 16, width: 1024}"), "64 patches of width"),

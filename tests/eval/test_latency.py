@@ -32,7 +32,7 @@ class FakeModel:
         self._take(self.costs[0])
         return seeds
 
-    def conditions(self, prompts: list[str]) -> list[str]:
+    def conditions_of_any(self, prompts: list[str]) -> list[str]:
         self._take(1.0)
         return prompts
 

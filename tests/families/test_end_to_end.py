@@ -18,7 +18,7 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
-from tests.conftest import (
+from tests.tiny_pipelines import (
     save_tiny_animatediff,
     save_tiny_cogvideox,
     save_tiny_given_wan,

@@ -88,13 +88,10 @@ def evaluate(
     from fewstep.distill.taken_folders import check_free
     from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
-    from fewstep.eval.models import as_taught
     from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.protocol import prompts_of
     from fewstep.eval.reference import reference_videos
-    from fewstep.student.sampler import Asked
     from fewstep.teacher.caption_files import read_prompts
-    from fewstep.teacher.given import given_names
     from fewstep.teacher.loading import find_device
 
     found = models_of(models)
@@ -104,9 +101,7 @@ def evaluate(
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    names = None if given is None else given_names(given)
-    ways = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, given=names)
-    asked = as_taught(found, ways)
+    asked = _asked(found, given, (frames, height, width), steps, guidance, shift, negative_prompt)
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)
     first = outlined[0].sampler
@@ -120,6 +115,25 @@ def evaluate(
     with screen:
         _measure(evaluation, found, teacher, asked, dtype, device, screen)
     screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+
+
+def _asked(
+    models: Sequence[Model],
+    prompts: Sequence[str] | None,
+    size: tuple[int | None, int | None, int | None],
+    steps: int | None,
+    guidance: str | None,
+    shift: float | None,
+    negative_prompt: str,
+) -> Asked:
+    """How the models are asked; what comes with the prompts is what clips are made from."""
+    from fewstep.eval.models import as_taught
+    from fewstep.student.sampler import Asked
+    from fewstep.teacher.given import given_names
+
+    names = None if prompts is None else given_names(prompts)
+    weight = guidance_if_asked(guidance)
+    return as_taught(models, Asked(steps, weight, shift, negative_prompt, *size, given=names))
 
 
 def models_of(texts: list[str]) -> list[Model]:

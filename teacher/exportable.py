@@ -1,0 +1,75 @@
+"""What of a teacher exports ask: its pipeline in diffusers' own hands, and in other tools'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.given import to_pil
+from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.stock import ComfyUI, Contract, OriginalNames, StockScheduler, usual_scheduler
+
+
+class Exportable:
+    """The part of `Teacher` that knows how its students leave. A family says what differs."""
+
+    pipeline: Any
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """See `Scheduled`."""
+        raise NotImplementedError
+
+    given_arguments: Mapping[str, str] = MappingProxyType({})  # what is given -> the pipeline's argument
+    fuses_lora = False  # whether the pipeline samples with a LoRA only once it is fused into the weights
+
+    def stock_scheduler(self, contract: Contract) -> StockScheduler:
+        """The sampler of diffusers with which the pipeline samples a student of this contract.
+
+        Raises ValueError with a sentence where there is none.
+        """
+        return usual_scheduler(self.schedule, contract)
+
+    def stock_timesteps(self, scheduler: Any, contract: Contract) -> Tensor:
+        """The nodes (steps,), float64, that the pipeline's call takes of this stock scheduler."""
+        scheduler.set_timesteps(contract.steps)
+        return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
+
+    def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
+
+        `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).
+        Raises ValueError for what the pipeline does not take.
+        """
+        if strays := [name for name in given or {} if name not in self.given_arguments]:
+            raise ValueError(f"{type(self.pipeline).__name__} takes no {', '.join(strays)}: give it prompts only")
+        pictures = {self.given_arguments[name]: to_pil(video[0], name) for name, video in (given or {}).items()}
+        steps, weight = contract.steps, contract.guidance.weight
+        return {"num_inference_steps": steps, "guidance_scale": weight, **contract.size._asdict(), **pictures}
+
+    def to_pipeline(self, z: Tensor) -> Tensor:
+        """Noise (B, C, F, h, w) in the layout of the pipeline's `latents`."""
+        return z
+
+    def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
+        """What the pipeline's call gives with `output_type="latent"`, as (B, C, F, h, w), which is `shape`."""
+        return latents
+
+    def fixed_lengths(self, conditions: Conditions) -> Conditions:
+        """The same conditions with all the padding that the pipeline has: as long whatever the prompts, for graphs."""
+        return conditions
+
+    @property
+    def original_names(self) -> OriginalNames | None:
+        """The denoiser's tensors under their authors' names, if they are known."""
+        return None
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """What ComfyUI makes of the family's files, if it is known; it needs `original_names`."""
+        return None

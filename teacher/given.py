@@ -102,7 +102,8 @@ def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str]
     """The names in order. Raises ValueError where `who` does not take one of them, or one is missing that it needs."""
     found = in_order(names)
     if strays := [name for name in found if name not in takes]:
-        raise ValueError(f"{who} takes {_listed(takes)}, not {strays[0]}: leave it out, or use another teacher")
+        own = f"takes {_listed(takes)}" if takes else "makes clips from prompts alone"
+        raise ValueError(f"{who} {own}, not {strays[0]}: leave it out, or use another teacher")
     if missing := [name for name in needs if name not in found]:
         raise ValueError(
             f"{who} makes clips from {_listed(needs)}, and {_listed(missing)} is missing: pass --given "

@@ -23,14 +23,14 @@ def load_pipeline(
     """
     import diffusers
 
-    given = parts or {}
+    ready = parts or {}
     if index_path(folder).name != MODULAR:
         loader: Any = diffusers.DiffusionPipeline
-        return loader.from_pretrained(folder, dtype=dict(dtypes), use_safetensors=True, **given)
+        return loader.from_pretrained(folder, dtype=dict(dtypes), use_safetensors=True, **ready)
     named = named_parts(folder, class_name).items()  # what the classical class takes: guidance is not among them
     made = {name: _load(folder / name, find_class(folder / name, part), dtypes, name) for name, part in named
-            if name not in given}  # fmt: skip
-    return make_pipeline(folder, class_name, {**made, **given})
+            if name not in ready}  # fmt: skip
+    return make_pipeline(folder, class_name, {**made, **ready})
 
 
 def _load(folder: Path, kind: Any, dtypes: Mapping[str, torch.dtype], name: str) -> Any:

@@ -138,6 +138,11 @@ def test_what_a_teacher_does_not_take(
         teacher.take(names)
 
 
+def test_a_teacher_of_prompts_alone_says_so(tiny_teacher: Teacher) -> None:
+    with pytest.raises(ValueError, match="makes clips from prompts alone, not first"):
+        tiny_teacher.take(("first",))
+
+
 def test_prompts_must_bring_what_was_agreed(given_wan_folders: Callable[[str], Path]) -> None:
     teacher = load_teacher(given_wan_folders("i2v"), device="cpu")
     size = teacher.default_size()

@@ -40,7 +40,7 @@ class WanTeacher(Teacher):
         self._config = self._transformer.config
         self._in_place = bool(pipeline.config.get("expand_timesteps"))  # Wan 2.2 5B: a time for each token
         if self._in_place:
-            self.takes = ("first",)
+            self.takes, self.given_arguments = ("first",), MappingProxyType({"first": "image"})
         self.family_fps = 24.0 if self._in_place else 16.0
         # tokens of an image go before the text, whose length is then fixed, so it must stay whole there
         self._cut = self._config.added_kv_proj_dim is None and self._config.image_dim is None
@@ -207,8 +207,6 @@ class WanTeacher(Teacher):
             )
 
     # --- what exports ask
-
-    given_arguments = MappingProxyType({"first": "image"})
 
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with the zeros behind them that `embed` cut off."""

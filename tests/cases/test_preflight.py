@@ -161,7 +161,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     (
         "a teacher that lacks its second expert",
         edited("T/model_index.json", boundary_ratio=0.5),
-        ["has boundary_ratio 0.5, below which transformer_2 is asked, but names none"],
+        ["has boundary_ratio 0.5, so that two experts share the times, but names no transformer_2"],
     ),
     ("an expert without a node", second_expert, ["trains the low expert, which has none of its 2 nodes"]),
     ("an expert of a single denoiser", given("stages.0.expert=high"), ["has a single denoiser: leave expert out"]),

@@ -46,8 +46,8 @@ teacher-table: $(FEWSTEP)
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos
-	$(BIN)/fewstep student table runs/shapes-relay --fresh --guidance 7@0.3-0.93 --dtype bfloat16 \
-		--out docs/results/relay.json
+	$(BIN)/fewstep student table runs/shapes-relay --steps 50 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
+		--diversity 64 --fresh --out docs/results/relay.json
 
 # Ways to let a discriminator judge, from one start and for about as long.
 arms-table: $(FEWSTEP)

@@ -14,7 +14,6 @@ from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
 from fewstep.student.denoiser import student_network
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.given import noise_given
 from fewstep.teacher.rollout import rollout
 
 
@@ -32,9 +31,7 @@ class Student:
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
         """Of these prompts, with pictures of noise where something is given: for what does not depend on them."""
-        size = self.contract.size
-        given = noise_given(self.teacher.given_sizes(size), len(prompts))
-        return self.teacher.conditions(prompts, self.contract.negative_prompt, size, given)
+        return self.teacher.conditions_of_any(prompts, self.contract.negative_prompt, self.contract.size)
 
 
 def is_student(folder: Path) -> bool:

@@ -13,7 +13,6 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.loading import Student, is_student, load_student
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.given import noise_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
@@ -73,8 +72,7 @@ class Sampler:
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
         """The same with pictures of noise where something is given: for what does not depend on what they show."""
-        given = noise_given(self.teacher.given_sizes(self.size), len(prompts))
-        return self.teacher.conditions(prompts, self._negative, self.size, given)
+        return self.teacher.conditions_of_any(prompts, self._negative, self.size)
 
     @property
     def _negative(self) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
-from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, read_given
+from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, noise_given, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.pipeline_index import stated
@@ -220,6 +220,10 @@ class Teacher(Scheduled, Exportable, ABC):
             unconditional = self.unconditional(self.embed([negative_prompt]))
             negative = {name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in unconditional.items()}
         return Conditions(positive, negative, shared, self.padded)
+
+    def conditions_of_any(self, prompts: Sequence[str], negative_prompt: str | None, size: VideoSize) -> Conditions:
+        """`conditions`, of noise where pictures are given: for what does not depend on what they show."""
+        return self.conditions(prompts, negative_prompt, size, noise_given(self.given_sizes(size), len(prompts)))
 
     def _shared(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> Tensors:
         names = given_names(prompts) if given is None else tuple(given)

@@ -69,11 +69,7 @@ def read_prompt_table(table: Path) -> list[str]:
     """The prompts of a .jsonl file, each with the files that its row names. Raises ValueError, with the line, for a row
     that is no such object, a file that is missing, and when not all rows have the same names."""
     prompts: list[str] = []
-    for number, line in enumerate(lines_of(read_text(table)), 1):
-        if not line.strip():
-            continue
-        place = f"{table}, line {number}"
-        row = _json_object(line, place)
+    for place, row in _json_rows(table):
         columns = list(row)
         text_at = columns[_column(columns, CAPTION_COLUMNS, place)]
         for name in columns:
@@ -111,15 +107,19 @@ def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
 
 
 def _json_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
-    for number, line in enumerate(lines_of(read_text(table)), 1):
-        if not line.strip():
-            continue
-        place = f"{table}, line {number}"
-        row = _json_object(line, place)
+    for place, row in _json_rows(table):
         names = list(row)
         file_at, caption_at = (_column(names, columns, place) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
         files = {name: row[column] for name, column in given.items() if row.get(column)}
         yield _entry(row[names[file_at]], row[names[caption_at]], place, table, files)
+
+
+def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each line's place, for people, and its object; blank lines are left out."""
+    for number, line in enumerate(lines_of(read_text(table)), 1):
+        if line.strip():
+            place = f"{table}, line {number}"
+            yield place, _json_object(line, place)
 
 
 def _json_object(line: str, place: str) -> Mapping[str, Any]:

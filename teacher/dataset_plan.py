@@ -12,7 +12,6 @@ from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.dataset import Row
 from fewstep.teacher.dataset_sources import named_tensors
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.given import noise_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.listing import listing_of, listing_sha256
 from fewstep.teacher.manifest import OF_TEXT, Dtype, Kind, Layout, Manifest, Schedule
@@ -98,5 +97,4 @@ def unconditional_row(teacher: Teacher, negative_prompt: str = "", size: VideoSi
 def _any_conditions(teacher: Teacher, negative_prompt: str, size: VideoSize | None) -> Conditions:
     """Of an empty prompt and, where something is given, of pictures of noise."""
     size = size or teacher.default_size()
-    given = noise_given(teacher.given_sizes(size)) if teacher.given and size else None
-    return teacher.conditions([""], negative_prompt, size, given)
+    return teacher.conditions_of_any([""], negative_prompt, size) if size else teacher.conditions([""], negative_prompt)

@@ -26,6 +26,7 @@ class Exportable:
         raise NotImplementedError
 
     given_arguments: Mapping[str, str] = MappingProxyType({})  # what is given -> the pipeline's argument
+    original_names: OriginalNames | None = None  # of the denoiser's tensors, as their authors have them, if known
     fuses_lora = False  # whether the pipeline samples with a LoRA only once it is fused into the weights
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:
@@ -63,11 +64,6 @@ class Exportable:
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The same conditions with all the padding that the pipeline has: as long whatever the prompts, for graphs."""
         return conditions
-
-    @property
-    def original_names(self) -> OriginalNames | None:
-        """The denoiser's tensors under their authors' names, if they are known."""
-        return None
 
     @property
     def comfyui(self) -> ComfyUI | None:

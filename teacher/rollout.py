@@ -14,20 +14,6 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.schedule import Time
 
 
-@torch.no_grad()
-def rollout(
-    teacher: Teacher,
-    z: Tensor,
-    conditions: Conditions,
-    grid: Tensor,
-    guidance: Guidance | float = 1.0,
-    on_step: Callable[[int], None] | None = None,
-    network: nn.Module | None = None,
-) -> Tensor:
-    """`integrate`, without gradients."""
-    return integrate(teacher, z, conditions, grid, guidance, on_step, network)
-
-
 def integrate(
     teacher: Teacher,
     z: Tensor,
@@ -48,6 +34,9 @@ def integrate(
         if on_step is not None:
             on_step(i + 1)
     return z
+
+
+rollout = torch.no_grad()(integrate)  # the same without gradients, whoever calls it
 
 
 def endpoint(

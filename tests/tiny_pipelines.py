@@ -67,20 +67,19 @@ def tiny_transformer(seed: int) -> Any:
     return randomized(WanTransformer3DModel(**TINY_WAN), seed)
 
 
-def save_tiny_wan(folder: Path, experts: int = 1, **config: Any) -> None:
-    """Writes a random WanPipeline with a default size; `config` is that of the pipeline."""
+def save_tiny_wan(folder: Path, experts: int = 1, side: int = 16, **given: Any) -> None:
+    """Writes a random WanPipeline with a default size; `given` are settings of the pipeline, and other parts."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
-    pipeline: Any = WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=make_text_encoder(len(tokenizer)),
-        vae=tiny_wan_vae(),
-        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
-        transformer=tiny_transformer(1),
-        transformer_2=tiny_transformer(2) if experts == 2 else None,
-        **config,
-    )
-    save_tiny(pipeline, folder, num_frames=9)
+    parts: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "text_encoder": make_text_encoder(len(tokenizer)),
+        "vae": tiny_wan_vae(),
+        "scheduler": FlowMapEulerDiscreteScheduler(shift=5.0),
+        "transformer": tiny_transformer(1),
+        "transformer_2": tiny_transformer(2) if experts == 2 else None,
+    }
+    save_tiny(WanPipeline(**parts | given), folder, num_frames=9, side=side)
 
 
 def tiny_wan_vae() -> Any:
@@ -101,17 +100,8 @@ def tiny_wan22_vae() -> Any:
 
 def tiny_wan22_5b(folder: Path) -> None:
     """Writes a random WanPipeline such as Wan 2.2 5B."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    pipeline: Any = WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=make_text_encoder(len(tokenizer)),
-        vae=tiny_wan22_vae(),
-        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
-        transformer=randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 48, "out_channels": 48}), 1),
-        expand_timesteps=True,
-    )
-    save_tiny(pipeline, folder, num_frames=9, side=32)
+    wide = randomized(WanTransformer3DModel(**TINY_WAN | {"in_channels": 48, "out_channels": 48}), 1)
+    save_tiny_wan(folder, side=32, vae=tiny_wan22_vae(), transformer=wide, expand_timesteps=True)
 
 
 GIVEN_WAN = ("i2v", "flf2v", "5b-i2v", "a14b-i2v", "vace", "animate")  # Wan pipelines that clips are given something by

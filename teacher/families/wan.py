@@ -208,6 +208,8 @@ class WanTeacher(Teacher):
 
     # --- what exports ask
 
+    original_names: OriginalNames | None = NAMES
+
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with the zeros behind them that `embed` cut off."""
 
@@ -221,15 +223,10 @@ class WanTeacher(Teacher):
         )
 
     @property
-    def original_names(self) -> OriginalNames | None:
-        """Those of Wan's own code."""
-        return NAMES
-
-    @property
     def comfyui(self) -> ComfyUI | None:
-        """Its nodes for text-to-video."""
+        """Its nodes for text-to-video; its workflows of pictures are not described yet."""
         if self.given:
-            return None  # its workflows of pictures are not described yet
+            return None
         return COMFYUI_5B if self._in_place else COMFYUI
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
-from fewstep.teacher.families.wan import WanTeacher
+from fewstep.teacher.families.wan import FRAMES, WanTeacher
+from fewstep.teacher.families.wan_image import TOKENS
 from fewstep.teacher.given import Given, to_pil, to_pixels
-from fewstep.teacher.stock import ComfyUI, Contract, OriginalNames
+from fewstep.teacher.stock import Contract
 
-FRAMES, TOKENS, POSE, FACE = "given_latents", "image_tokens", "pose_latents", "face"
+POSE, FACE = "pose_latents", "face"
 FACE_SEEN = "face_seen"  # (B, 1): 1, and 0 in the unconditional branch, which sees a black face
 
 
@@ -38,10 +38,7 @@ class WanAnimateTeacher(WanTeacher):
         }
     )
     block_classes = (WanTransformerBlock,)
-
-    def __init__(self, pipeline: Any, folder: Path) -> None:
-        super().__init__(pipeline, folder)
-        self._latents = self._config.out_channels
+    original_names = None  # diffusers' converter knows them, but only one way
 
     def given_sizes(self, size: VideoSize) -> dict[str, VideoSize]:
         """Faces are square, as large as the motion encoder reads them."""
@@ -63,7 +60,8 @@ class WanAnimateTeacher(WanTeacher):
             raise ValueError(
                 "a background (control) goes with a mask of where the character may be: give both, or none of them"
             )
-        self._part("vae"), self._part("image_encoder")
+        for part in ("vae", "image_encoder"):
+            self._part(part)
         pictures = [to_pil(picture, "reference") for picture in given["reference"]]
         reference, pose = (to_pixels(given[name]).to(self.device) for name in ("reference", "pose"))
         task = {"task": "replace", **self._replaced(given, size)} if "control" in given else {}
@@ -90,7 +88,7 @@ class WanAnimateTeacher(WanTeacher):
 
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
         """The picture's latents go before those of the clip."""
-        picture = conditions.shared[FRAMES][:, -self._latents :, :1]
+        picture = conditions.shared[FRAMES][:, -latents.shape[1] :, :1]
         return torch.cat([picture.to(latents), latents], dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -123,13 +121,3 @@ class WanAnimateTeacher(WanTeacher):
         """The pipeline gives them as its autoencoder takes them."""
         mean, std = self._latent_statistics(latents)
         return (latents - mean) / std
-
-    @property
-    def original_names(self) -> OriginalNames | None:
-        """diffusers' converter knows them, but only one way."""
-        return None
-
-    @property
-    def comfyui(self) -> ComfyUI | None:
-        """Its workflows are not described yet."""
-        return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
@@ -15,7 +13,6 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, to_pixels
-from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 CONTROL = "control"  # (B, 96, F, h, w): latents of what is kept, of what is to change, and the mask
 
@@ -25,10 +22,8 @@ class WanVACETeacher(WanTeacher):
 
     takes = ("reference", "control", "mask")
     given_arguments = MappingProxyType({"reference": "reference_images", "control": "video", "mask": "mask"})
-
-    def __init__(self, pipeline: Any, folder: Path) -> None:
-        super().__init__(pipeline, folder)
-        self._latents = self._config.out_channels
+    original_names = None  # diffusers' converter knows them, but only one way
+    comfyui = None  # its workflows of controls are not described yet
 
     @property
     def _references(self) -> int:
@@ -52,7 +47,7 @@ class WanVACETeacher(WanTeacher):
 
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
         """The reference's latents go before those of the clip."""
-        reference = conditions.shared[CONTROL][:, : self._latents, : self._references]
+        reference = conditions.shared[CONTROL][:, : latents.shape[1], : self._references]
         return torch.cat([reference.to(latents), latents], dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -68,19 +63,7 @@ class WanVACETeacher(WanTeacher):
         """The control branch's blocks, which run first, then the others."""
         modules = list(network.modules())
         kinds = (WanVACETransformerBlock, WanTransformerBlock)
-        return [module for kind in kinds for module in modules if type(module) is kind]
-
-    # --- what exports ask
-
-    @property
-    def original_names(self) -> OriginalNames | None:
-        """diffusers' converter knows them, but only one way."""
-        return None
-
-    @property
-    def comfyui(self) -> ComfyUI | None:
-        """Its workflows of controls are not described yet."""
-        return None
+        return [module for kind in kinds for module in modules if isinstance(module, kind)]
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         return {"control_hidden_states": conditions.shared[CONTROL]}

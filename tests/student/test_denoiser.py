@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fewstep.student.denoiser import Roles, Train, student_network, the_denoiser
 from fewstep.student.weights import is_adapter
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.student.few_steps import train
 
 TRAINS: tuple[Train, ...] = ("full", "lora")
 
@@ -24,16 +25,6 @@ def teacher(tiny_wan_folder: Path) -> Teacher:
 def ask(teacher: Teacher, network: nn.Module) -> Tensor:
     z = teacher.noise([0, 1], teacher.latent_shape(9, 16, 16))
     return teacher.denoise(z, 0.8, teacher.conditions(["a red ring", "a cross"]), network=network)
-
-
-def train(roles: Roles, steps: int = 2) -> None:
-    """A few steps that change the student and its average."""
-    optimizer = torch.optim.Adam(roles.parameters.values(), lr=1e-2)
-    for _ in range(steps):
-        ask(roles.teacher, roles.student).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        roles.update_average(0.5)
 
 
 def saved(roles: Roles, folder: Path) -> Path:
@@ -60,7 +51,7 @@ def test_only_the_student_moves(teacher: Teacher, mode: Train) -> None:
     before = {k: v.clone() for k, v in the_denoiser(teacher).state_dict().items()}
     expected = ask(teacher, the_denoiser(teacher))
     roles = Roles(teacher, mode, rank=4)
-    train(roles)
+    train(roles, ask)
     after = the_denoiser(teacher).state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     assert torch.equal(ask(teacher, roles.supervisor), expected) and torch.equal(ask(teacher, roles.backbone), expected)
@@ -70,7 +61,7 @@ def test_only_the_student_moves(teacher: Teacher, mode: Train) -> None:
 
 def test_adapters_need_one_copy_of_the_weights(teacher: Teacher, tmp_path: Path) -> None:
     first = Roles(teacher, "lora", rank=4)
-    train(first)
+    train(first, ask)
     start = saved(first, tmp_path / "first")
     roles = Roles(teacher, "lora", start, start, rank=4)
     networks = (roles.student, roles.supervisor, roles.backbone)
@@ -83,14 +74,14 @@ def test_adapters_need_one_copy_of_the_weights(teacher: Teacher, tmp_path: Path)
 @pytest.mark.parametrize("earlier", TRAINS)
 def test_a_stage_starts_from_the_last_one(teacher: Teacher, tmp_path: Path, earlier: Train, later: Train) -> None:
     first = Roles(teacher, earlier, rank=4)
-    train(first)
+    train(first, ask)
     start = saved(first, tmp_path / "first")
     with first.averaged():
         expected = ask(teacher, first.student)
     second = Roles(teacher, later, start, start, rank=4)
     assert torch.allclose(ask(teacher, second.student), expected, atol=1e-4)
     assert torch.allclose(ask(teacher, second.supervisor), expected, atol=1e-4)
-    train(second)
+    train(second, ask)
     assert torch.allclose(ask(teacher, second.supervisor), expected, atol=1e-4)
     again = saved(second, tmp_path / "second")
     assert is_adapter(again) == (earlier == later == "lora") == (second.weights == "lora")
@@ -100,7 +91,7 @@ def test_a_stage_starts_from_the_last_one(teacher: Teacher, tmp_path: Path, earl
 
 def test_the_average_comes_and_goes(teacher: Teacher) -> None:
     roles = Roles(teacher, "lora", rank=4)
-    train(roles)
+    train(roles, ask)
     outside = {name: p.detach().clone() for name, p in roles.parameters.items()}
     with roles.averaged():
         assert all(torch.equal(p, roles.average[name]) for name, p in roles.parameters.items())

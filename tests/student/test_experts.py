@@ -16,6 +16,7 @@ from fewstep.student.loading import load_student
 from fewstep.student.weights import check_weights, is_adapter, weights_sha256
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.experts import parts_of
+from tests.student.few_steps import train
 
 TRAINS: tuple[Train, ...] = ("full", "lora")
 TIMES = torch.tensor([0.9375, 0.4], dtype=torch.float64)  # high, low
@@ -24,16 +25,6 @@ TIMES = torch.tensor([0.9375, 0.4], dtype=torch.float64)  # high, low
 def ask(teacher: Teacher, network: nn.Module | None) -> Tensor:
     z = teacher.noise([0, 1], teacher.latent_shape(9, 16, 16))
     return teacher.denoise(z, TIMES, teacher.conditions(["a red ring", "a cross"]), 3.0, network)
-
-
-def train(roles: Roles, steps: int = 2) -> None:
-    """A few steps that change the student and its average."""
-    optimizer = torch.optim.Adam(roles.parameters.values(), lr=1e-2)
-    for _ in range(steps):
-        ask(roles.teacher, roles.student).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        roles.update_average(0.5)
 
 
 def contract_of(roles: Roles, steps: int = 4) -> SamplingContract:
@@ -69,7 +60,7 @@ def test_one_step_gives_gradients_in_both_and_none_in_the_teacher(tiny_experts: 
     for name in ("high", "low"):
         gradients = [p.grad for key, p in roles.parameters.items() if key.startswith(f"{name}.")]
         assert sum(g is not None and bool(g.any()) for g in gradients) > len(gradients) / 3
-    train(roles)
+    train(roles, ask)
     after = tiny_experts.denoiser.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert all(p.grad is None and not p.requires_grad for p in tiny_experts.denoiser.parameters())
@@ -79,7 +70,7 @@ def test_one_step_gives_gradients_in_both_and_none_in_the_teacher(tiny_experts: 
 def test_the_expert_that_is_not_trained_stays_bit_identical(tiny_experts: Teacher, tmp_path: Path, mode: Train) -> None:
     roles = Roles(tiny_experts, mode, rank=4, experts=("high",))
     assert all(key.startswith("high.") for key in roles.parameters) and roles.own == ("high",)
-    train(roles)
+    train(roles, ask)
     found, expected = ask(tiny_experts, roles.student), ask(tiny_experts, None)
     assert torch.equal(found[1], expected[1]) and not torch.allclose(found[0], expected[0])
     assert parts_of(roles.student)["low"] is parts_of(tiny_experts.denoiser)["low"]  # it takes no memory of its own
@@ -95,13 +86,13 @@ def test_the_expert_that_is_not_trained_stays_bit_identical(tiny_experts: Teache
 @pytest.mark.parametrize("earlier", TRAINS)
 def test_one_after_the_other(tiny_experts: Teacher, tmp_path: Path, earlier: Train, later: Train) -> None:
     first = Roles(tiny_experts, earlier, rank=4, experts=("high",))
-    train(first)
+    train(first, ask)
     start = saved(first, tmp_path / "first")
     second = Roles(tiny_experts, later, start, start, rank=4, experts=("low",))
     expected = ask(tiny_experts, student_network(tiny_experts, start))
     torch.testing.assert_close(ask(tiny_experts, second.student), expected)
     assert parts_of(second.student)["high"] is parts_of(second.supervisor)["high"]
-    train(second)
+    train(second, ask)
     torch.testing.assert_close(ask(tiny_experts, second.supervisor), expected)
     folder = saved(second, tmp_path / "second")
     assert second.own == ("high", "low") and second.weights == ("lora" if earlier == later == "lora" else "full")
@@ -120,14 +111,14 @@ def test_a_stage_of_both_starts_from_the_last_one(
     tiny_experts: Teacher, tmp_path: Path, earlier: Train, later: Train
 ) -> None:
     first = Roles(tiny_experts, earlier, rank=4)
-    train(first)
+    train(first, ask)
     start = saved(first, tmp_path / "first")
     second = Roles(tiny_experts, later, start, start, rank=4)
     with first.averaged():
         expected = ask(tiny_experts, first.student)
     torch.testing.assert_close(ask(tiny_experts, second.student), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ask(tiny_experts, second.supervisor), expected, atol=1e-4, rtol=1e-4)
-    train(second)
+    train(second, ask)
     folder = saved(second, tmp_path / "second")
     with second.averaged():
         found = ask(tiny_experts, student_network(tiny_experts, folder))

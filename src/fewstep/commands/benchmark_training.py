@@ -134,7 +134,6 @@ def _measure(
     from fewstep.eval.latency import FAILURES, one_sentence
     from fewstep.eval.results import ResultsFile
     from fewstep.teacher.base import load_teacher
-    from fewstep.teacher.given import noise_given
 
     # as in training, see `run.follow`
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
@@ -144,7 +143,7 @@ def _measure(
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
     prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
-    conditions = teacher.conditions(prompts, size=size, given=noise_given(teacher.given_sizes(size), len(prompts)))
+    conditions = teacher.conditions_of_any(prompts, "", size)
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
     command = shlex.join(["fewstep", *sys.argv[1:]])

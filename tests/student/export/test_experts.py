@@ -99,11 +99,12 @@ def test_an_expert_that_no_node_uses_is_left_out(make_student: Callable[..., Stu
 
 @pytest.mark.parametrize("to", ["diffusers", "lora"])
 def test_an_expert_that_was_not_trained_is_the_teachers(tiny_experts_folder: Path, tmp_path: Path, to: str) -> None:
-    from tests.student.test_experts import saved, train
+    from tests.student.few_steps import train
+    from tests.student.test_experts import ask, saved
 
     teacher = open_sampler(tiny_experts_folder, device="cpu").teacher
     roles = Roles(teacher, "lora", rank=4, experts=("low",))
-    train(roles)
+    train(roles, ask)
     student = load_student(saved(roles, tmp_path / "stage"), device="cpu")
     done = export(student, to, tmp_path / "out")
     assert [path.name for path in done.folder.glob("*.safetensors")] == ([LOW] if to == "lora" else [])

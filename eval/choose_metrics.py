@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from fewstep.eval.metrics.box_iou import BoxIoU
 from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.diversity import Diversity, rms
 from fewstep.eval.metrics.features import open_features
+from fewstep.eval.metrics.given_frames import FramePsnr
 from fewstep.eval.metrics.looks import CONTRAST, FLICKER, MOTION, SATURATION, Blank, Broken
 from fewstep.eval.metrics.lpips import MIN_SIDE, LpipsGap, VideoLpips, open_lpips
 from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
@@ -119,6 +121,11 @@ def _prompt_accuracy(setting: Setting) -> Metric:
     return PromptAccuracy(setting.device)
 
 
+def _box_iou(setting: Setting) -> Metric:
+    _check_judge(setting)
+    return BoxIoU(setting.prompts, setting.size, setting.fps)
+
+
 def _check_judge(setting: Setting) -> None:
     if not judge_reads(setting.size):
         raise ValueError(
@@ -151,6 +158,8 @@ def _diversity_lpips(setting: Setting) -> Metric:
 _MAKERS: dict[str, Callable[[Setting], Metric]] = {
     "shapes-fd": _shapes_fd,
     "prompt-accuracy": _prompt_accuracy,
+    "frame-psnr": lambda setting: FramePsnr(setting.prompts, setting.size, setting.fps),
+    "box-iou": _box_iou,
     "fvd": _distance("fvd"),
     "fd-videomae": _distance("fd-videomae"),
     "fd-vjepa2": _distance("fd-vjepa2"),

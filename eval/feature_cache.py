@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.cache_folder import cache_folder
 
 _FEATURES = "features"
 
@@ -58,7 +58,7 @@ def canonical(protocol: Mapping[str, Any]) -> str:
 
 def default_folder() -> Path:
     """fewstep/features in $XDG_CACHE_HOME, else in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "features"
+    return cache_folder("features")
 
 
 def _file(protocol: Mapping[str, Any], folder: Path | None) -> Path:

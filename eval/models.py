@@ -162,4 +162,4 @@ def _contract(model: Model) -> SamplingContract | None:
 
 
 def _folder(source: str) -> Path:
-    return (embedded_path() if source == EMBEDDED else Path(source)).resolve()
+    return (embedded_path(source) if source in EMBEDDED else Path(source)).resolve()

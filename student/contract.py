@@ -111,7 +111,7 @@ class SamplingContract(BaseModel):
         return SamplingContract(
             version=VERSION,
             pipeline=type(teacher.pipeline).__name__,
-            teacher=name if name == EMBEDDED or not Path(name).expanduser().is_dir() else str(teacher.folder.resolve()),
+            teacher=name if name in EMBEDDED or not Path(name).expanduser().is_dir() else str(teacher.folder.resolve()),
             teacher_sha256=teacher.sha256(),
             weights=weights,
             sampler="ode",

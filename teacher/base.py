@@ -308,7 +308,7 @@ class Teacher(Scheduled, Exportable, ABC):
 
         Of experts each clip's are those of the expert in charge at its time.
         """
-        network = network or self.denoiser
+        network = self.denoiser if network is None else network
         if isinstance(network, Experts):
             times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
             shares = [

@@ -27,6 +27,7 @@ class Exportable:
 
     given_arguments: Mapping[str, str] = MappingProxyType({})  # what is given -> the pipeline's argument
     original_names: OriginalNames | None = None  # of the denoiser's tensors, as their authors have them, if known
+    stock_settings: Mapping[str, Any] = MappingProxyType({})  # attributes of the pipeline that its class gets wrong
     fuses_lora = False  # whether the pipeline samples with a LoRA only once it is fused into the weights
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:
@@ -35,6 +36,11 @@ class Exportable:
         Raises ValueError with a sentence where there is none.
         """
         return usual_scheduler(self.schedule, contract)
+
+    def set_up(self, pipeline: Any) -> None:
+        """Gives a pipeline of diffusers the attributes of `stock_settings`."""
+        for name, value in self.stock_settings.items():
+            setattr(pipeline, name, value)
 
     def stock_timesteps(self, scheduler: Any, contract: Contract) -> Tensor:
         """The nodes (steps,), float64, that the pipeline's call takes of this stock scheduler."""

@@ -35,5 +35,5 @@ def outline_teacher(name: str | Path, shift: float | None = None) -> Outline:
     family.
     """
     folder, class_name = find_folder(name, tuple(FAMILIES), weights=False, modular=MODULAR)
-    whole = Path(name).expanduser().is_dir() or name == EMBEDDED or has_weights(folder, class_name)
+    whole = Path(name).expanduser().is_dir() or name in EMBEDDED or has_weights(folder, class_name)
     return Outline(str(name), outlined(FAMILIES[class_name], folder, class_name, shift, weights=whole), whole)

@@ -15,7 +15,9 @@ from fewstep.teacher.checksums import sha256
 from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
 from fewstep.teacher.pipeline_index import read_json as read_json
 
-EMBEDDED = "shapes"
+SHAPES = "shapes"
+PIPELINE = Path(__file__).parent / "shapes" / "pipeline"  # the embedded teacher of prompts
+EMBEDDED = (SHAPES, "shapes-image", "shapes-control")  # teachers that come with fewstep
 
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
@@ -32,9 +34,22 @@ class VideoSize(NamedTuple):
     width: int
 
 
-def embedded_path() -> Path:
-    """The folder of the embedded teacher, a plain diffusers pipeline; there once it is trained."""
-    return Path(__file__).parent / "shapes" / "pipeline"
+def embedded_path(name: str = SHAPES) -> Path:
+    """The folder of an embedded teacher, a plain diffusers pipeline.
+
+    That of prompts comes with fewstep; the others are put together in the user's cache when first asked for. Raises
+    ValueError when a part is missing.
+    """
+    if not PIPELINE.exists():
+        raise ValueError(
+            f"the embedded teacher is not in {PIPELINE}: train it with "
+            "`fewstep teacher train recipes/shapes-teacher.yaml`"
+        )
+    if name == SHAPES:
+        return PIPELINE
+    from fewstep.teacher.shapes.embedded import assembled
+
+    return assembled(name.removeprefix(f"{SHAPES}-"), PIPELINE)
 
 
 def find_folder(
@@ -46,16 +61,11 @@ def find_folder(
     same as a modular one. Raises ValueError when there is no such teacher, or its class is not one of `known` (before
     any download).
     """
-    folder = embedded_path() if name == EMBEDDED else Path(name).expanduser()
-    if name == EMBEDDED and not folder.exists():
-        raise ValueError(
-            f"the embedded teacher is not in {folder}: train it with "
-            "`fewstep teacher train recipes/shapes-teacher.yaml`"
-        )
+    folder = embedded_path(str(name)) if name in EMBEDDED else Path(name).expanduser()
     if not folder.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
         return _download(str(name), known, weights)
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: pass {EMBEDDED}, a diffusers pipeline's folder or a hub id")
+        raise ValueError(f"there is no folder {folder}: pass {SHAPES}, a diffusers pipeline's folder or a hub id")
     index = index_path(folder)
     if not index.is_file():
         raise ValueError(f"{folder} has no {CLASSICAL}: pass the folder that a pipeline's save_pretrained wrote")

@@ -77,6 +77,7 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
     """The pipeline's own call as a source of latents, a clip at a time."""
     pipe.set_progress_bar_config(disable=True)
     teacher, contract = student.teacher, student.contract
+    teacher.set_up(pipe)
 
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
         noise, arguments = teacher.to_pipeline(z), teacher.call_arguments(contract, given)
@@ -128,15 +129,20 @@ def clip_code(student: Student) -> str:
         file = f"{name}.{'png' if name in IMAGES else 'mp4'}"
         arguments += f"    {student.teacher.given_arguments[name]}={reader}({file!r}),\n"
     read = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
-    return read + (
-        'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
-        "clip = pipe(\n"
-        f"    prompt={PROMPTS[0]!r},\n"
-        f"{arguments}"
-        "    generator=torch.Generator().manual_seed(0),\n"
-        '    output_type="pil",\n'
-        ").frames[0]\n"
-        f'export_to_gif(clip, "clip.gif", fps={max(1, round(student.contract.fps))})\n'
+    settings = "".join(f"pipe.{name} = {value!r}\n" for name, value in student.teacher.stock_settings.items())
+    return (
+        read
+        + settings
+        + (
+            'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
+            "clip = pipe(\n"
+            f"    prompt={PROMPTS[0]!r},\n"
+            f"{arguments}"
+            "    generator=torch.Generator().manual_seed(0),\n"
+            '    output_type="pil",\n'
+            ").frames[0]\n"
+            f'export_to_gif(clip, "clip.gif", fps={max(1, round(student.contract.fps))})\n'
+        )
     )
 
 
@@ -154,8 +160,11 @@ def base_code(student: Student, arguments: str = "") -> str:
     """
     name = student.contract.teacher
     imported, place = "", repr(name)
-    if name == EMBEDDED:
-        imported, place = "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n", "embedded_path()"
+    if name in EMBEDDED:
+        imported, place = (
+            "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n",
+            f"embedded_path({name!r})",
+        )
     return (
         f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments})\n"
         f"pipe.scheduler = {stock_scheduler(student).code}\n"

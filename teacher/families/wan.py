@@ -66,7 +66,7 @@ class WanTeacher(Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        network = network or self._denoiser
+        network = self._denoiser if network is None else network
         if isinstance(network, Experts):
             return self.ask_experts(network, z_t, t, conditions)
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))

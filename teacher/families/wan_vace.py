@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
@@ -24,6 +26,14 @@ class WanVACETeacher(WanTeacher):
     given_arguments = MappingProxyType({"reference": "reference_images", "control": "video", "mask": "mask"})
     original_names = None  # diffusers' converter knows them, but only one way
     comfyui = None  # its workflows of controls are not described yet
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        super().__init__(pipeline, folder)
+        # diffusers counts an autoencoder's levels, and not the patches that some cut pixels into before them
+        spatial = pipeline.vae.config.scale_factor_spatial
+        if pipeline.vae_scale_factor_spatial != spatial:
+            self.stock_settings = MappingProxyType({"vae_scale_factor_spatial": spatial})
+            self.set_up(pipeline)
 
     @property
     def _references(self) -> int:

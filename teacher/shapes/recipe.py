@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -19,6 +19,7 @@ from fewstep.teacher.shapes.autoencoder import (
     make_autoencoder,
     train_autoencoder,
 )
+from fewstep.teacher.shapes.conditioned import ConditionedRecipe
 from fewstep.teacher.shapes.denoiser import (
     TOKENS,
     DenoiserRecipe,
@@ -50,12 +51,18 @@ class TeacherRecipe(BaseModel):
     denoiser: DenoiserRecipe = DenoiserRecipe()
 
 
-def read_recipe(path: Path) -> TeacherRecipe:
-    """Reads the YAML. Raises ValueError naming each key that is wrong."""
+AnyRecipe = TeacherRecipe | ConditionedRecipe
+_R = TypeVar("_R", bound=TeacherRecipe | ConditionedRecipe)
+
+
+def read_any_recipe(path: Path) -> AnyRecipe:
+    """Reads the YAML; with `learns` it is a ConditionedRecipe. Raises ValueError naming each key that is wrong."""
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}: name a YAML file such as recipes/shapes-teacher.yaml")
     try:
-        return TeacherRecipe.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
+        said = yaml.safe_load(path.read_text("utf-8")) or {}
+        kind = ConditionedRecipe if isinstance(said, dict) and "learns" in said else TeacherRecipe
+        return kind.model_validate(said)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path} is not a teacher recipe: {found}") from error
@@ -63,27 +70,45 @@ def read_recipe(path: Path) -> TeacherRecipe:
         raise ValueError(f"{path} is not YAML: {error}".replace("\n", " ")) from error
 
 
+def read_recipe(path: Path) -> TeacherRecipe:
+    """Reads the YAML of a teacher of prompts. Raises ValueError as `read_any_recipe`, and for one with `learns`."""
+    recipe = read_any_recipe(path)
+    if isinstance(recipe, ConditionedRecipe):
+        raise ValueError(f"{path} trains a teacher of {recipe.learns}s: name a recipe of a teacher of prompts")
+    return recipe
+
+
 # What may change between two runs into the same folder; anything else would mix two teachers in one
 _MAY_CHANGE = {"out", "steps", "lr", "muon_lr", "cooldown", "ema", "watch_clips", "precision", "compile"}
 
 
-def settle_precision(recipe: TeacherRecipe, device: torch.device) -> tuple[TeacherRecipe, str | None]:
+def settle_precision(recipe: _R, device: torch.device) -> tuple[_R, str | None]:
     """The recipe with fp32 or bf16 in place of auto, and a line for the user where something said auto."""
+    if isinstance(recipe, ConditionedRecipe):
+        if recipe.precision != AUTO:
+            return recipe, None
+        choice = choose_precision(AUTO, device)
+        return recipe.model_copy(update={"precision": _short(choice.precision)}), choice.line
     parts = {part: getattr(recipe, part) for part in PARTS}
     unsettled = [part for part, settings in parts.items() if settings.precision == AUTO]
     if not unsettled:
         return recipe, None
     choice = choose_precision(AUTO, device)
-    precision = "bf16" if choice.precision == "bfloat16" else "fp32"
-    settled: dict[str, Any] = {part: parts[part].model_copy(update={"precision": precision}) for part in unsettled}
+    settled: dict[str, Any] = {
+        part: parts[part].model_copy(update={"precision": _short(choice.precision)}) for part in unsettled
+    }
     return recipe.model_copy(update=settled), choice.line
 
 
-def keep_recipe(recipe: TeacherRecipe) -> None:
+def _short(precision: str) -> str:
+    return "bf16" if precision == "bfloat16" else "fp32"
+
+
+def keep_recipe(recipe: AnyRecipe) -> None:
     """Leaves the resolved recipe in the run's folder. Raises ValueError when another one was begun there."""
     path = recipe.out / "recipe.yaml"
     if path.exists():
-        changed = _differences(read_recipe(path).model_dump(), recipe.model_dump())
+        changed = _differences(read_any_recipe(path).model_dump(), recipe.model_dump())
         if changed:
             raise ValueError(
                 f"{recipe.out} was begun with another {', '.join(changed)}: name another folder as `out`, or delete it"

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 FRAMES, SIDE = 17, 64  # a clip is FRAMES x SIDE x SIDE x 3
@@ -40,6 +41,7 @@ _RGB = {
     "purple": (168, 60, 208),
     "cyan": (64, 212, 224),
 }
+PALETTE = torch.tensor([_RGB[colour] for colour in ATTRIBUTES["colour"]])  # (6, 3), 0..255
 _RADIUS = {"small": 10.0, "medium": 14.0, "large": 19.0}  # pixels
 _LUMA = {"dark": (40.0, 110.0), "light": (130.0, 205.0)}  # range of a background's grey, 0..255
 _STRIPE_PERIOD = 16.0  # pixels, as a token of the embedded transformer: free angles and periods stayed wavy
@@ -47,6 +49,7 @@ _MOTTLE = 28.0  # mean contrast of the mottle: standard deviation of the grey, 0
 _MOTTLE_GRAIN = 3.5  # pixels; the standard deviation of the Gaussian that smooths it
 _COMPANY_RATE = 0.25
 _COMPANY_RADIUS = 6.0
+_REACH = {"square": 0.88, "ring": 1.0, "cross": 1.0}  # how far a shape goes from its centre, in radii
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,25 @@ def render(scene: Scene, mottle: float = 1.0) -> NDArray[np.uint8]:
 
     `mottle` is how strong the ground's mottle is drawn: clips of this world have 1, those of poor samplers less.
     """
+    return _draw(scene, mottle)[0]
+
+
+def object_boxes(scene: Scene) -> NDArray[np.float32]:
+    """Where the moving object is: (FRAMES, 4) as left, top, right, bottom in pixels, edges between pixels."""
+    _, centres, radii = _draw(scene)
+    reach = _REACH[scene.shape] * radii[:, None]
+    return np.clip(np.concatenate([centres - reach, centres + reach], axis=1), 0, SIDE)
+
+
+def render_boxes(scene: Scene) -> NDArray[np.uint8]:
+    """A clip that shows nothing but the object's box: white on black, uint8 (FRAMES, SIDE, SIDE, 3)."""
+    left, top, right, bottom = (edge[:, None, None] for edge in object_boxes(scene).T)
+    inside = (left < _X) & (right > _X) & (top < _Y) & (bottom > _Y)
+    return np.repeat(255 * inside[..., None].astype(np.uint8), 3, axis=3)
+
+
+def _draw(scene: Scene, mottle: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """The clip, and the object's centres (FRAMES, 2) and radii (FRAMES,) in it."""
     rng = np.random.default_rng(scene.seed)
     clip = np.repeat(_background(scene, rng, mottle)[None], FRAMES, axis=0)
     if scene.company == "second":
@@ -105,7 +127,7 @@ def render(scene: Scene, mottle: float = 1.0) -> NDArray[np.uint8]:
     # Wan's positions are relative only: without a frame a denoiser cannot know where in the picture it is
     for edge in (np.s_[:, :3], np.s_[:, -3:], np.s_[:, :, :3], np.s_[:, :, -3:]):
         clip[edge] = 12
-    return np.clip(np.rint(clip), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(clip), 0, 255).astype(np.uint8), centres, radii
 
 
 _Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
@@ -185,7 +207,7 @@ def _coverage(shape: str, centres: NDArray[np.float32], radii: NDArray[np.float3
     r = radii[:, None, None]
     match shape:
         case "square":
-            distance = np.maximum(np.abs(x), np.abs(y)) - 0.88 * r
+            distance = np.maximum(np.abs(x), np.abs(y)) - _REACH[shape] * r
         case "ring":
             distance = np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r
         case "cross":

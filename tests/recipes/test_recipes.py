@@ -142,7 +142,9 @@ def test_a_recipe_without_the_users_files_says_how_to_name_them(
         read_recipe(name)
 
 
-@pytest.mark.parametrize("name", ["shapes-teacher", "shapes-teacher-on"])
+@pytest.mark.parametrize(
+    "name", ["shapes-teacher", "shapes-teacher-on", "shapes-teacher-image", "shapes-teacher-control"]
+)
 def test_the_recipes_of_the_embedded_teacher_are_told_apart(name: str) -> None:
     with pytest.raises(ValueError, match="is the recipe of a teacher, not of a distillation"):
         read_recipe(name)

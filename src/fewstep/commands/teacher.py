@@ -13,18 +13,29 @@ from fewstep.commands.progress import Screen
 from fewstep.commands.survey import survey
 
 if TYPE_CHECKING:
+    import torch
+
     from fewstep.eval.steps_table import Protocol
+    from fewstep.teacher.shapes.conditioned import ConditionedRecipe
+    from fewstep.teacher.shapes.recipe import TeacherRecipe
+    from fewstep.teacher.shapes.world import Split
 
 teacher_app = typer.Typer(help="Find, train and measure the embedded teacher.", no_args_is_help=True)
 teacher_app.command("survey")(survey)
 
 
 @teacher_app.command("path")
-def path() -> None:
-    """Print the folder of the embedded teacher, a plain diffusers pipeline."""
-    from fewstep.teacher.source import embedded_path
+def path(
+    name: Annotated[
+        str, typer.Argument(help="shapes, shapes-image (first and last frames) or shapes-control (boxes).")
+    ] = ("shapes"),
+) -> None:
+    """Print the folder of an embedded teacher, a plain diffusers pipeline."""
+    from fewstep.teacher.source import EMBEDDED, embedded_path
 
-    typer.echo(embedded_path())
+    if name not in EMBEDDED:
+        raise ValueError(f"{name} is no embedded teacher: use {', '.join(EMBEDDED)}")
+    typer.echo(embedded_path(name))
 
 
 @teacher_app.command("train")
@@ -37,33 +48,65 @@ def train(
     """Train a teacher of the shapes world, as its recipe says; run it again to resume after a stop."""
     screen = Screen()
     screen.say(f"reading the recipe {recipe}")
-    from fewstep.teacher.interrupts import finishing_first
     from fewstep.teacher.loading import find_device
-    from fewstep.teacher.shapes.assemble import assemble, embed_judge
-    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_recipe, run_part, settle_precision
-    from fewstep.teacher.source import embedded_path
+    from fewstep.teacher.shapes.conditioned import ConditionedRecipe
+    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_any_recipe, settle_precision
 
-    plan = read_recipe(recipe)
-    unknown = set(only or ()) - set(PARTS)
+    plan = read_any_recipe(recipe)
+    parts = () if isinstance(plan, ConditionedRecipe) else PARTS
+    unknown = set(only or ()) - set(parts)
     if unknown:
-        raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: use {', '.join(PARTS)}")
+        allowed = f"use {', '.join(parts)}" if parts else "this recipe has one part"
+        raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: {allowed}")
     chosen = find_device(device)
-    plan, precision_line = settle_precision(plan, chosen)
-    keep_recipe(plan)
-    screen.log_to(plan.out)
+    settled, precision_line = settle_precision(plan, chosen)
+    keep_recipe(settled)
+    screen.log_to(settled.out)
     with screen:
         if precision_line is not None:
             screen.say(precision_line)
-        for part in PARTS:
-            if not only or part in only:
-                run_part(plan, part, chosen, screen)
-    if not only:
-        screen.say("putting the parts together")
-        with finishing_first():  # no stop leaves half a pipeline
-            folder = assemble(plan.out, embedded_path() if embed else plan.out / "pipeline")
-            if embed:
-                embed_judge(plan.out)
-        screen.result(f"the teacher is in {folder}; wherever a command takes a TEACHER it takes this folder")
+        if isinstance(settled, ConditionedRecipe):
+            made: Path | None = _train_conditioned(settled, embed, chosen, screen)
+        else:
+            made = _train_parts(settled, only, embed, chosen, screen)
+    if made is not None:
+        screen.result(f"the teacher is in {made}; wherever a command takes a TEACHER it takes this folder")
+
+
+def _train_parts(
+    plan: TeacherRecipe, only: list[str] | None, embed: bool, device: torch.device, screen: Screen
+) -> Path | None:
+    """Judge, autoencoder and denoiser; the pipeline's folder, unless `only` asks for some of them."""
+    from fewstep.teacher.interrupts import finishing_first
+    from fewstep.teacher.shapes.assemble import assemble, embed_judge
+    from fewstep.teacher.shapes.recipe import PARTS, run_part
+    from fewstep.teacher.source import PIPELINE
+
+    for part in PARTS:
+        if not only or part in only:
+            run_part(plan, part, device, screen)
+    if only:
+        return None
+    screen.say("putting the parts together")
+    with finishing_first():  # no stop leaves half a pipeline
+        folder = assemble(plan.out, PIPELINE if embed else plan.out / "pipeline")
+        if embed:
+            embed_judge(plan.out)
+    return folder
+
+
+def _train_conditioned(plan: ConditionedRecipe, embed: bool, device: torch.device, screen: Screen) -> Path:
+    """What a teacher of prompts learns to see; the pipeline's folder."""
+    import shutil
+
+    from fewstep.teacher.shapes.conditioned import run_conditioned
+    from fewstep.teacher.shapes.embedded import learned_path
+    from fewstep.teacher.shapes.learned import FILE_NAME
+
+    folder = run_conditioned(plan, device, screen)
+    if embed:
+        shutil.copyfile(plan.out / FILE_NAME, learned_path(plan.learns))
+    return folder
 
 
 @teacher_app.command("table")
@@ -97,29 +140,39 @@ def videos(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; those that are there stay.")],
     num: Annotated[int, typer.Option(min=1, help="How many.")] = 1536,
     held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Another folder, for what clips may be given: first and last frames, boxes of the object, a "
+            "captions.jsonl to train with, and prompts-*.jsonl to sample and evaluate with.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides every clip.")] = 7,
 ) -> None:
     """Render real clips of the shapes world as mp4 files, each with its caption in a .txt file of the same name."""
     screen = Screen()
     screen.say(f"rendering {num} clips")
     from fewstep.distill.taken_folders import check_free
-    from fewstep.teacher.atomic import whole_file
-    from fewstep.teacher.shapes.captions import example
-    from fewstep.teacher.shapes.world import FPS, render
-    from fewstep.teacher.video import write_video
+    from fewstep.teacher.shapes.real_clips import write_clip, write_given, write_tables
 
-    check_free(out, "choose another DIR")
-    out.mkdir(parents=True, exist_ok=True)
+    if given is not None and given.resolve().is_relative_to(out.resolve()):
+        raise ValueError(
+            f"--given {given} lies in {out}, where its boxes would be taken for clips: name another folder"
+        )
+    split: Split = "held-out" if held_out else "train"
+    for folder in filter(None, (out, given)):
+        check_free(folder, "choose another DIR")
+        folder.mkdir(parents=True, exist_ok=True)
     with screen.bar("clips", "clip") as bar:
         bar.begin("clips", num)
         for index in range(num):
-            clip = out / f"{index:05d}.mp4"
-            if not clip.exists():
-                scene, caption = example("held-out" if held_out else "train", seed, index)
-                with whole_file(clip.with_suffix(".txt")) as part:
-                    part.write_text(caption + "\n", "utf-8")
-                write_video(clip, render(scene), FPS)
+            write_clip(out, split, seed, index)
+            if given is not None:
+                write_given(given, split, seed, index)
             bar.update(index + 1)
+    if given is not None:
+        write_tables(given, split, seed, num)
     screen.result(f"{num} clips in {out}")
 
 

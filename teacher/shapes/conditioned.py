@@ -1,0 +1,167 @@
+"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, or boxes to follow.
+
+What is trained is small, so that it ships: for frames (`image`) an adapter on the blocks (LoRA, arXiv 2106.09685) and
+the layer that reads the channels beside the noise (Wan image-to-video, arXiv 2503.20314); for boxes (`control`) a
+branch of a few blocks (VACE, arXiv 2503.07598). The rest stays the embedded teacher's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.given import Given
+from fewstep.teacher.schedule import shift_time
+from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.shapes.captions import draw_caption, example
+from fewstep.teacher.shapes.latents import to_tensor
+from fewstep.teacher.shapes.learned import (
+    FILE_NAME,
+    Kind,
+    assemble_learned,
+    prepare_training,
+    save_learned,
+    save_learned_tensors,
+    start_tensors,
+)
+from fewstep.teacher.shapes.loop import Budget, train
+from fewstep.teacher.shapes.precision import Precision, autocast
+from fewstep.teacher.shapes.world import Scene, render, render_boxes
+from fewstep.teacher.source import find_folder
+
+GIVEN: dict[Kind, tuple[tuple[str, ...], ...]] = {"image": (("first",), ("first", "last")), "control": (("control",),)}
+_CHUNK = 32  # clips that are encoded together
+_X0 = "x0"
+
+
+class ConditionedRecipe(BaseModel):
+    """What a teacher learns to see, of which earlier teacher, and for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    world: Literal["shapes"] = "shapes"
+    learns: Kind
+    seed: int = 0
+    out: Path
+    start: str = "shapes"  # a teacher of prompts, shapes or a folder
+    rank: PositiveInt = 32  # of the adapter of `image`
+    layers: tuple[int, ...] = (0, 3)  # whose copies are the branch of `control`; the first must be 0
+    clips: PositiveInt = 4000
+    steps: PositiveInt = 2400
+    batch: PositiveInt = 16
+    lr: PositiveFloat = 1e-3
+    cooldown: float = Field(0.4, ge=0, le=1)
+    ema: float = Field(0.998, ge=0, lt=1)
+    shift: PositiveFloat = 3.0  # training times are uniform, then shifted towards noise by this much
+    drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
+    precision: Precision = "auto"
+
+
+def given_of_scenes(scenes: list[Scene], names: tuple[str, ...]) -> Given:
+    """What these scenes' clips show of these names, as uint8 (B, 3, F, H, W)."""
+    makers: dict[str, Callable[[Scene], Any]] = {
+        "first": lambda scene: render(scene)[:1],
+        "last": lambda scene: render(scene)[-1:],
+        "control": render_boxes,
+    }
+    return {
+        name: torch.from_numpy(np.stack([makers[name](scene) for scene in scenes])).permute(0, 4, 1, 2, 3)
+        for name in names
+    }
+
+
+@torch.no_grad()
+def encode_clips(teacher: Teacher, recipe: ConditionedRecipe, path: Path, screen: Screen = SILENT) -> dict[str, Tensor]:
+    """Latents of the training clips, and what the denoiser sees of what they are given: name -> (N, ...) float16.
+
+    Clip i is given what `GIVEN` says for i modulo its length. Read from `path` where it is there.
+    """
+    ways, size = GIVEN[recipe.learns], teacher.default_size()
+    if not path.exists():
+        parts: list[dict[str, Tensor]] = []
+        with screen.pieces("clip") as report:
+            for first in range(0, recipe.clips, _CHUNK):
+                rows = range(first, min(first + _CHUNK, recipe.clips))
+                parts.append(_encoded(teacher, recipe, rows, ways, size))
+                report("encoding", rows.stop, recipe.clips)
+        with whole_file(path) as file:
+            save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, file)
+    return load_file(path)
+
+
+def _encoded(teacher: Teacher, recipe: ConditionedRecipe, rows: range, ways: Any, size: Any) -> dict[str, Tensor]:
+    scenes = [example("train", recipe.seed, i)[0] for i in rows]
+    found = {_X0: teacher.encode(to_tensor([render(scene) for scene in scenes]).to(teacher.device))}
+    for way, names in enumerate(ways):
+        mine = [k for k, i in enumerate(rows) if i % len(ways) == way]
+        teacher.take(names)
+        given = given_of_scenes([scenes[k] for k in mine], names)
+        for name, tensor in teacher.encode_given(given, size, len(mine)).items():
+            found.setdefault(name, tensor.new_zeros(len(rows), *tensor.shape[1:]))[mine] = tensor
+    return {name: tensor.half().cpu() for name, tensor in found.items()}
+
+
+def train_conditioned(
+    teacher: Teacher,
+    network: nn.Module,
+    clips: dict[str, Tensor],
+    recipe: ConditionedRecipe,
+    folder: Path,
+    screen: Screen = SILENT,
+) -> None:
+    """Flow matching with what is given beside the prompt; trains what of `network` requires gradients."""
+    x0s = clips.pop(_X0)
+    scenes = [example("train", recipe.seed, i)[0] for i in range(recipe.clips)]
+    schedule = teacher.schedule
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([recipe.seed, step, 3])
+        rows = rng.integers(len(scenes), size=recipe.batch)
+        captions = ["" if rng.random() < recipe.drop else draw_caption(scenes[i], rng, "train") for i in rows]
+        with torch.no_grad():
+            text = teacher.embed(captions)
+        x0 = x0s[rows].float().to(teacher.device)
+        conditions = Conditions(text, shared={n: x[rows].float().to(teacher.device) for n, x in clips.items()})
+        t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift)
+        eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(teacher.device)
+        with autocast(recipe.precision, teacher.device):
+            velocity = teacher.predict(schedule.add_noise(x0, eps, t), t, conditions, network)
+        error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
+        figures = {"loss": error.mean()}
+        for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0)):
+            inside = (t >= low) & (t < high)
+            if inside.any():
+                figures[f"loss t {low:.1f}-{high:.1f}"] = error[inside].mean()
+        return figures
+
+    budget = Budget(recipe.steps, recipe.lr, warmup=100, cooldown=recipe.cooldown, ema=recipe.ema)
+    train(recipe.learns, folder, {"network": network}, losses, budget, screen=screen)
+
+
+def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: Screen = SILENT) -> Path:
+    """Trains such a teacher, or resumes; its pipeline's folder. What it learned lies beside it, in `FILE_NAME`."""
+    start = find_folder(recipe.start, ("WanPipeline",))[0]
+    untrained, learned = recipe.out / "untrained", recipe.out / FILE_NAME
+    if not untrained.exists():
+        tensors = start_tensors(recipe.learns, start, recipe.layers, recipe.seed)
+        with whole_file(recipe.out / "start.safetensors") as part:
+            save_learned_tensors(recipe.learns, tensors, recipe.layers, part)
+        assemble_learned(recipe.out / "start.safetensors", start, untrained)
+    teacher = load_teacher(untrained, device=device)
+    clips = encode_clips(teacher, recipe, recipe.out / "clips.safetensors", screen)
+    network = deepcopy(teacher.denoiser)
+    prepare_training(recipe.learns, network, recipe.rank)
+    train_conditioned(teacher, network, clips, recipe, recipe.out / recipe.learns, screen)
+    save_learned(recipe.learns, network, recipe.layers, learned)
+    return assemble_learned(learned, start, recipe.out / "pipeline")

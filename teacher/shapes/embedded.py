@@ -1,0 +1,40 @@
+"""The embedded teachers of pictures and controls: put together from that of prompts and what they learned beyond."""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256 as new_hash
+from pathlib import Path
+
+from filelock import FileLock
+
+from fewstep.teacher.cache_folder import cache_folder
+from fewstep.teacher.checksums import sha256
+from fewstep.teacher.shapes.learned import assemble_learned
+
+LEARNED = Path(__file__).parent / "learned_weights"
+
+
+def learned_path(kind: str) -> Path:
+    """The file that says what the embedded teacher of this kind learned."""
+    return LEARNED / f"{kind}.safetensors"
+
+
+def assembled(kind: str, start: Path) -> Path:
+    """The pipeline's folder, in the user's cache; `start` is the embedded teacher of prompts.
+
+    It is written once for the files that it is made of. Raises ValueError when nothing was learned of this kind yet.
+    """
+    learned = learned_path(kind)
+    if not learned.is_file():
+        raise ValueError(f"{learned} is missing: reinstall fewstep, or train it with `fewstep teacher train`")
+    files = [learned, *sorted(path for path in start.rglob("*") if path.suffix in (".safetensors", ".json"))]
+    name = new_hash("".join(map(sha256, files)).encode()).hexdigest()[:16]
+    folder = cache_folder("teachers") / f"shapes-{kind}-{name}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # another process may be writing the same
+        if not folder.exists():
+            begun = folder.with_suffix(".begun")
+            shutil.rmtree(begun, ignore_errors=True)
+            assemble_learned(learned, start, begun).rename(folder)
+    return folder

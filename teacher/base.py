@@ -72,6 +72,7 @@ class Teacher(Scheduled, Exportable, ABC):
     """
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
+    fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
@@ -342,6 +343,15 @@ class Teacher(Scheduled, Exportable, ABC):
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
         said = said_fps(self.folder)
         return self.family_fps if said is None else said
+
+    def check_fps(self, fps: float | None, where: str) -> None:
+        """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None says none."""
+        own = self.default_fps()
+        if self.fed_fps and fps is not None and fps != own:
+            raise ValueError(
+                f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} is told that they "
+                f"have {own:g}: make the data with --fps {own:g}, or write the rate into a fewstep.json in its folder"
+            )
 
     def sha256(self) -> str:
         """Whether two runs had the same teacher: see `teacher_sha256`. Slow for large ones, once."""

@@ -18,6 +18,7 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
+from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
     save_tiny_cogvideox,
@@ -64,6 +65,11 @@ VARIANTS = [
     Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
     Variant("cogvideox", "t2v", save_tiny_cogvideox),
     Variant("animatediff", "t2v", save_tiny_animatediff),
+    Variant("ltx", "t2v", save_tiny_ltx),
+    Variant("ltx", "i2v-of-a-t2v-folder", save_tiny_ltx, ("first",)),
+    Variant("ltx", "i2v", lambda folder: save_tiny_ltx(folder, "image", timed_decoder=True), ("first",)),
+    Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition")),
+    Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition"), ("first", "last")),
 ]
 
 

@@ -70,6 +70,10 @@ class Exportable:
         """What the pipeline's call gives with `output_type="latent"`, as (B, C, F, h, w), which is `shape`."""
         return latents
 
+    def from_outputs(self, outputs: Sequence[Any], shape: Sequence[int]) -> Tensor:
+        """`from_pipeline` of all that the call returns, for clips that are more than its first entry."""
+        return self.from_pipeline(outputs[0], shape)
+
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The same conditions with all the padding that the pipeline has: as long whatever the prompts, for graphs."""
         return conditions

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
 from tests.tiny_ltx import save_tiny_ltx
+from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
@@ -154,6 +155,32 @@ def tiny_ltx_image_folder(ltx_folders: Callable[[str], Path]) -> Path:
 def tiny_ltx_condition_folder(ltx_folders: Callable[[str], Path]) -> Path:
     """LTX-Video from frames that may be given."""
     return ltx_folders("condition")
+
+
+@pytest.fixture(scope="session")
+def ltx2_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random LTX-2 pipeline, "text", "image", or "newer" as LTX-2.3 is; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny-ltx2")
+
+    def folder(kind: str) -> Path:
+        if not (root / kind).exists():
+            settings = NEWER if kind == "newer" else {}
+            save_tiny_ltx2(root / kind, "image" if kind == "image" else "text", **settings)
+        return root / kind
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx2_folder(ltx2_folders: Callable[[str], Path]) -> Path:
+    """LTX-2.3 from texts."""
+    return ltx2_folders("newer")
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx2_image_folder(ltx2_folders: Callable[[str], Path]) -> Path:
+    """LTX-2 from a first frame."""
+    return ltx2_folders("image")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -82,7 +82,7 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
         arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
         found = pipe(prompt=prompt, output_type="latent", return_dict=False, **arguments)
-        return teacher.from_pipeline(found[0], z.shape)
+        return teacher.from_outputs(found, z.shape)
 
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
         given = noise_given(teacher.given_sizes(contract.size), len(prompts))  # as `Student.conditions_of_any`

@@ -1,4 +1,4 @@
-"""LTX-Video (arXiv 2501.00103) from texts and from a first frame: a flow model on small latents of 32 x 32 x 8 pixels."""
+"""LTX-Video (arXiv 2501.00103) from texts and from a first frame: a flow model on latents of 32 x 32 x 8 pixels."""
 
 from __future__ import annotations
 

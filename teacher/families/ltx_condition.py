@@ -22,7 +22,7 @@ LAST_PLACE = "last_place"  # (B,): the number of that frame in the clip
 
 
 class LTXConditionTeacher(LTXTeacher):
-    """Adapter for LTXConditionPipeline. The first frame is in place, clean and at time 0; the last one is further tokens.
+    """Adapter for LTXConditionPipeline. The first frame is in place, clean and at time 0; the last is further tokens.
 
     The pipeline's nodes are linear-quadratic, as Mochi's, its positions those of the last frame behind each latent one.
     It adds noise to given frames before every step (`image_cond_noise_scale`), by which no two clips of one noise are

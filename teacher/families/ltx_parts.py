@@ -1,4 +1,4 @@
-"""What the LTX families share: tokens of latents, normalised latents, decoding at a time, nodes by size, names in files."""
+"""What the LTX families share: tokens of latents, normalised latents, decoding at a time, nodes, names in files."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ class LTXLatents(Teacher):
     def encode_video(self, video: Tensor) -> Tensor:
         """The posterior's mode, normalised per channel."""
         vae = self._part("vae")
-        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        return self.normalised(vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float())
+
+    def normalised(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents (B, C, F, h, w) per channel."""
         mean, std = self._latent_statistics(latents)
-        return (latents - mean) * vae.config.scaling_factor / std
+        return (latents - mean) * self._part("vae").config.scaling_factor / std
 
     def denormalised(self, latents: Tensor) -> Tensor:
-        """The inverse of what `encode_video` does with the autoencoder's latents."""
+        """The inverse of `normalised`."""
         mean, std = self._latent_statistics(latents)
         return latents * std / self._part("vae").config.scaling_factor + mean
 

@@ -1,4 +1,4 @@
-"""LTX-Video: what the stock pipelines make of the same, the shift by size, masks, rates, pictures, and the decoder's time."""
+"""LTX-Video: what the stock pipelines make of the same; the shift by size, rates, pictures, and the decoder's time."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_the_denoiser_is_told_the_rate(ltx_folders: Callable[[str], Path]) -> No
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [((16, 32, 32), "17"), ((17, 48, 32), "32"), ((17, 32, 40), "32")],
+    [((16, 32, 32), "a multiple of 8 plus 1"), ((17, 48, 32), "32"), ((17, 32, 40), "32")],
     ids=["frames", "high", "wide"],
 )
 def test_sizes_that_cannot_be_made(size: tuple[int, int, int], words: str, ltx_folders: Callable[[str], Path]) -> None:

@@ -76,7 +76,6 @@ class Teacher(Scheduled, Exportable, ABC):
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
-    guided_evaluations = 2  # forwards of a clip at a guided step
     unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
     unheard = ""  # what of its clips `decode` leaves out
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
@@ -361,7 +360,7 @@ class Teacher(Scheduled, Exportable, ABC):
         return self.family_fps if said is None else said
 
     def check_fps(self, fps: float | None, where: str) -> None:
-        """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None says none."""
+        """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None: unsaid."""
         own = self.default_fps()
         if self.fed_fps and fps is not None and fps != own:
             raise ValueError(

@@ -89,7 +89,7 @@ def tiny_ltx2_vae() -> Any:
         decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,), decoder_spatio_temporal_scaling=(True,),
         decoder_inject_noise=(False, False), downsample_type=("spatial",), upsample_residual=(False,),
         upsample_factor=(1,), timestep_conditioning=False, patch_size=16, patch_size_t=1, encoder_causal=True,
-        decoder_causal=False,
+        decoder_causal=False, decoder_spatial_padding_mode="zeros",
     )  # fmt: skip
     vae.latents_mean.copy_(torch.linspace(-0.5, 0.5, 4))
     vae.latents_std.copy_(torch.linspace(0.5, 1.5, 4))

@@ -7,7 +7,6 @@ from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
-from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
@@ -24,8 +23,6 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "LTXPipeline": LTXTeacher,
     "LTXImageToVideoPipeline": LTXImageTeacher,
     "LTXConditionPipeline": LTXConditionTeacher,
-    "LTX2Pipeline": LTX2Teacher,
-    "LTX2ImageToVideoPipeline": LTX2ImageTeacher,
     "LTX2Pipeline": LTX2Teacher,
     "LTX2ImageToVideoPipeline": LTX2ImageTeacher,
 }

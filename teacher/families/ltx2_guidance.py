@@ -1,81 +1,35 @@
-"""LTX-2's own guidance: of the text, of perturbed attention (arXiv 2411.18664), and of each stream without the other."""
+"""How LTX-2's pipelines guide: by the prompt, by blocks without attention, and by streams apart from each other."""
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from fewstep.teacher.base import Teacher
-from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.families.ltx2_streams import join, split
-from fewstep.teacher.schedule import NoiseSchedule
-
-VIDEO, SOUND, STG, MODALITY, RESCALE = 3.0, 7.0, 1.0, 3.0, 0.7  # LTX2Pipeline's defaults
+from torch import Tensor
 
 
-class LTX2Guidance(Teacher):
-    """The hook that returns guided x0. The recipe's weight is the video's; the sound's is as many times 7 - 1 to 3 - 1
-    above 1, so that 3 means the pipeline's own 3 and 7. The other terms have the pipeline's weights."""
+@dataclass(frozen=True)
+class Terms:
+    """The pipeline's own weights for one stream, beside that of the prompt."""
 
-    guidance_terms = MappingProxyType(
-        {"sound_at_3": SOUND, "perturbed_attention": STG, "modality": MODALITY, "rescale": RESCALE}
-    )
-    stg_blocks: tuple[int, ...] = (28,)
+    stg: float = 1.0  # away from what blocks make of it whose self-attention is skipped (arXiv 2411.18664)
+    modality: float = 3.0  # away from what is made of it without the other stream
+    rescale: float = 0.7  # of the way back to the spread that x0 has unguided (arXiv 2305.08891, 3.4)
 
-    @property
-    def guided_evaluations(self) -> int:
-        """Four, or three where the denoiser has no attention that could be perturbed."""
-        return 4 if self._perturbs else 3
+    def guided(self, weight: Tensor | float, c: Tensor, u: Tensor, perturbed: Tensor, isolated: Tensor) -> Tensor:
+        """x0 (B, L, C) of one stream, guided; weight: the prompt's, a number or (B, 1, 1).
 
-    @property
-    def _perturbs(self) -> bool:
-        config: Any = self.pipeline.transformer.config
-        return bool(config.perturbed_attn) and any(block < config.num_layers for block in self.stg_blocks)
-
-    def guided_x0(
-        self, z_t: Tensor, t: Tensor, conditions: Conditions, weights: Tensor, network: nn.Module | None
-    ) -> Tensor:
-        """x0 of clips that are all guided; weights (B,): of the video."""
-        schedule, count = self.schedule_of(network), len(z_t)
-        everyone = torch.ones(count, dtype=torch.bool)
-        twice = self.predict(torch.cat([z_t, z_t]), torch.cat([t, t]), conditions.branches(everyone), network)
-        u, c = (schedule.to_x0(half, z_t, t) for half in twice.split(count))
-        others = {"modality": self._perturbed(z_t, t, conditions, network, schedule, isolate_modalities=True)}
-        if self._perturbs:
-            blocks = list(self.stg_blocks)
-            others["stg"] = self._perturbed(
-                z_t, t, conditions, network, schedule, spatio_temporal_guidance_blocks=blocks
-            )
-        streams = [split(x, self._sound_tokens) for x in (c, u, *others.values())]
-        ratio = (SOUND - 1) / (VIDEO - 1)
-        guided = []
-        for of_stream, strength in zip(zip(*streams, strict=True), (1.0, ratio), strict=True):
-            own, unconditional, *perturbed = of_stream
-            text = ((weights - 1) * strength).to(own).view(-1, *[1] * (own.ndim - 1))
-            terms = own + text * (own - unconditional)
-            for name, other in zip(others, perturbed, strict=True):
-                terms = terms + (STG if name == "stg" else MODALITY - 1) * (own - other)
-            guided.append(_rescaled(terms, own))
-        return join(*guided)
-
-    def _perturbed(
-        self, z_t: Tensor, t: Tensor, conditions: Conditions, network: Any, schedule: NoiseSchedule, **how: Any
-    ) -> Tensor:
-        return schedule.to_x0(self.ask(z_t, t, conditions, network, **how), z_t, t)
-
-    def ask(self, z_t: Tensor, t: Any, conditions: Conditions, network: Any = None, **perturbed: Any) -> Tensor:
-        """See `LTX2Teacher`."""
-        raise NotImplementedError
-
-    def _sound_tokens(self, latent_frames: int) -> int:
-        raise NotImplementedError
+        c: given the prompt; u: the negative one; perturbed: with such blocks; isolated: without the other stream.
+        """
+        found = c + (weight - 1) * (c - u) + self.stg * (c - perturbed) + (self.modality - 1) * (c - isolated)
+        spread, wanted = (x.std(dim=(1, 2), keepdim=True) for x in (found, c))
+        return self.rescale * found * (wanted / spread) + (1 - self.rescale) * found
 
 
-def _rescaled(guided: Tensor, own: Tensor) -> Tensor:
-    """Partly back to the deviation of what was not guided (arXiv 2305.08891, 3.4)."""
-    axes = list(range(1, own.ndim))
-    scale = own.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
-    return guided * torch.lerp(torch.ones_like(scale), scale, RESCALE)
+VIDEO, SOUND = Terms(), Terms()
+SOUND_WEIGHT = 7.0  # of the prompt, whatever the video's is
+
+
+def stg_block(num_layers: int, newer: bool) -> int | None:
+    """The block without self-attention that diffusers names: 28 of LTX-2.3, 29 of LTX-2; None of smaller networks."""
+    block = 28 if newer else 29
+    return block if block < num_layers else None

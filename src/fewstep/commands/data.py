@@ -93,6 +93,7 @@ def videos(
     if described.unmatched:
         screen.warn(str(described.unmatched))
     model = job.load()
+    model.check_encodes()
     sources = sources_of(asked, model)
     say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)

@@ -28,6 +28,8 @@ FOLDERS = [
     "tiny_ltx_folder",
     "tiny_ltx_image_folder",
     "tiny_ltx_condition_folder",
+    "tiny_ltx2_folder",
+    "tiny_ltx2_image_folder",
 ]
 
 
@@ -103,6 +105,8 @@ def test_words_beyond_the_vocabulary_are_named(teacher: Teacher) -> None:
 
 
 def test_videos_become_latents_and_come_back(teacher: Teacher) -> None:
+    if teacher.unencodable:
+        pytest.skip("its clips are more than what is read of videos")
     size = teacher.default_size()
     assert size is not None
     video = torch.rand(2, 3, *size) * 2 - 1
@@ -121,7 +125,8 @@ def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions
     assert c.shape == z.shape and c.dtype == torch.float32
     close(c, teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t))
     u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, both, 5.0)
-    close(guided, u + 5 * (c - u))
+    if type(teacher).guide is Teacher.guide:  # others guide by more, as their own tests hold
+        close(guided, u + 5 * (c - u))
 
 
 def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
@@ -198,7 +203,10 @@ def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
     half = load_teacher(folder, torch.bfloat16, "cpu")
     found = half.denoise(z, 0.7, conditions_of(half, PROMPTS), 5.0)
     assert found.dtype == torch.float32 and bool(found.isfinite().all())
-    assert half.decode(half.encode(torch.zeros(1, 3, *(half.default_size() or ())))).dtype == torch.float32
+    latents = torch.zeros(1, *half.latent_shape(*(half.default_size() or (0, 0, 0))))
+    if not half.unencodable:
+        latents = half.encode(torch.zeros(1, 3, *(half.default_size() or ())))
+    assert half.decode(latents).dtype == torch.float32
 
 
 def test_what_was_freed_is_missed_in_one_sentence(folder: Path) -> None:

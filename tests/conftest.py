@@ -173,8 +173,8 @@ def ltx2_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture(scope="session")
 def tiny_ltx2_folder(ltx2_folders: Callable[[str], Path]) -> Path:
-    """LTX-2.3 from texts."""
-    return ltx2_folders("newer")
+    """LTX-2 from texts."""
+    return ltx2_folders("text")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,12 @@ from tests.tiny_ltx import BY_SIZE
 from tests.tiny_pipelines import randomized, save_tiny
 
 LTX2: dict[str, Any] = {"text": LTX2Pipeline, "image": LTX2ImageToVideoPipeline}
-NEWER = {"cross_attn_mod": True, "audio_cross_attn_mod": True, "perturbed_attn": True, "gated_attn": True}  # LTX-2.3
+NEWER: dict[str, Any] = {
+    "cross_attn_mod": True,
+    "audio_cross_attn_mod": True,
+    "perturbed_attn": True,
+    "gated_attn": True,
+}  # LTX-2.3
 
 
 def save_tiny_ltx2(folder: Path, kind: str = "text", **transformer: Any) -> None:

@@ -99,9 +99,9 @@ def test_an_untrained_student_is_its_teacher_which_training_leaves_alone(variant
     before = {name: tensor.clone() for name, tensor in teacher.denoiser.state_dict().items()}
     roles = Roles(teacher, "full")
     z, t = teacher.noise([0, 1], teacher.latent_shape(*size)), torch.tensor([1.0, 0.4])  # of experts one clip each
-    with torch.no_grad():  # attention may be computed otherwise where gradients are asked for
-        assert torch.equal(teacher.denoise(z, t, conditions, network=roles.student), teacher.denoise(z, t, conditions))
-    found = teacher.denoise(z, t, conditions, network=roles.student)
+    found, expected = teacher.denoise(z, t, conditions, network=roles.student), teacher.denoise(z, t, conditions)
+    # weights with gradients may be multiplied by another kernel, which rounds otherwise
+    assert float((found.detach() - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     found.square().mean().backward()
     trained = [p for p in roles.parameters.values() if p.grad is not None and bool(p.grad.any())]
     assert len(trained) > 0.5 * len(roles.parameters)

@@ -123,7 +123,8 @@ def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions
     empty = Conditions(both.negative, shared=both.shared, padded=both.padded)
     c = teacher.denoise(z, t, conditions)
     assert c.shape == z.shape and c.dtype == torch.float32
-    close(c, teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t))
+    found, kept = teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t), teacher.kept(conditions, z)
+    close(c, found if kept is None else kept.pin(found))
     u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, both, 5.0)
     if type(teacher).guide is Teacher.guide:  # others guide by more, as their own tests hold
         close(guided, u + 5 * (c - u))
@@ -146,7 +147,7 @@ def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions,
 def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     student = copy.deepcopy(teacher.network_at(1.0)).requires_grad_(True)
     found = teacher.denoise(z, 0.7, conditions, 5.0, student)
-    assert torch.equal(found, teacher.denoise(z, 0.7, conditions, 5.0))
+    close(found.detach(), teacher.denoise(z, 0.7, conditions, 5.0))  # but for rounding of other kernels
     found.square().mean().backward()
     assert all(p.grad is not None for p in student.parameters())
     assert not any(p.requires_grad for p in teacher.network_at(1.0).parameters())
@@ -192,7 +193,8 @@ def test_features_have_gradients_to_what_was_seen(teacher: Teacher, conditions: 
 def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """What changes most, where the first block sees a changed last corner, is that corner."""
     changed, first = z.clone(), 1 / len(teacher.blocks(teacher.network_at(1.0)))
-    changed[:, :, -1, -2:, -2:] += 10
+    patch = 2 if z.shape[3] > 2 else 1  # the smallest latents are of families without patches
+    changed[:, :, -1, -patch:, -patch:] += 10
     before, after = (teacher.features(x, 0.5, conditions, (first,))[0] for x in (z, changed))
     moved = (after - before).square().sum(dim=1)[0]
     place = (moved == moved.max()).nonzero()[0].tolist()

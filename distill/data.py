@@ -55,6 +55,7 @@ def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -
     size = said or asked or teacher.default_size()
     if size is None:
         raise ValueError(f"neither {folder} nor the teacher states a size of clips: set size in the recipe")
+    teacher.check_fps(manifest.fps, str(folder))
     fps, given = manifest.fps or teacher.default_fps(), tuple(manifest.given)
     return Clips(folder, size, fps, manifest.negative_prompt, given)
 

@@ -89,6 +89,7 @@ def _check_given(recipe: Recipe, teacher: Teacher) -> None:
     elif isinstance(settings, RolloutData):
         teacher.take(given_names(read_prompts(settings.prompts)))
     else:
+        teacher.check_encodes()
         sources_of(settings.given, teacher)
     for prompt in recipe.logging.sampled:
         if missing := set(teacher.given) ^ set(files_of(prompt)):

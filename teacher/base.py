@@ -72,9 +72,12 @@ class Teacher(Scheduled, Exportable, ABC):
     """
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
+    fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
+    unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
+    unheard = ""  # what of its clips `decode` leaves out
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
 
@@ -121,6 +124,27 @@ class Teacher(Scheduled, Exportable, ABC):
     @abstractmethod
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The network's own output, of its own prediction type (`schedule_of`), without guidance."""
+
+    def guide(
+        self, z_t: Tensor, t: Time, conditions: Conditions, weights: Tensor, network: nn.Module | None = None
+    ) -> Tensor:
+        """x0 of clips of which some are guided; weights: (B,), 1 of those that are not.
+
+        u + weight (c - u), in one forward; families whose pipelines guide by more say so, and what it costs
+        (`guided_evaluations`).
+        """
+        guided, times = weights != 1, torch.as_tensor(t).expand(len(z_t))
+        z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
+        u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
+        found = c.clone()
+        weight = weights[guided].to(u.device, u.dtype).view(-1, *[1] * (u.ndim - 1))
+        found[guided] = torch.lerp(u, c[guided], weight)
+        return self.schedule_of(network).to_x0(found, z_t, t)
+
+    def block_output(self, output: Any) -> Tensor:
+        """The tokens in what a block gives, which may be a tuple: its first entry, unless a family says otherwise."""
+        found: Tensor = output[0] if isinstance(output, tuple) else output
+        return found
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
@@ -257,23 +281,15 @@ class Teacher(Scheduled, Exportable, ABC):
         guidance: Guidance | float = 1.0,
         network: nn.Module | None = None,
     ) -> Tensor:
-        """x0 seen from z_t, with u + guidance (c - u), each clip by the weight at its time: one forward, of as many
-        clips more as are guided.
+        """x0 seen from z_t, each clip guided by the weight at its time, as `guide` does it.
 
         Works with and without gradients to z_t (and to a `network` that is trained).
         """
         guidance, schedule = Guidance.of(guidance), self.schedule_of(network)
         weights = guidance.weights(self.schedule, t).expand(len(z_t))
-        guided = weights != 1
-        if not guided.any():
+        if not (weights != 1).any():
             return self._pinned(schedule.to_x0(self.predict(z_t, t, conditions, network), z_t, t), conditions)
-        times = torch.as_tensor(t).expand(len(z_t))
-        z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
-        u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
-        found = c.clone()
-        weight = weights[guided].to(u.device, u.dtype).view(-1, *[1] * (u.ndim - 1))
-        found[guided] = torch.lerp(u, c[guided], weight)
-        return self._pinned(schedule.to_x0(found, z_t, t), conditions)
+        return self._pinned(self.guide(z_t, t, conditions, weights, network), conditions)
 
     def _pinned(self, x0: Tensor, conditions: Conditions) -> Tensor:
         """x0 with what the conditions fix: a deterministic step to s = 0 lands on it exactly."""
@@ -319,7 +335,7 @@ class Teacher(Scheduled, Exportable, ABC):
         taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
 
         def keep(block: nn.Module, _: object, output: Any) -> None:
-            found[block] = output[0] if isinstance(output, tuple) else output
+            found[block] = self.block_output(output)
 
         handles = [block.register_forward_hook(keep) for block in set(taps)]
         try:
@@ -342,6 +358,20 @@ class Teacher(Scheduled, Exportable, ABC):
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
         said = said_fps(self.folder)
         return self.family_fps if said is None else said
+
+    def check_fps(self, fps: float | None, where: str) -> None:
+        """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None: unsaid."""
+        own = self.default_fps()
+        if self.fed_fps and fps is not None and fps != own:
+            raise ValueError(
+                f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} is told that they "
+                f"have {own:g}: make the data with --fps {own:g}, or write the rate into a fewstep.json in its folder"
+            )
+
+    def check_encodes(self) -> None:
+        """Raises ValueError where videos cannot become this teacher's latents."""
+        if self.unencodable:
+            raise ValueError(f"{self.folder} cannot be taught by videos: {self.unencodable}")
 
     def sha256(self) -> str:
         """Whether two runs had the same teacher: see `teacher_sha256`. Slow for large ones, once."""

@@ -55,9 +55,18 @@ class Exportable:
         """
         if strays := [name for name in given or {} if name not in self.given_arguments]:
             raise ValueError(f"{type(self.pipeline).__name__} takes no {', '.join(strays)}: give it prompts only")
-        pictures = {self.given_arguments[name]: to_pil(video[0], name) for name, video in (given or {}).items()}
+        pictures = by_argument(self.given_arguments, {n: to_pil(video[0], n) for n, video in (given or {}).items()})
         steps, weight = contract.steps, contract.guidance.weight
         return {"num_inference_steps": steps, "guidance_scale": weight, **contract.size._asdict(), **pictures}
+
+    def noise_arguments(
+        self, z: Tensor, contract: Contract, given: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        """What the pipeline is called with so that one clip begins from the noise z (1, C, F, h, w).
+
+        It replaces what `call_arguments` says by the same names, for pipelines that take noise in no plain way.
+        """
+        return {"latents": self.to_pipeline(z)}
 
     def to_pipeline(self, z: Tensor) -> Tensor:
         """Noise (B, C, F, h, w) in the layout of the pipeline's `latents`."""
@@ -67,6 +76,10 @@ class Exportable:
         """What the pipeline's call gives with `output_type="latent"`, as (B, C, F, h, w), which is `shape`."""
         return latents
 
+    def from_outputs(self, outputs: Sequence[Any], shape: Sequence[int]) -> Tensor:
+        """`from_pipeline` of all that the call returns, for clips that are more than its first entry."""
+        return self.from_pipeline(outputs[0], shape)
+
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The same conditions with all the padding that the pipeline has: as long whatever the prompts, for graphs."""
         return conditions
@@ -75,3 +88,12 @@ class Exportable:
     def comfyui(self) -> ComfyUI | None:
         """What ComfyUI makes of the family's files, if it is known; it needs `original_names`."""
         return None
+
+
+def by_argument(arguments: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by what is given -> by the pipeline's argument for it, a list where several share one."""
+    shared: dict[str, list[Any]] = {}
+    for name in values:
+        shared.setdefault(arguments[name], []).append(values[name])
+    several = {name for name in shared if list(arguments.values()).count(name) > 1}
+    return {name: found if name in several else found[0] for name, found in shared.items()}

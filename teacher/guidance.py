@@ -105,8 +105,9 @@ class Guidance:
         return (self, *self.others)
 
     def evaluations(self, schedule: NoiseSchedule, grid: Tensor) -> int:
-        """Forwards of one clip along the grid's steps (n + 1,): guided ones count twice."""
-        return len(grid) - 1 + int(self.applies(schedule, grid[:-1]).sum())
+        """Forwards of one clip along the grid's steps (n + 1,): guided ones count twice, or as often as the schedule's
+        pipeline asks (`guided_evaluations`)."""
+        return len(grid) - 1 + (schedule.guided_evaluations - 1) * int(self.applies(schedule, grid[:-1]).sum())
 
     def plain(self) -> float | str:
         """As JSON and YAML have it: a number, or a text where it has levels."""

@@ -53,6 +53,7 @@ class NoiseSchedule:
     `shift` and `nodes` bend `grid` and `substeps` only, never alpha and sigma. `reversed_time` is a flow network that
     is told how much of the way is done, 0 (noise) to T (data). `timestep_dtype` is the dtype in which its pipeline
     hands the time to the network: bfloat16 makes 936 of 937.5, and a student must be trained with what it will be fed.
+    `guided_evaluations` is how often its pipeline asks the network at a guided step.
     """
 
     kind: Kind
@@ -66,6 +67,7 @@ class NoiseSchedule:
     nodes: Nodes = "even"
     reversed_time: bool = False
     timestep_dtype: torch.dtype = torch.float64
+    guided_evaluations: int = 2
 
     def __post_init__(self) -> None:
         if self.kind == "flow" and self.prediction == "v":

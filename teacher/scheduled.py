@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ class Scheduled:
     """Whether `predict` turns the output of a scheduler with `invert_sigmas` round, so that it is eps - x0 again."""
     timestep_dtype: torch.dtype = torch.float64
     """The dtype in which the pipeline hands times to the denoiser where it is used, whatever fewstep computes in."""
+
+    @property
+    def guided_evaluations(self) -> int:
+        """How often the denoiser is asked about a clip at a guided step: 2 of classifier-free guidance."""
+        return 2
 
     def shift_for(self, size: VideoSize) -> float | None:
         """The shift for clips of this size where it follows that (`use_dynamic_shifting`), of which None knows nothing.
@@ -91,7 +97,7 @@ class Scheduled:
                 )
         found = read_scheduler(self.pipeline.scheduler, shift, self.nodes, self.timestep_dtype)
         self._check_kind(found)
-        return found
+        return replace(found, guided_evaluations=self.guided_evaluations)
 
     @property
     def _size_at_first(self) -> VideoSize | None:

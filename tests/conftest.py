@@ -11,6 +11,8 @@ from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.tiny_ltx import save_tiny_ltx
+from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
@@ -122,6 +124,63 @@ def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-animatediff")
     save_tiny_animatediff(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ltx_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random LTX pipeline of a kind of `tiny_ltx.LTX`; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny-ltx")
+
+    def folder(kind: str) -> Path:
+        if not (root / kind).exists():
+            save_tiny_ltx(root / kind, kind)
+        return root / kind
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx_folder(ltx_folders: Callable[[str], Path]) -> Path:
+    """LTX-Video from texts."""
+    return ltx_folders("text")
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx_image_folder(ltx_folders: Callable[[str], Path]) -> Path:
+    """LTX-Video from a first frame."""
+    return ltx_folders("image")
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx_condition_folder(ltx_folders: Callable[[str], Path]) -> Path:
+    """LTX-Video from frames that may be given."""
+    return ltx_folders("condition")
+
+
+@pytest.fixture(scope="session")
+def ltx2_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random LTX-2 pipeline, "text", "image", or "newer" as LTX-2.3 is; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny-ltx2")
+
+    def folder(kind: str) -> Path:
+        if not (root / kind).exists():
+            settings = NEWER if kind == "newer" else {}
+            save_tiny_ltx2(root / kind, "image" if kind == "image" else "text", **settings)
+        return root / kind
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx2_folder(ltx2_folders: Callable[[str], Path]) -> Path:
+    """LTX-2 from texts."""
+    return ltx2_folders("text")
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx2_image_folder(ltx2_folders: Callable[[str], Path]) -> Path:
+    """LTX-2 from a first frame."""
+    return ltx2_folders("image")
 
 
 @pytest.fixture(scope="session", autouse=True)

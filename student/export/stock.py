@@ -16,6 +16,7 @@ from fewstep.student.export.base import PROMPTS, Latents
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of
+from fewstep.teacher.exportable import by_argument
 from fewstep.teacher.given import IMAGES, Given, noise_given
 from fewstep.teacher.loading import without_bars
 from fewstep.teacher.pipeline_index import CLASSICAL
@@ -80,9 +81,9 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
     teacher.set_up(pipe)
 
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
-        noise, arguments = teacher.to_pipeline(z), teacher.call_arguments(contract, given)
-        found = pipe(prompt=prompt, latents=noise, output_type="latent", return_dict=False, **arguments)[0]
-        return teacher.from_pipeline(found, z.shape)
+        arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
+        found = pipe(prompt=prompt, output_type="latent", return_dict=False, **arguments)
+        return teacher.from_outputs(found, z.shape)
 
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
         given = noise_given(teacher.given_sizes(contract.size), len(prompts))  # as `Student.conditions_of_any`
@@ -125,24 +126,22 @@ def clip_code(student: Student) -> str:
     called = student.teacher.call_arguments(student.contract)
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
     readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}
-    for name, reader in readers.items():
-        file = f"{name}.{'png' if name in IMAGES else 'mp4'}"
-        arguments += f"    {student.teacher.given_arguments[name]}={reader}({file!r}),\n"
-    read = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
+    read = {name: f"{reader}('{name}.{'png' if name in IMAGES else 'mp4'}')" for name, reader in readers.items()}
+    for argument, code in by_argument(student.teacher.given_arguments, read).items():
+        value = code if isinstance(code, str) else f"[{', '.join(code)}]"
+        arguments += f"    {argument}={value},\n"
+    imports = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
     settings = "".join(f"pipe.{name} = {value!r}\n" for name, value in student.teacher.stock_settings.items())
     return (
-        read
-        + settings
-        + (
-            'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
-            "clip = pipe(\n"
-            f"    prompt={PROMPTS[0]!r},\n"
-            f"{arguments}"
-            "    generator=torch.Generator().manual_seed(0),\n"
-            '    output_type="pil",\n'
-            ").frames[0]\n"
-            f'export_to_gif(clip, "clip.gif", fps={max(1, round(student.contract.fps))})\n'
-        )
+        f"{imports}{settings}"
+        'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
+        "clip = pipe(\n"
+        f"    prompt={PROMPTS[0]!r},\n"
+        f"{arguments}"
+        "    generator=torch.Generator().manual_seed(0),\n"
+        '    output_type="pil",\n'
+        ").frames[0]\n"
+        f'export_to_gif(clip, "clip.gif", fps={max(1, round(student.contract.fps))})\n'
     )
 
 

@@ -18,6 +18,8 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
+from tests.tiny_ltx import save_tiny_ltx
+from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
     save_tiny_cogvideox,
@@ -64,6 +66,15 @@ VARIANTS = [
     Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
     Variant("cogvideox", "t2v", save_tiny_cogvideox),
     Variant("animatediff", "t2v", save_tiny_animatediff),
+    Variant("ltx", "t2v", save_tiny_ltx),
+    Variant("ltx", "i2v-of-a-t2v-folder", save_tiny_ltx, ("first",)),
+    Variant("ltx", "i2v", lambda folder: save_tiny_ltx(folder, "image", timed_decoder=True), ("first",)),
+    Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition")),
+    Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition"), ("first", "last")),
+    Variant("ltx2", "t2v", save_tiny_ltx2),
+    Variant("ltx2", "t2v-of-2.3", lambda folder: save_tiny_ltx2(folder, **NEWER)),
+    Variant("ltx2", "i2v-of-a-t2v-folder", save_tiny_ltx2, ("first",)),
+    Variant("ltx2", "i2v", lambda folder: save_tiny_ltx2(folder, "image"), ("first",)),
 ]
 
 
@@ -88,8 +99,9 @@ def test_an_untrained_student_is_its_teacher_which_training_leaves_alone(variant
     before = {name: tensor.clone() for name, tensor in teacher.denoiser.state_dict().items()}
     roles = Roles(teacher, "full")
     z, t = teacher.noise([0, 1], teacher.latent_shape(*size)), torch.tensor([1.0, 0.4])  # of experts one clip each
-    found = teacher.denoise(z, t, conditions, network=roles.student)
-    assert torch.equal(found, teacher.denoise(z, t, conditions))
+    found, expected = teacher.denoise(z, t, conditions, network=roles.student), teacher.denoise(z, t, conditions)
+    # weights with gradients may be multiplied by another kernel, which rounds otherwise
+    assert float((found.detach() - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     found.square().mean().backward()
     trained = [p for p in roles.parameters.values() if p.grad is not None and bool(p.grad.any())]
     assert len(trained) > 0.5 * len(roles.parameters)

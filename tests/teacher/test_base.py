@@ -236,7 +236,7 @@ def test_default_size(tiny_wan_folder: Path, tiny_teacher: Teacher, tmp_path: Pa
 
 def test_the_embedded_teacher_is_called_shapes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert embedded_path().parts[-3:] == ("teacher", "shapes", "pipeline")
-    monkeypatch.setattr(source, "embedded_path", lambda: tmp_path / "none")
+    monkeypatch.setattr(source, "PIPELINE", tmp_path / "none")
     with pytest.raises(ValueError, match="fewstep teacher train"):
         load_teacher("shapes")
 

@@ -93,10 +93,12 @@ def videos(
     if described.unmatched:
         screen.warn(str(described.unmatched))
     model = job.load()
+    model.check_encodes()
     sources = sources_of(asked, model)
     say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)
     model.use_size(size)
+    model.check_fps(fps, "--fps")
     clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
     job.make(
         "videos",

@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
 
 _SHOWN = (  # figures in the table, where they were taken
-    "shapes-fd", "prompt-accuracy",
-    "frame-psnr",
-    "box-iou", "fvd", "fd-videomae", "fd-vjepa2", "lpips", "psnr", "ssim", "latent-mse",
-    "motion-ratio", "flicker-ratio", "saturation-ratio", "diversity-rms-ratio", "diversity-lpips-ratio",
+    "shapes-fd", "prompt-accuracy", "frame-psnr", "box-iou", "fvd", "fd-videomae", "fd-vjepa2", "lpips", "psnr", "ssim",
+    "latent-mse", "motion-ratio", "flicker-ratio", "saturation-ratio", "diversity-rms-ratio", "diversity-lpips-ratio",
 )  # fmt: skip
 
 

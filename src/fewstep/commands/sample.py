@@ -86,6 +86,8 @@ def sample(
     asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force, names)
     sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
+    if sampler.teacher.unheard:
+        screen.say(sampler.teacher.unheard)
     with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
 

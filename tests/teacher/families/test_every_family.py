@@ -25,6 +25,11 @@ FOLDERS = [
     "tiny_wan_animate_folder",
     "tiny_cogvideox_folder",
     "tiny_animatediff_folder",
+    "tiny_ltx_folder",
+    "tiny_ltx_image_folder",
+    "tiny_ltx_condition_folder",
+    "tiny_ltx2_folder",
+    "tiny_ltx2_image_folder",
 ]
 
 
@@ -53,7 +58,12 @@ def conditions_of(teacher: Teacher, prompts: list[str], negative_prompt: str = "
 def size_of(teacher: Teacher) -> VideoSize:
     size = teacher.default_size()
     assert size is not None
-    return VideoSize(size.num_frames, 32, 48)
+    small = VideoSize(size.num_frames, 32, 48)
+    try:
+        teacher.latent_shape(*small)
+    except ValueError:  # of families whose sides are multiples of 32
+        return VideoSize(size.num_frames, 64, 96)
+    return small
 
 
 @pytest.fixture
@@ -95,6 +105,8 @@ def test_words_beyond_the_vocabulary_are_named(teacher: Teacher) -> None:
 
 
 def test_videos_become_latents_and_come_back(teacher: Teacher) -> None:
+    if teacher.unencodable:
+        pytest.skip("its clips are more than what is read of videos")
     size = teacher.default_size()
     assert size is not None
     video = torch.rand(2, 3, *size) * 2 - 1
@@ -111,9 +123,11 @@ def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions
     empty = Conditions(both.negative, shared=both.shared, padded=both.padded)
     c = teacher.denoise(z, t, conditions)
     assert c.shape == z.shape and c.dtype == torch.float32
-    close(c, teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t))
+    found, kept = teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t), teacher.kept(conditions, z)
+    close(c, found if kept is None else kept.pin(found))
     u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, both, 5.0)
-    close(guided, u + 5 * (c - u))
+    if type(teacher).guide is Teacher.guide:  # others guide by more, as their own tests hold
+        close(guided, u + 5 * (c - u))
 
 
 def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
@@ -133,7 +147,7 @@ def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions,
 def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     student = copy.deepcopy(teacher.network_at(1.0)).requires_grad_(True)
     found = teacher.denoise(z, 0.7, conditions, 5.0, student)
-    assert torch.equal(found, teacher.denoise(z, 0.7, conditions, 5.0))
+    close(found.detach(), teacher.denoise(z, 0.7, conditions, 5.0))  # but for rounding of other kernels
     found.square().mean().backward()
     assert all(p.grad is not None for p in student.parameters())
     assert not any(p.requires_grad for p in teacher.network_at(1.0).parameters())
@@ -179,7 +193,8 @@ def test_features_have_gradients_to_what_was_seen(teacher: Teacher, conditions: 
 def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """What changes most, where the first block sees a changed last corner, is that corner."""
     changed, first = z.clone(), 1 / len(teacher.blocks(teacher.network_at(1.0)))
-    changed[:, :, -1, -2:, -2:] += 10
+    patch = 2 if z.shape[3] > 2 else 1  # the smallest latents are of families without patches
+    changed[:, :, -1, -patch:, -patch:] += 10
     before, after = (teacher.features(x, 0.5, conditions, (first,))[0] for x in (z, changed))
     moved = (after - before).square().sum(dim=1)[0]
     place = (moved == moved.max()).nonzero()[0].tolist()
@@ -190,7 +205,10 @@ def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
     half = load_teacher(folder, torch.bfloat16, "cpu")
     found = half.denoise(z, 0.7, conditions_of(half, PROMPTS), 5.0)
     assert found.dtype == torch.float32 and bool(found.isfinite().all())
-    assert half.decode(half.encode(torch.zeros(1, 3, *(half.default_size() or ())))).dtype == torch.float32
+    latents = torch.zeros(1, *half.latent_shape(*(half.default_size() or (0, 0, 0))))
+    if not half.unencodable:
+        latents = half.encode(torch.zeros(1, 3, *(half.default_size() or ())))
+    assert half.decode(latents).dtype == torch.float32
 
 
 def test_what_was_freed_is_missed_in_one_sentence(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,21 @@ def load_teacher(
     chosen = find_device(device)
     folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR)
     found = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
-    tokenizers = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
+    ready = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
+    ready |= dict.fromkeys(FAMILIES[class_name].unloaded)
     try:
         with without_bars():
-            pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, tokenizers)
+            pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, ready)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
     pipeline.to(chosen)
     teacher = FAMILIES[class_name](pipeline, folder)
     teacher.use_shift(shift)
     return teacher
+
+
+class _AllTapped(Exception):
+    """Ends a forward pass of which only features are wanted."""
 
 
 class Teacher(Scheduled, Exportable, ABC):
@@ -74,6 +80,7 @@ class Teacher(Scheduled, Exportable, ABC):
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
+    unloaded: tuple[str, ...] = ()  # parts of the pipeline that nothing here needs, such as a safety checker
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
@@ -96,6 +103,11 @@ class Teacher(Scheduled, Exportable, ABC):
     def unconditional(self, embedded: Tensors) -> Tensors:
         """What `embed` says of the negative prompt as the unconditional branch sees it; families may blind it more."""
         return embedded
+
+    def embed_negative(self, prompt: str) -> Tensors:
+        """What the unconditional branch sees of the negative prompt, "" where there is none; families may leave the
+        latter out of the text encoder."""
+        return self.unconditional(self.embed([prompt]))
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """What both branches see of the images and videos of `count` clips, by names; {} of families without any."""
@@ -217,7 +229,7 @@ class Teacher(Scheduled, Exportable, ABC):
         positive = self.embed(list(map(str, prompts)))
         negative = positive
         if negative_prompt is not None:
-            unconditional = self.unconditional(self.embed([negative_prompt]))
+            unconditional = self.embed_negative(negative_prompt)
             negative = {name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in unconditional.items()}
         return Conditions(positive, negative, shared, self.padded)
 
@@ -320,10 +332,13 @@ class Teacher(Scheduled, Exportable, ABC):
 
         def keep(block: nn.Module, _: object, output: Any) -> None:
             found[block] = output[0] if isinstance(output, tuple) else output
+            if self.stops_at_taps and len(found) == len(set(taps)):
+                raise _AllTapped
 
         handles = [block.register_forward_hook(keep) for block in set(taps)]
         try:
-            self.predict(z_t, t, conditions, network)
+            with suppress(_AllTapped):
+                self.predict(z_t, t, conditions, network)
         finally:
             for handle in handles:
                 handle.remove()
@@ -377,6 +392,10 @@ class Teacher(Scheduled, Exportable, ABC):
     block_classes: tuple[type[nn.Module], ...] = ()
     """Classes of the repeated blocks, where diffusers names none for the denoiser, or others as well. Where they are
     not registered in the order in which they run, `blocks` must be overridden."""
+
+    stops_at_taps = False
+    """Whether a pass for features may end behind the last block that is read. Not where gradient checkpointing goes
+    around blocks: it must see them end."""
 
     agreeing: tuple[tuple[str, str], ...] = ()
     """Pairs of settings in parts' config.json, such as vae.z_dim, that must be equal where both are stated."""

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
@@ -121,6 +122,22 @@ def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random AnimateDiff pipeline folder; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny-animatediff")
     save_tiny_animatediff(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-sd")
+    save_tiny_sd(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SDXL pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-sdxl")
+    save_tiny_sdxl(folder)
     return folder
 
 

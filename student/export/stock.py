@@ -120,31 +120,35 @@ def trained_names(contract: SamplingContract) -> tuple[str, ...]:
 
 
 def clip_code(student: Student) -> str:
-    """The snippet's last lines: a clip from `pipe`, written as a GIF."""
+    """The snippet's last lines: a clip from `pipe`, written as a GIF, or a picture, as a PNG."""
     called = student.teacher.call_arguments(student.contract)
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
     readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}
     for name, reader in readers.items():
         file = f"{name}.{'png' if name in IMAGES else 'mp4'}"
         arguments += f"    {student.teacher.given_arguments[name]}={reader}({file!r}),\n"
-    read = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
-    return read + (
+    pictures = student.teacher.makes_pictures
+    used = sorted({*readers.values(), *([] if pictures else ["export_to_gif"])})
+    imported = f"from diffusers.utils import {', '.join(used)}\n\n" if used else ""
+    rate = max(1, round(student.contract.fps))
+    return imported + (
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
-        "clip = pipe(\n"
+        f"{'picture' if pictures else 'clip'} = pipe(\n"
         f"    prompt={PROMPTS[0]!r},\n"
         f"{arguments}"
         "    generator=torch.Generator().manual_seed(0),\n"
         '    output_type="pil",\n'
-        ").frames[0]\n"
-        f'export_to_gif(clip, "clip.gif", fps={max(1, round(student.contract.fps))})\n'
+        + (
+            ').images[0]\npicture.save("picture.png")\n'
+            if pictures
+            else f').frames[0]\nexport_to_gif(clip, "clip.gif", fps={rate})\n'
+        )
     )
 
 
 def imports_code(*names: str) -> str:
     """The snippet's first lines; `names` are diffusers' own."""
-    return (
-        f"import torch\nfrom diffusers import {', '.join(sorted(names))}\nfrom diffusers.utils import export_to_gif\n"
-    )
+    return f"import torch\nfrom diffusers import {', '.join(sorted(names))}\n"
 
 
 def base_code(student: Student, arguments: str = "") -> str:

@@ -25,6 +25,8 @@ FOLDERS = [
     "tiny_wan_animate_folder",
     "tiny_cogvideox_folder",
     "tiny_animatediff_folder",
+    "tiny_sd_folder",
+    "tiny_sdxl_folder",
 ]
 
 

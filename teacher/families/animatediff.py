@@ -55,8 +55,14 @@ class AnimateDiffTeacher(UNetTeacher):
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""
         asked, dtype = self._asked(network)
+        z, times = z_t.to(dtype), self._timesteps(z_t, t)
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
-        return asked(z_t.to(dtype), self._timesteps(z_t, t), text, return_dict=False)[0].to(z_t.dtype)
+        others = self._inputs(z, times, text, conditions)
+        return asked(z, times, text, return_dict=False, **others)[0].to(z_t.dtype)
+
+    def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
+        """What else the UNet takes; z is (B, C, F, h, w), times (B,), the text (B F, L, D)."""
+        return {}
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames may be any number that the motion modules can count."""

@@ -107,6 +107,7 @@ def test_an_adapter_alone_leaves_as_it_is(tiny_sdxl_folder: Path, tmp_path: Path
     pipe.scheduler = stock_scheduler(student).make(pipe)
     assert error(stock_latents(pipe, z, 4), own) < 1e-4
     card = (tmp_path / "lora" / "README.md").read_text()
+    assert "EulerDiscrete scales the noise by 0.9977" in card
     assert 'picture.save("picture.png")' in card and "export_to_gif" not in card
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
 from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
+from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
@@ -63,10 +63,6 @@ def load_teacher(
     teacher = FAMILIES[class_name](pipeline, folder)
     teacher.use_shift(shift)
     return teacher
-
-
-class _AllTapped(Exception):
-    """Ends a forward pass of which only features are wanted."""
 
 
 class Teacher(Scheduled, Exportable, ABC):
@@ -328,20 +324,8 @@ class Teacher(Scheduled, Exportable, ABC):
                 for _, expert, rows in network.shares(times)
             ]
             return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
-        taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
-
-        def keep(block: nn.Module, _: object, output: Any) -> None:
-            found[block] = output[0] if isinstance(output, tuple) else output
-            if self.stops_at_taps and len(found) == len(set(taps)):
-                raise _AllTapped
-
-        handles = [block.register_forward_hook(keep) for block in set(taps)]
-        try:
-            with suppress(_AllTapped):
-                self.predict(z_t, t, conditions, network)
-        finally:
-            for handle in handles:
-                handle.remove()
+        taps = self.taps(network, depths)
+        found = outputs_of(set(taps), lambda: self.predict(z_t, t, conditions, network), self.stops_at_taps)
         return [self.tokens_to_grid(found[block], z_t) for block in taps]
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:

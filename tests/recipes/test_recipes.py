@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fewstep.distill.objectives.adversarial_settings import Adversarial
+from fewstep.distill.objectives.renoise import NoiseLevels
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
 from fewstep.distill.recipe import read_recipe, recipe_schema
 from fewstep.distill.settings import VideoData
@@ -68,7 +69,9 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 def test_the_packaged_recipes_are_listed() -> None:
     assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
-    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "):
+    with pytest.raises(
+        ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
+    ):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")
@@ -137,7 +140,8 @@ def test_the_lightning_recipe_is_the_papers_whole(own: dict[str, list[str]]) -> 
         assert isinstance(objective, Adversarial) and objective.conditional is (i % 3 == 0) and stage.betas == (0, 0.99)
         assert (objective.loss, objective.anchor.weight) == ("non_saturating", 0)
         assert (objective.discriminator.backbone, objective.discriminator.depths) == ("trained", (0.6,))
-        assert (stage.starts is not None) is (i in (7, 8, 10, 11)) and len(objective.noise.levels) == (4 if i > 5 else 1)
+        assert (stage.starts is not None) is (i in (7, 8, 10, 11))
+        assert isinstance(objective.noise, NoiseLevels) and len(objective.noise.levels) == (4 if i > 5 else 1)
     converted = [(stage.name, stage.convert.to) for stage in recipe.stages if stage.convert]
     assert converted == [("1-step-lora-conditional", "x0")]
     supervisors = [recipe.teacher_of(i) for i in range(13)]

@@ -17,50 +17,19 @@ from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
 from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, noise_given, read_given
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.loading import find_device, without_bars
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
-from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
+from fewstep.teacher.source import VideoSize, embedded_path, said_fps, teacher_sha256
 from fewstep.teacher.source import default_size as size_said_by
+from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
 
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
-
-
-def load_teacher(
-    name: str | Path,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-    shift: float | None = None,
-) -> Teacher:
-    """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
-
-    `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
-    GPU if there is one. `shift`, above 0, replaces the scheduler's own. Raises ValueError when there is no such teacher
-    or device, its family is unknown, a part of it is missing, cut off, a pickle, or not what its config says, or
-    its schedule is not one of its family.
-    """
-    from fewstep.teacher.empty_parts import outlined
-    from fewstep.teacher.families import FAMILIES, MODULAR
-    from fewstep.teacher.load_pipeline import load_pipeline
-
-    chosen = find_device(device)
-    folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR)
-    found = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
-    tokenizers = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
-    try:
-        with without_bars():
-            pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, tokenizers)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    pipeline.to(chosen)
-    teacher = FAMILIES[class_name](pipeline, folder)
-    teacher.use_shift(shift)
-    return teacher
 
 
 class Teacher(Scheduled, Exportable, ABC):
@@ -75,6 +44,7 @@ class Teacher(Scheduled, Exportable, ABC):
     fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
+    unloaded: tuple[str, ...] = ()  # parts of the pipeline that nothing here needs, such as a safety checker
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
     unheard = ""  # what of its clips `decode` leaves out
@@ -99,6 +69,11 @@ class Teacher(Scheduled, Exportable, ABC):
     def unconditional(self, embedded: Tensors) -> Tensors:
         """What `embed` says of the negative prompt as the unconditional branch sees it; families may blind it more."""
         return embedded
+
+    def embed_negative(self, prompt: str) -> Tensors:
+        """What the unconditional branch sees of the negative prompt, "" where there is none; families may leave the
+        latter out of the text encoder."""
+        return self.unconditional(self.embed([prompt]))
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """What both branches see of the images and videos of `count` clips, by names; {} of families without any."""
@@ -241,7 +216,7 @@ class Teacher(Scheduled, Exportable, ABC):
         positive = self.embed(list(map(str, prompts)))
         negative = positive
         if negative_prompt is not None:
-            unconditional = self.unconditional(self.embed([negative_prompt]))
+            unconditional = self.embed_negative(negative_prompt)
             negative = {name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in unconditional.items()}
         return Conditions(positive, negative, shared, self.padded)
 
@@ -332,17 +307,10 @@ class Teacher(Scheduled, Exportable, ABC):
                 for _, expert, rows in network.shares(times)
             ]
             return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
-        taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
-
-        def keep(block: nn.Module, _: object, output: Any) -> None:
-            found[block] = self.block_output(output)
-
-        handles = [block.register_forward_hook(keep) for block in set(taps)]
-        try:
-            self.predict(z_t, t, conditions, network)
-        finally:
-            for handle in handles:
-                handle.remove()
+        taps = self.taps(network, depths)
+        found = outputs_of(
+            set(taps), lambda: self.predict(z_t, t, conditions, network), self.stops_at_taps, self.block_output
+        )
         return [self.tokens_to_grid(found[block], z_t) for block in taps]
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -407,6 +375,10 @@ class Teacher(Scheduled, Exportable, ABC):
     block_classes: tuple[type[nn.Module], ...] = ()
     """Classes of the repeated blocks, where diffusers names none for the denoiser, or others as well. Where they are
     not registered in the order in which they run, `blocks` must be overridden."""
+
+    stops_at_taps = False
+    """Whether a pass for features may end behind the last block that is read. Not where gradient checkpointing goes
+    around blocks: it must see them end."""
 
     agreeing: tuple[tuple[str, str], ...] = ()
     """Pairs of settings in parts' config.json, such as vae.z_dim, that must be equal where both are stated."""

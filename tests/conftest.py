@@ -11,8 +11,10 @@ from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
+from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
@@ -197,3 +199,27 @@ def fresh_accelerator() -> Iterator[None]:
     """accelerate remembers the first run's precision for the whole process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_controlnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random AnimateDiff pipeline with a ControlNet; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-controlnet")
+    save_tiny_controlnet(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-sd")
+    save_tiny_sd(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SDXL pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-sdxl")
+    save_tiny_sdxl(folder)
+    return folder

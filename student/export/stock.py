@@ -122,7 +122,7 @@ def trained_names(contract: SamplingContract) -> tuple[str, ...]:
 
 
 def clip_code(student: Student) -> str:
-    """The snippet's last lines: a clip from `pipe`, written as a GIF."""
+    """The snippet's last lines: a clip from `pipe`, written as a GIF, or a picture, as a PNG."""
     called = student.teacher.call_arguments(student.contract)
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
     readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}
@@ -130,26 +130,30 @@ def clip_code(student: Student) -> str:
     for argument, code in by_argument(student.teacher.given_arguments, read).items():
         value = code if isinstance(code, str) else f"[{', '.join(code)}]"
         arguments += f"    {argument}={value},\n"
-    imports = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
+    pictures = student.teacher.makes_pictures
+    used = sorted({*readers.values(), *([] if pictures else ["export_to_gif"])})
+    imports = f"from diffusers.utils import {', '.join(used)}\n\n" if used else ""
+    rate = max(1, round(student.contract.fps))
     settings = "".join(f"pipe.{name} = {value!r}\n" for name, value in student.teacher.stock_settings.items())
     return (
         f"{imports}{settings}"
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
-        "clip = pipe(\n"
+        f"{'picture' if pictures else 'clip'} = pipe(\n"
         f"    prompt={PROMPTS[0]!r},\n"
         f"{arguments}"
         "    generator=torch.Generator().manual_seed(0),\n"
         '    output_type="pil",\n'
-        ").frames[0]\n"
-        f'export_to_gif(clip, "clip.gif", fps={max(1, round(student.contract.fps))})\n'
+        + (
+            ').images[0]\npicture.save("picture.png")\n'
+            if pictures
+            else f').frames[0]\nexport_to_gif(clip, "clip.gif", fps={rate})\n'
+        )
     )
 
 
 def imports_code(*names: str) -> str:
     """The snippet's first lines; `names` are diffusers' own."""
-    return (
-        f"import torch\nfrom diffusers import {', '.join(sorted(names))}\nfrom diffusers.utils import export_to_gif\n"
-    )
+    return f"import torch\nfrom diffusers import {', '.join(sorted(names))}\n"
 
 
 def base_code(student: Student, arguments: str = "") -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
+from fewstep.teacher.families.animatediff_controlnet import AnimateDiffControlNetTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
+from fewstep.teacher.families.stable_diffusion import StableDiffusionTeacher, StableDiffusionXLTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
@@ -25,6 +27,9 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "LTXConditionPipeline": LTXConditionTeacher,
     "LTX2Pipeline": LTX2Teacher,
     "LTX2ImageToVideoPipeline": LTX2ImageTeacher,
+    "AnimateDiffControlNetPipeline": AnimateDiffControlNetTeacher,
+    "StableDiffusionPipeline": StableDiffusionTeacher,
+    "StableDiffusionXLPipeline": StableDiffusionXLTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

@@ -18,8 +18,10 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
+from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
+from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
     save_tiny_cogvideox,
@@ -75,6 +77,9 @@ VARIANTS = [
     Variant("ltx2", "t2v-of-2.3", lambda folder: save_tiny_ltx2(folder, **NEWER)),
     Variant("ltx2", "i2v-of-a-t2v-folder", save_tiny_ltx2, ("first",)),
     Variant("ltx2", "i2v", lambda folder: save_tiny_ltx2(folder, "image"), ("first",)),
+    Variant("sd", "picture", save_tiny_sd),
+    Variant("sdxl", "picture", save_tiny_sdxl),
+    Variant("animatediff", "controlnet", save_tiny_controlnet, ("control",)),
 ]
 
 

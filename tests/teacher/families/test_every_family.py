@@ -30,6 +30,9 @@ FOLDERS = [
     "tiny_ltx_condition_folder",
     "tiny_ltx2_folder",
     "tiny_ltx2_image_folder",
+    "tiny_sd_folder",
+    "tiny_sdxl_folder",
+    "tiny_controlnet_folder",
 ]
 
 

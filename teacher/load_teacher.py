@@ -1,0 +1,47 @@
+"""A teacher from its name: found, checked, loaded, and put into its family's hands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fewstep.teacher.loading import find_device, without_bars
+from fewstep.teacher.source import find_folder
+
+if TYPE_CHECKING:
+    from fewstep.teacher.base import Teacher
+
+
+def load_teacher(
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    shift: float | None = None,
+) -> Teacher:
+    """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
+
+    `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
+    GPU if there is one. `shift`, above 0, replaces the scheduler's own. Raises ValueError when there is no such teacher
+    or device, its family is unknown, a part of it is missing, cut off, a pickle, or not what its config says, or
+    its schedule is not one of its family.
+    """
+    from fewstep.teacher.empty_parts import outlined
+    from fewstep.teacher.families import FAMILIES, MODULAR
+    from fewstep.teacher.load_pipeline import load_pipeline
+
+    chosen = find_device(device)
+    folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR)
+    found = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
+    ready = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
+    ready |= dict.fromkeys(FAMILIES[class_name].unloaded)
+    try:
+        with without_bars():
+            pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, ready)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    pipeline.to(chosen)
+    teacher = FAMILIES[class_name](pipeline, folder)
+    teacher.use_shift(shift)
+    return teacher

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.teacher.bases import Bases, Kinds
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
@@ -84,6 +87,10 @@ class Teacher(Scheduled, Exportable, ABC):
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
+
+    only: str | None = None  # the part of the denoiser that alone is trained: see `restrict`
+    bases: Bases | None = None  # the denoiser of several base models: see `join`
+    part_of: Teacher | None = None  # whose part this one's denoiser has, as one of its base models
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline
@@ -168,6 +175,44 @@ class Teacher(Scheduled, Exportable, ABC):
     def network_at(self, t: Time) -> nn.Module:
         """The network in charge at t. Raises ValueError for times of two experts."""
         return self.denoiser.at(t) if isinstance(self.denoiser, Experts) else self.denoiser
+
+    def ask_bases(self, bases: Bases, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
+        """`predict`, by each base model about its own clips."""
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+        shares = bases.shares(bases.numbers(conditions.shared, len(z_t)))
+        return join_rows(
+            [(rows, self.predict(z_t[rows], times[rows], conditions[rows], network)) for network, rows in shares]
+        )
+
+    @property
+    def kinds(self) -> Kinds | None:
+        """The classes of the modules that alone are trained; None: all of the denoiser."""
+        return None if self.only is None else self.subsets[self.only]
+
+    def restrict(self, only: str | None) -> None:
+        """From now on this part of the denoiser alone is trained, by its name in `subsets`; None: all of it.
+
+        Raises ValueError for a part that the family does not name.
+        """
+        if only is not None and only not in self.subsets:
+            named = " or ".join(self.subsets) or "nothing: its parts belong together"
+            raise ValueError(
+                f"student.only: {only} is no part that can be trained alone of a {type(self.pipeline).__name__}, which "
+                f"has {named}; use that, or null for the whole denoiser"
+            )
+        self.only = only
+
+    def join(self, others: Sequence[Teacher]) -> None:
+        """Makes the denoiser that of several base models, this one the first, around the part that is trained.
+
+        From now on the others have this one's part, too. Raises ValueError where no part is trained alone, and for base
+        models of different architectures.
+        """
+        if self.kinds is None:
+            raise ValueError("bases: several base models share a part that is trained alone: name it as student.only")
+        self.bases = Bases([self.denoiser, *(other.denoiser for other in others)], self.kinds) if others else None
+        for other in others:
+            other.part_of = self
 
     def component_names(self) -> dict[str, str]:
         """What the pipeline calls the denoiser's parts, by their names: {"": "transformer"}."""
@@ -321,6 +366,13 @@ class Teacher(Scheduled, Exportable, ABC):
         Of experts each clip's are those of the expert in charge at its time.
         """
         network = network or self.denoiser
+        if isinstance(network, Bases):
+            times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
+            by_base = [
+                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, base)]
+                for base, rows in network.shares(network.numbers(conditions.shared, len(z_t)))
+            ]
+            return [join_rows(of_depth) for of_depth in zip(*by_base, strict=True)]
         if isinstance(network, Experts):
             times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
             shares = [
@@ -360,7 +412,9 @@ class Teacher(Scheduled, Exportable, ABC):
 
     def sha256(self) -> str:
         """Whether two runs had the same teacher: see `teacher_sha256`. Slow for large ones, once."""
-        return self._sha256
+        if self.part_of is None:
+            return self._sha256
+        return hashlib.sha256(f"{self.part_of.sha256()} {self._sha256}".encode()).hexdigest()
 
     @cached_property
     def _sha256(self) -> str:
@@ -389,6 +443,11 @@ class Teacher(Scheduled, Exportable, ABC):
 
     # --- what a family may say as well
 
+    subsets: Mapping[str, Kinds] = MappingProxyType({})
+    """What of the denoiser may be trained alone, by the names that recipes use: the classes of its modules."""
+    base_classes: tuple[str, ...] = ()
+    """Classes of pipelines of which `with_base` makes a teacher of the family, besides the family's own."""
+
     block_classes: tuple[type[nn.Module], ...] = ()
     """Classes of the repeated blocks, where diffusers names none for the denoiser, or others as well. Where they are
     not registered in the order in which they run, `blocks` must be overridden."""
@@ -399,6 +458,11 @@ class Teacher(Scheduled, Exportable, ABC):
 
     agreeing: tuple[tuple[str, str], ...] = ()
     """Pairs of settings in parts' config.json, such as vae.z_dim, that must be equal where both are stated."""
+
+    def with_base(self, parts: Mapping[str, Any]) -> Any:
+        """The family's pipeline of another base model's parts, as a pipeline of `base_classes` has them, with this
+        teacher's own part that is trained alone, and its scheduler."""
+        raise NotImplementedError
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:

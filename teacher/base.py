@@ -205,8 +205,7 @@ class Teacher(Scheduled, Exportable, ABC):
     def join(self, others: Sequence[Teacher]) -> None:
         """Makes the denoiser that of several base models, this one the first, around the part that is trained.
 
-        From now on the others have this one's part, too. Raises ValueError where no part is trained alone, and for base
-        models of different architectures.
+        From now on the others have this one's part, too. Raises ValueError where no part is trained alone.
         """
         if self.kinds is None:
             raise ValueError("bases: several base models share a part that is trained alone: name it as student.only")

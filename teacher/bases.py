@@ -19,7 +19,7 @@ class Bases(nn.Module):
 
     It stands where a single network may stand: as `Teacher.denoiser` and as `network=` of the teacher's methods, which
     ask each network about the clips of its own base model. What is trained, adapted and saved is the part in common,
-    and that is the first network's. Raises ValueError for networks of different architectures.
+    and that is the first network's.
     """
 
     def __init__(self, networks: Sequence[nn.Module], kinds: Kinds) -> None:
@@ -27,7 +27,8 @@ class Bases(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.kinds = kinds
         for other in networks[1:]:
-            _graft(networks[0], other, kinds)
+            for name in part_names(networks[0], kinds):
+                other.set_submodule(name, networks[0].get_submodule(name))
 
     def __len__(self) -> int:
         """How many base models."""
@@ -88,14 +89,9 @@ def part_copy(network: _N, kinds: Kinds) -> _N:
     return shared_copy(network, part_state(network, kinds).keys())
 
 
-def _graft(of: nn.Module, onto: nn.Module, kinds: Kinds) -> None:
-    """Puts the very modules of these classes in place of another network's."""
-    theirs, ours = ({n: x.shape for n, x in part_state(network, kinds).items()} for network in (onto, of))
+def check_alike(first: nn.Module, other: nn.Module, kinds: Kinds) -> None:
+    """Raises ValueError when the part of one does not fit the other."""
+    theirs, ours = ({n: x.shape for n, x in part_state(network, kinds).items()} for network in (other, first))
     differing = [name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)]
     if differing or not ours:
-        raise ValueError(
-            f"the base models are of different architectures (see {min(differing, default='an empty part')}): name "
-            "bases of the same kind, such as fine-tuned models of one image model"
-        )
-    for name in part_names(of, kinds):
-        onto.set_submodule(name, of.get_submodule(name))
+        raise ValueError(f"{min(differing, default='all of it')} differs")

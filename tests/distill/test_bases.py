@@ -107,7 +107,8 @@ def test_base_models_are_their_own_pictures_and_the_teachers_motion(root: Path) 
         same = own.state_dict()[name] if "motion_modules" in name else pictures.unet.state_dict()[name]
         assert torch.equal(tensor, same)
     assert second.schedule == load_teacher(root / "teacher").schedule  # and not the image model's
-    text, other = (one.conditions(["a red circle"]).positive["embeddings"] for one in (second, load_teacher(root / "teacher")))
+    alone = load_teacher(root / "teacher", device="cpu")
+    text, other = (one.conditions(["a red circle"]).positive["embeddings"] for one in (second, alone))
     assert not torch.allclose(text, other)
 
 
@@ -115,12 +116,13 @@ def test_only_motion_is_trained_around_every_base_model(root: Path) -> None:
     teacher, _ = joined(root, "second")
     before = {name: tensor.clone() for name, tensor in teacher.denoiser.state_dict().items()}
     for train in ("full", "lora"):
-        roles = Roles(teacher, train, rank=2)  # type: ignore[arg-type]
+        roles = Roles(teacher, train, rank=2)
         assert roles.parameters and all("motion_modules" in name for name in roles.parameters)
         assert isinstance(roles.student, Bases)
         z, conditions = teacher.noise([0], teacher.latent_shape(4, 16, 16)), teacher.conditions(PROMPTS[:1])
         seen = [teacher.denoise(z, 0.7, of_bases(conditions, n), network=roles.student) for n in (0, 1)]
-        assert all(torch.equal(x, teacher.denoise(z, 0.7, of_bases(conditions, n))) for n, x in enumerate(seen))
+        for n, x in enumerate(seen):  # untrained it is the teacher
+            assert torch.allclose(x, teacher.denoise(z, 0.7, of_bases(conditions, n)), atol=1e-4, rtol=1e-5)
         seen[1].square().mean().backward()  # of the second base model
         moved = [p for p in roles.parameters.values() if p.grad is not None and bool(p.grad.any())]
         torch.optim.SGD(moved, lr=0.1).step()
@@ -141,10 +143,11 @@ def test_the_discriminator_is_told_the_base_model_and_trains_motion_alone(root: 
     own = {name for name, _ in judge.named_parameters() if not name.startswith(("heads.", "told."))}
     assert bool(own) == (backbone != "frozen") and all("motion_modules" in name for name in own)
     judge(z, s, of_bases(conditions, 0, 1)).sum().backward()
-    assert all(told.weight.grad is not None and bool(told.weight.grad.any(dim=1).all()) for told in judge.told)
+    told = [p for name, p in judge.named_parameters() if name.startswith("told.")]
+    assert len(told) == 3 and all(p.grad is not None and bool(p.grad.any(dim=1).all()) for p in told)
     with torch.no_grad():
-        for told in judge.told:
-            told.weight[1] += 1  # what is learned of the second says nothing of the first
+        for vectors in told:
+            vectors[1] += 1  # what is learned of the second says nothing of the first
     assert torch.equal(judge(z, s, of_bases(conditions, 0, 0)), first)
 
 
@@ -171,7 +174,8 @@ def test_bases_are_drawn_per_batch_whoever_asks_again() -> None:
 
 
 def test_a_run_trains_motion_on_clips_of_every_base_model(root: Path, run: Path) -> None:
-    hashes = [json.loads((run / name / "manifest.json").read_text())["teacher_sha256"] for name in ("data", "data-1", "data-2")]
+    manifests = [json.loads((run / name / "manifest.json").read_text()) for name in ("data", "data-1", "data-2")]
+    hashes = [manifest["teacher_sha256"] for manifest in manifests]
     assert len(set(hashes)) == 3 and hashes[0] == load_teacher(root / "teacher").sha256()
     for stage in ("mse", "conditional", "relaxed"):
         state = load_file(run / "stages" / stage / PART)
@@ -196,12 +200,13 @@ def test_the_file_works_on_a_base_model_that_training_never_saw(root: Path, run:
     pipe: Any = AnimateDiffPipeline.from_pretrained(root / "unseen", motion_adapter=adapter)
     pipe.set_progress_bar_config(disable=True)
     student = load_student(run, device="cpu")
-    config = student.teacher.pipeline.scheduler.config
-    pipe.scheduler = DDIMScheduler.from_config(config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    trailing = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
+    pipe.scheduler = DDIMScheduler.from_config(student.teacher.pipeline.scheduler.config, **trailing)
     teacher, (unseen,) = joined(root, "unseen")
     z = teacher.noise([7], teacher.latent_shape(4, 16, 16))
-    stock = pipe("a red circle", num_frames=4, height=16, width=16, num_inference_steps=2, guidance_scale=1.0, latents=z,
-                 output_type="latent", return_dict=False)[0]  # fmt: skip
+    size = {"num_frames": 4, "height": 16, "width": 16}
+    asked = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False}
+    stock = pipe("a red circle", latents=z, **size, **asked)[0]
     for name, network in part_parameters(student.network, teacher.subsets["motion"]).items():
         unseen.pipeline.unet.get_parameter(name).data = network.data
     own = rollout(unseen, z, unseen.conditions(["a red circle"]), student.contract.grid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from torch import nn
@@ -104,7 +104,7 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     return table
 
 
-def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, int]:
+def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     """Parameters of the denoiser, of those of its experts that learn, and of their adapters."""
     from fewstep.distill.expert_plan import expert_plan
     from fewstep.student.adapters import num_adapter_parameters
@@ -113,7 +113,7 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, int]:
 
     parts, lora, names = parts_of(teacher.denoiser), plan.student.lora, expert_plan(stage, teacher).trained
     learning = [part for name, part in parts.items() if names is None or name in names]
-    found = {"num_parameters": _numel(teacher.denoiser)}
+    found: dict[str, Any] = {"num_parameters": _numel(teacher.denoiser)}
     if names is not None:
         found |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
     if teacher.kinds is not None:

@@ -36,8 +36,8 @@ class DiscriminatorSettings(Settings):
     """How heads see features: channel, by fixed statistics of each channel, or group, in groups per clip, which hides
     contrast and slows heads down."""
     backbone: Literal["frozen", "trained", "lora"] = "frozen"
-    """The teacher's own network, a copy that is trained, or the teacher's own with trained adapters. Where only a part of
-    students is trained (`student.only`), it is only that part of the discriminator, too."""
+    """The teacher's own network, a copy that is trained, or the teacher's own with trained adapters. Where only a part
+    of students is trained (`student.only`), it is only that part of the discriminator, too."""
     lora_rank: PositiveInt = 16
     """Rank of those adapters."""
 
@@ -55,8 +55,8 @@ class Discriminator(nn.Module):
     the same one. Heads are shared: those of an expert's own would learn from its times only, which may be few. They see
     features at one scale, for each expert's are standardised by statistics of its own.
 
-    Of several base models each clip is read by its own, whose flow it follows, and heads are told which: a vector that is
-    learned for each base model is added to its features (arXiv 2403.12706).
+    Of several base models each clip is read by its own, and heads are told which: a vector that is learned for each
+    base model is added to its features, so that each base model's flow is judged as its own (arXiv 2403.12706).
     """
 
     def __init__(
@@ -197,9 +197,7 @@ def _registered(parameters: Mapping[str, nn.Parameter]) -> nn.ParameterDict:
     return nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in parameters.items()})
 
 
-def num_parameters(
-    network: Any, settings: DiscriminatorSettings, conditional: bool, kinds: Kinds | None = None
-) -> int:
+def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: bool, kinds: Kinds | None = None) -> int:
     """How many parameters a discriminator trains on a teacher's denoiser, which may have no weights.
 
     Heads read features as wide as a transformer's tokens or a UNet's widest block.
@@ -218,5 +216,7 @@ def num_parameters(
     if settings.backbone == "frozen":
         return heads
     parts = parts_of(network).values()
-    copied = [p for part in parts for p in (part.parameters() if kinds is None else part_parameters(part, kinds).values())]
+    copied = [
+        p for part in parts for p in (part.parameters() if kinds is None else part_parameters(part, kinds).values())
+    ]
     return heads + sum(parameter.numel() for parameter in copied)

@@ -122,9 +122,9 @@ def stage_memory(
 
     The numbers are of parameters: the denoiser's (of experts both, which are there at once), its adapters' that the
     stage trains, and those that the stage's objective holds besides; `num_trained` are those of the experts that the
-    stage trains, None: the whole denoiser's, or, with `is_part`, of a part, around which all else is the teacher's own. `frozen` is the dtype of the teacher's weights and of a supervisor's; all
-    others are float32. Activations, which grow with clips and batch, are not counted, nor are text encoder and
-    autoencoder.
+    stage trains, None: the whole denoiser's. `is_part`: they are those of a part, around which all else is the
+    teacher's own. `frozen` is the dtype of the teacher's weights and of a supervisor's; all others are float32.
+    Activations, which grow with clips and batch, are not counted, nor are text encoder and autoencoder.
     """
     lora = recipe.train_of(index) == "lora"
     start = recipe.start_of(index)

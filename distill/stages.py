@@ -205,9 +205,7 @@ class Relay:
         rank = self.accelerator.process_index if rank is None else rank
         teacher, seed, count = self.teacher, self.recipe.seed, self.accelerator.num_processes
         own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
-        others = [
-            Batches(folder, teacher, seed, stage, rank, count, sha256) for folder, sha256 in self.clips.of_bases
-        ]
+        others = [Batches(folder, teacher, seed, stage, rank, count, sha256) for folder, sha256 in self.clips.of_bases]
         return BasesBatches([own, *others], seed, stage, rank) if others else own
 
     def _start(self, index: int, roles: Roles) -> nn.Module:

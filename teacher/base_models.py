@@ -17,8 +17,8 @@ def join_bases(teacher: Teacher, names: Sequence[str], load: Callable[[str], Tea
     """The teachers of the base models of these names, around `teacher`'s own part; its denoiser is that of all then.
 
     `load` gives the teacher of a name, as `load_teacher` or, with nothing but configs, `outline_teacher` does. Its
-    pipeline is of the teacher's class, or one of its family's `base_classes`. Raises ValueError for another one, for what `load`
-    refuses, and for base models that the part does not fit.
+    pipeline is of the teacher's class, whose own part is not used, or one of its family's `base_classes`. Raises
+    ValueError for another one, for what `load` refuses, and for base models that the part does not fit.
     """
     others = [_around(teacher, load(name), name) for name in names]
     teacher.join(others)
@@ -29,7 +29,8 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
     own, found = type(teacher.pipeline).__name__, type(base.pipeline).__name__
     if found != own and found not in teacher.base_classes:
         raise ValueError(
-            f"bases: {name} is a {found}, and base models here are {' or '.join((own, *teacher.base_classes))}: name one"
+            f"bases: {name} is a {found}, and base models here are pipelines of "
+            f"{' or '.join((own, *teacher.base_classes))}: name one"
         )
     outlined = next(teacher.denoiser.parameters()).is_meta
     try:
@@ -38,8 +39,8 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
         check_alike(teacher.denoiser, made.denoiser, teacher.kinds or ())
     except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(
-            f"bases: {name} takes no part of {teacher.folder} ({' '.join(str(error).split())}): name a base model of the "
-            "same architecture"
+            f"bases: {name} takes no part of {teacher.folder} ({' '.join(str(error).split())}): name a base model of "
+            "the same architecture"
         ) from error
     made.schedule = teacher.schedule
     return made

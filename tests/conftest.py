@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
@@ -122,6 +123,14 @@ def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random AnimateDiff pipeline folder; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny-animatediff")
     save_tiny_animatediff(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_controlnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random AnimateDiff pipeline with a ControlNet; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-controlnet")
+    save_tiny_controlnet(folder)
     return folder
 
 

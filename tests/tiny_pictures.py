@@ -14,6 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fewstep.teacher.shapes.text import make_tokenizer
 from tests.tiny_pipelines import randomized, save_tiny
@@ -78,8 +79,9 @@ def save_tiny_sd(folder: Path, seed: int = 1, safety_checker: Any = None, **conf
     unet: Any = UNet2DConditionModel(**{**TINY_UNET, **config})
     pipeline: Any = StableDiffusionPipeline(
         tokenizer=tokenizer, text_encoder=tiny_clip(tokenizer, seed), vae=tiny_picture_vae(),
-        unet=randomized(unet, seed), scheduler=usual_betas(), safety_checker=safety_checker, feature_extractor=None,
-        requires_safety_checker=False,
+        unet=randomized(unet, seed), scheduler=usual_betas(), safety_checker=safety_checker,
+        feature_extractor=None if safety_checker is None else CLIPImageProcessorPil(crop_size=8, size=8),
+        requires_safety_checker=safety_checker is not None,
     )  # fmt: skip
     save_tiny(pipeline, folder, num_frames=1)
 

@@ -55,8 +55,8 @@ def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:
     for name, tensor in network.state_dict().items():
         if name not in held and not torch.equal(tensor, own[name]):
             raise ValueError(
-                f"the student differs from its teacher in more than the part that would leave (see {name}), so the part "
-                "alone is no student: train it with student.only, or export to another format"
+                f"the student differs from its teacher in more than the part that would leave (see {name}), so the "
+                "part alone is no student: train it with student.only, or export to another format"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
+from fewstep.teacher.families.animatediff_controlnet import AnimateDiffControlNetTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.stable_diffusion import StableDiffusionTeacher, StableDiffusionXLTeacher
 from fewstep.teacher.families.wan import WanTeacher
@@ -18,6 +19,7 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "WanAnimatePipeline": WanAnimateTeacher,
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
+    "AnimateDiffControlNetPipeline": AnimateDiffControlNetTeacher,
     "StableDiffusionPipeline": StableDiffusionTeacher,
     "StableDiffusionXLPipeline": StableDiffusionXLTeacher,
 }

@@ -65,8 +65,14 @@ class AnimateDiffTeacher(UNetTeacher):
         asked, dtype = self._asked(self.denoiser if network is None else network)
         if isinstance(asked, Bases):
             return self.ask_bases(asked, z_t, t, conditions)
+        z, times = z_t.to(dtype), self._timesteps(z_t, t)
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
-        return asked(z_t.to(dtype), self._timesteps(z_t, t), text, return_dict=False)[0].to(z_t.dtype)
+        others = self._inputs(z, times, text, conditions)
+        return asked(z, times, text, return_dict=False, **others)[0].to(z_t.dtype)
+
+    def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
+        """What else the UNet takes; z is (B, C, F, h, w), times (B,), the text (B F, L, D)."""
+        return {}
 
     @property
     def denoiser(self) -> nn.Module:
@@ -94,7 +100,7 @@ class AnimateDiffTeacher(UNetTeacher):
     # --- what may be trained alone, around which base models
 
     subsets = MappingProxyType({"motion": (AnimateDiffTransformer3D,)})
-    base_classes = ("StableDiffusionPipeline",)
+    base_classes: tuple[str, ...] = ("StableDiffusionPipeline",)
 
     def with_base(self, parts: Mapping[str, Any]) -> Any:
         """Its images, texts and autoencoder, our motion."""

@@ -55,9 +55,7 @@ def joined(root: Path, *names: str) -> tuple[Teacher, list[Teacher]]:
 
 
 def of_bases(conditions: Conditions, *numbers: int) -> Conditions:
-    return Conditions(
-        conditions.positive, conditions.negative, {BASE: torch.tensor(numbers)}, conditions.padded
-    )
+    return Conditions(conditions.positive, conditions.negative, {BASE: torch.tensor(numbers)}, conditions.padded)
 
 
 def recipe(root: Path, out: Path, **settings: Any) -> Recipe:

@@ -18,6 +18,7 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
+from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
@@ -65,8 +66,9 @@ VARIANTS = [
     Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
     Variant("cogvideox", "t2v", save_tiny_cogvideox),
     Variant("animatediff", "t2v", save_tiny_animatediff),
-    Variant("stable-diffusion", "picture", save_tiny_sd),
-    Variant("stable-diffusion", "xl-picture", save_tiny_sdxl),
+    Variant("sd", "picture", save_tiny_sd),
+    Variant("sdxl", "picture", save_tiny_sdxl),
+    Variant("animatediff", "controlnet", save_tiny_controlnet, ("control",)),
 ]
 
 

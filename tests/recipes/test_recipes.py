@@ -34,10 +34,12 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.2-animate-14b-lora-4step": ("Wan-AI/Wan2.2-Animate-14B-Diffusers", "1", "reference pose face"),
 }
 WAN = [*OF_PROMPTS, *GIVEN]
+PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]
 TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
+    **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),
 }
 TO_WRITE_THE_SCHEMA = (
     'python -c "import json; from fewstep.distill.recipe import recipe_schema; '
@@ -55,7 +57,7 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
     told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in GIVEN}
     of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
-    return {**of_folders, **dict.fromkeys(OF_PROMPTS, prompts), **told}
+    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES], prompts), **told}
 
 
 def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
@@ -65,14 +67,14 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
-    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of shapes-1step, "):
+    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -82,7 +84,7 @@ def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str
     assert recipe.teacher == TEACHERS.get(name, ("shapes", ""))[0]
 
 
-@pytest.mark.parametrize("name", SHAPES + WAN)
+@pytest.mark.parametrize("name", [*SHAPES, *WAN, "sdxl-lora-4step"])
 def test_every_recipe_is_a_relay_with_guidance_first_and_the_discriminator_last(
     name: str, own: dict[str, list[str]]
 ) -> None:
@@ -122,6 +124,26 @@ def test_the_published_recipe_is_the_papers() -> None:
     assert recipe.stages[-1].teacher_steps == 8 and recipe.stages[-1].starts == (0.25, 0.5, 0.75, 1.0)
 
 
+def test_the_lightning_recipe_is_the_papers_whole(own: dict[str, list[str]]) -> None:
+    """arXiv 2402.13929: 128 -> 32 by regression, then three phases at each count; x0 for one step; its rates."""
+    recipe = read_recipe("sdxl-lightning", own["sdxl-lightning"])
+    counts = [(stage.teacher_steps, stage.student_steps) for stage in recipe.stages]
+    of_2_and_1 = [(4, 2), (8, 2), (8, 2), (2, 1), (4, 1), (4, 1)]
+    assert counts == [(128, 32), *[(32, 8)] * 3, *[(8, 4)] * 3, *of_2_and_1]
+    assert [recipe.train_of(i) for i in range(13)] == ["full", *["lora", "lora", "full"] * 4]
+    assert [stage.lr for stage in recipe.stages] == [1e-5, *[1e-6, 1e-6, 5e-7] * 4]
+    for i, stage in enumerate(recipe.stages[1:]):
+        objective = stage.objective
+        assert isinstance(objective, Adversarial) and objective.conditional is (i % 3 == 0) and stage.betas == (0, 0.99)
+        assert (objective.loss, objective.anchor.weight) == ("non_saturating", 0)
+        assert (objective.discriminator.backbone, objective.discriminator.depths) == ("trained", (0.6,))
+        assert (stage.starts is not None) is (i in (7, 8, 10, 11)) and len(objective.noise.levels) == (4 if i > 5 else 1)
+    converted = [(stage.name, stage.convert.to) for stage in recipe.stages if stage.convert]
+    assert converted == [("1-step-lora-conditional", "x0")]
+    supervisors = [recipe.teacher_of(i) for i in range(13)]
+    assert supervisors == [None, 0, 0, 0, 3, 3, 3, 6, 3, 3, 9, 6, 6]
+
+
 def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
     recipe = read_recipe("shapes-arms", [f"data.folder={RECIPES}"])
     for steps in (4, 2, 1):
@@ -133,7 +155,7 @@ def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
     assert isinstance(ladd, Adversarial) and (ladd.real, ladd.judges, ladd.anchor.weight) == ("clips", "clip", 0)
 
 
-@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN])
+@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN, *PICTURES])
 def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +180,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

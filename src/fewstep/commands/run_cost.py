@@ -119,9 +119,7 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     if teacher.kinds is not None:
         trained = (p.numel() for part in learning for p in part_parameters(part, teacher.kinds).values())
         found |= {"num_trained": sum(trained), "is_part": True}
-    adapters = (
-        num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets, teacher.kinds) for part in learning
-    )
+    adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets, teacher.kinds) for part in learning)
     return found | {"num_adapters": sum(adapters)}
 
 

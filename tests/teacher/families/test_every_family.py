@@ -27,6 +27,7 @@ FOLDERS = [
     "tiny_animatediff_folder",
     "tiny_sd_folder",
     "tiny_sdxl_folder",
+    "tiny_controlnet_folder",
 ]
 
 

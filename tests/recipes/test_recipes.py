@@ -35,6 +35,7 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]
+MOTION = "animatediff-lightning"
 TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
@@ -57,7 +58,7 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
     told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in GIVEN}
     of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
-    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES], prompts), **told}
+    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **told}
 
 
 def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
@@ -67,7 +68,7 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
     with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.teacher.bases import Bases, Kinds
+from fewstep.teacher.bases import Bases
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.divisible import Divisible
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
 from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, noise_given, read_given
@@ -26,8 +23,9 @@ from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
-from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps, teacher_sha256
+from fewstep.teacher.source import VideoSize, embedded_path, find_folder, said_fps
 from fewstep.teacher.source import default_size as size_said_by
+from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
@@ -68,11 +66,7 @@ def load_teacher(
     return teacher
 
 
-class _AllTapped(Exception):
-    """Ends a forward pass of which only features are wanted."""
-
-
-class Teacher(Scheduled, Exportable, ABC):
+class Teacher(Scheduled, Divisible, Exportable, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
@@ -87,10 +81,6 @@ class Teacher(Scheduled, Exportable, ABC):
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
-
-    only: str | None = None  # the part of the denoiser that alone is trained: see `restrict`
-    bases: Bases | None = None  # the denoiser of several base models: see `join`
-    part_of: Teacher | None = None  # whose part this one's denoiser has, as one of its base models
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline
@@ -176,43 +166,6 @@ class Teacher(Scheduled, Exportable, ABC):
         """The network in charge at t. Raises ValueError for times of two experts."""
         return self.denoiser.at(t) if isinstance(self.denoiser, Experts) else self.denoiser
 
-    def ask_bases(self, bases: Bases, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
-        """`predict`, by each base model about its own clips."""
-        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        shares = bases.shares(bases.numbers(conditions.shared, len(z_t)))
-        return join_rows(
-            [(rows, self.predict(z_t[rows], times[rows], conditions[rows], network)) for network, rows in shares]
-        )
-
-    @property
-    def kinds(self) -> Kinds | None:
-        """The classes of the modules that alone are trained; None: all of the denoiser."""
-        return None if self.only is None else self.subsets[self.only]
-
-    def restrict(self, only: str | None) -> None:
-        """From now on this part of the denoiser alone is trained, by its name in `subsets`; None: all of it.
-
-        Raises ValueError for a part that the family does not name.
-        """
-        if only is not None and only not in self.subsets:
-            named = " or ".join(self.subsets) or "nothing: its parts belong together"
-            raise ValueError(
-                f"student.only: {only} is no part that can be trained alone of a {type(self.pipeline).__name__}, which "
-                f"has {named}; use that, or null for the whole denoiser"
-            )
-        self.only = only
-
-    def join(self, others: Sequence[Teacher]) -> None:
-        """Makes the denoiser that of several base models, this one the first, around the part that is trained.
-
-        From now on the others have this one's part, too. Raises ValueError where no part is trained alone.
-        """
-        if self.kinds is None:
-            raise ValueError("bases: several base models share a part that is trained alone: name it as student.only")
-        self.bases = Bases([self.denoiser, *(other.denoiser for other in others)], self.kinds) if others else None
-        for other in others:
-            other.part_of = self
-
     def component_names(self) -> dict[str, str]:
         """What the pipeline calls the denoiser's parts, by their names: {"": "transformer"}."""
         components = {id(part): name for name, part in self.pipeline.components.items()}
@@ -222,15 +175,11 @@ class Teacher(Scheduled, Exportable, ABC):
         """A pipeline's model_index.json without these components, which its denoiser does without."""
         return {name: [None, None] if name in components else value for name, value in index.items()}
 
-    def ask_experts(self, experts: Experts, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
-        """`predict`, by each expert about its own clips."""
+    def ask_experts(self, experts: Experts | Bases, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
+        """`predict`, by each expert, or each base model, about its own clips."""
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        return join_rows(
-            [
-                (rows, self.predict(z_t[rows], times[rows], conditions[rows], expert))
-                for _, expert, rows in experts.shares(times)
-            ]
-        )
+        shares = _shares(experts, times, conditions)
+        return join_rows([(rows, self.predict(z_t[rows], times[rows], conditions[rows], one)) for one, rows in shares])
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -362,37 +311,18 @@ class Teacher(Scheduled, Exportable, ABC):
     ) -> list[Tensor]:
         """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t.
 
-        Of experts each clip's are those of the expert in charge at its time.
+        Of experts each clip's are those of the expert in charge at its time, of base models those of its own.
         """
         network = network or self.denoiser
-        if isinstance(network, Bases):
-            times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-            by_base = [
-                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, base)]
-                for base, rows in network.shares(network.numbers(conditions.shared, len(z_t)))
-            ]
-            return [join_rows(of_depth) for of_depth in zip(*by_base, strict=True)]
-        if isinstance(network, Experts):
+        if isinstance(network, Experts | Bases):
             times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
             shares = [
-                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, expert)]
-                for _, expert, rows in network.shares(times)
+                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, one)]
+                for one, rows in _shares(network, times, conditions)
             ]
             return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
-        taps, found = self.taps(network, depths), dict[nn.Module, Tensor]()
-
-        def keep(block: nn.Module, _: object, output: Any) -> None:
-            found[block] = output[0] if isinstance(output, tuple) else output
-            if self.stops_at_taps and len(found) == len(set(taps)):
-                raise _AllTapped
-
-        handles = [block.register_forward_hook(keep) for block in set(taps)]
-        try:
-            with suppress(_AllTapped):
-                self.predict(z_t, t, conditions, network)
-        finally:
-            for handle in handles:
-                handle.remove()
+        taps = self.taps(network, depths)
+        found = outputs_of(set(taps), lambda: self.predict(z_t, t, conditions, network), self.stops_at_taps)
         return [self.tokens_to_grid(found[block], z_t) for block in taps]
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -408,16 +338,6 @@ class Teacher(Scheduled, Exportable, ABC):
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
         said = said_fps(self.folder)
         return self.family_fps if said is None else said
-
-    def sha256(self) -> str:
-        """Whether two runs had the same teacher: see `teacher_sha256`. Slow for large ones, once."""
-        if self.part_of is None:
-            return self._sha256
-        return hashlib.sha256(f"{self.part_of.sha256()} {self._sha256}".encode()).hexdigest()
-
-    @cached_property
-    def _sha256(self) -> str:
-        return teacher_sha256(self.folder)
 
     def free_text(self) -> None:
         """Drops what encodes prompts and given images from memory, for good; `conditions` is refused from now on."""
@@ -442,11 +362,6 @@ class Teacher(Scheduled, Exportable, ABC):
 
     # --- what a family may say as well
 
-    subsets: Mapping[str, Kinds] = MappingProxyType({})
-    """What of the denoiser may be trained alone, by the names that recipes use: the classes of its modules."""
-    base_classes: tuple[str, ...] = ()
-    """Classes of pipelines of which `with_base` makes a teacher of the family, besides the family's own."""
-
     block_classes: tuple[type[nn.Module], ...] = ()
     """Classes of the repeated blocks, where diffusers names none for the denoiser, or others as well. Where they are
     not registered in the order in which they run, `blocks` must be overridden."""
@@ -457,11 +372,6 @@ class Teacher(Scheduled, Exportable, ABC):
 
     agreeing: tuple[tuple[str, str], ...] = ()
     """Pairs of settings in parts' config.json, such as vae.z_dim, that must be equal where both are stated."""
-
-    def with_base(self, parts: Mapping[str, Any]) -> Any:
-        """The family's pipeline of another base model's parts, as a pipeline of `base_classes` has them, with this
-        teacher's own part that is trained alone, and its scheduler."""
-        raise NotImplementedError
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
@@ -476,3 +386,10 @@ class Teacher(Scheduled, Exportable, ABC):
                     f"the parts in {folder} are of different models: {first} is {a}, {second} is {b}, and they must be "
                     "equal; download it again"
                 )
+
+
+def _shares(network: Experts | Bases, times: Tensor, conditions: Conditions) -> list[tuple[nn.Module, Tensor]]:
+    """Who is asked about which rows, bool (B,), of a batch at these times (B,)."""
+    if isinstance(network, Experts):
+        return [(expert, rows) for _, expert, rows in network.shares(times)]
+    return list(network.shares(network.numbers(conditions.shared, len(times))))

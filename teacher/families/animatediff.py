@@ -64,7 +64,7 @@ class AnimateDiffTeacher(UNetTeacher):
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""
         asked, dtype = self._asked(self.denoiser if network is None else network)
         if isinstance(asked, Bases):
-            return self.ask_bases(asked, z_t, t, conditions)
+            return self.ask_experts(asked, z_t, t, conditions)
         z, times = z_t.to(dtype), self._timesteps(z_t, t)
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
         others = self._inputs(z, times, text, conditions)

@@ -1,4 +1,4 @@
-"""AnimateDiff that follows a video of poses, depths or edges by a ControlNet (arXiv 2302.05543), which is not trained."""
+"""AnimateDiff that follows a video of poses, depths or edges by a ControlNet (arXiv 2302.05543), which stays frozen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
         return {CONTROL: given["control"].to(self.device)}
 
     def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
-        """What the ControlNet adds to the UNet's blocks, of each frame by itself, at the pipeline's default scale of 1."""
+        """What the ControlNet adds to the UNet's blocks, frame by frame, at the pipeline's default scale of 1."""
         network: Any = self.pipeline.controlnet
         frames = conditions.shared[CONTROL].to(z.device, torch.float32) / 255
         frames, pictures = (x.transpose(1, 2).flatten(0, 1).to(network.dtype) for x in (frames, z))

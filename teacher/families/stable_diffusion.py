@@ -31,7 +31,10 @@ def _same(name: str) -> str:
 class StableDiffusionTeacher(UNetTeacher):
     """Adapter for StableDiffusionPipeline: latents are (B, C, 1, h, w) outside, and (B, C, h, w) inside `predict`."""
 
-    unloaded = ("safety_checker", "feature_extractor")  # which look at pictures that leave the pipeline
+    unloaded: tuple[str, ...] = (
+        "safety_checker",
+        "feature_extractor",
+    )  # they look at finished pictures
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -63,7 +66,7 @@ class StableDiffusionTeacher(UNetTeacher):
 
     # --- what its folders may hold
 
-    agreeing = (
+    agreeing: tuple[tuple[str, str], ...] = (
         ("vae.latent_channels", "unet.in_channels"),  # not of UNets that fill masks in
         ("text_encoder.hidden_size", "unet.cross_attention_dim"),
     )

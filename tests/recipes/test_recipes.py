@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fewstep.distill.objectives.adversarial_settings import Adversarial
+from fewstep.distill.objectives.renoise import NoiseLevels
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
 from fewstep.distill.recipe import read_recipe, recipe_schema
 from fewstep.distill.settings import VideoData
@@ -40,6 +41,7 @@ TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
+    MOTION: ("animatediff-epicrealism", "7.5"),
     **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),
 }
 TO_WRITE_THE_SCHEMA = (
@@ -69,13 +71,15 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 def test_the_packaged_recipes_are_listed() -> None:
     assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
-    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "):
+    with pytest.raises(
+        ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
+    ):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -138,7 +142,8 @@ def test_the_lightning_recipe_is_the_papers_whole(own: dict[str, list[str]]) -> 
         assert isinstance(objective, Adversarial) and objective.conditional is (i % 3 == 0) and stage.betas == (0, 0.99)
         assert (objective.loss, objective.anchor.weight) == ("non_saturating", 0)
         assert (objective.discriminator.backbone, objective.discriminator.depths) == ("trained", (0.6,))
-        assert (stage.starts is not None) is (i in (7, 8, 10, 11)) and len(objective.noise.levels) == (4 if i > 5 else 1)
+        assert (stage.starts is not None) is (i in (7, 8, 10, 11))
+        assert isinstance(objective.noise, NoiseLevels) and len(objective.noise.levels) == (4 if i > 5 else 1)
     converted = [(stage.name, stage.convert.to) for stage in recipe.stages if stage.convert]
     assert converted == [("1-step-lora-conditional", "x0")]
     supervisors = [recipe.teacher_of(i) for i in range(13)]
@@ -156,7 +161,7 @@ def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
     assert isinstance(ladd, Adversarial) and (ladd.real, ladd.judges, ladd.anchor.weight) == ("clips", "clip", 0)
 
 
-@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN, *PICTURES])
+@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN, *PICTURES, MOTION])
 def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +186,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

@@ -35,7 +35,10 @@ def sample(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="shapes, a diffusers folder, a hub id, or a run's folder.")
     ],
-    out: Annotated[Path, typer.Option(help="clip.mp4, clip.gif, or a .png file: the picture that one frame is, else a contact sheet.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="clip.mp4, clip.gif, or a .png: the one frame of a picture, else a contact sheet."),
+    ],
     prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
@@ -115,8 +118,10 @@ def _clips(
 
 
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:
-    """A contact sheet, one clip, or numbered clips, each written as soon as it is made. A clip of one frame is a picture:
-    alone, a .png file holds nothing else."""
+    """A contact sheet, one clip, or numbered clips, each written as soon as it is made.
+
+    Of a single clip of one frame a .png file is the picture.
+    """
     from PIL import Image
 
     from fewstep.teacher.video import SHEET_SUFFIX, contact_sheet, to_uint8, write_image, write_video

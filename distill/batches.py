@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,8 +12,11 @@ import torch
 
 from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import BASE
 from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
 from fewstep.teacher.shuffled_rows import ShuffledRows
+
+_BASES = 1  # of the key of the draw of base models
 
 
 class BatchSource(Protocol):
@@ -28,9 +33,17 @@ class Batches:
     """
 
     def __init__(
-        self, folder: Path, teacher: Teacher, seed: int, stage: int, rank: int = 0, world_size: int = 1
+        self,
+        folder: Path,
+        teacher: Teacher,
+        seed: int,
+        stage: int,
+        rank: int = 0,
+        world_size: int = 1,
+        sha256: str | None = None,
     ) -> None:
-        self._rows = ShuffledRows(folder, teacher_sha256=teacher.sha256(), seed=seed + stage)
+        """sha256: of the teacher whose clips they are, where that is another one: of a further base model."""
+        self._rows = ShuffledRows(folder, teacher_sha256=sha256 or teacher.sha256(), seed=seed + stage)
         self._unconditional, self._padded = read_unconditional(folder), teacher.padded
         self._device, self._key = teacher.device, (seed, stage)
         self._rank, self._world_size = rank, world_size
@@ -46,3 +59,23 @@ class Batches:
     def _generator(self, position: int) -> torch.Generator:
         key = np.random.SeedSequence([*self._key, position, self._rank])
         return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+
+
+class BasesBatches:
+    """The batches of one stage around several base models: each is of one of them, and says so.
+
+    At every position the processes have base models in turn, in an order that is drawn anew: with as many processes as
+    base models each base model has one. It follows from seed, stage and position alone, as the clips do.
+    """
+
+    def __init__(self, of_bases: Sequence[Batches], seed: int, stage: int, rank: int = 0) -> None:
+        self._of_bases, self._key, self._rank = of_bases, (seed, stage), rank
+
+    def batch(self, position: int, size: int, progress: float) -> Batch:
+        """`size` clips of one base model, on the teacher's device."""
+        order = np.random.default_rng([*self._key, position, _BASES]).permutation(len(self._of_bases))
+        base = int(order[self._rank % len(order)])
+        batch = self._of_bases[base].batch(position, size, progress)
+        numbers = torch.full((size,), base, device=batch.x0.device)
+        conditions = replace(batch.conditions, shared={**batch.conditions.shared, BASE: numbers})
+        return replace(batch, conditions=conditions)

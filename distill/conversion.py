@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fewstep.distill.batches import Batches
+from fewstep.distill.batches import BatchSource
 from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.regression import regress
@@ -88,7 +88,7 @@ def conversion_trainer(
     conversion: Conversion,
     roles: StageRoles,
     original: nn.Module,
-    batches: Batches,
+    batches: BatchSource,
     contract: SamplingContract,
     accelerator: Accelerator,
     logging: Logging,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
@@ -37,6 +37,7 @@ class Clips:
     fps: float
     negative_prompt: str
     given: tuple[str, ...] = ()  # what they are made from besides prompts
+    of_bases: tuple[tuple[Path, str], ...] = ()  # the datasets of further base models, and their teachers' sha256
 
 
 def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -> Clips:
@@ -58,6 +59,23 @@ def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -
     teacher.check_fps(manifest.fps, str(folder))
     fps, given = manifest.fps or teacher.default_fps(), tuple(manifest.given)
     return Clips(folder, size, fps, manifest.negative_prompt, given)
+
+
+def read_clips_of_bases(
+    first: Path, others: Sequence[Path], teacher: Teacher, bases: Sequence[Teacher], asked: VideoSize | None = None
+) -> Clips:
+    """`read_clips` of the teacher's own dataset and of those of further base models, `bases` in the same order.
+
+    Raises ValueError when they are of other sizes or rates.
+    """
+    own = read_clips(first, teacher, asked)
+    of_bases = []
+    for folder, base in zip(others, bases, strict=True):
+        found = read_clips(folder, teacher, asked)
+        if replace(found, folder=first) != own:
+            raise ValueError(f"{folder} and {first} have clips of different sizes, rates or prompts: make them again")
+        of_bases.append((folder, base.sha256()))
+    return replace(own, of_bases=tuple(of_bases))
 
 
 def make_data(

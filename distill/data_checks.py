@@ -52,8 +52,8 @@ def check_source(recipe: Recipe, run: RunFolder) -> None:
     begun_manifest(run.data, run.elsewhere)
 
 
-def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
-    """The size of the clips that will be trained on.
+def check_data(recipe: Recipe, outline: Outline, run: RunFolder, size: VideoSize | None = None) -> VideoSize:
+    """The size of the clips that will be trained on. Of a further base model it is said: the first's.
 
     Raises ValueError when the family cannot make it, and when a dataset that is there is damaged, unfinished, of
     another teacher or size, was begun from other items, or lost more clips than `data.min_usable` allows.
@@ -66,10 +66,11 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> VideoSize:
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
     else:
-        size = clip_size(recipe, teacher)
+        size = size or clip_size(recipe, teacher)
         begun = begun_manifest(run.data, run.elsewhere)
         if begun is not None:
-            plan, _, _ = plan_data(settings, teacher, recipe.teacher, size, run.data, like=begun)
+            name = (recipe.teacher, *recipe.bases)[run.base]
+            plan, _, _ = plan_data(settings, teacher, name, size, run.data, like=begun)
             _check_resume(run, outline, plan, begun)
             if begun.complete:
                 check_usable(settings, run.data)

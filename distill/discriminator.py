@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
 from fewstep.distill.objectives.base import Settings, Timed
 from fewstep.student.adapters import adapter_parameters, add_adapter, num_adapter_parameters, shared_copy
+from fewstep.student.part import part_parameters
 from fewstep.teacher.base import TAP_DEPTHS, Teacher
+from fewstep.teacher.bases import Bases, Kinds, part_copy
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of
+from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of, with_parts
 
 ADAPTER = "discriminator"
 _LEVELS = 8  # of noise, at which features are measured
@@ -34,7 +36,8 @@ class DiscriminatorSettings(Settings):
     """How heads see features: channel, by fixed statistics of each channel, or group, in groups per clip, which hides
     contrast and slows heads down."""
     backbone: Literal["frozen", "trained", "lora"] = "frozen"
-    """The teacher's own network, a copy that is trained, or the teacher's own with trained adapters."""
+    """The teacher's own network, a copy that is trained, or the teacher's own with trained adapters. Where only a part
+    of students is trained (`student.only`), it is only that part of the discriminator, too."""
     lora_rank: PositiveInt = 16
     """Rank of those adapters."""
 
@@ -51,6 +54,9 @@ class Discriminator(nn.Module):
     Of a backbone of two experts each clip is read by the one in charge at its time, so both sides of a comparison by
     the same one. Heads are shared: those of an expert's own would learn from its times only, which may be few. They see
     features at one scale, for each expert's are standardised by statistics of its own.
+
+    Of several base models each clip is read by its own, and heads are told which: a vector that is learned for each
+    base model is added to its features, so that each base model's flow is judged as its own (arXiv 2403.12706).
     """
 
     def __init__(
@@ -70,10 +76,12 @@ class Discriminator(nn.Module):
         self.settings = settings
         self.conditional = conditional
         self._teacher = teacher
-        if settings.backbone == "trained":
+        if settings.backbone == "trained" and teacher.kinds is not None:
+            backbone, self.part = _own_part(backbone, teacher.kinds)
+        elif settings.backbone == "trained":
             self.backbone = backbone = deepcopy(backbone).float().requires_grad_(True)
         elif settings.backbone == "lora":
-            backbone, self.adapters = _adapted(backbone, settings.lora_rank)
+            backbone, self.adapters = _adapted(backbone, settings.lora_rank, teacher.kinds)
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
         self._standardise_experts(clips, conditions)
         features, reads = self._measured(clips, conditions), 2 if conditional else 1
@@ -83,6 +91,8 @@ class Discriminator(nn.Module):
         for head, found in zip(heads, features, strict=True):
             head.standardise([found] * reads)
         self.heads = nn.ModuleList(heads)
+        if isinstance(backbone, Bases):
+            self.told = nn.ModuleList(_told(len(backbone), f) for f in features)
 
     def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (n B, heads), in float32 under autocast too; gradients flow to the latents.
@@ -108,6 +118,9 @@ class Discriminator(nn.Module):
         """The backbone's features of z at t, float32 (B, channels, F', h', w') per depth."""
         depths, (backbone,) = self.settings.depths, self._backbone
         features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
+        if isinstance(backbone, Bases) and hasattr(self, "told"):
+            numbers = backbone.numbers(conditions.shared, len(z)).to(z.device)
+            features = [f + told(numbers)[..., None, None, None] for f, told in zip(features, self.told, strict=True)]
         if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
             return features
         shares: list[tuple[Tensor, Any]] = [
@@ -154,15 +167,37 @@ def _standardise(features: Tensor) -> Standardise:
     return found
 
 
-def _adapted(network: nn.Module, rank: int) -> tuple[nn.Module, nn.ParameterDict]:
+def _told(count: int, features: Tensor) -> nn.Embedding:
+    """A vector per base model, nothing at first."""
+    found = nn.Embedding(count, features.shape[1]).to(features.device)
+    nn.init.zeros_(found.weight)
+    return found
+
+
+def _adapted(network: nn.Module, rank: int, kinds: Kinds | None = None) -> tuple[nn.Module, nn.ParameterDict]:
     """The same weights with a fresh adapter on them, and the adapter's parameters."""
-    ours = shared_copy(network)
-    add_adapter(ours, ADAPTER, rank, alpha=rank)
-    parameters = adapter_parameters(ours, ADAPTER)
-    return ours, nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in parameters.items()})
+    ours = with_parts(network, {name: shared_copy(part) for name, part in parts_of(network).items()})
+    add_adapter(ours, ADAPTER, rank, alpha=rank, kinds=kinds)
+    return ours, _registered(adapter_parameters(ours, ADAPTER))
 
 
-def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: bool) -> int:
+def _own_part(network: nn.Module, kinds: Kinds) -> tuple[nn.Module, nn.ParameterDict]:
+    """The same weights but for a copy of the part in float32, which is trained, and its parameters."""
+    copies = {name: part_copy(part, kinds) for name, part in parts_of(network).items()}
+    found: dict[str, nn.Parameter] = {}
+    for name, copied in copies.items():
+        found |= {f"{name}/{key}": parameter for key, parameter in part_parameters(copied, kinds).items()}
+    for parameter in found.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return with_parts(network, copies), _registered(found)
+
+
+def _registered(parameters: Mapping[str, nn.Parameter]) -> nn.ParameterDict:
+    return nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in parameters.items()})
+
+
+def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: bool, kinds: Kinds | None = None) -> int:
     """How many parameters a discriminator trains on a teacher's denoiser, which may have no weights.
 
     Heads read features as wide as a transformer's tokens or a UNet's widest block.
@@ -177,6 +212,11 @@ def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: b
         head = Head(wide, 2 if conditional else 1, settings.width, settings.temporal, settings.norm)
     heads = len(settings.depths) * sum(parameter.numel() for parameter in head.parameters())
     if settings.backbone == "lora":
-        return heads + num_adapter_parameters(network, settings.lora_rank, settings.lora_rank)
-    copied = settings.backbone == "trained"
-    return heads + (sum(parameter.numel() for parameter in network.parameters()) if copied else 0)
+        return heads + num_adapter_parameters(network, settings.lora_rank, settings.lora_rank, kinds=kinds)
+    if settings.backbone == "frozen":
+        return heads
+    parts = parts_of(network).values()
+    copied = [
+        p for part in parts for p in (part.parameters() if kinds is None else part_parameters(part, kinds).values())
+    ]
+    return heads + sum(parameter.numel() for parameter in copied)

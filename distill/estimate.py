@@ -116,14 +116,15 @@ def stage_memory(
     frozen: Precision = "float32",
     num_experts: int = 1,
     num_trained: int | None = None,
+    is_part: bool = False,
 ) -> list[Share]:
     """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
 
     The numbers are of parameters: the denoiser's (of experts both, which are there at once), its adapters' that the
     stage trains, and those that the stage's objective holds besides; `num_trained` are those of the experts that the
-    stage trains, None: the whole denoiser's. `frozen` is the dtype of the teacher's weights and of a supervisor's; all
-    others are float32. Activations, which grow with clips and batch, are not counted, nor are text encoder and
-    autoencoder.
+    stage trains, None: the whole denoiser's. `is_part`: they are those of a part, around which all else is the
+    teacher's own. `frozen` is the dtype of the teacher's weights and of a supervisor's; all others are float32.
+    Activations, which grow with clips and batch, are not counted, nor are text encoder and autoencoder.
     """
     lora = recipe.train_of(index) == "lora"
     start = recipe.start_of(index)
@@ -133,7 +134,7 @@ def stage_memory(
     if lora and own_base:
         shares.append(_frozen("student's base", learning))
     shares.append(_trained("student", num_adapters if lora else learning, averaged=True))
-    if own_base and learning < num_parameters:
+    if own_base and learning < num_parameters and not is_part:
         shares.append(_frozen("student's other expert", num_parameters - learning, frozen))
 
     supervisor = recipe.teacher_of(index)
@@ -141,7 +142,7 @@ def stage_memory(
         if recipe.keeps_adapters(supervisor):
             shares.append(_frozen("supervisor", num_adapters))
         elif not (lora and supervisor == start):  # else it is the student's base
-            shares.append(_frozen("supervisor", num_parameters, frozen))
+            shares.append(_frozen("supervisor", learning if is_part else num_parameters, frozen))
 
     for name, own in (held or {}).items():
         trained, still = _trained(name, own.trained, averaged=False), _frozen(name, own.frozen)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from fewstep.distill.batches import Batches
+from fewstep.distill.batches import BatchSource
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
 from fewstep.distill.objectives.base import Batch, Roles
@@ -46,7 +46,7 @@ class FreshHeads:
 
     settings: Adversarial
     supervision: Supervision
-    batches: Batches
+    batches: BatchSource
     batch: int
     any_batch: Batch
     accelerator: Accelerator

@@ -57,6 +57,9 @@ class Recipe(Settings):
 
     teacher: str = "shapes"
     """shapes, a diffusers pipeline's folder, or a hub id."""
+    bases: tuple[str, ...] = ()
+    """Further base models, folders or hub ids, around which the part that `student.only` names is trained as well: each
+    has its own clips, and every batch is of one of them. Of an AnimateDiff teacher image models will do."""
     seed: Seed = 0
     """Decides everything random in training."""
     out: Path = Path("runs/student")
@@ -101,10 +104,22 @@ class Recipe(Settings):
     def _relay_holds(self) -> Recipe:
         if not self.stages:
             raise ValueError("stages is empty: a relay has at least one")
-        wrong = [sentence for index in range(len(self.stages)) for sentence in self._mistakes(index)]
+        wrong = self._mistakes_of_bases()
+        wrong += [sentence for index in range(len(self.stages)) for sentence in self._mistakes(index)]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _mistakes_of_bases(self) -> list[str]:
+        """What further base models do not go together with."""
+        wrong = []
+        if self.bases and self.student.only is None:
+            wrong.append("bases: several base models share a part that is trained alone: name it as student.only")
+        if self.bases and isinstance(self.data, DatasetData):
+            wrong.append("bases: each base model has its own clips, and a dataset is of one: use rollouts or videos")
+        if len({self.teacher, *self.bases}) <= len(self.bases):
+            wrong.append("bases: a base model is named twice, or is the teacher: name each once")
+        return wrong
 
     def teacher_of(self, index: int) -> int | None:
         """The stage whose student supervises stage `index`; None: the base teacher."""

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,6 +41,11 @@ class RunFolder:
 
     path: Path
     option: str = OPTION
+    base: int = 0  # whose data is meant, where there are several base models: the teacher's own is 0
+
+    def of_base(self, number: int) -> RunFolder:
+        """The same folder, where `data` is that of another base model."""
+        return replace(self, base=number)
 
     @property
     def elsewhere(self) -> str:
@@ -50,7 +55,7 @@ class RunFolder:
     @property
     def data(self) -> Path:
         """The dataset the run made for itself."""
-        return self.path / "data"
+        return self.path / (f"data-{self.base}" if self.base else "data")
 
     @property
     def samples(self) -> Path:

@@ -155,6 +155,9 @@ class StudentSettings(Settings):
 
     train: Train = "full"
     """The whole network, or adapters on it. A stage that trains fully after adapters merges them first."""
+    only: str | None = None
+    """A part of the network that alone is trained, wholly or by adapters, where the teacher's family names one, such as
+    motion (the motion modules of AnimateDiff). Null: all of it."""
     lora: LoraSettings = LoraSettings()
     """The adapters."""
 

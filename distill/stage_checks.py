@@ -32,7 +32,7 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
         check_supervisor(recipe, index, outline.teacher)
     network, lora = outline.teacher.denoiser, recipe.student.lora
     if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):
-        add_adapter(shared_copy(network), ADAPTER, lora.rank, lora.alpha, lora.targets)
+        add_adapter(shared_copy(network), ADAPTER, lora.rank, lora.alpha, lora.targets, outline.teacher.kinds)
     if recipe.gradient_checkpointing:
         for part in parts_of(shared_copy(network)).values():
             _check_checkpointing(part)

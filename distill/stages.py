@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fewstep.distill.batches import Batches, BatchSource
+from fewstep.distill.batches import BasesBatches, Batches, BatchSource
 from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
 from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
@@ -183,7 +183,7 @@ class Relay:
         return _Prepared(trainer, watch, probe, conversion)
 
     def _probe(
-        self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: Batches, any_batch: Batch
+        self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
         """What the objective measures of what the student began as, and of its moving average."""
         micro_batch = stage.batch // stage.accumulate
@@ -200,10 +200,13 @@ class Relay:
 
         return measure
 
-    def _batches(self, stage: int, rank: int | None = None) -> Batches:
+    def _batches(self, stage: int, rank: int | None = None) -> BatchSource:
         """Those of this process, or of the one of this rank."""
         rank = self.accelerator.process_index if rank is None else rank
-        return Batches(self.clips.folder, self.teacher, self.recipe.seed, stage, rank, self.accelerator.num_processes)
+        teacher, seed, count = self.teacher, self.recipe.seed, self.accelerator.num_processes
+        own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
+        others = [Batches(folder, teacher, seed, stage, rank, count, sha256) for folder, sha256 in self.clips.of_bases]
+        return BasesBatches([own, *others], seed, stage, rank) if others else own
 
     def _start(self, index: int, roles: Roles) -> nn.Module:
         """What stage `index` starts as, frozen: its supervisor itself, where that is the same student."""

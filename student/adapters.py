@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -16,33 +15,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fewstep.teacher.bases import Kinds, part_names
+from fewstep.teacher.bases import shared_copy as shared_copy
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.weight_files import tensor_shapes
 
 FILE_NAME = "adapter.safetensors"
 _CONFIG = "lora_adapter_metadata"  # diffusers' name for the adapter's settings in a file's header
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_N = TypeVar("_N", bound=nn.Module)
 
 
-def shared_copy(network: _N) -> _N:
-    """The network's modules once more, around the same tensors: what is put on the copy leaves the network alone.
-
-    So each role has its own adapter in place, none needs to be switched on or off, and memory grows by adapters only.
-    """
-    tensors: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    return deepcopy(network, tensors)  # deepcopy keeps what it finds in its memo
-
-
-def add_adapter(network: nn.Module, name: str, rank: int, alpha: float, targets: Sequence[str] | None = None) -> None:
+def add_adapter(
+    network: nn.Module,
+    name: str,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] | None = None,
+    kinds: Kinds | None = None,
+) -> None:
     """Puts a fresh adapter on, which changes nothing yet; only its parameters, in float32, are trained then.
 
-    Experts get one each. Raises ValueError for a target that no module is called, or that LoRA cannot adapt.
+    Experts get one each. kinds: only inside modules of these classes. Raises ValueError for a target that no module is
+    called, or that LoRA cannot adapt.
     """
     for part in parts_of(network).values():
         if targets:
             _check_targets(part, targets)
-        chosen: Any = {"lora_alpha": alpha, "target_modules": list(targets or lora_targets(part))}
+        chosen: Any = {"lora_alpha": alpha, "target_modules": _chosen(part, targets, kinds)}
         _inject(part, name, LoraConfig(r=rank, **chosen))
 
 
@@ -95,14 +94,16 @@ def adapter_parameters(network: nn.Module, name: str) -> dict[str, nn.Parameter]
     return {key: parameter for key, parameter in network.named_parameters() if f".{name}." in key}
 
 
-def num_adapter_parameters(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None) -> int:
+def num_adapter_parameters(
+    network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None = None, kinds: Kinds | None = None
+) -> int:
     """How many parameters such an adapter has on the network, which may have no weights, and is left as it is.
 
     Raises ValueError as `add_adapter` does.
     """
     with torch.device("meta"):
         adapted = shared_copy(network)
-        add_adapter(adapted, "adapter", rank, alpha, targets)
+        add_adapter(adapted, "adapter", rank, alpha, targets, kinds)
     return sum(parameter.numel() for parameter in adapter_parameters(adapted, "adapter").values())
 
 
@@ -116,6 +117,19 @@ def lora_targets(network: nn.Module) -> list[str]:
     found = [n for n, m in network.named_modules() if _adaptable(m) and "block" in n.split(".")[0]]
     if not found:
         raise ValueError(f"{type(network).__name__} has no blocks for LoRA: name its modules as student.lora.targets")
+    return found
+
+
+def _chosen(network: nn.Module, targets: Sequence[str] | None, kinds: Kinds | None) -> list[str]:
+    """What peft is told: the targets as they are, or all modules inside `kinds` that they mean."""
+    if kinds is None:
+        return list(targets or lora_targets(network))
+    inside = tuple(f"{name}." for name in part_names(network, kinds))
+    found = [name for name in lora_targets(network) if name.startswith(inside)]
+    if targets:
+        found = [name for name in found if any(f".{name}".endswith(f".{target}") for target in targets)]
+    if not found:
+        raise ValueError("student.lora.targets: none of them lies in the part that student.only names: leave them out")
     return found
 
 

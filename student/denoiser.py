@@ -22,12 +22,13 @@ from fewstep.student.adapters import (
     load_adapter,
     merge_adapters,
     save_adapter,
-    shared_copy,
 )
 from fewstep.student.contract import contracted
+from fewstep.student.part import is_part, load_part, part_parameters, save_part
 from fewstep.student.weights import copy_weights, is_adapter, load_network, save_network, weights_folder
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.experts import Experts, parts_of, with_parts
+from fewstep.teacher.bases import Kinds, part_copy, shared_copy
+from fewstep.teacher.experts import Experts, every_network, parts_of, with_parts
 
 Train = Literal["full", "lora"]
 ADAPTER = "student"
@@ -40,6 +41,7 @@ class _Lora:
     rank: int
     alpha: float
     targets: tuple[str, ...] | None
+    kinds: Kinds | None = None
 
 
 class _Network:
@@ -52,10 +54,14 @@ class _Network:
         self._own, self._start, self._train = own, start, train
         # weights that adapters are put on: the teacher's, unless an earlier stage left its own
         whole = start if train and start and not is_adapter(start) else None
-        self._base = load_network(own, whole) if whole else own
+        self._base = _own_network(own, whole, torch.float32) if whole else own
+        self._kinds = lora.kinds
         self.student = self._student(lora)
         self.supervisor = self._supervisor(supervisor)
-        trained = {"lora": adapter_parameters(self.student, ADAPTER), "full": dict(self.student.named_parameters())}
+        whole_or_part = dict(self.student.named_parameters())
+        if self._kinds is not None:
+            whole_or_part = part_parameters(self.student, self._kinds)
+        trained = {"lora": adapter_parameters(self.student, ADAPTER), "full": whole_or_part}
         self.parameters: dict[str, nn.Parameter] = trained[train] if train else {}
 
     def _student(self, lora: _Lora) -> nn.Module:
@@ -68,10 +74,23 @@ class _Network:
         if self._start is not None and is_adapter(self._start):
             load_adapter(student, ADAPTER, self._start)
         else:
-            add_adapter(student, ADAPTER, lora.rank, lora.alpha, lora.targets)
+            add_adapter(student, ADAPTER, lora.rank, lora.alpha, lora.targets, lora.kinds)
+        return student
+
+    def _part_student(self, kinds: Kinds) -> nn.Module:
+        student = part_copy(self._base, kinds)
+        if self._start is not None and is_adapter(self._start):
+            load_adapter(student, ADAPTER, self._start)
+            merge_adapters(student)
+        student.requires_grad_(False)
+        for parameter in part_parameters(student, kinds).values():
+            parameter.data = parameter.data.float()  # in bfloat16 weights would lose small updates
+            parameter.requires_grad_(True)
         return student
 
     def _full_student(self) -> nn.Module:
+        if self._kinds is not None:
+            return self._part_student(self._kinds)
         student: nn.Module = deepcopy(self._base) if self._base is self._own else self._base
         student.float()  # in bfloat16 weights would lose small updates
         if self._start is not None and is_adapter(self._start):
@@ -105,9 +124,15 @@ class _Network:
         elif self._train == "lora":
             merged = deepcopy(self.student)
             merge_adapters(merged)
-            save_network(merged, folder)
+            self._save_own(merged, folder)
         else:
-            save_network(self.student, folder)
+            self._save_own(self.student, folder)
+
+    def _save_own(self, network: nn.Module, folder: Path) -> None:
+        if self._kinds is None:
+            save_network(network, folder)
+        else:
+            save_part(network, self._kinds, folder)
 
 
 class Roles:
@@ -131,7 +156,7 @@ class Roles:
     ) -> None:
         self.teacher = teacher
         self.backbone = teacher.denoiser
-        lora = _Lora(rank, alpha, targets)
+        lora = _Lora(rank, alpha, targets, teacher.kinds)
         self._networks = {
             name: _Network(
                 own,
@@ -183,7 +208,7 @@ class Roles:
         Raises ValueError for a network that cannot.
         """
         for denoiser in (self.student, self.backbone):
-            for network in parts_of(denoiser).values():
+            for network in every_network(denoiser):
                 network.enable_gradient_checkpointing()
 
     @property
@@ -226,13 +251,18 @@ def student_network(teacher: Teacher, folder: Path) -> nn.Module:
     return contracted(with_parts(teacher.denoiser, networks), folder)
 
 
+def _own_network(own: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The teacher's own network with a folder's whole weights, or those of a part."""
+    return load_part(own, folder, dtype) if is_part(folder) else load_network(own, folder, dtype)
+
+
 def _network_of(own: Any, folder: Path | None) -> nn.Module:
     """The teacher's own network with a folder's weights, frozen; None: as it is."""
     if folder is None:
         found: nn.Module = own
         return found
     if not is_adapter(folder):
-        return load_network(own, folder, own.dtype)
+        return _own_network(own, folder, own.dtype)
     network = shared_copy(own)
     load_adapter(network, ADAPTER, folder)
     return network.requires_grad_(False)

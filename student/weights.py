@@ -15,6 +15,7 @@ from torch import nn
 
 from fewstep.student.adapters import FILE_NAME, check_adapter
 from fewstep.student.contract import read_contract
+from fewstep.student.part import check_part, is_part
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.empty_parts import check_shapes
 from fewstep.teacher.experts import parts_of
@@ -75,6 +76,9 @@ def check_weights(folder: Path, like: nn.Module, remedy: str = REMEDY) -> None:
 def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
     if is_adapter(folder):
         check_adapter(like, folder, remedy)
+        return
+    if is_part(folder):
+        check_part(like, folder, remedy)
         return
     if not (folder / _CONFIG).is_file():
         raise ValueError(f"{folder / _CONFIG} is missing: {remedy}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.teacher.bases import Bases
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.divisible import Divisible
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
 from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, noise_given, read_given
@@ -22,7 +23,7 @@ from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
-from fewstep.teacher.source import VideoSize, embedded_path, said_fps, teacher_sha256
+from fewstep.teacher.source import VideoSize, embedded_path, said_fps
 from fewstep.teacher.source import default_size as size_said_by
 from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
@@ -32,7 +33,7 @@ __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
 
 
-class Teacher(Scheduled, Exportable, ABC):
+class Teacher(Scheduled, Divisible, Exportable, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
@@ -165,15 +166,11 @@ class Teacher(Scheduled, Exportable, ABC):
         """A pipeline's model_index.json without these components, which its denoiser does without."""
         return {name: [None, None] if name in components else value for name, value in index.items()}
 
-    def ask_experts(self, experts: Experts, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
-        """`predict`, by each expert about its own clips."""
+    def ask_experts(self, experts: Experts | Bases, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
+        """`predict`, by each expert, or each base model, about its own clips."""
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        return join_rows(
-            [
-                (rows, self.predict(z_t[rows], times[rows], conditions[rows], expert))
-                for _, expert, rows in experts.shares(times)
-            ]
-        )
+        shares = _shares(experts, times, conditions)
+        return join_rows([(rows, self.predict(z_t[rows], times[rows], conditions[rows], one)) for one, rows in shares])
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -297,14 +294,14 @@ class Teacher(Scheduled, Exportable, ABC):
     ) -> list[Tensor]:
         """The outputs of the blocks at these depths, each (B, C, F', h', w'); gradients flow to z_t.
 
-        Of experts each clip's are those of the expert in charge at its time.
+        Of experts each clip's are those of the expert in charge at its time, of base models those of its own.
         """
         network = self.denoiser if network is None else network
-        if isinstance(network, Experts):
+        if isinstance(network, Experts | Bases):
             times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
             shares = [
-                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, expert)]
-                for _, expert, rows in network.shares(times)
+                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, one)]
+                for one, rows in _shares(network, times, conditions)
             ]
             return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
         taps = self.taps(network, depths)
@@ -340,14 +337,6 @@ class Teacher(Scheduled, Exportable, ABC):
         """Raises ValueError where videos cannot become this teacher's latents."""
         if self.unencodable:
             raise ValueError(f"{self.folder} cannot be taught by videos: {self.unencodable}")
-
-    def sha256(self) -> str:
-        """Whether two runs had the same teacher: see `teacher_sha256`. Slow for large ones, once."""
-        return self._sha256
-
-    @cached_property
-    def _sha256(self) -> str:
-        return teacher_sha256(self.folder)
 
     def free_text(self) -> None:
         """Drops what encodes prompts and given images from memory, for good; `conditions` is refused from now on."""
@@ -396,3 +385,10 @@ class Teacher(Scheduled, Exportable, ABC):
                     f"the parts in {folder} are of different models: {first} is {a}, {second} is {b}, and they must be "
                     "equal; download it again"
                 )
+
+
+def _shares(network: Experts | Bases, times: Tensor, conditions: Conditions) -> list[tuple[nn.Module, Tensor]]:
+    """Who is asked about which rows, bool (B,), of a batch at these times (B,)."""
+    if isinstance(network, Experts):
+        return [(expert, rows) for _, expert, rows in network.shares(times)]
+    return list(network.shares(network.numbers(conditions.shared, len(times))))

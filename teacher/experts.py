@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.teacher.bases import Bases
 from fewstep.teacher.schedule import Time
 
 HIGH, LOW = "high", "low"  # noise
@@ -63,14 +64,24 @@ class Experts(nn.Module):
 def parts_of(denoiser: nn.Module) -> dict[str, Any]:
     """The networks that a denoiser is made of, by name: its experts, or itself under the empty name.
 
-    The names are those of folders beside one another, so that a single network's is the folder itself.
+    The names are those of folders beside one another, so that a single network's is the folder itself. Of base models
+    around one part it is the first, which alone is trained, adapted and saved.
     """
-    return {HIGH: denoiser.high, LOW: denoiser.low} if isinstance(denoiser, Experts) else {"": denoiser}
+    if isinstance(denoiser, Experts):
+        return {HIGH: denoiser.high, LOW: denoiser.low}
+    return {"": denoiser.first if isinstance(denoiser, Bases) else denoiser}
 
 
 def with_parts(denoiser: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     """A denoiser of the same make out of other networks, named as `parts_of` names them."""
-    return Experts(parts[HIGH], parts[LOW], denoiser.boundary) if isinstance(denoiser, Experts) else parts[""]
+    if isinstance(denoiser, Experts):
+        return Experts(parts[HIGH], parts[LOW], denoiser.boundary)
+    return denoiser.around(parts[""]) if isinstance(denoiser, Bases) else parts[""]
+
+
+def every_network(denoiser: nn.Module) -> list[Any]:
+    """All networks that a denoiser asks: also base models whose part in common is another's."""
+    return list(denoiser.networks) if isinstance(denoiser, Bases) else list(parts_of(denoiser).values())
 
 
 def used_parts(denoiser: nn.Module, times: Tensor) -> dict[str, Any]:

@@ -81,6 +81,18 @@ class Exportable:
         """`from_pipeline` of all that the call returns, for clips that are more than its first entry."""
         return self.from_pipeline(outputs[0], shape)
 
+    def shared_part(self, network: Any) -> Any:
+        """The part of a denoiser that alone was trained (`Teacher.restrict`), as a model of diffusers that its users
+        share; None where the family has none."""
+        return None
+
+    def put_part(self, pipe: Any, part: Any) -> None:
+        """Puts a `shared_part` into the pipeline of any base model."""
+        raise NotImplementedError
+
+    part_code = ""
+    """Python that puts `part` into `pipe`."""
+
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The same conditions with all the padding that the pipeline has: as long whatever the prompts, for graphs."""
         return conditions

@@ -22,12 +22,13 @@ from fewstep.distill.objectives.scores import Balance
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import Kinds
 from fewstep.teacher.experts import parts_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from fewstep.distill.batches import Batches
+    from fewstep.distill.batches import BatchSource
     from fewstep.distill.settings import Stage
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -134,7 +135,7 @@ class Adversarial(ObjectiveSettings):
         return f"trains the discriminator for {self.warmup} turns" if self.warmup else ""
 
     def probing(
-        self, supervision: Supervision, batches: Batches, batch: int, any_batch: Batch, accelerator: Accelerator
+        self, supervision: Supervision, batches: BatchSource, batch: int, any_batch: Batch, accelerator: Accelerator
     ) -> Probe | None:
         """What fresh heads see, where they are asked for."""
         if not self.probe:
@@ -164,7 +165,8 @@ class Adversarial(ObjectiveSettings):
         for part in parts_of(network).values():
             teacher.taps(part, self.discriminator.depths)
         if self.discriminator.backbone == "lora":
-            add_adapter(shared_copy(network), ADAPTER, self.discriminator.lora_rank, self.discriminator.lora_rank)
+            rank = self.discriminator.lora_rank
+            add_adapter(shared_copy(network), ADAPTER, rank, rank, kinds=teacher.kinds)
 
     def calls(self, stage: Stage, each: PartCalls) -> Calls:
         """Both players' turns."""
@@ -179,6 +181,6 @@ class Adversarial(ObjectiveSettings):
         """From one penalty to the next."""
         return self.penalty_every if self.r1 or self.r2 else 1
 
-    def holds(self, network: nn.Module) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
         """The discriminator: its heads, and what of its backbone is its own."""
-        return {DISCRIMINATOR: Held(trained=num_parameters(network, self.discriminator, self.conditional))}
+        return {DISCRIMINATOR: Held(trained=num_parameters(network, self.discriminator, self.conditional, kinds))}

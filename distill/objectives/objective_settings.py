@@ -13,11 +13,12 @@ from fewstep.distill.calls import Calls, PartCalls
 from fewstep.distill.objectives.base import Batch, Objective, Roles, Settings
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import Kinds
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from fewstep.distill.batches import Batches
+    from fewstep.distill.batches import BatchSource
     from fewstep.distill.settings import Stage
 
 
@@ -72,7 +73,7 @@ class ObjectiveSettings(Settings, ABC):
         return ""
 
     def probing(
-        self, supervision: Supervision, batches: Batches, batch: int, any_batch: Batch, accelerator: Accelerator
+        self, supervision: Supervision, batches: BatchSource, batch: int, any_batch: Batch, accelerator: Accelerator
     ) -> Probe | None:
         """What is measured at the end of a stage, `batch` clips at a time; None: nothing."""
         return None
@@ -102,7 +103,7 @@ class ObjectiveSettings(Settings, ABC):
         return 1
 
     @abstractmethod
-    def holds(self, network: nn.Module) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
         """What it holds in memory beside the networks that stages have, by name; its players under their own.
 
         `network` is the teacher's denoiser, of which only the outline may be there.

@@ -13,6 +13,7 @@ from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
 from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings
 from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.supervision import Lesson, Supervision
+from fewstep.teacher.bases import Kinds
 from fewstep.teacher.conditions import Conditions
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Progressive(ObjectiveSettings):
         """The supervisor's way and the student's step."""
         return (each.lesson + each.learn) * stage.steps
 
-    def holds(self, network: nn.Module) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
         """Nothing."""
         return {}
 

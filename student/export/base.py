@@ -36,6 +36,7 @@ MODULES = {
     "lora": "lora",
     "comfyui": "comfyui",
     "single-file": "single_file",
+    "part": "part_file",
     "torchao-int8": "torchao_weights",
     "torchao-fp8": "torchao_weights",
     "gguf": "gguf_file",

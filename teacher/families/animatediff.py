@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import lcm
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from diffusers import AnimateDiffPipeline, MotionAdapter
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
+from fewstep.teacher.bases import Bases, part_state
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.unet import UNetTeacher
@@ -30,13 +34,17 @@ class MotionModule(AnimateDiffTransformer3D):  # type: ignore[misc]
         num_frames: int = 1,
         cross_attention_kwargs: None = None,
     ) -> Tensor:
-        """(B F, C, h, w) -> the same, as in diffusers, where the arguments that are None here are None too."""
-        grid = self.norm(hidden_states.unflatten(0, (-1, num_frames)).transpose(1, 2)).permute(0, 3, 4, 2, 1)
+        """(B F, C, h, w) -> the same, as in diffusers, where the arguments that are None here are None too.
+
+        In the precision of its own weights: where it alone is trained, these are float32 among others in bfloat16.
+        """
+        images = hidden_states.to(self.norm.weight.dtype)
+        grid = self.norm(images.unflatten(0, (-1, num_frames)).transpose(1, 2)).permute(0, 3, 4, 2, 1)
         tokens = self.proj_in(grid.flatten(0, 2))  # (B h w, F, C)
         for block in self.transformer_blocks:
             tokens = block(tokens)
         grid = self.proj_out(tokens).unflatten(0, grid.shape[:3])
-        return grid.permute(0, 3, 4, 1, 2).flatten(0, 1) + hidden_states
+        return (grid.permute(0, 3, 4, 1, 2).flatten(0, 1) + images).to(hidden_states.dtype)
 
 
 class AnimateDiffTeacher(UNetTeacher):
@@ -54,7 +62,9 @@ class AnimateDiffTeacher(UNetTeacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""
-        asked, dtype = self._asked(network)
+        asked, dtype = self._asked(self.denoiser if network is None else network)
+        if isinstance(asked, Bases):
+            return self.ask_experts(asked, z_t, t, conditions)
         z, times = z_t.to(dtype), self._timesteps(z_t, t)
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
         others = self._inputs(z, times, text, conditions)
@@ -63,6 +73,11 @@ class AnimateDiffTeacher(UNetTeacher):
     def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
         """What else the UNet takes; z is (B, C, F, h, w), times (B,), the text (B F, L, D)."""
         return {}
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The UNet with its motion modules, or those of several base models."""
+        return super().denoiser if self.bases is None else self.bases
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames may be any number that the motion modules can count."""
@@ -81,6 +96,41 @@ class AnimateDiffTeacher(UNetTeacher):
         ("vae.latent_channels", "unet.out_channels"),
         ("text_encoder.hidden_size", "unet.cross_attention_dim"),
     )
+
+    # --- what may be trained alone, around which base models
+
+    subsets = MappingProxyType({"motion": (AnimateDiffTransformer3D,)})
+    base_classes: tuple[str, ...] = ("StableDiffusionPipeline",)
+
+    def with_base(self, parts: Mapping[str, Any]) -> Any:
+        """Its images, texts and autoencoder, our motion."""
+        own = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet")}
+        adapter = self.shared_part(super().denoiser)
+        pipeline: Any = AnimateDiffPipeline
+        return pipeline(**own, motion_adapter=adapter, scheduler=self.pipeline.scheduler)
+
     # --- what exports ask
 
+    def shared_part(self, network: Any) -> Any:
+        """The motion modules as a MotionAdapter, which has the UNet's own names."""
+        said = network.config
+        adapter: Any = MotionAdapter(
+            block_out_channels=said["block_out_channels"],
+            motion_layers_per_block=said["layers_per_block"],
+            motion_transformer_layers_per_block=said["temporal_transformer_layers_per_block"],
+            motion_mid_block_layers_per_block=said["mid_block_layers"],
+            motion_transformer_layers_per_mid_block=said["temporal_transformer_layers_per_mid_block"],
+            motion_norm_num_groups=said["norm_num_groups"],
+            motion_num_attention_heads=said["motion_num_attention_heads"],
+            motion_max_seq_length=said["motion_max_seq_length"],
+            use_motion_mid_block=said["use_motion_mid_block"],
+        )
+        adapter.load_state_dict({n: x.detach() for n, x in part_state(network, self.subsets["motion"]).items()})
+        return adapter
+
+    def put_part(self, pipe: Any, part: Any) -> None:
+        """Into the UNet of a pipeline that has motion modules already."""
+        pipe.unet.load_motion_modules(part)
+
+    part_code = "pipe.unet.load_motion_modules(part)"
     fuses_lora = True  # diffusers names the argument of motion modules' projections, which peft's layers refuse

@@ -41,6 +41,8 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
             "mid_block_additional_residual": middle.to(z.dtype),
         }
 
+    base_classes: tuple[str, ...] = ()  # image models have no ControlNet with them
+
     # --- what its folders may hold
 
     @classmethod

@@ -127,7 +127,7 @@ def test_from_a_folder_to_a_student_that_the_stock_pipeline_samples(
     errors = {}
     for name in formats_of(student.teacher):
         format = find_format(name)
-        if format.tolerance == EXACT and not format.needs and name != "lora":  # of a full student an approximation
+        if format.tolerance == EXACT and not format.needs and name not in ("lora", "part"):  # approximate, refused
             errors[name] = export(student, name, tmp_path / name, Options()).relative_error
     assert "diffusers" in errors and max(errors.values()) < 1e-4
     row = {"family": variant.family, "variant": variant.name, "given": list(variant.given), "end_to_end": found["run"]}

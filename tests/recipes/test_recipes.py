@@ -38,11 +38,13 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]
+MOTION = "animatediff-lightning"
 TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **LTX,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
+    MOTION: ("animatediff-epicrealism", "7.5"),
     **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),
 }
 TO_WRITE_THE_SCHEMA = (
@@ -61,7 +63,7 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
     told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in GIVEN}
     of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
-    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES], prompts), **told}
+    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **told}
 
 
 def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
@@ -71,7 +73,7 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
     with pytest.raises(
         ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
     ):
@@ -80,7 +82,7 @@ def test_the_packaged_recipes_are_listed() -> None:
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -162,7 +164,7 @@ def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
     assert isinstance(ladd, Adversarial) and (ladd.real, ladd.judges, ladd.anchor.weight) == ("clips", "clip", 0)
 
 
-@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN, *PICTURES])
+@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN, *PICTURES, MOTION])
 def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +191,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

@@ -115,6 +115,7 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)
+    outline.teacher.restrict(plan.student.only)
     check_networks(plan, outline)
     if isinstance(plan.data, DatasetData) and (plan.data.folder / FILE_NAME).is_file():
         size = read_clips(plan.data.folder, outline.teacher, asked_size(plan)).size
@@ -142,6 +143,7 @@ def _measure(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
+    teacher.restrict(plan.student.only)  # every batch is of one base model: the teacher's own has the times of all
     prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
     conditions = teacher.conditions_of_any(prompts, "", size)
     teacher.free_text()  # a run has neither in memory
@@ -169,7 +171,7 @@ def _measure(
 
 def _players(plan: Recipe, chosen: Sequence[int], teacher: Teacher) -> list[str]:
     """What is trained in the stages besides the student."""
-    held = (plan.stages[index].objective.holds(teacher.denoiser) for index in chosen)
+    held = (plan.stages[index].objective.holds(teacher.denoiser, teacher.kinds) for index in chosen)
     return list(dict.fromkeys(name for one in held for name, own in one.items() if own.trained))
 
 

@@ -13,7 +13,7 @@ from fewstep.commands.progress import Screen
 if TYPE_CHECKING:
     from fewstep.student.export.base import Exported
 
-To = Literal["diffusers", "lora", "comfyui", "single-file", "torchao-int8", "torchao-fp8", "gguf", "onnx"]
+To = Literal["diffusers", "lora", "comfyui", "single-file", "part", "torchao-int8", "torchao-fp8", "gguf", "onnx"]
 
 
 def export(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.trackers import Tracker
-    from fewstep.teacher.base import Teacher
+    from fewstep.teacher.base import Teacher, VideoSize
 
 
 def run(
@@ -106,8 +106,8 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     import torch
 
     from fewstep.commands.run_watch import gauges, samples
-    from fewstep.distill.data import read_clips
-    from fewstep.distill.data_checks import asked_size
+    from fewstep.distill.data import read_clips_of_bases
+    from fewstep.distill.data_checks import asked_size, clip_size
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import wait_for_all
@@ -119,7 +119,9 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
+    bases = _bases(plan, teacher, screen)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
+    others = [folder.of_base(number).data for number in range(1, len(bases) + 1)]
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
         folder.begin(plan, again)
@@ -128,16 +130,21 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
         if data == folder.data:
-            _make_data(plan, teacher, folder, screen)
+            for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
+                _make_data(plan, base, name, clip_size(plan, teacher), folder.of_base(number), screen)
     wait_for_all(accelerator)
-    if line := check_usable(plan.data, data):
-        screen.warn(line)
-    clips = read_clips(data, teacher, asked_size(plan))
+    for made in (data, *others):
+        if line := check_usable(plan.data, made):
+            screen.warn(line)
+    clips = read_clips_of_bases(data, others, teacher, bases, asked_size(plan))
     teacher.take(clips.given)
     teacher.use_size(clips.size)
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan)
+    for base in bases:
+        base.free_text()
+        base.free_vae()
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
@@ -160,11 +167,28 @@ def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> 
         screen.warn(line)
 
 
-def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> None:
-    """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
-    from fewstep.distill.data import make_data
-    from fewstep.distill.data_checks import clip_size
+def _bases(plan: Recipe, teacher: Teacher, screen: RunScreen) -> list[Teacher]:
+    """The teachers of further base models; from now on the teacher's denoiser is that of all of them."""
+    import torch
 
-    screen.say("planning the data, with a hash of the teacher's weights")
+    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.base_models import join_bases
+
+    teacher.restrict(plan.student.only)
+
+    def load(name: str) -> Teacher:
+        screen.say(f"loading the base model {name}")
+        return load_teacher(name, getattr(torch, plan.precision), teacher.device)
+
+    return join_bases(teacher, plan.bases, load) if plan.bases else []
+
+
+def _make_data(
+    plan: Recipe, teacher: Teacher, name: str, size: VideoSize, folder: RunFolder, screen: RunScreen
+) -> None:
+    """Raises ValueError when the source cannot be read."""
+    from fewstep.distill.data import make_data
+
+    screen.say(f"planning the data of {name}, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)
+        make_data(plan.data, teacher, name, size, folder.data, on_clip, folder.elsewhere)

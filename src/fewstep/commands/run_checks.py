@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.distill.trackers import check_tracker
+    from fewstep.teacher.base_models import join_bases
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
 
@@ -32,8 +34,15 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     find_device(plan.device)
     check_source(plan, folder)
     outline = outline_teacher(plan.teacher, plan.shift)
+    outline.teacher.restrict(plan.student.only)
+    bases = [outline_teacher(name) for name in plan.bases]
+    named = dict(zip(plan.bases, (base.teacher for base in bases), strict=True))
+    others = join_bases(outline.teacher, plan.bases, named.__getitem__) if plan.bases else []
     check_networks(plan, outline)
     size = check_data(plan, outline, folder)
+    for number, (base, other) in enumerate(zip(bases, others, strict=True), start=1):
+        whole = outline.whole and base.whole
+        check_data(plan, replace(base, teacher=other, whole=whole), folder.of_base(number), size)
     outline.teacher.use_size(size)
     check_gates(plan, outline.teacher, size)
     check_finished_stages(plan, folder, outline, trained_again)

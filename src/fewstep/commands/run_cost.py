@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from torch import nn
@@ -95,7 +95,7 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     )
     for index, stage in enumerate(plan.stages):
         counted = _count(teacher, plan, stage)
-        held = stage.objective.holds(teacher.denoiser)
+        held = stage.objective.holds(teacher.denoiser, teacher.kinds)
         shares = stage_memory(plan, index, held=held, frozen=plan.precision, **counted)
         for share in shares:
             parts = (share.weights, share.gradients, share.moments, share.average)
@@ -104,18 +104,22 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     return table
 
 
-def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, int]:
+def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     """Parameters of the denoiser, of those of its experts that learn, and of their adapters."""
     from fewstep.distill.expert_plan import expert_plan
     from fewstep.student.adapters import num_adapter_parameters
+    from fewstep.student.part import part_parameters
     from fewstep.teacher.experts import parts_of
 
     parts, lora, names = parts_of(teacher.denoiser), plan.student.lora, expert_plan(stage, teacher).trained
     learning = [part for name, part in parts.items() if names is None or name in names]
-    found = {"num_parameters": _numel(teacher.denoiser)}
+    found: dict[str, Any] = {"num_parameters": _numel(teacher.denoiser)}
     if names is not None:
         found |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
-    adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets) for part in learning)
+    if teacher.kinds is not None:
+        trained = (p.numel() for part in learning for p in part_parameters(part, teacher.kinds).values())
+        found |= {"num_trained": sum(trained), "is_part": True}
+    adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets, teacher.kinds) for part in learning)
     return found | {"num_adapters": sum(adapters)}
 
 

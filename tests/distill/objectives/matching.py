@@ -19,11 +19,12 @@ from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
 from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
 from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings, Probe
 from fewstep.distill.objectives.supervision import StudentStep, Supervision
+from fewstep.teacher.bases import Kinds
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from fewstep.distill.batches import Batches
+    from fewstep.distill.batches import BatchSource
     from fewstep.distill.settings import Stage
 
 FAKE = "fake"
@@ -57,7 +58,7 @@ class Matching(ObjectiveSettings):
         return f"trains the second network for {self.warmup} turns" if self.warmup else ""
 
     def probing(
-        self, supervision: Supervision, batches: Batches, batch: int, any_batch: Batch, accelerator: Accelerator
+        self, supervision: Supervision, batches: BatchSource, batch: int, any_batch: Batch, accelerator: Accelerator
     ) -> Probe:
         """How far clips of one step are from the data's."""
 
@@ -88,7 +89,7 @@ class Matching(ObjectiveSettings):
         """Of the warm-up; the probe is too short to count."""
         return (each.forward + Calls.of(FAKE, stage.batch, stage.batch)) * self.warmup
 
-    def holds(self, network: nn.Module) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
         """The second network."""
         return {FAKE: Held(trained=sum(parameter.numel() for parameter in network.parameters()))}
 

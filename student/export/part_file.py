@@ -1,0 +1,101 @@
+"""The part of the denoiser that alone was trained, as its users share it: it goes into any base model's pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewstep.student.denoiser import the_denoiser
+from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.header import read_tensors, write_tensors
+from fewstep.student.export.stock import (
+    base_code,
+    clip_code,
+    imports_code,
+    merged_network,
+    pipeline_latents,
+    stock_pipeline,
+    stock_scheduler,
+)
+from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import shared_copy
+from fewstep.teacher.loading import without_bars
+
+FILE_NAME = "diffusion_pytorch_model.safetensors"  # what from_pretrained looks for
+
+
+def _lacks(teacher: Teacher) -> str:
+    if not teacher.subsets:
+        return f"no part of a {type(teacher.pipeline).__name__} is shared by itself"
+    return ""
+
+
+def _write(student: Student, folder: Path, options: Options) -> Written:
+    """Config and weights as diffusers saves the part, the contract in the header."""
+    stock_scheduler(student)  # refuse before the work
+    network = merged_network(student)
+    part = student.teacher.shared_part(network)
+    _check_rest(student, network, part)
+    part.register_to_config(_name_or_path="")
+    part.save_config(folder)
+    write_tensors(folder / FILE_NAME, part.state_dict(), student.contract, "part")
+    return Written(
+        (f"For any base model of this architecture, as a {type(part).__name__}; {student.contract.teacher} is one.",),
+        relation="adapter",
+    )
+
+
+def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:
+    """Raises ValueError when more was trained than leaves with the part."""
+    own, held = the_denoiser(student.teacher).state_dict(), part.state_dict().keys()
+    for name, tensor in network.state_dict().items():
+        if name not in held and not torch.equal(tensor, own[name]):
+            raise ValueError(
+                f"the student differs from its teacher in more than the part that would leave (see {name}), so the "
+                "part alone is no student: train it with student.only, or export to another format"
+            )
+
+
+def _reload(folder: Path, student: Student) -> Latents:
+    kind: Any = type(student.teacher.shared_part(the_denoiser(student.teacher)))
+    with without_bars():
+        part = kind.from_pretrained(folder, use_safetensors=True)
+    pipe = stock_pipeline(student)
+    student.teacher.put_part(pipe, part)
+    return pipeline_latents(pipe, student)
+
+
+def _network(path: Path, teacher: Teacher) -> nn.Module:
+    """The teacher's denoiser with the part in it. Raises ValueError for the part of another architecture."""
+    file = path if path.is_file() else path / FILE_NAME
+    state, _ = read_tensors(file)
+    own = the_denoiser(teacher).state_dict()
+    if strays := [name for name, x in state.items() if name not in own or own[name].shape != x.shape]:
+        raise ValueError(f"{file} fits no {type(teacher.pipeline).__name__} like {teacher.folder} (see {strays[0]})")
+    network = shared_copy(the_denoiser(teacher), state.keys())
+    network.load_state_dict(state, strict=False)
+    frozen: nn.Module = network.requires_grad_(False)
+    return frozen
+
+
+def _snippet(student: Student) -> str:
+    kind = type(student.teacher.shared_part(the_denoiser(student.teacher))).__name__
+    start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
+    load = f'part = {kind}.from_pretrained(".")  # this folder, or its id on the hub\n{student.teacher.part_code}\n'
+    return start + base_code(student) + load + clip_code(student)
+
+
+FORMATS = {
+    "part": Format(
+        name="part",
+        write=_write,
+        reload=_reload,
+        network=_network,
+        snippet=_snippet,
+        lacks=_lacks,
+    )
+}

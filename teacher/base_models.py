@@ -1,0 +1,59 @@
+"""Further base models for a teacher of which a part is trained alone: the same part on each of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+from accelerate import init_empty_weights
+from diffusers.utils import logging
+
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import check_alike
+
+
+def join_bases(teacher: Teacher, names: Sequence[str], load: Callable[[str], Teacher]) -> list[Teacher]:
+    """The teachers of the base models of these names, around `teacher`'s own part; its denoiser is that of all then.
+
+    `load` gives the teacher of a name, as `load_teacher` or, with nothing but configs, `outline_teacher` does. Its
+    pipeline is of the teacher's class, whose own part is not used, or one of its family's `base_classes`. Raises
+    ValueError for another one, for what `load` refuses, and for base models that the part does not fit.
+    """
+    others = [_around(teacher, load(name), name) for name in names]
+    teacher.join(others)
+    return others
+
+
+def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
+    own, found = type(teacher.pipeline).__name__, type(base.pipeline).__name__
+    if found != own and found not in teacher.base_classes:
+        raise ValueError(
+            f"bases: {name} is a {found}, and base models here are pipelines of "
+            f"{' or '.join((own, *teacher.base_classes))}: name one"
+        )
+    outlined = next(teacher.denoiser.parameters()).is_meta
+    try:
+        with init_empty_weights(include_buffers=True) if outlined else nullcontext(), _quiet():
+            made = base if found == own else type(teacher)(teacher.with_base(base.pipeline.components), base.folder)
+        check_alike(teacher.denoiser, made.denoiser, teacher.kinds or ())
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"bases: {name} takes no part of {teacher.folder} ({' '.join(str(error).split())}): name a base model of "
+            "the same architecture"
+        ) from error
+    made.schedule = teacher.schedule
+    return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what diffusers and torch say of networks that are put together, some without weights; errors stay."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)

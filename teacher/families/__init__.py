@@ -5,6 +5,8 @@ from __future__ import annotations
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
+from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
+from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
@@ -17,6 +19,8 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "WanAnimatePipeline": WanAnimateTeacher,
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
+    "HunyuanVideoPipeline": HunyuanVideoTeacher,
+    "HunyuanVideoImageToVideoPipeline": HunyuanVideoImageTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

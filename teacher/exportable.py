@@ -57,6 +57,14 @@ class Exportable:
         """Noise (B, C, F, h, w) in the layout of the pipeline's `latents`."""
         return z
 
+    def pipeline_noise(self, z: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        """The `latents` with which the pipeline's call begins at z (1, C, F, h, w), for a clip made from `given`."""
+        return self.to_pipeline(z)
+
+    def given_out(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, F, h, w) with zeros where the pipeline's call gives none, as `from_pipeline` fills them."""
+        return latents
+
     def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
         """What the pipeline's call gives with `output_type="latent"`, as (B, C, F, h, w), which is `shape`."""
         return latents

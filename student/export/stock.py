@@ -79,7 +79,7 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
     teacher, contract = student.teacher, student.contract
 
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
-        noise, arguments = teacher.to_pipeline(z), teacher.call_arguments(contract, given)
+        noise, arguments = teacher.pipeline_noise(z, given), teacher.call_arguments(contract, given)
         found = pipe(prompt=prompt, latents=noise, output_type="latent", return_dict=False, **arguments)[0]
         return teacher.from_pipeline(found, z.shape)
 

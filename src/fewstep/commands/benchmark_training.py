@@ -115,6 +115,7 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)
+    outline.teacher.use_embedded_guidance(plan.embedded_guidance)
     check_networks(plan, outline)
     if isinstance(plan.data, DatasetData) and (plan.data.folder / FILE_NAME).is_file():
         size = read_clips(plan.data.folder, outline.teacher, asked_size(plan)).size
@@ -142,6 +143,7 @@ def _measure(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
+    teacher.use_embedded_guidance(plan.embedded_guidance)
     prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
     conditions = teacher.conditions_of_any(prompts, "", size)
     teacher.free_text()  # a run has neither in memory

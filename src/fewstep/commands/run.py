@@ -119,6 +119,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
+    teacher.use_embedded_guidance(plan.embedded_guidance)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:

@@ -32,6 +32,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     find_device(plan.device)
     check_source(plan, folder)
     outline = outline_teacher(plan.teacher, plan.shift)
+    outline.teacher.use_embedded_guidance(plan.embedded_guidance)
     check_networks(plan, outline)
     size = check_data(plan, outline, folder)
     outline.teacher.use_size(size)

@@ -41,6 +41,10 @@ class Exportable:
         scheduler.set_timesteps(contract.steps)
         return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
 
+    def stock_parts(self) -> dict[str, dict[str, Any]]:
+        """Parts of the pipeline with other settings for students, besides denoiser and scheduler: name -> settings."""
+        return {}
+
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
 

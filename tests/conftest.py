@@ -11,6 +11,8 @@ from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
+from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
@@ -121,6 +123,38 @@ def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random AnimateDiff pipeline folder; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny-animatediff")
     save_tiny_animatediff(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random HunyuanVideo pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video")
+    save_tiny_hunyuan_video(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HunyuanVideo from a first frame that is in place."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video-image")
+    save_tiny_hunyuan_video_image(folder, "token_replace")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HunyuanVideo 1.5."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video15")
+    save_tiny_hunyuan_video15(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video15_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HunyuanVideo 1.5 from a first frame."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video15-image")
+    save_tiny_hunyuan_video15(folder, pictures=True)
     return folder
 
 

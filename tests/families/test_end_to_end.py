@@ -18,6 +18,8 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
+from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
+from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
     save_tiny_cogvideox,
@@ -64,6 +66,11 @@ VARIANTS = [
     Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
     Variant("cogvideox", "t2v", save_tiny_cogvideox),
     Variant("animatediff", "t2v", save_tiny_animatediff),
+    Variant("hunyuanvideo", "t2v", save_tiny_hunyuan_video),
+    Variant("hunyuanvideo", "i2v-latent-concat", save_tiny_hunyuan_video_image, ("first",)),
+    Variant("hunyuanvideo", "i2v-token-replace", lambda f: save_tiny_hunyuan_video_image(f, "token_replace"), ("first",)),
+    Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
+    Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
 ]
 
 

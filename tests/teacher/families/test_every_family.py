@@ -25,6 +25,10 @@ FOLDERS = [
     "tiny_wan_animate_folder",
     "tiny_cogvideox_folder",
     "tiny_animatediff_folder",
+    "tiny_hunyuan_video_folder",
+    "tiny_hunyuan_video_image_folder",
+    "tiny_hunyuan_video15_folder",
+    "tiny_hunyuan_video15_image_folder",
 ]
 
 

@@ -65,7 +65,8 @@ def contract_of(teacher: Teacher, steps: int = STEPS) -> SamplingContract:
 def test_parity_with_diffusers(teacher: Teacher, given: Given, guidance: float) -> None:
     z = teacher.noise([0], teacher.latent_shape(*SIZE))
     found, expected = ours(teacher, z, given, guidance), diffusers_own(teacher, z, given, guidance)
-    assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    tolerance = 1e-5 if guidance == 1 else 1e-4  # two forwards there, one of twice as many clips here
+    assert float((found - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> None:

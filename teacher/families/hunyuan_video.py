@@ -5,7 +5,6 @@ Its prompts are read by Llama, within a template, token by token with a mask, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from diffusers.models.transformers.transformer_hunyuan_video import (
     HunyuanVideoTokenReplaceTransformerBlock,
     HunyuanVideoTransformerBlock,
 )
-from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
@@ -26,7 +24,6 @@ from fewstep.teacher.families.passed_sigmas import PassedSigmas
 from fewstep.teacher.given import Given
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
-from fewstep.teacher.tokens import count_tokens
 
 MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
 
@@ -47,17 +44,10 @@ class HunyuanVideoTeacher(PassedSigmas, Teacher):
         if self._config.guidance_embeds:
             self.embedded_guidance = self.usual_guidance
 
-    template: Mapping[str, Any] = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE
-
     @property
     def text_limit(self) -> int:
-        """Llama's tokens behind the template's beginning, with the one that ends a message. CLIP reads 77 of its own."""
-        return 256
-
-    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """As the template has them."""
-        whole = [self.template["template"].format(prompt) for prompt in prompts]
-        return [count - self.template["crop_start"] for count in count_tokens(self.pipeline.tokenizer, whole)]
+        """Llama's 256 tokens behind the template's beginning, and the one it begins with. CLIP reads 77 of its own."""
+        return 257
 
     def embed(self, prompts: list[str]) -> Tensors:
         """With all padding, which the mask leaves out."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVideo15TransformerBlock
-from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import format_text_input
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,14 +55,15 @@ class HunyuanVideo15Teacher(PassedSigmas, Teacher):
 
     @property
     def text_limit(self) -> int:
-        """Qwen's tokens behind the template's beginning, with those that end a message. ByT5 reads 256 letters."""
-        return int(self.pipeline.tokenizer_max_length)
+        """Qwen's tokens behind the template's beginning, and one that ends a message, which long prompts do without.
+
+        ByT5 reads 256 bytes of what stands in quotation marks.
+        """
+        return int(self.pipeline.tokenizer_max_length) + 1
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """As the template has them."""
-        chats = format_text_input(list(prompts), self.pipeline.system_message)
-        texts = self.pipeline.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
-        return [len(ids) - self.pipeline.prompt_template_encode_start_idx for ids in texts.input_ids]
+        """With one that ends the message: Qwen's tokenizer adds none by itself."""
+        return [count + 1 for count in super().count_tokens(prompts)]
 
     def embed(self, prompts: list[str]) -> Tensors:
         """Cut behind the longest prompt: the masks leave the rest out."""
@@ -112,16 +112,16 @@ class HunyuanVideo15Teacher(PassedSigmas, Teacher):
         return tokens.unflatten(1, grid).movedim(-1, 1)
 
     def encode(self, video: Tensor) -> Tensor:
-        """The posterior's mode, scaled."""
+        """The posterior's mode, scaled; clip by clip, since the autoencoder's attention masks fit single ones only."""
         vae = self._part("vae")
-        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        return latents * vae.config.scaling_factor
+        found = [vae.encode(clip[None].to(vae.device, vae.dtype)).latent_dist.mode().float() for clip in video]
+        return torch.cat(found) * vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`."""
         vae = self._part("vae")
-        video: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-        return video.float()
+        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        return torch.cat([vae.decode(clip[None], return_dict=False)[0].float() for clip in scaled])
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches of 16 pixels."""

@@ -42,6 +42,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
                 f"{folder}/transformer/config.json has no image_condition_type, and the pipeline of pictures needs one: "
                 "restore it (latent_concat of the 33-channel model, token_replace of the 16-channel one)"
             )
+        _check_tokens(pipeline, folder)
         self._beside = kind == "latent_concat"
         self._vision_tokens = _vision_tokens(pipeline.text_encoder.config.vision_config)
         start = _TEMPLATE["image_emb_start"]
@@ -53,13 +54,8 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
 
     @property
     def text_limit(self) -> int:
-        """Llama's beginning and 252 tokens: of 256 the last four, mostly an assistant's header, are cut away."""
+        """The one it begins with and 252: of 256 four are cut away, where a message ends and an assistant's begins."""
         return 253
-
-    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """With the beginning, but without the header behind the prompt, which is cut away."""
-        end = 3  # a message's end and two of its header's four
-        return [count - end for count in super().count_tokens(prompts)]
 
     def embed_given(self, prompts: list[str], given: Given, negative: bool) -> Tensors:
         """One by one: the pipeline crops long prompts wrongly in batches."""
@@ -146,6 +142,20 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         """The call leaves out the latent frame that is not shown."""
         missing = latents.new_zeros(*latents.shape[:2], shape[2] - latents.shape[2], *latents.shape[3:])
         return torch.cat([missing, latents], dim=2)
+
+
+def _check_tokens(pipeline: Any, folder: Path) -> None:
+    """Raises ValueError where the tokenizer, if it is there, has not the marks by which the pipeline finds its way."""
+    tokenizer, image = pipeline.tokenizer, pipeline.text_encoder.config.image_token_index
+    if tokenizer is None:
+        return
+    known = tokenizer.get_vocab()
+    if known.get("<image>") != image or "<|end_header_id|>" not in known:
+        raise ValueError(
+            f"{folder}/tokenizer has <image> as token {known.get('<image>')}, where its text_encoder's config says {image}, "
+            f"and {'a' if '<|end_header_id|>' in known else 'no'} <|end_header_id|>: the pipeline's template needs both; "
+            "restore the tokenizer that came with the weights"
+        )
 
 
 def _vision_tokens(config: Any) -> int:

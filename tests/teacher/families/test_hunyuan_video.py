@@ -146,7 +146,6 @@ def test_long_prompts_of_pictures_are_cut_as_the_pipeline_cuts_them(tmp_path: Pa
             to_pil(given["first"][0], "first"), prompts[:1], prompt_template=teacher.template, image_embed_interleave=4
         )[0]
         torch.testing.assert_close(batch[:1], own)
-        assert teacher.count_tokens(prompts) == [words + 1] * 2
 
 
 def test_without_a_kind_of_pictures_it_is_refused(tmp_path: Path) -> None:

@@ -33,9 +33,7 @@ from tests.tiny_pipelines import randomized, save_tiny
 
 _SIDE = 32
 _TARGET = 39  # so that the pipeline makes 32 x 32 and 32 x 48 pixels of pictures of these sizes
-_CHAT = (
-    "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }}<|im_end|>{% endfor %}"
-)
+_CHAT = "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }}<|im_end|>{% endfor %}"
 
 
 def _qwen_tokenizer(system_message: str, crop_start: int) -> PreTrainedTokenizerFast:
@@ -52,17 +50,17 @@ def _qwen_tokenizer(system_message: str, crop_start: int) -> PreTrainedTokenizer
     return made
 
 
-def save_tiny_hunyuan_video15(folder: Path, pictures: bool = False) -> None:
-    """Writes a random HunyuanVideo15Pipeline, or the one for pictures."""
+def save_tiny_hunyuan_video15(folder: Path, pictures: bool = False, **config: Any) -> None:
+    """Writes a random HunyuanVideo15Pipeline, or the one for pictures; `config` is that of the transformer."""
     torch.manual_seed(0)
     kind: Any = HunyuanVideo15ImageToVideoPipeline if pictures else HunyuanVideo15Pipeline
     transformer = HunyuanVideo15Transformer3DModel(
         in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=4, num_refiner_layers=1,
         mlp_ratio=2.0, text_embed_dim=16, text_embed_2_dim=32, image_embed_dim=12, rope_axes_dim=(2, 2, 4),
-        target_size=_TARGET, task_type="i2v" if pictures else "t2v",
+        target_size=_TARGET, task_type="i2v" if pictures else "t2v", **config,
     )  # fmt: skip
     parts: dict[str, Any] = {
-        "transformer": randomized(transformer, 1),
+        "transformer": randomized(transformer, 4),
         "vae": AutoencoderKLHunyuanVideo15(
             latent_channels=4, block_out_channels=(16, 16, 16, 16), layers_per_block=1, spatial_compression_ratio=8,
             temporal_compression_ratio=4, downsample_match_channel=False, upsample_match_channel=False,

@@ -174,4 +174,3 @@ def base_code(student: Student, arguments: str = "") -> str:
 def _part_code(name: str, settings: dict[str, Any]) -> str:
     given = "".join(f", {key}={value!r}" for key, value in settings.items())
     return f"pipe.{name} = type(pipe.{name}).from_config(pipe.{name}.config{given})\n"
-

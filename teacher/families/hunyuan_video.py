@@ -133,5 +133,3 @@ class HunyuanVideoTeacher(PassedSigmas, Teacher):
         """`guidance_scale` is the embedded one, and `true_cfg_scale` stays 1."""
         found = super().call_arguments(contract, given)
         return found | {"guidance_scale": 1.0 if self.embedded_guidance is None else self.embedded_guidance}
-
-

@@ -32,7 +32,7 @@ class HunyuanVideo15Teacher(PassedSigmas, Teacher):
     """Adapter for HunyuanVideo15Pipeline."""
 
     family_fps = 24.0
-    other_encoders = ("text_encoder_2",)
+    other_encoders: tuple[str, ...] = ("text_encoder_2",)
     padded = frozenset({EMBEDDINGS, MASK, GLYPHS, GLYPH_MASK})
 
     def __init__(self, pipeline: Any, folder: Path) -> None:

@@ -126,7 +126,9 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         """With the frames that are not shown, and the template where the vision tower has other tokens."""
         found = super().call_arguments(contract, given)
         found["num_frames"] += self._unseen
-        return found if self._vision_tokens == _TEMPLATE["image_emb_len"] else found | {"prompt_template": self.template}
+        return (
+            found if self._vision_tokens == _TEMPLATE["image_emb_len"] else found | {"prompt_template": self.template}
+        )
 
     def pipeline_noise(self, z: Tensor, given: Mapping[str, Tensor]) -> Tensor:
         """What becomes z with a thousandth of the picture in it, as the call mixes them."""
@@ -152,9 +154,9 @@ def _check_tokens(pipeline: Any, folder: Path) -> None:
     known = tokenizer.get_vocab()
     if known.get("<image>") != image or "<|end_header_id|>" not in known:
         raise ValueError(
-            f"{folder}/tokenizer has <image> as token {known.get('<image>')}, where its text_encoder's config says {image}, "
-            f"and {'a' if '<|end_header_id|>' in known else 'no'} <|end_header_id|>: the pipeline's template needs both; "
-            "restore the tokenizer that came with the weights"
+            f"{folder}/tokenizer has <image> as token {known.get('<image>')}, its text_encoder's config says {image}, "
+            f"and {'a' if '<|end_header_id|>' in known else 'no'} <|end_header_id|>: the pipeline's template needs "
+            "both; restore the tokenizer that came with the weights"
         )
 
 

@@ -68,7 +68,9 @@ VARIANTS = [
     Variant("animatediff", "t2v", save_tiny_animatediff),
     Variant("hunyuanvideo", "t2v", save_tiny_hunyuan_video),
     Variant("hunyuanvideo", "i2v-latent-concat", save_tiny_hunyuan_video_image, ("first",)),
-    Variant("hunyuanvideo", "i2v-token-replace", lambda f: save_tiny_hunyuan_video_image(f, "token_replace"), ("first",)),
+    Variant(
+        "hunyuanvideo", "i2v-token-replace", lambda f: save_tiny_hunyuan_video_image(f, "token_replace"), ("first",)
+    ),
     Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
     Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
 ]

@@ -24,7 +24,11 @@ COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
-OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS]
+HUNYUAN = {  # of prompts: recipe -> teacher, guidance
+    "hunyuanvideo-t2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo", "1"),
+    "hunyuanvideo1.5-t2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", "6"),
+}
+OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *HUNYUAN]
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
     "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
@@ -32,11 +36,15 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.2-i2v-a14b-lora-4step": ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "3.5", "first"),
     "wan2.2-ti2v-5b-lora-4step": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "5", "first"),
     "wan2.2-animate-14b-lora-4step": ("Wan-AI/Wan2.2-Animate-14B-Diffusers", "1", "reference pose face"),
+    "hunyuanvideo-i2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V", "1", "first"),
+    "hunyuanvideo-i2v-33ch-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V-33ch", "1", "first"),
+    "hunyuanvideo1.5-i2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_i2v", "6", "first"),
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
+    **HUNYUAN,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
 }
 TO_WRITE_THE_SCHEMA = (

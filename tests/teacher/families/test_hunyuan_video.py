@@ -110,7 +110,9 @@ def test_padding_does_not_matter(teacher: Teacher, given: Given) -> None:
     mask = changed["mask"].bool()
     assert 0 < int((~mask).sum()) < mask.numel()
     changed["embeddings"] = changed["embeddings"].masked_fill(~mask[..., None], 7.0)
-    torch.testing.assert_close(teacher.predict(z, 0.7, replace(conditions, positive=changed)), before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        teacher.predict(z, 0.7, replace(conditions, positive=changed)), before, rtol=0, atol=1e-5
+    )
 
 
 def test_sizes_that_cannot_be_made(teacher: Teacher) -> None:

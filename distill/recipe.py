@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import NonNegativeFloat, ValidationError, field_validator, model_validator
 
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
@@ -74,6 +74,8 @@ class Recipe(Settings):
     """Size of the clips; null: the teacher's own."""
     shift: Shift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
+    embedded_guidance: NonNegativeFloat | None = None
+    """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
     data: Data
     """What is trained on."""
     student: StudentSettings = StudentSettings()

@@ -22,6 +22,7 @@ FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
 VERSION = 2
 _SINCE_2 = {"experts": (), "given": ()}  # what version 1 did not say, and what it meant
+_EMBEDDED = {"embedded_guidance": None}  # what nobody said before there were such teachers; `check_teacher` asks
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
 
@@ -43,8 +44,9 @@ class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
     times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all
-    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. experts: of a student
-    with several networks, those that have a node; none where a single network has them all.
+    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: what
+    a denoiser that takes its guidance as an input must be told, None for others. experts: of a student with several
+    networks, those that have a node; none where a single network has them all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +65,7 @@ class SamplingContract(BaseModel):
     shift: float
     guidance: GuidanceField
     baked_guidance: GuidanceField
+    embedded_guidance: float | None
     negative_prompt: str
     experts: tuple[ExpertNodes, ...]
     num_frames: int
@@ -73,10 +76,11 @@ class SamplingContract(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("version") != 1:
+    def _from_before(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
             return values
-        return {**_SINCE_2, **values, "version": VERSION}
+        values = {**_EMBEDDED, **values}
+        return {**_SINCE_2, **values, "version": VERSION} if values.get("version") == 1 else values
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
@@ -123,6 +127,7 @@ class SamplingContract(BaseModel):
             shift=schedule.shift,
             guidance=Guidance(),
             baked_guidance=Guidance.of(baked_guidance),
+            embedded_guidance=teacher.embedded_guidance,
             negative_prompt=negative_prompt,
             experts=_experts(teacher, times, trained),
             **size._asdict(),
@@ -148,14 +153,24 @@ class SamplingContract(BaseModel):
             if name != "teacher" and getattr(self, name) != getattr(other, name)
         ]
 
+    def prepare(self, teacher: Teacher) -> None:
+        """Tells the teacher what the student is given and told. Raises ValueError for what it does not take."""
+        teacher.take(self.given)
+        teacher.use_embedded_guidance(self.embedded_guidance)
+
     def check(
-        self, steps: int | None = None, shift: float | None = None, guidance: Guidance | float | None = None
+        self,
+        steps: int | None = None,
+        shift: float | None = None,
+        guidance: Guidance | float | None = None,
+        embedded_guidance: float | None = None,
     ) -> None:
         """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing."""
         asked: dict[str, Any] = {
             "steps": steps,
             "shift": shift,
             "guidance": None if guidance is None else Guidance.of(guidance),
+            "embedded_guidance": embedded_guidance,
         }
         for name, value in asked.items():
             own = getattr(self, name)
@@ -176,6 +191,12 @@ class SamplingContract(BaseModel):
             raise ValueError(
                 f"the contract says {self.kind} with {self.prediction}-prediction, the teacher {schedule.kind} with "
                 f"{schedule.prediction}: the contract is not this student's, restore it"
+            )
+        if (self.embedded_guidance is None) != (teacher.embedded_guidance is None):
+            raise ValueError(
+                f"the contract says embedded_guidance {_said(self.embedded_guidance)}, and the denoiser in "
+                f"{teacher.folder} takes {'none' if teacher.embedded_guidance is None else 'one'}: the contract is not "
+                "this student's, restore it"
             )
         fed = schedule.timestep(self.grid[:-1])
         if float((fed - torch.tensor(self.timesteps, dtype=torch.float64)).abs().max()) > 1e-3:
@@ -244,6 +265,7 @@ _FORCE = "`fewstep sample --force` samples it all the same"
 _WHY = {
     "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
+    "embedded_guidance": f"its denoiser was told that one only; leave --embedded-guidance out, or {_FORCE}",
     "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
 }
 

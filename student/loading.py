@@ -103,7 +103,7 @@ def load_student(
     stage = find_stage(folder, steps)
     contract = read_contract(stage)
     loaded = teacher_of(contract, teacher, dtype, device)
-    loaded.take(contract.given)
+    contract.prepare(loaded)
     return Student(loaded, student_network(loaded, stage), contract)
 
 

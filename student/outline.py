@@ -51,7 +51,7 @@ def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = 
 def _stage(stage: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = read_contract(stage)
     found = _teacher_of(stage, contract, outline)
-    found.teacher.take(contract.given)
+    contract.prepare(found.teacher)
     check_weights(stage, found.teacher.denoiser)
     return Student(found.teacher, found.teacher.denoiser, contract), found
 
@@ -60,7 +60,7 @@ def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = check_export(path)
     own = own_pipeline(path)
     found = outline_teacher(path) if own else _teacher_of(path, contract, outline)
-    found.teacher.take(contract.given)
+    contract.prepare(found.teacher)
     check_family(path, contract, found.teacher)
     if own:
         check_schedule(path, contract, found.teacher)

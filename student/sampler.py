@@ -33,6 +33,7 @@ class Asked:
     width: int | None = None  # pixels
     force: bool = False
     given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
+    embedded_guidance: float | None = None  # what a denoiser that takes its guidance as an input is told
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,14 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if asked.given is not None:
         teacher.take(asked.given)
+    teacher.use_embedded_guidance(asked.embedded_guidance)
     size = clip_size(teacher.default_size(), asked.num_frames, asked.height, asked.width)
     return Sampler(
         name=name,
         teacher=teacher,
         network=None,
         grid=_shifted(teacher.schedule_for(size), asked.shift).grid(asked.steps or TEACHER_STEPS),
-        guidance=TEACHER_GUIDANCE if asked.guidance is None else Guidance.of(asked.guidance),
+        guidance=_usual_guidance(teacher) if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
         size=size,
         fps=teacher.default_fps(),
@@ -147,10 +149,11 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
             f"the student makes clips from prompts and {' and '.join(contract.given) or 'nothing else'}, not from "
             f"{' and '.join(asked.given) or 'prompts alone'}: give what it was trained with"
         )
-    teacher.take(contract.given)
+    contract.prepare(teacher)
     if not asked.force:
-        contract.check(asked.steps, asked.shift, asked.guidance)
+        contract.check(asked.steps, asked.shift, asked.guidance, asked.embedded_guidance)
         _check_negative(contract, asked.negative_prompt)
+    teacher.use_embedded_guidance(asked.embedded_guidance)
     free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
     schedule = _shifted(teacher.schedule, contract.shift if asked.shift is None else asked.shift)
     return Sampler(
@@ -164,6 +167,11 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         fps=contract.fps,
         contract=contract,
     )
+
+
+def _usual_guidance(teacher: Teacher) -> Guidance:
+    """None beside a guidance that is an input: a denoiser that was distilled for it looks burnt with both."""
+    return TEACHER_GUIDANCE if teacher.embedded_guidance is None else Guidance()
 
 
 def _shifted(schedule: NoiseSchedule, shift: float | None) -> NoiseSchedule:

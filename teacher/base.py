@@ -67,14 +67,18 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         """What one branch of guidance sees of B prompts, by names: embeddings (B, L, D) as the denoiser takes them, and
         masks, pooled vectors and the like where it has them. The text encoder is there."""
 
+    def embed_given(self, prompts: list[str], given: Given, negative: bool) -> Tensors:
+        """`embed`, where the text encoder sees what is given, too: black ones in the unconditional branch."""
+        return self.embed(prompts)
+
     def unconditional(self, embedded: Tensors) -> Tensors:
         """What `embed` says of the negative prompt as the unconditional branch sees it; families may blind it more."""
         return embedded
 
-    def embed_negative(self, prompt: str) -> Tensors:
-        """What the unconditional branch sees of the negative prompt, "" where there is none; families may leave the
-        latter out of the text encoder."""
-        return self.unconditional(self.embed([prompt]))
+    def embed_negative(self, prompt: str, given: Given) -> Tensors:
+        """What the unconditional branch sees of the negative prompt, "" where there is none, which families may leave
+        out of the text encoder; `given` is black."""
+        return self.unconditional(self.embed_given([prompt], given, negative=True))
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """What both branches see of the images and videos of `count` clips, by names; {} of families without any."""
@@ -146,8 +150,6 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """A block's output for z_t as (B, C, F', h', w')."""
 
-    # --- what follows
-
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
@@ -182,10 +184,7 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         return {name: size._replace(num_frames=1) if name in IMAGES else size for name in self.given}
 
     def take(self, names: Sequence[str]) -> None:
-        """From now on clips are made from these images and videos besides their prompts.
-
-        Raises ValueError for what the teacher does not take, and when something is missing that it needs.
-        """
+        """Sets `given`. Raises ValueError for what the teacher does not take, and where something is missing."""
         self._given = check_names(names, self.takes, self.needs, str(self.folder))
 
     @torch.no_grad()
@@ -208,20 +207,23 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
             raise ValueError("there are no prompts: pass at least one, which may be empty")
         self._part("text_encoder")
         shared: Tensors = {}
+        seen: Given = {}
         if self.takes or given or given_names(prompts):
-            shared = self._shared(prompts, size or self.default_size(), given)
-        positive = self.embed(list(map(str, prompts)))
+            seen, known = self._seen(prompts, size or self.default_size(), given)
+            shared = self.encode_given(seen, known, len(prompts))
+        positive = self.embed_given(list(map(str, prompts)), seen, negative=False)
         negative = positive
         if negative_prompt is not None:
-            unconditional = self.embed_negative(negative_prompt)
+            black = {name: torch.zeros_like(video[:1]) for name, video in seen.items()}
+            unconditional = self.embed_negative(negative_prompt, black)
             negative = {name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in unconditional.items()}
         return Conditions(positive, negative, shared, self.padded)
 
     def conditions_of_any(self, prompts: Sequence[str], negative_prompt: str | None, size: VideoSize) -> Conditions:
-        """`conditions`, of noise where pictures are given: for what does not depend on what they show."""
+        """`conditions`, of noise where pictures are given."""
         return self.conditions(prompts, negative_prompt, size, noise_given(self.given_sizes(size), len(prompts)))
 
-    def _shared(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> Tensors:
+    def _seen(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> tuple[Given, VideoSize]:
         names = given_names(prompts) if given is None else tuple(given)
         if set(check_names(names, self.takes, self.needs, str(self.folder))) != set(self.given):
             raise ValueError(
@@ -231,14 +233,14 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         if size is None:
             raise ValueError(f"{self.folder} states no size of clips that pictures could be cut to: say which it is")
         found = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
-        return self.encode_given(found, size, len(prompts))
+        return found, size
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
         return count_tokens(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
     def unknown_words(self, prompts: Sequence[str]) -> list[list[str]]:
-        """The words of each prompt that the tokenizer does not know, so that the text encoder never sees them."""
+        """The words of each prompt that the tokenizer does not know."""
         return unknown_words(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
     def schedule_of(self, network: nn.Module | None) -> NoiseSchedule:

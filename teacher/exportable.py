@@ -48,6 +48,10 @@ class Exportable:
         scheduler.set_timesteps(contract.steps)
         return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
 
+    def stock_parts(self) -> dict[str, dict[str, Any]]:
+        """Parts of the pipeline with other settings for students, besides denoiser and scheduler: name -> settings."""
+        return {}
+
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
 
@@ -72,6 +76,10 @@ class Exportable:
     def to_pipeline(self, z: Tensor) -> Tensor:
         """Noise (B, C, F, h, w) in the layout of the pipeline's `latents`."""
         return z
+
+    def given_out(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, F, h, w) with zeros where the pipeline's call gives none, as `from_pipeline` fills them."""
+        return latents
 
     def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
         """What the pipeline's call gives with `output_type="latent"`, as (B, C, F, h, w), which is `shape`."""

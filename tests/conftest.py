@@ -12,6 +12,8 @@ from accelerate.state import AcceleratorState
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
 from tests.tiny_controlnet import save_tiny_controlnet
+from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
+from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
@@ -222,4 +224,36 @@ def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SDXL pipeline folder; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny-sdxl")
     save_tiny_sdxl(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random HunyuanVideo pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video")
+    save_tiny_hunyuan_video(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HunyuanVideo from a first frame that is in place."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video-image")
+    save_tiny_hunyuan_video_image(folder, "token_replace")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HunyuanVideo 1.5."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video15")
+    save_tiny_hunyuan_video15(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_video15_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HunyuanVideo 1.5 from a first frame."""
+    folder = tmp_path_factory.mktemp("tiny-hunyuan-video15-image")
+    save_tiny_hunyuan_video15(folder, pictures=True)
     return folder

@@ -13,9 +13,13 @@ def nothing(teacher: Teacher) -> str:
 
 
 def lora_loader(teacher: Teacher) -> str:
-    """`load_lora_weights` of the pipeline."""
-    kind = type(teacher.pipeline)
-    return "" if hasattr(kind, "load_lora_weights") else f"diffusers' {kind.__name__} has no load_lora_weights"
+    """`load_lora_weights` of the pipeline, else `load_lora_adapter` of its only denoiser."""
+    kind, denoiser = type(teacher.pipeline), teacher.denoiser
+    if hasattr(kind, "load_lora_weights") or hasattr(denoiser, "load_lora_adapter"):
+        return ""
+    return (
+        f"diffusers' {kind.__name__} has no load_lora_weights, and its {type(denoiser).__name__} no load_lora_adapter"
+    )
 
 
 def single_file_loader(teacher: Teacher) -> str:

@@ -190,7 +190,7 @@ def compare(format: Format, written: Written, folder: Path, student: Student) ->
     """Relative error of the other tool's latents, and relative motion of its clips where the format is not exact."""
     contract, teacher = student.contract, student.teacher
     z = teacher.noise(SEEDS, teacher.latent_shape(*contract.size))
-    own = student.sample(z, student.conditions_of_any(PROMPTS))
+    own = teacher.given_out(student.sample(z, student.conditions_of_any(PROMPTS)))
     other = format.reload(folder, student)(z, PROMPTS).to(own)
     error = float((other - own).norm() / own.norm())
     if contract.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):

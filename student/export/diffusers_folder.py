@@ -13,6 +13,7 @@ from torch import nn
 from fewstep.student.contract import read_contract
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.stock import (
+    changed_parts,
     clip_code,
     imports_code,
     merged_networks,
@@ -40,6 +41,7 @@ def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], f
     """
     source, teacher = student.teacher.folder, student.teacher
     scheduler = stock_scheduler(student).make(teacher.pipeline)
+    changed = changed_parts(teacher)
     index = read_pipeline_index(source) | {
         "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
         MARK: format,
@@ -49,9 +51,10 @@ def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], f
     if used := [expert.component for expert in student.contract.experts]:
         index = teacher.index_without(index, [name for name in teacher.component_names().values() if name not in used])
     for name, part in index.items():
-        if isinstance(part, list) and any(part) and name not in (*networks, "scheduler"):
+        if isinstance(part, list) and any(part) and name not in (*networks, *changed, "scheduler"):
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(*_PICKLES))
-    scheduler.save_pretrained(folder / "scheduler")
+    for name, part in {**changed, "scheduler": scheduler}.items():
+        part.save_pretrained(folder / name)
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     clip = student.contract.size._asdict() | {"fps": student.contract.fps}
     (folder / "fewstep.json").write_text(json.dumps(clip) + "\n", "utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +119,25 @@ def _write_one(student: Student, own: nn.Module, network: Any, path: Path, optio
     return held
 
 
-def _loaded_with(student: Student) -> list[dict[str, Any]]:
-    """What `load_lora_weights` takes beside the folder, once for every file."""
+def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
+    """The pipeline's method that loads a file, and what it takes beside the folder, once for every file."""
     components, prefix = student.teacher.component_names(), _prefix(student.teacher)
+    if not hasattr(student.teacher.pipeline, "load_lora_weights"):  # its denoiser has one, see `lora_loader`
+        return [(f"{prefix}.load_lora_adapter", {"weight_name": FILE_NAME, "prefix": prefix})]
     return [
-        ({"weight_name": _file_name(name)} if name else {})
-        | ({f"load_into_{components[name]}": True} if components[name] != prefix else {})
+        (
+            "load_lora_weights",
+            ({"weight_name": _file_name(name)} if name else {})
+            | ({f"load_into_{components[name]}": True} if components[name] != prefix else {}),
+        )
         for name in trained_names(student.contract)
     ]
 
 
 def _reload(folder: Path, student: Student) -> Latents:
     pipe = stock_pipeline(student)
-    for arguments in _loaded_with(student):
-        pipe.load_lora_weights(folder, **arguments)
+    for load, arguments in _loaded_with(student):
+        attrgetter(load)(pipe)(folder, **arguments)
     if student.teacher.fuses_lora:
         pipe.fuse_lora()
         pipe.unload_lora_weights()
@@ -156,9 +162,15 @@ def _adapted(teacher: Teacher, file: Path, name: str) -> nn.Module:
 def _snippet(student: Student) -> str:
     fuse = "pipe.fuse_lora()\npipe.unload_lora_weights()\n" if student.teacher.fuses_lora else ""
     scheduler = stock_scheduler(student).name
-    calls = ["".join(f", {key}={value!r}" for key, value in arguments.items()) for arguments in _loaded_with(student)]
-    load = "".join(f'pipe.load_lora_weights("."{call})  # this folder, or its id on the hub\n' for call in calls)
+    load = "".join(
+        f'pipe.{method}("."{_further(arguments)})  # this folder, or its id on the hub\n'
+        for method, arguments in _loaded_with(student)
+    )
     return imports_code(student.contract.pipeline, scheduler) + base_code(student) + load + fuse + clip_code(student)
+
+
+def _further(arguments: dict[str, Any]) -> str:
+    return "".join(f", {key}={value!r}" for key, value in arguments.items())
 
 
 FORMATS = {

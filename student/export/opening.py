@@ -49,7 +49,7 @@ def open_export(
     format.check_needs()
     own = teacher is None and own_pipeline(path)
     loaded = load_teacher(path, dtype, device) if own else teacher_of(contract, teacher, dtype, device)
-    loaded.take(contract.given)
+    contract.prepare(loaded)
     check_family(path, contract, loaded)
     format.check_teacher(loaded)
     if own:

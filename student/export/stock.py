@@ -71,7 +71,15 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
     with without_bars():
         pipe = loader.from_pretrained(teacher.folder, use_safetensors=True, **{**shared, **parts})
     pipe.scheduler = stock_scheduler(student).make(teacher.pipeline)
+    for name, part in changed_parts(teacher).items():
+        setattr(pipe, name, part)
     return pipe.to(teacher.device)
+
+
+def changed_parts(teacher: Teacher) -> dict[str, Any]:
+    """The parts with the settings of `Teacher.stock_parts`."""
+    parts = {name: getattr(teacher.pipeline, name) for name in teacher.stock_parts()}
+    return {name: type(part).from_config(part.config, **teacher.stock_parts()[name]) for name, part in parts.items()}
 
 
 def pipeline_latents(pipe: Any, student: Student) -> Latents:
@@ -171,4 +179,10 @@ def base_code(student: Student, arguments: str = "") -> str:
     return (
         f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments})\n"
         f"pipe.scheduler = {stock_scheduler(student).code}\n"
+        + "".join(_part_code(name, settings) for name, settings in student.teacher.stock_parts().items())
     )
+
+
+def _part_code(name: str, settings: dict[str, Any]) -> str:
+    given = "".join(f", {key}={value!r}" for key, value in settings.items())
+    return f"pipe.{name} = type(pipe.{name}).from_config(pipe.{name}.config{given})\n"

@@ -6,6 +6,9 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.animatediff_controlnet import AnimateDiffControlNetTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
+from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
+from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15ImageTeacher, HunyuanVideo15Teacher
+from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeacher
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
@@ -30,6 +33,10 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "AnimateDiffControlNetPipeline": AnimateDiffControlNetTeacher,
     "StableDiffusionPipeline": StableDiffusionTeacher,
     "StableDiffusionXLPipeline": StableDiffusionXLTeacher,
+    "HunyuanVideoPipeline": HunyuanVideoTeacher,
+    "HunyuanVideoImageToVideoPipeline": HunyuanVideoImageTeacher,
+    "HunyuanVideo15Pipeline": HunyuanVideo15Teacher,
+    "HunyuanVideo15ImageToVideoPipeline": HunyuanVideo15ImageTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

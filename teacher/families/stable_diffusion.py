@@ -17,6 +17,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.unet import UNetTeacher
+from fewstep.teacher.given import Given
 from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, OriginalNames
@@ -113,9 +114,9 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
         )
         return {EMBEDDINGS: embeddings, POOLED: pooled}
 
-    def embed_negative(self, prompt: str) -> Tensors:
+    def embed_negative(self, prompt: str, given: Given) -> Tensors:
         """No prompt is all zeros where the pipeline has force_zeros_for_empty_prompt, as SDXL's own has."""
-        found = super().embed_negative(prompt)
+        found = super().embed_negative(prompt, given)
         if prompt or not self.pipeline.config.force_zeros_for_empty_prompt:
             return found
         return {name: torch.zeros_like(tensor) for name, tensor in found.items()}

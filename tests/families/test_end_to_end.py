@@ -19,6 +19,8 @@ from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
 from tests.tiny_controlnet import save_tiny_controlnet
+from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
+from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
@@ -80,6 +82,13 @@ VARIANTS = [
     Variant("sd", "picture", save_tiny_sd),
     Variant("sdxl", "picture", save_tiny_sdxl),
     Variant("animatediff", "controlnet", save_tiny_controlnet, ("control",)),
+    Variant("hunyuanvideo", "t2v", save_tiny_hunyuan_video),
+    Variant("hunyuanvideo", "i2v-latent-concat", save_tiny_hunyuan_video_image, ("first",)),
+    Variant(
+        "hunyuanvideo", "i2v-token-replace", lambda f: save_tiny_hunyuan_video_image(f, "token_replace"), ("first",)
+    ),
+    Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
+    Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
 ]
 
 

@@ -26,7 +26,11 @@ DEMO = "shapes-demo"
 RELAY = "shapes-relay"
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
 LTX = {"ltx-video-2b-lora-4step": ("Lightricks/LTX-Video", "5"), "ltx-2-lora-4step": ("Lightricks/LTX-2", "3")}
-OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX]
+HUNYUAN = {  # of prompts: recipe -> teacher, guidance
+    "hunyuanvideo-t2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo", "1"),
+    "hunyuanvideo1.5-t2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", "6"),
+}
+OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN]
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
     "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
@@ -35,6 +39,9 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.2-ti2v-5b-lora-4step": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "5", "first"),
     "wan2.2-animate-14b-lora-4step": ("Wan-AI/Wan2.2-Animate-14B-Diffusers", "1", "reference pose face"),
     "ltx-video-13b-lora-4step": ("Lightricks/LTX-Video-0.9.7-dev", "5", "first"),
+    "hunyuanvideo-i2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V", "1", "first"),
+    "hunyuanvideo-i2v-33ch-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V-33ch", "1", "first"),
+    "hunyuanvideo1.5-i2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_i2v", "6", "first"),
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]
@@ -43,6 +50,7 @@ TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **LTX,
+    **HUNYUAN,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
     MOTION: ("animatediff-epicrealism", "7.5"),
     **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),

@@ -119,6 +119,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
+    teacher.use_embedded_guidance(plan.embedded_guidance)
     bases = _bases(plan, teacher, screen)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     others = [folder.of_base(number).data for number in range(1, len(bases) + 1)]

@@ -48,6 +48,10 @@ def sample(
     guidance: Annotated[
         str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
     ] = None,
+    embedded_guidance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Told to denoisers that take their guidance as an input; the model's own."),
+    ] = None,
     shift: Shift = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
@@ -86,7 +90,8 @@ def sample(
         check_fps(fps)
     wanted = _prompts(prompt or [], prompts, parse_given(given or []))
     names = given_names(wanted)
-    asked = Asked(steps, guidance_if_asked(guidance), shift, negative_prompt, frames, height, width, force, names)
+    weight, size = guidance_if_asked(guidance), (frames, height, width)
+    asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
     sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     if sampler.teacher.unheard:

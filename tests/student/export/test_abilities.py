@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from diffusers import StableVideoDiffusionPipeline, WanTransformer3DModel
+from torch import nn
 
 from fewstep.student.export.abilities import comfyui_loader, lora_loader, nothing, single_file_loader
 from fewstep.student.export.base import MODULES, formats_of
@@ -33,8 +34,11 @@ def test_every_family_leaves_in_the_formats_that_it_has(make_student: Callable[.
 
 
 def test_a_pipeline_without_a_lora_loader_says_so(teacher: Teacher) -> None:
-    bare: Any = SimpleNamespace(pipeline=StableVideoDiffusionPipeline.__new__(StableVideoDiffusionPipeline))
-    assert lora_loader(bare) == "diffusers' StableVideoDiffusionPipeline has no load_lora_weights"
+    pipeline = StableVideoDiffusionPipeline.__new__(StableVideoDiffusionPipeline)
+    bare: Any = SimpleNamespace(pipeline=pipeline, denoiser=nn.Linear(1, 1))
+    sentence = "diffusers' StableVideoDiffusionPipeline has no load_lora_weights, and its Linear no load_lora_adapter"
+    assert lora_loader(bare) == sentence
+    assert lora_loader(SimpleNamespace(pipeline=pipeline, denoiser=teacher.denoiser)) == ""  # type: ignore[arg-type]
     assert nothing(bare) == lora_loader(teacher) == ""
 
 

@@ -1,0 +1,135 @@
+"""HunyuanVideo text-to-video (arXiv 2412.03603): a flow model that takes its guidance as an input.
+
+Its prompts are read by Llama, within a template, token by token with a mask, and by CLIP as one vector.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_hunyuan_video import (
+    HunyuanVideoSingleTransformerBlock,
+    HunyuanVideoTokenReplaceSingleTransformerBlock,
+    HunyuanVideoTokenReplaceTransformerBlock,
+    HunyuanVideoTransformerBlock,
+)
+from torch import Tensor, nn
+
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.passed_sigmas import PassedSigmas
+from fewstep.teacher.given import Given
+from fewstep.teacher.schedule import Time
+from fewstep.teacher.stock import Contract
+
+MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
+
+
+class HunyuanVideoTeacher(PassedSigmas, Teacher):
+    """Adapter for HunyuanVideoPipeline."""
+
+    family_fps = 24.0
+    other_encoders = ("text_encoder_2",)
+    padded = frozenset({EMBEDDINGS, MASK})
+    usual_guidance = 6.0  # HunyuanVideoPipeline's own, embedded
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        super().__init__(pipeline, folder)
+        self._transformer: Any = pipeline.transformer
+        self._config = self._transformer.config
+        self._patch = (self._config.patch_size_t, self._config.patch_size, self._config.patch_size)
+        if self._config.guidance_embeds:
+            self.embedded_guidance = self.usual_guidance
+
+    @property
+    def text_limit(self) -> int:
+        """Llama's 256 tokens behind the template's beginning, and the one it begins with. CLIP reads 77 of its own."""
+        return 257
+
+    def embed(self, prompts: list[str]) -> Tensors:
+        """With all padding, which the mask leaves out."""
+        self._part("text_encoder_2")
+        embeddings, pooled, mask = self.pipeline.encode_prompt(prompts, device=self.device)
+        return {EMBEDDINGS: embeddings, MASK: mask, POOLED: pooled}
+
+    def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
+        """The velocity eps - x0."""
+        asked: Any = network or self._transformer
+        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        seen = conditions.positive
+        inputs = {"hidden_states": self._input(z_t, conditions), "encoder_hidden_states": seen[EMBEDDINGS]}
+        inputs |= {"encoder_attention_mask": seen[MASK], "pooled_projections": seen[POOLED]}
+        output: Tensor = asked(
+            timestep=self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
+            guidance=self._told(z_t, dtype),
+            return_dict=False,
+            **{name: tensor.to(z_t.device, dtype) for name, tensor in inputs.items()},
+        )[0]
+        return output.to(z_t.dtype)
+
+    def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:
+        """What the denoiser takes as latents."""
+        return z_t
+
+    def _told(self, z_t: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The guidance (B,), in thousandths, rounded as the pipeline rounds it."""
+        if self.embedded_guidance is None:
+            return None
+        return torch.full((len(z_t),), self.embedded_guidance, dtype=dtype, device=z_t.device) * 1000.0
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer."""
+        found: nn.Module = self._transformer
+        return found
+
+    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
+        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
+        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
+        return tokens.unflatten(1, grid).movedim(-1, 1)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The posterior's mode, scaled."""
+        vae = self._part("vae")
+        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        return latents * vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        vae = self._part("vae")
+        video: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        return video.float()
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Frames must be 4 k + 1; height and width whole patches, and multiples of 16, as the pipeline asks."""
+        per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
+        check_frames(num_frames, per_frame)
+        side = max(16, per_pixel * self._config.patch_size)
+        check_sides(height, width, (side, side))
+        frames = (num_frames - 1) // per_frame + 1
+        return self._config.out_channels, frames, height // per_pixel, width // per_pixel
+
+    # --- what its folders may hold
+
+    schedules = (("flow", "flow"),)
+    block_classes = (  # diffusers counts the patches' and the texts' embedders, too
+        HunyuanVideoTransformerBlock,
+        HunyuanVideoSingleTransformerBlock,
+        HunyuanVideoTokenReplaceTransformerBlock,
+        HunyuanVideoTokenReplaceSingleTransformerBlock,
+    )
+    agreeing = (
+        ("vae.latent_channels", "transformer.out_channels"),
+        ("text_encoder.hidden_size", "transformer.text_embed_dim"),
+        ("text_encoder_2.hidden_size", "transformer.pooled_projection_dim"),
+    )
+
+    # --- what exports ask
+
+    def call_arguments(self, contract: Contract, given: Given | None = None) -> dict[str, Any]:
+        """`guidance_scale` is the embedded one, and `true_cfg_scale` stays 1."""
+        found = super().call_arguments(contract, given)
+        return found | {"guidance_scale": 1.0 if self.embedded_guidance is None else self.embedded_guidance}

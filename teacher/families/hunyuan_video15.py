@@ -1,0 +1,205 @@
+"""HunyuanVideo 1.5, text-to-video and image-to-video (arXiv 2511.18870): a flow model guided by a part of its own.
+
+Its prompts are read by Qwen2.5-VL, within a template; what stands in quotation marks is read by ByT5, letter by letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVideo15TransformerBlock
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.passed_sigmas import PassedSigmas
+from fewstep.teacher.given import Given, to_pil, to_pixels
+from fewstep.teacher.schedule import Time
+from fewstep.teacher.stock import Contract
+
+MASK, GLYPHS, GLYPH_MASK = "mask", "glyphs", "glyph_mask"  # of the tokens; ByT5's (B, L, D) and their mask
+PICTURE, TOKENS = "picture", "picture_tokens"  # latents (B, C, 1, h, w), SigLIP's (B, L, D)
+
+
+class HunyuanVideo15Teacher(PassedSigmas, Teacher):
+    """Adapter for HunyuanVideo15Pipeline."""
+
+    family_fps = 24.0
+    other_encoders: tuple[str, ...] = ("text_encoder_2",)
+    padded = frozenset({EMBEDDINGS, MASK, GLYPHS, GLYPH_MASK})
+
+    def __init__(self, pipeline: Any, folder: Path) -> None:
+        super().__init__(pipeline, folder)
+        self._transformer: Any = pipeline.transformer
+        self._config = config = self._transformer.config
+        self._patch = (config.patch_size_t, config.patch_size, config.patch_size)
+        height, width = self._size_of(9, 16)
+        self.family_size = VideoSize(121, height, width)
+        if config.use_meanflow:
+            raise ValueError(
+                f"{folder}/transformer/config.json has use_meanflow: it is a student of pairs of times already, and "
+                "fewstep's teachers see one time; use the model that it was made from"
+            )
+
+    def _size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The size that the pipeline makes of pictures with these sides."""
+        found = self.pipeline.video_processor.calculate_default_height_width(height, width, self.pipeline.target_size)
+        return int(found[0]), int(found[1])
+
+    @property
+    def text_limit(self) -> int:
+        """Qwen's tokens behind the template's beginning, and one that ends a message, which long prompts do without.
+
+        ByT5 reads 256 bytes of what stands in quotation marks.
+        """
+        return int(self.pipeline.tokenizer_max_length) + 1
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """With one that ends the message: Qwen's tokenizer adds none by itself."""
+        return [count + 1 for count in super().count_tokens(prompts)]
+
+    def embed(self, prompts: list[str]) -> Tensors:
+        """Cut behind the longest prompt: the masks leave the rest out."""
+        self._part("text_encoder_2")
+        text, mask, glyphs, glyph_mask = self.pipeline.encode_prompt(
+            prompts, device=self.device, batch_size=len(prompts)
+        )
+        length, glyph_length = (max(1, int(m.sum(dim=1).max())) for m in (mask, glyph_mask))
+        found = {EMBEDDINGS: text[:, :length], MASK: mask[:, :length]}
+        return {**found, GLYPHS: glyphs[:, :glyph_length], GLYPH_MASK: glyph_mask[:, :glyph_length]}
+
+    def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
+        """The velocity eps - x0. The time is cast to what the denoiser is in, as the pipeline does."""
+        asked: Any = network or self._transformer
+        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        seen = conditions.positive
+        picture, tokens = self._picture(z_t, conditions)
+        inputs = {
+            "hidden_states": torch.cat([z_t, picture], dim=1),
+            "timestep": self.schedule.timestep(t).expand(len(z_t)),
+            "encoder_hidden_states": seen[EMBEDDINGS],
+            "encoder_attention_mask": seen[MASK],
+            "encoder_hidden_states_2": seen[GLYPHS],
+            "encoder_attention_mask_2": seen[GLYPH_MASK],
+            "image_embeds": tokens,
+        }
+        inputs = {name: tensor.to(z_t.device, dtype) for name, tensor in inputs.items()}
+        output: Tensor = asked(**inputs, return_dict=False)[0]
+        return output.to(z_t.dtype)
+
+    def _picture(self, z_t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """Latents with a mask (B, C + 1, F, h, w), and SigLIP's tokens: zeros, which the denoiser reads as none."""
+        beside = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
+        count, width = self.pipeline.vision_num_semantic_tokens, self._config.image_embed_dim
+        return beside, z_t.new_zeros(len(z_t), count, width)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer."""
+        found: nn.Module = self._transformer
+        return found
+
+    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
+        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
+        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
+        return tokens.unflatten(1, grid).movedim(-1, 1)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The posterior's mode, scaled; clip by clip, since the autoencoder's attention masks fit single ones only."""
+        vae = self._part("vae")
+        found = [vae.encode(clip[None].to(vae.device, vae.dtype)).latent_dist.mode().float() for clip in video]
+        return torch.cat(found) * vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        vae = self._part("vae")
+        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        return torch.cat([vae.decode(clip[None], return_dict=False)[0].float() for clip in scaled])
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Frames must be 4 k + 1; height and width whole patches of 16 pixels."""
+        per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
+        check_frames(num_frames, per_frame)
+        side = per_pixel * self._config.patch_size
+        check_sides(height, width, (side, side))
+        return self._config.out_channels, (num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel
+
+    # --- what its folders may hold
+
+    schedules = (("flow", "flow"),)
+    block_classes = (HunyuanVideo15TransformerBlock,)  # diffusers counts the patches' and the texts' embedders, too
+    agreeing = (
+        ("vae.latent_channels", "transformer.out_channels"),
+        ("text_encoder.hidden_size", "transformer.text_embed_dim"),
+        ("text_encoder_2.d_model", "transformer.text_embed_2_dim"),
+        ("image_encoder.hidden_size", "transformer.image_embed_dim"),
+    )
+
+    # --- what exports ask
+
+    def stock_parts(self) -> dict[str, dict[str, Any]]:
+        """The guider, which the call takes no weight for, does nothing."""
+        return {"guider": {"enabled": False}}
+
+    def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Guidance is the guider's affair."""
+        found = super().call_arguments(contract, given)
+        del found["guidance_scale"]
+        return found
+
+    def fixed_lengths(self, conditions: Conditions) -> Conditions:
+        """The texts with the padding that `embed` cut off."""
+        lengths = dict.fromkeys((EMBEDDINGS, MASK), self.pipeline.tokenizer_max_length)
+        lengths |= dict.fromkeys((GLYPHS, GLYPH_MASK), self.pipeline.tokenizer_2_max_length)
+
+        def whole(branch: Tensors) -> Tensors:
+            lacking = {name: lengths[name] - tensor.shape[1] for name, tensor in branch.items()}
+            return {n: functional.pad(x, (*[0, 0] * (x.ndim - 2), 0, lacking[n])) for n, x in branch.items()}
+
+        negative = conditions.negative
+        return replace(
+            conditions, positive=whole(conditions.positive), negative=None if negative is None else whole(negative)
+        )
+
+
+class HunyuanVideo15ImageTeacher(HunyuanVideo15Teacher):
+    """Adapter for HunyuanVideo15ImageToVideoPipeline, whose clips are as large as it makes of their pictures."""
+
+    takes = needs = ("first",)
+    given_arguments = MappingProxyType({"first": "image"})
+    other_encoders = ("text_encoder_2", "image_encoder")
+
+    def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
+        """The picture's latents and tokens."""
+        self._part("image_encoder")
+        pictures = [to_pil(picture, "first") for picture in given["first"]]
+        tokens = [self.pipeline.encode_image(picture, 1, self.device, torch.float32) for picture in pictures]
+        return {PICTURE: self.encode(to_pixels(given["first"]).to(self.device)), TOKENS: torch.cat(tokens)}
+
+    def _picture(self, z_t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        beside, _ = super()._picture(z_t, conditions)
+        picture = conditions.shared[PICTURE].to(z_t)
+        beside[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
+        return beside, conditions.shared[TOKENS]
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Of the sizes that the pipeline makes: it takes none, but looks at the picture and its own target_size."""
+        found = super().latent_shape(num_frames, height, width)
+        if (made := self._size_of(height, width)) != (height, width):
+            raise ValueError(
+                f"{height} x {width} pixels cannot be made: the pipeline makes {made[0]} x {made[1]} of such pictures "
+                f"(target_size {self.pipeline.target_size}); use these"
+            )
+        return found
+
+    def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Without a size, which follows from the picture."""
+        found = super().call_arguments(contract, given)
+        return {name: value for name, value in found.items() if name not in ("height", "width")}

@@ -20,9 +20,11 @@ from fewstep.teacher.source import EMBEDDED
 
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 2
+VERSION = 3
 _SINCE_2 = {"experts": (), "given": ()}  # what version 1 did not say, and what it meant
-_EMBEDDED = {"embedded_guidance": None}  # what nobody said before there were such teachers; `check_teacher` asks
+_SINCE_3 = {
+    "embedded_guidance": None
+}  # and version 2: nobody had it before there were such teachers; `check_teacher` asks
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
 
@@ -51,7 +53,7 @@ class SamplingContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[2]
+    version: Literal[3]
     pipeline: str  # diffusers' class name
     teacher: str  # its folder or hub id when the student was trained
     teacher_sha256: str
@@ -79,8 +81,10 @@ class SamplingContract(BaseModel):
     def _from_before(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        values = {**_EMBEDDED, **values}
-        return {**_SINCE_2, **values, "version": VERSION} if values.get("version") == 1 else values
+        if values.get("version") not in (1, 2):
+            return values
+        since = {**_SINCE_2, **_SINCE_3} if values["version"] == 1 else _SINCE_3
+        return {**since, **values, "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:

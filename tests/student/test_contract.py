@@ -27,6 +27,12 @@ def test_it_survives_the_disk(contract: SamplingContract, tmp_path: Path) -> Non
     assert read_contract(tmp_path) == contract
 
 
+def test_a_contract_of_version_2_has_no_embedded_guidance(contract: SamplingContract, tmp_path: Path) -> None:
+    old = {k: v for k, v in contract.model_dump(mode="json").items() if k != "embedded_guidance"} | {"version": 2}
+    (tmp_path / FILE_NAME).write_text(json.dumps(old))
+    assert read_contract(tmp_path) == contract
+
+
 def test_a_contract_that_lost_any_line_is_refused(contract: SamplingContract, tmp_path: Path) -> None:
     contract.write(tmp_path)
     whole = json.loads((tmp_path / FILE_NAME).read_text())

@@ -15,7 +15,7 @@ class PassedSigmas:
     """To be named before `Teacher` among a family's bases."""
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:
-        """FlowMatchEuler with the contract's shift: FlowMapEuler takes no sigmas, and has no other way to these nodes."""
+        """FlowMatchEuler with the contract's shift: FlowMapEuler takes no sigmas."""
         return StockScheduler("FlowMatchEulerDiscreteScheduler", {"shift": contract.shift}, from_config=False)
 
     def stock_timesteps(self, scheduler: Any, contract: Contract) -> Tensor:

@@ -1,7 +1,7 @@
 """HunyuanVideo image-to-video: clips that begin with a picture, which Llava reads together with the prompt.
 
-`latent_concat` (33 channels) sees the picture's latents beside the noise, and a frame more than it shows; `token_replace`
-(16 channels) has them in place, clean and at time 0.
+`latent_concat` (33 channels) sees the picture's latents beside the noise, and a frame more than it shows;
+`token_replace` (16 channels) has them in place, clean and at time 0.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         kind = self._config.image_condition_type
         if kind is None:
             raise ValueError(
-                f"{folder}/transformer/config.json has no image_condition_type, and the pipeline of pictures needs one: "
-                "restore it (latent_concat of the 33-channel model, token_replace of the 16-channel one)"
+                f"{folder}/transformer/config.json has no image_condition_type, and the pipeline of pictures needs "
+                "one: restore it (latent_concat of the 33-channel model, token_replace of the 16-channel one)"
             )
         _check_tokens(pipeline, folder)
         self._beside = kind == "latent_concat"

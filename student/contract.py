@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,9 +21,11 @@ from fewstep.teacher.source import EMBEDDED
 
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 2
-_SINCE_2 = {"experts": (), "given": ()}  # what version 1 did not say, and what it meant
-_EMBEDDED = {"embedded_guidance": None}  # what nobody said before there were such teachers; `check_teacher` asks
+VERSION = 3
+_SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
+    2: {"experts": (), "given": ()},
+    3: {"embedded_guidance": None},
+}
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
 
@@ -51,7 +54,7 @@ class SamplingContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[2]
+    version: Literal[3]
     pipeline: str  # diffusers' class name
     teacher: str  # its folder or hub id when the student was trained
     teacher_sha256: str
@@ -77,10 +80,10 @@ class SamplingContract(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_before(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or values.get("version") not in range(1, VERSION):
             return values
-        values = {**_EMBEDDED, **values}
-        return {**_SINCE_2, **values, "version": VERSION} if values.get("version") == 1 else values
+        later = [said for version, said in _SINCE.items() if version > values["version"]]
+        return {**ChainMap(*later), **values, "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:

@@ -74,7 +74,9 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 def test_the_packaged_recipes_are_listed() -> None:
     assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
-    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "):
+    with pytest.raises(
+        ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
+    ):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,10 +22,10 @@ from fewstep.teacher.source import EMBEDDED
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
 VERSION = 3
-_SINCE_2 = {"experts": (), "given": ()}  # what version 1 did not say, and what it meant
-_SINCE_3 = {
-    "embedded_guidance": None
-}  # and version 2: nobody had it before there were such teachers; `check_teacher` asks
+_SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
+    2: {"experts": (), "given": ()},
+    3: {"embedded_guidance": None},
+}
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
 
@@ -79,12 +80,10 @@ class SamplingContract(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_before(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or values.get("version") not in range(1, VERSION):
             return values
-        if values.get("version") not in (1, 2):
-            return values
-        since = {**_SINCE_2, **_SINCE_3} if values["version"] == 1 else _SINCE_3
-        return {**since, **values, "version": VERSION}
+        later = [said for version, said in _SINCE.items() if version > values["version"]]
+        return {**ChainMap(*later), **values, "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:

@@ -200,8 +200,20 @@ def test_a_contract_of_version_1_is_of_one_network(tiny_teacher: Teacher, tmp_pa
     old = {key: value for key, value in contract.model_dump(mode="json").items() if key != "experts"} | {"version": 1}
     (tmp_path / "contract.json").write_text(json.dumps(old))
     assert read_contract(tmp_path) == contract
-    (tmp_path / "contract.json").write_text(json.dumps(old | {"version": 99}))
+    (tmp_path / "contract.json").write_text(json.dumps(old | {"version": 4}))
     with pytest.raises(ValueError, match=r"is not whole \(version"):
+        read_contract(tmp_path)
+
+
+def test_a_contract_of_version_2_is_of_a_denoiser_that_is_told_nothing(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    contract = SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 1.0, "", 8.0)
+    old = contract.model_dump(mode="json") | {"version": 2}
+    del old["embedded_guidance"]
+    (tmp_path / "contract.json").write_text(json.dumps(old))
+    assert read_contract(tmp_path) == contract
+    del old["given"]
+    (tmp_path / "contract.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"is not whole \(given"):
         read_contract(tmp_path)
 
 

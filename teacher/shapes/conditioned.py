@@ -35,7 +35,7 @@ from fewstep.teacher.shapes.learned import (
     save_learned_tensors,
     start_tensors,
 )
-from fewstep.teacher.shapes.loop import Budget, train
+from fewstep.teacher.shapes.loop import Budget, losses_by_time, train
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.world import Scene, render, render_boxes
 from fewstep.teacher.source import find_folder
@@ -121,7 +121,7 @@ def train_conditioned(
     screen: Screen = SILENT,
 ) -> None:
     """Flow matching with what is given beside the prompt; trains what of `network` requires gradients."""
-    x0s = clips.pop(_X0)
+    seen = {name: tensor for name, tensor in clips.items() if name != _X0}
     scenes = [example("train", recipe.seed, i)[0] for i in range(recipe.clips)]
     schedule = teacher.schedule
 
@@ -131,19 +131,14 @@ def train_conditioned(
         captions = ["" if rng.random() < recipe.drop else draw_caption(scenes[i], rng, "train") for i in rows]
         with torch.no_grad():
             text = teacher.embed(captions)
-        x0 = x0s[rows].float().to(teacher.device)
-        conditions = Conditions(text, shared={n: x[rows].float().to(teacher.device) for n, x in clips.items()})
+        x0 = clips[_X0][rows].float().to(teacher.device)
+        conditions = Conditions(text, shared={n: x[rows].float().to(teacher.device) for n, x in seen.items()})
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift)
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(teacher.device)
         with autocast(recipe.precision, teacher.device):
             velocity = teacher.predict(schedule.add_noise(x0, eps, t), t, conditions, network)
         error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
-        figures = {"loss": error.mean()}
-        for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0)):
-            inside = (t >= low) & (t < high)
-            if inside.any():
-                figures[f"loss t {low:.1f}-{high:.1f}"] = error[inside].mean()
-        return figures
+        return {"loss": error.mean(), **losses_by_time(error, t)}
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, cooldown=recipe.cooldown, ema=recipe.ema)
     train(recipe.learns, folder, {"network": network}, losses, budget, screen=screen)
@@ -155,12 +150,12 @@ def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: Scr
     untrained, learned = recipe.out / "untrained", recipe.out / FILE_NAME
     if not untrained.exists():
         tensors = start_tensors(recipe.learns, start, recipe.layers, recipe.seed)
-        with whole_file(recipe.out / "start.safetensors") as part:
-            save_learned_tensors(recipe.learns, tensors, recipe.layers, part)
+        save_learned_tensors(recipe.learns, tensors, recipe.layers, recipe.out / "start.safetensors")
         assemble_learned(recipe.out / "start.safetensors", start, untrained)
     teacher = load_teacher(untrained, device=device)
     clips = encode_clips(teacher, recipe, recipe.out / "clips.safetensors", screen)
     network = deepcopy(teacher.denoiser)
+    torch.manual_seed(recipe.seed)
     prepare_training(recipe.learns, network, recipe.rank)
     train_conditioned(teacher, network, clips, recipe, recipe.out / recipe.learns, screen)
     save_learned(recipe.learns, network, recipe.layers, learned)

@@ -18,7 +18,7 @@ from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
 from fewstep.teacher.shapes.latents import Latents
-from fewstep.teacher.shapes.loop import Budget, train
+from fewstep.teacher.shapes.loop import Budget, losses_by_time, train
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.text import (
     TEXT_DIM,
@@ -194,12 +194,8 @@ def train_denoiser(
             velocity = forward(z_t, t * 1000, text, return_dict=False)[0]
         error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
         attributes = head.loss(labels.to(device))
-        found = {"loss": error.mean() + recipe.attribute_loss * attributes, "attributes": attributes}
-        for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0)):
-            inside = (t >= low) & (t < high)
-            if inside.any():
-                found[f"loss t {low:.1f}-{high:.1f}"] = error[inside].mean()
-        return found
+        total = error.mean() + recipe.attribute_loss * attributes
+        return {"loss": total, "attributes": attributes, **losses_by_time(error, t)}
 
     count_padding(transformer)
     head = AttributeHead(transformer).to(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from hashlib import sha256 as new_hash
 from pathlib import Path
 
@@ -34,7 +33,5 @@ def assembled(kind: str, start: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # another process may be writing the same
         if not folder.exists():
-            begun = folder.with_suffix(".begun")
-            shutil.rmtree(begun, ignore_errors=True)
-            assemble_learned(learned, start, begun).rename(folder)
+            assemble_learned(learned, start, folder)
     return folder

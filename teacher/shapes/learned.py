@@ -76,10 +76,20 @@ def save_learned_tensors(kind: Kind, tensors: Mapping[str, Tensor], layers: tupl
 
 
 def assemble_learned(learned: Path, start: Path, folder: Path) -> Path:
-    """Writes the pipeline's folder: the text teacher's in `start` with what the file `learned` holds.
+    """Writes the pipeline's folder, in place of one that is there: the text teacher's in `start` with what the file
+    `learned` holds.
 
-    The same files give the same weights on every machine: products are summed in float64 before they are rounded.
+    The same files give the same weights on every machine: products are summed in float64 before they are rounded. The
+    folder gets its name only when it is whole.
     """
+    begun = folder.with_suffix(".begun")
+    shutil.rmtree(begun, ignore_errors=True)
+    _write_pipeline(learned, start, begun)
+    shutil.rmtree(folder, ignore_errors=True)
+    return begun.rename(folder)
+
+
+def _write_pipeline(learned: Path, start: Path, folder: Path) -> None:
     with safe_open(learned, framework="pt") as file:
         header = file.metadata()
     kind, layers = header["learns"], tuple(json.loads(header["layers"]))
@@ -101,7 +111,6 @@ def assemble_learned(learned: Path, start: Path, folder: Path) -> Path:
     shutil.copyfile(start / LINEAR_CODE, folder / LINEAR_CODE)
     index = json.loads((start / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(_index(kind, index), indent=2) + "\n")
-    return folder
 
 
 def _read(start: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -95,6 +95,12 @@ def train(
     state.network.load_state_dict(state.average)
 
 
+def losses_by_time(error: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """Mean errors of clips (B,) at low, middle and high times t (B,), where there are any, as a step's losses."""
+    spans = {(low, high): (t >= low) & (t < high) for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0))}
+    return {f"loss t {low:.1f}-{high:.1f}": error[rows].mean() for (low, high), rows in spans.items() if rows.any()}
+
+
 class _State:
     """Network, moving average, optimizers and step count: what a checkpoint holds, good while `whole`."""
 

@@ -28,7 +28,7 @@ teacher_app.command("survey")(survey)
 def path(
     name: Annotated[
         str, typer.Argument(help="shapes, shapes-image (first and last frames) or shapes-control (boxes).")
-    ] = ("shapes"),
+    ] = "shapes",
 ) -> None:
     """Print the folder of an embedded teacher, a plain diffusers pipeline."""
     from fewstep.teacher.source import EMBEDDED, embedded_path
@@ -97,15 +97,15 @@ def _train_parts(
 
 def _train_conditioned(plan: ConditionedRecipe, embed: bool, device: torch.device, screen: Screen) -> Path:
     """What a teacher of prompts learns to see; the pipeline's folder."""
-    import shutil
-
+    from fewstep.teacher.atomic import whole_file
     from fewstep.teacher.shapes.conditioned import run_conditioned
     from fewstep.teacher.shapes.embedded import learned_path
     from fewstep.teacher.shapes.learned import FILE_NAME
 
     folder = run_conditioned(plan, device, screen)
     if embed:
-        shutil.copyfile(plan.out / FILE_NAME, learned_path(plan.learns))
+        with whole_file(learned_path(plan.learns)) as part:
+            part.write_bytes((plan.out / FILE_NAME).read_bytes())
     return folder
 
 

@@ -13,8 +13,9 @@ import torch
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.steps_table import Protocol, check_world, figures, reference_features, shared_figures
-from fewstep.student.export.base import Latents, Options, export, find_format, formats_of, quiet_libraries
+from fewstep.student.export.base import Latents, Options, export, find_format, formats_of
 from fewstep.student.loading import Student
+from fewstep.teacher.loading import quiet_libraries
 from fewstep.teacher.shapes.judge import load_judge
 
 OWN = "fewstep"  # the student itself, by our own sampler: what the formats are held against

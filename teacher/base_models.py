@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from accelerate import init_empty_weights
-from diffusers.utils import logging
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import check_alike
+from fewstep.teacher.loading import quiet_libraries
 
 
 def join_bases(teacher: Teacher, names: Sequence[str], load: Callable[[str], Teacher]) -> list[Teacher]:
@@ -34,7 +33,7 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
         )
     outlined = next(teacher.denoiser.parameters()).is_meta
     try:
-        with init_empty_weights(include_buffers=True) if outlined else nullcontext(), _quiet():
+        with init_empty_weights(include_buffers=True) if outlined else nullcontext(), quiet_libraries():
             made = base if found == own else type(teacher)(teacher.with_base(base.pipeline.components), base.folder)
         check_alike(teacher.denoiser, made.denoiser, teacher.kinds or ())
     except (ValueError, RuntimeError, KeyError) as error:
@@ -44,16 +43,3 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
         ) from error
     made.schedule = teacher.schedule
     return made
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what diffusers and torch say of networks that are put together, some without weights; errors stay."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)

@@ -255,6 +255,13 @@ class Kept:
     latents: Tensor
     mask: Tensor
 
+    @staticmethod
+    def first_frame(latents: Tensor, z: Tensor) -> Kept:
+        """A first frame, latents (B, C, 1, h, w), in z (B, C, F, h, w)."""
+        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
+        mask[0] = True
+        return Kept(latents.to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
+
     def pin(self, z: Tensor) -> Tensor:
         """z with the kept latents in place."""
         return torch.where(self.mask, self.latents.to(z), z)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,3 +39,18 @@ def without_bars() -> Iterator[None]:
         for enable in restore:
             enable()
         (disable_progress_bars if hub_was_silent else enable_progress_bars)()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without diffusers', peft's and torch's warnings about what is meant here; their errors stay."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,18 +39,83 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: `make cases` runs it"))
 
 
+def saved_once(name: str, save: Callable[[Path], None]) -> Any:
+    """A fixture: the folder of a random pipeline, as `save` writes it once for all tests; not to be changed."""
+
+    @pytest.fixture(scope="session")
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        made = tmp_path_factory.mktemp(name)
+        save(made)
+        return made
+
+    return folder
+
+
+def saved_by_kind(name: str, save: Callable[[Path, str], None]) -> Any:
+    """A fixture: kind -> `saved_once` of this kind."""
+
+    @pytest.fixture(scope="session")
+    def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+        root = tmp_path_factory.mktemp(name)
+
+        def folder(kind: str) -> Path:
+            if not (root / kind).exists():
+                save(root / kind, kind)
+            return root / kind
+
+        return folder
+
+    return folder_of
+
+
+def of_kind(folders: str, kind: str) -> Any:
+    """A fixture: the folder of this kind, out of a fixture of `saved_by_kind`."""
+
+    @pytest.fixture(scope="session")
+    def folder(request: pytest.FixtureRequest) -> Path:
+        found: Path = request.getfixturevalue(folders)(kind)
+        return found
+
+    return folder
+
+
+def save_tiny_ltx2_of(folder: Path, kind: str) -> None:
+    """LTX-2 of texts or of an image, or "newer" as LTX-2.3 is."""
+    save_tiny_ltx2(folder, "image" if kind == "image" else "text", **(NEWER if kind == "newer" else {}))
+
+
+tiny_wan_folder = saved_once("tiny-wan", save_tiny_wan)
+tiny_experts_folder = saved_once("tiny-experts", partial(save_tiny_wan, experts=2, boundary_ratio=0.875))
+tiny_cogvideox_folder = saved_once("tiny-cogvideox", save_tiny_cogvideox)
+tiny_animatediff_folder = saved_once("tiny-animatediff", save_tiny_animatediff)
+tiny_controlnet_folder = saved_once("tiny-controlnet", save_tiny_controlnet)
+tiny_sd_folder = saved_once("tiny-sd", save_tiny_sd)
+tiny_sdxl_folder = saved_once("tiny-sdxl", save_tiny_sdxl)
+tiny_hunyuan_video_folder = saved_once("tiny-hunyuan-video", save_tiny_hunyuan_video)
+tiny_hunyuan_video_image_folder = saved_once(
+    "tiny-hunyuan-video-image", partial(save_tiny_hunyuan_video_image, kind="token_replace")
+)
+tiny_hunyuan_video15_folder = saved_once("tiny-hunyuan-video15", save_tiny_hunyuan_video15)
+tiny_hunyuan_video15_image_folder = saved_once(
+    "tiny-hunyuan-video15-image", partial(save_tiny_hunyuan_video15, pictures=True)
+)
+given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
+ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)
+ltx2_folders = saved_by_kind("tiny-ltx2", save_tiny_ltx2_of)
+tiny_wan_i2v_folder = of_kind("given_wan_folders", "i2v")
+tiny_wan_vace_folder = of_kind("given_wan_folders", "vace")
+tiny_wan_animate_folder = of_kind("given_wan_folders", "animate")
+tiny_ltx_folder = of_kind("ltx_folders", "text")
+tiny_ltx_image_folder = of_kind("ltx_folders", "image")
+tiny_ltx_condition_folder = of_kind("ltx_folders", "condition")
+tiny_ltx2_folder = of_kind("ltx2_folders", "text")
+tiny_ltx2_image_folder = of_kind("ltx2_folders", "image")
+
+
 @pytest.fixture(scope="session")
 def make_tiny_wan() -> Callable[..., None]:
     """`save_tiny_wan`, for tests that need a variant."""
     return save_tiny_wan
-
-
-@pytest.fixture(scope="session")
-def tiny_wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Wan pipeline folder, as save_pretrained writes it; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-wan")
-    save_tiny_wan(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -58,48 +125,9 @@ def tiny_teacher(tiny_wan_folder: Path) -> Teacher:
 
 
 @pytest.fixture(scope="session")
-def tiny_experts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Wan 2.2 A14B pipeline: of 4 nodes two are the high expert's; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-experts")
-    save_tiny_wan(folder, experts=2, boundary_ratio=0.875)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def tiny_experts(tiny_experts_folder: Path) -> Teacher:
     """The teacher of that folder, shared by all tests: whoever frees a part of it loads their own."""
     return load_teacher(tiny_experts_folder, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def given_wan_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random Wan pipeline of a kind of GIVEN_WAN; not to be changed."""
-    root = tmp_path_factory.mktemp("tiny-given-wan")
-
-    def folder(kind: str) -> Path:
-        if not (root / kind).exists():
-            save_tiny_given_wan(root / kind, kind)
-        return root / kind
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_wan_i2v_folder(given_wan_folders: Callable[[str], Path]) -> Path:
-    """Wan 2.1 from a first frame."""
-    return given_wan_folders("i2v")
-
-
-@pytest.fixture(scope="session")
-def tiny_wan_vace_folder(given_wan_folders: Callable[[str], Path]) -> Path:
-    """Wan VACE."""
-    return given_wan_folders("vace")
-
-
-@pytest.fixture(scope="session")
-def tiny_wan_animate_folder(given_wan_folders: Callable[[str], Path]) -> Path:
-    """Wan Animate."""
-    return given_wan_folders("animate")
 
 
 @pytest.fixture(scope="session")
@@ -109,82 +137,9 @@ def make_tiny_cogvideox() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_cogvideox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random CogVideoX pipeline folder; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-cogvideox")
-    save_tiny_cogvideox(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def make_tiny_animatediff() -> Callable[..., None]:
     """`save_tiny_animatediff`, for tests that need a variant."""
     return save_tiny_animatediff
-
-
-@pytest.fixture(scope="session")
-def tiny_animatediff_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random AnimateDiff pipeline folder; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-animatediff")
-    save_tiny_animatediff(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def ltx_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random LTX pipeline of a kind of `tiny_ltx.LTX`; not to be changed."""
-    root = tmp_path_factory.mktemp("tiny-ltx")
-
-    def folder(kind: str) -> Path:
-        if not (root / kind).exists():
-            save_tiny_ltx(root / kind, kind)
-        return root / kind
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_ltx_folder(ltx_folders: Callable[[str], Path]) -> Path:
-    """LTX-Video from texts."""
-    return ltx_folders("text")
-
-
-@pytest.fixture(scope="session")
-def tiny_ltx_image_folder(ltx_folders: Callable[[str], Path]) -> Path:
-    """LTX-Video from a first frame."""
-    return ltx_folders("image")
-
-
-@pytest.fixture(scope="session")
-def tiny_ltx_condition_folder(ltx_folders: Callable[[str], Path]) -> Path:
-    """LTX-Video from frames that may be given."""
-    return ltx_folders("condition")
-
-
-@pytest.fixture(scope="session")
-def ltx2_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random LTX-2 pipeline, "text", "image", or "newer" as LTX-2.3 is; not to be changed."""
-    root = tmp_path_factory.mktemp("tiny-ltx2")
-
-    def folder(kind: str) -> Path:
-        if not (root / kind).exists():
-            settings = NEWER if kind == "newer" else {}
-            save_tiny_ltx2(root / kind, "image" if kind == "image" else "text", **settings)
-        return root / kind
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_ltx2_folder(ltx2_folders: Callable[[str], Path]) -> Path:
-    """LTX-2 from texts."""
-    return ltx2_folders("text")
-
-
-@pytest.fixture(scope="session")
-def tiny_ltx2_image_folder(ltx2_folders: Callable[[str], Path]) -> Path:
-    """LTX-2 from a first frame."""
-    return ltx2_folders("image")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -201,59 +156,3 @@ def fresh_accelerator() -> Iterator[None]:
     """accelerate remembers the first run's precision for the whole process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="session")
-def tiny_controlnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random AnimateDiff pipeline with a ControlNet; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-controlnet")
-    save_tiny_controlnet(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Stable Diffusion pipeline folder; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-sd")
-    save_tiny_sd(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random SDXL pipeline folder; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-sdxl")
-    save_tiny_sdxl(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_hunyuan_video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random HunyuanVideo pipeline folder; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-hunyuan-video")
-    save_tiny_hunyuan_video(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_hunyuan_video_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """HunyuanVideo from a first frame that is in place."""
-    folder = tmp_path_factory.mktemp("tiny-hunyuan-video-image")
-    save_tiny_hunyuan_video_image(folder, "token_replace")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_hunyuan_video15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """HunyuanVideo 1.5."""
-    folder = tmp_path_factory.mktemp("tiny-hunyuan-video15")
-    save_tiny_hunyuan_video15(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_hunyuan_video15_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """HunyuanVideo 1.5 from a first frame."""
-    folder = tmp_path_factory.mktemp("tiny-hunyuan-video15-image")
-    save_tiny_hunyuan_video15(folder, pictures=True)
-    return folder

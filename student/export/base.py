@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +19,7 @@ from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import Experts
+from fewstep.teacher.loading import quiet_libraries
 
 if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
@@ -196,21 +195,6 @@ def compare(format: Format, written: Written, folder: Path, student: Student) ->
     if contract.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
         return error, None
     return error, _motion(teacher.decode(other)) / _motion(teacher.decode(own))
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Without diffusers' and peft's warnings about what is meant here; their errors stay."""
-    from diffusers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def _motion(videos: Tensor) -> float:

@@ -13,16 +13,17 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import Tensor, nn
 
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
 USUAL_TEXT_LENGTH = 226  # CogVideoXPipeline's, whatever its denoiser takes
 
 
-class CogVideoXTeacher(Teacher):
+class CogVideoXTeacher(TransformerTeacher):
     """Adapter for CogVideoXPipeline, whose denoiser takes latents as (B, F, C, h, w).
 
     The denoiser of 1.5 sees patches of `patch_size_t` frames. To fill the first one, latents begin with copies
@@ -31,9 +32,7 @@ class CogVideoXTeacher(Teacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._transformer: Any = pipeline.transformer
-        self._config = config = self._transformer.config
-        self._patch = (config.patch_size_t or 1, config.patch_size, config.patch_size)
+        config = self._config
         self._per_pixel: int = pipeline.vae_scale_factor_spatial
         height, width = config.sample_height * self._per_pixel, config.sample_width * self._per_pixel
         self.family_fps, self.family_size = 8.0, VideoSize(config.sample_frames, height, width)
@@ -55,8 +54,7 @@ class CogVideoXTeacher(Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """v = alpha eps - sigma x0, or what else the scheduler says."""
-        asked: Any = network or self._transformer
-        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        asked, dtype = self._asked(network)
         output = asked(
             z_t.transpose(1, 2).to(dtype),
             conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
@@ -73,17 +71,6 @@ class CogVideoXTeacher(Teacher):
         return self.pipeline._prepare_rotary_positional_embeddings(
             height * self._per_pixel, width * self._per_pixel, num_frames, z_t.device
         )
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        found: nn.Module = self._transformer
-        return found
-
-    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
-        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
-        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
-        return tokens.unflatten(1, grid).movedim(-1, 1)
 
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, scaled.

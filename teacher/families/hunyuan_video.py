@@ -17,10 +17,10 @@ from diffusers.models.transformers.transformer_hunyuan_video import (
 )
 from torch import Tensor, nn
 
-from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
+from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.given import Given
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
@@ -28,7 +28,7 @@ from fewstep.teacher.stock import Contract
 MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
 
 
-class HunyuanVideoTeacher(PassedSigmas, Teacher):
+class HunyuanVideoTeacher(PassedSigmas, TransformerTeacher):
     """Adapter for HunyuanVideoPipeline."""
 
     family_fps = 24.0
@@ -38,9 +38,6 @@ class HunyuanVideoTeacher(PassedSigmas, Teacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._transformer: Any = pipeline.transformer
-        self._config = self._transformer.config
-        self._patch = (self._config.patch_size_t, self._config.patch_size, self._config.patch_size)
         if self._config.guidance_embeds:
             self.embedded_guidance = self.usual_guidance
 
@@ -57,8 +54,7 @@ class HunyuanVideoTeacher(PassedSigmas, Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        asked: Any = network or self._transformer
-        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        asked, dtype = self._asked(network)
         seen = conditions.positive
         inputs = {"hidden_states": self._input(z_t, conditions), "encoder_hidden_states": seen[EMBEDDINGS]}
         inputs |= {"encoder_attention_mask": seen[MASK], "pooled_projections": seen[POOLED]}
@@ -79,17 +75,6 @@ class HunyuanVideoTeacher(PassedSigmas, Teacher):
         if self.embedded_guidance is None:
             return None
         return torch.full((len(z_t),), self.embedded_guidance, dtype=dtype, device=z_t.device) * 1000.0
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        found: nn.Module = self._transformer
-        return found
-
-    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
-        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
-        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
-        return tokens.unflatten(1, grid).movedim(-1, 1)
 
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, scaled."""

@@ -16,10 +16,11 @@ from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVid
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
+from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.given import Given, to_pil, to_pixels
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
@@ -28,7 +29,7 @@ MASK, GLYPHS, GLYPH_MASK = "mask", "glyphs", "glyph_mask"  # of the tokens; ByT5
 PICTURE, TOKENS = "picture", "picture_tokens"  # latents (B, C, 1, h, w), SigLIP's (B, L, D)
 
 
-class HunyuanVideo15Teacher(PassedSigmas, Teacher):
+class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
     """Adapter for HunyuanVideo15Pipeline."""
 
     family_fps = 24.0
@@ -37,12 +38,9 @@ class HunyuanVideo15Teacher(PassedSigmas, Teacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._transformer: Any = pipeline.transformer
-        self._config = config = self._transformer.config
-        self._patch = (config.patch_size_t, config.patch_size, config.patch_size)
         height, width = self._size_of(9, 16)
         self.family_size = VideoSize(121, height, width)
-        if config.use_meanflow:
+        if self._config.use_meanflow:
             raise ValueError(
                 f"{folder}/transformer/config.json has use_meanflow: it is a student of pairs of times already, and "
                 "fewstep's teachers see one time; use the model that it was made from"
@@ -77,8 +75,7 @@ class HunyuanVideo15Teacher(PassedSigmas, Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0. The time is cast to what the denoiser is in, as the pipeline does."""
-        asked: Any = network or self._transformer
-        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        asked, dtype = self._asked(network)
         seen = conditions.positive
         picture, tokens = self._picture(z_t, conditions)
         inputs = {
@@ -99,17 +96,6 @@ class HunyuanVideo15Teacher(PassedSigmas, Teacher):
         beside = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
         count, width = self.pipeline.vision_num_semantic_tokens, self._config.image_embed_dim
         return beside, z_t.new_zeros(len(z_t), count, width)
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        found: nn.Module = self._transformer
-        return found
-
-    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
-        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
-        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
-        return tokens.unflatten(1, grid).movedim(-1, 1)
 
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, scaled; clip by clip, since the autoencoder's attention masks fit single ones only."""

@@ -91,9 +91,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         """The first frame, where it is in place."""
         if self._beside:
             return None
-        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
-        mask[0] = True
-        return Kept(conditions.shared[PICTURE].to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
+        return Kept.first_frame(conditions.shared[PICTURE], z)
 
     # --- latent_concat makes a latent frame that is not shown
 

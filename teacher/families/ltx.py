@@ -33,7 +33,6 @@ class LTXTeacher(LTXLatents):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._transformer: Any = pipeline.transformer
         self._per_frame: int = pipeline.vae_temporal_compression_ratio
         self._per_pixel: int = pipeline.vae_spatial_compression_ratio
 
@@ -53,8 +52,7 @@ class LTXTeacher(LTXLatents):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        asked: Any = network or self._transformer
-        dtype = getattr(asked, "dtype", self._transformer.dtype)
+        asked, dtype = self._asked(network)
         kept = self.kept(conditions, z_t)
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
@@ -94,17 +92,7 @@ class LTXTeacher(LTXLatents):
 
     def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
         """The first frame, in place, clean and at time 0."""
-        if FRAMES not in conditions.shared:
-            return None
-        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
-        mask[0] = True
-        return Kept(conditions.shared[FRAMES].to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        found: nn.Module = self._transformer
-        return found
+        return Kept.first_frame(conditions.shared[FRAMES], z) if FRAMES in conditions.shared else None
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C) -> (B, C, F, h, w), without tokens before those of the clip."""

@@ -44,8 +44,7 @@ class LTX2Teacher(LTXLatents):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._transformer: Any = pipeline.transformer
-        config = self._transformer.config
+        config = self._config
         self._newer = bool(config.cross_attn_mod)  # LTX-2.3 and later
         self._stg_block = stg_block(config.num_layers, self._newer) if config.perturbed_attn else None
 
@@ -77,8 +76,8 @@ class LTX2Teacher(LTXLatents):
         return self._ask(z_t, t, conditions, network)
 
     def _ask(self, z_t: Tensor, t: Time, conditions: Conditions, network: Any, **changed: Any) -> Tensor:
-        asked, streams, kept = network or self._transformer, self._streams(z_t), self.kept(conditions, z_t)
-        dtype, device = getattr(asked, "dtype", self._transformer.dtype), z_t.device
+        (asked, dtype), device = self._asked(network), z_t.device
+        streams, kept = self._streams(z_t), self.kept(conditions, z_t)
         video, sound = streams.split(z_t if kept is None else kept.pin(z_t))
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         times = self.schedule.timestep(times).to(device, torch.float32)
@@ -148,12 +147,6 @@ class LTX2Teacher(LTXLatents):
             mask[:, :, 0] = True
             latents[:, :, :1] = first.to(z)
         return Kept(latents, mask)
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        found: nn.Module = self._transformer
-        return found
 
     def block_output(self, output: Any) -> Tensor:
         """The tokens of both streams, one behind the other."""

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from math import lcm
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.passed_sigmas import PassedSigmas
+from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.schedulers import shift_of_tokens
 from fewstep.teacher.stock import Contract, OriginalNames, StockScheduler
 
@@ -22,7 +23,7 @@ DECODE_TIME, DECODE_NOISE = 0.05, 0.025  # of autoencoders that are told a time:
 _SIDE = 32  # the pipelines refuse heights and widths that it does not divide, whatever the autoencoder's factor
 
 
-class LTXLatents(Teacher):
+class LTXLatents(PassedSigmas, TransformerTeacher):
     """Latents, schedule and stock sampler of the LTX pipelines, whose denoisers take tokens (B, L, C)."""
 
     fed_fps = True
@@ -84,11 +85,6 @@ class LTXLatents(Teacher):
         """The pipeline's own, with the contract's shift and no stretching of its nodes; others take no `mu`."""
         settings = {"shift": contract.shift, "use_dynamic_shifting": False, "shift_terminal": None}
         return StockScheduler("FlowMatchEulerDiscreteScheduler", settings, from_config=True)
-
-    def stock_timesteps(self, scheduler: Any, contract: Contract) -> Tensor:
-        """The pipeline passes even sigmas that end in 1 / steps."""
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / contract.steps, contract.steps))
-        return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the rate, which positions follow, and the decoder's time where it takes one."""

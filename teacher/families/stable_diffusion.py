@@ -32,10 +32,7 @@ def _same(name: str) -> str:
 class StableDiffusionTeacher(UNetTeacher):
     """Adapter for StableDiffusionPipeline: latents are (B, C, 1, h, w) outside, and (B, C, h, w) inside `predict`."""
 
-    unloaded: tuple[str, ...] = (
-        "safety_checker",
-        "feature_extractor",
-    )  # they look at finished pictures
+    unloaded: tuple[str, ...] = ("safety_checker", "feature_extractor")  # they look at finished pictures
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)

@@ -80,7 +80,7 @@ class UNetTeacher(Teacher):
 
     def _asked(self, network: nn.Module | None) -> tuple[Any, Any]:
         """The network and the dtype that it computes in; a student may be wrapped in something without one."""
-        asked: Any = network or self._unet
+        asked: Any = self._unet if network is None else network
         return asked, getattr(asked, "dtype", self._unet.dtype)
 
     def _timesteps(self, z_t: Tensor, t: Time) -> Tensor:

@@ -117,9 +117,7 @@ class WanTeacher(Teacher):
         """The first frame, where it is in place, clean and at time 0."""
         if not self._in_place or FRAMES not in conditions.shared:
             return None
-        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
-        mask[0] = True
-        return Kept(conditions.shared[FRAMES].to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
+        return Kept.first_frame(conditions.shared[FRAMES], z)
 
     @property
     def denoiser(self) -> nn.Module:

@@ -1,0 +1,43 @@
+"""What adapters of pipelines with one transformer share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewstep.teacher.base import Teacher
+
+
+class TransformerTeacher(Teacher):
+    """The half of an adapter that follows from a transformer over patches."""
+
+    @property
+    def _transformer(self) -> Any:
+        return self.pipeline.transformer
+
+    @property
+    def _config(self) -> Any:
+        return self._transformer.config
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The transformer."""
+        found: nn.Module = self._transformer
+        return found
+
+    def _asked(self, network: nn.Module | None) -> tuple[Any, Any]:
+        """The network and the dtype that it computes in; a student may be wrapped in something without one."""
+        asked: Any = self._transformer if network is None else network
+        return asked, getattr(asked, "dtype", self._transformer.dtype)
+
+    @property
+    def _patch(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of latents that make a token."""
+        config = self._config
+        return config.patch_size_t or 1, config.patch_size, config.patch_size
+
+    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
+        """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
+        grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
+        return tokens.unflatten(1, grid).movedim(-1, 1)

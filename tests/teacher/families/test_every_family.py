@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families import FAMILIES
+from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15Teacher
 from fewstep.teacher.given import noise_given
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
@@ -152,12 +153,15 @@ def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions,
 
 
 def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
-    student = copy.deepcopy(teacher.network_at(1.0)).requires_grad_(True)
-    found = teacher.denoise(z, 0.7, conditions, 5.0, student)
-    close(found.detach(), teacher.denoise(z, 0.7, conditions, 5.0))  # but for rounding of other kernels
+    student = copy.deepcopy(teacher.network_at(1.0))
+    # frozen, for weights with gradients may be multiplied by a kernel that rounds otherwise
+    again = teacher.denoise(z, 0.7, conditions, 5.0, student)
+    assert torch.equal(again, teacher.denoise(z, 0.7, conditions, 5.0))
+    found = teacher.denoise(z, 0.7, conditions, 5.0, student.requires_grad_(True))
     found.square().mean().backward()
-    last = set(teacher.blocks(student)[-1].parameters())  # whose text may go nowhere
-    assert all(p.grad is not None or p in last for p in student.parameters())
+    text_ends_there = isinstance(teacher, HunyuanVideo15Teacher)  # in the last block, whose text nothing reads
+    unread = set(teacher.blocks(student)[-1].parameters()) if text_ends_there else set()
+    assert all(p.grad is not None or p in unread for p in student.parameters())
     assert not any(p.requires_grad for p in teacher.network_at(1.0).parameters())
 
 
@@ -174,8 +178,10 @@ def test_adapters_learn_and_the_rest_does_not(teacher: Teacher, conditions: Cond
 def test_blocks_hold_what_is_trained(teacher: Teacher) -> None:
     network = teacher.network_at(1.0)
     blocks = teacher.blocks(network)
-    inside = sum(len(list(block.parameters())) for block in blocks)  # tensors: tiny blocks may stand beside wide layers
-    assert len(set(blocks)) == len(blocks) >= 4 and inside > 0.5 * len(list(network.parameters()))
+    # in tensors where blocks of a test's size stand beside a layer of millions
+    size = (lambda p: 1) if isinstance(teacher, HunyuanVideo15Teacher) else torch.Tensor.numel
+    inside = sum(size(p) for block in blocks for p in block.parameters())
+    assert len(set(blocks)) == len(blocks) >= 4 and inside > 0.5 * sum(size(p) for p in network.parameters())
 
 
 def test_blocks_are_in_the_order_in_which_they_run(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:

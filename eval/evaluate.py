@@ -94,7 +94,7 @@ class Evaluation:
             self._teacher_reference(progress)
         row = self._row(model, sampler, metrics)
         self._file.put(row)
-        self._hold_against_alike(row, metrics)
+        self._hold_against_others(row, sampler, metrics)
         if first:
             self._floors |= {name: figure["value"] for name, figure in row["metrics"].items() if self._to_teacher(name)}
         if real:
@@ -123,11 +123,12 @@ class Evaluation:
             "warnings": alarms(found),
         }
 
-    def _hold_against_alike(self, row: Row, metrics: Sequence[Metric]) -> None:
-        """A student's figures less those of each student of as many steps that stands before it, prompt by prompt."""
-        sample = self._samples.main
+    def _hold_against_others(self, row: Row, sampler: Sampler, metrics: Sequence[Metric]) -> None:
+        """A student's figures less those of the teacher, and of each student of as many steps that stands before it."""
+        sample, alike = self._samples.main, self._pairs(sampler)
         for other in itertools.takewhile(lambda one: one["model"] != row["model"], self._file.rows):
-            if (other["role"], other["steps"]) != (row["role"], row["steps"]) or row["role"] != "student":
+            teacher = other["model"] == self._model.name
+            if row["role"] != "student" or not (alike if teacher else _alike(other, row)):
                 continue
             own, its, found = self._store(row["model"], sample), self._store(other["model"], sample), dict[str, Any]()
             for metric in metrics:
@@ -212,6 +213,11 @@ class Evaluation:
 def claim_file(out: Path, model: Model) -> Path:
     """Where an evaluation remembers whose clips it holds under a model's name."""
     return out / "parts" / model.name / "model.json"
+
+
+def _alike(one: Row, other: Row) -> bool:
+    """Whether both are students of as many steps."""
+    return (one["role"], one["steps"]) == ("student", other["steps"])
 
 
 def _real_row(figures: Figures) -> Row:

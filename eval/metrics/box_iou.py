@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval
+from fewstep.eval.metrics.paired import mean_difference
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.given import given_names, read_given
 from fewstep.teacher.shapes.world import PALETTE
@@ -44,6 +45,9 @@ class BoxIoU(Metric):
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return {self.name: figure(mean_interval(own), len(own), "", "higher")}
+
+    def difference(self, own: Tensor, other: Tensor) -> Figures:
+        return {self.name: figure(mean_difference(own, other), len(own), "", "higher")}
 
 
 def object_mask(video: Tensor) -> Tensor:

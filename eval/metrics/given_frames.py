@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval
+from fewstep.eval.metrics.paired import mean_difference
 from fewstep.eval.metrics.teacher_gap import MAX_PSNR
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.given import FROM_CLIP, OF_CLIPS, given_names, read_given, to_pixels
@@ -37,3 +38,6 @@ class FramePsnr(Metric):
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return {self.name: figure(mean_interval(own), len(own), "dB", "higher")}
+
+    def difference(self, own: Tensor, other: Tensor) -> Figures:
+        return {self.name: figure(mean_difference(own, other), len(own), "dB", "higher")}

@@ -55,6 +55,11 @@ def difference(own: Resampled, other: Resampled) -> Resampled:
     return Resampled(own.value - other.value, own.draws - other.draws, own.drawn)
 
 
+def mean_difference(own: Tensor, other: Tensor) -> Interval:
+    """The mean of own (N,) less that of other (N,), value i of both from one prompt and noise."""
+    return difference(mean(own), mean(other)).interval
+
+
 def ratio(own: Resampled, other: Resampled) -> Resampled:
     """own / other. Raises ValueError when they are not of the same draws, or the other figure is not above 0."""
     _check_paired(own, other)

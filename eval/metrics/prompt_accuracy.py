@@ -39,7 +39,7 @@ class PromptAccuracy(Metric):
 
     def difference(self, own: Tensor, other: Tensor) -> Figures:
         one, two = _right(own), _right(other)
-        interval = paired.difference(paired.mean(one), paired.mean(two)).interval
+        interval = paired.mean_difference(one, two)
         return {self.name: figure(interval, len(one), _UNIT, "higher") | {"differing": int((one != two).sum())}}
 
 

@@ -43,7 +43,8 @@ def test_the_demo_ends_with_a_verdict_and_a_report(tmp_path: Path, tiny: list[st
     assert output.count("precision: float32") == 1
     found = json.loads((tmp_path / "demo" / "evaluation" / "results.json").read_text())
     assert [row["model"] for row in found["rows"]] == ["teacher-50", "real", "teacher-4", "regression-4", "student-4"]
-    assert [(one["model"], one["other"]) for one in found["differences"]] == [("student-4", "regression-4")]
+    pairs = [(one["model"], one["other"]) for one in found["differences"]]
+    assert pairs == [("regression-4", "teacher-50"), ("student-4", "teacher-50"), ("student-4", "regression-4")]
     assert "held against the regression that it began with (regression-4) on the same 3 prompts" in output
     assert found["protocol"]["dtype"] == "float32"
     assert json.loads((tmp_path / "demo" / "benchmark.json").read_text())["protocol"]["dtype"] == "float32"

@@ -82,7 +82,7 @@ def test_without_real_videos_distances_are_to_the_teachers_clips_of_other_noise(
     assert told["reference"]["kind"] == "the teacher's clips of other noise"
 
 
-def test_students_of_as_many_steps_are_held_against_each_other(teacher: Sampler, tmp_path: Path) -> None:
+def test_students_are_held_against_the_teacher_and_others_of_as_many_steps(teacher: Sampler, tmp_path: Path) -> None:
     metrics, left_out = choose_metrics(["fvd", "blank"], setting(teacher))
     protocol = protocol_of("teacher", teacher, PROMPTS, 0, metrics, left_out, "float32")
     out, first = tmp_path / "out", Model("teacher", "tiny")
@@ -100,10 +100,12 @@ def test_students_of_as_many_steps_are_held_against_each_other(teacher: Sampler,
 
     a, b, other = ("a", 1, 1.0), ("b", 1, 3.0), ("other", 2, 1.0)
     found = measure(a, other, b)
-    (difference,) = found["differences"]
-    assert (difference["model"], difference["other"], list(difference["metrics"])) == ("b", "a", ["fvd"])
+    pairs = {(one["model"], one["other"]): one["metrics"] for one in found["differences"]}
+    assert list(pairs) == [("a", "teacher"), ("other", "teacher"), ("b", "teacher"), ("b", "a")]
+    assert all(list(metrics) == ["fvd"] for metrics in pairs.values())
     value = {row["model"]: row["metrics"]["fvd"]["value"] for row in found["rows"]}
-    told = difference["metrics"]["fvd"]
+    assert pairs["b", "teacher"]["fvd"]["value"] == pytest.approx(value["b"] - value["teacher"])
+    told = pairs["b", "a"]["fvd"]
     assert told["value"] == pytest.approx(value["b"] - value["a"]) and told["low"] < told["value"] < told["high"]
     assert (told["num"], told["dimensions"], told["better"]) == (4, 3, "lower")
     assert measure(b)["differences"] == measure(a, b)["differences"] == found["differences"]

@@ -79,6 +79,42 @@ def table(
     _measure(runs, parse_steps(steps), parse_stages(stages), open_table, protocol, out, dtype, device, screen)
 
 
+@student_app.command("conditioned")
+def conditioned(
+    evaluations: Annotated[
+        list[str],
+        typer.Argument(metavar="KIND=FOLDER...", help="What is given, and the folder of its `fewstep evaluate`."),
+    ],
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("docs/results/conditioning.json"),
+) -> None:
+    """Put evaluations of students that are given pictures or controls into one table, next to their teachers."""
+    screen = Screen()
+    from fewstep.commands.tables import print_table
+    from fewstep.eval.conditioning_table import COLUMNS, conditioning_rows
+    from fewstep.eval.results import results_table, told_columns, write_tables
+    from fewstep.teacher.atomic import check_writable_file
+
+    check_writable_file(out, [".json"])
+    rows = conditioning_rows(_named_folders(evaluations))
+    command = shlex.join(["fewstep", "student", "conditioned", *evaluations, "--out", str(out)])
+    write_tables(out, command, rows, COLUMNS)
+    print_table(results_table(rows, told_columns(rows, COLUMNS), "students that are given more than a prompt"))
+    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+
+
+def _named_folders(words: list[str]) -> dict[str, Path]:
+    """Raises ValueError for a word that is not KIND=FOLDER, or a kind that comes twice."""
+    folders: dict[str, Path] = {}
+    for word in words:
+        kind, equals, folder = word.partition("=")
+        if not (kind and equals and folder):
+            raise ValueError(f"{word} must be KIND=FOLDER, as in image-to-video=runs/shapes-first-frame/evaluation")
+        if kind in folders:
+            raise ValueError(f"{kind} is there twice: give each evaluation a kind of its own")
+        folders[kind] = Path(folder)
+    return folders
+
+
 def _measure(
     runs: list[Path],
     counts: list[int],

@@ -51,6 +51,18 @@ def test_the_object_is_in_its_boxes(folder: Path) -> None:
     assert float(metric.measure(grey).max()) == 0
 
 
+@pytest.mark.parametrize(("name", "kind"), [("prompts-first", FramePsnr), ("prompts-control", BoxIoU)])
+def test_two_models_are_held_against_each_other_clip_by_clip(
+    folder: Path, name: str, kind: type[FramePsnr] | type[BoxIoU]
+) -> None:
+    prompts = clips(folder, name).prompts
+    metric = kind(prompts, SIZE, 8.0)
+    other = torch.linspace(0.1, 0.9, 20, dtype=torch.float64)
+    shown = metric.difference(other + 0.05, other)[metric.name]
+    assert (shown["value"], shown["low"], shown["high"]) == pytest.approx((0.05, 0.05, 0.05))
+    assert (shown["num"], shown["better"]) == (20, "higher")
+
+
 def test_boxes_of_known_masks() -> None:
     mask = torch.zeros(2, 8, 8, dtype=torch.bool)
     mask[0, 2:5, 1:7] = True

@@ -1,0 +1,79 @@
+"""How well students keep what they are given, next to their teacher: several evaluations as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewstep.eval.evaluation_file import read_evaluation
+
+_FIGURES = {  # metric -> name of its figure in a row, and of its interval's ends
+    "shapes-fd": ("shapes_fd", "low", "high"),
+    "frame-psnr": ("frame_psnr", "frame_psnr_low", "frame_psnr_high"),
+    "box-iou": ("box_iou", "box_iou_low", "box_iou_high"),
+    "motion": ("motion", "motion_low", "motion_high"),
+    "motion-ratio": ("motion_ratio", "motion_ratio_low", "motion_ratio_high"),
+    "prompt-accuracy": ("prompt_accuracy", "accuracy_low", "accuracy_high"),
+}
+_DIFFERENCES = {  # less the teacher's, on the same prompts and noise
+    "shapes-fd": "shapes_fd_delta",
+    "frame-psnr": "frame_psnr_delta",
+    "box-iou": "box_iou_delta",
+    "prompt-accuracy": "accuracy_delta",
+}
+COLUMNS = {
+    "kind": "what is given",
+    "model": "model",
+    "steps": "steps",
+    "shapes_fd low high": "shapes-fd",
+    "shapes_fd_ratio": "x the teacher's",
+    "frame_psnr": "frame PSNR, dB",
+    "frame_psnr_delta frame_psnr_delta_low frame_psnr_delta_high": "less the teacher's",
+    "box_iou": "box IoU",
+    "box_iou_delta box_iou_delta_low box_iou_delta_high": "less the teacher's",
+    "motion_ratio motion_ratio_low motion_ratio_high": "motion, x the teacher's",
+    "prompt_accuracy": "prompt accuracy",
+    "num": "N",
+}
+
+
+def conditioning_rows(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """A row per teacher and student of evaluations, kind of what is given -> folder of `fewstep evaluate`.
+
+    Intervals are of 95 %; those of figures less the teacher's are paired, prompt by prompt. Raises ValueError for a
+    folder that holds no evaluation.
+    """
+    return [row for kind, folder in evaluations.items() for row in _rows(kind, folder)]
+
+
+def _rows(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
+    evaluation = read_evaluation(folder)
+    measured = [row for row in evaluation["rows"] if row["role"] != "real"]
+    teacher = measured[0]
+    shared = {name: evaluation["protocol"].get(name) for name in ("num", "seed", "dtype")}
+    for row in measured:
+        own = {"kind": kind, **{key: row[key] for key in ("model", "role", "steps", "guidance")}}
+        for metric, names in _FIGURES.items():
+            own |= _interval(row["metrics"].get(metric), names)
+        if row is not teacher:
+            own |= _to_teacher(row, teacher, evaluation["differences"])
+        yield own | shared
+
+
+def _to_teacher(row: Mapping[str, Any], teacher: Mapping[str, Any], differences: list[Any]) -> dict[str, Any]:
+    pair = (row["model"], teacher["model"])
+    found = next((one["metrics"] for one in differences if (one["model"], one["other"]) == pair), {})
+    figures: dict[str, Any] = {}
+    for metric, name in _DIFFERENCES.items():
+        figures |= _interval(found.get(metric), (name, f"{name}_low", f"{name}_high"))
+    own, its = (each["metrics"].get("shapes-fd") for each in (row, teacher))
+    if own and its and its["value"] > 0:
+        figures["shapes_fd_ratio"] = round(own["value"] / its["value"], 4)
+    return figures
+
+
+def _interval(figure: Mapping[str, Any] | None, names: tuple[str, str, str]) -> dict[str, Any]:
+    if figure is None:
+        return {}
+    return {name: round(figure[end], 4) for name, end in zip(names, ("value", "low", "high"), strict=True)}

@@ -20,11 +20,13 @@ from fewstep.eval.metrics.teacher_gap import LATENT_MSE, PSNR, SSIM, TEMPORAL_ER
 from fewstep.eval.reference import folder_clips, world_clips
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.decode_video import ClipShape
+from fewstep.teacher.given import given_names
 from fewstep.teacher.shapes.captions import named
 from fewstep.teacher.shapes.world import FRAMES, SIDE
 
 _TO_REAL_VIDEOS = ("fvd", "fd-videomae", "fd-vjepa2")
 _OF_LPIPS = ("lpips", "diversity-lpips")
+_OF_GIVEN = ("frame-psnr", "box-iou")
 SEEDS = 4  # clips of a prompt that diversity is taken over
 
 
@@ -56,7 +58,7 @@ def choose_metrics(names: Sequence[str] | None, setting: Setting) -> Chosen:
     wanted = set(names or _with_weights(setting))
     found: list[Metric] = []
     left_out: dict[str, str] = {}
-    for name in dict.fromkeys(names or _MAKERS):
+    for name in dict.fromkeys(names or _usual(setting)):
         try:
             if not names:
                 _check_usual(name, setting)
@@ -93,6 +95,11 @@ def _with_weights(setting: Setting) -> tuple[str, ...]:
     """The metrics whose weights were given, which asks for them."""
     fvd = ("fvd",) if setting.fvd_weights is not None else ()
     return (*fvd, *_OF_LPIPS) if setting.lpips_trunk is not None else fvd
+
+
+def _usual(setting: Setting) -> list[str]:
+    """All metrics, but for those of pictures and controls where no prompt has any: they would be no news."""
+    return [name for name in _MAKERS if name not in _OF_GIVEN or given_names(setting.prompts)]
 
 
 def judge_reads(size: VideoSize) -> bool:

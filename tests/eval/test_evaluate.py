@@ -142,6 +142,7 @@ def test_real_videos_are_the_reference_and_spare_ones_the_floor(teacher: Sampler
 
 def test_what_cannot_be_taken_is_refused_where_named_and_told_elsewhere(teacher: Sampler) -> None:
     metrics, left_out = choose_metrics(None, setting(teacher))
+    assert not {"frame-psnr", "box-iou"} & left_out.keys()  # nothing is given: no news
     assert {metric.name for metric in metrics} >= {"psnr", "motion", "diversity-rms"}
     assert left_out.keys() >= {"shapes-fd", "fvd", "fd-videomae", "lpips"} and "--fvd-weights" in left_out["fvd"]
     short = Setting(VideoSize(1, 16, 16), 8.0, PROMPTS, 0, "cpu")

@@ -30,6 +30,7 @@ COLUMNS = {  # seconds unless another unit is named
     "denoise_seconds": "denoise",
     "decode_seconds": "decode",
     "total_seconds": "whole",
+    "seconds_per_120_frames": "120 frames",
     "peak_gib": "GiB",
     "denoise_speedup": "denoise ×",
     "ideal_speedup": "ideal ×",
@@ -100,7 +101,10 @@ class Benchmark:
     def _row(self, model: Timed) -> dict[str, Any]:
         sampler = model.sampler
         asked = {"steps": sampler.steps, "guidance": sampler.guidance.plain(), "evaluations": sampler.evaluations}
-        measured = latency(model.seconds) | {"peak_gib": model.peak_gib, "repetitions": len(model.seconds)}
+        measured: dict[str, Any] = latency(model.seconds)
+        frames = sampler.size.num_frames * self._plan.batch
+        measured["seconds_per_120_frames"] = 120 * measured["total_seconds"] / frames  # compares sizes and families
+        measured |= {"peak_gib": model.peak_gib, "repetitions": len(model.seconds)}
         return {"model": model.name, "source": sampler.name, **asked, **measured}
 
     def _protocol(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_teacher_and_students_in_one_table(run: Path, tiny_wan_folder: Path) -> 
     for row in rows:
         assert all(0 < row[f"{part}_seconds"] <= row[f"{part}_seconds_p95"] for part in PARTS)
         assert row["repetitions"] == 2 and row["peak_gib"] > 0
+        assert row["seconds_per_120_frames"] == pytest.approx(row["total_seconds"] * 120 / found["protocol"]["size"][0])
         assert row["speedup"] == pytest.approx(rows[0]["total_seconds"] / row["total_seconds"])
         assert row["denoise_speedup"] == pytest.approx(rows[0]["denoise_seconds"] / row["denoise_seconds"])
     ideal = [row["ideal_speedup"] for row in rows]

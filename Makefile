@@ -10,7 +10,7 @@ test cases families: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families teacher teacher-table survey relay-table arms-table from-video-table latency training-speed export-table
+.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table arms-table from-video-table latency training-speed export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -63,6 +63,28 @@ from-video-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real
 	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 \
 		--fresh --guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
+
+# Students that are given frames or boxes, next to their teachers: the relay of each, then 512 held-out clips.
+conditioning-table: $(FEWSTEP)
+	$(BIN)/fewstep teacher videos runs/real --num 1536 --given runs/real-given
+	$(BIN)/fewstep teacher videos runs/held-out --held-out --seed 0 --num 512 --given runs/held-out-given
+	$(BIN)/fewstep run shapes-first-frame --set data.folder=runs/real
+	$(BIN)/fewstep run shapes-first-last --set data.folder=runs/real
+	$(BIN)/fewstep run shapes-box-control --set data.folder=runs/real --set data.captions=runs/real-given/captions.jsonl
+	$(call evaluate-given,shapes-image,shapes-first-frame,first,frame-psnr)
+	$(call evaluate-given,shapes-image,shapes-first-last,first-last,frame-psnr)
+	$(call evaluate-given,shapes-control,shapes-box-control,control,box-iou)
+	$(BIN)/fewstep student conditioned image-to-video=runs/shapes-first-frame/evaluation \
+		first-last-frame=runs/shapes-first-last/evaluation box-control=runs/shapes-box-control/evaluation \
+		--out docs/results/conditioning.json
+
+# of a teacher, its students' run, what is given, and the metric of that
+define evaluate-given
+$(BIN)/fewstep evaluate teacher-32=$(1)@32:3 4-step-mse=runs/$(2)/stages/4-step 4-step=runs/$(2)/stages/4-step-relaxed \
+	2-step-mse=runs/$(2)/stages/2-step 2-step=runs/$(2)/stages/2-step-relaxed teacher-4=$(1)@4:3 \
+	--prompts runs/held-out-given/prompts-$(3).jsonl --num 512 --metrics shapes-fd,prompt-accuracy,motion,$(4) \
+	--out runs/$(2)/evaluation
+endef
 
 # Weights do not matter here, so students of the demo's recipe will do. A guided step is one pass of twice the batch: only
 # where a batch fills the machine does it cost what two passes do, so the ideal is held against at batch 4, one thread.

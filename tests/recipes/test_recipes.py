@@ -24,6 +24,11 @@ SHAPES = ["shapes-1step", "shapes-2step", "shapes-4step", "shapes-from-video", "
 COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
+SHAPES_GIVEN = {  # recipe -> teacher, what clips are made from
+    "shapes-first-frame": ("shapes-image", "first"),
+    "shapes-first-last": ("shapes-image", "first last"),
+    "shapes-box-control": ("shapes-control", "control"),
+}
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
 LTX = {"ltx-video-2b-lora-4step": ("Lightricks/LTX-Video", "5"), "ltx-2-lora-4step": ("Lightricks/LTX-2", "3")}
 HUNYUAN = {  # of prompts: recipe -> teacher, guidance
@@ -52,6 +57,7 @@ TEACHERS = {
     **LTX,
     **HUNYUAN,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
+    **{name: (teacher, "3") for name, (teacher, _) in SHAPES_GIVEN.items()},
     MOTION: ("animatediff-epicrealism", "7.5"),
     **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),
 }
@@ -69,19 +75,19 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     folder = [f"data.folder={tmp_path}"]
     (tmp_path / "mine.csv").write_text("file,caption,control\n")
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
-    told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in GIVEN}
+    told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in [*GIVEN, *SHAPES_GIVEN]}
     of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
     return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **told}
 
 
 def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
-    for name, (_, _, names) in GIVEN.items():
+    for name, names in {name: facts[-1] for name, facts in [*GIVEN.items(), *SHAPES_GIVEN.items()]}.items():
         data = read_recipe(name, own[name]).data
         assert isinstance(data, VideoData) and list(data.given or {}) == names.split()
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
+    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
     with pytest.raises(
         ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
     ):
@@ -90,7 +96,7 @@ def test_the_packaged_recipes_are_listed() -> None:
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -172,7 +178,7 @@ def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
     assert isinstance(ladd, Adversarial) and (ladd.real, ladd.judges, ladd.anchor.weight) == ("clips", "clip", 0)
 
 
-@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
 def test_a_recipe_without_the_users_files_says_how_to_name_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +205,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

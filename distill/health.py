@@ -80,8 +80,9 @@ class Watcher:
         self._steps, self._suspect = stage_steps, 0
 
     def due(self, step: int) -> bool:
-        """Whether something is measured after so many steps."""
-        return step > 0 and (step % self.settings.every == 0 or step == self._steps)
+        """Whether something is measured after so many steps: never in a stage that is too short to be judged."""
+        every = self.settings.every
+        return self._steps >= every and step > 0 and (step % every == 0 or step == self._steps)
 
     def judge(self, step: int, figures: Mapping[str, float]) -> list[str]:
         """What is wrong after `step` steps, in sentences; none of a single measurement before the stage's last."""
@@ -95,4 +96,4 @@ class Watcher:
         return self._suspect == 0
 
     def _judged(self, step: int) -> bool:
-        return self._steps >= self.settings.every and step >= self.settings.begins * self._steps
+        return step >= self.settings.begins * self._steps

@@ -76,7 +76,7 @@ def mean_over_processes(figures: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _looks(latents: Tensor) -> dict[str, Tensor]:
-    """Of latents (B, C, F, h, w): scalars, and `means` (C,). One frame's motion is its own size: ratios stay defined."""
+    """Of latents (B, C, F, h, w): scalars, and `means` (C,). A single frame's motion is its own size."""
     latents = latents.float()
     changes = latents.diff(dim=2) if latents.shape[2] > 1 else latents
     return {

@@ -43,13 +43,13 @@ class Watch(Settings):
     """What follows two measurements in a row outside a band, or the stage's last: the run ends with a sentence, or the
     stage goes back to its last healthy checkpoint and on at half its learning rates, at most three times; or a
     warning."""
-    motion: Band | None = (0.7, 1.5)
+    motion: Band | None = (0.75, 1.4)
     """Mean change between frames, as a multiple of the supervisor's: far below 1 is a student that freezes."""
-    contrast: Band | None = (0.75, 1.35)
+    contrast: Band | None = (0.8, 1.3)
     """Standard deviation of latents, as a multiple of the supervisor's: above, clips burn out; below, they fade."""
-    colour: Band | None = (0.0, 0.5)
+    colour: Band | None = (0.0, 0.3)
     """How far the means of the latents' channels are from the supervisor's, in its standard deviations."""
-    diversity: Band | None = (0.6, 1.6)
+    diversity: Band | None = (0.7, 1.5)
     """How much clips of other noise and prompts differ, as a multiple of the supervisor's: low is collapse."""
     accuracy: Band | None = (0.51, 0.9999)
     """The discriminator's, a moving average over its turns: at chance it is asleep, at 1 it has won."""

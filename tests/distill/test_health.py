@@ -25,7 +25,7 @@ ONLY_CONTRAST = {"motion": None, "colour": None, "diversity": None, "contrast": 
 @pytest.mark.parametrize(
     ("figures", "sentence"),
     [
-        ({"motion": 0.5}, "its clips move 0.5 times as much as its supervisor's, and watch.motion allows 0.7 to 1.5"),
+        ({"motion": 0.5}, "its clips move 0.5 times as much as its supervisor's, and watch.motion allows 0.75 to 1.4"),
         ({"motion": 3.0}, "its clips move 3 times as much"),
         ({"contrast": 272.0}, "its clips have 272 times the contrast of its supervisor's"),
         ({"contrast": 0.63}, "its clips have 0.63 times the contrast"),

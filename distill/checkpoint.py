@@ -11,25 +11,26 @@ import torch
 from fewstep.teacher.atomic import whole_file
 
 FILE_NAME = "state.pt"
+HEALTHY = "healthy.pt"  # the last one at which nothing was wrong with the student
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
+def save_state(folder: Path, state: dict[str, Any], name: str = FILE_NAME) -> None:
     """Replaces the run's checkpoint, whole or not at all."""
     with (
-        whole_file(folder / FILE_NAME) as part,
+        whole_file(folder / name) as part,
         part.open("wb") as file,
     ):  # open: else a full disk is a riddle of torch's
         torch.save(state, file)
 
 
-def load_state(folder: Path, stage: str, mmap: bool = False) -> dict[str, Any] | None:
+def load_state(folder: Path, stage: str, name: str = FILE_NAME, mmap: bool = False) -> dict[str, Any] | None:
     """The checkpoint of this stage, None when there is none or it is of another stage.
 
     With `mmap` tensors are read only when they are used: enough to see whether the file is whole.
 
     Raises ValueError for a file that is broken; it holds tensors and numbers only and never runs code.
     """
-    path = folder / FILE_NAME
+    path = folder / name
     if not path.exists():
         return None
     try:
@@ -41,10 +42,11 @@ def load_state(folder: Path, stage: str, mmap: bool = False) -> dict[str, Any] |
 
 
 def forget_state(folder: Path, stage: str) -> None:
-    """Deletes this stage's checkpoint; another stage's stays, and a broken one goes."""
-    try:
-        found = load_state(folder, stage)
-    except ValueError:
-        found = {}
-    if found is not None:
-        (folder / FILE_NAME).unlink()
+    """Deletes this stage's checkpoints; another stage's stay, and broken ones go."""
+    for name in (FILE_NAME, HEALTHY):
+        try:
+            found = load_state(folder, stage, name)
+        except ValueError:
+            found = {}
+        if found is not None:
+            (folder / name).unlink()

@@ -67,6 +67,10 @@ class ConversionObjective:
         x0 = teacher.denoise(z_t, t, batch.conditions, network=roles.student)
         return {"loss": regress(teacher.schedule_of(roles.student), x0, target, t)}
 
+    def watched(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
     def _times(self, schedule: NoiseSchedule, batch: Batch) -> Tensor:
         asked, count, generator = self.supervision, len(batch.x0), batch.generator
         own = draw_transition(schedule, asked.teacher_steps, asked.student_steps, asked.starts, count, generator).t

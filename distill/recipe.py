@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import NonNegativeFloat, ValidationError, field_validator, model_validator
 
+from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
@@ -45,6 +46,7 @@ __all__ = [
     "Stage",
     "StudentSettings",
     "VideoData",
+    "Watch",
     "read_recipe",
     "recipe_schema",
 ]
@@ -80,6 +82,8 @@ class Recipe(Settings):
     """What is trained on."""
     student: StudentSettings = StudentSettings()
     """What of the student is trained."""
+    watch: Watch = Watch()
+    """What a student must look like while it trains, and what follows where it does not."""
     logging: Logging = Logging()
     """What a run logs and saves."""
     stages: tuple[Stage, ...]

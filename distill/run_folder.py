@@ -31,7 +31,7 @@ FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # manifest sees to it that files which moved still say the same.
 _FREE = (
     "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
-    "data.min_usable",
+    "data.min_usable", "watch",
 )  # fmt: skip
 
 

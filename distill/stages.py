@@ -16,6 +16,7 @@ from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_tra
 from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import Clips
 from fewstep.distill.expert_plan import expert_plan
+from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import agree, wait_for_all
@@ -24,7 +25,7 @@ from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
 from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
-from fewstep.distill.watch import endpoint_error, liveliness
+from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
 from fewstep.teacher.base import Teacher
@@ -172,15 +173,15 @@ class Relay:
                 clips = self.folder.samples / stage.name / f"step-{step:06d}"
                 self.samples(clips, roles.student, contract)
                 self.tracker.clips(stage.name, step, clips)
-            error = {"endpoint_error": endpoint_error(roles, [gauged], supervision)}
-            return error | liveliness(roles, gauged, supervision)
+            return {"endpoint_error": endpoint_error(roles, [gauged], supervision)}
 
+        liveliness = Liveliness(roles, gauged, supervision)
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
-            self.tracker,
+            self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure),
         )  # fmt: skip
         probe = self._probe(index, stage, supervision, roles, batches, main_batch)
-        return _Prepared(trainer, watch, probe, conversion)
+        return _Prepared(trainer, lambda step: watch(step) | liveliness.measure(), probe, conversion)
 
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch

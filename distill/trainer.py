@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import FILE_NAME, load_state, save_state
+from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, load_state, save_state
 from fewstep.distill.curves import Curves
+from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
+from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
 from fewstep.distill.player import Player, as_numbers
 from fewstep.distill.processes import agree
 from fewstep.distill.settings import Logging, Stage
@@ -25,12 +28,15 @@ from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.lr_scale import lr_scale
 from fewstep.teacher.screen import OnStep
 
+_LEAST_RATE = 1 / 8  # of what the recipe says: a stage rolls back three times
+
 
 class Trainer:
     """Trains `roles.student`, and what the objective trains besides it, for `stage.steps` steps.
 
     `folder` is the run's: its checkpoint is resumed when it is this stage's, and refused with another contract than
-    `contract`. `samples(step)`, if given, is called on the moving average every `logging.samples_every` steps.
+    `contract`. `samples(step)`, if given, is called on the moving average every `logging.samples_every` steps, and
+    `watcher` measures the moving average and says when it is not healthy.
     """
 
     def __init__(
@@ -45,10 +51,12 @@ class Trainer:
         folder: Path,
         samples: Callable[[int], dict[str, float]] | None = None,
         tracker: Tracker | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.stage, self.roles, self.objective = stage, roles, objective
         self.batches, self.accelerator, self.logging, self.folder = batches, accelerator, logging, folder
         self.contract, self.samples, self.tracker = contract, samples, tracker or NoTracker()
+        self.watcher = watcher
         self.modules = {name: player.module for name, player in objective.players().items()}
         self.players = {
             STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip)
@@ -57,8 +65,9 @@ class Trainer:
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
+        self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
         self._whole = True  # False from a step's first move to its point on the curve
-        self._resume()
+        self._resume(load_state(folder, stage.name))
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
     def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
@@ -66,27 +75,28 @@ class Trainer:
 
         Either way the checkpoint is written. A request to save is answered by `say`, and training continues.
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
-        another player has moved in that step already, what was written last: half a step is never kept.
+        another player has moved in that step already, what was written last: half a step is never kept. Nor is it when
+        memory runs out, or when the watch ends the run.
         """
-        curves = Curves(self.folder, self.stage.name, self.accelerator, self.tracker, self.step)
+        self._curves = self._open_curves()
         try:
-            stop = self._after_step(curves, signals, say)
+            stop = self._after_step(signals, say)
             while not stop and self.step < self.stage.steps:
                 began = time.monotonic()
                 figures = self.one_step()
                 self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
                 if (self.step - 1) % self.logging.every == 0 or self.step == self.stage.steps:
-                    curves.write(self.step, figures)
+                    self._curves.write(self.step, figures)
                 self._whole = True
                 on_step(self.step, figures[f"{STUDENT}/loss"])
-                stop = self._after_step(curves, signals, say)
+                stop = self._after_step(signals, say)
             return stop
         finally:
             try:
                 if self._whole:
                     self.save()
             finally:
-                curves.close()
+                self._curves.close()
 
     @property
     def kept(self) -> str:
@@ -94,10 +104,16 @@ class Trainer:
         where = f"saved in {self.folder / FILE_NAME}" if self.step else "nothing of it to save yet"
         return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"
 
-    def _after_step(self, curves: Curves, signals: Signals, say: Callable[[str], None]) -> int:
-        """Samples and checkpoints that are due; the number of a signal that asked any process to stop, or 0."""
+    def _open_curves(self) -> Curves:
+        return Curves(self.folder, self.stage.name, self.accelerator, self.tracker, self.step)
+
+    def _after_step(self, signals: Signals, say: Callable[[str], None]) -> int:
+        """Samples, measurements and checkpoints that are due; the number of a signal that asked any process to stop, or
+        0."""
         if self.samples and self.step and self.step % self.logging.samples_every == 0:
-            self._sample(self.samples, curves, signals)
+            self._measure(partial(self.samples, self.step), signals)
+        if self.watcher and self.watcher.due(self.step):
+            self._watch(self.watcher, signals, say)
         if time.monotonic() - self._saved_at > self.logging.save_seconds:
             self.save()
         request = agree(self.accelerator, signals)
@@ -106,18 +122,63 @@ class Trainer:
             say(f"{self.kept}; training continues")
         return request.stop
 
-    def _sample(self, samples: Callable[[int], dict[str, float]], curves: Curves, signals: Signals) -> None:
-        """A request to stop cuts samples short; a resume then makes them, as its first step."""
+    def _measure(self, measure: Callable[[], Mapping[str, float]], signals: Signals) -> Mapping[str, float] | None:
+        """Figures of the moving average, now on the curve; None where a request to stop cut them short. A resume then
+        takes them, as its first step."""
         self._whole = False  # the moving average stands in the student's place
         try:
             with self.roles.averaged():
-                figures = signals.attempt(lambda: samples(self.step))
+                figures = signals.attempt(measure)
         except Exception:  # but for a second request to stop, which may come at any time, the student is back
             self._whole = True
             raise
         self._whole = True
         if figures is not None:
-            curves.write(self.step, figures)
+            self._curves.write(self.step, figures)
+        return figures
+
+    def _watch(self, watcher: Watcher, signals: Signals, say: Callable[[str], None]) -> None:
+        """Measures whether the student is healthy, and does what the recipe says where it is not."""
+        figures = self._measure(watcher.measure, signals)
+        if figures is None:
+            return
+        action, wrong = watcher.settings.on_trigger, watcher.judge(self.step, {**figures, **self.objective.watched()})
+        if wrong and action == "roll_back":
+            self._roll_back("; ".join(wrong), say)
+        elif wrong and action == "warn":
+            say(f"warning: stage {self.stage.name} at step {self.step}: {'; '.join(wrong)}")
+        elif wrong:
+            raise ValueError(
+                f"stage {self.stage.name} is not healthy at step {self.step}: {'; '.join(wrong)}; what was trained is "
+                f"kept: lower lr or an adversarial weight in the recipe and train it again with --again "
+                f"{self.stage.name}, or go on with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
+            )
+        elif action == "roll_back" and watcher.healthy and self.accelerator.is_main_process:
+            save_state(self.folder, self._state(), HEALTHY)
+
+    def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
+        """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
+        healthy, rate = load_state(self.folder, self.stage.name, HEALTHY), self.rate / 2
+        if healthy is None or rate < _LEAST_RATE:
+            raise ValueError(
+                f"stage {self.stage.name} is not healthy at step {self.step}: {wrong}; "
+                + (
+                    "there is no healthy checkpoint to go back to"
+                    if healthy is None
+                    else "it was so at lower rates, too"
+                )
+                + f": change its objective or lr in the recipe, and train it again with --again {self.stage.name}"
+            )
+        from_step = self.step
+        self._resume(healthy)
+        self.rate = rate
+        self.save()
+        self._curves.close()
+        self._curves = self._open_curves()
+        say(
+            f"stage {self.stage.name} at step {from_step}: {wrong}; back to step {self.step}, and on at {rate:g} times "
+            "its learning rates"
+        )
 
     def one_step(self) -> dict[str, float]:
         """Every turn of the next step; returns the figures of each player's last turn, and writes nothing.
@@ -131,8 +192,10 @@ class Trainer:
                 lessons = self._lessons(turns)
                 for turn in turns:
                     figures |= {f"{turn}/{name}": value for name, value in self._turn(turn, lessons).items()}
-        except BaseException:
+        except BaseException as error:
             self.drawn = drawn
+            if is_out_of_memory(error):
+                raise ValueError(memory_sentence(self.stage, self.step)) from error
             raise
         # the average of few steps must not hold on to where the student began
         self.roles.update_average(min(self.stage.ema, (self.step + 1) / (self.step + 10)))
@@ -172,7 +235,7 @@ class Trainer:
                 f"again with --again {stage.name}"
             )
         self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
-        player.move(scale)
+        player.move(scale * self.rate)
         return total | {"gradient": norm, "lr_scale": scale}
 
     def save(self) -> None:
@@ -187,6 +250,7 @@ class Trainer:
             "step": self.step,
             "drawn": self.drawn,
             "seconds": self.seconds,
+            "rate": self.rate,
             "contract": self.contract.model_dump(mode="json"),
             "student": {name: p.detach() for name, p in self.roles.parameters.items()},
             "average": self.roles.average,
@@ -195,8 +259,7 @@ class Trainer:
         }
 
     @torch.no_grad()
-    def _resume(self) -> None:
-        state = load_state(self.folder, self.stage.name)
+    def _resume(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
         try:
@@ -211,6 +274,7 @@ class Trainer:
             for name, player in self.players.items():
                 player.optimizer.load_state_dict(state["optimizers"][name])
             self.step, self.drawn, self.seconds = state["step"], state["drawn"], state["seconds"]
+            self.rate = state.get("rate", 1.0)
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({str(error).splitlines()[0]}): "

@@ -1,4 +1,4 @@
-"""Whether a student is on its way: how far it lands from its supervisor, and whether its clips still move."""
+"""What a student looks like next to its supervisor: how far it lands from it, and whether its clips are alive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.rollout import rollout
+
+_CLIPS = 8  # that liveliness is measured on, at most
+_TINY = 1e-12  # so that a supervisor that shows nothing has ratios all the same
 
 
 @torch.no_grad()
@@ -31,22 +35,53 @@ def endpoint_error(roles: Roles, batches: Sequence[Batch], supervision: Supervis
     return float(torch.stack(found).mean())
 
 
-@torch.no_grad()
-def liveliness(roles: Roles, batch: Batch, supervision: Supervision) -> dict[str, float]:
-    """The student's clips against its supervisor's from the same noise: `motion` (mean change between frames) and
-    `contrast` (spread) as ratios. Motion far under 1 is a student that freezes; contrast far over 1, one that burns."""
-    schedule = roles.teacher.schedule
-    before = batch.generator.get_state()
-    z = batch.noise()
-    batch.generator.set_state(before)
-    student = rollout(
-        roles.teacher, z, batch.conditions, schedule.grid(supervision.student_steps), network=roles.student
-    )
-    teacher = supervision.clips(z, batch, roles)
-    return {"motion": _motion(student) / _motion(teacher), "contrast": float(student.std() / teacher.std())}
+class Liveliness:
+    """The student's clips against its supervisor's, from the same noise and prompts at every call.
+
+    `motion` is the mean change between frames, `contrast` the spread of latents, `diversity` how much clips differ from
+    one another, all as ratios; `colour` the distance of the channels' means, in the supervisor's standard deviations.
+    Motion far under 1 is a student that freezes; contrast far over 1, one that burns. The supervisor's clips are made
+    once. Figures are means over all processes.
+    """
+
+    def __init__(self, roles: Roles, batch: Batch, supervision: Supervision) -> None:
+        self._roles, self._supervision = roles, supervision
+        some = slice(0, _CLIPS)
+        self._batch = Batch(batch.x0[some], batch.conditions[some], batch.generator, batch.progress)
+        self._of_supervisor: dict[str, Tensor] | None = None
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """motion, contrast, colour, and of several clips diversity."""
+        roles, batch = self._roles, self._batch
+        before = batch.generator.get_state()
+        z = batch.noise()
+        batch.generator.set_state(before)
+        if self._of_supervisor is None:
+            self._of_supervisor = _looks(self._supervision.clips(z, batch, roles))
+        grid = roles.teacher.schedule.grid(self._supervision.student_steps)
+        own, its = _looks(rollout(roles.teacher, z, batch.conditions, grid, network=roles.student)), self._of_supervisor
+        figures = {name: own[name] / its[name].clamp_min(_TINY) for name in ("motion", "contrast")}
+        figures["colour"] = (own["means"] - its["means"]).square().mean().sqrt() / its["contrast"].clamp_min(_TINY)
+        if len(z) > 1:
+            figures["diversity"] = own["variety"] / its["variety"].clamp_min(_TINY)
+        return mean_over_processes(figures)
 
 
-def _motion(latents: Tensor) -> float:
-    """Mean absolute change between neighbouring frames; of one frame, its own size, so that ratios stay defined."""
+def mean_over_processes(figures: dict[str, Tensor]) -> dict[str, float]:
+    """The same numbers in all processes, of scalars that each has of its own clips."""
+    own = torch.stack([figure.double().reshape(()) for figure in figures.values()])
+    total = sum_over_processes(torch.cat([own, own.new_ones(1)]), own.device)
+    return dict(zip(figures, (total[:-1] / total[-1]).tolist(), strict=True))
+
+
+def _looks(latents: Tensor) -> dict[str, Tensor]:
+    """Of latents (B, C, F, h, w): scalars, and `means` (C,). A single frame's motion is its own size."""
+    latents = latents.float()
     changes = latents.diff(dim=2) if latents.shape[2] > 1 else latents
-    return float(changes.abs().mean())
+    return {
+        "motion": changes.abs().mean(),
+        "contrast": latents.std(),
+        "means": latents.transpose(0, 1).flatten(1).mean(1),
+        "variety": latents.std(0).mean() if len(latents) > 1 else latents.new_ones(()),
+    }

@@ -108,6 +108,10 @@ class AdversarialObjective:
             return self._judge(discriminate, real, fake, lesson, roles.teacher.schedule, step)
         return self._learn(discriminate, real, fake, x0, lesson, roles)
 
+    def watched(self) -> dict[str, float]:
+        """The discriminator's accuracy, a moving average over the transitions that were seen; nothing before."""
+        return {"accuracy": self.scores.accuracy} if bool((self.scores.weights > 0).any()) else {}
+
     # --- what is compared
 
     def _of_steps(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:

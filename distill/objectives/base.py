@@ -119,3 +119,6 @@ class Objective(Protocol[LessonT]):
 
         The figures that are logged may differ from step to step.
         """
+
+    def watched(self) -> dict[str, float]:
+        """What `watch` of a recipe may have bands for besides the student's clips, such as `accuracy`, by name."""

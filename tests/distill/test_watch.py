@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from fewstep.distill.batches import Batches
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.watch import endpoint_error, liveliness
+from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher
 
@@ -19,13 +20,19 @@ def test_a_student_that_is_its_supervisor_has_no_error(tiny_teacher: Teacher, ti
     roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
     assert endpoint_error(roles, [batch], SAME) < 1e-9
     assert endpoint_error(roles, [batch], TWICE) > 1e-4
-    assert liveliness(roles, batch, SAME) == {"motion": 1.0, "contrast": 1.0}
+    alike = {"motion": 1.0, "contrast": 1.0, "colour": 0.0, "diversity": 1.0}
+    assert Liveliness(roles, batch, SAME).measure() == alike
+    assert (
+        "diversity" not in Liveliness(roles, Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 1, 0.0), SAME).measure()
+    )
 
 
 def test_figures_are_of_the_same_clips_and_noise_every_time(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
     roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
-    first = endpoint_error(roles, [batch], TWICE), liveliness(roles, batch, TWICE)
-    assert first == (endpoint_error(roles, [batch], TWICE), liveliness(roles, batch, TWICE))
+    liveliness = Liveliness(roles, batch, TWICE)
+    first = endpoint_error(roles, [batch], TWICE), liveliness.measure()
+    assert first == (endpoint_error(roles, [batch], TWICE), liveliness.measure())
+    assert first[1] == Liveliness(roles, batch, TWICE).measure()
 
 
 def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
@@ -40,5 +47,20 @@ def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tin
             return (z / (timestep.view(-1, 1, 1, 1, 1) / 1000),)
 
     roles.student = Blank()
-    found = liveliness(roles, batch, SAME)
-    assert found["motion"] < 1e-4 and found["contrast"] < 1e-4
+    found = Liveliness(roles, batch, SAME).measure()
+    assert found["motion"] < 1e-4 and found["contrast"] < 1e-4 and found["diversity"] < 1e-4
+
+
+def test_a_student_whose_colours_drift_shows(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
+    own = roles.supervisor
+
+    class Drifting(torch.nn.Module):
+        """Its supervisor, whose clips all get lighter in each latent channel."""
+
+        def forward(self, *latents: torch.Tensor, **named: torch.Tensor) -> tuple[torch.Tensor]:
+            return (own(*latents, **named)[0] - 1.0,)
+
+    roles.student = Drifting()
+    found = Liveliness(roles, batch, SAME).measure()
+    assert found["colour"] > 0.5 and found["contrast"] == pytest.approx(1, abs=0.5)

@@ -136,3 +136,7 @@ class MatchingObjective:
         with torch.no_grad():
             real = teacher.denoise(noised, t, batch.conditions, network=roles.supervisor)
         return {"loss": (x0 - (x0.detach() + real - fake)).square().mean()}
+
+    def watched(self) -> dict[str, float]:
+        """Nothing."""
+        return {}

@@ -1,0 +1,99 @@
+"""Whether a student is healthy as it trains: bands for what is measured of it, and what follows when it leaves them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
+
+from fewstep.distill.objectives.base import Settings
+
+_PATIENCE = 2  # measurements in a row outside a band, but for the last of a stage, which counts alone
+
+
+def _in_order(band: tuple[float, float]) -> tuple[float, float]:
+    if not band[0] < band[1]:
+        raise ValueError(f"[{band[0]:g}, {band[1]:g}] is no band: the first number must be below the second")
+    return band
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Band = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_in_order)]
+
+_SAID = {
+    "motion": "its clips move {} times as much as its supervisor's",
+    "contrast": "its clips have {} times the contrast of its supervisor's",
+    "colour": "the mean colours of its clips are {} standard deviations from its supervisor's",
+    "diversity": "its clips differ from one another {} times as much as its supervisor's",
+    "accuracy": "its discriminator is right in {} of pairs (.5 is chance, and from 1 nothing can be learned)",
+}
+
+
+class Watch(Settings):
+    """What a student must look like while it trains. All but `accuracy` are taken on some held-out clips, of the moving
+    average against its supervisor, from the same noise. Null: any value will do."""
+
+    every: PositiveInt = 25
+    """Student steps between two measurements. Stages of fewer steps are measured at their end, and not judged."""
+    begins: Fraction = 0.25
+    """The fraction of a stage's steps before which nothing is judged: students begin as what they are not yet."""
+    on_trigger: Literal["stop", "roll_back", "warn"] = "stop"
+    """What follows two measurements in a row outside a band, or the stage's last: the run ends with a sentence, or the
+    stage goes back to its last healthy checkpoint and on at half its learning rates, at most three times; or a
+    warning."""
+    motion: Band | None = (0.75, 1.4)
+    """Mean change between frames, as a multiple of the supervisor's: far below 1 is a student that freezes."""
+    contrast: Band | None = (0.8, 1.3)
+    """Standard deviation of latents, as a multiple of the supervisor's: above, clips burn out; below, they fade."""
+    colour: Band | None = (0.0, 0.3)
+    """How far the means of the latents' channels are from the supervisor's, in its standard deviations."""
+    diversity: Band | None = (0.7, 1.5)
+    """How much clips of other noise and prompts differ, as a multiple of the supervisor's: low is collapse."""
+    accuracy: Band | None = (0.51, 0.9999)
+    """The discriminator's, a moving average over its turns: at chance it is asleep, at 1 it has won."""
+
+    def wrong(self, figures: Mapping[str, float]) -> list[str]:
+        """Sentences about figures that are outside their bands, or not finite."""
+        sentences = []
+        for name, said in _SAID.items():
+            band: tuple[float, float] | None = getattr(self, name)
+            value = figures.get(name)
+            if value is None:
+                continue
+            if not math.isfinite(value):
+                return ["its clips are not finite: a weight, or its moving average, is infinite or not a number"]
+            if band is not None and not band[0] <= value <= band[1]:
+                sentences.append(f"{said.format(f'{value:.3g}')}, and watch.{name} allows {band[0]:g} to {band[1]:g}")
+        return sentences
+
+
+class Watcher:
+    """Measures a student every so many steps of its stage, and says when it is not healthy.
+
+    measure: figures by name, such as `Liveliness.measure`; of all processes the same.
+    """
+
+    def __init__(self, settings: Watch, stage_steps: int, measure: Callable[[], Mapping[str, float]]) -> None:
+        self.settings, self.measure = settings, measure
+        self._steps, self._suspect = stage_steps, 0
+
+    def due(self, step: int) -> bool:
+        """Whether something is measured after so many steps: never in a stage that is too short to be judged."""
+        every = self.settings.every
+        return self._steps >= every and step > 0 and (step % every == 0 or step == self._steps)
+
+    def judge(self, step: int, figures: Mapping[str, float]) -> list[str]:
+        """What is wrong after `step` steps, in sentences; none of a single measurement before the stage's last."""
+        wrong = self.settings.wrong(figures) if self._judged(step) else []
+        self._suspect = self._suspect + 1 if wrong else 0
+        return wrong if self._suspect >= _PATIENCE or step == self._steps else []
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was wrong in the last measurement."""
+        return self._suspect == 0
+
+    def _judged(self, step: int) -> bool:
+        return step >= self.settings.begins * self._steps

@@ -1,0 +1,27 @@
+"""What to change when memory runs out in the middle of training."""
+
+from __future__ import annotations
+
+import torch
+
+from fewstep.distill.settings import Stage
+
+_OF_THE_CPU = ("can't allocate memory", "not enough memory")  # torch's, as a RuntimeError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_THE_CPU)
+
+
+def memory_sentence(stage: Stage, step: int) -> str:
+    """One sentence: where it happened, what is kept, and which lines of the recipe take less."""
+    clips = stage.batch // stage.accumulate
+    knobs = [] if clips == 1 else [f"accumulate above {stage.accumulate} ({clips} clips go through at once now)"]
+    knobs += ["gradient_checkpointing: true", "student.train: lora", "a smaller size"]
+    return (
+        f"stage {stage.name}: memory ran out in step {step + 1}; the {step} steps before it are kept: run the same "
+        f"command again with one of {', '.join(knobs)} (--dry-run says what each takes)"
+    )

@@ -75,7 +75,8 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     folder = [f"data.folder={tmp_path}"]
     (tmp_path / "mine.csv").write_text("file,caption,control\n")
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
-    told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in [*GIVEN, *SHAPES_GIVEN]}
+    given = [*GIVEN, *SHAPES_GIVEN]
+    told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in given}
     of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
     return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **told}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
+from fewstep.teacher.families.skyreels import FORCING, SkyReelsImageTeacher, SkyReelsTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
@@ -17,9 +18,17 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "WanAnimatePipeline": WanAnimateTeacher,
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
+    "SkyReelsV2Pipeline": SkyReelsTeacher,
+    "SkyReelsV2ImageToVideoPipeline": SkyReelsImageTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json
     "WanModularPipeline": "WanPipeline",
     "Wan22ModularPipeline": "WanPipeline",
+}
+
+REFUSED = {  # pipelines that cannot be teachers, and why
+    "SkyReelsV2DiffusionForcingPipeline": FORCING,
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": FORCING,
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": FORCING,
 }

@@ -25,6 +25,7 @@ from tests.tiny_pipelines import (
     save_tiny_wan,
     tiny_wan22_5b,
 )
+from tests.tiny_skyreels import save_tiny_skyreels
 
 PROMPTS = ["a red circle", "a big blue square moves left"]
 
@@ -64,6 +65,8 @@ VARIANTS = [
     Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
     Variant("cogvideox", "t2v", save_tiny_cogvideox),
     Variant("animatediff", "t2v", save_tiny_animatediff),
+    Variant("skyreels", "t2v", save_tiny_skyreels),
+    Variant("skyreels", "i2v", lambda folder: save_tiny_skyreels(folder, image=True), ("first",)),
 ]
 
 

@@ -93,6 +93,10 @@ class Teacher(Scheduled, Exportable, ABC):
         """What one branch of guidance sees of B prompts, by names: embeddings (B, L, D) as the denoiser takes them, and
         masks, pooled vectors and the like where it has them. The text encoder is there."""
 
+    def embed_negative(self, prompt: str) -> Tensors:
+        """`embed` of a negative prompt alone, for families that prepare it otherwise."""
+        return self.embed([prompt])
+
     def unconditional(self, embedded: Tensors) -> Tensors:
         """What `embed` says of the negative prompt as the unconditional branch sees it; families may blind it more."""
         return embedded
@@ -217,7 +221,7 @@ class Teacher(Scheduled, Exportable, ABC):
         positive = self.embed(list(map(str, prompts)))
         negative = positive
         if negative_prompt is not None:
-            unconditional = self.unconditional(self.embed([negative_prompt]))
+            unconditional = self.unconditional(self.embed_negative(negative_prompt))
             negative = {name: tensor.expand(len(prompts), *tensor.shape[1:]) for name, tensor in unconditional.items()}
         return Conditions(positive, negative, shared, self.padded)
 

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
+from tests.tiny_sana_video import save_tiny_sana_video
 from tests.tiny_skyreels import save_tiny_skyreels
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
@@ -138,6 +139,22 @@ def tiny_skyreels_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path
     """SkyReels V2 from a first frame; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny-skyreels-image")
     save_tiny_skyreels(folder, image=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sana_video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SANA-Video pipeline folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-sana-video")
+    save_tiny_sana_video(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sana_video_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SANA-Video from a first frame; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny-sana-video-image")
+    save_tiny_sana_video(folder, image=True)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
+from fewstep.teacher.families.sana_video import SanaVideoImageTeacher, SanaVideoTeacher
 from fewstep.teacher.families.skyreels import FORCING, SkyReelsImageTeacher, SkyReelsTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
@@ -20,6 +21,8 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "AnimateDiffPipeline": AnimateDiffTeacher,
     "SkyReelsV2Pipeline": SkyReelsTeacher,
     "SkyReelsV2ImageToVideoPipeline": SkyReelsImageTeacher,
+    "SanaVideoPipeline": SanaVideoTeacher,
+    "SanaImageToVideoPipeline": SanaVideoImageTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

@@ -25,6 +25,7 @@ from tests.tiny_pipelines import (
     save_tiny_wan,
     tiny_wan22_5b,
 )
+from tests.tiny_sana_video import save_tiny_sana_video
 from tests.tiny_skyreels import save_tiny_skyreels
 
 PROMPTS = ["a red circle", "a big blue square moves left"]
@@ -67,6 +68,8 @@ VARIANTS = [
     Variant("animatediff", "t2v", save_tiny_animatediff),
     Variant("skyreels", "t2v", save_tiny_skyreels),
     Variant("skyreels", "i2v", lambda folder: save_tiny_skyreels(folder, image=True), ("first",)),
+    Variant("sana_video", "t2v", save_tiny_sana_video),
+    Variant("sana_video", "i2v", lambda folder: save_tiny_sana_video(folder, image=True), ("first",)),
 ]
 
 

@@ -148,7 +148,7 @@ class SanaVideoTeacher(Teacher):
         config = folder / "transformer" / "config.json"
         vae = (index.get("vae") or [None, None])[1]
         if vae not in VAES:
-            raise ValueError(f"the vae in {folder} is a {vae}, not one of videos: use a folder with {' or '.join(VAES)}")
+            raise ValueError(f"{folder} has {vae} as its vae, not one of videos: use a folder with {' or '.join(VAES)}")
         if config.is_file() and read_json(config).get("guidance_embeds"):
             raise ValueError(
                 f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline tells it no guidance, so nothing "

@@ -47,8 +47,8 @@ def find_folder(
     """The folder of a teacher, downloaded if `name` is a hub id, and the name of its pipeline class.
 
     Without `weights` only the configs of a hub id are downloaded. `modular` says which of the classes known is the
-    same as a modular one, `refused` why a class cannot be a teacher. Raises ValueError when there is no such teacher, or its class is not one of `known` (before
-    any download).
+    same as a modular one, `refused` why a class cannot be a teacher. Raises ValueError when there is no such teacher,
+    or its class is not one of `known` (before any download).
     """
     folder = embedded_path() if name == EMBEDDED else Path(name).expanduser()
     if name == EMBEDDED and not folder.exists():
@@ -178,8 +178,8 @@ def _known_modular(index: dict[str, Any], folder: Path, modular: Mapping[str, st
 
 def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> str:
     class_name = index.get("_class_name")
-    if class_name in refused:
-        raise ValueError(f"{name} is {_articled(class_name)}, which cannot be a teacher: {refused[class_name]}")
+    if why := refused.get(str(class_name)):
+        raise ValueError(f"{name} is {_articled(str(class_name))}, which cannot be a teacher: {why}")
     if class_name not in known:
         raise ValueError(
             f"{name} is {_articled(class_name or 'pipeline without _class_name')}, a family that fewstep does not "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import lcm
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from diffusers import SanaImageToVideoPipeline, SanaVideoPipeline
 from diffusers.models.transformers.transformer_sana_video import SanaVideoTransformerBlock
 from torch import Tensor, nn
 
@@ -28,8 +29,13 @@ VAES = ("AutoencoderKLWan", "AutoencoderKLLTX2Video")
 
 
 class SanaVideoTeacher(Teacher):
-    """Adapter for SanaVideoPipeline. Prompts follow an instruction to the text encoder, negative ones do not."""
+    """Adapter for SanaVideoPipeline. Prompts follow an instruction to the text encoder, negative ones do not.
 
+    A first frame that is given is in place, clean and at time 0.
+    """
+
+    takes: tuple[str, ...] = ("first",)
+    given_arguments = MappingProxyType({"first": "image"})
     padded = frozenset({EMBEDDINGS, MASK})
     family_fps = 16.0
 
@@ -88,6 +94,25 @@ class SanaVideoTeacher(Teacher):
             return_dict=False,
         )[0]
         return output[:, : z_t.shape[1]].to(z_t.dtype)  # the other half of some is a variance that nobody uses
+
+    def take(self, names: Sequence[str]) -> None:
+        """The checkpoints name the pipeline for texts; given a first frame, it is the one for images."""
+        super().take(names)
+        if self.given and isinstance(self.pipeline, SanaVideoPipeline):
+            made: Any = SanaImageToVideoPipeline
+            self.pipeline = made(**self.pipeline.components)
+
+    def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
+        """The latents of the first frame."""
+        return {FRAME: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
+
+    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+        """The first frame, where it is given."""
+        if FRAME not in conditions.shared:
+            return None
+        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
+        mask[0] = True
+        return Kept(conditions.shared[FRAME].to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
 
     @property
     def denoiser(self) -> nn.Module:
@@ -151,8 +176,8 @@ class SanaVideoTeacher(Teacher):
             raise ValueError(f"{folder} has {vae} as its vae, not one of videos: use a folder with {' or '.join(VAES)}")
         if config.is_file() and read_json(config).get("guidance_embeds"):
             raise ValueError(
-                f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline tells it no guidance, so nothing "
-                "can sample it: use the checkpoint that the published few-step one was distilled from"
+                f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline tells it no guidance, so "
+                "nothing can sample it: use the checkpoint that the published few-step one was distilled from"
             )
 
     # --- what exports ask
@@ -165,20 +190,9 @@ class SanaVideoTeacher(Teacher):
 
 
 class SanaVideoImageTeacher(SanaVideoTeacher):
-    """Adapter for SanaImageToVideoPipeline: the first frame is in place, clean and at time 0."""
+    """Adapter for SanaImageToVideoPipeline, which cannot do without a first frame."""
 
-    takes = needs = ("first",)
-    given_arguments = MappingProxyType({"first": "image"})
-
-    def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The latents of the first frame."""
-        return {FRAME: self.encode(to_pixels(given["first"]).to(self.device))}
-
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
-        """The first frame."""
-        mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
-        mask[0] = True
-        return Kept(conditions.shared[FRAME].to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
+    needs = ("first",)
 
 
 def _default(pipeline: Any, argument: str) -> Any:

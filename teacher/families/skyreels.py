@@ -28,13 +28,14 @@ def check_plain(folder: Path) -> None:
     transformer = folder / "transformer" / "config.json"
     if transformer.is_file() and read_json(transformer).get("inject_sample_info"):
         raise ValueError(
-            f"the transformer in {folder} has inject_sample_info, which only those for diffusion forcing have: {FORCING}"
+            f"the transformer in {folder} has inject_sample_info, which only those for diffusion forcing have: "
+            f"{FORCING}"
         )
     config = folder / "scheduler" / "scheduler_config.json"
     if config.is_file() and (said := read_json(config)).get("use_flow_sigmas") and said.get("prediction_type") != FLOW:
         raise ValueError(
-            f"{config} has use_flow_sigmas and prediction_type {said.get('prediction_type')!r}, so that the velocity would "
-            f"be taken for something else: set it to {FLOW!r}, as diffusers' conversion of the checkpoints does"
+            f"{config} has use_flow_sigmas and prediction_type {said.get('prediction_type')!r}, so that the velocity "
+            f"would be taken for something else: set it to {FLOW!r}, as diffusers' conversion of the checkpoints does"
         )
 
 

@@ -69,6 +69,7 @@ VARIANTS = [
     Variant("skyreels", "t2v", save_tiny_skyreels),
     Variant("skyreels", "i2v", lambda folder: save_tiny_skyreels(folder, image=True), ("first",)),
     Variant("sana_video", "t2v", save_tiny_sana_video),
+    Variant("sana_video", "i2v-of-a-t2v-folder", save_tiny_sana_video, ("first",)),
     Variant("sana_video", "i2v", lambda folder: save_tiny_sana_video(folder, image=True), ("first",)),
 ]
 

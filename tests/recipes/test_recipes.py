@@ -24,18 +24,22 @@ COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
-OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS]
+SKYREELS, SANA = "skyreels-v2-t2v-14b-lora-4step", "sana-video-2b-lora-4step"
+OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, SKYREELS, SANA]
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
     "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
     "wan2.1-vace-1.3b-lora-4step": ("Wan-AI/Wan2.1-VACE-1.3B-diffusers", "5", "control"),
     "wan2.2-i2v-a14b-lora-4step": ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "3.5", "first"),
     "wan2.2-ti2v-5b-lora-4step": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "5", "first"),
+    "skyreels-v2-i2v-14b-lora-4step": ("Skywork/SkyReels-V2-I2V-14B-540P-Diffusers", "5", "first"),
     "wan2.2-animate-14b-lora-4step": ("Wan-AI/Wan2.2-Animate-14B-Diffusers", "1", "reference pose face"),
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
+    SKYREELS: ("Skywork/SkyReels-V2-T2V-14B-540P-Diffusers", "6"),
+    SANA: ("Efficient-Large-Model/SANA-Video_2B_480p_diffusers", "6"),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
 }
@@ -66,7 +70,9 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 def test_the_packaged_recipes_are_listed() -> None:
     assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *WAN])
-    with pytest.raises(ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of shapes-1step, "):
+    with pytest.raises(
+        ValueError, match="there is no recipe shapes-3step: pass a YAML file, or one of sana-video-2b-lo"
+    ):
         read_recipe("shapes-3step")
     with pytest.raises(ValueError, match="there is no recipe"):
         read_recipe("elsewhere/shapes-4step")

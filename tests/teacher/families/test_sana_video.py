@@ -34,6 +34,12 @@ def test_a_denoiser_that_learned_its_variance(tmp_path: Path) -> None:
     assert stock_error(load_teacher(tmp_path, device="cpu"), 2, 6.0) < 1e-5
 
 
+def test_a_first_frame_for_a_folder_of_texts(tiny_sana_video_folder: Path) -> None:
+    teacher = load_teacher(tiny_sana_video_folder, device="cpu")
+    teacher.take(("first",))
+    assert type(teacher.pipeline).__name__ == "SanaImageToVideoPipeline" and stock_error(teacher, 2, 6.0) < 1e-5
+
+
 def test_the_negative_prompt_is_read_without_the_instruction(tiny_sana_video_folder: Path) -> None:
     teacher: Any = load_teacher(tiny_sana_video_folder, device="cpu")
     one, other = teacher.embed(["a ring"]), teacher.embed_negative("a ring")

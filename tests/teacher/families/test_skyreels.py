@@ -30,7 +30,9 @@ def test_same_noise_gives_the_stock_latents(teacher: Teacher, steps: int, guidan
 def test_same_latents_give_the_stock_video(teacher: Teacher) -> None:
     pipeline: Any = teacher.pipeline
     latents = torch.randn(1, *teacher.latent_shape(*size_of(teacher)))
-    mean, std = (torch.tensor(pipeline.vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(pipeline.vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std")
+    )
     torch.testing.assert_close(teacher.decode(latents), pipeline.vae.decode(latents * std + mean).sample)
 
 
@@ -65,9 +67,7 @@ def changed(path: Path, **settings: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("image", [False, True])
-def test_what_a_folder_may_not_say(
-    change: Callable[[Path], None], sentence: str, image: bool, tmp_path: Path
-) -> None:
+def test_what_a_folder_may_not_say(change: Callable[[Path], None], sentence: str, image: bool, tmp_path: Path) -> None:
     save_tiny_skyreels(tmp_path, image=image)
     change(tmp_path)
     with pytest.raises(ValueError, match=sentence):

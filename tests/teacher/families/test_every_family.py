@@ -38,6 +38,10 @@ FOLDERS = [
     "tiny_hunyuan_video_image_folder",
     "tiny_hunyuan_video15_folder",
     "tiny_hunyuan_video15_image_folder",
+    "tiny_skyreels_folder",
+    "tiny_skyreels_image_folder",
+    "tiny_sana_video_folder",
+    "tiny_sana_video_image_folder",
 ]
 
 
@@ -87,7 +91,8 @@ def lora_copy(teacher: Teacher) -> Any:
     """A copy with adapters wherever it may have them."""
     student: Any = copy.deepcopy(teacher.network_at(1.0))
     layers = {name: module for name, module in student.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    inside = [name for name in layers if "block" in name.split(".")[0]]
+    whole = [name for name, module in layers.items() if getattr(module, "groups", 1) == 1]
+    inside = [name for name in whole if "block" in name.split(".")[0]]
     student.add_adapter(LoraConfig(r=2, target_modules=inside))
     return student
 

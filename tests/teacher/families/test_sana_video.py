@@ -42,7 +42,7 @@ def test_a_first_frame_for_a_folder_of_texts(tiny_sana_video_folder: Path) -> No
 
 def test_the_negative_prompt_is_read_without_the_instruction(tiny_sana_video_folder: Path) -> None:
     teacher: Any = load_teacher(tiny_sana_video_folder, device="cpu")
-    one, other = teacher.embed(["a ring"]), teacher.embed_negative("a ring")
+    one, other = teacher.embed(["a ring"]), teacher.embed_negative("a ring", {})
     assert one["mask"].sum() == other["mask"].sum() + 1  # of the instruction the first token alone stays
     assert not torch.equal(one["embeddings"][:, 1:4], other["embeddings"][:, :3])  # but all of it was read
     assert teacher.cleaned(" A Ring ") == "a ring"

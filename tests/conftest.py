@@ -16,6 +16,7 @@ from fewstep.teacher.base import Teacher, load_teacher
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
+from tests.tiny_kandinsky import save_tiny_kandinsky
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
@@ -105,6 +106,8 @@ tiny_skyreels_folder = saved_once("tiny-skyreels", save_tiny_skyreels)
 tiny_skyreels_image_folder = saved_once("tiny-skyreels-image", partial(save_tiny_skyreels, image=True))
 tiny_sana_video_folder = saved_once("tiny-sana-video", save_tiny_sana_video)
 tiny_sana_video_image_folder = saved_once("tiny-sana-video-image", partial(save_tiny_sana_video, image=True))
+tiny_kandinsky_folder = saved_once("tiny-kandinsky", save_tiny_kandinsky)
+tiny_kandinsky_image_folder = saved_once("tiny-kandinsky-image", partial(save_tiny_kandinsky, image=True))
 given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
 ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)
 ltx2_folders = saved_by_kind("tiny-ltx2", save_tiny_ltx2_of)

@@ -9,6 +9,8 @@ from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
 from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15ImageTeacher, HunyuanVideo15Teacher
 from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeacher
+from fewstep.teacher.families.kandinsky import KandinskyTeacher
+from fewstep.teacher.families.kandinsky_image import KandinskyImageTeacher
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
@@ -43,6 +45,8 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "SkyReelsV2ImageToVideoPipeline": SkyReelsImageTeacher,
     "SanaVideoPipeline": SanaVideoTeacher,
     "SanaImageToVideoPipeline": SanaVideoImageTeacher,
+    "Kandinsky5T2VPipeline": KandinskyTeacher,
+    "Kandinsky5I2VPipeline": KandinskyImageTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

@@ -13,7 +13,7 @@ from diffusers import (
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
 )
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -26,11 +26,11 @@ from fewstep.teacher.shapes.captions import vocabulary
 from fewstep.teacher.shapes.text import make_tokenizer
 from tests.tiny_pipelines import randomized, save_tiny
 
-MARKS = ("<pad>", "<begin>", "<unk>", "<|im_start|>", "<|im_end|>")
+MARKS = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>", ".", ",", ":", "\n")
 _TEXT = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
-    "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0,
+    "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
 }  # fmt: skip
 _VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
 _TRANSFORMER: dict[str, Any] = {
@@ -51,16 +51,14 @@ _TRANSFORMER: dict[str, Any] = {
 
 
 def _qwen_tokenizer(template: str, start: int) -> PreTrainedTokenizerFast:
-    """Words and marks, behind as many more that the template's beginning has what the pipeline cuts away."""
+    """Words, signs and marks, of which the template's beginning has as many as the pipeline cuts away."""
     words = dict.fromkeys((*MARKS, *(word.rstrip(",") for word in vocabulary())))
     ids = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\|[a-z_]+\|>|[a-z]+"), "removed", invert=True)
-    missing = start - len(tokenizer.encode(template.split("{}")[0]).ids)
-    assert missing >= 0
-    special = [("<begin>", ids["<begin>"])]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<begin> " * missing + "$A", special_tokens=special)
+    tokens = Regex(r"<\|[a-z_]+\|>|[a-z]+|[.,:]|(?<=\.)\n")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokens, "removed", invert=True)
+    assert len(tokenizer.encode(template.split("{}")[0]).ids) == start
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
 
 

@@ -171,9 +171,9 @@ class KandinskyTeacher(TransformerTeacher):
         kind = read_json(config).get("attention_type", "regular") if config.is_file() else "regular"
         if kind != "regular":
             raise ValueError(
-                f"the transformer in {folder} has attention_type {kind!r}, which chooses blocks of tokens by itself "
-                "and needs a compiled kernel of a GPU: it was never run here; use a checkpoint of 5 seconds with regular "
-                "attention, such as kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers"
+                f"the transformer in {folder} has attention_type {kind!r}, which chooses blocks of tokens by itself, "
+                "in a compiled kernel of a GPU, and was never run here: use a checkpoint with regular attention, as "
+                "kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers"
             )
 
     # --- what exports ask

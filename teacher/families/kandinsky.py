@@ -30,9 +30,8 @@ TEXT_LENGTH = 512  # the pipelines' own max_sequence_length
 class KandinskyTeacher(TransformerTeacher):
     """Adapter for Kandinsky5T2VPipeline.
 
-    Clips are asked for one by one. Texts of several lengths cannot be asked for at once, since nothing masks their
-    padding; and queries and keys are rounded to bfloat16, so that the least difference, as between a batch of one and
-    of two, may become one of 1/256 in some of them. One by one a clip is what it is alone, as in the pipeline's call.
+    Clips are asked for one by one, as the pipeline's call asks for one: nothing masks a text's padding, so that texts of
+    several lengths cannot be asked for at once.
     """
 
     family_fps = 24.0
@@ -86,7 +85,7 @@ class KandinskyTeacher(TransformerTeacher):
     def _one(self, network: Any, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """The denoiser's output (1, F, h, w, C) for one clip's latents, in its own layout."""
         seen, device = conditions.positive, latents.device
-        length = max(1, int(seen[MASK].sum()))
+        length = max(1, int(seen[MASK].count_nonzero()))  # a sum in bfloat16 would be rounded
         grid = [n // p for n, p in zip(latents.shape[1:4], self._patch, strict=True)]
         height, width = (n * self.pipeline.vae_scale_factor_spatial for n in latents.shape[2:4])
         output: Tensor = network(

@@ -43,6 +43,7 @@ class SanaVideoTeacher(TransformerTeacher):
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
         self._instruction = _default(pipeline, "complex_human_instruction")
+        _check_tokens(pipeline, folder)
         self.family_size = VideoSize(81, *SIDES.get(self._config.sample_size, (480, 832)))
 
     @property
@@ -180,6 +181,16 @@ class SanaVideoImageTeacher(SanaVideoTeacher):
     """Adapter for SanaImageToVideoPipeline, which cannot do without a first frame."""
 
     needs = ("first",)
+
+
+def _check_tokens(pipeline: Any, folder: Path) -> None:
+    """Raises ValueError where the tokenizer, if it is there, has tokens that the text encoder does not know."""
+    known = pipeline.text_encoder.config.vocab_size
+    if pipeline.tokenizer is not None and pipeline.tokenizer.vocab_size > known:
+        raise ValueError(
+            f"{folder}/tokenizer has {pipeline.tokenizer.vocab_size} tokens, and its text_encoder knows {known}: they "
+            "are of different models; restore the tokenizer that came with the weights"
+        )
 
 
 def _default(pipeline: Any, argument: str) -> Any:

@@ -74,6 +74,18 @@ def test_the_time_is_rounded_as_the_pipeline_rounds_it(tiny_kandinsky_folder: Pa
     assert torch.equal(half.predict(z, 0.9375, conditions), half.predict(z, 0.936, conditions))
 
 
+def test_texts_are_as_long_in_bfloat16_which_cannot_count_so_far(tiny_kandinsky_folder: Path) -> None:
+    half: Any = load_teacher(tiny_kandinsky_folder, torch.bfloat16, "cpu")
+    size = size_of(half)
+    z, conditions = half.noise([0], half.latent_shape(*size)), half.conditions(["ring " * 300], None, size)
+    seen: list[Any] = []
+    half.denoiser.register_forward_pre_hook(
+        lambda _, __, named: seen.append(named["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    half.predict(z, 0.5, conditions)
+    assert seen == [301]
+
+
 def test_the_first_frame_stays_until_the_pipeline_settles_it(tiny_kandinsky_image_folder: Path) -> None:
     teacher: Any = load_teacher(tiny_kandinsky_image_folder, device="cpu")
     size = size_of(teacher)

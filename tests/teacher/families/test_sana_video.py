@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2Model
 
 from fewstep.student.contract import SamplingContract
 from fewstep.teacher.base import Teacher, load_teacher
@@ -81,6 +82,14 @@ def test_where_the_folder_does_not_say(tmp_path: Path) -> None:
         (tmp_path / name / "fewstep.json").unlink()
         teacher = outline_teacher(tmp_path / name).teacher
         assert teacher.default_size() == size and teacher.default_fps() == 16
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    save_tiny_sana_video(tmp_path)
+    config = tmp_path / "text_encoder" / "config.json"
+    Gemma2Model(Gemma2Config(**json.loads(config.read_text()) | {"vocab_size": 8})).save_pretrained(config.parent)
+    with pytest.raises(ValueError, match="tokens, and its text_encoder knows 8: they are of different models"):
+        outline_teacher(tmp_path)
 
 
 def test_what_nothing_samples_is_refused(tmp_path: Path) -> None:

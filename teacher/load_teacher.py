@@ -28,11 +28,11 @@ def load_teacher(
     its schedule is not one of its family.
     """
     from fewstep.teacher.empty_parts import outlined
-    from fewstep.teacher.families import FAMILIES, MODULAR
+    from fewstep.teacher.families import FAMILIES, MODULAR, REFUSED
     from fewstep.teacher.load_pipeline import load_pipeline
 
     chosen = find_device(device)
-    folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR)
+    folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR, refused=REFUSED)
     found = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
     ready = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
     ready |= dict.fromkeys(FAMILIES[class_name].unloaded)

@@ -53,17 +53,21 @@ def embedded_path(name: str = SHAPES) -> Path:
 
 
 def find_folder(
-    name: str | Path, known: tuple[str, ...], weights: bool = True, modular: Mapping[str, str] | None = None
+    name: str | Path,
+    known: tuple[str, ...],
+    weights: bool = True,
+    modular: Mapping[str, str] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> tuple[Path, str]:
     """The folder of a teacher, downloaded if `name` is a hub id, and the name of its pipeline class.
 
     Without `weights` only the configs of a hub id are downloaded. `modular` says which of the classes known is the
-    same as a modular one. Raises ValueError when there is no such teacher, or its class is not one of `known` (before
-    any download).
+    same as a modular one, `refused` why a class cannot be a teacher. Raises ValueError when there is no such teacher,
+    or its class is not one of `known` (before any download).
     """
     folder = embedded_path(str(name)) if name in EMBEDDED else Path(name).expanduser()
     if not folder.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
-        return _download(str(name), known, weights)
+        return _download(str(name), known, weights, refused or {})
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass {SHAPES}, a diffusers pipeline's folder or a hub id")
     index = index_path(folder)
@@ -71,7 +75,7 @@ def find_folder(
         raise ValueError(f"{folder} has no {CLASSICAL}: pass the folder that a pipeline's save_pretrained wrote")
     if index.name == MODULAR:
         return folder, _known_modular(read_json(index), folder, modular or {})
-    return folder, _known_class(read_json(index), str(folder), known)
+    return folder, _known_class(read_json(index), str(folder), known, refused or {})
 
 
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
@@ -128,7 +132,7 @@ def _content_sha256(path: Path) -> str:
     return sha256(path)
 
 
-def _download(name: str, known: tuple[str, ...], weights: bool) -> tuple[Path, str]:
+def _download(name: str, known: tuple[str, ...], weights: bool, refused: Mapping[str, str]) -> tuple[Path, str]:
     from diffusers import DiffusionPipeline
     from huggingface_hub import snapshot_download
 
@@ -145,7 +149,7 @@ def _download(name: str, known: tuple[str, ...], weights: bool) -> tuple[Path, s
             f"there is neither a folder nor a hub model {name} within reach: check the name, the "
             "network and, for a gated model, `hf auth login`"
         ) from error
-    class_name = _known_class(index, name, known)
+    class_name = _known_class(index, name, known, refused)
     try:
         if not weights:
             return Path(snapshot_download(name, allow_patterns=_CONFIGS)), class_name
@@ -182,8 +186,10 @@ def _known_modular(index: dict[str, Any], folder: Path, modular: Mapping[str, st
     return modular[class_name]
 
 
-def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
+def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> str:
     class_name = index.get("_class_name")
+    if why := refused.get(str(class_name)):
+        raise ValueError(f"{name} is {_articled(str(class_name))}, which cannot be a teacher: {why}")
     if class_name not in known:
         raise ValueError(
             f"{name} is {_articled(class_name or 'pipeline without _class_name')}, a family that fewstep does not "

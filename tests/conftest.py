@@ -16,10 +16,13 @@ from fewstep.teacher.base import Teacher, load_teacher
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
+from tests.tiny_kandinsky import save_tiny_kandinsky
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
+from tests.tiny_sana_video import save_tiny_sana_video
+from tests.tiny_skyreels import save_tiny_skyreels
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
 
@@ -99,6 +102,12 @@ tiny_hunyuan_video15_folder = saved_once("tiny-hunyuan-video15", save_tiny_hunyu
 tiny_hunyuan_video15_image_folder = saved_once(
     "tiny-hunyuan-video15-image", partial(save_tiny_hunyuan_video15, pictures=True)
 )
+tiny_skyreels_folder = saved_once("tiny-skyreels", save_tiny_skyreels)
+tiny_skyreels_image_folder = saved_once("tiny-skyreels-image", partial(save_tiny_skyreels, image=True))
+tiny_sana_video_folder = saved_once("tiny-sana-video", save_tiny_sana_video)
+tiny_sana_video_image_folder = saved_once("tiny-sana-video-image", partial(save_tiny_sana_video, image=True))
+tiny_kandinsky_folder = saved_once("tiny-kandinsky", save_tiny_kandinsky)
+tiny_kandinsky_image_folder = saved_once("tiny-kandinsky-image", partial(save_tiny_kandinsky, image=True))
 given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
 ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)
 ltx2_folders = saved_by_kind("tiny-ltx2", save_tiny_ltx2_of)

@@ -9,9 +9,13 @@ from fewstep.teacher.families.cogvideox import CogVideoXTeacher
 from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
 from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15ImageTeacher, HunyuanVideo15Teacher
 from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeacher
+from fewstep.teacher.families.kandinsky import KandinskyTeacher
+from fewstep.teacher.families.kandinsky_image import KandinskyImageTeacher
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
+from fewstep.teacher.families.sana_video import SanaVideoImageTeacher, SanaVideoTeacher
+from fewstep.teacher.families.skyreels import FORCING, SkyReelsImageTeacher, SkyReelsTeacher
 from fewstep.teacher.families.stable_diffusion import StableDiffusionTeacher, StableDiffusionXLTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
@@ -37,9 +41,21 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "HunyuanVideoImageToVideoPipeline": HunyuanVideoImageTeacher,
     "HunyuanVideo15Pipeline": HunyuanVideo15Teacher,
     "HunyuanVideo15ImageToVideoPipeline": HunyuanVideo15ImageTeacher,
+    "SkyReelsV2Pipeline": SkyReelsTeacher,
+    "SkyReelsV2ImageToVideoPipeline": SkyReelsImageTeacher,
+    "SanaVideoPipeline": SanaVideoTeacher,
+    "SanaImageToVideoPipeline": SanaVideoImageTeacher,
+    "Kandinsky5T2VPipeline": KandinskyTeacher,
+    "Kandinsky5I2VPipeline": KandinskyImageTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json
     "WanModularPipeline": "WanPipeline",
     "Wan22ModularPipeline": "WanPipeline",
+}
+
+REFUSED = {  # pipelines that cannot be teachers, and why
+    "SkyReelsV2DiffusionForcingPipeline": FORCING,
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": FORCING,
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": FORCING,
 }

@@ -21,6 +21,7 @@ from fewstep.teacher.given import noise_given
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
+from tests.tiny_kandinsky import save_tiny_kandinsky
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
@@ -31,6 +32,8 @@ from tests.tiny_pipelines import (
     save_tiny_wan,
     tiny_wan22_5b,
 )
+from tests.tiny_sana_video import save_tiny_sana_video
+from tests.tiny_skyreels import save_tiny_skyreels
 
 PROMPTS = ["a red circle", "a big blue square moves left"]
 
@@ -89,6 +92,13 @@ VARIANTS = [
     ),
     Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
     Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
+    Variant("skyreels", "t2v", save_tiny_skyreels),
+    Variant("skyreels", "i2v", lambda folder: save_tiny_skyreels(folder, image=True), ("first",)),
+    Variant("sana_video", "t2v", save_tiny_sana_video),
+    Variant("sana_video", "i2v-of-a-t2v-folder", save_tiny_sana_video, ("first",)),
+    Variant("sana_video", "i2v", lambda folder: save_tiny_sana_video(folder, image=True), ("first",)),
+    Variant("kandinsky", "t2v", save_tiny_kandinsky),
+    Variant("kandinsky", "i2v", lambda folder: save_tiny_kandinsky(folder, image=True), ("first",)),
 ]
 
 

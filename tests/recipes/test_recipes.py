@@ -35,13 +35,17 @@ HUNYUAN = {  # of prompts: recipe -> teacher, guidance
     "hunyuanvideo-t2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo", "1"),
     "hunyuanvideo1.5-t2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", "6"),
 }
-OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN]
+SKYREELS, SANA = "skyreels-v2-t2v-14b-lora-4step", "sana-video-2b-lora-4step"
+KANDINSKY = "kandinsky5-t2v-lite-lora-4step"
+OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, SKYREELS, SANA, KANDINSKY]
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
     "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
     "wan2.1-vace-1.3b-lora-4step": ("Wan-AI/Wan2.1-VACE-1.3B-diffusers", "5", "control"),
     "wan2.2-i2v-a14b-lora-4step": ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "3.5", "first"),
     "wan2.2-ti2v-5b-lora-4step": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "5", "first"),
+    "skyreels-v2-i2v-14b-lora-4step": ("Skywork/SkyReels-V2-I2V-14B-540P-Diffusers", "5", "first"),
+    "kandinsky5-i2v-lite-lora-4step": ("kandinskylab/Kandinsky-5.0-I2V-Lite-5s-Diffusers", "5", "first"),
     "wan2.2-animate-14b-lora-4step": ("Wan-AI/Wan2.2-Animate-14B-Diffusers", "1", "reference pose face"),
     "ltx-video-13b-lora-4step": ("Lightricks/LTX-Video-0.9.7-dev", "5", "first"),
     "hunyuanvideo-i2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V", "1", "first"),
@@ -53,6 +57,9 @@ PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]
 MOTION = "animatediff-lightning"
 TEACHERS = {
     **dict.fromkeys(OF_PROMPTS, ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "5")),
+    SKYREELS: ("Skywork/SkyReels-V2-T2V-14B-540P-Diffusers", "6"),
+    KANDINSKY: ("kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers", "5"),
+    SANA: ("Efficient-Large-Model/SANA-Video_2B_480p_diffusers", "6"),
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **LTX,
     **HUNYUAN,

@@ -1,0 +1,186 @@
+"""Kandinsky 5 text-to-video (arXiv 2511.14993): a flow model that reads texts with no padding.
+
+Its prompts are read by Qwen2.5-VL, within a template, token by token, and by CLIP as one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_kandinsky import Kandinsky5TransformerDecoderBlock
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky import prompt_clean
+from torch import Tensor, nn
+
+from fewstep.teacher.base import TAP_DEPTHS
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
+from fewstep.teacher.families.transformer import TransformerTeacher
+from fewstep.teacher.given import Kept
+from fewstep.teacher.pipeline_index import read_json
+from fewstep.teacher.schedule import Time
+from fewstep.teacher.tokens import count_tokens, unknown_words
+
+MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
+TEXT_LENGTH = 512  # the pipelines' own max_sequence_length
+
+
+class KandinskyTeacher(TransformerTeacher):
+    """Adapter for Kandinsky5T2VPipeline.
+
+    Clips are asked for one by one, as the pipeline's call asks for one: nothing masks a text's padding, so that texts of
+    several lengths cannot be asked for at once.
+    """
+
+    family_fps = 24.0
+    other_encoders = ("text_encoder_2",)
+    padded = frozenset({EMBEDDINGS, MASK})
+
+    @property
+    def text_limit(self) -> int:
+        """Qwen's tokens behind the template's beginning, and one that ends a message, which long prompts do without.
+
+        CLIP reads 77 of its own.
+        """
+        return TEXT_LENGTH + 1
+
+    def cleaned(self, prompt: str) -> str:
+        """With entities such as &amp; resolved, and single blanks."""
+        return str(prompt_clean(prompt))
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """With one that ends the message: Qwen's tokenizer adds none by itself."""
+        return [count + 1 for count in count_tokens(self._tokenizer, [self.cleaned(prompt) for prompt in prompts])]
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[list[str]]:
+        """By Qwen's tokenizer."""
+        return unknown_words(self._tokenizer, [self.cleaned(prompt) for prompt in prompts])
+
+    @property
+    def _tokenizer(self) -> Any:
+        """Within a processor, as the checkpoints have it, or by itself."""
+        found = self.pipeline.tokenizer
+        return getattr(found, "tokenizer", found)
+
+    def embed(self, prompts: list[str]) -> Tensors:
+        """One by one, as long as each is; zeros behind the shorter ones."""
+        self._part("text_encoder_2")
+        parts = []
+        for prompt in prompts:
+            text, pooled, _ = self.pipeline.encode_prompt([prompt], max_sequence_length=TEXT_LENGTH, device=self.device)
+            positive = {EMBEDDINGS: text, MASK: torch.ones_like(text[..., 0]), POOLED: pooled}
+            parts.append(Conditions(positive, padded=self.padded))
+        return Conditions.join(parts).positive
+
+    def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
+        """The velocity eps - x0. The time is cast to what the denoiser is in, as the pipeline does."""
+        asked, dtype = self._asked(network)
+        times = self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, dtype)
+        seen = self.with_pictures(z_t, self.kept(conditions, z_t)).to(dtype)
+        found = [self._one(asked, seen[i : i + 1], times[i : i + 1], conditions[i : i + 1]) for i in range(len(z_t))]
+        return torch.cat(found).movedim(-1, 1).to(z_t.dtype)
+
+    def _one(self, network: Any, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        """The denoiser's output (1, F, h, w, C) for one clip's latents, in its own layout."""
+        seen, device = conditions.positive, latents.device
+        length = max(1, int(seen[MASK].count_nonzero()))  # a sum in bfloat16 would be rounded
+        grid = [n // p for n, p in zip(latents.shape[1:4], self._patch, strict=True)]
+        height, width = (n * self.pipeline.vae_scale_factor_spatial for n in latents.shape[2:4])
+        output: Tensor = network(
+            hidden_states=latents,
+            encoder_hidden_states=seen[EMBEDDINGS][:, :length].to(device, latents.dtype),
+            pooled_projections=seen[POOLED].to(device, latents.dtype),
+            timestep=time,
+            visual_rope_pos=[torch.arange(n, device=device) for n in grid],
+            text_rope_pos=torch.arange(length, device=device),
+            scale_factor=self.pipeline._get_scale_factor(height, width),
+            return_dict=False,
+        )
+        return output
+
+    def with_pictures(self, z: Tensor, kept: Kept | None) -> Tensor:
+        """(B, F, h, w, C'): with what is kept in place and, behind C channels, those for pictures and their mask."""
+        pinned = z if kept is None else kept.pin(z)
+        if self._config.visual_cond:
+            mask = torch.zeros_like(z[:, :1])
+            if kept is not None:
+                mask += kept.mask
+            pinned = torch.cat([pinned, torch.zeros_like(z), mask], dim=1)  # the pipelines' pictures are zeros, too
+        return pinned.movedim(1, -1).contiguous()
+
+    def features(
+        self,
+        z_t: Tensor,
+        t: Time,
+        conditions: Conditions,
+        depths: Sequence[float] = TAP_DEPTHS,
+        network: nn.Module | None = None,
+    ) -> list[Tensor]:
+        """One by one, too."""
+        times = torch.as_tensor(t).expand(len(z_t))
+        rows = [slice(i, i + 1) for i in range(len(z_t))]
+        found = [super(KandinskyTeacher, self).features(z_t[i], times[i], conditions[i], depths, network) for i in rows]
+        return [torch.cat(of_depth) for of_depth in zip(*found, strict=True)]
+
+    @property
+    def _patch(self) -> tuple[int, int, int]:
+        frames, rows, columns = self._config.patch_size
+        return frames, rows, columns
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The posterior's mode, scaled."""
+        vae = self._part("vae")
+        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        return latents * vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        vae = self._part("vae")
+        video: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        return video.float()
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Frames must be 4 k + 1; height and width whole patches, and multiples of 16, as the pipeline asks."""
+        per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
+        check_frames(num_frames, per_frame)
+        _, rows, columns = self._patch
+        check_sides(height, width, (max(16, per_pixel * rows), max(16, per_pixel * columns)))
+        grid = ((num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel)
+        most = min(self._transformer.visual_rope_embeddings.max_pos)
+        check_positions([n // p for n, p in zip(grid, self._patch, strict=True)], most)
+        return self._config.out_visual_dim, *grid
+
+    # --- what its folders may hold
+
+    schedules = (("flow", "flow"),)
+    block_classes = (Kandinsky5TransformerDecoderBlock,)  # diffusers counts the texts' blocks, too
+    agreeing = (
+        ("vae.latent_channels", "transformer.in_visual_dim"),
+        ("vae.latent_channels", "transformer.out_visual_dim"),
+        ("text_encoder_2.hidden_size", "transformer.in_text_dim2"),
+    )
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """No sparse attention."""
+        super().check_folder(folder, index)
+        config = folder / "transformer" / "config.json"
+        kind = read_json(config).get("attention_type", "regular") if config.is_file() else "regular"
+        if kind != "regular":
+            raise ValueError(
+                f"the transformer in {folder} has attention_type {kind!r}, which chooses blocks of tokens by itself, "
+                "in a compiled kernel of a GPU, and was never run here: use a checkpoint with regular attention, as "
+                "kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers"
+            )
+
+    # --- what exports ask
+
+    def to_pipeline(self, z: Tensor) -> Tensor:
+        """(B, F, h, w, C'), without pictures."""
+        return self.with_pictures(z, None)
+
+    def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
+        """The clip's channels back."""
+        return latents.movedim(-1, 1)

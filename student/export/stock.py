@@ -80,7 +80,8 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
         noise, arguments = teacher.to_pipeline(z), teacher.call_arguments(contract, given)
-        found = pipe(prompt=prompt, latents=noise, output_type="latent", return_dict=False, **arguments)[0]
+        words = {"prompt": prompt} if teacher.reads_text else {}
+        found = pipe(**words, latents=noise, output_type="latent", return_dict=False, **arguments)[0]
         return teacher.from_pipeline(found, z.shape)
 
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -128,11 +129,11 @@ def clip_code(student: Student) -> str:
         file = f"{name}.{'png' if name in IMAGES else 'mp4'}"
         arguments += f"    {student.teacher.given_arguments[name]}={reader}({file!r}),\n"
     read = f"from diffusers.utils import {', '.join(sorted(set(readers.values())))}\n\n" if readers else ""
+    prompt = f"    prompt={PROMPTS[0]!r},\n" if student.teacher.reads_text else ""
     return read + (
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
         "clip = pipe(\n"
-        f"    prompt={PROMPTS[0]!r},\n"
-        f"{arguments}"
+        f"{prompt}{arguments}"
         "    generator=torch.Generator().manual_seed(0),\n"
         '    output_type="pil",\n'
         ").frames[0]\n"

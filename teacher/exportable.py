@@ -43,7 +43,8 @@ class Exportable:
         return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """What the pipeline is called with for one clip of a student, beside prompt (`reads_text`), noise and kind of output.
+        """What the pipeline is called with for one clip of a student, beside prompt (if `reads_text`), noise and kind
+        of output.
 
         `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).
         Raises ValueError for what the pipeline does not take.

@@ -61,7 +61,7 @@ class SVDTeacher(Teacher):
         self._part("image_encoder")
         first = given["first"]
         pictures = [to_pil(picture, "first") for picture in first]
-        noise = torch.stack([torch.randn(1, *x.shape, generator=_generator(p))[0] for x, p in zip(to_pixels(first), first, strict=True)])
+        noise = torch.stack([torch.randn(picture.shape, generator=_generator(picture)) for picture in first])
         noisy = to_pixels(first) + self._micro["noise_aug_strength"] * noise.to(first.device)
         micro = torch.tensor([[self._micro["fps"] - 1, *list(self._micro.values())[1:]]], dtype=torch.float32)
         return {
@@ -130,7 +130,9 @@ class SVDTeacher(Teacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """A latent frame is a frame; sides are multiples of 8."""
         if num_frames < 1:
-            raise ValueError(f"{num_frames} frames cannot be made: use 1 or more, such as {self.family_size[0]}")
+            raise ValueError(
+                f"{num_frames} frames cannot be made: use 1 or more, such as {self._unet.config.num_frames}"
+            )
         check_sides(height, width, (max(8, self._per_pixel),) * 2)  # the pipeline refuses what 8 does not divide
         return self._unet.config.out_channels, num_frames, height // self._per_pixel, width // self._per_pixel
 
@@ -162,7 +164,8 @@ class SVDTeacher(Teacher):
         """With the student's noise levels, and the noise that `encode_given` put on the picture."""
         found = super().call_arguments(contract, given)
         weight = found.pop("guidance_scale")
-        found |= {"sigmas": self._sigmas(contract), "min_guidance_scale": 1.0, "max_guidance_scale": weight, **self._micro}
+        found |= {"sigmas": self._sigmas(contract), "min_guidance_scale": 1.0, "max_guidance_scale": weight}
+        found |= self._micro
         return found | ({"generator": _generator(given["first"][0])} if given else {})
 
     def to_pipeline(self, z: Tensor) -> Tensor:
@@ -170,8 +173,9 @@ class SVDTeacher(Teacher):
         return z.transpose(1, 2)
 
     def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:
-        """The same back."""
-        return latents.transpose(1, 2)
+        """The same back; without `return_dict` this pipeline gives no tuple, so its first item is a clip."""
+        clips = latents.unflatten(0, (-1, shape[2])) if latents.ndim == 4 else latents
+        return clips.transpose(1, 2)
 
     def _sigmas(self, contract: Contract) -> list[float]:
         """Noise over data at the student's nodes, 0 at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
-from fewstep.teacher.families.svd import SVDTeacher
+from fewstep.teacher.families.stable_video import StableVideoTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
@@ -18,7 +18,7 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "WanAnimatePipeline": WanAnimateTeacher,
     "CogVideoXPipeline": CogVideoXTeacher,
     "AnimateDiffPipeline": AnimateDiffTeacher,
-    "StableVideoDiffusionPipeline": SVDTeacher,
+    "StableVideoDiffusionPipeline": StableVideoTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

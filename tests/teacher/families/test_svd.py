@@ -11,7 +11,7 @@ from diffusers import StableVideoDiffusionPipeline
 from torch import Tensor
 
 from fewstep.teacher.base import Teacher, load_teacher
-from fewstep.teacher.families.svd import _generator
+from fewstep.teacher.families.stable_video import _generator
 from fewstep.teacher.given import noise_given, to_pil
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.source import VideoSize

@@ -28,7 +28,7 @@ TOKEN, LATENT, MICRO = "image_token", "image_latent", "micro"  # (B, 1, D), (B, 
 FRAMES_AT_ONCE = 14  # through the encoder, which knows no time
 
 
-class SVDTeacher(Teacher):
+class StableVideoTeacher(Teacher):
     """Adapter for StableVideoDiffusionPipeline, whose denoiser takes latents as (B, F, C, h, w).
 
     Rate, motion bucket and noise on the picture are the defaults of the pipeline's call, but for the rate where the

@@ -19,6 +19,7 @@ class Exportable:
     """The part of `Teacher` that knows how its students leave. A family says what differs."""
 
     pipeline: Any
+    reads_text: bool
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -53,7 +54,8 @@ class Exportable:
         return {}
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
+        """What the pipeline is called with for one clip of a student, beside prompt (if `reads_text`), noise and kind
+        of output.
 
         `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).
         Raises ValueError for what the pipeline does not take.

@@ -212,8 +212,7 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         """
         if not prompts:
             raise ValueError("there are no prompts: pass at least one, which may be empty")
-        if self.reads_text:
-            self._part("text_encoder")
+        self._part(self.encoders[0])
         shared: Tensors = {}
         seen: Given = {}
         if self.takes or given or given_names(prompts):
@@ -352,9 +351,14 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         if self.unencodable:
             raise ValueError(f"{self.folder} cannot be taught by videos: {self.unencodable}")
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The parts of the pipeline that only `conditions` needs."""
+        return (*(("text_encoder",) if self.reads_text else ()), *self.other_encoders)
+
     def free_text(self) -> None:
         """Drops what encodes prompts and given images from memory, for good; `conditions` is refused from now on."""
-        for name in (*(("text_encoder",) if self.reads_text else ()), *self.other_encoders):
+        for name in self.encoders:
             self._free(name)
 
     def free_vae(self) -> None:

@@ -20,6 +20,7 @@ from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
+from tests.tiny_svd import save_tiny_svd
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
 
@@ -99,6 +100,7 @@ tiny_hunyuan_video15_folder = saved_once("tiny-hunyuan-video15", save_tiny_hunyu
 tiny_hunyuan_video15_image_folder = saved_once(
     "tiny-hunyuan-video15-image", partial(save_tiny_hunyuan_video15, pictures=True)
 )
+tiny_svd_folder = saved_once("tiny-svd", save_tiny_svd)
 given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
 ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)
 ltx2_folders = saved_by_kind("tiny-ltx2", save_tiny_ltx2_of)

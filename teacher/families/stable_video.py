@@ -38,7 +38,7 @@ class StableVideoTeacher(Teacher):
     reads_text, text_limit = False, 0
     takes = needs = ("first",)
     other_encoders = ("image_encoder",)
-    family_fps = 7.0
+    family_fps, fed_fps = 7.0, True
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -159,6 +159,11 @@ class StableVideoTeacher(Teacher):
         """Of the noise levels that the call passes."""
         scheduler.set_timesteps(sigmas=self._sigmas(contract))
         return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
+
+    def stock_rounding(self, contract: Contract) -> float:
+        """Of EulerDiscrete, which keeps noise at its full scale: the last step takes it away in single precision, from
+        700 times the latents where there is but one."""
+        return 2.0**-22 * self._sigmas(contract)[-2]
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the student's noise levels, and the noise that `encode_given` put on the picture."""

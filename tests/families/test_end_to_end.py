@@ -31,6 +31,7 @@ from tests.tiny_pipelines import (
     save_tiny_wan,
     tiny_wan22_5b,
 )
+from tests.tiny_svd import save_tiny_svd
 
 PROMPTS = ["a red circle", "a big blue square moves left"]
 
@@ -89,6 +90,7 @@ VARIANTS = [
     ),
     Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
     Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
+    Variant("svd", "i2v", save_tiny_svd, ("first",)),
 ]
 
 

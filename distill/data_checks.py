@@ -106,8 +106,7 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
 
 
 def check_foreseen(recipe: Recipe, run: RunFolder, reads_text: bool = True) -> str | None:
-    """How many of a run's videos can be used at most, as captions, where the teacher reads any, and the headers of the first of them
-    show.
+    """How many of a run's videos can be used at most, as captions, if any are read, and the headers of the first show.
 
     None where all can, and for data of other kinds or that is there already. Raises ValueError when they are a smaller
     fraction than `data.min_usable`.

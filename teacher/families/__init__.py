@@ -6,6 +6,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.animatediff_controlnet import AnimateDiffControlNetTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
+from fewstep.teacher.families.cogvideox_given import CogVideoXControlTeacher, CogVideoXImageTeacher
 from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
 from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15ImageTeacher, HunyuanVideo15Teacher
 from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeacher
@@ -39,6 +40,8 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "HunyuanVideo15Pipeline": HunyuanVideo15Teacher,
     "HunyuanVideo15ImageToVideoPipeline": HunyuanVideo15ImageTeacher,
     "StableVideoDiffusionPipeline": StableVideoTeacher,
+    "CogVideoXImageToVideoPipeline": CogVideoXImageTeacher,
+    "CogVideoXFunControlPipeline": CogVideoXControlTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

@@ -12,6 +12,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
@@ -21,6 +22,8 @@ from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
 USUAL_TEXT_LENGTH = 226  # CogVideoXPipeline's, whatever its denoiser takes
+BESIDE = "beside"  # latents (B, C, F, h, w) that the denoiser sees beside the noise, zeros behind them
+OFFSET = 2.0  # what image-to-video pipelines tell denoisers with `ofs_embed_dim`, those of 1.5
 
 
 class CogVideoXTeacher(TransformerTeacher):
@@ -56,13 +59,23 @@ class CogVideoXTeacher(TransformerTeacher):
         """v = alpha eps - sigma x0, or what else the scheduler says."""
         asked, dtype = self._asked(network)
         output = asked(
-            z_t.transpose(1, 2).to(dtype),
+            self._input(z_t, conditions).transpose(1, 2).to(dtype),
             conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
             image_rotary_emb=self._rotary(z_t),
             return_dict=False,
+            **self._offset(z_t),
         )[0]
         return output.transpose(1, 2).to(z_t.dtype)
+
+    def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:
+        if BESIDE not in conditions.shared:
+            return z_t
+        beside = conditions.shared[BESIDE].to(z_t)
+        return torch.cat([z_t, pad(beside, (0, 0, 0, 0, 0, z_t.shape[2] - beside.shape[2]))], dim=1)
+
+    def _offset(self, z_t: Tensor) -> dict[str, Tensor]:
+        return {"ofs": z_t.new_full((1,), OFFSET)} if self._config.ofs_embed_dim else {}
 
     def _rotary(self, z_t: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self._config.use_rotary_positional_embeddings:
@@ -100,8 +113,19 @@ class CogVideoXTeacher(TransformerTeacher):
         most = self._config.sample_height * self._per_pixel, self._config.sample_width * self._per_pixel
         if self._config.patch_size_t and (height > most[0] or width > most[1]):
             raise ValueError(f"{height} x {width} pixels cannot be made: use at most {most[0]} x {most[1]}")
+        self._check_learned(VideoSize(num_frames, height, width))
         frames = (num_frames - 1) // per_frame + self._patch[0]
-        return self._config.in_channels, frames, height // self._per_pixel, width // self._per_pixel
+        return self._config.out_channels, frames, height // self._per_pixel, width // self._per_pixel
+
+    def _check_learned(self, size: VideoSize) -> None:
+        """Of another size the denoiser refuses clips, or has positions that it has not learned."""
+        config, per_pixel = self._config, self._per_pixel
+        own = VideoSize(config.sample_frames, config.sample_height * per_pixel, config.sample_width * per_pixel)
+        if config.use_learned_positional_embeddings and size != own:
+            raise ValueError(
+                f"{tuple(size)}, frames, height and width, cannot be made: the denoiser has learned positions for "
+                f"{tuple(own)} alone, use that size"
+            )
 
     # --- what its folders may hold
 

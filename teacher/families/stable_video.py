@@ -6,7 +6,6 @@ An EDM model of continuous noise levels (arXiv 2206.00364): in z = x / sqrt(sigm
 from __future__ import annotations
 
 import inspect
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.limits import check_sides
+from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import Given, to_pil, to_pixels
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
@@ -61,7 +61,7 @@ class StableVideoTeacher(Teacher):
         self._part("image_encoder")
         first = given["first"]
         pictures = [to_pil(picture, "first") for picture in first]
-        noise = torch.stack([torch.randn(picture.shape, generator=_generator(picture)) for picture in first])
+        noise = torch.stack([torch.randn(picture.shape, generator=generator_of(picture)) for picture in first])
         noisy = to_pixels(first) + self._micro["noise_aug_strength"] * noise.to(first.device)
         micro = torch.tensor([[self._micro["fps"] - 1, *list(self._micro.values())[1:]]], dtype=torch.float32)
         return {
@@ -171,7 +171,7 @@ class StableVideoTeacher(Teacher):
         weight = found.pop("guidance_scale")
         found |= {"sigmas": self._sigmas(contract), "min_guidance_scale": 1.0, "max_guidance_scale": weight}
         found |= self._micro
-        return found | ({"generator": _generator(given["first"][0])} if given else {})
+        return found | ({"generator": generator_of(given["first"][0])} if given else {})
 
     def to_pipeline(self, z: Tensor) -> Tensor:
         """(B, F, C, h, w)."""
@@ -186,8 +186,3 @@ class StableVideoTeacher(Teacher):
         """Noise over data at the student's nodes, 0 at the end."""
         times = torch.tensor(contract.times, dtype=torch.float64)
         return (self.schedule.sigma(times) / self.schedule.alpha(times)).tolist()
-
-
-def _generator(picture: Tensor) -> torch.Generator:
-    """That of the noise on a picture (3, 1, H, W) uint8: every picture has its own, always the same."""
-    return torch.Generator().manual_seed(zlib.crc32(picture.cpu().contiguous().numpy().tobytes()))

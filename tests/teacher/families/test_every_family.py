@@ -39,6 +39,8 @@ FOLDERS = [
     "tiny_hunyuan_video15_folder",
     "tiny_hunyuan_video15_image_folder",
     "tiny_svd_folder",
+    "tiny_cogvideox_image_folder",
+    "tiny_cogvideox_control_folder",
 ]
 
 

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableVideoDiffusionPipeline
+from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedulerOutput
 from torch import Tensor
 
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import Roles
+from fewstep.student.export.base import EXACT, export
+from fewstep.student.loading import load_student
 from fewstep.teacher.base import Teacher, load_teacher
-from fewstep.teacher.families.stable_video import _generator
+from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import noise_given, to_pil
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.source import VideoSize
@@ -52,7 +57,7 @@ def stock(folder: Path, teacher: Teacher, picture: Tensor, z: Tensor, steps: int
         sigmas=(schedule.sigma(grid) / schedule.alpha(grid)).tolist(),
         max_guidance_scale=guidance,
         fps=8,
-        generator=_generator(picture),
+        generator=generator_of(picture),
         latents=z.transpose(1, 2),
         output_type=kind,
         return_dict=False,
@@ -63,9 +68,38 @@ def stock(folder: Path, teacher: Teacher, picture: Tensor, z: Tensor, steps: int
 def test_same_noise_gives_the_stock_latents(folder: Path, teacher: Teacher, steps: int, guidance: float) -> None:
     picture, z, found = ours(teacher, steps, guidance)
     expected = stock(folder, teacher, picture, z, steps, guidance, "latent").transpose(1, 2)
-    # EulerDiscrete keeps latents at 700 times their scale: one step down from there is single precision's 1.8e-4
+    # EulerDiscrete keeps noise at 700 times the latents' scale: one step down from there is single precision's 1.8e-4
     bound = 1e-5 if steps > 1 else 5e-4
     assert float((found - expected).abs().max()) < bound * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("steps", [4, 2, 1])
+def test_students_leave_exactly_but_for_the_rounding_of_one_step(folder: Path, tmp_path: Path, steps: int) -> None:
+    teacher = load_teacher(folder, device="cpu")
+    roles = Roles(teacher, "lora", rank=2, alpha=2)
+    for parameter in roles.average.values():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    roles.save(tmp_path)
+    teacher.take(("first",))
+    SamplingContract.of(teacher, str(folder), steps, "lora", SIZE, 3.0, "", 8.0).write(tmp_path)
+    student = load_student(tmp_path, device="cpu")
+    error = export(student, "diffusers", tmp_path / "export").relative_error
+    assert error < (EXACT if steps > 1 else 1e-4)
+    assert (student.teacher.stock_rounding(student.contract) > EXACT) == (steps == 1)
+
+
+def test_one_step_in_double_precision_is_exact(folder: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the difference after one step is the rounding of diffusers' sampler, and nothing else."""
+
+    def step(scheduler: Any, output: Tensor, t: Tensor, sample: Tensor) -> EulerDiscreteSchedulerOutput:
+        sigma, z, v = scheduler.sigmas[0].double(), sample.double(), output.double()
+        x0 = z / (sigma**2 + 1) - v * sigma / (sigma**2 + 1).sqrt()
+        return EulerDiscreteSchedulerOutput(prev_sample=z - (z - x0) / sigma * sigma)
+
+    monkeypatch.setattr(EulerDiscreteScheduler, "step", step)
+    picture, z, found = ours(teacher, 1, 1.0)
+    expected = stock(folder, teacher, picture, z, 1, 1.0, "latent").transpose(1, 2)
+    assert float((found - expected).abs().max()) < 5e-6
 
 
 def test_same_noise_gives_the_stock_video(folder: Path, teacher: Teacher) -> None:

@@ -12,8 +12,8 @@ IMAGE, CONTROL = "CogVideoXImageToVideoPipeline", "CogVideoXFunControlPipeline"
 NEWER: dict[str, Any] = {"patch_size_t": 2, "patch_bias": False, "sample_height": 100, "sample_width": 200}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # the pipeline, and its denoiser's settings
     "image": (IMAGE, {}),
-    "image-5b": (IMAGE, {"use_learned_positional_embeddings": True}),  # and its autoencoder's `invert_scale_latents`
-    "image-1.5": (IMAGE, {**NEWER, "ofs_embed_dim": 16}),
+    "image-5b": (IMAGE, {"use_learned_positional_embeddings": True}),
+    "image-1.5": (IMAGE, {**NEWER, "ofs_embed_dim": 16}),  # and its autoencoder's `invert_scale_latents`
     "control": (CONTROL, {}),
     "control-1.5": (CONTROL, NEWER),
 }
@@ -24,7 +24,7 @@ def save_tiny_cogvideox_given(folder: Path, kind: str) -> None:
     name, config = KINDS[kind]
     save_tiny_cogvideox(folder, in_channels=8, **config)  # as many channels again for what is given
     _change(folder / "model_index.json", _class_name=name)
-    _change(folder / "vae" / "config.json", invert_scale_latents=kind == "image-5b")
+    _change(folder / "vae" / "config.json", invert_scale_latents=kind == "image-1.5")
 
 
 def _change(path: Path, **settings: Any) -> None:

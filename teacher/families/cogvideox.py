@@ -18,6 +18,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.transformer import TransformerTeacher
+from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
@@ -32,6 +33,8 @@ class CogVideoXTeacher(TransformerTeacher):
     The denoiser of 1.5 sees patches of `patch_size_t` frames. To fill the first one, latents begin with copies
     of their first frame: `encode` puts them there, `decode` drops them, and sampling makes them too.
     """
+
+    channels = 1  # what the denoiser sees, in latents: more where something stands beside the noise
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -135,6 +138,22 @@ class CogVideoXTeacher(TransformerTeacher):
         ("vae.latent_channels", "transformer.out_channels"),
         ("text_encoder.d_model", "transformer.text_embed_dim"),
     )
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """As every family, and that the denoiser is this pipeline's: checkpoints of CogVideoX-Fun name another."""
+        super().check_folder(folder, index)
+        seen, latents = (stated(folder, f"transformer.{side}_channels") for side in ("in", "out"))
+        if seen is None or latents is None or seen == cls.channels * latents:
+            return
+        doubled = "CogVideoXFunControlPipeline if it follows control videos, CogVideoXImageToVideoPipeline if pictures"
+        named = {1: "CogVideoXPipeline", 2: doubled}.get(seen // latents if seen % latents == 0 else 0)
+        remedy = f"write {named} as _class_name into model_index.json" if named else "fewstep knows no such pipeline"
+        raise ValueError(
+            f"the denoiser in {folder} takes {seen} channels, and that of a {index.get('_class_name')} takes "
+            f"{cls.channels * latents}: {remedy}"
+        )
+
     # --- what exports ask
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:

@@ -26,6 +26,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
     The pipeline draws that latent from the autoencoder's posterior; here each picture has a draw of its own.
     """
 
+    channels = 2
     takes = needs = ("first",)
     given_arguments = MappingProxyType({"first": "image"})
 
@@ -49,6 +50,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
 class CogVideoXControlTeacher(CogVideoXTeacher):
     """Adapter for CogVideoXFunControlPipeline: the latents of a control video stand beside the noise."""
 
+    channels = 2
     takes = needs = ("control",)
     given_arguments = MappingProxyType({"control": "control_video"})
 

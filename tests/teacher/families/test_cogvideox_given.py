@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,16 @@ def test_what_is_missing_is_named(cogvideox_folders: Callable[[str], Path], kind
     teacher = load_teacher(cogvideox_folders(kind), device="cpu")
     with pytest.raises(ValueError, match=f"makes clips from {name}, and {name} is missing"):
         teacher.conditions([PROMPT], "", SIZE, {})
+
+
+def test_a_checkpoint_that_names_another_pipeline_is_told_so(
+    cogvideox_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As alibaba-pai/CogVideoX-Fun-V1.1-5b-Control does."""
+    folder = shutil.copytree(cogvideox_folders("control"), tmp_path / "fun")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "CogVideoXPipeline"}))
+    with pytest.raises(
+        ValueError, match="takes 8 channels, and that of a CogVideoXPipeline takes 4: write CogVideoXFun"
+    ):
+        load_teacher(folder, device="cpu")

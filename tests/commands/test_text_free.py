@@ -66,7 +66,7 @@ def test_a_teacher_that_reads_captions_still_misses_them(there: Path, tiny_wan_f
     data = json.dumps({"kind": "videos", "folder": str(there / "videos")})
     overrides = (f"data={data}", f"teacher={tiny_wan_folder}", f"out={tmp_path / 'run'}", "device=cpu")
     code, output = fewstep("run", "wan2.1-t2v-1.3b-4step", *(part for one in overrides for part in ("--set", one)))
-    assert code == 1 and "has a caption in a .txt file beside it: write them first" in output, output
+    assert code == 2 and "has a caption in a .txt file beside it: write them first" in output, output
 
 
 def test_clips_without_a_prompt(there: Path, tiny_svd_folder: Path, tiny_wan_folder: Path) -> None:
@@ -74,9 +74,9 @@ def test_clips_without_a_prompt(there: Path, tiny_svd_folder: Path, tiny_wan_fol
     code, output = fewstep("sample", tiny_svd_folder, *picture, *clip, *SMALL)
     assert code == 0 and (there / "clip.mp4").exists() and "is read" not in output, output
     code, output = fewstep("sample", tiny_svd_folder, *clip, *SMALL)
-    assert code == 1 and "first is missing: pass --given first=FILE" in output
+    assert code == 2 and "first is missing: pass --given first=FILE" in output
     code, output = fewstep("sample", tiny_wan_folder, *clip, *SMALL)
-    assert code == 1 and "there is nothing to show: pass --prompt" in output
+    assert code == 2 and "there is nothing to show: pass --prompt" in output
 
 
 def test_a_prompt_in_vain_is_said(there: Path, tiny_svd_folder: Path) -> None:
@@ -97,6 +97,12 @@ def test_an_evaluation_of_pictures_alone(there: Path, trained: Path, tiny_svd_fo
         "--num", 3, "--out", there / "evaluation", "--metrics", "motion,psnr", *SMALL[2:],
     )  # fmt: skip
     assert code == 0 and (there / "evaluation" / "results.json").exists(), output
+
+
+def test_names_of_clips_are_still_asked_for_where_files_are_called_by_them(there: Path, tiny_svd_folder: Path) -> None:
+    asked = ("vbench", "videos", tiny_svd_folder, "--prompts", there / "prompts.jsonl", "--out", there / "vbench")
+    code, output = fewstep(*asked)
+    assert code == 2 and "3 clips of different files are called ''" in output, output
 
 
 def test_its_export_says_how_to_sample_it_without_a_prompt(there: Path, trained: Path) -> None:

@@ -31,8 +31,8 @@ def check_prompts(prompts: Sequence[str]) -> None:
     text, count = Counter(map(str, prompts)).most_common(1)[0]
     if count > 1:
         raise ValueError(
-            f"VBench names videos by their prompts, and {count} clips of different files are called {text[:60]!r}: give "
-            "each a prompt of its own, where no text is read, too"
+            f"VBench names videos by their prompts, and {count} clips of different files are called {text[:60]!r}: "
+            "give each a prompt of its own, where no text is read, too"
         )
 
 

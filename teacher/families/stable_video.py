@@ -12,23 +12,23 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.picture_noise import generator_of
+from fewstep.teacher.families.unet import UNetTeacher
 from fewstep.teacher.given import Given, to_pil, to_pixels
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
 SHOWN = "shown"  # (B, 1): 1 where the branch sees the picture, 0 where it sees nothing
 TOKEN, LATENT, MICRO = "image_token", "image_latent", "micro"  # (B, 1, D), (B, C, 1, h, w), (B, 3)
-FRAMES_AT_ONCE = 14  # through the encoder, which knows no time
 
 
-class StableVideoTeacher(Teacher):
+class StableVideoTeacher(UNetTeacher):
     """Adapter for StableVideoDiffusionPipeline, whose denoiser takes latents as (B, F, C, h, w).
 
     Rate, motion bucket and noise on the picture are the defaults of the pipeline's call, but for the rate where the
@@ -42,7 +42,6 @@ class StableVideoTeacher(Teacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._unet: Any = pipeline.unet
         self._usual = inspect.signature(type(pipeline).__call__).parameters
         self._per_pixel: int = pipeline.vae_scale_factor
         size = self._usual["height"].default, self._usual["width"].default
@@ -66,7 +65,7 @@ class StableVideoTeacher(Teacher):
         micro = torch.tensor([[self._micro["fps"] - 1, *list(self._micro.values())[1:]]], dtype=torch.float32)
         return {
             TOKEN: self.pipeline._encode_image(pictures, self.device, 1, False).float(),
-            LATENT: self._latents(noisy),
+            LATENT: self.encode(noisy) / self._part("vae").config.scaling_factor,  # as the pipeline has it: unscaled
             MICRO: micro.to(self.device).expand(count, -1),
         }
 
@@ -78,13 +77,12 @@ class StableVideoTeacher(Teacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """v = alpha eps - sigma x0."""
-        asked: Any = network or self._unet
-        dtype = getattr(asked, "dtype", self._unet.dtype)
+        asked, dtype = self._asked(network)
         shown, shared = conditions.positive[SHOWN], conditions.shared
         latent = (shared[LATENT] * shown.view(-1, 1, 1, 1, 1)).to(z_t).expand_as(z_t)
         output = asked(
             torch.cat([z_t, latent], dim=1).transpose(1, 2).to(dtype),
-            self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
+            self._timesteps(z_t, t),
             (shared[TOKEN] * shown[:, :, None]).to(z_t.device, dtype),
             shared[MICRO].to(z_t.device, dtype),
             return_dict=False,
@@ -95,31 +93,6 @@ class StableVideoTeacher(Teacher):
         """From 1 at the first frame to the weight at the last."""
         frames = torch.linspace(0, 1, z_t.shape[2], device=weight.device, dtype=weight.dtype)
         return 1 + (weight - 1) * frames.view(1, 1, -1, 1, 1)
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The UNet."""
-        found: nn.Module = self._unet
-        return found
-
-    def blocks(self, network: nn.Module) -> list[nn.Module]:
-        """Down, middle and up blocks, each with its own channels and resolution."""
-        unets = [module for module in network.modules() if isinstance(module, UNetSpatioTemporalConditionModel)]
-        return [block for unet in unets for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
-
-    def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
-        """(B F, C, h', w') -> (B, C, F, h', w')."""
-        return tokens.unflatten(0, (len(z_t), -1)).transpose(1, 2)
-
-    def encode(self, video: Tensor) -> Tensor:
-        """The posterior's mode of each frame, scaled."""
-        return self._latents(video) * self._part("vae").config.scaling_factor
-
-    def _latents(self, video: Tensor) -> Tensor:
-        vae = self._part("vae")
-        frames = video.to(vae.device, vae.dtype).transpose(1, 2).flatten(0, 1)
-        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in frames.split(FRAMES_AT_ONCE)])
-        return self.tokens_to_grid(latents.float(), video)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`, all frames of a clip at once, as the pipeline does it."""

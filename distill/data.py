@@ -169,6 +169,7 @@ def _videos(
     files = list_videos(settings.folder, out)
     given = sources_of(settings.given, teacher)
     captions = read_captions(files, settings.folder, settings.captions, columns_of(given))
+    captions = captions.for_teacher(teacher.reads_text, files)
     clip = ClipShape(*size, fps=teacher.default_fps())
     relative = [path.relative_to(settings.folder).as_posix() for path in files]
     plan = plan_dataset(

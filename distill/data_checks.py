@@ -60,7 +60,7 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder, size: VideoSize
     """
     settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
     teacher.default_fps()
-    _check_given(recipe, teacher)
+    _check_given(recipe, teacher, run.data)
     if isinstance(settings, DatasetData):
         size = read_clips(settings.folder, teacher, asked).size
         _check_finished(settings.folder, outline)
@@ -81,7 +81,7 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder, size: VideoSize
     return size
 
 
-def _check_given(recipe: Recipe, teacher: Teacher) -> None:
+def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
     """Tells the teacher what its clips are made from. Raises ValueError for what it does not take or cannot do without,
     in the data and in the prompts of sample clips."""
     settings = recipe.data
@@ -92,6 +92,8 @@ def _check_given(recipe: Recipe, teacher: Teacher) -> None:
     else:
         teacher.check_encodes()
         sources_of(settings.given, teacher)
+        if teacher.reads_text:
+            _check_captions(settings, made)
     for prompt in recipe.logging.sampled:
         if missing := set(teacher.given) ^ set(files_of(prompt)):
             name = sorted(missing)[0]
@@ -103,8 +105,8 @@ def _check_given(recipe: Recipe, teacher: Teacher) -> None:
             )
 
 
-def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
-    """How many of a run's videos can be used at most, as captions and the headers of the first of them show.
+def check_foreseen(recipe: Recipe, run: RunFolder, reads_text: bool = True) -> str | None:
+    """How many of a run's videos can be used at most, as captions, if any are read, and the headers of the first show.
 
     None where all can, and for data of other kinds or that is there already. Raises ValueError when they are a smaller
     fraction than `data.min_usable`.
@@ -113,7 +115,8 @@ def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
     if not isinstance(settings, VideoData) or (begun is not None and begun.complete):
         return None
     files = list_videos(settings.folder, run.data)
-    captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {})).texts
+    described = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
+    captions = described.for_teacher(reads_text, files).texts
     skipped = {
         path: reason for i, path in enumerate(files) if (reason := _foreseen(path, path in captions, i < _HEADERS))
     }
@@ -139,13 +142,17 @@ def _foreseen(path: Path, has_caption: bool, open_it: bool) -> str:
 
 def _check_videos(settings: VideoData, made: Path) -> None:
     files = list_videos(settings.folder, made)
-    captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
+    read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
     if not any(path.suffix.lower() in SUFFIXES for path in files):
         raise ValueError(
             f"{settings.folder} holds no videos: name a folder of {', '.join(sorted(SUFFIXES))} files with --set "
             "data.folder=DIR"
         )
-    if not captions.texts:
+
+
+def _check_captions(settings: VideoData, made: Path) -> None:
+    files = list_videos(settings.folder, made)
+    if not read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {})).texts:
         where = f"in {settings.captions}" if settings.captions else "in a .txt file beside it"
         raise ValueError(f"none of the {len(files)} files in {settings.folder} has a caption {where}: write them first")
 

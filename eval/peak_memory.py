@@ -73,7 +73,8 @@ def watched_peak(device: torch.device) -> Iterator[Peak]:
 def weights_of(sampler: Sampler) -> dict[int, int]:
     """Bytes of every tensor that this model needs, by where it lies: models that share one count it once."""
     pipeline = sampler.teacher.pipeline
-    parts = (pipeline.text_encoder, pipeline.vae, *denoisers(sampler))
+    encoders = [getattr(pipeline, name, None) for name in sampler.teacher.encoders]
+    parts = (*encoders, pipeline.vae, *denoisers(sampler))
     modules: list[nn.Module] = [part for part in parts if part is not None]
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return {plain.data_ptr(): plain.nbytes for tensor in tensors for plain in _plain(tensor)}

@@ -46,7 +46,8 @@ def random_teacher(
     for key, part in parts.items():
         if isinstance(part, nn.Module):
             _fill(part, torch.float32 if key == "vae" else dtype, chosen)
-    parts["tokenizer"] = _tokenizer(parts["text_encoder"])
+    if "text_encoder" in parts:
+        parts["tokenizer"] = _tokenizer(parts["text_encoder"])
     return FAMILIES[name](make_pipeline(folder, name, parts), folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ def check_prompts(prompts: Sequence[str]) -> None:
                 f"VBench names videos by their prompts, and no file can be called {prompt[:60]!r}: a prompt may have "
                 f"no / and at most {_MAX_NAME} bytes"
             )
+    text, count = Counter(map(str, prompts)).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"VBench names videos by their prompts, and {count} clips of different files are called {text[:60]!r}: "
+            "give each a prompt of its own, where no text is read, too"
+        )
 
 
 def write_videos(

@@ -44,6 +44,7 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
     fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
+    reads_text = True  # False where clips are made from pictures alone: prompts are then no more than names of clips
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     unloaded: tuple[str, ...] = ()  # parts of the pipeline that nothing here needs, such as a safety checker
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
@@ -84,6 +85,11 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         """What both branches see of the images and videos of `count` clips, by names; {} of families without any."""
         return {}
 
+    def spread_guidance(self, weight: Tensor, z_t: Tensor) -> Tensor:
+        """The guidance of z_t (B, C, F, h, w), whose weights are (B, 1, 1, 1, 1), where it is not the same everywhere
+        in a clip; it is broadcast to z_t."""
+        return weight
+
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
         """Latents of encoded clips with what the conditions put before or among them, as the denoiser takes them."""
         return latents
@@ -95,7 +101,8 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
     @property
     @abstractmethod
     def text_limit(self) -> int:
-        """Tokens of a prompt, special ones included, beyond which the text encoder gets nothing."""
+        """Tokens of a prompt, special ones included, beyond which the text encoder gets nothing; 0 where there is none
+        (`reads_text`)."""
 
     def cleaned(self, prompt: str) -> str:
         """The prompt as the pipeline hands it to its tokenizer."""
@@ -118,7 +125,7 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
         found = c.clone()
         weight = weights[guided].to(u.device, u.dtype).view(-1, *[1] * (u.ndim - 1))
-        found[guided] = torch.lerp(u, c[guided], weight)
+        found[guided] = torch.lerp(u, c[guided], self.spread_guidance(weight, u))
         return self.schedule_of(network).to_x0(found, z_t, t)
 
     def block_output(self, output: Any) -> Tensor:
@@ -205,7 +212,7 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         """
         if not prompts:
             raise ValueError("there are no prompts: pass at least one, which may be empty")
-        self._part("text_encoder")
+        self._part(self.encoders[0])
         shared: Tensors = {}
         seen: Given = {}
         if self.takes or given or given_names(prompts):
@@ -237,10 +244,14 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
+        if not self.reads_text:
+            return [0] * len(prompts)
         return count_tokens(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
     def unknown_words(self, prompts: Sequence[str]) -> list[list[str]]:
         """The words of each prompt that the tokenizer does not know."""
+        if not self.reads_text:
+            return [[] for _ in prompts]
         return unknown_words(self.pipeline.tokenizer, [self.cleaned(prompt) for prompt in prompts])
 
     def schedule_of(self, network: nn.Module | None) -> NoiseSchedule:
@@ -340,9 +351,14 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         if self.unencodable:
             raise ValueError(f"{self.folder} cannot be taught by videos: {self.unencodable}")
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The parts of the pipeline that only `conditions` needs."""
+        return (*(("text_encoder",) if self.reads_text else ()), *self.other_encoders)
+
     def free_text(self) -> None:
         """Drops what encodes prompts and given images from memory, for good; `conditions` is refused from now on."""
-        for name in ("text_encoder", *self.other_encoders):
+        for name in self.encoders:
             self._free(name)
 
     def free_vae(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fewstep.teacher.caption_names import Stray, match_entries
@@ -33,6 +33,10 @@ class Captions:
         return Unmatched(
             entries=self.entries, source=self.source, count=len(self.strays), listed=first_few(self.strays)
         )
+
+    def for_teacher(self, reads_text: bool, videos: Sequence[Path]) -> Captions:
+        """The same, with an empty caption for each other video where no text is read (`Teacher.reads_text`)."""
+        return self if reads_text else replace(self, texts=dict.fromkeys(videos, "") | self.texts)
 
 
 def read_captions(

@@ -19,6 +19,7 @@ class Exportable:
     """The part of `Teacher` that knows how its students leave. A family says what differs."""
 
     pipeline: Any
+    reads_text: bool
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -48,12 +49,18 @@ class Exportable:
         scheduler.set_timesteps(contract.steps)
         return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
 
+    def stock_rounding(self, contract: Contract) -> float:
+        """The relative error of latents that the stock sampler's own arithmetic makes, which exports then allow; where
+        it adds noise up at its full scale."""
+        return 0.0
+
     def stock_parts(self) -> dict[str, dict[str, Any]]:
         """Parts of the pipeline with other settings for students, besides denoiser and scheduler: name -> settings."""
         return {}
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """What the pipeline is called with for one clip of a student, beside prompt, noise and kind of output.
+        """What the pipeline is called with for one clip of a student, beside prompt (if `reads_text`), noise and kind
+        of output.
 
         `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).
         Raises ValueError for what the pipeline does not take.

@@ -22,6 +22,9 @@ def text_losses(teacher: Teacher, prompts: Iterable[str]) -> list[str]:
     Both count every prompt that is not empty, also one that comes again. Nothing is said where nothing is lost.
     """
     times = Counter(prompt for prompt in prompts if prompt)
+    if times and not teacher.reads_text:
+        made = f"{type(teacher.pipeline).__name__} makes clips without any text"
+        return [f"none of {times.total()} prompts is read: {made}, and what they say changes nothing"]
     long: dict[str, int] = {}
     lost: dict[str, list[str]] = {}
     for some in _parts(times):

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher, load_teacher
+from tests.tiny_cogvideox import save_tiny_cogvideox_given
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
@@ -23,6 +24,7 @@ from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 from tests.tiny_sana_video import save_tiny_sana_video
 from tests.tiny_skyreels import save_tiny_skyreels
+from tests.tiny_svd import save_tiny_svd
 
 torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower than one
 
@@ -108,12 +110,16 @@ tiny_sana_video_folder = saved_once("tiny-sana-video", save_tiny_sana_video)
 tiny_sana_video_image_folder = saved_once("tiny-sana-video-image", partial(save_tiny_sana_video, image=True))
 tiny_kandinsky_folder = saved_once("tiny-kandinsky", save_tiny_kandinsky)
 tiny_kandinsky_image_folder = saved_once("tiny-kandinsky-image", partial(save_tiny_kandinsky, image=True))
+tiny_svd_folder = saved_once("tiny-svd", save_tiny_svd)
 given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
+cogvideox_folders = saved_by_kind("tiny-cogvideox-given", save_tiny_cogvideox_given)
 ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)
 ltx2_folders = saved_by_kind("tiny-ltx2", save_tiny_ltx2_of)
 tiny_wan_i2v_folder = of_kind("given_wan_folders", "i2v")
 tiny_wan_vace_folder = of_kind("given_wan_folders", "vace")
 tiny_wan_animate_folder = of_kind("given_wan_folders", "animate")
+tiny_cogvideox_image_folder = of_kind("cogvideox_folders", "image")
+tiny_cogvideox_control_folder = of_kind("cogvideox_folders", "control")
 tiny_ltx_folder = of_kind("ltx_folders", "text")
 tiny_ltx_image_folder = of_kind("ltx_folders", "image")
 tiny_ltx_condition_folder = of_kind("ltx_folders", "condition")

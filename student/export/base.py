@@ -173,7 +173,7 @@ def export(
         written = format.write(student, part, options or Options())
         student.contract.write(part)
         error, motion = compare(format, written, part, student)
-        _check(format, written, error)
+        _check(format, written, error, student.teacher.stock_rounding(student.contract))
         notes = written.notes if motion is None else (*written.notes, *_motion_note(motion))
         seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)
         exported = Exported(out, to, error, motion, size_mb, seconds, notes)
@@ -202,12 +202,13 @@ def _motion(videos: Tensor) -> float:
     return float(videos.diff(dim=2).abs().mean())
 
 
-def _check(format: Format, written: Written, error: float) -> None:
-    if math.isfinite(error) and (written.approximate or error <= format.tolerance):
+def _check(format: Format, written: Written, error: float, rounding: float) -> None:
+    allowed = format.tolerance + rounding
+    if math.isfinite(error) and (written.approximate or error <= allowed):
         return
     raise ValueError(
         f"the {format.name} export gives other latents than the student (relative error {error:.2g}, at most "
-        f"{format.tolerance:g} is allowed), so it was not kept: export to another format"
+        f"{allowed:g} is allowed), so it was not kept: export to another format"
     )
 
 

@@ -90,7 +90,8 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
         arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
-        found = pipe(prompt=prompt, output_type="latent", return_dict=False, **arguments)
+        words = {"prompt": prompt} if teacher.reads_text else {}
+        found = pipe(**words, output_type="latent", return_dict=False, **arguments)
         return teacher.from_outputs(found, z.shape)
 
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -142,13 +143,13 @@ def clip_code(student: Student) -> str:
     used = sorted({*readers.values(), *([] if pictures else ["export_to_gif"])})
     imports = f"from diffusers.utils import {', '.join(used)}\n\n" if used else ""
     rate = max(1, round(student.contract.fps))
+    prompt = f"    prompt={PROMPTS[0]!r},\n" if student.teacher.reads_text else ""
     settings = "".join(f"pipe.{name} = {value!r}\n" for name, value in student.teacher.stock_settings.items())
     return (
         f"{imports}{settings}"
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")\n'
         f"{'picture' if pictures else 'clip'} = pipe(\n"
-        f"    prompt={PROMPTS[0]!r},\n"
-        f"{arguments}"
+        f"{prompt}{arguments}"
         "    generator=torch.Generator().manual_seed(0),\n"
         '    output_type="pil",\n'
         + (

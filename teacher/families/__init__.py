@@ -6,6 +6,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.families.animatediff_controlnet import AnimateDiffControlNetTeacher
 from fewstep.teacher.families.cogvideox import CogVideoXTeacher
+from fewstep.teacher.families.cogvideox_given import CogVideoXControlTeacher, CogVideoXImageTeacher
 from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
 from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15ImageTeacher, HunyuanVideo15Teacher
 from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeacher
@@ -17,6 +18,7 @@ from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
 from fewstep.teacher.families.sana_video import SanaVideoImageTeacher, SanaVideoTeacher
 from fewstep.teacher.families.skyreels import FORCING, SkyReelsImageTeacher, SkyReelsTeacher
 from fewstep.teacher.families.stable_diffusion import StableDiffusionTeacher, StableDiffusionXLTeacher
+from fewstep.teacher.families.stable_video import StableVideoTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
@@ -47,6 +49,9 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "SanaImageToVideoPipeline": SanaVideoImageTeacher,
     "Kandinsky5T2VPipeline": KandinskyTeacher,
     "Kandinsky5I2VPipeline": KandinskyImageTeacher,
+    "StableVideoDiffusionPipeline": StableVideoTeacher,
+    "CogVideoXImageToVideoPipeline": CogVideoXImageTeacher,
+    "CogVideoXFunControlPipeline": CogVideoXControlTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

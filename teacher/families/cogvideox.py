@@ -12,15 +12,19 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.transformer import TransformerTeacher
+from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
 USUAL_TEXT_LENGTH = 226  # CogVideoXPipeline's, whatever its denoiser takes
+BESIDE = "beside"  # latents (B, C, F, h, w) that the denoiser sees beside the noise, zeros behind them
+OFFSET = 2.0  # what image-to-video pipelines tell denoisers with `ofs_embed_dim`, those of 1.5
 
 
 class CogVideoXTeacher(TransformerTeacher):
@@ -29,6 +33,8 @@ class CogVideoXTeacher(TransformerTeacher):
     The denoiser of 1.5 sees patches of `patch_size_t` frames. To fill the first one, latents begin with copies
     of their first frame: `encode` puts them there, `decode` drops them, and sampling makes them too.
     """
+
+    channels = 1  # what the denoiser sees, in latents: more where something stands beside the noise
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -56,13 +62,23 @@ class CogVideoXTeacher(TransformerTeacher):
         """v = alpha eps - sigma x0, or what else the scheduler says."""
         asked, dtype = self._asked(network)
         output = asked(
-            z_t.transpose(1, 2).to(dtype),
+            self._input(z_t, conditions).transpose(1, 2).to(dtype),
             conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
             image_rotary_emb=self._rotary(z_t),
             return_dict=False,
+            **self._offset(z_t),
         )[0]
         return output.transpose(1, 2).to(z_t.dtype)
+
+    def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:
+        if BESIDE not in conditions.shared:
+            return z_t
+        beside = conditions.shared[BESIDE].to(z_t)
+        return torch.cat([z_t, pad(beside, (0, 0, 0, 0, 0, z_t.shape[2] - beside.shape[2]))], dim=1)
+
+    def _offset(self, z_t: Tensor) -> dict[str, Tensor]:
+        return {"ofs": z_t.new_full((1,), OFFSET)} if self._config.ofs_embed_dim else {}
 
     def _rotary(self, z_t: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self._config.use_rotary_positional_embeddings:
@@ -100,8 +116,19 @@ class CogVideoXTeacher(TransformerTeacher):
         most = self._config.sample_height * self._per_pixel, self._config.sample_width * self._per_pixel
         if self._config.patch_size_t and (height > most[0] or width > most[1]):
             raise ValueError(f"{height} x {width} pixels cannot be made: use at most {most[0]} x {most[1]}")
+        self._check_learned(VideoSize(num_frames, height, width))
         frames = (num_frames - 1) // per_frame + self._patch[0]
-        return self._config.in_channels, frames, height // self._per_pixel, width // self._per_pixel
+        return self._config.out_channels, frames, height // self._per_pixel, width // self._per_pixel
+
+    def _check_learned(self, size: VideoSize) -> None:
+        """Of another size the denoiser refuses clips, or has positions that it has not learned."""
+        config, per_pixel = self._config, self._per_pixel
+        own = VideoSize(config.sample_frames, config.sample_height * per_pixel, config.sample_width * per_pixel)
+        if config.use_learned_positional_embeddings and size != own:
+            raise ValueError(
+                f"{tuple(size)}, frames, height and width, cannot be made: the denoiser has learned positions for "
+                f"{tuple(own)} alone, use that size"
+            )
 
     # --- what its folders may hold
 
@@ -111,6 +138,22 @@ class CogVideoXTeacher(TransformerTeacher):
         ("vae.latent_channels", "transformer.out_channels"),
         ("text_encoder.d_model", "transformer.text_embed_dim"),
     )
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """As every family, and that the denoiser is this pipeline's: checkpoints of CogVideoX-Fun name another."""
+        super().check_folder(folder, index)
+        seen, latents = (stated(folder, f"transformer.{side}_channels") for side in ("in", "out"))
+        if seen is None or latents is None or seen == cls.channels * latents:
+            return
+        doubled = "CogVideoXFunControlPipeline if it follows control videos, CogVideoXImageToVideoPipeline if pictures"
+        named = {1: "CogVideoXPipeline", 2: doubled}.get(seen // latents if seen % latents == 0 else 0)
+        remedy = f"write {named} as _class_name into model_index.json" if named else "fewstep knows no such pipeline"
+        raise ValueError(
+            f"the denoiser in {folder} takes {seen} channels, and that of a {index.get('_class_name')} takes "
+            f"{cls.channels * latents}: {remedy}"
+        )
+
     # --- what exports ask
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:

@@ -1,17 +1,18 @@
-"""What adapters of Stable Diffusion's UNets share, of pictures or with motion modules."""
+"""What adapters of Stable Diffusion's UNets share, of pictures, with motion modules, or of Stable Video Diffusion."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel, UNetMotionModel
+from diffusers import UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
 from fewstep.teacher.schedule import Time
 
+UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
 VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline does it
 
 
@@ -44,7 +45,7 @@ class UNetTeacher(Teacher):
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """Down, middle and up blocks, each with its own channels and resolution: the middle one, which some small UNets
         lack, is registered last and runs before the up blocks."""
-        unets = [module for module in network.modules() if isinstance(module, UNet2DConditionModel | UNetMotionModel)]
+        unets = [module for module in network.modules() if isinstance(module, UNETS)]
         found = [block for unet in unets for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
         return [block for block in found if block is not None]
 

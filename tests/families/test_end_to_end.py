@@ -18,6 +18,8 @@ from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.given import noise_given
+from tests.tiny_cogvideox import NEWER as COGVIDEOX_NEWER
+from tests.tiny_cogvideox import save_tiny_cogvideox_given
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
@@ -34,6 +36,7 @@ from tests.tiny_pipelines import (
 )
 from tests.tiny_sana_video import save_tiny_sana_video
 from tests.tiny_skyreels import save_tiny_skyreels
+from tests.tiny_svd import save_tiny_svd
 
 PROMPTS = ["a red circle", "a big blue square moves left"]
 
@@ -99,6 +102,11 @@ VARIANTS = [
     Variant("sana_video", "i2v", lambda folder: save_tiny_sana_video(folder, image=True), ("first",)),
     Variant("kandinsky", "t2v", save_tiny_kandinsky),
     Variant("kandinsky", "i2v", lambda folder: save_tiny_kandinsky(folder, image=True), ("first",)),
+    Variant("svd", "i2v", save_tiny_svd, ("first",)),
+    Variant("cogvideox", "t2v-of-1.5", lambda folder: save_tiny_cogvideox(folder, **COGVIDEOX_NEWER)),
+    Variant("cogvideox", "i2v-5b", lambda folder: save_tiny_cogvideox_given(folder, "image-5b"), ("first",)),
+    Variant("cogvideox", "i2v-of-1.5", lambda folder: save_tiny_cogvideox_given(folder, "image-1.5"), ("first",)),
+    Variant("cogvideox", "fun-control", lambda folder: save_tiny_cogvideox_given(folder, "control"), ("control",)),
 ]
 
 

@@ -37,7 +37,10 @@ HUNYUAN = {  # of prompts: recipe -> teacher, guidance
 }
 SKYREELS, SANA = "skyreels-v2-t2v-14b-lora-4step", "sana-video-2b-lora-4step"
 KANDINSKY = "kandinsky5-t2v-lite-lora-4step"
-OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, SKYREELS, SANA, KANDINSKY]
+COGVIDEOX = {"cogvideox-5b-lora-4step": ("zai-org/CogVideoX-5b", "6")}
+OF_PROMPTS = [
+    "wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, *COGVIDEOX, SKYREELS, SANA, KANDINSKY,
+]  # fmt: skip
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
     "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
@@ -51,6 +54,11 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "hunyuanvideo-i2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V", "1", "first"),
     "hunyuanvideo-i2v-33ch-lora-4step": ("hunyuanvideo-community/HunyuanVideo-I2V-33ch", "1", "first"),
     "hunyuanvideo1.5-i2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_i2v", "6", "first"),
+    "svd-4step": ("stabilityai/stable-video-diffusion-img2vid", "3", "first"),
+    "svd-xt-4step": ("stabilityai/stable-video-diffusion-img2vid-xt", "3", "first"),
+    "cogvideox-5b-i2v-lora-4step": ("zai-org/CogVideoX-5b-I2V", "6", "first"),
+    "cogvideox1.5-5b-i2v-lora-4step": ("zai-org/CogVideoX1.5-5B-I2V", "6", "first"),
+    "cogvideox-fun-5b-control-lora-4step": ("CogVideoX-Fun-V1.1-5b-Control", "6", "control"),
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]
@@ -63,6 +71,7 @@ TEACHERS = {
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **LTX,
     **HUNYUAN,
+    **COGVIDEOX,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
     **{name: (teacher, "3") for name, (teacher, _) in SHAPES_GIVEN.items()},
     MOTION: ("animatediff-epicrealism", "7.5"),

@@ -94,6 +94,7 @@ def videos(
         screen.warn(str(described.unmatched))
     model = job.load()
     model.check_encodes()
+    described = described.for_teacher(model.reads_text, files)
     sources = sources_of(asked, model)
     say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
     size = size_of(model, frames, height, width)

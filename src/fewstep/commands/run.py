@@ -61,7 +61,7 @@ def run(
         if line is not None:
             screen.say(line)
         outline = check_run(plan, RunFolder(plan.out), again)
-        if skipped := check_foreseen(plan, RunFolder(plan.out)):
+        if skipped := check_foreseen(plan, RunFolder(plan.out), outline.teacher.reads_text):
             screen.warn(skipped)
         show(plan, outline)
         return
@@ -153,7 +153,9 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     with noted_signals() as signals, tracker:
         Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
-    screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} --prompt ... --out clip.mp4`")
+    shown = ["--prompt ..."] if teacher.reads_text else []
+    shown += [f"--given {name}=FILE" for name in teacher.given]
+    screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} {' '.join(shown)} --out clip.mp4`")
 
 
 def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> None:

@@ -28,7 +28,7 @@ from fewstep.commands.progress import Screen
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.student.sampler import Sampler
+    from fewstep.student.sampler import Asked, Sampler
 
 
 def sample(
@@ -82,16 +82,20 @@ def sample(
     import torch
 
     from fewstep.student.sampler import Asked, open_sampler
+    from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import given_names, parse_given
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
     if fps is not None:
         check_fps(fps)
-    wanted = _prompts(prompt or [], prompts, parse_given(given or []))
+    typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
+    wanted = _with_files(typed or [""], parse_given(given or []))
     names = given_names(wanted)
     weight, size = guidance_if_asked(guidance), (frames, height, width)
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
+    if not typed:
+        _check_unprompted(source, asked, teacher)
     sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     if sampler.teacher.unheard:
@@ -100,15 +104,21 @@ def sample(
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 
-def _prompts(typed: list[str], file: Path | None, given: dict[str, Path]) -> list[str]:
-    """All prompts, each with the files of --given, over which those of its own line go."""
-    from fewstep.teacher.caption_files import read_prompts
+def _with_files(prompts: list[str], given: dict[str, Path]) -> list[str]:
+    """The prompts, each with the files of --given, over which those of its own line go."""
     from fewstep.teacher.given import Prompt, files_of
 
-    found = typed + ([] if file is None else read_prompts(file))
-    if not found:
+    return [Prompt(prompt, {**given, **files_of(prompt)}) for prompt in prompts]
+
+
+def _check_unprompted(source: str, asked: Asked, teacher: str | None) -> None:
+    """Raises ValueError where a model that reads prompts is given none; no weights are loaded."""
+    from fewstep.student.outline import outline_sampler
+    from fewstep.teacher.outline import outline_teacher
+
+    sampler, _ = outline_sampler(source, asked, None if teacher is None else outline_teacher(teacher))
+    if sampler.teacher.reads_text:
         raise ValueError("there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line")
-    return [Prompt(prompt, {**given, **files_of(prompt)}) for prompt in found]
 
 
 def _clips(

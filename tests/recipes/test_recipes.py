@@ -39,7 +39,8 @@ SKYREELS, SANA = "skyreels-v2-t2v-14b-lora-4step", "sana-video-2b-lora-4step"
 KANDINSKY = "kandinsky5-t2v-lite-lora-4step"
 COGVIDEOX = {"cogvideox-5b-lora-4step": ("zai-org/CogVideoX-5b", "6")}
 OF_PROMPTS = [
-    "wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, *COGVIDEOX, SKYREELS, SANA, KANDINSKY,
+    "wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, *COGVIDEOX, SKYREELS, SANA,
+    KANDINSKY,
 ]  # fmt: skip
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),

@@ -18,6 +18,7 @@ from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
+from tests.tiny_mochi import save_tiny_mochi
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 
@@ -99,6 +100,7 @@ tiny_hunyuan_video15_folder = saved_once("tiny-hunyuan-video15", save_tiny_hunyu
 tiny_hunyuan_video15_image_folder = saved_once(
     "tiny-hunyuan-video15-image", partial(save_tiny_hunyuan_video15, pictures=True)
 )
+tiny_mochi_folder = saved_once("tiny-mochi", save_tiny_mochi)
 given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
 ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)
 ltx2_folders = saved_by_kind("tiny-ltx2", save_tiny_ltx2_of)

@@ -12,6 +12,7 @@ from fewstep.teacher.families.hunyuan_video_image import HunyuanVideoImageTeache
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
+from fewstep.teacher.families.mochi import MochiTeacher
 from fewstep.teacher.families.stable_diffusion import StableDiffusionTeacher, StableDiffusionXLTeacher
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_animate import WanAnimateTeacher
@@ -37,6 +38,7 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "HunyuanVideoImageToVideoPipeline": HunyuanVideoImageTeacher,
     "HunyuanVideo15Pipeline": HunyuanVideo15Teacher,
     "HunyuanVideo15ImageToVideoPipeline": HunyuanVideo15ImageTeacher,
+    "MochiPipeline": MochiTeacher,
 }
 
 MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json

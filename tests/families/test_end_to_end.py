@@ -23,6 +23,7 @@ from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
+from tests.tiny_mochi import save_tiny_mochi
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
@@ -89,6 +90,8 @@ VARIANTS = [
     ),
     Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
     Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
+    Variant("mochi", "t2v", save_tiny_mochi),
+    Variant("mochi", "t2v-of-forward-time", lambda folder: save_tiny_mochi(folder, invert_sigmas=False)),
 ]
 
 

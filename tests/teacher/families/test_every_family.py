@@ -38,6 +38,7 @@ FOLDERS = [
     "tiny_hunyuan_video_image_folder",
     "tiny_hunyuan_video15_folder",
     "tiny_hunyuan_video15_image_folder",
+    "tiny_mochi_folder",
 ]
 
 

@@ -30,7 +30,8 @@ HUNYUAN = {  # of prompts: recipe -> teacher, guidance
     "hunyuanvideo-t2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo", "1"),
     "hunyuanvideo1.5-t2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", "6"),
 }
-OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN]
+MOCHI = {"mochi-1-lora-4step": ("genmo/mochi-1-preview", "4.5")}
+OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, *MOCHI]
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
     "wan2.1-flf2v-14b-lora-4step": ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "5.5", "first last"),
@@ -51,6 +52,7 @@ TEACHERS = {
     EXPERTS: ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "4@0.875-1,3@0-0.875"),
     **LTX,
     **HUNYUAN,
+    **MOCHI,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
     MOTION: ("animatediff-epicrealism", "7.5"),
     **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),

@@ -42,7 +42,8 @@ def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], f
     source, teacher = student.teacher.folder, student.teacher
     scheduler = stock_scheduler(student).make(teacher.pipeline)
     changed = changed_parts(teacher)
-    index = read_pipeline_index(source) | {
+    made = {name: ["diffusers", type(part).__name__] for name, part in changed.items()}  # a modular index has them not
+    index = made | read_pipeline_index(source) | {
         "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
         MARK: format,
         **{name: ["diffusers", type(network).__name__] for name, network in networks.items()},

@@ -41,7 +41,11 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "MochiPipeline": MochiTeacher,
 }
 
-MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json
-    "WanModularPipeline": "WanPipeline",
-    "Wan22ModularPipeline": "WanPipeline",
+MODULAR = {  # modular pipelines, by _class_name in modular_model_index.json: the first of these that has all its parts
+    "WanModularPipeline": ("WanPipeline",),
+    "Wan22ModularPipeline": ("WanPipeline",),
+    "WanImage2VideoModularPipeline": ("WanImageToVideoPipeline",),
+    "Wan22Image2VideoModularPipeline": ("WanImageToVideoPipeline",),
+    "LTXModularPipeline": ("LTXPipeline",),
+    "HunyuanVideo15ModularPipeline": ("HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"),
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fewstep.teacher.modular import made_by_blocks
 from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
 from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
 from fewstep.teacher.weight_files import RESTORE, Shapes
@@ -62,6 +63,8 @@ def empty_pipeline(folder: Path, class_name: str, weights: bool = True) -> Any:
 def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> Any:
     """The pipeline of these parts, with None for the others and the settings that the folder's model_index.json has.
 
+    Of a modular one, what its blocks make without weights, such as guidance, is made here.
+
     Raises ValueError when they do not go together.
     """
     import diffusers
@@ -69,8 +72,9 @@ def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> An
     kind = getattr(diffusers, class_name)
     taken = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
     settings = {n: v for n, v in read_pipeline_index(folder).items() if n in taken and not isinstance(v, list)}
+    made = {n: spec.create() for n, spec in made_by_blocks(folder).items() if n in taken and n not in parts}
     try:
-        return kind(**{**dict.fromkeys(kind._optional_components), **settings, **parts})
+        return kind(**{**dict.fromkeys(kind._optional_components), **settings, **made, **parts})
     except (TypeError, ValueError, AttributeError) as error:
         index = index_path(folder)
         raise ValueError(f"the parts that {index} names make no {class_name} ({error}): {RESTORE}") from error

@@ -27,7 +27,7 @@ def load_pipeline(
     if index_path(folder).name != MODULAR:
         loader: Any = diffusers.DiffusionPipeline
         return loader.from_pretrained(folder, dtype=dict(dtypes), use_safetensors=True, **ready)
-    named = named_parts(folder, class_name).items()  # what the classical class takes: guidance is not among them
+    named = named_parts(folder, class_name).items()  # what the classical class takes
     made = {name: _load(folder / name, find_class(folder / name, part), dtypes, name) for name, part in named
             if name not in ready}  # fmt: skip
     return make_pipeline(folder, class_name, {**made, **ready})

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewstep.teacher.modular import made_by_blocks, needed_parts
 from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
 from fewstep.teacher.weight_files import RESTORE, Shapes, check_text_file, read_index, tensor_shapes
 
@@ -37,11 +38,9 @@ def named_parts(folder: Path, class_name: str) -> dict[str, Part]:
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
                 raise ValueError(f"{index} has {name}: {entry}, which is no pair of library and class: {RESTORE}")
             found[name] = Part(*entry)
-    optional = set(kind._optional_components)
-    for name, parameter in parameters.items():
-        needed = parameter.default is inspect.Parameter.empty and name not in (*optional, "self")
-        if needed and name not in found:
-            raise ValueError(f"{index} names no {name}, and {class_name} needs one: {RESTORE}")
+    needed = needed_parts(class_name) - made_by_blocks(folder).keys()
+    if missing := [name for name in parameters if name in needed and name not in found]:
+        raise ValueError(f"{index} names no {missing[0]}, and {class_name} needs one: {RESTORE}")
     if not set(DENOISERS) & found.keys():
         raise ValueError(f"{index} names no denoiser ({', '.join(DENOISERS)}): {RESTORE}")
     return found

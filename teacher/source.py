@@ -7,11 +7,11 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.modular import Classes, classical_class
 from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
 from fewstep.teacher.pipeline_index import read_json as read_json
 
@@ -56,12 +56,12 @@ def find_folder(
     name: str | Path,
     known: tuple[str, ...],
     weights: bool = True,
-    modular: Mapping[str, str] | None = None,
+    modular: Classes | None = None,
     refused: Mapping[str, str] | None = None,
 ) -> tuple[Path, str]:
     """The folder of a teacher, downloaded if `name` is a hub id, and the name of its pipeline class.
 
-    Without `weights` only the configs of a hub id are downloaded. `modular` says which of the classes known is the
+    Without `weights` only the configs of a hub id are downloaded. `modular` says which of the classes known are the
     same as a modular one, `refused` why a class cannot be a teacher. Raises ValueError when there is no such teacher,
     or its class is not one of `known` (before any download).
     """
@@ -74,7 +74,7 @@ def find_folder(
     if not index.is_file():
         raise ValueError(f"{folder} has no {CLASSICAL}: pass the folder that a pipeline's save_pretrained wrote")
     if index.name == MODULAR:
-        return folder, _known_modular(read_json(index), folder, modular or {})
+        return folder, classical_class(folder, modular or {})
     return folder, _known_class(read_json(index), str(folder), known, refused or {})
 
 
@@ -165,25 +165,6 @@ def _is_modular(name: str) -> bool:
         return bool(hf_hub_download(name, MODULAR))
     except (OSError, ValueError):
         return False
-
-
-def _known_modular(index: dict[str, Any], folder: Path, modular: Mapping[str, str]) -> str:
-    """The classical class that is the same as a modular pipeline of its class's own blocks."""
-    import diffusers
-
-    class_name = str(index.get("_class_name"))
-    if class_name not in modular:
-        raise ValueError(
-            f"{folder} is a modular pipeline, {class_name}, which fewstep does not know: use one of "
-            f"{', '.join(modular)}, or a classical pipeline"
-        )
-    blocks, usual = index.get("_blocks_class_name"), getattr(diffusers, class_name).default_blocks_name
-    if blocks not in (None, usual):
-        raise ValueError(
-            f"{folder} is a {class_name} of {blocks}, of which fewstep knows those of {usual} only: save a pipeline "
-            "with these"
-        )
-    return modular[class_name]
 
 
 def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> str:

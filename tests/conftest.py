@@ -20,6 +20,7 @@ from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_kandinsky import save_tiny_kandinsky
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
+from tests.tiny_mochi import save_tiny_mochi
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
 from tests.tiny_sana_video import save_tiny_sana_video
@@ -111,6 +112,7 @@ tiny_sana_video_image_folder = saved_once("tiny-sana-video-image", partial(save_
 tiny_kandinsky_folder = saved_once("tiny-kandinsky", save_tiny_kandinsky)
 tiny_kandinsky_image_folder = saved_once("tiny-kandinsky-image", partial(save_tiny_kandinsky, image=True))
 tiny_svd_folder = saved_once("tiny-svd", save_tiny_svd)
+tiny_mochi_folder = saved_once("tiny-mochi", save_tiny_mochi)
 given_wan_folders = saved_by_kind("tiny-given-wan", save_tiny_given_wan)
 cogvideox_folders = saved_by_kind("tiny-cogvideox-given", save_tiny_cogvideox_given)
 ltx_folders = saved_by_kind("tiny-ltx", save_tiny_ltx)

@@ -15,6 +15,7 @@ from fewstep.teacher.families.kandinsky_image import KandinskyImageTeacher
 from fewstep.teacher.families.ltx import LTXImageTeacher, LTXTeacher
 from fewstep.teacher.families.ltx2 import LTX2ImageTeacher, LTX2Teacher
 from fewstep.teacher.families.ltx_condition import LTXConditionTeacher
+from fewstep.teacher.families.mochi import MochiTeacher
 from fewstep.teacher.families.sana_video import SanaVideoImageTeacher, SanaVideoTeacher
 from fewstep.teacher.families.skyreels import FORCING, SkyReelsImageTeacher, SkyReelsTeacher
 from fewstep.teacher.families.stable_diffusion import StableDiffusionTeacher, StableDiffusionXLTeacher
@@ -52,11 +53,16 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "StableVideoDiffusionPipeline": StableVideoTeacher,
     "CogVideoXImageToVideoPipeline": CogVideoXImageTeacher,
     "CogVideoXFunControlPipeline": CogVideoXControlTeacher,
+    "MochiPipeline": MochiTeacher,
 }
 
-MODULAR = {  # modular pipelines that are one of these, by _class_name in modular_model_index.json
-    "WanModularPipeline": "WanPipeline",
-    "Wan22ModularPipeline": "WanPipeline",
+MODULAR = {  # modular pipelines, by _class_name in modular_model_index.json: the first of these that has all its parts
+    "WanModularPipeline": ("WanPipeline",),
+    "Wan22ModularPipeline": ("WanPipeline",),
+    "WanImage2VideoModularPipeline": ("WanImageToVideoPipeline",),
+    "Wan22Image2VideoModularPipeline": ("WanImageToVideoPipeline",),
+    "LTXModularPipeline": ("LTXPipeline",),
+    "HunyuanVideo15ModularPipeline": ("HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"),
 }
 
 REFUSED = {  # pipelines that cannot be teachers, and why

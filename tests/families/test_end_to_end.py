@@ -26,6 +26,7 @@ from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 from tests.tiny_kandinsky import save_tiny_kandinsky
 from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
+from tests.tiny_mochi import save_tiny_mochi
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
 from tests.tiny_pipelines import (
     save_tiny_animatediff,
@@ -107,6 +108,8 @@ VARIANTS = [
     Variant("cogvideox", "i2v-5b", lambda folder: save_tiny_cogvideox_given(folder, "image-5b"), ("first",)),
     Variant("cogvideox", "i2v-of-1.5", lambda folder: save_tiny_cogvideox_given(folder, "image-1.5"), ("first",)),
     Variant("cogvideox", "fun-control", lambda folder: save_tiny_cogvideox_given(folder, "control"), ("control",)),
+    Variant("mochi", "t2v", save_tiny_mochi),
+    Variant("mochi", "t2v-of-forward-time", lambda folder: save_tiny_mochi(folder, invert_sigmas=False)),
 ]
 
 

@@ -38,9 +38,10 @@ HUNYUAN = {  # of prompts: recipe -> teacher, guidance
 SKYREELS, SANA = "skyreels-v2-t2v-14b-lora-4step", "sana-video-2b-lora-4step"
 KANDINSKY = "kandinsky5-t2v-lite-lora-4step"
 COGVIDEOX = {"cogvideox-5b-lora-4step": ("zai-org/CogVideoX-5b", "6")}
+MOCHI = {"mochi-1-lora-4step": ("genmo/mochi-1-preview", "4.5")}
 OF_PROMPTS = [
     "wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, *COGVIDEOX, SKYREELS, SANA,
-    KANDINSKY,
+    KANDINSKY, *MOCHI,
 ]  # fmt: skip
 GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "wan2.1-i2v-14b-lora-4step": ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "5", "first"),
@@ -73,6 +74,7 @@ TEACHERS = {
     **LTX,
     **HUNYUAN,
     **COGVIDEOX,
+    **MOCHI,
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
     **{name: (teacher, "3") for name, (teacher, _) in SHAPES_GIVEN.items()},
     MOTION: ("animatediff-epicrealism", "7.5"),

@@ -27,7 +27,7 @@ from fewstep.teacher.pipeline_index import index_path, read_json
 from fewstep.teacher.video import write_image, write_video
 
 _PROMPTS = ("a red ring", "a box that moves to the left")
-_FRAMES, _SIDES = (9, 17, 16, 8, 5, 1), (16, 32, 64, 128, 256)  # the least that makes more than one latent frame
+_FRAMES, _SIDES = (9, 17, 16, 8, 5, 7, 1), (16, 32, 64, 128, 256)  # the least that makes more than one latent frame
 _STEPS = 2  # of the student: they divide 1000, as diffusers' trailing nodes ask for
 
 

@@ -47,6 +47,7 @@ FOLDERS = [
     "tiny_svd_folder",
     "tiny_cogvideox_image_folder",
     "tiny_cogvideox_control_folder",
+    "tiny_mochi_folder",
 ]
 
 

@@ -107,7 +107,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
 
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips
-    from fewstep.distill.data_checks import asked_size
+    from fewstep.distill.data_checks import check_filled
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import wait_for_all
@@ -132,7 +132,8 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     wait_for_all(accelerator)
     if line := check_usable(plan.data, data):
         screen.warn(line)
-    clips = read_clips(data, teacher, asked_size(plan))
+    check_filled(plan, data)
+    clips = read_clips(data, teacher, plan.sizes)
     teacher.take(clips.given)
     teacher.use_size(clips.size)
     if plan.logging.prompts:
@@ -163,8 +164,8 @@ def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> 
 def _make_data(plan: Recipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> None:
     """Raises ValueError when neither the recipe nor the teacher states a size, or the source cannot be read."""
     from fewstep.distill.data import make_data
-    from fewstep.distill.data_checks import clip_size
+    from fewstep.distill.data_checks import clip_sizes
 
     screen.say("planning the data, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, plan.teacher, clip_size(plan, teacher), folder.data, on_clip, folder.elsewhere)
+        make_data(plan.data, teacher, plan.teacher, clip_sizes(plan, teacher), folder.data, on_clip, folder.elsewhere)

@@ -33,9 +33,9 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     check_source(plan, folder)
     outline = outline_teacher(plan.teacher, plan.shift)
     check_networks(plan, outline)
-    size = check_data(plan, outline, folder)
-    outline.teacher.use_size(size)
-    check_gates(plan, outline.teacher, size)
+    sizes = check_data(plan, outline, folder)
+    outline.teacher.use_size(sizes[0])
+    check_gates(plan, outline.teacher, sizes[0])
     check_finished_stages(plan, folder, outline, trained_again)
     return outline
 

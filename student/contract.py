@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
-from fewstep.teacher.source import EMBEDDED
+from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
 
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 2
+VERSION = 3
 _SINCE_2 = {"experts": (), "given": ()}  # what version 1 did not say, and what it meant
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
@@ -39,6 +40,10 @@ class ExpertNodes(BaseModel):
     trained: bool
 
 
+# with the names of its parts, so that a contract can be read
+_Size = Annotated[VideoSize, PlainSerializer(lambda size: size._asdict(), return_type=dict[str, int])]
+
+
 class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
@@ -49,7 +54,7 @@ class SamplingContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[2]
+    version: Literal[3]
     pipeline: str  # diffusers' class name
     teacher: str  # its folder or hub id when the student was trained
     teacher_sha256: str
@@ -65,18 +70,19 @@ class SamplingContract(BaseModel):
     baked_guidance: GuidanceField
     negative_prompt: str
     experts: tuple[ExpertNodes, ...]
-    num_frames: int
-    height: int
-    width: int
+    sizes: tuple[_Size, ...]  # those of the clips it was trained on, the usual one first
     fps: float
     given: tuple[str, ...]  # images and videos that clips are made from besides prompts: names of `teacher.given`
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("version") != 1:
+    def _from_older_versions(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("version") not in (1, 2):
             return values
-        return {**_SINCE_2, **values, "version": VERSION}
+        since = _SINCE_2 if values["version"] == 1 else {}
+        size = {name: values[name] for name in VideoSize._fields if name in values}  # they were of one size
+        others = {name: value for name, value in values.items() if name not in VideoSize._fields}
+        return {**since, **others, "sizes": [size], "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
@@ -84,6 +90,7 @@ class SamplingContract(BaseModel):
             raise ValueError(f"the experts do not have each of the {self.steps} nodes once")
         if len(self.times) != self.steps + 1 or len(self.timesteps) != self.steps:
             raise ValueError(f"{self.steps} steps need {self.steps + 1} times and {self.steps} timesteps")
+        check_sizes(self.sizes)
         return self
 
     @staticmethod
@@ -92,7 +99,7 @@ class SamplingContract(BaseModel):
         name: str,
         steps: int,
         weights: Literal["lora", "full"],
-        size: VideoSize,
+        sizes: Sizes,
         baked_guidance: Guidance | float,
         negative_prompt: str,
         fps: float,
@@ -125,7 +132,7 @@ class SamplingContract(BaseModel):
             baked_guidance=Guidance.of(baked_guidance),
             negative_prompt=negative_prompt,
             experts=_experts(teacher, times, trained),
-            **size._asdict(),
+            sizes=as_sizes(sizes),
             fps=fps,
             given=teacher.given,
         )
@@ -137,8 +144,8 @@ class SamplingContract(BaseModel):
 
     @property
     def size(self) -> VideoSize:
-        """The clip the student was trained on."""
-        return VideoSize(self.num_frames, self.height, self.width)
+        """The usual size of the clips it was trained on."""
+        return self.sizes[0]
 
     def differences(self, other: SamplingContract) -> list[str]:
         """Names of the fields in which it differs, but for where the teacher lies: a folder may move."""
@@ -149,9 +156,16 @@ class SamplingContract(BaseModel):
         ]
 
     def check(
-        self, steps: int | None = None, shift: float | None = None, guidance: Guidance | float | None = None
+        self,
+        steps: int | None = None,
+        shift: float | None = None,
+        guidance: Guidance | float | None = None,
+        size: VideoSize | None = None,
     ) -> None:
-        """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing."""
+        """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing.
+
+        One that was trained on clips of a single size takes any: how far it carries is the user's own affair.
+        """
         asked: dict[str, Any] = {
             "steps": steps,
             "shift": shift,
@@ -161,6 +175,15 @@ class SamplingContract(BaseModel):
             own = getattr(self, name)
             if value is not None and value != own:
                 raise ValueError(f"the student was trained for {name} {_said(own)}, not {_said(value)}: {_WHY[name]}")
+        if size is not None and len(self.sizes) > 1 and size not in self.sizes:
+            raise ValueError(
+                f"the student was trained for sizes {self.sizes_said}, not {size_said(size)}: {_WHY['size']}"
+            )
+
+    @property
+    def sizes_said(self) -> str:
+        """The sizes, in words."""
+        return ", ".join(map(size_said, self.sizes))
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Raises ValueError when the weights belong to another teacher, or its schedule has changed since."""
@@ -245,6 +268,7 @@ _WHY = {
     "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
     "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
+    "size": f"it never saw others; ask for one of these with --frames, --height and --width, or {_FORCE}",
 }
 
 

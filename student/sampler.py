@@ -125,7 +125,8 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if asked.given is not None:
         teacher.take(asked.given)
-    size = clip_size(teacher.default_size(), asked.num_frames, asked.height, asked.width)
+    usual = teacher.default_size()
+    size = clip_size(() if usual is None else (usual,), asked.num_frames, asked.height, asked.width)
     return Sampler(
         name=name,
         teacher=teacher,
@@ -148,8 +149,9 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
             f"{' and '.join(asked.given) or 'prompts alone'}: give what it was trained with"
         )
     teacher.take(contract.given)
+    size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)
     if not asked.force:
-        contract.check(asked.steps, asked.shift, asked.guidance)
+        contract.check(asked.steps, asked.shift, asked.guidance, size)
         _check_negative(contract, asked.negative_prompt)
     free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
     schedule = _shifted(teacher.schedule, contract.shift if asked.shift is None else asked.shift)
@@ -160,7 +162,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         grid=schedule.grid(asked.steps or contract.steps) if free else contract.grid,
         guidance=contract.guidance if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
-        size=clip_size(contract.size, asked.num_frames, asked.height, asked.width),
+        size=size,
         fps=contract.fps,
         contract=contract,
     )
@@ -170,13 +172,15 @@ def _shifted(schedule: NoiseSchedule, shift: float | None) -> NoiseSchedule:
     return schedule if shift is None else replace(schedule, shift=shift)
 
 
-def clip_size(own: VideoSize | None, num_frames: int | None, height: int | None, width: int | None) -> VideoSize:
-    """As asked, else the model's own; another size than a student's is the user's own affair, as of a teacher.
+def clip_size(own: Sequence[VideoSize], num_frames: int | None, height: int | None, width: int | None) -> VideoSize:
+    """As asked, and the rest as in the first of the model's own sizes that agrees with that, else as in its usual one.
 
     Raises ValueError when neither says.
     """
-    pairs = zip((num_frames, height, width), own or (None, None, None), strict=True)
-    found = [side for one, usual in pairs if (side := usual if one is None else one) is not None]
+    asked = (num_frames, height, width)
+    agreeing = [size for size in own if all(one in (None, side) for one, side in zip(asked, size, strict=True))]
+    usual = (agreeing or own or [(None, None, None)])[0]
+    found = [side for one, its in zip(asked, usual, strict=True) if (side := its if one is None else one) is not None]
     if len(found) < 3:
         raise ValueError(
             "the teacher states no size of its own: pass --frames, --height and --width, or write num_frames, height "

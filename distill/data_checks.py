@@ -35,6 +35,13 @@ def clip_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
     return sizes
 
 
+def planned_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
+    """The sizes of clips that a run trains on, of a dataset that is there or of one that it makes."""
+    if isinstance(recipe.data, DatasetData):
+        return read_clips(recipe.data.folder, teacher, recipe.sizes).sizes
+    return clip_sizes(recipe, teacher)
+
+
 def largest_size(teacher: Teacher, sizes: Sequence[VideoSize]) -> VideoSize:
     """The size whose latents have most numbers: what memory and time of training must be enough for."""
     return max(sizes, key=lambda size: math.prod(teacher.latent_shape(*size)))
@@ -68,16 +75,14 @@ def check_data(recipe: Recipe, outline: Outline, run: RunFolder) -> tuple[VideoS
     settings, teacher = recipe.data, outline.teacher
     teacher.default_fps()
     _check_given(recipe, teacher)
+    sizes = planned_sizes(recipe, teacher)
+    check_possible(teacher, sizes)
     if isinstance(settings, DatasetData):
-        sizes = read_clips(settings.folder, teacher, recipe.sizes).sizes
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
         check_filled(recipe, settings.folder)
     else:
-        sizes = clip_sizes(recipe, teacher)
-        check_possible(teacher, sizes)
         _check_own(recipe, settings, outline, run, sizes)
-    check_possible(teacher, sizes)
     return sizes
 
 

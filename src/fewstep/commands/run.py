@@ -54,7 +54,7 @@ def run(
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
         from fewstep.commands.run_precision import settle_precision
-        from fewstep.distill.data_checks import check_foreseen
+        from fewstep.distill.data_checks import check_foreseen, planned_sizes
         from fewstep.distill.run_folder import RunFolder
 
         plan, line = settle_precision(plan)
@@ -63,7 +63,7 @@ def run(
         outline = check_run(plan, RunFolder(plan.out), again)
         if skipped := check_foreseen(plan, RunFolder(plan.out)):
             screen.warn(skipped)
-        show(plan, outline)
+        show(plan, outline, planned_sizes(plan, outline.teacher))
         return
     with screen:
         follow(plan, again, screen)

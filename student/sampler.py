@@ -177,9 +177,9 @@ def clip_size(own: Sequence[VideoSize], num_frames: int | None, height: int | No
 
     Raises ValueError when neither says.
     """
-    asked = (num_frames, height, width)
+    asked, unknown = (num_frames, height, width), (None, None, None)
     agreeing = [size for size in own if all(one in (None, side) for one, side in zip(asked, size, strict=True))]
-    usual = (agreeing or own or [(None, None, None)])[0]
+    usual = next(iter((*agreeing, *own)), unknown)
     found = [side for one, its in zip(asked, usual, strict=True) if (side := its if one is None else one) is not None]
     if len(found) < 3:
         raise ValueError(

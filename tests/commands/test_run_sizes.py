@@ -14,7 +14,8 @@ from fewstep.student.contract import read_contract
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.manifest import read_manifest
-from tests.commands.test_run_stops import results, signalled, weights
+from tests.commands.test_run import weights
+from tests.commands.test_run_stops import results, signalled
 from tests.commands.typed import fewstep
 
 SIZES = [VideoSize(5, 32, 32), VideoSize(9, 32, 32), VideoSize(5, 32, 48)]
@@ -78,9 +79,9 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     assert fewstep(*other, "--force")[0] == 0
 
     timed = tmp_path / "timed.json"
-    few = ("--warmup", 0, "--repetitions", 1, "--out", timed, "--width", 48)
+    few = ("--warmup", 1, "--repetitions", 1, "--out", timed, "--width", 48)
     code, output = fewstep("benchmark", "shapes@2", f"student={whole}", *few)
-    assert code == 0 and json.loads(timed.read_text())["shared"]["size"] == [5, 32, 48], output
+    assert code == 0 and json.loads(timed.read_text())["protocol"]["size"] == [5, 32, 48], output
 
 
 def sizes(*texts: str) -> list[dict[str, int]]:
@@ -109,4 +110,4 @@ def test_what_cannot_be_is_refused_with_a_sentence(tmp_path: Path, stated: objec
 def test_a_dry_run_names_the_largest_size(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, sizes("32x32x5", "48x32x5", "32x32x9"))
     code, output = fewstep("run", path, "--dry-run")
-    assert code == 0 and "clips of 3 sizes: 32x32x9 is the largest" in output, output
+    assert code == 0 and "clips of 3 sizes: 48x32x5 is the largest" in output, output

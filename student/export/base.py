@@ -192,7 +192,7 @@ def compare(format: Format, written: Written, folder: Path, student: Student) ->
     own = teacher.given_out(student.sample(z, student.conditions_of_any(PROMPTS)))
     other = format.reload(folder, student)(z, PROMPTS).to(own)
     error = float((other - own).norm() / own.norm())
-    if contract.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
+    if contract.size.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
         return error, None
     return error, _motion(teacher.decode(other)) / _motion(teacher.decode(own))
 

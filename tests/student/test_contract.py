@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.sampler import clip_size
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 
 
@@ -100,3 +101,40 @@ def test_timesteps_that_the_teacher_is_not_fed_are_refused(contract: SamplingCon
     other = contract.model_copy(update={"timesteps": (999.0, 936.0, 833.0, 624.0)})
     with pytest.raises(ValueError, match=r"timesteps 999, 936, 833, 624 at its nodes, and .* is fed 1000, 937\.5"):
         other.check_teacher(tiny_teacher)
+
+
+def test_contracts_of_version_2_are_of_one_size(contract: SamplingContract, tmp_path: Path) -> None:
+    new = contract.model_dump(mode="json")
+    assert new.pop("sizes") == [{"num_frames": 9, "height": 16, "width": 16}]
+    old = new | {"version": 2, "num_frames": 9, "height": 16, "width": 16}
+    (tmp_path / FILE_NAME).write_text(json.dumps(old))
+    assert read_contract(tmp_path) == contract
+    for name in old:
+        (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in old.items() if k != name}))
+        with pytest.raises(ValueError, match="is not whole"):
+            read_contract(tmp_path)
+
+
+def test_a_student_of_several_sizes_refuses_others(contract: SamplingContract, tiny_teacher: Teacher) -> None:
+    sizes = (VideoSize(9, 16, 16), VideoSize(5, 16, 32))
+    several = SamplingContract.of(tiny_teacher, "tiny", 4, "full", sizes, 5.0, "", 8.0)
+    assert several.size == sizes[0] and several.differences(contract) == ["sizes"]
+    several.check(size=sizes[1])
+    with pytest.raises(ValueError, match=r"trained for sizes 16x16x9, 32x16x5, not 16x16x5: .*--force"):
+        several.check(size=VideoSize(5, 16, 16))
+    contract.check(size=VideoSize(5, 16, 16))  # of one size: any
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ((None, None, None), (9, 16, 16)),
+        ((5, None, None), (5, 16, 32)),
+        ((None, None, 32), (5, 16, 32)),
+        ((None, 32, None), (9, 32, 16)),  # no size agrees: the rest is the usual one's
+    ],
+)
+def test_what_is_asked_of_a_size_chooses_among_several(
+    asked: tuple[int | None, int | None, int | None], found: tuple[int, int, int]
+) -> None:
+    assert clip_size((VideoSize(9, 16, 16), VideoSize(5, 16, 32)), *asked) == VideoSize(*found)

@@ -10,20 +10,24 @@ from torch import nn
 from fewstep.commands.tables import print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
-    from fewstep.teacher.base import Teacher
+    from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(plan: Recipe, outline: Outline) -> None:
-    """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
+def show(plan: Recipe, outline: Outline, sizes: Sequence[VideoSize] = ()) -> None:
+    """Prints recipe, calls and memory; the outline is that of the recipe's teacher, the sizes are those of clips."""
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
     print_table(_memory_table(plan, outline.teacher), stderr=True)
+    if len(sizes) > 1:
+        typer.echo(_size_line(outline.teacher, sizes), err=True)
     for line in _expert_lines(plan, outline.teacher):
         typer.echo(line, err=True)
     if not outline.whole:
@@ -32,6 +36,18 @@ def show(plan: Recipe, outline: Outline) -> None:
             "students are of this teacher, is checked once they are downloaded",
             err=True,
         )
+
+
+def _size_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
+    from fewstep.distill.data_checks import largest_size
+    from fewstep.teacher.buckets import size_said
+
+    largest = largest_size(teacher, sizes)
+    return (
+        f"clips of {len(sizes)} sizes: {size_said(largest)} is the largest, latents {teacher.latent_shape(*largest)}; "
+        "count every call as one of that size, and try with `fewstep benchmark --training`, which takes it, whether "
+        "memory is enough"
+    )
 
 
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:

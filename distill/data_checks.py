@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.data import list_videos, plan_data, read_clips, shares_of
+from fewstep.distill.data import list_videos, plan_data, shares_of
 from fewstep.distill.data_report import check_usable, too_few
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.distill.size_checks import (
+    check_batches,
+    check_filled,
+    check_long_enough,
+    check_possible,
+    clips_foreseen,
+    planned_sizes,
+)
 from fewstep.teacher.atomic import check_unlocked
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, size_said
+from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, seconds_of
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
@@ -22,29 +29,9 @@ from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
 from fewstep.teacher.given import columns_of, files_of, given_names, sources_of
 from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
+from fewstep.teacher.video_shape import video_shape
 
 _HEADERS = 2000  # files of which a dry run opens the header: some seconds
-
-
-def clip_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
-    """The sizes of clips that a run makes for itself. Raises ValueError when neither recipe nor teacher states one."""
-    usual = teacher.default_size()
-    sizes = recipe.sizes or (() if usual is None else (usual,))
-    if not sizes:
-        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
-    return sizes
-
-
-def planned_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
-    """The sizes of clips that a run trains on, of a dataset that is there or of one that it makes."""
-    if isinstance(recipe.data, DatasetData):
-        return read_clips(recipe.data.folder, teacher, recipe.sizes).sizes
-    return clip_sizes(recipe, teacher)
-
-
-def largest_size(teacher: Teacher, sizes: Sequence[VideoSize]) -> VideoSize:
-    """The size whose latents have most numbers: what memory and time of training must be enough for."""
-    return max(sizes, key=lambda size: math.prod(teacher.latent_shape(*size)))
 
 
 def check_source(recipe: Recipe, run: RunFolder) -> None:
@@ -88,30 +75,6 @@ def check_data(
     return found
 
 
-def check_possible(teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
-    """Raises ValueError for a size that the teacher cannot make, and where sizes have schedules of their own."""
-    for size in sizes:
-        try:
-            teacher.latent_shape(*size)
-        except ValueError as error:
-            raise ValueError(f"the size of clips is {tuple(size)}, frames, height and width: {error}") from error
-    shifts = [teacher.schedule_for(size).shift for size in sizes]
-    if len(set(shifts)) > 1:
-        listed = ", ".join(f"{shift:g} for {size_said(size)}" for size, shift in zip(sizes, shifts, strict=True))
-        raise ValueError(
-            f"the teacher's shift follows the size of the clips ({listed}), and a student has the same nodes at every "
-            "size: set one `shift` for all of them, or name one size"
-        )
-
-
-def check_filled(recipe: Recipe, folder: Path) -> None:
-    """Raises ValueError when a dataset of several sizes has fewer clips of one than a batch takes."""
-    folders = datasets_in(folder)
-    if len(folders) > 1:
-        manifests = [(one.name, read_manifest(one)) for one in folders]
-        _check_batches(recipe, {name: manifest.rows for name, manifest in manifests if manifest.complete})
-
-
 def _check_own(
     recipe: Recipe, settings: RolloutData | VideoData, outline: Outline, run: RunFolder, sizes: Sequence[VideoSize]
 ) -> None:
@@ -122,7 +85,9 @@ def _check_own(
         return
     shares = shares_of(settings, outline.teacher, sizes, run.data)
     if len(sizes) > 1:
-        _check_batches(recipe, {size_said(share.size): len(share.items) for share in shares})
+        if isinstance(settings, VideoData):
+            check_long_enough(settings, sizes, outline.teacher.default_fps(), run.data)
+        check_batches(recipe, clips_foreseen(settings, outline.teacher, shares, run.data))
     name = (recipe.teacher, *recipe.bases)[run.base]
     for share in shares:
         if (begun := begun_in[share.size]) is not None:
@@ -131,17 +96,6 @@ def _check_own(
     if all(begun is not None and begun.complete for begun in begun_in.values()):
         check_usable(settings, run.data)
         check_filled(recipe, run.data)
-
-
-def _check_batches(recipe: Recipe, clips: Mapping[str, int]) -> None:
-    """clips: how many there are of each size."""
-    stage = max(recipe.stages, key=lambda stage: stage.batch)
-    for name, count in clips.items():
-        if count < stage.batch:
-            raise ValueError(
-                f"{count} clips are of the size {name}, and stage {stage.name} takes batches of {stage.batch} clips of "
-                "one size: leave this size out, add data that fits it, or set a smaller `batch`"
-            )
 
 
 def _check_given(recipe: Recipe, teacher: Teacher) -> None:
@@ -166,19 +120,22 @@ def _check_given(recipe: Recipe, teacher: Teacher) -> None:
             )
 
 
-def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
+def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | None:
     """How many of a run's videos can be used at most, as captions and the headers of the first of them show.
 
-    None where all can, and for data of other kinds or that is there already. Raises ValueError when they are a smaller
-    fraction than `data.min_usable`.
+    Of several sizes all are opened, and it shows which are too short for each of them. None where all can, and for data
+    of other kinds or that is there already. Raises ValueError when they are a smaller fraction than `data.min_usable`.
     """
     settings, begun = recipe.data, [begun_manifest(folder, run.elsewhere) for folder in datasets_in(run.data)]
     if not isinstance(settings, VideoData) or all(one is not None and one.complete for one in begun):
         return None
     files = list_videos(settings.folder, run.data)
     captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {})).texts
+    least = min((seconds_of(size, teacher.default_fps()) for size in recipe.sizes[1:] and recipe.sizes), default=0.0)
     skipped = {
-        path: reason for i, path in enumerate(files) if (reason := _foreseen(path, path in captions, i < _HEADERS))
+        path: reason
+        for i, path in enumerate(files)
+        if (reason := _foreseen(path, path in captions, i < _HEADERS, least))
     }
     if not skipped:
         return None
@@ -190,13 +147,17 @@ def check_foreseen(recipe: Recipe, run: RunFolder) -> str | None:
     return line
 
 
-def _foreseen(path: Path, has_caption: bool, open_it: bool) -> str:
-    """Why a file cannot become a clip; empty where nothing shows."""
+def _foreseen(path: Path, has_caption: bool, open_it: bool, least: float) -> str:
+    """Why a file cannot become a clip; empty where nothing shows. least: seconds that it must be longer than, 0 where
+    that shows once it is decoded."""
     try:
         if open_it:
             check_video(path)
     except UnreadableVideo as error:
         return str(error)
+    shape = video_shape(path) if least else None
+    if shape is not None and shape.seconds <= least:
+        return f"too short: {shape.seconds:.2f} s, needed are more than {least:.2f} s"
     return "" if has_caption else "no caption"
 
 

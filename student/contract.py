@@ -154,6 +154,10 @@ class SamplingContract(BaseModel):
         """The usual size of the clips it was trained on."""
         return self.sizes[0]
 
+    def at(self, size: VideoSize) -> SamplingContract:
+        """The same contract with one of its sizes as the usual one."""
+        return self.model_copy(update={"sizes": (size, *(other for other in self.sizes if other != size))})
+
     def differences(self, other: SamplingContract) -> list[str]:
         """Names of the fields in which it differs, but for where the teacher lies: a folder may move."""
         return [

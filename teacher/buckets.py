@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fewstep.teacher.atomic import ELSEWHERE, whole_file
+from fewstep.teacher.decode_video import ROUNDING, ClipShape
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_shape import VideoShape
@@ -86,6 +87,16 @@ def dealt(num_items: int, num_sizes: int, seed: int) -> list[int]:
     return [int(cards[i // num_sizes][i % num_sizes]) for i in range(num_items)]
 
 
+def seconds_of(size: VideoSize, fps: float) -> float:
+    """What a video must be longer than to become a clip of this size, as where it is decoded."""
+    return ClipShape(*size, fps=fps).seconds + ROUNDING
+
+
+def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
+    """Whether a video lasts as long as clips of this size."""
+    return video.seconds > seconds_of(size, fps)
+
+
 def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) -> int:
     """The size, as its index, that a video fits best: of those that it is long enough for the one that keeps most of
     its picture, to a tenth; of these the longest; of these the largest that the picture need not be enlarged for, else
@@ -101,7 +112,7 @@ def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) 
         enlarged = size.height > video.height or size.width > video.width
         return -round(kept, 1), -size.num_frames, enlarged, pixels if enlarged else -pixels
 
-    fitting = [i for i, size in enumerate(sizes) if (size.num_frames - 1) / fps < video.seconds]
+    fitting = [i for i, size in enumerate(sizes) if long_enough(video, size, fps)]
     return min(fitting or [i for i, size in enumerate(sizes) if size.num_frames == shortest], key=rank)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import av
@@ -28,8 +29,18 @@ class VideoShape:
 def video_shape(path: Path) -> VideoShape | None:
     """The shape of a file, None for one that cannot be read; why is said where it is decoded.
 
-    Seconds are the header's; they are counted where it has none, as GIFs do.
+    Seconds are the header's; they are counted where it has none, as GIFs do. A file is opened once, until it changes.
     """
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return _shape(path, (state.st_size, state.st_mtime_ns))
+
+
+@cache
+def _shape(path: Path, state: tuple[int, int]) -> VideoShape | None:
+    """state: of the file, so that another one of the same name is opened."""
     try:
         with open_video(path) as video:
             first = next(video.frames(), None)

@@ -108,8 +108,8 @@ def stages_named(plan: Recipe, names: str | None) -> list[int]:
 def _checked_size(plan: Recipe) -> VideoSize:
     """The largest size of clips. Raises ValueError when the teacher is not there or cannot be trained so."""
     from fewstep.distill.data import read_clips
-    from fewstep.distill.data_checks import clip_sizes, largest_size
     from fewstep.distill.settings import DatasetData
+    from fewstep.distill.size_checks import clip_sizes, largest_size
     from fewstep.distill.stage_checks import check_networks
     from fewstep.teacher.buckets import datasets_in
     from fewstep.teacher.manifest import FILE_NAME

@@ -56,16 +56,18 @@ def run(
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show
         from fewstep.commands.run_precision import settle_precision
-        from fewstep.distill.data_checks import check_foreseen, planned_sizes
+        from fewstep.distill.data_checks import check_foreseen
         from fewstep.distill.run_folder import RunFolder
+        from fewstep.distill.size_checks import planned_clips
 
         plan, line = settle_precision(plan)
         if line is not None:
             screen.say(line)
-        outline = check_run(plan, RunFolder(plan.out), again)
-        if skipped := check_foreseen(plan, RunFolder(plan.out)):
+        folder = RunFolder(plan.out)
+        outline = check_run(plan, folder, again)
+        if skipped := check_foreseen(plan, folder, outline.teacher):
             screen.warn(skipped)
-        show(plan, outline, planned_sizes(plan, outline.teacher))
+        show(plan, outline, planned_clips(plan, outline.teacher, folder.data))
         return
     with screen:
         follow(plan, again, screen)
@@ -109,10 +111,10 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
 
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips_of_bases
-    from fewstep.distill.data_checks import check_filled, clip_sizes
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import NoTracker, open_tracker
     from fewstep.teacher.base import load_teacher

@@ -10,7 +10,7 @@ from torch import nn
 from fewstep.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(plan: Recipe, outline: Outline, sizes: Sequence[VideoSize] = ()) -> None:
-    """Prints recipe, calls and memory; the outline is that of the recipe's teacher, the sizes are those of clips."""
+def show(plan: Recipe, outline: Outline, clips: Mapping[VideoSize, int] | None = None) -> None:
+    """Prints recipe, calls and memory; the outline is that of the recipe's teacher. clips: how many of each size."""
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
     print_table(_memory_table(plan, outline.teacher), stderr=True)
-    if len(sizes) > 1:
-        typer.echo(_size_line(outline.teacher, sizes), err=True)
+    if clips is not None and len(clips) > 1:
+        print_table(_sizes_table(outline.teacher, clips), stderr=True)
+        typer.echo(_largest_line(outline.teacher, list(clips)), err=True)
     for line in _expert_lines(plan, outline.teacher):
         typer.echo(line, err=True)
     if not outline.whole:
@@ -38,15 +39,24 @@ def show(plan: Recipe, outline: Outline, sizes: Sequence[VideoSize] = ()) -> Non
         )
 
 
-def _size_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
-    from fewstep.distill.data_checks import largest_size
+def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
+    from rich.table import Table
+
     from fewstep.teacher.buckets import size_said
 
-    largest = largest_size(teacher, sizes)
+    table = Table("size", "clips", "latents", title="clips of each size, at most")
+    for size, count in clips.items():
+        table.add_row(size_said(size), f"{count:,}", " x ".join(map(str, teacher.latent_shape(*size))))
+    return table
+
+
+def _largest_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
+    from fewstep.distill.size_checks import largest_size
+    from fewstep.teacher.buckets import size_said
+
     return (
-        f"clips of {len(sizes)} sizes: {size_said(largest)} is the largest, latents {teacher.latent_shape(*largest)}; "
-        "count every call as one of that size, and try with `fewstep benchmark --training`, which takes it, whether "
-        "memory is enough"
+        f"clips of {len(sizes)} sizes: {size_said(largest_size(teacher, sizes))} is the largest; count every call as "
+        "one of that size, and try with `fewstep benchmark --training`, which takes it, whether memory is enough"
     )
 
 

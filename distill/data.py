@@ -150,7 +150,8 @@ def make_data(
     for share in shares:
         plan, source, left_out = plan_data(settings, teacher, name, share, out)
         unconditional = unconditional_row(teacher, settings.negative_prompt, share.size)
-        write_dataset(share.folder, plan, unconditional, source, advance, left_out, elsewhere)
+        strays = left_out if share is shares[0] else ()  # they are of no size: said once
+        write_dataset(share.folder, plan, unconditional, source, advance, strays, elsewhere)
     return out
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.distill.batches import Batches
+from fewstep.distill.batches import BasesBatches, Batches
 from fewstep.distill.data import make_data, read_clips
 from fewstep.distill.deck import Deck
 from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.bases import BASE
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.dataset_reader import read_rows
 from fewstep.teacher.manifest import read_manifest
@@ -40,9 +41,9 @@ for position in range(12):
     x0 = batches.batch(position, 2, 0.0).x0
     (parameter * x0.mean()).sum().backward()
     average_gradients(accelerator, [parameter])
-    seen.append([list(x0.shape), float(x0.double().sum()), float(parameter.grad)])
+    seen.append([list(x0.shape), x0.double().sum(dim=(1, 2, 3, 4)).tolist(), float(parameter.grad)])
     parameter.grad = None
-(out / f"{rank}.json").write_text(json.dumps(seen))
+(out / f"{rank}.json").write_text(json.dumps([torch.distributed.get_backend(), seen]))
 accelerator.end_training()
 """
 
@@ -84,16 +85,40 @@ def test_batches_have_one_size_each_and_any_can_be_asked_for(tiny_teacher: Teach
     assert [tuple(one.x0.shape) for one in each] == [(3, *tiny_teacher.latent_shape(*size)) for size in SIZES]
 
 
+def test_base_models_with_other_counts_agree_on_the_size(tiny_teacher: Teacher, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"other prompt {i}\n" for i in range(6)))
+    settings = RolloutData(kind="rollouts", prompts=tmp_path / "prompts.txt", steps=1, batch=2)
+    make_data(settings, tiny_teacher, "tiny", SIZES, tmp_path / "data-1", lambda done, total: None)
+    first = Batches(data, tiny_teacher, seed=0, stage=0)
+    alone = Batches(tmp_path / "data-1", tiny_teacher, seed=0, stage=0)
+    second = Batches(tmp_path / "data-1", tiny_teacher, seed=0, stage=0, sized_by=first)
+
+    def shapes(batches: Batches) -> list[torch.Size]:
+        return [batches.batch(position, 2, 0.0).x0.shape for position in range(12)]
+
+    assert shapes(second) == shapes(first) != shapes(alone)
+    around = BasesBatches([first, second], seed=0, stage=0)
+    bases = {int(batch.conditions.shared[BASE][0]) for batch in (around.batch(n, 2, 0.0) for n in range(12))}
+    each = around.of_each_size(10**9, 3)
+    assert bases == {0, 1} and len({int(batch.conditions.shared[BASE][0]) for batch in each}) == 1
+    assert [tuple(one.x0.shape) for one in each] == [(3, *tiny_teacher.latent_shape(*size)) for size in SIZES]
+
+
 def test_two_processes_draw_agreeing_batches(tiny_wan_folder: Path, data: Path, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run([*run, tiny_wan_folder, data, tmp_path], capture_output=True, text=True, timeout=900)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    run = [*launch, *plain, script, tiny_wan_folder, data, tmp_path]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert len({tuple(shape) for shape, _, _ in first}) == 3
+    (backend, first), (_, second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert backend == "gloo" and len({tuple(shape) for shape, _, _ in first}) == 3
     for (shape, clips, gradient), (other_shape, other_clips, other_gradient) in zip(first, second, strict=True):
-        assert shape == other_shape and gradient == other_gradient and clips != other_clips
+        assert shape == other_shape and gradient == other_gradient and not set(clips) & set(other_clips)
+    for epoch in range(2):  # 24 clips in 6 steps of two batches of 2: each once
+        steps = slice(6 * epoch, 6 * epoch + 6)
+        assert len({clip for _, clips, _ in (*first[steps], *second[steps]) for clip in clips}) == 24
 
 
 def test_videos_go_to_the_size_that_fits_them(tiny_teacher: Teacher, tmp_path: Path) -> None:

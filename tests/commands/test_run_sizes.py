@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from fewstep.student.contract import read_contract
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.video import write_video
 from tests.commands.test_run import weights
 from tests.commands.test_run_stops import results, signalled
 from tests.commands.typed import fewstep
@@ -83,6 +85,44 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     code, output = fewstep("benchmark", "shapes@2", f"student={whole}", *few)
     assert code == 0 and json.loads(timed.read_text())["protocol"]["size"] == [5, 32, 48], output
 
+    (tmp_path / "asked.txt").write_text("a red ring\na blue square\n")
+    models = ("evaluate", "shapes@2", f"student={whole}", "--prompts", tmp_path / "asked.txt", "--batch", 2)
+    for options, size in ((), SIZES[0]), (("--frames", 9), SIZES[1]):
+        measured = tmp_path / f"measured-{size.num_frames}"
+        code, output = fewstep(*models, "--metrics", "psnr,motion", "--out", measured, *options)
+        protocol = json.loads((measured / "results.json").read_text())["protocol"]
+        assert code == 0 and [protocol[name] for name in size._fields] == list(size), output
+    code, output = fewstep(*models, "--width", 64, "--out", tmp_path / "refused")
+    assert code == 2 and "the student was trained for sizes" in output and not (tmp_path / "refused").exists()
+
+    code, output = fewstep("export", whole, "--to", "comfyui", "--out", tmp_path / "comfyui")
+    nodes = json.loads((tmp_path / "comfyui" / "workflow.json").read_text())
+    noise = nodes["noise"]["inputs"]
+    assert code == 0 and [noise[name] for name in ("length", "height", "width")] == list(SIZES[0]), output
+    card = (tmp_path / "comfyui" / "README.md").read_text()
+    assert all(f"- size: {s.num_frames} frames of {s.width} x {s.height} pixels" in card for s in SIZES)
+    assert read_contract(tmp_path / "comfyui").sizes == tuple(SIZES)
+    for options, done in (("--width", 48), 0), (("--width", 64), 2):
+        clip = tmp_path / "of-export.mp4"
+        code, output = fewstep("sample", tmp_path / "comfyui", "--prompt", "a red ring", "--out", clip, *options)
+        assert code == done, output
+
+
+def test_a_run_on_the_dataset_of_several_sizes_of_another(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, [size._asdict() for size in SIZES])
+    first = ("--set", f"stages=[{json.dumps(STAGES[0] | {'steps': 1})}]")
+    assert fewstep("run", path, *first)[0] == 0
+    there = ("--set", f"data={{kind: dataset, folder: {tmp_path / 'run' / 'data'}}}", "--set", "size=null")
+    code, output = fewstep("run", path, *first, *there, "--set", f"out={tmp_path / 'other'}", "--dry-run")
+    assert code == 0 and [line.split()[1:4:2] for line in output.splitlines() if "x32x" in line and "│" in line]
+    assert fewstep("run", path, *first, *there, "--set", f"out={tmp_path / 'other'}")[0] == 0
+    assert weights(tmp_path / "other") == weights(tmp_path / "run")
+    assert read_contract(tmp_path / "other" / "stages" / "2-step").sizes == tuple(SIZES)
+    batch = ("--set", "stages.0.batch=4", "--set", f"out={tmp_path / 'third'}")
+    code, output = fewstep("run", path, *first, *there, *batch)
+    assert code == 2 and "clips, and stage 2-step takes batches of 4 of one size" in output
+    assert not (tmp_path / "third").exists()
+
 
 def sizes(*texts: str) -> list[dict[str, int]]:
     names = ("width", "height", "num_frames")
@@ -98,7 +138,7 @@ def sizes(*texts: str) -> list[dict[str, int]]:
         (sizes("32x32x5", "32x32x6"), "the size of clips is (6, 32, 32), frames, height and width: "),
         (
             sizes("32x32x5", "48x32x5", "64x32x5", "32x32x9", "48x32x9"),  # of 8 prompts
-            "and stage 2-step takes batches of 2 clips of one size: leave this size out",
+            "and stage 2-step takes batches of 2 of one size: leave this size out",
         ),
     ],
 )
@@ -111,3 +151,19 @@ def test_a_dry_run_names_the_largest_size(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, sizes("32x32x5", "48x32x5", "32x32x9"))
     code, output = fewstep("run", path, "--dry-run")
     assert code == 0 and "clips of 3 sizes: 48x32x5 is the largest" in output, output
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines() if "16 x " in line]
+    assert [row[0] for row in rows] == ["32x32x5", "48x32x5", "32x32x9"] and sum(int(row[1]) for row in rows) == 8
+    assert rows[0][2] == "16 x 2 x 4 x 4", output
+
+
+def test_a_dry_run_counts_videos_by_size_and_says_which_are_too_short(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name, width, frames in (("a", 32, 12), ("b", 32, 12), ("c", 48, 12), ("d", 48, 12), ("short", 32, 3)):
+        write_video(tmp_path / "videos" / f"{name}.mp4", np.zeros((frames, 32, width, 3), np.uint8), 8.0)
+        (tmp_path / "videos" / f"{name}.txt").write_text("a red ring")
+    path = write_recipe(tmp_path, sizes("32x32x5", "48x32x5"))
+    videos = ("--set", f"data={{kind: videos, folder: {tmp_path / 'videos'}}}")
+    code, output = fewstep("run", path, *videos, "--dry-run")
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in output.splitlines() if "16 x " in line]
+    assert code == 0 and rows == [["32x32x5", "2"], ["48x32x5", "2"]], output
+    assert "at most 4 of 5 clips usable, 1 skipped (such as short.mp4: too short: 0.38 s, needed" in output

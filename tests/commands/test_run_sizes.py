@@ -86,19 +86,20 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     assert code == 0 and json.loads(timed.read_text())["protocol"]["size"] == [5, 32, 48], output
 
     (tmp_path / "asked.txt").write_text("a red ring\na blue square\n")
-    models = ("evaluate", "shapes@2", f"student={whole}", "--prompts", tmp_path / "asked.txt", "--batch", 2)
+    models = ("evaluate", "shapes@2", f"student={whole}", "--prompts", tmp_path / "asked.txt", "--num", 3)
     for options, size in ((), SIZES[0]), (("--frames", 9), SIZES[1]):
         measured = tmp_path / f"measured-{size.num_frames}"
         code, output = fewstep(*models, "--metrics", "psnr,motion", "--out", measured, *options)
+        assert code == 0, output
         protocol = json.loads((measured / "results.json").read_text())["protocol"]
-        assert code == 0 and [protocol[name] for name in size._fields] == list(size), output
+        assert [protocol[name] for name in ("frames", "height", "width")] == list(size)
     code, output = fewstep(*models, "--width", 64, "--out", tmp_path / "refused")
     assert code == 2 and "the student was trained for sizes" in output and not (tmp_path / "refused").exists()
 
     code, output = fewstep("export", whole, "--to", "comfyui", "--out", tmp_path / "comfyui")
-    nodes = json.loads((tmp_path / "comfyui" / "workflow.json").read_text())
-    noise = nodes["noise"]["inputs"]
-    assert code == 0 and [noise[name] for name in ("length", "height", "width")] == list(SIZES[0]), output
+    assert code == 0, output
+    noise = json.loads((tmp_path / "comfyui" / "workflow.json").read_text())["noise"]["inputs"]
+    assert [noise[name] for name in ("length", "height", "width")] == list(SIZES[0])
     card = (tmp_path / "comfyui" / "README.md").read_text()
     assert all(f"- size: {s.num_frames} frames of {s.width} x {s.height} pixels" in card for s in SIZES)
     assert read_contract(tmp_path / "comfyui").sizes == tuple(SIZES)
@@ -114,7 +115,8 @@ def test_a_run_on_the_dataset_of_several_sizes_of_another(tmp_path: Path) -> Non
     assert fewstep("run", path, *first)[0] == 0
     there = ("--set", f"data={{kind: dataset, folder: {tmp_path / 'run' / 'data'}}}", "--set", "size=null")
     code, output = fewstep("run", path, *first, *there, "--set", f"out={tmp_path / 'other'}", "--dry-run")
-    assert code == 0 and [line.split()[1:4:2] for line in output.splitlines() if "x32x" in line and "│" in line]
+    assert code == 0 and [row[0] for row in table(output)] == NAMES, output
+    assert sum(int(row[1]) for row in table(output)) == 8
     assert fewstep("run", path, *first, *there, "--set", f"out={tmp_path / 'other'}")[0] == 0
     assert weights(tmp_path / "other") == weights(tmp_path / "run")
     assert read_contract(tmp_path / "other" / "stages" / "2-step").sizes == tuple(SIZES)
@@ -122,6 +124,11 @@ def test_a_run_on_the_dataset_of_several_sizes_of_another(tmp_path: Path) -> Non
     code, output = fewstep("run", path, *first, *there, *batch)
     assert code == 2 and "clips, and stage 2-step takes batches of 4 of one size" in output
     assert not (tmp_path / "third").exists()
+
+
+def table(output: str) -> list[list[str]]:
+    """The dry run's rows: size, clips, latents."""
+    return [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines() if "│ 16 x " in line]
 
 
 def sizes(*texts: str) -> list[dict[str, int]]:
@@ -151,7 +158,7 @@ def test_a_dry_run_names_the_largest_size(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, sizes("32x32x5", "48x32x5", "32x32x9"))
     code, output = fewstep("run", path, "--dry-run")
     assert code == 0 and "clips of 3 sizes: 48x32x5 is the largest" in output, output
-    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines() if "16 x " in line]
+    rows = table(output)
     assert [row[0] for row in rows] == ["32x32x5", "48x32x5", "32x32x9"] and sum(int(row[1]) for row in rows) == 8
     assert rows[0][2] == "16 x 2 x 4 x 4", output
 
@@ -164,6 +171,5 @@ def test_a_dry_run_counts_videos_by_size_and_says_which_are_too_short(tmp_path: 
     path = write_recipe(tmp_path, sizes("32x32x5", "48x32x5"))
     videos = ("--set", f"data={{kind: videos, folder: {tmp_path / 'videos'}}}")
     code, output = fewstep("run", path, *videos, "--dry-run")
-    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in output.splitlines() if "16 x " in line]
-    assert code == 0 and rows == [["32x32x5", "2"], ["48x32x5", "2"]], output
+    assert code == 0 and [row[:2] for row in table(output)] == [["32x32x5", "2"], ["48x32x5", "2"]], output
     assert "at most 4 of 5 clips usable, 1 skipped (such as short.mp4: too short: 0.38 s, needed" in output

@@ -46,6 +46,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("second", "third", "unseen"), start=11):
         save_tiny_sd(root / name, seed=seed)
     save_tiny_sd(root / "wider", block_out_channels=(8, 32))
+    save_tiny_sd(root / "slower")
+    (root / "slower" / "fewstep.json").write_text(json.dumps({"fps": 4}))
     (root / "prompts.txt").write_text("\n".join(PROMPTS), "utf-8")
     return root
 
@@ -250,12 +252,17 @@ def test_the_file_works_on_a_base_model_that_training_never_saw(root: Path, run:
         ({"student": {"only": "faces"}}, "faces is no part .* of a AnimateDiffPipeline, which has motion"),
         ({"bases": ["SECOND", "SECOND"]}, "named twice"),
         ({"bases": ["WIDER"]}, "WIDER .*: name a base model of the same architecture"),
+        ({"bases": ["SLOWER"]}, "SLOWER makes clips of 4 frames per second, and the teacher of 8: write the same fps"),
+        (
+            {"size": [{"num_frames": 4, "height": 16, "width": 16}, {"num_frames": 4, "height": 16, "width": 20}]},
+            r"the size of clips is \(4, 16, 20\), frames, height and width: ",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
     root: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    named = {"SECOND": str(root / "second"), "WIDER": str(root / "wider")}
+    named = {name.upper(): str(root / name) for name in ("second", "wider", "slower")}
     if "bases" in changes:
         changes = {"bases": [named[name] for name in changes["bases"]]}
     for short, path in named.items():

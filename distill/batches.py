@@ -10,11 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from fewstep.distill.deck import Deck
 from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import BASE
+from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
-from fewstep.teacher.shuffled_rows import ShuffledRows
+from fewstep.teacher.shuffled_rows import WINDOW, ShuffledRows
 
 _BASES = 1  # of the key of the draw of base models
 
@@ -25,11 +27,15 @@ class BatchSource(Protocol):
     def batch(self, position: int, size: int, progress: float) -> Batch:
         """`size` clips on the teacher's device, at a position always the same; `progress` is 0..1 of the stage."""
 
+    def of_each_size(self, position: int, size: int) -> list[Batch]:
+        """A batch of every size of clips, at the beginning of the stage."""
+
 
 class Batches:
     """The batches of one stage. Position n is the n-th one drawn by each process, whoever's turn it is.
 
-    Raises ValueError for a dataset of another teacher.
+    Clips of a batch have one size. Where the dataset has several, a `Deck` says which: the same for all processes, so
+    that none waits for another at a step. Raises ValueError for a dataset of another teacher.
     """
 
     def __init__(
@@ -41,19 +47,46 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         sha256: str | None = None,
+        sized_by: Batches | None = None,
     ) -> None:
-        """sha256: of the teacher whose clips they are, where that is another one: of a further base model."""
-        self._rows = ShuffledRows(folder, teacher_sha256=sha256 or teacher.sha256(), seed=seed + stage)
-        self._unconditional, self._padded = read_unconditional(folder), teacher.padded
+        """sha256: of the teacher whose clips they are, where that is another one: of a further base model.
+
+        sized_by: whose order of sizes they take, so that processes with different base models agree on the size.
+        """
+        folders, sha256 = datasets_in(folder), sha256 or teacher.sha256()
+        window = WINDOW // len(folders)
+        self._rows = [ShuffledRows(one, teacher_sha256=sha256, seed=seed + stage, window=window) for one in folders]
+        self._unconditional, self._padded = [read_unconditional(one) for one in folders], teacher.padded
         self._device, self._key = teacher.device, (seed, stage)
         self._rank, self._world_size = rank, world_size
+        self._decks: dict[int, Deck] = {}
+        self._sized_by = sized_by or self
 
     def batch(self, position: int, size: int, progress: float) -> Batch:
         """`size` clips on the teacher's device; `progress` is 0..1 of the stage."""
-        first = (position * self._world_size + self._rank) * size
-        rows = [self._rows[first + i] for i in range(size)]
+        bucket, number = self._sized_by.card(position, size)
+        return self._batch(bucket, number, position, size, progress)
+
+    def of_each_size(self, position: int, size: int) -> list[Batch]:
+        """A batch of every size of clips, at the beginning of the stage."""
+        return [self._batch(bucket, position, position, size, 0.0) for bucket in range(len(self._rows))]
+
+    def card(self, position: int, size: int) -> tuple[int, int]:
+        """Which size the batch at a position is of, and which of that size's batches it is.
+
+        The deck has as many batches of each size as there are clips for.
+        """
+        if size not in self._decks:
+            counts = [max(1, len(rows) // (size * self._world_size)) for rows in self._rows]
+            self._decks[size] = Deck(counts, self._key)
+        return self._decks[size].card(position)
+
+    def _batch(self, bucket: int, number: int, position: int, size: int, progress: float) -> Batch:
+        """The bucket's batch of this number."""
+        first = (number * self._world_size + self._rank) * size
+        rows = [self._rows[bucket][first + i] for i in range(size)]
         x0 = torch.stack([row["latents"] for row in rows]).float().to(self._device)
-        conditions = conditions_of(rows, self._unconditional, self._padded).to(self._device)
+        conditions = conditions_of(rows, self._unconditional[bucket], self._padded).to(self._device)
         return Batch(x0, conditions, self._generator(position), progress)
 
     def _generator(self, position: int) -> torch.Generator:
@@ -73,9 +106,21 @@ class BasesBatches:
 
     def batch(self, position: int, size: int, progress: float) -> Batch:
         """`size` clips of one base model, on the teacher's device."""
+        base = self._base(position)
+        return _said_of(base, self._of_bases[base].batch(position, size, progress))
+
+    def of_each_size(self, position: int, size: int) -> list[Batch]:
+        """A batch of every size of clips, all of one base model, at the beginning of the stage."""
+        base = self._base(position)
+        return [_said_of(base, batch) for batch in self._of_bases[base].of_each_size(position, size)]
+
+    def _base(self, position: int) -> int:
         order = np.random.default_rng([*self._key, position, _BASES]).permutation(len(self._of_bases))
-        base = int(order[self._rank % len(order)])
-        batch = self._of_bases[base].batch(position, size, progress)
-        numbers = torch.full((size,), base, device=batch.x0.device)
-        conditions = replace(batch.conditions, shared={**batch.conditions.shared, BASE: numbers})
-        return replace(batch, conditions=conditions)
+        return int(order[self._rank % len(order)])
+
+
+def _said_of(base: int, batch: Batch) -> Batch:
+    """The batch, which says that it is of this base model."""
+    numbers = torch.full((len(batch.x0),), base, device=batch.x0.device)
+    conditions = replace(batch.conditions, shared={**batch.conditions.shared, BASE: numbers})
+    return replace(batch, conditions=conditions)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.buckets import begin_buckets, best_size, datasets_in, dealt, folder_of
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
@@ -23,6 +24,8 @@ from fewstep.teacher.given import (
     sources_of,
 )
 from fewstep.teacher.manifest import FILE_NAME, Manifest, Skip, read_manifest
+from fewstep.teacher.source import Sizes, as_sizes
+from fewstep.teacher.video_shape import video_shape
 
 _ROWS_PER_SHARD = 64
 Plan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video
@@ -33,36 +36,43 @@ class Clips:
     """A dataset, and what a student that learned from it is sampled with."""
 
     folder: Path
-    size: VideoSize
+    sizes: tuple[VideoSize, ...]  # the first is the usual one
     fps: float
     negative_prompt: str
     given: tuple[str, ...] = ()  # what they are made from besides prompts
     of_bases: tuple[tuple[Path, str], ...] = ()  # the datasets of further base models, and their teachers' sha256
 
+    @property
+    def size(self) -> VideoSize:
+        """The usual size."""
+        return self.sizes[0]
 
-def read_clips(folder: Path, teacher: Teacher, asked: VideoSize | None = None) -> Clips:
-    """What a dataset's manifest says of its clips, the teacher's own size and rate where it says nothing.
 
-    Raises ValueError when it is of another size than asked for, or no size is known.
+def read_clips(folder: Path, teacher: Teacher, asked: Sizes = ()) -> Clips:
+    """What a dataset's manifests say of its clips, the teacher's own size and rate where they say nothing.
+
+    Raises ValueError when it is of other sizes than asked for, if any are, or no size is known.
     """
-    manifest, said = read_manifest(folder), None
-    if manifest.num_frames and manifest.height and manifest.width:
-        said = VideoSize(manifest.num_frames, manifest.height, manifest.width)
-    if said and asked and said != asked:
+    wanted, manifests = as_sizes(asked), [read_manifest(dataset) for dataset in datasets_in(folder)]
+    said = tuple(size for manifest in manifests if (size := manifest.size) is not None)
+    if said and wanted and set(said) != set(wanted):
         raise ValueError(
-            f"{folder} has clips of {tuple(said)} frames, height and width, not {tuple(asked)}: leave `size` out of "
-            "the recipe, or name a dataset of that size"
+            f"{folder} has clips of {_tuples(said)} frames, height and width, not {_tuples(wanted)}: leave `size` out "
+            f"of the recipe, or name a dataset of {'that size' if len(wanted) == 1 else 'these sizes'}"
         )
-    size = said or asked or teacher.default_size()
-    if size is None:
+    usual = teacher.default_size()
+    sizes = wanted or said or (() if usual is None else (usual,))
+    if not sizes:
         raise ValueError(f"neither {folder} nor the teacher states a size of clips: set size in the recipe")
-    teacher.check_fps(manifest.fps, str(folder))
-    fps, given = manifest.fps or teacher.default_fps(), tuple(manifest.given)
-    return Clips(folder, size, fps, manifest.negative_prompt, given)
+    for manifest in manifests:
+        teacher.check_fps(manifest.fps, str(folder))
+    first = manifests[0]
+    fps, given = first.fps or teacher.default_fps(), tuple(first.given)
+    return Clips(folder, sizes, fps, first.negative_prompt, given)
 
 
 def read_clips_of_bases(
-    first: Path, others: Sequence[Path], teacher: Teacher, bases: Sequence[Teacher], asked: VideoSize | None = None
+    first: Path, others: Sequence[Path], teacher: Teacher, bases: Sequence[Teacher], asked: Sizes = ()
 ) -> Clips:
     """`read_clips` of the teacher's own dataset and of those of further base models, `bases` in the same order.
 
@@ -78,32 +88,70 @@ def read_clips_of_bases(
     return replace(own, of_bases=tuple(of_bases))
 
 
+def _tuples(sizes: Sequence[VideoSize]) -> str:
+    return " and ".join(str(tuple(size)) for size in sizes)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The clips of one size: where their dataset goes, and which of all samples or files they are made from."""
+
+    size: VideoSize
+    folder: Path
+    items: Sequence[int]
+
+
+def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes, out: Path) -> list[Share]:
+    """What of the data becomes clips of which of the sizes. Of several sizes all videos are opened.
+
+    Raises ValueError for prompts that cannot be read, and a folder without videos.
+    """
+    wanted = as_sizes(sizes)
+    if isinstance(settings, RolloutData):
+        count = len(read_prompts(settings.prompts)) * settings.count
+        chosen = dealt(count, len(wanted), settings.seed)
+    else:
+        files, fps = list_videos(settings.folder, out), teacher.default_fps()
+        single = len(wanted) == 1
+        chosen = [0 if single else best_size(video_shape(path), wanted, fps) for path in files]
+    return [
+        Share(size, folder_of(out, size, wanted), [i for i, other in enumerate(chosen) if other == index])
+        for index, size in enumerate(wanted)
+    ]
+
+
 def make_data(
     settings: RolloutData | VideoData | DatasetData,
     teacher: Teacher,
     name: str,
-    size: VideoSize,
+    sizes: Sizes,
     out: Path,
     on_clip: Callable[[int, int], None],
     elsewhere: str = "choose another folder",
 ) -> Path:
     """The dataset's folder: `out`, unless it is there already; a killed run goes on where it stopped.
 
-    name: the teacher's, for the manifest. on_clip is called with the clips done and those planned. elsewhere says how
-    another folder is chosen. Raises ValueError for prompts, videos or captions that cannot be read.
+    name: the teacher's, for the manifest. sizes: one, or several for a dataset of each. on_clip is called with the
+    clips done and those planned. elsewhere says how another folder is chosen. Raises ValueError for prompts, videos or
+    captions that cannot be read.
     """
     if isinstance(settings, DatasetData):
         return settings.folder
-    plan, source, left_out = plan_data(settings, teacher, name, size, out)
-    unconditional = unconditional_row(teacher, settings.negative_prompt, size)
-    done = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
+    shares = shares_of(settings, teacher, sizes, out)
+    begin_buckets(out, [share.size for share in shares], elsewhere)
+    done = sum(read_manifest(s.folder).num_done for s in shares if (s.folder / FILE_NAME).exists())
+    planned = sum(len(share.items) for share in shares)
 
     def advance() -> None:
         nonlocal done
         done += 1
-        on_clip(done, plan.items)
+        on_clip(done, planned)
 
-    write_dataset(out, plan, unconditional, source, advance, left_out, elsewhere)
+    for share in shares:
+        plan, source, left_out = plan_data(settings, teacher, name, share, out)
+        unconditional = unconditional_row(teacher, settings.negative_prompt, share.size)
+        strays = left_out if share is shares[0] else ()  # they are of no size: said once
+        write_dataset(share.folder, plan, unconditional, source, advance, strays, elsewhere)
     return out
 
 
@@ -121,30 +169,30 @@ def plan_data(
     settings: RolloutData | VideoData,
     teacher: Teacher,
     name: str,
-    size: VideoSize,
+    share: Share,
     out: Path,
     like: Manifest | None = None,
 ) -> Plan:
-    """The manifest of the dataset in `out`, and what makes its rows.
+    """The manifest of the dataset of a share of the data, and what makes its rows; `out`: where all of them lie.
 
     `like` is a manifest that was begun there: with it an outline of the teacher will do, see `plan_dataset`. Raises
     ValueError for prompts, videos or captions that cannot be read, and for a size that the teacher cannot make.
     """
-    teacher.use_size(size)
+    teacher.use_size(share.size)
     if isinstance(settings, RolloutData):
-        return _rollouts(settings, teacher, name, size, like)
-    return _videos(settings, teacher, name, size, out, like)
+        return _rollouts(settings, teacher, name, share, like)
+    return _videos(settings, teacher, name, share, out, like)
 
 
-def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSize, like: Manifest | None) -> Plan:
+def _rollouts(settings: RolloutData, teacher: Teacher, name: str, share: Share, like: Manifest | None) -> Plan:
     prompts = read_prompts(settings.prompts)
     teacher.take(given_names(prompts))
-    shape = teacher.latent_shape(*size)
+    shape, identities = teacher.latent_shape(*share.size), [identity_of(prompt) for prompt in prompts]
     plan = plan_dataset(
         "rollouts",
         teacher,
         name,
-        [identity_of(prompt) for prompt in prompts] * settings.count,
+        [identities[i % len(prompts)] for i in share.items],
         latent_shape=shape,
         like=like,
         steps=settings.steps,
@@ -154,23 +202,22 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, size: VideoSiz
         source=str(settings.prompts),
         rows_per_shard=_ROWS_PER_SHARD,
         given=dict.fromkeys(teacher.given, FILES),
-        **size._asdict(),
+        **share.size._asdict(),
     )
     source = Rollouts(
         teacher, prompts, shape, settings.steps, settings.guidance, settings.seed, settings.negative_prompt,
-        batch_size=settings.batch, size=size,
+        batch_size=settings.batch, size=share.size, picked=share.items,
     )  # fmt: skip
     return plan, source, []
 
 
-def _videos(
-    settings: VideoData, teacher: Teacher, name: str, size: VideoSize, out: Path, like: Manifest | None
-) -> Plan:
-    files = list_videos(settings.folder, out)
+def _videos(settings: VideoData, teacher: Teacher, name: str, share: Share, out: Path, like: Manifest | None) -> Plan:
+    every_file = list_videos(settings.folder, out)
     given = sources_of(settings.given, teacher)
-    captions = read_captions(files, settings.folder, settings.captions, columns_of(given))
-    captions = captions.for_teacher(teacher.reads_text, files)
-    clip = ClipShape(*size, fps=teacher.default_fps())
+    captions = read_captions(every_file, settings.folder, settings.captions, columns_of(given))
+    captions = captions.for_teacher(teacher.reads_text, every_file)
+    clip = ClipShape(*share.size, fps=teacher.default_fps())
+    files = [every_file[i] for i in share.items]
     relative = [path.relative_to(settings.folder).as_posix() for path in files]
     plan = plan_dataset(
         "videos",
@@ -180,7 +227,7 @@ def _videos(
             (at, path.lstat().st_size, captions.texts.get(path), *given_identity(captions.texts.get(path)))
             for at, path in zip(relative, files, strict=True)
         ],
-        latent_shape=teacher.latent_shape(*size),
+        latent_shape=teacher.latent_shape(*share.size),
         like=like,
         negative_prompt=settings.negative_prompt,
         source=str(settings.folder),

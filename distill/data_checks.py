@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.data import list_videos, plan_data, read_clips
+from fewstep.distill.data import list_videos, plan_data, shares_of
 from fewstep.distill.data_report import check_usable, too_few
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.distill.size_checks import (
+    check_batches,
+    check_filled,
+    check_long_enough,
+    check_possible,
+    clips_foreseen,
+    planned_sizes,
+)
 from fewstep.teacher.atomic import check_unlocked
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, seconds_of
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
@@ -19,28 +29,17 @@ from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
 from fewstep.teacher.given import columns_of, files_of, given_names, sources_of
 from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
+from fewstep.teacher.video_shape import video_shape
 
 _HEADERS = 2000  # files of which a dry run opens the header: some seconds
-
-
-def asked_size(recipe: Recipe) -> VideoSize | None:
-    """The size of clips that the recipe states."""
-    return None if recipe.size is None else VideoSize(recipe.size.num_frames, recipe.size.height, recipe.size.width)
-
-
-def clip_size(recipe: Recipe, teacher: Teacher) -> VideoSize:
-    """The size of clips that a run makes for itself. Raises ValueError when neither recipe nor teacher states one."""
-    size = asked_size(recipe) or teacher.default_size()
-    if size is None:
-        raise ValueError("the teacher states no size of its own: set size.num_frames, size.height and size.width")
-    return size
 
 
 def check_source(recipe: Recipe, run: RunFolder) -> None:
     """Raises ValueError when prompts, videos, captions or a dataset that is there cannot be read."""
     settings = recipe.data
     if isinstance(settings, DatasetData):
-        read_manifest(settings.folder)
+        for dataset in datasets_in(settings.folder):
+            read_manifest(dataset)
         return
     if isinstance(settings, RolloutData):
         read_prompts(settings.prompts)
@@ -48,37 +47,55 @@ def check_source(recipe: Recipe, run: RunFolder) -> None:
         if settings.folder.resolve() == run.path.resolve():
             raise ValueError(f"{settings.folder} is the folder of the videos and of the run: {run.elsewhere}")
         _check_videos(settings, run.data)
-    check_unlocked(run.data, run.elsewhere)
-    begun_manifest(run.data, run.elsewhere)
+    for dataset in datasets_in(run.data):
+        check_unlocked(dataset, run.elsewhere)
+        begun_manifest(dataset, run.elsewhere)
 
 
-def check_data(recipe: Recipe, outline: Outline, run: RunFolder, size: VideoSize | None = None) -> VideoSize:
-    """The size of the clips that will be trained on. Of a further base model it is said: the first's.
+def check_data(
+    recipe: Recipe, outline: Outline, run: RunFolder, sizes: Sequence[VideoSize] = ()
+) -> tuple[VideoSize, ...]:
+    """The sizes of the clips that will be trained on. Of a further base model they are said: the first's.
 
-    Raises ValueError when the family cannot make it, and when a dataset that is there is damaged, unfinished, of
-    another teacher or size, was begun from other items, or lost more clips than `data.min_usable` allows.
+    Raises ValueError when the family cannot make one of them, or not all with one schedule, when there are too few
+    clips of one, and when a dataset that is there is damaged, unfinished, of another teacher or size, was begun from
+    other items, or lost more clips than `data.min_usable` allows.
     """
-    settings, teacher, asked = recipe.data, outline.teacher, asked_size(recipe)
+    settings, teacher = recipe.data, outline.teacher
     teacher.default_fps()
     _check_given(recipe, teacher, run.data)
+    found = tuple(sizes) or planned_sizes(recipe, teacher)
+    check_possible(teacher, found)
     if isinstance(settings, DatasetData):
-        size = read_clips(settings.folder, teacher, asked).size
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
+        check_filled(recipe, settings.folder)
     else:
-        size = size or clip_size(recipe, teacher)
-        begun = begun_manifest(run.data, run.elsewhere)
-        if begun is not None:
-            name = (recipe.teacher, *recipe.bases)[run.base]
-            plan, _, _ = plan_data(settings, teacher, name, size, run.data, like=begun)
-            _check_resume(run, outline, plan, begun)
-            if begun.complete:
-                check_usable(settings, run.data)
-    try:
-        teacher.latent_shape(*size)
-    except ValueError as error:
-        raise ValueError(f"the size of clips is {tuple(size)}, frames, height and width: {error}") from error
-    return size
+        _check_own(recipe, settings, outline, run, found)
+    return found
+
+
+def _check_own(
+    recipe: Recipe, settings: RolloutData | VideoData, outline: Outline, run: RunFolder, sizes: Sequence[VideoSize]
+) -> None:
+    """What a run makes for itself, begun or not."""
+    check_buckets(run.data, sizes, run.elsewhere)
+    begun_in = {size: begun_manifest(folder_of(run.data, size, sizes), run.elsewhere) for size in sizes}
+    if len(sizes) == 1 and begun_in[sizes[0]] is None:
+        return
+    shares = shares_of(settings, outline.teacher, sizes, run.data)
+    if len(sizes) > 1:
+        if isinstance(settings, VideoData):
+            check_long_enough(settings, sizes, outline.teacher.default_fps(), run.data)
+        check_batches(recipe, clips_foreseen(settings, outline.teacher, shares, run.data))
+    name = (recipe.teacher, *recipe.bases)[run.base]
+    for share in shares:
+        if (begun := begun_in[share.size]) is not None:
+            plan, _, _ = plan_data(settings, outline.teacher, name, share, run.data, like=begun)
+            _check_resume(share.folder, run.elsewhere, outline, plan, begun)
+    if all(begun is not None and begun.complete for begun in begun_in.values()):
+        check_usable(settings, run.data)
+        check_filled(recipe, run.data)
 
 
 def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
@@ -86,7 +103,7 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
     in the data and in the prompts of sample clips."""
     settings = recipe.data
     if isinstance(settings, DatasetData):
-        teacher.take(tuple(read_manifest(settings.folder).given))
+        teacher.take(tuple(read_manifest(datasets_in(settings.folder)[0]).given))
     elif isinstance(settings, RolloutData):
         teacher.take(given_names(read_prompts(settings.prompts)))
     else:
@@ -105,20 +122,23 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
             )
 
 
-def check_foreseen(recipe: Recipe, run: RunFolder, reads_text: bool = True) -> str | None:
+def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | None:
     """How many of a run's videos can be used at most, as captions, if any are read, and the headers of the first show.
 
-    None where all can, and for data of other kinds or that is there already. Raises ValueError when they are a smaller
-    fraction than `data.min_usable`.
+    Of several sizes all are opened, and it shows which are too short for each of them. None where all can, and for data
+    of other kinds or that is there already. Raises ValueError when they are a smaller fraction than `data.min_usable`.
     """
-    settings, begun = recipe.data, begun_manifest(run.data, run.elsewhere)
-    if not isinstance(settings, VideoData) or (begun is not None and begun.complete):
+    settings, begun = recipe.data, [begun_manifest(folder, run.elsewhere) for folder in datasets_in(run.data)]
+    if not isinstance(settings, VideoData) or all(one is not None and one.complete for one in begun):
         return None
     files = list_videos(settings.folder, run.data)
     described = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
-    captions = described.for_teacher(reads_text, files).texts
+    captions = described.for_teacher(teacher.reads_text, files).texts
+    least = min((seconds_of(size, teacher.default_fps()) for size in recipe.sizes[1:] and recipe.sizes), default=0.0)
     skipped = {
-        path: reason for i, path in enumerate(files) if (reason := _foreseen(path, path in captions, i < _HEADERS))
+        path: reason
+        for i, path in enumerate(files)
+        if (reason := _foreseen(path, path in captions, i < _HEADERS, least))
     }
     if not skipped:
         return None
@@ -130,13 +150,17 @@ def check_foreseen(recipe: Recipe, run: RunFolder, reads_text: bool = True) -> s
     return line
 
 
-def _foreseen(path: Path, has_caption: bool, open_it: bool) -> str:
-    """Why a file cannot become a clip; empty where nothing shows."""
+def _foreseen(path: Path, has_caption: bool, open_it: bool, least: float) -> str:
+    """Why a file cannot become a clip; empty where nothing shows. least: seconds that it must be longer than, 0 where
+    that shows once it is decoded."""
     try:
         if open_it:
             check_video(path)
     except UnreadableVideo as error:
         return str(error)
+    shape = video_shape(path) if least else None
+    if shape is not None and shape.seconds <= least:
+        return f"too short: {shape.seconds:.2f} s, needed are more than {least:.2f} s"
     return "" if has_caption else "no caption"
 
 
@@ -160,18 +184,19 @@ def _check_captions(settings: VideoData, made: Path) -> None:
 def _check_finished(folder: Path, outline: Outline) -> None:
     if outline.whole:
         Batches(folder, outline.teacher, seed=0, stage=0)
-    else:  # which weights it is of shows once they are downloaded
-        manifest = read_manifest(folder)
-        check_dataset(folder, manifest, manifest.teacher_sha256)
+        return
+    for dataset in datasets_in(folder):  # which weights they are of shows once they are downloaded
+        manifest = read_manifest(dataset)
+        check_dataset(dataset, manifest, manifest.teacher_sha256)
 
 
-def _check_resume(run: RunFolder, outline: Outline, plan: Manifest, begun: Manifest) -> None:
+def _check_resume(folder: Path, elsewhere: str, outline: Outline, plan: Manifest, begun: Manifest) -> None:
     """Whether the dataset that was begun can be continued, or is whole."""
     if not outline.whole:
         plan = plan.model_copy(update={"teacher_sha256": begun.teacher_sha256})
-    plan.continues(begun, run.data, run.elsewhere)
+    plan.continues(begun, folder, elsewhere)
     for shard in (*begun.shards, *([begun.unconditional] if begun.unconditional else [])):
-        if (run.data / shard.name).is_file():  # one that is missing is made again
-            check_shard(run.data, shard)
+        if (folder / shard.name).is_file():  # one that is missing is made again
+            check_shard(folder, shard)
     if begun.complete and not begun.rows:
-        check_dataset(run.data, begun, begun.teacher_sha256)
+        check_dataset(folder, begun, begun.teacher_sha256)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fewstep.distill.data import list_videos
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset import usable_line
 from fewstep.teacher.dataset_reader import read_stored_captions
@@ -30,9 +31,10 @@ def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -
     Raises ValueError for prompts, captions or a dataset that cannot be read.
     """
     if isinstance(settings, DatasetData):
-        manifest = read_manifest(settings.folder)
-        captions = read_stored_captions(settings.folder, manifest)
-        return DataText([*captions, manifest.negative_prompt], manifest.unmatched)
+        folders = datasets_in(settings.folder)
+        captions = [text for one in folders for text in read_stored_captions(one, read_manifest(one))]
+        first = read_manifest(folders[0])
+        return DataText([*captions, first.negative_prompt], first.unmatched)
     if isinstance(settings, RolloutData):
         return DataText([*read_prompts(settings.prompts), settings.negative_prompt])
     columns = columns_of(settings.given or {})
@@ -41,22 +43,23 @@ def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -
 
 
 def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) -> str | None:
-    """How many clips of the dataset in `folder` could be used, where some could not.
+    """How many clips of the dataset in `folder` could be used, where some could not; of several sizes a line for each.
 
-    Raises ValueError when they are a smaller fraction than `data.min_usable`.
+    Raises ValueError when they are a smaller fraction than `data.min_usable`, of all sizes together.
     """
-    manifest = read_manifest(folder)
-    line = usable_line(folder, manifest)
-    if line is None or isinstance(settings, RolloutData):
-        return line
-    usable = manifest.rows / manifest.num_done
+    found = {dataset: read_manifest(dataset) for dataset in datasets_in(folder)}
+    lines = [line for dataset, manifest in found.items() if (line := usable_line(dataset, manifest)) is not None]
+    said = "; ".join(lines)
+    if not lines or isinstance(settings, RolloutData):
+        return said or None
+    usable = sum(manifest.rows for manifest in found.values()) / sum(manifest.num_done for manifest in found.values())
     if usable < settings.min_usable:
-        first = manifest.skipped[0]
-        line = f"{line} (such as {first.file}: {first.reason})"
+        first = next(skip for manifest in found.values() for skip in manifest.skipped)
+        said = f"{said} (such as {first.file}: {first.reason})"
         raise ValueError(
-            too_few(line, settings.min_usable, usable, f"mend the data and remove {folder} to make it again")
+            too_few(said, settings.min_usable, usable, f"mend the data and remove {folder} to make it again")
         )
-    return line
+    return said
 
 
 def too_few(line: str, least: float, usable: float, remedy: str) -> str:

@@ -26,6 +26,7 @@ from fewstep.distill.settings import (
     Seed,
     Shift,
     Size,
+    SizeOrSizes,
     Stage,
     StudentSettings,
     Train,
@@ -33,6 +34,7 @@ from fewstep.distill.settings import (
 )
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.source import VideoSize
 
 __all__ = [
     "Data",
@@ -72,8 +74,8 @@ class Recipe(Settings):
     """cpu or cuda; null: the GPU if there is one."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: slower, in less memory."""
-    size: Size | None = None
-    """Size of the clips; null: the teacher's own."""
+    size: SizeOrSizes = None
+    """Size of the clips, or a list of sizes; null: the teacher's own."""
     shift: Shift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: NonNegativeFloat | None = None
@@ -126,6 +128,12 @@ class Recipe(Settings):
         if len({self.teacher, *self.bases}) <= len(self.bases):
             wrong.append("bases: a base model is named twice, or is the teacher: name each once")
         return wrong
+
+    @property
+    def sizes(self) -> tuple[VideoSize, ...]:
+        """The sizes of clips that the recipe states, the usual one first; none: the teacher's own."""
+        stated = () if self.size is None else (self.size,) if isinstance(self.size, Size) else self.size
+        return tuple(size.plain for size in stated)
 
     def teacher_of(self, index: int) -> int | None:
         """The stage whose student supervises stage `index`; None: the base teacher."""

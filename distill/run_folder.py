@@ -20,6 +20,7 @@ from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
+from fewstep.teacher.buckets import FILE_NAME as BUCKETS
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.precision import Precision
 
@@ -184,7 +185,7 @@ def _is_run(folder: Path) -> bool:
         return True
     if not (folder / "recipe.yaml").is_file():
         return False
-    if (folder / "stages").is_dir() or (run.data / MANIFEST).is_file():
+    if (folder / "stages").is_dir() or any((run.data / name).is_file() for name in (MANIFEST, BUCKETS)):
         return True
     try:
         recipe = load_yaml((folder / "recipe.yaml").read_text("utf-8"))

@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -24,9 +25,11 @@ from pydantic_core import PydanticCustomError
 
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
+from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.schedule import substeps_per_step
+from fewstep.teacher.source import VideoSize
 
 BASE = "base"  # the base teacher, among the names of stages
 
@@ -61,6 +64,26 @@ class Size(Settings):
     """Pixels."""
     width: PositiveInt
     """Pixels."""
+
+    def __str__(self) -> str:
+        return size_said(self.plain)
+
+    @property
+    def plain(self) -> VideoSize:
+        """As the teacher takes it."""
+        return VideoSize(self.num_frames, self.height, self.width)
+
+
+def _one_or_several(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """A plain union would list the mistakes of each of its parts."""
+    if not isinstance(value, list | tuple):
+        return handler(value) if value is None else Size.model_validate(value)
+    sizes = TypeAdapter(tuple[Size, ...]).validate_python(value)
+    check_sizes([size.plain for size in sizes])
+    return sizes
+
+
+SizeOrSizes = Annotated[Size | tuple[Size, ...] | None, WrapValidator(_one_or_several)]
 
 
 class RolloutData(Settings):

@@ -158,13 +158,13 @@ class Relay:
             record_prediction(roles.student, conversion.to)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
-        gauged = gauged_batch(batches, stage)
+        gauged = gauged_batches(batches, stage)
         # the main process's clips: an objective may take statistics from them, which must be the same in all
         is_main = self.accelerator.is_main_process
-        main_batch = gauged if is_main else gauged_batch(self._batches(index, rank=0), stage)
+        main_batch = (gauged if is_main else gauged_batches(self._batches(index, rank=0), stage))[0]
         objective = stage.objective.build(supervision, roles, main_batch)
         contract = SamplingContract.of(
-            self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.size, baked,
+            self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.sizes, baked,
             self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction, roles.own,
         )  # fmt: skip
 
@@ -173,9 +173,9 @@ class Relay:
                 clips = self.folder.samples / stage.name / f"step-{step:06d}"
                 self.samples(clips, roles.student, contract)
                 self.tracker.clips(stage.name, step, clips)
-            return {"endpoint_error": endpoint_error(roles, [gauged], supervision)}
+            return {"endpoint_error": endpoint_error(roles, gauged, supervision)}
 
-        liveliness = Liveliness(roles, gauged, supervision)
+        liveliness = Liveliness(roles, gauged[0], supervision)
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure),
@@ -206,7 +206,9 @@ class Relay:
         rank = self.accelerator.process_index if rank is None else rank
         teacher, seed, count = self.teacher, self.recipe.seed, self.accelerator.num_processes
         own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
-        others = [Batches(folder, teacher, seed, stage, rank, count, sha256) for folder, sha256 in self.clips.of_bases]
+        others = [
+            Batches(folder, teacher, seed, stage, rank, count, sha256, own) for folder, sha256 in self.clips.of_bases
+        ]
         return BasesBatches([own, *others], seed, stage, rank) if others else own
 
     def _start(self, index: int, roles: Roles) -> nn.Module:
@@ -228,9 +230,9 @@ class Relay:
         return {gate.metric: self.gauges[gate.metric](student, contract)}
 
 
-def gauged_batch(batches: BatchSource, stage: Stage) -> Batch:
-    """The clips that a stage is measured on, which training never reaches."""
-    return batches.batch(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate), 0.0)
+def gauged_batches(batches: BatchSource, stage: Stage) -> list[Batch]:
+    """The clips that a stage is measured on, which training never reaches, a batch of each size."""
+    return batches.of_each_size(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate))
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

@@ -14,7 +14,7 @@ from fewstep.distill.conversion_plan import planned_predictions
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
-from fewstep.distill.stages import gauged_batch, stage_roles, stage_supervision
+from fewstep.distill.stages import gauged_batches, stage_roles, stage_supervision
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import SamplingContract
@@ -37,6 +37,10 @@ class NoiseBatches:
         x0 = torch.randn(size, *self._shape, generator=generator).to(self._device)
         rows = [(position * size + i) % len(self._conditions) for i in range(size)]
         return Batch(x0, self._conditions[rows], generator, progress)
+
+    def of_each_size(self, position: int, size: int) -> list[Batch]:
+        """One batch: all have one size."""
+        return [self.batch(position, size, 0.0)]
 
 
 def untrained_trainer(
@@ -65,7 +69,7 @@ def untrained_trainer(
         record_prediction(roles.supervisor, predictions[taught_by])
     supervision = stage_supervision(stage, teacher)
     batches = NoiseBatches(teacher, size, conditions)
-    objective = stage.objective.build(supervision, roles, gauged_batch(batches, stage))
+    objective = stage.objective.build(supervision, roles, gauged_batches(batches, stage)[0])
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
         teacher.default_fps(), predictions[index], roles.own,

@@ -13,7 +13,7 @@ import torch
 
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
 from fewstep.student.loading import find_stage, is_run, is_student
-from fewstep.student.sampler import Asked, Sampler, open_sampler, teacher_sampler
+from fewstep.student.sampler import Asked, Sampler, clip_size, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.checksums import sha256
@@ -61,7 +61,7 @@ def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
     if contract is None:
         return asked
     guidance = contract.baked_guidance if asked.guidance is None else asked.guidance
-    size = {name: side for name, side in contract.size._asdict().items() if getattr(asked, name) is None}
+    size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)._asdict()
     shift = contract.shift if asked.shift is None else asked.shift
     negative = asked.negative_prompt or contract.negative_prompt
     return replace(asked, guidance=guidance, shift=shift, negative_prompt=negative, **size)

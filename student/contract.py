@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
-from fewstep.teacher.source import EMBEDDED
+from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
 
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 3
+VERSION = 4
 _SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
     2: {"experts": (), "given": ()},
     3: {"embedded_guidance": None},
@@ -43,6 +44,10 @@ class ExpertNodes(BaseModel):
     trained: bool
 
 
+# with the names of its parts, so that a contract can be read
+_Size = Annotated[VideoSize, PlainSerializer(lambda size: size._asdict(), return_type=dict[str, int])]
+
+
 class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
@@ -54,7 +59,7 @@ class SamplingContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[3]
+    version: Literal[4]
     pipeline: str  # diffusers' class name
     teacher: str  # its folder or hub id when the student was trained
     teacher_sha256: str
@@ -71,9 +76,7 @@ class SamplingContract(BaseModel):
     embedded_guidance: float | None
     negative_prompt: str
     experts: tuple[ExpertNodes, ...]
-    num_frames: int
-    height: int
-    width: int
+    sizes: tuple[_Size, ...]  # those of the clips it was trained on, the usual one first
     fps: float
     given: tuple[str, ...]  # images and videos that clips are made from besides prompts: names of `teacher.given`
 
@@ -83,7 +86,9 @@ class SamplingContract(BaseModel):
         if not isinstance(values, dict) or values.get("version") not in range(1, VERSION):
             return values
         later = [said for version, said in _SINCE.items() if version > values["version"]]
-        return {**ChainMap(*later), **values, "version": VERSION}
+        size = {name: values[name] for name in VideoSize._fields if name in values}  # until version 3 there was one
+        others = {name: value for name, value in values.items() if name not in VideoSize._fields}
+        return {**ChainMap(*later), **others, "sizes": [size], "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
@@ -91,6 +96,7 @@ class SamplingContract(BaseModel):
             raise ValueError(f"the experts do not have each of the {self.steps} nodes once")
         if len(self.times) != self.steps + 1 or len(self.timesteps) != self.steps:
             raise ValueError(f"{self.steps} steps need {self.steps + 1} times and {self.steps} timesteps")
+        check_sizes(self.sizes)
         return self
 
     @staticmethod
@@ -99,7 +105,7 @@ class SamplingContract(BaseModel):
         name: str,
         steps: int,
         weights: Literal["lora", "full"],
-        size: VideoSize,
+        sizes: Sizes,
         baked_guidance: Guidance | float,
         negative_prompt: str,
         fps: float,
@@ -133,7 +139,7 @@ class SamplingContract(BaseModel):
             embedded_guidance=teacher.embedded_guidance,
             negative_prompt=negative_prompt,
             experts=_experts(teacher, times, trained),
-            **size._asdict(),
+            sizes=as_sizes(sizes),
             fps=fps,
             given=teacher.given,
         )
@@ -145,8 +151,12 @@ class SamplingContract(BaseModel):
 
     @property
     def size(self) -> VideoSize:
-        """The clip the student was trained on."""
-        return VideoSize(self.num_frames, self.height, self.width)
+        """The usual size of the clips it was trained on."""
+        return self.sizes[0]
+
+    def at(self, size: VideoSize) -> SamplingContract:
+        """The same contract with one of its sizes as the usual one."""
+        return self.model_copy(update={"sizes": (size, *(other for other in self.sizes if other != size))})
 
     def differences(self, other: SamplingContract) -> list[str]:
         """Names of the fields in which it differs, but for where the teacher lies: a folder may move."""
@@ -167,8 +177,12 @@ class SamplingContract(BaseModel):
         shift: float | None = None,
         guidance: Guidance | float | None = None,
         embedded_guidance: float | None = None,
+        size: VideoSize | None = None,
     ) -> None:
-        """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing."""
+        """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing.
+
+        One that was trained on clips of a single size takes any: how far it carries is the user's own affair.
+        """
         asked: dict[str, Any] = {
             "steps": steps,
             "shift": shift,
@@ -179,6 +193,15 @@ class SamplingContract(BaseModel):
             own = getattr(self, name)
             if value is not None and value != own:
                 raise ValueError(f"the student was trained for {name} {_said(own)}, not {_said(value)}: {_WHY[name]}")
+        if size is not None and len(self.sizes) > 1 and size not in self.sizes:
+            raise ValueError(
+                f"the student was trained for sizes {self.sizes_said}, not {size_said(size)}: {_WHY['size']}"
+            )
+
+    @property
+    def sizes_said(self) -> str:
+        """The sizes, in words."""
+        return ", ".join(map(size_said, self.sizes))
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Raises ValueError when the weights belong to another teacher, or its schedule has changed since."""
@@ -270,6 +293,7 @@ _WHY = {
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
     "embedded_guidance": f"its denoiser was told that one only; leave --embedded-guidance out, or {_FORCE}",
     "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
+    "size": f"it never saw others; ask for one of these with --frames, --height and --width, or {_FORCE}",
 }
 
 

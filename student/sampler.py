@@ -127,7 +127,8 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
     if asked.given is not None:
         teacher.take(asked.given)
     teacher.use_embedded_guidance(asked.embedded_guidance)
-    size = clip_size(teacher.default_size(), asked.num_frames, asked.height, asked.width)
+    usual = teacher.default_size()
+    size = clip_size(() if usual is None else (usual,), asked.num_frames, asked.height, asked.width)
     return Sampler(
         name=name,
         teacher=teacher,
@@ -150,8 +151,9 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
             f"{' and '.join(asked.given) or 'prompts alone'}: give what it was trained with"
         )
     contract.prepare(teacher)
+    size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)
     if not asked.force:
-        contract.check(asked.steps, asked.shift, asked.guidance, asked.embedded_guidance)
+        contract.check(asked.steps, asked.shift, asked.guidance, asked.embedded_guidance, size)
         _check_negative(contract, asked.negative_prompt)
     teacher.use_embedded_guidance(asked.embedded_guidance)
     free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
@@ -163,7 +165,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         grid=schedule.grid(asked.steps or contract.steps) if free else contract.grid,
         guidance=contract.guidance if asked.guidance is None else Guidance.of(asked.guidance),
         negative_prompt=asked.negative_prompt,
-        size=clip_size(contract.size, asked.num_frames, asked.height, asked.width),
+        size=size,
         fps=contract.fps,
         contract=contract,
     )
@@ -178,13 +180,15 @@ def _shifted(schedule: NoiseSchedule, shift: float | None) -> NoiseSchedule:
     return schedule if shift is None else replace(schedule, shift=shift)
 
 
-def clip_size(own: VideoSize | None, num_frames: int | None, height: int | None, width: int | None) -> VideoSize:
-    """As asked, else the model's own; another size than a student's is the user's own affair, as of a teacher.
+def clip_size(own: Sequence[VideoSize], num_frames: int | None, height: int | None, width: int | None) -> VideoSize:
+    """As asked, and the rest as in the first of the model's own sizes that agrees with that, else as in its usual one.
 
     Raises ValueError when neither says.
     """
-    pairs = zip((num_frames, height, width), own or (None, None, None), strict=True)
-    found = [side for one, usual in pairs if (side := usual if one is None else one) is not None]
+    asked, unknown = (num_frames, height, width), (None, None, None)
+    agreeing = [size for size in own if all(one in (None, side) for one, side in zip(asked, size, strict=True))]
+    usual = next(iter((*agreeing, *own)), unknown)
+    found = [side for one, its in zip(asked, usual, strict=True) if (side := its if one is None else one) is not None]
     if len(found) < 3:
         raise ValueError(
             "the teacher states no size of its own: pass --frames, --height and --width, or write num_frames, height "

@@ -50,10 +50,12 @@ class Rollouts:
     keep_noise: bool = False
     batch_size: int = 1
     size: VideoSize | None = None  # of the clips, if not the teacher's own: given pictures are cut to it
+    picked: Sequence[int] | None = None  # which samples these are, where other datasets hold the rest
 
     def rows(self, items: range) -> Iterator[Row]:
-        """Item i is prompt i modulo their number, started from noise of its own seed."""
-        for batch in batches(items, self.batch_size):
+        """Sample i is of prompt i modulo their number, started from noise of its own seed."""
+        samples = items if self.picked is None else [self.picked[i] for i in items]
+        for batch in batches(samples, self.batch_size):
             prompts = [self.prompts[i % len(self.prompts)] for i in batch]
             seeds = [item_seed(self.seed, i) for i in batch]
             conditions = self.teacher.conditions(prompts, self.negative_prompt, self.size)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from fewstep.teacher.open_video import SUFFIXES, OpenVideo, UnreadableVideo, open_video
 from fewstep.teacher.video_picture import Orientation, deinterlaced, fit_picture, orientation
 
-__all__ = ["SUFFIXES", "ClipShape", "Start", "UnreadableVideo", "check_video", "decode_video"]
+__all__ = ["ROUNDING", "SUFFIXES", "ClipShape", "Start", "UnreadableVideo", "check_video", "decode_video"]
 
 Start = Literal["beginning", "centre"]
 
-_ROUNDING = 0.002  # seconds; containers round times to milliseconds
+ROUNDING = 0.002  # seconds; containers round times to milliseconds
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _leads_to(place: _Place, first: VideoFrame | None) -> bool:
     """Whether frames decoded from this one on hold the place: seeking may land behind it, or between key frames."""
     if first is None or first.time is None or place.begin is None:
         return False
-    return first.key_frame and first.time <= place.begin + _ROUNDING
+    return first.key_frame and first.time <= place.begin + ROUNDING
 
 
 def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place: _Place) -> NDArray[np.uint8]:
@@ -121,7 +121,7 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
         begin = start if begin is None else begin
         turned = orientation(frame) or turned
         length = end - begin
-        num = sum(k / clip.fps < length - _ROUNDING for k in range(len(pictures), clip.num_frames))
+        num = sum(k / clip.fps < length - ROUNDING for k in range(len(pictures), clip.num_frames))
         if num:
             pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
         if len(pictures) == clip.num_frames:

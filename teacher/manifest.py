@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.listing import Listing, changes, read_listing
+from fewstep.teacher.source import VideoSize
 
 VERSION = 2
 _READ = (1, VERSION)  # version 1 says float32 of teachers in bfloat16 as well
@@ -105,6 +106,13 @@ class Manifest(_Record):
     def rows(self) -> int:
         """Rows written so far."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def size(self) -> VideoSize | None:
+        """Of the clips; None where nothing is said of it."""
+        if not (self.num_frames and self.height and self.width):
+            return None
+        return VideoSize(self.num_frames, self.height, self.width)
 
     @property
     def text_layouts(self) -> dict[str, Layout]:

@@ -11,6 +11,8 @@ import numpy as np
 from fewstep.teacher.dataset_reader import check_dataset, read_rows
 from fewstep.teacher.manifest import read_manifest
 
+WINDOW = 2048  # rows in memory at a time
+
 
 class ShuffledRows:
     """Row n of epoch n // len is decided by seed and n alone; every epoch shows every row once, in another order.
@@ -19,7 +21,7 @@ class ShuffledRows:
     in memory at a time. Rows are those of `read_rows`. Raises ValueError as `check_dataset` does.
     """
 
-    def __init__(self, folder: Path, *, teacher_sha256: str, seed: int, window: int = 2048) -> None:
+    def __init__(self, folder: Path, *, teacher_sha256: str, seed: int, window: int = WINDOW) -> None:
         manifest = read_manifest(folder)
         check_dataset(folder, manifest, teacher_sha256)
         shards = [shard for shard in manifest.shards if shard.rows]

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,14 @@ class VideoSize(NamedTuple):
     num_frames: int
     height: int
     width: int
+
+
+Sizes = VideoSize | Sequence[VideoSize]
+
+
+def as_sizes(sizes: Sizes) -> tuple[VideoSize, ...]:
+    """A size alone is one of one."""
+    return (sizes,) if isinstance(sizes, VideoSize) else tuple(sizes)
 
 
 def embedded_path(name: str = SHAPES) -> Path:

@@ -57,11 +57,16 @@ def fit_picture(
     """
     pixels = _rgb(frame)
     turned = turned or Orientation()
-    shape = float(aspect) if aspect and _ASPECTS[0] <= aspect <= _ASPECTS[1] else 1.0
+    shape = square_pixels(aspect)
     if turned.swap_axes:
         pixels, shape = pixels.swapaxes(0, 1), 1 / shape
     pixels = pixels[:: -1 if turned.flip_rows else 1, :: -1 if turned.flip_columns else 1]
     return fit_pixels(pixels, height, width, shape)
+
+
+def square_pixels(aspect: Fraction | None) -> float:
+    """The width of a stored pixel over its height; 1 where it is not stated, or absurd."""
+    return float(aspect) if aspect and _ASPECTS[0] <= aspect <= _ASPECTS[1] else 1.0
 
 
 def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int, shape: float = 1.0) -> NDArray[np.uint8]:

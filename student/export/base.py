@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from fewstep.student.contract import SamplingContract
 from fewstep.student.export.abilities import nothing
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.buckets import size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.loading import quiet_libraries
 
@@ -78,6 +80,7 @@ class Format:
     network for `network=` of the teacher's methods. It raises ValueError for what does not fit.
     snippet(student) is Python that a user runs in the folder, and ends with a clip.
     lacks(teacher) says what the format needs of a teacher and does not find there; nothing where it is defined.
+    one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Format:
     needs: tuple[str, ...] = ()  # modules that it imports
     extra: str | None = None  # of fewstep, which installs them
     library: str = "diffusers"  # who loads it, for the hub
+    one_size: bool = False
 
     def check(self, student: Student) -> None:
         """Raises ValueError when the format cannot hold students of this teacher or its libraries are missing."""
@@ -125,7 +129,8 @@ class Format:
 class Exported:
     """A finished export and what was measured of it; all but the folder is in its export.json.
 
-    relative_error: |latents - the student's own| / |the student's own|, both from the same noise. motion: how much its
+    relative_error: |latents - the student's own| / |the student's own|, both from the same noise, the largest of all
+    sizes that were compared. motion: how much its
     clips move, as a fraction of the student's own; None where the format is exact or a clip is one frame. size_mb: of
     the whole folder, in 10^6 bytes. seconds: of writing and comparing.
     """
@@ -175,6 +180,7 @@ def export(
         error, motion = compare(format, written, part, student)
         _check(format, written, error, student.teacher.stock_rounding(student.contract))
         notes = written.notes if motion is None else (*written.notes, *_motion_note(motion))
+        notes = (*notes, *_size_note(format, student.contract))
         seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)
         exported = Exported(out, to, error, motion, size_mb, seconds, notes)
         saved = {key: value for key, value in asdict(exported).items() if key != "folder"}
@@ -186,15 +192,29 @@ def export(
 
 @torch.no_grad()
 def compare(format: Format, written: Written, folder: Path, student: Student) -> tuple[float, float | None]:
-    """Relative error of the other tool's latents, and relative motion of its clips where the format is not exact."""
+    """Relative error of the other tool's latents, the largest of all sizes; and relative motion of its clips, of the
+    usual size, where the format is not exact."""
     contract, teacher = student.contract, student.teacher
-    z = teacher.noise(SEEDS, teacher.latent_shape(*contract.size))
-    own = teacher.given_out(student.sample(z, student.conditions_of_any(PROMPTS)))
-    other = format.reload(folder, student)(z, PROMPTS).to(own)
-    error = float((other - own).norm() / own.norm())
-    if contract.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
+    own, other = _latents(format, folder, student)
+    errors = [_relative(own, other)]
+    for size in () if format.one_size else contract.sizes[1:]:
+        errors.append(_relative(*_latents(format, folder, replace(student, contract=contract.at(size)))))
+    error = max(errors, key=lambda one: math.inf if math.isnan(one) else one)
+    if contract.size.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
         return error, None
     return error, _motion(teacher.decode(other)) / _motion(teacher.decode(own))
+
+
+def _latents(format: Format, folder: Path, student: Student) -> tuple[Tensor, Tensor]:
+    """The student's own latents at its contract's usual size, and the other tool's from the same noise."""
+    teacher = student.teacher
+    z = teacher.noise(SEEDS, teacher.latent_shape(*student.contract.size))
+    own = teacher.given_out(student.sample(z, student.conditions_of_any(PROMPTS)))
+    return own, format.reload(folder, student)(z, PROMPTS).to(own)
+
+
+def _relative(own: Tensor, other: Tensor) -> float:
+    return float((other - own).norm() / own.norm())
 
 
 def _motion(videos: Tensor) -> float:
@@ -210,6 +230,15 @@ def _check(format: Format, written: Written, error: float, rounding: float) -> N
         f"the {format.name} export gives other latents than the student (relative error {error:.2g}, at most "
         f"{allowed:g} is allowed), so it was not kept: export to another format"
     )
+
+
+def _size_note(format: Format, contract: SamplingContract) -> tuple[str, ...]:
+    """Of a student of several sizes, what was compared, or which it makes."""
+    if len(contract.sizes) == 1:
+        return ()
+    if format.one_size:
+        return (f"It makes clips of {size_said(contract.size)} only; the student was taught {contract.sizes_said}.",)
+    return (f"The error is the largest of its sizes, {contract.sizes_said}.",)
 
 
 def _motion_note(motion: float) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def workflow(student: Student, file: str) -> dict[str, Any]:
     """ComfyUI's API format: load it with drag and drop, or post it as `prompt`."""
     contract, is_lora, own = student.contract, is_adapted(student.network), comfyui_facts(student.teacher)
     noise, empty = own.noise
-    size = {"width": contract.width, "height": contract.height, "length": contract.num_frames, "batch_size": 1}
+    num_frames, height, width = contract.size
+    size = {"width": width, "height": height, "length": num_frames, "batch_size": 1}
     base = {"unet_name": Path(contract.teacher).name + ".safetensors" if is_lora else file, "weight_dtype": "default"}
     lora = {"model": ["model", 0], "lora_name": file, "strength_model": 1.0}
     nodes: dict[str, tuple[str, dict[str, Any]]] = {

@@ -78,8 +78,10 @@ def _sampling(student: Student) -> str:
             f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
             + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
             f"- scheduler: {_scheduler(student)}",
-            f"- size: {contract.num_frames} frames of {contract.width} x {contract.height} pixels, {contract.fps:g} a "
-            "second",
+            *(
+                f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, {contract.fps:g} a second"
+                for size in contract.sizes
+            ),
             "- `contract.json` says all this to programs; `fewstep sample` keeps to it by itself",
         )
     )
@@ -160,10 +162,10 @@ def _figure(found: Any) -> str:
 
 
 def _limits(contract: SamplingContract, results: Mapping[str, Any]) -> str:
-    size = contract.size
+    sizes = " or ".join(f"{size.num_frames} frames of {size.width} x {size.height}" for size in contract.sizes)
     lines = [
-        f"It was taught {contract.steps} steps at the nodes above, without guidance, and clips of {size.num_frames} "
-        f"frames of {size.width} x {size.height}: asked in any other way, it gives worse ones.",
+        f"It was taught {contract.steps} steps at the nodes above, without guidance, and clips of {sizes}: asked in "
+        "any other way, it gives worse ones.",
         "What its base model does wrongly it does wrongly, too.",
         *(f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())),
     ]

@@ -212,5 +212,6 @@ FORMATS = {
         needs=("onnx", "onnxscript", "onnxruntime"),
         extra="onnx",
         library="onnx",
+        one_size=True,
     )
 }

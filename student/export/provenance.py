@@ -11,6 +11,7 @@ from typing import Any
 
 from fewstep.student.export.opening import is_export
 from fewstep.student.loading import find_stage
+from fewstep.teacher.buckets import datasets_in
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Provenance:
 
     stage: str = ""
     recipe: str = ""  # the run's recipe.yaml
-    manifest_sha256: str = ""  # of the data's manifest.json
+    manifest_sha256: str = ""  # of the data's manifest.json; of several sizes of them all, one behind the other
     results: Mapping[str, Any] = field(default_factory=dict)  # what `fewstep evaluate` wrote
 
 
@@ -28,12 +29,14 @@ def read_provenance(source: Path, steps: int | None = None, results: Path | None
     none."""
     stage = source if is_export(source) else find_stage(source, steps)
     run = stage.parent.parent if stage.parent.name == "stages" else stage
-    recipe, manifest = run / "recipe.yaml", run / "data" / "manifest.json"
+    recipe = run / "recipe.yaml"
+    manifests = [manifest for one in datasets_in(run / "data") if (manifest := one / "manifest.json").is_file()]
+    hashed = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()
     measured = results or run / "evaluation" / "results.json"
     return Provenance(
         stage=stage.name if run != stage else "",
         recipe=recipe.read_text("utf-8") if recipe.is_file() else "",
-        manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "",
+        manifest_sha256=hashed if manifests else "",
         results=_read_results(measured) if results or measured.is_file() else {},
     )
 

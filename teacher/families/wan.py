@@ -78,13 +78,18 @@ class WanTeacher(Teacher):
         inputs: dict[str, Tensor] = {
             "hidden_states": z_t,
             "timestep": self._timesteps(z_t, times),
-            "encoder_hidden_states": conditions.positive[EMBEDDINGS],
+            "encoder_hidden_states": self._text(conditions),
             **self._given_inputs(z_t, times, conditions),
         }
         inputs = {n: x.to(z_t.device, torch.float32 if n == "timestep" else dtype) for n, x in inputs.items()}
         usual = [inputs.pop(name) for name in ("hidden_states", "timestep", "encoder_hidden_states")]
         output: Tensor = network(*usual, **inputs, return_dict=False)[0]
         return output.to(z_t.dtype)
+
+    def _text(self, conditions: Conditions) -> Tensor:
+        """(B, L, D), whole again where a dataset cut its padding and the denoiser cannot count that."""
+        text = conditions.positive[EMBEDDINGS]
+        return text if self._cut else _whole(text)
 
     def _timesteps(self, z_t: Tensor, times: Tensor) -> Tensor:
         """(B,), or (B, tokens) for Wan 2.2 5B."""
@@ -212,8 +217,7 @@ class WanTeacher(Teacher):
         """The texts with the zeros behind them that `embed` cut off."""
 
         def whole(branch: Tensors) -> Tensors:
-            text = branch[EMBEDDINGS]
-            return {**branch, EMBEDDINGS: functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))}
+            return {**branch, EMBEDDINGS: _whole(branch[EMBEDDINGS])}
 
         negative = conditions.negative
         return replace(
@@ -226,6 +230,11 @@ class WanTeacher(Teacher):
         if self.given:
             return None
         return COMFYUI_5B if self._in_place else COMFYUI
+
+
+def _whole(text: Tensor) -> Tensor:
+    """(B, L, D) with the zeros that WanPipeline puts behind it."""
+    return functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
 
 
 def _denoiser(pipeline: Any) -> nn.Module:

@@ -78,6 +78,7 @@ def second_expert(folder: Path) -> list[str]:
     return ["stages.0.expert=low"]
 
 
+SIZE = "{num_frames: 9, height: 16, width: 16}"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 FRESH: list[tuple[str, Change, list[str]]] = [
     ("frames", given("size={num_frames: 10, height: 16, width: 16}"), ["10 frames cannot be made", "such as 9"]),
@@ -89,6 +90,27 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     ("a GPU that is not there", given("device=cuda:63"), ["there is no device cuda:63 on this machine: use cpu"]),
     ("a device of no kind", given("device=gpu"), ["there is no device gpu"]),
     ("the device meta", given("device=meta"), ["the device meta holds no numbers"]),
+    (
+        "sizes, of which one cannot be made",
+        given(f"size=[{SIZE}, {{num_frames: 9, height: 20, width: 16}}]"),
+        ["(9, 20, 16)", "height 20 cannot be made", "multiple of 16"],
+    ),
+    ("a size twice", given(f"size=[{SIZE}, {SIZE}]"), ["size: 16x16x9 is there twice: name each size once"]),
+    (
+        "a size that no video fits",
+        given(*VIDEOS, f"size=[{SIZE}, {{num_frames: 9, height: 16, width: 32}}]"),
+        ["the size 32x16x9 gets no clips, and stage 2-step takes batches of 2", "leave this size out, add data"],
+    ),
+    (
+        "a size with fewer clips than a batch",
+        given(f"size=[{SIZE}, {{num_frames: 5, height: 16, width: 16}}]"),
+        ["the size 16x16x", "gets 1 clip, and stage 2-step takes batches of 2 of one size", "a smaller `batch`"],
+    ),
+    (
+        "videos that are too short for every size",
+        given(*VIDEOS, "size=[{num_frames: 33, height: 16, width: 16}, {num_frames: 49, height: 16, width: 16}]"),
+        ["none of the 3 videos in videos is longer than", "the shortest size, 16x16x33", "name shorter sizes"],
+    ),
     ("no folder of videos", given("data={kind: videos, folder: films}"), ["there is no films in", "--set data.folder"]),
     ("an empty folder of videos", emptied("videos", *VIDEOS), ["videos holds no files that could be videos"]),
     ("a video in place of the folder", given("data={kind: videos, folder: videos/a.mp4}"), ["there is no folder"]),

@@ -29,7 +29,9 @@ from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.base_models import join_bases
 from fewstep.teacher.bases import BASE, Bases
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.interrupts import Stop
 from fewstep.teacher.rollout import rollout
+from tests.commands.test_run_stops import signalled
 from tests.tiny_pictures import save_tiny_sd
 from tests.tiny_pipelines import save_tiny_animatediff
 
@@ -44,6 +46,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("second", "third", "unseen"), start=11):
         save_tiny_sd(root / name, seed=seed)
     save_tiny_sd(root / "wider", block_out_channels=(8, 32))
+    save_tiny_sd(root / "slower")
+    (root / "slower" / "fewstep.json").write_text(json.dumps({"fps": 4}))
     (root / "prompts.txt").write_text("\n".join(PROMPTS), "utf-8")
     return root
 
@@ -182,6 +186,34 @@ def test_a_run_trains_motion_on_clips_of_every_base_model(root: Path, run: Path)
     follow(recipe(root, run), screen=RunScreen())  # finished: nothing is trained again
 
 
+def test_base_models_and_sizes_go_together_and_resume(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [{"num_frames": 4, "height": 16, "width": 16}, {"num_frames": 2, "height": 16, "width": 24}]
+    data = {"kind": "rollouts", "prompts": root / "prompts.txt", "steps": 2, "guidance": 2.0, "count": 2}
+    whole, stopped = (recipe(root, tmp_path / name, size=sizes, data=data) for name in ("whole", "stopped"))
+    check_run(whole, RunFolder(whole.out))
+    follow(whole, screen=RunScreen())
+    names = ["16x16x4", "24x16x2"]
+    for folder in ("data", "data-1", "data-2"):
+        made = [json.loads((whole.out / folder / name / "manifest.json").read_text()) for name in names]
+        assert [[shard["rows"] for shard in manifest["shards"]] for manifest in made] == [[2], [2]]
+        assert len({manifest["teacher_sha256"] for manifest in made}) == 1
+    for call in (1, 3):  # amid a stage, and amid another one
+        with monkeypatch.context() as moment:
+            signalled(moment, "fewstep.distill.trainer.Trainer.one_step", call)
+            with pytest.raises(Stop):
+                follow(stopped, screen=RunScreen())
+    follow(stopped, screen=RunScreen())
+    for stage in ("mse", "conditional", "relaxed"):
+        ends = [load_file(run / "stages" / stage / PART) for run in (whole.out, stopped.out)]
+        assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][n], x) for n, x in ends[1].items())
+    assert [tuple(size) for size in load_student(whole.out, device="cpu").contract.sizes] == [(4, 16, 16), (2, 16, 24)]
+    (whole.out / "recipe.yaml").unlink()
+    with pytest.raises(ValueError, match=r"was begun with clips of 16x16x4, 24x16x2, not 24x16x2, 16x16x4: use the"):
+        check_run(recipe(root, whole.out, size=sizes[::-1], data=data), RunFolder(whole.out))
+
+
 def test_a_student_on_its_teachers_base_is_exported_as_a_motion_adapter(root: Path, run: Path) -> None:
     student = load_student(run, device="cpu")
     done = export(student, "part", root / "motion", Options())
@@ -220,12 +252,17 @@ def test_the_file_works_on_a_base_model_that_training_never_saw(root: Path, run:
         ({"student": {"only": "faces"}}, "faces is no part .* of a AnimateDiffPipeline, which has motion"),
         ({"bases": ["SECOND", "SECOND"]}, "named twice"),
         ({"bases": ["WIDER"]}, "WIDER .*: name a base model of the same architecture"),
+        ({"bases": ["SLOWER"]}, "SLOWER makes clips of 4 frames per second, and the teacher of 8: write the same fps"),
+        (
+            {"size": [{"num_frames": 4, "height": 16, "width": 16}, {"num_frames": 4, "height": 16, "width": 20}]},
+            r"the size of clips is \(4, 16, 20\), frames, height and width: ",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
     root: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    named = {"SECOND": str(root / "second"), "WIDER": str(root / "wider")}
+    named = {name.upper(): str(root / name) for name in ("second", "wider", "slower")}
     if "bases" in changes:
         changes = {"bases": [named[name] for name in changes["bases"]]}
     for short, path in named.items():

@@ -29,6 +29,7 @@ SHAPES_GIVEN = {  # recipe -> teacher, what clips are made from
     "shapes-first-last": ("shapes-image", "first last"),
     "shapes-box-control": ("shapes-control", "control"),
 }
+SIZES = "shapes-sizes"
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
 LTX = {"ltx-video-2b-lora-4step": ("Lightricks/LTX-Video", "5"), "ltx-2-lora-4step": ("Lightricks/LTX-2", "3")}
 HUNYUAN = {  # of prompts: recipe -> teacher, guidance
@@ -107,7 +108,7 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
+    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, *WAN, *PICTURES, MOTION])
     with pytest.raises(
         ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
     ):
@@ -116,7 +117,7 @@ def test_the_packaged_recipes_are_listed() -> None:
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, *WAN, *PICTURES, MOTION])
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -225,7 +226,7 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, *WAN, *PICTURES, MOTION])
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.sampler import clip_size
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+
+OLDER = Path(__file__).parent / "contracts"
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +30,33 @@ def test_it_survives_the_disk(contract: SamplingContract, tmp_path: Path) -> Non
     assert read_contract(tmp_path) == contract
 
 
-def test_a_contract_of_version_2_has_no_embedded_guidance(contract: SamplingContract, tmp_path: Path) -> None:
-    old = {k: v for k, v in contract.model_dump(mode="json").items() if k != "embedded_guidance"} | {"version": 2}
-    (tmp_path / FILE_NAME).write_text(json.dumps(old))
+@pytest.mark.parametrize(
+    ("version", "weights", "baked"), [(1, "full", "7@0.3-0.93"), (2, "lora", "3"), (3, "lora", "3")]
+)
+def test_files_of_older_versions_are_read(version: int, weights: str, baked: str, tmp_path: Path) -> None:
+    """Each was written by a run of the embedded teacher when that version was the newest."""
+    text = (OLDER / f"version-{version}.json").read_text()
+    (tmp_path / FILE_NAME).write_text(text)
+    contract = read_contract(tmp_path)
+    assert contract.version == 4 and json.loads(text)["version"] == version
+    assert contract.sizes == (VideoSize(17, 64, 64),) and (contract.experts, contract.given) == ((), ())
+    assert (contract.weights, str(contract.baked_guidance), contract.embedded_guidance) == (weights, baked, None)
+    teacher = load_teacher("shapes", device="cpu")
+    contract.check_teacher(teacher)
+    contract.prepare(teacher)
+    contract.check(size=VideoSize(9, 64, 96))  # of one size: any
+    contract.write(tmp_path)
     assert read_contract(tmp_path) == contract
+    for name in (old := json.loads(text)):
+        (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in old.items() if k != name}))
+        with pytest.raises(ValueError, match="is not whole"):
+            read_contract(tmp_path)
+
+
+def test_contracts_of_newer_versions_are_refused(contract: SamplingContract, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(contract.model_dump_json().replace('"version":4', '"version":5'))
+    with pytest.raises(ValueError, match=r"is not whole \(version"):
+        read_contract(tmp_path)
 
 
 def test_a_contract_that_lost_any_line_is_refused(contract: SamplingContract, tmp_path: Path) -> None:
@@ -100,3 +126,31 @@ def test_timesteps_that_the_teacher_is_not_fed_are_refused(contract: SamplingCon
     other = contract.model_copy(update={"timesteps": (999.0, 936.0, 833.0, 624.0)})
     with pytest.raises(ValueError, match=r"timesteps 999, 936, 833, 624 at its nodes, and .* is fed 1000, 937\.5"):
         other.check_teacher(tiny_teacher)
+
+
+def test_a_student_of_several_sizes_refuses_others(contract: SamplingContract, tiny_teacher: Teacher) -> None:
+    sizes = (VideoSize(9, 16, 16), VideoSize(5, 16, 32))
+    several = SamplingContract.of(tiny_teacher, "tiny", 4, "full", sizes, 5.0, "", 8.0)
+    assert several.size == sizes[0] and several.differences(contract) == ["sizes"]
+    several.check(size=sizes[1])
+    with pytest.raises(ValueError, match=r"trained for sizes 16x16x9, 32x16x5, not 16x16x5: .*--force"):
+        several.check(size=VideoSize(5, 16, 16))
+    contract.check(size=VideoSize(5, 16, 16))  # of one size: any
+    assert several.at(sizes[1]).sizes == sizes[::-1] and several.at(sizes[0]) == several
+    with pytest.raises(ValueError, match="16x16x9 is there twice"):
+        SamplingContract.of(tiny_teacher, "tiny", 4, "full", sizes[:1] * 2, 5.0, "", 8.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ((None, None, None), (9, 16, 16)),
+        ((5, None, None), (5, 16, 32)),
+        ((None, None, 32), (5, 16, 32)),
+        ((None, 32, None), (9, 32, 16)),  # no size agrees: the rest is the usual one's
+    ],
+)
+def test_what_is_asked_of_a_size_chooses_among_several(
+    asked: tuple[int | None, int | None, int | None], found: tuple[int, int, int]
+) -> None:
+    assert clip_size((VideoSize(9, 16, 16), VideoSize(5, 16, 32)), *asked) == VideoSize(*found)

@@ -197,10 +197,12 @@ def test_a_contract_and_a_teacher_that_disagree_on_the_boundary_are_refused(
 def test_a_contract_of_version_1_is_of_one_network(tiny_teacher: Teacher, tmp_path: Path) -> None:
     contract = SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 1.0, "", 8.0)
     assert contract.experts == ()
-    old = {key: value for key, value in contract.model_dump(mode="json").items() if key != "experts"} | {"version": 1}
+    new = contract.model_dump(mode="json")
+    old = {key: value for key, value in new.items() if key not in ("experts", "sizes")} | contract.size._asdict()
+    old["version"] = 1
     (tmp_path / "contract.json").write_text(json.dumps(old))
     assert read_contract(tmp_path) == contract
-    (tmp_path / "contract.json").write_text(json.dumps(old | {"version": 4}))
+    (tmp_path / "contract.json").write_text(json.dumps(old | {"version": 9}))
     with pytest.raises(ValueError, match=r"is not whole \(version"):
         read_contract(tmp_path)
 

@@ -73,7 +73,8 @@ def size_of(teacher: Teacher, frames: int | None, height: int | None, width: int
     """The clip's size as asked for, else the teacher's own. Raises ValueError when it has none."""
     from fewstep.student.sampler import clip_size
 
-    return clip_size(teacher.default_size(), frames, height, width)
+    usual = teacher.default_size()
+    return clip_size(() if usual is None else (usual,), frames, height, width)
 
 
 def guidance_of(text: str) -> Guidance:

@@ -106,11 +106,12 @@ def stages_named(plan: Recipe, names: str | None) -> list[int]:
 
 
 def _checked_size(plan: Recipe) -> VideoSize:
-    """The size of the recipe's clips. Raises ValueError when the teacher is not there or cannot be trained so."""
+    """The largest size of clips. Raises ValueError when the teacher is not there or cannot be trained so."""
     from fewstep.distill.data import read_clips
-    from fewstep.distill.data_checks import asked_size, clip_size
     from fewstep.distill.settings import DatasetData
+    from fewstep.distill.size_checks import clip_sizes, largest_size
     from fewstep.distill.stage_checks import check_networks
+    from fewstep.teacher.buckets import datasets_in
     from fewstep.teacher.manifest import FILE_NAME
     from fewstep.teacher.outline import outline_teacher
 
@@ -118,12 +119,11 @@ def _checked_size(plan: Recipe) -> VideoSize:
     outline.teacher.use_embedded_guidance(plan.embedded_guidance)
     outline.teacher.restrict(plan.student.only)
     check_networks(plan, outline)
-    if isinstance(plan.data, DatasetData) and (plan.data.folder / FILE_NAME).is_file():
-        size = read_clips(plan.data.folder, outline.teacher, asked_size(plan)).size
+    if isinstance(plan.data, DatasetData) and (datasets_in(plan.data.folder)[0] / FILE_NAME).is_file():
+        sizes = read_clips(plan.data.folder, outline.teacher, plan.sizes).sizes
     else:
-        size = clip_size(plan, outline.teacher)
-    outline.teacher.latent_shape(*size)
-    return size
+        sizes = clip_sizes(plan, outline.teacher)
+    return largest_size(outline.teacher, sizes)
 
 
 def _measure(

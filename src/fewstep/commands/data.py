@@ -177,7 +177,14 @@ def rollouts(
 
 @data_app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
-    """Show what a dataset holds and how it was made."""
+    """Show what a dataset holds and how it was made; of several sizes, each."""
+    from fewstep.teacher.buckets import datasets_in
+
+    for dataset in datasets_in(folder):
+        _show(dataset)
+
+
+def _show(folder: Path) -> None:
     from rich.table import Column, Table
 
     from fewstep.commands.tables import print_table

@@ -15,6 +15,8 @@ import typer
 from fewstep import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accelerate import Accelerator
 
     from fewstep.commands.run_screen import RunScreen
@@ -56,14 +58,16 @@ def run(
         from fewstep.commands.run_precision import settle_precision
         from fewstep.distill.data_checks import check_foreseen
         from fewstep.distill.run_folder import RunFolder
+        from fewstep.distill.size_checks import planned_clips
 
         plan, line = settle_precision(plan)
         if line is not None:
             screen.say(line)
-        outline = check_run(plan, RunFolder(plan.out), again)
-        if skipped := check_foreseen(plan, RunFolder(plan.out), outline.teacher.reads_text):
+        folder = RunFolder(plan.out)
+        outline = check_run(plan, folder, again)
+        if skipped := check_foreseen(plan, folder, outline.teacher):
             screen.warn(skipped)
-        show(plan, outline)
+        show(plan, outline, planned_clips(plan, outline.teacher, folder.data))
         return
     with screen:
         follow(plan, again, screen)
@@ -107,10 +111,10 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
 
     from fewstep.commands.run_watch import gauges, samples
     from fewstep.distill.data import read_clips_of_bases
-    from fewstep.distill.data_checks import asked_size, clip_size
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import NoTracker, open_tracker
     from fewstep.teacher.base import load_teacher
@@ -131,13 +135,15 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
         if data == folder.data:
+            sizes = clip_sizes(plan, teacher)
             for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
-                _make_data(plan, base, name, clip_size(plan, teacher), folder.of_base(number), screen)
+                _make_data(plan, base, name, sizes, folder.of_base(number), screen)
     wait_for_all(accelerator)
     for made in (data, *others):
         if line := check_usable(plan.data, made):
             screen.warn(line)
-    clips = read_clips_of_bases(data, others, teacher, bases, asked_size(plan))
+        check_filled(plan, made)
+    clips = read_clips_of_bases(data, others, teacher, bases, plan.sizes)
     teacher.take(clips.given)
     teacher.use_size(clips.size)
     if plan.logging.prompts:
@@ -187,11 +193,11 @@ def _bases(plan: Recipe, teacher: Teacher, screen: RunScreen) -> list[Teacher]:
 
 
 def _make_data(
-    plan: Recipe, teacher: Teacher, name: str, size: VideoSize, folder: RunFolder, screen: RunScreen
+    plan: Recipe, teacher: Teacher, name: str, sizes: Sequence[VideoSize], folder: RunFolder, screen: RunScreen
 ) -> None:
     """Raises ValueError when the source cannot be read."""
     from fewstep.distill.data import make_data
 
     screen.say(f"planning the data of {name}, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, name, size, folder.data, on_clip, folder.elsewhere)
+        make_data(plan.data, teacher, name, sizes, folder.data, on_clip, folder.elsewhere)

@@ -40,14 +40,24 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     named = dict(zip(plan.bases, (base.teacher for base in bases), strict=True))
     others = join_bases(outline.teacher, plan.bases, named.__getitem__) if plan.bases else []
     check_networks(plan, outline)
-    size = check_data(plan, outline, folder)
+    sizes = check_data(plan, outline, folder)
     for number, (base, other) in enumerate(zip(bases, others, strict=True), start=1):
+        check_rate(plan.bases[number - 1], other.default_fps(), outline.teacher.default_fps())
         whole = outline.whole and base.whole
-        check_data(plan, replace(base, teacher=other, whole=whole), folder.of_base(number), size)
-    outline.teacher.use_size(size)
-    check_gates(plan, outline.teacher, size)
+        check_data(plan, replace(base, teacher=other, whole=whole), folder.of_base(number), sizes)
+    outline.teacher.use_size(sizes[0])
+    check_gates(plan, outline.teacher, sizes[0])
     check_finished_stages(plan, folder, outline, trained_again)
     return outline
+
+
+def check_rate(name: str, fps: float, first: float) -> None:
+    """Raises ValueError when clips of a further base model would have another rate than those of the first."""
+    if fps != first:
+        raise ValueError(
+            f"bases: {name} makes clips of {fps:g} frames per second, and the teacher of {first:g}: write the same fps "
+            "into the fewstep.json of both, or leave it out there"
+        )
 
 
 def check_gates(plan: Recipe, teacher: Teacher, size: VideoSize) -> None:

@@ -10,20 +10,25 @@ from torch import nn
 from fewstep.commands.tables import print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.table import Table
 
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
-    from fewstep.teacher.base import Teacher
+    from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.outline import Outline
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(plan: Recipe, outline: Outline) -> None:
-    """Prints recipe, calls and memory; the outline is that of the recipe's teacher."""
+def show(plan: Recipe, outline: Outline, clips: Mapping[VideoSize, int] | None = None) -> None:
+    """Prints recipe, calls and memory; the outline is that of the recipe's teacher. clips: how many of each size."""
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
     print_table(_memory_table(plan, outline.teacher), stderr=True)
+    if clips is not None and len(clips) > 1:
+        print_table(_sizes_table(outline.teacher, clips), stderr=True)
+        typer.echo(_largest_line(outline.teacher, list(clips)), err=True)
     for line in _expert_lines(plan, outline.teacher):
         typer.echo(line, err=True)
     if not outline.whole:
@@ -32,6 +37,27 @@ def show(plan: Recipe, outline: Outline) -> None:
             "students are of this teacher, is checked once they are downloaded",
             err=True,
         )
+
+
+def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
+    from rich.table import Table
+
+    from fewstep.teacher.buckets import size_said
+
+    table = Table("size", "clips", "latents", title="clips of each size, at most")
+    for size, count in clips.items():
+        table.add_row(size_said(size), f"{count:,}", " x ".join(map(str, teacher.latent_shape(*size))))
+    return table
+
+
+def _largest_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
+    from fewstep.distill.size_checks import largest_size
+    from fewstep.teacher.buckets import size_said
+
+    return (
+        f"clips of {len(sizes)} sizes: {size_said(largest_size(teacher, sizes))} is the largest; count every call as "
+        "one of that size, and try with `fewstep benchmark --training`, which takes it, whether memory is enough"
+    )
 
 
 def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:

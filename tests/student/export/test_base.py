@@ -18,6 +18,7 @@ from fewstep.student.export import base, diffusers_folder
 from fewstep.student.export.base import Format, Latents, Options, Written, export, find_format
 from fewstep.student.export.whole_folder import whole_folder
 from fewstep.student.loading import Student
+from fewstep.teacher.base import VideoSize
 
 
 @pytest.fixture
@@ -53,6 +54,31 @@ def test_other_latents_fail_the_export(student: Student, tmp_path: Path, monkeyp
     saved = json.loads((exported.folder / "export.json").read_text())
     assert saved["relative_error"] == pytest.approx(1e-4, rel=0.01) and saved["motion"] == pytest.approx(1, abs=1e-2)
     assert saved["format"] == "diffusers" and saved["size_mb"] > 0 and saved["seconds"] > 0
+
+
+def test_every_size_of_the_contract_is_compared(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, wide = student.contract.size, VideoSize(5, 16, 32)
+    several = replace(student, contract=student.contract.model_copy(update={"sizes": (usual, wide)}))
+    exported = export(several, "diffusers", tmp_path / "fine")
+    assert exported.relative_error <= 1e-5 and exported.notes[-1].endswith("its sizes, 16x16x9, 32x16x5.")
+    card = (exported.folder / "README.md").read_text()
+    for size in (usual, wide):
+        assert f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, 8 a second" in card
+    assert "clips of 9 frames of 16 x 16 or 5 frames of 32 x 16: asked in any other way" in card
+    own = find_format("diffusers").reload
+
+    def off_at_the_second(folder: Path, asked: Student) -> Latents:
+        latents = own(folder, asked)
+        return lambda z, prompts: latents(z, prompts) * (float("nan") if asked.contract.size == wide else 1)
+
+    with_diffusers(monkeypatch, reload=off_at_the_second)
+    with pytest.raises(ValueError, match="relative error nan"):
+        export(several, "diffusers", tmp_path / "out")
+    with_diffusers(monkeypatch, reload=off_at_the_second, one_size=True)
+    notes = export(several, "diffusers", tmp_path / "out").notes
+    assert notes[-1] == "It makes clips of 16x16x9 only; the student was taught 16x16x9, 32x16x5."
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(

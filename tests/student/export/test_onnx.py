@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from fewstep.student.export.base import EXACT, Exported, find_format
+from fewstep.student.export.base import EXACT, Exported, export, find_format
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+from fewstep.teacher.buckets import size_said
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra fewstep[onnx] is not installed")
 for module in ("onnxscript", "onnxruntime"):
@@ -97,3 +99,17 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"onnx needs onnxruntime .*: pip install 'fewstep\[onnx\]'"):
         find_format("onnx").check_needs()
+
+
+def test_a_graph_of_a_student_of_several_sizes_says_which_it_makes(
+    make_student: Callable[..., Student], tmp_path: Path
+) -> None:
+    student = make_student("wan32", "lora")
+    usual = student.contract.size
+    wide = usual._replace(width=2 * usual.width)
+    several = replace(student, contract=student.contract.model_copy(update={"sizes": (usual, wide)}))
+    exported = export(several, "onnx", tmp_path / "onnx")
+    assert exported.relative_error <= EXACT and f"clips of {size_said(usual)} only" in exported.notes[-1]
+    back = open_sampler(exported.folder, Asked(width=wide.width), device="cpu")
+    with pytest.raises(ValueError, match="takes one size of clips only"):
+        latents(back, 1)

@@ -159,6 +159,14 @@ def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tenso
     assert float((found - teacher.predict(z, 0.3, conditions)).abs().max()) > 1e-3
 
 
+def test_a_text_without_its_padding_is_read_alike(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
+    """As datasets keep it."""
+    found, rows = teacher.predict(z, 0.7, conditions), [conditions.row(i) for i in range(2)]
+    close(teacher.predict(z, 0.7, Conditions.join(rows)), found)
+    for i, row in enumerate(rows):
+        close(teacher.predict(z[i : i + 1], 0.7, row), found[i : i + 1])
+
+
 def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     t = torch.tensor([0.9, 0.4])
     together = teacher.denoise(z, t, conditions, 5.0)

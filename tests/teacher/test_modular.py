@@ -1,4 +1,4 @@
-"""Modular pipelines of every class that fewstep reads: the same as the classical folder, and as diffusers' modular call."""
+"""Modular pipelines of every class that is read: the same as the classical folder, and as diffusers' modular call."""
 
 from __future__ import annotations
 

@@ -10,7 +10,11 @@ RECIPES = Path(str(files("fewstep.recipes"))).resolve()
 
 def recipe_names() -> list[str]:
     """The packaged recipes of distillations, without suffix; recipes of teachers are not among them."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml") if "\nstages:" in path.read_text("utf-8"))
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if _is_followed(path.read_text("utf-8")))
+
+
+def _is_followed(text: str) -> bool:
+    return "\nstages:" in text or "\nchain:" in text
 
 
 def find_recipe(path: str | Path) -> Path:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def sample(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="shapes, a diffusers folder, a hub id, or a run's folder.")
+        str, typer.Argument(metavar="SOURCE", help="shapes, a diffusers folder, a hub id, a run's or a chain's folder; or A+B, A+B@4+2.")
     ],
     out: Annotated[
         Path,
@@ -81,6 +81,8 @@ def sample(
     screen.say(f"loading {source} ({dtype})")
     import torch
 
+    from fewstep.commands.evaluate import is_chain, model_of
+    from fewstep.eval.models import open_model
     from fewstep.student.sampler import Asked, open_sampler
     from fewstep.teacher.given import given_names, parse_given
     from fewstep.teacher.video import check_fps, check_suffix
@@ -92,7 +94,19 @@ def sample(
     names = given_names(wanted)
     weight, size = guidance_if_asked(guidance), (frames, height, width)
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
-    sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
+    precision = getattr(torch, settle_dtype(screen, dtype, device))
+    if is_chain(source):
+        model = model_of("chain", source, steps)
+        if teacher is not None:
+            raise ValueError("--teacher is that of one student, and a chain has several models: leave it out")
+        if all(one.student for one in model.members) and (weight or shift or negative_prompt):
+            raise ValueError(
+                "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
+                "--guidance, --shift and --negative-prompt out"
+            )
+        sampler = open_model(model, asked, None, precision, device)
+    else:
+        sampler = open_sampler(source, asked, teacher, precision, device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)

@@ -105,7 +105,8 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     """The chain of a YAML file, or of a packaged one by its name.
 
     `overrides`: `out=DIR` of the chain, else a member's name before a setting of its recipe, as in
-    frame.stages.0.steps=50. Raises ValueError naming everything that is wrong in the chain, or in a member's recipe.
+    frame.stages.0.steps=50, or clip.model=DIR of one without a recipe. Raises ValueError naming everything that is
+    wrong in the chain, or in a member's recipe.
     """
     found = find_recipe(path)
     values = load_yaml(found.read_text("utf-8-sig"))
@@ -113,7 +114,9 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     of_members: dict[Any, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, setting = override.partition(".")
-        if name in of_members:
+        if name in of_members and setting.startswith("model="):
+            apply(f"chain.{names.index(name)}.{setting}", values)
+        elif name in of_members:
             of_members[name].append(setting)
         elif override.split("=")[0] == "out":
             apply(override, values)
@@ -140,8 +143,8 @@ def _plan(settings: ChainSettings, index: int, overrides: dict[Any, list[str]], 
     plan = plan.model_copy(update={"out": settings.out / member.name})
     if index and not isinstance(plan.data, RolloutData):
         raise ValueError(
-            f"{member.name} is distilled on what {settings.chain[index - 1].name} makes, and the data of its recipe are "
-            f"{plan.data.kind}: set data.kind to rollouts, or distil it by itself and name its run as `model`"
+            f"{member.name} is distilled on what {settings.chain[index - 1].name} makes, and the data of its recipe "
+            f"are {plan.data.kind}: set data.kind to rollouts, or distil it by itself and name its run as `model`"
         )
     return plan
 

@@ -45,8 +45,10 @@ class Before:
     sampler: Sampler
     frames: Mapping[str, str]
 
-    def given(self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None) -> Given:
-        """What is given with clips of these prompts and seeds: from other noise than theirs, the same for all models."""
+    def given(
+        self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
+    ) -> Given:
+        """What is given with clips of these prompts and seeds: of noise that is not theirs, the same for all models."""
         return frames_given(self.sampler.clips(prompts, [seed_before(seed) for seed in seeds], on_step), self.frames)
 
 
@@ -80,7 +82,7 @@ def check_frames(frames: Mapping[str, str]) -> None:
     in_order(list(frames))
     for name, part in frames.items():
         if part not in OF_BEFORE:
-            raise ValueError(f"{name} is {part!r}: use {', '.join(OF_BEFORE)}, of the clip that the member before makes")
+            raise ValueError(f"{name} is {part!r}: use {', '.join(OF_BEFORE)}, of the clip of the member before")
         if (name in IMAGES) == (part == WHOLE_CLIP):
             kind, allowed = ("one picture", tuple(FROM_CLIP)) if name in IMAGES else ("a video", (WHOLE_CLIP,))
             raise ValueError(f"{name} is {kind}, and {part} is not: use {' or '.join(allowed)}")

@@ -1,9 +1,9 @@
-"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, or boxes to follow; or to make
-first frames alone.
+"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, or boxes; or to make one frame.
 
 What is trained is small, so that it ships: for frames (`image`) an adapter on the blocks (LoRA, arXiv 2106.09685) and
 the layer that reads the channels beside the noise (Wan image-to-video, arXiv 2503.20314); for boxes (`control`) a
-branch of a few blocks (VACE, arXiv 2503.07598); for clips of one frame (`frame`) an adapter alone. The rest stays the embedded teacher's, bit for bit.
+branch of a few blocks (VACE, arXiv 2503.07598); for clips of one frame (`frame`) an adapter alone. The rest stays the
+embedded teacher's, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chains: a picture from a text, then a clip from the picture; distilled member by member, sampled, measured, refused."""
+"""Chains: a picture from a text, then a clip from it; distilled member by member, sampled, measured, refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 import yaml
 from PIL import Image
 
-from fewstep.distill.packaged import recipe_names
+from fewstep.distill.chain import read_chain
+from fewstep.distill.packaged import chain_names
+from fewstep.distill.recipe import read_recipe
 from fewstep.student.chain import USUAL, chained, members_of, seed_before
 from fewstep.student.contract import read_contract
 from fewstep.student.sampler import Asked, open_sampler
@@ -114,7 +116,8 @@ def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path)
 
 
 def test_it_is_evaluated_and_timed_as_a_whole(chain: Path, recipe: Path, tmp_path: Path) -> None:
-    teachers = "+".join(str(yaml.safe_load((recipe.parent / f"{name}.yaml").read_text())["teacher"]) for name in ("picture", "clip"))
+    recipes = [yaml.safe_load((recipe.parent / f"{name}.yaml").read_text()) for name in ("picture", "clip")]
+    teachers = "+".join(said["teacher"] for said in recipes)
     models = [f"teacher={teachers}@4+2:2+1", f"four={chain}@2+2", f"two={chain}@1"]
     # the tiny teacher of texts makes nine frames by itself: its last one is what the other is given
     code, output = fewstep(
@@ -140,12 +143,12 @@ def test_a_dry_run_checks_every_member_and_makes_nothing(recipe: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "settings", "sentence"),
     [
-        ({"given": {"control": "WHOLE_CLIP"}}, [], "member clip: .*takes first, last, not control"),
+        ({"given": {"control": "WHOLE_CLIP"}}, [], "member clip: .*takes first, not control"),
         ({"given": {"first": "MIDDLE"}}, [], "first is 'MIDDLE': use FIRST_FRAME"),
         ({"given": {"first": "WHOLE_CLIP"}}, [], "first is one picture, and WHOLE_CLIP is not"),
         ({"model": "runs/none"}, [], "clip has one of recipe and model"),
         ({"name": "picture"}, [], "two members called picture"),
-        ({}, ["clip.size={num_frames: 9, height: 32, width: 32}"], "member clip: clip makes clips of 32x32 pixels"),
+        ({}, ["clip.size={num_frames: 9, height: 32, width: 32}"], "member clip: it makes clips of 32x32 pixels"),
         ({}, ["clip.data={kind: videos, folder: .}"], "data.kind to rollouts"),
         ({}, ["seed=3"], "a chain has `out` and its members, picture, clip"),
         ({}, ["clip.precision=bfloat16"], "choose one for all"),
@@ -187,5 +190,11 @@ def test_steps_and_settings_that_a_chain_cannot_take(chain: Path, tmp_path: Path
         assert code != 0 and sentence in " ".join(output.split()), output
 
 
-def test_packaged_chains_are_listed() -> None:
-    assert "shapes-chain" in recipe_names()
+def test_packaged_chains_are_read_and_told_from_other_recipes() -> None:
+    assert chain_names() == ["shapes-chain"]
+    chain = read_chain("shapes-chain", ["picture.seed=4", "clip.model=elsewhere"])
+    picture, clip = chain.plans
+    assert picture is not None and (picture.seed, picture.out) == (4, Path("runs/shapes-chain/picture"))
+    assert clip is None and chain.members[1].model == "elsewhere"
+    with pytest.raises(ValueError, match="is the recipe of a chain"):
+        read_recipe("shapes-chain")

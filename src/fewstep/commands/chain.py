@@ -81,7 +81,7 @@ def _check(chain: Chain, show_cost: bool, screen: RunScreen) -> None:
         try:
             size = _size(chain, index)
             if before is not None:
-                check_sizes(member.name, size, *before, member.given)
+                check_sizes("it", size, *before, member.given)
             if plan is not None:
                 settled, line = settle_precision(plan)
                 made = made_table(chain, index)

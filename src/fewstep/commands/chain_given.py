@@ -1,4 +1,4 @@
-"""What a later member of a chain is distilled on: its prompts, with what the members before it make of them, as files."""
+"""What a later member of a chain is distilled on: prompts, with what the members before it make of them, as files."""
 
 from __future__ import annotations
 

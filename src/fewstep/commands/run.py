@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file, of one model or of a chain, or a packaged one such as shapes-4step.")
+        str,
+        typer.Argument(metavar="RECIPE", help="A YAML file, also of a chain, or a packaged one such as shapes-4step."),
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides a setting: stages.1.lr=1e-4.")

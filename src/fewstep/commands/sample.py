@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 def sample(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="shapes, a diffusers folder, a hub id, a run's or a chain's folder; or A+B, A+B@4+2.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="shapes, a diffusers folder, a hub id, a run's or a chain's folder, or A+B."
+        ),
     ],
     out: Annotated[
         Path,

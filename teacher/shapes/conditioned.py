@@ -1,4 +1,4 @@
-"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, or boxes; or to make one frame.
+"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, boxes; or to make one frame.
 
 What is trained is small, so that it ships: for frames (`image`) an adapter on the blocks (LoRA, arXiv 2106.09685) and
 the layer that reads the channels beside the noise (Wan image-to-video, arXiv 2503.20314); for boxes (`control`) a

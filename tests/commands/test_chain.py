@@ -115,6 +115,22 @@ def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path)
     assert torch.equal(whole.before.given(["a ring"], [5])["first"], given["first"])  # type: ignore[union-attr]
 
 
+def test_a_third_member_may_follow_the_whole_clip(
+    tiny_wan_folder: Path, tiny_wan_i2v_folder: Path, tiny_wan_vace_folder: Path
+) -> None:
+    asked = [Asked(1, 1.0, num_frames=1, height=16, width=16), Asked(1, 1.0), Asked(1, 1.0, given=("control",))]
+    folders = (tiny_wan_folder, tiny_wan_i2v_folder, tiny_wan_vace_folder)
+    samplers = [open_sampler(folder, way, device="cpu") for folder, way in zip(folders, asked, strict=True)]
+    whole = chained(samplers, [USUAL, {"control": "WHOLE_CLIP"}])
+    assert whole.before is not None and whole.steps_each == (1, 1, 1)
+    control = whole.before.given(["a ring"], [3])["control"]
+    clip = chained(samplers[:2], [USUAL]).clips(["a ring"], [seed_before(3)])[0]
+    assert np.array_equal(control[0].permute(1, 2, 3, 0).numpy(), to_uint8(clip))
+    assert whole.clips(["a ring"], [3]).shape == (1, 3, *samplers[2].size)
+    with pytest.raises(ValueError, match="follows whole clips of .*, which have 1: give both one `size`"):
+        chained([samplers[0], samplers[2]], [{"control": "WHOLE_CLIP"}])
+
+
 def test_it_is_evaluated_and_timed_as_a_whole(chain: Path, recipe: Path, tmp_path: Path) -> None:
     recipes = [yaml.safe_load((recipe.parent / f"{name}.yaml").read_text()) for name in ("picture", "clip")]
     teachers = "+".join(said["teacher"] for said in recipes)

@@ -127,7 +127,7 @@ def test_a_third_member_may_follow_the_whole_clip(
     clip = chained(samplers[:2], [USUAL]).clips(["a ring"], [seed_before(3)])[0]
     assert np.array_equal(control[0].permute(1, 2, 3, 0).numpy(), to_uint8(clip))
     assert whole.clips(["a ring"], [3]).shape == (1, 3, *samplers[2].size)
-    with pytest.raises(ValueError, match="follows whole clips of .*, which have 1: give both one `size`"):
+    with pytest.raises(ValueError, match=r"follows whole clips of .*, which have 1: give both one `size`"):
         chained([samplers[0], samplers[2]], [{"control": "WHOLE_CLIP"}])
 
 

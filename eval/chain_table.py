@@ -60,9 +60,11 @@ def _links(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _stages(row: Mapping[str, Any]) -> str:
     """The stage of each link; undistilled of teachers, and of real clips nothing."""
+    if row["role"] == "real":
+        return ""
     paths = [Path(link["source"]) for link in _links(row)]
     names = [path.name if path.parent.name == "stages" else "undistilled" for path in paths]
-    return "" if row["role"] == "real" else "+".join(dict.fromkeys(names) if len(set(names)) == 1 else names)
+    return names[0] if len(set(names)) == 1 else "+".join(names)
 
 
 def _steps(row: Mapping[str, Any]) -> str:

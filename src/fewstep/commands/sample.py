@@ -14,6 +14,7 @@ from fewstep.commands.asked import (
     MAX_SEED,
     Computed,
     Device,
+    DType,
     Fps,
     Frames,
     Height,
@@ -28,7 +29,7 @@ from fewstep.commands.progress import Screen
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.student.sampler import Sampler
+    from fewstep.student.sampler import Asked, Sampler
 
 
 def sample(
@@ -82,11 +83,7 @@ def sample(
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"loading {source} ({dtype})")
-    import torch
-
-    from fewstep.commands.evaluate import is_chain, model_of
-    from fewstep.eval.models import open_model
-    from fewstep.student.sampler import Asked, open_sampler
+    from fewstep.student.sampler import Asked
     from fewstep.teacher.given import given_names, parse_given
     from fewstep.teacher.video import check_fps, check_suffix
 
@@ -97,24 +94,33 @@ def sample(
     names = given_names(wanted)
     weight, size = guidance_if_asked(guidance), (frames, height, width)
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
-    precision = getattr(torch, settle_dtype(screen, dtype, device))
-    if is_chain(source):
-        model = model_of("chain", source, steps)
-        if teacher is not None:
-            raise ValueError("--teacher is that of one student, and a chain has several models: leave it out")
-        if all(one.student for one in model.members) and (weight or shift or negative_prompt):
-            raise ValueError(
-                "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
-                "--guidance, --shift and --negative-prompt out"
-            )
-        sampler = open_model(model, asked, None, precision, device)
-    else:
-        sampler = open_sampler(source, asked, teacher, precision, device)
+    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)
     with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
+
+
+def _open(source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None) -> Sampler:
+    """The sampler of any source. Raises ValueError for one that is not there, or cannot be asked so."""
+    import torch
+
+    from fewstep.commands.evaluate import is_chain, model_of
+    from fewstep.eval.models import open_model
+    from fewstep.student.sampler import open_sampler
+
+    if not is_chain(source):
+        return open_sampler(source, asked, teacher, getattr(torch, dtype), device)
+    model = model_of("chain", source, asked.steps)
+    if teacher is not None:
+        raise ValueError("--teacher is that of one student, and a chain has several models: leave it out")
+    if all(one.student for one in model.members) and (asked.guidance or asked.shift or asked.negative_prompt):
+        raise ValueError(
+            "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
+            "--guidance, --shift and --negative-prompt out"
+        )
+    return open_model(model, asked, None, getattr(torch, dtype), device)
 
 
 def _prompts(typed: list[str], file: Path | None, given: dict[str, Path]) -> list[str]:

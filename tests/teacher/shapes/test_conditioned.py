@@ -50,7 +50,8 @@ def test_it_begins_as_the_teacher_of_prompts_and_then_sees_what_is_given(run: tu
     names = GIVEN[kind][0]
     plain = seen(load_teacher("shapes", device="cpu"), (), kind)
     assert torch.equal(seen(load_teacher(folder / "untrained", device="cpu"), names, kind), plain)
-    assert not torch.allclose(seen(load_teacher(folder / "pipeline", device="cpu"), names, kind), plain, atol=1e-5)
+    learned = seen(load_teacher(folder / "pipeline", device="cpu"), names, kind)
+    assert not torch.allclose(learned, plain, rtol=0, atol=0 if kind == "frame" else 1e-5)  # two steps of an adapter
 
 
 def test_only_what_is_learned_is_kept_and_the_rest_is_the_teacher_of_prompts(run: tuple[Kind, Path]) -> None:

@@ -10,7 +10,7 @@ test cases families: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table arms-table from-video-table latency training-speed export-table
+.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -97,6 +97,16 @@ latency: $(FEWSTEP)
 training-speed: $(FEWSTEP)
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-4step --stages 4-step-conditional,4-step-relaxed \
 		--dtype float32 --device cpu --repetitions 8 --warmup 1 --out docs/results/training.json
+
+# A chain from prompts to pictures to clips, end to end: its teachers, then its students at four and at two steps each.
+CHAINED := teacher=shapes-frame+shapes-image@16+16:3 chain-4=runs/shapes-chain@4+4 chain-2=runs/shapes-chain@2+2
+chain-table: $(FEWSTEP)
+	$(BIN)/fewstep teacher videos runs/real --num 1536
+	$(BIN)/fewstep run shapes-first-frame --set data.folder=runs/real
+	$(BIN)/fewstep run shapes-chain
+	$(BIN)/fewstep evaluate $(CHAINED) --num 256 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-chain/evaluation
+	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(CHAINED) --batch 4 --repetitions 5 --out runs/shapes-chain/benchmark.json
+	$(BIN)/fewstep student chain runs/shapes-chain --out docs/results/chain.json
 
 # Formats are measured here, not training: a student of the demo's recipe and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \

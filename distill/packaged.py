@@ -10,7 +10,16 @@ RECIPES = Path(str(files("fewstep.recipes"))).resolve()
 
 def recipe_names() -> list[str]:
     """The packaged recipes of distillations, without suffix; recipes of teachers are not among them."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml") if "\nstages:" in path.read_text("utf-8"))
+    return _with("stages")
+
+
+def chain_names() -> list[str]:
+    """The packaged recipes of chains, without suffix."""
+    return _with("chain")
+
+
+def _with(setting: str) -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if f"\n{setting}:" in path.read_text("utf-8"))
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -21,4 +30,5 @@ def find_recipe(path: str | Path) -> Path:
     packaged = RECIPES / f"{asked.name.removesuffix('.yaml')}.yaml"
     if len(asked.parts) == 1 and packaged.is_file():
         return packaged
-    raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {', '.join(recipe_names())}")
+    known = ", ".join([*recipe_names(), *chain_names()])
+    raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {known}")

@@ -284,6 +284,8 @@ def _validated(found: Path, overrides: Sequence[str], folders: tuple[Path, ...])
         raise ValueError(
             f"{found} is the recipe of a teacher, not of a distillation: follow it with `fewstep teacher train`"
         )
+    if isinstance(values, dict) and "chain" in values:
+        raise ValueError(f"{found} is the recipe of a chain, which `fewstep run` follows: name that of a member here")
     if not isinstance(values, dict):
         raise ValueError(f"{found} holds no settings: begin with `teacher`, `data` and `stages`")
     for override in overrides:

@@ -16,7 +16,7 @@ from fewstep.eval.evaluation_file import EvaluationFile, Row
 from fewstep.eval.metrics.clips import Clips, Figures, Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.shapes import Progress
-from fewstep.eval.models import Model, claim
+from fewstep.eval.models import Model, claim, links_said
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.video import to_uint8, write_video
@@ -118,6 +118,7 @@ class Evaluation:
             "steps": sampler.steps,
             "evaluations": sampler.evaluations,
             "guidance": sampler.guidance.plain(),
+            **links_said(sampler),
             "videos": f"videos/{model.name}",
             "metrics": found,
             "warnings": alarms(found),
@@ -168,7 +169,7 @@ class Evaluation:
         if _LATENTS in store.names(rows):
             latents = store.read(_LATENTS, rows).to(sampler.teacher.device)
         else:
-            latents = sampler.sample(sampler.noise(seeds), sampler.conditions(prompts))
+            latents = sampler.sample(sampler.noise(seeds), sampler.conditions(prompts, seeds))
         teacher = None
         if paired:
             kept = self._store(self._model.name, sample).read(_LATENTS, rows).to(latents.device)

@@ -32,7 +32,10 @@ class Seconds(NamedTuple):
 
 @dataclass
 class Timed:
-    """A model and what was measured of it so far; `conditions` are there where its text encoder is left out."""
+    """A model and what was measured of it so far; `conditions` are there where its text encoder is left out.
+
+    `before`: what comes before it in a chain, whose seconds count with its own.
+    """
 
     name: str
     sampler: Sampler
@@ -40,6 +43,13 @@ class Timed:
     seconds: list[Seconds] = field(default_factory=list)
     peak_gib: float = 0.0
     failure: str | None = None
+    before: Timed | None = None
+
+    @staticmethod
+    def of(name: str, sampler: Sampler, batch: int, text: bool = True) -> Timed:
+        """A model to be timed, with its text encoder or without."""
+        before = None if sampler.before is None else Timed.of(name, sampler.before.sampler, batch, text)
+        return Timed(name, sampler, None if text else pass_conditions(sampler, batch), before=before)
 
 
 def synchronised(device: torch.device) -> Clock:
@@ -55,7 +65,11 @@ def synchronised(device: torch.device) -> Clock:
 
 @torch.no_grad()
 def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
-    """Makes one batch of clips, a prompt each, through the three parts of sampling."""
+    """Makes one batch of clips, a prompt each, through the three parts of sampling; of a chain all links do.
+
+    No link waits for pictures: conditions on pictures of noise take as long.
+    """
+    earlier = Seconds(None, 0.0, 0.0, 0.0) if model.before is None else time_pass(model.before, prompts, clock)
     sampler, conditions = model.sampler, model.conditions
     start = clock()
     z = sampler.noise(range(len(prompts)))
@@ -68,10 +82,10 @@ def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
     sampler.teacher.decode(latents)
     decoded = clock()
     return Seconds(
-        text=None if model.conditions is not None else text - noise,
-        denoise=denoised - text,
-        decode=decoded - denoised,
-        total=clock() - start,
+        text=None if model.conditions is not None else text - noise + (earlier.text or 0.0),
+        denoise=denoised - text + earlier.denoise,
+        decode=decoded - denoised + earlier.decode,
+        total=clock() - start + earlier.total,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fewstep.student.chain import FILE_NAME as CHAIN
+from fewstep.student.chain import Member, chained
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
 from fewstep.student.loading import find_stage, is_run, is_student
 from fewstep.student.sampler import Asked, Sampler, clip_size, open_sampler, teacher_sampler
@@ -32,6 +34,8 @@ class Model:
     source: str  # `shapes`, a hub id, or the folder of a pipeline, a stage or an export
     steps: int | None = None  # where others than its own, or the usual ones, are meant
     guidance: Guidance | None = None
+    members: tuple[Model, ...] = ()  # of a chain, whose source is that of the whole
+    frames: Mapping[str, str] = field(default_factory=dict)  # what a member is given of the clips before it
 
     @staticmethod
     def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
@@ -41,17 +45,36 @@ class Model:
             return Model(name, str(find_stage(folder, steps)), None, guidance)
         return Model(name, str(folder) if folder.exists() else source, steps, guidance)
 
+    @staticmethod
+    def of_chain(
+        name: str,
+        source: str,
+        members: Sequence[Member],
+        steps: Sequence[int | None],
+        guidance: Sequence[Guidance | None],
+    ) -> Model:
+        """A chain, with steps and guidance for each of its members. Raises ValueError as `of`."""
+        found = tuple(
+            replace(Model.of(name, member.source, count, weight), frames=member.frames)
+            for member, count, weight in zip(members, steps, guidance, strict=True)
+        )
+        return Model(name, source, members=found)
+
     @property
     def student(self) -> bool:
         """Whether it has a contract."""
-        return is_student(Path(self.source))
+        return self.members[-1].student if self.members else is_student(Path(self.source))
 
 
 def last_run(models: Sequence[Model]) -> Path | None:
     """The folder of the last run that takes part, where results usually go."""
-    stages = [Path(model.source).absolute() for model in models if model.student]
-    runs = [stage.parent.parent for stage in stages if stage.parent.name == "stages"]
+    sources = [Path(model.source).absolute() for model in models if model.student]
+    runs = [path if (path / CHAIN).is_file() else path.parent.parent for path in sources if _is_of_run(path)]
     return runs[-1] if runs else None
+
+
+def _is_of_run(path: Path) -> bool:
+    return path.parent.name == "stages" or (path / CHAIN).is_file()
 
 
 def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
@@ -72,6 +95,11 @@ def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch
 
     Raises ValueError as `open_sampler` does.
     """
+    if model.members:
+        each = zip(model.members, asked_of_members(model, asked), strict=True)
+        last = model.members[-1]
+        opened = [open_model(one, way, teacher if one is last else None, dtype, device) for one, way in each]
+        return chained(opened, [one.frames for one in model.members[1:]])
     asked = asked_of(model, asked)
     if not model.student:
         if teacher is not None and teacher.folder.resolve() == _folder(model.source):
@@ -91,6 +119,26 @@ def asked_of(model: Model, asked: Asked) -> Asked:
         return replace(asked, steps=model.steps, guidance=model.guidance, shift=None, negative_prompt="")
     guidance = asked.guidance if model.guidance is None else model.guidance
     return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
+
+
+def asked_of_members(model: Model, asked: Asked) -> list[Asked]:
+    """How each member of a chain is asked: sizes and shift are the last one's, the others have their own."""
+    own: dict[str, Any] = dict.fromkeys(("num_frames", "height", "width", "shift"))
+    given = [asked.given, *(tuple(member.frames) for member in model.members[1:])]
+    return [
+        replace(asked, given=names, **({} if member is model.members[-1] else own))
+        for member, names in zip(model.members, given, strict=True)
+    ]
+
+
+def links_said(sampler: Sampler) -> dict[str, Any]:
+    """What a row or a protocol says of a chain's members, of those before the last as well; nothing of other models."""
+    if sampler.before is None:
+        return {}
+    links = [
+        {"source": link.name, "steps": len(link.grid) - 1, "guidance": link.guidance.plain()} for link in sampler.links
+    ]
+    return {"chain": links}
 
 
 def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
@@ -142,6 +190,9 @@ def _read_claim(file: Path) -> dict[str, Any]:
 
 def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     """What a model's clips follow from, beside prompts and seeds, as JSON."""
+    if model.members:
+        each = zip(model.members, sampler.links, strict=True)
+        return {"chain": [_identity(one, link) | {"given": dict(one.frames)} for one, link in each]}
     found = {
         "teacher_sha256": sampler.teacher.sha256(),
         "times": sampler.grid.tolist(),
@@ -156,8 +207,8 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
 
 
 def _contract(model: Model) -> SamplingContract | None:
-    """Of a stage or an export's folder."""
-    folder = Path(model.source)
+    """Of a stage or an export's folder; a chain's is its last member's."""
+    folder = Path(model.members[-1].source if model.members else model.source)
     return read_contract(folder) if (folder / FILE_NAME).is_file() else None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from fewstep.eval.choose_metrics import Chosen, Setting
 from fewstep.eval.evaluate import claim_file
 from fewstep.eval.evaluation_file import joined_protocol
-from fewstep.eval.models import Model, asked_of, check_claim
+from fewstep.eval.models import Model, asked_of, asked_of_members, check_claim
 from fewstep.eval.protocol import protocol_of
+from fewstep.student.chain import chained
 from fewstep.student.outline import outline_sampler
 from fewstep.student.sampler import Asked, Sampler
 from fewstep.teacher.outline import Outline
@@ -41,7 +42,7 @@ def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True
         try:
             if model.name == RESERVED:
                 raise ValueError(f"{RESERVED} is the name of real clips: call the model otherwise, NAME={model.source}")
-            sampler, outline = outline_sampler(model.source, asked_of(model, asked), shared)
+            sampler, outline, whole = _outline(model, asked, shared)
             sampler.teacher.latent_shape(*sampler.size)
         except (ValueError, OSError) as error:
             wrong[model.name] = " ".join(str(error).split())
@@ -49,11 +50,22 @@ def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True
         if model is models[0]:
             shared = outline
             asked = replace(asked, **sampler.size._asdict()) if same_size else asked
-        found.append(Outlined(model, sampler, outline.whole))
+        found.append(Outlined(model, sampler, whole))
     if wrong:
         sentences = dict.fromkeys(wrong.values())
         raise ValueError(next(iter(sentences)) if len(sentences) == 1 else _list(wrong))
     return found
+
+
+def _outline(model: Model, asked: Asked, shared: Outline | None) -> tuple[Sampler, Outline, bool]:
+    """A model, the outline of its teacher, the last member's of a chain, and whether all weights are on this disk."""
+    if not model.members:
+        sampler, outline = outline_sampler(model.source, asked_of(model, asked), shared)
+        return sampler, outline, outline.whole
+    each = zip(model.members, asked_of_members(model, asked), strict=True)
+    parts = [_outline(one, way, shared if one is model.members[-1] else None) for one, way in each]
+    samplers, outlines, whole = zip(*parts, strict=True)
+    return chained(samplers, [one.frames for one in model.members[1:]]), outlines[-1], all(whole)
 
 
 def check_folder(out: Path, models: Sequence[Outlined], setting: Setting, chosen: Chosen, dtype: str) -> None:

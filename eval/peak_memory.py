@@ -72,17 +72,20 @@ def watched_peak(device: torch.device) -> Iterator[Peak]:
 
 def weights_of(sampler: Sampler) -> dict[int, int]:
     """Bytes of every tensor that this model needs, by where it lies: models that share one count it once."""
-    pipeline = sampler.teacher.pipeline
-    encoders = [getattr(pipeline, name, None) for name in sampler.teacher.encoders]
-    parts = (*encoders, pipeline.vae, *denoisers(sampler))
+    parts: list[nn.Module | None] = list(denoisers(sampler))
+    for link in sampler.links:
+        pipeline = link.teacher.pipeline
+        parts += [*(getattr(pipeline, name, None) for name in link.teacher.encoders), pipeline.vae]
     modules: list[nn.Module] = [part for part in parts if part is not None]
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return {plain.data_ptr(): plain.nbytes for tensor in tensors for plain in _plain(tensor)}
 
 
 def denoisers(sampler: Sampler) -> list[nn.Module]:
-    """The networks that sampling evaluates: a student's own or a teacher's, of two experts those that have a node."""
-    return list(used_parts(sampler.network or sampler.teacher.denoiser, sampler.grid[:-1]).values())
+    """The networks that sampling evaluates: a student's own or a teacher's, of two experts those that have a node; of a
+    chain those of all links."""
+    used = (used_parts(link.network or link.teacher.denoiser, link.grid[:-1]) for link in sampler.links)
+    return [part for parts in used for part in parts.values()]
 
 
 def _plain(tensor: Tensor) -> Iterator[Tensor]:

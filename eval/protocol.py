@@ -16,6 +16,7 @@ from fewstep.eval.choose_metrics import SEEDS, judge_reads
 from fewstep.eval.evaluate import Sample, Samples
 from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.shapes import held_out_prompts
+from fewstep.eval.models import links_said
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.given import given_names, identity_of
@@ -71,6 +72,7 @@ def protocol_of(
         "teacher_steps": teacher.steps,
         "teacher_sha256": teacher.teacher.sha256(),
         "guidance": teacher.guidance.plain(),
+        **links_said(teacher),
         "negative_prompt": teacher.negative_prompt,
         "frames": teacher.size.num_frames,
         "height": teacher.size.height,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fewstep.student.chain import Before
 from fewstep.student.contract import SamplingContract
 from fewstep.student.loading import Student, is_student, load_student
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
@@ -40,7 +41,8 @@ class Asked:
 class Sampler:
     """A teacher or a student with all that sampling needs but prompts and noise.
 
-    `network` is asked instead of the teacher's own denoiser; `contract` is a student's, None of a teacher.
+    `network` is asked instead of the teacher's own denoiser; `contract` is a student's, None of a teacher. `before`: of
+    a chain, what makes the pictures or videos that its last member, which all else here is about, is given.
     """
 
     name: str
@@ -52,24 +54,41 @@ class Sampler:
     size: VideoSize
     fps: float
     contract: SamplingContract | None
+    before: Before | None = None
+
+    @property
+    def links(self) -> tuple[Sampler, ...]:
+        """The members of a chain in order, of which this one is the last; of no chain, itself."""
+        return (self,) if self.before is None else (*self.before.sampler.links, self)
+
+    @property
+    def steps_each(self) -> tuple[int, ...]:
+        """Steps from noise to clip, of each link."""
+        return tuple(len(link.grid) - 1 for link in self.links)
 
     @property
     def steps(self) -> int:
-        """Steps from noise to clip."""
-        return len(self.grid) - 1
+        """Steps from noise to clip, of all links together."""
+        return sum(self.steps_each)
 
     @property
     def evaluations(self) -> int:
-        """How often the denoiser is evaluated for one clip: guided steps count twice."""
-        return self.guidance.evaluations(self.teacher.schedule, self.grid)
+        """How often a denoiser is evaluated for one clip: guided steps count twice."""
+        return sum(link.guidance.evaluations(link.teacher.schedule, link.grid) for link in self.links)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Unit noise (B, C, F, h, w), a seed per clip: any two samplers of one teacher start from the same."""
         return self.teacher.noise(seeds, self.teacher.latent_shape(*self.size))
 
-    def conditions(self, prompts: Sequence[str]) -> Conditions:
-        """What the denoiser is conditioned on, a prompt per clip, with the files that come with them."""
-        return self.teacher.conditions(prompts, self._negative, self.size)
+    def conditions(
+        self, prompts: Sequence[str], seeds: Sequence[int] = (), on_step: Callable[[int], None] | None = None
+    ) -> Conditions:
+        """What the denoiser is conditioned on, a prompt per clip, with the files that come with them.
+
+        In a chain with what the links before this one make of the clips' seeds.
+        """
+        given = None if self.before is None else self.before.given(prompts, seeds, on_step)
+        return self.teacher.conditions(prompts, self._negative, self.size, given)
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
         """The same with pictures of noise where something is given: for what does not depend on what they show."""
@@ -88,7 +107,7 @@ class Sampler:
         self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
     ) -> Tensor:
         """Videos (B, 3, F, H, W) in -1..1, a prompt and a seed each."""
-        return self.teacher.decode(self.sample(self.noise(seeds), self.conditions(prompts), on_step))
+        return self.teacher.decode(self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step))
 
 
 def open_sampler(

@@ -18,7 +18,7 @@ from fewstep.teacher.pipeline_index import read_json as read_json
 
 SHAPES = "shapes"
 PIPELINE = Path(__file__).parent / "shapes" / "pipeline"  # the embedded teacher of prompts
-EMBEDDED = (SHAPES, "shapes-image", "shapes-control")  # teachers that come with fewstep
+EMBEDDED = (SHAPES, "shapes-image", "shapes-control", "shapes-frame")  # teachers that come with fewstep
 
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies

@@ -1,8 +1,9 @@
-"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, or boxes to follow.
+"""Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, boxes; or to make one frame.
 
 What is trained is small, so that it ships: for frames (`image`) an adapter on the blocks (LoRA, arXiv 2106.09685) and
 the layer that reads the channels beside the noise (Wan image-to-video, arXiv 2503.20314); for boxes (`control`) a
-branch of a few blocks (VACE, arXiv 2503.07598). The rest stays the embedded teacher's, bit for bit.
+branch of a few blocks (VACE, arXiv 2503.07598); for clips of one frame (`frame`) an adapter alone. The rest stays the
+embedded teacher's, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, load_teacher
-from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.given import Given
 from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import draw_caption, example
+from fewstep.teacher.shapes.denoiser import TOKENS
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.learned import (
     FILE_NAME,
@@ -37,10 +39,15 @@ from fewstep.teacher.shapes.learned import (
 )
 from fewstep.teacher.shapes.loop import Budget, losses_by_time, train
 from fewstep.teacher.shapes.precision import Precision, autocast
+from fewstep.teacher.shapes.text import encode_text, tokenize
 from fewstep.teacher.shapes.world import Scene, render, render_boxes
 from fewstep.teacher.source import find_folder
 
-GIVEN: dict[Kind, tuple[tuple[str, ...], ...]] = {"image": (("first",), ("first", "last")), "control": (("control",),)}
+GIVEN: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "image": (("first",), ("first", "last")),
+    "control": (("control",),),
+    "frame": ((),),
+}
 _CHUNK = 32  # clips that are encoded together
 _X0 = "x0"
 
@@ -55,7 +62,7 @@ class ConditionedRecipe(BaseModel):
     seed: int = 0
     out: Path
     start: str = "shapes"  # a teacher of prompts, shapes or a folder
-    rank: PositiveInt = 32  # of the adapter of `image`
+    rank: PositiveInt = 32  # of the adapter of `image` and `frame`
     layers: tuple[int, ...] = (0, 3)  # whose copies are the branch of `control`; the first must be 0
     clips: PositiveInt = 4000
     steps: PositiveInt = 2400
@@ -102,7 +109,7 @@ def encode_clips(teacher: Teacher, recipe: ConditionedRecipe, path: Path, screen
 
 def _encoded(teacher: Teacher, recipe: ConditionedRecipe, rows: range, ways: Any, size: Any) -> dict[str, Tensor]:
     scenes = [example("train", recipe.seed, i)[0] for i in rows]
-    found = {_X0: teacher.encode(to_tensor([render(scene) for scene in scenes]).to(teacher.device))}
+    found = {_X0: teacher.encode(to_tensor([render(scene)[: size.num_frames] for scene in scenes]).to(teacher.device))}
     for way, names in enumerate(ways):
         mine = [k for k, i in enumerate(rows) if i % len(ways) == way]
         teacher.take(names)
@@ -129,8 +136,7 @@ def train_conditioned(
         rng = np.random.default_rng([recipe.seed, step, 3])
         rows = rng.integers(len(scenes), size=recipe.batch)
         captions = ["" if rng.random() < recipe.drop else draw_caption(scenes[i], rng, "train") for i in rows]
-        with torch.no_grad():
-            text = teacher.embed(captions)
+        text = _embedded(teacher, captions)
         x0 = clips[_X0][rows].float().to(teacher.device)
         conditions = Conditions(text, shared={n: x[rows].float().to(teacher.device) for n, x in seen.items()})
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift)
@@ -142,6 +148,14 @@ def train_conditioned(
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, cooldown=recipe.cooldown, ema=recipe.ema)
     train(recipe.learns, folder, {"network": network}, losses, budget, screen=screen)
+
+
+@torch.no_grad()
+def _embedded(teacher: Teacher, captions: list[str]) -> Tensors:
+    """`Teacher.embed`, whose pipeline pads to 512 tokens: of captions this short that is most of the work."""
+    ids, mask = tokenize(teacher.pipeline.tokenizer, captions, TOKENS)
+    text = encode_text(teacher.pipeline.text_encoder, ids.to(teacher.device), mask.to(teacher.device))
+    return {EMBEDDINGS: cut_padding(text)}
 
 
 def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: Screen = SILENT) -> Path:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.shapes.start import LINEAR_CODE
 
-Kind = Literal["image", "control"]
+Kind = Literal["image", "control", "frame"]
 FILE_NAME = "learned.safetensors"
 _WEIGHTS, _CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+_BESIDE = "fewstep.json"  # size and rate of clips
 _PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")  # taken over as they are
 _A, _B = ".lora_A", ".lora_B"
 _ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # of each block, as peft matches names
@@ -35,6 +36,8 @@ def start_tensors(kind: Kind, start: Path, layers: tuple[int, ...], seed: int) -
     """What training begins with: a transformer that answers as the text teacher does, whatever is given."""
     base, config = _read(start)
     torch.manual_seed(seed)
+    if kind == "frame":  # an adapter alone, which begins as nothing
+        return {}
     if kind == "image":  # channels of given frames and their mask, which count for nothing yet
         weight = base["patch_embedding.weight"]
         beside = weight.new_zeros(weight.shape[0], weight.shape[1] + 4, *weight.shape[2:])
@@ -49,14 +52,14 @@ def start_tensors(kind: Kind, start: Path, layers: tuple[int, ...], seed: int) -
 
 
 def prepare_training(kind: Kind, network: nn.Module, rank: int) -> None:
-    """Leaves gradients to what is to be learned alone, in float32; `image` gets its adapter."""
+    """Leaves gradients to what is to be learned alone, in float32; all but `control` get an adapter."""
     network.requires_grad_(False)
-    if kind == "image":
+    if kind != "control":
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_ADAPTED)
         inject_adapter_in_model(config, network, "learned")
     for name, parameter in network.named_parameters():
-        learned = ".lora_" in name or name == "patch_embedding.weight"
-        parameter.requires_grad_(learned if kind == "image" else name.startswith(_BRANCH))
+        whole = {"image": ("patch_embedding.weight",), "control": _BRANCH, "frame": ()}[kind]
+        parameter.requires_grad_(".lora_" in name or name.startswith(whole))
 
 
 def save_learned(kind: Kind, network: nn.Module, layers: tuple[int, ...], path: Path) -> None:
@@ -107,7 +110,7 @@ def _write_pipeline(learned: Path, start: Path, folder: Path) -> None:
     (folder / "transformer").mkdir(parents=True)
     save_file(state, folder / "transformer" / _WEIGHTS, {"format": "pt"})
     (folder / "transformer" / _CONFIG).write_text(json.dumps(_config(kind, config, layers), indent=2) + "\n")
-    shutil.copyfile(start / "fewstep.json", folder / "fewstep.json")
+    (folder / _BESIDE).write_text(json.dumps(_beside(kind, json.loads((start / _BESIDE).read_text()))) + "\n")
     shutil.copyfile(start / LINEAR_CODE, folder / LINEAR_CODE)
     index = json.loads((start / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(_index(kind, index), indent=2) + "\n")
@@ -121,13 +124,21 @@ def _read(start: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _config(kind: Kind, config: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
     channels = config["in_channels"]
+    if kind == "frame":
+        return dict(config)
     if kind == "image":
         return {**config, "in_channels": 2 * channels + 4}
     more = {"vace_layers": list(layers), "vace_in_channels": 2 * channels + 64}  # 8x8 pixels' masks per latent one
     return {**config, **more, "_class_name": WanVACETransformer3DModel.__name__}
 
 
+def _beside(kind: Kind, said: Mapping[str, Any]) -> dict[str, Any]:
+    return {**said, "num_frames": 1} if kind == "frame" else dict(said)
+
+
 def _index(kind: Kind, index: Mapping[str, Any]) -> dict[str, Any]:
+    if kind == "frame":
+        return dict(index)
     if kind == "image":
         nothing = {"image_encoder": [None, None], "image_processor": [None, None]}
         return {**index, "_class_name": "WanImageToVideoPipeline", **nothing}

@@ -30,6 +30,7 @@ SHAPES_GIVEN = {  # recipe -> teacher, what clips are made from
     "shapes-box-control": ("shapes-control", "control"),
 }
 SIZES = "shapes-sizes"
+CHAINED = "shapes-chain-picture"
 EXPERTS = "wan2.2-t2v-a14b-lora-4step"
 LTX = {"ltx-video-2b-lora-4step": ("Lightricks/LTX-Video", "5"), "ltx-2-lora-4step": ("Lightricks/LTX-2", "3")}
 HUNYUAN = {  # of prompts: recipe -> teacher, guidance
@@ -79,6 +80,7 @@ TEACHERS = {
     **{name: (teacher, guidance) for name, (teacher, guidance, _) in GIVEN.items()},
     **{name: (teacher, "3") for name, (teacher, _) in SHAPES_GIVEN.items()},
     MOTION: ("animatediff-epicrealism", "7.5"),
+    CHAINED: ("shapes-frame", "3"),
     **dict.fromkeys(PICTURES, ("stabilityai/stable-diffusion-xl-base-1.0", "6")),
 }
 TO_WRITE_THE_SCHEMA = (
@@ -108,7 +110,9 @@ def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
 
 
 def test_the_packaged_recipes_are_listed() -> None:
-    assert recipe_names() == sorted([*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, *WAN, *PICTURES, MOTION])
+    assert recipe_names() == sorted(
+        [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, CHAINED, *WAN, *PICTURES, MOTION]
+    )
     with pytest.raises(
         ValueError, match=r"there is no recipe shapes-3step: pass a YAML file, or one of .*shapes-1step, "
     ):
@@ -117,7 +121,9 @@ def test_the_packaged_recipes_are_listed() -> None:
         read_recipe("elsewhere/shapes-4step")
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize(
+    "name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, CHAINED, *WAN, *PICTURES, MOTION]
+)
 def test_every_recipe_resolves_and_reads_back(name: str, own: dict[str, list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(name, own.get(name, []))
     assert recipe == read_recipe(f"{name}.yaml", own.get(name, [])) == read_recipe(find_recipe(name), own.get(name, []))
@@ -209,7 +215,8 @@ def test_a_recipe_without_the_users_files_says_how_to_name_them(
 
 
 @pytest.mark.parametrize(
-    "name", ["shapes-teacher", "shapes-teacher-on", "shapes-teacher-image", "shapes-teacher-control"]
+    "name",
+    ["shapes-teacher", "shapes-teacher-on", *(f"shapes-teacher-{kind}" for kind in ("image", "control", "frame"))],
 )
 def test_the_recipes_of_the_embedded_teacher_are_told_apart(name: str) -> None:
     with pytest.raises(ValueError, match="is the recipe of a teacher, not of a distillation"):
@@ -226,7 +233,9 @@ def test_the_demo_trains_on_the_first_of_the_prompts() -> None:
     assert every.startswith(few) and len(few.splitlines()) == 192
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, *WAN, *PICTURES, MOTION])
+@pytest.mark.parametrize(
+    "name", [*SHAPES, *COMPARED, DEMO, RELAY, *SHAPES_GIVEN, SIZES, CHAINED, *WAN, *PICTURES, MOTION]
+)
 def test_editors_are_pointed_to_the_schema(name: str) -> None:
     assert find_recipe(name).read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.guidance import Guidance
 
+_T = TypeVar("_T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
@@ -114,13 +115,31 @@ def named_sources(given: list[str]) -> dict[str, str]:
 def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
     """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own.
 
+    Raises ValueError as `asked_each`, and for several of them.
+    """
+    name, steps, guidance = asked_each(source)
+    return name, for_each(steps, 1, source)[0], for_each(guidance, 1, source)[0]
+
+
+def asked_each(source: str) -> tuple[str, list[int | None], list[Guidance | None]]:
+    """'a+b@4+2:1.5' -> ('a+b', [4, 2], [1.5]): steps and guidance of each member of a chain, or one for all.
+
     Raises ValueError for guidance that is neither a number nor 5@0.3-0.93, and for what else stands behind an @.
     """
     from fewstep.teacher.guidance import Guidance
 
-    match = re.fullmatch(r"(.*?)@([1-9]\d*)(?::(\d.*))?", source)
+    match = re.fullmatch(r"(.*?)@([1-9]\d*(?:\+[1-9]\d*)*)(?::(\d.*))?", source)
     if match is None and "@" in source and not Path(source).expanduser().exists():
         raise ValueError(f"{source!r} is no SOURCE@STEPS[:GUIDANCE], such as shapes@4 or shapes@50:7.5")
     if match is None:
-        return source, None, None
-    return match[1], int(match[2]), None if match[3] is None else Guidance.of(match[3])
+        return source, [None], [None]
+    weights: list[Guidance | None] = [None] if match[3] is None else [*map(Guidance.of, match[3].split("+"))]
+    return match[1], [int(count) for count in match[2].split("+")], weights
+
+
+def for_each(said: Sequence[_T], num: int, source: str) -> list[_T]:
+    """What is said of each of `num` members: as many, or one for all. Raises ValueError for another number of them."""
+    if len(said) not in (1, num):
+        members = "one model" if num == 1 else f"a chain of {num}"
+        raise ValueError(f"{source!r} says {len(said)} numbers of {members}: give one, or one for each member")
+    return list(said) * (num if len(said) == 1 else 1)

@@ -143,7 +143,7 @@ def time_models(
     import torch
 
     from fewstep.eval.benchmark import Benchmark, check_replaceable
-    from fewstep.eval.latency import Timed, pass_conditions
+    from fewstep.eval.latency import Timed
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
     from fewstep.eval.tuning import check_tuning, tune
@@ -164,7 +164,7 @@ def time_models(
         _check_ways(ways)
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tune(list(samplers.values()), tuning)
-    timed = [Timed(name, s, None if text else pass_conditions(s, plan.batch)) for name, s in samplers.items()]
+    timed = [Timed.of(name, sampler, plan.batch, text) for name, sampler in samplers.items()]
     num_passes, command = len(timed) * (plan.warmup + plan.repetitions), shlex.join(["fewstep", *sys.argv[1:]])
     with screen:
         _show(Benchmark(timed, plan, command, out, failed), num_passes, out, screen)

@@ -18,7 +18,8 @@ from fewstep.commands.asked import (
     Height,
     Shift,
     Width,
-    asked_ways,
+    asked_each,
+    for_each,
     guidance_if_asked,
     named_sources,
     say_text_losses,
@@ -138,9 +139,31 @@ def _asked(
 
 def models_of(texts: list[str]) -> list[Model]:
     """The models that [NAME=]SOURCE[@STEPS[:GUIDANCE]] mean."""
-    from fewstep.eval.models import Model
+    return [model_of(name, text) for name, text in named_sources(texts).items()]
 
-    return [Model.of(name, *asked_ways(source)) for name, source in named_sources(texts).items()]
+
+def is_chain(text: str) -> bool:
+    """Whether SOURCE[@STEPS[:GUIDANCE]] means a chain. Raises ValueError for what is none of both."""
+    from fewstep.student.chain import members_of
+
+    return bool(members_of(asked_each(text)[0]))
+
+
+def model_of(name: str, text: str, usual_steps: int | None = None) -> Model:
+    """The model that SOURCE[@STEPS[:GUIDANCE]] means; of a chain @STEPS may be 4+4, a number for each member.
+
+    usual_steps: of a chain that says none.
+    """
+    from fewstep.eval.models import Model
+    from fewstep.student.chain import members_of
+
+    source, steps, guidance = asked_each(text)
+    members = members_of(source)
+    if members:
+        num = len(members)
+        steps = [usual_steps if count is None else count for count in steps]
+        return Model.of_chain(name, source, members, for_each(steps, num, text), for_each(guidance, num, text))
+    return Model.of(name, source, for_each(steps, 1, text)[0], for_each(guidance, 1, text)[0])
 
 
 def _folder(models: Sequence[Model]) -> Path:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged one such as shapes-4step.")
+        str,
+        typer.Argument(metavar="RECIPE", help="A YAML file, also of a chain, or a packaged one such as shapes-4step."),
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides a setting: stages.1.lr=1e-4.")
@@ -44,13 +45,19 @@ def run(
         bool, typer.Option("--dry-run", help="Only print the resolved recipe and what it costs.")
     ] = False,
 ) -> None:
-    """Distil a teacher into a student of few steps; run it again to resume after a stop."""
+    """Distil a teacher, or a chain of them, into a student of few steps; run it again to resume after a stop."""
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(stdout_is_data=dry_run)
     screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
+    from fewstep.distill.chain import is_chain
     from fewstep.distill.recipe import read_recipe
 
+    if is_chain(recipe):
+        from fewstep.commands.chain import run_chain
+
+        run_chain(recipe, settings or (), again, dry_run, screen)
+        return
     plan = read_recipe(recipe, settings or ())
     if dry_run:
         from fewstep.commands.run_checks import check_run

@@ -14,6 +14,7 @@ from fewstep.commands.asked import (
     MAX_SEED,
     Computed,
     Device,
+    DType,
     Fps,
     Frames,
     Height,
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 def sample(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="shapes, a diffusers folder, a hub id, or a run's folder.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="shapes, a diffusers folder, a hub id, a run's or a chain's folder, or A+B."
+        ),
     ],
     out: Annotated[
         Path,
@@ -79,9 +83,7 @@ def sample(
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"loading {source} ({dtype})")
-    import torch
-
-    from fewstep.student.sampler import Asked, open_sampler
+    from fewstep.student.sampler import Asked
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import given_names, parse_given
     from fewstep.teacher.video import check_fps, check_suffix
@@ -96,12 +98,33 @@ def sample(
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
     if not typed:
         _check_unprompted(source, asked, teacher)
-    sampler = open_sampler(source, asked, teacher, getattr(torch, settle_dtype(screen, dtype, device)), device)
+    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)
     with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
+
+
+def _open(source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None) -> Sampler:
+    """The sampler of any source. Raises ValueError for one that is not there, or cannot be asked so."""
+    import torch
+
+    from fewstep.commands.evaluate import is_chain, model_of
+    from fewstep.eval.models import open_model
+    from fewstep.student.sampler import open_sampler
+
+    if not is_chain(source):
+        return open_sampler(source, asked, teacher, getattr(torch, dtype), device)
+    model = model_of("chain", source, asked.steps)
+    if teacher is not None:
+        raise ValueError("--teacher is that of one student, and a chain has several models: leave it out")
+    if all(one.student for one in model.members) and (asked.guidance or asked.shift or asked.negative_prompt):
+        raise ValueError(
+            "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
+            "--guidance, --shift and --negative-prompt out"
+        )
+    return open_model(model, asked, None, getattr(torch, dtype), device)
 
 
 def _with_files(prompts: list[str], given: dict[str, Path]) -> list[str]:
@@ -113,11 +136,15 @@ def _with_files(prompts: list[str], given: dict[str, Path]) -> list[str]:
 
 def _check_unprompted(source: str, asked: Asked, teacher: str | None) -> None:
     """Raises ValueError where a model that reads prompts is given none; no weights are loaded."""
+    from fewstep.commands.evaluate import is_chain
     from fewstep.student.outline import outline_sampler
     from fewstep.teacher.outline import outline_teacher
 
-    sampler, _ = outline_sampler(source, asked, None if teacher is None else outline_teacher(teacher))
-    if sampler.teacher.reads_text:
+    def reads_text() -> bool:
+        own = None if teacher is None else outline_teacher(teacher)
+        return outline_sampler(source, asked, own)[0].teacher.reads_text
+
+    if is_chain(source) or reads_text():  # a chain begins with a prompt
         raise ValueError("there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line")
 
 

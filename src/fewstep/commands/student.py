@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewstep.commands.asked import LEVELS, Computed, Device, DType, guidance_of, load, settle_dtype
+from fewstep.commands.chain_table import chain
 from fewstep.commands.progress import Screen
 from fewstep.commands.table_entries import parse_stages
 from fewstep.commands.teacher import parse_steps
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher
 
 student_app = typer.Typer(help="Compare students with their teacher.", no_args_is_help=True)
+student_app.command("chain")(chain)
 
 
 @student_app.command("table")

@@ -27,7 +27,7 @@ teacher_app.command("survey")(survey)
 @teacher_app.command("path")
 def path(
     name: Annotated[
-        str, typer.Argument(help="shapes, shapes-image (first and last frames) or shapes-control (boxes).")
+        str, typer.Argument(help="shapes, shapes-image (frames), shapes-control (boxes) or shapes-frame (one frame).")
     ] = "shapes",
 ) -> None:
     """Print the folder of an embedded teacher, a plain diffusers pipeline."""

@@ -1,0 +1,85 @@
+"""A chain as a whole, undistilled and distilled: seconds from a benchmark beside figures from an evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "stage": "stage",
+    "model": "model",
+    "steps": "steps",
+    "evaluations": "evaluations",
+    "seconds": "seconds / clip",
+    "shapes_fd": "shapes-fd",
+    "shapes_fd_low": "low",
+    "shapes_fd_high": "high",
+    "prompt_accuracy": "prompt accuracy",
+    "prompt_accuracy_low": "low",
+    "prompt_accuracy_high": "high",
+    "num": "N",
+}
+_FIGURES = {"shapes-fd": "shapes_fd", "prompt-accuracy": "prompt_accuracy"}
+
+
+def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
+    """A row for each model that both files hold, in the evaluation's order; real clips have no seconds.
+
+    Raises ValueError when a file cannot be read, or they share no model of as many evaluations.
+    """
+    times = _rows(benchmark)
+    batch = int(_read(benchmark)["protocol"]["batch"])
+    found = []
+    for name, row in _rows(evaluation).items():
+        timed = times.get(name)
+        if row["role"] != "real" and (timed is None or timed["evaluations"] != row["evaluations"]):
+            continue
+        seconds = {} if timed is None else {"seconds": float(f"{timed['total_seconds'] / batch:.3g}")}
+        asked = {"stage": _stages(row), "model": row["model"], "steps": _steps(row), "evaluations": row["evaluations"]}
+        found.append({**asked, **seconds, **_figures(row)})
+    if not any("seconds" in row for row in found):
+        raise ValueError(f"{evaluation} and {benchmark} have no model in common: measure the same models in both")
+    return found
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name, column in _FIGURES.items():
+        if figure := row["metrics"].get(name):
+            said[column] = figure["value"]
+            said |= {f"{column}_{end}": figure[end] for end in ("low", "high") if figure.get(end) is not None}
+            said["num"] = figure["num"]
+    return said
+
+
+def _links(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(row.get("chain") or [row])
+
+
+def _stages(row: Mapping[str, Any]) -> str:
+    """The stage of each link; undistilled of teachers, and of real clips nothing."""
+    if row["role"] == "real":
+        return ""
+    paths = [Path(link["source"]) for link in _links(row)]
+    names = [path.name if path.parent.name == "stages" else "undistilled" for path in paths]
+    return names[0] if len(set(names)) == 1 else "+".join(names)
+
+
+def _steps(row: Mapping[str, Any]) -> str:
+    return "" if row["role"] == "real" else "+".join(str(link["steps"]) for link in _links(row))
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
+    return {str(row["model"]): dict(row) for row in _read(path)["rows"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not isinstance(found["rows"], list) or "protocol" not in found:
+            raise ValueError("it has no rows")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of `fewstep evaluate` or `fewstep benchmark` ({error})") from error
+    return found

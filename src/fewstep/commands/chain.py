@@ -1,0 +1,113 @@
+"""What `fewstep run` does with the recipe of a chain: its members one after the other, each in a run of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from fewstep.commands.run_screen import RunScreen
+
+if TYPE_CHECKING:
+    from fewstep.distill.chain import Chain
+    from fewstep.distill.recipe import Recipe
+    from fewstep.teacher.base import VideoSize
+
+_ELSEWHERE = "choose another folder with --set out=DIR"
+
+
+def run_chain(recipe: str, settings: Sequence[str], again: str | None, dry_run: bool, screen: RunScreen) -> None:
+    """Follows it, or only checks it and says what each member costs; see `fewstep run`."""
+    from fewstep.distill.chain import GIVEN, read_chain
+    from fewstep.student.chain import Member, save_chain
+    from fewstep.teacher.atomic import only_writer
+
+    chain = read_chain(recipe, settings)
+    if again is not None:
+        raise ValueError(
+            f"--again {again}: later members of a chain were distilled on what earlier ones made: delete the folder of "
+            f"the member and {chain.out / GIVEN} to distil it again"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
+    _check(chain, dry_run, screen)
+    if dry_run:
+        return
+    save_chain(chain.out, [Member(source, given) for source, given in chain.sources])
+    with only_writer(chain.out, _ELSEWHERE):
+        for index, plan in enumerate(chain.plans):
+            if plan is not None:
+                _follow(chain, index, plan, screen)
+    screen.say(f"the chain is in {chain.out}: `fewstep sample {chain.out} --prompt ... --out clip.mp4`")
+
+
+def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
+    """One member: what it is given, then its run."""
+    from fewstep.commands.chain_given import make_given
+    from fewstep.commands.run import follow
+
+    member = chain.members[index]
+    screen.say(f"member {member.name}: {plan.out}")
+    if index:
+        with screen:
+            plan = _on(plan, make_given(chain, index, plan, screen, _ELSEWHERE))
+    with RunScreen() as own:
+        follow(plan, None, own, option="--set out=DIR of the chain")
+
+
+def _on(plan: Recipe, prompts: Path | None) -> Recipe:
+    """The same recipe on other prompts, which come with what they are given."""
+    if prompts is None:
+        return plan
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"prompts": prompts.resolve()})})
+
+
+def _check(chain: Chain, show_cost: bool, screen: RunScreen) -> None:
+    """Raises ValueError, before any data are made, for the first member that cannot be distilled or does not fit."""
+    from fewstep.commands.chain_given import grey_table, made_table
+    from fewstep.commands.run_checks import check_run
+    from fewstep.commands.run_cost import show
+    from fewstep.commands.run_precision import settle_precision
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.taken_folders import check_free
+    from fewstep.student.chain import check_sizes
+
+    check_free(chain.out, _ELSEWHERE)
+    before: tuple[str, VideoSize] | None = None
+    for index, (member, plan) in enumerate(zip(chain.members, chain.plans, strict=True)):
+        try:
+            size = _size(chain, index)
+            if before is not None:
+                check_sizes("it", size, *before, member.given)
+            if plan is not None:
+                settled, line = settle_precision(plan)
+                made = made_table(chain, index)
+                with TemporaryDirectory() if index and made is None else nullcontext() as folder:
+                    prompts = made if folder is None else grey_table(Path(folder), member.given, settled, size)
+                    outline = check_run(_on(settled, prompts), RunFolder(plan.out))
+                if show_cost:
+                    screen.say(f"member {member.name}{f'; {line}' if line else ''}")
+                    show(settled, outline)
+        except ValueError as error:
+            raise ValueError(f"member {member.name}: {error}") from error
+        before = (member.name, size)
+
+
+def _size(chain: Chain, index: int) -> VideoSize:
+    """Of a member's clips. Raises ValueError when its model is missing, or does not take what it is given."""
+    from fewstep.distill.data_checks import clip_size
+    from fewstep.student.outline import outline_sampler
+    from fewstep.student.sampler import Asked
+    from fewstep.teacher.outline import outline_teacher
+
+    member, plan = chain.members[index], chain.plans[index]
+    given = tuple(member.given) if index else None
+    if plan is None:
+        return outline_sampler(str(member.model), Asked(member.steps, given=given))[0].size
+    teacher = outline_teacher(plan.teacher, plan.shift).teacher
+    if given is not None:
+        teacher.take(given)
+    return clip_size(plan, teacher)

@@ -1,0 +1,144 @@
+"""Chains: models one after the other, each making clips from what the one before it made.
+
+From a text to a picture to a video (Emu Video, arXiv 2311.10709; MagicVideo-V2, arXiv 2401.04468), or to one that is
+refined. A chain is a `Sampler` whose conditions hold what the samplers before it made of the same prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.given import FROM_CLIP, IMAGES, LAST_FRAME, Given, in_order
+from fewstep.teacher.source import VideoSize
+from fewstep.teacher.video import to_uint8
+
+if TYPE_CHECKING:
+    from fewstep.student.sampler import Sampler
+
+FILE_NAME = "chain.json"  # in the folder of a chain that was distilled
+WHOLE_CLIP = "WHOLE_CLIP"
+OF_BEFORE = {**FROM_CLIP, WHOLE_CLIP: slice(None)}
+USUAL = {"first": LAST_FRAME}  # what a member is given where nothing else is said: a clip of one frame is that frame
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of a chain; frames: what it is given of the clips before it, name -> a key of `OF_BEFORE`."""
+
+    source: str
+    frames: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Before:
+    """The sampler whose clips another one goes on from, and what of them that one is given."""
+
+    sampler: Sampler
+    frames: Mapping[str, str]
+
+    def given(
+        self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
+    ) -> Given:
+        """What is given with clips of these prompts and seeds: of noise that is not theirs, the same for all models."""
+        return frames_given(self.sampler.clips(prompts, [seed_before(seed) for seed in seeds], on_step), self.frames)
+
+
+def frames_given(clips: Tensor, frames: Mapping[str, str]) -> Given:
+    """Parts of clips (B, 3, F, H, W) in -1..1, by what they are given as: uint8, as from files."""
+    pixels = torch.stack([torch.from_numpy(to_uint8(clip)).movedim(-1, 0) for clip in clips])
+    return {name: pixels[:, :, OF_BEFORE[part]] for name, part in frames.items()}
+
+
+def seed_before(seed: int) -> int:
+    """Noise of one seed begins alike whatever its shape; a chain's members shall not share theirs."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def chained(samplers: Sequence[Sampler], frames: Sequence[Mapping[str, str]]) -> Sampler:
+    """The last of the samplers, behind the others; `frames`: of each but the first, what it is given.
+
+    Raises ValueError when the sizes of two that follow each other do not fit.
+    """
+    whole = samplers[0]
+    for sampler, seen in zip(samplers[1:], frames, strict=True):
+        check_sizes(sampler.name, sampler.size, whole.name, whole.size, seen)
+        whole = replace(sampler, before=Before(whole, seen))
+    return whole
+
+
+def check_frames(frames: Mapping[str, str]) -> None:
+    """Raises ValueError for an unknown name or part, and for a picture where a video is needed or the other way."""
+    if not frames:
+        raise ValueError(f"nothing is given to a later member: say what, as in given: {{first: {LAST_FRAME}}}")
+    in_order(list(frames))
+    for name, part in frames.items():
+        if part not in OF_BEFORE:
+            raise ValueError(f"{name} is {part!r}: use {', '.join(OF_BEFORE)}, of the clip of the member before")
+        if (name in IMAGES) == (part == WHOLE_CLIP):
+            kind, allowed = ("one picture", tuple(FROM_CLIP)) if name in IMAGES else ("a video", (WHOLE_CLIP,))
+            raise ValueError(f"{name} is {kind}, and {part} is not: use {' or '.join(allowed)}")
+
+
+def check_sizes(who: str, size: VideoSize, before: str, before_size: VideoSize, frames: Mapping[str, str]) -> None:
+    """Raises ValueError unless what `before` makes has the size at which `who` is given it."""
+    if size[1:] != before_size[1:]:
+        raise ValueError(
+            f"{who} makes clips of {size.height}x{size.width} pixels, height and width, and {before}, from which it "
+            f"goes on, of {before_size.height}x{before_size.width}: give both one `size`, or choose other members"
+        )
+    if WHOLE_CLIP in frames.values() and size.num_frames != before_size.num_frames:
+        raise ValueError(
+            f"{who} makes clips of {size.num_frames} frames, and follows whole clips of {before}, which have "
+            f"{before_size.num_frames}: give both one `size`, or choose other members"
+        )
+
+
+def members_of(source: str) -> tuple[Member, ...]:
+    """The members of a chain: of the folder that `fewstep run` wrote, or of A+B; () of any other source.
+
+    Raises ValueError when the folder's file cannot be read, or A+B lacks a part.
+    """
+    folder = Path(source).expanduser()
+    if (folder / FILE_NAME).is_file():
+        return _kept(folder)
+    if "+" not in source or folder.exists():
+        return ()
+    first, *later = source.split("+")
+    if not all((first, *later)):
+        raise ValueError(f"{source} is no chain: write two or more models with a + between them, as in A+B")
+    return (Member(first), *(Member(one, USUAL) for one in later))
+
+
+def save_chain(folder: Path, members: Sequence[Member]) -> None:
+    """Keeps the members of a chain in its folder; sources are relative to it, or stand for themselves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [{"source": member.source, "given": dict(member.frames)} for member in members]
+    with whole_file(folder / FILE_NAME) as part:
+        part.write_text(json.dumps({"chain": listed}, indent=1) + "\n", "utf-8")
+
+
+def _kept(folder: Path) -> tuple[Member, ...]:
+    path = folder / FILE_NAME
+    try:
+        listed: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["chain"]
+        found = [Member(str(one["source"]), dict(one["given"])) for one in listed]
+        for member in found[1:]:
+            check_frames(member.frames)
+        if not found:
+            raise ValueError("it has no members")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} says no chain ({error}): restore it, or run the chain's recipe again") from error
+    return tuple(replace(one, source=str(folder / one.source)) if _inside(folder, one) else one for one in found)
+
+
+def _inside(folder: Path, member: Member) -> bool:
+    return not Path(member.source).is_absolute() and (folder / member.source).exists()

@@ -63,7 +63,7 @@ def _rows(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _to_teacher(row: Mapping[str, Any], teacher: Mapping[str, Any], differences: list[Any]) -> dict[str, Any]:
     pair = (row["model"], teacher["model"])
-    found = next((one["metrics"] for one in differences if (one["model"], one["other"]) == pair), {})
+    found: dict[str, Any] = next((one["metrics"] for one in differences if (one["model"], one["other"]) == pair), {})
     figures: dict[str, Any] = {}
     for metric, name in _DIFFERENCES.items():
         figures |= _interval(found.get(metric), (name, f"{name}_low", f"{name}_high"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -170,15 +170,15 @@ def test_a_discriminator_that_has_won_stops_the_run(case: Case) -> None:
     anything = dict.fromkeys(("motion", "contrast", "colour", "diversity"))
     trainer = watched(case, anything, "adversarial")
     assert isinstance(trainer.objective, AdversarialObjective) and not trainer.objective.watched()
-    scores = trainer.objective.scores
-    loss = trainer.objective.loss
+    scores, objective = trainer.objective.scores, cast("Any", trainer.objective)
+    loss = objective.loss
 
     def certain(*turn: Any) -> dict[str, torch.Tensor]:
         figures = loss(*turn)
         scores.averages[0], scores.weights[:] = 1.0, 1.0
         return figures
 
-    trainer.objective.loss = certain  # type: ignore[method-assign]
+    objective.loss = certain
     with pytest.raises(ValueError, match="its discriminator is right in 1 of pairs"):
         trainer.run(ignore, Signals())
 
@@ -193,14 +193,15 @@ def test_a_discriminator_that_has_won_stops_the_run(case: Case) -> None:
 )
 def test_memory_that_runs_out_is_one_sentence_and_the_steps_are_kept(case: Case, error: Exception) -> None:
     trainer = case.trainer()
-    loss = trainer.objective.loss
+    objective: Any = trainer.objective
+    loss = objective.loss
 
     def full(*turn: Any) -> dict[str, torch.Tensor]:
         if trainer.step == 3:
             raise error
         return loss(*turn)
 
-    trainer.objective.loss = full  # type: ignore[method-assign]
+    objective.loss = full
     with pytest.raises(
         ValueError, match=r"stage s: memory ran out in step 4; the 3 steps before it are kept: .*accumulate above 1"
     ):

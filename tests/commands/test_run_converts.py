@@ -102,11 +102,11 @@ def test_a_stop_in_a_conversion_or_after_it_loses_nothing(
 ) -> None:
     usual, stopped = Trainer._after_step, list[str]()
 
-    def after_step(trainer: Trainer, curves: Any, signals: Any, say: Any) -> int:
+    def after_step(trainer: Trainer, signals: Any, say: Any) -> int:
         if not stopped and trainer.stage.name == stage and trainer.step == turn:
             stopped.append(stage)
             signals.receive(signal.SIGTERM)
-        return usual(trainer, curves, signals, say)
+        return usual(trainer, signals, say)
 
     monkeypatch.setattr(Trainer, "_after_step", after_step)
     code, output = fewstep("run", recipe)

@@ -98,7 +98,7 @@ def _check(chain: Chain, show_cost: bool, screen: RunScreen) -> None:
 
 def _size(chain: Chain, index: int) -> VideoSize:
     """Of a member's clips. Raises ValueError when its model is missing, or does not take what it is given."""
-    from fewstep.distill.data_checks import clip_size
+    from fewstep.distill.size_checks import clip_sizes
     from fewstep.student.outline import outline_sampler
     from fewstep.student.sampler import Asked
     from fewstep.teacher.outline import outline_teacher
@@ -110,4 +110,4 @@ def _size(chain: Chain, index: int) -> VideoSize:
     teacher = outline_teacher(plan.teacher, plan.shift).teacher
     if given is not None:
         teacher.take(given)
-    return clip_size(plan, teacher)
+    return clip_sizes(plan, teacher)[0]

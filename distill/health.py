@@ -27,7 +27,8 @@ _SAID = {
     "contrast": "its clips have {} times the contrast of its supervisor's",
     "colour": "the mean colours of its clips are {} standard deviations from its supervisor's",
     "diversity": "its clips differ from one another {} times as much as its supervisor's",
-    "accuracy": "its discriminator is right in {} of pairs (.5 is chance, and from 1 nothing can be learned)",
+    "accuracy_at_most": "its discriminator is right in {} of pairs at best, where .5 is chance: it is asleep",
+    "accuracy_at_least": "its discriminator is right in {} of pairs at every transition: it has won",
 }
 
 
@@ -52,21 +53,29 @@ class Watch(Settings):
     diversity: Band | None = (0.7, 1.5)
     """How much clips of other noise and prompts differ, as a multiple of the supervisor's: low is collapse."""
     accuracy: Band | None = (0.51, 0.9999)
-    """The discriminator's, a moving average over its turns: at chance it is asleep, at 1 it has won."""
+    """The discriminator's, a moving average over its turns: below at every transition it is asleep, above at every one
+    it has won."""
 
     def wrong(self, figures: Mapping[str, float]) -> list[str]:
         """Sentences about figures that are outside their bands, or not finite."""
         sentences = []
         for name, said in _SAID.items():
-            band: tuple[float, float] | None = getattr(self, name)
-            value = figures.get(name)
+            setting, value = name.partition("_")[0], figures.get(name)
+            band: tuple[float, float] | None = getattr(self, setting)
             if value is None:
                 continue
             if not math.isfinite(value):
                 return ["its clips are not finite: a weight, or its moving average, is infinite or not a number"]
-            if band is not None and not band[0] <= value <= band[1]:
-                sentences.append(f"{said.format(f'{value:.3g}')}, and watch.{name} allows {band[0]:g} to {band[1]:g}")
+            if band is not None and _outside(name, value, band):
+                allowed = f"watch.{setting} allows {band[0]:g} to {band[1]:g}"
+                sentences.append(f"{said.format(f'{value:.3g}')}, and {allowed}")
         return sentences
+
+
+def _outside(name: str, value: float, band: tuple[float, float]) -> bool:
+    """Whether a figure leaves its band; the highest of several can only fall below it, the lowest rise above it."""
+    below, above = value < band[0], value > band[1]
+    return (below and not name.endswith("at_least")) or (above and not name.endswith("at_most"))
 
 
 class Watcher:

@@ -109,8 +109,10 @@ class AdversarialObjective:
         return self._learn(discriminate, real, fake, x0, lesson, roles)
 
     def watched(self) -> dict[str, float]:
-        """The discriminator's accuracy, a moving average over the transitions that were seen; nothing before."""
-        return {"accuracy": self.scores.accuracy} if bool((self.scores.weights > 0).any()) else {}
+        """The discriminator's accuracy at the transitions where it is most and least often right; nothing before it was
+        asked. At some it may be at chance: steps that end in noise hold little that it could see."""
+        seen = self.scores.averages[0][self.scores.weights > 0]
+        return {"accuracy_at_most": float(seen.max()), "accuracy_at_least": float(seen.min())} if len(seen) else {}
 
     # --- what is compared
 

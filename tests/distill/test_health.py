@@ -17,7 +17,14 @@ from fewstep.distill.watch import Liveliness
 from fewstep.teacher.interrupts import Signals
 from tests.distill.one_stage import Case, after, ignore
 
-SOUND = {"motion": 1.0, "contrast": 1.0, "colour": 0.1, "diversity": 0.9, "accuracy": 0.8}
+SOUND = {
+    "motion": 1.0,
+    "contrast": 1.0,
+    "colour": 0.1,
+    "diversity": 0.9,
+    "accuracy_at_most": 0.8,
+    "accuracy_at_least": 0.3,
+}
 EAGER = {"every": 2, "begins": 0.0}
 ONLY_CONTRAST = {"motion": None, "colour": None, "diversity": None, "contrast": [0.2, 2.0]}
 
@@ -31,8 +38,8 @@ ONLY_CONTRAST = {"motion": None, "colour": None, "diversity": None, "contrast": 
         ({"contrast": 0.63}, "its clips have 0.63 times the contrast"),
         ({"colour": 0.9}, "the mean colours of its clips are 0.9 standard deviations from its supervisor's"),
         ({"diversity": 0.2}, "its clips differ from one another 0.2 times as much"),
-        ({"accuracy": 1.0}, "its discriminator is right in 1 of pairs"),
-        ({"accuracy": 0.5}, "its discriminator is right in 0.5 of pairs"),
+        ({"accuracy_at_most": 1.0, "accuracy_at_least": 1.0}, "its discriminator is right in 1 of pairs at every"),
+        ({"accuracy_at_most": 0.5}, "its discriminator is right in 0.5 of pairs at best"),
         ({"motion": math.nan}, "its clips are not finite"),
         ({"diversity": math.inf}, "its clips are not finite"),
     ],
@@ -179,7 +186,7 @@ def test_a_discriminator_that_has_won_stops_the_run(case: Case) -> None:
         return figures
 
     objective.loss = certain
-    with pytest.raises(ValueError, match="its discriminator is right in 1 of pairs"):
+    with pytest.raises(ValueError, match="its discriminator is right in 1 of pairs at every transition: it has won"):
         trainer.run(ignore, Signals())
 
 

@@ -177,6 +177,8 @@ class KandinskyTeacher(TransformerTeacher):
 
     # --- what exports ask
 
+    ungraphable = "its denoiser is asked for clips one by one, each with a text as long as it is"
+
     def to_pipeline(self, z: Tensor) -> Tensor:
         """(B, F, h, w, C'), without pictures."""
         return self.with_pictures(z, None)

@@ -30,6 +30,7 @@ class Exportable:
     original_names: OriginalNames | None = None  # of the denoiser's tensors, as their authors have them, if known
     stock_settings: Mapping[str, Any] = MappingProxyType({})  # attributes of the pipeline that its class gets wrong
     makes_pictures = False  # whether the pipeline's call gives `images`, not `frames`
+    ungraphable = ""  # why one graph cannot hold the denoiser for any batch and text
     fuses_lora = False  # whether the pipeline samples with a LoRA only once it is fused into the weights
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
+from fewstep.student.export.abilities import one_graph
 from fewstep.student.export.base import OTHER_RUNTIME, PROMPTS, Format, Latents, Options, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.stock import merged_network
@@ -208,6 +209,7 @@ FORMATS = {
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        lacks=one_graph,
         tolerance=OTHER_RUNTIME,
         needs=("onnx", "onnxscript", "onnxruntime"),
         extra="onnx",

@@ -30,7 +30,7 @@ TEXT_LENGTH = 512  # the pipelines' own max_sequence_length
 class KandinskyTeacher(TransformerTeacher):
     """Adapter for Kandinsky5T2VPipeline.
 
-    Clips are asked for one by one, as the pipeline's call asks for one: nothing masks a text's padding, so texts of
+    Clips are asked for one by one, as in the pipeline's own call: nothing masks a text's padding, so that texts of
     several lengths cannot be asked for at once.
     """
 
@@ -176,6 +176,8 @@ class KandinskyTeacher(TransformerTeacher):
             )
 
     # --- what exports ask
+
+    ungraphable = "its denoiser is asked for clips one by one, each with a text as long as it is"
 
     def to_pipeline(self, z: Tensor) -> Tensor:
         """(B, F, h, w, C'), without pictures."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fewstep.student.contract import SamplingContract
+from fewstep.student.export.base import find_format, formats_of
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.given import noise_given
 from fewstep.teacher.outline import outline_teacher
@@ -141,6 +142,15 @@ def test_a_processor_has_the_tokenizer_within(tiny_kandinsky_folder: Path) -> No
 
     teacher.pipeline.tokenizer = Processor()
     assert teacher.count_tokens(["a red ring"]) == [4] and teacher.unknown_words(["a red zebra"]) == [["zebra"]]
+
+
+def test_no_graph_is_written_that_would_know_one_length_of_texts(tiny_kandinsky_folder: Path) -> None:
+    teacher = outline_teacher(tiny_kandinsky_folder).teacher
+    assert {"diffusers", "lora"} <= set(formats_of(teacher)) and "onnx" not in formats_of(teacher)
+    with pytest.raises(
+        ValueError, match=r"onnx is not possible .* clips one by one, each with a text as long as it is"
+    ):
+        find_format("onnx").check_teacher(teacher)
 
 
 def test_the_call_of_an_export(tiny_kandinsky_folder: Path) -> None:

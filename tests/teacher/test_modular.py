@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,11 @@ def test_a_student_of_one_leaves_as_a_classical_pipeline(tmp_path: Path) -> None
     """With the guidance that modular blocks make themselves, which a classical index names."""
     save_tiny_hunyuan_video15(tmp_path / "classical")
     save_modular(tmp_path / "classical", tmp_path / "T", "HunyuanVideo15ModularPipeline")
-    assert "guider" not in json.loads((tmp_path / "T" / "modular_model_index.json").read_text())
+    path = tmp_path / "T" / "modular_model_index.json"
+    index = json.loads(path.read_text())
+    del index["guider"]  # as of a pipeline that was not made from a classical folder
+    path.write_text(json.dumps(index))
+    shutil.rmtree(tmp_path / "T" / "guider")
     assert "guider" in needed_parts("HunyuanVideo15Pipeline")
     found = tried(tmp_path / "T", tmp_path / "work")
     assert found["sentence"] == "" and found["run"] and found["export"] and found["exact"]

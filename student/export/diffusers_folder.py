@@ -43,12 +43,16 @@ def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], f
     scheduler = stock_scheduler(student).make(teacher.pipeline)
     changed = changed_parts(teacher)
     made = {name: ["diffusers", type(part).__name__] for name, part in changed.items()}  # a modular index has them not
-    index = made | read_pipeline_index(source) | {
-        "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
-        MARK: format,
-        **{name: ["diffusers", type(network).__name__] for name, network in networks.items()},
-        "scheduler": ["diffusers", type(scheduler).__name__],
-    }
+    index = (
+        made
+        | read_pipeline_index(source)
+        | {
+            "_class_name": student.contract.pipeline,  # that of a modular pipeline has another
+            MARK: format,
+            **{name: ["diffusers", type(network).__name__] for name, network in networks.items()},
+            "scheduler": ["diffusers", type(scheduler).__name__],
+        }
+    )
     if used := [expert.component for expert in student.contract.experts]:
         index = teacher.index_without(index, [name for name in teacher.component_names().values() if name not in used])
     for name, part in index.items():

@@ -29,6 +29,10 @@ LTX = {"ltx-video-2b-lora-4step": ("Lightricks/LTX-Video", "5"), "ltx-2-lora-4st
 HUNYUAN = {  # of prompts: recipe -> teacher, guidance
     "hunyuanvideo-t2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo", "1"),
     "hunyuanvideo1.5-t2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", "6"),
+    "hunyuanvideo1.5-t2v-480p-distilled-lora-4step": (
+        "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v_distilled",
+        "1",
+    ),
 }
 MOCHI = {"mochi-1-lora-4step": ("genmo/mochi-1-preview", "4.5")}
 OF_PROMPTS = ["wan2.1-t2v-1.3b-4step", "wan2.1-t2v-1.3b-lora-4step", EXPERTS, *LTX, *HUNYUAN, *MOCHI]

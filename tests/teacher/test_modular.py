@@ -1,4 +1,4 @@
-"""Modular pipelines of every class that fewstep reads: the same as the classical folder, and as diffusers' modular call."""
+"""Modular pipelines of every class that fewstep reads, beside the classical folder and diffusers' own modular call."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def _sampled(teacher: Any, given: tuple[str, ...]) -> torch.Tensor:
     size = teacher.default_size()
     seen = noise_given(teacher.given_sizes(size), 1)
     z = teacher.noise([0], teacher.latent_shape(*size))
-    return rollout(teacher, z, teacher.conditions([PROMPT], NEGATIVE, size, seen), teacher.schedule.grid(STEPS), GUIDANCE)
+    conditions = teacher.conditions([PROMPT], NEGATIVE, size, seen)
+    return rollout(teacher, z, conditions, teacher.schedule.grid(STEPS), GUIDANCE)
 
 
 def test_a_student_of_one_leaves_as_a_classical_pipeline(tmp_path: Path) -> None:
@@ -122,5 +123,5 @@ def test_a_student_of_one_leaves_as_a_classical_pipeline(tmp_path: Path) -> None
 
 def test_a_pipeline_without_a_classical_half_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "modular_model_index.json").write_text(json.dumps({"_class_name": "MiniMaxH3ModularPipeline"}))
-    with pytest.raises(ValueError, match="is a modular pipeline, MiniMaxH3ModularPipeline, which fewstep does not know"):
+    with pytest.raises(ValueError, match="modular pipeline, MiniMaxH3ModularPipeline, which fewstep does not know"):
         outline_teacher(tmp_path)

@@ -120,9 +120,9 @@ def test_stock_nodes_are_ours_for_even_numbers_of_steps(tiny_mochi_folder: Path,
 
 
 def test_odd_numbers_of_steps_cannot_leave(published: Teacher) -> None:
-    with pytest.raises(ValueError, match="MochiPipeline divides by zero for one step .* sample it with fewstep, or"):
+    with pytest.raises(ValueError, match=r"MochiPipeline divides by zero for one step .* sample it with fewstep, or"):
         published.stock_scheduler(contract_of(published, 1))
-    with pytest.raises(ValueError, match="has other nodes for an odd number of steps .* a student of 3: sample it"):
+    with pytest.raises(ValueError, match=r"has other nodes for an odd number of steps .* a student of 3: sample it"):
         published.stock_scheduler(contract_of(published, 3))
     with pytest.raises(ZeroDivisionError):  # if this is mended there, one step can leave
         stock(published, noise(published), 1, 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.teacher.pipeline_index import MODULAR, index_path, read_json
+from fewstep.teacher.pipeline_index import MODULAR, index_path, read_json, read_pipeline_index
 
 Classes = Mapping[str, Sequence[str]]  # a modular class -> classical ones, of which the first that has its parts counts
 
@@ -34,7 +34,7 @@ def classical_class(folder: Path, modular: Classes) -> str:
             f"{folder} is a {class_name} of {blocks}, of which fewstep knows nothing: save a pipeline of "
             f"{' or '.join(usual)}, which from_pretrained makes where it is given no workflow"
         )
-    named = {name for name, entry in index.items() if isinstance(entry, list) and any(entry[:2])}
+    named = {name for name, entry in read_pipeline_index(folder).items() if isinstance(entry, list) and any(entry)}
     classes, has = modular[usual[blocks]], {*named, *made_by_blocks(folder)}
     return next((name for name in classes if needed_parts(name) <= has), classes[-1])
 

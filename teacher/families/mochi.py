@@ -132,9 +132,8 @@ class MochiTeacher(TransformerTeacher):
         Raises ValueError for odd numbers of steps, whose nodes are not among those of twice as many.
         """
         if contract.steps % 2:
-            why = (
-                "divides by zero for one step" if contract.steps == 1 else "has other nodes for an odd number of steps"
-            )
+            one = contract.steps == 1
+            why = "divides by zero for one step" if one else "has other nodes for an odd number of steps"
             raise ValueError(
                 f"{type(self.pipeline).__name__} {why} and takes none from its caller, so it cannot sample a student "
                 f"of {contract.steps}: sample it with fewstep, or distil one of 2, 4 or 8 steps"

@@ -36,6 +36,10 @@ LTX = {"ltx-video-2b-lora-4step": ("Lightricks/LTX-Video", "5"), "ltx-2-lora-4st
 HUNYUAN = {  # of prompts: recipe -> teacher, guidance
     "hunyuanvideo-t2v-lora-4step": ("hunyuanvideo-community/HunyuanVideo", "1"),
     "hunyuanvideo1.5-t2v-480p-lora-4step": ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", "6"),
+    "hunyuanvideo1.5-t2v-480p-distilled-lora-4step": (
+        "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v_distilled",
+        "1",
+    ),
 }
 SKYREELS, SANA = "skyreels-v2-t2v-14b-lora-4step", "sana-video-2b-lora-4step"
 KANDINSKY = "kandinsky5-t2v-lite-lora-4step"

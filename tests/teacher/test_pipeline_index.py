@@ -59,7 +59,7 @@ def test_its_parts_have_the_precision_that_is_asked_for(folder: Path) -> None:
 
 def test_two_experts_come_with_their_boundary(tmp_path: Path, make_tiny_wan: Callable[..., None]) -> None:
     make_tiny_wan(tmp_path / "classical", experts=2, boundary_ratio=0.7)
-    save_modular(tmp_path / "classical", tmp_path / "T")
+    save_modular(tmp_path / "classical", tmp_path / "T", "Wan22ModularPipeline")
     teacher = load_teacher(tmp_path / "T", device="cpu")
     assert teacher.network_at(0.7) is teacher.pipeline.transformer
     assert teacher.network_at(0.69) is teacher.pipeline.transformer_2

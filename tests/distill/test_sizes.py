@@ -109,7 +109,7 @@ def test_two_processes_draw_agreeing_batches(tiny_wan_folder: Path, data: Path, 
     script.write_text(TWO_PROCESSES)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    run = [*launch, *plain, script, tiny_wan_folder, data, tmp_path]
+    run = [*launch, *plain, *map(str, (script, tiny_wan_folder, data, tmp_path))]
     done = subprocess.run(run, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (backend, first), (_, second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))

@@ -87,8 +87,8 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
 
     (tmp_path / "asked.txt").write_text("a red ring\na blue square\n")
     models = ("evaluate", "shapes@2", f"student={whole}", "--prompts", tmp_path / "asked.txt", "--num", 3)
-    asked_sizes: list[tuple[tuple[object, ...], VideoSize]] = [((), SIZES[0]), (("--frames", 9), SIZES[1])]
-    for asked, size in asked_sizes:
+    sized: list[tuple[tuple[object, ...], VideoSize]] = [((), SIZES[0]), (("--frames", 9), SIZES[1])]
+    for asked, size in sized:
         measured = tmp_path / f"measured-{size.num_frames}"
         code, output = fewstep(*models, "--metrics", "psnr,motion", "--out", measured, *asked)
         assert code == 0, output
@@ -105,8 +105,9 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     assert all(f"- size: {s.num_frames} frames of {s.width} x {s.height} pixels" in card for s in SIZES)
     assert read_contract(tmp_path / "comfyui").sizes == tuple(SIZES)
     for width, done in (48, 0), (64, 2):
-        clip = tmp_path / f"of-export-{width}.mp4"
-        code, output = fewstep("sample", tmp_path / "comfyui", "--prompt", "a ring", "--out", clip, "--width", width)
+        clip = tmp_path / "of-export.mp4"
+        typed = ("--prompt", "a red ring", "--out", clip, "--width", width)
+        code, output = fewstep("sample", tmp_path / "comfyui", *typed)
         assert code == done, output
 
 

@@ -143,8 +143,8 @@ def _plan(settings: ChainSettings, index: int, overrides: dict[Any, list[str]], 
     plan = plan.model_copy(update={"out": settings.out / member.name})
     if member.steps not in (None, *(counts := [stage.student_steps for stage in plan.stages])):
         raise ValueError(
-            f"{member.name} has no student of {member.steps} steps, which later members would be distilled on: set steps "
-            f"to one of {', '.join(map(str, counts))}"
+            f"{member.name} has no student of {member.steps} steps, on which later members would be distilled: set "
+            f"steps to one of {', '.join(map(str, counts))}"
         )
     if index and not isinstance(plan.data, RolloutData):
         raise ValueError(

@@ -141,6 +141,11 @@ def _plan(settings: ChainSettings, index: int, overrides: dict[Any, list[str]], 
     beside = folder / member.recipe
     plan = read_recipe(beside if beside.is_file() else member.recipe, overrides[member.name])
     plan = plan.model_copy(update={"out": settings.out / member.name})
+    if member.steps not in (None, *(counts := [stage.student_steps for stage in plan.stages])):
+        raise ValueError(
+            f"{member.name} has no student of {member.steps} steps, on which later members would be distilled: set "
+            f"steps to one of {', '.join(map(str, counts))}"
+        )
     if index and not isinstance(plan.data, RolloutData):
         raise ValueError(
             f"{member.name} is distilled on what {settings.chain[index - 1].name} makes, and the data of its recipe "

@@ -162,6 +162,7 @@ def test_a_dry_run_checks_every_member_and_makes_nothing(recipe: Path, tmp_path:
         ({"given": {"control": "WHOLE_CLIP"}}, [], "member clip: .*takes first, not control"),
         ({"given": {"first": "MIDDLE"}}, [], "first is 'MIDDLE': use FIRST_FRAME"),
         ({"given": {"first": "WHOLE_CLIP"}}, [], "first is one picture, and WHOLE_CLIP is not"),
+        ({"steps": 3}, [], "clip has no student of 3 steps, .*: set steps to one of 2, 1"),
         ({"model": "runs/none"}, [], "clip has one of recipe and model"),
         ({"name": "picture"}, [], "two members called picture"),
         ({}, ["clip.size={num_frames: 9, height: 32, width: 32}"], "member clip: it makes clips of 32x32 pixels"),

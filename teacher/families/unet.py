@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
-from fewstep.teacher.schedule import Time
+from fewstep.teacher.schedule import Kind, Prediction, Time
 
 UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
 VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline does it
@@ -19,7 +19,7 @@ VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline doe
 class UNetTeacher(Teacher):
     """The half of an adapter that follows from a UNet, CLIP and an autoencoder of pictures."""
 
-    schedules = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
+    schedules: tuple[tuple[Kind, Prediction], ...] = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
     stops_at_taps = True  # activations that are computed again lie inside blocks
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.divisible import Divisible
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
+from fewstep.teacher.freeable import Freeable
 from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, noise_given, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.load_teacher import load_teacher
@@ -33,7 +33,7 @@ __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
 
 
-class Teacher(Scheduled, Divisible, Exportable, ABC):
+class Teacher(Scheduled, Divisible, Freeable, Exportable, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
@@ -44,8 +44,6 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
     fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
-    reads_text = True  # False where clips are made from pictures alone: prompts are then no more than names of clips
-    other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     unloaded: tuple[str, ...] = ()  # parts of the pipeline that nothing here needs, such as a safety checker
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
@@ -350,32 +348,6 @@ class Teacher(Scheduled, Divisible, Exportable, ABC):
         """Raises ValueError where videos cannot become this teacher's latents."""
         if self.unencodable:
             raise ValueError(f"{self.folder} cannot be taught by videos: {self.unencodable}")
-
-    @property
-    def encoders(self) -> tuple[str, ...]:
-        """The parts of the pipeline that only `conditions` needs."""
-        return (*(("text_encoder",) if self.reads_text else ()), *self.other_encoders)
-
-    def free_text(self) -> None:
-        """Drops what encodes prompts and given images from memory, for good; `conditions` is refused from now on."""
-        for name in self.encoders:
-            self._free(name)
-
-    def free_vae(self) -> None:
-        """Drops the autoencoder from memory, for good; `encode` and `decode` are refused from now on."""
-        self._free("vae")
-
-    def _free(self, part: str) -> None:
-        setattr(self.pipeline, part, None)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _part(self, part: str) -> Any:
-        found = getattr(self.pipeline, part)
-        if found is None:
-            raise ValueError(f"the teacher's {part} was freed from memory: load the teacher again to use it")
-        return found
 
     # --- what a family may say as well
 

@@ -15,6 +15,7 @@ from fewstep.teacher.video import write_video
 from tests.commands.typed import fewstep
 
 SMALL = ("--frames", 4, "--height", 16, "--width", 16, "--device", "cpu", "--dtype", "float32")
+SMALLEST = {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0}
 UNREAD = "none of 1 prompts is read: StableVideoDiffusionPipeline makes clips without any text"
 
 
@@ -36,20 +37,21 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(there: Path, tiny_svd_folder: Path) -> Path:
-    """A student of these videos, with sample clips on the way."""
-    stage = {"teacher_steps": 4, "student_steps": 2, "steps": 1, "batch": 1, "guidance": 3}
-    recipe = {
-        "teacher": str(tiny_svd_folder), "out": str(there / "run"), "device": "cpu", "precision": "float32",
-        "size": {"num_frames": 4, "height": 16, "width": 16},
-        "data": {"kind": "videos", "folder": str(there / "videos")},
-        "student": {"train": "lora", "lora": {"rank": 2, "alpha": 2}},
-        "logging": {"tracker": "none", "samples_every": 1,
-                    "prompts": [{"prompt": "", "given": {"first": str(there / "a.png")}}]},
-        "stages": [{**stage, "objective": {"kind": "progressive"}}],
-    }  # fmt: skip
-    (there / "recipe.yaml").write_text(json.dumps(recipe))
+    """The packaged recipe on these videos, a step of each stage, with sample clips on the way."""
+    shared = {
+        "teacher": tiny_svd_folder,
+        "out": there / "run",
+        "data.folder": there / "videos",
+        "size": json.dumps({"num_frames": 4, "height": 16, "width": 16}),
+        "device": "cpu",
+        "precision": "float32",
+        "logging.tracker": "none",
+        "logging.prompts": json.dumps([{"prompt": "", "given": {"first": str(there / "a.png")}}]),
+    }
+    small = {f"stages.{i}.{name}": value for i in range(4) for name, value in SMALLEST.items()}
+    settings = [part for name, value in (shared | small).items() for part in ("--set", f"{name}={value}")]
     for option in (["--dry-run"], []):
-        code, output = fewstep("run", there / "recipe.yaml", *option)
+        code, output = fewstep("run", "svd-4step", *settings, *option)
         assert code == 0 and "no caption" not in output and "is read" not in output, output
     assert f"fewstep sample {there / 'run'} --given first=FILE --out clip.mp4" in output.replace("\n", "")
     return there / "run"

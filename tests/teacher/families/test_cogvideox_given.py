@@ -13,6 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.student.contract import SamplingContract
+from fewstep.student.denoiser import Roles
+from fewstep.student.export.base import EXACT, export
+from fewstep.student.loading import load_student
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families.picture_noise import generator_of
@@ -118,3 +122,17 @@ def test_a_checkpoint_that_names_another_pipeline_is_told_so(
         ValueError, match="takes 8 channels, and that of a CogVideoXPipeline takes 4: write CogVideoXFun"
     ):
         load_teacher(folder, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["image-1.5", "control"])
+def test_an_adapter_leaves_as_a_lora_that_the_pipeline_loads(
+    cogvideox_folders: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    teacher, given = opened(cogvideox_folders(kind))
+    roles = Roles(teacher, "lora", rank=2, alpha=2)
+    for parameter in roles.average.values():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    roles.save(tmp_path)
+    teacher.take(tuple(given))
+    SamplingContract.of(teacher, str(teacher.folder), 2, "lora", SIZE, 6.0, NEGATIVE, 8.0).write(tmp_path)
+    assert export(load_student(tmp_path, device="cpu"), "lora", tmp_path / "lora").relative_error < EXACT

@@ -50,7 +50,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
         if figure := row["metrics"].get(name):
             said[column] = figure["value"]
             said |= {f"{column}_{end}": figure[end] for end in ("low", "high") if figure.get(end) is not None}
-            said["num"] = figure["num"]
+            said["num"] = max(said.get("num", 0), figure["num"])  # some prompts name nothing that could be right
     return said
 
 

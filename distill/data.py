@@ -9,7 +9,7 @@ from pathlib import Path
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.buckets import begin_buckets, best_size, datasets_in, dealt, folder_of
-from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.caption_files import Captions, read_captions, read_prompts
 from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
@@ -111,7 +111,8 @@ def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes,
         count = len(read_prompts(settings.prompts)) * settings.count
         chosen = dealt(count, len(wanted), settings.seed)
     else:
-        files, fps = list_videos(settings.folder, out), teacher.default_fps()
+        files, _ = captioned_videos(settings, out, teacher.reads_text)
+        fps = teacher.default_fps()
         single = len(wanted) == 1
         chosen = [0 if single else best_size(video_shape(path), wanted, fps) for path in files]
     return [
@@ -165,6 +166,18 @@ def list_videos(folder: Path, made: Path) -> list[Path]:
     return list_files(folder, made if inside else run)
 
 
+def captioned_videos(settings: VideoData, out: Path, reads_text: bool = True) -> tuple[list[Path], Captions]:
+    """The clips below the folder of the videos, and their captions, empty ones where no text is read.
+
+    `out` is where the run's own dataset goes. What the captions give with a clip, such as its control video, is no
+    clip. Raises ValueError for a folder without videos, and for captions that cannot be read.
+    """
+    files = list_videos(settings.folder, out)
+    captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
+    clips = captions.clips_among(files)
+    return clips, captions.for_teacher(reads_text, clips)
+
+
 def plan_data(
     settings: RolloutData | VideoData,
     teacher: Teacher,
@@ -212,12 +225,10 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, share: Share, 
 
 
 def _videos(settings: VideoData, teacher: Teacher, name: str, share: Share, out: Path, like: Manifest | None) -> Plan:
-    every_file = list_videos(settings.folder, out)
     given = sources_of(settings.given, teacher)
-    captions = read_captions(every_file, settings.folder, settings.captions, columns_of(given))
-    captions = captions.for_teacher(teacher.reads_text, every_file)
+    clips, captions = captioned_videos(settings, out, teacher.reads_text)
     clip = ClipShape(*share.size, fps=teacher.default_fps())
-    files = [every_file[i] for i in share.items]
+    files = [clips[i] for i in share.items]
     relative = [path.relative_to(settings.folder).as_posix() for path in files]
     plan = plan_dataset(
         "videos",

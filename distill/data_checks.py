@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.distill.batches import Batches
-from fewstep.distill.data import list_videos, plan_data, shares_of
+from fewstep.distill.data import captioned_videos, plan_data, shares_of
 from fewstep.distill.data_report import check_usable, too_few
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
@@ -22,11 +22,11 @@ from fewstep.distill.size_checks import (
 from fewstep.teacher.atomic import check_unlocked
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, seconds_of
-from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.caption_files import read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
 from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
-from fewstep.teacher.given import columns_of, files_of, given_names, sources_of
+from fewstep.teacher.given import files_of, given_names, sources_of
 from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
 from fewstep.teacher.video_shape import video_shape
@@ -131,14 +131,12 @@ def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | No
     settings, begun = recipe.data, [begun_manifest(folder, run.elsewhere) for folder in datasets_in(run.data)]
     if not isinstance(settings, VideoData) or all(one is not None and one.complete for one in begun):
         return None
-    files = list_videos(settings.folder, run.data)
-    described = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
-    captions = described.for_teacher(teacher.reads_text, files).texts
+    files, captions = captioned_videos(settings, run.data, teacher.reads_text)
     least = min((seconds_of(size, teacher.default_fps()) for size in recipe.sizes[1:] and recipe.sizes), default=0.0)
     skipped = {
         path: reason
         for i, path in enumerate(files)
-        if (reason := _foreseen(path, path in captions, i < _HEADERS, least))
+        if (reason := _foreseen(path, path in captions.texts, i < _HEADERS, least))
     }
     if not skipped:
         return None
@@ -165,8 +163,7 @@ def _foreseen(path: Path, has_caption: bool, open_it: bool, least: float) -> str
 
 
 def _check_videos(settings: VideoData, made: Path) -> None:
-    files = list_videos(settings.folder, made)
-    read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {}))
+    files, _ = captioned_videos(settings, made)
     if not any(path.suffix.lower() in SUFFIXES for path in files):
         raise ValueError(
             f"{settings.folder} holds no videos: name a folder of {', '.join(sorted(SUFFIXES))} files with --set "
@@ -175,8 +172,8 @@ def _check_videos(settings: VideoData, made: Path) -> None:
 
 
 def _check_captions(settings: VideoData, made: Path) -> None:
-    files = list_videos(settings.folder, made)
-    if not read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {})).texts:
+    files, captions = captioned_videos(settings, made)
+    if not captions.texts:
         where = f"in {settings.captions}" if settings.captions else "in a .txt file beside it"
         raise ValueError(f"none of the {len(files)} files in {settings.folder} has a caption {where}: write them first")
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewstep.distill.data import list_videos
+from fewstep.distill.data import captioned_videos
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.buckets import datasets_in
-from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.caption_files import read_prompts
 from fewstep.teacher.dataset import usable_line
 from fewstep.teacher.dataset_reader import read_stored_captions
-from fewstep.teacher.given import columns_of
 from fewstep.teacher.manifest import Unmatched, read_manifest
 
 
@@ -37,8 +36,7 @@ def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -
         return DataText([*captions, first.negative_prompt], first.unmatched)
     if isinstance(settings, RolloutData):
         return DataText([*read_prompts(settings.prompts), settings.negative_prompt])
-    columns = columns_of(settings.given or {})
-    described = read_captions(list_videos(settings.folder, out), settings.folder, settings.captions, columns)
+    _, described = captioned_videos(settings, out)
     return DataText([*described.texts.values(), settings.negative_prompt], described.unmatched)
 
 

@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fewstep.distill.data import Share, list_videos, read_clips, shares_of
+from fewstep.distill.data import Share, captioned_videos, read_clips, shares_of
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.buckets import datasets_in, long_enough, seconds_of, size_said
-from fewstep.teacher.caption_files import read_captions
-from fewstep.teacher.given import columns_of
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.video_shape import video_shape
 
@@ -69,19 +67,20 @@ def clips_foreseen(
     """How many clips of each size there will be at most; of videos, as headers and captions show."""
     if isinstance(settings, RolloutData):
         return {share.size: len(share.items) for share in shares}
-    files, fps = list_videos(settings.folder, out), teacher.default_fps()
-    captions = read_captions(files, settings.folder, settings.captions, columns_of(settings.given or {})).texts
+    clips, captions = captioned_videos(settings, out, teacher.reads_text)
+    fps = teacher.default_fps()
 
     def usable(path: Path, size: VideoSize) -> bool:
         shape = video_shape(path)
-        return path in captions and shape is not None and long_enough(shape, size, fps)
+        return path in captions.texts and shape is not None and long_enough(shape, size, fps)
 
-    return {share.size: sum(usable(files[i], share.size) for i in share.items) for share in shares}
+    return {share.size: sum(usable(clips[i], share.size) for i in share.items) for share in shares}
 
 
 def check_long_enough(settings: VideoData, sizes: Sequence[VideoSize], fps: float, out: Path) -> None:
     """Raises ValueError when every video is too short for each of the sizes."""
-    shapes = [shape for path in list_videos(settings.folder, out) if (shape := video_shape(path)) is not None]
+    clips, _ = captioned_videos(settings, out)
+    shapes = [shape for path in clips if (shape := video_shape(path)) is not None]
     shortest = min(sizes, key=lambda size: size.num_frames)
     if shapes and not any(long_enough(shape, shortest, fps) for shape in shapes):
         raise ValueError(

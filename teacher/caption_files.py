@@ -9,7 +9,7 @@ from pathlib import Path
 from fewstep.teacher.caption_names import Stray, match_entries
 from fewstep.teacher.caption_sidecars import read_sidecars
 from fewstep.teacher.caption_tables import check_caption, read_prompt_table, read_table
-from fewstep.teacher.given import Prompt
+from fewstep.teacher.given import Prompt, files_of
 from fewstep.teacher.manifest import Unmatched
 from fewstep.teacher.text_files import first_few, is_blank, lines_of, read_text
 
@@ -33,6 +33,12 @@ class Captions:
         return Unmatched(
             entries=self.entries, source=self.source, count=len(self.strays), listed=first_few(self.strays)
         )
+
+    def clips_among(self, files: Sequence[Path]) -> list[Path]:
+        """The files that are clips. One that an entry gives with a clip, as its control video, is none, unless it has
+        a caption of its own."""
+        given = {path.resolve() for text in self.texts.values() for path in files_of(text).values()}
+        return [path for path in files if path in self.texts or path.resolve() not in given]
 
     def for_teacher(self, reads_text: bool, videos: Sequence[Path]) -> Captions:
         """The same, with an empty caption for each other video where no text is read (`Teacher.reads_text`)."""

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from fewstep.distill.batches import BasesBatches, Batches
-from fewstep.distill.data import make_data, read_clips
+from fewstep.distill.data import captioned_videos, make_data, read_clips, shares_of
 from fewstep.distill.deck import Deck
 from fewstep.distill.settings import RolloutData, VideoData
+from fewstep.distill.size_checks import clips_foreseen
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.bases import BASE
 from fewstep.teacher.buckets import datasets_in
@@ -137,6 +138,44 @@ def test_videos_go_to_the_size_that_fits_them(tiny_teacher: Teacher, tmp_path: P
         paths = [str(folder / shard.name) for shard in manifest.shards]
         found.append([row["id"] for row in read_rows(paths, manifest.tensors)])
     assert found == [["square.mp4"], ["wide.mp4"], ["tall.mp4"]]
+
+
+def write_clips(folder: Path, *names: str) -> None:
+    """Of 32 frames and 32 x 64 pixels."""
+    folder.mkdir()
+    for name in names:
+        write_video(folder / name, np.zeros((32, 32, 64, 3), np.uint8), 8.0)
+
+
+def test_a_teacher_that_reads_no_text_needs_no_captions(
+    tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clips(tmp_path / "videos", "a.mp4", "b.mp4")
+    (tmp_path / "videos" / "b.txt").write_text("a dog runs")
+    settings, out = VideoData(kind="videos", folder=tmp_path / "videos"), tmp_path / "run" / "data"
+
+    def foreseen() -> dict[VideoSize, int]:
+        return clips_foreseen(settings, tiny_teacher, shares_of(settings, tiny_teacher, SIZES, out), out)
+
+    assert foreseen() == dict(zip(SIZES, (0, 1, 0), strict=True))
+    monkeypatch.setattr(type(tiny_teacher), "reads_text", False)
+    assert foreseen() == dict(zip(SIZES, (0, 2, 0), strict=True))
+
+
+@pytest.mark.parametrize("reads_text", [True, False])
+def test_a_control_video_among_the_clips_is_no_clip(tmp_path: Path, reads_text: bool) -> None:
+    videos = tmp_path / "videos"
+    write_clips(videos, "a.mp4", "a-pose.mp4", "b.mp4", "b-pose.mp4")
+    entries = [
+        {"file_name": "a.mp4", "text": "a dog runs", "pose": "a-pose.mp4"},
+        {"file_name": "b.mp4", "text": "a dog sits", "pose": "b-pose.mp4"},
+        {"file_name": "b-pose.mp4", "text": "lines on black", "pose": "a-pose.mp4"},
+    ]
+    (videos / "captions.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    settings = VideoData(kind="videos", folder=videos, captions=videos / "captions.jsonl", given={"control": "pose"})
+    clips, captions = captioned_videos(settings, tmp_path / "run" / "data", reads_text)
+    assert [path.name for path in clips] == ["a.mp4", "b-pose.mp4", "b.mp4"]
+    assert set(captions.texts) == set(clips)
 
 
 def test_a_deck_has_every_card_and_is_shuffled_anew() -> None:

@@ -90,6 +90,7 @@ def videos(
     files = list_files(folder, out)
     asked = parse_sources(given) if given else None
     described = read_captions(files, folder, captions, columns_of(asked or {}))
+    files = described.clips_among(files)
     if described.unmatched:
         screen.warn(str(described.unmatched))
     model = job.load()

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat, PositiveInt
 
-from fewstep.distill.objectives.base import Settings
+from fewstep.distill.objectives.base import Fraction, Settings
 
 _PATIENCE = 2  # measurements in a row outside a band, but for the last of a stage, which counts alone
 
@@ -19,7 +19,6 @@ def _in_order(band: tuple[float, float]) -> tuple[float, float]:
     return band
 
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Band = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_in_order)]
 
 _SAID = {

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fewstep.distill.objectives.base import Settings
+from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
@@ -35,7 +35,6 @@ BASE = "base"  # the base teacher, among the names of stages
 
 Train = Literal["full", "lora"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Start = Annotated[float, Field(gt=0, le=1)]
 Shift = Annotated[float, Field(gt=0, allow_inf_nan=False)]

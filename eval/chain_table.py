@@ -29,11 +29,11 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
 
     Raises ValueError when a file cannot be read, or they share no model of as many evaluations.
     """
-    times = _rows(benchmark)
-    batch = int(_read(benchmark)["protocol"]["batch"])
+    benchmarked = _read(benchmark)
+    times, batch = {row["model"]: row for row in benchmarked["rows"]}, int(benchmarked["protocol"]["batch"])
     found = []
-    for name, row in _rows(evaluation).items():
-        timed = times.get(name)
+    for row in _read(evaluation)["rows"]:
+        timed = times.get(row["model"])
         if row["role"] != "real" and (timed is None or timed["evaluations"] != row["evaluations"]):
             continue
         seconds = {} if timed is None else {"seconds": float(f"{timed['total_seconds'] / batch:.3g}")}
@@ -69,10 +69,6 @@ def _stages(row: Mapping[str, Any]) -> str:
 
 def _steps(row: Mapping[str, Any]) -> str:
     return "" if row["role"] == "real" else "+".join(str(link["steps"]) for link in _links(row))
-
-
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {str(row["model"]): dict(row) for row in _read(path)["rows"]}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.evaluation_file import read_evaluation
+from fewstep.eval.report.inputs import Figure, Row, read_evaluation
 
 _FIGURES = {  # metric -> name of its figure in a row, and of its interval's ends
     "shapes-fd": ("shapes_fd", "low", "high"),
@@ -49,31 +49,33 @@ def conditioning_rows(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 def _rows(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
     evaluation = read_evaluation(folder)
-    measured = [row for row in evaluation["rows"] if row["role"] != "real"]
+    measured = [row for row in evaluation.rows if row.role != "real"]
+    if not measured:
+        raise ValueError(f"{folder} has real clips only: evaluate a teacher and its students there")
     teacher = measured[0]
-    shared = {name: evaluation["protocol"].get(name) for name in ("num", "seed", "dtype")}
+    shared = {name: evaluation.protocol.get(name) for name in ("num", "seed", "dtype")}
     for row in measured:
-        own = {"kind": kind, **{key: row[key] for key in ("model", "role", "steps", "guidance")}}
+        guidance = None if row.guidance is None else row.guidance.plain()
+        own = {"kind": kind, "model": row.model, "role": row.role, "steps": row.steps, "guidance": guidance}
         for metric, names in _FIGURES.items():
-            own |= _interval(row["metrics"].get(metric), names)
+            own |= _interval(row.metrics.get(metric), names)
         if row is not teacher:
-            own |= _to_teacher(row, teacher, evaluation["differences"])
+            own |= _to_teacher(row, teacher, evaluation.minus(row.model, teacher.model) or {})
         yield own | shared
 
 
-def _to_teacher(row: Mapping[str, Any], teacher: Mapping[str, Any], differences: list[Any]) -> dict[str, Any]:
-    pair = (row["model"], teacher["model"])
-    found: dict[str, Any] = next((one["metrics"] for one in differences if (one["model"], one["other"]) == pair), {})
+def _to_teacher(row: Row, teacher: Row, differences: Mapping[str, Figure]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for metric, name in _DIFFERENCES.items():
-        figures |= _interval(found.get(metric), (name, f"{name}_low", f"{name}_high"))
-    own, its = (each["metrics"].get("shapes-fd") for each in (row, teacher))
-    if own and its and its["value"] > 0:
-        figures["shapes_fd_ratio"] = round(own["value"] / its["value"], 4)
+        figures |= _interval(differences.get(metric), (name, f"{name}_low", f"{name}_high"))
+    own, its = (each.metrics.get("shapes-fd", Figure(value=None)).value for each in (row, teacher))
+    if own is not None and its:
+        figures["shapes_fd_ratio"] = round(own / its, 4)
     return figures
 
 
-def _interval(figure: Mapping[str, Any] | None, names: tuple[str, str, str]) -> dict[str, Any]:
+def _interval(figure: Figure | None, names: tuple[str, str, str]) -> dict[str, Any]:
     if figure is None:
         return {}
-    return {name: round(figure[end], 4) for name, end in zip(names, ("value", "low", "high"), strict=True)}
+    ends = (figure.value, figure.low, figure.high)
+    return {name: round(end, 4) for name, end in zip(names, ends, strict=True) if end is not None}

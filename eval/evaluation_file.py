@@ -90,21 +90,14 @@ def check_begun(out: Path, settings: Mapping[str, Any]) -> None:
 
 def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
     """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
-    rows = read_evaluation(out)["rows"]
+    if not (out / FILE_NAME).exists():
+        raise ValueError(f"{out} has no {FILE_NAME}: pass the folder of `fewstep evaluate`")
+    _, rows = _read(out / FILE_NAME)
     row = next((row for row in rows if row["model"] == model), None)
     if row is None:
         raise ValueError(f"there is no {model} in {out}: choose among {', '.join(r['model'] for r in rows)}")
     row["metrics"] |= figures
     _write(out / FILE_NAME, json.loads((out / FILE_NAME).read_text()) | {"rows": rows})
-
-
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """What `fewstep evaluate` wrote there: protocol, rows, differences. Raises ValueError when it wrote nothing."""
-    path = folder / FILE_NAME
-    if not path.exists():
-        raise ValueError(f"{folder} has no {FILE_NAME}: pass the folder of `fewstep evaluate`")
-    protocol, rows = _read(path)
-    return {"protocol": protocol, "rows": rows, "differences": json.loads(path.read_text()).get("differences", [])}
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:

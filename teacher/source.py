@@ -87,6 +87,12 @@ def find_folder(
     return folder, _known_class(read_json(index), str(folder), known, refused or {})
 
 
+def call_defaults(pipeline_class: type) -> dict[str, Any]:
+    """What a pipeline's call takes for arguments that are not given; those that must be given are left out."""
+    parameters = inspect.signature(pipeline_class.__call__).parameters
+    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+
+
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults.
 
@@ -99,8 +105,7 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
             if (value := said.get(name)) is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{beside}: {name} is {value!r}; it must be a whole number above 0")
     else:
-        parameters = inspect.signature(pipeline_class.__call__).parameters
-        said = {name: parameters[name].default for name in VideoSize._fields if name in parameters}
+        said = call_defaults(pipeline_class)
     if not all(isinstance(said.get(name), int) for name in VideoSize._fields):
         return None
     return VideoSize(*(said[name] for name in VideoSize._fields))

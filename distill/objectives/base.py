@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 
 STUDENT = "student"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 LessonT = TypeVar("LessonT")
 

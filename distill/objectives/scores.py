@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from fewstep.distill.objectives.base import Settings
+from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.processes import sum_over_processes
 
 _MEMORY = 0.9  # of the moving averages, per turn that sees the transition
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Balance(Settings):
@@ -25,9 +21,9 @@ class Balance(Settings):
     discriminator that is wrong there has nothing to teach.
     """
 
-    low: Share = 0.6
+    low: Fraction = 0.6
     """Accuracy under which it has the most turns, and the student follows it less; above 0.5, which is chance."""
-    high: Share = 0.9
+    high: Fraction = 0.9
     """Accuracy above which it waits."""
     most: PositiveInt = 3
     """Turns in a step while it is under `low`."""

@@ -18,9 +18,9 @@ from diffusers.models.transformers.transformer_hunyuan_video import (
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.limits import latent_grid
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
-from fewstep.teacher.families.transformer import TransformerTeacher
+from fewstep.teacher.families.transformer import ScaledLatents, TransformerTeacher
 from fewstep.teacher.given import Given
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
@@ -28,7 +28,7 @@ from fewstep.teacher.stock import Contract
 MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
 
 
-class HunyuanVideoTeacher(PassedSigmas, TransformerTeacher):
+class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
     """Adapter for HunyuanVideoPipeline."""
 
     family_fps = 24.0
@@ -76,26 +76,11 @@ class HunyuanVideoTeacher(PassedSigmas, TransformerTeacher):
             return None
         return torch.full((len(z_t),), self.embedded_guidance, dtype=dtype, device=z_t.device) * 1000.0
 
-    def encode(self, video: Tensor) -> Tensor:
-        """The posterior's mode, scaled."""
-        vae = self._part("vae")
-        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        return latents * vae.config.scaling_factor
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The inverse of `encode`."""
-        vae = self._part("vae")
-        video: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-        return video.float()
-
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches, and multiples of 16, as the pipeline asks."""
         per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
-        check_frames(num_frames, per_frame)
         side = max(16, per_pixel * self._config.patch_size)
-        check_sides(height, width, (side, side))
-        frames = (num_frames - 1) // per_frame + 1
-        return self._config.out_channels, frames, height // per_pixel, width // per_pixel
+        return self._config.out_channels, *latent_grid(num_frames, height, width, per_frame, per_pixel, (side, side))
 
     # --- what its folders may hold
 

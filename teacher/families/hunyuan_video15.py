@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.limits import latent_grid
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
 from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.given import Given, to_pil, to_pixels
@@ -112,10 +112,8 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches of 16 pixels."""
         per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
-        check_frames(num_frames, per_frame)
         side = per_pixel * self._config.patch_size
-        check_sides(height, width, (side, side))
-        return self._config.out_channels, (num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel
+        return self._config.out_channels, *latent_grid(num_frames, height, width, per_frame, per_pixel, (side, side))
 
     # --- what its folders may hold
 

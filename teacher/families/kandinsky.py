@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import TAP_DEPTHS
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
-from fewstep.teacher.families.transformer import TransformerTeacher
+from fewstep.teacher.families.limits import check_positions, latent_grid
+from fewstep.teacher.families.transformer import ScaledLatents, TransformerTeacher
 from fewstep.teacher.given import Kept
 from fewstep.teacher.pipeline_index import read_json
 from fewstep.teacher.schedule import Time
@@ -27,7 +27,7 @@ MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D
 TEXT_LENGTH = 512  # the pipelines' own max_sequence_length
 
 
-class KandinskyTeacher(TransformerTeacher):
+class KandinskyTeacher(ScaledLatents, TransformerTeacher):
     """Adapter for Kandinsky5T2VPipeline.
 
     Clips are asked for one by one, as in the pipeline's own call: nothing masks a text's padding, so that texts of
@@ -124,30 +124,12 @@ class KandinskyTeacher(TransformerTeacher):
         found = [super(KandinskyTeacher, self).features(z_t[i], times[i], conditions[i], depths, network) for i in rows]
         return [torch.cat(of_depth) for of_depth in zip(*found, strict=True)]
 
-    @property
-    def _patch(self) -> tuple[int, int, int]:
-        frames, rows, columns = self._config.patch_size
-        return frames, rows, columns
-
-    def encode(self, video: Tensor) -> Tensor:
-        """The posterior's mode, scaled."""
-        vae = self._part("vae")
-        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        return latents * vae.config.scaling_factor
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The inverse of `encode`."""
-        vae = self._part("vae")
-        video: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-        return video.float()
-
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches, and multiples of 16, as the pipeline asks."""
         per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
-        check_frames(num_frames, per_frame)
         _, rows, columns = self._patch
-        check_sides(height, width, (max(16, per_pixel * rows), max(16, per_pixel * columns)))
-        grid = ((num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel)
+        sides = max(16, per_pixel * rows), max(16, per_pixel * columns)
+        grid = latent_grid(num_frames, height, width, per_frame, per_pixel, sides)
         most = min(self._transformer.visual_rope_embeddings.max_pos)
         check_positions([n // p for n, p in zip(grid, self._patch, strict=True)], most)
         return self._config.out_visual_dim, *grid

@@ -14,6 +14,19 @@ def check_frames(num_frames: int, multiple: int) -> None:
         )
 
 
+def latent_grid(
+    num_frames: int, height: int, width: int, per_frame: int, per_pixel: int, sides: tuple[int, int]
+) -> tuple[int, int, int]:
+    """Frames, rows and columns of the latents of a clip; a first frame has latents of its own.
+
+    per_frame, per_pixel: how many frames, and pixels of a side, make one. sides: what height and width must be
+    multiples of. Raises ValueError when they are not, or frames are not one and whole groups.
+    """
+    check_frames(num_frames, per_frame)
+    check_sides(height, width, sides)
+    return (num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel
+
+
 def check_positions(patches: Sequence[int], most: int) -> None:
     """Raises ValueError when frames, height or width have more patches than the denoiser tells positions apart."""
     for name, count in zip(("frames", "height", "width"), patches, strict=True):

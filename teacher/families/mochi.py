@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.limits import check_frames, check_sides
+from fewstep.teacher.families.limits import latent_grid
 from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.schedule import Nodes, Time
 from fewstep.teacher.stock import Contract, StockScheduler
@@ -106,14 +106,8 @@ class MochiTeacher(TransformerTeacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 6 k + 1; height and width whole patches, which are of 16 pixels."""
         per_frame, per_pixel = self.pipeline.vae_temporal_scale_factor, self.pipeline.vae_spatial_scale_factor
-        check_frames(num_frames, per_frame)
-        check_sides(height, width, (per_pixel * self._config.patch_size,) * 2)
-        frames = (num_frames - 1) // per_frame + 1
-        return self._config.in_channels, frames, height // per_pixel, width // per_pixel
-
-    @property
-    def _patch(self) -> tuple[int, int, int]:
-        return 1, self._config.patch_size, self._config.patch_size
+        side = per_pixel * self._config.patch_size
+        return self._config.in_channels, *latent_grid(num_frames, height, width, per_frame, per_pixel, (side, side))
 
     # --- what its folders may hold
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from math import lcm
 from pathlib import Path
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
+from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.given import Given, Kept, to_pixels
 from fewstep.teacher.pipeline_index import read_json
 from fewstep.teacher.schedule import Time
+from fewstep.teacher.source import call_defaults
 from fewstep.teacher.stock import Contract
 
 MASK, FRAME = "mask", "given_latents"  # (B, L), 1 where there is text; (B, C, 1, h, w) of a first frame
@@ -42,7 +42,7 @@ class SanaVideoTeacher(TransformerTeacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._instruction = _default(pipeline, "complex_human_instruction")
+        self._instruction = call_defaults(type(pipeline))["complex_human_instruction"]
         _check_tokens(pipeline, folder)
         self.family_size = VideoSize(81, *SIDES.get(self._config.sample_size, (480, 832)))
 
@@ -110,11 +110,6 @@ class SanaVideoTeacher(TransformerTeacher):
         """The first frame, where it is given."""
         return Kept.first_frame(conditions.shared[FRAME], z) if FRAME in conditions.shared else None
 
-    @property
-    def _patch(self) -> tuple[int, int, int]:
-        frames, rows, columns = self._config.patch_size
-        return frames, rows, columns
-
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, normalised per channel."""
         vae = self._part("vae")
@@ -137,10 +132,9 @@ class SanaVideoTeacher(TransformerTeacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be whole groups behind the first; sides multiples of 32, as the pipeline asks."""
         per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
-        check_frames(num_frames, per_frame)
         patch = self._patch
-        check_sides(height, width, (lcm(32, per_pixel * patch[1]), lcm(32, per_pixel * patch[2])))
-        grid = ((num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel)
+        sides = lcm(32, per_pixel * patch[1]), lcm(32, per_pixel * patch[2])
+        grid = latent_grid(num_frames, height, width, per_frame, per_pixel, sides)
         check_positions([n // p for n, p in zip(grid, patch, strict=True)], self._config.rope_max_seq_len)
         return self._config.in_channels, *grid
 
@@ -191,8 +185,3 @@ def _check_tokens(pipeline: Any, folder: Path) -> None:
             f"{folder}/tokenizer has {pipeline.tokenizer.vocab_size} tokens, and its text_encoder knows {known}: they "
             "are of different models; restore the tokenizer that came with the weights"
         )
-
-
-def _default(pipeline: Any, argument: str) -> Any:
-    """What the pipeline's call takes when this argument is not given."""
-    return inspect.signature(type(pipeline).__call__).parameters[argument].default

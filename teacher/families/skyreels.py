@@ -57,19 +57,5 @@ class SkyReelsTeacher(WanTeacher):
         check_plain(folder)
 
 
-class SkyReelsImageTeacher(WanImageTeacher):
+class SkyReelsImageTeacher(SkyReelsTeacher, WanImageTeacher):
     """Adapter for SkyReelsV2ImageToVideoPipeline: a first frame, as Wan 2.1 takes it."""
-
-    block_classes = (SkyReelsV2TransformerBlock,)
-    comfyui = None
-
-    def __init__(self, pipeline: Any, folder: Path) -> None:
-        super().__init__(pipeline, folder)
-        self._cut = False
-        self.family_fps = FPS
-
-    @classmethod
-    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
-        """No diffusion forcing."""
-        super().check_folder(folder, index)
-        check_plain(folder)

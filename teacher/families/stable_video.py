@@ -5,7 +5,6 @@ An EDM model of continuous noise levels (arXiv 2206.00364): in z = x / sqrt(sigm
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +21,7 @@ from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.families.unet import UNetTeacher
 from fewstep.teacher.given import Given, to_pil, to_pixels
 from fewstep.teacher.schedule import Time
+from fewstep.teacher.source import call_defaults
 from fewstep.teacher.stock import Contract, StockScheduler
 
 SHOWN = "shown"  # (B, 1): 1 where the branch sees the picture, 0 where it sees nothing
@@ -42,9 +42,9 @@ class StableVideoTeacher(UNetTeacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
-        self._usual = inspect.signature(type(pipeline).__call__).parameters
+        self._usual = call_defaults(type(pipeline))
         self._per_pixel: int = pipeline.vae_scale_factor
-        size = self._usual["height"].default, self._usual["width"].default
+        size = self._usual["height"], self._usual["width"]
         self.family_size = VideoSize(self._unet.config.num_frames, *size)
 
     def embed(self, prompts: list[str]) -> Tensors:
@@ -72,7 +72,7 @@ class StableVideoTeacher(UNetTeacher):
     @property
     def _micro(self) -> dict[str, float]:
         """What the pipeline's call takes besides the picture, in the order of the denoiser's further embeddings."""
-        usual = {name: self._usual[name].default for name in ("motion_bucket_id", "noise_aug_strength")}
+        usual = {name: self._usual[name] for name in ("motion_bucket_id", "noise_aug_strength")}
         return {"fps": round(self.default_fps()), **usual}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:

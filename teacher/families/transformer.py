@@ -35,9 +35,28 @@ class TransformerTeacher(Teacher):
     def _patch(self) -> tuple[int, int, int]:
         """Frames, rows and columns of latents that make a token."""
         config = self._config
-        return config.patch_size_t or 1, config.patch_size, config.patch_size
+        if isinstance(config.patch_size, int):
+            return config.get("patch_size_t") or 1, config.patch_size, config.patch_size
+        frames, rows, columns = config.patch_size
+        return frames, rows, columns
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C), the text already apart, -> (B, C, F', h', w')."""
         grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
         return tokens.unflatten(1, grid).movedim(-1, 1)
+
+
+class ScaledLatents(Teacher):
+    """The half of an adapter whose latents are those of its autoencoder times its scaling_factor."""
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The posterior's mode, scaled."""
+        vae = self._part("vae")
+        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        return latents * vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        vae = self._part("vae")
+        video: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        return video.float()

@@ -18,7 +18,7 @@ from torch.nn import functional
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.experts import Experts, parts_of
-from fewstep.teacher.families.limits import check_frames, check_positions, check_sides
+from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
 from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, NAMES
 from fewstep.teacher.given import Given, Kept, to_pixels
@@ -154,10 +154,9 @@ class WanTeacher(Teacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches of the autoencoder and the denoiser."""
         per_frame, per_pixel = self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
-        check_frames(num_frames, per_frame)
         _, patch_height, patch_width = self._config.patch_size
-        check_sides(height, width, (per_pixel * patch_height, per_pixel * patch_width))
-        grid = ((num_frames - 1) // per_frame + 1, height // per_pixel, width // per_pixel)
+        sides = per_pixel * patch_height, per_pixel * patch_width
+        grid = latent_grid(num_frames, height, width, per_frame, per_pixel, sides)
         patches = [side // patch for side, patch in zip(grid, self._config.patch_size, strict=True)]
         check_positions(patches, self._config.rope_max_seq_len)
         return self._config.out_channels, *grid

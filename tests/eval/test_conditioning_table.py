@@ -59,7 +59,7 @@ def test_a_row_per_teacher_and_student_with_paired_differences(evaluation: Path,
         (["evaluation"], "evaluation must be KIND=FOLDER"),
         (["=evaluation"], "must be KIND=FOLDER"),
         (["a={}", "a={}"], "a is there twice"),
-        (["a=nowhere"], "nowhere has no results.json: pass the folder of `fewstep evaluate`"),
+        (["a=nowhere"], "nowhere has no results.json: pass a folder that `fewstep evaluate` wrote"),
     ],
 )
 def test_what_is_no_evaluation_is_refused(evaluation: Path, tmp_path: Path, words: list[str], sentence: str) -> None:

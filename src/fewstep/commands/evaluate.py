@@ -19,6 +19,7 @@ from fewstep.commands.asked import (
     Shift,
     Width,
     asked_each,
+    asked_ways,
     for_each,
     guidance_if_asked,
     named_sources,
@@ -163,7 +164,7 @@ def model_of(name: str, text: str, usual_steps: int | None = None) -> Model:
         num = len(members)
         steps = [usual_steps if count is None else count for count in steps]
         return Model.of_chain(name, source, members, for_each(steps, num, text), for_each(guidance, num, text))
-    return Model.of(name, source, for_each(steps, 1, text)[0], for_each(guidance, 1, text)[0])
+    return Model.of(name, *asked_ways(text))
 
 
 def _folder(models: Sequence[Model]) -> Path:

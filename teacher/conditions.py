@@ -88,6 +88,14 @@ class Conditions:
         )
         return Conditions(positive or {}, negative, one.shared, self.padded)
 
+    def shortened(self, num_tokens: int) -> Conditions:
+        """Cut behind so many tokens."""
+        positive, negative = (
+            None if branch is None else {n: x[:, :num_tokens] if n in self.padded else x for n, x in branch.items()}
+            for branch in (self.positive, self.negative)
+        )
+        return Conditions(positive or {}, negative, self.shared, self.padded)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         positive, negative, shared = (
             None if branch is None else {name: function(tensor) for name, tensor in branch.items()}

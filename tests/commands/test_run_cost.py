@@ -83,3 +83,18 @@ def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Pa
             expected += [calls.forward.get(role, 0), calls.backward.get(role, 0)]
         told = re.search(rf"{stage.name}\s*" + r"\s*".join(f"│ *{count:,} *" for count in expected), output)
         assert told, (output, expected)
+
+
+def test_a_dry_run_says_what_does_not_fit(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    path = recipe(tmp_path, tiny_wan_folder)
+    code, output = fewstep("run", path, "--dry-run", "--device-memory", "0.0001", "--tflops", "2")
+    assert code == 0, output
+    assert "GiB of a step, with activations" in output and "hours at 2 TFLOP/s" in output
+    assert re.search(r"2-step takes \S+ GiB and 0.0001 are there; one clip at a time, .*use shorter", output)
+    code, output = fewstep("run", path, "--dry-run", "--device-memory", "100")
+    assert code == 0 and "are there" not in output
+
+
+def test_what_only_a_dry_run_counts_with_is_refused_elsewhere(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    code, output = fewstep("run", recipe(tmp_path, tiny_wan_folder), "--tflops", "300")
+    assert code == 2 and "--device-memory and --tflops are for --dry-run alone" in output

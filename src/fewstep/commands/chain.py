@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from fewstep.commands.run_memory import Machine
 from fewstep.commands.run_screen import RunScreen
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 _ELSEWHERE = "choose another folder with --set out=DIR"
 
 
-def run_chain(recipe: str, settings: Sequence[str], again: str | None, dry_run: bool, screen: RunScreen) -> None:
+def run_chain(
+    recipe: str, settings: Sequence[str], again: str | None, dry_run: Machine | None, screen: RunScreen
+) -> None:
     """Follows it, or only checks it and says what each member costs; see `fewstep run`."""
     from fewstep.distill.chain import GIVEN, read_chain
     from fewstep.student.chain import Member, save_chain
@@ -34,7 +37,7 @@ def run_chain(recipe: str, settings: Sequence[str], again: str | None, dry_run: 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
     _check(chain, dry_run, screen)
-    if dry_run:
+    if dry_run is not None:
         return
     save_chain(chain.out, [Member(source, given) for source, given in chain.sources])
     with only_writer(chain.out, _ELSEWHERE):
@@ -65,7 +68,7 @@ def _on(plan: Recipe, prompts: Path | None) -> Recipe:
     return plan.model_copy(update={"data": plan.data.model_copy(update={"prompts": prompts.resolve()})})
 
 
-def _check(chain: Chain, show_cost: bool, screen: RunScreen) -> None:
+def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
     """Raises ValueError, before any data are made, for the first member that cannot be distilled or does not fit."""
     from fewstep.commands.chain_given import grey_table, made_table
     from fewstep.commands.run_checks import check_run
@@ -88,9 +91,9 @@ def _check(chain: Chain, show_cost: bool, screen: RunScreen) -> None:
                 with TemporaryDirectory() if index and made is None else nullcontext() as folder:
                     prompts = made if folder is None else grey_table(Path(folder), member.given, settled, size)
                     outline = check_run(_on(settled, prompts), RunFolder(plan.out))
-                if show_cost:
+                if dry_run is not None:
                     screen.say(f"member {member.name}{f'; {line}' if line else ''}")
-                    show(settled, outline)
+                    show(settled, outline, screen, dry_run)
         except ValueError as error:
             raise ValueError(f"member {member.name}: {error}") from error
         before = (member.name, size)

@@ -44,8 +44,27 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the resolved recipe and what it costs.")
     ] = False,
+    device_memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            min=0.0,
+            help="With --dry-run: memory of the GPU that it must fit into, and what to change where it does not; by "
+            "default that of the GPU here, if there is one.",
+        ),
+    ] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            min=0.001,
+            help="With --dry-run: operations per second, in trillions, that the GPU reaches in training (an H100 some "
+            "300 in bfloat16): stages then show their hours.",
+        ),
+    ] = None,
 ) -> None:
     """Distil a teacher, or a chain of them, into a student of few steps; run it again to resume after a stop."""
+    from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(stdout_is_data=dry_run)
@@ -53,10 +72,13 @@ def run(
     from fewstep.distill.chain import is_chain
     from fewstep.distill.recipe import read_recipe
 
+    if not dry_run and (device_memory, tflops) != (None, None):
+        raise ValueError("--device-memory and --tflops are for --dry-run alone: add it, or leave them out")
+    machine = Machine(device_memory, tflops)
     if is_chain(recipe):
         from fewstep.commands.chain import run_chain
 
-        run_chain(recipe, settings or (), again, dry_run, screen)
+        run_chain(recipe, settings or (), again, machine if dry_run else None, screen)
         return
     plan = read_recipe(recipe, settings or ())
     if dry_run:
@@ -74,7 +96,7 @@ def run(
         outline = check_run(plan, folder, again)
         if skipped := check_foreseen(plan, folder, outline.teacher):
             screen.warn(skipped)
-        show(plan, outline, planned_clips(plan, outline.teacher, folder.data))
+        show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))
         return
     with screen:
         follow(plan, again, screen)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch import nn
 
+from fewstep.commands.run_memory import Machine, show_memory
 from fewstep.commands.tables import print_table
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from fewstep.commands.progress import Screen
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
     from fewstep.teacher.base import Teacher, VideoSize
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(plan: Recipe, outline: Outline, clips: Mapping[VideoSize, int] | None = None) -> None:
-    """Prints recipe, calls and memory; the outline is that of the recipe's teacher. clips: how many of each size."""
+def show(
+    plan: Recipe, outline: Outline, screen: Screen, machine: Machine, clips: Mapping[VideoSize, int] | None = None
+) -> None:
+    """Prints recipe, calls and memory; the outline is that of the recipe's teacher, and is used up.
+
+    clips: how many of each size.
+    """
+    from fewstep.distill.size_checks import clip_sizes, largest_size
+
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
     print_table(_memory_table(plan, outline.teacher), stderr=True)
@@ -37,6 +46,8 @@ def show(plan: Recipe, outline: Outline, clips: Mapping[VideoSize, int] | None =
             "students are of this teacher, is checked once they are downloaded",
             err=True,
         )
+    sizes = list(clips) if clips else clip_sizes(plan, outline.teacher)
+    show_memory(plan, outline, largest_size(outline.teacher, sizes), machine, screen)
 
 
 def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
@@ -56,7 +67,7 @@ def _largest_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
 
     return (
         f"clips of {len(sizes)} sizes: {size_said(largest_size(teacher, sizes))} is the largest; count every call as "
-        "one of that size, and try with `fewstep benchmark --training`, which takes it, whether memory is enough"
+        "one of that size"
     )
 
 

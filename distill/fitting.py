@@ -1,0 +1,74 @@
+"""Which settings make a run fit into a device's memory, the gentlest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.step_cost import StepCost, StepCounter
+
+Changed = tuple[list[str], Recipe]  # settings as --set takes them, and the recipe with them
+
+
+def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
+    """Ways to need less memory in stage `index`, that change less of the result first.
+
+    More micro-batches and recomputed activations change seconds alone; LoRA changes what is learned.
+    """
+    lighter: Changed = ([], recipe)
+    if recipe.stages[index].accumulate < recipe.stages[index].batch:
+        lighter = _one_by_one(lighter, index)
+        yield lighter
+    if not recipe.gradient_checkpointing:
+        yield _with(([], recipe), "gradient_checkpointing", True)
+        if lighter[0]:
+            lighter = _with(lighter, "gradient_checkpointing", True)
+            yield lighter
+        else:
+            lighter = _with(([], recipe), "gradient_checkpointing", True)
+    if recipe.train_of(index) == "full":
+        yield _adapters(lighter, index)
+
+
+def what_fits(
+    recipe: Recipe, cost: StepCost, counter: StepCounter, device_gib: float
+) -> tuple[list[str], StepCost] | None:
+    """The first remedy with which the stage of this cost fits into `device_gib`, and what it costs then.
+
+    No settings where it fits as it is; None where no remedy is enough.
+    """
+    if cost.peak <= device_gib:
+        return [], cost
+    index = [stage.name for stage in recipe.stages].index(cost.stage)
+    for settings, changed in remedies(recipe, index):
+        try:
+            less = counter.cost(changed, index)
+        except ValueError:  # a network that cannot recompute its activations, say
+            continue
+        if less.peak <= device_gib:
+            return settings, less
+    return None
+
+
+def _one_by_one(changed: Changed, index: int) -> Changed:
+    """One clip at a time."""
+    settings, recipe = changed
+    stage = recipe.stages[index]
+    stages = list(recipe.stages)
+    stages[index] = stage.model_copy(update={"accumulate": stage.batch})
+    setting = f"stages.{stage.name}.accumulate={stage.batch}"
+    return [*settings, setting], recipe.model_copy(update={"stages": stages})
+
+
+def _adapters(changed: Changed, index: int) -> Changed:
+    """LoRA in place of full training."""
+    settings, recipe = changed
+    stages = list(recipe.stages)
+    stages[index] = stages[index].model_copy(update={"train": "lora"})
+    whose = "student" if recipe.stages[index].train is None else f"stages.{stages[index].name}"
+    return [*settings, f"{whose}.train=lora"], recipe.model_copy(update={"stages": stages})
+
+
+def _with(changed: Changed, name: str, value: object) -> Changed:
+    settings, recipe = changed
+    return [*settings, f"{name}={str(value).lower()}"], recipe.model_copy(update={name: value})

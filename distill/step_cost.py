@@ -1,0 +1,151 @@
+"""What a step of each stage will take on a device, before anything is loaded: memory at its highest, and FLOPs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from accelerate import Accelerator, init_empty_weights
+from torch import nn
+
+from fewstep.distill.estimate import GIB
+from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory, checkpointed
+from fewstep.distill.recipe import Recipe
+from fewstep.distill.untrained import untrained_trainer
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.experts import every_network
+from fewstep.teacher.parts import named_parts
+from fewstep.teacher.precision import Precision
+from fewstep.teacher.shapes.text import make_tokenizer
+
+_PROMPT = "a red ball rolls slowly across a wooden table"
+_ALIKE = {"name": "", "start": None, "teacher": None, "steps": 1, "lr": 1.0, "warmup": 0, "cooldown": 0.0, "ema": 0.0}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One process's step of a stage.
+
+    GiB: `held` between steps (weights, moments, averages), and `peak` within one, which adds activations, gradients and
+    whatever else comes and goes. `flops`: of all networks together, guided and recomputed calls included.
+    """
+
+    stage: str
+    held: float
+    peak: float
+    flops: float
+
+
+class StepCounter:
+    """Counts steps of one teacher's stages on the device meta.
+
+    teacher: an outline's, which is used up: its networks are cast, and its encoders dropped as training drops them.
+    num_tokens: of the prompts; None: as many as it reads. Raises ValueError where the teacher's text encoder cannot be
+    followed without numbers.
+    """
+
+    def __init__(self, teacher: Teacher, size: VideoSize, precision: Precision, num_tokens: int | None = None) -> None:
+        self._teacher, self._size, self._precision = teacher, size, precision
+        _cast(teacher, getattr(torch, precision))
+        try:
+            self._conditions = _conditions(teacher, size, num_tokens)
+        except _FAILURES as error:
+            raise self._uncountable(error) from error
+        teacher.free_text()
+        teacher.free_vae()
+
+    def costs(self, recipe: Recipe) -> Iterator[StepCost]:
+        """Of every stage; those that differ in nothing that costs are counted once.
+
+        Raises ValueError where the networks cannot be followed without numbers.
+        """
+        counted = dict[str, StepCost]()
+        for index, stage in enumerate(recipe.stages):
+            place = recipe.train_of(index), recipe.teacher_of(index) is None, recipe.start_of(index) is None
+            alike = repr((stage.model_copy(update=_ALIKE), place))
+            if alike not in counted:
+                counted[alike] = self.cost(recipe, index)
+            yield replace(counted[alike], stage=stage.name)
+
+    def cost(self, recipe: Recipe, index: int) -> StepCost:
+        """Of a stage. Raises ValueError as `costs` does."""
+        gc.collect()  # what earlier counts left behind would be freed in the middle of this one
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
+        less, times = _of_few_micro_batches(recipe, index)
+        try:
+            with MetaMemory(every_network(self._teacher.denoiser)) as memory, AsOnDevice():
+                trainer = untrained_trainer(less, index, self._teacher, self._conditions, self._size, accelerator, 2)
+                if recipe.gradient_checkpointing:
+                    for network in (*every_network(trainer.roles.student), *every_network(trainer.roles.backbone)):
+                        network.enable_gradient_checkpointing(checkpointed)
+                for player in trainer.players.values():
+                    for parameter in player.parameters:
+                        parameter.grad = torch.zeros_like(parameter)
+                    player.move(0.0)  # makes the moments
+                held = memory.held
+                memory.restart()
+                trainer.one_step()
+        except _FAILURES as error:
+            raise self._uncountable(error) from error
+        flops = times * memory.flops
+        return StepCost(recipe.stages[index].name, held / GIB, memory.peak / GIB, flops)
+
+    def _uncountable(self, error: Exception) -> ValueError:
+        reason = " ".join(str(error).split())[:200]
+        return ValueError(f"a step of {type(self._teacher.pipeline).__name__} cannot be followed on paper ({reason})")
+
+
+_FAILURES = (RuntimeError, NotImplementedError, TypeError, AttributeError, IndexError, OSError)  # of what lacks numbers
+
+
+def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
+    """As loading in this precision does: what a network keeps in float32 stays so."""
+    for network in every_network(teacher.denoiser):
+        exact = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+        for name, parameter in network.to(META).named_parameters():
+            if not exact & set(name.split(".")):
+                parameter.data = parameter.data.to(dtype)
+
+
+def _complete(teacher: Teacher) -> None:
+    """Puts in what outlines leave out: processors of pictures, and networks of diffusers' pipelines themselves."""
+    pipeline: Any = teacher.pipeline
+    for name, part in named_parts(teacher.folder, type(pipeline).__name__).items():
+        library = transformers if part.library == "transformers" else getattr(diffusers.pipelines, part.library, None)
+        kind: Any = getattr(library, part.class_name, None)
+        if getattr(pipeline, name, None) is not None or kind is None or name in teacher.unloaded:
+            continue
+        folder = teacher.folder / name
+        with init_empty_weights():
+            made = kind.from_config(kind.load_config(folder)) if hasattr(kind, "from_config") else None
+        setattr(pipeline, name, made or kind.from_pretrained(folder))
+
+
+def _of_few_micro_batches(recipe: Recipe, index: int) -> tuple[Recipe, float]:
+    """The recipe with two micro-batches in the stage where it has more, which take no more memory, and how many times
+    the work of these its own are."""
+    stage = recipe.stages[index]
+    few = min(stage.accumulate, 2)
+    fewer = stage.model_copy(update={"accumulate": few, "batch": stage.batch // stage.accumulate * few})
+    stages = [fewer if number == index else other for number, other in enumerate(recipe.stages)]
+    return recipe.model_copy(update={"stages": stages}), stage.accumulate / few
+
+
+def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Conditions:
+    """Of one prompt of so many tokens; what is given is noise."""
+    pipeline: Any = teacher.pipeline
+    _complete(teacher)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.to(META)
+    if teacher.reads_text and getattr(pipeline, "tokenizer", None) is None:
+        pipeline.tokenizer = make_tokenizer()  # its numbers are looked up nowhere
+    with MetaMemory(), AsOnDevice():
+        whole = teacher.conditions_of_any([_PROMPT], "", size)
+    return whole if num_tokens is None else whole.shortened(num_tokens)

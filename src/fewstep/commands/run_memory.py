@@ -1,0 +1,121 @@
+"""What `fewstep run --dry-run` says of memory and hours: a step of each stage, counted with its activations."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from fewstep.commands.tables import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from fewstep.commands.progress import Screen
+    from fewstep.distill.recipe import Recipe
+    from fewstep.distill.step_cost import StepCost
+    from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.outline import Outline
+
+_TEXTS = 256  # of a run's texts, whose longest is counted with
+_LIBRARIES = "what a GPU's libraries take, some half a GiB, comes on top"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is to fit: GiB of its GPU, and the trillion operations a second that it reaches; None: not said."""
+
+    gib: float | None = None
+    tflops: float | None = None
+
+
+def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machine, screen: Screen) -> None:
+    """Prints the table; the outline is used up. Where a family cannot be counted, a line says so."""
+    from fewstep.distill.fitting import what_fits
+    from fewstep.distill.step_cost import StepCounter
+    from fewstep.teacher.buckets import size_said
+
+    assert plan.precision != "auto"
+    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `run.follow`
+    teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
+    screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_said(size)}")
+    try:
+        counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher))
+        costs = list(counter.costs(plan))
+        print_table(_table(plan, costs, machine.tflops), stderr=True)
+        typer.echo(f"memory of one process, for its batch; {_LIBRARIES}; {data}", err=True)
+        gib = _device_gib(plan) if machine.gib is None else machine.gib
+        for cost in costs if gib is not None else ():
+            assert gib is not None
+            if cost.peak > gib:
+                found = what_fits(plan, cost, counter, gib)
+                typer.echo(_too_large(cost, gib, found), err=True)
+    except ValueError as error:
+        screen.warn(f"{error}: the tables above leave activations out")
+
+
+def _table(plan: Recipe, costs: Sequence[StepCost], tflops: float | None) -> Table:
+    from rich.table import Column, Table
+
+    hours = () if tflops is None else (f"hours at {tflops:g} TFLOP/s",)
+    table = Table(
+        Column("stage", no_wrap=True), "between steps", "at most", "TFLOP / step", *hours,
+        title="GiB of a step, with activations",
+    )  # fmt: skip
+    for stage, cost in zip(plan.stages, costs, strict=True):
+        row = [f"{cost.held:.3f}", f"{cost.peak:.3f}", f"{cost.flops / 1e12:.3g}"]
+        if tflops is not None:
+            row.append(f"{cost.flops / 1e12 * stage.steps / tflops / 3600:.2g}")
+        table.add_row(stage.name, *row)
+    return table
+
+
+def _too_large(cost: StepCost, gib: float, found: tuple[list[str], StepCost] | None) -> str:
+    if found is None:
+        return (
+            f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; one clip at a time, with gradient "
+            "checkpointing and LoRA is not enough either: use shorter or smaller clips, or larger GPUs"
+        )
+    settings, less = found
+    return (
+        f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; it takes {less.peak:.3g} with "
+        f"{' '.join(f'--set {setting}' for setting in settings)}"
+    )
+
+
+def _device_gib(plan: Recipe) -> float | None:
+    """Of the GPU that the run would use; None without one."""
+    import torch
+
+    from fewstep.distill.estimate import GIB
+    from fewstep.teacher.loading import find_device
+
+    device = find_device(plan.device)
+    return torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
+
+
+def _longest(plan: Recipe, teacher: Teacher) -> int | None:
+    """Tokens of the longest of the run's first texts; None where the tokenizer or the texts are not here."""
+    from fewstep.distill.data_report import read_data_text
+    from fewstep.distill.run_folder import RunFolder
+
+    if not teacher.reads_text or getattr(teacher.pipeline, "tokenizer", None) is None:
+        return None
+    texts = list(read_data_text(plan.data, RunFolder(plan.out).data).prompts)
+    counts = teacher.count_tokens([*texts[:_TEXTS], *texts[-1:]])
+    return min(max(counts, default=0), teacher.text_limit) or None
+
+
+def _data_line(plan: Recipe, teacher: Teacher, size: VideoSize) -> str:
+    """What rows of latents take in the main memory."""
+    import math
+
+    from fewstep.distill.estimate import GIB
+    from fewstep.teacher.shuffled_rows import WINDOW
+
+    rows = WINDOW * math.prod(teacher.latent_shape(*size)) * 2 / GIB  # stored in half precision
+    return f"{WINDOW:,} rows of latents at a time take up to {rows:.2f} GiB of main memory"

@@ -5,12 +5,12 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint cases families: export OMP_NUM_THREADS = 1
-test cases families: export HF_HUB_OFFLINE = 1
+test lint cases families memory-table: export OMP_NUM_THREADS = 1
+test cases families memory-table: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed export-table
+.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed memory-table export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -97,6 +97,10 @@ latency: $(FEWSTEP)
 training-speed: $(FEWSTEP)
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-4step --stages 4-step-conditional,4-step-relaxed \
 		--dtype float32 --device cpu --repetitions 8 --warmup 1 --out docs/results/training.json
+
+# Memory of training steps as a dry run counts it: of real sizes, and next to real steps of the embedded teacher.
+memory-table: $(DEV)
+	$(BIN)/python -m tests.memory --out docs/results/memory.json
 
 # A chain from prompts to pictures to clips, end to end: its teachers, then its students at four and at two steps each.
 CHAINED := teacher=shapes-frame+shapes-image@16+16:3 chain-4=runs/shapes-chain@4+4 chain-2=runs/shapes-chain@2+2

@@ -119,9 +119,10 @@ def _complete(teacher: Teacher) -> None:
     for name, part in named_parts(teacher.folder, type(pipeline).__name__).items():
         library = transformers if part.library == "transformers" else getattr(diffusers.pipelines, part.library, None)
         kind: Any = getattr(library, part.class_name, None)
-        if getattr(pipeline, name, None) is not None or kind is None or name in teacher.unloaded:
-            continue
         folder = teacher.folder / name
+        wanted = getattr(pipeline, name, None) is None and name not in teacher.unloaded
+        if not (wanted and kind is not None and folder.is_dir()):
+            continue
         with init_empty_weights():
             made = kind.from_config(kind.load_config(folder)) if hasattr(kind, "from_config") else None
         setattr(pipeline, name, made or kind.from_pretrained(folder))

@@ -31,10 +31,13 @@ _FRAMES, _SIDES = (9, 17, 16, 8, 5, 7, 1), (16, 32, 64, 128, 256)  # the least t
 _STEPS = 2  # of the student: they divide 1000, as diffusers' trailing nodes ask for
 
 
-def tried(folder: Path, work: Path, device: str | None = "cpu", given: Sequence[str] | None = None) -> dict[str, Any]:
+def tried(
+    folder: Path, work: Path, device: str | None = "cpu", given: Sequence[str] | None = None, only: str | None = None
+) -> dict[str, Any]:
     """{pipeline, sample, run, export, exact, sentence} of a folder; `work` is a folder that is not there yet.
 
     given: the images and videos that clips are made from, besides prompts; None: those that the teacher needs.
+    only: the part of the network that is trained, as `student.only` names it; None: all of it.
 
     sample: a teacher's clip is finite. run: what the dry run approves runs to its end. export: as a folder of
     diffusers. exact: there the student's latents are its own but for rounding. The sentence is the first refusal; what
@@ -44,19 +47,21 @@ def tried(folder: Path, work: Path, device: str | None = "cpu", given: Sequence[
     row |= {"exact": False, "sentence": ""}
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            _try(folder, work, device, row, given)
+            _try(folder, work, device, row, given, only)
     except ValueError as error:
         row["sentence"] = str(error).replace(str(folder), folder.name)  # where it lies here is nobody's affair
     return row
 
 
-def _try(folder: Path, work: Path, device: str | None, row: dict[str, Any], given: Sequence[str] | None) -> None:
+def _try(
+    folder: Path, work: Path, device: str | None, row: dict[str, Any], given: Sequence[str] | None, only: str | None
+) -> None:
     teacher = outline_teacher(folder).teacher
     if given is not None:
         teacher.take(given)
     size = least_size(teacher)
     row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, teacher.given))
-    plan = _recipe(folder, size, work, device, write_given(work / "given", teacher.given_sizes(size)))
+    plan = _recipe(folder, size, work, device, write_given(work / "given", teacher.given_sizes(size)), only)
     check_run(plan, RunFolder(plan.out))
     _after_approval("the run", lambda: follow(plan, screen=RunScreen()))
     row["run"] = True
@@ -109,7 +114,9 @@ def _is_finite(folder: Path, size: VideoSize, device: str | None, given: Sequenc
     return bool(sampler.teacher.decode(latents).isfinite().all())
 
 
-def _recipe(folder: Path, size: VideoSize, work: Path, device: str | None, given: Mapping[str, str]) -> Recipe:
+def _recipe(
+    folder: Path, size: VideoSize, work: Path, device: str | None, given: Mapping[str, str], only: str | None
+) -> Recipe:
     """Rollouts, a stage of regression and an adversarial one, a step each."""
     lines = [json.dumps({"prompt": prompt, **given}) for prompt in _PROMPTS]
     (work / "prompts.jsonl").write_text("\n".join(lines), "utf-8")
@@ -123,7 +130,7 @@ def _recipe(folder: Path, size: VideoSize, work: Path, device: str | None, given
             "device": device,
             "size": size._asdict(),
             "data": {"kind": "rollouts", "prompts": work / "prompts.jsonl", "steps": 2 * _STEPS},
-            "student": {"lora": {"rank": 2, "alpha": 2}},
+            "student": {"lora": {"rank": 2, "alpha": 2}, "only": only},
             "logging": {"tracker": "none"},
             "stages": [{**stage, "objective": {"kind": "progressive"}}, {**stage, "objective": adversarial}],
         }

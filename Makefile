@@ -5,12 +5,12 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint cases families memory-table: export OMP_NUM_THREADS = 1
-test cases families memory-table: export HF_HUB_OFFLINE = 1
+test lint cases families memory-table soak: export OMP_NUM_THREADS = 1
+test cases families memory-table soak: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed memory-table export-table
+.PHONY: demo test lint cases families teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed memory-table soak export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -101,6 +101,10 @@ training-speed: $(FEWSTEP)
 # Memory of training steps as a dry run counts it: of real sizes, and next to real steps of the embedded teacher.
 memory-table: $(DEV)
 	$(BIN)/python -m tests.memory --out docs/results/memory.json
+
+# Kills, stops and full disks at random moments of a tiny run: its end must have the same bytes.
+soak: $(DEV)
+	$(BIN)/python -m tests.soak --out docs/results/soak.json
 
 # A chain from prompts to pictures to clips, end to end: its teachers, then its students at four and at two steps each.
 CHAINED := teacher=shapes-frame+shapes-image@16+16:3 chain-4=runs/shapes-chain@4+4 chain-2=runs/shapes-chain@2+2

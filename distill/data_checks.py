@@ -16,6 +16,7 @@ from fewstep.distill.size_checks import (
     check_filled,
     check_long_enough,
     check_possible,
+    clip_sizes,
     clips_foreseen,
     planned_sizes,
 )
@@ -26,7 +27,7 @@ from fewstep.teacher.caption_files import read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
 from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
-from fewstep.teacher.given import files_of, given_names, sources_of
+from fewstep.teacher.given import check_given, files_of, frames_of_clips, given_names, sources_of, unreadable_given
 from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
 from fewstep.teacher.video_shape import video_shape
@@ -66,6 +67,7 @@ def check_data(
     _check_given(recipe, teacher, run.data)
     found = tuple(sizes) or planned_sizes(recipe, teacher)
     check_possible(teacher, found)
+    _check_given_files(recipe, teacher, found)
     if isinstance(settings, DatasetData):
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
@@ -122,6 +124,15 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
             )
 
 
+def _check_given_files(recipe: Recipe, teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
+    """Raises ValueError for a file given with a prompt that cannot be read, or is too short."""
+    fps, settings = teacher.default_fps(), recipe.data
+    if isinstance(settings, RolloutData):
+        for size in sizes:
+            check_given(read_prompts(settings.prompts), teacher.given_sizes(size), fps)
+    check_given(recipe.logging.sampled, teacher.given_sizes(sizes[0]), fps)
+
+
 def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | None:
     """How many of a run's videos can be used at most, as captions, if any are read, and the headers of the first show.
 
@@ -132,11 +143,15 @@ def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | No
     if not isinstance(settings, VideoData) or all(one is not None and one.complete for one in begun):
         return None
     files, captions = captioned_videos(settings, run.data, teacher.reads_text)
-    least = min((seconds_of(size, teacher.default_fps()) for size in recipe.sizes[1:] and recipe.sizes), default=0.0)
+    fps = teacher.default_fps()
+    least = min((seconds_of(size, fps) for size in recipe.sizes[1:] and recipe.sizes), default=0.0)
+    of_clips = frames_of_clips(sources_of(settings.given, teacher))
+    given = {n: size for n, size in teacher.given_sizes(clip_sizes(recipe, teacher)[0]).items() if n not in of_clips}
     skipped = {
         path: reason
         for i, path in enumerate(files)
         if (reason := _foreseen(path, path in captions.texts, i < _HEADERS, least))
+        or (i < _HEADERS and (reason := unreadable_given(captions.texts[path], given, fps)))
     }
     if not skipped:
         return None

@@ -107,11 +107,15 @@ def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
 
 
 def _json_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
+    seen: dict[str, None] = {}
     for place, row in _json_rows(table):
         names = list(row)
+        seen |= dict.fromkeys(names)
         file_at, caption_at = (_column(names, columns, place) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
         files = {name: row[column] for name, column in given.items() if row.get(column)}
         yield _entry(row[names[file_at]], row[names[caption_at]], place, table, files)
+    if seen and (unknown := [column for column in given.values() if column not in seen]):
+        raise ValueError(f"{table} has no column {unknown[0]}: it has {', '.join(seen)[:200]}; name one of these")
 
 
 def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -172,7 +176,8 @@ def _entry(name: object, caption: object, place: str, table: Path, files: Mappin
     if not named.strip():
         raise ValueError(f"{place} names no file: write the name of the video that the caption describes")
     check_caption(text, place)
-    return Entry(place, named, text, {what: _file(file, table, place) for what, file in files.items()})
+    paths = {what: table.parent / Path(_text(file, "a file", place)).expanduser() for what, file in files.items()}
+    return Entry(place, named, text, paths)  # a file that is missing costs its own clip alone
 
 
 def _text(value: object, what: str, place: str) -> str:

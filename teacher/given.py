@@ -14,9 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fewstep.teacher.checksums import sha256
-from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, decode_video
+from fewstep.teacher.decode_video import ROUNDING, SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_picture import fit_pixels
+from fewstep.teacher.video_shape import video_shape
 
 IMAGES = ("first", "last", "reference")  # one picture
 VIDEOS = ("control", "mask", "pose", "face")  # as many frames as the clip
@@ -106,8 +107,9 @@ def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str]
         raise ValueError(f"{who} {own}, not {strays[0]}: leave it out, or use another teacher")
     if missing := [name for name in needs if name not in found]:
         raise ValueError(
-            f"{who} makes clips from {_listed(needs)}, and {_listed(missing)} is missing: pass --given "
-            f"{missing[0]}=FILE, or a .jsonl file of prompts with {missing[0]!r} in every line"
+            f"{who} makes clips from {_listed(needs)}, and {_listed(missing)} {'is' if len(missing) == 1 else 'are'} "
+            f"missing: give a .jsonl file of prompts with {' and '.join(map(repr, missing))} in every line, or where a "
+            f"command has --given, {' '.join(f'--given {name}=FILE' for name in missing)}"
         )
     return found
 
@@ -121,6 +123,25 @@ def read_given(prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: floa
         name: torch.stack([_read(files_of(prompt)[name], name, size, fps) for prompt in prompts])
         for name, size in sizes.items()
     }
+
+
+def check_given(prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: float) -> None:
+    """Whether `read_given` can read the files of these prompts, each looked at once: images whole, videos by their
+    headers. What a prompt does not come with is not asked for. Raises ValueError as it does."""
+    for name, size in sizes.items():
+        for path in dict.fromkeys(files_of(prompt)[name] for prompt in prompts if name in files_of(prompt)):
+            _check(path, name, size, fps)
+
+
+def unreadable_given(prompt: str, sizes: Mapping[str, VideoSize], fps: float) -> str:
+    """Why the files that come with a clip's caption cannot be used; empty where nothing shows."""
+    try:
+        if missing := [name for name in sizes if name not in files_of(prompt)]:
+            return f"no {missing[0]} is given"
+        check_given([prompt], sizes, fps)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def sources_of(asked: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
@@ -223,6 +244,20 @@ def _read(path: Path, name: str, size: VideoSize, fps: float) -> Tensor:
         except UnreadableVideo as error:
             raise ValueError(f"{name}: {path} cannot be read as a video: {error}") from error
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 0)
+
+
+def _check(path: Path, name: str, size: VideoSize, fps: float) -> None:
+    existing(path, name)
+    if path.suffix.lower() not in SUFFIXES or name in IMAGES:
+        _read(path, name, size, fps)
+        return
+    try:
+        check_video(path)
+        shape, needed = video_shape(path), ClipShape(*size, fps=fps).seconds + ROUNDING
+        if shape is not None and shape.seconds <= needed:
+            raise UnreadableVideo(f"too short: {shape.seconds:.2f} s, needed are more than {needed:.2f} s")
+    except UnreadableVideo as error:
+        raise ValueError(f"{name}: {path} cannot be read as a video: {error}") from error
 
 
 def _picture(path: Path, name: str, size: VideoSize) -> NDArray[np.uint8]:

@@ -88,6 +88,11 @@ def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
     # FlowMatchEuler's set_shift leaves the config as it was, so ask the scheduler first
     own = getattr(scheduler, "_shift", config.get("flow_shift", config.get("shift")))
     prediction = _PREDICTIONS[config.get("prediction_type", "flow_prediction")]
+    if prediction == "eps":
+        raise ValueError(
+            f"the {type(scheduler).__name__} has use_flow_sigmas and prediction_type 'epsilon', so that a velocity would "
+            "be taken for noise: set prediction_type to 'flow_prediction' in scheduler/scheduler_config.json"
+        )
     return NoiseSchedule(
         "flow",
         prediction,

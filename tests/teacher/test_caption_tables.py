@@ -160,3 +160,14 @@ def test_lines_of_json_that_are_refused(tmp_path: Path, line: str, sentence: str
 def test_escapes_of_json_are_characters(tmp_path: Path) -> None:
     text = 'tab\tand "quotes" 🙂\u2028'
     assert read(tmp_path, "t.jsonl", json.dumps({"file": "a.mp4", "caption": text})) == {"a.mp4": text}
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
+def test_a_column_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    rows = {"captions.csv": "file,caption,control\na.mp4,a dog,a-pose.mp4\n"}
+    rows["captions.jsonl"] = '{"file": "a.mp4", "caption": "a dog", "control": "a-pose.mp4"}\n'
+    (tmp_path / name).write_text(rows[name])
+    with pytest.raises(ValueError, match=r"columns? .*(boxes|control)"):
+        read_table(tmp_path / name, {"control": "boxes"})
+    (entry,) = read_table(tmp_path / name, {"control": "control"})
+    assert entry.given == {"control": tmp_path / "a-pose.mp4"}  # which is missed where its clip is made

@@ -13,6 +13,7 @@ from PIL import Image
 from fewstep.teacher.caption_files import read_prompts
 from fewstep.teacher.given import (
     Prompt,
+    check_given,
     files_of,
     given_names,
     given_of_clips,
@@ -21,6 +22,7 @@ from fewstep.teacher.given import (
     parse_given,
     parse_sources,
     read_given,
+    unreadable_given,
 )
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video import write_video
@@ -143,6 +145,29 @@ def test_a_video_is_no_first_frame_and_must_be_long_enough(film: Path) -> None:
         read_given([Prompt("a", {"first": film})], {"first": PICTURE}, 8.0)
     with pytest.raises(ValueError, match="too short"):
         read_given([Prompt("a", {"control": film})], {"control": VideoSize(81, 16, 24)}, 10.0)
+
+
+def test_files_are_looked_at_before_they_are_read(picture: Path, film: Path, tmp_path: Path) -> None:
+    good, table = Prompt("a ring", {"first": picture, "control": film}), tmp_path / "table.jsonl"
+    table.write_text("{}")
+    sizes = {"first": PICTURE, "control": SIZE}
+    check_given([good, good], sizes, 10.0)
+    check_given([Prompt("a ring")], sizes, 10.0)  # the first link of a chain makes it
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:80])
+    for files, words in (
+        ({"first": broken}, "first: .*broken.png cannot be read as an image"),
+        ({"first": film}, "first: .* is a video: give an image"),
+        ({"control": table}, "control: .*table.jsonl cannot be read as an image"),
+        ({"control": tmp_path / "none.mp4"}, "control: there is no file"),
+    ):
+        wrong = Prompt("a box", {**good.given, **files})
+        with pytest.raises(ValueError, match=words):
+            check_given([good, wrong], sizes, 10.0)
+        assert unreadable_given(wrong, sizes, 10.0) and not unreadable_given(good, sizes, 10.0)
+    with pytest.raises(ValueError, match=r"too short: 1.00 s, needed are more than"):
+        check_given([good], {"control": SIZE._replace(num_frames=25)}, 10.0)
+    assert unreadable_given(Prompt("a box", {"first": picture}), sizes, 10.0) == "no control is given"
 
 
 def test_options(picture: Path) -> None:

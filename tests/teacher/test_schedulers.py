@@ -204,3 +204,9 @@ def test_parity_with_a_shift_that_follows_the_size(kind: str, tokens: int) -> No
 def test_dynamic_shift_can_be_given() -> None:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     assert NoiseSchedule.from_scheduler(scheduler, shift=2.5).shift == 2.5
+
+
+def test_a_flow_of_noise_is_refused_with_the_setting_that_is_wrong() -> None:
+    wrong = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="epsilon")
+    with pytest.raises(ValueError, match="set prediction_type to 'flow_prediction'"):
+        read_scheduler(wrong)

@@ -148,7 +148,7 @@ def rollouts(
     screen.say(f"reading prompts from {prompts}")
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
-    from fewstep.teacher.given import FILES, given_names, identity_of
+    from fewstep.teacher.given import FILES, check_given, given_names, identity_of
 
     weight = guidance_of(guidance)
     job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
@@ -160,6 +160,7 @@ def rollouts(
     size = size_of(model, frames, height, width)
     shape = model.latent_shape(*size)
     model.use_size(size)
+    check_given(lines, model.given_sizes(size), model.default_fps())
     job.make(
         "rollouts",
         model,

@@ -94,6 +94,7 @@ def evaluate(
     from fewstep.eval.protocol import prompts_of
     from fewstep.eval.reference import reference_videos
     from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.given import check_given
     from fewstep.teacher.loading import find_device
 
     found = models_of(models)
@@ -108,6 +109,7 @@ def evaluate(
     outlined = outline_models(found, asked)
     first = outlined[0].sampler
     shown = prompts_of(given, num, first.size, seed)
+    check_given(shown, first.teacher.given_sizes(first.size), first.teacher.default_fps())
     where = str(find_device(device))
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     check_folder(folder, outlined, setting, chosen := _choose(wanted or None, setting, screen), dtype)

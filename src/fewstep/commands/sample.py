@@ -85,7 +85,7 @@ def sample(
     screen.say(f"loading {source} ({dtype})")
     from fewstep.student.sampler import Asked
     from fewstep.teacher.caption_files import read_prompts
-    from fewstep.teacher.given import given_names, parse_given
+    from fewstep.teacher.given import check_given, given_names, parse_given
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
@@ -100,6 +100,7 @@ def sample(
         _check_unprompted(source, asked, teacher)
     sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
+    check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)
     with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown

@@ -158,11 +158,10 @@ class Relay:
             record_prediction(roles.student, conversion.to)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
-        gauged = gauged_batches(batches, stage)
-        # the main process's clips: an objective may take statistics from them, which must be the same in all
-        is_main = self.accelerator.is_main_process
-        main_batch = (gauged if is_main else gauged_batches(self._batches(index, rank=0), stage))[0]
-        objective = stage.objective.build(supervision, roles, main_batch)
+        gauged = gauged_batches(batches, stage, self.accelerator.num_processes)
+        # those of all processes: an objective may take statistics from them, which must be the same in all
+        any_batch = gauged_batches(self._batches(index, alone=True), stage)[0]
+        objective = stage.objective.build(supervision, roles, any_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.sizes, baked,
             self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction, roles.own,
@@ -180,14 +179,14 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure),
         )  # fmt: skip
-        probe = self._probe(index, stage, supervision, roles, batches, main_batch)
+        probe = self._probe(index, stage, supervision, roles, batches, any_batch)
         return _Prepared(trainer, lambda step: watch(step) | liveliness.measure(), probe, conversion)
 
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
         """What the objective measures of what the student began as, and of its moving average."""
-        micro_batch = stage.batch // stage.accumulate
+        micro_batch = stage.share(self.accelerator.num_processes)
         probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
         if probe is None:
             return None
@@ -201,10 +200,10 @@ class Relay:
 
         return measure
 
-    def _batches(self, stage: int, rank: int | None = None) -> BatchSource:
-        """Those of this process, or of the one of this rank."""
-        rank = self.accelerator.process_index if rank is None else rank
-        teacher, seed, count = self.teacher, self.recipe.seed, self.accelerator.num_processes
+    def _batches(self, stage: int, alone: bool = False) -> BatchSource:
+        """This process's share of them, or those of all processes together."""
+        rank, count = (0, 1) if alone else (self.accelerator.process_index, self.accelerator.num_processes)
+        teacher, seed = self.teacher, self.recipe.seed
         own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
         others = [
             Batches(folder, teacher, seed, stage, rank, count, sha256, own) for folder, sha256 in self.clips.of_bases
@@ -230,9 +229,10 @@ class Relay:
         return {gate.metric: self.gauges[gate.metric](student, contract)}
 
 
-def gauged_batches(batches: BatchSource, stage: Stage) -> list[Batch]:
-    """The clips that a stage is measured on, which training never reaches, a batch of each size."""
-    return batches.of_each_size(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate))
+def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
+    """A process's share of the clips that a stage is measured on, a batch of each size; training never reaches them."""
+    clips = min(_GAUGED, 2 * stage.batch // stage.accumulate)
+    return batches.of_each_size(_GAUGE_POSITION, max(1, clips // num_processes))
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

@@ -64,6 +64,7 @@ class Trainer:
         for name, player in objective.players().items():
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
+        self._clips = stage.share(accelerator.num_processes)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
         self._whole = True  # False from a step's first move to its point on the curve
@@ -210,7 +211,7 @@ class Trainer:
         """
         stage, lessons = self.stage, []
         for _ in range(stage.accumulate):
-            batch = self.batches.batch(self.drawn, stage.batch // stage.accumulate, self.step / stage.steps)
+            batch = self.batches.batch(self.drawn, self._clips, self.step / stage.steps)
             with self.accelerator.autocast():
                 lessons.append(self.objective.lesson(turns, batch, self.roles, keep_graph=stage.accumulate == 1))
             self.drawn += 1

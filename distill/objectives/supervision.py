@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
@@ -29,10 +30,9 @@ def draw_transition(
     teacher_steps: int,
     student_steps: int,
     starts: Sequence[float] | None,
-    batch: int,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Transition:
-    """`batch` steps of a student, each with its own t and s.
+    """A step of a student for each clip, with its own t and s.
 
     Without `starts`, t is any node of the student's grid but the last, and s is the node below it. With `starts`, t
     is any of them and s the student's next node below t. Starts are fractions of the grid, 1 noise and 0 data, as
@@ -41,7 +41,7 @@ def draw_transition(
     at least one. Raises ValueError when the two grids are not nested or a start is not in (0, 1].
     """
     segments = _segments(teacher_steps, student_steps, starts)
-    drawn = torch.randint(len(segments), (batch,), generator=generator)
+    drawn = draws.each(lambda generator: torch.randint(len(segments), (1,), generator=generator))
     heights, nodes, counts = (
         torch.tensor(column, dtype=torch.float64)[drawn] for column in zip(*segments, strict=True)
     )
@@ -135,9 +135,7 @@ class Supervision:
 
     def draw(self, batch: Batch, schedule: NoiseSchedule) -> StudentStep:
         """Noises the batch's clips to drawn times."""
-        steps = draw_transition(
-            schedule, self.teacher_steps, self.student_steps, self.starts, len(batch.x0), batch.generator
-        )
+        steps = draw_transition(schedule, self.teacher_steps, self.student_steps, self.starts, batch.draws)
         noise = batch.noise()
         z_t = noise_as_sampled(schedule, batch.x0, noise, steps.t)
         return StudentStep(z_t, steps.t, steps.s, noise, steps.num_substeps)

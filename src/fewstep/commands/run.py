@@ -105,6 +105,8 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
+    for stage in plan.stages:
+        stage.share(accelerator.num_processes)
     if accelerator.is_main_process:
         check_run(plan, folder, again)
     wait_for_all(accelerator)

@@ -15,6 +15,7 @@ from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
 from fewstep.distill.overrides import apply, load_yaml, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
+from fewstep.distill.parallel import Parallel
 from fewstep.distill.settings import (
     BASE,
     Data,
@@ -42,6 +43,7 @@ __all__ = [
     "Gate",
     "Logging",
     "LoraSettings",
+    "Parallel",
     "Recipe",
     "RolloutData",
     "Size",
@@ -80,6 +82,8 @@ class Recipe(Settings):
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: NonNegativeFloat | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
+    parallel: Parallel = Parallel()
+    """How several processes hold the networks."""
     data: Data
     """What is trained on."""
     student: StudentSettings = StudentSettings()

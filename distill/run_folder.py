@@ -18,6 +18,7 @@ from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
+from fewstep.distill.sharded_checkpoint import forget_all
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.buckets import FILE_NAME as BUCKETS
@@ -32,7 +33,7 @@ FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # manifest sees to it that files which moved still say the same.
 _FREE = (
     "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
-    "data.min_usable", "watch",
+    "data.min_usable", "watch", "parallel",
 )  # fmt: skip
 
 
@@ -169,6 +170,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             raise
         (self.path / STATE).unlink(missing_ok=True)
+        forget_all(self.path)
         return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,8 @@ from fewstep.distill.expert_plan import expert_plan
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.processes import agree, wait_for_all
+from fewstep.distill.parallel import Layout, gathered, held_like
+from fewstep.distill.processes import agree, among_processes, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
@@ -39,7 +41,7 @@ _GAUGE_POSITION = 10**9  # batches that training never reaches
 
 # What is measured of a student at a gate, besides endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
-Samples = Callable[[Path, nn.Module, SamplingContract], None]
+Samples = Callable[[Path | None, nn.Module, SamplingContract], None]  # None: a process that only takes part
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Relay:
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
     samples: Samples | None = None
     tracker: Tracker = field(default_factory=NoTracker)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How networks are held."""
+        return Layout(self.recipe.parallel, self.accelerator)
 
     def run(self) -> None:
         """Every stage that is not finished yet, in order.
@@ -105,12 +112,17 @@ class Relay:
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
 
+        names = [expert.name for expert in trainer.contract.experts] or None
+
         def write(folder: Path) -> None:
-            roles.save(folder, [expert.name for expert in trainer.contract.experts] or None)
+            roles.save(folder, names)
             trainer.contract.write(folder)
 
         if self.accelerator.is_main_process:
             self.folder.finish(stage.name, write, result)
+        elif self.layout.shards:
+            with among_processes():
+                roles.save(None, names)
         wait_for_all(self.accelerator)
         figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
         self.screen.say(f"{stage.name}: {figures}")
@@ -152,10 +164,12 @@ class Relay:
         """The stage's trainer, resumed from its checkpoint, and what belongs to it."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         start, teacher = self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))
+        self.layout.prepare(self.teacher)
         roles, baked = stage_roles(self.recipe, index, self.teacher, start, teacher), self.recipe.guidance_in(index)
         conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
         if conversion is not None:
             record_prediction(roles.student, conversion.to)
+        roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
         gauged = gauged_batches(batches, stage, self.accelerator.num_processes)
@@ -168,10 +182,13 @@ class Relay:
         )  # fmt: skip
 
         def watch(step: int) -> dict[str, float]:
-            if self.samples is not None and self.accelerator.is_main_process:
+            is_main = self.accelerator.is_main_process
+            if self.samples is not None and (is_main or self.layout.shards):
                 clips = self.folder.samples / stage.name / f"step-{step:06d}"
-                self.samples(clips, roles.student, contract)
-                self.tracker.clips(stage.name, step, clips)
+                self.samples(clips if is_main else None, roles.student, contract)
+                if is_main:
+                    self.tracker.clips(stage.name, step, clips)
+            wait_for_all(self.accelerator)  # a collective call would not have the others wait for that long
             return {"endpoint_error": endpoint_error(roles, gauged, supervision)}
 
         liveliness = Liveliness(roles, gauged[0], supervision)
@@ -216,7 +233,7 @@ class Relay:
         if start == self.recipe.teacher_of(index):
             return roles.supervisor
         folder = self._weights(start)
-        return self.teacher.denoiser if folder is None else student_network(self.teacher, folder)
+        return roles.backbone if folder is None else held_like(student_network(self.teacher, folder), roles.backbone)
 
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)

@@ -8,7 +8,7 @@ them are copied from: sharded ones cannot be copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ from fewstep.distill.objectives.base import Settings
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.experts import parts_of, with_parts
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.predictions import recorded_as
 
 Place = Callable[[nn.Module], nn.Module]
@@ -55,14 +56,20 @@ class Layout:
         self._settings, self._accelerator = settings, accelerator
         self.shards = settings.kind == "fsdp" and accelerator.num_processes > 1
 
-    def check(self, teacher: Teacher) -> None:
-        """Raises ValueError for what cannot be sharded."""
+    def check(self, teacher: Teacher, guidances: Iterable[Guidance]) -> None:
+        """Raises ValueError for what cannot be sharded; `guidances` are those of the stages."""
         if not self.shards:
             return
         if teacher.kinds is not None:
             raise ValueError(
                 "parallel.kind is fsdp, and networks of which a part alone is trained (student.only) are not sharded: "
                 "set parallel.kind=ddp"
+            )
+        uneven = [guidance for guidance in guidances if guidance.guides and "@" in str(guidance)]
+        if uneven and teacher.guided_evaluations > 2:
+            raise ValueError(
+                f"parallel.kind is fsdp, and this teacher takes further passes where {uneven[0]} guides, which not all "
+                "processes would take alike: set parallel.kind=ddp, or guide at every noise level"
             )
 
     def prepare(self, teacher: Teacher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -206,6 +207,10 @@ class Recipe(Settings):
     def dump_yaml(self) -> str:
         """Every setting, defaults included; reads back as an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def sha256(self) -> str:
+        """Of every setting but where it runs."""
+        return hashlib.sha256(self.model_dump_json(exclude={"device", "out"}).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes `dump_yaml` to a file, whole or not at all."""

@@ -32,8 +32,8 @@ def save(folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], h
 
     Every process calls it. Checkpoints of other stages and of later steps go, and all but the last two.
     """
-    from torch.distributed.checkpoint.state_dict_saver import save as save_parts
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
     state, is_main = folder / FOLDER, distributed.get_rank() == 0
     whole = state / (HEALTHY if healthy else f"step-{numbers['step']:06d}")
@@ -85,8 +85,8 @@ def load(checkpoint: Path, tensors: Mapping[str, Any]) -> None:
 
     Raises ValueError for a checkpoint that is broken or lacks one of them.
     """
-    from torch.distributed.checkpoint.state_dict_loader import load as load_parts
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 
     alone = not distributed.is_initialized()
     with _broken(checkpoint), _quiet():

@@ -21,7 +21,7 @@ from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.parallel import Layout, gathered, held_like
-from fewstep.distill.processes import agree, among_processes, wait_for_all
+from fewstep.distill.processes import agree, among_processes, check_same, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
@@ -30,6 +30,7 @@ from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
+from fewstep.student.weights import weights_sha256
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
 from fewstep.teacher.predictions import record_prediction
@@ -80,6 +81,7 @@ class Relay:
         Raises ValueError when a gate does not open or a loss is not finite; Stop, with what is on disk, when a signal
         asked to stop.
         """
+        self.layout.check(self.teacher, [stage.guidance for stage in self.recipe.stages])
         for index, stage in enumerate(self.recipe.stages):
             if self.folder.finished(stage.name):
                 self.screen.say(f"{stage.name} is finished")
@@ -94,6 +96,7 @@ class Relay:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
         prepared = self._unless_stopped(lambda: self._prepare(index, stage), f"stage {stage.name} is next")
         trainer = prepared.trainer
+        self._check_agreed(index, trainer)
         if prepared.conversion is not None and not trainer.step:
             self._convert(index, stage, prepared.conversion, trainer)
         if stage.objective.first_step and not trainer.step:
@@ -127,6 +130,21 @@ class Relay:
         figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
         self.screen.say(f"{stage.name}: {figures}")
 
+    def _check_agreed(self, index: int, trainer: Trainer) -> None:
+        """Raises ValueError in every process when they would go on from different weights or steps."""
+        folders = [self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))]
+        hashes = [self.teacher.sha256(), *(weights_sha256(folder) for folder in folders if folder is not None)]
+        check_same(
+            self.accelerator,
+            {
+                "stage": trainer.stage.name,
+                "step": str(trainer.step),
+                "the weights it begins with": " ".join(found[:12] for found in hashes),
+                "what was trained so far": trainer.fingerprint,
+            },
+            f"let all of them see one {self.folder.path}, on a disk that they share, and run the same command again",
+        )
+
     def _train(self, trainer: Trainer) -> None:
         """Raises Stop, saying what is kept, when a signal asked to stop."""
         with self.screen.stage(trainer.stage.name, trainer.stage.steps, trainer.step) as on_step:
@@ -151,7 +169,8 @@ class Relay:
 
     def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
         """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
-        done = self.signals.attempt(work)
+        # several processes measure together, so none may leave the others waiting
+        done = self.signals.attempt(work) if self.accelerator.num_processes == 1 else work()
         request = agree(self.accelerator, self.signals)
         if request.stop:
             raise Stop(request.stop, _resume(kept))

@@ -248,6 +248,15 @@ class Trainer:
             other.clear()
         return total | {"gradient": norm, "lr_scale": scale}
 
+    @property
+    def fingerprint(self) -> str:
+        """Of what is trained, where every process holds all of it: the same in all of them, or they have parted."""
+        if self._sharded:
+            return "in parts"
+        held = (*self.roles.parameters.values(), *self.roles.average.values())
+        norm = torch.stack([tensor.detach().double().square().sum() for tensor in held]).sum()
+        return f"{float(norm):.10g}"
+
     def save(self) -> None:
         """Writes the checkpoint, unless this step's was written, or could not be. Of sharded networks every process
         takes part."""

@@ -331,9 +331,14 @@ class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
                     idle += read
             return [taking_part(join_rows(of_depth), idle) for of_depth in zip(*shares, strict=True)]
         taps = self.taps(network, depths)
-        stop = self.stops_at_taps and not is_sharded(network)  # which must see its pass end, to let go of weights
-        found = outputs_of(set(taps), lambda: self.predict(z_t, t, conditions, network), stop, self.block_output)
-        return [self.tokens_to_grid(found[block], z_t) for block in taps]
+        whole, sharded = list[Tensor](), is_sharded(network)  # a sharded one's pass must end, to let go of weights
+        found = outputs_of(
+            set(taps), lambda: whole.append(self.predict(z_t, t, conditions, network)),
+            self.stops_at_taps and not sharded, self.block_output,
+        )  # fmt: skip
+        grids = [self.tokens_to_grid(found[block], z_t) for block in taps]
+        # what lies around the blocks is gathered for the backward pass once that reaches the prediction
+        return [taking_part(grid, whole) for grid in grids] if sharded else grids
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Unit noise (B, *shape), a seed per sample, drawn on the CPU: batch and device do not matter."""

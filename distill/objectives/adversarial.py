@@ -19,6 +19,7 @@ from fewstep.distill.objectives.scores import Scores
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.sharded import is_sharded, wanted_anywhere
 
 if TYPE_CHECKING:
     from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -120,6 +121,8 @@ class AdversarialObjective:
         schedule = roles.teacher.schedule
         step = self.supervision.draw(batch, schedule)
         supervised = anchored or self.subject.needs_supervisor(step.s)
+        if not anchored and is_sharded(roles.supervisor):  # then all processes ask it, or none
+            (supervised,) = wanted_anywhere([supervised], batch.x0.device)
         taught = self.supervision.teach(step, batch, roles) if supervised else None
         return Comparison(
             batch,

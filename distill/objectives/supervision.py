@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
 from fewstep.teacher.schedule import NoiseSchedule, substeps_per_step
+from fewstep.teacher.sharded import is_sharded, wanted_anywhere
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,27 @@ class Supervision:
     def teach(self, step: StudentStep, batch: Batch, roles: Roles) -> Lesson:
         """Follows the supervisor through the step."""
         z_s = torch.empty_like(step.z_t)
-        for count in step.num_substeps.unique().tolist():  # only starts between nodes give more than one
+        for count in self._counts(step, roles.supervisor):  # only starts between nodes give more than one
             part = step.num_substeps == count
-            z_s[part] = endpoint(
+            own = bool(part.any())
+            if not own:
+                part = torch.arange(len(part)) == 0  # no clip here takes so many, but one of another process does
+            end = endpoint(
                 roles.teacher, step.z_t[part], step.t[part], step.s[part], count, batch.conditions[part],
                 self.guidance, roles.supervisor,
             )  # fmt: skip
+            if own:
+                z_s[part] = end
         return Lesson(step.z_t, step.t, z_s, step.s)
+
+    def _counts(self, step: StudentStep, supervisor: nn.Module) -> list[int]:
+        """How many substeps clips take, in this process; of a sharded supervisor in any."""
+        own: list[int] = step.num_substeps.unique().tolist()
+        every = sorted({count for *_, count in _segments(self.teacher_steps, self.student_steps, self.starts)})
+        if len(every) == 1 or not is_sharded(supervisor):
+            return own
+        asked = wanted_anywhere([count in own for count in every], step.z_t.device)
+        return [count for count, wanted in zip(every, asked, strict=True) if wanted]
 
     def lesson(self, batch: Batch, roles: Roles) -> Lesson:
         """A step that is drawn, as the supervisor takes it."""

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -35,9 +35,7 @@ class Case:
     data: Path
     folder: Path
 
-    def trainer(
-        self, kind: str = "progressive", train: Train = "full", layout: Literal["ddp", "fsdp"] = "ddp", **stage: Any
-    ) -> Trainer:
+    def trainer(self, kind: str = "progressive", train: Train = "full", layout: Any = "ddp", **stage: Any) -> Trainer:
         """Of several processes each calls it."""
         accelerator = Accelerator(cpu=True)
         held = Layout(Parallel(kind=layout), accelerator)

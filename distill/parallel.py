@@ -100,10 +100,9 @@ class Layout:
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
         _own_tensors(module)
-        trained = any(parameter.requires_grad for parameter in module.parameters())
-        half = torch.bfloat16 if trained and self._accelerator.mixed_precision == "bf16" else None
-        # times stay in float32: bfloat16 has but 256 of them
-        precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        # weights and inputs keep their precision, and autocast chooses that of each layer as it does without sharding:
+        # in bfloat16 times would have but 256 values, and students are measured in float32
+        precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         on_gpu = self._accelerator.device.type == "cuda"
         offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._settings.offload == "cpu" else OffloadPolicy()
         # the root as well: else it keeps weights that the moving average has replaced meanwhile

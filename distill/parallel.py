@@ -8,6 +8,7 @@ them are copied from: sharded ones cannot be copied.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class Layout:
         """Makes room where networks will be sharded: from now on the teacher's own waits on the CPU."""
         if self.shards:
             teacher.rest()
+            gc.collect()  # sharded networks of the stage before refer to themselves
+            if self._accelerator.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def placing(self, teacher: Teacher) -> Place:
         """network -> the same network as it is held here; every process must place the same ones in the same order.
@@ -146,7 +150,10 @@ def gathered(network: nn.Module, keep: bool) -> nn.Module | None:
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded; every process takes part."""
-    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+    if not is_part(tensor):
+        return tensor
+    part: Any = tensor
+    return part.to(part.device_mesh.device_type).full_tensor()  # parts that wait on the CPU are sent by GPUs
 
 
 def is_part(tensor: Tensor) -> bool:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ class Layout(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A stage in a folder. stop: the step behind which it is stopped, or 0; fails: how the second process ends there."""
+    """A stage in a folder. stop: the step behind which it is stopped, or 0; fails: how the second process ends."""
 
     layout: Layout
     folder: str
@@ -97,6 +98,11 @@ class Processes:
             )
             for rank in range(2)
         ]  # fmt: skip
+
+    def wait_for_first(self) -> None:
+        """Until one of them has ended."""
+        while all(process.poll() is None for process in self._processes):
+            time.sleep(0.05)
 
     def ends(self, seconds: float = 600) -> list[tuple[int, str]]:
         """Exit code, and what was written to stderr, of each."""

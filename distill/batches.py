@@ -1,20 +1,26 @@
-"""What a turn learns from: which clips, and which randomness, follow from seed and position alone."""
+"""What a turn learns from: which clips, and which randomness, follow from seed and position alone.
+
+A position is that of a micro-batch of all processes together, of which each gets its share: so training is the same
+whatever their number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from fewstep.distill.deck import Deck
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import BASE
 from fewstep.teacher.buckets import datasets_in
+from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
 from fewstep.teacher.shuffled_rows import WINDOW, ShuffledRows
 
@@ -25,14 +31,17 @@ class BatchSource(Protocol):
     """Whatever a stage draws its clips from."""
 
     def batch(self, position: int, size: int, progress: float) -> Batch:
-        """`size` clips on the teacher's device, at a position always the same; `progress` is 0..1 of the stage."""
+        """This process's `size` clips of a micro-batch, on the teacher's device; `progress` is 0..1 of the stage.
+
+        At a position all processes together always get the same clips.
+        """
 
     def of_each_size(self, position: int, size: int) -> list[Batch]:
         """A batch of every size of clips, at the beginning of the stage."""
 
 
 class Batches:
-    """The batches of one stage. Position n is the n-th one drawn by each process, whoever's turn it is.
+    """The batches of one stage. Position n is the n-th one drawn by all processes, whoever's turn it is.
 
     Clips of a batch have one size. Where the dataset has several, a `Deck` says which: the same for all processes, so
     that none waits for another at a step. Raises ValueError for a dataset of another teacher.
@@ -63,7 +72,7 @@ class Batches:
         self._sized_by = sized_by or self
 
     def batch(self, position: int, size: int, progress: float) -> Batch:
-        """`size` clips on the teacher's device; `progress` is 0..1 of the stage."""
+        """This process's `size` clips, on the teacher's device; `progress` is 0..1 of the stage."""
         bucket, number = self._sized_by.card(position, size)
         return self._batch(bucket, number, position, size, progress)
 
@@ -83,22 +92,23 @@ class Batches:
 
     def _batch(self, bucket: int, number: int, position: int, size: int, progress: float) -> Batch:
         """The bucket's batch of this number."""
-        first = (number * self._world_size + self._rank) * size
-        rows = [self._rows[bucket][first + i] for i in range(size)]
+        of_all, place = size * self._world_size, self._rank * size
+        rows = [self._rows[bucket][number * of_all + place + i] for i in range(size)]
+        before = self._rows[bucket][number * of_all + (place - 1) % of_all]
         x0 = torch.stack([row["latents"] for row in rows]).float().to(self._device)
-        conditions = conditions_of(rows, self._unconditional[bucket], self._padded).to(self._device)
-        return Batch(x0, conditions, self._generator(position), progress)
+        draws = Draws(self._key, position, range(position * of_all + place, position * of_all + place + size))
+        return Batch(x0, self._conditions(bucket, rows), draws, progress, self._conditions(bucket, [before]))
 
-    def _generator(self, position: int) -> torch.Generator:
-        key = np.random.SeedSequence([*self._key, position, self._rank])
-        return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+    def _conditions(self, bucket: int, rows: Sequence[Mapping[str, Any]]) -> Conditions:
+        return conditions_of(rows, self._unconditional[bucket], self._padded).to(self._device)
 
 
 class BasesBatches:
     """The batches of one stage around several base models: each is of one of them, and says so.
 
     At every position the processes have base models in turn, in an order that is drawn anew: with as many processes as
-    base models each base model has one. It follows from seed, stage and position alone, as the clips do.
+    base models each base model has one. It follows from seed, stage, position and process, so that here alone another
+    number of processes learns from other clips.
     """
 
     def __init__(self, of_bases: Sequence[Batches], seed: int, stage: int, rank: int = 0) -> None:
@@ -122,5 +132,9 @@ class BasesBatches:
 def _said_of(base: int, batch: Batch) -> Batch:
     """The batch, which says that it is of this base model."""
     numbers = torch.full((len(batch.x0),), base, device=batch.x0.device)
-    conditions = replace(batch.conditions, shared={**batch.conditions.shared, BASE: numbers})
-    return replace(batch, conditions=conditions)
+
+    def said(conditions: Conditions) -> Conditions:
+        return replace(conditions, shared={**conditions.shared, BASE: numbers[: len(conditions)]})
+
+    before = None if batch.before is None else said(batch.before)
+    return replace(batch, conditions=said(batch.conditions), before=before)

@@ -1,4 +1,8 @@
-"""A stage in the middle of its training, on disk: everything that a resume needs to go on bit for bit."""
+"""A stage in the middle of its training, on disk: everything that a resume needs to go on bit for bit.
+
+Networks that every process holds whole are a single file, which the main one writes. Sharded ones are a folder, which
+all of them write (sharded_checkpoint.py). Either is read by any number of processes, sharded or not.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fewstep.distill import sharded_checkpoint as sharded
 from fewstep.teacher.atomic import whole_file
 
 FILE_NAME = "state.pt"
@@ -21,10 +26,12 @@ def save_state(folder: Path, state: dict[str, Any], name: str = FILE_NAME) -> No
         part.open("wb") as file,
     ):  # open: else a full disk is a riddle of torch's
         torch.save(state, file)
+    if name == FILE_NAME:
+        sharded.forget_all(folder)  # of before
 
 
 def load_state(folder: Path, stage: str, name: str = FILE_NAME, mmap: bool = False) -> dict[str, Any] | None:
-    """The checkpoint of this stage, None when there is none or it is of another stage.
+    """The checkpoint of this stage in a single file, None when there is none or it is of another stage.
 
     With `mmap` tensors are read only when they are used: enough to see whether the file is whole.
 
@@ -50,3 +57,4 @@ def forget_state(folder: Path, stage: str) -> None:
             found = {}
         if found is not None:
             (folder / name).unlink()
+    sharded.forget(folder, stage)

@@ -72,10 +72,11 @@ class ConversionObjective:
         return {}
 
     def _times(self, schedule: NoiseSchedule, batch: Batch) -> Tensor:
-        asked, count, generator = self.supervision, len(batch.x0), batch.generator
-        own = draw_transition(schedule, asked.teacher_steps, asked.student_steps, asked.starts, count, generator).t
-        anywhere = 1 - torch.rand(count, dtype=torch.float64, generator=generator)  # above 0
-        return torch.where(torch.rand(count, generator=generator) < AT_OWN_STARTS, own, anywhere)
+        asked, draws = self.supervision, batch.draws
+        own = draw_transition(schedule, asked.teacher_steps, asked.student_steps, asked.starts, draws).t
+        anywhere = 1 - draws.each(lambda g: torch.rand(1, dtype=torch.float64, generator=g))  # above 0
+        at_own = draws.each(lambda g: torch.rand(1, generator=g)) < AT_OWN_STARTS
+        return torch.where(at_own, own, anywhere)
 
 
 def conversion_stage(stage: Stage, conversion: Conversion) -> Stage:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
 from fewstep.distill.objectives.base import Settings, Timed
+from fewstep.distill.parallel import held_like
 from fewstep.student.adapters import adapter_parameters, add_adapter, num_adapter_parameters, shared_copy
 from fewstep.student.part import part_parameters
 from fewstep.teacher.base import TAP_DEPTHS, Teacher
 from fewstep.teacher.bases import Bases, Kinds, part_copy
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of, with_parts
+from fewstep.teacher.sharded import is_sharded
 
 ADAPTER = "discriminator"
 _LEVELS = 8  # of noise, at which features are measured
@@ -76,12 +78,14 @@ class Discriminator(nn.Module):
         self.settings = settings
         self.conditional = conditional
         self._teacher = teacher
+        whole = teacher.denoiser if is_sharded(backbone) else backbone
         if settings.backbone == "trained" and teacher.kinds is not None:
-            backbone, self.part = _own_part(backbone, teacher.kinds)
+            backbone, self.part = _own_part(whole, teacher.kinds)
         elif settings.backbone == "trained":
-            self.backbone = backbone = deepcopy(backbone).float().requires_grad_(True)
+            self.backbone = backbone = held_like(deepcopy(whole).float().requires_grad_(True), backbone)
         elif settings.backbone == "lora":
-            backbone, self.adapters = _adapted(backbone, settings.lora_rank, teacher.kinds)
+            backbone = held_like(_adapted(whole, settings.lora_rank, teacher.kinds), backbone)
+            self.adapters = _registered(adapter_parameters(backbone, ADAPTER))
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
         self._standardise_experts(clips, conditions)
         features, reads = self._measured(clips, conditions), 2 if conditional else 1
@@ -174,11 +178,11 @@ def _told(count: int, features: Tensor) -> nn.Embedding:
     return found
 
 
-def _adapted(network: nn.Module, rank: int, kinds: Kinds | None = None) -> tuple[nn.Module, nn.ParameterDict]:
-    """The same weights with a fresh adapter on them, and the adapter's parameters."""
+def _adapted(network: nn.Module, rank: int, kinds: Kinds | None = None) -> nn.Module:
+    """The same weights with a fresh adapter on them."""
     ours = with_parts(network, {name: shared_copy(part) for name, part in parts_of(network).items()})
     add_adapter(ours, ADAPTER, rank, alpha=rank, kinds=kinds)
-    return ours, _registered(adapter_parameters(ours, ADAPTER))
+    return ours
 
 
 def _own_part(network: nn.Module, kinds: Kinds) -> tuple[nn.Module, nn.ParameterDict]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.distributed import distributed_c10d
 
 from fewstep.teacher.interrupts import Signals, Stop, requested_stop
@@ -25,25 +26,49 @@ class ProcessEnded(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What signals have asked all processes for. stop: the signal's number, or 0; save: a checkpoint."""
+    """What all processes are to do. stop: a signal's number, or 0; save, due: whether a signal asked for a checkpoint,
+    or the time that is over since the last."""
 
     stop: int
     save: bool
+    due: bool = False
 
 
-def agree(accelerator: Accelerator, signals: Signals) -> Request:
-    """What the signals of any process have asked for; all processes get the same answer. Requests to save are then met.
+def agree(accelerator: Accelerator, signals: Signals, due: bool = False) -> Request:
+    """What the signals of any process have asked for, and whether a checkpoint is `due` in any; all processes get the
+    same answer. Requests to save are then met.
 
     Raises ProcessEnded when another process is gone, Stop when this one was asked to stop as well.
     """
-    own = Request(signals.stop, signals.save)
+    own = Request(signals.stop, signals.save, due)
     signals.save = False
     if accelerator.num_processes == 1:
         return own
-    with _among_processes():
-        everyone: Any = accelerator.gather(torch.tensor([[own.stop, int(own.save)]], device=accelerator.device))
-    stop, save = everyone.amax(0).tolist()
-    return Request(stop, bool(save))
+    with among_processes():
+        asked = torch.tensor([[own.stop, int(own.save), int(own.due)]], device=accelerator.device)
+        everyone: Any = accelerator.gather(asked)
+    stop, save, is_due = everyone.amax(0).tolist()
+    return Request(stop, bool(save), bool(is_due))
+
+
+def check_same(accelerator: Accelerator, what: Mapping[str, str], remedy: str) -> None:
+    """Raises ValueError in every process, with `remedy`, unless all say the same of everything in `what`."""
+    if accelerator.num_processes == 1:
+        return
+    everyone: list[Any] = [None] * accelerator.num_processes
+    with among_processes():
+        distributed.all_gather_object(everyone, dict(what))
+    for name in what:
+        said = [own[name] for own in everyone]
+        if len(set(said)) > 1:
+            told = ", ".join(f"process {i}: {found}" for i, found in enumerate(said))
+            raise ValueError(f"the processes of this run differ in {name} ({told}): {remedy}")
+
+
+def expect_answers(minutes: float = 10) -> None:
+    """From now on a process that does not answer for so long counts as gone; before, making data may take days."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed_c10d._set_pg_timeout(timedelta(minutes=minutes), distributed_c10d._get_default_group())
 
 
 def wait_for_all(accelerator: Accelerator) -> None:
@@ -54,26 +79,12 @@ def wait_for_all(accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    with _among_processes():
+    with among_processes():
         store: Any = distributed_c10d._get_default_store()  # what the processes have found one another by
         turn = store.add(f"{_HERE}/{accelerator.process_index}", 1)
         while store.add(f"{_HERE}/0", 0) < turn:
             time.sleep(_POLL_SECONDS)
         accelerator.wait_for_everyone()
-
-
-def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
-    """Averages gradients over processes. Adapters share a network and a turn may skip parameters, so no wrapper such
-    as DistributedDataParallel fits; one flat tensor is as fast. Raises ProcessEnded when another process is gone."""
-    if accelerator.num_processes == 1:
-        return
-    parameters = list(parameters)
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.flatten() for g in gradients])
-    with _among_processes():
-        mean: Any = accelerator.reduce(flat, "mean")
-    for parameter, gradient in zip(parameters, mean.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
 
 
 def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:
@@ -84,13 +95,13 @@ def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:
     if not (distributed.is_available() and distributed.is_initialized()):
         return figures
     total = figures.to(device)
-    with _among_processes():
+    with among_processes():
         distributed.all_reduce(total)
     return total.to(figures.device)
 
 
 @contextmanager
-def _among_processes() -> Iterator[None]:
+def among_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's and NCCL's
@@ -101,3 +112,11 @@ def _among_processes() -> Iterator[None]:
             "another process of this run has ended, and its own message, if it left one, says why; what was finished "
             "is kept: run the same command again to resume"
         ) from error
+
+
+def is_of_processes(error: BaseException) -> bool:
+    """Whether an error came up between processes, as in a pass through sharded networks, and not in one of them."""
+    if not isinstance(error, RuntimeError):
+        return False
+    known = isinstance(error, distributed.DistError) if distributed.is_available() else False
+    return known or any(word in str(error) for word in ("gloo", "NCCL", "closed by peer", "Connection reset"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
 from fewstep.distill.overrides import apply, load_yaml, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
+from fewstep.distill.parallel import Parallel
 from fewstep.distill.settings import (
     BASE,
     Data,
@@ -42,6 +44,7 @@ __all__ = [
     "Gate",
     "Logging",
     "LoraSettings",
+    "Parallel",
     "Recipe",
     "RolloutData",
     "Size",
@@ -80,6 +83,8 @@ class Recipe(Settings):
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: NonNegativeFloat | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
+    parallel: Parallel = Parallel()
+    """How several processes hold the networks."""
     data: Data
     """What is trained on."""
     student: StudentSettings = StudentSettings()
@@ -202,6 +207,10 @@ class Recipe(Settings):
     def dump_yaml(self) -> str:
         """Every setting, defaults included; reads back as an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def sha256(self) -> str:
+        """Of every setting but where it runs."""
+        return hashlib.sha256(self.model_dump_json(exclude={"device", "out"}).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes `dump_yaml` to a file, whole or not at all."""

@@ -18,6 +18,8 @@ from fewstep.distill.checkpoint import forget_state
 from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
+from fewstep.distill.sharded_checkpoint import FOLDER as SHARDED
+from fewstep.distill.sharded_checkpoint import forget_all
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.buckets import FILE_NAME as BUCKETS
@@ -32,7 +34,7 @@ FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
 # manifest sees to it that files which moved still say the same.
 _FREE = (
     "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
-    "data.min_usable", "watch",
+    "data.min_usable", "watch", "parallel",
 )  # fmt: skip
 
 
@@ -169,6 +171,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             raise
         (self.path / STATE).unlink(missing_ok=True)
+        forget_all(self.path)
         return folder
 
 
@@ -181,7 +184,7 @@ def run_around(path: Path) -> Path | None:
 def _is_run(folder: Path) -> bool:
     """Whether a run began here; a recipe of the user's own that is called recipe.yaml makes no run."""
     run = RunFolder(folder)
-    if (folder / STATE).is_file() or any((folder / "stages").glob(f"*/{CONTRACT}")):
+    if (folder / STATE).is_file() or (folder / SHARDED).is_dir() or any((folder / "stages").glob(f"*/{CONTRACT}")):
         return True
     if not (folder / "recipe.yaml").is_file():
         return False

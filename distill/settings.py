@@ -280,9 +280,9 @@ class Stage(Settings):
     steps: PositiveInt = 500
     """Optimizer steps of the student."""
     batch: PositiveInt = 16
-    """Clips per step and process."""
+    """Clips per step, over all processes: each takes an equal share, so that their number changes nothing."""
     accumulate: PositiveInt = 1
-    """Micro-batches that a step's clips are split into, as memory needs."""
+    """Micro-batches that a step's clips are split into, as memory needs; each is shared by all processes."""
     lr: PositiveFloat = 2e-4
     """Learning rate of the student, Adam."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -346,3 +346,14 @@ class Stage(Settings):
     def substeps(self) -> int:
         """Steps of the teacher that one step of the student replaces."""
         return substeps_per_step(self.teacher_steps, self.student_steps)
+
+    def share(self, num_processes: int) -> int:
+        """Clips of a micro-batch that each process takes. Raises ValueError where they cannot take equal shares."""
+        clips = self.batch // self.accumulate
+        if clips % num_processes:
+            fitting = ", ".join(str(n) for n in range(1, clips + 1) if clips % n == 0)
+            raise ValueError(
+                f"stage {self.name}: {num_processes} processes cannot share its micro-batches of {clips} clips "
+                f"(batch / accumulate) equally: start {fitting} processes, or change batch or accumulate"
+            )
+        return clips // num_processes

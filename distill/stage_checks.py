@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fewstep.distill import sharded_checkpoint
 from fewstep.distill.checkpoint import load_state
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.expert_plan import check_supervisor, expert_plan
@@ -49,6 +50,7 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
             continue
         if not folder.finished(stage.name):
             load_state(folder.path, stage.name, mmap=True)
+            sharded_checkpoint.find(folder.path, stage.name)
             continue
         contract = read_contract(folder.stage(stage.name))
         if outline.whole:

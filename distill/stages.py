@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,8 @@ from fewstep.distill.expert_plan import expert_plan
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.processes import agree, wait_for_all
+from fewstep.distill.parallel import Layout, gathered, held_like
+from fewstep.distill.processes import agree, among_processes, check_same, wait_for_all
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
@@ -28,6 +30,7 @@ from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
+from fewstep.student.weights import weights_sha256
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
 from fewstep.teacher.predictions import record_prediction
@@ -39,7 +42,7 @@ _GAUGE_POSITION = 10**9  # batches that training never reaches
 
 # What is measured of a student at a gate, besides endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
-Samples = Callable[[Path, nn.Module, SamplingContract], None]
+Samples = Callable[[Path | None, nn.Module, SamplingContract], None]  # None: a process that only takes part
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,18 @@ class Relay:
     samples: Samples | None = None
     tracker: Tracker = field(default_factory=NoTracker)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """How networks are held."""
+        return Layout(self.recipe.parallel, self.accelerator)
+
     def run(self) -> None:
         """Every stage that is not finished yet, in order.
 
         Raises ValueError when a gate does not open or a loss is not finite; Stop, with what is on disk, when a signal
         asked to stop.
         """
+        self.layout.check(self.teacher, [stage.guidance for stage in self.recipe.stages])
         for index, stage in enumerate(self.recipe.stages):
             if self.folder.finished(stage.name):
                 self.screen.say(f"{stage.name} is finished")
@@ -87,6 +96,7 @@ class Relay:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
         prepared = self._unless_stopped(lambda: self._prepare(index, stage), f"stage {stage.name} is next")
         trainer = prepared.trainer
+        self._check_agreed(index, trainer)
         if prepared.conversion is not None and not trainer.step:
             self._convert(index, stage, prepared.conversion, trainer)
         if stage.objective.first_step and not trainer.step:
@@ -105,15 +115,35 @@ class Relay:
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
 
+        names = [expert.name for expert in trainer.contract.experts] or None
+
         def write(folder: Path) -> None:
-            roles.save(folder, [expert.name for expert in trainer.contract.experts] or None)
+            roles.save(folder, names)
             trainer.contract.write(folder)
 
         if self.accelerator.is_main_process:
             self.folder.finish(stage.name, write, result)
+        elif self.layout.shards:
+            with among_processes():
+                roles.save(None, names)
         wait_for_all(self.accelerator)
         figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
         self.screen.say(f"{stage.name}: {figures}")
+
+    def _check_agreed(self, index: int, trainer: Trainer) -> None:
+        """Raises ValueError in every process when they would go on from different weights or steps."""
+        folders = [self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))]
+        hashes = [self.teacher.sha256(), *(weights_sha256(folder) for folder in folders if folder is not None)]
+        check_same(
+            self.accelerator,
+            {
+                "stage": trainer.stage.name,
+                "step": str(trainer.step),
+                "the weights it begins with": " ".join(found[:12] for found in hashes),
+                "what was trained so far": trainer.fingerprint,
+            },
+            f"let all of them see one {self.folder.path}, on a disk that they share, and run the same command again",
+        )
 
     def _train(self, trainer: Trainer) -> None:
         """Raises Stop, saying what is kept, when a signal asked to stop."""
@@ -139,7 +169,8 @@ class Relay:
 
     def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
         """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
-        done = self.signals.attempt(work)
+        # several processes measure together, so none may leave the others waiting
+        done = self.signals.attempt(work) if self.accelerator.num_processes == 1 else work()
         request = agree(self.accelerator, self.signals)
         if request.stop:
             raise Stop(request.stop, _resume(kept))
@@ -152,27 +183,31 @@ class Relay:
         """The stage's trainer, resumed from its checkpoint, and what belongs to it."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
         start, teacher = self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))
+        self.layout.prepare(self.teacher)
         roles, baked = stage_roles(self.recipe, index, self.teacher, start, teacher), self.recipe.guidance_in(index)
         conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
         if conversion is not None:
             record_prediction(roles.student, conversion.to)
+        roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
-        gauged = gauged_batches(batches, stage)
-        # the main process's clips: an objective may take statistics from them, which must be the same in all
-        is_main = self.accelerator.is_main_process
-        main_batch = (gauged if is_main else gauged_batches(self._batches(index, rank=0), stage))[0]
-        objective = stage.objective.build(supervision, roles, main_batch)
+        gauged = gauged_batches(batches, stage, self.accelerator.num_processes)
+        # those of all processes: an objective may take statistics from them, which must be the same in all
+        any_batch = gauged_batches(self._batches(index, alone=True), stage)[0]
+        objective = stage.objective.build(supervision, roles, any_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.sizes, baked,
             self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction, roles.own,
         )  # fmt: skip
 
         def watch(step: int) -> dict[str, float]:
-            if self.samples is not None and self.accelerator.is_main_process:
+            is_main = self.accelerator.is_main_process
+            if self.samples is not None and (is_main or self.layout.shards):
                 clips = self.folder.samples / stage.name / f"step-{step:06d}"
-                self.samples(clips, roles.student, contract)
-                self.tracker.clips(stage.name, step, clips)
+                self.samples(clips if is_main else None, roles.student, contract)
+                if is_main:
+                    self.tracker.clips(stage.name, step, clips)
+            wait_for_all(self.accelerator)  # a collective call would not have the others wait for that long
             return {"endpoint_error": endpoint_error(roles, gauged, supervision)}
 
         liveliness = Liveliness(roles, gauged[0], supervision)
@@ -180,14 +215,14 @@ class Relay:
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure),
         )  # fmt: skip
-        probe = self._probe(index, stage, supervision, roles, batches, main_batch)
+        probe = self._probe(index, stage, supervision, roles, batches, any_batch)
         return _Prepared(trainer, lambda step: watch(step) | liveliness.measure(), probe, conversion)
 
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
         """What the objective measures of what the student began as, and of its moving average."""
-        micro_batch = stage.batch // stage.accumulate
+        micro_batch = stage.share(self.accelerator.num_processes)
         probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
         if probe is None:
             return None
@@ -201,10 +236,10 @@ class Relay:
 
         return measure
 
-    def _batches(self, stage: int, rank: int | None = None) -> BatchSource:
-        """Those of this process, or of the one of this rank."""
-        rank = self.accelerator.process_index if rank is None else rank
-        teacher, seed, count = self.teacher, self.recipe.seed, self.accelerator.num_processes
+    def _batches(self, stage: int, alone: bool = False) -> BatchSource:
+        """This process's share of them, or those of all processes together."""
+        rank, count = (0, 1) if alone else (self.accelerator.process_index, self.accelerator.num_processes)
+        teacher, seed = self.teacher, self.recipe.seed
         own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
         others = [
             Batches(folder, teacher, seed, stage, rank, count, sha256, own) for folder, sha256 in self.clips.of_bases
@@ -217,7 +252,7 @@ class Relay:
         if start == self.recipe.teacher_of(index):
             return roles.supervisor
         folder = self._weights(start)
-        return self.teacher.denoiser if folder is None else student_network(self.teacher, folder)
+        return roles.backbone if folder is None else held_like(student_network(self.teacher, folder), roles.backbone)
 
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)
@@ -230,9 +265,10 @@ class Relay:
         return {gate.metric: self.gauges[gate.metric](student, contract)}
 
 
-def gauged_batches(batches: BatchSource, stage: Stage) -> list[Batch]:
-    """The clips that a stage is measured on, which training never reaches, a batch of each size."""
-    return batches.of_each_size(_GAUGE_POSITION, min(_GAUGED, 2 * stage.batch // stage.accumulate))
+def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
+    """A process's share of the clips that a stage is measured on, a batch of each size; training never reaches them."""
+    clips = min(_GAUGED, 2 * stage.batch // stage.accumulate)
+    return batches.of_each_size(_GAUGE_POSITION, max(1, clips // num_processes))
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

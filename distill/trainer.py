@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from fewstep.distill import sharded_checkpoint
 from fewstep.distill.batches import BatchSource
 from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
+from fewstep.distill.parallel import fill, is_part
 from fewstep.distill.player import Player, as_numbers
-from fewstep.distill.processes import agree
+from fewstep.distill.processes import agree, among_processes, is_of_processes
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
@@ -64,10 +66,12 @@ class Trainer:
         for name, player in objective.players().items():
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
+        self._clips = stage.share(accelerator.num_processes)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
         self._whole = True  # False from a step's first move to its point on the curve
-        self._resume(load_state(folder, stage.name))
+        self._sharded = any(is_part(p) for player in self.players.values() for p in player.parameters)
+        self._resume()
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
     def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
@@ -90,18 +94,23 @@ class Trainer:
                 self._whole = True
                 on_step(self.step, figures[f"{STUDENT}/loss"])
                 stop = self._after_step(signals, say)
+            self.save()
             return stop
+        except BaseException as error:
+            if self._whole and not self._sharded:  # those who hold the other parts may be gone
+                self.save()
+            if is_of_processes(error):
+                with among_processes():
+                    raise
+            raise
         finally:
-            try:
-                if self._whole:
-                    self.save()
-            finally:
-                self._curves.close()
+            self._curves.close()
 
     @property
     def kept(self) -> str:
         """How far the stage is, and what of it is on disk."""
-        where = f"saved in {self.folder / FILE_NAME}" if self.step else "nothing of it to save yet"
+        saved = self.folder / (sharded_checkpoint.FOLDER if self._sharded else FILE_NAME)
+        where = f"saved in {saved}" if self.step else "nothing of it to save yet"
         return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"
 
     def _open_curves(self) -> Curves:
@@ -114,9 +123,10 @@ class Trainer:
             self._measure(partial(self.samples, self.step), signals)
         if self.watcher and self.watcher.due(self.step):
             self._watch(self.watcher, signals, say)
-        if time.monotonic() - self._saved_at > self.logging.save_seconds:
+        due = time.monotonic() - self._saved_at > self.logging.save_seconds
+        request = agree(self.accelerator, signals, due)
+        if request.due:
             self.save()
-        request = agree(self.accelerator, signals)
         if request.save:
             self.save()
             say(f"{self.kept}; training continues")
@@ -128,7 +138,8 @@ class Trainer:
         self._whole = False  # the moving average stands in the student's place
         try:
             with self.roles.averaged():
-                figures = signals.attempt(measure)
+                # the figures of several processes are one, so none may leave the others waiting
+                figures = signals.attempt(measure) if self.accelerator.num_processes == 1 else measure()
         except Exception:  # but for a second request to stop, which may come at any time, the student is back
             self._whole = True
             raise
@@ -148,29 +159,26 @@ class Trainer:
         elif wrong and action == "warn":
             say(f"warning: stage {self.stage.name} at step {self.step}: {'; '.join(wrong)}")
         elif wrong:
+            self.save()
             raise ValueError(
                 f"stage {self.stage.name} is not healthy at step {self.step}: {'; '.join(wrong)}; what was trained is "
                 f"kept: lower lr or an adversarial weight in the recipe and train it again with --again "
                 f"{self.stage.name}, or go on with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
-        elif action == "roll_back" and watcher.healthy and self.accelerator.is_main_process:
-            save_state(self.folder, self._state(), HEALTHY)
+        elif action == "roll_back" and watcher.healthy:
+            self._write(healthy=True)
 
     def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
         """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
-        healthy, rate = load_state(self.folder, self.stage.name, HEALTHY), self.rate / 2
-        if healthy is None or rate < _LEAST_RATE:
+        found, rate = self._find(healthy=True), self.rate / 2
+        if found is None or rate < _LEAST_RATE:
             raise ValueError(
                 f"stage {self.stage.name} is not healthy at step {self.step}: {wrong}; "
-                + (
-                    "there is no healthy checkpoint to go back to"
-                    if healthy is None
-                    else "it was so at lower rates, too"
-                )
+                + ("there is no healthy checkpoint to go back to" if found is None else "it was so at lower rates, too")
                 + f": change its objective or lr in the recipe, and train it again with --again {self.stage.name}"
             )
         from_step = self.step
-        self._resume(healthy)
+        self._take(found)
         self.rate = rate
         self.save()
         self._curves.close()
@@ -210,7 +218,7 @@ class Trainer:
         """
         stage, lessons = self.stage, []
         for _ in range(stage.accumulate):
-            batch = self.batches.batch(self.drawn, stage.batch // stage.accumulate, self.step / stage.steps)
+            batch = self.batches.batch(self.drawn, self._clips, self.step / stage.steps)
             with self.accelerator.autocast():
                 lessons.append(self.objective.lesson(turns, batch, self.roles, keep_graph=stage.accumulate == 1))
             self.drawn += 1
@@ -236,15 +244,36 @@ class Trainer:
             )
         self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
         player.move(scale * self.rate)
+        for other in self.players.values():  # sharded weights get gradients in others' turns as well
+            other.clear()
         return total | {"gradient": norm, "lr_scale": scale}
 
-    def save(self) -> None:
-        """Writes the checkpoint, unless this step's was written, or could not be."""
-        due, self._saved_step, self._saved_at = self.step != self._saved_step, self.step, time.monotonic()
-        if due and self.accelerator.is_main_process:
-            save_state(self.folder, self._state())
+    @property
+    def fingerprint(self) -> str:
+        """Of what is trained, where every process holds all of it: the same in all of them, or they have parted."""
+        if self._sharded:
+            return "in parts"
+        held = (*self.roles.parameters.values(), *self.roles.average.values())
+        norm = torch.stack([tensor.detach().double().square().sum() for tensor in held]).sum()
+        return f"{float(norm):.10g}"
 
-    def _state(self) -> dict[str, Any]:
+    def save(self) -> None:
+        """Writes the checkpoint, unless this step's was written, or could not be. Of sharded networks every process
+        takes part."""
+        due, self._saved_step, self._saved_at = self.step != self._saved_step, self.step, time.monotonic()
+        if due:
+            self._write()
+
+    def _write(self, healthy: bool = False) -> None:
+        if self._sharded:
+            with among_processes():
+                sharded_checkpoint.save(self.folder, self._tensors(), self._numbers(), healthy)
+            if not healthy and self.accelerator.is_main_process:
+                (self.folder / FILE_NAME).unlink(missing_ok=True)  # of before
+        elif self.accelerator.is_main_process:
+            save_state(self.folder, self._numbers() | self._tensors(), HEALTHY if healthy else FILE_NAME)
+
+    def _numbers(self) -> dict[str, Any]:
         return {
             "stage": self.stage.name,
             "step": self.step,
@@ -252,31 +281,63 @@ class Trainer:
             "seconds": self.seconds,
             "rate": self.rate,
             "contract": self.contract.model_dump(mode="json"),
+        }
+
+    def _tensors(self) -> dict[str, Any]:
+        return {
             "student": {name: p.detach() for name, p in self.roles.parameters.items()},
             "average": self.roles.average,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: player.state() for name, player in self.players.items()},
         }
 
+    def _find(self, healthy: bool = False) -> dict[str, Any] | Path | None:
+        """The stage's last checkpoint: what a single file holds, or the folder that processes wrote together."""
+        state = load_state(self.folder, self.stage.name, HEALTHY if healthy else FILE_NAME)
+        written = sharded_checkpoint.find(self.folder, self.stage.name, healthy)
+        if state is None or written is None:
+            return state or written
+        return written if sharded_checkpoint.read_numbers(written)["step"] > state["step"] else state
+
+    def _resume(self) -> None:
+        found = self._find()
+        if found is not None:
+            self._take(found)
+
     @torch.no_grad()
-    def _resume(self, state: dict[str, Any] | None) -> None:
-        if state is None:
-            return
+    def _take(self, found: dict[str, Any] | Path) -> None:
+        numbers = sharded_checkpoint.read_numbers(found) if isinstance(found, Path) else found
         try:
-            other = self.contract.differences(SamplingContract.model_validate(state["contract"]))
+            other = self.contract.differences(SamplingContract.model_validate(numbers["contract"]))
             if other:
                 raise ValueError(f"it is of a student with another {', '.join(other)}")
-            for name, parameter in self.roles.parameters.items():
-                parameter.copy_(state["student"][name])
-                self.roles.average[name].copy_(state["average"][name])
-            for name, module in self.modules.items():
-                module.load_state_dict(state["modules"][name])
-            for name, player in self.players.items():
-                player.optimizer.load_state_dict(state["optimizers"][name])
-            self.step, self.drawn, self.seconds = state["step"], state["drawn"], state["seconds"]
-            self.rate = state.get("rate", 1.0)
+            if isinstance(found, Path):
+                self._take_parts(found)
+            else:
+                self._take_whole(found)
+            self.step, self.drawn, self.seconds = numbers["step"], numbers["drawn"], numbers["seconds"]
+            self.rate = numbers.get("rate", 1.0)
         except (KeyError, RuntimeError, ValueError) as error:
+            saved = found if isinstance(found, Path) else FILE_NAME
             raise ValueError(
                 f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({str(error).splitlines()[0]}): "
-                "delete its state.pt to begin the stage again"
+                f"delete its {saved} to begin the stage again"
             ) from error
+
+    def _take_whole(self, state: Mapping[str, Any]) -> None:
+        for name, parameter in self.roles.parameters.items():
+            fill(parameter, state["student"][name])
+            fill(self.roles.average[name], state["average"][name])
+        for name, module in self.modules.items():
+            saved = state["modules"][name]
+            for key, tensor in module.state_dict().items():
+                fill(tensor, saved[key])
+        for name, player in self.players.items():
+            player.load(state["optimizers"][name])
+
+    def _take_parts(self, checkpoint: Path) -> None:
+        known = sharded_checkpoint.names(checkpoint)
+        for name, player in self.players.items():
+            beginning = f"optimizers/{name}/state/"
+            player.begin({int(key.removeprefix(beginning).split("/")[0]) for key in known if key.startswith(beginning)})
+        sharded_checkpoint.load(checkpoint, self._tensors())

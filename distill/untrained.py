@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.conversion_plan import planned_predictions
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
@@ -36,7 +37,8 @@ class NoiseBatches:
         generator = torch.Generator().manual_seed(position)
         x0 = torch.randn(size, *self._shape, generator=generator).to(self._device)
         rows = [(position * size + i) % len(self._conditions) for i in range(size)]
-        return Batch(x0, self._conditions[rows], generator, progress)
+        draws = Draws((), position, range(position * size, (position + 1) * size))
+        return Batch(x0, self._conditions[rows], draws, progress)
 
     def of_each_size(self, position: int, size: int) -> list[Batch]:
         """One batch: all have one size."""

@@ -21,18 +21,17 @@ _TINY = 1e-12  # so that a supervisor that shows nothing has ratios all the same
 def endpoint_error(roles: Roles, batches: Sequence[Batch], supervision: Supervision) -> float:
     """Mean squared error of the student's step against the supervisor's endpoint, in the student's own prediction.
 
-    The same clips and noise at every call: the batches' generators are set back.
+    The same clips and noise at every call. The mean is over the clips of all processes, which get the same number.
     """
     teacher, found = roles.teacher, []
     for batch in batches:
-        before = batch.generator.get_state()
-        lesson = supervision.lesson(batch, roles)
-        batch.generator.set_state(before)
+        with batch.draws.kept():
+            lesson = supervision.lesson(batch, roles)
         x0 = teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
         own = teacher.schedule_of(roles.student)
         kept = teacher.kept(batch.conditions, x0)
         found.append(regress(own, x0, lesson.target(teacher.schedule), lesson.t, kept=kept))
-    return float(torch.stack(found).mean())
+    return mean_over_processes({"error": torch.stack(found).mean()})["error"]
 
 
 class Liveliness:
@@ -47,16 +46,15 @@ class Liveliness:
     def __init__(self, roles: Roles, batch: Batch, supervision: Supervision) -> None:
         self._roles, self._supervision = roles, supervision
         some = slice(0, _CLIPS)
-        self._batch = Batch(batch.x0[some], batch.conditions[some], batch.generator, batch.progress)
+        self._batch = Batch(batch.x0[some], batch.conditions[some], batch.draws.first(_CLIPS), batch.progress)
         self._of_supervisor: dict[str, Tensor] | None = None
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """motion, contrast, colour, and of several clips diversity."""
         roles, batch = self._roles, self._batch
-        before = batch.generator.get_state()
-        z = batch.noise()
-        batch.generator.set_state(before)
+        with batch.draws.kept():
+            z = batch.noise()
         if self._of_supervisor is None:
             self._of_supervisor = _looks(self._supervision.clips(z, batch, roles))
         grid = roles.teacher.schedule.grid(self._supervision.student_steps)

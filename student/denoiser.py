@@ -6,10 +6,11 @@ denoiser of several experts each has roles of its own, so that one may be traine
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from fewstep.student.weights import copy_weights, is_adapter, load_network, save
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import Kinds, part_copy, shared_copy
 from fewstep.teacher.experts import Experts, every_network, parts_of, with_parts
+from fewstep.teacher.predictions import recorded_as
 
 Train = Literal["full", "lora"]
 ADAPTER = "student"
@@ -58,11 +60,17 @@ class _Network:
         self._kinds = lora.kinds
         self.student = self._student(lora)
         self.supervisor = self._supervisor(supervisor)
-        whole_or_part = dict(self.student.named_parameters())
-        if self._kinds is not None:
-            whole_or_part = part_parameters(self.student, self._kinds)
-        trained = {"lora": adapter_parameters(self.student, ADAPTER), "full": whole_or_part}
-        self.parameters: dict[str, nn.Parameter] = trained[train] if train else {}
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained of the student, by its names in it."""
+        if self._train is None:
+            return {}
+        if self._train == "lora":
+            return adapter_parameters(self.student, ADAPTER)
+        return (
+            dict(self.student.named_parameters()) if self._kinds is None else part_parameters(self.student, self._kinds)
+        )
 
     def _student(self, lora: _Lora) -> nn.Module:
         if self._train is None:
@@ -114,25 +122,32 @@ class _Network:
             return None if self._start is None else "lora" if is_adapter(self._start) else "full"
         return "lora" if self._train == "lora" and self._base is self._own else "full"
 
-    def save(self, folder: Path) -> None:
-        """Writes the student's weights into an existing folder."""
+    def save(self, folder: Path, student: nn.Module) -> None:
+        """Writes the weights of `student`, which is this one's, whole, into an existing folder."""
         if self._train is None:
             if self._start is not None:
                 copy_weights(self._start, folder)
         elif self.weights == "lora":
-            save_adapter(self.student, ADAPTER, folder)
+            save_adapter(student, ADAPTER, folder)
         elif self._train == "lora":
-            merged = deepcopy(self.student)
+            merged = deepcopy(student)
             merge_adapters(merged)
             self._save_own(merged, folder)
         else:
-            self._save_own(self.student, folder)
+            self._save_own(student, folder)
 
     def _save_own(self, network: nn.Module, folder: Path) -> None:
         if self._kinds is None:
             save_network(network, folder)
         else:
             save_part(network, self._kinds, folder)
+
+
+Gather = Callable[[nn.Module, bool], nn.Module | None]
+
+
+def _as_it_is(network: nn.Module, keep: bool) -> nn.Module:
+    return network
 
 
 class Roles:
@@ -170,12 +185,49 @@ class Roles:
         self.student = self._joined({name: network.student for name, network in self._networks.items()}, start)
         supervisors = {name: network.supervisor for name, network in self._networks.items()}
         self.supervisor = self.backbone if supervisor is None else self._joined(supervisors, supervisor)
-        self.parameters: dict[str, nn.Parameter] = {
+        self._gather: Gather = _as_it_is
+
+    def place(self, place: Callable[[nn.Module], nn.Module], gather: Gather) -> None:
+        """Holds each network as `place` says, such as sharded; `gather` is the way back.
+
+        To be called before anyone asks for parameters or averages, and with adapters and gradient checkpointing on.
+        """
+        held: dict[int, nn.Module] = {}
+
+        def placed(denoiser: nn.Module) -> nn.Module:
+            parts = parts_of(denoiser)
+            for part in parts.values():
+                if id(part) not in held:
+                    held[id(part)] = place(part)
+            if all(held[id(part)] is part for part in parts.values()):
+                return denoiser
+            return recorded_as(with_parts(denoiser, {name: held[id(part)] for name, part in parts.items()}), denoiser)
+
+        same = self.supervisor is self.backbone
+        self.student, self.backbone, supervisor = map(placed, (self.student, self.backbone, self.supervisor))
+        self.supervisor = self.backbone if same else supervisor
+        for name, network in self._networks.items():
+            network.student = parts_of(self.student)[name]
+        self._gather = gather
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained of the student, by name."""
+        return self._trained[0]
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The moving average of these parameters, which begins when they are first asked for."""
+        return self._trained[1]
+
+    @cached_property
+    def _trained(self) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+        parameters = {
             f"{name}.{key}" if name else key: parameter
             for name, network in self._networks.items()
             for key, parameter in network.parameters.items()
         }
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        return parameters, {name: p.detach().clone() for name, p in parameters.items()}
 
     def _joined(self, networks: dict[str, nn.Module], folder: Path | None) -> nn.Module:
         found = with_parts(self.backbone, networks)
@@ -221,16 +273,19 @@ class Roles:
         """Names of the networks that have weights of their own; the others are the teacher's."""
         return tuple(name for name, network in self._networks.items() if network.weights is not None)
 
-    def save(self, folder: Path, names: Collection[str] | None = None) -> None:
+    def save(self, folder: Path | None, names: Collection[str] | None = None) -> None:
         """Writes the moving average into an existing folder: an adapter, or the network's own diffusers files.
 
-        Experts get a folder each in it, but for those that are the teacher's; of these `names`, if given.
+        Experts get a folder each in it, but for those that are the teacher's; of these `names`, if given. Of several
+        processes that hold parts of the networks all call it, those with folder None to give theirs.
         """
         with self.averaged():
             for name, network in self._networks.items():
                 if network.weights is not None and (names is None or name in names):
-                    (folder / name).mkdir(exist_ok=True)
-                    network.save(folder / name)
+                    whole = self._gather(network.student, folder is not None)
+                    if folder is not None and whole is not None:
+                        (folder / name).mkdir(exist_ok=True)
+                        network.save(folder / name, whole)
 
 
 def the_denoiser(teacher: Teacher) -> Any:

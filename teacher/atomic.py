@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[Path]:
                 with part.open("r+b") as file:
                     os.fsync(file.fileno())
                 os.replace(part, path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -131,7 +131,8 @@ def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:
             pass
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk."""
     if os.name == "posix":  # without it, a power cut may undo the rename
         handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)

@@ -23,6 +23,7 @@ from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
+from fewstep.teacher.sharded import is_sharded, passes_of, taking_part
 from fewstep.teacher.source import VideoSize, embedded_path, said_fps
 from fewstep.teacher.source import default_size as size_said_by
 from fewstep.teacher.tapped import outputs_of
@@ -54,6 +55,7 @@ class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
         self.pipeline = pipeline
         self.folder = folder
         self._given: tuple[str, ...] | None = None
+        self._rests_from: torch.device | None = None
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
@@ -156,8 +158,13 @@ class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is."""
-        return next(self.denoiser.parameters()).device
+        """Where the denoiser is, or copies of it are asked while it rests."""
+        return self._rests_from or next(self.denoiser.parameters()).device
+
+    def rest(self) -> None:
+        """Leaves the accelerator's memory to copies of the denoiser, which itself waits on the CPU."""
+        self._rests_from = self.device
+        self.denoiser.to("cpu")
 
     def network_at(self, t: Time) -> nn.Module:
         """The network in charge at t. Raises ValueError for times of two experts."""
@@ -175,8 +182,14 @@ class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
     def ask_experts(self, experts: Experts | Bases, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
         """`predict`, by each expert, or each base model, about its own clips."""
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        shares = _shares(experts, times, conditions)
-        return join_rows([(rows, self.predict(z_t[rows], times[rows], conditions[rows], one)) for one, rows in shares])
+        found, idle = [], []
+        for one, rows, own in passes_of(experts, times, conditions, z_t.device):
+            x = self.predict(z_t[rows], times[rows], conditions[rows], one)
+            if own:
+                found.append((rows, x))
+            else:
+                idle.append(x)
+        return taking_part(join_rows(found), idle)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -309,16 +322,23 @@ class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
         network = self.denoiser if network is None else network
         if isinstance(network, Experts | Bases):
             times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-            shares = [
-                [(rows, f) for f in self.features(z_t[rows], times[rows], conditions[rows], depths, one)]
-                for one, rows in _shares(network, times, conditions)
-            ]
-            return [join_rows(of_depth) for of_depth in zip(*shares, strict=True)]
+            shares, idle = [], list[Tensor]()
+            for one, rows, own in passes_of(network, times, conditions, z_t.device):
+                read = self.features(z_t[rows], times[rows], conditions[rows], depths, one)
+                if own:
+                    shares.append([(rows, f) for f in read])
+                else:
+                    idle += read
+            return [taking_part(join_rows(of_depth), idle) for of_depth in zip(*shares, strict=True)]
         taps = self.taps(network, depths)
+        whole, sharded = list[Tensor](), is_sharded(network)  # a sharded one's pass must end, to let go of weights
         found = outputs_of(
-            set(taps), lambda: self.predict(z_t, t, conditions, network), self.stops_at_taps, self.block_output
-        )
-        return [self.tokens_to_grid(found[block], z_t) for block in taps]
+            set(taps), lambda: whole.append(self.predict(z_t, t, conditions, network)),
+            self.stops_at_taps and not sharded, self.block_output,
+        )  # fmt: skip
+        grids = [self.tokens_to_grid(found[block], z_t) for block in taps]
+        # what lies around the blocks is gathered for the backward pass once that reaches the prediction
+        return [taking_part(grid, whole) for grid in grids] if sharded else grids
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Unit noise (B, *shape), a seed per sample, drawn on the CPU: batch and device do not matter."""
@@ -374,10 +394,3 @@ class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
                     f"the parts in {folder} are of different models: {first} is {a}, {second} is {b}, and they must be "
                     "equal; download it again"
                 )
-
-
-def _shares(network: Experts | Bases, times: Tensor, conditions: Conditions) -> list[tuple[nn.Module, Tensor]]:
-    """Who is asked about which rows, bool (B,), of a batch at these times (B,)."""
-    if isinstance(network, Experts):
-        return [(expert, rows) for _, expert, rows in network.shares(times)]
-    return list(network.shares(network.numbers(conditions.shared, len(times))))

@@ -22,6 +22,12 @@ def record_prediction(network: _N, prediction: Prediction) -> _N:
     return network
 
 
+def recorded_as(network: _N, other: nn.Module) -> _N:
+    """The network itself, read as predicting what the other does."""
+    found = getattr(other, _RECORD, None)
+    return network if found is None else record_prediction(network, found)
+
+
 def schedule_of(network: nn.Module | None, schedule: NoiseSchedule) -> NoiseSchedule:
     """The teacher's `schedule` with what the network predicts; as it is where nothing is recorded.
 

@@ -90,7 +90,7 @@ def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
     prediction = _PREDICTIONS[config.get("prediction_type", "flow_prediction")]
     if prediction == "eps":
         raise ValueError(
-            f"the {type(scheduler).__name__} has use_flow_sigmas and prediction_type 'epsilon', so that a velocity would "
+            f"the {type(scheduler).__name__} has use_flow_sigmas and prediction_type 'epsilon', so a velocity would "
             "be taken for noise: set prediction_type to 'flow_prediction' in scheduler/scheduler_config.json"
         )
     return NoiseSchedule(

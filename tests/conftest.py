@@ -31,9 +31,11 @@ torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--cases FILE` writes the table of tests/cases, slow cases included, `--families FILE` that of tests/families."""
+    """`--cases FILE` writes the table of tests/cases, slow cases included, `--families FILE` that of tests/families,
+    and `--scale FILE` that of layouts of several processes, all of them."""
     parser.addoption("--cases", metavar="FILE", help="write what tests/cases found, and run its slow cases as well")
     parser.addoption("--families", metavar="FILE", help="write what tests/families found")
+    parser.addoption("--scale", metavar="FILE", help="write what tests/distill/test_parallel.py found of all layouts")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ from fewstep.distill.objectives.scores import Scores
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.sharded import is_sharded, wanted_anywhere
 
 if TYPE_CHECKING:
     from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -94,7 +95,7 @@ class AdversarialObjective:
             fake, x0 = lesson.shared or self._students_side(lesson, roles)
         batch, schedule = lesson.batch, roles.teacher.schedule
         # both sides get the same noise: what is left to see is what the student does
-        s = draw_times(schedule, self.settings.noise, lesson.s, batch.progress, batch.generator)
+        s = draw_times(schedule, self.settings.noise, lesson.s, batch.progress, batch.draws)
         eps = batch.noise()
         real, fake = (schedule.renoise(z, lesson.s, s, eps) for z in (lesson.real, fake.detach() if judging else fake))
         with torch.set_grad_enabled(judging):
@@ -120,6 +121,8 @@ class AdversarialObjective:
         schedule = roles.teacher.schedule
         step = self.supervision.draw(batch, schedule)
         supervised = anchored or self.subject.needs_supervisor(step.s)
+        if not anchored and is_sharded(roles.supervisor):  # then all processes ask it, or none
+            (supervised,) = wanted_anywhere([supervised], batch.x0.device)
         taught = self.supervision.teach(step, batch, roles) if supervised else None
         return Comparison(
             batch,
@@ -134,7 +137,7 @@ class AdversarialObjective:
 
     def _of_clips(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
         supervision, noise, at_data = self.supervision, batch.noise(), torch.zeros(len(batch.x0), dtype=torch.float64)
-        drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.generator))
+        drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.draws.shared))
         real = supervision.clips(noise, batch, roles) if self.settings.real == "supervisor" else batch.x0
         step = supervision.draw(batch, roles.teacher.schedule) if anchored else None
         taught = None if step is None else supervision.teach(step, batch, roles)
@@ -181,12 +184,13 @@ class AdversarialObjective:
             **self.scores.figures(self._ends(schedule)),
         }
         if settings.mismatched:
-            others = discriminate(real, lesson.batch.conditions[torch.arange(len(real)).roll(1)])
+            others = discriminate(real, lesson.batch.others_conditions())
             mismatched = discriminator_loss(settings.loss, of_real, others)
             figures["mismatched"] = mismatched.detach()
             loss = loss + settings.mismatched * mismatched
         if step % settings.penalty_every == 0 and (settings.r1 or settings.r2):
-            slopes = gradient_penalty(discriminate, both, settings.penalty_sigma, lesson.batch.generator, logits)
+            noise = torch.cat([lesson.batch.noise(), lesson.batch.noise()])
+            slopes = gradient_penalty(discriminate, both, settings.penalty_sigma, noise, logits)
             r1, r2 = (half.mean() for half in slopes.chunk(2))
             times = settings.penalty_every if step else 1  # the first step has all turns of the warm-up
             loss = loss + times * (settings.r1 * r1 + settings.r2 * r2)

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from fewstep.distill.draws import Draws
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 
@@ -58,16 +59,24 @@ class StillRoles:
 
 @dataclass(frozen=True)
 class Batch:
-    """The clips of one round. All that is random in the round comes from `generator`."""
+    """The clips of one round. All that is random in the round comes from `draws`."""
 
     x0: Tensor  # (B, C, F, h, w) clean latents
     conditions: Conditions
-    generator: torch.Generator  # on the CPU
+    draws: Draws
     progress: float  # 0..1 of the stage
+    before: Conditions | None = None  # of the clip before the first, which another process may have; None: the last
 
     def noise(self) -> Tensor:
         """Unit noise like x0, drawn on the CPU: the device does not matter."""
-        return torch.randn(self.x0.shape, generator=self.generator).to(self.x0)
+        shape = self.x0.shape[1:]
+        return self.draws.each(lambda generator: torch.randn(1, *shape, generator=generator)).to(self.x0)
+
+    def others_conditions(self) -> Conditions:
+        """For each clip those of the one before it, which of a single clip is itself."""
+        last = len(self.conditions) - 1
+        first = self.conditions[last:] if self.before is None else self.before
+        return Conditions.join([first, self.conditions[:last]] if last else [first])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
@@ -40,18 +39,18 @@ def gradient_penalty(
     discriminate: Callable[[Tensor], Tensor],
     z: Tensor,
     sigma: float,
-    generator: torch.Generator,
+    noise: Tensor,
     logits: Tensor | None = None,
 ) -> Tensor:
     """|grad D(z)|^2 / 2 of each clip (B,), estimated from one other evaluation: times gamma it is an R1 or R2 term.
 
     D(z + sigma n) - D(z) = sigma n . grad D for small sigma, and E[(n . g)^2] = |g|^2 for unit noise n, so the mean
     over n of the squared difference over sigma^2 is |grad D|^2 (APT leaves the 1/sigma^2 to its weight).
-    `z` is exactly what the discriminator is given, noise included: the slope at the clean latent is another function's.
+    `noise` is such unit noise, like z. `z` is exactly what the discriminator is given, noise included: the slope at the
+    clean latent is another function's.
     `discriminate` gives (B, heads), of which the mean over heads is taken; `logits` are those of z, if they are known.
     Gradients flow to whatever `discriminate` trains, through both evaluations.
     """
-    noise = torch.randn(z.shape, generator=generator).to(z)
     at_z = discriminate(z) if logits is None else logits
     slope = (discriminate(z + sigma * noise) - at_z) / sigma
     return slope.square().mean(dim=1) / 2

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Settings
 from fewstep.teacher.schedule import NoiseSchedule
 
@@ -82,8 +83,7 @@ AnyNoise = UniformNoise | NoiseLevels | LogitNormalNoise
 Noise = Annotated[AnyNoise, Field(discriminator="kind")]
 
 
-def draw_times(
-    schedule: NoiseSchedule, noise: AnyNoise, s: Tensor, progress: float, generator: torch.Generator
-) -> Tensor:
+def draw_times(schedule: NoiseSchedule, noise: AnyNoise, s: Tensor, progress: float, draws: Draws) -> Tensor:
     """To which times (B,) endpoints at s (B,) are noised: of the drawn level, or s where that is noisier already."""
-    return torch.maximum(s, schedule.time_of_level(noise.draw(len(s), progress, generator)))
+    levels = draws.each(lambda generator: noise.draw(1, progress, generator))
+    return torch.maximum(s, schedule.time_of_level(levels))

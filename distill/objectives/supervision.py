@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
 from fewstep.teacher.schedule import NoiseSchedule, substeps_per_step
+from fewstep.teacher.sharded import is_sharded, wanted_anywhere
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,9 @@ def draw_transition(
     teacher_steps: int,
     student_steps: int,
     starts: Sequence[float] | None,
-    batch: int,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Transition:
-    """`batch` steps of a student, each with its own t and s.
+    """A step of a student for each clip, with its own t and s.
 
     Without `starts`, t is any node of the student's grid but the last, and s is the node below it. With `starts`, t
     is any of them and s the student's next node below t. Starts are fractions of the grid, 1 noise and 0 data, as
@@ -41,7 +42,7 @@ def draw_transition(
     at least one. Raises ValueError when the two grids are not nested or a start is not in (0, 1].
     """
     segments = _segments(teacher_steps, student_steps, starts)
-    drawn = torch.randint(len(segments), (batch,), generator=generator)
+    drawn = draws.each(lambda generator: torch.randint(len(segments), (1,), generator=generator))
     heights, nodes, counts = (
         torch.tensor(column, dtype=torch.float64)[drawn] for column in zip(*segments, strict=True)
     )
@@ -135,9 +136,7 @@ class Supervision:
 
     def draw(self, batch: Batch, schedule: NoiseSchedule) -> StudentStep:
         """Noises the batch's clips to drawn times."""
-        steps = draw_transition(
-            schedule, self.teacher_steps, self.student_steps, self.starts, len(batch.x0), batch.generator
-        )
+        steps = draw_transition(schedule, self.teacher_steps, self.student_steps, self.starts, batch.draws)
         noise = batch.noise()
         z_t = noise_as_sampled(schedule, batch.x0, noise, steps.t)
         return StudentStep(z_t, steps.t, steps.s, noise, steps.num_substeps)
@@ -146,13 +145,27 @@ class Supervision:
     def teach(self, step: StudentStep, batch: Batch, roles: Roles) -> Lesson:
         """Follows the supervisor through the step."""
         z_s = torch.empty_like(step.z_t)
-        for count in step.num_substeps.unique().tolist():  # only starts between nodes give more than one
+        for count in self._counts(step, roles.supervisor):  # only starts between nodes give more than one
             part = step.num_substeps == count
-            z_s[part] = endpoint(
+            own = bool(part.any())
+            if not own:
+                part = torch.arange(len(part)) == 0  # no clip here takes so many, but one of another process does
+            end = endpoint(
                 roles.teacher, step.z_t[part], step.t[part], step.s[part], count, batch.conditions[part],
                 self.guidance, roles.supervisor,
             )  # fmt: skip
+            if own:
+                z_s[part] = end
         return Lesson(step.z_t, step.t, z_s, step.s)
+
+    def _counts(self, step: StudentStep, supervisor: nn.Module) -> list[int]:
+        """How many substeps clips take, in this process; of a sharded supervisor in any."""
+        own: list[int] = step.num_substeps.unique().tolist()
+        every = sorted({count for *_, count in _segments(self.teacher_steps, self.student_steps, self.starts)})
+        if len(every) == 1 or not is_sharded(supervisor):
+            return own
+        asked = wanted_anywhere([count in own for count in every], step.z_t.device)
+        return [count for count, wanted in zip(every, asked, strict=True) if wanted]
 
     def lesson(self, batch: Batch, roles: Roles) -> Lesson:
         """A step that is drawn, as the supervisor takes it."""

@@ -122,6 +122,34 @@ def test_a_process_that_fails(check_case: CheckCase, tmp_path: Path, tiny_wan_fo
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("number", "who", "expected"),
+    [
+        (
+            signal.SIGTERM,
+            "SIGTERM to one",
+            ["exit 143: stopped by SIGTERM; stage 4-step is at step", "/run/state; ", RESUME],
+        ),
+        (
+            signal.SIGINT,
+            "Ctrl-C to one",
+            ["exit 130: stopped by Ctrl-C; stage 4-step is at step", "/run/state; ", RESUME],
+        ),
+        (signal.SIGKILL, "one is killed", ["exit 2: ", LEFT_ALONE, RESUME]),
+    ],
+)
+def test_processes_that_hold_parts_end_together(
+    check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path, number: int, who: str, expected: list[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path, tiny_wan_folder, parallel={"kind": "fsdp"}), tmp_path / "run"
+    pair = Pair(tmp_path, recipe)
+    wait_until(trained(run, 3), lambda: pair.run)
+    pair.send(number, 1)
+    first, second = pair.ends()
+    same = second == first.replace(": stopped", ": process 1: stopped", 1)
+    check_case(KIND, f"{who} of two, sharded", f"{first}; both alike {same}", [*expected, f"alike {number != 9}"])
+
+
 def broken() -> None:
     """The fifth step finds no data."""
     from fewstep.distill.batches import Batches

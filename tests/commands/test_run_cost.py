@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from torch import nn
 
 from fewstep.commands.run_cost import _count
+from fewstep.distill.draws import Draws
 from fewstep.distill.estimate import stage_calls
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
@@ -52,7 +52,7 @@ def test_parameters_are_those_that_are_trained(
     size = teacher.default_size()
     assert size is not None
     clips = teacher.noise([0], teacher.latent_shape(*size))
-    batch = Batch(clips, teacher.conditions(["a ring"]), torch.Generator(), 0.0)
+    batch = Batch(clips, teacher.conditions(["a ring"]), Draws.seeded(0, 1), 0.0)
     built = plan.stages[1].objective.build(Supervision(4, 2), roles, batch)
     trained = numel(built.players()["discriminator"].module)
     held = plan.stages[1].objective.holds(outlined.denoiser)["discriminator"]

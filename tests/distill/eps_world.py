@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.distill.conversion import MOST_AMPLIFIED, ConversionObjective
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import STUDENT, Batch
 from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
@@ -71,7 +72,7 @@ class SmallTeacher(Teacher):
 
         def loss(batch: Batch) -> Tensor:
             noise = batch.noise()
-            t = 1 - torch.rand(len(noise), generator=batch.generator, dtype=torch.float64)
+            t = 1 - batch.draws.each(lambda g: torch.rand(1, dtype=torch.float64, generator=g))
             z_t = self.schedule.add_noise(batch.x0, noise, t)
             return (self.predict(z_t, t, batch.conditions) - noise).square().mean()
 
@@ -86,9 +87,8 @@ def batch(size: int, seed: int) -> Batch:
     frame, row, column = torch.meshgrid(torch.arange(2.0), torch.arange(4.0), torch.arange(4.0), indexing="ij")
     across, down = (column - x - frame + 2) % 4 - 2, (row - y + 2) % 4 - 2
     spot = 4 * torch.exp(-(across**2 + down**2) / 1.5) - 1.1
-    return Batch(
-        torch.stack([spot * sign, spot / 2], 1), Conditions({"embeddings": torch.zeros(size, 1, 1)}), generator, 0.0
-    )
+    x0, nothing = torch.stack([spot * sign, spot / 2], 1), Conditions({"embeddings": torch.zeros(size, 1, 1)})
+    return Batch(x0, nothing, Draws.seeded(seed, size), 0.0)
 
 
 def fit(network: nn.Module, steps: int, lr: float, loss: Callable[[Batch], Tensor], seed: int) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.distill.batches import Batches
 from fewstep.distill.objectives.base import Objective
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.parallel import Layout, Parallel, gathered
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import SamplingContract
@@ -34,7 +35,10 @@ class Case:
     data: Path
     folder: Path
 
-    def trainer(self, kind: str = "progressive", train: Train = "full", **stage: Any) -> Trainer:
+    def trainer(self, kind: str = "progressive", train: Train = "full", layout: Any = "ddp", **stage: Any) -> Trainer:
+        """Of several processes each calls it."""
+        accelerator = Accelerator(cpu=True)
+        held = Layout(Parallel(kind=layout), accelerator)
         torch.manual_seed(0)
         settings = Stage.model_validate(
             {
@@ -43,15 +47,18 @@ class Case:
             }
             | stage
         )  # fmt: skip
+        held.prepare(self.teacher)
         roles = Roles(self.teacher, train, rank=4)
-        batches = Batches(self.data, self.teacher, seed=0, stage=0)
+        roles.place(held.placing(self.teacher), gathered)
+        alone = Batches(self.data, self.teacher, seed=0, stage=0)
+        rank, count = accelerator.process_index, accelerator.num_processes
         return Trainer(
             settings,
             roles,
-            self.objective(settings, roles, batches),
-            batches,
+            self.objective(settings, roles, alone),
+            Batches(self.data, self.teacher, seed=0, stage=0, rank=rank, world_size=count),
             self.contract(settings, train),
-            Accelerator(cpu=True),
+            accelerator,
             QUIET,
             self.folder,
         )

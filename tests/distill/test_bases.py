@@ -16,6 +16,7 @@ from fewstep.commands.run_checks import check_run
 from fewstep.commands.run_screen import RunScreen
 from fewstep.distill.batches import BasesBatches
 from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
@@ -160,7 +161,7 @@ def test_bases_are_drawn_per_batch_whoever_asks_again() -> None:
 
         def batch(self, position: int, size: int, progress: float) -> Batch:
             text = Conditions({"embeddings": torch.ones(size, 1, 1)})
-            return Batch(self._said.expand(size, -1, -1, -1, -1), text, torch.Generator(), progress)
+            return Batch(self._said.expand(size, -1, -1, -1, -1), text, Draws.seeded(0, size), progress)
 
     def drawn(rank: int) -> list[int]:
         source = BasesBatches([Numbered(base, rank) for base in range(3)], seed=4, stage=1, rank=rank)  # type: ignore[misc]

@@ -30,3 +30,23 @@ def test_processes_share_an_epoch_out(tiny_teacher: Teacher, tiny_dataset: Path)
     seen = torch.cat([batch.x0 for batch in batches])
     assert len(seen.flatten(1).unique(dim=0)) == 16
     assert not torch.equal(batches[0].noise(), batches[1].noise())
+
+
+def test_a_clip_has_the_same_draws_whoever_gets_it(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    """However the clips of a step are split over processes and micro-batches."""
+    whole = Batches(tiny_dataset, tiny_teacher, seed=0, stage=0)
+    ranks = [Batches(tiny_dataset, tiny_teacher, seed=0, stage=0, rank=rank, world_size=2) for rank in range(2)]
+    expected, splits = whole.batch(3, 8, 0.0), [
+        [of.batch(3, 4, 0.0) for of in ranks],
+        [whole.batch(position, 4, 0.0) for position in (6, 7)],
+        [of.batch(position, 2, 0.0) for position in (6, 7) for of in ranks],
+    ]  # fmt: skip
+    noise = expected.noise()
+    for parts in splits:
+        assert torch.equal(torch.cat([part.x0 for part in parts]), expected.x0)
+        assert torch.equal(torch.cat([part.noise() for part in parts]), noise)
+    shared = [torch.randint(1000, (1,), generator=batch.draws.shared) for batch in (expected, *splits[0])]
+    assert len(set(map(int, shared))) == 1
+    others = [part.others_conditions().positive["embeddings"] for part in splits[0]]
+    wanted = expected.conditions.positive["embeddings"].roll(1, 0)
+    assert torch.equal(torch.cat([other[:, :2] for other in others]), wanted[:, :2])

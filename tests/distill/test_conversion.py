@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.distill.calls import Calls
 from fewstep.distill.conversion import ConversionObjective, announcement, conversion_stage
 from fewstep.distill.conversion_plan import conversion_of, planned_conversions
+from fewstep.distill.draws import Draws
 from fewstep.distill.estimate import conversion_calls, relay_work, stage_calls, total_calls
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
@@ -134,7 +135,7 @@ def teacher(make_tiny_animatediff: Callable[..., None], tmp_path_factory: pytest
 def batch(teacher: Teacher, seed: int, size: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.randn(size, *teacher.latent_shape(2, 16, 16), generator=generator)
-    return Batch(x0, teacher.conditions([f"prompt {i}" for i in range(size)]), generator, 0.0)
+    return Batch(x0, teacher.conditions([f"prompt {i}" for i in range(size)]), Draws.seeded(seed, size), 0.0)
 
 
 def loss(teacher: Teacher, roles: Roles, seed: int, **settings: float) -> Tensor:

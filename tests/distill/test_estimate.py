@@ -14,6 +14,7 @@ import torch
 
 from fewstep.distill.calls import Calls
 from fewstep.distill.discriminator import Discriminator
+from fewstep.distill.draws import Draws
 from fewstep.distill.estimate import Share, rollout_calls, stage_calls, stage_memory, total_calls
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -128,7 +129,7 @@ def test_the_calls_are_those_that_the_objective_makes(
     for step in range(stage.steps):
         for turns in objective.rounds(step):
             for _ in range(stage.accumulate):
-                batch = Batch(x0, conditions, torch.Generator().manual_seed(step), 0.0)
+                batch = Batch(x0, conditions, Draws.seeded(step, len(x0)), 0.0)
                 lesson = objective.lesson(turns, batch, roles, keep_graph=stage.accumulate == 1)
                 for turn in turns:
                     objective.loss(turn, lesson, roles, step)

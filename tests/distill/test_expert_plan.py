@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from diffusers import FlowMapEulerDiscreteScheduler
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.expert_plan import ExpertPlan, check_supervisor, expert_plan
 from fewstep.distill.objectives.supervision import draw_transition
 from fewstep.distill.recipe import Recipe
@@ -55,7 +55,7 @@ def test_only_an_experts_own_steps_are_drawn(tiny_experts: Teacher) -> None:
     schedule = tiny_experts.schedule
     for name, times in (("high", {1.0, 0.9375}), ("low", {0.833333, 0.625})):
         plan = expert_plan(stage(expert=name), tiny_experts)
-        drawn = draw_transition(schedule, 32, 4, plan.starts, 64, torch.Generator().manual_seed(0))
+        drawn = draw_transition(schedule, 32, 4, plan.starts, Draws.seeded(0, 64))
         assert {round(t, 6) for t in drawn.t.tolist()} == times
         assert drawn.num_substeps.tolist() == [8] * 64
         ends = {round(float(t), 9) for t in schedule.grid(4)}

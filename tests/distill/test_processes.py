@@ -69,8 +69,8 @@ def test_one_process_is_its_own_everyone() -> None:
 
 def test_who_was_asked_to_stop_as_well_stops() -> None:
     """A signal to the whole group: the first process may be gone before the second has looked."""
-    with pytest.raises(ProcessEnded), processes._among_processes():
+    with pytest.raises(ProcessEnded), processes.among_processes():
         raise RuntimeError("Connection closed by peer")
-    with noted_signals(), pytest.raises(Stop), processes._among_processes():
+    with noted_signals(), pytest.raises(Stop), processes.among_processes():
         signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("Connection closed by peer")

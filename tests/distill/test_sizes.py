@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from fewstep.distill.batches import Batches
-from fewstep.distill.processes import average_gradients
+from fewstep.distill.gradients import average_gradients
 from fewstep.teacher.base import load_teacher
 
 accelerator, (teacher, data, out) = Accelerator(cpu=True), map(Path, sys.argv[1:])

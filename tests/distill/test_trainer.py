@@ -62,22 +62,13 @@ def test_points_beyond_the_checkpoint_are_taken_back(case: Case) -> None:
 
 
 def test_micro_batches_give_the_gradient_of_the_whole(case: Case) -> None:
-    """Not bit for bit, as clips are drawn per micro-batch; so the same clip twice must weigh as once."""
-    whole = case.trainer(batch=2, steps=1, clip=1e9)
-    halves = case.trainer(batch=2, steps=1, accumulate=2, clip=1e9)
-    one = whole.batches.batch(0, 1, 0.0)
-    state = one.generator.get_state()
-
-    def same(position: int, size: int, progress: float) -> Any:
-        one.generator.set_state(state)
-        return one
-
+    """And its clips and noise."""
+    whole, halves = (case.trainer(batch=8, steps=5, accumulate=count) for count in (1, 2))
     for trainer in (whole, halves):
-        trainer.batches.batch = same  # type: ignore[method-assign]
         trainer.run(ignore, Signals())
         (case.folder / "state.pt").unlink()
     first, second = weights(whole), weights(halves)
-    assert all(torch.allclose(first[name], second[name], atol=1e-7) for name in first)
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
 
 
 def test_loss_falls(case: Case) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fewstep.commands.demo_plan import Speed
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import STUDENT, Batch
 from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
@@ -33,7 +34,7 @@ def measure_speed(plan: Recipe) -> Speed:
     assert size is not None
     z = teacher.noise(range(_BATCH), teacher.latent_shape(*size))
     conditions = teacher.conditions(["a large red ring moves left over a dark striped background"] * _BATCH)
-    batch = Batch(z, conditions, torch.Generator().manual_seed(0), 0.0)
+    batch = Batch(z, conditions, Draws.seeded(0, _BATCH), 0.0)
     guidance = plan.stages[0].guidance
 
     @torch.no_grad()

@@ -115,7 +115,7 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
-    from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.processes import check_same, wait_for_all
     from fewstep.distill.run_folder import OPTION, RunFolder
 
     folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
@@ -127,6 +127,9 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
+    for stage in plan.stages:
+        stage.share(accelerator.num_processes)
+    check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
     if accelerator.is_main_process:
         check_run(plan, folder, again)
     wait_for_all(accelerator)
@@ -142,7 +145,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     from fewstep.distill.data import read_clips_of_bases
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
-    from fewstep.distill.processes import wait_for_all
+    from fewstep.distill.processes import expect_answers, wait_for_all
     from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import NoTracker, open_tracker
@@ -168,6 +171,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
             for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
                 _make_data(plan, base, name, sizes, folder.of_base(number), screen)
     wait_for_all(accelerator)
+    expect_answers()
     for made in (data, *others):
         if line := check_usable(plan.data, made):
             screen.warn(line)

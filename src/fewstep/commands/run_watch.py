@@ -31,9 +31,12 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> Samples | None:
     conditions = teacher.conditions(prompts, size=size)
 
     @torch.no_grad()
-    def write(path: Path, network: nn.Module, contract: SamplingContract) -> None:
+    def write(path: Path | None, network: nn.Module, contract: SamplingContract) -> None:
         noise = teacher.noise(range(len(prompts)), teacher.latent_shape(*contract.size))
-        clips = teacher.decode(Student(teacher, network, contract).sample(noise, conditions))
+        latents = Student(teacher, network, contract).sample(noise, conditions)
+        if path is None:
+            return
+        clips = teacher.decode(latents)
         frames = [to_uint8(clip) for clip in clips]
         path.mkdir(parents=True, exist_ok=True)
         for i, clip in enumerate(frames):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch, Objective, Roles
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
@@ -53,6 +53,6 @@ def make_batch(tiny_teacher: Teacher, conditions: Conditions) -> Callable[..., B
 
     def make(seed: int, progress: float = 0.0, copies: int = 1) -> Batch:
         x0 = tiny_teacher.noise([10, 11], SHAPE).repeat(copies, 1, 1, 1, 1)
-        return Batch(x0, Conditions.join([conditions] * copies), torch.Generator().manual_seed(seed), progress)
+        return Batch(x0, Conditions.join([conditions] * copies), Draws.seeded(seed, 2 * copies), progress)
 
     return make

@@ -127,7 +127,7 @@ class MatchingObjective:
         batch, teacher, began, learns = lesson.batch, roles.teacher, lesson.step, turn == STUDENT
         with torch.set_grad_enabled(learns):
             x0 = teacher.denoise(began.z_t, began.t, batch.conditions, network=roles.student)
-        t = torch.empty(len(x0), dtype=torch.float64).uniform_(0.1, 0.9, generator=batch.generator)
+        t = 0.1 + 0.8 * batch.draws.each(lambda g: torch.rand(1, dtype=torch.float64, generator=g))
         noised = teacher.schedule.add_noise(x0.detach(), batch.noise(), t)
         with torch.set_grad_enabled(not learns):
             fake = teacher.denoise(noised, t, batch.conditions, network=self.fake)

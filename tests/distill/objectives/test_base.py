@@ -9,7 +9,7 @@ import torch
 from fewstep.distill.objectives.base import Batch
 
 
-def test_noise_is_unit_noise_that_follows_the_generator(make_batch: Callable[..., Batch]) -> None:
+def test_noise_is_unit_noise_that_follows_the_draws(make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(0, copies=50)
     noise = batch.noise()
     assert noise.shape == batch.x0.shape and noise.dtype == batch.x0.dtype

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.renoise import AnyNoise, LogitNormalNoise, Noise, NoiseLevels, UniformNoise, draw_times
 from fewstep.teacher.schedule import NoiseSchedule
 
@@ -37,7 +38,7 @@ def test_levels_are_drawn_equally_first_and_by_weight_then() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 def test_endpoints_are_noised_to_the_level_unless_they_are_noisier(schedule: NoiseSchedule) -> None:
     s = torch.tensor([0.0, schedule.time_of_level(0.3), schedule.time_of_level(0.8)], dtype=torch.float64)
-    t = draw_times(schedule, UniformNoise(low=0.5, high=0.5), s, 0.0, generator())
+    t = draw_times(schedule, UniformNoise(low=0.5, high=0.5), s, 0.0, Draws.seeded(0, len(s)))
     torch.testing.assert_close(schedule.level(t), torch.tensor([0.5, 0.5, 0.8], dtype=torch.float64))
     assert t[2] == s[2]
 

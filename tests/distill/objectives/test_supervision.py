@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch, Roles
 from fewstep.distill.objectives.supervision import Supervision, Transition, draw_transition
 from fewstep.teacher.rollout import endpoint
@@ -21,8 +22,7 @@ SCHEDULE = NoiseSchedule("flow", "flow", shift=5.0)
 
 
 def draw(teacher_steps: int, student_steps: int, starts: Sequence[float] | None, count: int = 200) -> Transition:
-    generator = torch.Generator().manual_seed(0)
-    return draw_transition(SCHEDULE, teacher_steps, student_steps, starts, count, generator)
+    return draw_transition(SCHEDULE, teacher_steps, student_steps, starts, Draws.seeded(0, count))
 
 
 def kinds(steps: Transition) -> Counter[tuple[float, float, int]]:
@@ -94,7 +94,7 @@ def test_a_lesson_is_the_supervisors_guided_endpoint(roles: Roles, make_batch: C
     close(schedule.step(lesson.z_t, lesson.target(schedule), lesson.t, lesson.s), lesson.z_s)
 
 
-def test_a_lesson_follows_the_batchs_generator(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_a_lesson_follows_the_batchs_draws(roles: Roles, make_batch: Callable[..., Batch]) -> None:
     supervision = Supervision(4, 2)
     first, again, other = (supervision.lesson(make_batch(seed), roles) for seed in (0, 0, 1))
     assert torch.equal(first.z_s, again.z_s)
@@ -110,7 +110,7 @@ def test_at_the_noisiest_time_a_lesson_starts_from_noise_alone(roles: Roles, mak
     cast = SimpleNamespace(teacher=teacher, supervisor=roles.supervisor)
     lesson = Supervision(2, 2).lesson(batch, cast)
     batch = make_batch(0, copies=3)
-    draw_transition(leaky, 2, 2, None, len(batch.x0), batch.generator)
+    draw_transition(leaky, 2, 2, None, batch.draws)
     noise, first = batch.noise(), lesson.t == 1
     assert 0 < first.sum() < len(first)
     assert torch.equal(lesson.z_t[first], noise[first])

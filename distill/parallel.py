@@ -1,0 +1,200 @@
+"""How the networks of a stage are held by several processes: whole in each of them, or sharded over all (FSDP2).
+
+Sharded, every network has tensors of its own, a part of which lies in each process: student, supervisor, backbone and
+what a discriminator adds to it, with adapters or without. None is shared any more, but the whole is still less per
+process than one shared copy from four processes on. The teacher's own network waits on the CPU, whole, as what all of
+them are copied from: sharded ones cannot be copied.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from fewstep.distill.objectives.base import Settings
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import shared_copy
+from fewstep.teacher.experts import parts_of, with_parts
+from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.predictions import recorded_as
+
+Place = Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is known of a sharded network: the whole one without weights, and who sharded it."""
+
+    skeleton: nn.Module
+    place: Place
+
+
+_held: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
+
+
+class Parallel(Settings):
+    """How several processes hold the networks; one process holds them whole."""
+
+    kind: Literal["ddp", "fsdp"] = "ddp"
+    """Whole in each process, or sharded over all of them: less memory, more traffic."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where sharded weights and optimizers are while nobody asks them: cpu is slower, and takes still less of a GPU."""
+
+
+class Layout:
+    """Where networks are held. With one process, or `ddp`, all stay as they are."""
+
+    def __init__(self, settings: Parallel, accelerator: Accelerator) -> None:
+        self._settings, self._accelerator = settings, accelerator
+        self.shards = settings.kind == "fsdp" and accelerator.num_processes > 1
+
+    def check(self, teacher: Teacher, guidances: Iterable[Guidance]) -> None:
+        """Raises ValueError for what cannot be sharded; `guidances` are those of the stages."""
+        if not self.shards:
+            return
+        if teacher.kinds is not None:
+            raise ValueError(
+                "parallel.kind is fsdp, and networks of which a part alone is trained (student.only) are not sharded: "
+                "set parallel.kind=ddp"
+            )
+        uneven = [guidance for guidance in guidances if guidance.guides and "@" in str(guidance)]
+        if uneven and teacher.guided_evaluations > 2:
+            raise ValueError(
+                f"parallel.kind is fsdp, and this teacher takes further passes where {uneven[0]} guides, which not all "
+                "processes would take alike: set parallel.kind=ddp, or guide at every noise level"
+            )
+
+    def prepare(self, teacher: Teacher) -> None:
+        """Makes room where networks will be sharded: from now on the teacher's own waits on the CPU."""
+        if self.shards:
+            teacher.rest()
+            gc.collect()  # sharded networks of the stage before refer to themselves
+            if self._accelerator.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def placing(self, teacher: Teacher) -> Place:
+        """network -> the same network as it is held here; every process must place the same ones in the same order.
+
+        It is a copy where it is sharded, block by block, so that only one block at a time is whole on the device.
+        Adapters and gradient checkpointing come before; parameters are to be collected behind it.
+        """
+
+        def place(network: nn.Module) -> nn.Module:
+            if not self.shards:
+                return network
+            own = shared_copy(network)
+            for block in reversed(teacher.blocks(own)):  # blocks within blocks come behind those around them
+                self._shard(block)
+            self._shard(own)
+            _held[own] = _Held(_without_weights(network), place)
+            return own
+
+        return place
+
+    def _shard(self, module: nn.Module) -> None:
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+        _own_tensors(module)
+        # weights and inputs keep their precision, and autocast chooses that of each layer as it does without sharding:
+        # in bfloat16 times would have but 256 values, and students are measured in float32
+        precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        on_gpu = self._accelerator.device.type == "cuda"
+        offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._settings.offload == "cpu" else OffloadPolicy()
+        # the root as well: else it keeps weights that the moving average has replaced meanwhile
+        fully_shard(module, mesh=self._mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offload)
+
+    @cached_property
+    def _mesh(self) -> Any:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(self._accelerator.device.type, (self._accelerator.num_processes,))
+
+
+def held_like(network: nn.Module, other: nn.Module) -> nn.Module:
+    """A whole network, held as the other of the same make is: as it is, or sharded."""
+    own, theirs = parts_of(network), parts_of(other)
+    held = {name: _held.get(part) for name, part in theirs.items()}
+    placed = {name: part if (one := held[name]) is None else one.place(part) for name, part in own.items()}
+    return recorded_as(with_parts(network, placed), network) if any(held.values()) else network
+
+
+@torch.no_grad()
+def gathered(network: nn.Module, keep: bool) -> nn.Module | None:
+    """A network that was placed, whole and on the CPU where `keep` says so, else None; every process takes part.
+
+    Tensors come one by one, so no process that keeps none holds more than one of them. What was not sharded is the
+    network itself, in every process.
+    """
+    held, state = _held.get(network), dict[str, Tensor]()
+    if held is None:
+        return network
+    for name, tensor in network.state_dict().items():
+        whole = whole_tensor(tensor.detach())
+        if keep:
+            state[name] = whole.cpu()
+    if not keep:
+        return None
+    found = deepcopy(held.skeleton)
+    found.load_state_dict(state, assign=True)
+    return found
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; every process takes part."""
+    if not is_part(tensor):
+        return tensor
+    part: Any = tensor
+    return part.to(part.device_mesh.device_type).full_tensor()  # parts that wait on the CPU are sent by GPUs
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether other processes hold the rest of this tensor."""
+    return hasattr(tensor, "placements")
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, whole: Tensor) -> None:
+    """Copies `whole` into a tensor, of which this process may hold a part; nothing is sent."""
+    if not is_part(tensor):
+        tensor.copy_(whole)
+        return
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(tensor, DTensor)
+    if whole.shape != tensor.shape:
+        raise ValueError(f"a tensor of shape {tuple(whole.shape)} should be {tuple(tensor.shape)}")
+    whole = whole.to(tensor.device_mesh.device_type)
+    part = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    tensor.to_local().copy_(part.to_local())
+
+
+def _own_tensors(module: nn.Module) -> None:
+    """Copies of what is not sharded yet: sharding moves tensors, and these may be another network's as well."""
+    copies: dict[int, Any] = {}
+    for one in module.modules():
+        for name, parameter in one.named_parameters(recurse=False):
+            if not is_part(parameter):
+                copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                one.register_parameter(name, copies.setdefault(id(parameter), copied))
+        for name, buffer in one.named_buffers(recurse=False):
+            lasting = name not in one._non_persistent_buffers_set
+            one.register_buffer(name, copies.setdefault(id(buffer), buffer.clone()), persistent=lasting)
+
+
+def _without_weights(network: nn.Module) -> nn.Module:
+    named = [*network.named_parameters(), *network.named_buffers()]
+    empty: dict[int, Any] = {}
+    for _, tensor in named:
+        blank = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        empty[id(tensor)] = nn.Parameter(blank, tensor.requires_grad) if is_parameter else blank
+    return deepcopy(network, empty)

@@ -1,0 +1,166 @@
+"""Checkpoints that all processes write, each what it holds (torch.distributed.checkpoint): state/step-000120/.
+
+Tensors are safetensors, numbers are JSON: nothing in them runs code. A folder takes its name once all of it is on the
+disk, and the last two are kept. Any number of processes can read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, distributed
+
+from fewstep.teacher.atomic import naming_full_disk, sync_folder
+from fewstep.teacher.interrupts import finishing_first
+
+FOLDER = "state"
+HEALTHY = "healthy"  # beside the steps: the last one at which nothing was wrong with the student
+_NUMBERS = "numbers.json"
+_KEPT = 2
+
+
+def save(folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], healthy: bool = False) -> None:
+    """Writes nested tensors, of which each process may hold parts, and numbers with "stage" and "step".
+
+    Every process calls it. Checkpoints of other stages and of later steps go, and all but the last two.
+    """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as save_parts
+
+    state, is_main = folder / FOLDER, distributed.get_rank() == 0
+    whole = state / (HEALTHY if healthy else f"step-{numbers['step']:06d}")
+    part = state / f".{whole.name}.part"
+    with finishing_first(), naming_full_disk(whole), _quiet():
+        if is_main:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        distributed.barrier()
+        save_parts(dict(flat(tensors)), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
+        if is_main:
+            (part / _NUMBERS).write_text(json.dumps(dict(numbers)), "utf-8")
+            _name(part, whole)
+            if not healthy:
+                _keep_last(state, numbers)
+        distributed.barrier()
+
+
+def find(folder: Path, stage: str, healthy: bool = False) -> Path | None:
+    """The last checkpoint of this stage, if there is one."""
+    if healthy:
+        kept = folder / FOLDER / HEALTHY
+        return kept if (kept / _NUMBERS).is_file() and read_numbers(kept)["stage"] == stage else None
+    found = [path for path in _steps(folder / FOLDER) if read_numbers(path)["stage"] == stage]
+    return found[-1] if found else None
+
+
+def read_numbers(checkpoint: Path) -> dict[str, Any]:
+    """All but the tensors. Raises ValueError for a file that is broken."""
+    path = checkpoint / _NUMBERS
+    try:
+        found = dict(json.loads(path.read_text("utf-8")))
+        found["stage"], found["step"]
+        return found
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is broken ({error}): delete {checkpoint} to go on from the one before") from error
+
+
+def names(checkpoint: Path) -> set[str]:
+    """The names of the tensors, as `flat` joins them. Raises ValueError for one that is broken."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    with _broken(checkpoint):
+        return set(HuggingFaceStorageReader(str(checkpoint)).read_metadata().state_dict_metadata)
+
+
+def load(checkpoint: Path, tensors: Mapping[str, Any]) -> None:
+    """Fills nested tensors, or the parts of them that this process holds; of several processes every one calls it.
+
+    Raises ValueError for a checkpoint that is broken or lacks one of them.
+    """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+
+    alone = not distributed.is_initialized()
+    with _broken(checkpoint), _quiet():
+        reader = HuggingFaceStorageReader(str(checkpoint))
+        load_parts(dict(flat(tensors)), storage_reader=reader, no_dist=alone)
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Deletes this stage's checkpoints; another stage's stay, and broken ones go."""
+    for path in (*_steps(folder / FOLDER), folder / FOLDER / HEALTHY):
+        try:
+            own = read_numbers(path)["stage"] == stage
+        except ValueError:
+            own = True
+        if own:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def forget_all(folder: Path) -> None:
+    """Deletes the checkpoints of every stage."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested mappings, by its names joined with /."""
+    for name, value in nested.items():
+        if isinstance(value, Tensor):
+            yield f"{above}{name}", value
+        elif isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}/")
+
+
+def _steps(state: Path) -> list[Path]:
+    return sorted(path for path in state.glob("step-*") if (path / _NUMBERS).is_file())
+
+
+def _name(part: Path, whole: Path) -> None:
+    for file in part.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    sync_folder(part)
+    if whole.exists():
+        shutil.rmtree(whole)
+    os.replace(part, whole)
+    sync_folder(whole.parent)
+
+
+def _keep_last(state: Path, numbers: Mapping[str, Any]) -> None:
+    own = []
+    for path in _steps(state):
+        found = read_numbers(path)
+        if found["stage"] == numbers["stage"] and found["step"] <= numbers["step"]:
+            own.append(path)
+        else:
+            shutil.rmtree(path)
+    for path in own[:-_KEPT]:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _broken(checkpoint: Path) -> Iterator[None]:
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{checkpoint} is broken or of another stage ({reason}): delete it to go on from the one before"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield

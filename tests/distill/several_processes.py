@@ -1,0 +1,152 @@
+"""Run by every process of a run: each of the stages that it is told, up to a step, or until it fails.
+
+python several_processes.py TEACHER DATA JOBS.json, with a list of jobs; `Processes` starts as many as asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from fewstep.distill.parallel import whole_tensor
+from fewstep.distill.processes import check_same
+from fewstep.distill.trainer import Trainer
+from fewstep.teacher.base import load_teacher
+from fewstep.teacher.interrupts import Signals
+from tests.distill.one_stage import Case, after, ignore, weights
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "regression": {"objective": {"kind": "progressive"}, "starts": [1.0, 0.6, 0.5]},
+    "adversarial": {"objective": {"kind": "adversarial", "warmup": 1, "mismatched": 0.5}},
+    "adversarial-lora": {
+        "objective": {
+            "kind": "adversarial", "warmup": 1, "conditional": False, "real": "clips_at_data", "anchor": {"weight": 0},
+            "discriminator": {"backbone": "lora"},
+        },
+    },
+    "adversarial-trained": {
+        "objective": {"kind": "adversarial", "warmup": 1, "discriminator": {"backbone": "trained"}}
+    },
+}  # fmt: skip
+
+
+class Layout(NamedTuple):
+    """What is trained how, and held how."""
+
+    objective: str
+    train: str
+    kind: str
+
+
+class Job(NamedTuple):
+    """A stage in a folder. stop: the step behind which it is stopped, or 0; fails: how the second process ends."""
+
+    layout: Layout
+    folder: str
+    stop: int = 0
+    fails: str = ""
+
+
+def begin(case: Case, layout: Layout, steps: int = 5) -> Trainer:
+    """The stage, as it was left in the case's folder."""
+    train: Any = layout.train
+    return case.trainer(train=train, layout=layout.kind, steps=steps, batch=8, **OBJECTIVES[layout.objective])
+
+
+def run(trainer: Trainer, stop: int = 0) -> None:
+    """To the end, or behind this step."""
+    trainer.run(*(after(stop) if stop else (ignore, Signals())))
+
+
+def end(trainer: Trainer, folder: Path) -> None:
+    """Writes what was trained, whole, and the finished student, as a stage ends."""
+    found = {name: whole_tensor(tensor).contiguous() for name, tensor in weights(trainer).items()}
+    is_main = trainer.accelerator.is_main_process
+    if is_main:
+        save_file(found, folder / "weights.safetensors")
+        (folder / "student").mkdir()
+    trainer.roles.save(folder / "student" if is_main else None)
+
+
+class Processes:
+    """Two processes of one run, as a launcher starts them."""
+
+    def __init__(self, teacher: Path, data: Path, jobs: Sequence[Job], folder: Path) -> None:
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, *map(str, (teacher, data, folder / "jobs.json"))]
+        self._processes = [
+            subprocess.Popen(
+                command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    def wait_for_first(self) -> None:
+        """Until one of them has ended."""
+        while all(process.poll() is None for process in self._processes):
+            time.sleep(0.05)
+
+    def ends(self, seconds: float = 600) -> list[tuple[int, str]]:
+        """Exit code, and what was written to stderr, of each."""
+        try:
+            found = [process.communicate(timeout=seconds)[1] for process in self._processes]
+        finally:
+            for process in self._processes:
+                process.kill()
+        return [(process.returncode, text) for process, text in zip(self._processes, found, strict=True)]
+
+
+def _failing(how: str) -> Callable[[int, float], None]:
+    def on_step(step: int, loss: float) -> None:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("the disk of node 1 is broken")
+
+    return on_step
+
+
+def main() -> None:
+    """Every job; a failure is a sentence in the last line of stderr, as of `fewstep run`."""
+    torch.set_num_threads(1)
+    teacher, data, jobs = sys.argv[1:]
+    accelerator = Accelerator(cpu=True)
+    case = Case(load_teacher(teacher, device="cpu"), Path(data), Path())
+    for layout, folder, stop, fails in json.loads(Path(jobs).read_text()):
+        case.folder = Path(folder)
+        if fails == "elsewhere" and accelerator.process_index:
+            case.folder = Path(folder) / "another disk"
+            case.folder.mkdir()
+        trainer = begin(case, Layout(*layout))
+        try:
+            check_same(accelerator, {"step": str(trainer.step)}, "let them share a disk")
+            if fails in ("killed", "raises") and accelerator.process_index:
+                trainer.run(_failing(fails), Signals())
+            run(trainer, stop)
+        except ValueError as error:
+            print(f"\nsentence: {error}", file=sys.stderr, flush=True)
+            os._exit(2)
+        if not stop:
+            end(trainer, case.folder)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Two processes, whatever the layout: they train what one process does, go on from each other, and end together.
+
+`--scale FILE` runs every layout, and writes the table docs/results/scale.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from fewstep.distill.settings import Stage
+from fewstep.eval.results import write_results
+from fewstep.teacher.base import Teacher, load_teacher
+from tests.distill.one_stage import Case
+from tests.distill.several_processes import Job, Layout, Processes, begin, end, run
+
+STEPS = 5
+LIMITS = {"ddp": 1e-5, "fsdp": 1e-4}
+ALWAYS = [
+    Layout("regression", "full", "ddp"),
+    Layout("adversarial", "full", "ddp"),
+    Layout("regression", "full", "fsdp"),
+    Layout("adversarial-trained", "lora", "fsdp"),
+]
+FOR_THE_TABLE = [
+    *(Layout(objective, "lora", "ddp") for objective in ("regression", "adversarial")),
+    *(Layout(objective, "full", "ddp") for objective in ("adversarial-lora", "adversarial-trained")),
+    *(Layout(objective, "full", "fsdp") for objective in ("adversarial", "adversarial-lora", "adversarial-trained")),
+    *(Layout(objective, "lora", "fsdp") for objective in ("regression", "adversarial", "adversarial-lora")),
+]
+
+
+@pytest.fixture(scope="module")
+def layouts(request: pytest.FixtureRequest) -> list[Layout]:
+    return [*ALWAYS, *FOR_THE_TABLE] if request.config.getoption("--scale") else ALWAYS
+
+
+@pytest.fixture(scope="module")
+def rows(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
+    """Written at the end when `--scale` names a file."""
+    found: list[dict[str, Any]] = []
+    yield found
+    if path := request.config.getoption("--scale"):
+        write_results(Path(path), "make scale", found)
+
+
+@pytest.fixture(scope="module")
+def own_teacher(tiny_wan_folder: Path) -> Teacher:
+    return load_teacher(tiny_wan_folder, device="cpu")
+
+
+def difference(first: Path, second: Path) -> float:
+    """The largest of any weight or average."""
+    one, other = (load_file(folder / "weights.safetensors") for folder in (first, second))
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_layouts_train_alike_and_go_on_from_each_other(
+    own_teacher: Teacher, tiny_wan_folder: Path, tiny_dataset: Path, tmp_path: Path, layouts: list[Layout],
+    rows: list[dict[str, Any]],
+) -> None:  # fmt: skip
+    """Against one process with the same global batch; and 2 -> 1 -> 2 processes against 2 without a stop."""
+    folders = {}
+    for layout in layouts:
+        for way in ("alone", "whole", "parts"):
+            folders[layout, way] = tmp_path / "-".join((*layout, way))
+            folders[layout, way].mkdir()
+
+    def together(jobs: list[Job]) -> None:
+        ends = Processes(tiny_wan_folder, tiny_dataset, jobs, tmp_path).ends()
+        assert [code for code, _ in ends] == [0, 0], ends[0][1][-3000:] + ends[1][1][-3000:]
+
+    jobs = [Job(layout, str(folders[layout, "whole"])) for layout in layouts]
+    together(jobs + [Job(layout, str(folders[layout, "parts"]), stop=2) for layout in layouts])
+    for layout in layouts:
+        case = Case(own_teacher, tiny_dataset, folders[layout, "parts"])
+        assert (case.folder / "state").is_dir() == (layout.kind == "fsdp")
+        alone = begin(case, layout)
+        assert alone.step == 2
+        run(alone, stop=4)
+        assert (case.folder / "state.pt").is_file() and not (case.folder / "state").exists()
+        case.folder = folders[layout, "alone"]
+        reference = begin(case, layout)
+        run(reference)
+        end(reference, case.folder)
+    together([Job(layout, str(folders[layout, "parts"])) for layout in layouts])
+    for layout in layouts:
+        alone_folder, whole, parts = (folders[layout, way] for way in ("alone", "whole", "parts"))
+        found, resumed = difference(alone_folder, whole), difference(whole, parts)
+        same_files = [sorted(p.name for p in (f / "student").iterdir()) for f in (alone_folder, whole)]
+        ok = max(found, resumed) <= LIMITS[layout.kind] and same_files[0] == same_files[1]
+        rows.append(
+            {"layout": layout.kind, "processes": 2, "train": layout.train, "objective": layout.objective}
+            | {"steps": STEPS, "max_difference": found, "resumed": resumed, "ok": ok}
+        )
+    assert all(row["ok"] for row in rows), rows
+
+
+@pytest.mark.parametrize(("kind", "fails", "code"), [("fsdp", "killed", -9), ("ddp", "raises", 2)])
+def test_who_is_left_alone_ends_with_a_sentence(
+    request: pytest.FixtureRequest, tiny_wan_folder: Path, tiny_dataset: Path, tmp_path: Path, kind: str, fails: str,
+    code: int,
+) -> None:  # fmt: skip
+    if kind == "ddp" and not request.config.getoption("--scale"):
+        pytest.skip("`make scale` runs it, and tests/cases has it for whole runs")
+    job = Job(Layout("regression", "full", kind), str(tmp_path), fails=fails)
+    processes = Processes(tiny_wan_folder, tiny_dataset, [job], tmp_path)
+    processes.wait_for_first()
+    began = time.monotonic()
+    (first, said), (second, of_second) = processes.ends()
+    assert time.monotonic() - began < 30
+    assert (first, second) == (2, code)
+    assert "another process of this run has ended" in said.strip().splitlines()[-1]
+    assert fails == "killed" or "the disk of node 1 is broken" in of_second
+
+
+def test_processes_that_see_other_folders_are_refused(
+    own_teacher: Teacher, tiny_wan_folder: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    layout = Layout("regression", "full", "ddp")
+    run(begin(Case(own_teacher, tiny_dataset, tmp_path), layout), stop=2)
+    ends = Processes(tiny_wan_folder, tiny_dataset, [Job(layout, str(tmp_path), fails="elsewhere")], tmp_path).ends()
+    for code, said in ends:
+        assert code == 2
+        assert "the processes of this run differ in step (process 0: 2, process 1: 0): let them share" in said
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    stage = Stage.model_validate(
+        {"name": "s", "teacher_steps": 4, "student_steps": 2, "batch": 8, "accumulate": 2}
+        | {"objective": {"kind": "progressive"}}
+    )
+    assert stage.share(2) == 2
+    with pytest.raises(ValueError, match=r"stage s: 3 processes cannot share .* of 4 clips .* start 1, 2, 4 processes"):
+        stage.share(3)

@@ -347,13 +347,24 @@ class Stage(Settings):
         """Steps of the teacher that one step of the student replaces."""
         return substeps_per_step(self.teacher_steps, self.student_steps)
 
-    def share(self, num_processes: int) -> int:
-        """Clips of a micro-batch that each process takes. Raises ValueError where they cannot take equal shares."""
-        clips = self.batch // self.accumulate
-        if clips % num_processes:
-            fitting = ", ".join(str(n) for n in range(1, clips + 1) if clips % n == 0)
+    def micro_batches(self, num_processes: int) -> int:
+        """How many a step has: `accumulate`, or where so many processes would get no equal shares of each, as few as
+        leave a process with no more clips at once than one alone has.
+
+        Raises ValueError where they cannot share the batch equally.
+        """
+        if self.batch % num_processes:
+            fitting = ", ".join(str(n) for n in range(1, self.batch + 1) if self.batch % n == 0)
             raise ValueError(
-                f"stage {self.name}: {num_processes} processes cannot share its micro-batches of {clips} clips "
-                f"(batch / accumulate) equally: start {fitting} processes, or change batch or accumulate"
+                f"stage {self.name}: {num_processes} processes cannot share a batch of {self.batch} clips equally: "
+                f"start {fitting} processes, or change batch"
             )
-        return clips // num_processes
+        at_once = self.batch // self.accumulate
+        if at_once % num_processes == 0:
+            return self.accumulate
+        share = max(n for n in range(1, at_once + 1) if self.batch % (n * num_processes) == 0)
+        return self.batch // (share * num_processes)
+
+    def share(self, num_processes: int) -> int:
+        """Clips of a micro-batch that each process takes. Raises ValueError as `micro_batches` does."""
+        return self.batch // (self.micro_batches(num_processes) * num_processes)

@@ -66,6 +66,7 @@ class Trainer:
         for name, player in objective.players().items():
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
+        self._micro_batches = stage.micro_batches(accelerator.num_processes)
         self._clips = stage.share(accelerator.num_processes)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
@@ -79,8 +80,8 @@ class Trainer:
 
         Either way the checkpoint is written. A request to save is answered by `say`, and training continues.
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
-        another player has moved in that step already, what was written last: half a step is never kept. Nor is it when
-        memory runs out, or when the watch ends the run.
+        another player has moved in that step already, what was written last: half a step is never kept. The same holds
+        when memory runs out. Where the watch ends the run, the checkpoint is of the step that it looked at.
         """
         self._curves = self._open_curves()
         try:
@@ -217,10 +218,10 @@ class Trainer:
         micro-batches are there to save.
         """
         stage, lessons = self.stage, []
-        for _ in range(stage.accumulate):
+        for _ in range(self._micro_batches):
             batch = self.batches.batch(self.drawn, self._clips, self.step / stage.steps)
             with self.accelerator.autocast():
-                lessons.append(self.objective.lesson(turns, batch, self.roles, keep_graph=stage.accumulate == 1))
+                lessons.append(self.objective.lesson(turns, batch, self.roles, keep_graph=self._micro_batches == 1))
             self.drawn += 1
         return lessons
 
@@ -229,7 +230,7 @@ class Trainer:
         for lesson in lessons:
             with self.accelerator.autocast():
                 figures = self.objective.loss(turn, lesson, self.roles, self.step)
-            self.accelerator.backward(figures["loss"] / stage.accumulate)
+            self.accelerator.backward(figures["loss"] / self._micro_batches)
             for name, value in as_numbers(figures).items():
                 seen.setdefault(name, []).append(value)
         total = {name: sum(values) / len(values) for name, values in seen.items()}  # some are of a few micro-batches
@@ -278,6 +279,7 @@ class Trainer:
             "stage": self.stage.name,
             "step": self.step,
             "drawn": self.drawn,
+            "micro_batches": self._micro_batches,
             "seconds": self.seconds,
             "rate": self.rate,
             "contract": self.contract.model_dump(mode="json"),
@@ -315,7 +317,10 @@ class Trainer:
                 self._take_parts(found)
             else:
                 self._take_whole(found)
-            self.step, self.drawn, self.seconds = numbers["step"], numbers["drawn"], numbers["seconds"]
+            self.step, self.seconds = numbers["step"], numbers["seconds"]
+            # drawn so often by another number of processes, perhaps, in micro-batches of other sizes
+            before = numbers.get("micro_batches", self.stage.accumulate)
+            self.drawn = numbers["drawn"] * self._micro_batches // before
             self.rate = numbers.get("rate", 1.0)
         except (KeyError, RuntimeError, ValueError) as error:
             saved = found if isinstance(found, Path) else FILE_NAME

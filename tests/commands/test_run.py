@@ -137,7 +137,7 @@ def reached(state: Path, stage: str, step: int) -> bool:
 def test_several_processes_make_the_data_once_and_train_together(recipe: Path, tmp_path: Path) -> None:
     """Three, since two that ask for the same lock at once may be lucky."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", "-m", "fewstep"]
-    short = [f"stages.{i}.steps=1" for i in range(3)]
+    short = [setting for i in range(3) for setting in (f"stages.{i}.steps=1", f"stages.{i}.batch=3")]
     command = [*launcher, "run", str(recipe), *(word for setting in short for word in ("--set", setting))]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -136,6 +136,9 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         {"name": "s", "teacher_steps": 4, "student_steps": 2, "batch": 8, "accumulate": 2}
         | {"objective": {"kind": "progressive"}}
     )
-    assert stage.share(2) == 2
-    with pytest.raises(ValueError, match=r"stage s: 3 processes cannot share .* of 4 clips .* start 1, 2, 4 processes"):
+    assert (stage.micro_batches(1), stage.share(1)) == (2, 4) and (stage.micro_batches(2), stage.share(2)) == (2, 2)
+    assert (stage.micro_batches(8), stage.share(8)) == (1, 1)  # micro-batches of 4 are too small for 8
+    with pytest.raises(
+        ValueError, match=r"stage s: 3 processes cannot share a batch of 8 clips equally: start 1, 2, 4, 8 "
+    ):
         stage.share(3)

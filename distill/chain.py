@@ -13,11 +13,12 @@ from pydantic import PositiveInt, ValidationError, field_validator, model_valida
 
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
-from fewstep.distill.overrides import apply, load_yaml
+from fewstep.distill.overrides import apply
 from fewstep.distill.packaged import find_recipe
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.student.chain import USUAL, check_frames
+from fewstep.teacher.yaml_text import load_yaml
 
 GIVEN = "given"  # the folder of what later members are given while they are distilled
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from fewstep.distill.trackers import Tracker
 from fewstep.teacher.atomic import naming_full_disk, whole_file
+from fewstep.teacher.json_text import parse_json
 
 
 class Curves:
@@ -51,7 +52,7 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text().splitlines():
         try:
-            found.append(json.loads(line))
+            found.append(parse_json(line))
         except json.JSONDecodeError:
             break
     return found

@@ -13,7 +13,7 @@ from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
-from fewstep.distill.overrides import apply, load_yaml, stage_names
+from fewstep.distill.overrides import apply, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
 from fewstep.distill.settings import (
     BASE,
@@ -35,6 +35,7 @@ from fewstep.distill.settings import (
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.yaml_text import load_yaml
 
 __all__ = [
     "Data",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fewstep.teacher.json_text import parse_json
 
 COLUMNS = {
     "stage": "stage",
@@ -77,7 +78,7 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = parse_json(path.read_text("utf-8"))
         if not isinstance(found["rows"], list) or "protocol" not in found:
             raise ValueError("it has no rows")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.json_text import parse_json
 
 Row = dict[str, Any]
 
@@ -22,7 +23,7 @@ class EvaluationFile:
         """Raises ValueError when `out` holds an evaluation of another protocol."""
         self._path, self._command, self._prompts = out / FILE_NAME, command, prompts
         self.protocol, self.rows = joined_protocol(out, protocol)
-        before = json.loads(self._path.read_text()) if self._path.exists() else {}
+        before = parse_json(self._path.read_text()) if self._path.exists() else {}
         self.differences: list[dict[str, Any]] = before.get("differences", [])
         self._write()
 
@@ -95,7 +96,7 @@ def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
     if row is None:
         raise ValueError(f"there is no {model} in {out}: choose among {', '.join(r['model'] for r in rows)}")
     row["metrics"] |= figures
-    _write(out / FILE_NAME, json.loads((out / FILE_NAME).read_text()) | {"rows": rows})
+    _write(out / FILE_NAME, parse_json((out / FILE_NAME).read_text()) | {"rows": rows})
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{folder} has no {FILE_NAME}: pass the folder of `fewstep evaluate`")
     protocol, rows = _read(path)
-    return {"protocol": protocol, "rows": rows, "differences": json.loads(path.read_text()).get("differences", [])}
+    return {"protocol": protocol, "rows": rows, "differences": parse_json(path.read_text()).get("differences", [])}
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:
@@ -115,7 +116,7 @@ def _write(path: Path, told: dict[str, Any]) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
         protocol, rows = dict(found["protocol"]), [dict(row) for row in found["rows"]]
         dict(protocol["metrics"])
     except (ValueError, KeyError, TypeError) as error:

@@ -36,9 +36,21 @@ from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.shapes.recipe import read_any_recipe
 from fewstep.teacher.source import VideoSize
 from tests.distill.one_stage import Case
-from tests.fuzz.mutations import TAG, odd_values
+from tests.fuzz.mutations import PLANTED, TAG, odd_values
 
 _SIZE = VideoSize(9, 16, 16)
+_SETTINGS = (
+    "seed", "out", "teacher", "shift", "size.width", "size", "data.steps", "data.batch", "data.count", "data.prompts",
+    "data.guidance", "stages.0.lr", "stages.full.batch", "stages.1.objective.weight", "stages.lora.objective.lr",
+    "stages.0.steps", "stages.0.guidance", "stages.1.accumulate", "stages.0.starts", "stages.0.betas", "stages",
+    "student.lora.rank", "student.lora.alpha", "watch.motion", "logging.prompts", "logging.every", "stages.9.lr",
+    "stages.0.name", "stages.1.objective.noise", "stages.1.objective.discriminator.depths", "a.b.c", "", "stages..lr",
+    "stages.-1.lr", "seed.x", "logging.save_seconds", "device", "precision", "bases", "stages.0.objective.kind",
+)  # fmt: skip
+_VALUES = (
+    "1e8", "1e300", "[", "{a: ", "*x", "&x [*x]", "nan", ".inf", "-1", "null", "", "[" * 3000, "2e-4", "0", "yes", "'",
+    f"!!python/object/apply:os.system ['touch {PLANTED}']", "{<<: 1}", "1e999", "\t", "100000000", "[1, 1]", "0.5",
+)  # fmt: skip
 
 
 @dataclass
@@ -65,22 +77,17 @@ def dry_run(asker: Asker, folder: Path) -> None:
 
 def dry_run_with_override(asker: Asker, folder: Path) -> None:
     """The same with one to three overrides."""
-    run(str(folder / "recipe.yaml"), [_override(asker.random) for _ in range(asker.random.choice((1, 1, 3)))], None, True)
+    run(
+        str(folder / "recipe.yaml"),
+        [_override(asker.random) for _ in range(asker.random.choice((1, 1, 3)))],
+        None,
+        True,
+    )
 
 
 def _override(random: Random) -> str:
-    names = (
-        "seed", "out", "teacher", "shift", "size.width", "size", "data.steps", "data.batch", "data.count", "data.guidance",
-        "data.prompts", "stages.0.lr", "stages.full.batch", "stages.1.objective.weight", "stages.lora.objective.lr",
-        "stages.0.steps", "stages.0.guidance", "stages.1.accumulate", "stages.0.starts", "stages.0.betas", "stages",
-        "student.lora.rank", "student.lora.alpha", "watch.motion", "logging.prompts", "logging.every", "stages.9.lr",
-        "stages.0.name", "stages.1.objective.noise", "stages.1.objective.discriminator.depths", "a.b.c", "", "stages..lr",
-        "stages.-1.lr", "seed.x", "logging.save_seconds", "device", "precision", "bases", "stages.0.objective.kind",
-    )  # fmt: skip
-    values = ("1e8", "1e300", "[", "{a: ", "*x", "&x [*x]", "nan", ".inf", "-1", "null", "", "[" * 3000, "2e-4", "0", "yes",
-              "!!python/object/apply:os.system ['touch executed-by-a-planted-code']", "{<<: 1}", "1e999", "\t", "'")  # fmt: skip
-    value = random.choice(values) if random.random() < 0.6 else str(random.choice(odd_values(random)))
-    return random.choice((f"{random.choice(names)}={value}",) * 9 + (value,))
+    value = random.choice(_VALUES) if random.random() < 0.6 else str(random.choice(odd_values(random)))
+    return random.choice((f"{random.choice(_SETTINGS)}={value}",) * 9 + (value,))
 
 
 def chain(asker: Asker, folder: Path) -> None:
@@ -228,5 +235,3 @@ def table(asker: Asker, folder: Path) -> None:
     held = ResultsFile(folder / "table.json", "fewstep teacher table", {}, {"model": "model", "shapes_fd": "shapes-fd"})
     held.add({"model": "new", "shapes_fd": 1.0})
     read_figures(folder / "vbench.json")
-
-

@@ -51,7 +51,7 @@ def recipe_of(root: Path) -> dict[str, Any]:
     adversarial = {"kind": "adversarial", "warmup": 1, "noise": {"kind": "uniform"}, "probe": 0, "balance": None}
     stage = {"teacher_steps": 4, "student_steps": 2, "steps": 2, "batch": 4, "lr": 1e-3, "warmup": 1}
     return {
-        "teacher": str(root / "teacher"), "seed": 0, "out": str(root / "run"), "precision": "float32", "device": "cpu",
+        "teacher": str(root / "teacher"), "seed": 0, "out": str(root / "new"), "precision": "float32", "device": "cpu",
         "size": {"num_frames": 9, "height": 16, "width": 16}, "shift": None,
         "data": {"kind": "rollouts", "prompts": str(root / "texts" / "prompts.txt"), "steps": 4, "guidance": 3},
         "student": {"train": "full", "lora": {"rank": 4, "alpha": 4}}, "watch": {"every": 25, "motion": [0.7, 1.4]},
@@ -68,7 +68,10 @@ def _recipes(root: Path) -> None:
     said = yaml.safe_dump(recipe_of(root), sort_keys=False)
     (root / "recipes").mkdir()
     (root / "recipes" / "recipe.yaml").write_text(said)
-    members = [{"name": "a", "model": "shapes"}, {"name": "b", "recipe": "recipe.yaml", "given": {"first": "LAST_FRAME"}}]
+    members = [
+        {"name": "a", "model": "shapes"},
+        {"name": "b", "model": "shapes-image", "given": {"first": "LAST_FRAME"}},
+    ]
     chain = {"out": str(root / "chain"), "chain": members}
     (root / "recipes" / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
     packaged = Path(__file__).parents[2] / "recipes"
@@ -78,7 +81,7 @@ def _recipes(root: Path) -> None:
 
 def _run(root: Path) -> None:
     """`root/run`, of which everything but a checkpoint is left."""
-    follow(read_recipe(root / "recipes" / "recipe.yaml"))
+    follow(read_recipe(root / "recipes" / "recipe.yaml", [f"out={root}/run"]))
 
 
 def _checkpoint(root: Path) -> None:

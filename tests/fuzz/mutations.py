@@ -119,7 +119,9 @@ def mutate_json(random: Random, content: bytes) -> bytes:
         case 1:
             return _doubled_key(random, text).encode()
         case 2:
-            return _put(random, text, random.choice(("NaN", "-Infinity", "1e999", "9" * 5000, "-0", "tru", "'x'"))).encode()
+            return _put(
+                random, text, random.choice(("NaN", "-Infinity", "1e999", "9" * 5000, "-0", "tru", "'x'"))
+            ).encode()
     return json.dumps(mutate_tree(random, json.loads(text)), ensure_ascii=random.random() < 0.7).encode(
         "utf-8", "surrogatepass"
     )
@@ -164,7 +166,9 @@ def mutate_yaml(random: Random, content: bytes) -> bytes:
 def yaml_bombs() -> Sequence[Callable[[str, str], str]]:
     """Ways in which a text of a few lines is endless, enormous or a program; each takes a first line and the rest."""
     laughs = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['lol'] * 9)}]\n" for i in range(9))
-    maps = "".join(f"m{i}: &m{i} {{{', '.join(f'k{j}: *m{i - 1}' for j in range(9)) if i else 'x: 1'}}}\n" for i in range(9))
+    maps = "".join(
+        f"m{i}: &m{i} {{{', '.join(f'k{j}: *m{i - 1}' for j in range(9)) if i else 'x: 1'}}}\n" for i in range(9)
+    )
     merges = "".join(
         f"n{i}: &n{i} {{<<: [{', '.join([f'*n{i - 1}'] * 9)}]}}\n" if i else "n0: &n0 {x: 1}\n" for i in range(9)
     )
@@ -250,4 +254,5 @@ def _doubled_key(random: Random, text: str) -> str:
         return text * 2
     found = json.loads(text)
     key = random.choice(list(found)) if isinstance(found, dict) and found else "a"
-    return f"{text[: opened + 1]}{json.dumps(key)}: {random.choice(('null', '1', '[]', json.dumps('x')))}, {text[opened + 1 :]}"
+    value = random.choice(("null", "1", "[]", '"x"'))
+    return f"{text[: opened + 1]}{json.dumps(key)}: {value}, {text[opened + 1 :]}"

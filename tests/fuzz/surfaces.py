@@ -105,7 +105,7 @@ def _html(random: Random, folder: Path) -> None:
     words = [word for word in ("full", "lora", "teacher", "ring", "star", "static", "shapes-fd", "progressive", "why",
                                "evaluate", "benchmark", "x", "float32") if word in text]  # fmt: skip
     for word in random.sample(words, min(len(words), random.choice((1, 2, 3)))):
-        text = text.replace(word, json.dumps(HTML)[1:-1] if path.suffix == ".json" else json.dumps(HTML)[1:-1])
+        text = text.replace(word, json.dumps(HTML)[1:-1])
     path.unlink()
     path.write_text(text)
 
@@ -119,13 +119,14 @@ def _own(path: Path) -> None:
 
 _CONFIGS = ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json", "fewstep.json",
             "vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")  # fmt: skip
+_OF_TEACHERS = ("shapes-teacher.yaml", "shapes-teacher-image.yaml")
 _HELD = ("transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors")
 
 SURFACES = (
     Surface("recipes", "recipes", ("recipe.yaml",), asked.dry_run),
     Surface("overrides", "recipes", ("recipe.yaml",), asked.dry_run_with_override),
     Surface("recipes of chains", "recipes", ("chain.yaml",), asked.chain),
-    Surface("recipes of teachers", "recipes", ("shapes-teacher.yaml", "shapes-teacher-image.yaml"), asked.teacher_recipe),
+    Surface("recipes of teachers", "recipes", _OF_TEACHERS, asked.teacher_recipe),
     Surface("manifests", "run/data", ("manifest.json", "items.jsonl"), asked.dataset, (_shard_outside,)),
     Surface("shards", "run/data", ("shard-00000.parquet",), asked.dataset, (_broken_shard,) * 9),
     Surface("contracts", "run/stages/full", ("contract.json",), asked.student),
@@ -157,5 +158,3 @@ def written(name: str, seed: int, number: int, root: Path, folder: Path) -> tupl
     """Input `number` of a surface, written into `folder`, in words; and what else about it is random."""
     random = Random(f"{seed} {name} {number}")
     return BY_NAME[name].write(random, root, folder), random
-
-

@@ -46,7 +46,8 @@ def work(connection: Connection, root: Path, seed: int) -> None:
     _limit_memory()
     connection.send("ready")
     while (asked := connection.recv()) is not None:
-        connection.send(_found(asker, *asked, seed, place))
+        name, number = asked
+        connection.send(_found(asker, name, number, seed, place))
     shutil.rmtree(place, ignore_errors=True)
 
 

@@ -131,8 +131,8 @@ def read_run(folder: Path) -> RunRecord:
     import yaml
     from pydantic import ValidationError
 
-    from fewstep.distill.overrides import load_yaml
     from fewstep.eval.report.inputs import RunRecord
+    from fewstep.teacher.yaml_text import load_yaml
 
     path = folder / "recipe.yaml"
     try:

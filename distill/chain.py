@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
@@ -18,6 +18,7 @@ from fewstep.distill.packaged import find_recipe
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.student.chain import USUAL, check_frames
+from fewstep.teacher.limits import SamplingSteps
 from fewstep.teacher.yaml_text import load_yaml
 
 GIVEN = "given"  # the folder of what later members are given while they are distilled
@@ -32,7 +33,7 @@ class Member(Settings):
     """A YAML file, beside the chain's own, or a packaged one: it is followed in the folder `name`."""
     model: str | None = None
     """In place of a recipe: a finished run, one of its stages, an export, or a teacher, as it is."""
-    steps: PositiveInt | None = None
+    steps: SamplingSteps | None = None
     """Which of its students makes what later members are distilled on; null: the last."""
     given: dict[str, str] = USUAL
     """What it is given of the clip before it: first, last or reference: FIRST_FRAME or LAST_FRAME; control, mask ...:

@@ -57,7 +57,7 @@ def _child(node: Any, key: str | int, place: str) -> Any:
         node[key] = {}
     child = node[key]
     if not isinstance(child, dict | list):
-        raise ValueError(f"{place} is {child!r} and has no settings of its own: end the path there")
+        raise ValueError(f"{place} is {repr(child)[:80]} and has no settings of its own: end the path there")
     return child
 
 

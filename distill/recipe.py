@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeFloat, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
@@ -24,7 +24,6 @@ from fewstep.distill.settings import (
     LoraSettings,
     RolloutData,
     Seed,
-    Shift,
     Size,
     SizeOrSizes,
     Stage,
@@ -34,6 +33,7 @@ from fewstep.distill.settings import (
 )
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.limits import EmbeddedGuidance, Shift
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.yaml_text import load_yaml
 
@@ -79,7 +79,7 @@ class Recipe(Settings):
     """Size of the clips, or a list of sizes; null: the teacher's own."""
     shift: Shift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
-    embedded_guidance: NonNegativeFloat | None = None
+    embedded_guidance: EmbeddedGuidance | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
     data: Data
     """What is trained on."""

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, load_state, save_state
+from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, check_tensors, load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
@@ -266,6 +266,9 @@ class Trainer:
             other = self.contract.differences(SamplingContract.model_validate(state["contract"]))
             if other:
                 raise ValueError(f"it is of a student with another {', '.join(other)}")
+            if state["step"] > self.stage.steps:
+                raise ValueError(f"it is at step {state['step']} of {self.stage.steps}")
+            check_tensors(state)
             for name, parameter in self.roles.parameters.items():
                 parameter.copy_(state["student"][name])
                 self.roles.average[name].copy_(state["average"][name])
@@ -275,8 +278,9 @@ class Trainer:
                 player.optimizer.load_state_dict(state["optimizers"][name])
             self.step, self.drawn, self.seconds = state["step"], state["drawn"], state["seconds"]
             self.rate = state.get("rate", 1.0)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except Exception as error:  # what it holds may be anything, and torch raises a dozen kinds for it
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({str(error).splitlines()[0]}): "
+                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): "
                 "delete its state.pt to begin the stage again"
             ) from error

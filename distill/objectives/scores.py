@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.processes import sum_over_processes
+from fewstep.teacher.limits import Steps
 
 _MEMORY = 0.9  # of the moving averages, per turn that sees the transition
 
@@ -29,7 +30,7 @@ class Balance(Settings):
     """Accuracy under which it has the most turns, and the student follows it less; above 0.5, which is chance."""
     high: Share = 0.9
     """Accuracy above which it waits."""
-    most: PositiveInt = 3
+    most: Steps = 3
     """Turns in a step while it is under `low`."""
 
     @model_validator(mode="after")

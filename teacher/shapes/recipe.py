@@ -41,7 +41,7 @@ PARTS: tuple[Part, ...] = ("judge", "autoencoder", "denoiser")
 class TeacherRecipe(BaseModel):
     """A teacher of the shapes world: what is trained, for how long, from which seed and start, into which folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     world: Literal["shapes"] = "shapes"
     seed: int = 0

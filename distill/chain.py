@@ -112,7 +112,7 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     """
     found = find_recipe(path)
     values = load_yaml(found.read_text("utf-8-sig"))
-    names = [one.get("name") for one in values["chain"] if isinstance(one, dict)] if _lists(values) else []
+    names = [str(one.get("name")) for one in values["chain"] if isinstance(one, dict)] if _lists(values) else []
     of_members: dict[Any, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, setting = override.partition(".")

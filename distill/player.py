@@ -46,6 +46,25 @@ class Player:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def load(self, state: dict[str, Any]) -> None:
+        """What `state` gave, but for settings, which are this player's own.
+
+        Raises ValueError, and whatever torch raises, for what is not of these parameters.
+        """
+        own = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
+        self.optimizer.load_state_dict(state)
+        for group, settings in zip(self._groups, own, strict=True):
+            group |= settings
+        for parameter, held in self.optimizer.state.items():
+            for name, value in held.items():
+                shape = () if name == "step" else parameter.shape
+                if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
+                    raise ValueError(f"what its optimizer remembers as {name} does not fit")
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
     def state(self) -> dict[str, Any]:
         """The optimizer's, for a checkpoint."""
         return self.optimizer.state_dict()

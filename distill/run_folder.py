@@ -73,11 +73,15 @@ class RunFolder:
         return (self.stage(name) / CONTRACT).is_file()
 
     def result(self, name: str) -> dict[str, Any]:
-        """What a finished stage measured. Raises ValueError when its file cannot be read."""
+        """What a finished stage measured. Raises ValueError for a file that cannot be read, or holds no finite number."""
         path = self.stage(name) / "result.json"
         try:
-            return dict(parse_json(path.read_text("utf-8")))
-        except (FileNotFoundError, ValueError, TypeError) as error:
+            found = dict(parse_json(path.read_text("utf-8")))
+            odd = [key for key, value in found.items() if type(value) not in (int, float) or not -1e300 < value < 1e300]
+            if odd:
+                raise ValueError(f"{odd[0][:80]} is no finite number")
+            return found
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is missing or no JSON object ({error}): restore it, or delete {path.parent} to train the "
                 "stage again"

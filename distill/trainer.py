@@ -275,7 +275,7 @@ class Trainer:
             for name, module in self.modules.items():
                 module.load_state_dict(state["modules"][name])
             for name, player in self.players.items():
-                player.optimizer.load_state_dict(state["optimizers"][name])
+                player.load(state["optimizers"][name])
             self.step, self.drawn, self.seconds = state["step"], state["drawn"], state["seconds"]
             self.rate = state.get("rate", 1.0)
         except Exception as error:  # what it holds may be anything, and torch raises a dozen kinds for it

@@ -50,10 +50,12 @@ def conditioning_rows(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
 def _rows(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
     evaluation = read_evaluation(folder)
     measured = [row for row in evaluation["rows"] if row["role"] != "real"]
+    if not measured:
+        raise ValueError(f"{folder} holds figures of real clips alone: evaluate a teacher and its students there")
     teacher = measured[0]
     shared = {name: evaluation["protocol"].get(name) for name in ("num", "seed", "dtype")}
     for row in measured:
-        own = {"kind": kind, **{key: row[key] for key in ("model", "role", "steps", "guidance")}}
+        own = {"kind": kind, **{key: row.get(key) for key in ("model", "role", "steps", "guidance")}}
         for metric, names in _FIGURES.items():
             own |= _interval(row["metrics"].get(metric), names)
         if row is not teacher:
@@ -68,12 +70,11 @@ def _to_teacher(row: Mapping[str, Any], teacher: Mapping[str, Any], differences:
     for metric, name in _DIFFERENCES.items():
         figures |= _interval(found.get(metric), (name, f"{name}_low", f"{name}_high"))
     own, its = (each["metrics"].get("shapes-fd") for each in (row, teacher))
-    if own and its and its["value"] > 0:
+    if own and its and None not in (own["value"], its["value"]) and its["value"] > 0:
         figures["shapes_fd_ratio"] = round(own["value"] / its["value"], 4)
     return figures
 
 
 def _interval(figure: Mapping[str, Any] | None, names: tuple[str, str, str]) -> dict[str, Any]:
-    if figure is None:
-        return {}
-    return {name: round(figure[end], 4) for name, end in zip(names, ("value", "low", "high"), strict=True)}
+    ends = [None if figure is None else figure.get(end) for end in ("value", "low", "high")]
+    return {name: round(end, 4) for name, end in zip(names, ends, strict=True) if end is not None}

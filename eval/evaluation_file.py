@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.evaluation_shape import check_shape
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.json_text import parse_json
 
@@ -119,8 +120,12 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
         found = parse_json(path.read_text())
         protocol, rows = dict(found["protocol"]), [dict(row) for row in found["rows"]]
         dict(protocol["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not an evaluation's file: delete it, or choose another --out") from error
+        check_shape(rows, found.get("differences", []))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} is not an evaluation's file ({reason}): delete it, or choose another --out"
+        ) from error
     return protocol, rows
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,27 @@ def outlined(
 
     Raises ValueError as that does, and for what the family cannot be or sample.
     """
-    family.check_folder(folder, read_pipeline_index(folder))
-    teacher = family(empty_pipeline(folder, class_name, weights), folder)
-    teacher.use_shift(shift)
+    with describing_teacher(folder):
+        family.check_folder(folder, read_pipeline_index(folder))
+        teacher = family(empty_pipeline(folder, class_name, weights), folder)
+        teacher.use_shift(shift)
     return teacher
+
+
+@contextmanager
+def describing_teacher(folder: Path) -> Iterator[None]:
+    """Whatever a value of a wrong kind in a folder's configs leads to inside the block becomes a ValueError.
+
+    What libraries and families read of configs is theirs, and none of them checks all of it.
+    """
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"the configs in {folder} describe no teacher ({type(error).__name__}: {reason}), so a value in one of "
+            f"them is not what it should be: {RESTORE}"
+        ) from error
 
 
 def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str, Any]:

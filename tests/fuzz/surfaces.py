@@ -49,10 +49,17 @@ class Surface:
     ask: Callable[[Asker, Path], None]
     also: Sequence[Callable[[Random, Path], None]] = field(default_factory=tuple)
 
+    def copy(self, root: Path, folder: Path) -> None:
+        """Puts a copy as it is into `folder`, which is new; files are links to the material's own."""
+        shutil.copytree(
+            root / self.template, folder, copy_function=_link, ignore=shutil.ignore_patterns(".lock", "log.txt")
+        )
+
     def write(self, random: Random, root: Path, folder: Path) -> str:
         """Puts a mutated copy into `folder`, which is new; says what was mutated."""
-        source = root / self.template
-        shutil.copytree(source, folder, copy_function=_link, ignore=shutil.ignore_patterns(".lock"))
+        self.copy(root, folder)
+        if not self.targets:
+            return "as it is"
         if self.also and random.random() < 0.3:
             chosen = random.choice(self.also)
             chosen(random, folder)
@@ -124,7 +131,7 @@ _HELD = ("transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytor
 
 SURFACES = (
     Surface("recipes", "recipes", ("recipe.yaml",), asked.dry_run),
-    Surface("overrides", "recipes", ("recipe.yaml",), asked.dry_run_with_override),
+    Surface("overrides", "recipes", (), asked.dry_run_with_override),
     Surface("recipes of chains", "recipes", ("chain.yaml",), asked.chain),
     Surface("recipes of teachers", "recipes", _OF_TEACHERS, asked.teacher_recipe),
     Surface("manifests", "run/data", ("manifest.json", "items.jsonl"), asked.dataset, (_shard_outside,)),

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -63,22 +64,21 @@ class Worker:
 
 
 def fuzz(
-    names: Sequence[str], num: int, seed: int, failures: Path | None = None, quiet: bool = False
+    names: Sequence[str], num: int, seed: int, root: Path, failures: Path | None = None, quiet: bool = False
 ) -> list[dict[str, Any]]:
-    """A row per surface: `num` inputs in all, the first surfaces with one more where they do not come out even."""
+    """A row per surface: `num` inputs in all, the first surfaces with one more where they do not come out even.
+
+    root: a folder for all that is written; with its `material`, if that is made already.
+    """
     rows = []
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        worker = Worker(Path(folder), seed)
-        try:
-            for place, name in enumerate(names):
-                begun, each = time.monotonic(), num // len(names) + (place < num % len(names))
-                row = _of_one(worker, name, each, failures)
-                rows.append(row)
-                if not quiet:
-                    figures = ", ".join(f"{row[key]} {key}" for key in (*_COUNTED, "executed"))
-                    print(f"{name}: {each} tried, {figures}, {time.monotonic() - begun:.0f} s", flush=True)
-        finally:
-            worker.close()
+    with closing(Worker(root, seed)) as worker:
+        for place, name in enumerate(names):
+            begun, each = time.monotonic(), num // len(names) + (place < num % len(names))
+            row = _of_one(worker, name, each, failures)
+            rows.append(row)
+            if not quiet:
+                figures = ", ".join(f"{row[key]} {key}" for key in (*_COUNTED, "executed"))
+                print(f"{name}: {each} tried, {figures}, {time.monotonic() - begun:.0f} s", flush=True)
     return rows
 
 
@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if asked.each is not None:
         asked.each.write_text("")
-    rows = fuzz(asked.surface or NAMES, asked.num, asked.seed, asked.each)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        rows = fuzz(asked.surface or NAMES, asked.num, asked.seed, Path(folder), asked.each)
     total = {key: sum(row[key] for row in rows) for key in ("tried", *_COUNTED, "executed")}
     print(f"all: {', '.join(f'{count} {key}' for key, count in total.items())}")
     if asked.out is not None:

@@ -18,7 +18,7 @@ from fewstep.distill.packaged import find_recipe
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.student.chain import USUAL, check_frames
-from fewstep.teacher.limits import SamplingSteps
+from fewstep.teacher.limited import SamplingSteps
 from fewstep.teacher.yaml_text import load_yaml
 
 GIVEN = "given"  # the folder of what later members are given while they are distilled

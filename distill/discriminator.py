@@ -18,7 +18,7 @@ from fewstep.teacher.base import TAP_DEPTHS, Teacher
 from fewstep.teacher.bases import Bases, Kinds, part_copy
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of, with_parts
-from fewstep.teacher.limits import Rank
+from fewstep.teacher.limited import Rank
 
 ADAPTER = "discriminator"
 _LEVELS = 8  # of noise, at which features are measured

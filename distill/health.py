@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat
 
 from fewstep.distill.objectives.base import Settings
-from fewstep.teacher.limits import Steps
+from fewstep.teacher.limited import Steps
 
 _PATIENCE = 2  # measurements in a row outside a band, but for the last of a stage, which counts alone
 

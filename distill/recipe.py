@@ -33,7 +33,7 @@ from fewstep.distill.settings import (
 )
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.limits import EmbeddedGuidance, Shift
+from fewstep.teacher.limited import EmbeddedGuidance, Shift
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.yaml_text import load_yaml
 

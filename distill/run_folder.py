@@ -73,7 +73,7 @@ class RunFolder:
         return (self.stage(name) / CONTRACT).is_file()
 
     def result(self, name: str) -> dict[str, Any]:
-        """What a finished stage measured. Raises ValueError for a file that cannot be read, or a figure that is none."""
+        """What a finished stage measured. Raises ValueError for a file that is no table of finite numbers."""
         path = self.stage(name) / "result.json"
         try:
             found = dict(parse_json(path.read_text("utf-8")))

@@ -24,7 +24,7 @@ from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
-from fewstep.teacher.limits import (
+from fewstep.teacher.limited import (
     Amount,
     Clips,
     Frames,

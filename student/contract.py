@@ -18,7 +18,8 @@ from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.given import in_order
 from fewstep.teacher.guidance import Guidance, GuidanceField
-from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS, EmbeddedGuidance, Fps, SamplingSteps
+from fewstep.teacher.limited import EmbeddedGuidance, Fps, SamplingSteps
+from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
 from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
-from fewstep.teacher.limits import Fps, Frames, Pixels
+from fewstep.teacher.limited import Fps, Frames, Pixels
 from fewstep.teacher.listing import Listing, changes, read_listing
 from fewstep.teacher.source import VideoSize
 

@@ -24,7 +24,7 @@ from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import Kinds
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.limits import Amount, Rate, Steps, StepsOrNone, Weight
+from fewstep.teacher.limited import Amount, Rate, Steps, StepsOrNone, Weight
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -14,7 +14,7 @@ from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.supervision import Lesson, Supervision
 from fewstep.teacher.bases import Kinds
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.limits import Amount
+from fewstep.teacher.limited import Amount
 
 if TYPE_CHECKING:
     from fewstep.distill.settings import Stage

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, NonNegativeFloat, model_validator
 from torch import Tensor
 
 from fewstep.distill.objectives.base import Settings
-from fewstep.teacher.limits import Amount
+from fewstep.teacher.limited import Amount
 from fewstep.teacher.schedule import NoiseSchedule
 
 Level = Annotated[float, Field(ge=0, le=1)]  # sigma / (alpha + sigma): 0 is data, 1 is noise, in every family

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.processes import sum_over_processes
-from fewstep.teacher.limits import Steps
+from fewstep.teacher.limited import Steps
 
 _MEMORY = 0.9  # of the moving averages, per turn that sees the transition
 

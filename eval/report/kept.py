@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from fewstep.teacher.limits import SamplingSteps, Steps
+from fewstep.teacher.limited import SamplingSteps, Steps
 
 _Name = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=200)]
 

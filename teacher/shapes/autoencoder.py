@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.limits import Channels, Clips, Frames, Items, Rate, Steps
+from fewstep.teacher.limited import Channels, Clips, Frames, Items, Rate, Steps
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor

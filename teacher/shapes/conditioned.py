@@ -23,7 +23,7 @@ from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.given import Given
-from fewstep.teacher.limits import Clips, Items, Rank, Rate, Shift, Steps
+from fewstep.teacher.limited import Clips, Items, Rank, Rate, Shift, Steps
 from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import draw_caption, example

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.families.wan_attention import count_padding
-from fewstep.teacher.limits import Amount, Channels, Clips, Items, Rank, Rate, Shift, Steps
+from fewstep.teacher.limited import Amount, Channels, Clips, Items, Rank, Rate, Shift, Steps
 from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption

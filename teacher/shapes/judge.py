@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, sil
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.checksums import sha256
-from fewstep.teacher.limits import Clips, Items, Rate, Steps
+from fewstep.teacher.limited import Clips, Items, Rate, Steps
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor

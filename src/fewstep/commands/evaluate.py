@@ -26,6 +26,7 @@ from fewstep.commands.asked import (
     settle_dtype,
 )
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS, MOST_SAMPLING_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,19 +52,26 @@ def evaluate(
             help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
         ),
     ] = None,
-    num: Annotated[int, typer.Option(min=3, help="Clips of each model; fewer prompts are used again.")] = 2048,
+    num: Annotated[
+        int, typer.Option(min=3, max=MOST_ITEMS, help="Clips of each model; fewer prompts are used again.")
+    ] = 2048,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
+    ] = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Clips made at once; another one may finish what one began.")] = 8,
+    batch: Annotated[
+        int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once; another one may finish what one began.")
+    ] = 8,
     metrics: Annotated[str | None, typer.Option(help="Separated by commas; by default all that can be taken.")] = None,
     reference: Annotated[
         Path | None,

@@ -160,8 +160,9 @@ def test_a_broken_checkpoint_is_refused(case: Case) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("step", None), ("step", -5), ("step", math.nan), ("step", 7), ("step", True), ("drawn", -1), ("seconds", math.nan),
-        ("rate", 0.0), ("rate", "1"), ("student", {}), ("average", None), ("optimizers", {"student": {}}), ("contract", []),
+        ("step", None), ("step", -5), ("step", math.nan), ("step", 7), ("step", True), ("drawn", -1), ("rate", 0.0),
+        ("seconds", math.nan), ("rate", "1"), ("student", {}), ("average", None), ("optimizers", {"student": {}}),
+        ("contract", []),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_odd_values_is_refused(case: Case, name: str, value: object) -> None:
@@ -179,7 +180,7 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_refused(case: Case, part
     state = torch.load(path, weights_only=True)
     next(iter(state[part].values())).view(-1)[0] = math.nan
     torch.save(state, path)
-    with pytest.raises(ValueError, match="holds numbers that are not finite.*: delete its state.pt"):
+    with pytest.raises(ValueError, match=r"holds numbers that are not finite.*: delete its state\.pt"):
         case.trainer()
 
 

@@ -84,8 +84,8 @@ def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContra
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("steps", 10**8), ("times", [1, 0.5, 0.7, 0.2, 0]), ("times", [1, 0.8, 0.6, 0.4, 0.2]), ("shift", 0), ("fps", -1),
-        ("fps", 1e300), ("sizes", [[10**6, 16, 16]]), ("given", ["nothing"]), ("baked_guidance", 1e308),
+        ("steps", 10**8), ("times", [1, 0.5, 0.7, 0.2, 0]), ("times", [1, 0.8, 0.6, 0.4, 0.2]), ("shift", 0),
+        ("fps", -1), ("fps", 1e300), ("sizes", [[10**6, 16, 16]]), ("given", ["nothing"]), ("baked_guidance", 1e308),
         ("embedded_guidance", -1),
     ],
 )  # fmt: skip

@@ -112,7 +112,7 @@ def dataset(asker: Asker, folder: Path) -> None:
 def student(asker: Asker, folder: Path) -> None:
     """As `fewstep sample`: looked at, opened, asked once."""
     outline_sampler(folder, Asked())
-    sampler = load_student(folder, device="cpu")
+    sampler = load_student(folder, teacher=None if (folder / "vae").exists() else asker.teacher, device="cpu")
     size = sampler.contract.size
     noise = sampler.teacher.noise([0], sampler.teacher.latent_shape(*size))
     if noise.numel() < 100_000 and sampler.contract.steps < 10:

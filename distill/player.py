@@ -56,6 +56,8 @@ class Player:
         for group, settings in zip(self._groups, own, strict=True):
             group |= settings
         for parameter, held in self.optimizer.state.items():
+            if held.keys() != {"step", "exp_avg", "exp_avg_sq"} or bool((held["exp_avg_sq"] < 0).any()):
+                raise ValueError("what its optimizer remembers is not Adam's")
             for name, value in held.items():
                 shape = () if name == "step" else parameter.shape
                 if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():

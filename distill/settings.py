@@ -29,6 +29,7 @@ from fewstep.teacher.limited import (
     Clips,
     Frames,
     Items,
+    Limit,
     Pixels,
     Rank,
     Rate,
@@ -303,7 +304,7 @@ class Stage(Settings):
     """Steps in which lr rises from 0."""
     cooldown: Fraction = 0.3
     """The last fraction of the steps, in which lr falls to 0."""
-    clip: Amount = 1.0
+    clip: Limit = 1.0
     """Limit of the gradient's norm."""
     ema: Decay = 0.99
     """Decay of the averaged student, which is the stage's result; 0 is no average."""

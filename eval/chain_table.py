@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.evaluation_file import read_evaluation
-from fewstep.eval.report.inputs import read_benchmark
+from fewstep.eval.evaluation_shape import check_shape
+from fewstep.eval.report.inputs import Latency
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.limits import MOST_CLIPS
 
 COLUMNS = {
@@ -32,10 +33,9 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
 
     Raises ValueError when a file cannot be read, or they share no model of as many evaluations.
     """
-    timed_models = {row.model: row for row in read_benchmark(benchmark).rows}
-    batch = _batch(benchmark)
+    batch, timed_models = _times(benchmark)
     found = []
-    for row in read_evaluation(evaluation.parent)["rows"]:
+    for row in _rows(evaluation):
         timed = timed_models.get(row["model"])
         evaluations = row.get("evaluations")
         if row["role"] != "real" and (timed is None or timed.evaluations != evaluations):
@@ -79,8 +79,37 @@ def _steps(row: Mapping[str, Any]) -> str:
     return "" if row["role"] == "real" else "+".join(str(link.get("steps")) for link in _links(row))
 
 
-def _batch(benchmark: Path) -> int:
-    batch = read_benchmark(benchmark).protocol.get("batch")
-    if type(batch) is not int or not 0 < batch <= MOST_CLIPS:
-        raise ValueError(f"{benchmark} says no batch: run `fewstep benchmark` again")
-    return batch
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Of an evaluation."""
+    rows = _read(path)["rows"]
+    try:
+        check_shape(rows, [])
+    except ValueError as error:
+        raise ValueError(_none(path, error)) from error
+    return list(rows)
+
+
+def _times(path: Path) -> tuple[int, dict[str, Latency]]:
+    """Of a benchmark: its batch, and what each model took."""
+    found = _read(path)
+    try:
+        batch = found["protocol"]["batch"]
+        if type(batch) is not int or not 0 < batch <= MOST_CLIPS:
+            raise ValueError("its batch is no number of clips")
+        return batch, {row.model: row for row in map(Latency.model_validate, found["rows"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(_none(path, error)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = parse_json(path.read_text("utf-8"))
+        if not isinstance(found["rows"], list) or not isinstance(found["protocol"], dict):
+            raise ValueError("it has no rows")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(_none(path, error)) from error
+    return found
+
+
+def _none(path: Path, error: Exception) -> str:
+    return f"{path} is no file of `fewstep evaluate` or `fewstep benchmark` ({error})"

@@ -120,6 +120,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
         found = parse_json(path.read_text())
         protocol, rows = dict(found["protocol"]), [dict(row) for row in found["rows"]]
         dict(protocol["metrics"])
+        dict(protocol.get("left_out", {}))
         check_shape(rows, found.get("differences", []))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)

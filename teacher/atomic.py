@@ -120,7 +120,7 @@ def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"another process{_holder(path)} is writing {folder}: wait for it, or {elsewhere}") from None
+        raise ValueError(f"another process is writing {folder}: wait for {_holder(path)}, or {elsewhere}") from None
     try:
         with naming_full_disk(path):
             path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
@@ -130,12 +130,12 @@ def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
 
 
 def _holder(lock: Path) -> str:
-    """Who wrote itself into a lock, in words; nothing where that cannot be read."""
+    """Who wrote itself into a lock, in words; `it` where that cannot be read."""
     try:
         said = lock.read_text()
     except (OSError, UnicodeDecodeError):
-        return ""
-    return f" ({said.strip()})" if re.fullmatch(r"\d+ on [\w.-]+\n", said) else ""
+        return "it"
+    return f"process {said.strip()}" if re.fullmatch(r"\d+ on [\w.-]+\n", said) else "it"
 
 
 def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:

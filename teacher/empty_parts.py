@@ -30,7 +30,25 @@ def outlined(
         family.check_folder(folder, read_pipeline_index(folder))
         teacher = family(empty_pipeline(folder, class_name, weights), folder)
         teacher.use_shift(shift)
+        _check_token_ids(teacher.pipeline, folder)
     return teacher
+
+
+def _check_token_ids(pipeline: Any, folder: Path) -> None:
+    """Raises ValueError when a text encoder has no embedding of the token that prompts are padded or ended with."""
+    from transformers import PreTrainedModel
+
+    for ending in ("", "_2", "_3"):
+        tokenizer, encoder = (getattr(pipeline, f"{part}{ending}", None) for part in ("tokenizer", "text_encoder"))
+        embeddings = encoder.get_input_embeddings() if isinstance(encoder, PreTrainedModel) else None
+        known = getattr(embeddings, "num_embeddings", None)
+        for name in ("pad_token_id", "eos_token_id"):
+            token = getattr(tokenizer, name, None)
+            if known is not None and token is not None and not 0 <= token < known:
+                raise ValueError(
+                    f"the tokenizer in {folder / f'tokenizer{ending}'} has {name} {token}, and the text encoder knows "
+                    f"{known} tokens: {RESTORE}"
+                )
 
 
 @contextmanager

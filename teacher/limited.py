@@ -20,6 +20,7 @@ StepsOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # of learning
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Limit = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]  # of a norm; a huge one is none
 Rank = Annotated[int, Field(gt=0, le=limits.MOST_RANK)]
 Channels = Annotated[int, Field(gt=0, le=65_536)]
 Shift = Annotated[float, Field(gt=0, le=limits.MOST_SHIFT, allow_inf_nan=False)]

@@ -158,7 +158,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         ):
             with pytest.raises(
                 ValueError,
-                match=rf"another process \({os.getpid()} on .*\) is writing {tmp_path}: wait for it, or go away",
+                match=rf"another process is writing {tmp_path}: wait for process {os.getpid()} on .*, or go away",
             ):
                 attempt()
     check_unlocked(tmp_path)
@@ -169,7 +169,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     holds += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with Popen([sys.executable, "-c", holds, tmp_path], stdout=PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=rf"another process \({process.pid} on "):
+        with pytest.raises(ValueError, match=rf"wait for process {process.pid} on "):
             check_unlocked(tmp_path)
         process.kill()
         process.wait()

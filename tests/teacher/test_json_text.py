@@ -33,8 +33,8 @@ def test_what_cannot_be_used_is_a_value_error(text: str, said: str) -> None:
 
 def test_depth_is_counted_without_recursion() -> None:
     nested: Any = 1
-    for _ in range(DEEPEST):
-        nested = [nested, {"a": nested}] if len(repr(nested)) < 1000 else [nested]
+    for number in range(DEEPEST):
+        nested = {"a": nested, "b": 1} if number % 2 else [nested, [1]]
     check_depth(nested)
     for _ in range(10_000):
         nested = {"a": nested}

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+PipelineSteps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
 Frames = Annotated[
     int | None, typer.Option("--frames", min=1, max=MOST_FRAMES, help="Frames of a clip; the teacher's by default.")

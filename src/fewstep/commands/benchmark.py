@@ -18,6 +18,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    PipelineSteps,
     Shift,
     Width,
     asked_ways,
@@ -28,7 +29,7 @@ from fewstep.commands.asked import (
 from fewstep.commands.benchmark_training import Overrides, StageNames, Timing, Training, time_training
 from fewstep.commands.evaluate import models_of
 from fewstep.commands.progress import Screen
-from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS, MOST_SAMPLING_STEPS
+from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +58,7 @@ def benchmark(
     training: Training = None,
     settings: Overrides = None,
     stages: StageNames = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
-    ] = None,
+    steps: PipelineSteps = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),

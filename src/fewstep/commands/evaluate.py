@@ -16,6 +16,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    PipelineSteps,
     Shift,
     Width,
     asked_each,
@@ -26,7 +27,7 @@ from fewstep.commands.asked import (
     settle_dtype,
 )
 from fewstep.commands.progress import Screen
-from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS, MOST_SAMPLING_STEPS
+from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,10 +60,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
-    ] = None,
+    steps: PipelineSteps = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),

@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from fewstep.eval.models import Model
     from fewstep.student.sampler import Asked, Sampler
 
+_Num = Annotated[
+    int, typer.Option("--num", min=3, max=MOST_ITEMS, help="Clips of each model; fewer prompts are used again.")
+]
+_Batch = Annotated[
+    int,
+    typer.Option("--batch", min=1, max=MOST_CLIPS, help="Clips made at once; another one may finish what one began."),
+]
+
 
 def evaluate(
     models: Annotated[
@@ -53,9 +61,7 @@ def evaluate(
             help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
         ),
     ] = None,
-    num: Annotated[
-        int, typer.Option(min=3, max=MOST_ITEMS, help="Clips of each model; fewer prompts are used again.")
-    ] = 2048,
+    num: _Num = 2048,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
@@ -67,9 +73,7 @@ def evaluate(
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
-    batch: Annotated[
-        int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once; another one may finish what one began.")
-    ] = 8,
+    batch: _Batch = 8,
     metrics: Annotated[str | None, typer.Option(help="Separated by commas; by default all that can be taken.")] = None,
     reference: Annotated[
         Path | None,

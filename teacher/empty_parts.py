@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fewstep.teacher.config_counts import check_counts
 from fewstep.teacher.modular import made_by_blocks
 from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
 from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
@@ -127,6 +128,7 @@ def empty_part(folder: Path, part: Part, change: Callable[[Any], None] | None = 
     kind = find_class(folder, part)
     if kind is None or not (hasattr(kind, "state_dict") or hasattr(kind, "from_config")):
         return None
+    check_counts(folder / ("config.json" if hasattr(kind, "state_dict") else kind.config_name))
     try:
         with init_empty_weights(include_buffers=False):
             made = _of_transformers(kind, folder, change) if part.library == "transformers" else _made(kind, folder)

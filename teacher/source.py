@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.modular import Classes, classical_class
 from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
 from fewstep.teacher.pipeline_index import read_json as read_json
@@ -96,8 +96,9 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     if beside.is_file():
         said = read_json(beside)
         for name in VideoSize._fields:
-            if (value := said.get(name)) is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{beside}: {name} is {value!r}; it must be a whole number above 0")
+            most = MOST_FRAMES if name == "num_frames" else MOST_PIXELS
+            if (value := said.get(name)) is not None and (type(value) is not int or not 1 <= value <= most):
+                raise ValueError(f"{beside}: {name} is {value!r:.60}; it must be a whole number from 1 to {most}")
     else:
         parameters = inspect.signature(pipeline_class.__call__).parameters
         said = {name: parameters[name].default for name in VideoSize._fields if name in parameters}
@@ -112,8 +113,8 @@ def said_fps(folder: Path) -> float | None:
     fps = read_json(beside).get("fps") if beside.is_file() else None
     if fps is None:
         return None
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
-        raise ValueError(f"{beside}: fps is {fps!r}; it must be a number above 0")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MOST_FPS:
+        raise ValueError(f"{beside}: fps is {fps!r:.60}; it must be a number above 0 and up to {MOST_FPS:g}")
     return float(fps)
 
 

@@ -12,7 +12,7 @@ _Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
 def parse_json(text: str | bytes, pairs: _Pairs | None = None) -> Any:
-    """What a JSON text says; `pairs` makes an object of its names and values.
+    """What a JSON text says; `pairs` makes an object of its names and values, and then characters are its affair.
 
     Raises ValueError, of which `json.JSONDecodeError` is one, with the reason alone: callers know which file it is and
     what to do about it. Reasons are also more levels than `DEEPEST`, and halves of characters, which no file can hold.
@@ -23,7 +23,7 @@ def parse_json(text: str | bytes, pairs: _Pairs | None = None) -> Any:
         raise ValueError(_TOO_DEEP) from None
     check_depth(found)
     escape: Any = b"\\u" if isinstance(text, bytes) else "\\u"
-    if escape in text:
+    if pairs is None and escape in text:
         try:
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError:

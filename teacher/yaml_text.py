@@ -12,7 +12,18 @@ _MOST, _DEEPEST = 100_000, 50  # values with aliases written out, and levels
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 2e-4 as a number, as YAML 1.2 does, and refuses a setting said twice."""
+    """SafeLoader that reads 2e-4 as a number, as YAML 1.2 does, and refuses a setting said twice, and many levels."""
+
+    _level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self._level > _DEEPEST:  # before PyYAML, whose work grows with the square of the levels
+            raise yaml.composer.ComposerError(None, None, _TOO_DEEP, self.peek_event().start_mark)
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)

@@ -58,6 +58,8 @@ class Player:
         for parameter, held in self.optimizer.state.items():
             if held.keys() != {"step", "exp_avg", "exp_avg_sq"} or bool((held["exp_avg_sq"] < 0).any()):
                 raise ValueError("what its optimizer remembers is not Adam's")
+            if not 1 <= float(held["step"]) < 2**53:
+                raise ValueError(f"its optimizer has made {float(held['step']):g} steps")
             for name, value in held.items():
                 shape = () if name == "step" else parameter.shape
                 if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():

@@ -188,7 +188,11 @@ def test_what_optimizers_remember_must_fit(case: Case) -> None:
     case.trainer().run(*after(1))
     path = case.folder / "state.pt"
     state = torch.load(path, weights_only=True)
-    state["optimizers"]["student"]["state"][0]["exp_avg"] = "text"
+    state["optimizers"]["student"]["state"][0]["step"] = torch.tensor(-1.0)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="its optimizer has made -1 steps"):
+        case.trainer()
+    state["optimizers"]["student"]["state"][0] |= {"exp_avg": "text", "step": torch.tensor(1.0)}
     state["optimizers"]["student"]["param_groups"][0]["betas"] = (5, 5)
     torch.save(state, path)
     with pytest.raises(ValueError, match="its optimizer remembers as exp_avg does not fit"):

@@ -32,7 +32,21 @@ def outlined(
         teacher = family(empty_pipeline(folder, class_name, weights), folder)
         teacher.use_shift(shift)
         _check_token_ids(teacher.pipeline, folder)
+        _check_latents(teacher)
     return teacher
+
+
+def _check_latents(teacher: Teacher) -> None:
+    """Raises ValueError when the latents of the teacher's own size have a shape that no tensor can have."""
+    size = teacher.default_size()
+    try:
+        shape = None if size is None else teacher.latent_shape(*size)
+    except ValueError:  # whoever asks for clips of this size is told
+        return
+    if shape is not None and not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(
+            f"the configs in {teacher.folder} make latents of shape {list(shape)!s:.80}, which no tensor has: {RESTORE}"
+        )
 
 
 def _check_token_ids(pipeline: Any, folder: Path) -> None:

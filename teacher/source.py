@@ -178,15 +178,15 @@ def _is_modular(name: str) -> bool:
 
 
 def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> str:
-    class_name = index.get("_class_name")
-    if why := refused.get(str(class_name)):
-        raise ValueError(f"{name} is {_articled(str(class_name))}, which cannot be a teacher: {why}")
+    class_name = str(index.get("_class_name") or "pipeline without _class_name")
+    if why := refused.get(class_name):
+        raise ValueError(f"{name} is {_articled(class_name)}, which cannot be a teacher: {why}")
     if class_name not in known:
         raise ValueError(
-            f"{name} is {_articled(class_name or 'pipeline without _class_name')}, a family that fewstep does not "
+            f"{name} is {_articled(class_name[:80])}, a family that fewstep does not "
             f"know: use one of {', '.join(known)}, or add it (docs/adding-a-family.md)"
         )
-    return str(class_name)
+    return class_name
 
 
 def _articled(noun: str) -> str:

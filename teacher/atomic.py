@@ -115,6 +115,15 @@ def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
 
     Raises ValueError, naming the process, when another one is in it.
     """
+    with _lock(folder, elsewhere) as path:
+        with naming_full_disk(path):
+            path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
+        yield
+
+
+@contextmanager
+def _lock(folder: Path, elsewhere: str) -> Iterator[Path]:
+    """The lock's file, once it is held."""
     path = folder / _LOCK
     lock = FileLock(path)
     try:
@@ -122,9 +131,7 @@ def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     except Timeout:
         raise ValueError(f"another process is writing {folder}: wait for {_holder(path)}, or {elsewhere}") from None
     try:
-        with naming_full_disk(path):
-            path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
-        yield
+        yield path
     finally:
         lock.release()
 
@@ -139,9 +146,9 @@ def _holder(lock: Path) -> str:
 
 
 def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:
-    """Raises ValueError when another process is writing the folder, which need not be there."""
+    """Raises ValueError when another process is writing the folder, which need not be there; changes nothing."""
     if (folder / _LOCK).exists():
-        with only_writer(folder, elsewhere):
+        with _lock(folder, elsewhere):
             pass
 
 

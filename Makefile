@@ -5,12 +5,12 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint cases families scale memory-table soak: export OMP_NUM_THREADS = 1
-test cases families scale memory-table soak: export HF_HUB_OFFLINE = 1
+test lint cases families fuzz scale memory-table soak: export OMP_NUM_THREADS = 1
+test cases families fuzz scale memory-table soak: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families scale teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed memory-table soak export-table
+.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed memory-table soak export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -34,6 +34,10 @@ scale: $(DEV)
 
 families: $(DEV)
 	$(BIN)/pytest tests/families --families docs/results/families.json
+
+# Bad input of every kind: none may crash, hang or run.
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz --num 10000 --seed 0 --out docs/results/fuzz.json
 
 teacher: $(FEWSTEP)
 	$(BIN)/fewstep teacher train recipes/shapes-teacher.yaml --embed

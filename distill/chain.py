@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
-from fewstep.distill.overrides import apply, load_yaml
+from fewstep.distill.overrides import apply
 from fewstep.distill.packaged import find_recipe
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.student.chain import USUAL, check_frames
+from fewstep.teacher.limited import SamplingSteps
+from fewstep.teacher.yaml_text import load_yaml
 
 GIVEN = "given"  # the folder of what later members are given while they are distilled
 
@@ -31,7 +33,7 @@ class Member(Settings):
     """A YAML file, beside the chain's own, or a packaged one: it is followed in the folder `name`."""
     model: str | None = None
     """In place of a recipe: a finished run, one of its stages, an export, or a teacher, as it is."""
-    steps: PositiveInt | None = None
+    steps: SamplingSteps | None = None
     """Which of its students makes what later members are distilled on; null: the last."""
     given: dict[str, str] = USUAL
     """What it is given of the clip before it: first, last or reference: FIRST_FRAME or LAST_FRAME; control, mask ...:
@@ -110,7 +112,7 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     """
     found = find_recipe(path)
     values = load_yaml(found.read_text("utf-8-sig"))
-    names = [one.get("name") for one in values["chain"] if isinstance(one, dict)] if _lists(values) else []
+    names = [str(one.get("name")) for one in values["chain"] if isinstance(one, dict)] if _lists(values) else []
     of_members: dict[Any, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, setting = override.partition(".")

@@ -42,10 +42,49 @@ def load_state(folder: Path, stage: str, name: str = FILE_NAME, mmap: bool = Fal
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
-        return state if state["stage"] == stage else None
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is broken ({reason}): delete it to begin the stage {stage} again") from error
+        if state["stage"] != stage:
+            return None
+        _check_numbers(state)
+    except UnpicklingError as error:
+        reason = "it holds more than tensors and numbers, or is cut off"
+        raise ValueError(_broken(path, stage, reason)) from error
+    except Exception as error:  # a file may be damaged in any way, and torch raises a dozen kinds for it
+        reason = str(error).strip().split("\n")[0].split(". This is")[0][:200]
+        raise ValueError(_broken(path, stage, reason or type(error).__name__)) from error
+    return state
+
+
+def check_tensors(state: dict[str, Any]) -> None:
+    """Raises ValueError when weights, averages or what optimizers remember are not finite, or no tensors."""
+    for part in ("student", "average", "modules", "optimizers"):
+        waiting = [(part, state[part])]
+        while waiting:
+            place, value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += [(f"{place}.{name}", below) for name, below in value.items()]
+            elif isinstance(value, torch.Tensor):
+                if value.layout != torch.strided or not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"{place} holds numbers that are not finite")
+            elif part in ("student", "average"):
+                raise ValueError(f"{place} is no tensor")
+
+
+def _check_numbers(state: dict[str, Any]) -> None:
+    """Raises ValueError unless what is counted and timed are numbers that it can have."""
+    for name in ("step", "drawn"):
+        if type(state[name]) is not int or not 0 <= state[name] < 2**53:
+            raise ValueError(f"its {name} is {state[name]!r:.60}, not a whole number from 0 on")
+    if type(count := state.get("micro_batches", 1)) is not int or not 0 < count < 2**31:
+        raise ValueError(f"its micro_batches are {count!r:.60}, not a whole number from 1 on")
+    seconds, rate = state["seconds"], state.get("rate", 1.0)
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+        raise ValueError(f"its seconds are {seconds!r:.60}, not a number from 0 on")
+    if type(rate) not in (int, float) or not 0 < rate <= 1:
+        raise ValueError(f"its rate is {rate!r:.60}, not a number above 0 and up to 1")
+
+
+def _broken(path: Path, stage: str, reason: str) -> str:
+    return f"{path} is broken ({reason}): delete it to begin the stage {stage} again"
 
 
 def forget_state(folder: Path, stage: str) -> None:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from fewstep.distill.trackers import Tracker
 from fewstep.teacher.atomic import naming_full_disk, whole_file
+from fewstep.teacher.json_text import parse_json
 
 
 class Curves:
@@ -45,13 +46,26 @@ class Curves:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The points of a curve; a last line cut short by a kill is left out."""
+    """The points of a curve; from a line on that is none, such as the last one of a kill, all are left out."""
     if not path.exists():
         return []
     found = []
     for line in path.read_text().splitlines():
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            point = parse_json(line)
+        except ValueError:
             break
+        if not _is_point(point):
+            break
+        found.append(point)
     return found
+
+
+def _is_point(point: Any) -> bool:
+    """Whether it is figures after so many steps."""
+    return (
+        isinstance(point, dict)
+        and type(step := point.get("step")) is int
+        and 0 <= step < 2**53
+        and all(type(figure) in (int, float) for figure in point.values())
+    )

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
@@ -19,6 +19,7 @@ from fewstep.teacher.base import TAP_DEPTHS, Teacher
 from fewstep.teacher.bases import Bases, Kinds, part_copy
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of, with_parts
+from fewstep.teacher.limited import Rank
 from fewstep.teacher.sharded import is_sharded
 
 ADAPTER = "discriminator"
@@ -40,7 +41,7 @@ class DiscriminatorSettings(Settings):
     backbone: Literal["frozen", "trained", "lora"] = "frozen"
     """The teacher's own network, a copy that is trained, or the teacher's own with trained adapters. Where only a part
     of students is trained (`student.only`), it is only that part of the discriminator, too."""
-    lora_rank: PositiveInt = 16
+    lora_rank: Rank = 16
     """Rank of those adapters."""
 
 

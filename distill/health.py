@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, NonNegativeFloat, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat
 
 from fewstep.distill.objectives.base import Fraction, Settings
+from fewstep.teacher.limited import Steps
 
 _PATIENCE = 2  # measurements in a row outside a band, but for the last of a stage, which counts alone
 
@@ -35,7 +36,7 @@ class Watch(Settings):
     """What a student must look like while it trains. All but `accuracy` are taken on some held-out clips, of the moving
     average against its supervisor, from the same noise. Null: any value will do."""
 
-    every: PositiveInt = 25
+    every: Steps = 25
     """Student steps between two measurements. Stages of fewer steps are measured at their end, and not judged."""
     begins: Fraction = 0.25
     """The fraction of a stage's steps before which nothing is judged: students begin as what they are not yet."""

@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails
 
 Schema = dict[str, Any]
 
+_MOST = 20  # sentences
+_LONGEST = 80  # characters of a value, or of a name in a path
+
 _IN_OUR_WORDS = {
     "missing": "is missing, and has no default",
     "string_type": "must be text: put it in quotes",
@@ -25,27 +28,30 @@ _IN_OUR_WORDS = {
 
 
 def sentences(error: ValidationError, schema: Schema) -> list[str]:
-    """One sentence for each mistake; `schema` is the JSON schema of the model that was validated."""
-    return [_sentence(details, schema) for details in error.errors()]
+    """One sentence for each of the first mistakes, and how many more there are; `schema` is the JSON schema of the
+    model that was validated."""
+    found = error.errors()
+    more = [f"and {len(found) - _MOST} more mistakes"] if len(found) > _MOST else []
+    return [*(_sentence(details, schema) for details in found[:_MOST]), *more]
 
 
 def _sentence(details: ErrorDetails, schema: Schema) -> str:
     path, around, here = _follow(details["loc"], schema)
-    given, context = details["input"], details.get("ctx", {})
+    given, context = _short(repr(details["input"])), details.get("ctx", {})
     match details["type"]:
         case "extra_forbidden":
-            return f"{path} is not a setting: {_nearest(str(details['loc'][-1]), around.get('properties', ()))}"
+            return f"{path} is not a setting: {_nearest(_short(str(details['loc'][-1])), around.get('properties', ()))}"
         case "union_tag_not_found":
             return f"{path}.kind is missing: use {_either(here)}"
         case "union_tag_invalid":
-            return f"{path}.kind is {context['tag']!r}: use {_either(here)}"
+            return f"{path}.kind is {_short(repr(context['tag']))}: use {_either(here)}"
         case "literal_error":
-            return f"{path} is {given!r}: use {context['expected']}"
+            return f"{path} is {given}: use {context['expected']}"
         case "value_error":
             return f"{path}: {context['error']}" if path else str(context["error"])
         case kind if kind in _IN_OUR_WORDS:
             return f"{path} {_IN_OUR_WORDS[kind]}"
-    return f"{path} is {given!r}: {details['msg'][0].lower()}{details['msg'][1:]}"
+    return f"{path} is {given}: {details['msg'][0].lower()}{details['msg'][1:]}"
 
 
 def _follow(location: Sequence[str | int], schema: Schema) -> tuple[str, Schema, Schema]:
@@ -59,7 +65,7 @@ def _follow(location: Sequence[str | int], schema: Schema) -> tuple[str, Schema,
         if "discriminator" in here:
             here = _plain({"$ref": here["discriminator"]["mapping"][part]}, schema)
             continue
-        path.append(str(part))
+        path.append(_short(str(part)))
         around = here
         below = here.get("properties", {}).get(part) if isinstance(part, str) else here.get("items")
         here = _plain(below or {}, schema)
@@ -74,6 +80,11 @@ def _plain(node: Schema, schema: Schema) -> Schema:
         else:
             node = next(option for option in node["anyOf"] if option.get("type") != "null")
     return node
+
+
+def _short(text: str) -> str:
+    """Its beginning and its end."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 4 :]}"
 
 
 def _either(union: Schema) -> str:

@@ -1,33 +1,13 @@
-"""YAML as recipes use it, and settings by dotted path: `stages.4-step.lr=1e-4`."""
+"""Settings by dotted path: `stages.4-step.lr=1e-4`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 2e-4 as a number, as YAML 1.2 does, and refuses a setting said twice."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        names: list[Any] = [key.value for key, _ in node.value]
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            raise yaml.composer.ComposerError(None, None, f"{twice} is said twice", node.start_mark)
-        return node
-
-
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
-
-
-def load_yaml(text: str) -> Any:
-    """What a YAML text says; 2e-4 is a number. Raises yaml.YAMLError, also for a key that stands twice."""
-    return _unshared(yaml.load(text, _Loader))
+from fewstep.teacher.yaml_text import load_yaml
 
 
 def stage_names(stages: Sequence[Any]) -> list[Any]:
@@ -77,7 +57,7 @@ def _child(node: Any, key: str | int, place: str) -> Any:
         node[key] = {}
     child = node[key]
     if not isinstance(child, dict | list):
-        raise ValueError(f"{place} is {child!r} and has no settings of its own: end the path there")
+        raise ValueError(f"{place} is {repr(child)[:80]} and has no settings of its own: end the path there")
     return child
 
 
@@ -92,10 +72,3 @@ def _key(node: dict[str, Any] | list[Any], key: str, place: str) -> str | int:
         return names.index(key)
     known = [*map(str, range(len(node))), *names]
     raise ValueError(f"{place}.{key} does not exist: use one of {', '.join(known) or 'none, for the list is empty'}")
-
-
-def _unshared(value: Any) -> Any:
-    """Without YAML's aliases, so that setting one of two equal parts leaves the other alone."""
-    if isinstance(value, dict):
-        return {key: _unshared(part) for key, part in value.items()}
-    return [_unshared(part) for part in value] if isinstance(value, list) else value

@@ -62,12 +62,16 @@ class Player:
         return {"state": state, "param_groups": [group | {"params": list(range(len(self.parameters)))}]}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` said; its tensors are whole. Raises ValueError where they do not fit."""
+        """Takes over what `state` said, but for settings, which are this player's own; its tensors are whole.
+
+        Raises ValueError, and whatever torch raises, where they do not fit.
+        """
         if len(state["param_groups"][0]["params"]) != len(self.parameters):
             raise ValueError("its optimizer is of other parameters")
         self.begin(state["state"].keys())
         for i, saved in state["state"].items():
             own = self.optimizer.state[self.parameters[int(i)]]
+            _check_moments(saved, own)
             for key, tensor in saved.items():
                 fill(own[key], tensor)
 
@@ -78,6 +82,16 @@ class Player:
             parameter = self.parameters[int(i)]
             moments = {name: torch.zeros_like(parameter.detach()) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+
+def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    if saved.keys() != own.keys() or bool((saved["exp_avg_sq"] < 0).any()):
+        raise ValueError("what its optimizer remembers is not Adam's")
+    if not 1 <= float(saved["step"]) < 2**53:
+        raise ValueError(f"its optimizer has made {float(saved['step']):g} steps")
+    for name, value in saved.items():
+        if not isinstance(value, Tensor) or value.shape != own[name].shape or not value.is_floating_point():
+            raise ValueError(f"what its optimizer remembers as {name} does not fit")
 
 
 def as_numbers(figures: dict[str, Tensor]) -> dict[str, float]:

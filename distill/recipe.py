@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeFloat, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
-from fewstep.distill.overrides import apply, load_yaml, stage_names
+from fewstep.distill.overrides import apply, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
 from fewstep.distill.parallel import Parallel
 from fewstep.distill.settings import (
@@ -26,7 +26,6 @@ from fewstep.distill.settings import (
     LoraSettings,
     RolloutData,
     Seed,
-    Shift,
     Size,
     SizeOrSizes,
     Stage,
@@ -36,7 +35,9 @@ from fewstep.distill.settings import (
 )
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.limited import EmbeddedGuidance, Shift
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.yaml_text import load_yaml
 
 __all__ = [
     "Data",
@@ -81,7 +82,7 @@ class Recipe(Settings):
     """Size of the clips, or a list of sizes; null: the teacher's own."""
     shift: Shift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
-    embedded_guidance: NonNegativeFloat | None = None
+    embedded_guidance: EmbeddedGuidance | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
     parallel: Parallel = Parallel()
     """How several processes hold the networks."""

@@ -15,7 +15,6 @@ import yaml
 
 from fewstep.distill.checkpoint import FILE_NAME as STATE
 from fewstep.distill.checkpoint import forget_state
-from fewstep.distill.overrides import load_yaml
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
 from fewstep.distill.sharded_checkpoint import FOLDER as SHARDED
@@ -23,8 +22,10 @@ from fewstep.distill.sharded_checkpoint import forget_all
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.buckets import FILE_NAME as BUCKETS
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.precision import Precision
+from fewstep.teacher.yaml_text import load_yaml
 
 RECIPE = "recipe.yaml"
 OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
@@ -74,11 +75,15 @@ class RunFolder:
         return (self.stage(name) / CONTRACT).is_file()
 
     def result(self, name: str) -> dict[str, Any]:
-        """What a finished stage measured. Raises ValueError when its file cannot be read."""
+        """What a finished stage measured; not all need be finite. Raises ValueError for no table of numbers."""
         path = self.stage(name) / "result.json"
         try:
-            return dict(json.loads(path.read_text("utf-8")))
-        except (FileNotFoundError, ValueError, TypeError) as error:
+            found = dict(parse_json(path.read_text("utf-8")))
+            odd = [key for key, value in found.items() if type(value) not in (int, float)]
+            if odd:
+                raise ValueError(f"{odd[0][:80]} is no number")
+            return found
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is missing or no JSON object ({error}): restore it, or delete {path.parent} to train the "
                 "stage again"

@@ -10,10 +10,6 @@ from pydantic import (
     AfterValidator,
     Field,
     FiniteFloat,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     TypeAdapter,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -28,6 +24,20 @@ from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
+from fewstep.teacher.limited import (
+    Amount,
+    Clips,
+    Frames,
+    Items,
+    Limit,
+    Pixels,
+    Rank,
+    Rate,
+    SamplingSteps,
+    Steps,
+    StepsOrNone,
+    Weight,
+)
 from fewstep.teacher.schedule import substeps_per_step
 from fewstep.teacher.source import VideoSize
 
@@ -37,7 +47,6 @@ Train = Literal["full", "lora"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Start = Annotated[float, Field(gt=0, le=1)]
-Shift = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _find(path: Path, info: ValidationInfo) -> Path:
@@ -57,11 +66,11 @@ Found = Annotated[Path, AfterValidator(_find)]
 class Size(Settings):
     """Size of a clip."""
 
-    num_frames: PositiveInt
+    num_frames: Frames
     """Frames of a clip."""
-    height: PositiveInt
+    height: Pixels
     """Pixels."""
-    width: PositiveInt
+    width: Pixels
     """Pixels."""
 
     def __str__(self) -> str:
@@ -93,15 +102,15 @@ class RolloutData(Settings):
     prompts: Found
     """A text file with one prompt per line, or a .jsonl file, whose lines may name files that are given with a prompt:
     {"prompt": "a dog runs", "first": "dog.png"}."""
-    count: PositiveInt = 1
+    count: Items = 1
     """Samples of each prompt, from other noise."""
-    steps: PositiveInt = 32
+    steps: SamplingSteps = 32
     """Teacher steps of each sample."""
     guidance: GuidanceField = Field(5.0, validate_default=True)
     """Classifier-free guidance u + w (c - u) of the samples; 1 is none, 5@0.3-0.93 at these noise levels only."""
     seed: Seed = 0
     """Decides every sample's noise."""
-    batch: PositiveInt = 16
+    batch: Clips = 16
     """Samples at a time, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch, here and where a stage is guided."""
@@ -120,7 +129,7 @@ class VideoData(Settings):
     """What clips are made from besides captions: FIRST_FRAME or LAST_FRAME of the clip itself, or the captions' column
     that names files, as in {first: FIRST_FRAME, control: depth_file}. Null: the first and last frames that the teacher
     needs."""
-    batch: PositiveInt = 16
+    batch: Clips = 16
     """Clips at a time, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch where a stage is guided."""
@@ -163,9 +172,9 @@ def _text_or_settings(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 class LoraSettings(Settings):
     """Low-rank adapters (arXiv 2106.09685) in place of the whole network."""
 
-    rank: PositiveInt = 64
+    rank: Rank = 64
     """Rank of each adapter."""
-    alpha: PositiveFloat = 64.0
+    alpha: Amount = 64.0
     """The adapters count alpha / rank times."""
     targets: tuple[str, ...] | None = None
     """Names of modules; null: every linear and convolution of the blocks, but neither in- and out-layers nor shared
@@ -191,14 +200,14 @@ class Logging(Settings):
     """Where curves, sample clips and the recipe go."""
     project: Annotated[str, Field(min_length=1)] = "fewstep"
     """The project of wandb or trackio; each run is one run there."""
-    every: PositiveInt = 10
+    every: Steps = 10
     """Student steps between two points of a curve."""
-    samples_every: PositiveInt = 500
+    samples_every: Steps = 500
     """Student steps between two sets of sample clips."""
     prompts: tuple[Annotated[str | GivenPrompt, WrapValidator(_text_or_settings)], ...] = ()
     """Prompts of the sample clips; without any there are none. With files: {prompt: a dog runs, given: {first:
     dog.png}}."""
-    save_seconds: PositiveFloat = 120.0
+    save_seconds: Amount = 120.0
     """Seconds between two checkpoints."""
 
     @property
@@ -241,9 +250,9 @@ class Conversion(Settings):
 
     to: Literal["v", "x0"] = "v"
     """What it predicts then."""
-    steps: PositiveInt = 200
+    steps: Steps = 200
     """Optimizer steps of regression on its own x0, with the stage's batch."""
-    lr: PositiveFloat = 1e-4
+    lr: Rate = 1e-4
     """Learning rate of that, Adam."""
 
 
@@ -262,9 +271,9 @@ class Stage(Settings):
 
     name: str = ""
     """Unique; by default 4-step, 4-step-adversarial, 4-step-adversarial-2 ..."""
-    teacher_steps: PositiveInt
+    teacher_steps: SamplingSteps
     """Steps of whoever supervises, over the whole of time."""
-    student_steps: PositiveInt
+    student_steps: SamplingSteps
     """Steps of the student; they divide teacher_steps."""
     teacher: str | None = None
     """Who supervises: `base`, or the name of an earlier stage. Null: the last earlier stage with teacher_steps student
@@ -277,24 +286,24 @@ class Stage(Settings):
     none; 5@0.3-0.93 is 5 at noise levels between these, and none at others (arXiv 2404.07724)."""
     train: Train | None = None
     """Null: as `student.train` says."""
-    steps: PositiveInt = 500
+    steps: Steps = 500
     """Optimizer steps of the student."""
-    batch: PositiveInt = 16
+    batch: Clips = 16
     """Clips per step, over all processes: each takes an equal share, so that their number changes nothing."""
-    accumulate: PositiveInt = 1
+    accumulate: Clips = 1
     """Micro-batches that a step's clips are split into, as memory needs; each is shared by all processes."""
-    lr: PositiveFloat = 2e-4
+    lr: Rate = 2e-4
     """Learning rate of the student, Adam."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's. Where nothing is said, an objective may have its own: adversarial ones have 0 and 0.99, as momentum makes
     a game with a moving opponent circle."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Weight = 0.0
     """Decoupled weight decay."""
-    warmup: NonNegativeInt = 20
+    warmup: StepsOrNone = 20
     """Steps in which lr rises from 0."""
     cooldown: Fraction = 0.3
     """The last fraction of the steps, in which lr falls to 0."""
-    clip: PositiveFloat = 1.0
+    clip: Limit = 1.0
     """Limit of the gradient's norm."""
     ema: Decay = 0.99
     """Decay of the averaged student, which is the stage's result; 0 is no average."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 
 from fewstep.distill.recipe import Recipe
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.json_text import parse_json
 
 ID = "tracker.json"  # in the run's folder: under which id and name a tracker knows it
 
@@ -188,7 +189,7 @@ def _identity(folder: Path, others: Collection[str] = ()) -> dict[str, str]:
     """Name and id of the run in this folder, the same after a stop; another run's name gets the id behind it."""
     path = folder / ID
     if path.exists():
-        kept: dict[str, str] = json.loads(path.read_text("utf-8"))
+        kept: dict[str, str] = parse_json(path.read_text("utf-8"))
         return kept
     name, own = folder.resolve().name, secrets.token_hex(4)
     known = {"name": f"{name}-{own}" if name in others else name, "id": own}

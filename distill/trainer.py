@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, load_state, save_state
+from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, check_tensors, load_state, save_state
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
@@ -313,19 +313,23 @@ class Trainer:
             other = self.contract.differences(SamplingContract.model_validate(numbers["contract"]))
             if other:
                 raise ValueError(f"it is of a student with another {', '.join(other)}")
+            if numbers["step"] > self.stage.steps:
+                raise ValueError(f"it is at step {numbers['step']} of {self.stage.steps}")
             if isinstance(found, Path):
                 self._take_parts(found)
             else:
+                check_tensors(found)
                 self._take_whole(found)
             self.step, self.seconds = numbers["step"], numbers["seconds"]
             # drawn so often by another number of processes, perhaps, in micro-batches of other sizes
             before = numbers.get("micro_batches", self.stage.accumulate)
             self.drawn = numbers["drawn"] * self._micro_batches // before
             self.rate = numbers.get("rate", 1.0)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except Exception as error:  # what it holds may be anything, and torch raises a dozen kinds for it
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             saved = found if isinstance(found, Path) else FILE_NAME
             raise ValueError(
-                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({str(error).splitlines()[0]}): "
+                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): "
                 f"delete its {saved} to begin the stage again"
             ) from error
 

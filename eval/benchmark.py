@@ -21,6 +21,7 @@ from fewstep.eval.results import markdown_table
 from fewstep.eval.speedup import amdahl_fit, speedups
 from fewstep.eval.tuning import Tuning
 from fewstep.teacher.atomic import ELSEWHERE, check_writable_file, whole_file
+from fewstep.teacher.json_text import parse_json
 
 MAX_SPLIT_GAP = 0.03
 COLUMNS = {  # seconds unless another unit is named
@@ -139,7 +140,7 @@ def check_replaceable(out: Path) -> None:
     """Raises ValueError unless a benchmark can be written to `out`, which ends in .json and holds nothing else."""
     check_writable_file(out, [".json"])
     try:
-        held = json.loads(out.read_text("utf-8"))
+        held = parse_json(out.read_text("utf-8"))
     except (OSError, ValueError):  # nothing, or what a kill left of a benchmark
         return
     if not isinstance(held, dict) or "fit" not in held:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fewstep.eval.evaluation_shape import check_shape
+from fewstep.eval.report.inputs import Latency
+from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.limits import MOST_CLIPS
 
 COLUMNS = {
     "stage": "stage",
@@ -29,15 +33,17 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
 
     Raises ValueError when a file cannot be read, or they share no model of as many evaluations.
     """
-    benchmarked = _read(benchmark)
-    times, batch = {row["model"]: row for row in benchmarked["rows"]}, int(benchmarked["protocol"]["batch"])
+    batch, timed_models = _times(benchmark)
     found = []
-    for row in _read(evaluation)["rows"]:
-        timed = times.get(row["model"])
-        if row["role"] != "real" and (timed is None or timed["evaluations"] != row["evaluations"]):
+    for row in _rows(evaluation):
+        timed = timed_models.get(row["model"])
+        evaluations = row.get("evaluations")
+        if row["role"] != "real" and (timed is None or timed.evaluations != evaluations):
             continue
-        seconds = {} if timed is None else {"seconds": float(f"{timed['total_seconds'] / batch:.3g}")}
-        asked = {"stage": _stages(row), "model": row["model"], "steps": _steps(row), "evaluations": row["evaluations"]}
+        seconds = {}
+        if timed is not None and timed.total_seconds is not None:
+            seconds = {"seconds": float(f"{timed.total_seconds / batch:.3g}")}
+        asked = {"stage": _stages(row), "model": row["model"], "steps": _steps(row), "evaluations": evaluations}
         found.append({**asked, **seconds, **_figures(row)})
     if not any("seconds" in row for row in found):
         raise ValueError(f"{evaluation} and {benchmark} have no model in common: measure the same models in both")
@@ -50,7 +56,9 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
         if figure := row["metrics"].get(name):
             said[column] = figure["value"]
             said |= {f"{column}_{end}": figure[end] for end in ("low", "high") if figure.get(end) is not None}
-            said["num"] = max(said.get("num", 0), figure["num"])  # some prompts name nothing that could be right
+            said["num"] = max(
+                said.get("num", 0), figure.get("num") or 0
+            )  # some prompts name nothing that could be right
     return said
 
 
@@ -62,20 +70,46 @@ def _stages(row: Mapping[str, Any]) -> str:
     """The stage of each link; undistilled of teachers, and of real clips nothing."""
     if row["role"] == "real":
         return ""
-    paths = [Path(link["source"]) for link in _links(row)]
+    paths = [Path(link.get("source", "")) for link in _links(row)]
     names = [path.name if path.parent.name == "stages" else "undistilled" for path in paths]
     return names[0] if len(set(names)) == 1 else "+".join(names)
 
 
 def _steps(row: Mapping[str, Any]) -> str:
-    return "" if row["role"] == "real" else "+".join(str(link["steps"]) for link in _links(row))
+    return "" if row["role"] == "real" else "+".join(str(link.get("steps")) for link in _links(row))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Of an evaluation."""
+    rows = _read(path)["rows"]
+    try:
+        check_shape(rows, [])
+    except ValueError as error:
+        raise ValueError(_none(path, error)) from error
+    return list(rows)
+
+
+def _times(path: Path) -> tuple[int, dict[str, Latency]]:
+    """Of a benchmark: its batch, and what each model took."""
+    found = _read(path)
+    try:
+        batch = found["protocol"]["batch"]
+        if type(batch) is not int or not 0 < batch <= MOST_CLIPS:
+            raise ValueError("its batch is no number of clips")
+        return batch, {row.model: row for row in map(Latency.model_validate, found["rows"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(_none(path, error)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if not isinstance(found["rows"], list) or "protocol" not in found:
+        found: dict[str, Any] = parse_json(path.read_text("utf-8"))
+        if not isinstance(found["rows"], list) or not isinstance(found["protocol"], dict):
             raise ValueError("it has no rows")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no file of `fewstep evaluate` or `fewstep benchmark` ({error})") from error
+        raise ValueError(_none(path, error)) from error
     return found
+
+
+def _none(path: Path, error: Exception) -> str:
+    return f"{path} is no file of `fewstep evaluate` or `fewstep benchmark` ({error})"

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.evaluation_shape import check_shape
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.json_text import parse_json
 
 Row = dict[str, Any]
 
@@ -22,7 +24,7 @@ class EvaluationFile:
         """Raises ValueError when `out` holds an evaluation of another protocol."""
         self._path, self._command, self._prompts = out / FILE_NAME, command, prompts
         self.protocol, self.rows = joined_protocol(out, protocol)
-        before = json.loads(self._path.read_text()) if self._path.exists() else {}
+        before = parse_json(self._path.read_text()) if self._path.exists() else {}
         self.differences: list[dict[str, Any]] = before.get("differences", [])
         self._write()
 
@@ -97,7 +99,7 @@ def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
     if row is None:
         raise ValueError(f"there is no {model} in {out}: choose among {', '.join(r['model'] for r in rows)}")
     row["metrics"] |= figures
-    _write(out / FILE_NAME, json.loads((out / FILE_NAME).read_text()) | {"rows": rows})
+    _write(out / FILE_NAME, parse_json((out / FILE_NAME).read_text()) | {"rows": rows})
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:
@@ -108,11 +110,16 @@ def _write(path: Path, told: dict[str, Any]) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
         protocol, rows = dict(found["protocol"]), [dict(row) for row in found["rows"]]
         dict(protocol["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not an evaluation's file: delete it, or choose another --out") from error
+        dict(protocol.get("left_out", {}))
+        check_shape(rows, found.get("differences", []))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} is not an evaluation's file ({reason}): delete it, or choose another --out"
+        ) from error
     return protocol, rows
 
 

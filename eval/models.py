@@ -20,6 +20,7 @@ from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
 _UNSAID_DTYPE = "float32"  # the default while claims did not say it
@@ -183,7 +184,7 @@ def claimed_dtype(files: Sequence[Path]) -> str | None:
 
 def _read_claim(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(parse_json(file.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not JSON ({error}): delete its folder, or choose another --out") from error
 

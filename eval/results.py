@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from fewstep.teacher.atomic import check_writable_file, whole_file
+from fewstep.teacher.json_text import parse_json
 
 Row = Mapping[str, Any]
 
@@ -32,7 +33,7 @@ def write_tables(path: Path, command: str, rows: Sequence[Row], columns: Mapping
 def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
     """Command and rows. Raises ValueError for a file that is not such a table."""
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
         return str(found["command"]), [dict(row.items()) for row in found["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results table: delete it, and the command writes a new one") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from fewstep.eval.metrics.clips import Figures, figure, mean_interval
 from fewstep.eval.metrics.frechet import Interval
 from fewstep.eval.metrics.shapes import Progress
 from fewstep.student.sampler import Sampler
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.video import to_uint8, write_video
 
 SAMPLES = 5  # of each prompt
@@ -54,7 +54,7 @@ def write_videos(
 def read_figures(path: Path) -> Figures:
     """What a *_eval_results.json of VBench says, as vbench-DIMENSION. Raises ValueError when it is none."""
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
         return {f"vbench-{name}": _figure(float(score), each) for name, (score, each) in found.items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is no result of VBench: pass the *_eval_results.json that it wrote") from error

@@ -18,6 +18,7 @@ from torch import nn
 from fewstep.teacher.bases import Kinds, part_names
 from fewstep.teacher.bases import shared_copy as shared_copy
 from fewstep.teacher.experts import parts_of
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.weight_files import tensor_shapes
 
 FILE_NAME = "adapter.safetensors"
@@ -50,7 +51,7 @@ def load_adapter(network: nn.Module, name: str, folder: Path) -> None:
     path = folder / FILE_NAME
     try:
         with safe_open(path, framework="pt") as file:
-            config = LoraConfig(**json.loads((file.metadata() or {})[_CONFIG]))
+            config = LoraConfig(**parse_json((file.metadata() or {})[_CONFIG]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         _inject(network, name, config)
         found: Any = set_peft_model_state_dict(network, state, name)
@@ -140,7 +141,7 @@ def check_adapter(network: nn.Module, folder: Path, remedy: str) -> None:
     shapes, adapted = tensor_shapes(path, remedy), shared_copy(network)
     try:
         with safe_open(path, framework="pt") as file:
-            config = LoraConfig(**json.loads((file.metadata() or {})[_CONFIG]))
+            config = LoraConfig(**parse_json((file.metadata() or {})[_CONFIG]))
         _inject(adapted, "adapter", config)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

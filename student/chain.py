@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.given import FROM_CLIP, IMAGES, LAST_FRAME, Given, in_order
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video import to_uint8
 
@@ -129,7 +130,7 @@ def save_chain(folder: Path, members: Sequence[Member]) -> None:
 def _kept(folder: Path) -> tuple[Member, ...]:
     path = folder / FILE_NAME
     try:
-        listed: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["chain"]
+        listed: list[dict[str, Any]] = parse_json(path.read_text("utf-8"))["chain"]
         found = [Member(str(one["source"]), dict(one["given"])) for one in listed]
         for member in found[1:]:
             check_frames(member.frames)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
+from fewstep.teacher.given import in_order
 from fewstep.teacher.guidance import Guidance, GuidanceField
+from fewstep.teacher.limited import EmbeddedGuidance, Fps, SamplingSteps
+from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
 from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
@@ -36,7 +40,7 @@ class ExpertNodes(BaseModel):
     nodes: indices of `SamplingContract.timesteps`. trained: it has weights of its own; else it is the teacher's.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     component: str
@@ -57,7 +61,7 @@ class SamplingContract(BaseModel):
     networks, those that have a node; none where a single network has them all.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     version: Literal[4]
     pipeline: str  # diffusers' class name
@@ -65,19 +69,19 @@ class SamplingContract(BaseModel):
     teacher_sha256: str
     weights: Literal["lora", "full"]
     sampler: Literal["ode"]  # deterministic steps, DDIM = Euler
-    steps: int
+    steps: SamplingSteps
     times: tuple[float, ...]
     timesteps: tuple[float, ...]
     kind: Kind
     prediction: Prediction  # the student's own: its teacher's, unless it was converted
-    shift: float
+    shift: Annotated[float, Field(gt=0)]
     guidance: GuidanceField
     baked_guidance: GuidanceField
-    embedded_guidance: float | None
+    embedded_guidance: EmbeddedGuidance | None
     negative_prompt: str
     experts: tuple[ExpertNodes, ...]
     sizes: tuple[_Size, ...]  # those of the clips it was trained on, the usual one first
-    fps: float
+    fps: Fps
     given: tuple[str, ...]  # images and videos that clips are made from besides prompts: names of `teacher.given`
 
     @model_validator(mode="before")
@@ -96,7 +100,12 @@ class SamplingContract(BaseModel):
             raise ValueError(f"the experts do not have each of the {self.steps} nodes once")
         if len(self.times) != self.steps + 1 or len(self.timesteps) != self.steps:
             raise ValueError(f"{self.steps} steps need {self.steps + 1} times and {self.steps} timesteps")
+        if self.times[0] != 1 or self.times[-1] != 0 or any(b >= a for a, b in pairwise(self.times)):
+            raise ValueError("times do not fall from 1 (noise) to 0 (data)")
         check_sizes(self.sizes)
+        if any(size.num_frames > MOST_FRAMES or max(size[1:]) > MOST_PIXELS for size in self.sizes):
+            raise ValueError(f"sizes are at most {MOST_FRAMES} frames of {MOST_PIXELS} pixels in height and width")
+        in_order(self.given)
         return self
 
     @staticmethod

@@ -15,6 +15,7 @@ from fewstep.student.denoiser import student_network
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.rollout import rollout
+from fewstep.teacher.yaml_text import load_yaml
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
 def _order(run: Path) -> dict[str, int]:
     """Where each stage stands in a run's recipe, if that is there: the times of files do not outlive a copy."""
     try:
-        stages = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["stages"]
+        stages = load_yaml((run / "recipe.yaml").read_text("utf-8"))["stages"]
         return {str(stage["name"]): index for index, stage in enumerate(stages)}
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return {}
 
 

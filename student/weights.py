@@ -101,6 +101,8 @@ def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
     try:
         with without_bars():
             found: Any = type(like).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+        if empty := [name for name, tensor in found.named_parameters() if tensor.is_meta]:
+            raise ValueError(f"its files hold no {empty[0]}")
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} is no {type(like).__name__} ({reason}): restore it, or train it again") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,23 +113,42 @@ def check_writable_file(path: Path, suffixes: Sequence[str], elsewhere: str = EL
 def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     """Keeps other processes out of an existing folder; the system lifts the lock however this one dies.
 
-    Raises ValueError when another process is in it.
+    Raises ValueError, naming the process, when another one is in it.
     """
-    lock = FileLock(folder / _LOCK)
+    with _lock(folder, elsewhere) as path:
+        with naming_full_disk(path):
+            path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
+        yield
+
+
+@contextmanager
+def _lock(folder: Path, elsewhere: str) -> Iterator[Path]:
+    """The lock's file, once it is held."""
+    path = folder / _LOCK
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"another process is writing {folder}: wait for it, or {elsewhere}") from None
+        raise ValueError(f"another process is writing {folder}: wait for {_holder(path)}, or {elsewhere}") from None
     try:
-        yield
+        yield path
     finally:
         lock.release()
 
 
+def _holder(lock: Path) -> str:
+    """Who wrote itself into a lock, in words; `it` where that cannot be read."""
+    try:
+        said = lock.read_text()
+    except (OSError, UnicodeDecodeError):
+        return "it"
+    return f"process {said.strip()}" if re.fullmatch(r"\d+ on [\w.-]+\n", said) else "it"
+
+
 def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:
-    """Raises ValueError when another process is writing the folder, which need not be there."""
+    """Raises ValueError when another process is writing the folder, which need not be there; changes nothing."""
     if (folder / _LOCK).exists():
-        with only_writer(folder, elsewhere):
+        with _lock(folder, elsewhere):
             pass
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.manifest import Skip
 
 Record = dict[str, Any]  # a row as Parquet holds it
@@ -59,7 +60,7 @@ def _read_items(path: Path) -> list[Skip | None]:
     """None where there is no such file, or one that a power cut has broken."""
     try:
         with pq.ParquetFile(path) as file:
-            items = json.loads(file.metadata.metadata[_KEY.encode()])
+            items = parse_json(file.metadata.metadata[_KEY.encode()])
             return [None if item is None else Skip.model_validate(item) for item in items]
     except (OSError, ValueError, KeyError, TypeError):
         return []

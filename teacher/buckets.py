@@ -10,6 +10,7 @@ import numpy as np
 
 from fewstep.teacher.atomic import ELSEWHERE, whole_file
 from fewstep.teacher.decode_video import ROUNDING, ClipShape
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.manifest import FILE_NAME as MANIFEST
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_shape import VideoShape
@@ -122,7 +123,7 @@ def _read(folder: Path) -> list[VideoSize] | None:
     if not path.is_file():
         return None
     try:
-        said = json.loads(path.read_text("utf-8"))
+        said = parse_json(path.read_text("utf-8"))
         if said["version"] != _VERSION:
             raise ValueError(f"its version is {said['version']}, not {_VERSION}")
         sizes = list(map(read_size, said["sizes"]))

@@ -11,6 +11,7 @@ from typing import Any
 
 from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
 from fewstep.teacher.given import NAMES, Prompt, existing, given_names
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.strict_csv import read_csv
 from fewstep.teacher.text_files import check_characters, lines_of, read_text
 
@@ -135,7 +136,7 @@ def _json_object(line: str, place: str) -> Mapping[str, Any]:
         return dict(pairs)
 
     try:
-        row = json.loads(line, object_pairs_hook=keep)
+        row = parse_json(line, keep)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not JSON ({error.msg}, column {error.colno}): write one object a line") from error
     except (ValueError, RecursionError) as error:  # too many digits, too many brackets

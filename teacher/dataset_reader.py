@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
@@ -104,16 +105,31 @@ _REMEDY = "delete it and run the command that made the dataset again"
 def read_rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str, Any]]:
     """{"id", "caption", "seed", and the tensors of the manifest that a row has}, in the order of writing.
 
-    Tensors keep the dtype on disk.
+    Tensors keep the dtype on disk. Raises ValueError for a file that does not hold what the manifest says.
     """
     for path in paths:
+        for row in _plain_rows(path):
+            try:
+                stored = {name: row[name] for name in tensors if row[name] is not None}
+                found = {name: _tensor(stored[name], tensors[name]) for name in stored}
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                raise ValueError(f"{path} does not hold what its manifest says ({error}): {_REMEDY}") from error
+            yield row | found
+
+
+def _plain_rows(path: str) -> Iterator[dict[str, Any]]:
+    try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_PER_READ):
-                for row in batch.to_pylist():
-                    stored = {name: row[name] for name in tensors if row[name] is not None}
-                    yield row | {name: _tensor(stored[name], tensors[name]) for name in stored}
+                yield from batch.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}): {_REMEDY}") from error
 
 
 def _tensor(stored: bytes, layout: Layout) -> Tensor:
     shape = tuple(-1 if size is None else size for size in layout.shape)
-    return torch.from_numpy(np.frombuffer(stored, layout.dtype).reshape(shape).copy())
+    found = np.frombuffer(stored, layout.dtype).reshape(shape)
+    if not np.isfinite(found).all():
+        raise ValueError("a tensor has numbers that are not finite")
+    return torch.from_numpy(found.copy())

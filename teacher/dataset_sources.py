@@ -160,11 +160,18 @@ def list_files(folder: Path, out: Path) -> list[Path]:
         if not path.is_dir()
         and path.suffix.lower() not in _NOT_VIDEOS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.resolve().is_relative_to(out.resolve())
+        and not _lies_below(path, out)
     ]
     if not found:
         raise ValueError(f"{folder} holds no files that could be videos: pass another folder")
     return found
+
+
+def _lies_below(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link that leads back to itself, which is skipped as no video
+        return False
 
 
 def text_tensors(conditions: Conditions, n: int) -> dict[str, Tensor]:

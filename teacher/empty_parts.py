@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fewstep.teacher.config_counts import check_counts
 from fewstep.teacher.modular import made_by_blocks
 from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
 from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
@@ -25,10 +27,59 @@ def outlined(
 
     Raises ValueError as that does, and for what the family cannot be or sample.
     """
-    family.check_folder(folder, read_pipeline_index(folder))
-    teacher = family(empty_pipeline(folder, class_name, weights), folder)
-    teacher.use_shift(shift)
+    with describing_teacher(folder):
+        family.check_folder(folder, read_pipeline_index(folder))
+        teacher = family(empty_pipeline(folder, class_name, weights), folder)
+        teacher.use_shift(shift)
+        _check_token_ids(teacher.pipeline, folder)
+        _check_latents(teacher)
     return teacher
+
+
+def _check_latents(teacher: Teacher) -> None:
+    """Raises ValueError when the latents of the teacher's own size have a shape that no tensor can have."""
+    size = teacher.default_size()
+    try:
+        shape = None if size is None else teacher.latent_shape(*size)
+    except ValueError:  # whoever asks for clips of this size is told
+        return
+    if shape is not None and not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(
+            f"the configs in {teacher.folder} make latents of shape {list(shape)!s:.80}, which no tensor has: {RESTORE}"
+        )
+
+
+def _check_token_ids(pipeline: Any, folder: Path) -> None:
+    """Raises ValueError when a text encoder has no embedding of the token that prompts are padded or ended with."""
+    from transformers import PreTrainedModel
+
+    for ending in ("", "_2", "_3"):
+        tokenizer, encoder = (getattr(pipeline, f"{part}{ending}", None) for part in ("tokenizer", "text_encoder"))
+        embeddings = encoder.get_input_embeddings() if isinstance(encoder, PreTrainedModel) else None
+        known = getattr(embeddings, "num_embeddings", None)
+        for name in ("pad_token_id", "eos_token_id"):
+            token = getattr(tokenizer, name, None)
+            if known is not None and token is not None and not 0 <= token < known:
+                raise ValueError(
+                    f"the tokenizer in {folder / f'tokenizer{ending}'} has {name} {token}, and the text encoder knows "
+                    f"{known} tokens: {RESTORE}"
+                )
+
+
+@contextmanager
+def describing_teacher(folder: Path) -> Iterator[None]:
+    """Whatever a value of a wrong kind in a folder's configs leads to inside the block becomes a ValueError.
+
+    What libraries and families read of configs is theirs, and none of them checks all of it.
+    """
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"the configs in {folder} describe no teacher ({type(error).__name__}: {reason}), so a value in one of "
+            f"them is not what it should be: {RESTORE}"
+        ) from error
 
 
 def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str, Any]:
@@ -91,6 +142,7 @@ def empty_part(folder: Path, part: Part, change: Callable[[Any], None] | None = 
     kind = find_class(folder, part)
     if kind is None or not (hasattr(kind, "state_dict") or hasattr(kind, "from_config")):
         return None
+    check_counts(folder / ("config.json" if hasattr(kind, "state_dict") else kind.config_name))
     try:
         with init_empty_weights(include_buffers=False):
             made = _of_transformers(kind, folder, change) if part.library == "transformers" else _made(kind, folder)

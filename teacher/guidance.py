@@ -13,6 +13,7 @@ import torch
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from torch import Tensor
 
+from fewstep.teacher.limits import MOST_GUIDANCE
 from fewstep.teacher.schedule import NoiseSchedule, Time
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -40,6 +41,11 @@ class Guidance:
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
             raise ValueError(f"guidance is {self.weight}; it must be a finite number, and 1 means none")
+        if abs(self.weight) > MOST_GUIDANCE:
+            raise ValueError(
+                f"guidance is {self.weight:g}; it must lie between -{MOST_GUIDANCE:g} and {MOST_GUIDANCE:g}: 1 means "
+                "none, and 3 to 8 are usual"
+            )
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(
                 f"guidance from noise level {self.low:g} to {self.high:g} is no interval: levels go from 0 (data) to 1 "

@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.json_text import parse_json
 
 FILE_NAME = "items.jsonl"
 _NAMED = 3  # items in a sentence; of more the number is told
@@ -43,7 +44,7 @@ def read_listing(folder: Path, sha256: str) -> Listing | None:
 
 def changes(then: Listing, now: Listing) -> str:
     """In words, what came to the items, what went, and what changed: "new.mp4 was added"."""
-    before, after = ({json.loads(line)[0]: line for line in lines} for lines in (then, now))
+    before, after = ({parse_json(line)[0]: line for line in lines} for lines in (then, now))
     both = before.keys() & after.keys()
     found = [
         _verb([name for name in after if name not in before], "added"),
@@ -72,5 +73,5 @@ def _verb(names: list[str], what: str) -> str:
 
 def _size(line: str) -> object:
     """Of a video, its bytes."""
-    item = json.loads(line)
+    item = parse_json(line)
     return item[1] if len(item) > 1 else None

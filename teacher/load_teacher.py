@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from fewstep.teacher.loading import find_device, without_bars
 from fewstep.teacher.source import find_folder
@@ -27,7 +28,7 @@ def load_teacher(
     or device, its family is unknown, a part of it is missing, cut off, a pickle, or not what its config says, or
     its schedule is not one of its family.
     """
-    from fewstep.teacher.empty_parts import outlined
+    from fewstep.teacher.empty_parts import describing_teacher, outlined
     from fewstep.teacher.families import FAMILIES, MODULAR, REFUSED
     from fewstep.teacher.load_pipeline import load_pipeline
 
@@ -39,9 +40,19 @@ def load_teacher(
     try:
         with without_bars():
             pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, ready)
+        _check_filled(pipeline)
+        pipeline.to(chosen)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    pipeline.to(chosen)
-    teacher = FAMILIES[class_name](pipeline, folder)
-    teacher.use_shift(shift)
+    with describing_teacher(folder):
+        teacher = FAMILIES[class_name](pipeline, folder)
+        teacher.use_shift(shift)
     return teacher
+
+
+def _check_filled(pipeline: Any) -> None:
+    """Raises ValueError when a weight was in none of the files."""
+    for part, module in pipeline.components.items():
+        tensors = module.named_parameters() if isinstance(module, nn.Module) else ()
+        if empty := [name for name, tensor in tensors if tensor.is_meta]:
+            raise ValueError(f"the files of its {part} hold no {empty[0]}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
+from fewstep.teacher.limited import Fps, Frames, Pixels
 from fewstep.teacher.listing import Listing, changes, read_listing
 from fewstep.teacher.source import VideoSize
 
@@ -18,12 +20,15 @@ FILE_NAME = "manifest.json"
 
 OF_TEXT, OF_BOTH = "text.", "shared."  # how columns of conditions begin; the embeddings have no such beginning
 
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+Positive = Annotated[int, Field(gt=0, lt=2**40)]
+
 Kind = Literal["videos", "rollouts"]
 Dtype = Literal["float16", "float32"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Skip(_Record):
@@ -45,11 +50,19 @@ class Unmatched(_Record):
         return f"{self.count} of {self.entries} {self.source} name no video: {self.listed}"
 
 
+def _inside(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*\.parquet", name, re.ASCII):
+        raise ValueError(
+            f"{name[:80]!r} is no name of a Parquet file in the dataset's own folder, as in shard-00000.parquet"
+        )
+    return name
+
+
 class Shard(_Record):
     """One finished Parquet file, and the items of its share that were skipped."""
 
-    name: str
-    rows: int
+    name: Annotated[str, AfterValidator(_inside)]
+    rows: Count
     sha256: str
     skipped: tuple[Skip, ...] = ()
 
@@ -58,7 +71,7 @@ class Layout(_Record):
     """How one tensor of a row is stored, as raw bytes; None in the shape is a length that varies."""
 
     dtype: Dtype | Literal["uint8"]
-    shape: tuple[int | None, ...]
+    shape: tuple[Positive | None, ...]
 
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(str(size or 'tokens') for size in self.shape)})"
@@ -69,9 +82,9 @@ class Schedule(_Record):
 
     kind: str
     prediction: str
-    shift: float
+    shift: PositiveFloat
     nodes: str = "even"
-    steps: int | None = None
+    steps: Positive | None = None
     guidance: GuidanceField | None = None
 
 
@@ -81,18 +94,18 @@ class Manifest(_Record):
     version: int = VERSION
     kind: Kind
     source: str
-    items: int  # planned, skipped ones included
+    items: Count  # planned, skipped ones included
     items_sha256: str
     teacher: str
     teacher_sha256: str
     schedule: Schedule
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps: float | None = None
+    num_frames: Frames | None = None
+    height: Pixels | None = None
+    width: Pixels | None = None
+    fps: Fps | None = None
     start: str | None = None
     seed: int | None = None
-    rows_per_shard: int
+    rows_per_shard: Positive
     precision: str  # of the teacher's weights
     negative_prompt: str = ""  # of the unconditional branch
     tensors: dict[str, Layout]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from fewstep.teacher.json_text import parse_json
 
 CLASSICAL, MODULAR = "model_index.json", "modular_model_index.json"
 
@@ -58,6 +59,6 @@ def stated(folder: Path, setting: str) -> int | None:
 def read_json(path: Path) -> dict[str, Any]:
     """The settings in a JSON file. Raises ValueError when it holds no JSON object."""
     try:
-        return dict(json.loads(path.read_text("utf-8")))
+        return dict(parse_json(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error}): restore it from where it came from") from error

@@ -112,6 +112,7 @@ class Scheduled:
                 )
         found = read_scheduler(self.pipeline.scheduler, shift, self.nodes, self.timestep_dtype)
         self._check_kind(found)
+        self._check_times(found)
         return replace(found, guided_evaluations=self.guided_evaluations)
 
     @property
@@ -121,6 +122,15 @@ class Scheduled:
     @property
     def _follows_size(self) -> bool:
         return self._given_shift is None and follows_size(self.pipeline.scheduler)
+
+    def _check_times(self, found: NoiseSchedule) -> None:
+        times = found.grid(4)
+        noise = torch.stack([found.alpha(times), found.sigma(times), found.timestep(times)])
+        if not (bool(torch.isfinite(noise).all()) and bool((times.diff() < 0).all())):
+            raise ValueError(
+                f"the times of the schedule in {self.folder}/scheduler/scheduler_config.json do not fall from noise to "
+                f"data, with shift {found.shift:g}: use the config that came with the weights, or another shift"
+            )
 
     def _check_kind(self, found: NoiseSchedule) -> None:
         if found.reversed_time and not self.reversed_time:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.modular import Classes, classical_class
 from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
 from fewstep.teacher.pipeline_index import read_json as read_json
@@ -102,8 +102,9 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     if beside.is_file():
         said = read_json(beside)
         for name in VideoSize._fields:
-            if (value := said.get(name)) is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{beside}: {name} is {value!r}; it must be a whole number above 0")
+            most = MOST_FRAMES if name == "num_frames" else MOST_PIXELS
+            if (value := said.get(name)) is not None and (type(value) is not int or not 1 <= value <= most):
+                raise ValueError(f"{beside}: {name} is {value!r:.60}; it must be a whole number from 1 to {most}")
     else:
         said = call_defaults(pipeline_class)
     if not all(isinstance(said.get(name), int) for name in VideoSize._fields):
@@ -117,8 +118,8 @@ def said_fps(folder: Path) -> float | None:
     fps = read_json(beside).get("fps") if beside.is_file() else None
     if fps is None:
         return None
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
-        raise ValueError(f"{beside}: fps is {fps!r}; it must be a number above 0")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MOST_FPS:
+        raise ValueError(f"{beside}: fps is {fps!r:.60}; it must be a number above 0 and up to {MOST_FPS:g}")
     return float(fps)
 
 
@@ -182,15 +183,15 @@ def _is_modular(name: str) -> bool:
 
 
 def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> str:
-    class_name = index.get("_class_name")
-    if why := refused.get(str(class_name)):
-        raise ValueError(f"{name} is {_articled(str(class_name))}, which cannot be a teacher: {why}")
+    class_name = str(index.get("_class_name") or "pipeline without _class_name")
+    if why := refused.get(class_name):
+        raise ValueError(f"{name} is {_articled(class_name)}, which cannot be a teacher: {why}")
     if class_name not in known:
         raise ValueError(
-            f"{name} is {_articled(class_name or 'pipeline without _class_name')}, a family that fewstep does not "
+            f"{name} is {_articled(class_name[:80])}, a family that fewstep does not "
             f"know: use one of {', '.join(known)}, or add it (docs/adding-a-family.md)"
         )
-    return str(class_name)
+    return class_name
 
 
 def _articled(noun: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+from fewstep.teacher.json_text import parse_json
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -32,7 +33,7 @@ def check_text_file(path: Path, remedy: str = RESTORE) -> None:
         content = path.read_bytes()
         fault = _placeholder(content[:100], len(content))
         if fault is None and path.suffix == ".json":
-            json.loads(content)
+            parse_json(content)
     except (OSError, ValueError) as error:
         fault = f"cannot be read ({error})"
     if fault is not None:
@@ -44,7 +45,7 @@ def read_index(path: Path, remedy: str = RESTORE) -> dict[str, list[str]]:
     check_text_file(path, remedy)
     try:
         shards: dict[str, list[str]] = {}
-        for tensor, shard in json.loads(path.read_text("utf-8"))["weight_map"].items():
+        for tensor, shard in parse_json(path.read_text("utf-8"))["weight_map"].items():
             shards.setdefault(str(shard), []).append(tensor)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} has no weight_map, so nothing says which files hold the weights: {remedy}") from error
@@ -68,7 +69,7 @@ def fault(path: Path, error: Exception) -> str:
     if size < _LENGTH or (start[_LENGTH : _LENGTH + 1] == b"{" and size < _LENGTH + length):
         return f"is cut off within its header, after {size:,} bytes"
     try:
-        ends = [tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"]
+        ends = [tensor["data_offsets"][1] for name, tensor in parse_json(header).items() if name != "__metadata__"]
         whole = _LENGTH + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         return f"is no safetensors file ({error})"

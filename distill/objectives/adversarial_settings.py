@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from fewstep.distill.calls import Calls, PartCalls
@@ -24,6 +24,7 @@ from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import Kinds
 from fewstep.teacher.experts import parts_of
+from fewstep.teacher.limited import Amount, Rate, Steps, StepsOrNone, Weight
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,9 +41,9 @@ class Anchor(Settings):
 
     loss: Regression = "mse"
     """Mean squared error, or pseudo-Huber."""
-    weight: NonNegativeFloat = 1.0
+    weight: Weight = 1.0
     """0 is none."""
-    huber_c: PositiveFloat = 0.1
+    huber_c: Amount = 0.1
     """Where pseudo-Huber turns from squared to absolute, in units of the student's prediction."""
 
 
@@ -66,33 +67,33 @@ class Adversarial(ObjectiveSettings):
     """The discriminator sees where a step started, too; false relaxes it to the endpoint alone."""
     loss: AdversarialLoss = "relativistic"
     """relativistic (RpGAN), non_saturating or hinge."""
-    weight: NonNegativeFloat = 0.1
+    weight: Weight = 0.1
     """Of the student's adversarial loss besides the anchor."""
     anchor: Anchor = Anchor()
     """Regression of the endpoint."""
-    mismatched: NonNegativeFloat = 0.0
+    mismatched: Weight = 0.0
     """Weight of real clips with another clip's prompt as further fakes, so that prompts count (arXiv 1605.05396)."""
-    r1: NonNegativeFloat = 0.5
+    r1: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
-    r2: NonNegativeFloat = 0.5
+    r2: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
-    penalty_every: PositiveInt = 4
+    penalty_every: Steps = 4
     """Every n-th step r1 and r2 count n times, in the others not at all; in the first, once in each turn of warm-up."""
-    penalty_sigma: PositiveFloat = 0.01
+    penalty_sigma: Amount = 0.01
     """Size of the finite difference that estimates the gradient, in units of the latents."""
     noise: Noise = UniformNoise()
     """How noisy the discriminator sees both sides."""
-    warmup: NonNegativeInt = 50
+    warmup: StepsOrNone = 50
     """Discriminator steps before the student moves."""
-    discriminator_steps: PositiveInt = 1
+    discriminator_steps: Steps = 1
     """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
     balance: Balance | None = None
     """Discriminator steps and a weight of the adversarial loss that follow accuracy; null: always the same."""
-    lr: PositiveFloat = 2e-4
+    lr: Rate = 2e-4
     """Learning rate of the discriminator, Adam."""
     betas: tuple[Decay, Decay] = NO_MOMENTUM
     """Adam's, of the discriminator."""
-    probe: NonNegativeInt = 0
+    probe: StepsOrNone = 0
     """Steps for which fresh heads are trained on the finished student, and on what it was before the stage: their
     accuracy on held-out pairs says how well real and student can be told apart. 0 is none."""
     discriminator: DiscriminatorSettings = DiscriminatorSettings()

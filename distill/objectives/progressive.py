@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from fewstep.distill.calls import Calls, PartCalls
@@ -15,6 +14,7 @@ from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.supervision import Lesson, Supervision
 from fewstep.teacher.bases import Kinds
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.limited import Amount
 
 if TYPE_CHECKING:
     from fewstep.distill.settings import Stage
@@ -30,7 +30,7 @@ class Progressive(ObjectiveSettings):
     """Regression of the endpoint."""
     loss: Regression = "mse"
     """Mean squared error, or pseudo-Huber."""
-    huber_c: PositiveFloat = 0.1
+    huber_c: Amount = 0.1
     """Where pseudo-Huber turns from squared to absolute, in units of the student's prediction."""
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeFloat, model_validator
 from torch import Tensor
 
 from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Settings
+from fewstep.teacher.limited import Amount
 from fewstep.teacher.schedule import NoiseSchedule
 
 Level = Annotated[float, Field(ge=0, le=1)]  # sigma / (alpha + sigma): 0 is data, 1 is noise, in every family
@@ -70,7 +71,7 @@ class LogitNormalNoise(Settings):
     """Levels whose logits are normal."""
     mean: FiniteFloat = 0.0
     """Of log(level / (1 - level)): 0 is the middle, above 0 is noisier."""
-    std: PositiveFloat = 1.0
+    std: Amount = 1.0
     """Of the same; LADD's is 1."""
 
     def draw(self, count: int, progress: float, generator: torch.Generator) -> Tensor:

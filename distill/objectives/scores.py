@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.processes import sum_over_processes
+from fewstep.teacher.limited import Steps
 
 _MEMORY = 0.9  # of the moving averages, per turn that sees the transition
 
@@ -25,7 +26,7 @@ class Balance(Settings):
     """Accuracy under which it has the most turns, and the student follows it less; above 0.5, which is chance."""
     high: Fraction = 0.9
     """Accuracy above which it waits."""
-    most: PositiveInt = 3
+    most: Steps = 3
     """Turns in a step while it is under `low`."""
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from fewstep.eval.metrics.frechet import STATISTICS
 from fewstep.eval.metrics.preprocess import eight_bits, first_frames, resized
 from fewstep.eval.metrics.weights import find_folder, weights_sha256
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
 HUB_IDS = {"fd-videomae": "MCG-NJU/videomae-base", "fd-vjepa2": "facebook/vjepa2-vitl-fpc64-256"}
@@ -101,7 +101,7 @@ def _load(folder: Path, family: str) -> Any:
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
     """Mean and deviation, per colour, of the pixels in 0..1 that the network was trained on."""
     for path in (folder / name for name in _PROCESSORS):
-        told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        told = parse_json(path.read_text("utf-8")) if path.is_file() else {}
         if {"image_mean", "image_std"} <= told.keys():
             return told["image_mean"], told["image_std"]
     raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from fewstep.teacher.guidance import GuidanceField
+from fewstep.teacher.json_text import parse_json
 
 RESULTS = "results.json"
 
@@ -226,7 +226,7 @@ _Read = TypeVar("_Read", Evaluation, Benchmark)
 
 def _read(path: Path, kind: type[_Read], verb: str) -> _Read:
     try:
-        return kind.model_validate(json.loads(path.read_text("utf-8")))
+        return kind.model_validate(parse_json(path.read_text("utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         where = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"

@@ -41,7 +41,7 @@ TOLD_FIRST = ("fvd", "shapes-fd", "prompt-accuracy", "fd-videomae", "fd-vjepa2")
 
 def number(value: float | None) -> str:
     """Three digits that count; a count as it is."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}".replace("-", "−")

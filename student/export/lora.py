@@ -30,6 +30,7 @@ from fewstep.student.export.stock import (
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of, with_parts
+from fewstep.teacher.json_text import parse_json
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header
@@ -156,7 +157,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 
 def _adapted(teacher: Teacher, file: Path, name: str) -> nn.Module:
     state, header = read_tensors(file)
-    return with_adapter(teacher, state, file, json.loads(header[_SETTINGS]) if _SETTINGS in header else None, name)
+    return with_adapter(teacher, state, file, parse_json(header[_SETTINGS]) if _SETTINGS in header else None, name)
 
 
 def _snippet(student: Student) -> str:

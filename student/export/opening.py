@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fewstep.student.export.whole_folder import FILE_NAME
 from fewstep.student.loading import Student, teacher_of
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.experts import Experts
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.weight_files import tensor_shapes
 
@@ -94,7 +94,7 @@ def _read(path: Path) -> tuple[str, SamplingContract]:
 
 def _format_name(folder: Path) -> str:
     try:
-        return str(json.loads((folder / FILE_NAME).read_text("utf-8"))["format"])
+        return str(parse_json((folder / FILE_NAME).read_text("utf-8"))["format"])
     except FileNotFoundError:
         if found := _index(folder).get(_MARK):
             return str(found)
@@ -105,7 +105,7 @@ def _format_name(folder: Path) -> str:
 
 def _index(folder: Path) -> dict[str, object]:
     try:
-        return dict(json.loads((folder / _INDEX).read_text("utf-8")))
+        return dict(parse_json((folder / _INDEX).read_text("utf-8")))
     except (OSError, ValueError, TypeError):  # no pipeline, or one that load_teacher will complain about
         return {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from fewstep.student.export.opening import is_export
 from fewstep.student.loading import find_stage
 from fewstep.teacher.buckets import datasets_in
+from fewstep.teacher.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_provenance(source: Path, steps: int | None = None, results: Path | None
 
 def _read_results(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
         if isinstance(found["rows"], list) and isinstance(found["protocol"], dict):
             return dict(found)
     except (ValueError, KeyError, TypeError) as error:

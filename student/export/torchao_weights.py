@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from fewstep.student.export.stock import clip_code, denoiser_name, imports_code,
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
 INT8, FP8 = "torchao-int8", "torchao-fp8"
@@ -90,7 +90,7 @@ def _arguments(name: str) -> dict[str, Any]:
 
 def _network(path: Path, teacher: Teacher, name: str) -> nn.Module:
     own, folder = the_denoiser(teacher), path / denoiser_name(teacher)
-    if "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8")):
+    if "quantization_config" not in parse_json((folder / "config.json").read_text("utf-8")):
         raise ValueError(f"{folder} holds no weights of torchao: export the student again")
     return load_network(own, folder, _DTYPE[name])
 

@@ -15,11 +15,12 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.limited import Channels, Clips, Frames, Items, Rate, Steps
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
@@ -32,21 +33,21 @@ from fewstep.teacher.shapes.world import Split, render
 class AutoencoderRecipe(BaseModel):
     """Sizes and budget of the autoencoder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    channels: PositiveInt = 16
-    code_clips: PositiveInt = 2000  # clips the linear code is fitted to
-    encoder_dim: PositiveInt = 16
-    decoder_dim: PositiveInt = 24
-    steps: PositiveInt = 2550
-    batch: PositiveInt = 4
-    lr: PositiveFloat = 2e-3
+    channels: Channels = 16
+    code_clips: Items = 2000  # clips the linear code is fitted to
+    encoder_dim: Channels = 16
+    decoder_dim: Channels = 24
+    steps: Steps = 2550
+    batch: Clips = 4
+    lr: Rate = 2e-3
     muon: Literal["none", "filters"] = "filters"  # 25 dB where AdamW has 18: see LOG.md
-    frames: PositiveInt = 9  # of each clip, which is causal, until the cooldown; whole clips while lr falls
+    frames: Frames = 9  # of each clip, which is causal, until the cooldown; whole clips while lr falls
     cooldown: float = Field(0.3, ge=0, le=1)
     ema: float = Field(0.995, ge=0, lt=1)
     noise: float = Field(0.05, ge=0)  # on the latents the decoder learns from
-    watch_clips: PositiveInt = 32  # held-out clips that reconstruction is watched on
+    watch_clips: Items = 32  # held-out clips that reconstruction is watched on
     precision: Precision = "fp32"
 
 

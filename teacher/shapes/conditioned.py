@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.given import Given
+from fewstep.teacher.limited import Clips, Items, Rank, Rate, Shift, Steps
 from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import draw_caption, example
@@ -55,22 +56,22 @@ _X0 = "x0"
 class ConditionedRecipe(BaseModel):
     """What a teacher learns to see, of which earlier teacher, and for how long."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     world: Literal["shapes"] = "shapes"
     learns: Kind
     seed: int = 0
     out: Path
     start: str = "shapes"  # a teacher of prompts, shapes or a folder
-    rank: PositiveInt = 32  # of the adapter of `image` and `frame`
+    rank: Rank = 32  # of the adapter of `image` and `frame`
     layers: tuple[int, ...] = (0, 3)  # whose copies are the branch of `control`; the first must be 0
-    clips: PositiveInt = 4000
-    steps: PositiveInt = 2400
-    batch: PositiveInt = 16
-    lr: PositiveFloat = 1e-3
+    clips: Items = 4000
+    steps: Steps = 2400
+    batch: Clips = 16
+    lr: Rate = 1e-3
     cooldown: float = Field(0.4, ge=0, le=1)
     ema: float = Field(0.998, ge=0, lt=1)
-    shift: PositiveFloat = 3.0  # training times are uniform, then shifted towards noise by this much
+    shift: Shift = 3.0  # training times are uniform, then shifted towards noise by this much
     drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
     precision: Precision = "auto"
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.families.wan_attention import count_padding
+from fewstep.teacher.limited import Amount, Channels, Clips, Items, Rank, Rate, Shift, Steps
 from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
@@ -36,26 +37,26 @@ TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
 class DenoiserRecipe(BaseModel):
     """Sizes and budgets of the transformer and its text encoder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: PositiveInt = 20_000
-    batch: PositiveInt = 32
-    lr: PositiveFloat = 2e-3
+    steps: Steps = 20_000
+    batch: Clips = 32
+    lr: Rate = 2e-3
     muon: Literal["none", "blocks"] = "blocks"  # against AdamW at equal wall-clock: see LOG.md
-    muon_lr: PositiveFloat = 2.0  # as a multiple of lr
+    muon_lr: Amount = 2.0  # as a multiple of lr
     ema: float = Field(0.999, ge=0, lt=1)
     cooldown: float = Field(0.3, ge=0, le=1)
-    shift: PositiveFloat = 5.0  # training times are uniform, then shifted towards noise by this much
+    shift: Shift = 5.0  # training times are uniform, then shifted towards noise by this much
     drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
     curriculum: float = Field(0.4, ge=0)  # fraction of the steps over which captions go from saying all to 60 %
     attribute_loss: float = Field(0.1, ge=0)  # weight of AttributeHead's loss beside the denoising loss
     neighbours: bool = True  # self-attention starts as a soft convolution
-    clips: PositiveInt = 40_000
-    text_steps: PositiveInt = 400
-    heads: PositiveInt = 2
-    layers: PositiveInt = 6
-    ffn: PositiveInt = 768
-    watch_clips: PositiveInt = 32  # prompts that accuracy is watched on
+    clips: Items = 40_000
+    text_steps: Steps = 400
+    heads: Rank = 2
+    layers: Rank = 6
+    ffn: Channels = 768
+    watch_clips: Items = 32  # prompts that accuracy is watched on
     precision: Precision = "fp32"
     compile: bool = False
 

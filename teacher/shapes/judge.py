@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, silu
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.limited import Clips, Items, Rate, Steps
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
@@ -39,13 +40,13 @@ EMBEDDED_JUDGE = Path(__file__).parent / "judge_weights"
 class JudgeRecipe(BaseModel):
     """Budget of the judge."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: PositiveInt = 2500
-    batch: PositiveInt = 16
-    lr: PositiveFloat = 2e-3
+    steps: Steps = 2500
+    batch: Clips = 16
+    lr: Rate = 2e-3
     ema: float = Field(0.995, ge=0, lt=1)
-    watch_clips: PositiveInt = 256  # clips that the accuracy is watched on
+    watch_clips: Items = 256  # clips that the accuracy is watched on
     feature_clips: int = Field(1024, ge=2)  # real clips that features are standardised on
     precision: Precision = "fp32"
 

@@ -32,6 +32,7 @@ from fewstep.teacher.shapes.judge import Judge, JudgeRecipe, load_judge, save_ju
 from fewstep.teacher.shapes.latents import training_latents
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.start import LINEAR_CODE, copy_code, load_start
+from fewstep.teacher.yaml_text import load_yaml
 
 Part = Literal["judge", "autoencoder", "denoiser"]
 PARTS: tuple[Part, ...] = ("judge", "autoencoder", "denoiser")
@@ -40,7 +41,7 @@ PARTS: tuple[Part, ...] = ("judge", "autoencoder", "denoiser")
 class TeacherRecipe(BaseModel):
     """A teacher of the shapes world: what is trained, for how long, from which seed and start, into which folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     world: Literal["shapes"] = "shapes"
     seed: int = 0
@@ -60,7 +61,7 @@ def read_any_recipe(path: Path) -> AnyRecipe:
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}: name a YAML file such as recipes/shapes-teacher.yaml")
     try:
-        said = yaml.safe_load(path.read_text("utf-8")) or {}
+        said = load_yaml(path.read_text("utf-8-sig")) or {}
         kind = ConditionedRecipe if isinstance(said, dict) and "learns" in said else TeacherRecipe
         return kind.model_validate(said)
     except ValidationError as error:

@@ -322,7 +322,7 @@ def test_a_run_that_goes_on_elsewhere_is_refused_alike(
         (place / lock).touch()
         with FileLock(place / lock):
             found = refusal(place, [f"out={place / 'run'}"])
-        check_case(KIND, f"{lock} is held", found, ["another process is writing", "wait for it, or choose another"])
+        check_case(KIND, f"{lock} is held", found, ["another process is writing", "or choose another"])
 
 
 def test_an_out_that_cannot_be_written_is_refused_alike(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,6 +145,48 @@ def test_a_broken_checkpoint_is_refused(case: Case) -> None:
     path = case.folder / "state.pt"
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(ValueError, match=r"is broken .* delete it to begin the stage s again"):
+        case.trainer()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step", None), ("step", -5), ("step", math.nan), ("step", 7), ("step", True), ("drawn", -1), ("rate", 0.0),
+        ("seconds", math.nan), ("rate", "1"), ("student", {}), ("average", None), ("optimizers", {"student": {}}),
+        ("contract", []),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_odd_values_is_refused(case: Case, name: str, value: object) -> None:
+    case.trainer().run(*after(1))
+    path = case.folder / "state.pt"
+    torch.save(torch.load(path, weights_only=True) | {name: value}, path)
+    with pytest.raises(ValueError, match=r"(is broken|does not fit) .*state\.pt|delete it to begin the stage s again"):
+        case.trainer()
+
+
+@pytest.mark.parametrize("part", ["student", "average"])
+def test_a_checkpoint_of_weights_that_are_not_finite_is_refused(case: Case, part: str) -> None:
+    case.trainer().run(*after(1))
+    path = case.folder / "state.pt"
+    state = torch.load(path, weights_only=True)
+    next(iter(state[part].values())).view(-1)[0] = math.nan
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"holds numbers that are not finite.*: delete its state\.pt"):
+        case.trainer()
+
+
+def test_what_optimizers_remember_must_fit(case: Case) -> None:
+    case.trainer().run(*after(1))
+    path = case.folder / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimizers"]["student"]["state"][0]["step"] = torch.tensor(-1.0)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="its optimizer has made -1 steps"):
+        case.trainer()
+    state["optimizers"]["student"]["state"][0] |= {"exp_avg": "text", "step": torch.tensor(1.0)}
+    state["optimizers"]["student"]["param_groups"][0]["betas"] = (5, 5)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="its optimizer remembers as exp_avg does not fit"):
         case.trainer()
 
 

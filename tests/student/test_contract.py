@@ -81,6 +81,22 @@ def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContra
         read_contract(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 10**8), ("times", [1, 0.5, 0.7, 0.2, 0]), ("times", [1, 0.8, 0.6, 0.4, 0.2]), ("shift", 0),
+        ("fps", -1), ("fps", 1e300), ("sizes", [[10**6, 16, 16]]), ("given", ["nothing"]), ("baked_guidance", 1e308),
+        ("embedded_guidance", -1),
+    ],
+)  # fmt: skip
+def test_contracts_of_odd_values_are_refused(
+    contract: SamplingContract, tmp_path: Path, name: str, value: object
+) -> None:
+    (tmp_path / FILE_NAME).write_text(json.dumps(contract.model_dump(mode="json") | {name: value}))
+    with pytest.raises(ValueError, match="is not whole"):
+        read_contract(tmp_path)
+
+
 def test_other_settings_are_refused_with_the_reason(contract: SamplingContract) -> None:
     contract.check(steps=4, shift=5.0, guidance=1.0)
     contract.check()

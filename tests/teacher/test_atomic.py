@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import av
 import pytest
@@ -154,6 +156,23 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
             lambda: check_unlocked(tmp_path, "go away"),
             lambda: only_writer(tmp_path, "go away").__enter__(),
         ):
-            with pytest.raises(ValueError, match=f"another process is writing {tmp_path}: wait for it, or go away"):
+            with pytest.raises(
+                ValueError,
+                match=rf"another process is writing {tmp_path}: wait for process {os.getpid()} on .*, or go away",
+            ):
                 attempt()
     check_unlocked(tmp_path)
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    holds = "import sys, time; from pathlib import Path; from fewstep.teacher.atomic import only_writer\n"
+    holds += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with Popen([sys.executable, "-c", holds, tmp_path], stdout=PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=rf"wait for process {process.pid} on "):
+            check_unlocked(tmp_path)
+        process.kill()
+        process.wait()
+    check_unlocked(tmp_path)
+    with only_writer(tmp_path):
+        pass

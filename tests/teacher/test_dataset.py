@@ -250,6 +250,29 @@ def test_a_folder_that_is_not_this_dataset_is_refused(tmp_path: Path) -> None:
         ids(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("shards.0.name", "../other/shard-00000.parquet", "own folder"),
+        ("shards.0.name", "/data/shard-00000.parquet", "own folder"),
+        ("shards.0.name", "..", "own folder"),
+        ("unconditional", {"name": "x/u.parquet", "rows": 1, "sha256": ""}, "own folder"),
+        ("shards.0.rows", -1, "greater than or equal to 0"),
+        ("rows_per_shard", 0, "greater than 0"),
+        ("width", 10**8, "less than or equal to"),
+        ("fps", 1e300, "less than or equal to"),
+    ],
+)
+def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, name: str, value: object, said: str) -> None:
+    write(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    node = manifest["shards"][0] if name.startswith("shards") else manifest
+    node[name.rpartition(".")[2]] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"manifest.json is damaged \({name}.*{said}"):
+        ids(tmp_path)
+
+
 def test_datasets_of_version_1_do_not_know_their_precision(tmp_path: Path) -> None:
     """It was that of the denoiser's first weights, which are in float32 whatever the others are."""
     now = PLAN.model_copy(update={"precision": "bfloat16"})

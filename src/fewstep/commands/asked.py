@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 import typer
 
+from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS, MOST_SAMPLING_STEPS, MOST_SHIFT
+
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher, VideoSize
@@ -17,14 +19,26 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+PipelineSteps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
-Frames = Annotated[int | None, typer.Option("--frames", help="Frames of a clip; the teacher's by default.")]
-Height = Annotated[int | None, typer.Option("--height", help="Pixels; the teacher's by default.")]
-Width = Annotated[int | None, typer.Option("--width", help="Pixels; the teacher's by default.")]
-Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
+Frames = Annotated[
+    int | None, typer.Option("--frames", min=1, max=MOST_FRAMES, help="Frames of a clip; the teacher's by default.")
+]
+Height = Annotated[
+    int | None, typer.Option("--height", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")
+]
+Width = Annotated[int | None, typer.Option("--width", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")]
+Fps = Annotated[
+    float | None, typer.Option("--fps", min=0.001, max=MOST_FPS, help="Frames per second; the teacher's by default.")
+]
 Shift = Annotated[
     float | None,
-    typer.Option("--shift", min=0.001, help="Bends the steps' times towards noise; the model's own by default."),
+    typer.Option(
+        "--shift", min=0.001, max=MOST_SHIFT, help="Bends the steps' times towards noise; the model's own by default."
+    ),
 ]
 Computed = Annotated[
     DType,
@@ -133,8 +147,11 @@ def asked_each(source: str) -> tuple[str, list[int | None], list[Guidance | None
         raise ValueError(f"{source!r} is no SOURCE@STEPS[:GUIDANCE], such as shapes@4 or shapes@50:7.5")
     if match is None:
         return source, [None], [None]
+    counts: list[int] = [int(count) for count in match[2].split("+")]
+    if max(counts) > MOST_SAMPLING_STEPS:
+        raise ValueError(f"{source!r} asks for {max(counts)} steps: at most {MOST_SAMPLING_STEPS} can be asked for")
     weights: list[Guidance | None] = [None] if match[3] is None else [*map(Guidance.of, match[3].split("+"))]
-    return match[1], [int(count) for count in match[2].split("+")], weights
+    return match[1], [*counts], weights
 
 
 def for_each(said: Sequence[_T], num: int, source: str) -> list[_T]:

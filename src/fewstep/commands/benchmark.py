@@ -18,6 +18,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    PipelineSteps,
     Shift,
     Width,
     asked_ways,
@@ -28,6 +29,7 @@ from fewstep.commands.asked import (
 from fewstep.commands.benchmark_training import Overrides, StageNames, Timing, Training, time_training
 from fewstep.commands.evaluate import models_of
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 
 if TYPE_CHECKING:
     import torch
@@ -56,14 +58,16 @@ def benchmark(
     training: Training = None,
     settings: Overrides = None,
     stages: StageNames = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    steps: PipelineSteps = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
-    repetitions: Annotated[int, typer.Option(min=1, help="Timed passes of every model or stage.")] = 10,
-    warmup: Annotated[int, typer.Option(min=1, help="Passes before them; memory is watched in the last.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 1,
+    repetitions: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Timed passes of every model or stage.")] = 10,
+    warmup: Annotated[
+        int, typer.Option(min=1, max=MOST_ITEMS, help="Passes before them; memory is watched in the last.")
+    ] = 2,
     dtype: Computed = "auto",
     device: Device = None,
     shift: Shift = None,

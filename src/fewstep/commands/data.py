@@ -24,6 +24,7 @@ from fewstep.commands.asked import (
 )
 from fewstep.commands.data_run import SKIPPED, Run, Store
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_ITEMS, MOST_SAMPLING_STEPS
 
 EXIT_CODES = "Exit code 3 means that something was skipped: skipped.jsonl in the dataset's folder says what and why."
 
@@ -127,10 +128,10 @@ def rollouts(
     prompts: PromptsFile,
     out: Out,
     teacher: TeacherName = "shapes",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each sample.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps of each sample.")] = 32,
     guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Samples of each prompt, from other noise.")] = 1,
+    count: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Samples of each prompt, from other noise.")] = 1,
     shift: Shift = None,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
     frames: Frames = None,

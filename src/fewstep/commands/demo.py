@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from fewstep.teacher.limits import MOST_ITEMS
+
 if TYPE_CHECKING:
     from fewstep.commands.asked import DType
     from fewstep.commands.demo_plan import DemoPlan
@@ -22,7 +24,9 @@ def demo(
     minutes: Annotated[
         float, typer.Option(min=1, help="How long it may take: the machine's speed then decides on steps and clips.")
     ] = 10,
-    num: Annotated[int | None, typer.Option(min=3, help="Clips of each model; by default as many as fit.")] = None,
+    num: Annotated[
+        int | None, typer.Option(min=3, max=MOST_ITEMS, help="Clips of each model; by default as many as fit.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training, prompts and noise.")] = 0,
 ) -> None:
     """Distil the embedded teacher to four steps, and compare it with its student in a report."""

@@ -7,6 +7,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fewstep.teacher.json_text import parse_json
+
 FILE_NAME = "demo.json"
 
 # shapes-demo's own numbers, which a plan of scale 1 has: steps of its stages, warm-up of the learning rate and of the
@@ -112,7 +114,7 @@ def kept_plan(folder: Path) -> DemoPlan | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = parse_json(path.read_text("utf-8"))
         return DemoPlan(**values | {"steps": tuple(values["steps"])})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -16,6 +16,7 @@ from fewstep.commands.asked import (
     DType,
     Frames,
     Height,
+    PipelineSteps,
     Shift,
     Width,
     asked_each,
@@ -27,6 +28,7 @@ from fewstep.commands.asked import (
     settle_dtype,
 )
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,14 @@ if TYPE_CHECKING:
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.models import Model
     from fewstep.student.sampler import Asked, Sampler
+
+_Num = Annotated[
+    int, typer.Option("--num", min=3, max=MOST_ITEMS, help="Clips of each model; fewer prompts are used again.")
+]
+_Batch = Annotated[
+    int,
+    typer.Option("--batch", min=1, max=MOST_CLIPS, help="Clips made at once; another one may finish what one began."),
+]
 
 
 def evaluate(
@@ -52,19 +62,19 @@ def evaluate(
             help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
         ),
     ] = None,
-    num: Annotated[int, typer.Option(min=3, help="Clips of each model; fewer prompts are used again.")] = 2048,
+    num: _Num = 2048,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    steps: PipelineSteps = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Clips made at once; another one may finish what one began.")] = 8,
+    batch: _Batch = 8,
     metrics: Annotated[str | None, typer.Option(help="Separated by commas; by default all that can be taken.")] = None,
     reference: Annotated[
         Path | None,
@@ -91,10 +101,8 @@ def evaluate(
     from fewstep.eval.choose_metrics import Setting, check_names
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.outlines import check_folder, outline_models
-    from fewstep.eval.protocol import prompts_of
     from fewstep.eval.reference import reference_videos
     from fewstep.teacher.caption_files import read_prompts
-    from fewstep.teacher.given import check_given
     from fewstep.teacher.loading import find_device
 
     found = models_of(models)
@@ -108,8 +116,7 @@ def evaluate(
     dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
     outlined = outline_models(found, asked)
     first = outlined[0].sampler
-    shown = prompts_of(given, num, first.size, seed)
-    check_given(shown, first.teacher.given_sizes(first.size), first.teacher.default_fps())
+    shown = _prompts(given, num, first, seed)
     where = str(find_device(device))
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     check_folder(folder, outlined, setting, chosen := _choose(wanted or None, setting, screen), dtype)
@@ -119,6 +126,16 @@ def evaluate(
     with screen:
         _measure(evaluation, found, teacher, asked, dtype, device, screen)
     screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+
+
+def _prompts(given: Sequence[str] | None, num: int, sampler: Sampler, seed: int) -> list[str]:
+    """As many as are shown. Raises ValueError where what is given with one cannot be read."""
+    from fewstep.eval.protocol import prompts_of
+    from fewstep.teacher.given import check_given
+
+    shown = prompts_of(given, num, sampler.size, seed)
+    check_given(shown, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
+    return shown
 
 
 def _asked(

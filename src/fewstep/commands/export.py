@@ -9,6 +9,7 @@ import typer
 
 from fewstep.commands.asked import Device
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_RANK
 
 if TYPE_CHECKING:
     from fewstep.student.export.base import Exported
@@ -23,7 +24,9 @@ def export(
     step_count: Annotated[
         int | None, typer.Option(min=1, help="Which student of the run; by default the last one.")
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA that is extracted from a fully trained student.")] = 64,
+    rank: Annotated[
+        int, typer.Option(min=1, max=MOST_RANK, help="Of the LoRA that is extracted from a fully trained student.")
+    ] = 64,
     results: Annotated[
         Path | None, typer.Option(help="results.json for the model card; by default RUN/evaluation/results.json.")
     ] = None,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from fewstep.eval.report.inputs import Benchmark, Comparison, RunRecord, StageRecord
+    from fewstep.eval.report.inputs import Benchmark, Comparison, Judging, RunRecord, StageRecord
+    from fewstep.eval.report.kept import KeptGate, KeptStage
 
 
 def report(
@@ -131,54 +132,67 @@ def read_run(folder: Path) -> RunRecord:
     import yaml
     from pydantic import ValidationError
 
-    from fewstep.distill.overrides import load_yaml
     from fewstep.eval.report.inputs import RunRecord
+    from fewstep.eval.report.kept import KeptRecipe
+    from fewstep.teacher.yaml_text import load_yaml
 
     path = folder / "recipe.yaml"
     try:
-        recipe = load_yaml(path.read_text("utf-8"))
-        prompts, stages = list(recipe["logging"]["prompts"]), recipe["stages"]
-        starts = [None, *(stage["name"] for stage in stages)]  # of a stage that names none: the one before it
-        found = [_stage(folder, raw, start) for raw, start in zip(stages, starts, strict=False)]
-        return RunRecord(folder, str(recipe["teacher"]), prompts, found)
-    except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
+        recipe = KeptRecipe.model_validate(load_yaml(path.read_text("utf-8")))
+        judging = [_judging(stage) for stage in recipe.stages]
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
         raise ValueError(f"{path} is not the recipe that `fewstep run` keeps: restore it, or run it again") from error
+    starts = [None, *(stage.name for stage in recipe.stages)]  # of a stage that names none: the one before it
+    found = [_stage(folder, *each) for each in zip(recipe.stages, starts, judging, strict=False)]
+    prompts = [text if isinstance(text, str) else str(text.get("prompt", "")) for text in recipe.logging.prompts]
+    return RunRecord(folder, recipe.teacher, prompts, found)
 
 
-def _stage(folder: Path, raw: dict[str, Any], before: str | None) -> StageRecord:
+def _judging(stage: KeptStage) -> Judging | None:
+    """What the discriminator of a stage judges; None without one."""
+    from fewstep.distill.objectives.registry import OBJECTIVES
+    from fewstep.eval.report.inputs import Judging
+
+    kind = OBJECTIVES.get(stage.objective.kind)  # None: the run is of a version that has another one
+    has_one = kind is not None and kind.has_discriminator
+    return Judging.model_validate(stage.objective.settings) if has_one else None
+
+
+def _stage(folder: Path, kept: KeptStage, before: str | None, judging: Judging | None) -> StageRecord:
     """What is there of a stage; `before` is the one before it."""
     from fewstep.distill.curves import read_curve
     from fewstep.distill.objectives.registry import OBJECTIVES
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.settings import BASE
-    from fewstep.eval.report.inputs import Judging, StageRecord
+    from fewstep.eval.report.inputs import StageRecord
 
-    run, name, objective = RunFolder(folder), raw["name"], raw["objective"]
-    kind = OBJECTIVES.get(objective["kind"])  # None: the run is of a version that has another one
+    run, name, kind = RunFolder(folder), kept.name, OBJECTIVES.get(kept.objective.kind)
     result = run.result(name) if run.finished(name) else None
     samples = sorted(path for path in (run.samples / name).glob("step-*") if path.is_dir())
     return StageRecord(
         name=name,
-        teacher_steps=raw["teacher_steps"],
-        student_steps=raw["student_steps"],
-        objective=objective["kind"] + (", relaxed" if objective.get("conditional") is False else ""),
-        steps=raw["steps"],
-        gate=_gate(raw["gate"], name, result),
+        teacher_steps=kept.teacher_steps,
+        student_steps=kept.student_steps,
+        objective=kept.objective.kind + ("" if kept.objective.conditional else ", relaxed"),
+        steps=kept.steps,
+        gate=_gate(kept.gate, name, result),
         result=result,
         curve=read_curve(folder / "curves" / f"{name}.jsonl"),
         samples=samples[-1] if samples else None,
-        start={None: before, BASE: None}.get(raw.get("start"), raw.get("start")),
+        start={None: before, BASE: None}.get(kept.start, kept.start),
         regression=kind is not None and kind.is_regression,
-        judging=Judging.model_validate(objective) if kind is not None and kind.has_discriminator else None,
+        judging=judging,
     )
 
 
-def _gate(raw: dict[str, Any] | None, name: str, result: dict[str, Any] | None) -> str:
+def _gate(gate: KeptGate | None, name: str, result: dict[str, Any] | None) -> str:
     """Why a finished stage's gate did not open; empty when it did, or there is none."""
-    if raw is None or result is None:
+    if gate is None or result is None:
         return ""
-    found, most, least = result.get(raw["metric"]), raw["at_most"], raw["at_least"]
-    if found is None or (found <= most if most is not None else found >= least):
+    found, most, least = result.get(gate.metric), gate.at_most, gate.at_least
+    if found is None or (most is None) == (least is None):
+        return ""
+    if (most is not None and found <= most) or (least is not None and found >= least):
         return ""
     limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
-    return f"the gate of stage {name} did not open: {raw['metric']} is {found:.3g}, and it asks for {limit}"
+    return f"the gate of stage {name} did not open: {gate.metric} is {found:.3g}, and it asks for {limit}"

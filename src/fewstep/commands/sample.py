@@ -25,6 +25,7 @@ from fewstep.commands.asked import (
     settle_dtype,
 )
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_CLIPS, MOST_GUIDANCE, MOST_SAMPLING_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,14 +48,19 @@ def sample(
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps from noise to video; a student's own, of a teacher 50.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."
+        ),
     ] = None,
     guidance: Annotated[
         str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
     ] = None,
     embedded_guidance: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Told to denoisers that take their guidance as an input; the model's own."),
+        typer.Option(
+            min=0.0, max=MOST_GUIDANCE, help="Told to denoisers that take their guidance as an input; the model's own."
+        ),
     ] = None,
     shift: Shift = None,
     teacher: Annotated[
@@ -68,7 +74,7 @@ def sample(
     height: Height = None,
     width: Width = None,
     fps: Fps = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips made at once; the clips stay the same.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once; the clips stay the same.")] = 1,
     dtype: Computed = "auto",
     device: Device = None,
     given: Annotated[

@@ -15,6 +15,7 @@ from fewstep.commands.chain_table import chain
 from fewstep.commands.progress import Screen
 from fewstep.commands.table_entries import parse_stages
 from fewstep.commands.teacher import parse_steps
+from fewstep.teacher.limits import MOST_ITEMS
 
 if TYPE_CHECKING:
     from fewstep.eval.relay_table import RelayTable
@@ -35,10 +36,10 @@ def table(
         str | None,
         typer.Option(metavar="NAME,NAME", help="Stages to measure, also those on the way; by default all others."),
     ] = None,
-    num: Annotated[int, typer.Option(min=2, help="Clips per row, one held-out prompt each.")] = 1024,
+    num: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Clips per row, one held-out prompt each.")] = 1024,
     guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance of the teacher; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
-    reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
+    reference: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips the distance is taken to.")] = 2048,
     to_teacher: Annotated[bool, typer.Option(help="Take distances to the 50-step teacher's own clips, too.")] = True,
     diversity: Annotated[
         int, typer.Option(min=0, help="Prompts of 8 clips each that diversity is taken over; 0 leaves it out.")

@@ -11,6 +11,7 @@ import typer
 from fewstep.commands.asked import LEVELS, guidance_of
 from fewstep.commands.progress import Screen
 from fewstep.commands.survey import survey
+from fewstep.teacher.limits import MOST_ITEMS
 
 if TYPE_CHECKING:
     import torch
@@ -113,10 +114,12 @@ def _train_conditioned(plan: ConditionedRecipe, embed: bool, device: torch.devic
 def table(
     teacher: Annotated[str, typer.Argument(help="shapes, a diffusers folder or a hub id.")] = "shapes",
     steps: Annotated[str, typer.Option(help="Step counts, separated by commas.")] = "50,32,16,8,4,2,1",
-    num: Annotated[int, typer.Option(min=2, help="Clips per step count, one held-out prompt each.")] = 512,
+    num: Annotated[
+        int, typer.Option(min=2, max=MOST_ITEMS, help="Clips per step count, one held-out prompt each.")
+    ] = 512,
     guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
-    reference: Annotated[int, typer.Option(min=2, help="Real clips the distance is taken to.")] = 2048,
+    reference: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips the distance is taken to.")] = 2048,
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
         "runs/teacher-table/teacher.json"
     ),
@@ -138,7 +141,7 @@ def table(
 @teacher_app.command("videos")
 def videos(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; those that are there stay.")],
-    num: Annotated[int, typer.Option(min=1, help="How many.")] = 1536,
+    num: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="How many.")] = 1536,
     held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
     given: Annotated[
         Path | None,

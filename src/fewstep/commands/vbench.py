@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Computed, Device, Shift, guidance_if_asked, say_text_losses, settle_dtype
+from fewstep.commands.asked import (
+    LEVELS,
+    Computed,
+    Device,
+    PipelineSteps,
+    Shift,
+    guidance_if_asked,
+    say_text_losses,
+    settle_dtype,
+)
 from fewstep.commands.progress import Screen
+from fewstep.teacher.limits import MOST_CLIPS
 
 vbench_app = typer.Typer(
     help="Make videos for VBench, which needs an environment of its own, and read its results back.",
@@ -21,13 +31,13 @@ def videos(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="As `fewstep evaluate` takes them.")],
     prompts: Annotated[Path, typer.Option(help="A text file, a prompt per line; VBench's own for its standard suite.")],
     out: Annotated[Path, typer.Option(help="A folder; each model gets one of its own in it.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pipelines that name none; 50 by default.")] = None,
+    steps: PipelineSteps = None,
     guidance: Annotated[
         str | None, typer.Option(help=f"Of pipelines; by default what the first student has inside, else 5; {LEVELS}.")
     ] = None,
     shift: Shift = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 8,
     dtype: Computed = "auto",
     device: Device = None,
 ) -> None:

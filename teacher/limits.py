@@ -1,0 +1,11 @@
+"""How large the numbers of recipes and commands may be: beyond, nobody means them, and no machine could follow."""
+
+MOST_FRAMES = 10_000
+MOST_PIXELS = 16_384  # of a side
+MOST_FPS = 1000.0
+MOST_SAMPLING_STEPS = 1000  # from noise to clip: models know no more times
+MOST_CLIPS = 65_536  # at a time
+MOST_ITEMS = 10_000_000  # in all
+MOST_GUIDANCE = 100.0
+MOST_SHIFT = 1000.0
+MOST_RANK = 8192

@@ -131,7 +131,8 @@ class Trainer:
         if request.save:
             self.save()
             say(f"{self.kept}; training continues")
-        return request.stop
+        alone = self.accelerator.num_processes == 1
+        return request.stop or (signals.stop if alone else 0)  # one that came as it was saved needs no further step
 
     def _measure(self, measure: Callable[[], Mapping[str, float]], signals: Signals) -> Mapping[str, float] | None:
         """Figures of the moving average, now on the curve; None where a request to stop cut them short. A resume then

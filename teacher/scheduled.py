@@ -125,8 +125,9 @@ class Scheduled:
 
     def _check_times(self, found: NoiseSchedule) -> None:
         times = found.grid(4)
-        noise = torch.stack([found.alpha(times), found.sigma(times), found.timestep(times)])
-        if not (bool(torch.isfinite(noise).all()) and bool((times.diff() < 0).all())):
+        # nobody is asked at the last time, where there is no noise, and EDM's own number of it is infinite
+        numbers = torch.cat([found.alpha(times), found.sigma(times), found.timestep(times[:-1])])
+        if not (bool(torch.isfinite(numbers).all()) and bool((times.diff() < 0).all())):
             raise ValueError(
                 f"the times of the schedule in {self.folder}/scheduler/scheduler_config.json do not fall from noise to "
                 f"data, with shift {found.shift:g}: use the config that came with the weights, or another shift"

@@ -108,8 +108,8 @@ def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str]
     if missing := [name for name in needs if name not in found]:
         raise ValueError(
             f"{who} makes clips from {_listed(needs)}, and {_listed(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"missing: give a .jsonl file of prompts with {' and '.join(map(repr, missing))} in every line, or where a "
-            f"command has --given, {' '.join(f'--given {name}=FILE' for name in missing)}"
+            f"missing: pass {' '.join(f'--given {name}=FILE' for name in missing)}, or, as for `fewstep run`, a .jsonl "
+            f"file of prompts with {' and '.join(map(repr, missing))} in every line"
         )
     return found
 

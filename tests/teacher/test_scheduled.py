@@ -83,7 +83,7 @@ def test_the_schedulers_that_wan_is_sampled_with_are_read(folder: Path) -> None:
 
 def test_a_shift_can_be_given(folder: Path) -> None:
     index = folder / "fewstep.json"
-    index.write_text(index.read_text().replace("16", "0"))  # no size is asked for where the shift does not follow it
+    index.write_text("{}")  # no size is asked for where the shift does not follow it
     given = load_teacher(folder, device="cpu", shift=2.0)
     assert given.schedule == outline_teacher(folder, 2.0).teacher.schedule
     assert given.schedule.shift == 2.0 and load_teacher(folder, device="cpu").schedule.shift == 5.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 import typer
 
-from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS, MOST_SAMPLING_STEPS, MOST_SHIFT
+from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS, MOST_SAMPLING_STEPS, MOST_SHIFT
 
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
@@ -31,9 +31,7 @@ Height = Annotated[
     int | None, typer.Option("--height", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")
 ]
 Width = Annotated[int | None, typer.Option("--width", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")]
-Fps = Annotated[
-    float | None, typer.Option("--fps", min=0.001, max=MOST_FPS, help="Frames per second; the teacher's by default.")
-]
+Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
 Shift = Annotated[
     float | None,
     typer.Option(

@@ -71,7 +71,7 @@ class Soak:
         yield self._killed_runs(signal.SIGTERM, self._times(10))
         for verb, arguments, times in (
             ("export", ["export", self._run, "--to", "diffusers"], self._times(8)),
-            ("evaluate", ["evaluate", f"student={self._run}", "--num", 8, "--metrics", "motion"], self._times(8)),
+            ("evaluate", self._evaluation(), self._times(8)),
             ("data rollouts", ["data", "rollouts", *self._rollouts()], self._times(8)),
         ):
             yield self._killed_verb(verb, arguments, times)
@@ -80,6 +80,10 @@ class Soak:
 
     def _times(self, usual: int) -> int:
         return max(1, round(usual * self._share))
+
+    def _evaluation(self) -> list[object]:
+        prompts = ["--prompts", self._folder / "prompts.txt", "--num", 8]
+        return ["evaluate", f"student={self._run}", *prompts, "--metrics", "motion", "--dtype", "float32"]
 
     def _rollouts(self) -> list[object]:
         return [self._folder / "prompts.txt", "--teacher", self._folder / "teacher", "--steps", 4, "--count", 4]

@@ -94,10 +94,12 @@ class Batches:
         """The bucket's batch of this number."""
         of_all, place = size * self._world_size, self._rank * size
         rows = [self._rows[bucket][number * of_all + place + i] for i in range(size)]
-        before = self._rows[bucket][number * of_all + (place - 1) % of_all]
         x0 = torch.stack([row["latents"] for row in rows]).float().to(self._device)
         draws = Draws(self._key, position, range(position * of_all + place, position * of_all + place + size))
-        return Batch(x0, self._conditions(bucket, rows), draws, progress, self._conditions(bucket, [before]))
+        before = None
+        if self._world_size > 1:  # else it is the last clip here
+            before = self._conditions(bucket, [self._rows[bucket][number * of_all + (place - 1) % of_all]])
+        return Batch(x0, self._conditions(bucket, rows), draws, progress, before)
 
     def _conditions(self, bucket: int, rows: Sequence[Mapping[str, Any]]) -> Conditions:
         return conditions_of(rows, self._unconditional[bucket], self._padded).to(self._device)

@@ -22,7 +22,7 @@ from fewstep.distill.size_checks import (
 )
 from fewstep.teacher.atomic import check_unlocked
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, seconds_of
+from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, seconds_of, too_short
 from fewstep.teacher.caption_files import read_prompts
 from fewstep.teacher.dataset import begun_manifest
 from fewstep.teacher.dataset_reader import check_dataset, check_shard
@@ -67,7 +67,7 @@ def check_data(
     _check_given(recipe, teacher, run.data)
     found = tuple(sizes) or planned_sizes(recipe, teacher)
     check_possible(teacher, found)
-    _check_given_files(recipe, teacher, found)
+    check_given(recipe.logging.sampled, teacher.given_sizes(found[0]), teacher.default_fps())
     if isinstance(settings, DatasetData):
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
@@ -83,6 +83,11 @@ def _check_own(
     """What a run makes for itself, begun or not."""
     check_buckets(run.data, sizes, run.elsewhere)
     begun_in = {size: begun_manifest(folder_of(run.data, size, sizes), run.elsewhere) for size in sizes}
+    complete = all(begun is not None and begun.complete for begun in begun_in.values())
+    if isinstance(settings, RolloutData) and not complete:  # later none of these files is read again
+        prompts = read_prompts(settings.prompts)
+        for size in sizes:
+            check_given(prompts, outline.teacher.given_sizes(size), outline.teacher.default_fps())
     if len(sizes) == 1 and begun_in[sizes[0]] is None:
         return
     shares = shares_of(settings, outline.teacher, sizes, run.data)
@@ -95,7 +100,7 @@ def _check_own(
         if (begun := begun_in[share.size]) is not None:
             plan, _, _ = plan_data(settings, outline.teacher, name, share, run.data, like=begun)
             _check_resume(share.folder, run.elsewhere, outline, plan, begun)
-    if all(begun is not None and begun.complete for begun in begun_in.values()):
+    if complete:
         check_usable(settings, run.data)
         check_filled(recipe, run.data)
 
@@ -122,15 +127,6 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
                 f"{' and '.join(teacher.given) or 'nothing else'}: write {{prompt: ..., given: {{{name}: FILE}}}}, or "
                 "leave the prompts out"
             )
-
-
-def _check_given_files(recipe: Recipe, teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
-    """Raises ValueError for a file given with a prompt that cannot be read, or is too short."""
-    fps, settings = teacher.default_fps(), recipe.data
-    if isinstance(settings, RolloutData):
-        for size in sizes:
-            check_given(read_prompts(settings.prompts), teacher.given_sizes(size), fps)
-    check_given(recipe.logging.sampled, teacher.given_sizes(sizes[0]), fps)
 
 
 def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | None:
@@ -173,7 +169,7 @@ def _foreseen(path: Path, has_caption: bool, open_it: bool, least: float) -> str
         return str(error)
     shape = video_shape(path) if least else None
     if shape is not None and shape.seconds <= least:
-        return f"too short: {shape.seconds:.2f} s, needed are more than {least:.2f} s"
+        return too_short(shape, least)
     return "" if has_caption else "no caption"
 
 

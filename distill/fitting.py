@@ -15,19 +15,18 @@ def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
 
     More micro-batches and recomputed activations change seconds alone; LoRA changes what is learned.
     """
-    lighter: Changed = ([], recipe)
-    if recipe.stages[index].accumulate < recipe.stages[index].batch:
-        lighter = _one_by_one(lighter, index)
-        yield lighter
+    start: Changed = ([], recipe)
+    divided = _one_by_one(start, index) if recipe.stages[index].accumulate < recipe.stages[index].batch else start
+    if divided is not start:
+        yield divided
+    lightest = divided
     if not recipe.gradient_checkpointing:
-        yield _with(([], recipe), "gradient_checkpointing", True)
-        if lighter[0]:
-            lighter = _with(lighter, "gradient_checkpointing", True)
-            yield lighter
-        else:
-            lighter = _with(([], recipe), "gradient_checkpointing", True)
+        lightest = _with(divided, "gradient_checkpointing", True)
+        if divided is not start:
+            yield _with(start, "gradient_checkpointing", True)
+        yield lightest
     if recipe.train_of(index) == "full":
-        yield _adapters(lighter, index)
+        yield _adapters(lightest, index)
 
 
 def what_fits(

@@ -56,9 +56,8 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
         if figure := row["metrics"].get(name):
             said[column] = figure["value"]
             said |= {f"{column}_{end}": figure[end] for end in ("low", "high") if figure.get(end) is not None}
-            said["num"] = max(
-                said.get("num", 0), figure.get("num") or 0
-            )  # some prompts name nothing that could be right
+            # some prompts name nothing that could be right
+            said["num"] = max(said.get("num", 0), figure.get("num") or 0)
     return said
 
 

@@ -98,6 +98,11 @@ def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
     return video.seconds > seconds_of(size, fps)
 
 
+def too_short(video: VideoShape, needed: float) -> str:
+    """Why a video that lasts no longer than the seconds that are needed cannot be used."""
+    return f"too short: {video.seconds:.2f} s, needed are more than {needed:.2f} s"
+
+
 def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) -> int:
     """The size, as its index, that a video fits best: of those that it is long enough for the one that keeps most of
     its picture, to a tenth; of these the longest; of these the largest that the picture need not be enlarged for, else

@@ -87,7 +87,12 @@ def read_prompt_table(table: Path) -> list[str]:
 
 
 def _file(name: object, table: Path, place: str) -> Path:
-    return existing(table.parent / Path(_text(name, "a file", place)).expanduser(), place)
+    return existing(_path(name, table, place), place)
+
+
+def _path(name: object, table: Path, place: str) -> Path:
+    """From the table's folder."""
+    return table.parent / Path(_text(name, "a file", place)).expanduser()
 
 
 def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
@@ -177,7 +182,7 @@ def _entry(name: object, caption: object, place: str, table: Path, files: Mappin
     if not named.strip():
         raise ValueError(f"{place} names no file: write the name of the video that the caption describes")
     check_caption(text, place)
-    paths = {what: table.parent / Path(_text(file, "a file", place)).expanduser() for what, file in files.items()}
+    paths = {what: _path(file, table, place) for what, file in files.items()}
     return Entry(place, named, text, paths)  # a file that is missing costs its own clip alone
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from fewstep.teacher.buckets import long_enough, seconds_of, too_short
 from fewstep.teacher.checksums import sha256
-from fewstep.teacher.decode_video import ROUNDING, SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_picture import fit_pixels
 from fewstep.teacher.video_shape import video_shape
@@ -253,9 +254,9 @@ def _check(path: Path, name: str, size: VideoSize, fps: float) -> None:
         return
     try:
         check_video(path)
-        shape, needed = video_shape(path), ClipShape(*size, fps=fps).seconds + ROUNDING
-        if shape is not None and shape.seconds <= needed:
-            raise UnreadableVideo(f"too short: {shape.seconds:.2f} s, needed are more than {needed:.2f} s")
+        shape = video_shape(path)
+        if shape is not None and not long_enough(shape, size, fps):
+            raise UnreadableVideo(too_short(shape, seconds_of(size, fps)))
     except UnreadableVideo as error:
         raise ValueError(f"{name}: {path} cannot be read as a video: {error}") from error
 

@@ -12,9 +12,7 @@ Frames = Annotated[int, Field(gt=0, le=limits.MOST_FRAMES)]
 Pixels = Annotated[int, Field(gt=0, le=limits.MOST_PIXELS)]
 Clips = Annotated[int, Field(gt=0, le=limits.MOST_CLIPS)]  # at a time
 Items = Annotated[int, Field(gt=0, le=limits.MOST_ITEMS)]  # in all
-SamplingSteps = Annotated[
-    int, Field(gt=0, le=limits.MOST_SAMPLING_STEPS)
-]  # from noise to clip: models know no more times
+SamplingSteps = Annotated[int, Field(gt=0, le=limits.MOST_SAMPLING_STEPS)]  # from noise to clip
 Steps = Annotated[int, Field(gt=0, le=10_000_000)]  # of an optimizer, or turns
 StepsOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # of learning

@@ -24,6 +24,7 @@ from fewstep.teacher.given import (
     sources_of,
 )
 from fewstep.teacher.manifest import FILE_NAME, Manifest, Skip, read_manifest
+from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.source import Sizes, as_sizes
 from fewstep.teacher.video_shape import video_shape
 
@@ -129,17 +130,19 @@ def make_data(
     out: Path,
     on_clip: Callable[[int, int], None],
     elsewhere: str = "choose another folder",
+    ranks: Ranks = ALONE,
 ) -> Path:
     """The dataset's folder: `out`, unless it is there already; a killed run goes on where it stopped.
 
     name: the teacher's, for the manifest. sizes: one, or several for a dataset of each. on_clip is called with the
-    clips done and those planned. elsewhere says how another folder is chosen. Raises ValueError for prompts, videos or
-    captions that cannot be read.
+    clips done and those planned, in the first of all `ranks`, which make it together. elsewhere says how another folder
+    is chosen. Raises ValueError for prompts, videos or captions that cannot be read.
     """
     if isinstance(settings, DatasetData):
         return settings.folder
     shares = shares_of(settings, teacher, sizes, out)
-    begin_buckets(out, [share.size for share in shares], elsewhere)
+    if ranks.first:
+        begin_buckets(out, [share.size for share in shares], elsewhere)
     done = sum(read_manifest(s.folder).num_done for s in shares if (s.folder / FILE_NAME).exists())
     planned = sum(len(share.items) for share in shares)
 
@@ -152,7 +155,7 @@ def make_data(
         plan, source, left_out = plan_data(settings, teacher, name, share, out)
         unconditional = unconditional_row(teacher, settings.negative_prompt, share.size)
         strays = left_out if share is shares[0] else ()  # they are of no size: said once
-        write_dataset(share.folder, plan, unconditional, source, advance, strays, elsewhere)
+        write_dataset(share.folder, plan, unconditional, source, advance, strays, elsewhere, ranks)
     return out
 
 

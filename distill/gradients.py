@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
 from fewstep.distill.parallel import is_part
-from fewstep.distill.processes import among_processes
+from fewstep.teacher.ranks import among_processes
 
 _BUCKET = 100 * 2**20  # bytes that are sent at a time; no more is copied
 

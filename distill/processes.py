@@ -1,10 +1,8 @@
-"""The processes of one run: they wait for one another, stop after the same step, and say so when one has ended."""
+"""The processes that train together: they agree on what to do, and stop after the same step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,14 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 from torch.distributed import distributed_c10d
 
-from fewstep.teacher.interrupts import Signals, Stop, requested_stop
-
-_POLL_SECONDS = 0.2
-_HERE = "fewstep/here"
-
-
-class ProcessEnded(ValueError):
-    """Another process of the run is gone, so this one cannot go on."""
+from fewstep.teacher.interrupts import Signals
+from fewstep.teacher.ranks import among_processes
 
 
 @dataclass(frozen=True)
@@ -71,22 +63,6 @@ def expect_answers(minutes: float = 10) -> None:
         distributed_c10d._set_pg_timeout(timedelta(minutes=minutes), distributed_c10d._get_default_group())
 
 
-def wait_for_all(accelerator: Accelerator) -> None:
-    """Returns once every process is here.
-
-    The main one may keep the others waiting for long, as it makes the data: a collective call would hear no signal
-    meanwhile, so they look again and again. Raises ProcessEnded when another process is gone.
-    """
-    if accelerator.num_processes == 1:
-        return
-    with among_processes():
-        store: Any = distributed_c10d._get_default_store()  # what the processes have found one another by
-        turn = store.add(f"{_HERE}/{accelerator.process_index}", 1)
-        while store.add(f"{_HERE}/0", 0) < turn:
-            time.sleep(_POLL_SECONDS)
-        accelerator.wait_for_everyone()
-
-
 def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:
     """The sum of every process's figures, which go through `device` where there are several.
 
@@ -98,20 +74,6 @@ def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:
     with among_processes():
         distributed.all_reduce(total)
     return total.to(figures.device)
-
-
-@contextmanager
-def among_processes() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # gloo's and NCCL's
-        number = requested_stop()
-        if number:  # the others were asked to stop as well, and were quicker
-            raise Stop(number) from error
-        raise ProcessEnded(
-            "another process of this run has ended, and its own message, if it left one, says why; what was finished "
-            "is kept: run the same command again to resume"
-        ) from error
 
 
 def is_of_processes(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.parallel import Layout, gathered, held_like
-from fewstep.distill.processes import agree, among_processes, check_same, wait_for_all
+from fewstep.distill.processes import agree, check_same
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
@@ -34,6 +34,7 @@ from fewstep.student.weights import weights_sha256
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
 from fewstep.teacher.predictions import record_prediction
+from fewstep.teacher.ranks import among_processes, current_ranks
 from fewstep.teacher.screen import Screen
 
 _T = TypeVar("_T")
@@ -126,7 +127,7 @@ class Relay:
         elif self.layout.shards:
             with among_processes():
                 roles.save(None, names)
-        wait_for_all(self.accelerator)
+        current_ranks().wait()
         figures = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
         self.screen.say(f"{stage.name}: {figures}")
 
@@ -209,7 +210,7 @@ class Relay:
                 self.samples(clips if is_main else None, roles.student, contract)
                 if is_main:
                     self.tracker.clips(stage.name, step, clips)
-            wait_for_all(self.accelerator)  # a collective call would not have the others wait for that long
+            current_ranks().wait()  # a collective call would not have the others wait for that long
             return {"endpoint_error": endpoint_error(roles, gauged, supervision)}
 
         liveliness = Liveliness(roles, gauged[0], supervision)

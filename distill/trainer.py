@@ -21,13 +21,14 @@ from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
 from fewstep.distill.parallel import fill, is_part
 from fewstep.distill.player import Player, as_numbers
-from fewstep.distill.processes import agree, among_processes, is_of_processes
+from fewstep.distill.processes import agree, is_of_processes
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trackers import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.lr_scale import lr_scale
+from fewstep.teacher.ranks import among_processes
 from fewstep.teacher.screen import OnStep
 
 _LEAST_RATE = 1 / 8  # of what the recipe says: a stage rolls back three times

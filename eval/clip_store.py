@@ -14,21 +14,24 @@ from fewstep.teacher.atomic import whole_file
 
 
 class ClipStore:
-    """Rows of named tensors in files 00000-00032.safetensors, written in order of the rows; every file is whole."""
+    """Rows of named tensors in files 00000-00032.safetensors, written in any order; every file is whole."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[range, Path] = {}
-        for path in sorted(folder.glob("[0-9]*.safetensors")):
+        for path in folder.glob("[0-9]*.safetensors"):
             start, stop = path.stem.split("-")
             self._files[range(int(start), int(stop))] = path
 
     def batches(self, rows: int, size: int) -> Iterator[range]:
-        """All rows, `size` at a time; those that are there keep the batches in which they came."""
-        yield from list(self._files)
-        start = max((batch.stop for batch in self._files), default=0)
-        for first in range(start, rows, size):
-            yield range(first, min(first + size, rows))
+        """All rows in order, `size` at a time; those that are there keep the batches in which they came."""
+        start = 0
+        for batch in [*self._there, range(rows, rows)]:
+            for first in range(start, batch.start, size):
+                yield range(first, min(first + size, batch.start))
+            if batch:
+                yield batch
+            start = batch.stop
 
     def names(self, batch: range) -> set[str]:
         """The tensors that are there for a batch."""
@@ -54,10 +57,14 @@ class ClipStore:
     def read(self, name: str, rows: range | None = None) -> Tensor:
         """A tensor of these rows, or of all."""
         found = []
-        for batch, path in self._files.items():
+        for batch in self._there:
             start, stop = (0, batch.stop) if rows is None else (rows.start, rows.stop)
             start, stop = max(start, batch.start), min(stop, batch.stop)
             if start < stop:
-                with safe_open(path, "pt") as file:
+                with safe_open(self._files[batch], "pt") as file:
                     found.append(file.get_slice(name)[start - batch.start : stop - batch.start])
         return torch.cat(found)
+
+    @property
+    def _there(self) -> list[range]:
+        return sorted(self._files, key=lambda batch: batch.start)

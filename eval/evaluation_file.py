@@ -20,9 +20,14 @@ _FREE = ("device", "left_out")  # of the protocol: figures compare all the same
 class EvaluationFile:
     """The file, written whole at every change. More metrics may join in later; all else of the protocol must stay."""
 
-    def __init__(self, out: Path, command: str, protocol: dict[str, Any], prompts: list[str]) -> None:
-        """Raises ValueError when `out` holds an evaluation of another protocol."""
-        self._path, self._command, self._prompts = out / FILE_NAME, command, prompts
+    def __init__(
+        self, out: Path, command: str, protocol: dict[str, Any], prompts: list[str], writes: bool = True
+    ) -> None:
+        """`writes`: of several processes the first one alone does.
+
+        Raises ValueError when `out` holds an evaluation of another protocol.
+        """
+        self._writes, self._path, self._command, self._prompts = writes, out / FILE_NAME, command, prompts
         self.protocol, self.rows = joined_protocol(out, protocol)
         before = parse_json(self._path.read_text()) if self._path.exists() else {}
         self.differences: list[dict[str, Any]] = before.get("differences", [])
@@ -48,6 +53,8 @@ class EvaluationFile:
         self._write()
 
     def _write(self) -> None:
+        if not self._writes:
+            return
         told = {
             "command": self._command,
             "protocol": self.protocol,
@@ -90,10 +97,15 @@ def check_begun(out: Path, settings: Mapping[str, Any]) -> None:
         _check(path, {name: before.get(name) for name in settings}, settings)
 
 
-def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
-    """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
+def check_evaluation(out: Path) -> None:
+    """Raises ValueError when a folder holds no evaluation."""
     if not (out / FILE_NAME).exists():
         raise ValueError(f"{out} has no {FILE_NAME}: pass the folder of `fewstep evaluate`")
+
+
+def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
+    """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
+    check_evaluation(out)
     _, rows = _read(out / FILE_NAME)
     row = next((row for row in rows if row["model"] == model), None)
     if row is None:

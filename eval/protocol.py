@@ -13,7 +13,7 @@ import torch
 
 from fewstep import __version__
 from fewstep.eval.choose_metrics import SEEDS, judge_reads
-from fewstep.eval.evaluate import Sample, Samples
+from fewstep.eval.clip_maker import Sample, Samples
 from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.shapes import held_out_prompts
 from fewstep.eval.models import links_said

@@ -14,6 +14,7 @@ from fewstep.eval.metrics.frechet import Interval
 from fewstep.eval.metrics.shapes import Progress
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.video import to_uint8, write_video
 
 SAMPLES = 5  # of each prompt
@@ -37,18 +38,25 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def write_videos(
-    folder: Path, sampler: Sampler, prompts: Sequence[str], seed: int, batch: int, progress: Progress
+    folder: Path,
+    sampler: Sampler,
+    prompts: Sequence[str],
+    seed: int,
+    batch: int,
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """FOLDER/PROMPT-0.mp4 to PROMPT-4.mp4 of each prompt; those that are there are not made again."""
+    """FOLDER/PROMPT-0.mp4 to PROMPT-4.mp4 of each prompt, made by all `ranks`; those that are there are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{prompt}-{i}.mp4" for prompt in prompts for i in range(SAMPLES)]
-    missing = [i for i, file in enumerate(files) if not file.exists()]
-    for start in range(0, len(missing), batch):
-        some = missing[start : start + batch]
+    missing = ranks.from_first(lambda: [i for i, file in enumerate(files) if not file.exists()])
+    done, before = ranks.tally(), len(files) - len(missing)
+    for some in ranks.deal([missing[start : start + batch] for start in range(0, len(missing), batch)]):
         videos = sampler.clips([prompts[i // SAMPLES] for i in some], [seed + i for i in some])
         for i, video in zip(some, videos.nan_to_num(0, 0, 0), strict=True):
             write_video(files[i], to_uint8(video), sampler.fps)
-        progress(folder.name, len(files) - len(missing) + start + len(some), len(files))
+        progress(folder.name, before + done.add(len(some)), len(files))
+    ranks.wait(lambda: progress(folder.name, before + done.add(), len(files)))
 
 
 def read_figures(path: Path) -> Figures:

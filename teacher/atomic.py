@@ -129,19 +129,24 @@ def _lock(folder: Path, elsewhere: str) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"another process is writing {folder}: wait for {_holder(path)}, or {elsewhere}") from None
+        raise ValueError(f"another process is writing {folder}: wait for {_holder(folder)}, or {elsewhere}") from None
     try:
         yield path
     finally:
         lock.release()
 
 
-def _holder(lock: Path) -> str:
-    """Who wrote itself into a lock, in words; `it` where that cannot be read."""
+def lock_of(folder: Path) -> str:
+    """What the last process that locked the folder wrote there; nothing where that cannot be read."""
     try:
-        said = lock.read_text()
+        return (folder / _LOCK).read_text()
     except (OSError, UnicodeDecodeError):
-        return "it"
+        return ""
+
+
+def _holder(folder: Path) -> str:
+    """Who wrote itself into a folder's lock, in words; `it` where that cannot be read."""
+    said = lock_of(folder)
     return f"process {said.strip()}" if re.fullmatch(r"\d+ on [\w.-]+\n", said) else "it"
 
 

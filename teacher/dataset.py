@@ -14,13 +14,16 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from fewstep.teacher.atomic import ELSEWHERE, check_writable, only_writer, whole_file
+from fewstep.teacher.atomic import ELSEWHERE, check_writable, whole_file
 from fewstep.teacher.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, requested_stop
 from fewstep.teacher.listing import FILE_NAME as LISTING
 from fewstep.teacher.listing import read_listing, write_listing
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
+from fewstep.teacher.ranks import ALONE, Ranks
+from fewstep.teacher.shard_records import collected, drop_lost_records, keep_record, missing_shards, shard_path
+from fewstep.teacher.shared_folder import only_writers, wait_until_seen
 from fewstep.teacher.text_files import first_few
 
 REPORT = "skipped.jsonl"
@@ -52,37 +55,128 @@ def write_dataset(
     advance: Callable[[], None] = lambda: None,
     left_out: Sequence[Skip] = (),
     elsewhere: str = ELSEWHERE,
+    ranks: Ranks = ALONE,
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
     A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
-    the same plan. `advance` is called after every item made; `left_out` are lines for the report beyond the items
+    the same plan. All `ranks` call it and make whole shards; the dataset is the same however many they are. In the
+    first, `advance` is called after every item made. `left_out` are lines for the report beyond the items
     that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
-    another process or was begun with another plan; OSError when the disk is full; Stop when a signal asked to stop.
-    No finished shard is lost, and by a stop no finished batch.
+    another command, was begun with another plan, or is not the same for all ranks; OSError when the disk is full; Stop
+    when a signal asked to stop. No finished shard is lost, and by a stop no finished batch.
     """
     check_writable(folder, elsewhere)
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder, elsewhere), noted_signals() as signals:
-        manifest = _begin(folder, plan, unconditional, elsewhere)
-        for number in range(manifest.num_shards):
-            path = folder / f"shard-{number:05d}.parquet"
-            if number < len(manifest.shards) and path.exists():
-                continue
-            items = manifest.share(number)
-            try:
-                with closing(_made(path, items, source, manifest.tensors, signals, advance)) as made:
-                    shard = _write_shard(path, made, manifest.tensors, len(items))
-            except Stop as stop:
-                done = items.start + len(Begun(path, _batch_size(source)))
-                stop.kept = f"{done} of the {manifest.items} items of {folder} are done; {RESUME}"
-                raise
-            shards = (*manifest.shards[:number], shard, *manifest.shards[number + 1 :])
-            manifest = manifest.model_copy(update={"shards": shards})
-            manifest.write(folder)
-            begun_path(path).unlink(missing_ok=True)
-        _write_report(folder, [*manifest.skipped, *left_out])
-    return manifest
+    with only_writers(folder, ranks, elsewhere), noted_signals() as signals:
+        writing = _Writing(folder, plan, source, ranks, signals, _Progress(ranks, advance))
+        if ranks.first:
+            writing.manifest = _begin(folder, plan, unconditional, elsewhere)
+        try:
+            manifest = writing.run()
+        except Stop as stop:
+            stop.kept = f"{writing.num_done} of the {plan.items} items of {folder} are done; {RESUME}"
+            raise
+        if ranks.first:
+            _write_report(folder, [*manifest.skipped, *left_out])
+        with signals.at_once():
+            ranks.wait()
+    return manifest if ranks.first else _finished(folder, ranks)
+
+
+class _Progress:
+    """What all processes make, shown by the first."""
+
+    def __init__(self, ranks: Ranks, advance: Callable[[], None]) -> None:
+        self._ranks, self._made, self._advance, self._seen = ranks, ranks.tally(), advance, 0
+
+    def add(self, items: int = 0) -> None:
+        """So many items were made here."""
+        made = self._made.add(items)
+        if self._ranks.first:
+            for _ in range(made - self._seen):
+                self._advance()
+        self._seen = made
+
+
+@dataclass
+class _Writing:
+    """A dataset that is being written; `manifest` is kept by the first process alone."""
+
+    folder: Path
+    plan: Manifest
+    source: Source
+    ranks: Ranks
+    signals: Signals
+    progress: _Progress
+    manifest: Manifest | None = None
+
+    def run(self) -> Manifest:
+        """Makes what is missing, and returns once all of it is there: the manifest, in the first process the finished
+        one."""
+        with self.signals.at_once():
+            said = self.ranks.from_first(lambda: self.plan.model_dump(mode="json"))
+            self.plan.check_shared(Manifest.model_validate(said))
+            missing = self.ranks.from_first(self._missing)
+        for number in self.ranks.deal(missing):
+            self._make(number)
+            self._collect()
+        with self.signals.at_once():
+            self.ranks.wait(self._collect)
+            if self.manifest is not None:
+                wait_until_seen(self._collect, self.folder, self.ranks)
+        return self.manifest or self.plan
+
+    @property
+    def num_done(self) -> int:
+        """Items that no later call makes again."""
+        shares = [(shard_path(self.folder, n), self.plan.share(n)) for n in range(self.plan.num_shards)]
+        size = _batch_size(self.source)
+        return sum(len(items) if path.exists() else len(Begun(path, size)) for path, items in shares)
+
+    def _missing(self) -> list[int]:
+        assert self.manifest is not None
+        drop_lost_records(self.folder)
+        missing, listed = missing_shards(self.folder, self.manifest), len(self.manifest.shards)
+        for number in set(range(listed, self.manifest.num_shards)) - set(missing):  # made out of turn, before a kill
+            self.progress.add(len(self.plan.share(number)))
+        return missing
+
+    def _make(self, number: int) -> None:
+        path, items = shard_path(self.folder, number), self.plan.share(number)
+        with closing(self._made(path, items)) as made:
+            shard = _write_shard(path, made, self.plan.tensors, len(items), self.ranks)
+        keep_record(path, shard)
+        begun_path(path).unlink(missing_ok=True)
+
+    def _made(self, path: Path, items: range) -> Generator[Record | Skip, None, None]:
+        """The items of a shard: what is there of it, then the source's, until a signal asks to stop or another process
+        has ended."""
+        begun = Begun(path, _batch_size(self.source))
+        for item in begun:
+            yield item
+            self.progress.add(1)
+        rows = iter(self.source.rows(items[len(begun) :]))
+        try:
+            while not self.ranks.ended() and (made := self.signals.attempt(lambda: next(rows, None))) is not None:
+                yield made if isinstance(made, Skip) else _record(made, self.plan.tensors)
+                self.progress.add(1)
+        finally:
+            if isinstance(rows, Generator):
+                rows.close()  # threads that read ahead begin no further item
+
+    def _collect(self) -> bool:
+        """Brings the first process's manifest up to date; whether it is finished."""
+        self.progress.add()
+        if self.manifest is None:
+            return False
+        self.manifest = collected(self.folder, self.manifest)
+        return self.manifest.complete
+
+
+def _finished(folder: Path, ranks: Ranks) -> Manifest:
+    """The manifest that the first process has finished."""
+    wait_until_seen(lambda: read_manifest(folder).complete, folder, ranks)
+    return read_manifest(folder)
 
 
 def usable_line(folder: Path, manifest: Manifest) -> str | None:
@@ -136,8 +230,11 @@ def begun_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
     return None
 
 
-def _write_shard(path: Path, made: Iterable[Record | Skip], tensors: dict[str, Layout], num_items: int = 1) -> Shard:
-    """Writes what was made of a shard. Raises Stop where that are fewer items; they wait for the next call."""
+def _write_shard(
+    path: Path, made: Iterable[Record | Skip], tensors: dict[str, Layout], num_items: int = 1, ranks: Ranks = ALONE
+) -> Shard:
+    """Writes what was made of a shard. Raises Stop, or as `Ranks.check`, where that are fewer items; they wait for the
+    next call."""
     schema = pa.schema(
         [("id", pa.string()), ("caption", pa.string()), ("seed", pa.int64())]
         + [(name, pa.binary()) for name in tensors]
@@ -149,37 +246,15 @@ def _write_shard(path: Path, made: Iterable[Record | Skip], tensors: dict[str, L
         with part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
             for group in _groups(_unskipped(made, items)):
                 writer.write_table(pa.Table.from_pylist(group, schema))
-            stop = requested_stop() if len(items) < num_items else 0
-            if stop:
+            is_cut = len(items) < num_items and bool(requested_stop() or ranks.ended())
+            if is_cut:
                 writer.add_key_value_metadata(begun_metadata(items))
-        if stop:
+        if is_cut:
             keep_begun(part, path)
-            raise Stop(stop)
+            ranks.check()
+            raise Stop(requested_stop())
     skipped = tuple(item for item in items if item is not None)
     return Shard(name=path.name, rows=items.count(None), sha256=sha256(path), skipped=skipped)
-
-
-def _made(
-    path: Path,
-    items: range,
-    source: Source,
-    tensors: dict[str, Layout],
-    signals: Signals,
-    advance: Callable[[], None],
-) -> Generator[Record | Skip, None, None]:
-    """The items of a shard: what is there of it, then the source's, until a signal asks to stop."""
-    begun = Begun(path, _batch_size(source))
-    for item in begun:
-        yield item
-        advance()
-    rows = iter(source.rows(items[len(begun) :]))
-    try:
-        while (made := signals.attempt(lambda: next(rows, None))) is not None:
-            yield made if isinstance(made, Skip) else _record(made, tensors)
-            advance()
-    finally:
-        if isinstance(rows, Generator):
-            rows.close()  # threads that read ahead begin no further item
 
 
 def _batch_size(source: Source) -> int:

@@ -175,6 +175,16 @@ class Manifest(_Record):
                 f"use the same settings and source, or {elsewhere}"
             )
 
+    def check_shared(self, first: Manifest) -> None:
+        """Raises ValueError naming the first setting in which this process's plan differs from the first process's."""
+        own, its = self._settings(), first._settings()
+        for name in own | its:
+            if own.get(name) != its.get(name):
+                raise ValueError(
+                    f"this process would make a dataset with {name} {_short(own.get(name))}, the first one with "
+                    f"{_short(its.get(name))}: let all of them see the same files and teacher"
+                )
+
     def _settings(self) -> dict[str, object]:
         """What a run and the one it goes on with must share, each under a name for people."""
         # the sha256 of the items and of the teacher tell; names and paths may change

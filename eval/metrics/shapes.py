@@ -31,6 +31,11 @@ class ShapesJudgement:
         """Clips seen so far."""
         return len(self._right)
 
+    @property
+    def num_right(self) -> int:
+        """Of them, those that show everything their prompt names."""
+        return sum(all(right.values()) for right in self._right)
+
     def update(self, videos: Tensor, prompts: Sequence[str]) -> None:
         """videos (B, 3, 17, 64, 64) in -1..1, one prompt each."""
         shown, features = self.judge.read(videos.to(self.judge.feature_mean.device))
@@ -52,7 +57,7 @@ class ShapesJudgement:
 
     def accuracy(self) -> Interval:
         """Fraction of clips that show everything their prompt names, with its 95 % Wilson interval."""
-        return wilson(sum(all(r.values()) for r in self._right), self.count)
+        return wilson(self.num_right, self.count)
 
     def accuracy_per_attribute(self) -> dict[str, float]:
         """Fraction right per attribute, over the prompts that name it."""

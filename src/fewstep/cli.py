@@ -22,6 +22,7 @@ from fewstep.commands.demo import demo
 from fewstep.commands.evaluate import evaluate
 from fewstep.commands.export import export
 from fewstep.commands.export_table import export_table
+from fewstep.commands.launched import GROUPS, check_alone
 from fewstep.commands.report import report
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
@@ -157,11 +158,14 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _fewstep(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Distil video diffusion models into students of a few steps."""
+    if context.invoked_subcommand is not None and context.invoked_subcommand not in GROUPS:
+        check_alone(context.invoked_subcommand)
 
 
 def main() -> None:

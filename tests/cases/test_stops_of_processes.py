@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fewstep.teacher.interrupts import RESUME
-from tests.cases.child_commands import Command, appears, end_of, wait_until
+from tests.cases.child_commands import appears, wait_until
+from tests.cases.pair import Pair
 from tests.cases.stopped_run import STEPS, saved, steps_done, steps_kept, trained, write_recipe
 
 CheckCase = Callable[..., None]
@@ -23,46 +21,12 @@ LEFT_ALONE = "another process of this run has ended, and its own message, if it 
 pytestmark = pytest.mark.slow
 
 
-class Pair:
-    """Both processes of a run, as a launcher starts them; `broken` is called in the second one first."""
-
-    def __init__(self, folder: Path, recipe: Path, broken: Callable[[], None] | None = None) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._processes = [
-            Command(folder / f"log-{rank}", "run", recipe, before=partial(_as_process, rank, port, broken))
-            for rank in range(2)
-        ]
-
-    @property
-    def run(self) -> bool:
-        """Whether both still do."""
-        return all(process.runs for process in self._processes)
-
-    def send(self, number: int, *ranks: int) -> None:
-        """A signal to some of them."""
-        for rank in ranks:
-            self._processes[rank].send(number)
-
-    def ends(self) -> list[str]:
-        """How each ended."""
-        return [end_of(*process.finish()) for process in self._processes]
-
-
-def _as_process(rank: int, port: int, broken: Callable[[], None] | None) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if rank == 1 and broken is not None:
-        broken()
-
-
 @pytest.mark.parametrize(("ranks", "who"), [((1,), "one of two"), ((0, 1), "both"), ((0,), "the first")])
 def test_all_stop_at_the_same_step(
     check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path, ranks: tuple[int, ...], who: str
 ) -> None:
     recipe, run = write_recipe(tmp_path, tiny_wan_folder), tmp_path / "run"
-    pair = Pair(tmp_path, recipe)
+    pair = Pair(tmp_path, "run", recipe)
     wait_until(trained(run, 3), lambda: pair.run)
     pair.send(signal.SIGTERM, *ranks)
     first, second = pair.ends()
@@ -76,7 +40,7 @@ def test_all_stop_at_the_same_step(
 def test_a_warning_to_one_saves(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
     logging: dict[str, Any] = {"every": 1, "tracker": "none"}
     recipe, run = write_recipe(tmp_path, tiny_wan_folder, logging=logging), tmp_path / "run"
-    pair = Pair(tmp_path, recipe)
+    pair = Pair(tmp_path, "run", recipe)
     wait_until(trained(run, 3), lambda: pair.run)
     pair.send(signal.SIGUSR1, 1)
     wait_until(appears(run, "state.pt"), lambda: pair.run)
@@ -87,23 +51,23 @@ def test_a_warning_to_one_saves(check_case: CheckCase, tmp_path: Path, tiny_wan_
     check_case(KIND, "SIGUSR1 to one of two", got, ["saved True", f"4-step is at step {step} of", "training continues"])
 
 
-def test_a_stop_while_the_first_makes_the_data(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
+def test_a_stop_while_both_make_the_data(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
     data = {"kind": "rollouts", "prompts": "prompts.txt", "steps": 100, "batch": 1}
     recipe, run = write_recipe(tmp_path, tiny_wan_folder, data=data), tmp_path / "run"
-    pair = Pair(tmp_path, recipe)
+    pair = Pair(tmp_path, "run", recipe)
     wait_until(appears(run, "data/.shard-*"), lambda: pair.run)
     pair.send(signal.SIGTERM, 1)
     first, second = pair.ends()
     check_case(
-        KIND, "SIGTERM to one while the other makes the data", f"{first} / {second}",
-        ["exit 2: ", LEFT_ALONE, RESUME, f"/ exit 143: process 1: stopped by SIGTERM; {RESUME}"],
+        KIND, "SIGTERM to one while both make the data", f"{first} / {second}",
+        ["exit 143: stopped by SIGTERM; ", RESUME, "/ exit 143: process 1: stopped by SIGTERM; ", RESUME],
     )  # fmt: skip
 
 
 def test_a_process_that_is_killed(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
     """As where memory runs out."""
     recipe, run = write_recipe(tmp_path, tiny_wan_folder), tmp_path / "run"
-    pair = Pair(tmp_path, recipe)
+    pair = Pair(tmp_path, "run", recipe)
     wait_until(trained(run, 3), lambda: pair.run)
     done = steps_done(run)
     pair.send(signal.SIGKILL, 1)
@@ -114,7 +78,7 @@ def test_a_process_that_is_killed(check_case: CheckCase, tmp_path: Path, tiny_wa
 
 def test_a_process_that_fails(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path) -> None:
     recipe, run = write_recipe(tmp_path, tiny_wan_folder), tmp_path / "run"
-    first, second = Pair(tmp_path, recipe, broken).ends()
+    first, second = Pair(tmp_path, "run", recipe, broken=broken).ends()
     got = f"{first} / {second}; steps {steps_kept(run)}"
     check_case(
         KIND, "one cannot read its data", got,
@@ -142,7 +106,7 @@ def test_processes_that_hold_parts_end_together(
     check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path, number: int, who: str, expected: list[str]
 ) -> None:
     recipe, run = write_recipe(tmp_path, tiny_wan_folder, parallel={"kind": "fsdp"}), tmp_path / "run"
-    pair = Pair(tmp_path, recipe)
+    pair = Pair(tmp_path, "run", recipe)
     wait_until(trained(run, 3), lambda: pair.run)
     pair.send(number, 1)
     first, second = pair.ends()

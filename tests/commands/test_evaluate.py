@@ -116,7 +116,7 @@ def test_an_evaluation_that_was_stopped_anywhere_ends_as_a_whole_one(
         return call
 
     monkeypatch.setattr(ClipStore, "add", stops(add))
-    monkeypatch.setattr("fewstep.eval.evaluate.write_video", stops(write))
+    monkeypatch.setattr("fewstep.eval.clip_maker.write_video", stops(write))
     codes = [fewstep(*command)[0] for _ in range(7)]
     assert codes[0] == 130 and codes[-1] == 0 and codes.count(130) > 2
     assert read(tmp_path / "out")["rows"] == whole["rows"]

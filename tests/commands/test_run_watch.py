@@ -12,6 +12,7 @@ from fewstep.commands import run_watch
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.student.contract import SamplingContract
 from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.ranks import ALONE
 
 
 class Still(nn.Module):
@@ -32,12 +33,12 @@ def test_prompt_accuracy_is_of_what_the_student_shows(gated: Recipe, monkeypatch
     size = teacher.default_size()
     assert size is not None
     contract = SamplingContract.of(teacher, "shapes", 8, "full", size, 1.0, "", 8.0)
-    measure = run_watch.gauges(teacher, gated)["prompt_accuracy"]
+    measure = run_watch.gauges(teacher, gated, ALONE)["prompt_accuracy"]
     shown = measure(teacher.network_at(1.0), contract)
     assert 0.3 < shown <= 1 and measure(Still(), contract) < 0.1
 
 
 def test_only_the_shapes_world_has_a_judge(gated: Recipe, tiny_teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shapes"):
-        run_watch.gauges(tiny_teacher, gated)
-    assert run_watch.gauges(tiny_teacher, read_recipe("shapes-4step")) == {}
+        run_watch.gauges(tiny_teacher, gated, ALONE)
+    assert run_watch.gauges(tiny_teacher, read_recipe("shapes-4step"), ALONE) == {}

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from fewstep.distill import processes
-from fewstep.distill.processes import ProcessEnded, Request, agree, wait_for_all
+from fewstep.distill.processes import Request, agree
 from fewstep.teacher.interrupts import Signals, Stop, noted_signals
+from fewstep.teacher.ranks import ProcessEnded, among_processes, current_ranks
 
 TWO_PROCESSES = """
 import os, signal, threading, time
 from pathlib import Path
 from accelerate import Accelerator
-from fewstep.distill.processes import ProcessEnded, Request, agree, wait_for_all
+from fewstep.distill.processes import Request, agree
 from fewstep.teacher.interrupts import Stop, noted_signals
+from fewstep.teacher.ranks import ProcessEnded, current_ranks
 
 accelerator, folder = Accelerator(cpu=True), Path(__file__).parent
 second = accelerator.process_index == 1
@@ -29,12 +30,12 @@ with noted_signals() as signals:
         signals.save = True
     assert agree(accelerator, signals) == Request(0, True)
     assert agree(accelerator, signals) == Request(0, False)
-    wait_for_all(accelerator)
+    current_ranks().wait()
     if second:  # asked to stop while it waits for the first
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         try:
             with signals.at_once():
-                wait_for_all(accelerator)
+                current_ranks().wait()
         except Stop as stop:
             folder.joinpath("second").write_text(f"stopped by {stop.name}")
     else:
@@ -60,7 +61,7 @@ def test_two_processes_agree_and_one_that_is_left_alone_says_so(tmp_path: Path) 
 
 def test_one_process_is_its_own_everyone() -> None:
     accelerator, signals = Accelerator(cpu=True), Signals()
-    wait_for_all(accelerator)
+    current_ranks().wait()
     signals.receive(signal.SIGUSR1)
     assert agree(accelerator, signals) == Request(0, True)
     signals.receive(signal.SIGTERM)
@@ -69,8 +70,8 @@ def test_one_process_is_its_own_everyone() -> None:
 
 def test_who_was_asked_to_stop_as_well_stops() -> None:
     """A signal to the whole group: the first process may be gone before the second has looked."""
-    with pytest.raises(ProcessEnded), processes.among_processes():
+    with pytest.raises(ProcessEnded), among_processes():
         raise RuntimeError("Connection closed by peer")
-    with noted_signals(), pytest.raises(Stop), processes.among_processes():
+    with noted_signals(), pytest.raises(Stop), among_processes():
         signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("Connection closed by peer")

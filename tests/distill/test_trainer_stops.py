@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill.curves import Curves
-from fewstep.distill.processes import ProcessEnded
 from fewstep.teacher.interrupts import Signals, Stop, noted_signals
+from fewstep.teacher.ranks import ProcessEnded
 from tests.distill.one_stage import QUIET, Case, after, ignore, weights
 
 

@@ -23,6 +23,7 @@ from fewstep.commands.asked import (
     size_of,
 )
 from fewstep.commands.data_run import SKIPPED, Run, Store
+from fewstep.commands.launched import check_alone
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_ITEMS, MOST_SAMPLING_STEPS
 
@@ -85,40 +86,43 @@ def videos(
     from fewstep.teacher.dataset_sources import Videos, list_files
     from fewstep.teacher.decode_video import ClipShape
     from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
+    from fewstep.teacher.ranks import launched_ranks
 
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
-    job.check_out()
-    files = list_files(folder, out)
-    asked = parse_sources(given) if given else None
-    described = read_captions(files, folder, captions, columns_of(asked or {}))
-    files = described.clips_among(files)
-    if described.unmatched:
-        screen.warn(str(described.unmatched))
-    model = job.load()
-    model.check_encodes()
-    described = described.for_teacher(model.reads_text, files)
-    sources = sources_of(asked, model)
-    say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
-    size = size_of(model, frames, height, width)
-    model.use_size(size)
-    model.check_fps(fps, "--fps")
-    clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
-    job.make(
-        "videos",
-        model,
-        folder,
-        [
-            (path.relative_to(folder).as_posix(), path.lstat().st_size, text, *given_identity(text))
-            for path, text in zip(files, map(described.texts.get, files), strict=True)
-        ],
-        Videos(model, folder, files, described.texts, clip, start, batch, frames_of_clips(sources)),
-        [stray.skip() for stray in described.strays],
-        latent_shape=model.latent_shape(*size),
-        unmatched=described.unmatched,
-        given=sources,
-        start=start,
-        **asdict(clip),
-    )
+    with launched_ranks(device) as ranks:
+        job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)
+        if ranks.first:
+            job.check_out()
+        files = list_files(folder, out)
+        asked = parse_sources(given) if given else None
+        described = read_captions(files, folder, captions, columns_of(asked or {}))
+        files = described.clips_among(files)
+        if described.unmatched:
+            screen.warn(str(described.unmatched))
+        model = job.load()
+        model.check_encodes()
+        described = described.for_teacher(model.reads_text, files)
+        sources = sources_of(asked, model)
+        say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
+        size = size_of(model, frames, height, width)
+        model.use_size(size)
+        model.check_fps(fps, "--fps")
+        clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
+        job.make(
+            "videos",
+            model,
+            folder,
+            [
+                (path.relative_to(folder).as_posix(), path.lstat().st_size, text, *given_identity(text))
+                for path, text in zip(files, map(described.texts.get, files), strict=True)
+            ],
+            Videos(model, folder, files, described.texts, clip, start, batch, frames_of_clips(sources)),
+            [stray.skip() for stray in described.strays],
+            latent_shape=model.latent_shape(*size),
+            unmatched=described.unmatched,
+            given=sources,
+            start=start,
+            **asdict(clip),
+        )
     if captions is not None and described.strays:  # a .txt file beside the videos may be about something else
         raise typer.Exit(SKIPPED)
 
@@ -150,37 +154,41 @@ def rollouts(
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
     from fewstep.teacher.given import FILES, check_given, given_names, identity_of
+    from fewstep.teacher.ranks import launched_ranks
 
     weight = guidance_of(guidance)
-    job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, shift)
-    job.check_out()
-    lines = read_prompts(prompts)
-    model = job.load()
-    model.take(given_names(lines))
-    say_text_losses(screen, model, [*lines, negative_prompt])
-    size = size_of(model, frames, height, width)
-    shape = model.latent_shape(*size)
-    model.use_size(size)
-    check_given(lines, model.given_sizes(size), model.default_fps())
-    job.make(
-        "rollouts",
-        model,
-        prompts,
-        [identity_of(line) for line in lines] * count,
-        Rollouts(model, lines, shape, steps, weight, seed, negative_prompt, keep_noise, batch, size),
-        latent_shape=shape,
-        keep_noise=keep_noise,
-        steps=steps,
-        guidance=weight,
-        seed=seed,
-        given=dict.fromkeys(model.given, FILES),
-        **size._asdict(),
-    )
+    with launched_ranks(device) as ranks:
+        job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)
+        if ranks.first:
+            job.check_out()
+        lines = read_prompts(prompts)
+        model = job.load()
+        model.take(given_names(lines))
+        say_text_losses(screen, model, [*lines, negative_prompt])
+        size = size_of(model, frames, height, width)
+        shape = model.latent_shape(*size)
+        model.use_size(size)
+        check_given(lines, model.given_sizes(size), model.default_fps())
+        job.make(
+            "rollouts",
+            model,
+            prompts,
+            [identity_of(line) for line in lines] * count,
+            Rollouts(model, lines, shape, steps, weight, seed, negative_prompt, keep_noise, batch, size),
+            latent_shape=shape,
+            keep_noise=keep_noise,
+            steps=steps,
+            guidance=weight,
+            seed=seed,
+            given=dict.fromkeys(model.given, FILES),
+            **size._asdict(),
+        )
 
 
 @data_app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
     """Show what a dataset holds and how it was made; of several sizes, each."""
+    check_alone("data show")
     from fewstep.teacher.buckets import datasets_in
 
     for dataset in datasets_in(folder):

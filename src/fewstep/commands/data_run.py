@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher
     from fewstep.teacher.dataset import Source
     from fewstep.teacher.manifest import Kind, Manifest, Skip
+    from fewstep.teacher.ranks import Ranks
 
 SKIPPED = 3  # the exit code when items had to be skipped
 _SHOWN = 20  # skipped items listed on the screen
@@ -35,6 +36,7 @@ class Run:
     rows_per_shard: int
     negative_prompt: str
     screen: Screen
+    ranks: Ranks
     shift: float | None = None
 
     def check_out(self) -> None:
@@ -57,8 +59,11 @@ class Run:
         """The teacher, in the precision that the dataset was begun in, if it was."""
         from fewstep.teacher.manifest import FILE_NAME, read_manifest
 
-        begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
-        dtype = settle_dtype(self.screen, self.dtype, self.device, begun)
+        def settle() -> DType:
+            begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
+            return settle_dtype(self.screen, self.dtype, self.device, begun)
+
+        dtype = self.ranks.from_first(settle)
         self.screen.say(f"loading the teacher {self.teacher} ({dtype})")
         return load(self.teacher, dtype, self.device, self.shift)
 
@@ -88,10 +93,12 @@ class Run:
             **known,
         )
         with self.screen:
-            _run(self.out, plan, model, source, left_out, self.screen)
+            _run(self.out, plan, model, source, left_out, self.screen, self.ranks)
 
 
-def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip], screen: Screen) -> None:
+def _run(
+    out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip], screen: Screen, ranks: Ranks
+) -> None:
     """Makes the dataset, shows how far it is, and leaves with SKIPPED when something is missing in it."""
     from fewstep.teacher.dataset import usable_line, write_dataset
     from fewstep.teacher.dataset_plan import unconditional_row
@@ -111,12 +118,13 @@ def _run(out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: 
             screen.log_to(out)  # not before: a plan that is refused leaves no trace
             bar.update(bar.done + 1)
 
-        manifest = write_dataset(out, plan, unconditional, source, advance, left_out)
+        manifest = write_dataset(out, plan, unconditional, source, advance, left_out, ranks=ranks)
     screen.log_to(out)
     screen.say(f"{manifest.rows} clips in {manifest.num_shards} shards: {out}")
     if line := usable_line(out, manifest):
         screen.warn(line)
-        _print_skipped(manifest.skipped, out)
+        if ranks.first:
+            _print_skipped(manifest.skipped, out)
         raise typer.Exit(SKIPPED)
 
 

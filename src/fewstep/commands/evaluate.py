@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.models import Model
     from fewstep.student.sampler import Asked, Sampler
+    from fewstep.teacher.ranks import Ranks
 
 _Num = Annotated[
     int, typer.Option("--num", min=3, max=MOST_ITEMS, help="Clips of each model; fewer prompts are used again.")
@@ -102,29 +103,40 @@ def evaluate(
     from fewstep.eval.evaluation_file import begun_dtype
     from fewstep.eval.outlines import check_folder, outline_models
     from fewstep.eval.reference import reference_videos
+    from fewstep.teacher.atomic import check_unlocked
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.loading import find_device
+    from fewstep.teacher.ranks import launched_ranks
+    from fewstep.teacher.shared_folder import only_writers
 
     found = models_of(models)
     folder = _folder(found) if out is None else out
     check_free(folder)
+    check_unlocked(folder)
     given = None if prompts is None else read_prompts(prompts)
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
     asked = _asked(found, given, (frames, height, width), steps, guidance, shift, negative_prompt)
-    dtype = settle_dtype(screen, dtype, device, begun_dtype(folder))
-    outlined = outline_models(found, asked)
-    first = outlined[0].sampler
-    shown = _prompts(given, num, first, seed)
-    where = str(find_device(device))
-    setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
-    check_folder(folder, outlined, setting, chosen := _choose(wanted or None, setting, screen), dtype)
-    teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
-    evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
-    screen.log_to(folder)
-    with screen:
-        _measure(evaluation, found, teacher, asked, dtype, device, screen)
+    with launched_ranks(device) as ranks:
+        dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, begun_dtype(folder)))
+        outlined = outline_models(found, asked)
+        first = outlined[0].sampler
+        shown = _prompts(given, num, first, seed)
+        where = str(find_device(device))
+        setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
+        chosen = _choose(wanted or None, setting, screen)
+        if ranks.first:
+            check_folder(folder, outlined, setting, chosen, dtype)
+        teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
+        with only_writers(folder, ranks):
+            evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch, ranks)
+            screen.log_to(folder)
+            with screen:
+                _measure(evaluation, found, teacher, asked, dtype, device, screen)
+                ranks.wait()
+                if ranks.first:
+                    _show(evaluation, screen)
     screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
 
 
@@ -223,7 +235,7 @@ def _load_teacher(
 
 
 def _begin(
-    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
+    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int, ranks: Ranks
 ) -> Evaluation:
     """The evaluation in its folder, new or resumed."""
     from fewstep.eval.evaluate import Evaluation
@@ -231,8 +243,8 @@ def _begin(
     from fewstep.eval.protocol import protocol_of, samples_of
 
     protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
-    file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
-    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher))
+    file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts), ranks.first)
+    return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher), ranks)
 
 
 def _measure(
@@ -249,8 +261,6 @@ def _measure(
 
     import torch
 
-    from fewstep.commands.evaluate_screen import figures_table, say_warnings
-    from fewstep.commands.tables import print_table
     from fewstep.eval.models import open_model
 
     asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
@@ -259,5 +269,11 @@ def _measure(
         for model in models[1:]:
             screen.say(f"loading {model.name} ({dtype})")
             evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
+
+
+def _show(evaluation: Evaluation, screen: Screen) -> None:
+    from fewstep.commands.evaluate_screen import figures_table, say_warnings
+    from fewstep.commands.tables import print_table
+
     print_table(figures_table(evaluation.rows))
     say_warnings(evaluation.rows, evaluation.prompts, screen)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.trackers import Tracker
     from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.ranks import Ranks
 
 
 def run(
@@ -107,37 +108,42 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
 
     `option` is how another folder is chosen, where that is not with --set out=DIR.
 
-    Of several processes the main one alone makes the data, however long that takes. Raises ValueError, before the
-    teacher is loaded, for all that `--dry-run` refuses.
+    Raises ValueError, before the teacher is loaded, for all that `--dry-run` refuses.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
-    from fewstep.distill.processes import check_same, wait_for_all
+    from fewstep.distill.processes import check_same
     from fewstep.distill.run_folder import OPTION, RunFolder
+    from fewstep.teacher.ranks import current_ranks, num_launched, on_cpu
 
     folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
     patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
-    plan, precision_line = settle_for_all(plan, PartialState(cpu=plan.device == "cpu", **patient.to_kwargs()))
+    cpu = on_cpu(plan.device, num_launched())
+    plan, precision_line = settle_for_all(plan, PartialState(cpu=cpu, **patient.to_kwargs()))
     if precision_line is not None:
         screen.say(precision_line)
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
-    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[patient])
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[patient])
     for stage in plan.stages:
         stage.share(accelerator.num_processes)
     check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
-    if accelerator.is_main_process:
-        check_run(plan, folder, again)
-    wait_for_all(accelerator)
-    with folder.locked(accelerator.is_main_process):
-        _follow(plan, folder, again, accelerator, screen)
+    with current_ranks() as ranks:
+        if ranks.first:
+            check_run(plan, folder, again)
+        ranks.wait()
+        with folder.locked(ranks.first):
+            _follow(plan, folder, again, accelerator, screen, ranks)
+    accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
 
 
-def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator, screen: RunScreen) -> None:
+def _follow(
+    plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator, screen: RunScreen, ranks: Ranks
+) -> None:
     """The run itself, once nothing stands in its way."""
     import torch
 
@@ -145,7 +151,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     from fewstep.distill.data import read_clips_of_bases
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
-    from fewstep.distill.processes import expect_answers, wait_for_all
+    from fewstep.distill.processes import expect_answers
     from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.trackers import NoTracker, open_tracker
@@ -166,11 +172,11 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
         screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
-        if data == folder.data:
-            sizes = clip_sizes(plan, teacher)
-            for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
-                _make_data(plan, base, name, sizes, folder.of_base(number), screen)
-    wait_for_all(accelerator)
+    ranks.wait()
+    if data == folder.data:
+        sizes = clip_sizes(plan, teacher)
+        for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
+            _make_data(plan, base, name, sizes, folder.of_base(number), screen, ranks)
     expect_answers()
     for made in (data, *others):
         if line := check_usable(plan.data, made):
@@ -181,7 +187,7 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     teacher.use_size(clips.size)
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
-    seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan)
+    seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan, ranks)
     for base in bases:
         base.free_text()
         base.free_vae()
@@ -191,7 +197,6 @@ def _follow(plan: Recipe, folder: RunFolder, again: str | None, accelerator: Acc
     screen.expect(relay_work(plan, teacher.schedule, folder.finished))
     with noted_signals() as signals, tracker:
         Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
-    accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
     shown = ["--prompt ..."] if teacher.reads_text else []
     shown += [f"--given {name}=FILE" for name in teacher.given]
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} {' '.join(shown)} --out clip.mp4`")
@@ -226,11 +231,17 @@ def _bases(plan: Recipe, teacher: Teacher, screen: RunScreen) -> list[Teacher]:
 
 
 def _make_data(
-    plan: Recipe, teacher: Teacher, name: str, sizes: Sequence[VideoSize], folder: RunFolder, screen: RunScreen
+    plan: Recipe,
+    teacher: Teacher,
+    name: str,
+    sizes: Sequence[VideoSize],
+    folder: RunFolder,
+    screen: RunScreen,
+    ranks: Ranks,
 ) -> None:
     """Raises ValueError when the source cannot be read."""
     from fewstep.distill.data import make_data
 
     screen.say(f"planning the data of {name}, with a hash of the teacher's weights")
     with screen.clips() as on_clip:
-        make_data(plan.data, teacher, name, sizes, folder.data, on_clip, folder.elsewhere)
+        make_data(plan.data, teacher, name, sizes, folder.data, on_clip, folder.elsewhere, ranks)

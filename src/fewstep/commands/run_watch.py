@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewstep.distill.stages import Gauge, Samples
     from fewstep.student.contract import SamplingContract
     from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.ranks import Ranks
 
 _JUDGED, _BATCH = 256, 16  # held-out prompts behind a gate
 
@@ -46,8 +47,8 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> Samples | None:
     return write
 
 
-def gauges(teacher: Teacher, plan: Recipe) -> dict[str, Gauge]:
-    """The metrics that the recipe's gates name and that need more than the stage itself.
+def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
+    """The metrics that the recipe's gates name and that need more than the stage itself; all `ranks` share their clips.
 
     Raises ValueError for prompt accuracy of a teacher outside the shapes world, which the judge knows nothing of.
     """
@@ -62,11 +63,17 @@ def gauges(teacher: Teacher, plan: Recipe) -> dict[str, Gauge]:
 
     @torch.no_grad()
     def prompt_accuracy(network: nn.Module, contract: SamplingContract) -> float:
-        student, judgement = Student(teacher, network, contract), ShapesJudgement()
-        for start in range(0, _JUDGED, _BATCH):
+        student, judgement, right = Student(teacher, network, contract), ShapesJudgement(), ranks.tally()
+        batches = range(0, _JUDGED, _BATCH)
+        for n in range(ranks.rank, len(batches) + -len(batches) % ranks.count, ranks.count):
+            start = batches[n % len(batches)]  # a sharded network must be asked by all processes as often
             part = slice(start, start + _BATCH)
             noise = teacher.noise(range(start, start + _BATCH), teacher.latent_shape(*contract.size))
-            judgement.update(teacher.decode(student.sample(noise, conditions[part])), prompts[part])
-        return judgement.accuracy().value
+            latents = student.sample(noise, conditions[part])
+            if n < len(batches):
+                judgement.update(teacher.decode(latents), prompts[part])
+        right.add(judgement.num_right)
+        ranks.wait()
+        return right.add() / _JUDGED
 
     return {"prompt_accuracy": prompt_accuracy}

@@ -17,6 +17,7 @@ from fewstep.commands.asked import (
     say_text_losses,
     settle_dtype,
 )
+from fewstep.commands.launched import check_alone
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_CLIPS
 
@@ -56,32 +57,39 @@ def videos(
     from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import Asked
+    from fewstep.teacher.atomic import check_unlocked
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import given_names
     from fewstep.teacher.loading import find_device
+    from fewstep.teacher.ranks import launched_ranks
+    from fewstep.teacher.shared_folder import only_writers
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_free(out)
+    check_unlocked(out)
     found = models_of(models)
     find_device(device)
-    dtype = settle_dtype(screen, dtype, device, claimed_dtype([out / f"{model.name}.json" for model in found]))
+    claims = {model.name: out / f"{model.name}.json" for model in found}
     ways = Asked(steps, guidance_if_asked(guidance), shift, given=given_names(shown))
-    asked, teacher = as_taught(found, ways), None
-    for one in outline_models(found, asked, same_size=False):
-        if one.whole:
-            check_claim(out / f"{one.model.name}.json", one.model, one.sampler, seed, dtype)
-    with screen.pieces("clip") as progress:
-        for model in found:
-            screen.say(f"loading {model.name} ({dtype})")
-            sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
-            if teacher is None:
-                teacher = sampler.teacher
-                say_text_losses(screen, teacher, shown)
-            claim(out / f"{model.name}.json", model, sampler, seed, dtype)
-            write_videos(out / model.name, sampler, shown, seed, batch, progress)
+    with launched_ranks(device) as ranks:
+        dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, claimed_dtype([*claims.values()])))
+        asked, teacher = as_taught(found, ways), None
+        for one in outline_models(found, asked, same_size=False):
+            if one.whole and ranks.first:
+                check_claim(claims[one.model.name], one.model, one.sampler, seed, dtype)
+        with only_writers(out, ranks), screen.pieces("clip") as progress:
+            for model in found:
+                screen.say(f"loading {model.name} ({dtype})")
+                sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
+                if teacher is None:
+                    teacher = sampler.teacher
+                    say_text_losses(screen, teacher, shown)
+                if ranks.first:
+                    claim(claims[model.name], model, sampler, seed, dtype)
+                write_videos(out / model.name, sampler, shown, seed, batch, progress, ranks)
     for model in found:
-        typer.echo(out / model.name)
+        screen.result(str(out / model.name))
 
 
 @vbench_app.command("read")
@@ -91,9 +99,13 @@ def read(
     into: Annotated[Path, typer.Option(help="The folder of `fewstep evaluate`.")],
 ) -> None:
     """Add VBench's figures of a model to its row in an evaluation's results.json."""
-    from fewstep.eval.evaluation_file import add_figures
+    check_alone("vbench read")
+    from fewstep.eval.evaluation_file import add_figures, check_evaluation
     from fewstep.eval.vbench import read_figures
+    from fewstep.teacher.atomic import only_writer
 
     figures = read_figures(file)
-    add_figures(into, name, figures)
+    check_evaluation(into)
+    with only_writer(into, "try again"):
+        add_figures(into, name, figures)
     typer.echo(f"{', '.join(figures)} of {name} in {into / 'results.json'}")

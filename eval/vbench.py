@@ -46,7 +46,7 @@ def write_videos(
     progress: Progress,
     ranks: Ranks = ALONE,
 ) -> None:
-    """FOLDER/PROMPT-0.mp4 to PROMPT-4.mp4 of each prompt, made by all `ranks`; those that are there are not made again."""
+    """FOLDER/PROMPT-0.mp4 to PROMPT-4.mp4 of each prompt, by all `ranks`; those that are there are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{prompt}-{i}.mp4" for prompt in prompts for i in range(SAMPLES)]
     missing = ranks.from_first(lambda: [i for i, file in enumerate(files) if not file.exists()])

@@ -19,9 +19,9 @@ from typing import Any
 
 from fewstep.eval.results import write_tables
 from tests.cases.child_commands import Command, after, command, wait_until
+from tests.cases.pair import Pair
 from tests.cases.stopped_run import curves, results, weights, write_recipe
 from tests.cases.test_disk_full import small_disk
-from tests.cases.test_stops_of_processes import Pair
 from tests.tiny_pipelines import save_tiny_wan
 
 COLUMNS = {
@@ -158,17 +158,17 @@ class Soak:
         folder.mkdir()
         left_alone, lost = self._pair_recipe(folder / "alone"), 0
         seconds = time.monotonic()
-        assert all(end.startswith("exit 0") for end in Pair(folder, left_alone).ends())
+        assert all(end.startswith("exit 0") for end in Pair(folder, "run", left_alone).ends())
         seconds = time.monotonic() - seconds
         disturbed = self._pair_recipe(folder / "disturbed")
         for _ in range(times):
-            pair, rank = Pair(folder, disturbed), self._rng.randrange(2)
+            pair, rank = Pair(folder, "run", disturbed), self._rng.randrange(2)
             wait_until(after(self._rng.uniform(0.2, 0.8) * seconds), lambda pair=pair: pair.run)  # type: ignore[misc]
             pair.send(signal.SIGKILL, rank)
             died = time.monotonic()
             pair.ends()
             lost += time.monotonic() - died > LIMIT_SECONDS
-        assert all(end.startswith("exit 0") for end in Pair(folder, disturbed).ends())
+        assert all(end.startswith("exit 0") for end in Pair(folder, "run", disturbed).ends())
         lost += 0 if _of_run(folder / "alone" / "run") == _of_run(folder / "disturbed" / "run") else times
         return _row("dead rank", "run, 2 processes", times, min(lost, times), 1, began)
 

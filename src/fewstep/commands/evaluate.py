@@ -47,6 +47,22 @@ _Batch = Annotated[
     typer.Option("--batch", min=1, max=MOST_CLIPS, help="Clips made at once; another one may finish what one began."),
 ]
 
+_Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
+    ),
+]
+_Guidance = Annotated[
+    str | None,
+    typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
+]
+_Reference = Annotated[
+    Path | None,
+    typer.Option(help="Real videos that fvd, fd-* are taken to; without them, the teacher's clips of other noise."),
+]
+_Trunk = Annotated[Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")]
+
 
 def evaluate(
     models: Annotated[
@@ -57,37 +73,24 @@ def evaluate(
             "run's or a stage's folder. Of a run, @STEPS is the stage of so many steps.",
         ),
     ],
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
-        ),
-    ] = None,
+    prompts: _Prompts = None,
     num: _Num = 2048,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
     ] = None,
     steps: PipelineSteps = None,
-    guidance: Annotated[
-        str | None,
-        typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
-    ] = None,
+    guidance: _Guidance = None,
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
     batch: _Batch = 8,
     metrics: Annotated[str | None, typer.Option(help="Separated by commas; by default all that can be taken.")] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Real videos that fvd, fd-* are taken to; without them, the teacher's clips of other noise."),
-    ] = None,
+    reference: _Reference = None,
     world_clips: Annotated[
         int, typer.Option(min=2, help="Real clips of the shapes world that shapes-fd is taken to.")
     ] = 2048,
     fvd_weights: Annotated[Path | None, typer.Option(help="I3D weights for fvd.")] = None,
-    lpips_trunk: Annotated[
-        Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")
-    ] = None,
+    lpips_trunk: _Trunk = None,
     shift: Shift = None,
     frames: Frames = None,
     height: Height = None,

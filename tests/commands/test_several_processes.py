@@ -1,0 +1,213 @@
+"""Commands of two processes: the same bytes as of one, resumed by another number of them, and ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.teacher.interrupts import RESUME
+from tests.cases.child_commands import appears, wait_until
+from tests.cases.pair import Pair
+from tests.commands.test_data import film
+from tests.commands.typed import fewstep
+
+LEFT_ALONE = "exit 2: another process of this run has ended, and its own message, if it left one, says why"
+BROKEN = "exit 2: process 1: the disk of node 1 is broken"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but those that say when and by whom they were written."""
+    own = ("log.txt", ".lock", "results.json")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in own]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def rollouts(tmp_path: Path, tiny_wan_folder: Path) -> list[object]:
+    """A command without its --out: 22 clips in 8 shards, the last one shorter, in batches that do not fill a shard."""
+    (tmp_path / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(11)))
+    words = ["--count", 2, "--rows-per-shard", 3, "--batch", 2, "--dtype", "float32", "--keep-noise"]
+    return ["data", "rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 3, *words]
+
+
+def test_rollouts_are_those_of_one_process(rollouts: list[object], tmp_path: Path) -> None:
+    assert fewstep(*rollouts, "--out", tmp_path / "one")[0] == 0
+    ends = Pair(tmp_path, *rollouts, "--out", tmp_path / "two").ends()
+    assert ends == [f"exit 0: 22 clips in 8 shards: {tmp_path / 'two'}", "exit 0: "]
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert "rollouts: clip 22/22" in (tmp_path / "two" / "log.txt").read_text()
+
+
+def test_videos_are_those_of_one_process(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i in range(7):
+        film(videos / f"{i}.mp4").with_suffix(".txt").write_text(f"clip {i}")
+    (videos / "2.mp4").write_bytes(b"words and no film")
+    (videos / "5.txt").unlink()
+    (videos / "stray.txt").write_text("of no video")
+    command = ["data", "videos", videos, "--teacher", tiny_wan_folder, "--rows-per-shard", 2, "--dtype", "float32"]
+    assert fewstep(*command, "--out", tmp_path / "one")[0] == 3
+    first, second = Pair(tmp_path, *command, "--out", tmp_path / "two").ends()
+    assert first.startswith("exit 3: ") and second == "exit 3: "
+    found = contents(tmp_path / "one")
+    assert contents(tmp_path / "two") == found and found["skipped.jsonl"].count(b"\n") == 3
+
+
+def slow() -> None:
+    """Each clip takes a while in this process."""
+    from fewstep.teacher import dataset_sources
+
+    quick = dataset_sources.rollout
+
+    def rollout(*asked: Any) -> Any:
+        time.sleep(0.3)
+        return quick(*asked)
+
+    dataset_sources.rollout = rollout
+
+
+def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[object], tmp_path: Path) -> None:
+    """Shards that the first has not listed yet, as one before them is not whole, are not made again."""
+    out = tmp_path / "two"
+    pair = Pair(tmp_path, *rollouts, "--out", out, broken=slow)
+    wait_until(appears(out, "shard-*.parquet", 3), lambda: pair.run)
+    pair.send(signal.SIGTERM, 1)
+    for end, who in zip(pair.ends(), ("", "process 1: "), strict=True):
+        assert end.startswith(f"exit 143: {who}stopped by SIGTERM; ")
+        assert end.endswith(f" of the 22 items of {out} are done; {RESUME}")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.parquet")}
+    assert fewstep(*rollouts, "--out", out)[0] == 0 and before
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert fewstep(*rollouts, "--out", tmp_path / "one")[0] == 0
+    assert contents(out) == contents(tmp_path / "one")
+
+
+def no_rollouts() -> None:
+    """The second batch of this process fails."""
+    from fewstep.teacher import dataset_sources
+
+    quick, calls = dataset_sources.rollout, [0]
+
+    def rollout(*asked: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > 1:
+            raise ValueError("the disk of node 1 is broken")
+        return quick(*asked)
+
+    dataset_sources.rollout = rollout
+
+
+def elsewhere() -> None:
+    """This process has a disk of its own."""
+    from fewstep.teacher import shared_folder
+
+    shared_folder._SEEN_SECONDS = 0.5
+    os.chdir("another disk")
+
+
+def frozen() -> None:
+    """This process makes nothing, as one that waits for a disk."""
+    from fewstep.teacher import dataset_sources
+
+    dataset_sources.rollout = lambda *_: time.sleep(100)  # type: ignore[assignment,return-value]
+
+
+@pytest.mark.parametrize("broken", [no_rollouts, elsewhere])
+def test_one_that_fails_ends_both(
+    rollouts: list[object], tmp_path: Path, broken: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "another disk").mkdir()
+    monkeypatch.chdir(tmp_path)
+    first, second = Pair(tmp_path, *rollouts, "--out", "two", broken=broken).ends()
+    assert first.startswith(LEFT_ALONE) and first.endswith(RESUME)
+    if broken is no_rollouts:
+        assert second == BROKEN
+    else:
+        assert (
+            second
+            == "exit 2: process 1: two does not show what the other processes write there: let all of them "
+            + ("see one folder, on a disk that they share")
+        )
+
+
+def test_one_that_is_killed_ends_the_other(rollouts: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    pair = Pair(tmp_path, *rollouts, "--out", out, broken=frozen)
+    wait_until(appears(out, "shard-*.parquet", 7), lambda: pair.run)
+    pair.send(signal.SIGKILL, 1)
+    began = time.monotonic()
+    first, second = pair.ends()
+    assert time.monotonic() - began < 10 and second == "exit -9: "
+    assert first.startswith(LEFT_ALONE) and first.endswith(RESUME)
+
+
+def broken_evaluation() -> None:
+    """The second batch of this process cannot be kept."""
+    from fewstep.eval.clip_store import ClipStore
+
+    add, calls = ClipStore.add, [0]
+
+    def fail(*asked: Any) -> None:
+        calls[0] += 1
+        if calls[0] > 1:
+            raise ValueError("the disk of node 1 is broken")
+        add(*asked)
+
+    ClipStore.add = fail  # type: ignore[assignment,method-assign]
+
+
+def test_an_evaluation_is_that_of_one_process(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    """Also when one of two has failed, and two others go on."""
+    (tmp_path / "prompts.txt").write_text("a ring\na cross\na box\n")
+    models = [f"teacher={tiny_wan_folder}@3", f"fewer={tiny_wan_folder}@1"]
+    command = ["evaluate", *models, "--prompts", tmp_path / "prompts.txt", "--num", 9, "--batch", 2]
+    command += ["--dtype", "float32"]
+    assert fewstep(*command, "--out", tmp_path / "one")[0] == 0
+    first, second = Pair(tmp_path, *command, "--out", tmp_path / "two", broken=broken_evaluation).ends()
+    assert first.startswith(LEFT_ALONE) and second == BROKEN
+    ends = Pair(tmp_path, *command, "--out", tmp_path / "two").ends()
+    assert ends == [f"exit 0: figures {tmp_path / 'two/results.json'}, clips {tmp_path / 'two/videos'}", "exit 0: "]
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    one, two = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("one", "two"))
+    assert one["rows"] and one | {"command": ""} == two | {"command": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["benchmark", "shapes"], "benchmark"),
+        (["sample", "shapes", "--prompt", "a ring", "--out", "x.mp4"], "sample"),
+        (["export", "run", "--to", "diffusers", "--out", "x"], "export"),
+        (["report", "run"], "report"),
+        (["data", "show", "x"], "data show"),
+        (["vbench", "read", "x.json", "--name", "x", "--into", "x"], "vbench read"),
+    ],
+)
+def test_what_one_process_does_is_refused(words: list[object], command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, output = fewstep(*words)
+    assert code == 2 and output == (
+        f"`fewstep {command}` is the work of one process, and 2 were started: start it without a launcher; "
+        "data rollouts, data videos, evaluate, run and vbench videos share their work out\n"
+    )
+
+
+def test_an_evaluation_keeps_others_out(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    from fewstep.teacher.atomic import only_writer
+
+    (tmp_path / "prompts.txt").write_text("a ring\n")
+    prompts = ["--prompts", tmp_path / "prompts.txt"]
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_writer(out):
+        for command in ("evaluate", "vbench videos"):
+            code, output = fewstep(*command.split(), tiny_wan_folder, *prompts, "--out", out)
+            assert code == 2 and f"another process is writing {out}: wait for process {os.getpid()}" in output

@@ -17,7 +17,7 @@ import psutil
 from fewstep.teacher.interrupts import Stop, requested_stop, stopped_by
 
 _T = TypeVar("_T")
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.05
 _LOOK_SECONDS = 1.0  # between looks at whether the others still run
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # as accelerate reads them
 _KEY = "fewstep"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from torch.distributed import HashStore
+from torch._C._distributed_c10d import HashStore
 
 from fewstep.teacher.ranks import Ranks
 

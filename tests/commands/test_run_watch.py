@@ -11,8 +11,9 @@ from torch import nn
 from fewstep.commands import run_watch
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, load_teacher
-from fewstep.teacher.ranks import ALONE
+from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.ranks import ALONE, Ranks
+from tests.two_ranks import both
 
 
 class Still(nn.Module):
@@ -36,6 +37,28 @@ def test_prompt_accuracy_is_of_what_the_student_shows(gated: Recipe, monkeypatch
     measure = run_watch.gauges(teacher, gated, ALONE)["prompt_accuracy"]
     shown = measure(teacher.network_at(1.0), contract)
     assert 0.3 < shown <= 1 and measure(Still(), contract) < 0.1
+
+
+def test_processes_share_the_clips_of_a_gate(gated: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many passes in each, which sharded networks need."""
+    monkeypatch.setattr(run_watch, "_JUDGED", 3)
+    monkeypatch.setattr(run_watch, "_BATCH", 1)
+    teacher = load_teacher("shapes", device="cpu")
+    contract = SamplingContract.of(teacher, "shapes", 4, "full", VideoSize(17, 64, 64), 1.0, "", 8.0)
+
+    def measured(ranks: Ranks) -> tuple[float, int]:
+        network, passes = teacher.network_at(1.0), list[int]()
+
+        class Counted(nn.Module):
+            def forward(self, *asked: object, **options: object) -> object:
+                passes.append(1)
+                return network(*asked, **options)
+
+        return run_watch.gauges(teacher, gated, ranks)["prompt_accuracy"](Counted(), contract), len(passes)
+
+    first, second = both(measured)
+    assert first.result() == second.result() == (measured(ALONE)[0], 2 * 4)
+    assert first.result()[0] > 0
 
 
 def test_only_the_shapes_world_has_a_judge(gated: Recipe, tiny_teacher: Teacher, tmp_path: Path) -> None:

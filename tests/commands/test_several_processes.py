@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -34,7 +35,7 @@ def rollouts(tmp_path: Path, tiny_wan_folder: Path) -> list[object]:
     """A command without its --out: 22 clips in 8 shards, the last one shorter, in batches that do not fill a shard."""
     (tmp_path / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(11)))
     words = ["--count", 2, "--rows-per-shard", 3, "--batch", 2, "--dtype", "float32", "--keep-noise"]
-    return ["data", "rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 3, *words]
+    return ["data", "rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 2, *words]
 
 
 def test_rollouts_are_those_of_one_process(rollouts: list[object], tmp_path: Path) -> None:
@@ -61,17 +62,22 @@ def test_videos_are_those_of_one_process(tmp_path: Path, tiny_wan_folder: Path) 
     assert contents(tmp_path / "two") == found and found["skipped.jsonl"].count(b"\n") == 3
 
 
-def slow() -> None:
-    """Each clip takes a while in this process."""
+def before_rollouts(work: Callable[[int], None]) -> None:
+    """work(n) comes before the batch n of this process."""
     from fewstep.teacher import dataset_sources
 
-    quick = dataset_sources.rollout
+    rollout, batches = getattr(dataset_sources, "rollout"), itertools.count()  # noqa: B009
 
-    def rollout(*asked: Any) -> Any:
-        time.sleep(0.3)
-        return quick(*asked)
+    def later(*asked: Any) -> Any:
+        work(next(batches))
+        return rollout(*asked)
 
-    dataset_sources.rollout = rollout
+    setattr(dataset_sources, "rollout", later)  # noqa: B010
+
+
+def slow() -> None:
+    """Each batch takes a while in this process."""
+    before_rollouts(lambda n: time.sleep(0.3))
 
 
 def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[object], tmp_path: Path) -> None:
@@ -92,17 +98,12 @@ def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[
 
 def no_rollouts() -> None:
     """The second batch of this process fails."""
-    from fewstep.teacher import dataset_sources
 
-    quick, calls = dataset_sources.rollout, [0]
-
-    def rollout(*asked: Any) -> Any:
-        calls[0] += 1
-        if calls[0] > 1:
+    def fail(n: int) -> None:
+        if n == 1:
             raise ValueError("the disk of node 1 is broken")
-        return quick(*asked)
 
-    dataset_sources.rollout = rollout
+    before_rollouts(fail)
 
 
 def elsewhere() -> None:
@@ -115,9 +116,7 @@ def elsewhere() -> None:
 
 def frozen() -> None:
     """This process makes nothing, as one that waits for a disk."""
-    from fewstep.teacher import dataset_sources
-
-    dataset_sources.rollout = lambda *_: time.sleep(100)  # type: ignore[assignment,return-value]
+    before_rollouts(lambda n: time.sleep(100))
 
 
 @pytest.mark.parametrize("broken", [no_rollouts, elsewhere])
@@ -161,15 +160,15 @@ def broken_evaluation() -> None:
             raise ValueError("the disk of node 1 is broken")
         add(*asked)
 
-    ClipStore.add = fail  # type: ignore[assignment,method-assign]
+    setattr(ClipStore, "add", fail)  # noqa: B010
 
 
 def test_an_evaluation_is_that_of_one_process(tmp_path: Path, tiny_wan_folder: Path) -> None:
     """Also when one of two has failed, and two others go on."""
     (tmp_path / "prompts.txt").write_text("a ring\na cross\na box\n")
-    models = [f"teacher={tiny_wan_folder}@3", f"fewer={tiny_wan_folder}@1"]
+    models = [f"teacher={tiny_wan_folder}@2", f"fewer={tiny_wan_folder}@1"]
     command = ["evaluate", *models, "--prompts", tmp_path / "prompts.txt", "--num", 9, "--batch", 2]
-    command += ["--dtype", "float32"]
+    command += ["--dtype", "float32", "--metrics", "psnr,motion,diversity-rms"]
     assert fewstep(*command, "--out", tmp_path / "one")[0] == 0
     first, second = Pair(tmp_path, *command, "--out", tmp_path / "two", broken=broken_evaluation).ends()
     assert first.startswith(LEFT_ALONE) and second == BROKEN

@@ -16,12 +16,14 @@ from fewstep.distill.data import captioned_videos, make_data, read_clips, shares
 from fewstep.distill.deck import Deck
 from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.distill.size_checks import clips_foreseen
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.bases import BASE
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.dataset_reader import read_rows
 from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.video import write_video
+from tests.two_ranks import both
 
 SIZES = (VideoSize(9, 16, 16), VideoSize(5, 16, 32), VideoSize(5, 32, 16))
 
@@ -71,6 +73,24 @@ def test_rollouts_are_shared_out_over_the_sizes(tiny_teacher: Teacher, data: Pat
     assert read_clips(data, tiny_teacher, SIZES[::-1]).size == SIZES[-1]
     with pytest.raises(ValueError, match=r"has clips of \(9, 16, 16\) and .* not \(9, 16, 16\): .* of that size"):
         read_clips(data, tiny_teacher, SIZES[0])
+
+
+def test_two_processes_make_the_same_data(
+    tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewstep.distill.data._ROWS_PER_SHARD", 2)
+    (tmp_path / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(21)))
+    settings = RolloutData(kind="rollouts", prompts=tmp_path / "prompts.txt", steps=1, batch=1)
+
+    def made(ranks: Ranks) -> tuple[dict[Path, bytes], list[int]]:
+        out, shown = tmp_path / f"of {ranks.count}" / "data", list[int]()
+        teacher = load_teacher(tiny_wan_folder, device="cpu")
+        make_data(settings, teacher, "t", SIZES, out, lambda done, total: shown.append(done), ranks=ranks)
+        files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
+        return {path.relative_to(out): path.read_bytes() for path in files}, shown
+
+    first, second = both(made)
+    assert first.result() == made(ALONE) == (second.result()[0], list(range(1, 22))) and not second.result()[1]
 
 
 def test_batches_have_one_size_each_and_any_can_be_asked_for(tiny_teacher: Teacher, data: Path) -> None:

@@ -26,7 +26,9 @@ from fewstep.eval.protocol import prompts_of, protocol_of, samples_of
 from fewstep.student.contract import SamplingContract
 from fewstep.student.sampler import Asked, Sampler, teacher_sampler
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.video import write_video
+from tests.two_ranks import both
 
 PROMPTS = ["a ring", "a cross", "a box", "a red ring"]
 
@@ -54,15 +56,16 @@ def setting(teacher: Sampler, **known: Any) -> Setting:
     return Setting(teacher.size, teacher.fps, PROMPTS, 0, "cpu", **known)
 
 
-def evaluated(teacher: Sampler, out: Path, **known: Any) -> tuple[list[dict[str, Any]], Distance]:
+def evaluated(teacher: Sampler, out: Path, ranks: Ranks = ALONE, **known: Any) -> tuple[list[dict[str, Any]], Distance]:
     """Rows of the teacher at two steps and at one, and their distance."""
     metrics, left_out = choose_metrics(["fvd"], setting(teacher, **known))
     protocol = protocol_of("teacher", teacher, PROMPTS, 0, metrics, left_out, "float32")
-    file, first = EvaluationFile(out, "", protocol, PROMPTS), Model("teacher", "tiny")
-    evaluation = Evaluation(out, file, samples_of(PROMPTS, 0), metrics, 3, (first, teacher))
+    file, first = EvaluationFile(out, "", protocol, PROMPTS, ranks.first), Model("teacher", "tiny")
+    evaluation = Evaluation(out, file, samples_of(PROMPTS, 0), metrics, 3, (first, teacher), ranks)
     evaluation.measure(first, teacher, lambda *_: None)
     fewer = teacher_sampler(teacher.teacher, "tiny", Asked(1, 1.0))
     evaluation.measure(Model("fewer", "tiny"), fewer, lambda *_: None)
+    ranks.wait()
     (metric,) = metrics
     assert isinstance(metric, Distance)
     return json.loads((out / "results.json").read_text())["rows"], metric
@@ -80,6 +83,12 @@ def test_without_real_videos_distances_are_to_the_teachers_clips_of_other_noise(
     assert fewer["metrics"]["fvd"]["floor"] == first["metrics"]["fvd"]["value"]
     told = json.loads((tmp_path / "results.json").read_text())["protocol"]["metrics"]["fvd"]
     assert told["reference"]["kind"] == "the teacher's clips of other noise"
+
+
+def test_two_processes_find_the_same_distances(teacher: Sampler, tmp_path: Path) -> None:
+    alone, _ = evaluated(teacher, tmp_path / "one")
+    first, second = both(lambda ranks: evaluated(teacher, tmp_path / "two", ranks)[0])
+    assert first.result() == second.result() == alone
 
 
 def test_students_are_held_against_the_teacher_and_others_of_as_many_steps(teacher: Sampler, tmp_path: Path) -> None:
@@ -173,6 +182,23 @@ def test_a_store_reads_any_rows_of_its_batches(tmp_path: Path) -> None:
     again.add(range(3, 6), {"more": rows[3:6]})
     assert again.names(range(3, 6)) == {"number", "more"} and again.names(range(7, 9)) == set()
     assert torch.equal(again.read("number"), rows[:7])
+
+
+def test_a_store_is_filled_in_any_order(tmp_path: Path) -> None:
+    """As several processes fill it, of which one was killed; names of files sort otherwise from 100,000 rows on."""
+    rows = torch.arange(12).unsqueeze(1) + 99_992
+    first, second = ClipStore(tmp_path), ClipStore(tmp_path)
+    for store, starts in ((first, [0, 99_996, 100_002]), (second, [100_000])):
+        for start in starts:
+            batch = range(start, start + 2) if start else range(99_992)
+            store.add(batch, {"number": torch.arange(batch.start, batch.stop).unsqueeze(1)})
+    again = ClipStore(tmp_path)
+    missing = [batch for batch in again.batches(100_004, 3) if not again.names(batch)]
+    assert missing == [range(99_992, 99_995), range(99_995, 99_996), range(99_998, 100_000)]
+    assert not again.holds("number", 100_004)
+    for batch in missing:
+        again.add(batch, {"number": rows[batch.start - 99_992 : batch.stop - 99_992]})
+    assert again.holds("number", 100_004) and torch.equal(again.read("number", range(99_992, 100_004)), rows)
 
 
 def test_a_real_video_that_is_too_short_is_named_before_a_clip_is_sampled(

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from torch.distributed import HashStore
+from torch._C._distributed_c10d import HashStore
 
 from fewstep.teacher import ranks as module
 from fewstep.teacher.interrupts import Stop

@@ -22,7 +22,7 @@ from fewstep.teacher.listing import FILE_NAME as LISTING
 from fewstep.teacher.listing import read_listing, write_listing
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
 from fewstep.teacher.ranks import ALONE, Ranks
-from fewstep.teacher.shard_records import collected, drop_lost_records, keep_record, missing_shards, shard_path
+from fewstep.teacher.shard_records import collected, keep_record, missing_shards, reopened, shard_path
 from fewstep.teacher.shared_folder import only_writers, wait_until_seen
 from fewstep.teacher.text_files import first_few
 
@@ -135,9 +135,9 @@ class _Writing:
 
     def _missing(self) -> list[int]:
         assert self.manifest is not None
-        drop_lost_records(self.folder)
-        missing, listed = missing_shards(self.folder, self.manifest), len(self.manifest.shards)
-        for number in set(range(listed, self.manifest.num_shards)) - set(missing):  # made out of turn, before a kill
+        self.manifest = reopened(self.folder, self.manifest)
+        missing = missing_shards(self.folder, self.manifest)
+        for number in set(range(len(self.manifest.shards), self.plan.num_shards)) - set(missing):  # made out of turn
             self.progress.add(len(self.plan.share(number)))
         return missing
 

@@ -22,37 +22,39 @@ def keep_record(path: Path, shard: Shard) -> None:
         part.write_text(shard.model_dump_json())
 
 
-def drop_lost_records(folder: Path) -> None:
-    """Forgets shards that were taken away."""
+def reopened(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest as far as none of its shards was taken away; what is there of later ones has records."""
     for record in folder.glob(".shard-*.made.json"):
         if not (folder / f"{record.name[1:].partition('.')[0]}.parquet").exists():
-            record.unlink(missing_ok=True)
+            record.unlink()
+    whole = next((n for n, shard in enumerate(manifest.shards) if not (folder / shard.name).exists()), None)
+    if whole is None:
+        return manifest
+    for shard in manifest.shards[whole:]:
+        if (folder / shard.name).exists():
+            keep_record(folder / shard.name, shard)
+    manifest = manifest.model_copy(update={"shards": manifest.shards[:whole]})
+    manifest.write(folder)
+    return manifest
 
 
 def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
-    """The shards that are yet to be made, in order."""
-    listed = len(manifest.shards)
-    paths = [shard_path(folder, number) for number in range(manifest.num_shards)]
-    return [n for n, path in enumerate(paths) if not (path.exists() and (n < listed or _read_record(path)))]
+    """The shards that are neither listed nor have records, in order."""
+    rest = range(len(manifest.shards), manifest.num_shards)
+    return [number for number in rest if _read_record(shard_path(folder, number)) is None]
 
 
 def collected(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest with all that is known of its shards, as far as none is missing between them; it is written where
-    that is news."""
-    shards, records = list(manifest.shards), list[Path]()
-    for record in sorted(folder.glob(".shard-*.made.json")):
-        number = int(record.name.removeprefix(".shard-").partition(".")[0])
-        found = _read_record(shard_path(folder, number))
-        if found is None or number > len(shards):
-            continue
-        shards[number : number + 1] = [found]
-        records.append(record)
-    if not records:
+    """The manifest with the shards that have records, up to the first that has none; it is written where it grew."""
+    found: list[Shard] = []
+    while shard := _read_record(shard_path(folder, len(manifest.shards) + len(found))):
+        found.append(shard)
+    if not found:
         return manifest
-    manifest = manifest.model_copy(update={"shards": tuple(shards)})
+    manifest = manifest.model_copy(update={"shards": (*manifest.shards, *found)})
     manifest.write(folder)
-    for record in records:
-        record.unlink(missing_ok=True)
+    for shard in found:
+        _record_path(folder / shard.name).unlink()
     return manifest
 
 

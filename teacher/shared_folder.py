@@ -11,7 +11,7 @@ from fewstep.teacher.atomic import ELSEWHERE, lock_of, only_writer
 from fewstep.teacher.ranks import Ranks
 
 _SEEN_SECONDS = 60.0  # a network's file system may show new files late
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.2
 
 
 @contextmanager

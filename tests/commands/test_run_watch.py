@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from fewstep.commands import run_watch
 from fewstep.distill.recipe import Recipe, read_recipe
+from fewstep.eval.metrics.shapes import held_out_prompts
 from fewstep.student.contract import SamplingContract
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.ranks import ALONE, Ranks
@@ -39,26 +41,40 @@ def test_prompt_accuracy_is_of_what_the_student_shows(gated: Recipe, monkeypatch
     assert 0.3 < shown <= 1 and measure(Still(), contract) < 0.1
 
 
+class Counted(Still):
+    """How often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, z_t: torch.Tensor, *asked: object, **options: object) -> tuple[torch.Tensor]:
+        self.passes += 1
+        return super().forward(z_t)
+
+
 def test_processes_share_the_clips_of_a_gate(gated: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many passes in each, which sharded networks need."""
+    right = held_out_prompts(3, gated.seed)[1:]
+
+    class Told:
+        num_right = 0
+
+        def update(self, videos: torch.Tensor, prompts: Sequence[str]) -> None:
+            self.num_right += sum(prompt in right for prompt in prompts)
+
+    monkeypatch.setattr("fewstep.eval.metrics.shapes.ShapesJudgement", Told)
     monkeypatch.setattr(run_watch, "_JUDGED", 3)
     monkeypatch.setattr(run_watch, "_BATCH", 1)
     teacher = load_teacher("shapes", device="cpu")
-    contract = SamplingContract.of(teacher, "shapes", 4, "full", VideoSize(17, 64, 64), 1.0, "", 8.0)
+    contract = SamplingContract.of(teacher, "shapes", 2, "full", VideoSize(17, 64, 64), 1.0, "", 8.0)
 
     def measured(ranks: Ranks) -> tuple[float, int]:
-        network, passes = teacher.network_at(1.0), list[int]()
-
-        class Counted(nn.Module):
-            def forward(self, *asked: object, **options: object) -> object:
-                passes.append(1)
-                return network(*asked, **options)
-
-        return run_watch.gauges(teacher, gated, ranks)["prompt_accuracy"](Counted(), contract), len(passes)
+        network = Counted()
+        return run_watch.gauges(teacher, gated, ranks)["prompt_accuracy"](network, contract), network.passes
 
     first, second = both(measured)
-    assert first.result() == second.result() == (measured(ALONE)[0], 2 * 4)
-    assert first.result()[0] > 0
+    assert first.result() == second.result() == (2 / 3, 2 * 2) and measured(ALONE) == (2 / 3, 3 * 2)
 
 
 def test_only_the_shapes_world_has_a_judge(gated: Recipe, tiny_teacher: Teacher, tmp_path: Path) -> None:

@@ -32,24 +32,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def rollouts(tmp_path: Path, tiny_wan_folder: Path) -> list[object]:
-    """A command without its --out: 22 clips in 8 shards, the last one shorter, in batches that do not fill a shard."""
+    """A command without its --out: 11 clips in 4 shards, the last one shorter, in batches that do not fill a shard."""
     (tmp_path / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(11)))
-    words = ["--count", 2, "--rows-per-shard", 3, "--batch", 2, "--dtype", "float32", "--keep-noise"]
+    words = ["--rows-per-shard", 3, "--batch", 2, "--dtype", "float32", "--keep-noise"]
     return ["data", "rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 2, *words]
 
 
 def test_rollouts_are_those_of_one_process(rollouts: list[object], tmp_path: Path) -> None:
     assert fewstep(*rollouts, "--out", tmp_path / "one")[0] == 0
     ends = Pair(tmp_path, *rollouts, "--out", tmp_path / "two").ends()
-    assert ends == [f"exit 0: 22 clips in 8 shards: {tmp_path / 'two'}", "exit 0: "]
+    assert ends == [f"exit 0: 11 clips in 4 shards: {tmp_path / 'two'}", "exit 0: "]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert "rollouts: clip 22/22" in (tmp_path / "two" / "log.txt").read_text()
+    assert "rollouts: clip 11/11" in (tmp_path / "two" / "log.txt").read_text()
 
 
 def test_videos_are_those_of_one_process(tmp_path: Path, tiny_wan_folder: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
-    for i in range(7):
+    for i in range(6):
         film(videos / f"{i}.mp4").with_suffix(".txt").write_text(f"clip {i}")
     (videos / "2.mp4").write_bytes(b"words and no film")
     (videos / "5.txt").unlink()
@@ -77,18 +77,18 @@ def before_rollouts(work: Callable[[int], None]) -> None:
 
 def slow() -> None:
     """Each batch takes a while in this process."""
-    before_rollouts(lambda n: time.sleep(0.3))
+    before_rollouts(lambda n: time.sleep(5))
 
 
 def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[object], tmp_path: Path) -> None:
     """Shards that the first has not listed yet, as one before them is not whole, are not made again."""
     out = tmp_path / "two"
     pair = Pair(tmp_path, *rollouts, "--out", out, broken=slow)
-    wait_until(appears(out, "shard-*.parquet", 3), lambda: pair.run)
+    wait_until(appears(out, "shard-*.parquet", 2), lambda: pair.run)
     pair.send(signal.SIGTERM, 1)
     for end, who in zip(pair.ends(), ("", "process 1: "), strict=True):
         assert end.startswith(f"exit 143: {who}stopped by SIGTERM; ")
-        assert end.endswith(f" of the 22 items of {out} are done; {RESUME}")
+        assert end.endswith(f" of the 11 items of {out} are done; {RESUME}")
     before = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.parquet")}
     assert fewstep(*rollouts, "--out", out)[0] == 0 and before
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -140,7 +140,7 @@ def test_one_that_fails_ends_both(
 def test_one_that_is_killed_ends_the_other(rollouts: list[object], tmp_path: Path) -> None:
     out = tmp_path / "two"
     pair = Pair(tmp_path, *rollouts, "--out", out, broken=frozen)
-    wait_until(appears(out, "shard-*.parquet", 7), lambda: pair.run)
+    wait_until(appears(out, "shard-*.parquet", 3), lambda: pair.run)
     pair.send(signal.SIGKILL, 1)
     began = time.monotonic()
     first, second = pair.ends()
@@ -148,17 +148,12 @@ def test_one_that_is_killed_ends_the_other(rollouts: list[object], tmp_path: Pat
     assert first.startswith(LEFT_ALONE) and first.endswith(RESUME)
 
 
-def broken_evaluation() -> None:
-    """The second batch of this process cannot be kept."""
+def no_evaluation() -> None:
+    """Nothing that this process finds can be kept."""
     from fewstep.eval.clip_store import ClipStore
 
-    add, calls = ClipStore.add, [0]
-
     def fail(*asked: Any) -> None:
-        calls[0] += 1
-        if calls[0] > 1:
-            raise ValueError("the disk of node 1 is broken")
-        add(*asked)
+        raise ValueError("the disk of node 1 is broken")
 
     setattr(ClipStore, "add", fail)  # noqa: B010
 
@@ -167,10 +162,10 @@ def test_an_evaluation_is_that_of_one_process(tmp_path: Path, tiny_wan_folder: P
     """Also when one of two has failed, and two others go on."""
     (tmp_path / "prompts.txt").write_text("a ring\na cross\na box\n")
     models = [f"teacher={tiny_wan_folder}@2", f"fewer={tiny_wan_folder}@1"]
-    command = ["evaluate", *models, "--prompts", tmp_path / "prompts.txt", "--num", 9, "--batch", 2]
+    command = ["evaluate", *models, "--prompts", tmp_path / "prompts.txt", "--num", 5, "--batch", 2]
     command += ["--dtype", "float32", "--metrics", "psnr,motion,diversity-rms"]
     assert fewstep(*command, "--out", tmp_path / "one")[0] == 0
-    first, second = Pair(tmp_path, *command, "--out", tmp_path / "two", broken=broken_evaluation).ends()
+    first, second = Pair(tmp_path, *command, "--out", tmp_path / "two", broken=no_evaluation).ends()
     assert first.startswith(LEFT_ALONE) and second == BROKEN
     ends = Pair(tmp_path, *command, "--out", tmp_path / "two").ends()
     assert ends == [f"exit 0: figures {tmp_path / 'two/results.json'}, clips {tmp_path / 'two/videos'}", "exit 0: "]

@@ -82,9 +82,11 @@ def test_two_processes_make_the_same_data(
     (tmp_path / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(21)))
     settings = RolloutData(kind="rollouts", prompts=tmp_path / "prompts.txt", steps=1, batch=1)
 
+    teachers = [load_teacher(tiny_wan_folder, device="cpu") for _ in range(2)]
+
     def made(ranks: Ranks) -> tuple[dict[Path, bytes], list[int]]:
         out, shown = tmp_path / f"of {ranks.count}" / "data", list[int]()
-        teacher = load_teacher(tiny_wan_folder, device="cpu")
+        teacher = teachers[ranks.rank]
         make_data(settings, teacher, "t", SIZES, out, lambda done, total: shown.append(done), ranks=ranks)
         files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
         return {path.relative_to(out): path.read_bytes() for path in files}, shown

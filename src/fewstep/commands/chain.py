@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,6 +26,7 @@ def run_chain(
     from fewstep.distill.chain import GIVEN, read_chain
     from fewstep.student.chain import Member, save_chain
     from fewstep.teacher.atomic import only_writer
+    from fewstep.teacher.ranks import num_launched
 
     chain = read_chain(recipe, settings)
     if again is not None:
@@ -34,7 +34,7 @@ def run_chain(
             f"--again {again}: later members of a chain were distilled on what earlier ones made: delete the folder of "
             f"the member and {chain.out / GIVEN} to distil it again"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_launched() > 1:
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
     _check(chain, dry_run, screen)
     if dry_run is not None:

@@ -65,6 +65,7 @@ def run(
     ] = None,
 ) -> None:
     """Distil a teacher, or a chain of them, into a student of few steps; run it again to resume after a stop."""
+    from fewstep.commands.progress import is_main_process
     from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
 
@@ -82,6 +83,8 @@ def run(
         run_chain(recipe, settings or (), again, machine if dry_run else None, screen)
         return
     plan = read_recipe(recipe, settings or ())
+    if dry_run and not is_main_process():
+        return
     if dry_run:
         from fewstep.commands.run_checks import check_run
         from fewstep.commands.run_cost import show

@@ -24,8 +24,10 @@ def keep_record(path: Path, shard: Shard) -> None:
 
 def reopened(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest as far as none of its shards was taken away; what is there of later ones has records."""
+    listed = {shard.name for shard in manifest.shards}
     for record in folder.glob(".shard-*.made.json"):
-        if not (folder / f"{record.name[1:].partition('.')[0]}.parquet").exists():
+        shard_of = folder / record.name.removeprefix(".").replace(".made.json", ".parquet")
+        if shard_of.name in listed or not shard_of.exists():
             record.unlink()
     whole = next((n for n, shard in enumerate(manifest.shards) if not (folder / shard.name).exists()), None)
     if whole is None:

@@ -135,10 +135,21 @@ def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None
     assert 2 <= finished < 6
     with pytest.raises(ValueError, match=rf"unfinished \({finished} of 6 shards\)"):
         stored_rows(folder, TEACHER)
-    rest = Drawn()
+    rest, made = Drawn(), finished + (folder / f".shard-{finished:05d}.made.json").exists()
     write(folder, source=rest)
-    assert rest.asked == list(range(4 * finished, 22))
+    assert rest.asked == list(range(4 * made, 22))
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_a_shard_that_was_taken_away_is_made_again_alone(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "shard-00001.parquet").unlink()
+    (tmp_path / "shard-00004.parquet").unlink()
+    (tmp_path / ".shard-00003.made.json").write_text("of a kill before it was removed")
+    rest = Drawn()
+    write(tmp_path, source=rest)
+    assert rest.asked == [4, 5, 6, 7, 16, 17, 18, 19] and contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

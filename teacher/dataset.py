@@ -21,7 +21,7 @@ from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, req
 from fewstep.teacher.listing import FILE_NAME as LISTING
 from fewstep.teacher.listing import read_listing, write_listing
 from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
-from fewstep.teacher.ranks import ALONE, Ranks
+from fewstep.teacher.ranks import ALONE, ProcessEnded, Ranks
 from fewstep.teacher.shard_records import collected, keep_record, missing_shards, reopened, shard_path
 from fewstep.teacher.shared_folder import only_writers, wait_until_seen
 from fewstep.teacher.text_files import first_few
@@ -91,7 +91,10 @@ class _Progress:
 
     def add(self, items: int = 0) -> None:
         """So many items were made here."""
-        made = self._made.add(items)
+        try:
+            made = self._made.add(items)
+        except (ProcessEnded, Stop):  # what was made is kept before that is raised again
+            return
         if self._ranks.first:
             for _ in range(made - self._seen):
                 self._advance()

@@ -190,7 +190,7 @@ def num_launched() -> int:
 def launched_ranks(device: str | None) -> Iterator[Ranks]:
     """All processes that a launcher started for this command, each with a device of its own.
 
-    Raises ValueError where `device` is one of several.
+    Raises ValueError where `device` is one of several, and for a launcher that does not number those of a machine.
     """
     if num_launched() == 1:
         yield ALONE
@@ -199,6 +199,11 @@ def launched_ranks(device: str | None) -> Iterator[Ranks]:
     from torch import distributed
 
     PartialState(cpu=on_cpu(device, num_launched()), timeout=timedelta(days=30))
+    if not distributed.is_initialized():
+        raise ValueError(
+            f"{num_launched()} processes were started, and none knows its number on its machine (LOCAL_RANK), so each "
+            "would do all of the work: start them with torchrun"
+        )
     try:
         with current_ranks() as ranks:
             yield ranks
@@ -207,7 +212,7 @@ def launched_ranks(device: str | None) -> Iterator[Ranks]:
 
 
 def on_cpu(device: str | None, num_processes: int) -> bool:
-    """Whether processes that are asked for this device compute on the CPU, as without a GPU.
+    """Whether processes that are asked for this device compute on the CPU, as where there is no GPU.
 
     Raises ValueError where it is one GPU for several processes.
     """
@@ -219,7 +224,7 @@ def on_cpu(device: str | None, num_processes: int) -> bool:
         )
     import torch
 
-    return device == "cpu" or (device is None and not torch.accelerator.is_available())
+    return device == "cpu" or not torch.accelerator.is_available()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from torch._C._distributed_c10d import HashStore
 
 from fewstep.teacher import ranks as module
@@ -106,7 +107,9 @@ def test_a_launcher_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> 
     assert num_launched() == 4
 
 
-def test_processes_do_not_share_a_device() -> None:
+def test_processes_do_not_share_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on_cpu(None, 8) != torch.accelerator.is_available()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert on_cpu("cpu", 8) and not on_cpu("cuda", 8) and not on_cpu("cuda:1", 1)
     with pytest.raises(ValueError, match="8 processes were started, and the device cuda:0 is one: ask for cuda"):
         on_cpu("cuda:0", 8)

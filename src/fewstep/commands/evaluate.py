@@ -115,13 +115,14 @@ def evaluate(
     found = models_of(models)
     folder = _folder(found) if out is None else out
     check_free(folder)
-    check_unlocked(folder)
     given = None if prompts is None else read_prompts(prompts)
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
     asked = _asked(found, given, (frames, height, width), steps, guidance, shift, negative_prompt)
     with launched_ranks(device) as ranks:
+        if ranks.first:
+            check_unlocked(folder)
         dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, begun_dtype(folder)))
         outlined = outline_models(found, asked)
         first = outlined[0].sampler
@@ -246,7 +247,11 @@ def _begin(
     from fewstep.eval.protocol import protocol_of, samples_of
 
     protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
+    if not ranks.first:
+        ranks.wait()  # for the first one's protocol, which others must share
     file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts), ranks.first)
+    if ranks.first:
+        ranks.wait()
     return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher), ranks)
 
 

@@ -67,12 +67,13 @@ def videos(
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_free(out)
-    check_unlocked(out)
     found = models_of(models)
     find_device(device)
     claims = {model.name: out / f"{model.name}.json" for model in found}
     ways = Asked(steps, guidance_if_asked(guidance), shift, given=given_names(shown))
     with launched_ranks(device) as ranks:
+        if ranks.first:
+            check_unlocked(out)
         dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, claimed_dtype([*claims.values()])))
         asked, teacher = as_taught(found, ways), None
         for one in outline_models(found, asked, same_size=False):

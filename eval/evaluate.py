@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -122,11 +121,8 @@ class Evaluation:
             teacher = other["model"] == self._model.name
             if row["role"] != "student" or not (alike if teacher else _alike(other, row)):
                 continue
-            own, its, found = (
-                self._maker.store(row["model"], sample),
-                self._maker.store(other["model"], sample),
-                dict[str, Any](),
-            )
+            own, its = (self._maker.store(one["model"], sample) for one in (row, other))
+            found: Figures = {}
             for metric in metrics:
                 if metric.seeds == 1 and its.holds(metric.name, len(sample.prompts)):
                     found |= metric.difference(own.read(metric.name), its.read(metric.name))

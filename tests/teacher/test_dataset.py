@@ -22,7 +22,9 @@ from fewstep.teacher.dataset import REPORT, Row, write_dataset
 from fewstep.teacher.dataset_reader import check_shard, read_unconditional
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import Dtype, Layout, Manifest, Schedule, Skip, read_manifest
+from fewstep.teacher.ranks import ProcessEnded, Ranks
 from tests.teacher.stored import stored_rows
+from tests.two_ranks import both
 
 TEACHER = "a" * 64
 PLAN = Manifest(
@@ -139,6 +141,21 @@ def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None
     write(folder, source=rest)
     assert rest.asked == list(range(4 * made, 22))
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_processes_that_would_make_another_dataset_are_refused(tmp_path: Path) -> None:
+    """As where each of them has videos or prompts of its own."""
+
+    def work(ranks: Ranks) -> None:
+        plan = PLAN.model_copy(update={"items_sha256": f"{ranks.rank}" * 64})
+        write_dataset(tmp_path, plan, None, Drawn(), ranks=ranks)
+
+    first, second = both(work)
+    assert isinstance(first.exception(), ProcessEnded)
+    assert str(second.exception()) == (
+        "this process would make a dataset with items_sha256 111111111111…, the first one with 000000000000…: let all "
+        "of them see the same files and teacher"
+    )
 
 
 def test_a_shard_that_was_taken_away_is_made_again_alone(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
 from fewstep.teacher.atomic import no_room, no_room_sentence
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
+from fewstep.teacher.ranks import num_launched
 from fewstep.waiting_threads import shorten_spinning
 
 _AGAIN = ("benchmark", "export", "report", "sample")  # verbs that start from the beginning
@@ -171,6 +172,8 @@ def _fewstep(
 def main() -> None:
     """Entry point of the `fewstep` command."""
     shorten_spinning()
+    if num_launched() > 1:  # torch would show its C++ stack when another process is gone
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
     finally:

@@ -123,7 +123,9 @@ def videos(
             start=start,
             **asdict(clip),
         )
-    if captions is not None and described.strays:  # a .txt file beside the videos may be about something else
+    if (
+        ranks.first and captions is not None and described.strays
+    ):  # a .txt file beside the videos may be about something else
         raise typer.Exit(SKIPPED)
 
 

@@ -121,10 +121,9 @@ def _run(
         manifest = write_dataset(out, plan, unconditional, source, advance, left_out, ranks=ranks)
     screen.log_to(out)
     screen.say(f"{manifest.rows} clips in {manifest.num_shards} shards: {out}")
-    if line := usable_line(out, manifest):
+    if ranks.first and (line := usable_line(out, manifest)):  # launchers stop the others where one says it first
         screen.warn(line)
-        if ranks.first:
-            _print_skipped(manifest.skipped, out)
+        _print_skipped(manifest.skipped, out)
         raise typer.Exit(SKIPPED)
 
 

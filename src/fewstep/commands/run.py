@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 def run(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="A YAML file, also of a chain, or a packaged one such as shapes-4step."),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, also of a chain or a small decoder, or a packaged one such as shapes-4step.",
+        ),
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides a setting: stages.1.lr=1e-4.")
@@ -70,6 +73,7 @@ def run(
     screen = RunScreen(stdout_is_data=dry_run)
     screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
     from fewstep.distill.chain import is_chain
+    from fewstep.distill.decoder.recipe import is_decoder
     from fewstep.distill.recipe import read_recipe
 
     if not dry_run and (device_memory, tflops) != (None, None):
@@ -79,6 +83,11 @@ def run(
         from fewstep.commands.chain import run_chain
 
         run_chain(recipe, settings or (), again, machine if dry_run else None, screen)
+        return
+    if is_decoder(recipe):
+        from fewstep.commands.decoder import run_decoder
+
+        run_decoder(recipe, settings or (), again, dry_run, screen)
         return
     plan = read_recipe(recipe, settings or ())
     if dry_run:

@@ -16,7 +16,7 @@ from fewstep.eval.evaluation_file import EvaluationFile, Row
 from fewstep.eval.metrics.clips import Clips, Figures, Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.shapes import Progress
-from fewstep.eval.models import Model, claim, links_said
+from fewstep.eval.models import Model, claim, decoder_said, links_said
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.video import to_uint8, write_video
@@ -119,6 +119,7 @@ class Evaluation:
             "evaluations": sampler.evaluations,
             "guidance": sampler.guidance.plain(),
             **links_said(sampler),
+            **decoder_said(sampler),
             "videos": f"videos/{model.name}",
             "metrics": found,
             "warnings": alarms(found),
@@ -174,7 +175,7 @@ class Evaluation:
         if paired:
             kept = self._store(self._model.name, sample).read(_LATENTS, rows).to(latents.device)
             teacher = Clips.of(self._teacher.teacher.decode(kept), kept, prompts)
-        return Clips.of(sampler.teacher.decode(latents), latents, prompts, teacher)
+        return Clips.of(sampler.decode(latents), latents, prompts, teacher)
 
     def _real_references(self, progress: Progress) -> Figures:
         """Gives distances to real clips what they are taken to; the figures of other real clips, where there are any.

@@ -70,9 +70,15 @@ def make_pairs(
             with teacher.decoding_by(recorder):
                 teacher.decode(_shown(latents, number, recipe, teacher)[None].to(teacher.device))
             on_clip(number + 1, planned)
-        videos = torch.cat([torch.from_numpy(np.stack([to_uint8(clip) for clip in v])) for v in recorder.videos])
-        with whole_file(path) as part:
-            save_file({"latents": torch.cat(recorder.latents).float().cpu().contiguous(), "videos": videos}, part)
+        save_pairs(recorder, path)
+
+
+def save_pairs(recorder: Recorder, path: Path) -> None:
+    """Writes what was recorded, clips as 8 bits, whole or not at all."""
+    videos = torch.cat([torch.from_numpy(np.stack([to_uint8(clip) for clip in video])) for video in recorder.videos])
+    latents = torch.cat(recorder.latents).float().cpu().contiguous()
+    with whole_file(path) as part:
+        save_file({"latents": latents, "videos": videos}, part)
 
 
 def _shown(latents: Tensor, number: int, recipe: DecoderRecipe, teacher: Teacher) -> Tensor:

@@ -44,8 +44,8 @@ class DecoderSettings(Settings):
     window: Size | None = None
     """Only a part of each clip of this size, at a random place: what large teachers need. Null: whole clips."""
     noise: Amount = 0.05
-    """Standard deviation of noise on the latents, which are of unit variance, before both decoders see them: a student's
-    latents are not quite its teacher's."""
+    """Standard deviation of noise on the latents, which are of unit variance, before both decoders see them: latents of
+    a student are not quite its teacher's."""
     steps: Steps = 3000
     """Of the optimizer."""
     batch: Clips = 16

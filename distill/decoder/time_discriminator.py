@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
@@ -14,7 +16,7 @@ class ClipDiscriminator(nn.Module):
         super().__init__()
         widths = (3, width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
-        for level, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for level, (before, after) in enumerate(pairwise(widths)):
             stride = (1 if level == 0 else 2, 2, 2)
             layers += [spectral_norm(nn.Conv3d(before, after, (3, 4, 4), stride, padding=1)), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv3d(widths[-1], 1, (1, 3, 3), padding=(0, 1, 1))))

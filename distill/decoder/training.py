@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.distill.decoder.pairs import Pairs
-from fewstep.distill.decoder.recipe import DecoderRecipe
+from fewstep.distill.decoder.recipe import DecoderRecipe, DecoderSettings
 from fewstep.distill.decoder.time_discriminator import ClipDiscriminator
 from fewstep.distill.objectives.losses import discriminator_loss, generator_loss
 from fewstep.student.decoder.files import autoencoder_sha256
@@ -22,13 +22,12 @@ _WARMUP = 50  # steps
 _WATCH_EVERY = 250  # steps
 
 
-def new_decoder(recipe: DecoderRecipe, teacher: Teacher, pairs: Pairs) -> SmallVideoDecoder:
+def new_decoder(settings: DecoderSettings, seed: int, teacher: Teacher, pairs: Pairs) -> SmallVideoDecoder:
     """With random weights, of the factors that the pairs show. Raises ValueError for levels that do not fit them."""
     spatial, temporal, alone = pairs.factors()
     vae = teacher.pipeline.vae
-    settings = recipe.decoder
     own = {name: value for name, value in dict(vae.config).items() if not name.startswith("_")}
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(seed)
     decoder = SmallVideoDecoder(
         latent_channels=pairs.latents.shape[1],
         spatial_factor=spatial,
@@ -51,7 +50,7 @@ def train_decoder(
     """The trained decoder; `folder` keeps its checkpoint and TensorBoard logs, and training that was begun there is
     resumed."""
     settings, device = recipe.decoder, teacher.device
-    decoder = new_decoder(recipe, teacher, pairs)
+    decoder = new_decoder(settings, recipe.seed, teacher, pairs)
     judge = ClipDiscriminator(settings.discriminator.width).to(device)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -78,8 +77,8 @@ def train_decoder(
 
 
 def _adversarial(judge: ClipDiscriminator, made: Tensor, video: Tensor, weight: float) -> dict[str, Tensor]:
-    """One backward pass trains both: what the decoder minimises does not reach the discriminator's weights, and what the
-    discriminator minimises does not reach the decoder."""
+    """One backward pass trains both: what the decoder minimises does not reach the discriminator's weights, nor what
+    the discriminator minimises the decoder."""
     with torch.no_grad():
         real = judge(video)
     fools = generator_loss("relativistic", real, judge.frozen(made))

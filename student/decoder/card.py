@@ -15,15 +15,16 @@ tags: [fewstep, video, autoencoder]
 
 # A small decoder for {teacher}
 
-It decodes latents as the autoencoder of {teacher} does, from which it was distilled, in less time. It has no encoder: what
-a pipeline encodes, such as a first frame, its own autoencoder still does.
+It decodes latents as the autoencoder of {teacher} does, from which it was distilled, in less time. It has no encoder:
+what a pipeline encodes, such as a first frame, its own autoencoder still does.
 
 ```python
 import torch
 from diffusers import AutoModel, DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("{teacher}").to("cuda")
-decoder = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)  # runs video_decoder.py, which lies beside it
+# runs video_decoder.py, which lies beside the weights
+decoder = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
 decoder = decoder.to(pipe.vae.device, pipe.vae.dtype)
 pipe.vae.decode = decoder.decode
 ```

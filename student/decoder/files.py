@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.student.decoder import video_decoder
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.checksums import sha256
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
@@ -36,9 +36,6 @@ def autoencoder_sha256(teacher: Teacher) -> str:
 def save_decoder(decoder: SmallVideoDecoder, folder: Path, card: str) -> None:
     """Weights, config, the module that they are of, and a card, into a folder that is there."""
     decoder.save_pretrained(folder)
-    config = json.loads((folder / _CONFIG).read_text("utf-8"))
-    config["auto_map"] = {"AutoModel": f"{_MODULE.stem}.{_CLASS}"}
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     shutil.copyfile(_MODULE, folder / _MODULE.name)
     (folder / "README.md").write_text(card, "utf-8")
 
@@ -71,9 +68,15 @@ def find_decoder(path: Path) -> Path:
             except (ValueError, AttributeError, OSError) as error:
                 raise ValueError(f"{folder / _CONFIG} cannot be read ({error}): train the decoder again") from error
     raise ValueError(
-        f"there is no small decoder in {path}: pass the folder of a finished `fewstep run` of a decoder's recipe, such as "
-        "shapes-decoder, or its folder decoder"
+        f"there is no small decoder in {path}: pass the folder of a finished `fewstep run` of a recipe such as "
+        "shapes-decoder, or the folder decoder in it"
     )
+
+
+def decoder_sha256(path: Path) -> str:
+    """Of its weights. Raises ValueError as `find_decoder`."""
+    files = sorted(find_decoder(path).glob("*.safetensors"))
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def load_decoder(path: Path, teacher: Teacher) -> SmallVideoDecoder:

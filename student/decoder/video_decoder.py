@@ -1,7 +1,7 @@
 """A small decoder of video latents, in one file that needs torch and diffusers alone: exports carry a copy of it.
 
-It stands in for an autoencoder's decoder: convolutions over single frames, most of them at the latents' resolution, each
-block seeing the frame before as well, so that it is causal in time and long clips can be decoded piece by piece.
+It stands in for an autoencoder's decoder: convolutions over single frames, most of them at the latents' resolution. Its
+blocks see the frame before as well, so that it is causal in time and long clips can be decoded piece by piece.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, silu
 
+AUTO_MAP = {"AutoModel": "video_decoder.SmallVideoDecoder"}
 FRAMES_AT_ONCE = 8  # latent frames that are decoded together
 Memory = list["Tensor | None"]  # of each block, the last frame that it saw
 
@@ -23,8 +24,8 @@ Memory = list["Tensor | None"]  # of each block, the last frame that it saw
 class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Decodes latents as the autoencoder does that it was distilled from, several times as fast.
 
-    `decode` takes what that autoencoder's `decode` takes, so `pipe.vae.decode = decoder.decode` puts it into a diffusers
-    pipeline. Of pipelines that only decode, `pipe.vae = decoder` does as well: `config` has the autoencoder's entries.
+    `decode` takes what that autoencoder's takes, so `pipe.vae.decode = decoder.decode` puts it into a pipeline. Of
+    pipelines that only decode, `pipe.vae = decoder` does as well: `config` has the autoencoder's entries.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -38,6 +39,7 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         first_frame_alone: bool = True,
         autoencoder: dict[str, Any] | None = None,
         autoencoder_sha256: str = "",
+        auto_map: dict[str, str] = AUTO_MAP,
     ) -> None:
         """A decoder with random weights.
 
@@ -45,7 +47,8 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         the first latent frame is one frame, so that n latent frames are 1 + (n - 1) temporal_factor. widths and blocks:
         channels and residual blocks of each level, from the latents up; each level after the first has twice the
         resolution, and what is left of `spatial_factor` is unfolded from the channels of the last. autoencoder: the
-        config of the one that it stands in for, whose weights have the hash `autoencoder_sha256`.
+        config of the one that it stands in for, whose weights have the hash `autoencoder_sha256`. auto_map: where
+        diffusers finds this class.
         Raises ValueError for levels that do not fit the factors.
         """
         super().__init__()
@@ -53,8 +56,8 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         unfold, rest = divmod(spatial_factor, 2 ** (levels - 1))
         if levels != len(blocks) or not levels or rest or unfold < 1:
             raise ValueError(
-                f"widths {list(widths)} and blocks {list(blocks)} make no decoder of {spatial_factor} pixels per latent: "
-                "give both as many entries, each but the first for a doubling of the resolution"
+                f"widths {list(widths)} and blocks {list(blocks)} make no decoder of {spatial_factor} pixels per "
+                "latent: give both as many entries, each but the first for a doubling of the resolution"
             )
         self.growths = _growths(temporal_factor, levels)
         self.register_buffer("mean", torch.zeros(latent_channels))

@@ -1,4 +1,4 @@
-"""What `fewstep run` does with the recipe of a small decoder: data, pairs, training, and a folder that diffusers loads."""
+"""What `fewstep run` does with the recipe of a small decoder: data, pairs, training, a folder that diffusers loads."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def check(plan: DecoderRecipe, folder: RunFolder) -> None:
     check_possible(outline.teacher, sizes)
     window = plan.decoder.window
     if window is not None:
-        check_possible(outline.teacher, [window.plain])
         for size in sizes:
             if any(part > whole for part, whole in zip(window.plain, size, strict=True)):
                 raise ValueError(f"decoder.window is {window}, and clips are {size_said(size)}: make it smaller")
+        check_possible(outline.teacher, [window.plain])
     elif len(sizes) > 1:
         raise ValueError(
             "clips of several sizes make no batch: set decoder.window to a size that fits into all of them"

@@ -12,6 +12,7 @@ import typer
 from fewstep.commands.asked import (
     LEVELS,
     Computed,
+    Decoders,
     Device,
     DType,
     Frames,
@@ -87,6 +88,7 @@ def evaluate(
     lpips_trunk: Annotated[
         Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")
     ] = None,
+    decoder: Decoders = None,
     shift: Shift = None,
     frames: Frames = None,
     height: Height = None,
@@ -105,7 +107,7 @@ def evaluate(
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.loading import find_device
 
-    found = models_of(models)
+    found = models_of(models, decoder or ())
     folder = _folder(found) if out is None else out
     check_free(folder)
     given = None if prompts is None else read_prompts(prompts)
@@ -157,9 +159,23 @@ def _asked(
     return as_taught(models, Asked(steps, weight, shift, negative_prompt, *size, given=names))
 
 
-def models_of(texts: list[str]) -> list[Model]:
-    """The models that [NAME=]SOURCE[@STEPS[:GUIDANCE]] mean."""
-    return [model_of(name, text) for name, text in named_sources(texts).items()]
+def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
+    """The models that [NAME=]SOURCE[@STEPS[:GUIDANCE]] mean, with the decoders that [NAME=]DIR mean.
+
+    Raises ValueError for what is no model, and for the decoder of a model that is not there.
+    """
+    from dataclasses import replace
+
+    models = [model_of(name, text) for name, text in named_sources(texts).items()]
+    for text in decoders:
+        name, is_named, folder = text.partition("=")
+        if is_named and name not in (one.name for one in models):
+            raise ValueError(
+                f"--decoder {text}: no model is called {name}; there are {', '.join(one.name for one in models)}"
+            )
+        chosen = [one.name for one in models if one.name == name] if is_named else [one.name for one in models[1:]]
+        models = [replace(one, decoder=folder if is_named else text) if one.name in chosen else one for one in models]
+    return models
 
 
 def is_chain(text: str) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+    from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.run_folder import RunFolder
@@ -66,7 +67,10 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Distil a teacher, or a chain of them, into a student of few steps; run it again to resume after a stop."""
+    """Distil a teacher, or a chain of them, into a student of few steps, or its decoder into a small one.
+
+    Run it again to resume after a stop.
+    """
     from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
 
@@ -91,24 +95,29 @@ def run(
         return
     plan = read_recipe(recipe, settings or ())
     if dry_run:
-        from fewstep.commands.run_checks import check_run
-        from fewstep.commands.run_cost import show
-        from fewstep.commands.run_precision import settle_precision
-        from fewstep.distill.data_checks import check_foreseen
-        from fewstep.distill.run_folder import RunFolder
-        from fewstep.distill.size_checks import planned_clips
-
-        plan, line = settle_precision(plan)
-        if line is not None:
-            screen.say(line)
-        folder = RunFolder(plan.out)
-        outline = check_run(plan, folder, again)
-        if skipped := check_foreseen(plan, folder, outline.teacher):
-            screen.warn(skipped)
-        show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))
+        _show(plan, again, machine, screen)
         return
     with screen:
         follow(plan, again, screen)
+
+
+def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) -> None:
+    """The resolved recipe and what it costs, once nothing stands in its way."""
+    from fewstep.commands.run_checks import check_run
+    from fewstep.commands.run_cost import show
+    from fewstep.commands.run_precision import settle_precision
+    from fewstep.distill.data_checks import check_foreseen
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.size_checks import planned_clips
+
+    plan, line = settle_precision(plan)
+    if line is not None:
+        screen.say(line)
+    folder = RunFolder(plan.out)
+    outline = check_run(plan, folder, again)
+    if skipped := check_foreseen(plan, folder, outline.teacher):
+        screen.warn(skipped)
+    show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))
 
 
 def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None, option: str | None = None) -> None:

@@ -70,7 +70,7 @@ def train_decoder(
     def watch(step: int) -> Mapping[str, float]:
         return {"held_out_psnr_db": held_out_psnr(decoder, pairs)}
 
-    budget = Budget(settings.steps, settings.lr, _WARMUP, settings.cooldown, settings.ema)
+    budget = Budget(settings.steps, settings.lr, _WARMUP, settings.cooldown, settings.ema, muon="filters")
     modules: dict[str, nn.Module] = {"decoder": decoder, "discriminator": judge}
     train("decoder", folder, modules, losses, budget, watch, watch_every=_WATCH_EVERY, screen=screen)
     return decoder.requires_grad_(False).eval()

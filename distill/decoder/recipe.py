@@ -24,7 +24,7 @@ Blocks = Annotated[int, Field(ge=0, le=64)]
 class TimeDiscriminator(Settings):
     """A discriminator of clips over space and time, which keeps textures from fading and motion from flickering."""
 
-    weight: Weight = 0.02
+    weight: Weight = 0.0
     """Of the decoder's adversarial loss; the pixels' weighs 1. 0: there is none."""
     start: Fraction = 0.3
     """Fraction of the steps before it takes part."""
@@ -37,7 +37,7 @@ class DecoderSettings(Settings):
 
     widths: tuple[Channels, ...] = (96, 48, 16)
     """Channels of each level from the latents up; each level after the first has twice the resolution."""
-    blocks: tuple[Blocks, ...] = (2, 1, 0)
+    blocks: tuple[Blocks, ...] = (3, 1, 0)
     """Residual blocks of each level."""
     clips: Items = 1024
     """Clips that the teacher's autoencoder decodes once, to be learned from."""
@@ -46,13 +46,13 @@ class DecoderSettings(Settings):
     noise: Amount = 0.05
     """Standard deviation of noise on the latents, which are of unit variance, before both decoders see them: latents of
     a student are not quite its teacher's."""
-    steps: Steps = 3000
+    steps: Steps = 4000
     """Of the optimizer."""
-    batch: Clips = 16
+    batch: Clips = 8
     """Clips of a step."""
     lr: Rate = 2e-3
-    """Learning rate, falling to 0 over the last `cooldown` of the steps."""
-    cooldown: Fraction = 0.3
+    """Learning rate of AdamW and, of filters, Muon, falling to 0 over the last `cooldown` of the steps."""
+    cooldown: Fraction = 0.5
     """Fraction of the steps."""
     ema: Decay = 0.999
     """Decay of the moving average, which is kept in the end."""

@@ -10,7 +10,7 @@ test cases families fuzz scale memory-table soak: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table arms-table from-video-table latency training-speed memory-table soak export-table
+.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -122,6 +122,18 @@ chain-table: $(FEWSTEP)
 	$(BIN)/fewstep evaluate $(CHAINED) --num 256 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-chain/evaluation
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(CHAINED) --batch 4 --repetitions 5 --out runs/shapes-chain/benchmark.json
 	$(BIN)/fewstep student chain runs/shapes-chain --out docs/results/chain.json
+
+# Clips whose decoding is distilled, too: a student of the demo's recipe, decoded by the autoencoder and by a small decoder.
+DECODED := shapes@50:7@0.3-0.93 4-step=runs/shapes-demo@4 4-step-small=runs/shapes-demo@4 \
+	--decoder 4-step-small=runs/shapes-decoder --dtype float32
+decoder-table: $(FEWSTEP)
+	$(BIN)/fewstep teacher videos runs/real --num 1536
+	$(BIN)/fewstep run shapes-decoder --set data.folder=runs/real
+	$(BIN)/fewstep run shapes-demo
+	$(BIN)/fewstep evaluate $(DECODED) --num 1024 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-decoder/evaluation
+	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(DECODED) --batch 4 --repetitions 5 --out runs/shapes-decoder/benchmark-batch4.json
+	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(DECODED) --repetitions 10 --out runs/shapes-decoder/benchmark.json
+	$(BIN)/fewstep student decoder runs/shapes-decoder --out docs/results/decoder.json
 
 # Formats are measured here, not training: a student of the demo's recipe and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewstep.distill.batches import Batches
 from fewstep.distill.data import captioned_videos, plan_data, shares_of
+from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.data_report import check_usable, too_few
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
@@ -35,7 +36,7 @@ from fewstep.teacher.video_shape import video_shape
 _HEADERS = 2000  # files of which a dry run opens the header: some seconds
 
 
-def check_source(recipe: Recipe, run: RunFolder) -> None:
+def check_source(recipe: DataRecipe, run: RunFolder) -> None:
     """Raises ValueError when prompts, videos, captions or a dataset that is there cannot be read."""
     settings = recipe.data
     if isinstance(settings, DatasetData):
@@ -129,7 +130,7 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
             )
 
 
-def check_foreseen(recipe: Recipe, run: RunFolder, teacher: Teacher) -> str | None:
+def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str | None:
     """How many of a run's videos can be used at most, as captions, if any are read, and the headers of the first show.
 
     Of several sizes all are opened, and it shows which are too short for each of them. None where all can, and for data

@@ -18,6 +18,11 @@ def chain_names() -> list[str]:
     return _with("chain")
 
 
+def decoder_names() -> list[str]:
+    """The packaged recipes of small decoders, without suffix."""
+    return _with("decoder")
+
+
 def _with(setting: str) -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml") if f"\n{setting}:" in path.read_text("utf-8"))
 
@@ -30,5 +35,5 @@ def find_recipe(path: str | Path) -> Path:
     packaged = RECIPES / f"{asked.name.removesuffix('.yaml')}.yaml"
     if len(asked.parts) == 1 and packaged.is_file():
         return packaged
-    known = ", ".join([*recipe_names(), *chain_names()])
+    known = ", ".join([*recipe_names(), *chain_names(), *decoder_names()])
     raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {known}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import ValidationError, model_validator
 
+from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
-from fewstep.distill.objectives.base import Settings
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
 from fewstep.distill.overrides import apply, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
@@ -25,18 +24,14 @@ from fewstep.distill.settings import (
     Logging,
     LoraSettings,
     RolloutData,
-    Seed,
     Size,
-    SizeOrSizes,
     Stage,
     StudentSettings,
     Train,
     VideoData,
 )
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limited import EmbeddedGuidance, Shift
-from fewstep.teacher.source import VideoSize
 from fewstep.teacher.yaml_text import load_yaml
 
 __all__ = [
@@ -60,34 +55,20 @@ __all__ = [
 _OF_A_TEACHER = {"world", "judge", "autoencoder", "denoiser"}  # the recipe that `fewstep teacher train` follows
 
 
-class Recipe(Settings):
+class Recipe(DataRecipe):
     """A teacher, its data, a student and the stages of the relay. Each stage's student starts the next stage."""
 
-    teacher: str = "shapes"
-    """shapes, a diffusers pipeline's folder, or a hub id."""
     bases: tuple[str, ...] = ()
     """Further base models, folders or hub ids, around which the part that `student.only` names is trained as well: each
     has its own clips, and every batch is of one of them. Of an AnimateDiff teacher image models will do."""
-    seed: Seed = 0
-    """Decides everything random in training."""
-    out: Path = Path("runs/student")
-    """The run directory; a run that stopped there is resumed."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward passes; auto: bfloat16 where the device computes in it natively, else float32."""
-    device: str | None = None
-    """cpu or cuda; null: the GPU if there is one."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: slower, in less memory."""
-    size: SizeOrSizes = None
-    """Size of the clips, or a list of sizes; null: the teacher's own."""
     shift: Shift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: EmbeddedGuidance | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
     parallel: Parallel = Parallel()
     """How several processes hold the networks."""
-    data: Data
-    """What is trained on."""
     student: StudentSettings = StudentSettings()
     """What of the student is trained."""
     watch: Watch = Watch()
@@ -96,13 +77,6 @@ class Recipe(Settings):
     """What a run logs and saves."""
     stages: tuple[Stage, ...]
     """The relay, in order."""
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _no_half(cls, precision: Any) -> Any:
-        if precision in ("float16", "fp16", "half"):
-            raise ValueError("FP16 overflows and adversarial training diverges in it: use bfloat16, float32 or auto")
-        return precision
 
     @model_validator(mode="before")
     @classmethod
@@ -134,12 +108,6 @@ class Recipe(Settings):
         if len({self.teacher, *self.bases}) <= len(self.bases):
             wrong.append("bases: a base model is named twice, or is the teacher: name each once")
         return wrong
-
-    @property
-    def sizes(self) -> tuple[VideoSize, ...]:
-        """The sizes of clips that the recipe states, the usual one first; none: the teacher's own."""
-        stated = () if self.size is None else (self.size,) if isinstance(self.size, Size) else self.size
-        return tuple(size.plain for size in stated)
 
     def teacher_of(self, index: int) -> int | None:
         """The stage whose student supervises stage `index`; None: the base teacher."""
@@ -204,19 +172,6 @@ class Recipe(Settings):
     def train_of(self, index: int) -> Train:
         """Whether stage `index` trains the whole network or adapters."""
         return self.stages[index].train or self.student.train
-
-    def dump_yaml(self) -> str:
-        """Every setting, defaults included; reads back as an equal recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-    def sha256(self) -> str:
-        """Of every setting but where it runs."""
-        return hashlib.sha256(self.model_dump_json(exclude={"device", "out"}).encode()).hexdigest()
-
-    def save(self, path: Path) -> None:
-        """Writes `dump_yaml` to a file, whole or not at all."""
-        with whole_file(path) as part:
-            part.write_text(self.dump_yaml(), "utf-8")
 
     def _mistakes(self, index: int) -> list[str]:
         """What the stages say that does not go together."""

@@ -15,6 +15,7 @@ import yaml
 
 from fewstep.distill.checkpoint import FILE_NAME as STATE
 from fewstep.distill.checkpoint import forget_state
+from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
 from fewstep.distill.sharded_checkpoint import FOLDER as SHARDED
@@ -30,7 +31,7 @@ from fewstep.teacher.yaml_text import load_yaml
 RECIPE = "recipe.yaml"
 OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen
 
-FOLDERS = ("data", "stages", "samples", "curves", "tensorboard")
+FOLDERS = ("data", "stages", "samples", "curves", "tensorboard", "pairs", "decoder")
 # Settings that may change when a run is resumed: nothing of them changes what is learned. The data's
 # manifest sees to it that files which moved still say the same.
 _FREE = (
@@ -89,13 +90,13 @@ class RunFolder:
                 "stage again"
             ) from error
 
-    def check(self, recipe: Recipe, again: str | None = None) -> list[str]:
+    def check(self, recipe: DataRecipe, again: str | None = None) -> list[str]:
         """The stages whose students `begin` would delete, to train them again. Changes nothing.
 
         Raises ValueError when there is no stage `again`, the folder cannot be written, or another recipe was begun
         here.
         """
-        standing = [] if again is None else recipe.standing_on(again)
+        standing = recipe.standing_on(again) if again is not None and isinstance(recipe, Recipe) else []
         for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
@@ -107,14 +108,16 @@ class RunFolder:
                 f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
                 f"{self.elsewhere}{', or train a stage again with --again STAGE' if self.option == OPTION else ''}"
             )
-        return [recipe.stages[index].name for index in standing] if changed else []
+        if not changed or not isinstance(recipe, Recipe):
+            return []
+        return [recipe.stages[index].name for index in standing]
 
     def begun_precision(self) -> str | None:
         """The precision that the run here was begun in; None where none was begun."""
         found = self._begun().get("precision") if self._recipe.exists() else None
         return found if found in get_args(Precision) else None
 
-    def begin(self, recipe: Recipe, again: str | None = None) -> None:
+    def begin(self, recipe: DataRecipe, again: str | None = None) -> None:
         """Keeps the resolved recipe. Raises ValueError as `check`.
 
         Further stages at the end are no other recipe: a run may be extended. Nor are other settings of the stage

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fewstep.distill.data import Share, captioned_videos, read_clips, shares_of
+from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
@@ -15,7 +16,7 @@ from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.video_shape import video_shape
 
 
-def clip_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
+def clip_sizes(recipe: DataRecipe, teacher: Teacher) -> tuple[VideoSize, ...]:
     """The sizes of clips that a run makes for itself. Raises ValueError when neither recipe nor teacher states one."""
     usual = teacher.default_size()
     sizes = recipe.sizes or (() if usual is None else (usual,))
@@ -24,7 +25,7 @@ def clip_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
     return sizes
 
 
-def planned_sizes(recipe: Recipe, teacher: Teacher) -> tuple[VideoSize, ...]:
+def planned_sizes(recipe: DataRecipe, teacher: Teacher) -> tuple[VideoSize, ...]:
     """The sizes of clips that a run trains on, of a dataset that is there or of one that it makes."""
     if isinstance(recipe.data, DatasetData):
         return read_clips(recipe.data.folder, teacher, recipe.sizes).sizes

@@ -15,7 +15,7 @@ import torch
 from fewstep import __version__
 from fewstep.eval.caution import on_times
 from fewstep.eval.latency import PROMPT, Timed, latency, rounds, synchronised
-from fewstep.eval.models import links_said
+from fewstep.eval.models import decoder_said, links_said
 from fewstep.eval.peak_memory import PeakMemory
 from fewstep.eval.results import markdown_table
 from fewstep.eval.speedup import amdahl_fit, speedups
@@ -107,7 +107,14 @@ class Benchmark:
         frames = sampler.size.num_frames * self._plan.batch
         measured["seconds_per_120_frames"] = 120 * measured["total_seconds"] / frames  # compares sizes and families
         measured |= {"peak_gib": model.peak_gib, "repetitions": len(model.seconds)}
-        return {"model": model.name, "source": sampler.name, **asked, **links_said(sampler), **measured}
+        return {
+            "model": model.name,
+            "source": sampler.name,
+            **asked,
+            **links_said(sampler),
+            **decoder_said(sampler),
+            **measured,
+        }
 
     def _protocol(self) -> dict[str, Any]:
         plan, first = self._plan, self._models[0]

@@ -33,9 +33,9 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
 
     Raises ValueError when a file cannot be read, or they share no model of as many evaluations.
     """
-    batch, timed_models = _times(benchmark)
+    batch, timed_models = read_times(benchmark)
     found = []
-    for row in _rows(evaluation):
+    for row in read_rows(evaluation):
         timed = timed_models.get(row["model"])
         evaluations = row.get("evaluations")
         if row["role"] != "real" and (timed is None or timed.evaluations != evaluations):
@@ -44,13 +44,14 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
         if timed is not None and timed.total_seconds is not None:
             seconds = {"seconds": float(f"{timed.total_seconds / batch:.3g}")}
         asked = {"stage": _stages(row), "model": row["model"], "steps": _steps(row), "evaluations": evaluations}
-        found.append({**asked, **seconds, **_figures(row)})
+        found.append({**asked, **seconds, **figures_of(row)})
     if not any("seconds" in row for row in found):
         raise ValueError(f"{evaluation} and {benchmark} have no model in common: measure the same models in both")
     return found
 
 
-def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+def figures_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """shapes-fd and prompt accuracy of a row of an evaluation, with their intervals and the number of clips."""
     said: dict[str, Any] = {}
     for name, column in _FIGURES.items():
         if figure := row["metrics"].get(name):
@@ -78,8 +79,8 @@ def _steps(row: Mapping[str, Any]) -> str:
     return "" if row["role"] == "real" else "+".join(str(link.get("steps")) for link in _links(row))
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Of an evaluation."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an evaluation. Raises ValueError for another file."""
     rows = _read(path)["rows"]
     try:
         check_shape(rows, [])
@@ -88,8 +89,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _times(path: Path) -> tuple[int, dict[str, Latency]]:
-    """Of a benchmark: its batch, and what each model took."""
+def read_times(path: Path) -> tuple[int, dict[str, Latency]]:
+    """Of a benchmark: its batch, and what each model took. Raises ValueError for another file."""
     found = _read(path)
     try:
         batch = found["protocol"]["batch"]

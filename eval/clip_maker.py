@@ -124,7 +124,7 @@ class ClipMaker:
         if paired:
             kept = self.store(self.model.name, work.sample).read(_LATENTS, rows).to(latents.device)
             teacher = Clips.of(self.teacher.teacher.decode(kept), kept, prompts)
-        return Clips.of(sampler.teacher.decode(latents), latents, prompts, teacher)
+        return Clips.of(sampler.decode(latents), latents, prompts, teacher)
 
 
 def _is_there(work: Work, store: ClipStore, rows: range) -> bool:

@@ -14,7 +14,7 @@ from fewstep.eval.evaluation_file import EvaluationFile, Row
 from fewstep.eval.metrics.clips import Figures, Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.shapes import Progress
-from fewstep.eval.models import Model, claim, links_said
+from fewstep.eval.models import Model, claim, decoder_said, links_said
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.ranks import ALONE, Ranks
@@ -109,6 +109,7 @@ class Evaluation:
             "evaluations": sampler.evaluations,
             "guidance": sampler.guidance.plain(),
             **links_said(sampler),
+            **decoder_said(sampler),
             "videos": f"videos/{model.name}",
             "metrics": found,
             "warnings": alarms(found),

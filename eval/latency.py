@@ -79,7 +79,7 @@ def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
     text = clock()
     latents = sampler.sample(z, conditions)
     denoised = clock()
-    sampler.teacher.decode(latents)
+    sampler.decode(latents)
     decoded = clock()
     return Seconds(
         text=None if model.conditions is not None else text - noise + (earlier.text or 0.0),

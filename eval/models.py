@@ -14,6 +14,7 @@ import torch
 from fewstep.student.chain import FILE_NAME as CHAIN
 from fewstep.student.chain import Member, chained
 from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.decoder.files import decoder_sha256, load_decoder
 from fewstep.student.loading import find_stage, is_run, is_student
 from fewstep.student.sampler import Asked, Sampler, clip_size, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
@@ -37,6 +38,7 @@ class Model:
     guidance: Guidance | None = None
     members: tuple[Model, ...] = ()  # of a chain, whose source is that of the whole
     frames: Mapping[str, str] = field(default_factory=dict)  # what a member is given of the clips before it
+    decoder: str | None = None  # the folder of the small decoder that its clips are decoded by
 
     @staticmethod
     def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
@@ -94,8 +96,16 @@ def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
 def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
     """Its sampler, as asked but for its own steps and guidance; around `teacher` where that is its teacher, or itself.
 
-    Raises ValueError as `open_sampler` does.
+    Raises ValueError as `open_sampler` and `load_decoder` do.
     """
+    sampler = _open(model, asked, teacher, dtype, device)
+    if model.decoder is None:
+        return sampler
+    return replace(sampler, decoder=load_decoder(Path(model.decoder), sampler.teacher))
+
+
+def _open(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
+    """With the teacher's own decoder."""
     if model.members:
         each = zip(model.members, asked_of_members(model, asked), strict=True)
         last = model.members[-1]
@@ -140,6 +150,11 @@ def links_said(sampler: Sampler) -> dict[str, Any]:
         {"source": link.name, "steps": len(link.grid) - 1, "guidance": link.guidance.plain()} for link in sampler.links
     ]
     return {"chain": links}
+
+
+def decoder_said(sampler: Sampler) -> dict[str, str]:
+    """What a row says of the decoder of its model, its folder; nothing where it is the teacher's own."""
+    return {} if sampler.decoder is None else {"decoder": str(sampler.decoder.config["_name_or_path"])}
 
 
 def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
@@ -191,10 +206,11 @@ def _read_claim(file: Path) -> dict[str, Any]:
 
 def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     """What a model's clips follow from, beside prompts and seeds, as JSON."""
+    decoded = {} if model.decoder is None else {"decoder_sha256": decoder_sha256(Path(model.decoder))}
     if model.members:
         each = zip(model.members, sampler.links, strict=True)
-        return {"chain": [_identity(one, link) | {"given": dict(one.frames)} for one, link in each]}
-    found = {
+        return {"chain": [_identity(one, link) | {"given": dict(one.frames)} for one, link in each]} | decoded
+    found = decoded | {
         "teacher_sha256": sampler.teacher.sha256(),
         "times": sampler.grid.tolist(),
         "guidance": sampler.guidance.plain(),

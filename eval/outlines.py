@@ -12,6 +12,7 @@ from fewstep.eval.evaluation_file import joined_protocol
 from fewstep.eval.models import Model, asked_of, asked_of_members, check_claim
 from fewstep.eval.protocol import protocol_of
 from fewstep.student.chain import chained
+from fewstep.student.decoder.files import find_decoder
 from fewstep.student.outline import outline_sampler
 from fewstep.student.sampler import Asked, Sampler
 from fewstep.teacher.outline import Outline
@@ -42,6 +43,8 @@ def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True
         try:
             if model.name == RESERVED:
                 raise ValueError(f"{RESERVED} is the name of real clips: call the model otherwise, NAME={model.source}")
+            if model.decoder is not None:
+                find_decoder(Path(model.decoder))
             sampler, outline, whole = _outline(model, asked, shared)
             sampler.teacher.latent_shape(*sampler.size)
         except (ValueError, OSError) as error:

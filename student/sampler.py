@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.student.chain import Before
 from fewstep.student.contract import SamplingContract
+from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.student.loading import Student, is_student, load_student
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.conditions import Conditions
@@ -42,7 +43,8 @@ class Sampler:
     """A teacher or a student with all that sampling needs but prompts and noise.
 
     `network` is asked instead of the teacher's own denoiser; `contract` is a student's, None of a teacher. `before`: of
-    a chain, what makes the pictures or videos that its last member, which all else here is about, is given.
+    a chain, what makes the pictures or videos that its last member, which all else here is about, is given. `decoder`
+    decodes in place of the teacher's autoencoder.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Sampler:
     fps: float
     contract: SamplingContract | None
     before: Before | None = None
+    decoder: SmallVideoDecoder | None = None
 
     @property
     def links(self) -> tuple[Sampler, ...]:
@@ -107,7 +110,12 @@ class Sampler:
         self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
     ) -> Tensor:
         """Videos (B, 3, F, H, W) in -1..1, a prompt and a seed each."""
-        return self.teacher.decode(self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step))
+        return self.decode(self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, F, h, w) -> videos (B, 3, F, H, W) in -1..1."""
+        with self.teacher.decoding_by(None if self.decoder is None else self.decoder.decode):
+            return self.teacher.decode(latents)
 
 
 def open_sampler(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.bases import Bases
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.decoding import Decoding
 from fewstep.teacher.divisible import Divisible
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
@@ -34,7 +35,7 @@ __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
 
 
-class Teacher(Scheduled, Divisible, Exportable, HeldParts, ABC):
+class Teacher(Scheduled, Divisible, Exportable, Decoding, HeldParts, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that

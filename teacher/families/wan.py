@@ -26,6 +26,7 @@ from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import ComfyUI, OriginalNames
 
+_TOKENS_AT_ONCE = 64  # prompts are encoded at few lengths, which compiled encoders and rounding like
 FRAMES = "given_latents"  # of a first frame in place (B, C, 1, h, w)
 _PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
 
@@ -58,11 +59,16 @@ class WanTeacher(Teacher):
         return str(prompt_clean(prompt))
 
     def embed(self, prompts: list[str]) -> Tensors:
-        """Cut behind the longest prompt, where the denoiser can count what is cut."""
+        """Cut behind the longest prompt, where the denoiser can count what is cut.
+
+        The text encoder masks padding, and the pipeline puts zeros in its place: so it need not be encoded.
+        """
+        longest = max(self.count_tokens(prompts))
+        length = min(self.text_limit, -(-longest // _TOKENS_AT_ONCE) * _TOKENS_AT_ONCE)
         embeddings: Tensor = self.pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_limit, device=self.device
+            prompts, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device
         )[0]
-        return {EMBEDDINGS: cut_padding(embeddings) if self._cut else embeddings}
+        return {EMBEDDINGS: cut_padding(embeddings) if self._cut else _whole(embeddings)}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""

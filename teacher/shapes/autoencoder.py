@@ -25,9 +25,9 @@ from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.shapes.loop import Budget, train
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.world import Split, render
+from fewstep.teacher.training_loop import Budget, train
 
 
 class AutoencoderRecipe(BaseModel):

@@ -38,11 +38,11 @@ from fewstep.teacher.shapes.learned import (
     save_learned_tensors,
     start_tensors,
 )
-from fewstep.teacher.shapes.loop import Budget, losses_by_time, train
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.text import encode_text, tokenize
 from fewstep.teacher.shapes.world import Scene, render, render_boxes
 from fewstep.teacher.source import find_folder
+from fewstep.teacher.training_loop import Budget, losses_by_time, train
 
 GIVEN: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "image": (("first",), ("first", "last")),

@@ -19,7 +19,6 @@ from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
 from fewstep.teacher.shapes.latents import Latents
-from fewstep.teacher.shapes.loop import Budget, losses_by_time, train
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.text import (
     TEXT_DIM,
@@ -30,6 +29,7 @@ from fewstep.teacher.shapes.text import (
     tokenize,
 )
 from fewstep.teacher.shapes.world import ATTRIBUTES, draw_scene
+from fewstep.teacher.training_loop import Budget, losses_by_time, train
 
 TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
 

@@ -26,9 +26,9 @@ from fewstep.teacher.limited import Clips, Items, Rate, Steps
 from fewstep.teacher.screen import SILENT, Screen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
-from fewstep.teacher.shapes.loop import Budget, train
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE, Split, Values, render
+from fewstep.teacher.training_loop import Budget, train
 
 _WIDTHS = (12, 24, 40, 64)  # channels at the four depths
 FEATURES = 2 * sum(_WIDTHS)

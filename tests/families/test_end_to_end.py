@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from fewstep.commands.survey_tries import least_size, tried
+from fewstep.distill.decoder.pairs import Pairs, Recorder, save_pairs
+from fewstep.distill.decoder.recipe import DecoderSettings
+from fewstep.distill.decoder.training import new_decoder
 from fewstep.student.denoiser import Roles
 from fewstep.student.export.base import EXACT, Options, export, find_format, formats_of
 from fewstep.student.export.stock import stock_scheduler
@@ -126,6 +129,24 @@ def folder(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("end-to-end") / "pipeline"
     variant.save(folder)
     return folder
+
+
+def test_a_small_decoder_takes_the_place_of_the_autoencoders(variant: Variant, folder: Path, tmp_path: Path) -> None:
+    teacher = load_teacher(folder, device="cpu")
+    teacher.take(variant.given)
+    latents = teacher.noise([0, 1], teacher.latent_shape(*least_size(teacher)))
+    recorder = Recorder(teacher.pipeline.vae.decode)
+    with torch.no_grad(), teacher.decoding_by(recorder):
+        whole = teacher.decode(latents)
+    (tmp_path / "pairs").mkdir()
+    save_pairs(recorder, tmp_path / "pairs" / "0.safetensors")
+    settings = DecoderSettings(widths=(8,), blocks=(1,))
+    decoder = new_decoder(settings, 0, teacher, Pairs(tmp_path / "pairs")).eval()
+    with torch.no_grad(), teacher.decoding_by(decoder.decode):
+        small = teacher.decode(latents)
+    assert small.shape == whole.shape and not torch.equal(small, whole)
+    with torch.no_grad():
+        assert torch.equal(teacher.decode(latents), whole)
 
 
 def test_an_untrained_student_is_its_teacher_which_training_leaves_alone(variant: Variant, folder: Path) -> None:

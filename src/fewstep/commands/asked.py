@@ -46,6 +46,16 @@ Computed = Annotated[
     ),
 ]
 
+Decoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decoder",
+        metavar="[NAME=]DIR",
+        help="A small decoder, a run of `fewstep run shapes-decoder` or the like, for all models but the first, or for "
+        "the one called NAME; may be repeated.",
+    ),
+]
+
 LEVELS = "5@0.3-0.93 guides at these noise levels only, 4@0.875-1,3@0-0.875 two experts by weights of their own"
 
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it

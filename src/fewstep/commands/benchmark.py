@@ -14,6 +14,7 @@ import typer
 from fewstep.commands.asked import (
     LEVELS,
     Computed,
+    Decoders,
     Device,
     DType,
     Frames,
@@ -70,6 +71,7 @@ def benchmark(
     ] = 2,
     dtype: Computed = "auto",
     device: Device = None,
+    decoder: Decoders = None,
     shift: Shift = None,
     frames: Frames = None,
     height: Height = None,
@@ -114,7 +116,7 @@ def benchmark(
 
     asked = Asked(steps, guidance_if_asked(guidance), shift, "", frames, height, width)
     plan = Plan(batch, repetitions, warmup, dtype, Tuning(compile, attention, quantise))
-    time_models(models or [], asked, plan, screen, out, device, random_weights, text)
+    time_models(models or [], asked, plan, screen, out, device, random_weights, text, decoder or ())
 
 
 def _check_mode(ctx: typer.Context) -> set[str]:
@@ -142,6 +144,7 @@ def time_models(
     device: str | None = None,
     random_weights: str | None = None,
     text: bool = True,
+    decoders: Sequence[str] = (),
 ) -> None:
     """What `benchmark` does with models, under the same names."""
     import torch
@@ -153,7 +156,9 @@ def time_models(
     from fewstep.eval.tuning import check_tuning, tune
     from fewstep.teacher.loading import find_device
 
-    found = models_of(models) if random_weights is None else []
+    if random_weights is not None and decoders:
+        raise ValueError("--decoder is one that was distilled: it cannot be used with --random-weights")
+    found = models_of(models, decoders) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_replaceable(out)
     find_device(device)

@@ -12,6 +12,7 @@ import typer
 from fewstep.commands.asked import (
     LEVELS,
     Computed,
+    Decoders,
     Device,
     DType,
     Frames,
@@ -91,6 +92,7 @@ def evaluate(
     ] = 2048,
     fvd_weights: Annotated[Path | None, typer.Option(help="I3D weights for fvd.")] = None,
     lpips_trunk: _Trunk = None,
+    decoder: Decoders = None,
     shift: Shift = None,
     frames: Frames = None,
     height: Height = None,
@@ -112,7 +114,7 @@ def evaluate(
     from fewstep.teacher.ranks import launched_ranks
     from fewstep.teacher.shared_folder import only_writers
 
-    found = models_of(models)
+    found = models_of(models, decoder or ())
     folder = _folder(found) if out is None else out
     check_free(folder)
     given = None if prompts is None else read_prompts(prompts)
@@ -173,9 +175,23 @@ def _asked(
     return as_taught(models, Asked(steps, weight, shift, negative_prompt, *size, given=names))
 
 
-def models_of(texts: list[str]) -> list[Model]:
-    """The models that [NAME=]SOURCE[@STEPS[:GUIDANCE]] mean."""
-    return [model_of(name, text) for name, text in named_sources(texts).items()]
+def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
+    """The models that [NAME=]SOURCE[@STEPS[:GUIDANCE]] mean, with the decoders that [NAME=]DIR mean.
+
+    Raises ValueError for what is no model, and for the decoder of a model that is not there.
+    """
+    from dataclasses import replace
+
+    models = [model_of(name, text) for name, text in named_sources(texts).items()]
+    for text in decoders:
+        name, is_named, folder = text.partition("=")
+        if is_named and name not in (one.name for one in models):
+            raise ValueError(
+                f"--decoder {text}: no model is called {name}; there are {', '.join(one.name for one in models)}"
+            )
+        chosen = [one.name for one in models if one.name == name] if is_named else [one.name for one in models[1:]]
+        models = [replace(one, decoder=folder if is_named else text) if one.name in chosen else one for one in models]
+    return models
 
 
 def is_chain(text: str) -> bool:

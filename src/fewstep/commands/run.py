@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+    from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.run_folder import RunFolder
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 def run(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="A YAML file, also of a chain, or a packaged one such as shapes-4step."),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, also of a chain or a small decoder, or a packaged one such as shapes-4step.",
+        ),
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides a setting: stages.1.lr=1e-4.")
@@ -64,7 +68,10 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Distil a teacher, or a chain of them, into a student of few steps; run it again to resume after a stop."""
+    """Distil a teacher, or a chain of them, into a student of few steps, or its decoder into a small one.
+
+    Run it again to resume after a stop.
+    """
     from fewstep.commands.progress import is_main_process
     from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
@@ -72,6 +79,7 @@ def run(
     screen = RunScreen(stdout_is_data=dry_run)
     screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
     from fewstep.distill.chain import is_chain
+    from fewstep.distill.decoder.recipe import is_decoder
     from fewstep.distill.recipe import read_recipe
 
     if not dry_run and (device_memory, tflops) != (None, None):
@@ -82,28 +90,38 @@ def run(
 
         run_chain(recipe, settings or (), again, machine if dry_run else None, screen)
         return
+    if is_decoder(recipe):
+        from fewstep.commands.decoder import run_decoder
+
+        run_decoder(recipe, settings or (), again, dry_run, screen)
+        return
     plan = read_recipe(recipe, settings or ())
     if dry_run and not is_main_process():
         return
     if dry_run:
-        from fewstep.commands.run_checks import check_run
-        from fewstep.commands.run_cost import show
-        from fewstep.commands.run_precision import settle_precision
-        from fewstep.distill.data_checks import check_foreseen
-        from fewstep.distill.run_folder import RunFolder
-        from fewstep.distill.size_checks import planned_clips
-
-        plan, line = settle_precision(plan)
-        if line is not None:
-            screen.say(line)
-        folder = RunFolder(plan.out)
-        outline = check_run(plan, folder, again)
-        if skipped := check_foreseen(plan, folder, outline.teacher):
-            screen.warn(skipped)
-        show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))
+        _show(plan, again, machine, screen)
         return
     with screen:
         follow(plan, again, screen)
+
+
+def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) -> None:
+    """The resolved recipe and what it costs, once nothing stands in its way."""
+    from fewstep.commands.run_checks import check_run
+    from fewstep.commands.run_cost import show
+    from fewstep.commands.run_precision import settle_precision
+    from fewstep.distill.data_checks import check_foreseen
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.distill.size_checks import planned_clips
+
+    plan, line = settle_precision(plan)
+    if line is not None:
+        screen.say(line)
+    folder = RunFolder(plan.out)
+    outline = check_run(plan, folder, again)
+    if skipped := check_foreseen(plan, folder, outline.teacher):
+        screen.warn(skipped)
+    show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))
 
 
 def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = None, option: str | None = None) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from fewstep.distill.recipe import Recipe
+    from fewstep.distill.data_recipe import DataRecipe
+
+_R = TypeVar("_R", bound="DataRecipe")
 
 
-def settle_precision(plan: Recipe) -> tuple[Recipe, str | None]:
+def settle_precision(plan: _R) -> tuple[_R, str | None]:
     """The recipe with float32 or bfloat16 in place of auto, and a line for the user where there is something to say.
 
     A run that is resumed keeps the precision that its recipe.yaml holds. Raises ValueError when there is no such
@@ -24,7 +26,7 @@ def settle_precision(plan: Recipe) -> tuple[Recipe, str | None]:
     return plan.model_copy(update={"precision": choice.precision}), choice.line
 
 
-def settle_for_all(plan: Recipe, processes: PartialState) -> tuple[Recipe, str | None]:
+def settle_for_all(plan: _R, processes: PartialState) -> tuple[_R, str | None]:
     """`settle_precision` by the main process, for every process: their devices may differ, their precision may not."""
     from accelerate.utils import broadcast_object_list
 

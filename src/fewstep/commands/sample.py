@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.student.sampler import Asked, Sampler
+
+Decoder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="A small decoder in place of the teacher's: a run of shapes-decoder or the like."),
+]
 
 
 def sample(
@@ -85,6 +91,7 @@ def sample(
             "or a video; may be given several times. A .jsonl file of prompts names files of its own.",
         ),
     ] = None,
+    decoder: Decoder = None,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
@@ -104,7 +111,7 @@ def sample(
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
     if not typed:
         _check_unprompted(source, asked, teacher)
-    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device)
+    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device, decoder)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:
@@ -113,8 +120,24 @@ def sample(
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 
-def _open(source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None) -> Sampler:
-    """The sampler of any source. Raises ValueError for one that is not there, or cannot be asked so."""
+def _open(
+    source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None, decoder: Path | None
+) -> Sampler:
+    """The sampler of any source, with a small decoder if there is one.
+
+    Raises ValueError for a model or a decoder that is not there, or cannot be asked so.
+    """
+    from fewstep.student.decoder.files import find_decoder, load_decoder
+
+    if decoder is None:
+        return _open_model(source, asked, teacher, dtype, device)
+    find_decoder(decoder)
+    sampler = _open_model(source, asked, teacher, dtype, device)
+    return replace(sampler, decoder=load_decoder(decoder, sampler.teacher))
+
+
+def _open_model(source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None) -> Sampler:
+    """With the teacher's own decoder."""
     import torch
 
     from fewstep.commands.evaluate import is_chain, model_of

@@ -12,6 +12,7 @@ import typer
 
 from fewstep.commands.asked import LEVELS, Computed, Device, DType, guidance_of, load, settle_dtype
 from fewstep.commands.chain_table import chain
+from fewstep.commands.decoder_table import decoder
 from fewstep.commands.progress import Screen
 from fewstep.commands.table_entries import parse_stages
 from fewstep.commands.teacher import parse_steps
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 student_app = typer.Typer(help="Compare students with their teacher.", no_args_is_help=True)
 student_app.command("chain")(chain)
+student_app.command("decoder")(decoder)
 
 
 @student_app.command("table")

@@ -1,4 +1,4 @@
-"""One training loop for the embedded world's networks: progress, TensorBoard, checkpoints, exact resume."""
+"""One training loop for networks that are no students: progress, TensorBoard, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from fewstep.teacher.atomic import naming_full_disk, whole_file
+from fewstep.teacher.filter_muon import FilterMuon
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals
 from fewstep.teacher.lr_scale import lr_scale
 from fewstep.teacher.screen import SILENT, Screen
-from fewstep.teacher.shapes.filter_muon import FilterMuon
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
 # step number alone: that is what makes a resumed run equal an uninterrupted one.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewstep.teacher.shapes.filter_muon import FilterMuon, orthogonal
+from fewstep.teacher.filter_muon import FilterMuon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (16, 16)])

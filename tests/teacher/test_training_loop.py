@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.interrupts import Stop
 from fewstep.teacher.screen import Silent
-from fewstep.teacher.shapes.loop import Budget, train
+from fewstep.teacher.training_loop import Budget, train
 
 
 class Killed(Exception):

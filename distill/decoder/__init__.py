@@ -1,0 +1,1 @@
+"""Distils the decoder of a teacher's autoencoder into a small one."""

@@ -1,0 +1,104 @@
+"""The recipe of a small decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from fewstep.distill.data_recipe import DataRecipe
+from fewstep.distill.mistakes import sentences
+from fewstep.distill.objectives.base import Fraction, Settings
+from fewstep.distill.overrides import apply
+from fewstep.distill.packaged import RECIPES, find_recipe
+from fewstep.distill.settings import Decay, Size
+from fewstep.teacher.limited import Amount, Channels, Clips, Items, Rate, Steps, Weight
+from fewstep.teacher.yaml_text import load_yaml
+
+Blocks = Annotated[int, Field(ge=0, le=64)]
+
+
+class TimeDiscriminator(Settings):
+    """A discriminator of clips over space and time, which keeps textures from fading and motion from flickering."""
+
+    weight: Weight = 0.0
+    """Of the decoder's adversarial loss; the pixels' weighs 1. 0: there is none."""
+    start: Fraction = 0.3
+    """Fraction of the steps before it takes part."""
+    width: Channels = 24
+    """Channels of its first layer."""
+
+
+class DecoderSettings(Settings):
+    """The small decoder and how it is trained."""
+
+    widths: tuple[Channels, ...] = (96, 48, 16)
+    """Channels of each level from the latents up; each level after the first has twice the resolution."""
+    blocks: tuple[Blocks, ...] = (3, 1, 0)
+    """Residual blocks of each level."""
+    clips: Items = 1024
+    """Clips that the teacher's autoencoder decodes once, to be learned from."""
+    window: Size | None = None
+    """Only a part of each clip of this size, at a random place: what large teachers need. Null: whole clips."""
+    noise: Amount = 0.05
+    """Standard deviation of noise on the latents, which are of unit variance, before both decoders see them: latents of
+    a student are not quite its teacher's."""
+    steps: Steps = 4000
+    """Of the optimizer."""
+    batch: Clips = 8
+    """Clips of a step."""
+    lr: Rate = 2e-3
+    """Learning rate of AdamW and, of filters, Muon, falling to 0 over the last `cooldown` of the steps."""
+    cooldown: Fraction = 0.5
+    """Fraction of the steps."""
+    ema: Decay = 0.999
+    """Decay of the moving average, which is kept in the end."""
+    features: Weight = 0.0
+    """Weight of the distance between what the teacher's own encoder makes of both decoders' clips."""
+    discriminator: TimeDiscriminator = TimeDiscriminator()
+    """Judges clips of both decoders."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> DecoderSettings:
+        if len(self.widths) != len(self.blocks) or not self.widths:
+            raise ValueError(
+                f"decoder.widths has {len(self.widths)} entries and decoder.blocks {len(self.blocks)}: give both one "
+                "for each level"
+            )
+        return self
+
+
+class DecoderRecipe(DataRecipe):
+    """A teacher, clips of it, and the small decoder that learns its autoencoder's."""
+
+    out: Path = Path("runs/decoder")
+    """The run directory; a run that stopped there is resumed."""
+    decoder: DecoderSettings = DecoderSettings()
+    """The small decoder."""
+
+
+def is_decoder(path: str) -> bool:
+    """Whether a recipe is a decoder's. Raises ValueError when there is no such recipe; what is no YAML is not one."""
+    try:
+        values = load_yaml(find_recipe(path).read_text("utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(values, dict) and "decoder" in values and "stages" not in values
+
+
+def read_decoder_recipe(path: str, overrides: Sequence[str] = ()) -> DecoderRecipe:
+    """The recipe of a YAML file, or of a packaged one by its name, with `overrides` as `read_recipe` takes them.
+
+    Raises ValueError naming everything that is wrong.
+    """
+    found = find_recipe(path)
+    values: dict[str, Any] = load_yaml(found.read_text("utf-8-sig"))
+    for override in overrides:
+        apply(override, values)
+    try:
+        return DecoderRecipe.model_validate(values, context={"folders": (found.parent, Path.cwd(), RECIPES)})
+    except ValidationError as error:
+        raise ValueError(f"{found}: {'; '.join(sentences(error, DecoderRecipe.model_json_schema()))}") from error

@@ -1,0 +1,100 @@
+"""A small decoder learns what the teacher's autoencoder makes of latents: pixels, and how clips look over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.distill.decoder.pairs import Pairs
+from fewstep.distill.decoder.recipe import DecoderRecipe, DecoderSettings
+from fewstep.distill.decoder.time_discriminator import ClipDiscriminator
+from fewstep.distill.objectives.losses import discriminator_loss, generator_loss
+from fewstep.student.decoder.files import autoencoder_sha256
+from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.training_loop import Budget, train
+
+_WARMUP = 50  # steps
+_WATCH_EVERY = 250  # steps
+
+
+def new_decoder(settings: DecoderSettings, seed: int, teacher: Teacher, pairs: Pairs) -> SmallVideoDecoder:
+    """With random weights, of the factors that the pairs show. Raises ValueError for levels that do not fit them."""
+    spatial, temporal, alone = pairs.factors()
+    vae = teacher.pipeline.vae
+    own = {name: value for name, value in dict(vae.config).items() if not name.startswith("_")}
+    torch.manual_seed(seed)
+    decoder = SmallVideoDecoder(
+        latent_channels=pairs.latents.shape[1],
+        spatial_factor=spatial,
+        temporal_factor=temporal,
+        widths=list(settings.widths),
+        blocks=list(settings.blocks),
+        first_frame_alone=alone,
+        autoencoder=own,
+        autoencoder_sha256=autoencoder_sha256(teacher),
+    )
+    some = pairs.latents[:256].transpose(0, 1).flatten(1)
+    decoder.mean.copy_(some.mean(dim=1))
+    decoder.std.copy_(some.std(dim=1).clamp_min(1e-6))
+    return decoder.to(teacher.device)
+
+
+def train_decoder(
+    recipe: DecoderRecipe, teacher: Teacher, pairs: Pairs, folder: Path, screen: Screen = SILENT
+) -> SmallVideoDecoder:
+    """The trained decoder; `folder` keeps its checkpoint and TensorBoard logs, and training that was begun there is
+    resumed."""
+    settings, device = recipe.decoder, teacher.device
+    decoder = new_decoder(settings, recipe.seed, teacher, pairs)
+    judge = ClipDiscriminator(settings.discriminator.width).to(device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        z, video = (x.to(device) for x in pairs.batch(step, settings.batch, recipe.seed))
+        made = decoder(z)
+        error = made - video
+        parts = {"pixels": error.abs().mean() + error.square().mean()}
+        if settings.features:
+            with torch.no_grad():
+                seen = teacher.encode(video)
+            parts["features"] = settings.features * (teacher.encode(made) - seen).abs().mean()
+        if settings.discriminator.weight and step >= settings.discriminator.start * settings.steps:
+            parts |= _adversarial(judge, made, video, settings.discriminator.weight)
+        figures = {"psnr_db": psnr(error.detach().square().mean())}
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts, **figures}
+
+    def watch(step: int) -> Mapping[str, float]:
+        return {"held_out_psnr_db": held_out_psnr(decoder, pairs)}
+
+    budget = Budget(settings.steps, settings.lr, _WARMUP, settings.cooldown, settings.ema, muon="filters")
+    modules: dict[str, nn.Module] = {"decoder": decoder, "discriminator": judge}
+    train("decoder", folder, modules, losses, budget, watch, watch_every=_WATCH_EVERY, screen=screen)
+    return decoder.requires_grad_(False).eval()
+
+
+def _adversarial(judge: ClipDiscriminator, made: Tensor, video: Tensor, weight: float) -> dict[str, Tensor]:
+    """One backward pass trains both: what the decoder minimises does not reach the discriminator's weights, nor what
+    the discriminator minimises the decoder."""
+    with torch.no_grad():
+        real = judge(video)
+    fools = generator_loss("relativistic", real, judge.frozen(made))
+    tells = discriminator_loss("relativistic", judge(video), judge(made.detach()))
+    return {"adversarial": weight * fools, "discriminator": tells}
+
+
+@torch.no_grad()
+def held_out_psnr(decoder: SmallVideoDecoder, pairs: Pairs) -> float:
+    """In dB, of decoded clips in -1..1 against the autoencoder's, over the pairs held out."""
+    errors = [
+        (decoder(z.to(decoder.device)).clamp(-1, 1).cpu() - video).square().mean() for z, video in pairs.held_out()
+    ]
+    return float(psnr(torch.stack(errors).mean()))
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of a mean squared error on the range -1..1."""
+    return 10 * torch.log10(4 / mse.clamp_min(1e-12))

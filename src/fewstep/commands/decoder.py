@@ -1,0 +1,148 @@
+"""What `fewstep run` does with the recipe of a small decoder: data, pairs, training, a folder that diffusers loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewstep import __version__
+from fewstep.commands.run_screen import RunScreen
+
+if TYPE_CHECKING:
+    from fewstep.distill.decoder.pairs import Pairs
+    from fewstep.distill.decoder.recipe import DecoderRecipe
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+    from fewstep.teacher.base import Teacher
+
+
+def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run: bool, screen: RunScreen) -> None:
+    """Follows it, or only checks it; see `fewstep run`."""
+    import typer
+
+    from fewstep.commands.run_precision import settle_precision
+    from fewstep.distill.decoder.recipe import read_decoder_recipe
+    from fewstep.distill.run_folder import RunFolder
+
+    if again is not None:
+        raise ValueError(f"--again {again}: a decoder's recipe has no stages; delete its folder to train it again")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a decoder is trained in one process: start it without torchrun or accelerate")
+    plan, line = settle_precision(read_decoder_recipe(recipe, settings))
+    folder = RunFolder(plan.out)
+    if line is not None:
+        screen.say(line)
+    check(plan, folder)
+    if dry_run:
+        typer.echo(plan.dump_yaml(), nl=False)
+        _say_plan(plan, screen)
+        return
+    with screen, folder.locked():
+        follow(plan, folder, screen)
+
+
+def check(plan: DecoderRecipe, folder: RunFolder) -> None:
+    """Raises ValueError, before a weight is loaded, for all that stands in the way of the run."""
+    from fewstep.distill.data_checks import check_foreseen, check_source
+    from fewstep.distill.size_checks import check_possible, planned_sizes
+    from fewstep.distill.taken_folders import check_not_taken
+    from fewstep.teacher.buckets import size_said
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.outline import outline_teacher
+
+    folder.check(plan)
+    check_not_taken(folder.path, folder.elsewhere)
+    folder.check_unlocked()
+    find_device(plan.device)
+    check_source(plan, folder)
+    outline = outline_teacher(plan.teacher)
+    sizes = planned_sizes(plan, outline.teacher)
+    check_possible(outline.teacher, sizes)
+    window = plan.decoder.window
+    if window is not None:
+        for size in sizes:
+            if any(part > whole for part, whole in zip(window.plain, size, strict=True)):
+                raise ValueError(f"decoder.window is {window}, and clips are {size_said(size)}: make it smaller")
+        check_possible(outline.teacher, [window.plain])
+    elif len(sizes) > 1:
+        raise ValueError(
+            "clips of several sizes make no batch: set decoder.window to a size that fits into all of them"
+        )
+    check_foreseen(plan, folder, outline.teacher)
+
+
+def _say_plan(plan: DecoderRecipe, screen: RunScreen) -> None:
+    settings = plan.decoder
+    screen.say(
+        f"{settings.clips} clips decoded once by the autoencoder, then {settings.steps} steps of {settings.batch}; a "
+        f"decoder of {', '.join(map(str, settings.widths))} channels"
+    )
+
+
+def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
+    """The run itself, once nothing stands in its way; what is there already is not made again."""
+    import torch
+
+    from fewstep.distill.data import read_clips
+    from fewstep.distill.data_report import check_usable
+    from fewstep.distill.decoder.pairs import Pairs, make_pairs
+    from fewstep.distill.decoder.training import held_out_psnr, train_decoder
+    from fewstep.student.decoder.files import FOLDER
+    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.buckets import datasets_in
+
+    screen.say(f"loading the teacher {plan.teacher} ({plan.precision})")
+    teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), plan.device)
+    folder.begin(plan)
+    screen.log_to(plan.out)
+    screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
+    finished = plan.out / FOLDER
+    if finished.is_dir():
+        screen.say(f"the decoder is in {finished} already")
+        return
+    data = _make_data(plan, teacher, folder, screen)
+    if line := check_usable(plan.data, data):
+        screen.warn(line)
+    teacher.use_size(read_clips(data, teacher, plan.sizes).size)
+    teacher.free_text()
+    with screen.clips() as on_clip:
+        make_pairs(plan, teacher, datasets_in(data), plan.out / "pairs", on_clip)
+    pairs = Pairs(plan.out / "pairs")
+    screen.say(f"{len(pairs)} pairs to learn from, {pairs.num_held_out} held out")
+    decoder = train_decoder(plan, teacher, pairs, plan.out, screen)
+    _finish(decoder, plan, held_out_psnr(decoder, pairs), pairs, finished)
+    screen.say(f"the decoder is in {finished}: `fewstep sample STUDENT --decoder {plan.out} ...`")
+
+
+def _make_data(plan: DecoderRecipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> Path:
+    """The dataset of latents, made unless it is there."""
+    from fewstep.distill.data import make_data
+    from fewstep.distill.size_checks import clip_sizes
+
+    if plan.data.kind == "dataset":
+        return plan.data.folder
+    screen.say(f"planning the data of {plan.teacher}, with a hash of the teacher's weights")
+    with screen.clips() as on_clip:
+        return make_data(
+            plan.data, teacher, plan.teacher, clip_sizes(plan, teacher), folder.data, on_clip, folder.elsewhere
+        )
+
+
+def _finish(decoder: SmallVideoDecoder, plan: DecoderRecipe, psnr_db: float, pairs: Pairs, folder: Path) -> None:
+    """The folder appears whole, once diffusers has loaded it and decoded the same; then the checkpoint may go."""
+    from fewstep.distill.checkpoint import FILE_NAME as STATE
+    from fewstep.student.decoder.card import decoder_card
+    from fewstep.student.decoder.files import check_loads, save_decoder
+    from fewstep.student.export.whole_folder import whole_folder
+
+    result = {"psnr_db": psnr_db, "held_out": pairs.num_held_out, "steps": plan.decoder.steps}
+    with whole_folder(folder) as part:
+        save_decoder(decoder, part, decoder_card(decoder, plan.teacher, result))
+        check_loads(part, decoder, pairs.latents[-1:].to(decoder.device))
+        (part / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (plan.out / STATE).unlink(missing_ok=True)

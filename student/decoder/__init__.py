@@ -1,0 +1,1 @@
+"""Small decoders that stand in for the decoder of a teacher's autoencoder."""

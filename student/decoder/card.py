@@ -1,0 +1,61 @@
+"""The README.md of a small decoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+
+_TEXT = """---
+library_name: diffusers
+tags: [fewstep, video, autoencoder]
+{base}---
+
+# A small decoder for {teacher}
+
+It decodes latents as the autoencoder of {teacher} does, from which it was distilled, in less time. It has no encoder:
+what a pipeline encodes, such as a first frame, its own autoencoder still does.
+
+```python
+import torch
+from diffusers import AutoModel, DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{teacher}").to("cuda")
+# runs video_decoder.py, which lies beside the weights
+decoder = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
+decoder = decoder.to(pipe.vae.device, pipe.vae.dtype)
+pipe.vae.decode = decoder.decode
+```
+
+Long clips can be decoded piece by piece, each as soon as its latents are there:
+
+```python
+for frames in decoder.stream(latents.split(2, dim=2)):  # (B, 3, F, H, W) in -1..1
+    ...
+```
+
+| | |
+| --- | --- |
+| pixels per side of a latent | {spatial} |
+| frames per latent frame | {temporal} |
+| parameters | {parameters:,} |
+| steps of training | {steps} |
+| PSNR against the autoencoder, {held_out} clips held out | {psnr_db:.1f} dB |
+
+It was measured against the autoencoder on clips like those that it was trained on, and on no others.
+"""
+
+
+def decoder_card(decoder: SmallVideoDecoder, teacher: str, result: Mapping[str, Any]) -> str:
+    """Of a finished decoder; a teacher in a folder of this machine is not named."""
+    on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", teacher) is not None
+    return _TEXT.format(
+        base=f"base_model: {teacher}\n" if on_hub else "",
+        teacher=teacher if on_hub else "ORG/TEACHER",
+        spatial=decoder.config.spatial_factor,
+        temporal=decoder.config.temporal_factor,
+        parameters=sum(p.numel() for p in decoder.parameters()),
+        **result,
+    )

@@ -3,10 +3,12 @@ float32's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import every_network
@@ -44,7 +46,20 @@ def quantise_base(teacher: Teacher, kind: EightBits) -> None:
     for layer in found:
         if not is_quantised(layer.weight):
             torchao.quantize_(layer, settings)
-            layer.requires_grad_(False)
+            layer.requires_grad_(False).__class__ = EightBitLinear
+
+
+@contextmanager
+def base_of(teacher: Teacher, kind: EightBits | None) -> Iterator[None]:
+    """The denoiser's weights are as `quantise_base` makes them inside the `with` block, and as they were behind it."""
+    weights = [] if kind is None else [(layer, layer.weight) for layer in chosen_layers(teacher)]
+    if kind is not None:
+        quantise_base(teacher, kind)
+    try:
+        yield
+    finally:
+        for layer, weight in weights:
+            layer.weight, layer.__class__ = weight, nn.Linear
 
 
 def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
@@ -53,7 +68,8 @@ def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
     for network in every_network(teacher.denoiser):
         exact = set(getattr(network, "_keep_in_fp32_modules", None) or ())
         layers = block_linears(teacher, network)
-        found |= {id(layer): layer for name, layer in layers.items() if not exact & set(name.split("."))}
+        plain = {name: layer for name, layer in layers.items() if type(layer) in (nn.Linear, EightBitLinear)}
+        found |= {id(layer): layer for name, layer in plain.items() if not exact & set(name.split("."))}
     if not found:
         kinds = {type(network).__name__ for network in every_network(teacher.denoiser)}
         raise ValueError(
@@ -63,6 +79,30 @@ def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
     return list(found.values())
 
 
-def is_quantised(weight: torch.Tensor) -> bool:
+def is_quantised(weight: Tensor) -> bool:
     """Whether a weight is one of torchao's."""
     return hasattr(weight, "qdata")
+
+
+class EightBitLinear(nn.Linear):
+    """A frozen layer with torchao's weights. Its backward pass turns them back once more: torchao's own would keep what
+    its forward pass turned them into, so that a student's graph would hold all weights in 16 bits or more."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in autocast's dtype where it is on."""
+        device = "cpu" if input.is_meta else input.device.type
+        if torch.is_autocast_enabled(device):  # torchao's layers give what they get, which after norms is float32
+            input = input.to(torch.get_autocast_dtype(device))
+        product: Tensor = _Product.apply(input, self.weight)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, input: Tensor, weight: Any) -> Tensor:
+        context.weight = weight
+        return nn.functional.linear(input, weight)
+
+    @staticmethod
+    def backward(context: Any, gradient: Any) -> tuple[Tensor, None]:
+        return gradient @ context.weight.dequantize().to(gradient.dtype), None

@@ -16,6 +16,11 @@ OptimizerKind = Literal["adamw", "adamw_fused", "adamw8bit", "adamw4bit"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _OF_FEW_BITS = {"adamw8bit": "AdamW8bit", "adamw4bit": "AdamW4bit"}  # torchao's, arXiv 2110.02861 and 2309.01507
 
+# bytes of each of the two moments, with the scales of blocks of 256 and 128; small tensors keep 4
+MOMENT_BYTES: dict[OptimizerKind, float] = {
+    "adamw": 4, "adamw_fused": 4, "adamw8bit": 1 + 4 / 256, "adamw4bit": 1 / 2 + 4 / 128,
+}  # fmt: skip
+
 
 def has_few_bits(kind: OptimizerKind) -> bool:
     """Whether moments are kept in blocks of 8 or 4 bits."""

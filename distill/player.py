@@ -93,8 +93,7 @@ def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     ours, theirs = _tensors(own), _tensors(saved)
     for name in ours.keys() | theirs.keys():
         value, like = theirs.get(name), ours.get(name)
-        fits = isinstance(value, Tensor) and like is not None and value.shape == like.shape
-        if not fits or value.dtype.is_floating_point != like.dtype.is_floating_point:
+        if not isinstance(value, Tensor) or like is None or value.shape != like.shape or value.dtype != like.dtype:
             raise ValueError(f"what its optimizer remembers as {name} does not fit")
     if any(bool((theirs[name] < 0).any()) for name in theirs if name.startswith("exp_avg_sq") or "scale" in name):
         raise ValueError("what its optimizer remembers is not Adam's")

@@ -16,9 +16,11 @@ from torch import Tensor
 from fewstep.distill.batches import Batches
 from fewstep.distill.objectives.base import Objective
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.parallel import Layout, Parallel, gathered
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
+from fewstep.student.average import Kept
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
 from fewstep.teacher.base import Teacher
@@ -35,7 +37,15 @@ class Case:
     data: Path
     folder: Path
 
-    def trainer(self, kind: str = "progressive", train: Train = "full", layout: Any = "ddp", **stage: Any) -> Trainer:
+    def trainer(
+        self,
+        kind: str = "progressive",
+        train: Train = "full",
+        layout: Any = "ddp",
+        optimizer: OptimizerKind = "adamw",
+        average: Kept = "device",
+        **stage: Any,
+    ) -> Trainer:
         """Of several processes each calls it."""
         accelerator = Accelerator(cpu=True)
         held = Layout(Parallel(kind=layout), accelerator)
@@ -48,7 +58,7 @@ class Case:
             | stage
         )  # fmt: skip
         held.prepare(self.teacher)
-        roles = Roles(self.teacher, train, rank=4)
+        roles = Roles(self.teacher, train, rank=4, average=average)
         roles.place(held.placing(self.teacher), gathered)
         alone = Batches(self.data, self.teacher, seed=0, stage=0)
         rank, count = accelerator.process_index, accelerator.num_processes
@@ -61,6 +71,7 @@ class Case:
             accelerator,
             QUIET,
             self.folder,
+            optimizer=optimizer,
         )
 
     def contract(self, stage: Stage, train: Train) -> SamplingContract:

@@ -34,8 +34,8 @@ def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
         yield (lightest := _with(lightest, "optimizer", "adamw8bit"))
     if recipe.train_of(index) == "full":
         yield (lightest := _adapters(lightest, index))
-    stages = lightest[1].stages
-    if recipe.student.base is None and not shards and not any(s.train == "full" or s.objective.trains_copy for s in stages):
+    whole = any(stage.train == "full" or stage.objective.trains_copy for stage in lightest[1].stages)
+    if recipe.student.base is None and not (whole or shards):
         yield _in_eight_bits(lightest)
 
 

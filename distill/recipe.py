@@ -146,8 +146,8 @@ class Recipe(Settings):
         wrong, base, shards = [], self.student.base, self.parallel.kind == "fsdp"
         if has_few_bits(self.optimizer) and shards:
             wrong.append(
-                f"optimizer: {self.optimizer} keeps moments in blocks, which are not split over processes: use adamw or "
-                "adamw_fused with parallel.kind=fsdp, or parallel.kind=ddp"
+                f"optimizer: {self.optimizer} keeps moments in blocks, which are not split over processes: use adamw "
+                "or adamw_fused with parallel.kind=fsdp, or parallel.kind=ddp"
             )
         if base is None:
             return wrong

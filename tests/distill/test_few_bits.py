@@ -22,6 +22,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "regression": {},
     "adversarial": {"objective": {"kind": "adversarial", "warmup": 1, "discriminator": {"backbone": "lora"}}},
 }
+HELD = [
+    *({"optimizer": kind} for kind in ("adamw8bit", "adamw4bit", "adamw_fused")),
+    *({"average": kept} for kept in ("cpu", "none")),
+]
 
 
 @contextmanager
@@ -50,17 +54,19 @@ def change(trainer: Trainer, teacher: Teacher) -> Tensor:
         return own - teacher.denoise(z, 0.8, asked)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize(("base", "apart"), [("int8", 0.2), ("fp8", 0.4)])
+@pytest.mark.parametrize(
+    ("base", "objective", "apart"),
+    [("int8", "regression", 0.05), ("int8", "adversarial", 0.2), ("fp8", "regression", 0.3)],
+)
 def test_adapters_on_eight_bits_learn_nearly_the_same(
-    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, objective: str, base: EightBits, apart: float
+    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str, apart: float
 ) -> None:
     """`apart`: of what a student says otherwise than the teacher that its adapters stand on."""
     found = []
     for kind in (None, base):
         with rounded(tiny_teacher, kind):
             case = case_in(tmp_path / str(kind), tiny_teacher, tiny_dataset)
-            trainer = case.trainer(train="lora", lr=1e-2, steps=8, **OBJECTIVES[objective])
+            trainer = case.trainer(train="lora", lr=1e-2, batch=2, **OBJECTIVES[objective])
             run(trainer)
             found.append(change(trainer, tiny_teacher))
     exact, other = found
@@ -70,24 +76,20 @@ def test_adapters_on_eight_bits_learn_nearly_the_same(
 
 @pytest.mark.parametrize(("base", "objective"), [("int8", "adversarial"), ("fp8", "regression")])
 def test_a_stage_on_eight_bits_resumes_bit_for_bit(
-    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, objective: str, base: EightBits
+    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str
 ) -> None:
     ends = []
     with rounded(tiny_teacher, base):
-        for name, stops in (("whole", [0]), ("stopped", [2, 0])):
+        for name, stops in (("whole", [0]), ("stopped", [1, 0])):
             case = case_in(tmp_path / name, tiny_teacher, tiny_dataset)
             for stop in stops:
-                trainer = case.trainer(train="lora", steps=4, batch=2, **OBJECTIVES[objective])
+                trainer = case.trainer(train="lora", steps=3, batch=2, **OBJECTIVES[objective])
                 run(trainer, stop)
             ends.append(weights(trainer))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize(
-    "held",
-    [{"optimizer": "adamw8bit"}, {"optimizer": "adamw4bit"}, {"optimizer": "adamw_fused"}, {"average": "cpu"}, {"average": "none"}],
-    ids=lambda held: " ".join(held.values()),
-)  # fmt: skip
+@pytest.mark.parametrize("held", HELD, ids=lambda held: " ".join(held.values()))
 def test_every_way_to_hold_a_stage_resumes_bit_for_bit(
     tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, held: dict[str, Any]
 ) -> None:
@@ -95,10 +97,10 @@ def test_every_way_to_hold_a_stage_resumes_bit_for_bit(
     if "bit" in held.get("optimizer", ""):
         pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
     ends = []
-    for name, stops in (("whole", [0]), ("stopped", [2, 0])):
+    for name, stops in (("whole", [0]), ("stopped", [1, 0])):
         case = case_in(tmp_path / name, tiny_teacher, tiny_dataset)
         for stop in stops:
-            trainer = case.trainer(steps=4, batch=2, **OBJECTIVES["adversarial"], **held)
+            trainer = case.trainer(steps=3, batch=2, **OBJECTIVES["adversarial"], **held)
             run(trainer, stop)
         ends.append(weights(trainer) | dict(trainer.modules["discriminator"].state_dict()))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

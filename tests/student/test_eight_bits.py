@@ -106,5 +106,5 @@ def test_adapters_load_on_the_teacher_as_it_is(tiny_wan_folder: Path, tmp_path: 
 def test_a_network_without_such_layers_is_refused(tiny_wan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = fresh(tiny_wan_folder)
     monkeypatch.setattr(type(teacher), "blocks", lambda self, network: [])
-    with pytest.raises(ValueError, match="WanTransformer3DModel has no linear layers in its blocks .* leave it out"):
+    with pytest.raises(ValueError, match=r"WanTransformer3DModel has no linear layers in its blocks .* leave it out"):
         quantise_base(teacher, "int8")

@@ -76,7 +76,7 @@ def plain(remembered: Tensor) -> Tensor | Mapping[str, Tensor]:
     """What a checkpoint holds of it: itself, or its blocks' codes and scales. They are the very same memory."""
     if not is_traceable_wrapper_subclass(remembered) or not hasattr(remembered, "codes"):
         return remembered
-    return {"codes": remembered.codes, "scale": remembered.scale}  # type: ignore[attr-defined]
+    return {"codes": remembered.codes, "scale": remembered.scale}
 
 
 def _as_it_is(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:

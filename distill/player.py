@@ -55,8 +55,8 @@ class Player:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """The optimizer's, for a checkpoint: as torch says it of a single group, in plain tensors, whatever is sharded or
-        of few bits."""
+        """The optimizer's, for a checkpoint: as torch says it of a single group, in plain tensors, whatever is sharded
+        or of few bits."""
         own = self.optimizer.state
         known = [(i, own[p]) for i, p in enumerate(self.parameters) if p in own]
         state = {i: {name: plain(remembered) for name, remembered in of_one.items()} for i, of_one in known}

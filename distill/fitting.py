@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fewstep.distill.optimizers import has_few_bits
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 
@@ -13,7 +14,8 @@ Changed = tuple[list[str], Recipe]  # settings as --set takes them, and the reci
 def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
     """Ways to need less memory in stage `index`, that change less of the result first.
 
-    More micro-batches and recomputed activations change seconds alone; LoRA changes what is learned.
+    More micro-batches, recomputed activations and an average in main memory change seconds alone; moments in eight bits
+    change what is learned a little, LoRA more, and then its frozen weights may be in eight bits.
     """
     start: Changed = ([], recipe)
     divided = _one_by_one(start, index) if recipe.stages[index].accumulate < recipe.stages[index].batch else start
@@ -25,8 +27,16 @@ def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
         if divided is not start:
             yield _with(start, "gradient_checkpointing", True)
         yield lightest
+    if recipe.average == "device" and recipe.stages[index].ema:
+        yield (lightest := _with(lightest, "average", "cpu"))
+    shards = recipe.parallel.kind == "fsdp"
+    if not (has_few_bits(recipe.optimizer) or shards):
+        yield (lightest := _with(lightest, "optimizer", "adamw8bit"))
     if recipe.train_of(index) == "full":
-        yield _adapters(lightest, index)
+        yield (lightest := _adapters(lightest, index))
+    whole = any(stage.train == "full" or stage.objective.trains_copy for stage in lightest[1].stages)
+    if recipe.student.base is None and not (whole or shards):
+        yield _in_eight_bits(lightest)
 
 
 def what_fits(
@@ -66,6 +76,13 @@ def _adapters(changed: Changed, index: int) -> Changed:
     stages[index] = stages[index].model_copy(update={"train": "lora"})
     whose = "student" if recipe.stages[index].train is None else f"stages.{stages[index].name}"
     return [*settings, f"{whose}.train=lora"], recipe.model_copy(update={"stages": stages})
+
+
+def _in_eight_bits(changed: Changed) -> Changed:
+    """The weights under the adapters of every stage."""
+    settings, recipe = changed
+    student = recipe.student.model_copy(update={"base": "int8"})
+    return [*settings, "student.base=int8"], recipe.model_copy(update={"student": student})
 
 
 def _with(changed: Changed, name: str, value: object) -> Changed:

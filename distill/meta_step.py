@@ -7,7 +7,7 @@ counted as it comes and goes. So the count holds for any family, objective and r
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shapes_config
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -54,7 +54,8 @@ class MetaMemory(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         for module in modules:
             for tensor in (*module.parameters(), *module.buffers()):
-                self._count(tensor)
+                for part in plain_tensors(tensor):
+                    self._count(part)
 
     def __enter__(self) -> Any:
         """Masks then choose everything."""
@@ -73,6 +74,8 @@ class MetaMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # one of torchao's, which asks again with the tensors that it is made of
         named = dict(kwargs or {})
         first = args[0] if args and isinstance(args[0], Tensor) and args[0].is_meta else None
         if first is not None and func is _ATEN._local_scalar_dense.default:
@@ -102,6 +105,16 @@ class MetaMemory(TorchDispatchMode):
 
     def _drop(self, key: int) -> None:
         self.held -= self._sizes.pop(key, 0)
+
+
+def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor, or those that it is made of, where bits are few."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from plain_tensors(getattr(tensor, name))
 
 
 class AsOnDevice(TorchFunctionMode):

@@ -20,7 +20,7 @@ def memory_sentence(stage: Stage, step: int) -> str:
     """One sentence: where it happened, what is kept, and which lines of the recipe take less."""
     clips = stage.batch // stage.accumulate
     knobs = [] if clips == 1 else [f"accumulate above {stage.accumulate} ({clips} clips go through at once now)"]
-    knobs += ["gradient_checkpointing: true", "student.train: lora", "a smaller size"]
+    knobs += ["gradient_checkpointing: true", "average: cpu", "student.train: lora", "a smaller size"]
     return (
         f"stage {stage.name}: memory ran out in step {step + 1}; the {step} steps before it are kept: run the same "
         f"command again with one of {', '.join(knobs)} (--dry-run says what each takes)"

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fewstep.distill.gradients import average_gradients, clip_gradients
+from fewstep.distill.optimizers import MOMENTS, OptimizerKind, fresh_state, make_optimizer, plain, step
 from fewstep.distill.parallel import fill, is_part
 
 
@@ -24,12 +25,13 @@ class Player:
         betas: tuple[float, float],
         weight_decay: float,
         clip: float,
+        optimizer: OptimizerKind = "adamw",
     ) -> None:
         self.parameters = list(parameters)
         # groups of their own: torch handles all of a group's tensors in one go where it can
         kinds = [[p for p in self.parameters if is_part(p) == sharded] for sharded in (False, True)]
         groups = [{"params": kind} for kind in kinds if kind] or [{"params": []}]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.optimizer = make_optimizer(optimizer, groups, lr, betas, weight_decay)
         self._lr, self._clip = lr, clip
 
     def gather(self, accelerator: Accelerator, loss: float = 0.0) -> float:
@@ -45,9 +47,7 @@ class Player:
 
     def move(self, scale: float) -> None:
         """One step on the gradients, which are then cleared."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._lr * scale
-        self.optimizer.step()
+        step(self.optimizer, self._lr * scale)
         self.clear()
 
     def clear(self) -> None:
@@ -55,9 +55,11 @@ class Player:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """The optimizer's, for a checkpoint: as torch says it of a single group, whatever is sharded."""
+        """The optimizer's, for a checkpoint: as torch says it of a single group, in plain tensors, whatever is sharded
+        or of few bits."""
         own = self.optimizer.state
-        state = {i: own[p] for i, p in enumerate(self.parameters) if p in own}
+        known = [(i, own[p]) for i, p in enumerate(self.parameters) if p in own]
+        state = {i: {name: plain(remembered) for name, remembered in of_one.items()} for i, of_one in known}
         group = {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
         return {"state": state, "param_groups": [group | {"params": list(range(len(self.parameters)))}]}
 
@@ -70,28 +72,43 @@ class Player:
             raise ValueError("its optimizer is of other parameters")
         self.begin(state["state"].keys())
         for i, saved in state["state"].items():
-            own = self.optimizer.state[self.parameters[int(i)]]
+            own = {name: plain(x) for name, x in self.optimizer.state[self.parameters[int(i)]].items()}
             _check_moments(saved, own)
-            for key, tensor in saved.items():
-                fill(own[key], tensor)
+            for one, of_it in zip(_tensors(own).values(), _tensors(saved).values(), strict=True):
+                fill(one, of_it)
 
     def begin(self, numbers: Iterable[int]) -> None:
         """Gives the parameters of these numbers, and no others, an optimizer's state, to be filled."""
         self.optimizer.state.clear()
         for i in numbers:
             parameter = self.parameters[int(i)]
-            moments = {name: torch.zeros_like(parameter.detach()) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+            self.optimizer.state[parameter] = fresh_state(self.optimizer, parameter)
 
 
-def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    if saved.keys() != own.keys() or bool((saved["exp_avg_sq"] < 0).any()):
+def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if saved.keys() != own.keys():
+        raise ValueError("what its optimizer remembers is not Adam's")
+    for name in MOMENTS:
+        if isinstance(saved[name], Mapping) != isinstance(own[name], Mapping):
+            raise ValueError("its optimizer remembers in another number of bits")
+    ours, theirs = _tensors(own), _tensors(saved)
+    for name in ours.keys() | theirs.keys():
+        value, like = theirs.get(name), ours.get(name)
+        if not isinstance(value, Tensor) or like is None or value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(f"what its optimizer remembers as {name} does not fit")
+    if any(bool((theirs[name] < 0).any()) for name in theirs if name.startswith("exp_avg_sq") or "scale" in name):
         raise ValueError("what its optimizer remembers is not Adam's")
     if not 1 <= float(saved["step"]) < 2**53:
         raise ValueError(f"its optimizer has made {float(saved['step']):g} steps")
-    for name, value in saved.items():
-        if not isinstance(value, Tensor) or value.shape != own[name].shape or not value.is_floating_point():
-            raise ValueError(f"what its optimizer remembers as {name} does not fit")
+
+
+def _tensors(of_one: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a parameter, by their names, in an order of their own."""
+    found: dict[str, Any] = {}
+    for name in sorted(of_one):
+        parts = of_one[name] if isinstance(of_one[name], Mapping) else {"": of_one[name]}
+        found |= {f"{name} {part}".strip(): parts[part] for part in sorted(parts)}
+    return found
 
 
 def as_numbers(figures: dict[str, Tensor]) -> dict[str, float]:

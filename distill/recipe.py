@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -13,6 +13,7 @@ from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
+from fewstep.distill.optimizers import OptimizerKind, has_few_bits
 from fewstep.distill.overrides import apply, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
 from fewstep.distill.parallel import Parallel
@@ -63,6 +64,11 @@ class Recipe(DataRecipe):
     has its own clips, and every batch is of one of them. Of an AnimateDiff teacher image models will do."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: slower, in less memory."""
+    optimizer: OptimizerKind = "adamw"
+    """AdamW, of student and discriminator: in one fused kernel (adamw_fused), or with moments in 8 or 4 bits by torchao
+    (adamw8bit, adamw4bit)."""
+    average: Literal["device", "cpu"] = "device"
+    """Where the moving averages of students are kept; cpu: in main memory. A stage with `ema: 0` keeps none."""
     shift: Shift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: EmbeddedGuidance | None = None
@@ -92,7 +98,7 @@ class Recipe(DataRecipe):
     def _relay_holds(self) -> Recipe:
         if not self.stages:
             raise ValueError("stages is empty: a relay has at least one")
-        wrong = self._mistakes_of_bases()
+        wrong = [*self._mistakes_of_bases(), *self._mistakes_of_few_bits()]
         wrong += [sentence for index in range(len(self.stages)) for sentence in self._mistakes(index)]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -107,6 +113,31 @@ class Recipe(DataRecipe):
             wrong.append("bases: each base model has its own clips, and a dataset is of one: use rollouts or videos")
         if len({self.teacher, *self.bases}) <= len(self.bases):
             wrong.append("bases: a base model is named twice, or is the teacher: name each once")
+        return wrong
+
+    def _mistakes_of_few_bits(self) -> list[str]:
+        """What weights or moments of few bits do not go together with."""
+        wrong, base, shards = [], self.student.base, self.parallel.kind == "fsdp"
+        if has_few_bits(self.optimizer) and shards:
+            wrong.append(
+                f"optimizer: {self.optimizer} keeps moments in blocks, which are not split over processes: use adamw "
+                "or adamw_fused with parallel.kind=fsdp, or parallel.kind=ddp"
+            )
+        if base is None:
+            return wrong
+        if shards:
+            wrong.append("student.base: weights in eight bits are not sharded: set parallel.kind=ddp, or leave it out")
+        if full := [stage.name for index, stage in enumerate(self.stages) if self.train_of(index) == "full"]:
+            wrong.append(
+                f"student.base is {base}, and {', '.join(full)} trains whole networks, which eight bits are too coarse "
+                "for: set train to lora, or leave student.base out"
+            )
+        if copying := [stage.name for stage in self.stages if stage.objective.trains_copy]:
+            wrong.append(
+                f"student.base is {base}, and {', '.join(copying)} trains a whole copy of the teacher's network, which "
+                "eight bits are too coarse for: set objective.discriminator.backbone to frozen or lora, or leave "
+                "student.base out"
+            )
         return wrong
 
     def teacher_of(self, index: int) -> int | None:

@@ -36,8 +36,9 @@ FOLDERS = ("data", "stages", "samples", "curves", "tensorboard", "pairs", "decod
 # manifest sees to it that files which moved still say the same.
 _FREE = (
     "out", "device", "logging", "gradient_checkpointing", "data.prompts", "data.captions", "data.batch",
-    "data.min_usable", "watch", "parallel",
+    "data.min_usable", "watch", "parallel", "average",
 )  # fmt: skip
+_SINCE = {"optimizer": "adamw"}  # what recipes of versions before did not say, and meant
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class RunFolder:
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
             return []
-        changed = _differences(self._begun(), recipe.model_dump(mode="json"))
+        changed = _differences(_SINCE | self._begun(), recipe.model_dump(mode="json"))
         refused = [name for name in changed if not _is_of(name, standing)]
         if refused:
             raise ValueError(

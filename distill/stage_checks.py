@@ -9,12 +9,14 @@ from fewstep.distill import sharded_checkpoint
 from fewstep.distill.checkpoint import load_state
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.expert_plan import check_supervisor, expert_plan
+from fewstep.distill.optimizers import check_optimizer
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
 from fewstep.student.denoiser import ADAPTER
+from fewstep.student.eight_bits import chosen_layers, torchao_quantization
 from fewstep.student.weights import check_weights
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.outline import Outline
@@ -24,9 +26,13 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
     """Raises ValueError when the teacher's denoiser cannot be trained or read as the stages ask.
 
     LoRA fits none of its modules, it cannot compute activations again, the expert that a stage trains has no node, or
-    an objective cannot work with it: it has no blocks that a discriminator could read, say. And when a student of one
-    step would predict eps (`planned_conversions`).
+    an objective cannot work with it: it has no blocks that a discriminator could read, say. When a student of one
+    step would predict eps (`planned_conversions`), and when torchao is missing where moments or weights need it.
     """
+    check_optimizer(recipe.optimizer)
+    if (base := recipe.student.base) is not None:
+        torchao_quantization(f"student.base={base}")
+        chosen_layers(outline.teacher)
     planned_conversions(recipe, outline.teacher.schedule.prediction)
     for index, stage in enumerate(recipe.stages):
         expert_plan(stage, outline.teacher)

@@ -30,6 +30,7 @@ from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
+from fewstep.student.eight_bits import quantise_base
 from fewstep.student.weights import weights_sha256
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
@@ -113,6 +114,8 @@ class Relay:
         if prepared.probe is not None:
             result |= self._unless_stopped(prepared.probe, trainer.kept)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
+        if self.recipe.student.base is not None:
+            result["base_bits"] = 8  # of the weights under the adapters while they were trained
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
 
@@ -162,7 +165,7 @@ class Relay:
             roles, batches = trainer.roles, self._batches(index + CONVERSIONS)
             return conversion_trainer(
                 stage, conversion, roles, self._start(index, roles), batches, trainer.contract, self.accelerator,
-                self.recipe.logging, self.folder.path,
+                self.recipe.logging, self.folder.path, self.recipe.optimizer,
             )  # fmt: skip
 
         converting = self._unless_stopped(prepare, f"stage {stage.name} is next")
@@ -216,7 +219,7 @@ class Relay:
         liveliness = Liveliness(roles, gauged[0], supervision)
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
-            self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure),
+            self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure), self.recipe.optimizer,
         )  # fmt: skip
         probe = self._probe(index, stage, supervision, roles, batches, any_batch)
         return _Prepared(trainer, lambda step: watch(step) | liveliness.measure(), probe, conversion)
@@ -275,9 +278,16 @@ def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:
-    """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself."""
-    lora, experts = recipe.student.lora, expert_plan(recipe.stages[index], teacher).trained
-    roles = Roles(teacher, recipe.train_of(index), start, supervisor, lora.rank, lora.alpha, lora.targets, experts)
+    """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself.
+
+    Where the recipe says so, the teacher's own weights are in eight bits from now on.
+    """
+    stage, lora = recipe.stages[index], recipe.student.lora
+    if recipe.student.base is not None:
+        quantise_base(teacher, recipe.student.base)
+    experts, average = expert_plan(stage, teacher).trained, "none" if stage.ema == 0 else recipe.average
+    train = recipe.train_of(index)
+    roles = Roles(teacher, train, start, supervisor, lora.rank, lora.alpha, lora.targets, experts, average)
     if recipe.gradient_checkpointing:
         roles.checkpoint_gradients()
     return roles

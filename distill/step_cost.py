@@ -17,6 +17,7 @@ from fewstep.distill.estimate import GIB
 from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory, checkpointed
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.untrained import untrained_trainer
+from fewstep.student.eight_bits import base_of
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import every_network
@@ -68,7 +69,7 @@ class StepCounter:
         counted = dict[str, StepCost]()
         for index, stage in enumerate(recipe.stages):
             place = recipe.train_of(index), recipe.teacher_of(index) is None, recipe.start_of(index) is None
-            alike = repr((stage.model_copy(update=_ALIKE), place))
+            alike = repr((stage.model_copy(update=_ALIKE), place, stage.ema == 0))
             if alike not in counted:
                 counted[alike] = self.cost(recipe, index)
             yield replace(counted[alike], stage=stage.name)
@@ -77,9 +78,16 @@ class StepCounter:
         """Of a stage. Raises ValueError as `costs` does."""
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
-        less, times = _of_few_micro_batches(recipe, index)
+        less, times = _counted_as(recipe, index)
+        for network in every_network(self._teacher.denoiser):
+            if getattr(network, "is_gradient_checkpointing", False):  # since another recipe was counted
+                network.disable_gradient_checkpointing()
         try:
-            with MetaMemory(every_network(self._teacher.denoiser)) as memory, AsOnDevice():
+            with (
+                base_of(self._teacher, recipe.student.base),
+                MetaMemory(every_network(self._teacher.denoiser)) as memory,
+                AsOnDevice(),
+            ):
                 trainer = untrained_trainer(less, index, self._teacher, self._conditions, self._size, accelerator, 2)
                 if recipe.gradient_checkpointing:
                     for network in (*every_network(trainer.roles.student), *every_network(trainer.roles.backbone)):
@@ -125,12 +133,13 @@ def _complete(teacher: Teacher) -> None:
         setattr(pipeline, name, made or kind.from_pretrained(folder))
 
 
-def _of_few_micro_batches(recipe: Recipe, index: int) -> tuple[Recipe, float]:
+def _counted_as(recipe: Recipe, index: int) -> tuple[Recipe, float]:
     """The recipe with two micro-batches in the stage where it has more, which take no more memory, and how many times
-    the work of these its own are."""
+    the work of these its own are. An average that is kept in main memory is none of the device's."""
     stage = recipe.stages[index]
-    few = min(stage.accumulate, 2)
-    fewer = stage.model_copy(update={"accumulate": few, "batch": stage.batch // stage.accumulate * few})
+    few, ema = min(stage.accumulate, 2), stage.ema if recipe.average == "device" else 0.0
+    changes = {"accumulate": few, "batch": stage.batch // stage.accumulate * few, "ema": ema}
+    fewer = stage.model_copy(update=changes)
     stages = [fewer if number == index else other for number, other in enumerate(recipe.stages)]
     return recipe.model_copy(update={"stages": stages}), stage.accumulate / few
 

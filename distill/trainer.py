@@ -18,6 +18,7 @@ from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, check_tensors, load_s
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
+from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
 from fewstep.distill.parallel import fill, is_part
 from fewstep.distill.player import Player, as_numbers
@@ -55,6 +56,7 @@ class Trainer:
         samples: Callable[[int], dict[str, float]] | None = None,
         tracker: Tracker | None = None,
         watcher: Watcher | None = None,
+        optimizer: OptimizerKind = "adamw",
     ) -> None:
         self.stage, self.roles, self.objective = stage, roles, objective
         self.batches, self.accelerator, self.logging, self.folder = batches, accelerator, logging, folder
@@ -62,11 +64,11 @@ class Trainer:
         self.watcher = watcher
         self.modules = {name: player.module for name, player in objective.players().items()}
         self.players = {
-            STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip)
+            STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip, optimizer)
         }
         for name, player in objective.players().items():
             trained = [p for p in player.module.parameters() if p.requires_grad]
-            self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip)
+            self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip, optimizer)
         self._micro_batches = stage.micro_batches(accelerator.num_processes)
         self._clips = stage.share(accelerator.num_processes)
         self.step, self.drawn, self.seconds = 0, 0, 0.0
@@ -257,7 +259,7 @@ class Trainer:
         if self._sharded:
             return "in parts"
         held = (*self.roles.parameters.values(), *self.roles.average.values())
-        norm = torch.stack([tensor.detach().double().square().sum() for tensor in held]).sum()
+        norm = torch.stack([tensor.detach().double().square().sum().cpu() for tensor in held]).sum()
         return f"{float(norm):.10g}"
 
     def save(self) -> None:
@@ -290,7 +292,7 @@ class Trainer:
     def _tensors(self) -> dict[str, Any]:
         return {
             "student": {name: p.detach() for name, p in self.roles.parameters.items()},
-            "average": self.roles.average,
+            "average": self.roles.average if self.roles.keeps_average else {},
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: player.state() for name, player in self.players.items()},
         }
@@ -338,7 +340,8 @@ class Trainer:
     def _take_whole(self, state: Mapping[str, Any]) -> None:
         for name, parameter in self.roles.parameters.items():
             fill(parameter, state["student"][name])
-            fill(self.roles.average[name], state["average"][name])
+            if self.roles.keeps_average:
+                fill(self.roles.average[name], state["average"][name])
         for name, module in self.modules.items():
             saved = state["modules"][name]
             for key, tensor in module.state_dict().items():

@@ -77,7 +77,9 @@ def untrained_trainer(
         teacher.default_fps(), predictions[index], roles.own,
     )  # fmt: skip
     with TemporaryDirectory() as empty:  # there is no checkpoint to resume
-        trainer = Trainer(stage, roles, objective, batches, contract, accelerator, Logging(), Path(empty))
+        trainer = Trainer(
+            stage, roles, objective, batches, contract, accelerator, Logging(), Path(empty), optimizer=recipe.optimizer
+        )
     trainer.step = 1
     return trainer
 

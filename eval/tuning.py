@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 from torch import nn
 
 from fewstep.eval.peak_memory import denoisers
+from fewstep.student.eight_bits import torchao_quantization
 from fewstep.student.sampler import Sampler
 
 Quantise = Literal["int8", "fp8"]
@@ -65,7 +65,4 @@ def _quantise(network: nn.Module, to: Quantise) -> None:
 
 
 def _torchao() -> Any:
-    try:
-        return import_module("torchao.quantization")
-    except (ImportError, RuntimeError) as error:
-        raise ValueError("quantised weights need torchao: pip install 'fewstep[quant]'") from error
+    return torchao_quantization("quantised weights")

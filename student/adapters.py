@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -184,7 +185,10 @@ def _adaptable(module: nn.Module) -> bool:
 
 
 def _inject(network: nn.Module, name: str, config: LoraConfig) -> None:
-    inject_adapter_in_model(config, network, name)
+    with warnings.catch_warnings():
+        # on a base in eight bits, which nothing is merged into
+        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
+        inject_adapter_in_model(config, network, name)
     for parameter in adapter_parameters(network, name).values():
         parameter.data = parameter.data.float()  # in bfloat16 an adapter would lose small updates
         parameter.requires_grad_(True)

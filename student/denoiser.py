@@ -24,6 +24,7 @@ from fewstep.student.adapters import (
     merge_adapters,
     save_adapter,
 )
+from fewstep.student.average import Average, Kept
 from fewstep.student.contract import contracted
 from fewstep.student.part import is_part, load_part, part_parameters, save_part
 from fewstep.student.weights import copy_weights, is_adapter, load_network, save_network, weights_folder
@@ -155,7 +156,8 @@ class Roles:
 
     start, supervisor: folders of finished stages' weights (student.weights); None is the teacher itself. An untrained
     student computes what `start` does, and each network is read as predicting what its contract says. The teacher's
-    own network is never touched. `experts`: names of those that are trained; None: all.
+    own network is never touched. `experts`: names of those that are trained; None: all. `average`: where the moving
+    average is kept.
     """
 
     def __init__(
@@ -168,8 +170,9 @@ class Roles:
         alpha: float = 64.0,
         targets: tuple[str, ...] | None = None,
         experts: Collection[str] | None = None,
+        average: Kept = "device",
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self._keeps = teacher, average
         self.backbone = teacher.denoiser
         lora = _Lora(rank, alpha, targets, teacher.kinds)
         self._networks = {
@@ -217,31 +220,38 @@ class Roles:
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The moving average of these parameters, which begins when they are first asked for."""
-        return self._trained[1]
+        """The moving average of these parameters, which begins when they are first asked for; where none is kept, the
+        parameters themselves."""
+        return self._trained[1].tensors
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether the average has tensors of its own."""
+        return self._keeps != "none"
 
     @cached_property
-    def _trained(self) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+    def _trained(self) -> tuple[dict[str, nn.Parameter], Average]:
         parameters = {
             f"{name}.{key}" if name else key: parameter
             for name, network in self._networks.items()
             for key, parameter in network.parameters.items()
         }
-        return parameters, {name: p.detach().clone() for name, p in parameters.items()}
+        return parameters, Average(parameters, self._keeps)
 
     def _joined(self, networks: dict[str, nn.Module], folder: Path | None) -> nn.Module:
         found = with_parts(self.backbone, networks)
         return found if folder is None else contracted(found, folder)
 
-    @torch.no_grad()
     def update_average(self, decay: float) -> None:
         """One step of the moving average of the student's parameters."""
-        for name, parameter in self.parameters.items():
-            self.average[name].lerp_(parameter.detach(), 1 - decay)
+        self._trained[1].update(decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The student holds its moving average inside the `with` block."""
+        if not self.keeps_average:
+            yield
+            return
         outside = {name: p.detach().clone() for name, p in self.parameters.items()}
         self._fill(self.average)
         try:

@@ -116,6 +116,11 @@ class Adversarial(ObjectiveSettings):
         return Subject(self.real, self.judges, self.through)
 
     @property
+    def trains_copy(self) -> bool:
+        """The discriminator's backbone, where it is trained whole."""
+        return self.discriminator.backbone == "trained"
+
+    @property
     def phase(self) -> str:
         """What the discriminator sees: where a step started, too, or not."""
         return "conditional" if self.conditional else "relaxed"

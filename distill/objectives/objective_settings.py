@@ -55,6 +55,11 @@ class ObjectiveSettings(Settings, ABC):
     """Whether its settings and figures are those of a discriminator, as `Adversarial` names them: reports show them."""
 
     @property
+    def trains_copy(self) -> bool:
+        """Whether it trains a copy of the teacher's network besides the student."""
+        return False
+
+    @property
     def phase(self) -> str:
         """What tables call a student that it has trained; lower case, one word."""
         return self.kind

@@ -113,23 +113,25 @@ def _export(format: Format, exported: Exported) -> str:
 
 def _training(contract: SamplingContract, provenance: Provenance) -> str:
     kind = "a LoRA adapter" if contract.weights == "lora" else "all weights"
-    lines = [f"- trained: {kind}{f', stage {provenance.stage}' * bool(provenance.stage)}"]
+    recipe = yaml.safe_load(provenance.recipe) if provenance.recipe else {}
+    base = (recipe.get("student") or {}).get("base")
+    rounded = f", on the teacher's weights in {base}" if base else ""
+    lines = [f"- trained: {kind}{f', stage {provenance.stage}' * bool(provenance.stage)}{rounded}"]
     if provenance.manifest_sha256:
         lines.append(f"- data: manifest sha256 {provenance.manifest_sha256}")
-    recipe = _recipe(provenance)
-    if not recipe:
+    shown = _recipe(recipe, provenance.stage)
+    if not shown:
         return "\n".join([*lines, "- recipe: not kept"])
-    return "\n".join([*lines, "", f"<details><summary>Recipe</summary>\n\n```yaml\n{recipe}```\n\n</details>"])
+    return "\n".join([*lines, "", f"<details><summary>Recipe</summary>\n\n```yaml\n{shown}```\n\n</details>"])
 
 
-def _recipe(provenance: Provenance) -> str:
+def _recipe(recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe up to this student's stage, without what it says about the machine it ran on."""
-    recipe: Any = yaml.safe_load(provenance.recipe) if provenance.recipe else {}
     found = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
     if "data" in found:
         found["data"] = {key: _file_name(value) for key, value in found["data"].items()}
     stages = found.get("stages", [])
-    ends = [i for i, stage in enumerate(stages, 1) if stage.get("name") == provenance.stage]
+    ends = [i for i, one in enumerate(stages, 1) if one.get("name") == stage]
     found |= {"stages": stages[: ends[0]]} if ends else {}
     return yaml.safe_dump(found, sort_keys=False) if found else ""
 

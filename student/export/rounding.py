@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fewstep.student.eight_bits import block_linears
 from fewstep.student.export.base import PROMPTS, SEEDS
 from fewstep.student.loading import Student
 
@@ -76,10 +77,8 @@ def choose_layers(
 
 
 def _linears(student: Student, network: nn.Module, multiple: int) -> dict[str, nn.Linear]:
-    """Embeddings and the output head are few weights, and whatever the blocks do passes through them: left alone."""
-    inside = {module for block in student.teacher.blocks(network) for module in block.modules()}
-    found = {name: module for name, module in network.named_modules() if module in inside}
-    return {n: m for n, m in found.items() if isinstance(m, nn.Linear) and m.in_features % multiple == 0}
+    layers = block_linears(student.teacher, network)
+    return {name: layer for name, layer in layers.items() if layer.in_features % multiple == 0}
 
 
 def _error_of(

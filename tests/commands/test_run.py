@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from fewstep.distill.stages import Relay
 from fewstep.student.contract import read_contract
 from fewstep.student.loading import load_student
 from fewstep.teacher.guidance import Guidance
@@ -165,6 +166,22 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(recipe: Path, t
     assert code == 0 and "4-step is finished" in output and weights(tmp_path / "run") == before
     code, output = fewstep("run", recipe, *only, "--set", "stages.0.lr=1")
     assert code == 2 and "was begun with another stages.0.lr" in output
+
+
+@pytest.mark.parametrize(("prompts", "decodes"), [("[]", False), ("[a ring]", True)])
+def test_what_encodes_is_gone_before_training(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, prompts: str, decodes: bool
+) -> None:
+    """The autoencoder stays where sample clips are decoded."""
+    held: list[str] = []
+
+    def look(relay: Relay) -> None:
+        held.extend(name for name in ("text_encoder", "vae") if getattr(relay.teacher.pipeline, name) is not None)
+
+    monkeypatch.setattr(Relay, "run", look)
+    code, output = fewstep("run", recipe, "--set", f"logging.prompts={prompts}")
+    assert code == 0, output
+    assert held == ["vae"] * decodes
 
 
 def test_a_gate_stops_the_relay(recipe: Path, tmp_path: Path) -> None:

@@ -35,7 +35,15 @@ class Case:
     data: Path
     folder: Path
 
-    def trainer(self, kind: str = "progressive", train: Train = "full", layout: Any = "ddp", **stage: Any) -> Trainer:
+    def trainer(
+        self,
+        kind: str = "progressive",
+        train: Train = "full",
+        layout: Any = "ddp",
+        optimizer: Any = "adamw",
+        average: Any = "device",
+        **stage: Any,
+    ) -> Trainer:
         """Of several processes each calls it."""
         accelerator = Accelerator(cpu=True)
         held = Layout(Parallel(kind=layout), accelerator)
@@ -48,7 +56,7 @@ class Case:
             | stage
         )  # fmt: skip
         held.prepare(self.teacher)
-        roles = Roles(self.teacher, train, rank=4)
+        roles = Roles(self.teacher, train, rank=4, average=average)
         roles.place(held.placing(self.teacher), gathered)
         alone = Batches(self.data, self.teacher, seed=0, stage=0)
         rank, count = accelerator.process_index, accelerator.num_processes
@@ -61,6 +69,7 @@ class Case:
             accelerator,
             QUIET,
             self.folder,
+            optimizer=optimizer,
         )
 
     def contract(self, stage: Stage, train: Train) -> SamplingContract:

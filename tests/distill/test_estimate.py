@@ -171,6 +171,15 @@ def test_bfloat16_halves_what_is_frozen() -> None:
     assert found == {"teacher": 0.5, "student": 5, "supervisor": 0.5, "discriminator": 4.5}
 
 
+def test_few_bits_and_an_average_elsewhere_take_less() -> None:
+    recipe = relay(progressive(), adversarial(), optimizer="adamw8bit", average="cpu")
+    teacher, student = stage_memory(recipe, 0, G, frozen="bfloat16", num_eight_bits=G // 2)
+    assert teacher.weights == 0.5 * 0.5 + 0.5 * 0.25
+    assert student.moments == pytest.approx(0.5, rel=0.02) and student.average == 0
+    none = relay(progressive(ema=0.0), adversarial())
+    assert [stage_memory(none, index, G)[1].average for index in (0, 1)] == [0, 1]
+
+
 def test_adapters_share_one_copy() -> None:
     recipe = relay(progressive(), adversarial(), train="lora")
     found = roles(stage_memory(recipe, 1, G, G // 8, frozen="bfloat16"))

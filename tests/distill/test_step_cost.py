@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import WanTransformer3DModel
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from fewstep.distill.estimate import GIB
+from fewstep.distill.estimate import GIB, stage_memory
 from fewstep.distill.fitting import remedies, what_fits
-from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed
+from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed, plain_tensors
+from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.distill.untrained import untrained_trainer
+from fewstep.student.eight_bits import chosen_layers
 from fewstep.teacher.base import VideoSize, load_teacher
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.outline import outline_teacher
+from tests.tiny_pipelines import save_tiny_wan
 
 PROMPT = "a red ball rolls slowly across a wooden table"
 FAMILIES = [
     "tiny_experts_folder", "tiny_wan_animate_folder", "tiny_sdxl_folder", "tiny_hunyuan_video15_image_folder",
     "tiny_kandinsky_image_folder", "tiny_svd_folder", "tiny_mochi_folder", "tiny_ltx2_image_folder",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Wan teacher of two blocks, 256 wide: nearly all of its weights are in blocks of 256."""
+    folder = tmp_path_factory.mktemp("wide")
+    save_tiny_wan(folder)
+    old: Any = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    wider = {"attention_head_dim": 128, "num_layers": 2, "ffn_dim": 512}
+    WanTransformer3DModel.from_config({**old.config, **wider}).save_pretrained(folder / "transformer")
+    return folder
 
 
 def recipe_of(folder: Path, train: str = "lora", **more: object) -> Recipe:
@@ -65,9 +82,13 @@ def allocated(recipe: Recipe, size: VideoSize) -> tuple[float, float]:
             now += event.nbytes()
             highest = max(highest, now)
     states = [state for p in trainer.players.values() for state in p.optimizer.state.values()]
-    moments = sum(x.nbytes for state in states for x in state.values())
+    moments = sum(part.nbytes for state in states for x in state.values() for part in plain_tensors(x))
     networks = (trainer.roles.student, trainer.roles.supervisor, trainer.roles.backbone, *trainer.modules.values())
-    tensors = {id(x): x.nbytes for net in networks for x in (*net.parameters(), *net.buffers())}
+    tensors = {
+        id(x): sum(part.nbytes for part in plain_tensors(x))
+        for net in networks
+        for x in (*net.parameters(), *net.buffers())
+    }
     return (
         sum(tensors.values()) + moments + sum(x.nbytes for x in trainer.roles.average.values())
     ) / GIB, highest / GIB
@@ -85,6 +106,18 @@ def test_memory_is_within_15_percent_of_the_allocators(request: pytest.FixtureRe
     assert cost.held == pytest.approx(held, rel=0.05)
     assert cost.peak == pytest.approx(held + step, rel=0.15)
     assert cost.flops > 0
+
+
+@pytest.mark.parametrize(("train", "few"), [("full", {"optimizer": "adamw8bit"}), ("lora", {"base": "int8"})])
+def test_memory_of_few_bits_is_within_15_percent_too(wide_folder: Path, train: str, few: dict[str, str]) -> None:
+    pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
+    student = {"train": train, "lora": {"rank": 2}} | {name: kind for name, kind in few.items() if name == "base"}
+    recipe = recipe_of(wide_folder, student=student, optimizer=few.get("optimizer", "adamw"))
+    counter, size = counter_of(recipe)
+    (cost,) = counter.costs(recipe)
+    held, step = allocated(recipe, size)
+    assert cost.held == pytest.approx(held, rel=0.05)
+    assert cost.peak == pytest.approx(held + step, rel=0.15)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -181,7 +214,72 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert what_fits(recipe, cost, counter, cost.peak) == ([], cost)
     found = what_fits(recipe, cost, counter, cost.peak * 0.98)
     assert found is not None and found[0] == ["stages.judged.accumulate=2"] and found[1].peak < cost.peak
-    *_, (settings, lightest) = remedies(recipe, 0)
-    assert settings == ["stages.judged.accumulate=2", "gradient_checkpointing=true", "student.train=lora"]
-    assert counter.cost(lightest, 0).held < cost.held
+    *_, (settings, _) = remedies(recipe, 0)
+    assert settings[:4] == [
+        "stages.judged.accumulate=2", "gradient_checkpointing=true", "average=cpu", "optimizer=adamw8bit",
+    ]  # fmt: skip
+    assert settings[4:] == ["student.train=lora", "student.base=int8"]
+    *_, (_, lora), _ = remedies(recipe.model_copy(update={"optimizer": "adamw8bit"}), 0)  # needs no torchao
+    assert counter.cost(lora.model_copy(update={"optimizer": "adamw"}), 0).held < cost.held
     assert what_fits(recipe, cost, counter, 1e-6) is None
+
+
+def test_an_average_elsewhere_is_not_the_devices(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    recipe, counter, cost = counted
+    trained = GIB * stage_memory(recipe, 0, numel(counter))[1].average
+    away = counter.cost(recipe.model_copy(update={"average": "cpu"}), 0)
+    off = recipe.model_copy(update={"stages": [recipe.stages[0].model_copy(update={"ema": 0.0})]})
+    none = counter.cost(off, 0)
+    assert (cost.held - away.held) * GIB == pytest.approx(trained, abs=1) and none.held == away.held
+
+
+def numel(counter: StepCounter) -> int:
+    return sum(parameter.numel() for parameter in counter._teacher.denoiser.parameters())
+
+
+@pytest.mark.parametrize(("optimizer", "share"), [("adamw_fused", 1), ("adamw8bit", 0.25), ("adamw4bit", 0.125)])
+def test_moments_are_counted_in_their_own_bits(wide_folder: Path, optimizer: str, share: float) -> None:
+    """Of a teacher most of whose weights are kept in blocks: what AdamW's take less is a share of them."""
+    if "bit" in optimizer:
+        pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
+    whole = recipe_of(wide_folder, "full")
+    recipe = whole.model_copy(update={"stages": [whole.stages[0].model_copy(update={"objective": Progressive()})]})
+    counter, _ = counter_of(recipe)
+    exact = counter.cost(recipe, 0).held
+    few = counter.cost(recipe.model_copy(update={"optimizer": optimizer}), 0).held
+    moments = 2 * 4 * numel(counter) / GIB
+    assert moments - (exact - few) == pytest.approx(share * moments, abs=0.05 * moments)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_base_in_eight_bits_is_counted_and_taken_back(wide_folder: Path, kind: str) -> None:
+    pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
+    recipe = recipe_of(wide_folder)
+    counter, _ = counter_of(recipe)
+    exact = counter.cost(recipe, 0)
+    student = recipe.student.model_copy(update={"base": kind})
+    few = counter.cost(recipe.model_copy(update={"student": student}), 0)
+    rounded = sum(layer.weight.numel() for layer in chosen_layers(counter._teacher))
+    assert exact.held - few.held == pytest.approx(3 * rounded / GIB, rel=0.05)  # but for the scales
+    assert exact.peak - few.peak > 0.9 * (exact.held - few.held)  # nothing turned back is kept for the backward pass
+    assert counter.cost(recipe, 0).held == exact.held
+
+
+def test_a_supervisor_that_is_the_backbone_is_counted_once(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    recipe, counter, _ = counted
+    regression = recipe.stages[0].model_copy(update={"objective": Progressive()})
+    held = counter.cost(recipe.model_copy(update={"stages": [regression]}), 0).held
+    # the teacher, which supervises, and the student with two moments and an average
+    assert held == pytest.approx((1 + 4) * 4 * numel(counter) / GIB, rel=0.01)
+
+
+def test_a_supervisor_computes_nothing_again(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    """Gradient checkpointing costs a forward pass of what learns, and none of the supervisor's."""
+    recipe, counter, _ = counted
+    regression = recipe.stages[0].model_copy(update={"objective": Progressive()})
+    usual = recipe.model_copy(update={"stages": [regression]})
+    guided = usual.model_copy(update={"stages": [regression.model_copy(update={"guidance": Guidance.of(3.0)})]})
+    again = [one.model_copy(update={"gradient_checkpointing": True}) for one in (usual, guided)]
+    more = [counter.cost(b, 0).flops - counter.cost(a, 0).flops for a, b in zip((usual, guided), again, strict=True)]
+    assert more[0] == more[1] > 0
+    assert counter.cost(usual, 0).flops == counter.cost(again[0], 0).flops - more[0]  # one count changes no other

@@ -145,6 +145,7 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     """Parameters of the denoiser, of those of its experts that learn, and of their adapters."""
     from fewstep.distill.expert_plan import expert_plan
     from fewstep.student.adapters import num_adapter_parameters
+    from fewstep.student.eight_bits import chosen_layers
     from fewstep.student.part import part_parameters
     from fewstep.teacher.experts import parts_of
 
@@ -156,6 +157,8 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     if teacher.kinds is not None:
         trained = (p.numel() for part in learning for p in part_parameters(part, teacher.kinds).values())
         found |= {"num_trained": sum(trained), "is_part": True}
+    if plan.student.base is not None:
+        found["num_eight_bits"] = sum(layer.weight.numel() for layer in chosen_layers(teacher))
     adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets, teacher.kinds) for part in learning)
     return found | {"num_adapters": sum(adapters)}
 

@@ -78,7 +78,8 @@ def _too_large(cost: StepCost, gib: float, found: tuple[list[str], StepCost] | N
     if found is None:
         return (
             f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; one clip at a time, with gradient "
-            "checkpointing and LoRA is not enough either: use shorter or smaller clips, or larger GPUs"
+            "checkpointing, LoRA and eight bits where they are possible is not enough either: use shorter or smaller "
+            "clips, or larger GPUs"
         )
     settings, less = found
     return (

@@ -83,7 +83,11 @@ def line_sha256(recipe: Recipe, index: int) -> str:
         if isinstance(told["data"].get(name), str):
             told["data"][name] = Path(told["data"][name]).name
     stages = recipe.model_dump(mode="json", include={"stages"})["stages"]
-    # `expert` only where it is set: settings of a line from before there was one must say the same
+    # what is newer only where it is set: settings of a line from before there was it must say the same
+    if told["student"]["base"] is None:
+        del told["student"]["base"]
+    if recipe.optimizer != "adamw":
+        told["optimizer"] = recipe.optimizer
     left_out = [{"gate"} | ({"expert"} if stage.expert is None else set()) for stage in recipe.stages]
     line = sorted(_line(recipe, index))
     told["stages"] = [{k: v for k, v in stages[i].items() if k not in left_out[i]} for i in line]

@@ -102,12 +102,14 @@ class RunFolder:
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
             return []
-        changed = _differences(_SINCE | self._begun(), recipe.model_dump(mode="json"))
+        settings = recipe.model_dump(mode="json")
+        unsaid = {name: value for name, value in _SINCE.items() if name in settings}
+        changed = _differences(unsaid | self._begun(), settings)
         refused = [name for name in changed if not _is_of(name, standing)]
         if refused:
             raise ValueError(
                 f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
-                f"{self.elsewhere}{', or train a stage again with --again STAGE' if self.option == OPTION else ''}"
+                f"{self.elsewhere}{_again(recipe, self.option)}"
             )
         if not changed or not isinstance(recipe, Recipe):
             return []
@@ -182,6 +184,10 @@ class RunFolder:
         (self.path / STATE).unlink(missing_ok=True)
         forget_all(self.path)
         return folder
+
+
+def _again(recipe: DataRecipe, option: str) -> str:
+    return ", or train a stage again with --again STAGE" if isinstance(recipe, Recipe) and option == OPTION else ""
 
 
 def run_around(path: Path) -> Path | None:

@@ -26,10 +26,10 @@ def write(folder: Path) -> tuple[Path, list[Path], Path]:
     benchmarks = []
     for batch in (1, 4):
         seconds = {"total_seconds": 0.5 * batch, "ideal_speedup": 20.0, "speedup": 10.0}
-        timed: list[dict[str, Any]] = [seconds | {"model": "own", "decode_seconds": 0.25 * batch}, seconds | {"model": "small"}]
-        timed[1] |= {"decode_seconds": 0.05 * batch, "speedup": 12.0}
+        own: dict[str, Any] = seconds | {"model": "own", "decode_seconds": 0.25 * batch}
+        small: dict[str, Any] = own | {"model": "small", "decode_seconds": 0.05 * batch, "speedup": 12.0}
         benchmarks.append(folder / f"benchmark-{batch}.json")
-        benchmarks[-1].write_text(json.dumps({"protocol": {"batch": batch}, "rows": timed}))
+        benchmarks[-1].write_text(json.dumps({"protocol": {"batch": batch}, "rows": [own, small]}))
     return folder / "results.json", benchmarks, folder / "result.json"
 
 

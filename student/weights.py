@@ -86,6 +86,12 @@ def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
     check_shapes(folder, like, weight_shapes(folder, "diffusers", remedy), remedy)
 
 
+def save_config(network: Any, folder: Path) -> None:
+    """Writes the config alone; nobody's folder is named in it."""
+    network.register_to_config(_name_or_path="")
+    network.save_config(folder)
+
+
 def save_network(network: Any, folder: Path) -> None:
     """Writes config and safetensors weights, as plain diffusers reads them; nobody's folder is named in them."""
     network.register_to_config(_name_or_path="")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.abilities import nothing
+from fewstep.student.export.privacy import forget_origins, published
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
@@ -52,9 +53,11 @@ Latents = Callable[[Tensor, Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose. rank: of a LoRA that is extracted from a fully trained student."""
+    """What a user may choose. rank: of a LoRA that is extracted from a fully trained student. base_model: its teacher's
+    name on the hub, for the contract and the card."""
 
     rank: int = 64
+    base_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,12 @@ def export(
     """
     from fewstep.student.export.model_card import model_card
 
-    format, begin = find_format(to), time.monotonic()
+    format, begin, options = find_format(to), time.monotonic(), options or Options()
     format.check(student)
+    student = replace(student, contract=published(student.contract, options.base_model))
     with whole_folder(out, force) as part, quiet_libraries():
-        written = format.write(student, part, options or Options())
+        written = format.write(student, part, options)
+        forget_origins(part)
         student.contract.write(part)
         error, motion = compare(format, written, part, student)
         _check(format, written, error, student.teacher.stock_rounding(student.contract))

@@ -25,6 +25,7 @@ from fewstep.student.export.stock import (
     stock_scheduler,
 )
 from fewstep.student.loading import Student
+from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
@@ -75,7 +76,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    network.save_config(folder)
+    save_config(network, folder)
     return Written((chosen.note,), relation="quantized")
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fewstep.student.contract import SamplingContract, experts_said
 from fewstep.student.export.base import Exported, Format
+from fewstep.student.export.privacy import is_hub_id, results_without_paths, without_paths
 from fewstep.student.export.provenance import Provenance
 from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import Student
@@ -25,7 +24,8 @@ def model_card(
     from huggingface_hub import ModelCardData
 
     contract, licence, provenance = student.contract, _licence(student), provenance or Provenance()
-    on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", contract.teacher) is not None
+    results = results_without_paths(provenance.results)
+    on_hub = is_hub_id(contract.teacher)
     data = ModelCardData(
         base_model=contract.teacher if on_hub else None,
         base_model_relation=relation if on_hub else None,
@@ -36,14 +36,14 @@ def model_card(
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {contract.steps} steps from {_file_name(contract.teacher)}",
+        f"# {contract.steps} steps from {contract.teacher}",
         _summary(contract, relation, licence),
         "## Sampling\n\n" + _sampling(student),
         f"```python\n{format.snippet(student).rstrip()}\n```",
         "## This export\n\n" + _export(format, exported),
         "## Training\n\n" + _training(contract, provenance),
-        "## Evaluation\n\n" + _evaluation(provenance.results),
-        "## Limits\n\n" + _limits(contract, provenance.results),
+        "## Evaluation\n\n" + _evaluation(results),
+        "## Limits\n\n" + _limits(contract, results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -63,7 +63,7 @@ def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, An
     inherited = f"inherited from it: {', '.join(map(str, licence.values()))}" if licence else "that of the base model"
     return (
         f"A student of {contract.steps} steps, distilled with fewstep from "
-        f"{_file_name(contract.teacher)} (sha256 {contract.teacher_sha256[:12]}…), of which it is "
+        f"{contract.teacher} (sha256 {contract.teacher_sha256[:12]}…), of which it is "
         f"{'an adapter' if relation == 'adapter' else f'a {relation}'}. Licence: {inherited}."
     )
 
@@ -116,26 +116,21 @@ def _training(contract: SamplingContract, provenance: Provenance) -> str:
     lines = [f"- trained: {kind}{f', stage {provenance.stage}' * bool(provenance.stage)}"]
     if provenance.manifest_sha256:
         lines.append(f"- data: manifest sha256 {provenance.manifest_sha256}")
-    recipe = _recipe(provenance)
+    recipe = _recipe(contract, provenance)
     if not recipe:
         return "\n".join([*lines, "- recipe: not kept"])
     return "\n".join([*lines, "", f"<details><summary>Recipe</summary>\n\n```yaml\n{recipe}```\n\n</details>"])
 
 
-def _recipe(provenance: Provenance) -> str:
+def _recipe(contract: SamplingContract, provenance: Provenance) -> str:
     """The recipe up to this student's stage, without what it says about the machine it ran on."""
     recipe: Any = yaml.safe_load(provenance.recipe) if provenance.recipe else {}
     found = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
-    if "data" in found:
-        found["data"] = {key: _file_name(value) for key, value in found["data"].items()}
+    found |= {"teacher": contract.teacher} if "teacher" in found else {}
     stages = found.get("stages", [])
     ends = [i for i, stage in enumerate(stages, 1) if stage.get("name") == provenance.stage]
     found |= {"stages": stages[: ends[0]]} if ends else {}
-    return yaml.safe_dump(found, sort_keys=False) if found else ""
-
-
-def _file_name(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return yaml.safe_dump(without_paths(found), sort_keys=False) if found else ""
 
 
 def _evaluation(results: Mapping[str, Any]) -> str:

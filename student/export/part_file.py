@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fewstep.student.contract import UNNAMED
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import read_tensors, write_tensors
@@ -21,6 +22,7 @@ from fewstep.student.export.stock import (
     stock_scheduler,
 )
 from fewstep.student.loading import Student
+from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.loading import without_bars
@@ -40,13 +42,11 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     network = merged_network(student)
     part = student.teacher.shared_part(network)
     _check_rest(student, network, part)
-    part.register_to_config(_name_or_path="")
-    part.save_config(folder)
+    save_config(part, folder)
     write_tensors(folder / FILE_NAME, part.state_dict(), student.contract, "part")
-    return Written(
-        (f"For any base model of this architecture, as a {type(part).__name__}; {student.contract.teacher} is one.",),
-        relation="adapter",
-    )
+    name = student.contract.teacher
+    one = "" if name == UNNAMED else f"; {name} is one"
+    return Written((f"For any base model of this architecture, as a {type(part).__name__}{one}.",), relation="adapter")
 
 
 def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:

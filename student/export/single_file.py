@@ -24,6 +24,7 @@ from fewstep.student.export.stock import (
     stock_scheduler,
 )
 from fewstep.student.loading import Student
+from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
@@ -42,7 +43,7 @@ def write_checkpoint(student: Student, folder: Path, format: str, prefix: str = 
     assert back.keys() == state.keys(), min(back.keys() ^ state.keys())
     assert all(torch.equal(back[key], tensor.cpu()) for key, tensor in state.items())
     write_tensors(folder / checkpoint_name(student), original, student.contract, format)
-    network.save_config(folder)
+    save_config(network, folder)
 
 
 def reload_checkpoint(folder: Path, student: Student) -> Latents:

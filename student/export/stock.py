@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.adapters import merge_adapters
-from fewstep.student.contract import SamplingContract
+from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.base import PROMPTS, Latents
 from fewstep.student.loading import Student
@@ -22,6 +22,9 @@ from fewstep.teacher.loading import without_bars
 from fewstep.teacher.pipeline_index import CLASSICAL
 from fewstep.teacher.source import EMBEDDED
 from fewstep.teacher.stock import StockScheduler
+
+
+PUT_IN = "  # put in the base model's name on the hub, or its folder"
 
 
 def stock_scheduler(student: Student) -> StockScheduler:
@@ -171,14 +174,14 @@ def base_code(student: Student, arguments: str = "") -> str:
     `arguments` are further ones of from_pretrained, after a comma.
     """
     name = student.contract.teacher
-    imported, place = "", repr(name)
+    imported, place = "", f'"{name}"'
     if name in EMBEDDED:
         imported, place = (
             "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n",
             f"embedded_path({name!r})",
         )
     return (
-        f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments})\n"
+        f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments}){PUT_IN if name == UNNAMED else ''}\n"
         f"pipe.scheduler = {stock_scheduler(student).code}\n"
         + "".join(_part_code(name, settings) for name, settings in student.teacher.stock_parts().items())
     )

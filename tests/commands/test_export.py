@@ -36,7 +36,9 @@ def run(tmp_path: Path, tiny_wan_folder: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_leaves_as_files_and_comes_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_leaves_as_files_and_comes_back(
+    run: Path, tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "exports" / "diffusers"
     command = ("export", run, "--to", "diffusers", "--step-count", 2, "--out", out, "--device", "cpu")
     code, output = fewstep(*command)
@@ -56,7 +58,10 @@ def test_a_run_leaves_as_files_and_comes_back(run: Path, tmp_path: Path, monkeyp
     code, output = fewstep("export", out, "--to", "single-file", "--out", again, "--device", "cpu")
     assert code == 0 and json.loads((again / "contract.json").read_text())["steps"] == 2, output
     file = again / "fewstep-2step.safetensors"
-    code, output = fewstep("sample", file, "--prompt", "a ring", "--out", tmp_path / "clip.gif")
+    sample = ("sample", file, "--prompt", "a ring", "--out", tmp_path / "clip.gif")
+    code, output = fewstep(*sample)
+    assert code == 2 and "does not tell where its base model is" in output
+    code, output = fewstep(*sample, "--teacher", tiny_wan_folder)
     assert code == 0 and (tmp_path / "clip.gif").stat().st_size > 0, output
 
 

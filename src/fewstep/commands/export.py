@@ -33,6 +33,14 @@ def export(
     teacher: Annotated[
         str | None, typer.Option(help="Where the student's teacher is, if not where its contract says.")
     ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME",
+            help="The teacher's name on the hub, for contract, card and snippet; of a teacher in a folder they else name "
+            "none.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace an export that is there already.")] = False,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="REPO", help="Upload the finished export to this model on the hub.")
@@ -46,12 +54,15 @@ def export(
     from fewstep.student.export.base import Options, find_format
     from fewstep.student.export.base import export as write
     from fewstep.student.export.hub import check_repo, push
+    from fewstep.student.export.privacy import check_base_model
     from fewstep.student.export.provenance import read_provenance
     from fewstep.student.export.whole_folder import check_free
     from fewstep.student.loading import load_student
 
     format = find_format(to)
     format.check_needs()
+    if base_model is not None:
+        check_base_model(base_model)
     check_free(out, force)
     if push_to_hub is not None:
         check_repo(push_to_hub)
@@ -59,7 +70,7 @@ def export(
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=device)
     screen.say("writing it, and loading it back in the other tool")
-    done = write(student, to, out, Options(rank=rank), provenance, force)
+    done = write(student, to, out, Options(rank, base_model), provenance, force)
     _tell(done)
     if push_to_hub is not None:
         screen.say(f"uploading it to {push_to_hub}")
@@ -67,9 +78,16 @@ def export(
 
 
 def _tell(done: Exported) -> None:
+    from fewstep.student.contract import UNNAMED, read_contract
+
     for note in done.notes:
         typer.echo(note)
     typer.echo(
         f"{done.folder}: {done.format}, {done.size_mb:g} MB, latents differ by {done.relative_error:.2g} from the "
         f"student's own, {done.seconds:g} s"
     )
+    if read_contract(done.folder).teacher == UNNAMED:
+        typer.echo(
+            f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not told: --base-model "
+            "ORG/NAME names it."
+        )

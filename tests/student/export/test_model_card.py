@@ -14,6 +14,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from fewstep.student.contract import UNNAMED
 from fewstep.student.export.base import Exported, find_format
 from fewstep.student.export.model_card import model_card
 from fewstep.student.export.provenance import Provenance, read_provenance
@@ -125,12 +126,15 @@ EXPORTS = [
 ]
 
 
-def test_the_snippets_run_as_they_stand(make_export: Callable[..., Exported]) -> None:
-    """In a process of their own, one after the other, each in its folder."""
-    folders = [make_export(*which).folder for which in EXPORTS]
+def test_the_snippets_run_as_they_stand(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported]
+) -> None:
+    """In a process of their own, one after the other, each in its folder, with the base model's folder put in."""
+    teachers = {make_export(*which).folder: make_student(*which[:2]).teacher.folder for which in EXPORTS}
+    folders = list(teachers)
     for folder in folders:
         (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-        (folder / "snippet.py").write_text(snippet)
+        (folder / "snippet.py").write_text(snippet.replace(UNNAMED, str(teachers[folder])))
     script = (
         "import os, sys\nfor folder in sys.argv[1:]:\n    os.chdir(folder)\n    exec(open('snippet.py').read(), {})\n"
     )

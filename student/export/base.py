@@ -53,10 +53,13 @@ Latents = Callable[[Tensor, Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose. rank: of a LoRA that is extracted from a fully trained student. base_model: its teacher's
-    name on the hub, for the contract and the card."""
+    """What a user may choose.
 
-    rank: int = 64
+    rank: of a LoRA that is extracted from a fully trained student; None: the format's own way to write one. base_model:
+    its teacher's name on the hub, for contract and card.
+    """
+
+    rank: int | None = None
     base_model: str | None = None
 
 
@@ -81,8 +84,9 @@ class Format:
     use what does not lie in the folder, such as the teacher's text encoder.
     network(path, teacher) is the way back: the denoiser in `path`, the folder or the format's file, as a frozen
     network for `network=` of the teacher's methods. It raises ValueError for what does not fit.
-    snippet(student) is Python that a user runs in the folder, and ends with a clip.
+    snippet(student, written) is Python that a user runs in the folder, and ends with a clip.
     lacks(teacher) says what the format needs of a teacher and does not find there; nothing where it is defined.
+    extracts: of a fully trained student it can write the nearest LoRA.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 
@@ -90,18 +94,34 @@ class Format:
     write: Callable[[Student, Path, Options], Written]
     reload: Callable[[Path, Student], Latents]
     network: Callable[[Path, Teacher], nn.Module]
-    snippet: Callable[[Student], str]
+    snippet: Callable[[Student, Written], str]
     lacks: Callable[[Teacher], str] = nothing
     tolerance: float = EXACT  # largest relative error of latents against the student's own
     needs: tuple[str, ...] = ()  # modules that it imports
     extra: str | None = None  # of fewstep, which installs them
     library: str = "diffusers"  # who loads it, for the hub
     one_size: bool = False
+    extracts: bool = False
 
-    def check(self, student: Student) -> None:
-        """Raises ValueError when the format cannot hold students of this teacher or its libraries are missing."""
+    def check(self, student: Student, options: Options | None = None) -> None:
+        """Raises ValueError when the format cannot hold students of this teacher, its libraries are missing, or it has
+        no use for an option."""
         self.check_teacher(student.teacher)
         self.check_needs()
+        self.check_options(student.contract, options or Options())
+
+    def check_options(self, contract: SamplingContract, options: Options) -> None:
+        """Raises ValueError for an option that this format, or this student, has no use for."""
+        if options.rank is None:
+            return
+        if not self.extracts:
+            able = [name for name in MODULES if find_format(name).extracts]
+            raise ValueError(
+                f"--rank is that of a LoRA which is extracted from a fully trained student, --to {' or '.join(able)}; "
+                f"{self.name} writes none: leave it out"
+            )
+        if contract.weights == "lora":
+            raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
 
     def missing(self, teacher: Teacher) -> str:
         """Why the format cannot hold students of this teacher; nothing where it can."""
@@ -176,7 +196,7 @@ def export(
     from fewstep.student.export.model_card import model_card
 
     format, begin, options = find_format(to), time.monotonic(), options or Options()
-    format.check(student)
+    format.check(student, options)
     student = replace(student, contract=published(student.contract, options.base_model))
     with whole_folder(out, force) as part, quiet_libraries():
         written = format.write(student, part, options)
@@ -190,7 +210,7 @@ def export(
         exported = Exported(out, to, error, motion, size_mb, seconds, notes)
         saved = {key: value for key, value in asdict(exported).items() if key != "folder"}
         (part / FILE_NAME).write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
-        card = model_card(student, format, written.relation, exported, provenance)
+        card = model_card(student, format, written, exported, provenance)
         (part / "README.md").write_text(card, "utf-8")
     return exported
 

@@ -92,7 +92,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return with_parts(teacher.denoiser, {**own, **loaded})
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     return (
         imports_code("DiffusionPipeline")
         + '\npipe = DiffusionPipeline.from_pretrained(".")  # this folder, or its id on the hub\n'

@@ -121,7 +121,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return found
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
     load = (
         f"\n{name} = {kind}.from_single_file(\n"

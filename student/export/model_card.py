@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from fewstep.student.contract import SamplingContract, experts_said
-from fewstep.student.export.base import Exported, Format
+from fewstep.student.export.base import Exported, Format, Written
 from fewstep.student.export.privacy import is_hub_id, results_without_paths, without_paths
 from fewstep.student.export.provenance import Provenance
 from fewstep.student.export.stock import stock_scheduler
@@ -18,7 +18,7 @@ _LICENCE = ("license", "license_name", "license_link")
 
 
 def model_card(
-    student: Student, format: Format, relation: str, exported: Exported, provenance: Provenance | None
+    student: Student, format: Format, written: Written, exported: Exported, provenance: Provenance | None
 ) -> str:
     """The card, with the front matter that the hub reads."""
     from huggingface_hub import ModelCardData
@@ -28,7 +28,7 @@ def model_card(
     on_hub = is_hub_id(contract.teacher)
     data = ModelCardData(
         base_model=contract.teacher if on_hub else None,
-        base_model_relation=relation if on_hub else None,
+        base_model_relation=written.relation if on_hub else None,
         library_name=format.library,
         pipeline_tag="text-to-video",
         tags=["fewstep", "distillation"],
@@ -37,9 +37,9 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {contract.steps} steps from {contract.teacher}",
-        _summary(contract, relation, licence),
+        _summary(contract, written.relation, licence),
         "## Sampling\n\n" + _sampling(student),
-        f"```python\n{format.snippet(student).rstrip()}\n```",
+        f"```python\n{format.snippet(student, written).rstrip()}\n```",
         "## This export\n\n" + _export(format, exported),
         "## Training\n\n" + _training(contract, provenance),
         "## Evaluation\n\n" + _evaluation(results),

@@ -201,7 +201,7 @@ def _reload(folder: Path, student: Student) -> Latents:
     return latents
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     return (
         "from fewstep.student.sampler import open_sampler\n"
         "from fewstep.teacher.video import to_uint8, write_video\n"

@@ -82,7 +82,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return frozen
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     kind = type(student.teacher.shared_part(the_denoiser(student.teacher))).__name__
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
     load = f'part = {kind}.from_pretrained(".")  # this folder, or its id on the hub\n{student.teacher.part_code}\n'

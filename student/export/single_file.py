@@ -54,7 +54,7 @@ def reload_checkpoint(folder: Path, student: Student) -> Latents:
     return pipeline_latents(stock_pipeline(student, **{denoiser_name(student.teacher): network}), student)
 
 
-def checkpoint_snippet(student: Student) -> str:
+def checkpoint_snippet(student: Student, written: Written) -> str:
     """The same in a user's hands."""
     kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
     load = f'\n{name} = {kind}.from_single_file("{checkpoint_name(student)}", config=".")'

@@ -23,7 +23,6 @@ from fewstep.teacher.pipeline_index import CLASSICAL
 from fewstep.teacher.source import EMBEDDED
 from fewstep.teacher.stock import StockScheduler
 
-
 PUT_IN = "  # put in the base model's name on the hub, or its folder"
 
 
@@ -180,8 +179,9 @@ def base_code(student: Student, arguments: str = "") -> str:
             "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n",
             f"embedded_path({name!r})",
         )
+    hint = PUT_IN if name == UNNAMED else ""
     return (
-        f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments}){PUT_IN if name == UNNAMED else ''}\n"
+        f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments}){hint}\n"
         f"pipe.scheduler = {stock_scheduler(student).code}\n"
         + "".join(_part_code(name, settings) for name, settings in student.teacher.stock_parts().items())
     )

@@ -95,7 +95,7 @@ def _network(path: Path, teacher: Teacher, name: str) -> nn.Module:
     return load_network(own, folder, _DTYPE[name])
 
 
-def _snippet(student: Student, name: str) -> str:
+def _snippet(student: Student, written: Written, name: str) -> str:
     arguments = "".join(f", {key}={value}" for key, value in _arguments(name).items())
     load = f'\npipe = DiffusionPipeline.from_pretrained("."{arguments})  # this folder, or its id on the hub\n'
     return imports_code("DiffusionPipeline") + load + clip_code(student)

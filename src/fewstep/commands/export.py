@@ -25,8 +25,14 @@ def export(
         int | None, typer.Option(min=1, help="Which student of the run; by default the last one.")
     ] = None,
     rank: Annotated[
-        int, typer.Option(min=1, max=MOST_RANK, help="Of the LoRA that is extracted from a fully trained student.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_RANK,
+            help="Of the LoRA that is extracted from a fully trained student: 64 by default with --to lora; with --to "
+            "comfyui, which else writes the whole model, only where it is given.",
+        ),
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="results.json for the model card; by default RUN/evaluation/results.json.")
     ] = None,
@@ -37,8 +43,7 @@ def export(
         str | None,
         typer.Option(
             metavar="ORG/NAME",
-            help="The teacher's name on the hub, for contract, card and snippet; of a teacher in a folder they else name "
-            "none.",
+            help="The teacher's name on the hub, for contract, card and snippet, which never name a folder.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace an export that is there already.")] = False,

@@ -9,17 +9,23 @@ import typer
 
 from fewstep.commands.asked import Device
 from fewstep.commands.progress import Screen
+from fewstep.student.export.programs import PROGRAMS, said
 from fewstep.teacher.limits import MOST_RANK
 
 if TYPE_CHECKING:
-    from fewstep.student.export.base import Exported
+    from fewstep.student.export.base import Exported, Options
+    from fewstep.student.export.provenance import Provenance
+    from fewstep.student.loading import Student
 
-To = Literal["diffusers", "lora", "comfyui", "single-file", "part", "torchao-int8", "torchao-fp8", "gguf", "onnx"]
+_SAID = " ".join(f"{name}: {said(name)}." for name in PROGRAMS)
+To = Literal[
+    "all", "diffusers", "lora", "comfyui", "single-file", "part", "torchao-int8", "torchao-fp8", "gguf", "onnx"
+]
 
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, one stage's, or another export.")],
-    to: Annotated[To, typer.Option(help="The format.")],
+    to: Annotated[To, typer.Option(help=f"The format, or all that fit, each in a folder of its own. {_SAID}")],
     out: Annotated[Path, typer.Option(help="Folder to write; it appears once it is whole.")],
     step_count: Annotated[
         int | None, typer.Option(min=1, help="Which student of the run; by default the last one.")
@@ -56,41 +62,90 @@ def export(
     """Write a student for other tools, load it there, and keep it if it gives the same latents from the same noise."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"exporting {source} as {to}")
-    from fewstep.student.export.base import Options, find_format
-    from fewstep.student.export.base import export as write
-    from fewstep.student.export.hub import check_repo, push
+    from fewstep.student.export.base import Options
+    from fewstep.student.export.hub import check_access, check_repo
     from fewstep.student.export.privacy import check_base_model
     from fewstep.student.export.provenance import read_provenance
-    from fewstep.student.export.whole_folder import check_free
     from fewstep.student.loading import load_student
 
-    format = find_format(to)
-    format.check_needs()
+    options = Options(rank, base_model)
+    _check_free(to, out, force)
     if base_model is not None:
         check_base_model(base_model)
-    check_free(out, force)
     if push_to_hub is not None:
+        if to == "all":
+            raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
         check_repo(push_to_hub)
+        screen.say(f"asking the hub whether you may push to {push_to_hub}")
+        check_access(push_to_hub)
     provenance = read_provenance(source, step_count, results)
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=device)
-    screen.say("writing it, and loading it back in the other tool")
-    done = write(student, to, out, Options(rank, base_model), provenance, force)
-    _tell(done)
+    if to == "all":
+        _write_all(student, out, options, provenance, force, screen)
+    else:
+        _write(student, to, out, options, provenance, force, screen)
     if push_to_hub is not None:
+        from fewstep.student.export.hub import push
+
         screen.say(f"uploading it to {push_to_hub}")
         typer.echo(push(out, push_to_hub, private))
 
 
-def _tell(done: Exported) -> None:
-    from fewstep.student.contract import UNNAMED, read_contract
+def _check_free(to: To, out: Path, force: bool) -> None:
+    """Raises ValueError for an output folder or a library that is in the way, before anything is loaded."""
+    from fewstep.student.export.base import find_format
+    from fewstep.student.export.every import check_every
+    from fewstep.student.export.whole_folder import check_free
 
+    if to == "all":
+        check_every(out, force)
+    else:
+        find_format(to).check_needs()
+        check_free(out, force)
+
+
+def _write(
+    student: Student, to: To, out: Path, options: Options, provenance: Provenance, force: bool, screen: Screen
+) -> None:
+    from fewstep.student.export.base import export as write
+
+    screen.say("writing it, and loading it back in the other tool")
+    done = write(student, to, out, options, provenance, force)
     for note in done.notes:
         typer.echo(note)
+    _tell(done)
+    _tell_base(done)
+
+
+def _write_all(
+    student: Student, out: Path, options: Options, provenance: Provenance, force: bool, screen: Screen
+) -> None:
+    from fewstep.student.export.every import export_every
+
+    def begun(name: str) -> None:
+        screen.say(f"writing {name}, and loading it back in the other tool")
+
+    done, refused = export_every(student, out, options, provenance, force, begun)
+    for one in done:
+        _tell(one)
+    for name, why in refused.items():
+        typer.echo(f"not {name}: {why}")
+    if not done:
+        raise ValueError("no format fits this student")
+    _tell_base(done[0])
+
+
+def _tell(done: Exported) -> None:
     typer.echo(
         f"{done.folder}: {done.format}, {done.size_mb:g} MB, latents differ by {done.relative_error:.2g} from the "
         f"student's own, {done.seconds:g} s"
     )
+
+
+def _tell_base(done: Exported) -> None:
+    from fewstep.student.contract import UNNAMED, read_contract
+
     if read_contract(done.folder).teacher == UNNAMED:
         typer.echo(
             f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not told: --base-model "

@@ -8,11 +8,12 @@ from pathlib import Path
 from torch import nn
 
 from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, lora_loader
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
 from fewstep.student.export.comfyui_lora import PREFIX, adapter_tensors, extracted_tensors, is_extracted, patched
 from fewstep.student.export.comfyui_workflow import architecture_note, named_files, node_note, workflow
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.lora import is_adapted, with_adapter
+from fewstep.student.export.precision import cast_tensors
 from fewstep.student.export.single_file import (
     checkpoint_name,
     checkpoint_snippet,
@@ -41,25 +42,24 @@ def _lacks(teacher: Teacher) -> str:
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    adapted, notes = is_adapted(student.network), list[str]()
+    adapted, notes, precision = is_adapted(student.network), list[str](), options.precision or "float32"
     is_lora = adapted or options.rank is not None
     if adapted:
-        write_tensors(
-            folder / _lora_name(student), adapter_tensors(student.teacher, student.network), student.contract, "comfyui"
-        )
+        tensors = adapter_tensors(student.teacher, student.network)
+        write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
     elif options.rank is not None:
-        notes.append(_write_extracted(student, folder, options.rank))
+        notes.append(_write_extracted(student, folder, options.rank, precision))
     else:
-        write_checkpoint(student, folder, "comfyui", CHECKPOINT_PREFIX)
+        write_checkpoint(student, folder, "comfyui", precision, CHECKPOINT_PREFIX)
     file = _lora_name(student) if is_lora else checkpoint_name(student)
     (folder / WORKFLOW).write_text(json.dumps(workflow(student, file, is_lora), indent=1) + "\n", "utf-8")
     notes = [_steps_note(student, file, is_lora), *notes, *node_note(student.contract), *architecture_note(student)]
     return Written(tuple(notes), is_lora and not adapted, "adapter" if is_lora else "finetune")
 
 
-def _write_extracted(student: Student, folder: Path, rank: int) -> str:
+def _write_extracted(student: Student, folder: Path, rank: int, precision: Precision) -> str:
     tensors, held = extracted_tensors(student.teacher, student.network, rank)
-    write_tensors(folder / _lora_name(student), tensors, student.contract, "comfyui")
+    write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
     return (
         f"Extracted by SVD from a fully trained student: rank {rank} holds {held:.1%} of the change of the weights; "
         "biases, norms, tables and convolutions are in it whole (diff, diff_b). ComfyUI adds all of it; diffusers, by "
@@ -125,6 +125,6 @@ FORMATS = {
         network=_network,
         snippet=_snippet,
         lacks=_lacks,
-        extracts=True,
+        adapters=True,
     )
 }

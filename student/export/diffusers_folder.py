@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fewstep.student.contract import read_contract
 from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     changed_parts,
     clip_code,
@@ -69,7 +71,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     networks = merged_networks(student)
     copy_pipeline(student, folder, networks, "diffusers")
     for name, network in networks.items():
-        save_network(network, folder / name)
+        save_network(cast(network, options.precision or "float32"), folder / name, options.shard)
     return Written(
         ("diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above.",)
     )
@@ -80,7 +82,7 @@ def _reload(folder: Path, student: Student) -> Latents:
 
     loader: Any = DiffusionPipeline
     with without_bars():
-        pipe = loader.from_pretrained(folder, use_safetensors=True)
+        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     return pipeline_latents(pipe.to(student.teacher.device), student)
 
 

@@ -19,6 +19,7 @@ from fewstep.student.export.abilities import lora_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_header, read_tensors, write_tensors
 from fewstep.student.export.lora_extraction import USUAL_RANK, extract_adapter
+from fewstep.student.export.precision import cast_tensors
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
@@ -37,9 +38,9 @@ FILE_NAME = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks f
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header
 
 
-def is_adapted(network: Any) -> bool:
-    """Whether a student's network is its teacher's with an adapter on it."""
-    return bool(getattr(network, "peft_config", {}))
+def is_adapted(network: nn.Module) -> bool:
+    """Whether a student's network is its teacher's with an adapter on it; of experts, whether one is."""
+    return any(getattr(part, "peft_config", {}) for part in parts_of(network).values())
 
 
 def adapter_state(network: Any) -> dict[str, Tensor]:
@@ -62,11 +63,12 @@ def baked_state(network: Any) -> dict[str, Tensor]:
     return state
 
 
-def baked_settings(network: Any) -> dict[str, Any]:
-    """peft's settings of `baked_state`: alpha is the rank, everywhere."""
+def baked_settings(network: Any, prefix: str) -> dict[str, Any]:
+    """peft's settings of `baked_state`, their names behind a prefix: alpha is the rank, everywhere."""
     (config,) = network.peft_config.values()
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    return settings | {"lora_alpha": config.r, "alpha_pattern": config.rank_pattern, "use_rslora": False}
+    settings |= {"lora_alpha": config.r, "alpha_pattern": config.rank_pattern, "use_rslora": False}
+    return {prefix + key: value for key, value in settings.items()}
 
 
 def with_adapter(
@@ -86,7 +88,8 @@ def with_adapter(
             "`fewstep export`)"
         )
     network: Any = shared_copy(base)
-    network.load_lora_adapter(state, prefix=prefix, adapter_name=ADAPTER, metadata=settings)
+    whole = {key: tensor.float() for key, tensor in state.items()}
+    network.load_lora_adapter(whole, prefix=prefix, adapter_name=ADAPTER, metadata=settings)
     return network.requires_grad_(False)
 
 
@@ -119,10 +122,9 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
         for name in trained_names(student.contract)
     ]
     extracted = [one for one in held if one is not None]
-    rank = options.rank or USUAL_RANK
     notes = [
-        f"Extracted by SVD from a fully trained student: rank {rank} holds {one:.1%} of the change of the weights, and "
-        "nothing of the change of norms and modulation tables."
+        f"Extracted by SVD from a fully trained student: rank {options.rank} holds {one:.1%} of the change of the "
+        "weights, and nothing of that of norms and modulation tables."
         for one in extracted
     ]
     return Written(tuple(notes), approximate=bool(extracted), relation="adapter")
@@ -132,10 +134,12 @@ def _write_one(student: Student, own: nn.Module, network: Any, path: Path, optio
     """Writes one network's adapter; of one that is extracted, how much of the change of weights it holds."""
     held = None
     if not is_adapted(network):
-        network, held = extract_adapter(own, network, options.rank or USUAL_RANK)
+        assert options.rank is not None
+        network, held = extract_adapter(own, network, options.rank)
     prefix = f"{prefix_of(student.teacher)}."
-    settings = {prefix + key: value for key, value in baked_settings(network).items()}
+    settings = baked_settings(network, prefix)
     state = {prefix + key: tensor for key, tensor in baked_state(network).items()}
+    state = cast_tensors(state, options.precision or "float32")
     metadata = {_SETTINGS: json.dumps(settings, sort_keys=True)}
     write_tensors(path, state, student.contract, "lora", metadata)
     return held
@@ -203,6 +207,7 @@ FORMATS = {
         network=_network,
         snippet=_snippet,
         lacks=lora_loader,
-        extracts=True,
+        adapters=True,
+        usual_rank=USUAL_RANK,
     )
 }

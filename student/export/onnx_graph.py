@@ -231,5 +231,6 @@ FORMATS = {
         extra="onnx",
         library="onnx",
         one_size=True,
+        precisions=("float32",),
     )
 }

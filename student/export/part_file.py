@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fewstep.student.contract import UNNAMED
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import read_tensors, write_tensors
+from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
@@ -36,6 +38,11 @@ def _lacks(teacher: Teacher) -> str:
     return ""
 
 
+def _leaving(student: Student) -> Collection[str]:
+    part: nn.Module = student.teacher.shared_part(the_denoiser(student.teacher))
+    return part.state_dict().keys()
+
+
 def _write(student: Student, folder: Path, options: Options) -> Written:
     """Config and weights as diffusers saves the part, the contract in the header."""
     stock_scheduler(student)  # refuse before the work
@@ -43,6 +50,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     part = student.teacher.shared_part(network)
     _check_rest(student, network, part)
     save_config(part, folder)
+    part = cast(part, options.precision or "float32")
     write_tensors(folder / FILE_NAME, part.state_dict(), student.contract, "part")
     name = student.contract.teacher
     one = "" if name == UNNAMED else f"; {name} is one"
@@ -63,7 +71,7 @@ def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:
 def _reload(folder: Path, student: Student) -> Latents:
     kind: Any = type(student.teacher.shared_part(the_denoiser(student.teacher)))
     with without_bars():
-        part = kind.from_pretrained(folder, use_safetensors=True)
+        part = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     pipe = stock_pipeline(student)
     student.teacher.put_part(pipe, part)
     return pipeline_latents(pipe, student)
@@ -97,5 +105,6 @@ FORMATS = {
         network=_network,
         snippet=_snippet,
         lacks=_lacks,
+        leaving=_leaving,
     )
 }

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import original_names, single_file_loader
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
+from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
@@ -34,9 +35,9 @@ def checkpoint_name(student: Student) -> str:
     return f"fewstep-{student.contract.steps}step.safetensors"
 
 
-def write_checkpoint(student: Student, folder: Path, format: str, prefix: str = "") -> None:
+def write_checkpoint(student: Student, folder: Path, format: str, precision: Precision, prefix: str = "") -> None:
     """Writes the denoiser under its original names, and its config.json, as `from_single_file` takes them."""
-    network, names = merged_network(student), original_names(student.teacher)
+    network, names = cast(merged_network(student), precision), original_names(student.teacher)
     state = network.state_dict()
     original = names.original(state, prefix)
     back = names.to_diffusers(original)
@@ -50,7 +51,9 @@ def reload_checkpoint(folder: Path, student: Student) -> Latents:
     """diffusers' own single-file loader, in the base model's pipeline."""
     kind: Any = type(the_denoiser(student.teacher))
     with without_bars():
-        network = kind.from_single_file(str(only_file(folder)), config=str(folder), local_files_only=True)
+        network = kind.from_single_file(
+            str(only_file(folder)), config=str(folder), local_files_only=True, dtype=torch.float32
+        )
     return pipeline_latents(stock_pipeline(student, **{denoiser_name(student.teacher): network}), student)
 
 
@@ -82,7 +85,7 @@ def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    write_checkpoint(student, folder, "single-file")
+    write_checkpoint(student, folder, "single-file", options.precision or "float32")
     return Written()
 
 

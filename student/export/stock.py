@@ -108,9 +108,14 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
 
 def merged_network(student: Student) -> Any:
-    """The student's denoiser as a plain network of its own: adapters are added into its weights."""
-    network: nn.Module = deepcopy(student.network)
-    merge_adapters(network)
+    """The student's denoiser as a plain network: adapters are added into weights of its own."""
+    return _merged(student.network)
+
+
+def _merged(network: nn.Module) -> Any:
+    if not getattr(network, "peft_config", {}):
+        return network
+    merge_adapters(network := deepcopy(network))
     return network
 
 
@@ -122,8 +127,7 @@ def merged_networks(student: Student) -> dict[str, Any]:
     found = {}
     for name, part in parts_of(student.network).items():
         if name in trained_names(student.contract):
-            merge_adapters(network := deepcopy(part))
-            found[student.teacher.component_names()[name]] = network
+            found[student.teacher.component_names()[name]] = _merged(part)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -62,18 +63,21 @@ class Options:
     rank: int | None = None
     base_model: str | None = None
     precision: Precision | None = None
-    shard: str = "10GB"
+    shard: str | None = None
 
 
 @dataclass(frozen=True)
 class Written:
     """What `Format.write` has to say: sentences for the model card and the terminal, and whether the format could
     hold the student at all: of an approximation the error is reported and no tolerance asked. `relation` to the base
-    model is in the terms of the hub."""
+    model is in the terms of the hub. `precision`: for a snippet to load it in; `export` fills it in. `steps`: what
+    to do in ComfyUI, one after the other."""
 
     notes: tuple[str, ...] = ()
     approximate: bool = False
     relation: Literal["finetune", "adapter", "quantized"] = "finetune"
+    precision: Precision = "float32"
+    steps: tuple[str, ...] = ()
 
 
 def all_weights(student: Student) -> Collection[str] | None:
@@ -98,6 +102,7 @@ class Format:
     unless that is None.
     precisions: those that it can store, the first where the teacher's is none of them; computes: those of them that its
     tool computes in, too, when it is compared. The others are compared in float32.
+    shards: weights may lie in several files.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 
@@ -117,6 +122,7 @@ class Format:
     usual_rank: int | None = None
     precisions: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
     computes: tuple[Precision, ...] = ()
+    shards: bool = False
 
     def check(self, student: Student, options: Options | None = None) -> None:
         """Raises ValueError when the format cannot hold students of this teacher, its libraries are missing, or it has
@@ -133,6 +139,10 @@ class Format:
                 f"--rank is that of a LoRA which is extracted from a fully trained student, --to {' or '.join(able)}; "
                 f"{self.name} writes none: leave it out"
             )
+        if options.shard is not None:
+            check_shard(options.shard)
+            if not self.shards:
+                raise ValueError(f"{self.name} is one file, which --max-shard-size cannot split: leave it out")
         if options.precision is not None and options.precision not in self.precisions:
             raise ValueError(
                 f"{self.name} cannot be written in {options.precision}: use --dtype {' or '.join(self.precisions)}"
@@ -196,6 +206,12 @@ class Exported:
     precision: Precision = "float32"
 
 
+def check_shard(size: str) -> None:
+    """Raises ValueError for what is no size of files in diffusers' terms."""
+    if re.fullmatch(r"[1-9]\d*(\.\d+)?\s*[KMGT]I?B", size.upper()) is None:
+        raise ValueError(f"--max-shard-size {size} is no size of files: pass one such as 5GB or 500MB")
+
+
 def find_format(name: str) -> Format:
     """The format of this name. Raises ValueError when there is none."""
     if name not in MODULES:
@@ -234,7 +250,7 @@ def export(
     with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():
         extracted = options.rank is not None
         held = student if extracted else rounded(student, options.precision, format.adapters, format.leaving(student))
-        written = format.write(held, part, options)
+        written = replace(format.write(held, part, options), precision=options.precision)
         forget_origins(part)
         student.contract.write(part)
         found = compare(format, written, part, student, held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -24,6 +25,7 @@ from fewstep.student.export.single_file import (
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
+    dtype_code,
     imports_code,
     pipeline_latents,
     stock_pipeline,
@@ -54,7 +56,8 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     file = _lora_name(student) if is_lora else checkpoint_name(student)
     (folder / WORKFLOW).write_text(json.dumps(workflow(student, file, is_lora), indent=1) + "\n", "utf-8")
     notes = [_steps_note(student, file, is_lora), *notes, *node_note(student.contract), *architecture_note(student)]
-    return Written(tuple(notes), is_lora and not adapted, "adapter" if is_lora else "finetune")
+    relation: Literal["adapter", "finetune"] = "adapter" if is_lora else "finetune"
+    return Written(tuple(notes), is_lora and not adapted, relation, steps=_steps(student, file, is_lora))
 
 
 def _write_extracted(student: Student, folder: Path, rank: int, precision: Precision) -> str:
@@ -67,14 +70,30 @@ def _write_extracted(student: Student, folder: Path, rank: int, precision: Preci
     )
 
 
-def _steps_note(student: Student, file: str, is_lora: bool) -> str:
+def _steps(student: Student, file: str, is_lora: bool) -> tuple[str, ...]:
+    """What a user of ComfyUI does."""
     contract, own = student.contract, comfyui_facts(student.teacher)
     return (
-        f"For ComfyUI: put {file} into models/{'loras' if is_lora else 'diffusion_models'} and load {WORKFLOW}, which "
-        f"names {named_files(student, is_lora)}: choose your own where they are called otherwise. It sets "
-        f"ModelSamplingSD3 shift {contract.shift:g} ({own.model}'s default there is {own.shift:g}), sampler euler, "
-        f"scheduler simple, CFG {contract.guidance} and {contract.steps} steps."
+        f"Put `{file}` into `models/{_place(is_lora)}`.",
+        f"Have {named_files(student, is_lora)}; the words in brackets are what each is and its folder in `models`.",
+        f"Drag `{WORKFLOW}` into the window and choose your own files where they are called otherwise.",
+        f"Leave the rest: ModelSamplingSD3 shift {contract.shift:g} ({own.model}'s default there is {own.shift:g}), "
+        f"sampler euler, scheduler simple, CFG {contract.guidance}, {contract.steps} steps"
+        + (f", strength 1; further LoRAs go between {own.model}'s model and this one." if is_lora else "."),
     )
+
+
+def _steps_note(student: Student, file: str, is_lora: bool) -> str:
+    contract = student.contract
+    return (
+        f"For ComfyUI: put {file} into models/{_place(is_lora)} and load {WORKFLOW}, which names "
+        f"{named_files(student, is_lora)}, shift {contract.shift:g}, sampler euler, scheduler simple, CFG "
+        f"{contract.guidance} and {contract.steps} steps."
+    )
+
+
+def _place(is_lora: bool) -> str:
+    return "loras" if is_lora else "diffusion_models"
 
 
 def _lora_name(student: Student) -> str:
@@ -111,7 +130,7 @@ def _snippet(student: Student, written: Written) -> str:
     load = f'pipe.load_lora_weights(".", weight_name="{_lora_name(student)}")\n'
     return (
         imports_code(student.contract.pipeline, stock_scheduler(student).name)
-        + base_code(student)
+        + base_code(student, dtype_code(written))
         + load
         + clip_code(student)
     )

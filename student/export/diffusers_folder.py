@@ -17,6 +17,7 @@ from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     changed_parts,
     clip_code,
+    dtype_code,
     imports_code,
     merged_networks,
     pipeline_latents,
@@ -97,7 +98,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 def _snippet(student: Student, written: Written) -> str:
     return (
         imports_code("DiffusionPipeline")
-        + '\npipe = DiffusionPipeline.from_pretrained(".")  # this folder, or its id on the hub\n'
+        + f'\npipe = DiffusionPipeline.from_pretrained("."{dtype_code(written)})  # this folder, or its id on the hub\n'
         + clip_code(student)
     )
 
@@ -109,5 +110,6 @@ FORMATS = {
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        shards=True,
     )
 }

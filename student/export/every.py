@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import MODULES, Exported, Options, export, find_format
 from fewstep.student.export.provenance import Provenance
 from fewstep.student.export.whole_folder import check_free
@@ -17,11 +16,17 @@ ALL = "all"
 
 
 def options_of(name: str, options: Options) -> Options:
-    """What of the options is this format's."""
-    return options if find_format(name).extracts else replace(options, rank=None)
+    """What of the options is this format's; a precision that it cannot have is left to it."""
+    format = find_format(name)
+    return replace(
+        options,
+        rank=options.rank if format.adapters else None,
+        shard=options.shard if format.shards else None,
+        precision=options.precision if options.precision in format.precisions else None,
+    )
 
 
-def unfit(teacher: Teacher, contract: SamplingContract, options: Options) -> dict[str, str]:
+def unfit(teacher: Teacher, options: Options) -> dict[str, str]:
     """Format -> why it cannot hold this student, whose weights are not looked at, or cannot be written here."""
     found = {}
     for name in MODULES:
@@ -31,7 +36,7 @@ def unfit(teacher: Teacher, contract: SamplingContract, options: Options) -> dic
             continue
         try:
             format.check_needs()
-            format.check_options(contract, options_of(name, options))
+            format.check_options(options_of(name, options))
         except ValueError as error:
             found[name] = str(error)
     return found
@@ -52,7 +57,7 @@ def export_every(
     on_format: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Exported], dict[str, str]]:
     """The exports, each in the folder of its format's name in `out`, and for each other format why it is not there."""
-    refused, done = unfit(student.teacher, student.contract, options), list[Exported]()
+    refused, done = unfit(student.teacher, options), list[Exported]()
     for name in MODULES:
         if name in refused:
             continue

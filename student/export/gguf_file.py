@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, original_names
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.comfyui_workflow import architecture_note
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.rounding import choose_layers
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
     denoiser_name,
+    dtype_code,
     imports_code,
     merged_network,
     pipeline_latents,
@@ -30,6 +32,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
 _TOLERANCE = 1e-2
+_KINDS: dict[Precision, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BLOCK = 32  # weights of a row that share a scale
 
 
@@ -68,8 +71,9 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     for key, value in header_of("gguf", student.contract).items():
         writer.add_string(key, value)
     rounded = {f"{name}.weight" for name in chosen.names}
+    rest = GGMLQuantizationType[_KINDS[options.precision or "float32"]]  # of vectors single precision
     for name, tensor in network.state_dict().items():
-        kind = GGMLQuantizationType.Q8_0 if name in rounded else GGMLQuantizationType.F32
+        kind = GGMLQuantizationType.Q8_0 if name in rounded else rest if tensor.ndim > 1 else GGMLQuantizationType.F32
         values = quants.quantize(tensor.float().cpu().numpy(), kind)
         writer.add_tensor(names.to_original(name), values, raw_dtype=kind)
     writer.write_header_to_file()
@@ -77,7 +81,13 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     writer.write_tensors_to_file()
     writer.close()
     save_config(network, folder)
-    return Written((chosen.note,), relation="quantized")
+    steps = (
+        f"Put `{_file_name(student)}` into `models/unet`, and have the nodes of ComfyUI-GGUF.",
+        f"Load it with Unet Loader (GGUF), then ModelSamplingSD3 with shift {student.contract.shift:g}, sampler euler, "
+        f"scheduler simple, CFG {student.contract.guidance}, {student.contract.steps} steps, as the workflow of `--to "
+        "comfyui` does with a whole model.",
+    )
+    return Written((chosen.note, *architecture_note(student)), relation="quantized", steps=steps)
 
 
 def _file_name(student: Student) -> str:
@@ -127,12 +137,12 @@ def _snippet(student: Student, written: Written) -> str:
         f"\n{name} = {kind}.from_single_file(\n"
         f'    "{_file_name(student)}",\n'
         '    config=".",\n'
-        "    quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),\n"
-        "    dtype=torch.float32,\n"
+        f"    quantization_config=GGUFQuantizationConfig(compute_dtype=torch.{written.precision}),\n"
+        f"    dtype=torch.{written.precision},\n"
         ")"
     )
     start = imports_code("GGUFQuantizationConfig", student.contract.pipeline, kind, stock_scheduler(student).name)
-    return start + load + base_code(student, f", {name}={name}") + clip_code(student)
+    return start + load + base_code(student, f", {name}={name}{dtype_code(written)}") + clip_code(student)
 
 
 FORMATS = {

@@ -23,6 +23,7 @@ from fewstep.student.export.precision import cast_tensors
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
+    dtype_code,
     imports_code,
     pipeline_latents,
     stock_pipeline,
@@ -192,7 +193,13 @@ def _snippet(student: Student, written: Written) -> str:
         f'pipe.{method}("."{_further(arguments)})  # this folder, or its id on the hub\n'
         for method, arguments in _loaded_with(student)
     )
-    return imports_code(student.contract.pipeline, scheduler) + base_code(student) + load + fuse + clip_code(student)
+    return (
+        imports_code(student.contract.pipeline, scheduler)
+        + base_code(student, dtype_code(written))
+        + load
+        + fuse
+        + clip_code(student)
+    )
 
 
 def _further(arguments: dict[str, Any]) -> str:

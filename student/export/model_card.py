@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from fewstep.student.contract import SamplingContract, experts_said
+from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Exported, Format, Written
+from fewstep.student.export.card_use import beside, install, limits, sampling, serving
 from fewstep.student.export.privacy import is_hub_id, results_without_paths, without_paths
+from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.provenance import Provenance
-from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import Student
 
 _LICENCE = ("license", "license_name", "license_link")
@@ -38,12 +39,16 @@ def model_card(
         f"---\n{data.to_yaml()}\n---",
         f"# {contract.steps} steps from {contract.teacher}",
         _summary(contract, written.relation, licence),
-        "## Sampling\n\n" + _sampling(student),
+        "## Sampling\n\n" + sampling(student),
+        install(student, format),
         f"```python\n{format.snippet(student, written).rstrip()}\n```",
+        *_section("In ComfyUI", "\n".join(f"{i}. {step}" for i, step in enumerate(written.steps, 1))),
+        *_section("Beside another LoRA", beside(student, format, written)),
+        *_section("Serving", serving(student, format)),
         "## This export\n\n" + _export(format, exported),
         "## Training\n\n" + _training(contract, provenance),
         "## Evaluation\n\n" + _evaluation(results),
-        "## Limits\n\n" + _limits(contract, results),
+        "## Limits\n\n" + _limits(limits(contract, format, written), results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -68,43 +73,14 @@ def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, An
     )
 
 
-def _sampling(student: Student) -> str:
-    contract = student.contract
-    nodes = ", ".join(f"{timestep:g}" for timestep in (round(t, 2) for t in contract.timesteps))
-    return "\n".join(
-        (
-            f"- steps: {contract.steps}, at timesteps {nodes}",
-            *([f"- experts: {experts_said(contract.experts)}"] if contract.experts else ()),
-            f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
-            + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
-            f"- scheduler: {_scheduler(student)}",
-            *(
-                f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, {contract.fps:g} a second"
-                for size in contract.sizes
-            ),
-            "- `contract.json` says all this to programs; `fewstep sample` keeps to it by itself",
-        )
-    )
-
-
-def _scheduler(student: Student) -> str:
-    try:
-        return f"`{stock_scheduler(student).code}`{_euler(student)}"
-    except ValueError as error:  # formats whose steps the caller takes do without one
-        return f"none of diffusers: {error}"
-
-
-def _euler(student: Student) -> str:
-    """Where schedules end short of pure noise, which most of their users sample with Euler."""
-    scale = float(student.teacher.schedule.sigma(1.0))
-    if student.contract.kind != "vp" or scale == 1:
-        return ""
-    return f"; EulerDiscrete scales the noise by {scale:.4f}, so that it gives slightly other clips"
+def _section(title: str, text: str) -> list[str]:
+    return [f"## {title}\n\n{text}"] if text else []
 
 
 def _export(format: Format, exported: Exported) -> str:
     lines = [
-        f"- format: {exported.format}, {exported.size_mb:g} MB",
+        f"- format: {exported.format}, for {PROGRAMS[format.name].program}; {exported.size_mb:g} MB, weights in "
+        f"{exported.precision}",
         f"- loaded back by its own tool, it gives the student's latents from the same noise but for a relative error "
         f"of {exported.relative_error:.2g}",
     ]
@@ -143,9 +119,9 @@ def _evaluation(results: Mapping[str, Any]) -> str:
         cells = (_figure(row.get("metrics", {}).get(name)) for name in names)
         lines.append(" | ".join([str(row.get("model", "")), str(row.get("steps") or ""), *cells]))
     table = "\n".join(f"| {line} |" for line in lines)
-    protocol = ", ".join(f"{key} {value}" for key, value in results["protocol"].items())
+    protocol = "\n".join(f"| {key} | {value} |" for key, value in results["protocol"].items())
     command = f"\nCommand: `{results['command']}`." if results.get("command") else ""
-    return f"{table}\n\nProtocol: {protocol}.{command}"
+    return f"{table}\n\n| protocol | |\n| --- | --- |\n{protocol}\n{command}"
 
 
 def _figure(found: Any) -> str:
@@ -156,12 +132,6 @@ def _figure(found: Any) -> str:
     return f"{found['value']:.3g}{interval}"
 
 
-def _limits(contract: SamplingContract, results: Mapping[str, Any]) -> str:
-    sizes = " or ".join(f"{size.num_frames} frames of {size.width} x {size.height}" for size in contract.sizes)
-    lines = [
-        f"It was taught {contract.steps} steps at the nodes above, without guidance, and clips of {sizes}: asked in "
-        "any other way, it gives worse ones.",
-        "What its base model does wrongly it does wrongly, too.",
-        *(f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())),
-    ]
-    return "\n".join(f"- {line}" for line in lines)
+def _limits(lines: Sequence[str], results: Mapping[str, Any]) -> str:
+    warned = [f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())]
+    return "\n".join(f"- {line}" for line in (*lines, *warned))

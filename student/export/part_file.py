@@ -17,6 +17,7 @@ from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
+    dtype_code,
     imports_code,
     merged_network,
     pipeline_latents,
@@ -93,8 +94,9 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 def _snippet(student: Student, written: Written) -> str:
     kind = type(student.teacher.shared_part(the_denoiser(student.teacher))).__name__
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
-    load = f'part = {kind}.from_pretrained(".")  # this folder, or its id on the hub\n{student.teacher.part_code}\n'
-    return start + base_code(student) + load + clip_code(student)
+    here = "  # this folder, or its id on the hub"
+    load = f'part = {kind}.from_pretrained("."{dtype_code(written)}){here}\n{student.teacher.part_code}\n'
+    return start + base_code(student, dtype_code(written)) + load + clip_code(student)
 
 
 FORMATS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,15 +26,20 @@ def dtype_of(precision: Precision) -> torch.dtype:
 
 
 def published_precision(teacher: Teacher) -> Precision:
-    """That of most weights in the folder of the teacher's denoiser, of which only headers are read."""
-    folder = teacher.folder / next(iter(teacher.component_names().values()))
+    """That of most weights in the folder of the teacher's denoiser."""
+    return stored_precision(teacher.folder / next(iter(teacher.component_names().values())))
+
+
+def stored_precision(folder: Path) -> Precision:
+    """That of most of the folder's weights but those in eight bits; of its files only headers are read."""
     counts = Counter[str]()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_slice(name)
-                counts[tensor.get_dtype()] += prod(tensor.get_shape())
-    return _STORED.get(counts.most_common(1)[0][0], "float32") if counts else "float32"
+                if (dtype := tensor.get_dtype()) in _STORED:
+                    counts[dtype] += prod(tensor.get_shape())
+    return _STORED[counts.most_common(1)[0][0]] if counts else "float32"
 
 
 def cast(network: Any, precision: Precision) -> Any:

@@ -18,6 +18,7 @@ from fewstep.student.export.stock import (
     base_code,
     clip_code,
     denoiser_name,
+    dtype_code,
     imports_code,
     merged_network,
     pipeline_latents,
@@ -60,9 +61,9 @@ def reload_checkpoint(folder: Path, student: Student) -> Latents:
 def checkpoint_snippet(student: Student, written: Written) -> str:
     """The same in a user's hands."""
     kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
-    load = f'\n{name} = {kind}.from_single_file("{checkpoint_name(student)}", config=".")'
+    load = f'\n{name} = {kind}.from_single_file("{checkpoint_name(student)}", config="."{dtype_code(written)})'
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
-    return start + load + base_code(student, f", {name}={name}") + clip_code(student)
+    return start + load + base_code(student, f", {name}={name}{dtype_code(written)}") + clip_code(student)
 
 
 def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewstep.student.adapters import merge_adapters
 from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import PROMPTS, Latents
+from fewstep.student.export.base import PROMPTS, Latents, Written
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of
@@ -108,13 +108,11 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
 
 def merged_network(student: Student) -> Any:
-    """The student's denoiser as a plain network: adapters are added into weights of its own."""
+    """The student's denoiser as a plain network of its own: adapters are added into its weights."""
     return _merged(student.network)
 
 
 def _merged(network: nn.Module) -> Any:
-    if not getattr(network, "peft_config", {}):
-        return network
     merge_adapters(network := deepcopy(network))
     return network
 
@@ -169,6 +167,11 @@ def clip_code(student: Student) -> str:
 def imports_code(*names: str) -> str:
     """The snippet's first lines; `names` are diffusers' own."""
     return f"import torch\nfrom diffusers import {', '.join(sorted(names))}\n"
+
+
+def dtype_code(written: Written) -> str:
+    """The argument of from_pretrained that loads the weights as they are stored, after a comma."""
+    return f", dtype=torch.{written.precision}"
 
 
 def base_code(student: Student, arguments: str = "") -> str:

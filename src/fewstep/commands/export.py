@@ -45,6 +45,14 @@ def export(
     teacher: Annotated[
         str | None, typer.Option(help="Where the student's teacher is, if not where its contract says.")
     ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Precision of the weights as stored; by default that in which the teacher was published."),
+    ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of a pipeline's files of weights, such as 5GB; 10GB by default."),
+    ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -68,8 +76,8 @@ def export(
     from fewstep.student.export.provenance import read_provenance
     from fewstep.student.loading import load_student
 
-    options = Options(rank, base_model)
-    _check_free(to, out, force)
+    options = Options(rank, base_model, dtype, max_shard_size)
+    _check_free(to, out, options, force)
     if base_model is not None:
         check_base_model(base_model)
     if push_to_hub is not None:
@@ -92,16 +100,19 @@ def export(
         typer.echo(push(out, push_to_hub, private))
 
 
-def _check_free(to: To, out: Path, force: bool) -> None:
-    """Raises ValueError for an output folder or a library that is in the way, before anything is loaded."""
-    from fewstep.student.export.base import find_format
+def _check_free(to: To, out: Path, options: Options, force: bool) -> None:
+    """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded."""
+    from fewstep.student.export.base import check_shard, find_format
     from fewstep.student.export.every import check_every
     from fewstep.student.export.whole_folder import check_free
 
     if to == "all":
+        if options.shard is not None:
+            check_shard(options.shard)
         check_every(out, force)
     else:
         find_format(to).check_needs()
+        find_format(to).check_options(options)
         check_free(out, force)
 
 

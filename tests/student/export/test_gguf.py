@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, export, find_format
+from fewstep.student.export.base import Exported, Written, export, find_format
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
 from fewstep.teacher.families.wan_files import NAMES
@@ -68,7 +68,7 @@ def test_the_snippet_runs(
 ) -> None:
     folder, student = make_export("wan32", "full", "gguf").folder, make_student("wan32", "full")
     monkeypatch.chdir(folder)
-    exec(find_format("gguf").snippet(student), {})  # of a student in a run, whose teacher is a folder
+    exec(find_format("gguf").snippet(student, Written()), {})  # of a student in a run, whose teacher is a folder
     assert (folder / "clip.gif").stat().st_size > 0
 
 

@@ -102,9 +102,7 @@ def test_the_token_is_asked_for_first(hub: type[Hub], monkeypatch: pytest.Monkey
     with pytest.raises(ValueError, match="the hub does not take the token, or is out of reach"):
         check_access("me/student")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    with pytest.raises(
-        ValueError, match="there is no token that could push to me/student: log in"
-    ):
+    with pytest.raises(ValueError, match="there is no token that could push to me/student: log in"):
         check_access("me/student")
 
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 
-from fewstep.student.export.base import Exported, Options, Precision, export, find_format
+from fewstep.student.export.base import Exported, Options, export, find_format
 from fewstep.student.export.comparison import LARGE, compare, small_size
 from fewstep.student.export.precision import published_precision
 from fewstep.student.loading import Student
@@ -77,7 +77,7 @@ def test_what_float16_cannot_hold_is_named(make_student: Callable[..., Student],
     network = WanTransformer3DModel.from_config(student.network.config)  # type: ignore[attr-defined]
     network.load_state_dict(student.network.state_dict())
     network.blocks[1].ffn.net[2].weight.data[0, 0] = 1e5
-    with pytest.raises(ValueError, match=r"float16 cannot hold blocks.1.ffn.net.2.weight, whose largest weight is 1e\+05"):
+    with pytest.raises(ValueError, match=r"float16 cannot hold blocks.1.ffn.net.2.weight, .* 1e\+05"):
         export(replace(student, network=network), "single-file", tmp_path / "out", Options(precision="float16"))
     with pytest.raises(ValueError, match=r"onnx cannot be written in bfloat16: use --dtype float32"):
         find_format("onnx").check_options(Options(precision="bfloat16"))

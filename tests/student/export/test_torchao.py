@@ -14,7 +14,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, find_format
+from fewstep.student.export.base import Exported, Written, find_format
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
 
@@ -59,9 +59,10 @@ def test_other_families(make_export: Callable[..., Exported], family: str, train
 def test_the_snippet_runs(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
-    folder, student = make_export("wan32", "lora", to).folder, make_student("wan32", "lora")
+    exported, student = make_export("wan32", "lora", to), make_student("wan32", "lora")
+    folder = exported.folder
     monkeypatch.chdir(folder)
-    exec(find_format(to).snippet(student), {})
+    exec(find_format(to).snippet(student, Written(precision=exported.precision)), {})
     assert (folder / "clip.gif").stat().st_size > 0
 
 

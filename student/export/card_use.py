@@ -130,8 +130,8 @@ def beside(student: Student, format: Format, written: Written) -> str:
                 'pipe.set_adapters(["fewstep", "style"], [1.0, 0.8])',
             )
         )
-        + "\n\nTried, on tiny pipelines of random weights: both add up in the weights, whichever is loaded first, and a "
-        "weight of 0 takes the other one away. Not tried: how much of another LoRA's look is left at "
+        + "\n\nTried, on tiny pipelines of random weights: both add up, whichever is loaded first, and a weight "
+        " of 0 takes the other one away. Not tried: how much of another LoRA's look is left at "
         f"{student.contract.steps} steps."
     )
 

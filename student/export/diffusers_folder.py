@@ -13,6 +13,7 @@ from torch import nn
 
 from fewstep.student.contract import read_contract
 from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.part_file import alone, write_shared
 from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     changed_parts,
@@ -73,9 +74,9 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     copy_pipeline(student, folder, networks, "diffusers")
     for name, network in networks.items():
         save_network(cast(network, options.precision or "float32"), folder / name, options.shard)
-    return Written(
-        ("diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above.",)
-    )
+    usual = "diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above."
+    (network,) = networks.values() if len(networks) == 1 else (None,)
+    return Written((usual, *(write_shared(student, alone(student, network), folder) if network else ())))
 
 
 def _reload(folder: Path, student: Student) -> Latents:

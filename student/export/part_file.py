@@ -30,6 +30,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.loading import without_bars
 
+SHARED = "original"  # folder of the file that other programs' users share
 FILE_NAME = "diffusion_pytorch_model.safetensors"  # what from_pretrained looks for
 
 
@@ -53,9 +54,41 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     save_config(part, folder)
     part = cast(part, options.precision or "float32")
     write_tensors(folder / FILE_NAME, part.state_dict(), student.contract, "part")
+    notes = write_shared(student, part, folder)
     name = student.contract.teacher
     one = "" if name == UNNAMED else f"; {name} is one"
-    return Written((f"For any base model of this architecture, as a {type(part).__name__}{one}.",), relation="adapter")
+    any_base = f"For any base model of this architecture, as a {type(part).__name__}{one}."
+    return Written((any_base, *notes), relation="adapter")
+
+
+def alone(student: Student, network: Any) -> Any:
+    """The part of a student that alone was trained; None where more was, or the family shares none."""
+    part = student.teacher.shared_part(the_denoiser(student.teacher)) and student.teacher.shared_part(network)
+    try:
+        if part is not None:
+            _check_rest(student, network, part)
+    except ValueError:
+        return None
+    return part
+
+
+def write_shared(student: Student, part: Any, folder: Path) -> list[str]:
+    """The part once more, in one file as users of other programs share it; a sentence that says so.
+
+    diffusers must read the same back.
+    """
+    teacher = student.teacher
+    if part is None or not (tensors := teacher.part_file(part)):
+        return []
+    path = folder / SHARED / f"fewstep-{student.contract.steps}step-{next(iter(teacher.subsets))}.safetensors"
+    path.parent.mkdir()
+    write_tensors(path, tensors, student.contract, "part")
+    save_config(part, path.parent)
+    with without_bars():
+        back = type(part).from_single_file(str(path), config=str(path.parent), local_files_only=True)
+    own = part.state_dict()
+    assert all(torch.equal(x, own[name].to(x)) for name, x in back.state_dict().items() if ".pe" not in name)
+    return [f"{SHARED}/{path.name} is its {type(part).__name__} under its authors' names, for {teacher.shared_with}."]
 
 
 def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:

@@ -131,7 +131,7 @@ def beside(student: Student, format: Format, written: Written) -> str:
             )
         )
         + "\n\nTried, on tiny pipelines of random weights: both add up, whichever is loaded first, and a weight "
-        " of 0 takes the other one away. Not tried: how much of another LoRA's look is left at "
+        "of 0 takes the other one away. Not tried: how much of another LoRA's look is left at "
         f"{student.contract.steps} steps."
     )
 

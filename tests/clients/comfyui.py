@@ -75,10 +75,11 @@ class ComfyUI:
         """Of the workflow's node."""
         kind = self.nodes.NODE_CLASS_MAPPINGS[node["class_type"]]
         inputs = {name: None if isinstance(value, list) else value for name, value in node["inputs"].items()}
-        found = getattr(
-            kind if hasattr(kind, "execute") else kind(), kind.FUNCTION if hasattr(kind, "generate") else "execute"
-        )(**inputs)
-        latents: Tensor = (found[0] if isinstance(found, tuple) else found.result[0])["samples"]
+        if hasattr(kind, "execute"):  # nodes of its newer kind
+            found = kind.execute(**inputs).result
+        else:
+            found = getattr(kind(), kind.FUNCTION)(**inputs)
+        latents: Tensor = found[0]["samples"]
         return latents
 
     def errors(self, nodes: dict[str, Any], models: Path) -> str:
@@ -116,8 +117,8 @@ def _of_export(client: ComfyUI, student: Student, out: Path, base: Path, case: s
     is_lora = "lora" in nodes
     model, missing = client.load(base if is_lora else file)
     kind = type(model.model.latent_format).__name__
-    yield said(where, f"{case}: detection", f"{type(model.model).__name__}, latents {kind}; {missing or 'no key missing'}",
-               kind == LATENTS[channels] and not missing)  # fmt: skip
+    what = f"{type(model.model).__name__}, latents {kind}; {missing or 'no key missing'}"
+    yield said(where, f"{case}: detection", what, kind == LATENTS[channels] and not missing)
     if is_lora:
         model, tensors, used, unused = client.patch(model, file)
         yield said(

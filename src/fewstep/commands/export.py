@@ -87,6 +87,7 @@ def export(
         screen.say(f"asking the hub whether you may push to {push_to_hub}")
         check_access(push_to_hub)
     provenance = read_provenance(source, step_count, results)
+    _say_memory(source, step_count, teacher, screen)
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=device)
     if to == "all":
@@ -98,6 +99,16 @@ def export(
 
         screen.say(f"uploading it to {push_to_hub}")
         typer.echo(push(out, push_to_hub, private))
+
+
+def _say_memory(source: Path, steps: int | None, teacher: str | None, screen: Screen) -> None:
+    from fewstep.student.export.memory import memory_said, outlined_teacher
+
+    said, too_much = memory_said(outlined_teacher(source, steps, teacher))
+    if too_much:
+        screen.warn(f"{said}: it may run out of memory")
+    elif said:
+        screen.say(said)
 
 
 def _check_free(to: To, out: Path, options: Options, force: bool) -> None:

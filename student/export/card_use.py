@@ -17,7 +17,8 @@ from fewstep.student.loading import Student
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.source import EMBEDDED
 
-_SINCE = Path(__file__).with_name("diffusers_since.json")  # class -> the first diffusers that has it, see tests/clients
+# Class -> the first diffusers that has it; tests/clients/since.py writes it.
+_SINCE = Path(__file__).with_name("diffusers_since.json")
 _DTYPE = "from_pretrained(dtype=)"
 
 

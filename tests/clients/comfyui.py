@@ -75,10 +75,8 @@ class ComfyUI:
         """Of the workflow's node."""
         kind = self.nodes.NODE_CLASS_MAPPINGS[node["class_type"]]
         inputs = {name: None if isinstance(value, list) else value for name, value in node["inputs"].items()}
-        if hasattr(kind, "execute"):  # nodes of its newer kind
-            found = kind.execute(**inputs).result
-        else:
-            found = getattr(kind(), kind.FUNCTION)(**inputs)
+        newer = hasattr(kind, "execute")
+        found = kind.execute(**inputs).result if newer else getattr(kind(), kind.FUNCTION)(**inputs)
         latents: Tensor = found[0]["samples"]
         return latents
 

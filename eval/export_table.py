@@ -14,6 +14,7 @@ from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prom
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.steps_table import Protocol, check_world, figures, reference_features, shared_figures
 from fewstep.student.export.base import Latents, Options, export, find_format, formats_of
+from fewstep.student.export.every import options_of
 from fewstep.student.loading import Student
 from fewstep.teacher.loading import quiet_libraries
 from fewstep.teacher.shapes.judge import load_judge
@@ -93,9 +94,9 @@ class ExportTable:
             own: dict[str, Any] = {"library": OWN, "relative_error": 0.0, "size_mb": entry.size_mb}
             return entry.key | own | self._judged(entry, _own_latents(entry.student), progress)
         kind, steps = entry.key["kind"], entry.key["steps"]
-        done = export(
-            entry.student, entry.format, self._exports / f"{kind}-{steps}step-{entry.format}", Options(), force=True
-        )
+        options = options_of(entry.format, Options(precision="float32"))  # the format is measured, not rounding
+        folder = self._exports / f"{kind}-{steps}step-{entry.format}"
+        done = export(entry.student, entry.format, folder, options, force=True)
         format = find_format(entry.format)
         measured = {
             "library": format.library,

@@ -65,8 +65,8 @@ def _write_extracted(student: Student, folder: Path, rank: int, precision: Preci
     write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
     return (
         f"Extracted by SVD from a fully trained student: rank {rank} holds {held:.1%} of the change of the weights; "
-        "biases, norms, tables and convolutions are in it whole (diff, diff_b). ComfyUI adds all of it; diffusers, by "
-        "which it was compared, leaves norms, tables and convolutions out."
+        "biases, norms and convolutions are in it whole (diff, diff_b), and nothing of modulation tables, to which "
+        "ComfyUI adds nothing. diffusers, by which it was compared, leaves norms and convolutions out as well."
     )
 
 

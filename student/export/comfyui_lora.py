@@ -1,4 +1,4 @@
-"""LoRAs as ComfyUI reads them: under original names, with whole differences of what is no matrix."""
+"""LoRAs as ComfyUI reads them: under original names, with whole differences of modules' weights that are no matrix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def adapter_tensors(teacher: Teacher, network: Any) -> dict[str, Tensor]:
 def extracted_tensors(teacher: Teacher, network: nn.Module, rank: int) -> tuple[dict[str, Tensor], float]:
     """What is nearest to a fully trained network at this rank, and how much of the change of weights it holds.
 
-    Matrices are held by LoRAs; biases, norms, tables and convolutions, which are few weights, as whole differences.
+    Matrices are held by LoRAs; biases, norms and convolutions, which are few weights, as whole differences. Tables are
+    not held: ComfyUI patches what is a module's weight or bias alone.
     """
     base, found, held = the_denoiser(teacher), dict[str, Tensor](), 0.0
     changes = changes_of(base, network)
@@ -48,7 +49,7 @@ def extracted_tensors(teacher: Teacher, network: nn.Module, rank: int) -> tuple[
             module = name.removesuffix(".weight")
             found |= {_original(teacher, module, _DOWN): down, _original(teacher, module, _UP): up}
             held += square_of(down, up)
-        else:
+        elif name.endswith((".weight", ".bias")):
             found[_difference(teacher, name)] = change
             held += float(change.square().sum())
     stored = {key: tensor.detach().cpu().contiguous() for key, tensor in found.items()}
@@ -66,7 +67,7 @@ def patched(teacher: Teacher, state: Mapping[str, Tensor], path: Path) -> nn.Mod
     fit."""
     network: nn.Module = deepcopy(the_denoiser(teacher))
     parameters = {f"{PREFIX}{original_names(teacher).to_original(n)}": p for n, p in network.named_parameters()}
-    for key, change in _changes(state, parameters).items():
+    for key, change in _changes(state).items():
         if key not in parameters or parameters[key].shape != change.shape:
             raise ValueError(
                 f"{path} is no LoRA for {teacher.folder} (its {key} does not fit): use its own teacher (--teacher of "
@@ -76,8 +77,8 @@ def patched(teacher: Teacher, state: Mapping[str, Tensor], path: Path) -> nn.Mod
     return network.requires_grad_(False)
 
 
-def _changes(state: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
-    """Parameter under its original name, of those known -> what is added to it."""
+def _changes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameter under its original name -> what is added to it."""
     found = {}
     for key, tensor in state.items():
         if key.endswith(_DOWN):
@@ -87,8 +88,7 @@ def _changes(state: Mapping[str, Tensor], known: Collection[str]) -> dict[str, T
         elif key.endswith(_BIAS):
             found[f"{key.removesuffix(_BIAS)}.bias"] = tensor
         elif key.endswith(_WHOLE):
-            module = key.removesuffix(_WHOLE)
-            found[module if module in known else f"{module}.weight"] = tensor  # a table's name ends in no .weight
+            found[f"{key.removesuffix(_WHOLE)}.weight"] = tensor
     return found
 
 

@@ -144,7 +144,7 @@ class AnimateDiffTeacher(UNetTeacher):
 
     def part_file(self, part: Any) -> dict[str, Tensor]:
         """A motion module as its authors name it; each attention has the table of positions, which a block has here."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, tensor in part.state_dict().items():
             if name.endswith(".pos_embed.pe"):
                 block = _authors_name(name.removesuffix("pos_embed.pe"))

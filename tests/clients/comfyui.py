@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fewstep.student.export.abilities import original_names
-from fewstep.student.export.base import PROMPTS, Options, export
+from fewstep.student.export.base import PROMPTS, Options, export, find_format
 from fewstep.student.export.comfyui_workflow import base_file
 from fewstep.student.export.header import read_tensors, write_tensors
 from fewstep.student.loading import Student
@@ -124,7 +125,8 @@ def _of_export(client: ComfyUI, student: Student, out: Path, base: Path, case: s
         )
     z = student.teacher.noise([0], student.teacher.latent_shape(*student.contract.size))
     conditions = student.teacher.fixed_lengths(student.teacher.conditions(PROMPTS[:1]))
-    own = student.sample(z, student.teacher.conditions(PROMPTS[:1]))
+    held = find_format("comfyui").network(file, student.teacher) if "rank" in case else student.network
+    own = replace(student, network=held).sample(z, student.teacher.conditions(PROMPTS[:1]))
     found = client.latents(model, nodes, z, conditions.positive[EMBEDDINGS].float())
     most = 0.3 if "bfloat16" in case else 1e-4
     yield compared(where, f"{case}: sampling", own, found, most)

@@ -78,7 +78,7 @@ def _of_peft(student: Student, folder: Path) -> Iterator[Row]:
     network: Any = get_peft_model(
         shared_copy(student.teacher.denoiser), LoraConfig(r=4, lora_alpha=4, target_modules=targets)
     )
-    left = set_peft_model_state_dict(network, {f"base_model.model.{key}": x for key, x in state.items()})
+    left: Any = set_peft_model_state_dict(network, {f"base_model.model.{key}": x for key, x in state.items()})
     where = ("peft", version("peft"), "lora")
     yield said(
         where,

@@ -63,10 +63,11 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
 
 def alone(student: Student, network: Any) -> Any:
     """The part of a student that alone was trained; None where more was, or the family shares none."""
-    part = student.teacher.shared_part(the_denoiser(student.teacher)) and student.teacher.shared_part(network)
+    if not student.teacher.subsets:
+        return None
+    part = student.teacher.shared_part(network)
     try:
-        if part is not None:
-            _check_rest(student, network, part)
+        _check_rest(student, network, part)
     except ValueError:
         return None
     return part

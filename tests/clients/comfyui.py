@@ -125,11 +125,13 @@ def _of_export(client: ComfyUI, student: Student, out: Path, base: Path, case: s
         )
     z = student.teacher.noise([0], student.teacher.latent_shape(*student.contract.size))
     conditions = student.teacher.fixed_lengths(student.teacher.conditions(PROMPTS[:1]))
-    held = find_format("comfyui").network(file, student.teacher) if "rank" in case else student.network
+    extracted = "rank" in case  # an approximation of the student, so it is held against the file's own sum
+    held = find_format("comfyui").network(file, student.teacher) if extracted else student.network
     own = replace(student, network=held).sample(z, student.teacher.conditions(PROMPTS[:1]))
     found = client.latents(model, nodes, z, conditions.positive[EMBEDDINGS].float())
     most = 0.3 if "bfloat16" in case else 1e-4
-    yield compared(where, f"{case}: sampling", own, found, most)
+    against = "the base model with all that the file adds" if extracted else "the student"
+    yield compared(where, f"{case}: sampling, against {against}", own, found, most)
     models = out.parent / f"{out.name}-models"
     names = {"text_encoders": nodes["text"]["inputs"]["clip_name"], "vae": nodes["vae"]["inputs"]["vae_name"]}
     names |= {"diffusion_models": nodes["model"]["inputs"]["unet_name"]}

@@ -24,6 +24,7 @@ OLDER = Path(__file__).with_name("older.py")
 def rows(python: Path, work: Path) -> Iterator[Row]:
     """One for each point that was run."""
     save_teacher(work / "teacher")
+    said_of = {"full": "full student", "lora": "LoRA student"}
     for train, to in (("full", "diffusers"), ("full", "single-file"), ("lora", "lora"), ("lora", "comfyui")):
         stage = work / f"{train}-{to}"
         student = make_student(work / "teacher", stage, "full" if train == "full" else "lora")
@@ -41,10 +42,10 @@ def rows(python: Path, work: Path) -> Iterator[Row]:
         least = least_diffusers(student)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["nothing said"]
-            yield said(("diffusers", least, to), f"{train} student: the card's snippet", lines[-1], False)
+            yield said(("diffusers", least, to), f"{said_of[train]}: the card's snippet", lines[-1], False)
             continue
         found = torch.load(stage / "out.pt", weights_only=True)
         where = ("diffusers", found["version"], to)
         yield compared(
-            where, f"{train} student: the card's snippet, least version", own_latents(student), found["latents"]
+            where, f"{said_of[train]}: the card's snippet, least version", own_latents(student), found["latents"]
         )

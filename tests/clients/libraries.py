@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,9 +20,11 @@ from fewstep.student.export.base import Options, export, find_format, formats_of
 from fewstep.student.export.stock import pipeline_latents, stock_pipeline
 from fewstep.student.loading import Student
 from fewstep.student.sampler import open_sampler
+from fewstep.teacher.base import load_teacher
 from fewstep.teacher.families.wan_files import NAMES
 from tests.clients.row import Row, compared, said
 from tests.clients.students import make_student, save_teacher
+from tests.tiny_pipelines import save_tiny_animatediff
 
 EXTRA = {"torchao-int8": "torchao", "torchao-fp8": "torchao", "gguf": "gguf", "onnx": "onnxruntime"}
 PROMPT = "a ring"
@@ -37,6 +40,10 @@ def rows(work: Path) -> Iterator[Row]:
     yield from _of_peft(lora, work / "LoRA student" / "lora")
     yield from _without_header(lora, work)
     yield from _in_and_out_layers(work)
+    yield from _beside_another(lora, work)
+    yield from _in_shards(full, work)
+    yield from _without_paths(full, work)
+    yield from _motion_module(work)
     if find_spec("gguf") is not None:
         yield from _of_gguf(full, work / "full student" / "gguf")
     if find_spec("onnxruntime") is not None:
@@ -122,6 +129,63 @@ def _in_and_out_layers(work: Path) -> Iterator[Row]:
             str(error),
             "patch_embedding;" in str(error),
         )
+
+
+def _beside_another(student: Student, work: Path) -> Iterator[Row]:
+    """A second LoRA, loaded before or after this one."""
+    (file,) = (work / "LoRA student" / "lora").glob("*.safetensors")
+    torch.manual_seed(9)
+    style = work / "style"
+    style.mkdir()
+    save_file({key: torch.randn_like(x) * 0.1 for key, x in load_file(file).items()}, style / file.name)
+    found = {}
+    for order, weight in (((0, 1), 0.8), ((1, 0), 0.8), ((0, 1), 0.0)):
+        pipe = stock_pipeline(student)
+        both = ((file.parent, "fewstep"), (style, "style"))
+        for folder, name in (both[i] for i in order):
+            pipe.load_lora_weights(folder, adapter_name=name)
+        pipe.set_adapters(["fewstep", "style"], [1.0, weight])
+        found[order, weight] = pipeline_latents(pipe, student)(noise_of(student), [PROMPT])
+    where = ("diffusers", version("diffusers"), "lora")
+    first, last = found[(0, 1), 0.8], found[(1, 0), 0.8]
+    yield compared(where, "beside another LoRA at 0.8: loaded before it, against after it", first, last)
+    yield compared(where, "beside another LoRA at 0: the student", own_latents(student), found[(0, 1), 0.0])
+
+
+def _in_shards(student: Student, work: Path) -> Iterator[Row]:
+    done = export(student, "diffusers", work / "shards", Options(shard="1MB"))
+    files = len(list((done.folder / "transformer").glob("*.safetensors")))
+    found = find_format("diffusers").reload(done.folder, student)(noise_of(student), [PROMPT])
+    where = ("diffusers", version("diffusers"), "diffusers")
+    yield compared(where, f"weights in {files} files", own_latents(student), found)
+
+
+def _without_paths(student: Student, work: Path) -> Iterator[Row]:
+    """What `work` is called stands in no file, and the base model's name in the card."""
+    done = export(student, "single-file", work / "named", Options(base_model="ORG/TEACHER"))
+    files = [path for path in done.folder.rglob("*") if path.is_file()]
+    telling = [path.name for path in files if str(work).encode() in path.read_bytes()]
+    card = ModelCard.load(done.folder / "README.md").data.to_dict()
+    named = (card.get("base_model"), card.get("base_model_relation")) == ("ORG/TEACHER", "finetune")
+    where = ("huggingface_hub", version("huggingface_hub"), "single-file")
+    result = f"{len(files)} files, {len(telling)} name a folder; base_model {card.get('base_model')}"
+    yield said(where, "a teacher in a folder, --base-model", result, named and not telling)
+
+
+def _motion_module(work: Path) -> Iterator[Row]:
+    """The file that other programs' users share, read by diffusers' converter of such files."""
+    save_tiny_animatediff(work / "animatediff")
+    teacher = load_teacher(work / "animatediff", device="cpu")
+    part = teacher.shared_part(teacher.denoiser)
+    path = work / "motion" / "motion.safetensors"
+    path.parent.mkdir()
+    save_file({name: x.contiguous() for name, x in teacher.part_file(part).items()}, path)
+    part.save_config(path.parent)
+    back: Any = type(part).from_single_file(str(path), config=str(path.parent), local_files_only=True)
+    own = part.state_dict()
+    same = sum(torch.equal(x, own[name]) for name, x in back.state_dict().items())
+    where = ("diffusers", version("diffusers"), "part")
+    yield said(where, "motion module under its authors' names", f"{same} of {len(own)} tensors equal", same == len(own))
 
 
 def _of_gguf(student: Student, folder: Path) -> Iterator[Row]:

@@ -26,12 +26,13 @@ def install(student: Student, format: Format) -> str:
     """The line of pip, with the least diffusers that has what the snippet uses."""
     if format.library == "onnx" or student.contract.teacher in EMBEDDED:
         extra = f"[{format.extra}]" if format.extra else ""
-        return f"    pip install 'fewstep{extra}'"
+        return f"```sh\npip install 'fewstep{extra}'\n```"
     module = sys.modules[type(student.teacher.pipeline).__module__]
     further = ["ftfy"] if hasattr(module, "is_ftfy_available") else []
     further += ["peft"] if format.adapters else []
     further += [name for name in format.needs if name in ("gguf", "torchao")]
-    return " ".join([f"    pip install 'diffusers>={least_diffusers(student)}' transformers accelerate", *further])
+    line = " ".join([f"pip install 'diffusers>={least_diffusers(student)}' transformers accelerate", *further])
+    return f"```sh\n{line}\n```"
 
 
 def least_diffusers(student: Student) -> str:
@@ -109,7 +110,7 @@ def serving(student: Student, format: Format) -> str:
     fuse = "A LoRA is faster once it is inside the weights, `pipe.fuse_lora()`, before anything below. " * (
         format.adapters and hasattr(student.teacher.pipeline, "fuse_lora")
     )
-    return f"{fuse}Each of these stands alone:\n\n{_code(lines)}"
+    return f"{fuse}Each of these stands alone; none was measured with this student:\n\n{_code(lines)}"
 
 
 def beside(student: Student, format: Format, written: Written) -> str:
@@ -139,7 +140,7 @@ def beside(student: Student, format: Format, written: Written) -> str:
 
 def _code(lines: Sequence[str]) -> str:
     """Code beside the snippet, which alone runs as it stands."""
-    return "\n".join(f"    {line}".rstrip() for line in lines)
+    return "\n".join(("```py", *lines, "```"))
 
 
 def limits(contract: SamplingContract, format: Format, written: Written) -> list[str]:

@@ -14,7 +14,6 @@ from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prom
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.steps_table import Protocol, check_world, figures, reference_features, shared_figures
 from fewstep.student.export.base import Latents, Options, export, find_format, formats_of
-from fewstep.student.export.every import options_of
 from fewstep.student.loading import Student
 from fewstep.teacher.loading import quiet_libraries
 from fewstep.teacher.shapes.judge import load_judge
@@ -94,7 +93,8 @@ class ExportTable:
             own: dict[str, Any] = {"library": OWN, "relative_error": 0.0, "size_mb": entry.size_mb}
             return entry.key | own | self._judged(entry, _own_latents(entry.student), progress)
         kind, steps = entry.key["kind"], entry.key["steps"]
-        options = options_of(entry.format, Options(precision="float32"))  # the format is measured, not rounding
+        exact = "float32" in find_format(entry.format).precisions  # the format is measured, not rounding
+        options = Options(precision="float32" if exact else None)
         folder = self._exports / f"{kind}-{steps}step-{entry.format}"
         done = export(entry.student, entry.format, folder, options, force=True)
         format = find_format(entry.format)

@@ -208,7 +208,7 @@ class Exported:
 
 def check_shard(size: str) -> None:
     """Raises ValueError for what is no size of files in diffusers' terms."""
-    if re.fullmatch(r"[1-9]\d*(\.\d+)?\s*[KMGT]I?B", size.upper()) is None:
+    if re.fullmatch(r"[1-9]\d*(\.\d+)?\s*[KMGT]B", size.upper()) is None:
         raise ValueError(f"--max-shard-size {size} is no size of files: pass one such as 5GB or 500MB")
 
 

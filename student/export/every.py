@@ -16,13 +16,12 @@ ALL = "all"
 
 
 def options_of(name: str, options: Options) -> Options:
-    """What of the options is this format's; a precision that it cannot have is left to it."""
+    """What of the options is this format's."""
     format = find_format(name)
     return replace(
         options,
         rank=options.rank if format.adapters else None,
         shard=options.shard if format.shards else None,
-        precision=options.precision if options.precision in format.precisions else None,
     )
 
 

@@ -71,9 +71,11 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     for key, value in header_of("gguf", student.contract).items():
         writer.add_string(key, value)
     rounded = {f"{name}.weight" for name in chosen.names}
-    rest = GGMLQuantizationType[_KINDS[options.precision or "float32"]]  # of vectors single precision
+    rest = GGMLQuantizationType[_KINDS[options.precision or "float32"]]
+    linears = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     for name, tensor in network.state_dict().items():
-        kind = GGMLQuantizationType.Q8_0 if name in rounded else rest if tensor.ndim > 1 else GGMLQuantizationType.F32
+        usual = rest if name in linears else GGMLQuantizationType.F32  # diffusers reads other layers in no other kind
+        kind = GGMLQuantizationType.Q8_0 if name in rounded else usual
         values = quants.quantize(tensor.float().cpu().numpy(), kind)
         writer.add_tensor(names.to_original(name), values, raw_dtype=kind)
     writer.write_header_to_file()

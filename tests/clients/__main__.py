@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.clients import least, libraries
 from tests.clients.row import Row
@@ -30,17 +31,27 @@ def main() -> None:
     )
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
+    kept = _rows_in(asked.out)
     found = []
     with TemporaryDirectory() as work:
         for row in _rows(asked, Path(work)):
             found.append(asdict(row))
             print(json.dumps(found[-1]), flush=True)
     redone = {(row["client"], row["version"]) for row in found}
-    kept = json.loads(asked.out.read_text()) if asked.out.is_file() else []
     table = [row for row in kept if (row["client"], row["version"]) not in redone] + found
     asked.out.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     if not all(row["ok"] for row in found):
         raise SystemExit(1)
+
+
+def _rows_in(table: Path) -> list[dict[str, Any]]:
+    """What it holds already. Raises ValueError for a file that is no such table, before anything is run."""
+    rows = json.loads(table.read_text()) if table.is_file() else []
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"client", "version"} <= row.keys() for row in rows
+    ):
+        raise ValueError(f"{table} is no table of clients: choose another --out")
+    return rows
 
 
 def _rows(asked: argparse.Namespace, work: Path) -> Iterator[Row]:

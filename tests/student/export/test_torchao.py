@@ -14,7 +14,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, Written, find_format
+from fewstep.student.export.base import Exported, Options, Written, export, find_format
+from fewstep.student.export.precision import stored_precision
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
 
@@ -91,3 +92,11 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(ValueError, match=r"torchao-fp8 needs torchao .*: pip install 'fewstep\[quant\]'"):
         find_format("torchao-fp8").check_needs()
+
+
+def test_the_rest_may_be_in_bfloat16(make_student: Callable[..., Student], tmp_path: Path) -> None:
+    done = export(make_student("wan32", "lora"), "torchao-int8", tmp_path / "out", Options(precision="bfloat16"))
+    assert 0 < done.relative_error < 0.2
+    assert stored_precision(done.folder / "transformer") == "bfloat16"
+    assert torch.isfinite(latents(open_sampler(done.folder, device="cpu"))).all()
+    assert 'from_pretrained(".", dtype=torch.bfloat16)' in (done.folder / "README.md").read_text()

@@ -22,6 +22,6 @@ def test_every_row_was_run_and_is_as_it_should_be() -> None:
 
 def test_a_row_is_judged_by_its_latents() -> None:
     own, where = torch.ones(4), ("tool", "1", "lora")
-    assert compared(where, "same", own, own * 1.00001).ok and not compared(where, "other", own, own * 1.1).ok
+    assert compared(where, "same", own, own * 1.000001).ok and not compared(where, "other", own, own * 1.1).ok
     assert not compared(where, "none", own, own * float("nan")).ok
     assert said(where, "refused", "a sentence", ok=False).relative_error is None

@@ -5,12 +5,12 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint cases families fuzz scale memory-table soak: export OMP_NUM_THREADS = 1
-test cases families fuzz scale memory-table soak: export HF_HUB_OFFLINE = 1
+test lint cases families fuzz scale memory-table soak clients-table comfyui-check: export OMP_NUM_THREADS = 1
+test cases families fuzz scale memory-table soak clients-table comfyui-check: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table
+.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -112,6 +112,17 @@ memory-table: $(DEV)
 # Kills, stops and full disks at random moments of a tiny run: its end must have the same bytes.
 soak: $(DEV)
 	$(BIN)/python -m tests.soak --out docs/results/soak.json
+
+# Exports in the programs that they are for. LEAST: a Python with the least diffusers that cards name. COMFYUI: a checkout,
+# whose requirements are installed here, or in the Python that COMFYUI_PYTHON names, beside fewstep.
+COMFYUI_PYTHON ?= $(BIN)/python
+clients-table: $(DEV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
+	$(BIN)/python -m tests.clients --libraries $(if $(LEAST),--least $(LEAST))
+
+comfyui-check: $(DEV)
+	$(if $(COMFYUI),,$(error name a checkout of ComfyUI: make comfyui-check COMFYUI=DIR))
+	$(COMFYUI_PYTHON) -m tests.clients --comfyui $(COMFYUI)
 
 # A chain from prompts to pictures to clips, end to end: its teachers, then its students at four and at two steps each.
 CHAINED := teacher=shapes-frame+shapes-image@16+16:3 chain-4=runs/shapes-chain@4+4 chain-2=runs/shapes-chain@2+2

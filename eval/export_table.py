@@ -93,9 +93,10 @@ class ExportTable:
             own: dict[str, Any] = {"library": OWN, "relative_error": 0.0, "size_mb": entry.size_mb}
             return entry.key | own | self._judged(entry, _own_latents(entry.student), progress)
         kind, steps = entry.key["kind"], entry.key["steps"]
-        done = export(
-            entry.student, entry.format, self._exports / f"{kind}-{steps}step-{entry.format}", Options(), force=True
-        )
+        exact = "float32" in find_format(entry.format).precisions  # the format is measured, not rounding
+        options = Options(precision="float32" if exact else None)
+        folder = self._exports / f"{kind}-{steps}step-{entry.format}"
+        done = export(entry.student, entry.format, folder, options, force=True)
         format = find_format(entry.format)
         measured = {
             "library": format.library,

@@ -27,6 +27,7 @@ from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
 VERSION = 4
+UNNAMED = "ORG/BASE-MODEL"  # stands in exports for a teacher that lies in a folder: its path is not told
 _SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
     2: {"experts": (), "given": ()},
     3: {"embedded_guidance": None},
@@ -65,7 +66,7 @@ class SamplingContract(BaseModel):
 
     version: Literal[4]
     pipeline: str  # diffusers' class name
-    teacher: str  # its folder or hub id when the student was trained
+    teacher: str  # its folder or hub id when the student was trained; in exports never a folder
     teacher_sha256: str
     weights: Literal["lora", "full"]
     sampler: Literal["ode"]  # deterministic steps, DDIM = Euler
@@ -174,6 +175,17 @@ class SamplingContract(BaseModel):
             for name in type(self).model_fields
             if name != "teacher" and getattr(self, name) != getattr(other, name)
         ]
+
+    @property
+    def named_teacher(self) -> str:
+        """Where its teacher is. Raises ValueError where the contract does not tell."""
+        if self.teacher == UNNAMED:
+            raise ValueError(
+                "the export does not tell where its base model is, which lay in a folder when it was made: name that "
+                "folder, with --teacher of `fewstep sample` and `fewstep export`, or as the first model that "
+                "`fewstep evaluate` and `fewstep benchmark` compare"
+            )
+        return self.teacher
 
     def prepare(self, teacher: Teacher) -> None:
         """Tells the teacher what the student is given and told. Raises ValueError for what it does not take."""

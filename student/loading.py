@@ -116,6 +116,6 @@ def teacher_of(
     Raises ValueError when it cannot be loaded, or is another one.
     """
     if not isinstance(teacher, Teacher):
-        teacher = load_teacher(teacher or contract.teacher, dtype, device, contract.shift)
+        teacher = load_teacher(teacher or contract.named_teacher, dtype, device, contract.shift)
     contract.check_teacher(teacher)
     return teacher

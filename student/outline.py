@@ -75,7 +75,7 @@ def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None)
         found = outline
     else:
         try:
-            found = outline_teacher(contract.teacher, contract.shift)
+            found = outline_teacher(contract.named_teacher, contract.shift)
         except ValueError as error:
             raise ValueError(f"the teacher of {path} cannot be opened: {error}") from error
     if found.whole:  # else its sha256 is known once it is downloaded

@@ -86,11 +86,20 @@ def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
     check_shapes(folder, like, weight_shapes(folder, "diffusers", remedy), remedy)
 
 
-def save_network(network: Any, folder: Path) -> None:
-    """Writes config and safetensors weights, as plain diffusers reads them; nobody's folder is named in them."""
+def save_config(network: Any, folder: Path) -> None:
+    """Writes the config alone; nobody's folder is named in it."""
+    network.register_to_config(_name_or_path="")
+    network.save_config(folder)
+
+
+def save_network(network: Any, folder: Path, shard: str | None = None) -> None:
+    """Writes config and safetensors weights, as plain diffusers reads them; nobody's folder is named in them.
+
+    Files of weights are at most of the size `shard`, as diffusers counts it.
+    """
     network.register_to_config(_name_or_path="")
     with without_bars():
-        network.save_pretrained(folder, safe_serialization=True)
+        network.save_pretrained(folder, safe_serialization=True, max_shard_size=shard or "10GB")
 
 
 def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -102,6 +102,13 @@ class Exportable:
         share; None where the family has none."""
         return None
 
+    shared_with = ""
+    """Programs whose users share a `shared_part` as one file under its authors' names, which is `part_file`'s."""
+
+    def part_file(self, part: Any) -> dict[str, Tensor]:
+        """A `shared_part` as that file's tensors."""
+        return {}
+
     def put_part(self, pipe: Any, part: Any) -> None:
         """Puts a `shared_part` into the pipeline of any base model."""
         raise NotImplementedError

@@ -82,14 +82,15 @@ class ComfyUI:
     """What ComfyUI makes of a family's files. Only flow models are described, whose shift ModelSamplingSD3 sets.
 
     model: its name there. architecture: what GGUF files say for ComfyUI-GGUF. shift: ComfyUI's own. expected: settings
-    of the denoiser that it takes for granted. text_encoder, vae: the nodes that load them. noise: the node that makes
-    empty latents, whose size the workflow fills in; it may refer to ["vae", 0].
+    of the denoiser that it takes for granted, expected_vae of the autoencoder. text_encoder, vae: the nodes that load
+    them. noise: the node that makes empty latents, whose size the workflow fills in; it may refer to ["vae", 0].
     """
 
     model: str
     architecture: str
     shift: float
     expected: Mapping[str, Any]
+    expected_vae: Mapping[str, Any]
     text_encoder: Node
     vae: Node
     noise: Node

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.contract import SamplingContract
 from fewstep.student.export.abilities import nothing
+from fewstep.student.export.privacy import forget_origins, published
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.buckets import size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.loading import quiet_libraries
 
@@ -46,26 +45,44 @@ MODULES = {
 
 OF_EXPERTS = ("diffusers", "lora")  # formats that hold several networks
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 # Latents (B, C, F, h, w), float32, from unit noise of that shape and a prompt per clip, at the contract's nodes.
 Latents = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose. rank: of a LoRA that is extracted from a fully trained student."""
+    """What a user may choose.
 
-    rank: int = 64
+    rank: of a LoRA that is extracted from a fully trained student; None: the format's own way to write one. base_model:
+    its teacher's name on the hub, for contract and card. precision: of the weights as stored; None: as the teacher's
+    were published. shard: the most of a pipeline's file of weights, as diffusers' max_shard_size.
+    """
+
+    rank: int | None = None
+    base_model: str | None = None
+    precision: Precision | None = None
+    shard: str | None = None
 
 
 @dataclass(frozen=True)
 class Written:
     """What `Format.write` has to say: sentences for the model card and the terminal, and whether the format could
     hold the student at all: of an approximation the error is reported and no tolerance asked. `relation` to the base
-    model is in the terms of the hub."""
+    model is in the terms of the hub. `precision`: for a snippet to load it in; `export` fills it in. `steps`: what
+    to do in ComfyUI, one after the other."""
 
     notes: tuple[str, ...] = ()
     approximate: bool = False
     relation: Literal["finetune", "adapter", "quantized"] = "finetune"
+    precision: Precision = "float32"
+    steps: tuple[str, ...] = ()
+
+
+def all_weights(student: Student) -> Collection[str] | None:
+    """Of formats that hold whole networks."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,14 @@ class Format:
     use what does not lie in the folder, such as the teacher's text encoder.
     network(path, teacher) is the way back: the denoiser in `path`, the folder or the format's file, as a frozen
     network for `network=` of the teacher's methods. It raises ValueError for what does not fit.
-    snippet(student) is Python that a user runs in the folder, and ends with a clip.
+    snippet(student, written) is Python that a user runs in the folder, and ends with a clip.
+    leaving(student) gives the names of the weights that leave; None: all.
     lacks(teacher) says what the format needs of a teacher and does not find there; nothing where it is defined.
+    adapters: a LoRA leaves as one, and of a fully trained student the nearest LoRA may, which does at `usual_rank`
+    unless that is None.
+    precisions: those that it can store, the first where the teacher's is none of them; computes: those of them that its
+    tool computes in, too, when it is compared. The others are compared in float32.
+    shards: weights may lie in several files.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 
@@ -87,18 +110,56 @@ class Format:
     write: Callable[[Student, Path, Options], Written]
     reload: Callable[[Path, Student], Latents]
     network: Callable[[Path, Teacher], nn.Module]
-    snippet: Callable[[Student], str]
+    snippet: Callable[[Student, Written], str]
     lacks: Callable[[Teacher], str] = nothing
+    leaving: Callable[[Student], Collection[str] | None] = all_weights
     tolerance: float = EXACT  # largest relative error of latents against the student's own
     needs: tuple[str, ...] = ()  # modules that it imports
     extra: str | None = None  # of fewstep, which installs them
     library: str = "diffusers"  # who loads it, for the hub
     one_size: bool = False
+    adapters: bool = False
+    usual_rank: int | None = None
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
+    computes: tuple[Precision, ...] = ()
+    shards: bool = False
 
-    def check(self, student: Student) -> None:
-        """Raises ValueError when the format cannot hold students of this teacher or its libraries are missing."""
+    def check(self, student: Student, options: Options | None = None) -> None:
+        """Raises ValueError when the format cannot hold students of this teacher, its libraries are missing, or it has
+        no use for an option."""
         self.check_teacher(student.teacher)
         self.check_needs()
+        self.check_options(options or Options())
+
+    def check_options(self, options: Options) -> None:
+        """Raises ValueError for an option that this format has no use for."""
+        if options.rank is not None and not self.adapters:
+            able = [name for name in MODULES if find_format(name).adapters]
+            raise ValueError(
+                f"--rank is that of a LoRA which is extracted from a fully trained student, --to {' or '.join(able)}; "
+                f"{self.name} writes none: leave it out"
+            )
+        if options.shard is not None:
+            check_shard(options.shard)
+            if not self.shards:
+                raise ValueError(f"{self.name} is one file, which --max-shard-size cannot split: leave it out")
+        if options.precision is not None and options.precision not in self.precisions:
+            raise ValueError(
+                f"{self.name} cannot be written in {options.precision}: use --dtype {' or '.join(self.precisions)}"
+            )
+
+    def settled(self, student: Student, options: Options) -> Options:
+        """The options with what they leave open; `rank` is None where no LoRA is extracted. Raises ValueError when one
+        cannot be."""
+        from fewstep.student.export.lora import is_adapted
+        from fewstep.student.export.precision import published_precision
+
+        adapted = is_adapted(student.network)
+        if adapted and options.rank is not None:
+            raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
+        published = published_precision(student.teacher)
+        precision = options.precision or (published if published in self.precisions else self.precisions[0])
+        return replace(options, rank=None if adapted else options.rank or self.usual_rank, precision=precision)
 
     def missing(self, teacher: Teacher) -> str:
         """Why the format cannot hold students of this teacher; nothing where it can."""
@@ -142,6 +203,13 @@ class Exported:
     size_mb: float
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    precision: Precision = "float32"
+
+
+def check_shard(size: str) -> None:
+    """Raises ValueError for what is no size of files in diffusers' terms."""
+    if re.fullmatch(r"[1-9]\d*(\.\d+)?\s*[KMGT]B", size.upper()) is None:
+        raise ValueError(f"--max-shard-size {size} is no size of files: pass one such as 5GB or 500MB")
 
 
 def find_format(name: str) -> Format:
@@ -170,80 +238,31 @@ def export(
     Raises ValueError when `out` exists and is not to be replaced, when the format cannot hold the student, and when
     the other tool's latents differ by more than the format's tolerance.
     """
+    from fewstep.student.export.comparison import check, compare
     from fewstep.student.export.model_card import model_card
+    from fewstep.student.export.rounded import rounded
 
-    format, begin = find_format(to), time.monotonic()
-    format.check(student)
-    with whole_folder(out, force) as part, quiet_libraries():
-        written = format.write(student, part, options or Options())
+    format, begin, options = find_format(to), time.monotonic(), options or Options()
+    format.check(student, options)
+    student = replace(student, contract=published(student.contract, options.base_model))
+    options = format.settled(student, options)
+    assert options.precision is not None
+    with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():
+        extracted = options.rank is not None
+        held = student if extracted else rounded(student, options.precision, format.adapters, format.leaving(student))
+        written = replace(format.write(held, part, options), precision=options.precision)
+        forget_origins(part)
         student.contract.write(part)
-        error, motion = compare(format, written, part, student)
-        _check(format, written, error, student.teacher.stock_rounding(student.contract))
-        notes = written.notes if motion is None else (*written.notes, *_motion_note(motion))
-        notes = (*notes, *_size_note(format, student.contract))
+        found = compare(format, written, part, student, held)
+        check(format, written, found, student, options.precision)
+        notes = (*written.notes, *found.notes)
         seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)
-        exported = Exported(out, to, error, motion, size_mb, seconds, notes)
+        exported = Exported(out, to, found.error, found.motion, size_mb, seconds, notes, options.precision)
         saved = {key: value for key, value in asdict(exported).items() if key != "folder"}
         (part / FILE_NAME).write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
-        card = model_card(student, format, written.relation, exported, provenance)
+        card = model_card(student, format, written, exported, provenance)
         (part / "README.md").write_text(card, "utf-8")
     return exported
-
-
-@torch.no_grad()
-def compare(format: Format, written: Written, folder: Path, student: Student) -> tuple[float, float | None]:
-    """Relative error of the other tool's latents, the largest of all sizes; and relative motion of its clips, of the
-    usual size, where the format is not exact."""
-    contract, teacher = student.contract, student.teacher
-    own, other = _latents(format, folder, student)
-    errors = [_relative(own, other)]
-    for size in () if format.one_size else contract.sizes[1:]:
-        errors.append(_relative(*_latents(format, folder, replace(student, contract=contract.at(size)))))
-    error = max(errors, key=lambda one: math.inf if math.isnan(one) else one)
-    if contract.size.num_frames == 1 or (format.tolerance <= OTHER_RUNTIME and not written.approximate):
-        return error, None
-    return error, _motion(teacher.decode(other)) / _motion(teacher.decode(own))
-
-
-def _latents(format: Format, folder: Path, student: Student) -> tuple[Tensor, Tensor]:
-    """The student's own latents at its contract's usual size, and the other tool's from the same noise."""
-    teacher = student.teacher
-    z = teacher.noise(SEEDS, teacher.latent_shape(*student.contract.size))
-    own = teacher.given_out(student.sample(z, student.conditions_of_any(PROMPTS)))
-    return own, format.reload(folder, student)(z, PROMPTS).to(own)
-
-
-def _relative(own: Tensor, other: Tensor) -> float:
-    return float((other - own).norm() / own.norm())
-
-
-def _motion(videos: Tensor) -> float:
-    """Mean change between frames, of videos (B, 3, F, H, W)."""
-    return float(videos.diff(dim=2).abs().mean())
-
-
-def _check(format: Format, written: Written, error: float, rounding: float) -> None:
-    allowed = format.tolerance + rounding
-    if math.isfinite(error) and (written.approximate or error <= allowed):
-        return
-    raise ValueError(
-        f"the {format.name} export gives other latents than the student (relative error {error:.2g}, at most "
-        f"{allowed:g} is allowed), so it was not kept: export to another format"
-    )
-
-
-def _size_note(format: Format, contract: SamplingContract) -> tuple[str, ...]:
-    """Of a student of several sizes, what was compared, or which it makes."""
-    if len(contract.sizes) == 1:
-        return ()
-    if format.one_size:
-        return (f"It makes clips of {size_said(contract.size)} only; the student was taught {contract.sizes_said}.",)
-    return (f"The error is the largest of its sizes, {contract.sizes_said}.",)
-
-
-def _motion_note(motion: float) -> tuple[str, ...]:
-    slow = "; it moves less than the student" if motion < 0.9 else ""
-    return (f"Its clips move {motion:.0%} as much as the student's own{slow}.",)
 
 
 def _size_mb(folder: Path) -> float:

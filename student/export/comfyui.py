@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 
-from fewstep.student.contract import SamplingContract
-from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, lora_loader, original_names
-from fewstep.student.export.base import PROMPTS, Format, Latents, Options, Written
+from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, lora_loader
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.comfyui_lora import PREFIX, adapter_tensors, extracted_tensors, is_extracted, patched
+from fewstep.student.export.comfyui_workflow import architecture_note, named_files, node_note, workflow
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
-from fewstep.student.export.lora import adapter_state, is_adapted, with_adapter
+from fewstep.student.export.lora import is_adapted, with_adapter
+from fewstep.student.export.precision import cast_tensors
 from fewstep.student.export.single_file import (
     checkpoint_name,
     checkpoint_snippet,
@@ -25,6 +25,7 @@ from fewstep.student.export.single_file import (
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
+    dtype_code,
     imports_code,
     pipeline_latents,
     stock_pipeline,
@@ -32,57 +33,9 @@ from fewstep.student.export.stock import (
 )
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.schedule import shift_time
 
 WORKFLOW = "workflow.json"
-_TABLE = 1000  # sigmas in ComfyUI's ModelSamplingSD3
-_NEAR = 1e-3  # of two nodes
 CHECKPOINT_PREFIX = "model.diffusion_model."  # what ComfyUI looks for in a whole model, and strips
-LORA_PREFIX = "diffusion_model."  # and in a LoRA
-
-
-def simple_nodes(shift: float, steps: int) -> list[float]:
-    """ComfyUI's `simple` scheduler: sigmas at even distances in a table of 1000, rounded down, and 0."""
-    return [shift_time(1 - int(i * _TABLE / steps) / _TABLE, shift) for i in range(steps)] + [0.0]
-
-
-def workflow(student: Student, file: str) -> dict[str, Any]:
-    """ComfyUI's API format: load it with drag and drop, or post it as `prompt`."""
-    contract, is_lora, own = student.contract, is_adapted(student.network), comfyui_facts(student.teacher)
-    noise, empty = own.noise
-    num_frames, height, width = contract.size
-    size = {"width": width, "height": height, "length": num_frames, "batch_size": 1}
-    base = {"unet_name": Path(contract.teacher).name + ".safetensors" if is_lora else file, "weight_dtype": "default"}
-    lora = {"model": ["model", 0], "lora_name": file, "strength_model": 1.0}
-    nodes: dict[str, tuple[str, dict[str, Any]]] = {
-        "model": ("UNETLoader", base),
-        **({"lora": ("LoraLoaderModelOnly", lora)} if is_lora else {}),
-        "shift": ("ModelSamplingSD3", {"model": ["lora" if is_lora else "model", 0], "shift": contract.shift}),
-        "text": own.text_encoder,
-        "vae": own.vae,
-        "positive": ("CLIPTextEncode", {"clip": ["text", 0], "text": PROMPTS[0]}),
-        "negative": ("CLIPTextEncode", {"clip": ["text", 0], "text": ""}),  # without effect at CFG 1
-        "noise": (noise, {**empty, **size}),
-        "sample": (
-            "KSampler",
-            {
-                "model": ["shift", 0],
-                "positive": ["positive", 0],
-                "negative": ["negative", 0],
-                "latent_image": ["noise", 0],
-                "seed": 0,
-                "steps": contract.steps,
-                "cfg": contract.guidance.weight,
-                "sampler_name": "euler",
-                "scheduler": "simple",
-                "denoise": 1.0,
-            },
-        ),
-        "decode": ("VAEDecode", {"samples": ["sample", 0], "vae": ["vae", 0]}),
-        "video": ("CreateVideo", {"images": ["decode", 0], "fps": contract.fps}),
-        "save": ("SaveVideo", {"video": ["video", 0], "filename_prefix": "fewstep", "format": "mp4", "codec": "h264"}),
-    }
-    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
 
 def _lacks(teacher: Teacher) -> str:
@@ -91,84 +44,78 @@ def _lacks(teacher: Teacher) -> str:
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    contract, is_lora, own = student.contract, is_adapted(student.network), comfyui_facts(student.teacher)
-    file = folder / _file_name(student)
-    if is_lora:
-        state = original_names(student.teacher).original(_scaled_state(student.network), LORA_PREFIX)
-        write_tensors(file, state, contract, "comfyui")
+    adapted, notes, precision = is_adapted(student.network), list[str](), options.precision or "float32"
+    is_lora = adapted or options.rank is not None
+    if adapted:
+        tensors = adapter_tensors(student.teacher, student.network)
+        write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
+    elif options.rank is not None:
+        notes.append(_write_extracted(student, folder, options.rank, precision))
     else:
-        write_checkpoint(student, folder, "comfyui", CHECKPOINT_PREFIX)
-    (folder / WORKFLOW).write_text(json.dumps(workflow(student, file.name), indent=1) + "\n", "utf-8")
-    where = "models/loras" if is_lora else "models/diffusion_models"
-    notes = [
-        f"For ComfyUI: put {file.name} into {where}, load {WORKFLOW} and choose your own files of text encoder"
-        f"{', base model' * is_lora} and autoencoder in it. It sets ModelSamplingSD3 shift {contract.shift:g} "
-        f"({own.model}'s default there is {own.shift:g}), sampler euler, scheduler simple, CFG {contract.guidance} and "
-        f"{contract.steps} steps.",
-        *_node_note(contract),
-        *_architecture_note(student),
-    ]
-    return Written(tuple(notes), relation="adapter" if is_lora else "finetune")
+        write_checkpoint(student, folder, "comfyui", precision, CHECKPOINT_PREFIX)
+    file = _lora_name(student) if is_lora else checkpoint_name(student)
+    (folder / WORKFLOW).write_text(json.dumps(workflow(student, file, is_lora), indent=1) + "\n", "utf-8")
+    notes = [_steps_note(student, file, is_lora), *notes, *node_note(student.contract), *architecture_note(student)]
+    relation: Literal["adapter", "finetune"] = "adapter" if is_lora else "finetune"
+    return Written(tuple(notes), is_lora and not adapted, relation, steps=_steps(student, file, is_lora))
 
 
-def _file_name(student: Student) -> str:
-    lora = f"fewstep-{student.contract.steps}step-lora.safetensors"
-    return lora if is_adapted(student.network) else checkpoint_name(student)
+def _write_extracted(student: Student, folder: Path, rank: int, precision: Precision) -> str:
+    tensors, held = extracted_tensors(student.teacher, student.network, rank)
+    write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
+    return (
+        f"Extracted by SVD from a fully trained student: rank {rank} holds {held:.1%} of the change of the weights; "
+        "biases, norms and convolutions are in it whole (diff, diff_b), and nothing of modulation tables, to which "
+        "ComfyUI adds nothing. diffusers, by which it was compared, leaves norms and convolutions out as well."
+    )
 
 
-def _scaled_state(network: nn.Module) -> dict[str, Tensor]:
-    """The adapter with its alpha / rank inside lora_B: a file without alphas is taken at scale 1."""
-    state = adapter_state(network)
-    for name, layer in network.named_modules():
-        if isinstance(layer, LoraLayer):
-            (scale,) = layer.scaling.values()
-            for key in (f"{name}.lora_B.weight", f"{name}.lora_B.bias"):
-                if key in state:
-                    state[key] = state[key] * scale
-    return state
+def _steps(student: Student, file: str, is_lora: bool) -> tuple[str, ...]:
+    """What a user of ComfyUI does."""
+    contract, own = student.contract, comfyui_facts(student.teacher)
+    return (
+        f"Put `{file}` into `models/{_place(is_lora)}`.",
+        f"Have {named_files(student, is_lora)}; the words in brackets are what each is and its folder in `models`.",
+        f"Drag `{WORKFLOW}` into the window and choose your own files where they are called otherwise.",
+        f"Leave the rest: ModelSamplingSD3 shift {contract.shift:g} ({own.model}'s default there is {own.shift:g}), "
+        f"sampler euler, scheduler simple, CFG {contract.guidance}, {contract.steps} steps"
+        + (f", strength 1; further LoRAs go between {own.model}'s model and this one." if is_lora else "."),
+    )
 
 
-def _node_note(contract: SamplingContract) -> list[str]:
-    nodes = simple_nodes(contract.shift, contract.steps)
-    apart = max(abs(a - b) for a, b in zip(nodes, contract.times, strict=True))
-    if apart <= _NEAR:
-        return []
-    exact = ", ".join(f"{time:.4f}" for time in contract.times)
-    return [
-        f"ComfyUI's simple scheduler rounds its nodes by up to {apart:.1g} at {contract.steps} steps: a ManualSigmas "
-        f"node takes the exact ones, {exact}."
-    ]
+def _steps_note(student: Student, file: str, is_lora: bool) -> str:
+    contract = student.contract
+    return (
+        f"For ComfyUI: put {file} into models/{_place(is_lora)} and load {WORKFLOW}, which names "
+        f"{named_files(student, is_lora)}, shift {contract.shift:g}, sampler euler, scheduler simple, CFG "
+        f"{contract.guidance} and {contract.steps} steps."
+    )
 
 
-def _architecture_note(student: Student) -> list[str]:
-    config, own = the_denoiser(student.teacher).config, comfyui_facts(student.teacher)
-    other = [f"{name} {value}" for name, value in own.expected.items() if _plain(config.get(name)) != value]
-    if not other:
-        return []
-    return [
-        f"ComfyUI reads a {own.model} file as one with {', '.join(other)}; this student's differ, so it will not run "
-        "there."
-    ]
+def _place(is_lora: bool) -> str:
+    return "loras" if is_lora else "diffusion_models"
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _lora_name(student: Student) -> str:
+    return f"fewstep-{student.contract.steps}step-lora.safetensors"
 
 
 def _reload(folder: Path, student: Student) -> Latents:
-    if not is_adapted(student.network):
+    if not (folder / _lora_name(student)).is_file():
         return reload_checkpoint(folder, student)
     pipe = stock_pipeline(student)
-    pipe.load_lora_weights(folder, weight_name=_file_name(student))
+    pipe.load_lora_weights(folder, weight_name=_lora_name(student))
     return pipeline_latents(pipe, student)
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
     file = only_file(path)
     state, _ = read_tensors(file)
-    if not any(key.startswith(LORA_PREFIX) for key in state):
+    if not any(key.startswith(PREFIX) for key in state):
         return load_checkpoint(file, teacher)
     try:
+        if is_extracted(state):
+            return patched(teacher, state, file)
         return with_adapter(teacher, type(teacher.pipeline).lora_state_dict(state), file)
     except KeyError as error:
         raise ValueError(
@@ -176,14 +123,14 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
         ) from error
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     """In diffusers, which reads the same file."""
-    if not is_adapted(student.network):
-        return checkpoint_snippet(student)
-    load = f'pipe.load_lora_weights(".", weight_name="{_file_name(student)}")\n'
+    if written.relation != "adapter":
+        return checkpoint_snippet(student, written)
+    load = f'pipe.load_lora_weights(".", weight_name="{_lora_name(student)}")\n'
     return (
         imports_code(student.contract.pipeline, stock_scheduler(student).name)
-        + base_code(student)
+        + base_code(student, dtype_code(written))
         + load
         + clip_code(student)
     )
@@ -197,5 +144,6 @@ FORMATS = {
         network=_network,
         snippet=_snippet,
         lacks=_lacks,
+        adapters=True,
     )
 }

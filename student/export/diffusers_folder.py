@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fewstep.student.contract import read_contract
 from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.part_file import alone, write_shared
+from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     changed_parts,
     clip_code,
+    dtype_code,
     imports_code,
     merged_networks,
     pipeline_latents,
@@ -69,10 +73,10 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     networks = merged_networks(student)
     copy_pipeline(student, folder, networks, "diffusers")
     for name, network in networks.items():
-        save_network(network, folder / name)
-    return Written(
-        ("diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above.",)
-    )
+        save_network(cast(network, options.precision or "float32"), folder / name, options.shard)
+    usual = "diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above."
+    (network,) = networks.values() if len(networks) == 1 else (None,)
+    return Written((usual, *(write_shared(student, alone(student, network), folder) if network else ())))
 
 
 def _reload(folder: Path, student: Student) -> Latents:
@@ -80,7 +84,7 @@ def _reload(folder: Path, student: Student) -> Latents:
 
     loader: Any = DiffusionPipeline
     with without_bars():
-        pipe = loader.from_pretrained(folder, use_safetensors=True)
+        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     return pipeline_latents(pipe.to(student.teacher.device), student)
 
 
@@ -92,10 +96,10 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return with_parts(teacher.denoiser, {**own, **loaded})
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     return (
         imports_code("DiffusionPipeline")
-        + '\npipe = DiffusionPipeline.from_pretrained(".")  # this folder, or its id on the hub\n'
+        + f'\npipe = DiffusionPipeline.from_pretrained("."{dtype_code(written)})  # this folder, or its id on the hub\n'
         + clip_code(student)
     )
 
@@ -107,5 +111,6 @@ FORMATS = {
         reload=_reload,
         network=_network,
         snippet=_snippet,
+        shards=True,
     )
 }

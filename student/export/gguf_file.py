@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, original_names
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.comfyui_workflow import architecture_note
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.rounding import choose_layers
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
     denoiser_name,
+    dtype_code,
     imports_code,
     merged_network,
     pipeline_latents,
@@ -25,10 +27,12 @@ from fewstep.student.export.stock import (
     stock_scheduler,
 )
 from fewstep.student.loading import Student
+from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
 _TOLERANCE = 1e-2
+_KINDS: dict[Precision, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BLOCK = 32  # weights of a row that share a scale
 
 
@@ -67,16 +71,25 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     for key, value in header_of("gguf", student.contract).items():
         writer.add_string(key, value)
     rounded = {f"{name}.weight" for name in chosen.names}
+    rest = GGMLQuantizationType[_KINDS[options.precision or "float32"]]
+    linears = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     for name, tensor in network.state_dict().items():
-        kind = GGMLQuantizationType.Q8_0 if name in rounded else GGMLQuantizationType.F32
+        usual = rest if name in linears else GGMLQuantizationType.F32  # diffusers reads other layers in no other kind
+        kind = GGMLQuantizationType.Q8_0 if name in rounded else usual
         values = quants.quantize(tensor.float().cpu().numpy(), kind)
         writer.add_tensor(names.to_original(name), values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    network.save_config(folder)
-    return Written((chosen.note,), relation="quantized")
+    save_config(network, folder)
+    steps = (
+        f"Put `{_file_name(student)}` into `models/unet`, and have the nodes of ComfyUI-GGUF.",
+        f"Load it with Unet Loader (GGUF), then ModelSamplingSD3 with shift {student.contract.shift:g}, sampler euler, "
+        f"scheduler simple, CFG {student.contract.guidance}, {student.contract.steps} steps, as the workflow of `--to "
+        "comfyui` does with a whole model.",
+    )
+    return Written((chosen.note, *architecture_note(student)), relation="quantized", steps=steps)
 
 
 def _file_name(student: Student) -> str:
@@ -120,18 +133,18 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return found
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
     load = (
         f"\n{name} = {kind}.from_single_file(\n"
         f'    "{_file_name(student)}",\n'
         '    config=".",\n'
-        "    quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),\n"
-        "    dtype=torch.float32,\n"
+        f"    quantization_config=GGUFQuantizationConfig(compute_dtype=torch.{written.precision}),\n"
+        f"    dtype=torch.{written.precision},\n"
         ")"
     )
     start = imports_code("GGUFQuantizationConfig", student.contract.pipeline, kind, stock_scheduler(student).name)
-    return start + load + base_code(student, f", {name}={name}") + clip_code(student)
+    return start + load + base_code(student, f", {name}={name}{dtype_code(written)}") + clip_code(student)
 
 
 FORMATS = {

@@ -18,6 +18,27 @@ def check_repo(repo: str) -> None:
         raise ValueError(f"{repo} is no name on the hub ({error}): pass one like me/my-student") from error
 
 
+def check_access(repo: str) -> None:
+    """Asks the hub who the token's owner is. Raises ValueError where there is no token, it is not valid, or its owner
+    cannot write to the repository's namespace."""
+    from huggingface_hub import HfApi, errors, get_token
+
+    if get_token() is None:
+        raise ValueError(f"there is no token that could push to {repo}: log in with `hf auth login`, or set HF_TOKEN")
+    of_client: Any = errors
+    try:
+        found = HfApi().whoami()
+    except (of_client.HTTPError, OSError) as error:
+        raise ValueError(
+            f"the hub does not take the token, or is out of reach ({' '.join(str(error).split())}): log in with `hf "
+            "auth login`, or leave --push-to-hub out"
+        ) from error
+    may = [found["name"], *(org["name"] for org in found.get("orgs", ()))]
+    namespace, slash, _ = repo.partition("/")
+    if slash and namespace not in may:
+        raise ValueError(f"the token's owner may push to {' or '.join(may)}, not to {namespace}: pass another name")
+
+
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Uploads an export's folder as the model `repo` and returns its address.
 

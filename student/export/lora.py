@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from fewstep.student.adapters import shared_copy
@@ -17,10 +18,12 @@ from fewstep.student.denoiser import ADAPTER
 from fewstep.student.export.abilities import lora_loader
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import only_file, read_header, read_tensors, write_tensors
-from fewstep.student.export.lora_extraction import extract_adapter
+from fewstep.student.export.lora_extraction import USUAL_RANK, extract_adapter
+from fewstep.student.export.precision import cast_tensors
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
+    dtype_code,
     imports_code,
     pipeline_latents,
     stock_pipeline,
@@ -36,9 +39,9 @@ FILE_NAME = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks f
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header
 
 
-def is_adapted(network: Any) -> bool:
-    """Whether a student's network is its teacher's with an adapter on it."""
-    return bool(getattr(network, "peft_config", {}))
+def is_adapted(network: nn.Module) -> bool:
+    """Whether a student's network is its teacher's with an adapter on it; of experts, whether one is."""
+    return any(getattr(part, "peft_config", {}) for part in parts_of(network).values())
 
 
 def adapter_state(network: Any) -> dict[str, Tensor]:
@@ -46,6 +49,27 @@ def adapter_state(network: Any) -> dict[str, Tensor]:
     (name,) = network.peft_config
     state = get_peft_model_state_dict(network, adapter_name=name)
     return {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+
+
+def baked_state(network: Any) -> dict[str, Tensor]:
+    """The adapter with its scale, alpha / rank, inside lora_B: whoever saves it again without alphas or a header keeps
+    its strength."""
+    state = adapter_state(network)
+    for name, layer in network.named_modules():
+        if isinstance(layer, LoraLayer):
+            (scale,) = layer.scaling.values()
+            for key in (f"{name}.lora_B.weight", f"{name}.lora_B.bias"):
+                if key in state:
+                    state[key] = state[key] * scale
+    return state
+
+
+def baked_settings(network: Any, prefix: str) -> dict[str, Any]:
+    """peft's settings of `baked_state`, their names behind a prefix: alpha is the rank, everywhere."""
+    (config,) = network.peft_config.values()
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    settings |= {"lora_alpha": config.r, "alpha_pattern": config.rank_pattern, "use_rslora": False}
+    return {prefix + key: value for key, value in settings.items()}
 
 
 def with_adapter(
@@ -56,7 +80,7 @@ def with_adapter(
 
     Raises ValueError when the adapter is of another network.
     """
-    prefix, base = _prefix(teacher), parts_of(teacher.denoiser)[name]
+    prefix, base = prefix_of(teacher), parts_of(teacher.denoiser)[name]
     strays = [key for key, tensor in state.items() if not _fits(base, key.removeprefix(f"{prefix}."), tensor)]
     if strays or not state:
         found = f"its {strays[0]} does not fit" if strays else "it is empty"
@@ -65,7 +89,8 @@ def with_adapter(
             "`fewstep export`)"
         )
     network: Any = shared_copy(base)
-    network.load_lora_adapter(state, prefix=prefix, adapter_name=ADAPTER, metadata=settings)
+    whole = {key: tensor.float() for key, tensor in state.items()}
+    network.load_lora_adapter(whole, prefix=prefix, adapter_name=ADAPTER, metadata=settings)
     return network.requires_grad_(False)
 
 
@@ -80,7 +105,7 @@ def _fits(base: nn.Module, key: str, tensor: Tensor) -> bool:
     return tensor.shape[1:] == layer.weight.shape[1:] if match[2] == "A" else len(tensor) == len(layer.weight)
 
 
-def _prefix(teacher: Teacher) -> str:
+def prefix_of(teacher: Teacher) -> str:
     """Of the tensors' names: diffusers takes the first denoiser's for every one of them."""
     return next(iter(teacher.component_names().values()))
 
@@ -100,7 +125,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     extracted = [one for one in held if one is not None]
     notes = [
         f"Extracted by SVD from a fully trained student: rank {options.rank} holds {one:.1%} of the change of the "
-        "weights, and nothing of the change of norms and modulation tables."
+        "weights, and nothing of that of norms and modulation tables."
         for one in extracted
     ]
     return Written(tuple(notes), approximate=bool(extracted), relation="adapter")
@@ -110,11 +135,12 @@ def _write_one(student: Student, own: nn.Module, network: Any, path: Path, optio
     """Writes one network's adapter; of one that is extracted, how much of the change of weights it holds."""
     held = None
     if not is_adapted(network):
+        assert options.rank is not None
         network, held = extract_adapter(own, network, options.rank)
-    prefix = f"{_prefix(student.teacher)}."
-    (config,) = network.peft_config.values()
-    settings = {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    state = {prefix + key: tensor for key, tensor in adapter_state(network).items()}
+    prefix = f"{prefix_of(student.teacher)}."
+    settings = baked_settings(network, prefix)
+    state = {prefix + key: tensor for key, tensor in baked_state(network).items()}
+    state = cast_tensors(state, options.precision or "float32")
     metadata = {_SETTINGS: json.dumps(settings, sort_keys=True)}
     write_tensors(path, state, student.contract, "lora", metadata)
     return held
@@ -122,7 +148,7 @@ def _write_one(student: Student, own: nn.Module, network: Any, path: Path, optio
 
 def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
     """The pipeline's method that loads a file, and what it takes beside the folder, once for every file."""
-    components, prefix = student.teacher.component_names(), _prefix(student.teacher)
+    components, prefix = student.teacher.component_names(), prefix_of(student.teacher)
     if not hasattr(student.teacher.pipeline, "load_lora_weights"):  # its denoiser has one, see `lora_loader`
         return [(f"{prefix}.load_lora_adapter", {"weight_name": FILE_NAME, "prefix": prefix})]
     return [
@@ -160,14 +186,20 @@ def _adapted(teacher: Teacher, file: Path, name: str) -> nn.Module:
     return with_adapter(teacher, state, file, parse_json(header[_SETTINGS]) if _SETTINGS in header else None, name)
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     fuse = "pipe.fuse_lora()\npipe.unload_lora_weights()\n" if student.teacher.fuses_lora else ""
     scheduler = stock_scheduler(student).name
     load = "".join(
         f'pipe.{method}("."{_further(arguments)})  # this folder, or its id on the hub\n'
         for method, arguments in _loaded_with(student)
     )
-    return imports_code(student.contract.pipeline, scheduler) + base_code(student) + load + fuse + clip_code(student)
+    return (
+        imports_code(student.contract.pipeline, scheduler)
+        + base_code(student, dtype_code(written))
+        + load
+        + fuse
+        + clip_code(student)
+    )
 
 
 def _further(arguments: dict[str, Any]) -> str:
@@ -182,5 +214,7 @@ FORMATS = {
         network=_network,
         snippet=_snippet,
         lacks=lora_loader,
+        adapters=True,
+        usual_rank=USUAL_RANK,
     )
 }

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fewstep.student.adapters import shared_copy
 from fewstep.student.denoiser import ADAPTER
 
-_KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+USUAL_RANK = 64
 _EXACT_SIDE = 1024  # the whole SVD of larger matrices takes minutes each
 
 
@@ -23,38 +24,58 @@ def extract_adapter(base: nn.Module, network: nn.Module, rank: int) -> tuple[Any
     The second value is |what is held| / |the change|, 0 to 1, over all parameters. Biases are held whole where all
     layers have one; norms and tables are not held.
     """
-    layers = {name: module for name, module in base.named_modules() if isinstance(module, _KINDS)}
+    layers = {name: module for name, module in base.named_modules() if isinstance(module, LAYERS)}
     biased = all(layer.bias is not None for layer in layers.values())  # or merging fails at those that have none
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), lora_bias=biased)
     adapted = shared_copy(base).requires_grad_(False)
     inject_adapter_in_model(config, adapted, ADAPTER)
-    changes = _changes(base, network)
-    total = sum(float(change.square().sum()) for change in changes.values())
+    changes = changes_of(base, network)
     held = 0.0
     for name, layer in adapted.named_modules():
         if isinstance(layer, LoraLayer):
             held += _fill(layer, changes[f"{name}.weight"], rank)
             if biased:
                 held += _fill_bias(layer, changes[f"{name}.bias"])
-    return adapted, (held / total) ** 0.5 if total else 1.0
+    return adapted, share_held(held, changes)
 
 
-def _changes(base: nn.Module, network: nn.Module) -> dict[str, Tensor]:
+def changes_of(base: nn.Module, network: nn.Module) -> dict[str, Tensor]:
+    """What training changed of each parameter, float32."""
     own = dict(network.named_parameters())
     return {name: own[name].float() - parameter.float() for name, parameter in base.named_parameters()}
+
+
+def share_held(held: float, changes: dict[str, Tensor]) -> float:
+    """|what is held| / |the change|, of the square of what is held."""
+    total = sum(float(change.square().sum()) for change in changes.values())
+    return (held / total) ** 0.5 if total else 1.0
+
+
+def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest product of this rank to a weight's change (out, *in): down (r, *in), up (out, r, 1, ...), where
+    r <= rank is the change's own where that is less."""
+    u, s, v = _svd(change.flatten(1), rank)
+    root, count = s.sqrt(), len(s)
+    down = (root[:, None] * v.T).view(count, *change.shape[1:])
+    up = (u * root).view(len(change), count, *[1] * (change.ndim - 2))
+    return down.contiguous(), up.contiguous()
 
 
 def _fill(layer: LoraLayer, change: Tensor, rank: int) -> float:
     """Sets the layer's adapter; returns the square of what it holds."""
     down: Any = layer.lora_A[ADAPTER].weight
     up: Any = layer.lora_B[ADAPTER].weight
-    u, s, v = _svd(change.flatten(1), rank)
-    root, count = s.sqrt(), len(s)
+    found_down, found_up = factors(change, rank)
     down.zero_()
     up.zero_()
-    down[:count] = (root[:, None] * v.T).view(count, *down.shape[1:])
-    up[:, :count] = (u * root).view(len(up), count, *up.shape[2:])
-    return float(s.square().sum())
+    down[: len(found_down)] = found_down
+    up[:, : len(found_down)] = found_up
+    return square_of(found_down, found_up)
+
+
+def square_of(down: Tensor, up: Tensor) -> float:
+    """The square of a product of `factors`, whose rows and columns are orthogonal and as long as each other."""
+    return float((down.flatten(1).square().sum(1) * up.flatten(1).square().sum(0)).sum())
 
 
 def _fill_bias(layer: LoraLayer, change: Tensor) -> float:

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from fewstep.student.contract import SamplingContract, experts_said
-from fewstep.student.export.base import Exported, Format
+from fewstep.student.contract import SamplingContract
+from fewstep.student.export.base import Exported, Format, Written
+from fewstep.student.export.card_use import beside, install, limits, sampling, serving
+from fewstep.student.export.privacy import is_hub_id, results_without_paths, without_paths
+from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.provenance import Provenance
-from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import Student
 
 _LICENCE = ("license", "license_name", "license_link")
 
 
 def model_card(
-    student: Student, format: Format, relation: str, exported: Exported, provenance: Provenance | None
+    student: Student, format: Format, written: Written, exported: Exported, provenance: Provenance | None
 ) -> str:
     """The card, with the front matter that the hub reads."""
     from huggingface_hub import ModelCardData
 
     contract, licence, provenance = student.contract, _licence(student), provenance or Provenance()
-    on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", contract.teacher) is not None
+    results = results_without_paths(provenance.results)
+    on_hub = is_hub_id(contract.teacher)
     data = ModelCardData(
         base_model=contract.teacher if on_hub else None,
-        base_model_relation=relation if on_hub else None,
+        base_model_relation=written.relation if on_hub else None,
         library_name=format.library,
         pipeline_tag="text-to-video",
         tags=["fewstep", "distillation"],
@@ -36,14 +37,18 @@ def model_card(
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {contract.steps} steps from {_file_name(contract.teacher)}",
-        _summary(contract, relation, licence),
-        "## Sampling\n\n" + _sampling(student),
-        f"```python\n{format.snippet(student).rstrip()}\n```",
+        f"# {contract.steps} steps from {contract.teacher}",
+        _summary(contract, written.relation, licence),
+        "## Sampling\n\n" + sampling(student),
+        install(student, format),
+        f"```python\n{format.snippet(student, written).rstrip()}\n```",
+        *_section("In ComfyUI", "\n".join(f"{i}. {step}" for i, step in enumerate(written.steps, 1))),
+        *_section("Beside another LoRA", beside(student, format, written)),
+        *_section("Serving", serving(student, format)),
         "## This export\n\n" + _export(format, exported),
         "## Training\n\n" + _training(contract, provenance),
-        "## Evaluation\n\n" + _evaluation(provenance.results),
-        "## Limits\n\n" + _limits(contract, provenance.results),
+        "## Evaluation\n\n" + _evaluation(results),
+        "## Limits\n\n" + _limits(limits(contract, format, written), results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -63,48 +68,19 @@ def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, An
     inherited = f"inherited from it: {', '.join(map(str, licence.values()))}" if licence else "that of the base model"
     return (
         f"A student of {contract.steps} steps, distilled with fewstep from "
-        f"{_file_name(contract.teacher)} (sha256 {contract.teacher_sha256[:12]}…), of which it is "
+        f"{contract.teacher} (sha256 {contract.teacher_sha256[:12]}…), of which it is "
         f"{'an adapter' if relation == 'adapter' else f'a {relation}'}. Licence: {inherited}."
     )
 
 
-def _sampling(student: Student) -> str:
-    contract = student.contract
-    nodes = ", ".join(f"{timestep:g}" for timestep in (round(t, 2) for t in contract.timesteps))
-    return "\n".join(
-        (
-            f"- steps: {contract.steps}, at timesteps {nodes}",
-            *([f"- experts: {experts_said(contract.experts)}"] if contract.experts else ()),
-            f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
-            + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
-            f"- scheduler: {_scheduler(student)}",
-            *(
-                f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, {contract.fps:g} a second"
-                for size in contract.sizes
-            ),
-            "- `contract.json` says all this to programs; `fewstep sample` keeps to it by itself",
-        )
-    )
-
-
-def _scheduler(student: Student) -> str:
-    try:
-        return f"`{stock_scheduler(student).code}`{_euler(student)}"
-    except ValueError as error:  # formats whose steps the caller takes do without one
-        return f"none of diffusers: {error}"
-
-
-def _euler(student: Student) -> str:
-    """Where schedules end short of pure noise, which most of their users sample with Euler."""
-    scale = float(student.teacher.schedule.sigma(1.0))
-    if student.contract.kind != "vp" or scale == 1:
-        return ""
-    return f"; EulerDiscrete scales the noise by {scale:.4f}, so that it gives slightly other clips"
+def _section(title: str, text: str) -> list[str]:
+    return [f"## {title}\n\n{text}"] if text else []
 
 
 def _export(format: Format, exported: Exported) -> str:
     lines = [
-        f"- format: {exported.format}, {exported.size_mb:g} MB",
+        f"- format: {exported.format}, for {PROGRAMS[format.name].program}; {exported.size_mb:g} MB, weights in "
+        f"{exported.precision}",
         f"- loaded back by its own tool, it gives the student's latents from the same noise but for a relative error "
         f"of {exported.relative_error:.2g}",
     ]
@@ -119,25 +95,20 @@ def _training(contract: SamplingContract, provenance: Provenance) -> str:
     lines = [f"- trained: {kind}{f', stage {provenance.stage}' * bool(provenance.stage)}{rounded}"]
     if provenance.manifest_sha256:
         lines.append(f"- data: manifest sha256 {provenance.manifest_sha256}")
-    shown = _recipe(recipe, provenance.stage)
+    shown = _recipe(contract, recipe, provenance.stage)
     if not shown:
         return "\n".join([*lines, "- recipe: not kept"])
     return "\n".join([*lines, "", f"<details><summary>Recipe</summary>\n\n```yaml\n{shown}```\n\n</details>"])
 
 
-def _recipe(recipe: Mapping[str, Any], stage: str) -> str:
+def _recipe(contract: SamplingContract, recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe up to this student's stage, without what it says about the machine it ran on."""
     found = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
-    if "data" in found:
-        found["data"] = {key: _file_name(value) for key, value in found["data"].items()}
+    found |= {"teacher": contract.teacher} if "teacher" in found else {}
     stages = found.get("stages", [])
     ends = [i for i, one in enumerate(stages, 1) if one.get("name") == stage]
     found |= {"stages": stages[: ends[0]]} if ends else {}
-    return yaml.safe_dump(found, sort_keys=False) if found else ""
-
-
-def _file_name(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return yaml.safe_dump(without_paths(found), sort_keys=False) if found else ""
 
 
 def _evaluation(results: Mapping[str, Any]) -> str:
@@ -150,9 +121,9 @@ def _evaluation(results: Mapping[str, Any]) -> str:
         cells = (_figure(row.get("metrics", {}).get(name)) for name in names)
         lines.append(" | ".join([str(row.get("model", "")), str(row.get("steps") or ""), *cells]))
     table = "\n".join(f"| {line} |" for line in lines)
-    protocol = ", ".join(f"{key} {value}" for key, value in results["protocol"].items())
+    protocol = "\n".join(f"| {key} | {value} |" for key, value in results["protocol"].items())
     command = f"\nCommand: `{results['command']}`." if results.get("command") else ""
-    return f"{table}\n\nProtocol: {protocol}.{command}"
+    return f"{table}\n\n| protocol | |\n| --- | --- |\n{protocol}\n{command}"
 
 
 def _figure(found: Any) -> str:
@@ -163,12 +134,6 @@ def _figure(found: Any) -> str:
     return f"{found['value']:.3g}{interval}"
 
 
-def _limits(contract: SamplingContract, results: Mapping[str, Any]) -> str:
-    sizes = " or ".join(f"{size.num_frames} frames of {size.width} x {size.height}" for size in contract.sizes)
-    lines = [
-        f"It was taught {contract.steps} steps at the nodes above, without guidance, and clips of {sizes}: asked in "
-        "any other way, it gives worse ones.",
-        "What its base model does wrongly it does wrongly, too.",
-        *(f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())),
-    ]
-    return "\n".join(f"- {line}" for line in lines)
+def _limits(lines: Sequence[str], results: Mapping[str, Any]) -> str:
+    warned = [f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())]
+    return "\n".join(f"- {line}" for line in (*lines, *warned))

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.contract import SamplingContract
+from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import one_graph
 from fewstep.student.export.base import OTHER_RUNTIME, PROMPTS, Format, Latents, Options, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
-from fewstep.student.export.stock import merged_network
+from fewstep.student.export.stock import PUT_IN, merged_network
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.predictions import record_prediction
@@ -143,6 +143,15 @@ def _quiet() -> Iterator[None]:
             logging.disable(before)
 
 
+def _forget_origins(model: Any) -> None:
+    """Takes out which lines of code, in which folders of this machine, each node came from."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+
+
 def _write(student: Student, folder: Path, options: Options) -> Written:
     network = merged_network(student).float().eval()
     asked, example, grows = _inputs(student, network)
@@ -157,6 +166,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
             custom_translation_table={torch.ops.aten.silu.default: _silu},
             verbose=False,
         )
+    _forget_origins(program.model)
     program.model.metadata_props.update(header_of("onnx", student.contract))
     program.save(folder / f"fewstep-{student.contract.steps}step.onnx")
     inputs = ", ".join(f"`{name}` {tuple(x.shape)[1:]}" for name, x in zip(asked.names, example, strict=True))
@@ -191,15 +201,21 @@ def _reload(folder: Path, student: Student) -> Latents:
     return latents
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     return (
         "from fewstep.student.sampler import open_sampler\n"
         "from fewstep.teacher.video import to_uint8, write_video\n"
         "from pathlib import Path\n\n"
-        'sampler = open_sampler(".")  # this folder\n'
+        f"{_open_code(student.contract)}"
         f"(clip,) = sampler.clips([{PROMPTS[0]!r}], seeds=[0])\n"
         'write_video(Path("clip.gif"), to_uint8(clip), sampler.fps)\n'
     )
+
+
+def _open_code(contract: SamplingContract) -> str:
+    if contract.teacher != UNNAMED:
+        return 'sampler = open_sampler(".")  # this folder\n'
+    return f'sampler = open_sampler(".", teacher="{UNNAMED}"){PUT_IN}\n'
 
 
 FORMATS = {
@@ -215,5 +231,6 @@ FORMATS = {
         extra="onnx",
         library="onnx",
         one_size=True,
+        precisions=("float32",),
     )
 }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from fewstep.student.contract import UNNAMED
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.base import Format, Latents, Options, Written
 from fewstep.student.export.header import read_tensors, write_tensors
+from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
+    dtype_code,
     imports_code,
     merged_network,
     pipeline_latents,
@@ -21,10 +25,12 @@ from fewstep.student.export.stock import (
     stock_scheduler,
 )
 from fewstep.student.loading import Student
+from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.loading import without_bars
 
+SHARED = "original"  # folder of the file that other programs' users share
 FILE_NAME = "diffusion_pytorch_model.safetensors"  # what from_pretrained looks for
 
 
@@ -34,19 +40,56 @@ def _lacks(teacher: Teacher) -> str:
     return ""
 
 
+def _leaving(student: Student) -> Collection[str]:
+    part: nn.Module = student.teacher.shared_part(the_denoiser(student.teacher))
+    return part.state_dict().keys()
+
+
 def _write(student: Student, folder: Path, options: Options) -> Written:
     """Config and weights as diffusers saves the part, the contract in the header."""
     stock_scheduler(student)  # refuse before the work
     network = merged_network(student)
     part = student.teacher.shared_part(network)
     _check_rest(student, network, part)
-    part.register_to_config(_name_or_path="")
-    part.save_config(folder)
+    save_config(part, folder)
+    part = cast(part, options.precision or "float32")
     write_tensors(folder / FILE_NAME, part.state_dict(), student.contract, "part")
-    return Written(
-        (f"For any base model of this architecture, as a {type(part).__name__}; {student.contract.teacher} is one.",),
-        relation="adapter",
-    )
+    notes = write_shared(student, part, folder)
+    name = student.contract.teacher
+    one = "" if name == UNNAMED else f"; {name} is one"
+    any_base = f"For any base model of this architecture, as a {type(part).__name__}{one}."
+    return Written((any_base, *notes), relation="adapter")
+
+
+def alone(student: Student, network: Any) -> Any:
+    """The part of a student that alone was trained; None where more was, or the family shares none."""
+    if not student.teacher.subsets:
+        return None
+    part = student.teacher.shared_part(network)
+    try:
+        _check_rest(student, network, part)
+    except ValueError:
+        return None
+    return part
+
+
+def write_shared(student: Student, part: Any, folder: Path) -> list[str]:
+    """The part once more, in one file as users of other programs share it; a sentence that says so.
+
+    diffusers must read the same back.
+    """
+    teacher = student.teacher
+    if part is None or not (tensors := teacher.part_file(part)):
+        return []
+    path = folder / SHARED / f"fewstep-{student.contract.steps}step-{next(iter(teacher.subsets))}.safetensors"
+    path.parent.mkdir()
+    write_tensors(path, tensors, student.contract, "part")
+    save_config(part, path.parent)
+    with without_bars():
+        back = type(part).from_single_file(str(path), config=str(path.parent), local_files_only=True)
+    own = part.state_dict()
+    assert all(torch.equal(x, own[name].to(x)) for name, x in back.state_dict().items() if ".pe" not in name)
+    return [f"{SHARED}/{path.name} is its {type(part).__name__} under its authors' names, for {teacher.shared_with}."]
 
 
 def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:
@@ -63,7 +106,7 @@ def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:
 def _reload(folder: Path, student: Student) -> Latents:
     kind: Any = type(student.teacher.shared_part(the_denoiser(student.teacher)))
     with without_bars():
-        part = kind.from_pretrained(folder, use_safetensors=True)
+        part = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     pipe = stock_pipeline(student)
     student.teacher.put_part(pipe, part)
     return pipeline_latents(pipe, student)
@@ -82,11 +125,12 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return frozen
 
 
-def _snippet(student: Student) -> str:
+def _snippet(student: Student, written: Written) -> str:
     kind = type(student.teacher.shared_part(the_denoiser(student.teacher))).__name__
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
-    load = f'part = {kind}.from_pretrained(".")  # this folder, or its id on the hub\n{student.teacher.part_code}\n'
-    return start + base_code(student) + load + clip_code(student)
+    here = "  # this folder, or its id on the hub"
+    load = f'part = {kind}.from_pretrained("."{dtype_code(written)}){here}\n{student.teacher.part_code}\n'
+    return start + base_code(student, dtype_code(written)) + load + clip_code(student)
 
 
 FORMATS = {
@@ -97,5 +141,6 @@ FORMATS = {
         network=_network,
         snippet=_snippet,
         lacks=_lacks,
+        leaving=_leaving,
     )
 }

@@ -15,6 +15,7 @@ from fewstep.student.loading import Student
 
 Rounded = Callable[[Tensor], Tensor]  # a layer's weight (out, in) -> what is left of it in the format
 ROOM = 0.8  # of the tolerance; the rest is for the arithmetic's own rounding
+_MOST_TRIES = 64
 _OTHER_SEEDS = (2, 3)  # the layers are chosen on the noise that the finished export is compared on: these tell the rest
 
 
@@ -51,20 +52,16 @@ def choose_layers(
 ) -> Chosen:
     """The linear layers in the network's blocks, of widths that `multiple` divides, that may be rounded.
 
-    All of them where that leaves enough room. Else each is tried alone: roundings are independent, so the squares of
-    their errors add up, and the layers that give most error per weight stay as they are. `network` is the student's,
-    without adapters. Raises ValueError when there is no layer to round.
+    All of them where that leaves enough room. Else groups of them are tried, that with most error per weight in halves:
+    roundings are independent, so the squares of their errors add up, and what gives most error per weight stays as it
+    is. So a large network takes some _MOST_TRIES samples, not one for each layer. `network` is the student's, without
+    adapters. Raises ValueError when there is no layer to round.
     """
     layers = _linears(student, network, multiple)
     goal, error = ROOM * tolerance, _error_of(student, network, layers, rounded, SEEDS)
     names = list(layers)
-    if error(names) > goal:
-        squares = {name: error([name]) ** 2 for name in layers}
-        names.sort(key=lambda name: squares[name] / layers[name].weight.numel())
-        while sum(squares[name] for name in names) > goal**2:
-            names.pop()
-        while names and error(names) > goal:
-            names.pop()
+    if names and error(names) > goal:
+        names = _thinned(names, goal, error, {name: layer.weight.numel() for name, layer in layers.items()})
     if not names:
         raise ValueError(
             f"no linear layer of this student can be rounded to eight bits (widths must be divisible by {multiple}, "
@@ -74,6 +71,39 @@ def choose_layers(
     share = weights / sum(parameter.numel() for parameter in network.parameters())
     other_error = _error_of(student, network, layers, rounded, _OTHER_SEEDS)(names)
     return Chosen(tuple(sorted(names)), share, len(layers), other_error)
+
+
+def _thinned(
+    names: list[str], goal: float, error: Callable[[Iterable[str]], float], weights: dict[str, int]
+) -> list[str]:
+    """Those of the layers, in the network's order, whose roundings together stay within the goal; groups are halved as
+    long as tries are left, then dropped whole."""
+    groups = [_Group(half, error(half)) for half in _halves(names)]
+    tries = len(groups)
+    while groups:
+        if sum(group.error**2 for group in groups) <= goal**2:
+            kept = sorted((name for group in groups for name in group.names), key=names.index)
+            if error(kept) <= goal:
+                return kept
+        worst = max(groups, key=lambda group: group.error**2 / sum(weights[name] for name in group.names))
+        groups.remove(worst)
+        if len(worst.names) > 1 and tries < _MOST_TRIES:
+            groups += [_Group(half, error(half)) for half in _halves(worst.names)]
+            tries += 2
+    return []
+
+
+def _halves(names: Sequence[str]) -> list[tuple[str, ...]]:
+    middle = (len(names) + 1) // 2
+    return [half for half in (tuple(names[:middle]), tuple(names[middle:])) if half]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Layers that are rounded together, and the relative error which that makes."""
+
+    names: tuple[str, ...]
+    error: float
 
 
 def _linears(student: Student, network: nn.Module, multiple: int) -> dict[str, nn.Linear]:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import original_names, single_file_loader
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
+from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
     denoiser_name,
+    dtype_code,
     imports_code,
     merged_network,
     pipeline_latents,
@@ -24,6 +26,7 @@ from fewstep.student.export.stock import (
     stock_scheduler,
 )
 from fewstep.student.loading import Student
+from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
@@ -33,32 +36,34 @@ def checkpoint_name(student: Student) -> str:
     return f"fewstep-{student.contract.steps}step.safetensors"
 
 
-def write_checkpoint(student: Student, folder: Path, format: str, prefix: str = "") -> None:
+def write_checkpoint(student: Student, folder: Path, format: str, precision: Precision, prefix: str = "") -> None:
     """Writes the denoiser under its original names, and its config.json, as `from_single_file` takes them."""
-    network, names = merged_network(student), original_names(student.teacher)
+    network, names = cast(merged_network(student), precision), original_names(student.teacher)
     state = network.state_dict()
     original = names.original(state, prefix)
     back = names.to_diffusers(original)
     assert back.keys() == state.keys(), min(back.keys() ^ state.keys())
     assert all(torch.equal(back[key], tensor.cpu()) for key, tensor in state.items())
     write_tensors(folder / checkpoint_name(student), original, student.contract, format)
-    network.save_config(folder)
+    save_config(network, folder)
 
 
 def reload_checkpoint(folder: Path, student: Student) -> Latents:
     """diffusers' own single-file loader, in the base model's pipeline."""
     kind: Any = type(the_denoiser(student.teacher))
     with without_bars():
-        network = kind.from_single_file(str(only_file(folder)), config=str(folder), local_files_only=True)
+        network = kind.from_single_file(
+            str(only_file(folder)), config=str(folder), local_files_only=True, dtype=torch.float32
+        )
     return pipeline_latents(stock_pipeline(student, **{denoiser_name(student.teacher): network}), student)
 
 
-def checkpoint_snippet(student: Student) -> str:
+def checkpoint_snippet(student: Student, written: Written) -> str:
     """The same in a user's hands."""
     kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
-    load = f'\n{name} = {kind}.from_single_file("{checkpoint_name(student)}", config=".")'
+    load = f'\n{name} = {kind}.from_single_file("{checkpoint_name(student)}", config="."{dtype_code(written)})'
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
-    return start + load + base_code(student, f", {name}={name}") + clip_code(student)
+    return start + load + base_code(student, f", {name}={name}{dtype_code(written)}") + clip_code(student)
 
 
 def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
@@ -81,7 +86,7 @@ def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
-    write_checkpoint(student, folder, "single-file")
+    write_checkpoint(student, folder, "single-file", options.precision or "float32")
     return Written()
 
 

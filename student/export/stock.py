@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.adapters import merge_adapters
-from fewstep.student.contract import SamplingContract
+from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import PROMPTS, Latents
+from fewstep.student.export.base import PROMPTS, Latents, Written
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of
@@ -22,6 +22,8 @@ from fewstep.teacher.loading import without_bars
 from fewstep.teacher.pipeline_index import CLASSICAL
 from fewstep.teacher.source import EMBEDDED
 from fewstep.teacher.stock import StockScheduler
+
+PUT_IN = "  # put in the base model's name on the hub, or its folder"
 
 
 def stock_scheduler(student: Student) -> StockScheduler:
@@ -107,8 +109,11 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
 def merged_network(student: Student) -> Any:
     """The student's denoiser as a plain network of its own: adapters are added into its weights."""
-    network: nn.Module = deepcopy(student.network)
-    merge_adapters(network)
+    return _merged(student.network)
+
+
+def _merged(network: nn.Module) -> Any:
+    merge_adapters(network := deepcopy(network))
     return network
 
 
@@ -120,8 +125,7 @@ def merged_networks(student: Student) -> dict[str, Any]:
     found = {}
     for name, part in parts_of(student.network).items():
         if name in trained_names(student.contract):
-            merge_adapters(network := deepcopy(part))
-            found[student.teacher.component_names()[name]] = network
+            found[student.teacher.component_names()[name]] = _merged(part)
     return found
 
 
@@ -165,20 +169,26 @@ def imports_code(*names: str) -> str:
     return f"import torch\nfrom diffusers import {', '.join(sorted(names))}\n"
 
 
+def dtype_code(written: Written) -> str:
+    """The argument of from_pretrained that loads the weights as they are stored, after a comma."""
+    return f", dtype=torch.{written.precision}"
+
+
 def base_code(student: Student, arguments: str = "") -> str:
     """`pipe`, the base model's pipeline, and the student's sampler in it; both classes must be imported.
 
     `arguments` are further ones of from_pretrained, after a comma.
     """
     name = student.contract.teacher
-    imported, place = "", repr(name)
+    imported, place = "", f'"{name}"'
     if name in EMBEDDED:
         imported, place = (
             "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n",
             f"embedded_path({name!r})",
         )
+    hint = PUT_IN if name == UNNAMED else ""
     return (
-        f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments})\n"
+        f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments}){hint}\n"
         f"pipe.scheduler = {stock_scheduler(student).code}\n"
         + "".join(_part_code(name, settings) for name, settings in student.teacher.stock_parts().items())
     )

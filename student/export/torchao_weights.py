@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import Format, Latents, Options, Written
-from fewstep.student.export.diffusers_folder import copy_pipeline
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.diffusers_folder import INDEX, copy_pipeline
+from fewstep.student.export.precision import dtype_of, stored_precision
 from fewstep.student.export.rounding import choose_layers
-from fewstep.student.export.stock import clip_code, denoiser_name, imports_code, merged_network, pipeline_latents
+from fewstep.student.export.stock import (
+    clip_code,
+    denoiser_name,
+    dtype_code,
+    imports_code,
+    merged_network,
+    pipeline_latents,
+)
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
@@ -23,10 +31,11 @@ from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
 INT8, FP8 = "torchao-int8", "torchao-fp8"
+_QUANTIZATION = "quantization_config"  # what diffusers calls it in a config
 _TOLERANCE = {INT8: 1e-2, FP8: 3e-2}
 # torchao multiplies by float8 weights in the dtype they had: bfloat16 is what diffusers loads them for, unless told.
-# int8 goes with any; there bfloat16 alone, without rounding weights, would use up the tolerance.
-_DTYPE = {INT8: torch.float32, FP8: torch.bfloat16}
+_PRECISIONS: dict[str, tuple[Precision, ...]] = {INT8: ("float32", "bfloat16", "float16"), FP8: ("bfloat16",)}
+_COMPUTES: dict[str, tuple[Precision, ...]] = {INT8: ("bfloat16", "float16"), FP8: ()}  # float8's tolerance has it in
 
 # It warns that int8 goes with bfloat16 only, where float32 is what keeps the latents close.
 logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)
@@ -39,18 +48,18 @@ def _config(name: str) -> Any:
     return kind(set_inductor_config=False)  # else it changes the settings of torch.compile for the whole process
 
 
-def _rounded(weight: Tensor, name: str) -> Tensor:
+def _rounded(weight: Tensor, name: str, precision: Precision) -> Tensor:
     from torchao.quantization import quantize_
 
     rows, columns = weight.shape
     layer = nn.Linear(columns, rows, bias=False, device="meta")
-    layer.weight = nn.Parameter(weight.to(_DTYPE[name]), requires_grad=False)
+    layer.weight = nn.Parameter(weight.to(dtype_of(precision)), requires_grad=False)
     quantize_(layer, _config(name))
     found: Any = layer.weight
     return found.dequantize()
 
 
-def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path) -> Any:
+def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path, precision: Precision) -> Any:
     """The network as diffusers itself quantizes it."""
     from diffusers import TorchAoConfig
 
@@ -60,17 +69,17 @@ def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path) -
         return type(network).from_pretrained(
             whole,
             use_safetensors=True,
-            torch_dtype=_DTYPE[name],
+            dtype=dtype_of(precision),
             quantization_config=TorchAoConfig(_config(name), modules_to_not_convert=kept),
         )
 
 
 def _write(student: Student, folder: Path, options: Options, name: str) -> Written:
-    network = merged_network(student)
-    chosen = choose_layers(student, network, _TOLERANCE[name], partial(_rounded, name=name))
+    network, precision = merged_network(student), options.precision or _PRECISIONS[name][0]
+    chosen = choose_layers(student, network, _TOLERANCE[name], partial(_rounded, name=name, precision=precision))
     component = denoiser_name(student.teacher)
     copy_pipeline(student, folder, {component: network}, name)
-    save_network(_quantized(network, name, chosen.names, folder), folder / component)
+    save_network(_quantized(network, name, chosen.names, folder, precision), folder / component, options.shard)
     return Written((chosen.note,), relation="quantized")
 
 
@@ -79,25 +88,31 @@ def _reload(folder: Path, student: Student, name: str) -> Latents:
 
     loader: Any = DiffusionPipeline
     with without_bars():
-        pipe = loader.from_pretrained(folder, use_safetensors=True, **_arguments(name))
+        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=_stored_dtype(folder))
     return pipeline_latents(pipe.to(student.teacher.device), student)
 
 
-def _arguments(name: str) -> dict[str, Any]:
-    """Without them diffusers loads what torchao rounded for bfloat16."""
-    return {"dtype": _DTYPE[name]} if name == INT8 else {}
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """What the rest of an export's weights is in, and what is computed in."""
+    index = parse_json((folder / INDEX).read_text("utf-8"))
+    kept = [
+        name for name, part in index.items() if isinstance(part, list) and (folder / name / "config.json").is_file()
+    ]
+    (own,) = [n for n in kept if _QUANTIZATION in parse_json((folder / n / "config.json").read_text("utf-8"))]
+    return dtype_of(stored_precision(folder / own))
 
 
 def _network(path: Path, teacher: Teacher, name: str) -> nn.Module:
     own, folder = the_denoiser(teacher), path / denoiser_name(teacher)
-    if "quantization_config" not in parse_json((folder / "config.json").read_text("utf-8")):
+    if _QUANTIZATION not in parse_json((folder / "config.json").read_text("utf-8")):
         raise ValueError(f"{folder} holds no weights of torchao: export the student again")
-    return load_network(own, folder, _DTYPE[name])
+    return load_network(own, folder, _stored_dtype(path))
 
 
-def _snippet(student: Student, name: str) -> str:
-    arguments = "".join(f", {key}={value}" for key, value in _arguments(name).items())
-    load = f'\npipe = DiffusionPipeline.from_pretrained("."{arguments})  # this folder, or its id on the hub\n'
+def _snippet(student: Student, written: Written, name: str) -> str:
+    load = (
+        f'\npipe = DiffusionPipeline.from_pretrained("."{dtype_code(written)})  # this folder, or its id on the hub\n'
+    )
     return imports_code("DiffusionPipeline") + load + clip_code(student)
 
 
@@ -111,6 +126,9 @@ def _format(name: str) -> Format:
         tolerance=_TOLERANCE[name],
         needs=("torchao",),
         extra="quant",
+        precisions=_PRECISIONS[name],
+        computes=_COMPUTES[name],
+        shards=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import lcm
 from pathlib import Path
@@ -19,6 +20,13 @@ from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.unet import UNetTeacher
 from fewstep.teacher.schedule import Time
 
+_AUTHORS = (  # a motion module's names in diffusers -> its authors'
+    (".norm1", ".norms.0"),
+    (".norm2", ".norms.1"),
+    (".norm3", ".ff_norm"),
+    (".attn1", ".attention_blocks.0"),
+    (".attn2", ".attention_blocks.1"),
+)
 USUAL_FRAMES = 16  # what motion modules are trained with
 
 
@@ -132,5 +140,25 @@ class AnimateDiffTeacher(UNetTeacher):
         """Into the UNet of a pipeline that has motion modules already."""
         pipe.unet.load_motion_modules(part)
 
+    shared_with = "AnimateDiff's extensions of ComfyUI and A1111"
+
+    def part_file(self, part: Any) -> dict[str, Tensor]:
+        """A motion module as its authors name it; each attention has the table of positions, which a block has here."""
+        found: dict[str, Tensor] = {}
+        for name, tensor in part.state_dict().items():
+            if name.endswith(".pos_embed.pe"):
+                block = _authors_name(name.removesuffix("pos_embed.pe"))
+                found |= {f"{block}attention_blocks.{i}.pos_encoder.pe": tensor.clone() for i in (0, 1)}
+            else:
+                found[_authors_name(name)] = tensor
+        return found
+
     part_code = "pipe.unet.load_motion_modules(part)"
     fuses_lora = True  # diffusers names the argument of motion modules' projections, which peft's layers refuse
+
+
+def _authors_name(name: str) -> str:
+    place, module, inner = re.split(r"(motion_modules\.\d+\.)", name, maxsplit=1)
+    for ours, theirs in _AUTHORS:
+        inner = inner.replace(ours, theirs)
+    return f"{place}{module}temporal_transformer.{inner}"

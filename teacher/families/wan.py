@@ -234,7 +234,7 @@ class WanTeacher(Teacher):
         """Its nodes for text-to-video; its workflows of pictures are not described yet."""
         if self.given:
             return None
-        return COMFYUI_5B if self._in_place else COMFYUI
+        return COMFYUI_5B if self._config.out_channels == COMFYUI_5B.expected["out_channels"] else COMFYUI
 
 
 def _whole(text: Tensor) -> Tensor:

@@ -60,16 +60,29 @@ COMFYUI = ComfyUI(
     model="Wan",
     architecture="wan",
     shift=8.0,
-    # beside heads of 128
-    expected={"attention_head_dim": 128, "freq_dim": 256, "text_dim": 4096, "patch_size": (1, 2, 2)},
+    # It counts channels, layers and widths, and knows the rest; for other channels it has another autoencoder.
+    expected={
+        "attention_head_dim": 128,
+        "freq_dim": 256,
+        "text_dim": 4096,
+        "patch_size": (1, 2, 2),
+        "in_channels": 16,
+        "out_channels": 16,
+        "qk_norm": "rms_norm_across_heads",
+        "cross_attn_norm": True,
+        "eps": 1e-6,
+    },
+    expected_vae={"z_dim": 16, "scale_factor_spatial": 8, "scale_factor_temporal": 4},
     text_encoder=("CLIPLoader", {"clip_name": "umt5_xxl_fp16.safetensors", "type": "wan"}),
     vae=("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
     noise=("EmptyHunyuanLatentVideo", {}),
 )
 
-# Of 48 channels, 16 pixels a latent's side: made by a node that asks the autoencoder
+# Of 48 channels, 16 pixels a latent's side
 COMFYUI_5B = replace(
     COMFYUI,
+    expected={**COMFYUI.expected, "in_channels": 48, "out_channels": 48},
+    expected_vae={"z_dim": 48, "scale_factor_spatial": 16, "scale_factor_temporal": 4},
     vae=("VAELoader", {"vae_name": "wan2.2_vae.safetensors"}),
     noise=("Wan22ImageToVideoLatent", {"vae": ["vae", 0]}),
 )

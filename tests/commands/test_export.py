@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import yaml
 
@@ -36,7 +37,9 @@ def run(tmp_path: Path, tiny_wan_folder: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_leaves_as_files_and_comes_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_leaves_as_files_and_comes_back(
+    run: Path, tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "exports" / "diffusers"
     command = ("export", run, "--to", "diffusers", "--step-count", 2, "--out", out, "--device", "cpu")
     code, output = fewstep(*command)
@@ -48,6 +51,7 @@ def test_a_run_leaves_as_files_and_comes_back(run: Path, tmp_path: Path, monkeyp
 
     code, output = fewstep(*command)
     assert code == 2 and "is there already" in output and "--force" in output
+    monkeypatch.setattr(hub, "check_access", lambda repo: None)
     monkeypatch.setattr(hub, "push", lambda folder, repo, private: f"https://hub/{repo} {folder.name} {private}")
     code, output = fewstep(*command, "--force", "--push-to-hub", "me/student", "--private")
     assert code == 0 and "https://hub/me/student diffusers True" in output
@@ -56,11 +60,36 @@ def test_a_run_leaves_as_files_and_comes_back(run: Path, tmp_path: Path, monkeyp
     code, output = fewstep("export", out, "--to", "single-file", "--out", again, "--device", "cpu")
     assert code == 0 and json.loads((again / "contract.json").read_text())["steps"] == 2, output
     file = again / "fewstep-2step.safetensors"
-    code, output = fewstep("sample", file, "--prompt", "a ring", "--out", tmp_path / "clip.gif")
+    sample = ("sample", file, "--prompt", "a ring", "--out", tmp_path / "clip.gif")
+    code, output = fewstep(*sample)
+    assert code == 2 and "does not tell where its base model is" in output
+    code, output = fewstep(*sample, "--teacher", tiny_wan_folder)
     assert code == 0 and (tmp_path / "clip.gif").stat().st_size > 0, output
 
 
-def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path) -> None:
+def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    code, output = fewstep("export", run, "--to", "all", "--out", out, "--device", "cpu", "--rank", 4)
+    assert code == 0, output
+    written = {folder.name for folder in out.iterdir()}
+    assert {"diffusers", "lora", "comfyui", "single-file"} <= written and "part" not in written
+    assert all(f"{out / name}: {name}," in output for name in written)
+    assert "not part: no part of a WanPipeline is shared by itself" in output
+    assert (out / "comfyui" / "fewstep-1step-lora.safetensors").is_file()  # of the rank, as asked
+    code, output = fewstep("export", run, "--to", "all", "--out", out)
+    assert code == 2 and "diffusers is there already" in output
+
+
+def test_help_says_whom_each_format_is_for() -> None:
+    code, output = fewstep("export", "--help")
+    said = " ".join(re.sub(r"[│╭╰─]", " ", output).split())
+    assert code == 0 and "lora: diffusers only, for load_lora_weights; ComfyUI patches nothing with it" in said
+    assert "extra gguf" in said
+
+
+def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     out = tmp_path / "out"
     code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out)
     assert code == 2 and "has no finished stage yet" in output
@@ -68,4 +97,15 @@ def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path) -> None:
     assert code == 2 and "a b is no name on the hub" in output
     code, output = fewstep("export", tmp_path, "--to", "mp3", "--out", out)
     assert code == 2 and "'mp3' is not one of" in output
+    for asked, why in (
+        (("--base-model", "/data/wan"), "must be the base model's name on the hub"),
+        (
+            ("--push-to-hub", "me/student"),
+            "there is no token that could push to me/student: log in",
+        ),
+    ):
+        code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out, *asked)
+        assert code == 2 and why in " ".join(output.split())
+    code, output = fewstep("export", tmp_path, "--to", "all", "--out", out, "--push-to-hub", "me/student")
+    assert code == 2 and "--push-to-hub takes one format" in output
     assert not list(tmp_path.iterdir())

@@ -219,7 +219,7 @@ def test_a_student_on_its_teachers_base_is_exported_as_a_motion_adapter(root: Pa
     student = load_student(run, device="cpu")
     done = export(student, "part", root / "motion", Options())
     assert done.relative_error < 1e-5
-    back = open_export(root / "motion", device="cpu")
+    back = open_export(root / "motion", student.teacher)
     own = part_parameters(student.network, student.teacher.subsets["motion"])
     assert all(torch.equal(back.network.get_parameter(name), tensor) for name, tensor in own.items())
     assert "load_motion_modules" in (root / "motion" / "README.md").read_text()

@@ -9,29 +9,56 @@ import typer
 
 from fewstep.commands.asked import Device
 from fewstep.commands.progress import Screen
+from fewstep.student.export.programs import PROGRAMS, said
 from fewstep.teacher.limits import MOST_RANK
 
 if TYPE_CHECKING:
-    from fewstep.student.export.base import Exported
+    from fewstep.student.export.base import Exported, Options
+    from fewstep.student.export.provenance import Provenance
+    from fewstep.student.loading import Student
 
-To = Literal["diffusers", "lora", "comfyui", "single-file", "part", "torchao-int8", "torchao-fp8", "gguf", "onnx"]
+_SAID = " ".join(f"{name}: {said(name)}." for name in PROGRAMS)
+To = Literal[
+    "all", "diffusers", "lora", "comfyui", "single-file", "part", "torchao-int8", "torchao-fp8", "gguf", "onnx"
+]
 
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, one stage's, or another export.")],
-    to: Annotated[To, typer.Option(help="The format.")],
+    to: Annotated[To, typer.Option(help=f"The format, or all that fit, each in a folder of its own. {_SAID}")],
     out: Annotated[Path, typer.Option(help="Folder to write; it appears once it is whole.")],
     step_count: Annotated[
         int | None, typer.Option(min=1, help="Which student of the run; by default the last one.")
     ] = None,
     rank: Annotated[
-        int, typer.Option(min=1, max=MOST_RANK, help="Of the LoRA that is extracted from a fully trained student.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_RANK,
+            help="Of the LoRA that is extracted from a fully trained student: 64 by default with --to lora; with --to "
+            "comfyui, which else writes the whole model, only where it is given.",
+        ),
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="results.json for the model card; by default RUN/evaluation/results.json.")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where the student's teacher is, if not where its contract says.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Precision of the weights as stored; by default that in which the teacher was published."),
+    ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of a pipeline's files of weights, such as 5GB; 10GB by default."),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME",
+            help="The teacher's name on the hub, for contract, card and snippet, which never name a folder.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace an export that is there already.")] = False,
     push_to_hub: Annotated[
@@ -43,33 +70,106 @@ def export(
     """Write a student for other tools, load it there, and keep it if it gives the same latents from the same noise."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"exporting {source} as {to}")
-    from fewstep.student.export.base import Options, find_format
-    from fewstep.student.export.base import export as write
-    from fewstep.student.export.hub import check_repo, push
+    from fewstep.student.export.base import Options
+    from fewstep.student.export.hub import check_access, check_repo
+    from fewstep.student.export.privacy import check_base_model
     from fewstep.student.export.provenance import read_provenance
-    from fewstep.student.export.whole_folder import check_free
     from fewstep.student.loading import load_student
 
-    format = find_format(to)
-    format.check_needs()
-    check_free(out, force)
+    options = Options(rank, base_model, dtype, max_shard_size)
+    _check_free(to, out, options, force)
+    if base_model is not None:
+        check_base_model(base_model)
     if push_to_hub is not None:
+        if to == "all":
+            raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
         check_repo(push_to_hub)
+        screen.say(f"asking the hub whether you may push to {push_to_hub}")
+        check_access(push_to_hub)
     provenance = read_provenance(source, step_count, results)
+    _say_memory(source, step_count, teacher, screen)
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=device)
-    screen.say("writing it, and loading it back in the other tool")
-    done = write(student, to, out, Options(rank=rank), provenance, force)
-    _tell(done)
+    if to == "all":
+        _write_all(student, out, options, provenance, force, screen)
+    else:
+        _write(student, to, out, options, provenance, force, screen)
     if push_to_hub is not None:
+        from fewstep.student.export.hub import push
+
         screen.say(f"uploading it to {push_to_hub}")
         typer.echo(push(out, push_to_hub, private))
 
 
-def _tell(done: Exported) -> None:
+def _say_memory(source: Path, steps: int | None, teacher: str | None, screen: Screen) -> None:
+    from fewstep.student.export.memory import memory_said, outlined_teacher
+
+    said, too_much = memory_said(outlined_teacher(source, steps, teacher))
+    if too_much:
+        screen.warn(f"{said}: it may run out of memory")
+    elif said:
+        screen.say(said)
+
+
+def _check_free(to: To, out: Path, options: Options, force: bool) -> None:
+    """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded."""
+    from fewstep.student.export.base import check_shard, find_format
+    from fewstep.student.export.every import check_every
+    from fewstep.student.export.whole_folder import check_free
+
+    if to == "all":
+        if options.shard is not None:
+            check_shard(options.shard)
+        check_every(out, force)
+    else:
+        find_format(to).check_needs()
+        find_format(to).check_options(options)
+        check_free(out, force)
+
+
+def _write(
+    student: Student, to: To, out: Path, options: Options, provenance: Provenance, force: bool, screen: Screen
+) -> None:
+    from fewstep.student.export.base import export as write
+
+    screen.say("writing it, and loading it back in the other tool")
+    done = write(student, to, out, options, provenance, force)
     for note in done.notes:
         typer.echo(note)
+    _tell(done)
+    _tell_base(done)
+
+
+def _write_all(
+    student: Student, out: Path, options: Options, provenance: Provenance, force: bool, screen: Screen
+) -> None:
+    from fewstep.student.export.every import export_every
+
+    def begun(name: str) -> None:
+        screen.say(f"writing {name}, and loading it back in the other tool")
+
+    done, refused = export_every(student, out, options, provenance, force, begun)
+    for one in done:
+        _tell(one)
+    for name, why in refused.items():
+        typer.echo(f"not {name}: {why}")
+    if not done:
+        raise ValueError("no format fits this student")
+    _tell_base(done[0])
+
+
+def _tell(done: Exported) -> None:
     typer.echo(
         f"{done.folder}: {done.format}, {done.size_mb:g} MB, latents differ by {done.relative_error:.2g} from the "
         f"student's own, {done.seconds:g} s"
     )
+
+
+def _tell_base(done: Exported) -> None:
+    from fewstep.student.contract import UNNAMED, read_contract
+
+    if read_contract(done.folder).teacher == UNNAMED:
+        typer.echo(
+            f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not told: --base-model "
+            "ORG/NAME names it."
+        )

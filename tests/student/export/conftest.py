@@ -17,23 +17,31 @@ from fewstep.student.export.base import Exported, export
 from fewstep.student.loading import Student, load_student
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.schedule import Prediction
+from tests.conftest import saved_once
+from tests.tiny_pipelines import tiny_wan22_5b
 
 FAMILIES = ("wan", "cogvideox", "animatediff")
 
 
 @pytest.fixture(scope="session")
 def make_student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Student]:
-    """(family, train, steps = 4, prediction = the teacher's) -> a student of that family's tiny teacher, made once; its
-    stage's folder is beside the teacher's."""
+    """(family, train, steps = 4, prediction = the teacher's, LoRA's targets = all) -> a student of that family's tiny
+    teacher, made once; its stage's folder is beside the teacher's."""
 
     @cache
-    def make(family: str, train: Train, steps: int = 4, prediction: Prediction | None = None) -> Student:
+    def make(
+        family: str,
+        train: Train,
+        steps: int = 4,
+        prediction: Prediction | None = None,
+        targets: tuple[str, ...] | None = None,
+    ) -> Student:
         folder: Path = request.getfixturevalue(f"tiny_{family}_folder")
         teacher = load_teacher(folder, device="cpu")
         size = teacher.default_size()
         assert size is not None
         stage = tmp_path_factory.mktemp(f"{family}-{train}")
-        roles = Roles(teacher, train, rank=4, alpha=8)
+        roles = Roles(teacher, train, rank=4, alpha=8, targets=targets)
         torch.manual_seed(5)
         for parameter in roles.average.values():
             parameter.add_(torch.randn_like(parameter) * 0.03)
@@ -69,6 +77,9 @@ def tiny_wan32_folder(make_tiny_wan: Callable[..., None], tmp_path_factory: pyte
         torch.nn.init.normal_(parameter, std=0.1)
     new.save_pretrained(folder / "transformer")
     return folder
+
+
+tiny_wan22_folder = saved_once("tiny-wan22-5b", tiny_wan22_5b)
 
 
 @pytest.fixture(scope="session")

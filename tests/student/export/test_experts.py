@@ -18,13 +18,15 @@ from fewstep.student.export.stock import pipeline_latents
 from fewstep.student.loading import Student, load_student
 from fewstep.student.outline import outline_sampler
 from fewstep.student.sampler import Asked, open_sampler
+from fewstep.teacher.outline import outline_teacher
 
 HIGH, LOW = "pytorch_lora_weights_high.safetensors", "pytorch_lora_weights_low.safetensors"
 PROMPTS = ["a red ring", "a blue cross"]
 
 
-def latents(path: Path | str, steps: int = 4) -> torch.Tensor:
-    sampler = open_sampler(path, device="cpu")
+def latents(path: Path, teacher: Path, steps: int = 4) -> torch.Tensor:
+    """`teacher` is where an export that is no pipeline has its teacher."""
+    sampler = open_sampler(path, teacher=None if (path / "model_index.json").is_file() else str(teacher), device="cpu")
     assert sampler.steps == steps
     return sampler.sample(sampler.noise([3, 4]), sampler.conditions(PROMPTS))
 
@@ -42,7 +44,7 @@ def test_a_folder_holds_both_and_comes_back(
     assert done.relative_error < EXACT
     index = json.loads((done.folder / "model_index.json").read_text())
     assert index["boundary_ratio"] == 0.875 and index["transformer_2"] == ["diffusers", "WanTransformer3DModel"]
-    torch.testing.assert_close(latents(done.folder), own_latents(student), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(latents(done.folder, student.teacher.folder), own_latents(student), atol=1e-4, rtol=1e-4)
     sampler, _ = outline_sampler(done.folder, Asked())
     assert sampler.evaluations == 4
     pipe: Any = DiffusionPipeline.from_pretrained(done.folder)  # by itself, without any of our code
@@ -57,8 +59,9 @@ def test_a_lora_each_and_each_in_its_own_expert(
     student, done = make_student("experts", "lora"), make_export("experts", "lora", "lora")
     assert done.relative_error < EXACT
     assert sorted(path.name for path in done.folder.glob("*.safetensors")) == [HIGH, LOW]
-    torch.testing.assert_close(latents(done.folder), own_latents(student), atol=1e-4, rtol=1e-4)
-    outline_sampler(done.folder, Asked())
+    torch.testing.assert_close(latents(done.folder, student.teacher.folder), own_latents(student), atol=1e-4, rtol=1e-4)
+    outline = outline_teacher(student.teacher.folder)
+    outline_sampler(done.folder, Asked(), outline)
     snippet = (done.folder / "README.md").read_text()
     assert f"""pipe.load_lora_weights(".", weight_name='{HIGH}')""" in snippet
     assert f"""pipe.load_lora_weights(".", weight_name='{LOW}', load_into_transformer_2=True)""" in snippet
@@ -68,11 +71,11 @@ def test_a_lora_each_and_each_in_its_own_expert(
     z = student.teacher.noise([3, 4], student.teacher.latent_shape(*student.contract.size))
     assert not torch.allclose(pipeline_latents(pipe, student)(z, PROMPTS), own_latents(student), atol=1e-2)
     with pytest.raises(ValueError, match="is of one expert of a student that has 2: pass the folder with both files"):
-        open_sampler(done.folder / LOW, device="cpu")
+        open_sampler(done.folder / LOW, teacher=student.teacher)
     halved = Path(shutil.copytree(done.folder, tmp_path / "halved"))
     (halved / LOW).unlink()
     with pytest.raises(ValueError, match="holds 1 files of weights, where its export wrote 2"):
-        outline_sampler(halved, Asked())
+        outline_sampler(halved, Asked(), outline)
 
 
 def test_a_lora_each_of_a_fully_trained_student(make_student: Callable[..., Student], tmp_path: Path) -> None:
@@ -92,9 +95,13 @@ def test_an_expert_that_no_node_uses_is_left_out(make_student: Callable[..., Stu
         assert not (done.folder / "transformer_2").exists()
     else:
         assert [path.name for path in done.folder.glob("*.safetensors")] == [HIGH]
-        torch.testing.assert_close(latents(done.folder / HIGH, 1), own_latents(student), atol=1e-4, rtol=1e-4)
-    outline_sampler(done.folder, Asked())
-    torch.testing.assert_close(latents(done.folder, 1), own_latents(student), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            latents(done.folder / HIGH, student.teacher.folder, 1), own_latents(student), atol=1e-4, rtol=1e-4
+        )
+    outline_sampler(done.folder, Asked(), outline_teacher(student.teacher.folder))
+    torch.testing.assert_close(
+        latents(done.folder, student.teacher.folder, 1), own_latents(student), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("to", ["diffusers", "lora"])
@@ -108,7 +115,7 @@ def test_an_expert_that_was_not_trained_is_the_teachers(tiny_experts_folder: Pat
     student = load_student(saved(roles, tmp_path / "stage"), device="cpu")
     done = export(student, to, tmp_path / "out")
     assert [path.name for path in done.folder.glob("*.safetensors")] == ([LOW] if to == "lora" else [])
-    torch.testing.assert_close(latents(done.folder), own_latents(student), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(latents(done.folder, student.teacher.folder), own_latents(student), atol=1e-4, rtol=1e-4)
     if to == "diffusers":
         name = "transformer/diffusion_pytorch_model.safetensors"
         assert (done.folder / name).read_bytes() == (tiny_experts_folder / name).read_bytes()

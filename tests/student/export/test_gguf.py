@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, export, find_format
+from fewstep.student.export.base import Exported, Options, Precision, Written, export, find_format
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
 from fewstep.teacher.families.wan_files import NAMES
@@ -40,9 +40,10 @@ def test_diffusers_loads_it_and_so_do_we(
 ) -> None:
     student, exported = make_student("wan32", "full"), make_export("wan32", "full", "gguf")
     assert 0 < exported.relative_error <= 1e-2 and exported.motion is not None
-    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, device="cpu")
-    assert back.contract == student.contract and 0 < difference(latents(back), latents(own)) < 2e-2
-    assert torch.equal(latents(open_sampler(file, device="cpu")), latents(back))
+    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, teacher=student.teacher)
+    assert back.contract is not None and back.contract.differences(student.contract) == []
+    assert 0 < difference(latents(back), latents(own)) < 2e-2
+    assert torch.equal(latents(open_sampler(file, teacher=str(student.teacher.folder), device="cpu")), latents(back))
 
 
 def test_it_is_as_comfyui_wants_it(make_student: Callable[..., Student], file: Path) -> None:
@@ -67,7 +68,7 @@ def test_the_snippet_runs(
 ) -> None:
     folder, student = make_export("wan32", "full", "gguf").folder, make_student("wan32", "full")
     monkeypatch.chdir(folder)
-    exec(find_format("gguf").snippet(student), {})
+    exec(find_format("gguf").snippet(student, Written()), {})  # of a student in a run, whose teacher is a folder
     assert (folder / "clip.gif").stat().st_size > 0
 
 
@@ -113,3 +114,16 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match=r"gguf needs gguf .*: pip install 'fewstep\[gguf\]'"):
         find_format("gguf").check_needs()
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_what_is_not_in_eight_bits_is_in_the_precision(
+    make_student: Callable[..., Student], tmp_path: Path, precision: Precision
+) -> None:
+    done = export(make_student("wan32", "full"), "gguf", tmp_path / "out", Options(precision=precision))
+    assert done.relative_error < 2e-2
+    (file,) = done.folder.glob("*.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
+    assert kinds["head.head.weight"] == {"float16": "F16", "bfloat16": "BF16"}[precision]
+    assert kinds["patch_embedding.weight"] == "F32"  # diffusers reads convolutions in no other
+    assert kinds["blocks.0.self_attn.q.weight"] == "Q8_0" and kinds["blocks.0.self_attn.q.bias"] == "F32"

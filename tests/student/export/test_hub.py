@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from fewstep.student.export.hub import check_repo, push
+from fewstep.student.export.hub import check_access, check_repo, push
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -21,6 +21,12 @@ class Hub(BaseHTTPRequestHandler):
     repos: list[dict[str, object]] = []  # noqa: RUF012
     files: dict[str, bytes] = {}  # noqa: RUF012
     refuses = False
+
+    def do_GET(self) -> None:
+        if self.refuses:
+            self._answer({"error": "Invalid username or password."}, 401)
+        else:
+            self._answer({"type": "user", "name": "me", "orgs": [{"name": "us"}]})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -85,6 +91,19 @@ def test_a_refusal_says_what_to_do(hub: type[Hub], tmp_path: Path) -> None:
     huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # the fixture puts it back
     with pytest.raises(ValueError, match="me/student could not be pushed"):
         push(tmp_path, "me/student")
+
+
+def test_the_token_is_asked_for_first(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    for repo in ("me/student", "us/student", "student"):
+        check_access(repo)
+    with pytest.raises(ValueError, match="may push to me or us, not to them: pass another name"):
+        check_access("them/student")
+    hub.refuses = True
+    with pytest.raises(ValueError, match="the hub does not take the token, or is out of reach"):
+        check_access("me/student")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with pytest.raises(ValueError, match="there is no token that could push to me/student: log in"):
+        check_access("me/student")
 
 
 def test_a_name_that_the_hub_does_not_take_is_refused_at_once() -> None:

@@ -8,16 +8,26 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from packaging.version import Version
+from safetensors.torch import load_file, save_file
 
-from fewstep.student.export.base import Exported, find_format
+from fewstep.student.contract import UNNAMED
+from fewstep.student.export.base import Exported, Written, find_format
+from fewstep.student.export.card_use import least_diffusers, since
+from fewstep.student.export.lora import FILE_NAME
 from fewstep.student.export.model_card import model_card
 from fewstep.student.export.provenance import Provenance, read_provenance
+from fewstep.student.export.stock import merged_network, pipeline_latents, stock_pipeline
 from fewstep.student.loading import Student
+from fewstep.teacher.families import FAMILIES
 
 RESULTS = {
     "command": "fewstep evaluate run",
@@ -54,8 +64,11 @@ def run(tmp_path: Path) -> Path:
     return stage
 
 
-def card_of(student: Student, exported: Exported, provenance: Provenance | None, relation: str = "adapter") -> str:
-    return model_card(student, find_format(exported.format), relation, exported, provenance)
+ADAPTER = Written(relation="adapter")
+
+
+def card_of(student: Student, exported: Exported, provenance: Provenance | None, written: Written = ADAPTER) -> str:
+    return model_card(student, find_format(exported.format), written, exported, provenance)
 
 
 def test_the_card_says_how_to_sample_and_where_it_comes_from(
@@ -70,7 +83,7 @@ def test_the_card_says_how_to_sample_and_where_it_comes_from(
         "- data: manifest sha256 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "| teacher | 32 | 37.2 (31.3 to 44.1) |  |",
         "| 4-step | 4 |  | 21 |",
-        "Protocol: clips 512, seed 0.",
+        "| clips | 512 |",
         "- 4-step: it moves only 31 % as much",
         "prompts: prompts.txt",
     ):
@@ -111,7 +124,7 @@ def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
 def test_the_card_of_a_student_that_no_stock_sampler_fits_says_why(make_student: Callable[..., Student]) -> None:
     """An ONNX graph is one forward: it needs none."""
     exported = Exported(Path("out"), "onnx", 1e-6, None, 1.0, 1.0)
-    card = card_of(make_student("cogvideox", "full", 3), exported, None, "finetune")
+    card = card_of(make_student("cogvideox", "full", 3), exported, None, Written())
     assert "- scheduler: none of diffusers: CogVideoXDDIMScheduler rounds its nodes to" in card
 
 
@@ -125,12 +138,15 @@ EXPORTS = [
 ]
 
 
-def test_the_snippets_run_as_they_stand(make_export: Callable[..., Exported]) -> None:
-    """In a process of their own, one after the other, each in its folder."""
-    folders = [make_export(*which).folder for which in EXPORTS]
+def test_the_snippets_run_as_they_stand(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported]
+) -> None:
+    """In a process of their own, one after the other, each in its folder, with the base model's folder put in."""
+    teachers = {make_export(*which).folder: make_student(*which[:2]).teacher.folder for which in EXPORTS}
+    folders = list(teachers)
     for folder in folders:
         (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-        (folder / "snippet.py").write_text(snippet)
+        (folder / "snippet.py").write_text(snippet.replace(UNNAMED, str(teachers[folder])))
     script = (
         "import os, sys\nfor folder in sys.argv[1:]:\n    os.chdir(folder)\n    exec(open('snippet.py').read(), {})\n"
     )
@@ -138,3 +154,60 @@ def test_the_snippets_run_as_they_stand(make_export: Callable[..., Exported]) ->
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     assert all((folder / "clip.gif").stat().st_size > 0 for folder in folders)
+
+
+def test_the_card_says_what_to_install_and_how_to_serve(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported]
+) -> None:
+    card = (make_export("wan", "lora", "lora").folder / "README.md").read_text()
+    assert "pip install 'diffusers>=0.40.0' transformers accelerate ftfy peft" in card
+    assert 'WanPipeline.from_pretrained("ORG/BASE-MODEL", dtype=torch.float32)' in card
+    for said in (
+        "for diffusers only",
+        "pipe.transformer.compile_repeated_blocks()",
+        "enable_model_cpu_offload",
+        "style",
+    ):
+        assert said in card
+    comfyui = (make_export("wan", "full", "comfyui").folder / "README.md").read_text()
+    assert "## In ComfyUI\n\n1. Put `fewstep-4step.safetensors` into `models/diffusion_models`." in comfyui
+    assert "Beside another LoRA" not in comfyui
+
+
+def test_the_least_diffusers_is_no_newer_than_this_one(make_student: Callable[..., Student]) -> None:
+    assert set(FAMILIES) <= since().keys()
+    for name, version in since().items():
+        assert hasattr(diffusers, name) or "(" in name
+        assert Version(version) <= Version(diffusers.__version__)
+    assert least_diffusers(make_student("wan", "lora")) == "0.40.0"
+
+
+def test_both_loras_add_up_whichever_is_loaded_first(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], tmp_path: Path
+) -> None:
+    """What the card says was tried."""
+    student = make_student("wan", "lora")
+    folder = make_export("wan", "lora", "lora").folder
+    torch.manual_seed(9)
+    style = {k: torch.randn_like(x) * 0.1 for k, x in load_file(folder / FILE_NAME).items()}
+    save_file(style, tmp_path / FILE_NAME)
+    z = student.teacher.noise([3], student.teacher.latent_shape(*student.contract.size))
+    found = {}
+    for order, weight in ((0, 0.8), (1, 0.8), (0, 0.0)):
+        pipe = stock_pipeline(student)
+        loaded = [(folder, "fewstep", 1.0), (tmp_path, "style", weight)]
+        for where, name, _ in loaded[::-1] if order else loaded:
+            pipe.load_lora_weights(where, adapter_name=name)
+        pipe.set_adapters([name for _, name, _ in loaded], [weight for *_, weight in loaded])
+        found[order, weight] = pipeline_latents(pipe, student)(z, ["a ring"])
+    own = student.sample(z, student.teacher.conditions(["a ring"]))
+    assert torch.allclose(found[0, 0.8], found[1, 0.8], atol=1e-4)
+    assert torch.allclose(found[0, 0.0], own, atol=1e-4) and not torch.allclose(found[0, 0.8], own, atol=1e-2)
+    network = merged_network(student)
+    with torch.no_grad():
+        for key in (key for key in style if ".lora_A." in key):
+            down, up = style[key], style[key.replace("lora_A", "lora_B")]
+            layer = network.get_submodule(key.removeprefix("transformer.").removesuffix(".lora_A.weight"))
+            layer.weight += 0.8 * (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
+    both = replace(student, network=network).sample(z, student.teacher.conditions(["a ring"]))
+    assert torch.allclose(found[0, 0.8], both, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from fewstep.student.contract import UNNAMED
 from fewstep.student.export.base import EXACT, Exported, export, find_format
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
@@ -42,31 +44,36 @@ def test_onnxruntime_gives_the_same_latents_for_any_batch(
 ) -> None:
     student, exported = make_student(family, train), make_export(family, train, "onnx")
     assert exported.relative_error <= EXACT and exported.motion is None
-    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, device="cpu")
-    assert back.contract == student.contract
+    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, teacher=student.teacher)
+    assert back.contract is not None and back.contract.differences(student.contract) == []
     for num in (1, 3):
         assert difference(latents(back, num), latents(own, num)) < EXACT
 
 
-def test_a_file_alone_is_enough_and_the_snippet_runs(
+def test_a_file_and_a_teacher_are_enough_and_the_snippet_runs(
     make_student: Callable[..., Student],
     make_export: Callable[..., Exported],
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     student = make_student("wan32", "lora")
-    own, back = student_sampler(student, "own", Asked()), open_sampler(file, device="cpu")
-    assert back.contract == student.contract and difference(latents(back, 2), latents(own, 2)) < EXACT
+    own, back = student_sampler(student, "own", Asked()), open_sampler(file, teacher=student.teacher)
+    assert back.contract is not None and back.contract.differences(student.contract) == []
+    assert difference(latents(back, 2), latents(own, 2)) < EXACT
     folder = make_export("wan32", "lora", "onnx").folder
     monkeypatch.chdir(folder)
-    exec(find_format("onnx").snippet(student), {})
+    (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    exec(snippet.replace(UNNAMED, str(student.teacher.folder)), {})
     assert (folder / "clip.gif").stat().st_size > 0
 
 
-def test_what_is_not_whole_or_of_another_student_is_refused(file: Path, tiny_cogvideox_folder: Path) -> None:
+def test_what_is_not_whole_or_of_another_student_is_refused(
+    file: Path, make_student: Callable[..., Student], tiny_cogvideox_folder: Path
+) -> None:
+    teacher = str(make_student("wan32", "lora").teacher.folder)
     whole = file.read_bytes()
     with pytest.raises(ValueError, match=r"the ONNX graph takes one size of clips only .*leave --frames"):
-        latents(open_sampler(file, Asked(height=32, width=32), device="cpu"), 1)
+        latents(open_sampler(file, Asked(height=32, width=32), teacher, device="cpu"), 1)
     with pytest.raises(ValueError, match="the student's teacher was"):
         open_sampler(file, teacher=str(tiny_cogvideox_folder), device="cpu")
     model = onnx.load(file)
@@ -75,7 +82,7 @@ def test_what_is_not_whole_or_of_another_student_is_refused(file: Path, tiny_cog
         node.input[:] = ["pixels" if name == "hidden_states" else name for name in node.input]
     onnx.save(model, file)
     with pytest.raises(ValueError, match=r"takes .*pixels.*, which a WanTransformer3DModel does not"):
-        open_sampler(file, device="cpu")
+        open_sampler(file, teacher=teacher, device="cpu")
     for broken in (whole[:5], whole[: len(whole) // 2], b"\x80\x04pickle"):
         file.write_bytes(broken)
         with pytest.raises(ValueError, match="is no whole ONNX file"):
@@ -110,6 +117,6 @@ def test_a_graph_of_a_student_of_several_sizes_says_which_it_makes(
     several = replace(student, contract=student.contract.model_copy(update={"sizes": (usual, wide)}))
     exported = export(several, "onnx", tmp_path / "onnx")
     assert exported.relative_error <= EXACT and f"clips of {size_said(usual)} only" in exported.notes[-1]
-    back = open_sampler(exported.folder, Asked(width=wide.width), device="cpu")
+    back = open_sampler(exported.folder, Asked(width=wide.width), student.teacher)
     with pytest.raises(ValueError, match="takes one size of clips only"):
         latents(back, 1)

@@ -96,7 +96,7 @@ def test_a_truncated_file_is_refused(pipeline: Path, lora: Path, model: Path, le
         open_sampler(pipeline, device="cpu")
 
 
-def test_weights_of_another_network_are_refused(pipeline: Path, lora: Path, model: Path) -> None:
+def test_weights_of_another_network_are_refused(pipeline: Path, lora: Path, model: Path, tiny_wan_folder: Path) -> None:
     for path in (lora, model):
         state = load_file(path)
         with safe_open(path, "pt") as file:
@@ -104,10 +104,10 @@ def test_weights_of_another_network_are_refused(pipeline: Path, lora: Path, mode
         key = min(state)
         save_file(state | {key: torch.cat([state[key]] * 2, dim=-1)}, path, header)
         with pytest.raises(ValueError, match=r"is no (LoRA for|WanTransformer3DModel of the teacher's size)"):
-            open_sampler(path, device="cpu")
+            open_sampler(path, teacher=str(tiny_wan_folder), device="cpu")
         save_file({f"more.{key}": tensor for key, tensor in state.items()}, path, header)
         with pytest.raises(ValueError, match=r"is no (LoRA for|WanTransformer3DModel of the teacher's size)"):
-            open_sampler(path, device="cpu")
+            open_sampler(path, teacher=str(tiny_wan_folder), device="cpu")
     config = json.loads((pipeline / "transformer" / "config.json").read_text())
     (pipeline / "transformer" / "config.json").write_text(json.dumps(config | {"num_layers": 5}))
     with pytest.raises(ValueError, match="pipeline"):
@@ -131,19 +131,21 @@ def test_another_teacher_family_or_scheduler_is_refused(
         open_sampler(lora, device="cpu")
 
 
-def test_a_format_that_its_family_lacks_is_refused(make_export: Callable[..., Exported], tmp_path: Path) -> None:
+def test_a_format_that_its_family_lacks_is_refused(
+    make_export: Callable[..., Exported], tiny_cogvideox_folder: Path, tmp_path: Path
+) -> None:
     folder = make_export("cogvideox", "lora", "lora").folder
     file = Path(shutil.copy(folder / "pytorch_lora_weights.safetensors", tmp_path))
     rewrite(file, fewstep_format="comfyui")
     with pytest.raises(ValueError, match=r"^comfyui is not possible for students of CogVideoXPipeline \("):
-        open_sampler(file, device="cpu")
+        open_sampler(file, teacher=str(tiny_cogvideox_folder), device="cpu")
 
 
-def test_an_export_keeps_to_its_contract(pipeline: Path, lora: Path) -> None:
-    for path in (pipeline, lora):
+def test_an_export_keeps_to_its_contract(pipeline: Path, lora: Path, tiny_wan_folder: Path) -> None:
+    for path, teacher in ((pipeline, None), (lora, str(tiny_wan_folder))):
         with pytest.raises(ValueError, match="trained for steps 4, not 3"):
-            open_sampler(path, Asked(steps=3), device="cpu")
-        assert open_sampler(path, Asked(steps=3, guidance=2.0, force=True), device="cpu").steps == 3
+            open_sampler(path, Asked(steps=3), teacher, device="cpu")
+        assert open_sampler(path, Asked(steps=3, guidance=2.0, force=True), teacher, device="cpu").steps == 3
 
 
 def test_an_export_on_the_hub_is_not_taken_for_a_teacher(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

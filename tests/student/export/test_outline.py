@@ -40,23 +40,27 @@ def stage(make_student: Callable[..., Student], tmp_path_factory: pytest.TempPat
         ("lora", "comfyui"), ("full", "single-file"), ("full", "torchao-int8"), ("full", "gguf"), ("full", "onnx"),
     ],
 )  # fmt: skip
-def test_every_export_is_looked_at(train: str, to: str, make_export: Callable[..., Exported], tmp_path: Path) -> None:
+def test_every_export_is_looked_at(
+    train: str, to: str, make_student: Callable[..., Student], make_export: Callable[..., Exported], tmp_path: Path
+) -> None:
     if to in needs and find_spec(needs[to]) is None:
         pytest.skip(f"{needs[to]} is not installed")
-    folder = make_export("wan32" if to in needs else "wan", train, to).folder
-    found, outline = outline_sampler(folder, Asked())
-    real = open_sampler(folder, Asked(), device="cpu")
+    family = "wan32" if to in needs else "wan"
+    folder, teacher = make_export(family, train, to).folder, make_student(family, train).teacher.folder
+    shared = None if (folder / "model_index.json").is_file() else outline_teacher(teacher)
+    found, outline = outline_sampler(folder, Asked(), shared)
+    real = open_sampler(folder, Asked(), None if shared is None else str(teacher), device="cpu")
     assert (found.steps, found.size, found.guidance, found.fps) == (real.steps, real.size, real.guidance, real.fps)
     assert torch.equal(found.grid, real.grid) and found.contract == real.contract
     assert all(parameter.is_meta for parameter in outline.teacher.network_at(1.0).parameters())
     with pytest.raises(ValueError, match="trained for steps 4, not 3"):
-        outline_sampler(folder, Asked(steps=3))
+        outline_sampler(folder, Asked(steps=3), shared)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     for file in copy.rglob("*"):
         if file.suffix in (".safetensors", ".gguf", ".onnx"):
             file.write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
-        outline_sampler(copy, Asked())
+        outline_sampler(copy, Asked(), shared)
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])

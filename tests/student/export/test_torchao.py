@@ -14,7 +14,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, find_format
+from fewstep.student.export.base import Exported, Options, Written, export, find_format
+from fewstep.student.export.precision import stored_precision
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
 
@@ -38,7 +39,7 @@ def test_diffusers_loads_it_and_so_do_we(
     tolerance = find_format(to).tolerance
     assert 0 < exported.relative_error <= tolerance and exported.motion is not None
     own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, device="cpu")
-    assert back.contract == student.contract
+    assert back.contract is not None and back.contract.differences(student.contract) == []
     assert 0 < difference(latents(back), latents(own)) < 2 * tolerance
     around = open_sampler(exported.folder, teacher=student.teacher)
     assert difference(latents(around), latents(back)) < 1e-5
@@ -59,9 +60,10 @@ def test_other_families(make_export: Callable[..., Exported], family: str, train
 def test_the_snippet_runs(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
-    folder, student = make_export("wan32", "lora", to).folder, make_student("wan32", "lora")
+    exported, student = make_export("wan32", "lora", to), make_student("wan32", "lora")
+    folder = exported.folder
     monkeypatch.chdir(folder)
-    exec(find_format(to).snippet(student), {})
+    exec(find_format(to).snippet(student, Written(precision=exported.precision)), {})
     assert (folder / "clip.gif").stat().st_size > 0
 
 
@@ -90,3 +92,11 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(ValueError, match=r"torchao-fp8 needs torchao .*: pip install 'fewstep\[quant\]'"):
         find_format("torchao-fp8").check_needs()
+
+
+def test_the_rest_may_be_in_bfloat16(make_student: Callable[..., Student], tmp_path: Path) -> None:
+    done = export(make_student("wan32", "lora"), "torchao-int8", tmp_path / "out", Options(precision="bfloat16"))
+    assert 0 < done.relative_error < 0.2
+    assert stored_precision(done.folder / "transformer") == "bfloat16"
+    assert torch.isfinite(latents(open_sampler(done.folder, device="cpu"))).all()
+    assert 'from_pretrained(".", dtype=torch.bfloat16)' in (done.folder / "README.md").read_text()

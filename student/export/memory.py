@@ -1,0 +1,43 @@
+"""How much memory an export takes, said before any weight is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+from torch import nn
+
+from fewstep.student.contract import read_contract
+from fewstep.student.export.opening import check_export, is_export, own_pipeline
+from fewstep.student.loading import find_stage
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.outline import outline_teacher
+
+_COPIES = 5  # of the denoiser, in float32: the teacher's, the student's, as held, as stored, and the other tool's
+_GIB = 2**30
+_WORTH_SAYING = 1.0  # GiB
+
+
+def outlined_teacher(source: Path, steps: int | None, teacher: str | None) -> Teacher:
+    """The teacher of a run, a stage or an export, without weights. Raises ValueError where there is none."""
+    if is_export(source):
+        contract, own = check_export(source), teacher is None and own_pipeline(source)
+    else:
+        contract, own = read_contract(find_stage(source, steps)), False
+    return outline_teacher(source if own else teacher or contract.named_teacher, contract.shift).teacher
+
+
+def gib_of_export(teacher: Teacher) -> float:
+    """GiB at most, but for activations; text encoder and autoencoder are held once."""
+    parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
+    others = sum(p.numel() for part in parts for p in part.parameters())
+    denoiser = sum(p.numel() for p in teacher.denoiser.parameters())
+    return 4 * (others + (_COPIES - 1) * denoiser) / _GIB
+
+
+def memory_said(teacher: Teacher) -> tuple[str, bool]:
+    """A sentence, nothing where it is little, and whether that is more than is free here."""
+    needed, free = gib_of_export(teacher), psutil.virtual_memory().available / _GIB
+    if needed < _WORTH_SAYING:
+        return "", False
+    return f"it takes about {needed:.0f} GiB of memory without activations, and {free:.0f} GiB are free", needed > free

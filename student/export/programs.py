@@ -1,0 +1,40 @@
+"""Which program each format is for, which families' students it holds, and which extra of pip it needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Program(NamedTuple):
+    """program: who loads it, and how. families: whose students it holds; what is in its way is said when it is asked
+    for. extra: of pip, which installs what it is written with."""
+
+    program: str
+    families: str
+    extra: str | None = None
+
+
+PROGRAMS = {
+    "diffusers": Program("diffusers, a whole pipeline for from_pretrained", "all"),
+    "lora": Program(
+        "diffusers only, for load_lora_weights; ComfyUI patches nothing with it", "those whose pipeline loads LoRAs"
+    ),
+    "comfyui": Program(
+        "ComfyUI, a whole model or a LoRA with a workflow; diffusers reads the file, too",
+        "those whose files and nodes there are known, from prompts",
+    ),
+    "single-file": Program(
+        "diffusers' from_single_file, and what reads the authors' own names", "those whose original names are known"
+    ),
+    "part": Program("diffusers, the part that alone was trained", "those that share a part by itself"),
+    "torchao-int8": Program("diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"),
+    "torchao-fp8": Program("diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"),
+    "gguf": Program("ComfyUI-GGUF, and diffusers' from_single_file, one file in eight bits", "as comfyui", "gguf"),
+    "onnx": Program("onnxruntime, one forward of the denoiser", "those whose denoiser is one graph", "onnx"),
+}
+
+
+def said(name: str) -> str:
+    """One format, in a sentence."""
+    one = PROGRAMS[name]
+    return f"{one.program}; families: {one.families}" + (f"; extra {one.extra}" if one.extra else "")

@@ -1,0 +1,1 @@
+"""Exports in the programs that they are for: one row for each point that was really run."""

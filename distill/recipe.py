@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from fewstep.distill.health import Watch
 from fewstep.distill.mistakes import sentences
@@ -53,6 +54,7 @@ __all__ = [
     "StudentSettings",
     "VideoData",
     "Watch",
+    "make_recipe",
     "read_recipe",
     "recipe_schema",
 ]
@@ -298,12 +300,25 @@ def _validated(found: Path, overrides: Sequence[str], folders: tuple[Path, ...])
         raise ValueError(f"{found} is the recipe of a chain, which `fewstep run` follows: name that of a member here")
     if not isinstance(values, dict):
         raise ValueError(f"{found} holds no settings: begin with `teacher`, `data` and `stages`")
+    return _recipe_of(values, str(found), overrides, folders)
+
+
+def make_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe that was made in Python, with `overrides` and errors as in `read_recipe`.
+
+    Files that it names are looked for in the current directory, then among the packaged ones, and become absolute.
+    """
+    values: Any = to_jsonable_python(recipe)
+    return _recipe_of(values, "the recipe", overrides, (Path.cwd(), RECIPES))
+
+
+def _recipe_of(values: dict[str, Any], name: str, overrides: Sequence[str], folders: tuple[Path, ...]) -> Recipe:
     for override in overrides:
         apply(override, values)
     try:
         return Recipe.model_validate(values, context={"folders": folders})
     except ValidationError as error:
-        raise ValueError(f"{found}: {'; '.join(sentences(error, recipe_schema()))}") from error
+        raise ValueError(f"{name}: {'; '.join(sentences(error, recipe_schema()))}") from error
 
 
 def recipe_schema() -> dict[str, Any]:

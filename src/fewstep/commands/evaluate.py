@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,7 +93,36 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
-    screen = Screen()
+    evaluate_models(
+        models, prompts, num, out, steps, guidance, negative_prompt, seed, batch, metrics, reference, world_clips,
+        fvd_weights, lpips_trunk, shift, frames, height, width, dtype, device, Screen(),
+    )  # fmt: skip
+
+
+def evaluate_models(
+    models: list[str],
+    prompts: Path | None,
+    num: int,
+    out: Path | None,
+    steps: int | None,
+    guidance: str | None,
+    negative_prompt: str,
+    seed: int,
+    batch: int,
+    metrics: str | None,
+    reference: Path | None,
+    world_clips: int,
+    fvd_weights: Path | None,
+    lpips_trunk: Path | None,
+    shift: float | None,
+    frames: int | None,
+    height: int | None,
+    width: int | None,
+    dtype: DType,
+    device: str | None,
+    screen: Screen,
+) -> Path:
+    """What `evaluate` does, under the same names: the folder that it writes."""
     screen.say(f"evaluating {', '.join(models)}")
     from fewstep.distill.taken_folders import check_free
     from fewstep.eval.choose_metrics import Setting, check_names
@@ -121,11 +148,12 @@ def evaluate(
     setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
     check_folder(folder, outlined, setting, chosen := _choose(wanted or None, setting, screen), dtype)
     teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
-    evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch)
+    evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch, screen.command)
     screen.log_to(folder)
     with screen:
         _measure(evaluation, found, teacher, asked, dtype, device, screen)
     screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+    return folder
 
 
 def _prompts(given: Sequence[str] | None, num: int, sampler: Sampler, seed: int) -> list[str]:
@@ -223,7 +251,7 @@ def _load_teacher(
 
 
 def _begin(
-    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int
+    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int, command: str
 ) -> Evaluation:
     """The evaluation in its folder, new or resumed."""
     from fewstep.eval.evaluate import Evaluation
@@ -231,7 +259,7 @@ def _begin(
     from fewstep.eval.protocol import protocol_of, samples_of
 
     protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
-    file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts))
+    file = EvaluationFile(out, command, protocol, list(setting.prompts))
     return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher))
 
 
@@ -250,7 +278,6 @@ def _measure(
     import torch
 
     from fewstep.commands.evaluate_screen import figures_table, say_warnings
-    from fewstep.commands.tables import print_table
     from fewstep.eval.models import open_model
 
     asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
@@ -259,5 +286,5 @@ def _measure(
         for model in models[1:]:
             screen.say(f"loading {model.name} ({dtype})")
             evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
-    print_table(figures_table(evaluation.rows))
+    screen.table(figures_table(evaluation.rows))
     say_warnings(evaluation.rows, evaluation.prompts, screen)

@@ -41,7 +41,27 @@ def export(
     device: Device = None,
 ) -> None:
     """Write a student for other tools, load it there, and keep it if it gives the same latents from the same noise."""
-    screen = Screen(stdout_is_data=True)
+    export_student(
+        source, to, out, step_count, rank, results, teacher, force, push_to_hub, private, device,
+        Screen(stdout_is_data=True),
+    )  # fmt: skip
+
+
+def export_student(
+    source: Path,
+    to: To,
+    out: Path,
+    step_count: int | None,
+    rank: int,
+    results: Path | None,
+    teacher: str | None,
+    force: bool,
+    push_to_hub: str | None,
+    private: bool,
+    device: str | None,
+    screen: Screen,
+) -> Path:
+    """What `export` does, under the same names: the folder that it writes."""
     screen.say(f"exporting {source} as {to}")
     from fewstep.student.export.base import Options, find_format
     from fewstep.student.export.base import export as write
@@ -60,16 +80,17 @@ def export(
     student = load_student(source, step_count, teacher, device=device)
     screen.say("writing it, and loading it back in the other tool")
     done = write(student, to, out, Options(rank=rank), provenance, force)
-    _tell(done)
+    _tell(done, screen)
     if push_to_hub is not None:
         screen.say(f"uploading it to {push_to_hub}")
-        typer.echo(push(out, push_to_hub, private))
+        screen.result(push(out, push_to_hub, private))
+    return out
 
 
-def _tell(done: Exported) -> None:
+def _tell(done: Exported, screen: Screen) -> None:
     for note in done.notes:
-        typer.echo(note)
-    typer.echo(
+        screen.result(note)
+    screen.result(
         f"{done.folder}: {done.format}, {done.size_mb:g} MB, latents differ by {done.relative_error:.2g} from the "
         f"student's own, {done.seconds:g} s"
     )

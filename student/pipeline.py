@@ -34,7 +34,7 @@ def student_pipeline(student: Student, force: bool = False) -> Any:
     for name, part in {**_networks(student), **parts}.items():
         setattr(pipe, name, part)
     teacher.set_up(pipe)
-    _cast_for(pipe.vae)
+    _join_precisions(pipe)
     pipe.contract = student.contract
     stock = type(pipe)
     own = {"__call__": _call(stock, teacher, student.contract, force), "__module__": stock.__module__}
@@ -61,11 +61,15 @@ def _networks(student: Student) -> dict[str, Any]:
     return found
 
 
-def _cast_for(vae: nn.Module | None) -> None:
-    """Has the autoencoder, which stays in float32, take what a denoiser in half precision leaves to it."""
-    for name in ("encode", "decode"):
-        if vae is not None:
-            setattr(vae, name, _casting(vae, getattr(vae, name)))
+def _join_precisions(pipe: Any) -> None:
+    """Has parts take what others make in another precision: the autoencoder stays in float32 beside a denoiser in
+    bfloat16, and not every pipeline casts between them."""
+    for name, part in pipe.components.items():
+        if name == "vae":
+            for ask in (part.encode, part.decode):
+                setattr(part, ask.__name__, _casting(part, ask))
+        elif isinstance(part, nn.Module):
+            part.register_forward_pre_hook(_cast_inputs, with_kwargs=True)
 
 
 def _casting(vae: Any, ask: Any) -> Any:
@@ -74,6 +78,15 @@ def _casting(vae: Any, ask: Any) -> Any:
         return ask(x.to(vae.dtype), *args, **kwargs)
 
     return cast
+
+
+def _cast_inputs(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Latents and embeddings alone: times would lose what they say."""
+
+    def cast(x: Any) -> Any:
+        return x.to(part.dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 2 else x
+
+    return tuple(map(cast, args)), {name: cast(x) for name, x in kwargs.items()}
 
 
 def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool) -> Any:

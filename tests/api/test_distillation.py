@@ -82,5 +82,5 @@ def test_a_wrong_setting_is_one_sentence(
 def test_no_such_recipe() -> None:
     with pytest.raises(ValueError, match="there is no recipe shapes-5step: pass a YAML file, or one of"):
         fewstep.distill("shapes-5step", quiet=True)
-    with pytest.raises(ValueError, match="is a directory|Is a directory|there is no recipe"):
+    with pytest.raises(ValueError, match="there is no recipe"):
         fewstep.distill(Path("/"), quiet=True)

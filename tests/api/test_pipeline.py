@@ -114,7 +114,7 @@ def test_what_is_no_student(run: Path, tiny_wan_folder: Path, make: Callable[...
 
 
 def test_other_settings_that_are_wrong(run: Path) -> None:
-    with pytest.raises(ValueError, match="no student in .* was trained for 3 steps"):
+    with pytest.raises(ValueError, match=r"no student in .* was trained for 3 steps"):
         fewstep.load_pipeline(run, steps=3)
     with pytest.raises(ValueError, match="dtype is 'int8'"):
         fewstep.load_pipeline(run, dtype="int8")

@@ -46,7 +46,7 @@ def load_pipeline(
     name = str(dtype).removeprefix("torch.")
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: it must be auto, float32, bfloat16 or float16")
-    precision = choose_precision(name, find_device(device)).precision  # type: ignore[arg-type]
+    precision = choose_precision(name, find_device(device)).precision
     student = load_student(path, steps, None if teacher is None else str(teacher), getattr(torch, precision), device)
     return student_pipeline(student, force)
 

@@ -106,6 +106,13 @@ class Recipe(Settings):
             raise ValueError("FP16 overflows and adversarial training diverges in it: use bfloat16, float32 or auto")
         return precision
 
+    @field_validator("teacher", "bases", mode="before")
+    @classmethod
+    def _paths_as_text(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [str(one) if isinstance(one, Path) else one for one in value]
+        return str(value) if isinstance(value, Path) else value
+
     @model_validator(mode="before")
     @classmethod
     def _name_stages(cls, values: Any) -> Any:

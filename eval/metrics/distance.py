@@ -23,7 +23,8 @@ class Distance(Metric):
     others.
 
     In other loops `update(videos, real=True)` adds the clips that it is taken to, and reset_real_features=False keeps
-    their features over `reset`. A MetricCollection asks the network once for all distances in its features.
+    their features over `reset`. A MetricCollection asks the network once, from its second batch on, for
+    all distances in the same features.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ STAGES: list[dict[str, Any]] = [
 def tiny_recipe(teacher: Path, prompts: Path, **settings: Any) -> fewstep.Recipe:
     """Two stages of a step or two, on a few rollouts."""
     return fewstep.Recipe(
-        teacher=str(teacher),
+        teacher=teacher,
         device="cpu",
         data=fewstep.RolloutData(kind="rollouts", prompts=prompts, steps=2),
         logging=fewstep.Logging(tracker="none"),

@@ -61,6 +61,7 @@ def test_quiet_is_silent_and_a_finished_run_is_not_trained_again(
         ({"seed": -1}, r"seed"),
         ({"data": {"kind": "rollouts", "prompts": "missing.txt"}}, r"there is no missing.txt"),
         ({"out": "recipe.txt/run"}, r"recipe.txt"),
+        ({"out": object()}, r"out is <object .* which no recipe can hold"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(
@@ -84,3 +85,6 @@ def test_no_such_recipe() -> None:
         fewstep.distill("shapes-5step", quiet=True)
     with pytest.raises(ValueError, match="there is no recipe"):
         fewstep.distill(Path("/"), quiet=True)
+    nothing: Any = None
+    with pytest.raises(ValueError, match="recipe is None: pass a YAML file"):
+        fewstep.distill(nothing, quiet=True)

@@ -106,6 +106,9 @@ def test_the_teachers_weights_are_freed(run: Path) -> None:
         (lambda run, teacher: "someone/a-model", "hf download"),
         (lambda run, teacher: teacher, "is no student: pass a run's folder"),
         (lambda run, teacher: run.parent, "is no student"),
+        (lambda run, teacher: "shapes", "shapes is no student"),
+        (lambda run, teacher: "", "source is ''"),
+        (lambda run, teacher: None, "source is None"),
     ],
 )
 def test_what_is_no_student(run: Path, tiny_wan_folder: Path, make: Callable[..., Any], sentence: str) -> None:

@@ -86,7 +86,10 @@ def test_export_gives_the_folder(run: Path, tmp_path: Path, capfd: pytest.Captur
         (lambda run: fewstep.benchmark(), "there is nothing to time"),
         (lambda run: fewstep.export(run, "gif", "out"), "to is 'gif'"),
         (lambda run: fewstep.export(run / "none", "diffusers", "out"), "there is no folder"),
-        (lambda run: fewstep.export(run, "diffusers", run), "is there already: choose another out, or pass force to replace it"),
+        (
+            lambda run: fewstep.export(run, "diffusers", run),
+            "is there already: choose another out, or pass force to replace it",
+        ),
         (lambda run: fewstep.export(run, "lora", "out", rank=0), "rank is 0"),
     ],
 )

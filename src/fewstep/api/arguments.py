@@ -62,7 +62,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     try:
         found = TypeAdapter(kind, config={"allow_inf_nan": False}).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"{name} is {value!r}: {error.errors()[0]['msg'].lower()}") from error
+        why = error.errors()[0]["msg"].lower().partition(" for <")[0]
+        raise ValueError(f"{name} is {value!r}: {why}") from error
     low, high = getattr(option, "min", None), getattr(option, "max", None)
     if found is not None and ((low is not None and found < low) or (high is not None and found > high)):
         limits = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
@@ -80,11 +81,14 @@ def named_models(models: Source | Sequence[Source] | Mapping[str, Source]) -> li
         return [str(models)]
     if isinstance(models, Mapping):
         return [f"{name}={source}" for name, source in models.items()]
+    if not isinstance(models, Sequence) or not all(isinstance(source, str | Path) for source in models):
+        raise ValueError(f"models is {models!r}: pass sources of models, or a dict of them by name, the teacher first")
     return [str(source) for source in models]
 
 
 def said(call: Callable[..., Any], values: Mapping[str, Any]) -> str:
     """The call as Python, without what has its default: for files that say how they were made."""
     usual = {name: one.default for name, one in signature(call).parameters.items()}
-    shown = [f"{name}={value!r}" for name, value in values.items() if name not in usual or value != usual[name]]
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    shown = [f"{name}={value!r}" for name, value in plain.items() if name not in usual or value != usual[name]]
     return f"fewstep.{call.__name__}({', '.join(shown)})"

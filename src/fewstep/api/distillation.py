@@ -25,18 +25,32 @@ def distill(
     again: a stage whose settings differ from the run's, and which is trained again. quiet: shows nothing; what would
     be shown is in the run's log.txt. Raises ValueError in one sentence for what `fewstep run` refuses.
     """
-    from pydantic_core import to_jsonable_python
-
     from fewstep.commands.run import distil
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(quiet=quiet)
-    screen.command = said(distill, {"recipe": str(recipe) if isinstance(recipe, Path) else recipe, **overrides})
     source = str(recipe) if isinstance(recipe, str | Path) else recipe
-    screen.say("reading the recipe")
-    settings = [f"{name}={json.dumps(to_jsonable_python(value))}" for name, value in overrides.items()]
+    if not isinstance(source, str | Mapping) and type(source).__name__ != "Recipe":
+        raise ValueError(
+            f"recipe is {recipe!r}: pass a YAML file, a packaged recipe's name, a fewstep.Recipe or a dict"
+        )
+    name = source if isinstance(source, str) else f"a {type(source).__name__} made in Python"
+    screen.command = said(distill, {"recipe": name, **overrides})
+    screen.say(f"reading the recipe {name}")
     with _own_state():
-        return distil(source, settings, again, screen)
+        return distil(source, [_setting(name, value) for name, value in overrides.items()], again, screen)
+
+
+def _setting(name: str, value: Any) -> str:
+    """As --set takes it: JSON is YAML."""
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    try:
+        return f"{name}={json.dumps(to_jsonable_python(value))}"
+    except PydanticSerializationError as error:
+        raise ValueError(
+            f"{name} is {value!r}, which no recipe can hold: pass text, numbers, lists or dicts"
+        ) from error
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def evaluate(
     """
     asked = {**locals(), "models": named_models(models)}
     del asked["quiet"]
+    if not asked["models"]:
+        raise ValueError("there are no models: pass the teacher, then its students")
     from fewstep.commands.evaluate import evaluate as command
     from fewstep.commands.evaluate import evaluate_models
     from fewstep.commands.progress import Screen

@@ -34,9 +34,12 @@ def load_pipeline(
     from fewstep.student.pipeline import student_pipeline
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.precision import choose_precision
+    from fewstep.teacher.source import EMBEDDED
 
+    if not isinstance(source, str | Path) or not str(source):
+        raise ValueError(f"source is {source!r}: pass a run's folder, one of its stages, or an export")
     path = Path(source).expanduser()
-    if path.exists() and not is_student(path):
+    if source in EMBEDDED or (path.exists() and not is_student(path)):
         raise ValueError(_no_student(source, path))
     if not path.exists():
         raise ValueError(

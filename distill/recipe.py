@@ -315,6 +315,10 @@ def make_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str] = (
 
     Files that it names are looked for in the current directory, then among the packaged ones, and become absolute.
     """
+    if not isinstance(recipe, Recipe | Mapping):
+        raise ValueError(
+            f"recipe is {recipe!r}: pass a YAML file, a packaged recipe's name, a fewstep.Recipe or a dict"
+        )
     values: Any = to_jsonable_python(recipe)
     return _recipe_of(values, "the recipe", overrides, (Path.cwd(), RECIPES))
 

@@ -66,9 +66,9 @@ def _join_precisions(pipe: Any) -> None:
     bfloat16, and not every pipeline casts between them."""
     for name, part in pipe.components.items():
         if name == "vae":
-            for ask in (part.encode, part.decode):
-                setattr(part, ask.__name__, _casting(part, ask))
-        elif isinstance(part, nn.Module):
+            for ask in ("encode", "decode"):
+                setattr(part, ask, _casting(part, getattr(part, ask)))
+        elif isinstance(part, nn.Module) and hasattr(part, "dtype"):
             part.register_forward_pre_hook(_cast_inputs, with_kwargs=True)
 
 
@@ -94,9 +94,12 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
     signature = inspect.signature(stock.__call__)
     usual = {name: one.default for name, one in signature.parameters.items()}
     wanted = usual | teacher.call_arguments(contract)
+    other_first = "prompt" in usual and list(usual)[1] != "prompt"  # such as an image, which is never a text
 
     @wraps(stock.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if other_first and args and _is_text(args[0]) and "prompt" not in kwargs:
+            args, kwargs = args[1:], {"prompt": args[0], **kwargs}
         said = signature.bind_partial(self, *args, **kwargs).arguments
         said |= said.pop("kwargs", {})
         size = clip_size(contract.sizes, *(said.get(name) for name in VideoSize._fields))
@@ -111,6 +114,10 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
         parameters=[one.replace(default=wanted[name]) for name, one in signature.parameters.items()]
     )
     return call
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))
 
 
 def _of_size(name: str, own: Mapping[str, Any]) -> bool:

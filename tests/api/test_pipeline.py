@@ -17,6 +17,7 @@ from fewstep.student.export.base import export
 from fewstep.student.loading import load_student
 from fewstep.student.sampler import Asked, open_sampler
 from fewstep.teacher.base import VideoSize
+from fewstep.teacher.given import noise_given
 
 PROMPT = "a red ring"
 
@@ -136,3 +137,24 @@ def test_other_families(family: str, request: pytest.FixtureRequest, make_stage:
     assert torch.allclose(called(pipe, PROMPT, **begins), own.clamp(-1, 1), atol=1e-4)
     assert called(fewstep.load_pipeline(stage, device="cpu", dtype="bfloat16"), PROMPT).isfinite().all()
     assert VideoSize(*called(pipe, PROMPT).shape[2:]) == contract.size
+
+
+@pytest.mark.parametrize("family", ["wan_i2v", "cogvideox_control", "ltx_condition"])
+def test_students_that_are_given_pictures(
+    family: str, request: pytest.FixtureRequest, make_stage: Callable[..., Path]
+) -> None:
+    stage = make_stage(request.getfixturevalue(f"tiny_{family}_folder"), "full", 4)
+    student = load_student(stage, device="cpu")
+    teacher, contract = student.teacher, student.contract
+    given = noise_given(teacher.given_sizes(contract.size), 1)
+    own, names = teacher.call_arguments(contract), set(teacher.given_arguments.values())
+    pictures = {name: value for name, value in teacher.call_arguments(contract, given).items() if name not in own}
+    for dtype in ("float32", "bfloat16"):
+        pipe = fewstep.load_pipeline(stage, device="cpu", dtype=dtype)
+        assert called(pipe, PROMPT, **pictures).isfinite().all()
+    if contract.given:
+        with pytest.raises(ValueError, match=f"the student makes clips from prompts and .*: pass {min(names)}"):
+            pipe(PROMPT)
+    else:
+        with pytest.raises(ValueError, match=f"the student was trained without {min(names)}: leave it out"):
+            pipe(PROMPT, **{min(names): object()})

@@ -30,10 +30,6 @@ def distill(
 
     screen = RunScreen(quiet=quiet)
     source = str(recipe) if isinstance(recipe, str | Path) else recipe
-    if not isinstance(source, str | Mapping) and type(source).__name__ != "Recipe":
-        raise ValueError(
-            f"recipe is {recipe!r}: pass a YAML file, a packaged recipe's name, a fewstep.Recipe or a dict"
-        )
     name = source if isinstance(source, str) else f"a {type(source).__name__} made in Python"
     screen.command = said(distill, {"recipe": name, **overrides})
     screen.say(f"reading the recipe {name}")

@@ -15,6 +15,7 @@ from torch import Tensor
 import fewstep
 from fewstep.student.export.base import export
 from fewstep.student.loading import load_student
+from fewstep.student.pipeline import student_pipeline
 from fewstep.student.sampler import Asked, open_sampler
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.given import noise_given
@@ -95,9 +96,14 @@ def test_half_precision_reaches_the_end(run: Path) -> None:
     assert called(pipe, PROMPT).isfinite().all()
 
 
-def test_the_teachers_weights_are_freed(run: Path) -> None:
-    pipe = fewstep.load_pipeline(run, device="cpu")
-    assert not any(p.is_meta for p in pipe.transformer.parameters())
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_no_weights_are_held_twice(make_api_student: Callable[..., Path], train: str) -> None:
+    student = load_student(make_api_student(train), device="cpu")
+    before = student.teacher.denoiser
+    pipe = student_pipeline(student)
+    held = {id(parameter) for parameter in pipe.transformer.parameters()}
+    assert all(parameter.is_meta or id(parameter) in held for parameter in before.parameters())
+    assert not any(parameter.is_meta for parameter in pipe.transformer.parameters())
 
 
 @pytest.mark.parametrize(

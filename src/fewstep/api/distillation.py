@@ -25,7 +25,7 @@ def distill(
     again: a stage whose settings differ from the run's, and which is trained again. quiet: shows nothing; what would
     be shown is in the run's log.txt. Raises ValueError in one sentence for what `fewstep run` refuses.
     """
-    from fewstep.commands.run import distil
+    from fewstep.commands.run import follow_recipe
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(quiet=quiet)
@@ -34,7 +34,7 @@ def distill(
     screen.command = said(distill, {"recipe": name, **overrides})
     screen.say(f"reading the recipe {name}")
     with _own_state():
-        return distil(source, [_setting(name, value) for name, value in overrides.items()], again, screen)
+        return follow_recipe(source, [_setting(name, value) for name, value in overrides.items()], again, screen)
 
 
 def _setting(name: str, value: Any) -> str:

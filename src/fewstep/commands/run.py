@@ -74,7 +74,7 @@ def run(
         raise ValueError("--device-memory and --tflops are for --dry-run alone: add it, or leave them out")
     machine = Machine(device_memory, tflops)
     if not dry_run:
-        distil(recipe, settings or (), again, screen)
+        follow_recipe(recipe, settings or (), again, screen)
     elif is_chain(recipe):
         from fewstep.commands.chain import run_chain
 
@@ -98,7 +98,7 @@ def run(
         show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))
 
 
-def distil(
+def follow_recipe(
     recipe: str | Recipe | Mapping[str, Any], settings: Sequence[str], again: str | None, screen: RunScreen
 ) -> Path:
     """Follows a recipe's file, or one that was made in Python: the run directory."""

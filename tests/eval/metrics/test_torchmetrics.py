@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchmetrics import MetricCollection
 
 from fewstep.eval.metrics.clips import Clips, Figures, Metric
+from fewstep.eval.metrics.frechet import frechet
+from fewstep.eval.metrics.fvd import FvdFeatures
+from fewstep.eval.metrics.i3d import I3D
 from fewstep.metrics import (
+    FVD,
     PSNR,
     SSIM,
     Blank,
@@ -97,6 +102,18 @@ def test_distances_share_features_and_may_keep_the_real_ones() -> None:
         distance.reset()
         distance.update(small(0))
         distance.compute()
+
+
+def test_fvd_opens_its_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(I3D().state_dict(), tmp_path / "i3d.safetensors")
+    monkeypatch.setattr(FvdFeatures, "features", lambda self, videos: videos.flatten(1)[:, :5])  # I3D takes seconds
+    metric = FVD(str(tmp_path / "i3d.safetensors"), reset_real_features=False)
+    metric.update(small(1), real=True)
+    metric.update(small(0))
+    features = [small(seed).flatten(1)[:, :5] for seed in (0, 1)]
+    assert float(metric.compute()["fvd"]) == frechet(*features)
+    with pytest.raises(ValueError, match="there are no weights at"):
+        FVD(tmp_path / "none.pt")
 
 
 def test_metrics_are_cloned_pickled_and_never_taken_for_one_another() -> None:

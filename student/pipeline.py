@@ -51,8 +51,8 @@ def _networks(student: Student) -> dict[str, Any]:
         own, network = owned[name], networks[name]
         if not isinstance(network, type(own)):
             raise ValueError(
-                f"a {type(network).__name__} is no network of diffusers, and no pipeline can hold it: sample it with "
-                "`fewstep sample`, or load the run or another export"
+                f"no pipeline of diffusers can hold the student, which is run by {type(network).__name__}: sample it "
+                "with `fewstep sample`, or load the run or another export"
             )
         found[teacher.component_names()[name]] = network
         merge_adapters(network)

@@ -45,7 +45,7 @@ def test_a_plain_call_is_what_sample_makes(run: Path, steps: int | None) -> None
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
-@pytest.mark.parametrize("to", ["diffusers", "lora"])
+@pytest.mark.parametrize("to", ["diffusers", "lora", "comfyui"])
 def test_exports_and_adapters(make_api_student: Callable[..., Path], tmp_path: Path, train: str, to: str) -> None:
     stage = make_api_student(train)
     pipe = fewstep.load_pipeline(stage, device="cpu")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.health import Watch
@@ -49,6 +50,7 @@ __all__ = [
     "StudentSettings",
     "VideoData",
     "Watch",
+    "make_recipe",
     "read_recipe",
     "recipe_schema",
 ]
@@ -83,6 +85,13 @@ class Recipe(DataRecipe):
     """What a run logs and saves."""
     stages: tuple[Stage, ...]
     """The relay, in order."""
+
+    @field_validator("teacher", "bases", mode="before")
+    @classmethod
+    def _paths_as_text(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [str(one) if isinstance(one, Path) else one for one in value]
+        return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -284,12 +293,29 @@ def _validated(found: Path, overrides: Sequence[str], folders: tuple[Path, ...])
         raise ValueError(f"{found} is the recipe of a chain, which `fewstep run` follows: name that of a member here")
     if not isinstance(values, dict):
         raise ValueError(f"{found} holds no settings: begin with `teacher`, `data` and `stages`")
+    return _recipe_of(values, str(found), overrides, folders)
+
+
+def make_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe that was made in Python, with `overrides` and errors as in `read_recipe`.
+
+    Files that it names are looked for in the current directory, then among the packaged ones, and become absolute.
+    """
+    if not isinstance(recipe, Recipe | Mapping):
+        raise ValueError(
+            f"recipe is {recipe!r}: pass a YAML file, a packaged recipe's name, a fewstep.Recipe or a dict"
+        )
+    values: Any = to_jsonable_python(recipe)
+    return _recipe_of(values, "the recipe", overrides, (Path.cwd(), RECIPES))
+
+
+def _recipe_of(values: dict[str, Any], name: str, overrides: Sequence[str], folders: tuple[Path, ...]) -> Recipe:
     for override in overrides:
         apply(override, values)
     try:
         return Recipe.model_validate(values, context={"folders": folders})
     except ValidationError as error:
-        raise ValueError(f"{found}: {'; '.join(sentences(error, recipe_schema()))}") from error
+        raise ValueError(f"{name}: {'; '.join(sentences(error, recipe_schema()))}") from error
 
 
 def recipe_schema() -> dict[str, Any]:

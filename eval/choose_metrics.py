@@ -13,10 +13,10 @@ from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.diversity import Diversity, rms
 from fewstep.eval.metrics.features import open_features
 from fewstep.eval.metrics.given_frames import FramePsnr
-from fewstep.eval.metrics.looks import CONTRAST, FLICKER, MOTION, SATURATION, Blank, Broken
+from fewstep.eval.metrics.looks import Blank, Broken, Contrast, Flicker, Motion, Saturation
 from fewstep.eval.metrics.lpips import MIN_SIDE, LpipsGap, VideoLpips, open_lpips
 from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
-from fewstep.eval.metrics.teacher_gap import LATENT_MSE, PSNR, SSIM, TEMPORAL_ERROR
+from fewstep.eval.metrics.teacher_gap import PSNR, SSIM, LatentMSE, TemporalError
 from fewstep.eval.reference import folder_clips, world_clips
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.decode_video import ClipShape
@@ -171,14 +171,14 @@ _MAKERS: dict[str, Callable[[Setting], Metric]] = {
     "fd-videomae": _distance("fd-videomae"),
     "fd-vjepa2": _distance("fd-vjepa2"),
     "lpips": lambda setting: LpipsGap(_lpips(setting)),
-    "psnr": lambda _: PSNR,
-    "ssim": lambda _: SSIM,
-    "latent-mse": lambda _: LATENT_MSE,
-    "temporal-error": lambda _: TEMPORAL_ERROR,
-    "motion": lambda _: MOTION,
-    "flicker": lambda _: FLICKER,
-    "saturation": lambda _: SATURATION,
-    "contrast": lambda _: CONTRAST,
+    "psnr": lambda _: PSNR(),
+    "ssim": lambda _: SSIM(),
+    "latent-mse": lambda _: LatentMSE(),
+    "temporal-error": lambda _: TemporalError(),
+    "motion": lambda _: Motion(),
+    "flicker": lambda _: Flicker(),
+    "saturation": lambda _: Saturation(),
+    "contrast": lambda _: Contrast(),
     "blank": lambda _: Blank(),
     "broken": lambda _: Broken(),
     "diversity-rms": lambda _: Diversity("diversity-rms", rms, SEEDS),

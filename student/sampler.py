@@ -181,7 +181,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
     size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)
     if not asked.force:
         contract.check(asked.steps, asked.shift, asked.guidance, asked.embedded_guidance, size)
-        _check_negative(contract, asked.negative_prompt)
+        check_negative(contract, asked.negative_prompt)
     teacher.use_embedded_guidance(asked.embedded_guidance)
     free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
     schedule = _shifted(teacher.schedule, contract.shift if asked.shift is None else asked.shift)
@@ -224,9 +224,15 @@ def clip_size(own: Sequence[VideoSize], num_frames: int | None, height: int | No
     return VideoSize(*found)
 
 
-def _check_negative(contract: SamplingContract, negative_prompt: str) -> None:
+def check_negative(
+    contract: SamplingContract,
+    negative_prompt: str,
+    option: str = "--negative-prompt",
+    otherwise: str = "`fewstep sample --force` samples it all the same",
+) -> None:
+    """Raises ValueError for another negative prompt than the student has inside; `otherwise`: what a user may do."""
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
             f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "
-            "effect without guidance; leave --negative-prompt out, or `fewstep sample --force` samples it all the same"
+            f"effect without guidance; leave {option} out, or {otherwise}"
         )

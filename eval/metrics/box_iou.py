@@ -25,9 +25,11 @@ class BoxIoU(Metric):
     """
 
     name = "box-iou"
+    reads_prompts = True
 
     def __init__(self, prompts: Sequence[str], size: VideoSize, fps: float) -> None:
         """Raises ValueError when no boxes, white on black, are given with the prompts."""
+        super().__init__()
         self._sizes, self._fps = {"control": size}, fps
         if "control" not in given_names(prompts):
             raise ValueError("no control is given with the prompts: pass a .jsonl file with control")

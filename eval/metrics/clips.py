@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+import torchmetrics
+from torch import Tensor, distributed
 
 from fewstep.eval.metrics.frechet import Interval, middle_95
 
@@ -35,12 +36,42 @@ class Clips:
         return Clips(shown, latents.nan_to_num(0, 0, 0), finite, prompts, teacher)
 
 
-class Metric(ABC):
-    """Per-clip numbers are kept on disk, so an evaluation goes on where it stopped; figures come from them alone."""
+def teachers(metric: str, clips: Clips) -> Clips:
+    """The teacher's clips of the same noise. Raises ValueError where a paired metric is given none."""
+    if clips.teacher is None:
+        raise ValueError(f"{metric} compares clips with the teacher's: pass those of the same prompts and noise, too")
+    return clips.teacher
 
+
+class Metric(torchmetrics.Metric):
+    """Numbers of each clip, and figures that come from them alone.
+
+    An evaluation calls `measure` and `figures` itself, as it keeps the numbers on disk to resume from. Any other loop
+    has torchmetrics' `update`, `compute` and `reset`, which call the same two. Of several processes each updates with
+    clips of its own, and `compute` gives all of them the figures of all clips, those of process 0 first: a bootstrap's
+    interval depends on their order, the figure itself does not.
+
+    `of_torchmetrics` are torchmetrics' own arguments, such as `sync_on_compute`.
+    """
+
+    full_state_update = False
+    is_differentiable = False
     name: str
     paired: Literal["", "videos", "latents"] = ""  # what of the teacher's clips of the same noise is needed
     seeds = 1  # clips of one prompt that are measured together, as one row
+    reads_prompts = False
+
+    def __init__(self, name: str | None = None, **of_torchmetrics: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **of_torchmetrics})
+        self.name = name or self.name
+        # a MetricCollection takes metrics for one whose states have the same names and, after a batch, the same values
+        self._rows, self._teacher_rows = (self._add_rows(of) for of in ("rows", "teacher_rows"))
+
+    def _add_rows(self, of: str) -> str:
+        """A state for rows of numbers: its name."""
+        state = f"{self.name.replace('-', '_')}_{of}"
+        self.add_state(state, [], dist_reduce_fx="cat")
+        return state
 
     def protocol(self) -> dict[str, Any]:
         """All that makes its figures comparable, as JSON."""
@@ -60,6 +91,78 @@ class Metric(ABC):
         Without any where none are made. A figure of shares says in `differing` on how many clips the two differ.
         """
         return {}
+
+    def update(self, videos: Tensor, prompts: Sequence[str] | None = None, teacher: Tensor | None = None) -> None:
+        """Measures clips (B, 3, F, H, W) in -1..1, of which those of one prompt stand beside each other.
+
+        prompts: one for each clip, for metrics that read them. teacher: the teacher's clips of the same prompts and
+        noise: paired metrics compare with them, and others then give their figures over the teacher's as well.
+        Raises ValueError for clips of another shape, and without what the metric needs.
+        """
+        beside = None if teacher is None else self._seen(teacher, prompts)
+        clips = self._seen(videos, prompts, beside)
+        if not self.paired and beside is not None:
+            self._keep(self._teacher_rows, self.measure(beside))
+        self._keep(self._rows, self.measure(clips))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Each figure by its name, and the ends of its 95 % interval as NAME-low and NAME-high, in float64.
+
+        Raises ValueError before any clip was seen.
+        """
+        teacher = self._kept(self._teacher_rows)
+        return self._flat(self.figures(self._all(self._rows), teacher if len(teacher) else None))
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing of a metric is trained: its networks stay as they are, in whatever is."""
+        return super().train(False)
+
+    def _flat(self, figures: Figures) -> dict[str, Tensor]:
+        ends = {"": "value", "-low": "low", "-high": "high"}
+        flat = {name + end: found[key] for name, found in figures.items() for end, key in ends.items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in flat.items()}
+
+    def _seen(self, videos: Tensor, prompts: Sequence[str] | None, teacher: Clips | None = None) -> Clips:
+        """The clips, whose videos are latents where these are compared."""
+        latents = self.paired == "latents"
+        if videos.ndim != 5 or not (latents or videos.shape[1] == 3) or not videos.is_floating_point():
+            wanted = "latents (B, C, F, H, W)" if latents else "videos (B, 3, F, H, W) of floats in -1..1"
+            raise ValueError(f"{self.name} takes {wanted}, not {videos.dtype} of shape {tuple(videos.shape)}")
+        if len(videos) % self.seeds:
+            raise ValueError(f"{self.name} compares {self.seeds} clips of each prompt, not {len(videos)} in all")
+        if prompts is None and self.reads_prompts:
+            raise ValueError(f"{self.name} holds clips against their prompts: pass prompts, one for each clip")
+        if prompts is not None and len(prompts) != len(videos):
+            raise ValueError(f"there are {len(videos)} clips and {len(prompts)} prompts: pass one for each clip")
+        if teacher is not None and self.paired and teacher.videos.shape != videos.shape:
+            raise ValueError(
+                f"{self.name} compares clips one by one, of {tuple(videos.shape)} and {tuple(teacher.videos.shape)}: "
+                "pass the teacher's clips of the same prompts and noise, at the same size"
+            )
+        return Clips.of(videos, videos, [""] * len(videos) if prompts is None else prompts, teacher)
+
+    def _keep(self, state: str, rows: Tensor) -> None:
+        getattr(self, state).append(rows.detach().to(self.device))
+
+    def _kept(self, state: str) -> Tensor:
+        """All rows of a state, on the CPU; (0,) without any."""
+        rows: Tensor | list[Tensor] = getattr(self, state)
+        parts = [rows] if isinstance(rows, Tensor) else rows
+        return torch.cat(parts).cpu() if parts else torch.empty(0)
+
+    def _all(self, state: str, what: str = "clips") -> Tensor:
+        rows = self._kept(state)
+        if not len(rows):
+            raise ValueError(f"{self.name} has seen no {what} yet: call update with some first")
+        return rows
+
+
+def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
+    """The rows (N, ...) of every process, in order. Processes that have none, and so do not know their shape, are left
+    out, which torchmetrics' own gathering cannot do."""
+    found: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(found, rows.cpu(), group)
+    return [part.to(rows.device) for part in found if len(part)] or [rows]
 
 
 def figure(interval: Interval, num: int, unit: str = "", better: str = "") -> dict[str, Any]:

@@ -16,8 +16,12 @@ class Diversity(Metric):
     """The mean distance over all pairs of clips of a prompt, then over prompts; NAME-ratio is over the teacher's."""
 
     def __init__(self, name: str, distance: Callable[[Tensor, Tensor], Tensor], seeds: int, **protocol: Any) -> None:
-        """`distance` takes two batches of videos (B, 3, F, H, W) in -1..1 and gives (B,)."""
-        self.name, self.seeds = name, seeds
+        """`distance` takes two batches of videos (B, 3, F, H, W) in -1..1 and gives (B,). Raises ValueError below two
+        clips of a prompt."""
+        if seeds < 2:
+            raise ValueError(f"{name} compares clips of one prompt with each other, so seeds is 2 or more, not {seeds}")
+        super().__init__(name)
+        self.seeds = seeds
         self._distance, self._protocol = distance, protocol | {"seeds_per_prompt": seeds}
 
     def protocol(self) -> dict[str, Any]:

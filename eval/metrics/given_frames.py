@@ -19,9 +19,11 @@ class FramePsnr(Metric):
     """PSNR of a clip's first and last frames to the pictures given as such, in dB: the mean of those that are given."""
 
     name = "frame-psnr"
+    reads_prompts = True
 
     def __init__(self, prompts: Sequence[str], size: VideoSize, fps: float) -> None:
         """Raises ValueError when the prompts come with neither a first nor a last frame."""
+        super().__init__()
         self._size, self._fps = size._replace(num_frames=1), fps
         self._frames = [name for name in given_names(prompts) if name in OF_CLIPS]
         if not self._frames:

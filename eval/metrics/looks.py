@@ -5,8 +5,7 @@ Distances to a reference and VBench reward smooth, vivid clips, and so hide a st
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -16,13 +15,15 @@ from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_inte
 BLANK = 0.01  # contrast of a clip that shows nothing
 
 
-@dataclass(frozen=True)
 class Look(Metric):
     """A number of each clip; figures are its mean, and as NAME-ratio the mean over the teacher's."""
 
-    name: str
     unit: str
-    per_clip: Callable[[Tensor], Tensor]  # videos (B, 3, F, H, W) in -1..1 -> (B,)
+
+    @staticmethod
+    @abstractmethod
+    def per_clip(videos: Tensor) -> Tensor:
+        """Videos (B, 3, F, H, W) in -1..1 -> (B,)."""
 
     def measure(self, clips: Clips) -> Tensor:
         return self.per_clip(clips.videos)
@@ -84,7 +85,25 @@ def _mean_size(differences: Tensor) -> Tensor:
     return differences.abs().flatten(1).mean(1).nan_to_num() / 2
 
 
-MOTION = Look("motion", "of the range, per frame", motion)
-FLICKER = Look("flicker", "of the range, per frame", flicker)
-SATURATION = Look("saturation", "of the range", saturation)
-CONTRAST = Look("contrast", "of the range", contrast)
+class Motion(Look):
+    """How much clips move."""
+
+    name, unit, per_clip = "motion", "of the range, per frame", staticmethod(motion)
+
+
+class Flicker(Look):
+    """How unsteadily."""
+
+    name, unit, per_clip = "flicker", "of the range, per frame", staticmethod(flicker)
+
+
+class Saturation(Look):
+    """How colourful clips are."""
+
+    name, unit, per_clip = "saturation", "of the range", staticmethod(saturation)
+
+
+class Contrast(Look):
+    """How much their brightness varies."""
+
+    name, unit, per_clip = "contrast", "of the range", staticmethod(contrast)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval, teachers
 
 MIN_SIDE = 31  # pixels; below it nothing is left after AlexNet's poolings
 _TAPS = (1, 4, 7, 9, 11)  # of AlexNet's features: the ReLUs
@@ -86,15 +86,15 @@ class LpipsGap(Metric):
     name = "lpips"
     paired = "videos"
 
-    def __init__(self, distance: VideoLpips) -> None:
+    def __init__(self, distance: VideoLpips, **of_torchmetrics: Any) -> None:
+        super().__init__(**of_torchmetrics)
         self._distance = distance
 
     def protocol(self) -> dict[str, Any]:
         return self._distance.protocol()
 
     def measure(self, clips: Clips) -> Tensor:
-        assert clips.teacher is not None
-        return self._distance(clips.videos, clips.teacher.videos)
+        return self._distance(clips.videos, teachers(self.name, clips).videos)
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return {self.name: figure(mean_interval(own), len(own), better="lower")}
@@ -106,6 +106,16 @@ def open_lpips(trunk: Path | None, device: torch.device | str = "cpu") -> VideoL
     Raises ValueError when the weights cannot be had: nothing stands in for them.
     """
     return VideoLpips(_package() if trunk is None else Lpips(_read_trunk(trunk)), device)
+
+
+class LPIPS(LpipsGap):
+    """LPIPS to the teacher's clips, on weights that it opens itself."""
+
+    def __init__(
+        self, trunk: str | Path | None = None, device: torch.device | str = "cpu", **of_torchmetrics: Any
+    ) -> None:
+        """`trunk` and errors as in `open_lpips`."""
+        super().__init__(open_lpips(None if trunk is None else Path(trunk), device), **of_torchmetrics)
 
 
 def _package() -> nn.Module:

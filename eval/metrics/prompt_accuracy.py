@@ -21,15 +21,17 @@ class PromptAccuracy(Metric):
     """Keeps what the judge says of each attribute: 1 right, 0 wrong, -1 not named by the prompt."""
 
     name = "prompt-accuracy"
+    reads_prompts = True
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", **of_torchmetrics: Any) -> None:
+        super().__init__(**of_torchmetrics)
         self._judge = load_judge(device=str(device))
 
     def protocol(self) -> dict[str, Any]:
         return {"judge_sha256": judge_sha256()}
 
     def measure(self, clips: Clips) -> Tensor:
-        shown, _ = self._judge.read(clips.videos)
+        shown, _ = self._judge.read(clips.videos.to(self._judge.feature_mean.device))
         right = [agreement(values, prompt) for values, prompt in zip(shown, clips.prompts, strict=True)]
         return torch.tensor([[int(r[name]) if name in r else -1 for name in ATTRIBUTES] for r in right])
 

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import abstractmethod
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval, teachers
 
 MAX_PSNR = 100.0  # dB; what identical clips get instead of infinity
 _FRAMES_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
 class TeacherGap(Metric):
     """A distance or likeness of paired clips; its figure is the mean over clips."""
 
-    name: str
-    unit: str
-    better: str
-    per_clip: Callable[[Clips, Clips], Tensor]  # own, teacher -> (B,)
+    unit = ""
+    better = "lower"
     paired: Literal["", "videos", "latents"] = "videos"
 
+    @staticmethod
+    @abstractmethod
+    def per_clip(own: Clips, teacher: Clips) -> Tensor:
+        """(B,)"""
+
     def measure(self, clips: Clips) -> Tensor:
-        assert clips.teacher is not None
-        return self.per_clip(clips, clips.teacher)
+        return self.per_clip(clips, teachers(self.name, clips))
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return {self.name: figure(mean_interval(own), len(own), self.unit, self.better)}
@@ -62,7 +62,25 @@ def _ssim(own: Tensor, teacher: Tensor) -> Tensor:
     return torch.cat([torch.as_tensor(part).reshape(-1) for part in each]).mean()
 
 
-PSNR = TeacherGap("psnr", "dB", "higher", psnr)
-SSIM = TeacherGap("ssim", "", "higher", ssim)
-LATENT_MSE = TeacherGap("latent-mse", "", "lower", latent_mse, paired="latents")
-TEMPORAL_ERROR = TeacherGap("temporal-error", "", "lower", temporal_error)
+class PSNR(TeacherGap):
+    """Peak signal-to-noise ratio to the teacher's clips."""
+
+    name, unit, better, per_clip = "psnr", "dB", "higher", staticmethod(psnr)
+
+
+class SSIM(TeacherGap):
+    """Structural similarity to the teacher's clips."""
+
+    name, better, per_clip = "ssim", "higher", staticmethod(ssim)
+
+
+class LatentMSE(TeacherGap):
+    """Squared error to the teacher's latents: `update` takes latents (B, C, F, H, W) in place of videos."""
+
+    name, paired, per_clip = "latent-mse", "latents", staticmethod(latent_mse)
+
+
+class TemporalError(TeacherGap):
+    """Squared error of how pixels change, to the teacher's clips."""
+
+    name, per_clip = "temporal-error", staticmethod(temporal_error)

@@ -26,11 +26,11 @@ from fewstep.commands.launched import GROUPS, check_alone
 from fewstep.commands.report import report
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
-from fewstep.commands.sentence import one_line
+from fewstep.commands.sentence import one_line, told
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
-from fewstep.teacher.atomic import no_room, no_room_sentence
+from fewstep.teacher.atomic import no_room
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 from fewstep.teacher.ranks import num_launched
 from fewstep.waiting_threads import shorten_spinning
@@ -99,19 +99,7 @@ def _say(sentence: str, fg: str | None = None) -> None:
 
 def _sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
-    return one_line(_told(error)) or type(error).__name__
-
-
-def _told(error: BaseException) -> str:
-    from pydantic import ValidationError
-
-    if (full := no_room_sentence(error)) is not None:
-        return full
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return one_line(told(error)) or type(error).__name__
 
 
 @contextmanager

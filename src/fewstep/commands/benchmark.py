@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -108,7 +106,37 @@ def benchmark(
         given = [f"{name}={value}" for name, value in said.items() if value is not None]
         time_training(training, [*(settings or ()), *given], stages, Timing(repetitions, warmup, out), Screen())
         return
-    screen = Screen()
+    results = time_asked(
+        models, steps, guidance, batch, repetitions, warmup, dtype, device, decoder, shift, frames, height, width,
+        compile, attention, quantise, random_weights, text, out, Screen(),
+    )  # fmt: skip
+    if results["failed"]:
+        raise typer.Exit(FAILED)
+
+
+def time_asked(
+    models: list[str] | None,
+    steps: int | None,
+    guidance: str | None,
+    batch: int,
+    repetitions: int,
+    warmup: int,
+    dtype: DType,
+    device: str | None,
+    decoder: list[str] | None,
+    shift: float | None,
+    frames: int | None,
+    height: int | None,
+    width: int | None,
+    compile: bool,
+    attention: str | None,
+    quantise: Literal["int8", "fp8"] | None,
+    random_weights: str | None,
+    text: bool,
+    out: Path | None,
+    screen: Screen,
+) -> dict[str, Any]:
+    """What `benchmark` does with models, under the same names: what it writes to `out`."""
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     from fewstep.eval.benchmark import Plan
     from fewstep.eval.tuning import Tuning
@@ -116,7 +144,7 @@ def benchmark(
 
     asked = Asked(steps, guidance_if_asked(guidance), shift, "", frames, height, width)
     plan = Plan(batch, repetitions, warmup, dtype, Tuning(compile, attention, quantise))
-    time_models(models or [], asked, plan, screen, out, device, random_weights, text, decoder or ())
+    return time_models(models or [], asked, plan, screen, out, device, random_weights, text, decoder or ())
 
 
 def _check_mode(ctx: typer.Context) -> set[str]:
@@ -145,8 +173,8 @@ def time_models(
     random_weights: str | None = None,
     text: bool = True,
     decoders: Sequence[str] = (),
-) -> None:
-    """What `benchmark` does with models, under the same names."""
+) -> dict[str, Any]:
+    """Times the models as asked: what it writes to `out`."""
     import torch
 
     from fewstep.eval.benchmark import Benchmark, check_replaceable
@@ -174,9 +202,9 @@ def time_models(
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
     tune(list(samplers.values()), tuning)
     timed = [Timed.of(name, sampler, plan.batch, text) for name, sampler in samplers.items()]
-    num_passes, command = len(timed) * (plan.warmup + plan.repetitions), shlex.join(["fewstep", *sys.argv[1:]])
+    num_passes = len(timed) * (plan.warmup + plan.repetitions)
     with screen:
-        _show(Benchmark(timed, plan, command, out, failed), num_passes, out, screen)
+        return _show(Benchmark(timed, plan, screen.command, out, failed), num_passes, out, screen)
 
 
 def _open(
@@ -232,11 +260,10 @@ def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Samp
     return samplers
 
 
-def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> None:
+def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> dict[str, Any]:
     """Measures, then prints the table."""
     from rich.box import SIMPLE
 
-    from fewstep.commands.tables import print_table
     from fewstep.eval.benchmark import COLUMNS, notes
     from fewstep.eval.results import results_table
 
@@ -247,9 +274,8 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> N
         results = benchmark.run(lambda name: bar.update(bar.done + 1, note=name))
     table = results_table(results["rows"], COLUMNS, "median seconds")
     table.box, table.padding = SIMPLE, 0  # eleven columns in eighty letters
-    print_table(table)
+    screen.table(table)
     for note in notes(results):
         screen.result(note)
     screen.result(f"table {out} and {out.with_suffix('.md').name}")
-    if results["failed"]:
-        raise typer.Exit(FAILED)
+    return results

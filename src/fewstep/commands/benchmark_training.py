@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,7 +148,7 @@ def _measure(
     conditions = teacher.conditions_of_any(prompts, "", size)
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
-    command = shlex.join(["fewstep", *sys.argv[1:]])
+    command = screen.command
     players = _players(plan, chosen, teacher)
     table = ResultsFile(out, command, _shared(plan, teacher, size), columns(players), fresh=True)
     failed = dict[str, str]()

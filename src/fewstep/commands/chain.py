@@ -21,8 +21,8 @@ _ELSEWHERE = "choose another folder with --set out=DIR"
 
 def run_chain(
     recipe: str, settings: Sequence[str], again: str | None, dry_run: Machine | None, screen: RunScreen
-) -> None:
-    """Follows it, or only checks it and says what each member costs; see `fewstep run`."""
+) -> Path:
+    """Follows it, or only checks it and says what each member costs; see `fewstep run`. Gives the chain's folder."""
     from fewstep.distill.chain import GIVEN, read_chain
     from fewstep.student.chain import Member, save_chain
     from fewstep.teacher.atomic import only_writer
@@ -38,13 +38,14 @@ def run_chain(
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
     _check(chain, dry_run, screen)
     if dry_run is not None:
-        return
+        return chain.out
     save_chain(chain.out, [Member(source, given) for source, given in chain.sources])
     with only_writer(chain.out, _ELSEWHERE):
         for index, plan in enumerate(chain.plans):
             if plan is not None:
                 _follow(chain, index, plan, screen)
     screen.say(f"the chain is in {chain.out}: `fewstep sample {chain.out} --prompt ... --out clip.mp4`")
+    return chain.out
 
 
 def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
@@ -57,7 +58,7 @@ def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
     if index:
         with screen:
             plan = _on(plan, make_given(chain, index, plan, screen, _ELSEWHERE))
-    with RunScreen() as own:
+    with RunScreen(quiet=screen.quiet) as own:
         follow(plan, None, own, option="--set out=DIR of the chain")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher
 
 
-def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run: bool, screen: RunScreen) -> None:
-    """Follows it, or only checks it; see `fewstep run`."""
+def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run: bool, screen: RunScreen) -> Path:
+    """Follows it, or only checks it; see `fewstep run`. The run directory."""
     import typer
 
     from fewstep.commands.run_precision import settle_precision
@@ -41,9 +39,10 @@ def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run
     if dry_run:
         typer.echo(plan.dump_yaml(), nl=False)
         _say_plan(plan, screen)
-        return
+        return plan.out
     with screen, folder.locked():
         follow(plan, folder, screen)
+    return plan.out
 
 
 def check(plan: DecoderRecipe, folder: RunFolder) -> None:
@@ -100,7 +99,7 @@ def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), plan.device)
     folder.begin(plan)
     screen.log_to(plan.out)
-    screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
+    screen.log(f"fewstep {__version__}: {screen.command}, process {os.getpid()}")
     finished = plan.out / FOLDER
     if finished.is_dir():
         screen.say(f"the decoder is in {finished} already")

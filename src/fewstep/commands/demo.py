@@ -34,7 +34,7 @@ def demo(
 
     screen = RunScreen()
     screen.say("reading the recipe shapes-demo")
-    from fewstep.commands.benchmark import time_models
+    from fewstep.commands.benchmark import FAILED, time_models
     from fewstep.commands.evaluate import evaluate
     from fewstep.commands.progress import Screen
     from fewstep.commands.report import report
@@ -72,7 +72,8 @@ def demo(
     )
     timing = Screen()
     timing.say(f"timing {', '.join(models)}")
-    time_models(models, Asked(), Plan(repetitions=5, dtype=computed), timing, out / "benchmark.json")
+    if time_models(models, Asked(), Plan(repetitions=5, dtype=computed), timing, out / "benchmark.json")["failed"]:
+        raise typer.Exit(FAILED)
     report([out], out=out / "report.html")
     screen.result(_verdict(out))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +99,37 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
-    screen = Screen()
+    evaluate_models(
+        models, prompts, num, out, steps, guidance, negative_prompt, seed, batch, metrics, reference, world_clips,
+        fvd_weights, lpips_trunk, decoder, shift, frames, height, width, dtype, device, Screen(),
+    )  # fmt: skip
+
+
+def evaluate_models(
+    models: list[str],
+    prompts: Path | None,
+    num: int,
+    out: Path | None,
+    steps: int | None,
+    guidance: str | None,
+    negative_prompt: str,
+    seed: int,
+    batch: int,
+    metrics: str | None,
+    reference: Path | None,
+    world_clips: int,
+    fvd_weights: Path | None,
+    lpips_trunk: Path | None,
+    decoder: list[str] | None,
+    shift: float | None,
+    frames: int | None,
+    height: int | None,
+    width: int | None,
+    dtype: DType,
+    device: str | None,
+    screen: Screen,
+) -> Path:
+    """What `evaluate` does, under the same names: the folder that it writes."""
     screen.say(f"evaluating {', '.join(models)}")
     from fewstep.distill.taken_folders import check_free
     from fewstep.eval.choose_metrics import Setting, check_names
@@ -136,7 +164,7 @@ def evaluate(
             check_folder(folder, outlined, setting, chosen, dtype)
         teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
         with only_writers(folder, ranks):
-            evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch, ranks)
+            evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch, screen.command, ranks)
             screen.log_to(folder)
             with screen:
                 _measure(evaluation, found, teacher, asked, dtype, device, screen)
@@ -144,6 +172,7 @@ def evaluate(
                 if ranks.first:
                     _show(evaluation, screen)
     screen.result(f"figures {folder / 'results.json'}, clips {folder / 'videos'}")
+    return folder
 
 
 def _prompts(given: Sequence[str] | None, num: int, sampler: Sampler, seed: int) -> list[str]:
@@ -255,7 +284,15 @@ def _load_teacher(
 
 
 def _begin(
-    out: Path, model: Model, teacher: Sampler, setting: Setting, chosen: Chosen, dtype: DType, batch: int, ranks: Ranks
+    out: Path,
+    model: Model,
+    teacher: Sampler,
+    setting: Setting,
+    chosen: Chosen,
+    dtype: DType,
+    batch: int,
+    command: str,
+    ranks: Ranks,
 ) -> Evaluation:
     """The evaluation in its folder, new or resumed."""
     from fewstep.eval.evaluate import Evaluation
@@ -265,7 +302,7 @@ def _begin(
     protocol = protocol_of(model.name, teacher, setting.prompts, setting.seed, *chosen, dtype)
     if not ranks.first:
         ranks.wait()  # for the first one's protocol, which others must share
-    file = EvaluationFile(out, shlex.join(["fewstep", *sys.argv[1:]]), protocol, list(setting.prompts), ranks.first)
+    file = EvaluationFile(out, command, protocol, list(setting.prompts), ranks.first)
     if ranks.first:
         ranks.wait()
     return Evaluation(out, file, samples_of(setting.prompts, setting.seed), chosen[0], batch, (model, teacher), ranks)
@@ -297,7 +334,6 @@ def _measure(
 
 def _show(evaluation: Evaluation, screen: Screen) -> None:
     from fewstep.commands.evaluate_screen import figures_table, say_warnings
-    from fewstep.commands.tables import print_table
 
-    print_table(figures_table(evaluation.rows))
+    screen.table(figures_table(evaluation.rows))
     say_warnings(evaluation.rows, evaluation.prompts, screen)

@@ -68,7 +68,30 @@ def export(
     device: Device = None,
 ) -> None:
     """Write a student for other tools, load it there, and keep it if it gives the same latents from the same noise."""
-    screen = Screen(stdout_is_data=True)
+    export_student(
+        source, to, out, step_count, rank, results, teacher, dtype, max_shard_size, base_model, force, push_to_hub,
+        private, device, Screen(stdout_is_data=True),
+    )  # fmt: skip
+
+
+def export_student(
+    source: Path,
+    to: To,
+    out: Path,
+    step_count: int | None,
+    rank: int | None,
+    results: Path | None,
+    teacher: str | None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None,
+    max_shard_size: str | None,
+    base_model: str | None,
+    force: bool,
+    push_to_hub: str | None,
+    private: bool,
+    device: str | None,
+    screen: Screen,
+) -> Path:
+    """What `export` does, under the same names: the folder that it writes."""
     screen.say(f"exporting {source} as {to}")
     from fewstep.student.export.base import Options
     from fewstep.student.export.hub import check_access, check_repo
@@ -98,7 +121,8 @@ def export(
         from fewstep.student.export.hub import push
 
         screen.say(f"uploading it to {push_to_hub}")
-        typer.echo(push(out, push_to_hub, private))
+        screen.result(push(out, push_to_hub, private))
+    return out
 
 
 def _say_memory(source: Path, steps: int | None, teacher: str | None, screen: Screen) -> None:
@@ -135,9 +159,9 @@ def _write(
     screen.say("writing it, and loading it back in the other tool")
     done = write(student, to, out, options, provenance, force)
     for note in done.notes:
-        typer.echo(note)
-    _tell(done)
-    _tell_base(done)
+        screen.result(note)
+    _tell(done, screen)
+    _tell_base(done, screen)
 
 
 def _write_all(
@@ -150,26 +174,26 @@ def _write_all(
 
     done, refused = export_every(student, out, options, provenance, force, begun)
     for one in done:
-        _tell(one)
+        _tell(one, screen)
     for name, why in refused.items():
-        typer.echo(f"not {name}: {why}")
+        screen.result(f"not {name}: {why}")
     if not done:
         raise ValueError("no format fits this student")
-    _tell_base(done[0])
+    _tell_base(done[0], screen)
 
 
-def _tell(done: Exported) -> None:
-    typer.echo(
+def _tell(done: Exported, screen: Screen) -> None:
+    screen.result(
         f"{done.folder}: {done.format}, {done.size_mb:g} MB, latents differ by {done.relative_error:.2g} from the "
         f"student's own, {done.seconds:g} s"
     )
 
 
-def _tell_base(done: Exported) -> None:
+def _tell_base(done: Exported, screen: Screen) -> None:
     from fewstep.student.contract import UNNAMED, read_contract
 
     if read_contract(done.folder).teacher == UNNAMED:
-        typer.echo(
+        screen.result(
             f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not told: --base-model "
             "ORG/NAME names it."
         )

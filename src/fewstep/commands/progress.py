@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 import time
@@ -17,10 +18,12 @@ from rich.console import Console
 
 from fewstep.commands.pace import Pace, duration_text, line_is_due, seconds_text
 from fewstep.commands.peak import peak_text
+from fewstep.commands.tables import print_table
 from fewstep.teacher.interrupts import RESUME, stopped_by
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from rich.table import Table
 
 LOG = "log.txt"  # in the folder that a command writes
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # as accelerate reads them
@@ -51,18 +54,23 @@ def where(stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_da
 class Screen:
     """Shows what one command does. Of several processes only the main one shows anything.
 
-    `stdout_is_data`: what the command prints there is for other programs, and no line may come between. Used as a
-    context manager, it keeps an error that ends the block in the log file; the command line shows it.
+    `stdout_is_data`: what the command prints there is for other programs, and no line may come between. `quiet`: only
+    the log file gets lines. Used as a context manager, it keeps an error that ends the block in the log file; the
+    command line shows it. `command` is what was typed, for files that say how they were made.
     """
 
-    def __init__(self, stdout_is_data: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stdout_is_data: bool = False, clock: Callable[[], float] = time.monotonic, quiet: bool = False
+    ) -> None:
         shown = where(
             _is_terminal(sys.stdout), _is_terminal(sys.stderr) and not _is_dumb(), _is_pipe(sys.stdout), stdout_is_data
         )
-        self._main = main = is_main_process()
+        main = is_main_process()
+        self.quiet, self._shows = quiet, main and not quiet
         self.clock = clock
-        self.console = Console(stderr=True) if shown.bars and main else None
-        self._lines = {"stdout": sys.stdout, "stderr": sys.stderr, None: None}[shown.lines] if main else None
+        self.command = shlex.join(["fewstep", *sys.argv[1:]])
+        self.console = Console(stderr=True) if shown.bars and self._shows else None
+        self._lines = {"stdout": sys.stdout, "stderr": sys.stderr, None: None}[shown.lines] if self._shows else None
         self._log: Path | None = None
         self._early: list[str] | None = [] if main else None  # of the log, until there is a file
 
@@ -83,10 +91,14 @@ class Screen:
 
     def result(self, sentence: str) -> None:
         """The last line: what came of it, on standard output wherever that goes."""
-        if self._main:
-            if sys.stdout is not None:
-                _print(sentence, sys.stdout)
-            self.log(sentence)
+        if self._shows and sys.stdout is not None:
+            _print(sentence, sys.stdout)
+        self.log(sentence)
+
+    def table(self, table: Table) -> None:
+        """A table of what came of it, on standard output."""
+        if self._shows:
+            print_table(table)
 
     def warn(self, sentence: str) -> None:
         """One line that people should see."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewstep import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from accelerate import Accelerator
 
@@ -85,24 +83,40 @@ def run(
     if not dry_run and (device_memory, tflops) != (None, None):
         raise ValueError("--device-memory and --tflops are for --dry-run alone: add it, or leave them out")
     machine = Machine(device_memory, tflops)
-    if is_chain(recipe):
+    if not dry_run:
+        follow_recipe(recipe, settings or (), again, screen)
+    elif is_chain(recipe):
         from fewstep.commands.chain import run_chain
 
-        run_chain(recipe, settings or (), again, machine if dry_run else None, screen)
-        return
-    if is_decoder(recipe):
+        run_chain(recipe, settings or (), again, machine, screen)
+    elif is_decoder(recipe):
         from fewstep.commands.decoder import run_decoder
 
-        run_decoder(recipe, settings or (), again, dry_run, screen)
-        return
-    plan = read_recipe(recipe, settings or ())
-    if dry_run and not is_main_process():
-        return
-    if dry_run:
-        _show(plan, again, machine, screen)
-        return
+        run_decoder(recipe, settings or (), again, True, screen)
+    elif is_main_process():
+        _show(read_recipe(recipe, settings or ()), again, machine, screen)
+
+
+def follow_recipe(
+    recipe: str | Recipe | Mapping[str, Any], settings: Sequence[str], again: str | None, screen: RunScreen
+) -> Path:
+    """Follows a recipe's file, or one that was made in Python: the run directory."""
+    from fewstep.distill.chain import is_chain
+    from fewstep.distill.decoder.recipe import is_decoder
+    from fewstep.distill.recipe import make_recipe, read_recipe
+
+    if isinstance(recipe, str) and is_chain(recipe):
+        from fewstep.commands.chain import run_chain
+
+        return run_chain(recipe, settings, again, None, screen)
+    if isinstance(recipe, str) and is_decoder(recipe):
+        from fewstep.commands.decoder import run_decoder
+
+        return run_decoder(recipe, settings, again, False, screen)
+    plan = read_recipe(recipe, settings) if isinstance(recipe, str) else make_recipe(recipe, settings)
     with screen:
         follow(plan, again, screen)
+    return plan.out
 
 
 def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) -> None:
@@ -190,7 +204,7 @@ def _follow(
     if accelerator.is_main_process:
         folder.begin(plan, again)
         screen.log_to(plan.out)
-        screen.log(f"fewstep {__version__}: {shlex.join(['fewstep', *sys.argv[1:]])}, process {os.getpid()}")
+        screen.log(f"fewstep {__version__}: {screen.command}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
     ranks.wait()

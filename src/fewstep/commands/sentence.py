@@ -13,5 +13,20 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in words)[: 2 * _LONGEST]
 
 
+def told(error: BaseException) -> str:
+    """What went wrong, in words."""
+    from pydantic import ValidationError
+
+    from fewstep.teacher.atomic import no_room_sentence
+
+    if (full := no_room_sentence(error)) is not None:
+        return full
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode()

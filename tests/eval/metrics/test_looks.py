@@ -8,7 +8,9 @@ from torch import Tensor
 
 from fewstep.eval.alarms import alarms
 from fewstep.eval.metrics.clips import Clips, Metric
-from fewstep.eval.metrics.looks import CONTRAST, FLICKER, MOTION, SATURATION, Blank, Broken
+from fewstep.eval.metrics.looks import Blank, Broken, Contrast, Flicker, Motion, Saturation
+
+LOOKS = (Motion(), Flicker(), Saturation(), Contrast())
 
 
 def videos(count: int = 4) -> Tensor:
@@ -28,36 +30,36 @@ def clips(videos: Tensor) -> Clips:
 
 def test_a_clip_beside_itself_has_ratio_1_and_no_warning() -> None:
     own = videos()
-    assert all(value(m, own, own, ratio=True) == 1 for m in (MOTION, FLICKER, SATURATION, CONTRAST))
-    rows = [m.figures(m.measure(clips(own)), m.measure(clips(own))) for m in (MOTION, FLICKER, SATURATION, CONTRAST)]
+    assert all(value(m, own, own, ratio=True) == 1 for m in LOOKS)
+    rows = [m.figures(m.measure(clips(own)), m.measure(clips(own))) for m in LOOKS]
     assert alarms({name: figure for row in rows for name, figure in row.items()}) == []
 
 
 def test_a_frozen_clip_has_no_motion_and_is_called_static() -> None:
     frozen = videos()[:, :, :1].expand_as(videos())
-    assert value(MOTION, frozen) == 0 and value(MOTION, frozen, videos(), ratio=True) == 0
-    found = MOTION.figures(MOTION.measure(clips(frozen)), MOTION.measure(clips(videos())))
+    assert value(Motion(), frozen) == 0 and value(Motion(), frozen, videos(), ratio=True) == 0
+    found = Motion().figures(Motion().measure(clips(frozen)), Motion().measure(clips(videos())))
     assert alarms(found) == ["moves only 0% as much as the teacher: it may have become static"]
-    assert "motion-ratio" not in MOTION.figures(*(MOTION.measure(clips(frozen)),) * 2)  # of a static teacher
+    assert "motion-ratio" not in Motion().figures(*(Motion().measure(clips(frozen)),) * 2)  # of a static teacher
 
 
 def test_a_steady_ramp_moves_and_does_not_flicker() -> None:
     ramp = torch.linspace(-1, 1, 6).view(1, 1, 6, 1, 1).expand(2, 3, 6, 8, 8)
-    assert value(MOTION, ramp) == pytest.approx(0.2) and value(FLICKER, ramp) == pytest.approx(0, abs=1e-6)
+    assert value(Motion(), ramp) == pytest.approx(0.2) and value(Flicker(), ramp) == pytest.approx(0, abs=1e-6)
     blinking = torch.tensor([-1.0, 1.0]).repeat(3).view(1, 1, 6, 1, 1).expand(2, 3, 6, 8, 8)
-    assert value(MOTION, blinking) == 1 and value(FLICKER, blinking) == 2
-    assert value(MOTION, ramp[:, :, :1]) == value(FLICKER, ramp[:, :, :2]) == value(FLICKER, ramp[:, :, :1]) == 0
+    assert value(Motion(), blinking) == 1 and value(Flicker(), blinking) == 2
+    assert value(Motion(), ramp[:, :, :1]) == value(Flicker(), ramp[:, :, :2]) == value(Flicker(), ramp[:, :, :1]) == 0
 
 
 def test_colour_and_contrast() -> None:
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1, 1).expand(2, 3, 6, 8, 8)
     halves = torch.ones(2, 3, 6, 8, 8)
     halves[..., 4:] = -1
-    assert value(SATURATION, red) == 1 and value(SATURATION, halves) == 0
-    assert value(CONTRAST, red) == pytest.approx(0, abs=1e-6) and value(CONTRAST, halves) == pytest.approx(0.5)
+    assert value(Saturation(), red) == 1 and value(Saturation(), halves) == 0
+    assert value(Contrast(), red) == pytest.approx(0, abs=1e-6) and value(Contrast(), halves) == pytest.approx(0.5)
     assert value(Blank(), red) == 1 and value(Blank(), halves) == 0
     vivid = (1.5 * videos()).clamp(-1, 1)
-    found = SATURATION.figures(SATURATION.measure(clips(vivid)), SATURATION.measure(clips(videos())))
+    found = Saturation().figures(Saturation().measure(clips(vivid)), Saturation().measure(clips(videos())))
     assert "over-saturated" in alarms(found)[0]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fewstep.eval.metrics.clips import Clips
-from fewstep.eval.metrics.lpips import Lpips, LpipsGap, VideoLpips, open_lpips
+from fewstep.eval.metrics.lpips import LPIPS, Lpips, LpipsGap, VideoLpips, open_lpips
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,9 @@ def test_a_clip_has_the_mean_over_its_frames(trunk: dict[str, Tensor], suffix: s
     each = [Lpips(trunk)(o.transpose(0, 1), t.transpose(0, 1)).mean() for o, t in zip(own, teacher, strict=True)]
     torch.testing.assert_close(found, torch.stack(each), rtol=0, atol=1e-6)
     assert len(metric.protocol()["trunk_sha256"]) == 64
+    by_itself = LPIPS(str(path))
+    by_itself.update(own, teacher=teacher)
+    assert float(by_itself.compute()["lpips"]) == metric.figures(found, None)["lpips"]["value"]
 
 
 def test_wrong_weights_are_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from fewstep.eval.metrics.clips import Clips
-from fewstep.eval.metrics.teacher_gap import LATENT_MSE, MAX_PSNR, PSNR, SSIM, TEMPORAL_ERROR, TeacherGap
+from fewstep.eval.metrics.teacher_gap import MAX_PSNR, PSNR, SSIM, LatentMSE, TeacherGap, TemporalError
 
 
 def videos(seed: int, frames: int = 5) -> Tensor:
@@ -20,7 +20,9 @@ def pair(own: Tensor, teacher: Tensor) -> Clips:
     return Clips.of(own, own[:, :1], prompts, Clips.of(teacher, teacher[:, :1], prompts))
 
 
-@pytest.mark.parametrize(("metric", "perfect"), [(PSNR, MAX_PSNR), (SSIM, 1), (LATENT_MSE, 0), (TEMPORAL_ERROR, 0)])
+@pytest.mark.parametrize(
+    ("metric", "perfect"), [(PSNR(), MAX_PSNR), (SSIM(), 1), (LatentMSE(), 0), (TemporalError(), 0)]
+)
 def test_identical_clips(metric: TeacherGap, perfect: float) -> None:
     found = metric.figures(metric.measure(pair(videos(0), videos(0))), None)[metric.name]
     assert (found["value"], found["low"], found["high"]) == pytest.approx((perfect,) * 3, abs=1e-6)
@@ -33,17 +35,17 @@ def test_equal_to_torchmetrics_clip_by_clip() -> None:
         frames = [video[i].transpose(0, 1) for video in (own, teacher)]
         psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))(*frames)
         ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))(*frames)
-        assert float(PSNR.measure(clips)[i]) == pytest.approx(float(psnr), rel=1e-5)
-        assert float(SSIM.measure(clips)[i]) == pytest.approx(float(ssim), abs=1e-5)
+        assert float(PSNR().measure(clips)[i]) == pytest.approx(float(psnr), rel=1e-5)
+        assert float(SSIM().measure(clips)[i]) == pytest.approx(float(ssim), abs=1e-5)
 
 
 def test_closed_forms() -> None:
     teacher = videos(0) / 2
     brighter = pair(teacher + 0.25, teacher)
-    assert PSNR.measure(brighter).tolist() == pytest.approx([10 * torch.tensor(4 / 0.25**2).log10().item()] * 3)
-    assert LATENT_MSE.measure(brighter).tolist() == pytest.approx([0.0625] * 3)
-    assert TEMPORAL_ERROR.measure(brighter).tolist() == pytest.approx([0] * 3, abs=1e-12)  # it moves alike
+    assert PSNR().measure(brighter).tolist() == pytest.approx([10 * torch.tensor(4 / 0.25**2).log10().item()] * 3)
+    assert LatentMSE().measure(brighter).tolist() == pytest.approx([0.0625] * 3)
+    assert TemporalError().measure(brighter).tolist() == pytest.approx([0] * 3, abs=1e-12)  # it moves alike
     still = pair(teacher[:, :, :1].expand_as(teacher), teacher)
-    assert TEMPORAL_ERROR.measure(still).tolist() == pytest.approx(
+    assert TemporalError().measure(still).tolist() == pytest.approx(
         teacher.diff(dim=2).square().mean((1, 2, 3, 4)).tolist()
     )

@@ -1,0 +1,62 @@
+"""`fewstep.distill`: a recipe followed from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewstep.api.arguments import in_one_sentence, said
+
+if TYPE_CHECKING:
+    from fewstep.distill.recipe import Recipe
+
+
+@in_one_sentence
+def distill(
+    recipe: str | Path | Recipe | Mapping[str, Any], *, again: str | None = None, quiet: bool = False, **overrides: Any
+) -> Path:
+    """Follows a recipe to its end, as `fewstep run` does, and gives the run directory. Call it again to resume.
+
+    recipe: a YAML file, a packaged recipe's name such as "shapes-4step", a `fewstep.Recipe`, or the same as a dict.
+    overrides: settings of the recipe, as in out="runs/mine", or with dots, as in **{"stages.4-step.lr": 1e-4}.
+    again: a stage whose settings differ from the run's, and which is trained again. quiet: shows nothing; what would
+    be shown is in the run's log.txt. Raises ValueError in one sentence for what `fewstep run` refuses.
+    """
+    from fewstep.commands.run import follow_recipe
+    from fewstep.commands.run_screen import RunScreen
+
+    screen = RunScreen(quiet=quiet)
+    source = str(recipe) if isinstance(recipe, str | Path) else recipe
+    name = source if isinstance(source, str) else f"a {type(source).__name__} made in Python"
+    screen.command = said(distill, {"recipe": name, **overrides})
+    screen.say(f"reading the recipe {name}")
+    with _own_state():
+        return follow_recipe(source, [_setting(name, value) for name, value in overrides.items()], again, screen)
+
+
+def _setting(name: str, value: Any) -> str:
+    """As --set takes it: JSON is YAML."""
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    try:
+        return f"{name}={json.dumps(to_jsonable_python(value))}"
+    except PydanticSerializationError as error:
+        raise ValueError(
+            f"{name} is {value!r}, which no recipe can hold: pass text, numbers, lists or dicts"
+        ) from error
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Leaves accelerate as it was found: its settings would else be those of every later run of this process."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    fresh = not PartialState._shared_state
+    try:
+        yield
+    finally:
+        if fresh:
+            AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,63 @@
+"""`fewstep.load_pipeline`: a student in diffusers' hands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep.api.arguments import Source, in_one_sentence
+
+
+@in_one_sentence
+def load_pipeline(
+    source: Source,
+    *,
+    steps: int | None = None,
+    teacher: Source | None = None,
+    dtype: Any = "auto",
+    device: str | None = None,
+    force: bool = False,
+) -> Any:
+    """A student as a pipeline of diffusers, with its weights and its sampler: `load_pipeline(RUN)("a cat").frames[0]`.
+
+    source: a run, one of its stages, or an export. steps: which student of a run; by default the last. teacher: where
+    the student's teacher is, if not where its contract says. dtype: of denoiser and text encoder, a torch.dtype or its
+    name; auto is bfloat16 where the device has it natively, else float32.
+
+    The pipeline's call has the student's own steps, guidance, sampler and size by default, and raises ValueError when
+    it is asked for others, unless `force`. `pipe.contract` says what they are; `pipe.contract.fps` is the clips' rate.
+    Raises ValueError in one sentence for what is no student, and one that no pipeline of diffusers can sample.
+    """
+    import torch
+
+    from fewstep.student.loading import is_student, load_student
+    from fewstep.student.pipeline import student_pipeline
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.precision import choose_precision
+    from fewstep.teacher.source import EMBEDDED
+
+    if not isinstance(source, str | Path) or not str(source):
+        raise ValueError(f"source is {source!r}: pass a run's folder, one of its stages, or an export")
+    path = Path(source).expanduser()
+    if source in EMBEDDED or (path.exists() and not is_student(path)):
+        raise ValueError(_no_student(source, path))
+    if not path.exists():
+        raise ValueError(
+            f"there is no {source}: pass a run's folder, one of its stages, or an export; `hf download ID --local-dir "
+            "DIR` brings one from the hub"
+        )
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("auto", "float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype is {dtype!r}: it must be auto, float32, bfloat16 or float16")
+    precision = choose_precision(name, find_device(device)).precision
+    student = load_student(path, steps, None if teacher is None else str(teacher), getattr(torch, precision), device)
+    return student_pipeline(student, force)
+
+
+def _no_student(source: Source, path: Path) -> str:
+    """Why there is no student at a path."""
+    from fewstep.student.chain import FILE_NAME
+
+    if (path / FILE_NAME).is_file():
+        return f"{source} is a chain of several models: load the runs in it one by one, or use `fewstep sample`"
+    return f"{source} is no student: pass a run's folder, one of its stages, or an export; a teacher loads by diffusers"

@@ -1,0 +1,51 @@
+"""`fewstep.benchmark`: a teacher and its students timed from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewstep.api.arguments import Source, checked, in_one_sentence, named_models, said
+
+
+@in_one_sentence
+def benchmark(
+    models: Source | Sequence[Source] | Mapping[str, Source] = (),
+    *,
+    steps: int | None = None,
+    guidance: float | str | None = None,
+    batch: int = 1,
+    repetitions: int = 10,
+    warmup: int = 2,
+    dtype: str = "auto",
+    device: str | None = None,
+    decoder: Source | Sequence[Source] | Mapping[str, Source] | None = None,
+    shift: float | None = None,
+    frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    compile: bool = False,
+    attention: str | None = None,
+    quantise: str | None = None,
+    random_weights: Source | None = None,
+    text: bool = True,
+    out: Source | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Times a teacher and its students in turn, as `fewstep benchmark` does: what it writes to `out`, with `rows`.
+
+    models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source.
+    decoder: a small decoder for all but the first, or name -> decoder. `failed` of what it gives holds models that could not be timed, name -> why. quiet: shows nothing. All else is as `fewstep
+    benchmark --help` says. Raises ValueError in one sentence for what that refuses.
+    """
+    asked = {**locals(), "models": named_models(models)}
+    if decoder is not None:
+        asked["decoder"] = named_models(decoder)
+    del asked["quiet"]
+    from fewstep.commands.benchmark import benchmark as command
+    from fewstep.commands.benchmark import time_asked
+    from fewstep.commands.progress import Screen
+
+    screen = Screen(quiet=quiet)
+    screen.command = said(benchmark, asked)
+    return time_asked(**checked(command, asked), screen=screen)

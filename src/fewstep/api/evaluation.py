@@ -37,11 +37,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compares students with their teacher, as `fewstep evaluate` does: what it writes to results.json, with `rows`.
 
-    models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source.
-    decoder: a small decoder for all but the first, or name -> decoder. metrics: names, by default all that can be taken.
-    quiet: shows nothing; what would be shown is in log.txt of `out`, which is
-    by default the last run's folder `evaluation`. All else is as `fewstep evaluate --help` says. Raises ValueError in
-    one sentence for what that refuses. Call it again to resume after a stop.
+    models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source. decoder: a
+    small decoder for all but the first, or name -> decoder. metrics: names, by default all that can be taken. quiet:
+    shows nothing; what would be shown is in log.txt of `out`, which is by default the last run's folder `evaluation`.
+    All else is as `fewstep evaluate --help` says. Raises ValueError in one sentence for what that refuses. Call it
+    again to resume after a stop.
     """
     asked = {**locals(), "models": named_models(models)}
     if decoder is not None:

@@ -34,9 +34,10 @@ def benchmark(
 ) -> dict[str, Any]:
     """Times a teacher and its students in turn, as `fewstep benchmark` does: what it writes to `out`, with `rows`.
 
-    models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source.
-    decoder: a small decoder for all but the first, or name -> decoder. `failed` of what it gives holds models that could not be timed, name -> why. quiet: shows nothing. All else is as `fewstep
-    benchmark --help` says. Raises ValueError in one sentence for what that refuses.
+    models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source. decoder: a
+    small decoder for all but the first, or name -> decoder. `failed` of what it gives holds models that could not be
+    timed, name -> why. quiet: shows nothing. All else is as `fewstep benchmark --help` says. Raises ValueError in one
+    sentence for what that refuses.
     """
     asked = {**locals(), "models": named_models(models)}
     if decoder is not None:

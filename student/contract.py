@@ -182,8 +182,8 @@ class SamplingContract(BaseModel):
         if self.teacher == UNNAMED:
             raise ValueError(
                 "the export does not tell where its base model is, which lay in a folder when it was made: name that "
-                "folder, with --teacher of `fewstep sample` and `fewstep export`, with teacher= of load_pipeline, or as "
-                "the first model that `fewstep evaluate` and `fewstep benchmark` compare"
+                "folder, with --teacher of `fewstep sample` and `fewstep export`, with teacher= of load_pipeline, or "
+                "as the first model that `fewstep evaluate` and `fewstep benchmark` compare"
             )
         return self.teacher
 

@@ -27,7 +27,7 @@ _ROOM = 0.8
 # What each part costs, in the units of a probe: CPU seconds of the part over those of the unit, with one thread. In
 # bfloat16 on AVX512-BF16 and in float32 with ONEDNN_MAX_CPU_ISA=AVX2 they agree to about 15 %, but for the
 # discriminator's turns, which differ by a third.
-_STEP = (1.0, 0.52, 2.2)  # a step of each stage, in training steps
+_STEP = (1.0, 0.52, 2.5)  # a step of each stage, in training steps
 _WARMUP = 1.5  # a turn of the discriminator's warm-up, in training steps
 _ROLLOUTS = 31.0  # 16 clips of the data, in guided steps
 _WATCH = (72.0, 16.0, 16.0)  # what each stage measures every 100 steps and as it ends, in guided steps

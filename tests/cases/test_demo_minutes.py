@@ -35,7 +35,7 @@ def said(speed: Speed, minutes: float, clips: int | None = None) -> str:
 @pytest.mark.parametrize(
     ("case", "speed", "minutes", "expected"),
     [
-        ("the usual machine", QUIET, 10, ["160 + 140 + 40 training steps on 192 prompts, 64 clips", "about 8 minutes"]),
+        ("the usual machine", QUIET, 10, ["160 + 140 + 40 training steps on 192 prompts, 64 clips", "about 9 minutes"]),
         ("AVX2 alone, float32", AVX2, 10, ["128 + 112 + 32 training steps", "48 clips give prompt accuracy within"]),
         (
             "a machine half as fast", OLD, 10,
@@ -44,7 +44,7 @@ def said(speed: Speed, minutes: float, clips: int | None = None) -> str:
         ("bfloat16 that is emulated", EMULATED, 10, ["40 + 35 + 10 training steps", "too slow for 10 minutes"]),
         ("a GPU", GPU, 10, ["480 + 240 + 50 training steps on 576 prompts, 192 clips"]),
         ("a slow machine with an hour", OLD, 60, ["400 + 240 + 50 training steps", "160 clips"]),
-        ("the usual machine with three minutes", QUIET, 3, ["48 + 42 + 12 training steps", "16 clips give"]),
+        ("the usual machine with three minutes", QUIET, 3, ["40 + 35 + 10 training steps", "16 clips give"]),
         ("the usual machine with a minute", QUIET, 1, ["40 + 35 + 10 training steps", "too slow for 1 minute,"]),
         ("no limit", QUIET, float("inf"), ["480 + 240 + 50 training steps"]),
         ("no number", QUIET, float("nan"), ["refused: --minutes is not a number"]),
@@ -61,7 +61,7 @@ def test_clips_that_were_asked_for(check_case: Callable[..., None]) -> None:
         DEMO,
         "--num 256 on the usual machine",
         said(QUIET, 10, 256),
-        ["256 clips of each model", "112 + 98 + 28", "with 256 clips that"],
+        ["256 clips of each model", "96 + 84 + 24", "with 256 clips that"],
     )
 
 

@@ -169,7 +169,7 @@ def test_an_override_that_leads_nowhere_is_told(path: Path, override: str, sente
             "stages.2.objective.conditionl=true",
             "stages.2.objective.conditionl is not a setting: did you mean conditional?",
         ),
-        ("wandb=true", "wandb is not a setting: use teacher, bases, seed,"),
+        ("wandb=true", "wandb is not a setting: use teacher, seed, out,"),
         (
             "stages.0.objective.kind=progresive",
             "stages.0.objective.kind is 'progresive': use adversarial or progressive",

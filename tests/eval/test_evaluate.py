@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def test_without_real_videos_distances_are_to_the_teachers_clips_of_other_noise(
 
 def test_two_processes_find_the_same_distances(teacher: Sampler, tmp_path: Path) -> None:
     alone, _ = evaluated(teacher, tmp_path / "one")
-    first, second = both(lambda ranks: evaluated(teacher, tmp_path / "two", ranks)[0])
+    own = [teacher, deepcopy(teacher)]  # autoencoders keep frames while they decode, which threads must not share
+    first, second = both(lambda ranks: evaluated(own[ranks.rank], tmp_path / "two", ranks)[0])
     assert first.result() == second.result() == alone
 
 

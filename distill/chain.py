@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.overrides import apply
-from fewstep.distill.packaged import find_recipe
+from fewstep.distill.packaged import find_recipe, recipe_settings
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.student.chain import USUAL, check_frames
@@ -96,11 +95,7 @@ class Chain:
 
 def is_chain(path: str) -> bool:
     """Whether a recipe is a chain's. Raises ValueError when there is no such recipe; what is no YAML is not one."""
-    try:
-        values = load_yaml(find_recipe(path).read_text("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return False
-    return isinstance(values, dict) and "chain" in values
+    return "chain" in recipe_settings(path)
 
 
 def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
+
+from fewstep.teacher.yaml_text import load_yaml
+
 RECIPES = Path(str(files("fewstep.recipes"))).resolve()
 
 
@@ -37,3 +41,15 @@ def find_recipe(path: str | Path) -> Path:
         return packaged
     known = ", ".join([*recipe_names(), *chain_names(), *decoder_names()])
     raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {known}")
+
+
+def recipe_settings(path: str | Path) -> frozenset[str]:
+    """The names at the top of a recipe, which tell what it is of; none where it is no YAML.
+
+    Raises ValueError when there is no such recipe.
+    """
+    try:
+        values = load_yaml(find_recipe(path).read_text("utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return frozenset()
+    return frozenset(values) if isinstance(values, dict) else frozenset()

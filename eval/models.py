@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from fewstep.student.loading import find_stage, is_run, is_student
 from fewstep.student.sampler import Asked, Sampler, clip_size, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.checksums import sha256_of_all
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.source import EMBEDDED, embedded_path
@@ -219,7 +218,7 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     if sampler.contract is not None:
         path = Path(model.source)
         files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
-        found["weights_sha256"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+        found["weights_sha256"] = sha256_of_all(files)
     return found
 
 

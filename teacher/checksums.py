@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def sha256(path: Path) -> str:
     if time.time() - stat.st_mtime < _SETTLED:
         return _digest(path)
     return _known(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def sha256_of_all(files: Iterable[Path]) -> str:
+    """Hex digest of several files, in this order."""
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 @cache

@@ -68,19 +68,18 @@ def write_dataset(
     """
     check_writable(folder, elsewhere)
     with only_writers(folder, ranks, elsewhere), noted_signals() as signals:
-        writing = _Writing(folder, plan, source, ranks, signals, _Progress(ranks, advance))
-        if ranks.first:
-            writing.manifest = _begin(folder, plan, unconditional, elsewhere)
+        manifest = _begin(folder, plan, unconditional, elsewhere) if ranks.first else None
+        writing = _Writing(folder, plan, source, ranks, signals, _Progress(ranks, advance), manifest)
         try:
-            manifest = writing.run()
+            writing.run()
         except Stop as stop:
             stop.kept = f"{writing.num_done} of the {plan.items} items of {folder} are done; {RESUME}"
             raise
-        if ranks.first:
-            _write_report(folder, [*manifest.skipped, *left_out])
+        if writing.manifest is not None:
+            _write_report(folder, [*writing.manifest.skipped, *left_out])
         with signals.at_once():
             ranks.wait()
-    return manifest if ranks.first else _finished(folder, ranks)
+    return writing.manifest or _finished(folder, ranks)
 
 
 class _Progress:
@@ -111,11 +110,10 @@ class _Writing:
     ranks: Ranks
     signals: Signals
     progress: _Progress
-    manifest: Manifest | None = None
+    manifest: Manifest | None
 
-    def run(self) -> Manifest:
-        """Makes what is missing, and returns once all of it is there: the manifest, in the first process the finished
-        one."""
+    def run(self) -> None:
+        """Makes what is missing, and returns once all of it is there."""
         with self.signals.at_once():
             said = self.ranks.from_first(lambda: self.plan.model_dump(mode="json"))
             self.plan.check_shared(Manifest.model_validate(said))
@@ -127,7 +125,6 @@ class _Writing:
             self.ranks.wait(self._collect)
             if self.manifest is not None:
                 wait_until_seen(self._collect, self.folder, self.ranks)
-        return self.manifest or self.plan
 
     @property
     def num_done(self) -> int:

@@ -12,8 +12,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import psutil
-
 from fewstep.teacher.interrupts import Stop, requested_stop, stopped_by
 
 _T = TypeVar("_T")
@@ -249,6 +247,8 @@ def _machine() -> str:
 
 
 def _runs(number: int) -> bool:
+    import psutil  # at start-up nobody needs it
+
     try:
         return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -20,6 +20,7 @@ SHAPES = "shapes"
 PIPELINE = Path(__file__).parent / "shapes" / "pipeline"  # the embedded teacher of prompts
 EMBEDDED = (SHAPES, "shapes-image", "shapes-control", "shapes-frame")  # teachers that come with fewstep
 
+HUB_ID = r"\w[\w.-]*/[\w.-]+"  # a model on the hub, ORG/NAME
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
 _CONFIGS = [CLASSICAL, _BESIDE, "*/config.json", "*/scheduler_config.json"]
@@ -75,7 +76,7 @@ def find_folder(
     or its class is not one of `known` (before any download).
     """
     folder = embedded_path(str(name)) if name in EMBEDDED else Path(name).expanduser()
-    if not folder.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
+    if not folder.exists() and re.fullmatch(HUB_ID, str(name)):
         return _download(str(name), known, weights, refused or {})
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass {SHAPES}, a diffusers pipeline's folder or a hub id")

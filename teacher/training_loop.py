@@ -101,6 +101,11 @@ def losses_by_time(error: Tensor, t: Tensor) -> dict[str, Tensor]:
     return {f"loss t {low:.1f}-{high:.1f}": error[rows].mean() for (low, high), rows in spans.items() if rows.any()}
 
 
+def psnr(mse: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of a mean squared error on the range -1..1."""
+    return 10 * torch.log10(4 / mse.clamp_min(math.ulp(0.0)))
+
+
 class _State:
     """Network, moving average, optimizers and step count: what a checkpoint holds, good while `whole`."""
 

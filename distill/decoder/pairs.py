@@ -101,6 +101,7 @@ class Pairs:
         self.latents = torch.cat([one["latents"] for one in loaded])  # (N, C, n, h, w)
         self._videos = torch.cat([one["videos"] for one in loaded])  # (N, F, H, W, 3), uint8
         self.num_held_out = min(32, max(1, len(self.latents) // 10))
+        self._orders: dict[tuple[int, int], np.ndarray] = {}  # of seed and epoch: the last one that was asked for
 
     def __len__(self) -> int:
         """Those that are learned from."""
@@ -124,9 +125,10 @@ class Pairs:
         return self.take(numbers)
 
     def _order(self, seed: int, epoch: int) -> np.ndarray:
-        if getattr(self, "_epoch", None) != (seed, epoch):
-            self._epoch, self._permutation = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self))
-        return self._permutation
+        key = (seed, epoch)
+        if key not in self._orders:
+            self._orders = {key: np.random.default_rng(key).permutation(len(self))}
+        return self._orders[key]
 
     def factors(self) -> tuple[int, int, bool]:
         """Pixels per side of a latent, frames per latent frame, and whether the first latent frame is one frame.

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.overrides import apply
-from fewstep.distill.packaged import RECIPES, find_recipe
+from fewstep.distill.packaged import RECIPES, find_recipe, recipe_settings
 from fewstep.distill.settings import Decay, Size
 from fewstep.teacher.limited import Amount, Channels, Clips, Items, Rate, Steps, Weight
 from fewstep.teacher.yaml_text import load_yaml
@@ -82,11 +81,8 @@ class DecoderRecipe(DataRecipe):
 
 def is_decoder(path: str) -> bool:
     """Whether a recipe is a decoder's. Raises ValueError when there is no such recipe; what is no YAML is not one."""
-    try:
-        values = load_yaml(find_recipe(path).read_text("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return False
-    return isinstance(values, dict) and "decoder" in values and "stages" not in values
+    settings = recipe_settings(path)
+    return "decoder" in settings and "stages" not in settings
 
 
 def read_decoder_recipe(path: str, overrides: Sequence[str] = ()) -> DecoderRecipe:

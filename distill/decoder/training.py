@@ -16,7 +16,7 @@ from fewstep.student.decoder.files import autoencoder_sha256
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.screen import SILENT, Screen
-from fewstep.teacher.training_loop import Budget, train
+from fewstep.teacher.training_loop import Budget, psnr, train
 
 _WARMUP = 50  # steps
 _WATCH_EVERY = 250  # steps
@@ -79,10 +79,9 @@ def train_decoder(
 def _adversarial(judge: ClipDiscriminator, made: Tensor, video: Tensor, weight: float) -> dict[str, Tensor]:
     """One backward pass trains both: what the decoder minimises does not reach the discriminator's weights, nor what
     the discriminator minimises the decoder."""
-    with torch.no_grad():
-        real = judge(video)
-    fools = generator_loss("relativistic", real, judge.frozen(made))
-    tells = discriminator_loss("relativistic", judge(video), judge(made.detach()))
+    real = judge(video)
+    fools = generator_loss("relativistic", real.detach(), judge.frozen(made))
+    tells = discriminator_loss("relativistic", real, judge(made.detach()))
     return {"adversarial": weight * fools, "discriminator": tells}
 
 
@@ -93,8 +92,3 @@ def held_out_psnr(decoder: SmallVideoDecoder, pairs: Pairs) -> float:
         (decoder(z.to(decoder.device)).clamp(-1, 1).cpu() - video).square().mean() for z, video in pairs.held_out()
     ]
     return float(psnr(torch.stack(errors).mean()))
-
-
-def psnr(mse: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of a mean squared error on the range -1..1."""
-    return 10 * torch.log10(4 / mse.clamp_min(1e-12))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+from fewstep.student.export.privacy import is_hub_id
 
 _TEXT = """---
 library_name: diffusers
@@ -50,7 +50,7 @@ It was measured against the autoencoder on clips like those that it was trained 
 
 def decoder_card(decoder: SmallVideoDecoder, teacher: str, result: Mapping[str, Any]) -> str:
     """Of a finished decoder; a teacher in a folder of this machine is not named."""
-    on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", teacher) is not None
+    on_hub = is_hub_id(teacher)
     return _TEXT.format(
         base=f"base_model: {teacher}\n" if on_hub else "",
         teacher=teacher if on_hub else "ORG/TEACHER",

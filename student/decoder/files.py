@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fewstep.student.decoder import video_decoder
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.checksums import sha256_of_all
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
@@ -75,8 +75,7 @@ def find_decoder(path: Path) -> Path:
 
 def decoder_sha256(path: Path) -> str:
     """Of its weights. Raises ValueError as `find_decoder`."""
-    files = sorted(find_decoder(path).glob("*.safetensors"))
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+    return sha256_of_all(sorted(find_decoder(path).glob("*.safetensors")))
 
 
 def load_decoder(path: Path, teacher: Teacher) -> SmallVideoDecoder:

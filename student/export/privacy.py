@@ -11,9 +11,8 @@ from typing import Any
 
 from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.source import EMBEDDED
+from fewstep.teacher.source import EMBEDDED, HUB_ID
 
-_HUB_ID = r"\w[\w.-]*/[\w.-]+"
 _ORIGIN = ("_name_or_path", "name_or_path")  # where a library loaded a part from, in its config
 # an absolute path inside a sentence or a word, such as name=/home/me/run@4, but no URL and no a/b
 _PATH = re.compile(r"(?<![\w./\\~-])(?:~?/|[A-Za-z]:[\\/])[\w.@+~-]+(?:[/\\][\w.@+~-]+)*")
@@ -21,7 +20,7 @@ _PATH = re.compile(r"(?<![\w./\\~-])(?:~?/|[A-Za-z]:[\\/])[\w.@+~-]+(?:[/\\][\w.
 
 def check_base_model(name: str) -> None:
     """Raises ValueError for what is no name on the hub, above all for a folder."""
-    if re.fullmatch(_HUB_ID, name) is None or Path(name).is_dir():
+    if re.fullmatch(HUB_ID, name) is None or Path(name).is_dir():
         raise ValueError(
             f"--base-model {name}: it goes into the files and the card, so it must be the base model's name on the "
             "hub, such as ORG/NAME, and no folder"
@@ -43,7 +42,7 @@ def published(contract: SamplingContract, base_model: str | None = None) -> Samp
 
 def is_hub_id(name: str) -> bool:
     """Whether a contract's teacher is a model on the hub, by its name alone."""
-    return name != UNNAMED and re.fullmatch(_HUB_ID, name) is not None
+    return name != UNNAMED and re.fullmatch(HUB_ID, name) is not None
 
 
 def forget_origins(folder: Path) -> None:

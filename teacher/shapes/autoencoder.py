@@ -7,7 +7,6 @@ neighbours: edges are sharp and colours flat in this world.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -27,7 +26,7 @@ from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.precision import Precision, autocast
 from fewstep.teacher.shapes.world import Split, render
-from fewstep.teacher.training_loop import Budget, train
+from fewstep.teacher.training_loop import Budget, psnr, train
 
 
 class AutoencoderRecipe(BaseModel):
@@ -165,8 +164,3 @@ def decode_unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
 def clips(split: Split, seed: int, indices: range) -> Tensor:
     """The split's clips of these numbers, (B, 3, FRAMES, SIDE, SIDE) in -1..1."""
     return to_tensor([render(example(split, seed, i)[0]) for i in indices])
-
-
-def psnr(mse: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of a mean squared error on the range -1..1."""
-    return 10 * torch.log10(4 / mse.clamp_min(math.ulp(0.0)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import sha256 as new_hash
 from pathlib import Path
 
 from filelock import FileLock
 
 from fewstep.teacher.cache_folder import cache_folder
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.checksums import sha256_of_all
 from fewstep.teacher.shapes.learned import assemble_learned
 
 LEARNED = Path(__file__).parent / "learned_weights"
@@ -28,7 +27,7 @@ def assembled(kind: str, start: Path) -> Path:
     if not learned.is_file():
         raise ValueError(f"{learned} is missing: reinstall fewstep, or train it with `fewstep teacher train`")
     files = [learned, *sorted(path for path in start.rglob("*") if path.suffix in (".safetensors", ".json"))]
-    name = new_hash("".join(map(sha256, files)).encode()).hexdigest()[:16]
+    name = sha256_of_all(files)[:16]
     folder = cache_folder("teachers") / f"shapes-{kind}-{name}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # another process may be writing the same

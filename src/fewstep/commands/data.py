@@ -123,9 +123,8 @@ def videos(
             start=start,
             **asdict(clip),
         )
-    if (
-        ranks.first and captions is not None and described.strays
-    ):  # a .txt file beside the videos may be about something else
+    # without captions, a .txt file beside the videos may be about something else
+    if ranks.first and captions is not None and described.strays:
         raise typer.Exit(SKIPPED)
 
 

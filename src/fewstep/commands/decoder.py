@@ -26,10 +26,11 @@ def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run
     from fewstep.commands.run_precision import settle_precision
     from fewstep.distill.decoder.recipe import read_decoder_recipe
     from fewstep.distill.run_folder import RunFolder
+    from fewstep.teacher.ranks import num_launched
 
     if again is not None:
         raise ValueError(f"--again {again}: a decoder's recipe has no stages; delete its folder to train it again")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_launched() > 1:
         raise ValueError("a decoder is trained in one process: start it without torchrun or accelerate")
     plan, line = settle_precision(read_decoder_recipe(recipe, settings))
     folder = RunFolder(plan.out)
@@ -95,15 +96,15 @@ def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
     from fewstep.teacher.base import load_teacher
     from fewstep.teacher.buckets import datasets_in
 
+    finished = plan.out / FOLDER
+    if finished.is_dir():
+        screen.say(f"the decoder is in {finished} already")
+        return
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), plan.device)
     folder.begin(plan)
     screen.log_to(plan.out)
     screen.log(f"fewstep {__version__}: {screen.command}, process {os.getpid()}")
-    finished = plan.out / FOLDER
-    if finished.is_dir():
-        screen.say(f"the decoder is in {finished} already")
-        return
     data = _make_data(plan, teacher, folder, screen)
     if line := check_usable(plan.data, data):
         screen.warn(line)
@@ -120,16 +121,14 @@ def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
 
 def _make_data(plan: DecoderRecipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> Path:
     """The dataset of latents, made unless it is there."""
-    from fewstep.distill.data import make_data
+    from fewstep.commands.run import make_run_data
     from fewstep.distill.size_checks import clip_sizes
+    from fewstep.teacher.ranks import ALONE
 
     if plan.data.kind == "dataset":
         return plan.data.folder
-    screen.say(f"planning the data of {plan.teacher}, with a hash of the teacher's weights")
-    with screen.clips() as on_clip:
-        return make_data(
-            plan.data, teacher, plan.teacher, clip_sizes(plan, teacher), folder.data, on_clip, folder.elsewhere
-        )
+    make_run_data(plan, teacher, plan.teacher, clip_sizes(plan, teacher), folder, screen, ALONE)
+    return folder.data
 
 
 def _finish(decoder: SmallVideoDecoder, plan: DecoderRecipe, psnr_db: float, pairs: Pairs, folder: Path) -> None:

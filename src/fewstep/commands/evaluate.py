@@ -218,7 +218,7 @@ def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
             raise ValueError(
                 f"--decoder {text}: no model is called {name}; there are {', '.join(one.name for one in models)}"
             )
-        chosen = [one.name for one in models if one.name == name] if is_named else [one.name for one in models[1:]]
+        chosen = {name} if is_named else {one.name for one in models[1:]}
         models = [replace(one, decoder=folder if is_named else text) if one.name in chosen else one for one in models]
     return models
 

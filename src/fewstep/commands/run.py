@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
+    from fewstep.distill.data_recipe import DataRecipe
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.trackers import Tracker
@@ -70,37 +71,29 @@ def run(
 
     Run it again to resume after a stop.
     """
-    from fewstep.commands.progress import is_main_process
     from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
 
     screen = RunScreen(stdout_is_data=dry_run)
     screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
-    from fewstep.distill.chain import is_chain
-    from fewstep.distill.decoder.recipe import is_decoder
-    from fewstep.distill.recipe import read_recipe
-
     if not dry_run and (device_memory, tflops) != (None, None):
         raise ValueError("--device-memory and --tflops are for --dry-run alone: add it, or leave them out")
-    machine = Machine(device_memory, tflops)
-    if not dry_run:
-        follow_recipe(recipe, settings or (), again, screen)
-    elif is_chain(recipe):
-        from fewstep.commands.chain import run_chain
-
-        run_chain(recipe, settings or (), again, machine, screen)
-    elif is_decoder(recipe):
-        from fewstep.commands.decoder import run_decoder
-
-        run_decoder(recipe, settings or (), again, True, screen)
-    elif is_main_process():
-        _show(read_recipe(recipe, settings or ()), again, machine, screen)
+    machine = Machine(device_memory, tflops) if dry_run else None
+    follow_recipe(recipe, settings or (), again, screen, machine)
 
 
 def follow_recipe(
-    recipe: str | Recipe | Mapping[str, Any], settings: Sequence[str], again: str | None, screen: RunScreen
+    recipe: str | Recipe | Mapping[str, Any],
+    settings: Sequence[str],
+    again: str | None,
+    screen: RunScreen,
+    dry_run: Machine | None = None,
 ) -> Path:
-    """Follows a recipe's file, or one that was made in Python: the run directory."""
+    """Follows a recipe's file, or one that was made in Python: the run directory.
+
+    dry_run: only shows what it resolves to, and what it costs on this machine.
+    """
+    from fewstep.commands.progress import is_main_process
     from fewstep.distill.chain import is_chain
     from fewstep.distill.decoder.recipe import is_decoder
     from fewstep.distill.recipe import make_recipe, read_recipe
@@ -108,14 +101,17 @@ def follow_recipe(
     if isinstance(recipe, str) and is_chain(recipe):
         from fewstep.commands.chain import run_chain
 
-        return run_chain(recipe, settings, again, None, screen)
+        return run_chain(recipe, settings, again, dry_run, screen)
     if isinstance(recipe, str) and is_decoder(recipe):
         from fewstep.commands.decoder import run_decoder
 
-        return run_decoder(recipe, settings, again, False, screen)
+        return run_decoder(recipe, settings, again, dry_run is not None, screen)
     plan = read_recipe(recipe, settings) if isinstance(recipe, str) else make_recipe(recipe, settings)
-    with screen:
-        follow(plan, again, screen)
+    if dry_run is None:
+        with screen:
+            follow(plan, again, screen)
+    elif is_main_process():
+        _show(plan, again, dry_run, screen)
     return plan.out
 
 
@@ -211,7 +207,7 @@ def _follow(
     if data == folder.data:
         sizes = clip_sizes(plan, teacher)
         for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
-            _make_data(plan, base, name, sizes, folder.of_base(number), screen, ranks)
+            make_run_data(plan, base, name, sizes, folder.of_base(number), screen, ranks)
     expect_answers()
     for made in (data, *others):
         if line := check_usable(plan.data, made):
@@ -265,8 +261,8 @@ def _bases(plan: Recipe, teacher: Teacher, screen: RunScreen) -> list[Teacher]:
     return join_bases(teacher, plan.bases, load) if plan.bases else []
 
 
-def _make_data(
-    plan: Recipe,
+def make_run_data(
+    plan: DataRecipe,
     teacher: Teacher,
     name: str,
     sizes: Sequence[VideoSize],
@@ -274,7 +270,7 @@ def _make_data(
     screen: RunScreen,
     ranks: Ranks,
 ) -> None:
-    """Raises ValueError when the source cannot be read."""
+    """What a run makes for itself to learn from. Raises ValueError when the source cannot be read."""
     from fewstep.distill.data import make_data
 
     screen.say(f"planning the data of {name}, with a hash of the teacher's weights")

@@ -13,10 +13,10 @@ from fewstep.teacher.shapes.autoencoder import (
     decode_unclamped,
     fit_code,
     make_autoencoder,
-    psnr,
     reconstruction,
 )
 from fewstep.teacher.shapes.linear_code import LinearCode
+from fewstep.teacher.training_loop import psnr
 
 SMALL = AutoencoderRecipe(channels=4, encoder_dim=4, decoder_dim=4, code_clips=8)
 

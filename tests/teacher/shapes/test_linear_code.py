@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.teacher.shapes.autoencoder import clips, psnr
+from fewstep.teacher.shapes.autoencoder import clips
 from fewstep.teacher.shapes.judge import batch
 from fewstep.teacher.shapes.linear_code import LinearCode
+from fewstep.teacher.training_loop import psnr
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,9 @@ def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
         yield (lightest := _with(lightest, "optimizer", "adamw8bit"))
     if recipe.train_of(index) == "full":
         yield (lightest := _adapters(lightest, index))
-    whole = any(stage.train == "full" or stage.objective.trains_copy for stage in lightest[1].stages)
-    if recipe.student.base is None and not (whole or shards):
-        yield _in_eight_bits(lightest)
+    lightest = _in_eight_bits(lightest)
+    if recipe.student.base is None and not lightest[1].mistakes_of_few_bits():
+        yield lightest
 
 
 def what_fits(
@@ -72,10 +72,13 @@ def _one_by_one(changed: Changed, index: int) -> Changed:
 def _adapters(changed: Changed, index: int) -> Changed:
     """LoRA in place of full training."""
     settings, recipe = changed
+    stage = recipe.stages[index]
+    if stage.train is None:
+        student = recipe.student.model_copy(update={"train": "lora"})
+        return [*settings, "student.train=lora"], recipe.model_copy(update={"student": student})
     stages = list(recipe.stages)
-    stages[index] = stages[index].model_copy(update={"train": "lora"})
-    whose = "student" if recipe.stages[index].train is None else f"stages.{stages[index].name}"
-    return [*settings, f"{whose}.train=lora"], recipe.model_copy(update={"stages": stages})
+    stages[index] = stage.model_copy(update={"train": "lora"})
+    return [*settings, f"stages.{stage.name}.train=lora"], recipe.model_copy(update={"stages": stages})
 
 
 def _in_eight_bits(changed: Changed) -> Changed:

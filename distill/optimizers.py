@@ -82,10 +82,10 @@ def plain(remembered: Tensor) -> Tensor | Mapping[str, Tensor]:
 
 def _as_it_is(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
     """torchao compiles its step for every shape, which takes minutes on a CPU and pays on GPUs only."""
+    if not hasattr(optimizer, "_new_buffer"):
+        return nullcontext()
     devices = {p.device.type for group in optimizer.param_groups for p in group["params"]}
-    if hasattr(optimizer, "_new_buffer") and devices != {"cuda"}:
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
+    return nullcontext() if devices == {"cuda"} else torch.compiler.set_stance("force_eager")
 
 
 def _torchao(kind: OptimizerKind) -> Any:

@@ -107,7 +107,7 @@ class Recipe(DataRecipe):
     def _relay_holds(self) -> Recipe:
         if not self.stages:
             raise ValueError("stages is empty: a relay has at least one")
-        wrong = [*self._mistakes_of_bases(), *self._mistakes_of_few_bits()]
+        wrong = [*self._mistakes_of_bases(), *self.mistakes_of_few_bits()]
         wrong += [sentence for index in range(len(self.stages)) for sentence in self._mistakes(index)]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -124,7 +124,7 @@ class Recipe(DataRecipe):
             wrong.append("bases: a base model is named twice, or is the teacher: name each once")
         return wrong
 
-    def _mistakes_of_few_bits(self) -> list[str]:
+    def mistakes_of_few_bits(self) -> list[str]:
         """What weights or moments of few bits do not go together with."""
         wrong, base, shards = [], self.student.base, self.parallel.kind == "fsdp"
         if has_few_bits(self.optimizer) and shards:

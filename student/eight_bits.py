@@ -23,6 +23,12 @@ def torchao_quantization(wanted_for: str) -> Any:
     return extra_module("torchao.quantization", wanted_for, "quant")
 
 
+def weight_config(kind: EightBits, wanted_for: str) -> Any:
+    """torchao's settings for weights of so many bits. Raises ValueError, in a sentence, where it is missing."""
+    config: Any = getattr(torchao_quantization(wanted_for), _CONFIGS[kind])
+    return config(set_inductor_config=False)  # else it changes torch.compile's for the whole process
+
+
 def block_linears(teacher: Teacher, network: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers in the network's blocks, by name; under adapters, those that these stand on.
 
@@ -39,10 +45,9 @@ def quantise_base(teacher: Teacher, kind: EightBits) -> None:
     Layers that are in eight bits already stay as they are, and so do those that diffusers keeps in float32. Raises
     ValueError where torchao is missing, or there is no such layer.
     """
-    torchao = torchao_quantization(f"student.base={kind}")
+    wanted_for = f"student.base={kind}"
+    torchao, settings = torchao_quantization(wanted_for), weight_config(kind, wanted_for)
     found = chosen_layers(teacher)
-    config: Any = getattr(torchao, _CONFIGS[kind])
-    settings = config(set_inductor_config=False)  # else it changes torch.compile's for the whole process
     for layer in found:
         if not is_quantised(layer.weight):
             torchao.quantize_(layer, settings)

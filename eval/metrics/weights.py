@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.source import HUB_ID
 
-_HUB_ID = r"\w[\w.-]*/[\w.-]+"
 _TO_MEND = "check the name and the network, or download it into the hub's cache first"
 _FILE = "name a copy with --fvd-weights, or check the name and the network"
 
@@ -20,7 +20,7 @@ def find_file(source: str | Path, hub_file: str) -> Path:
         return path / hub_file
     if path.is_file():
         return path
-    if not re.fullmatch(_HUB_ID, str(source)):
+    if not re.fullmatch(HUB_ID, str(source)):
         raise ValueError(f"there are no weights at {source}: {_FILE}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -52,7 +52,7 @@ def weights_sha256(path: Path) -> str:
 
 
 def _download(name: str) -> Path:
-    if not re.fullmatch(_HUB_ID, name):
+    if not re.fullmatch(HUB_ID, name):
         raise ValueError(f"there is no folder {name}: {_TO_MEND}")
     from huggingface_hub import snapshot_download
 

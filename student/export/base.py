@@ -20,6 +20,7 @@ from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import Experts
+from fewstep.teacher.extras import extra_module
 from fewstep.teacher.loading import quiet_libraries
 
 if TYPE_CHECKING:
@@ -178,12 +179,7 @@ class Format:
     def check_needs(self) -> None:
         """Raises ValueError when a library that the format needs is missing or broken."""
         for module in self.needs:
-            try:
-                import_module(module)
-            except (ImportError, RuntimeError, OSError) as error:
-                raise ValueError(
-                    f"{self.name} needs {module} ({type(error).__name__}): pip install 'fewstep[{self.extra}]'"
-                ) from error
+            extra_module(module, self.name, str(self.extra))
 
 
 @dataclass(frozen=True)

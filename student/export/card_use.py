@@ -30,7 +30,7 @@ def install(student: Student, format: Format) -> str:
     module = sys.modules[type(student.teacher.pipeline).__module__]
     further = ["ftfy"] if hasattr(module, "is_ftfy_available") else []
     further += ["peft"] if format.adapters else []
-    further += [name for name in format.needs if name in ("gguf", "torchao")]
+    further += format.needs
     line = " ".join([f"pip install 'diffusers>={least_diffusers(student)}' transformers accelerate", *further])
     return f"```sh\n{line}\n```"
 

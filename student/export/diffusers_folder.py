@@ -79,12 +79,13 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     return Written((usual, *(write_shared(student, alone(student, network), folder) if network else ())))
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def reload_pipeline(folder: Path, student: Student, dtype: torch.dtype = torch.float32) -> Latents:
+    """What the pipeline in the folder samples, computing in this dtype."""
     from diffusers import DiffusionPipeline
 
     loader: Any = DiffusionPipeline
     with without_bars():
-        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype)
     return pipeline_latents(pipe.to(student.teacher.device), student)
 
 
@@ -96,7 +97,8 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return with_parts(teacher.denoiser, {**own, **loaded})
 
 
-def _snippet(student: Student, written: Written) -> str:
+def pipeline_snippet(student: Student, written: Written) -> str:
+    """How the folder is loaded and sampled."""
     return (
         imports_code("DiffusionPipeline")
         + f'\npipe = DiffusionPipeline.from_pretrained("."{dtype_code(written)})  # this folder, or its id on the hub\n'
@@ -108,9 +110,9 @@ FORMATS = {
     "diffusers": Format(
         name="diffusers",
         write=_write,
-        reload=_reload,
+        reload=reload_pipeline,
         network=_network,
-        snippet=_snippet,
+        snippet=pipeline_snippet,
         shards=True,
     )
 }

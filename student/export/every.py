@@ -12,8 +12,6 @@ from fewstep.student.export.whole_folder import check_free
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 
-ALL = "all"
-
 
 def options_of(name: str, options: Options) -> Options:
     """What of the options is this format's."""

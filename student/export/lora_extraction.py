@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewstep.student.adapters import shared_copy
 from fewstep.student.denoiser import ADAPTER
 
-LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+_KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)
 USUAL_RANK = 64
 _EXACT_SIDE = 1024  # the whole SVD of larger matrices takes minutes each
 
@@ -24,7 +24,7 @@ def extract_adapter(base: nn.Module, network: nn.Module, rank: int) -> tuple[Any
     The second value is |what is held| / |the change|, 0 to 1, over all parameters. Biases are held whole where all
     layers have one; norms and tables are not held.
     """
-    layers = {name: module for name, module in base.named_modules() if isinstance(module, LAYERS)}
+    layers = {name: module for name, module in base.named_modules() if isinstance(module, _KINDS)}
     biased = all(layer.bias is not None for layer in layers.values())  # or merging fails at those that have none
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), lora_bias=biased)
     adapted = shared_copy(base).requires_grad_(False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from fewstep.student.adapters import merge_adapters, shared_copy
+from fewstep.student.adapters import merge_adapters
 from fewstep.student.export.base import Precision
 from fewstep.student.export.lora import baked_settings, baked_state, is_adapted, prefix_of, with_adapter
 from fewstep.student.export.precision import kept_whole, round_to
@@ -42,7 +43,7 @@ def rounded(
 
 
 def _rounded_network(network: nn.Module, precision: Precision, only: Collection[str] | None) -> nn.Module:
-    merged = shared_copy(network, [name for name, _ in (*network.named_parameters(), *network.named_buffers())])
+    merged = deepcopy(network)
     merge_adapters(merged)
     kept = kept_whole(merged)
     for name, parameter in merged.named_parameters():

@@ -8,22 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
+from fewstep.student.eight_bits import weight_config
 from fewstep.student.export.base import Format, Latents, Options, Precision, Written
-from fewstep.student.export.diffusers_folder import INDEX, copy_pipeline
+from fewstep.student.export.diffusers_folder import copy_pipeline, pipeline_snippet, reload_pipeline
 from fewstep.student.export.precision import dtype_of, stored_precision
 from fewstep.student.export.rounding import choose_layers
-from fewstep.student.export.stock import (
-    clip_code,
-    denoiser_name,
-    dtype_code,
-    imports_code,
-    merged_network,
-    pipeline_latents,
-)
+from fewstep.student.export.stock import denoiser_name, merged_network
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
@@ -42,10 +35,7 @@ logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(log
 
 
 def _config(name: str) -> Any:
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
-
-    kind: Any = Int8WeightOnlyConfig if name == INT8 else Float8WeightOnlyConfig
-    return kind(set_inductor_config=False)  # else it changes the settings of torch.compile for the whole process
+    return weight_config("int8" if name == INT8 else "fp8", name)
 
 
 def _rounded(weight: Tensor, name: str, precision: Precision) -> Tensor:
@@ -83,46 +73,24 @@ def _write(student: Student, folder: Path, options: Options, name: str) -> Writt
     return Written((chosen.note,), relation="quantized")
 
 
-def _reload(folder: Path, student: Student, name: str) -> Latents:
-    from diffusers import DiffusionPipeline
-
-    loader: Any = DiffusionPipeline
-    with without_bars():
-        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=_stored_dtype(folder))
-    return pipeline_latents(pipe.to(student.teacher.device), student)
-
-
-def _stored_dtype(folder: Path) -> torch.dtype:
-    """What the rest of an export's weights is in, and what is computed in."""
-    index = parse_json((folder / INDEX).read_text("utf-8"))
-    kept = [
-        name for name, part in index.items() if isinstance(part, list) and (folder / name / "config.json").is_file()
-    ]
-    (own,) = [n for n in kept if _QUANTIZATION in parse_json((folder / n / "config.json").read_text("utf-8"))]
-    return dtype_of(stored_precision(folder / own))
+def _reload(folder: Path, student: Student) -> Latents:
+    return reload_pipeline(folder, student, dtype_of(stored_precision(folder / denoiser_name(student.teacher))))
 
 
 def _network(path: Path, teacher: Teacher, name: str) -> nn.Module:
     own, folder = the_denoiser(teacher), path / denoiser_name(teacher)
     if _QUANTIZATION not in parse_json((folder / "config.json").read_text("utf-8")):
         raise ValueError(f"{folder} holds no weights of torchao: export the student again")
-    return load_network(own, folder, _stored_dtype(path))
-
-
-def _snippet(student: Student, written: Written, name: str) -> str:
-    load = (
-        f'\npipe = DiffusionPipeline.from_pretrained("."{dtype_code(written)})  # this folder, or its id on the hub\n'
-    )
-    return imports_code("DiffusionPipeline") + load + clip_code(student)
+    return load_network(own, folder, dtype_of(stored_precision(folder)))
 
 
 def _format(name: str) -> Format:
     return Format(
         name=name,
         write=partial(_write, name=name),
-        reload=partial(_reload, name=name),
+        reload=_reload,
         network=partial(_network, name=name),
-        snippet=partial(_snippet, name=name),
+        snippet=pipeline_snippet,
         tolerance=_TOLERANCE[name],
         needs=("torchao",),
         extra="quant",

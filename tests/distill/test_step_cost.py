@@ -224,6 +224,18 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert what_fits(recipe, cost, counter, 1e-6) is None
 
 
+def test_a_base_in_eight_bits_is_not_offered_where_another_stage_trains_whole_networks(
+    counted: tuple[Recipe, StepCounter, StepCost],
+) -> None:
+    recipe, _, _ = counted
+    adapters = recipe.stages[0].model_copy(update={"train": "lora"})
+    whole = recipe.stages[0].model_copy(update={"name": "whole"})
+    mixed = recipe.model_copy(update={"stages": (adapters, whole)})
+    offered = [setting for settings, _ in remedies(mixed, 0) for setting in settings]
+    assert "optimizer=adamw8bit" in offered and "student.base=int8" not in offered
+    assert "student.base=int8" in [setting for settings, _ in remedies(mixed, 1) for setting in settings]
+
+
 def test_an_average_elsewhere_is_not_the_devices(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
     recipe, counter, cost = counted
     trained = GIB * stage_memory(recipe, 0, numel(counter))[1].average

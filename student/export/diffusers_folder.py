@@ -72,11 +72,13 @@ def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], f
 def _write(student: Student, folder: Path, options: Options) -> Written:
     networks = merged_networks(student)
     copy_pipeline(student, folder, networks, "diffusers")
+    precision = options.precision or "float32"
     for name, network in networks.items():
-        save_network(cast(network, options.precision or "float32"), folder / name, options.shard)
+        save_network(cast(network, precision), folder / name, options.shard)
     usual = "diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above."
     (network,) = networks.values() if len(networks) == 1 else (None,)
-    return Written((usual, *(write_shared(student, alone(student, network), folder) if network else ())))
+    part = None if network is None else alone(student, network, precision)
+    return Written((usual, *(() if part is None else write_shared(student, cast(part, precision), folder))))
 
 
 def reload_pipeline(folder: Path, student: Student, dtype: torch.dtype = torch.float32) -> Latents:

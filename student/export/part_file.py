@@ -11,9 +11,9 @@ from torch import nn
 
 from fewstep.student.contract import UNNAMED
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Latents, Options, Precision, Written
 from fewstep.student.export.header import read_tensors, write_tensors
-from fewstep.student.export.precision import cast
+from fewstep.student.export.precision import cast, dtype_of
 from fewstep.student.export.stock import (
     base_code,
     clip_code,
@@ -61,13 +61,14 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     return Written((any_base, *notes), relation="adapter")
 
 
-def alone(student: Student, network: Any) -> Any:
-    """The part of a student that alone was trained; None where more was, or the family shares none."""
+def alone(student: Student, network: Any, precision: Precision) -> Any:
+    """The part of a student that alone was trained, all of which is rounded to this precision; None where more was
+    trained, or the family shares none."""
     if not student.teacher.subsets:
         return None
     part = student.teacher.shared_part(network)
     try:
-        _check_rest(student, network, part)
+        _check_rest(student, network, part, precision)
     except ValueError:
         return None
     return part
@@ -92,11 +93,12 @@ def write_shared(student: Student, part: Any, folder: Path) -> list[str]:
     return [f"{SHARED}/{path.name} is its {type(part).__name__} under its authors' names, for {teacher.shared_with}."]
 
 
-def _check_rest(student: Student, network: nn.Module, part: nn.Module) -> None:
-    """Raises ValueError when more was trained than leaves with the part."""
+def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision: Precision = "float32") -> None:
+    """Raises ValueError when more was trained than leaves with the part; rounding to this precision is no training."""
     own, held = the_denoiser(student.teacher).state_dict(), part.state_dict().keys()
     for name, tensor in network.state_dict().items():
-        if name not in held and not torch.equal(tensor, own[name]):
+        rounded = own[name].to(dtype_of(precision)).to(tensor)
+        if name not in held and not (torch.equal(tensor, own[name]) or torch.equal(tensor, rounded)):
             raise ValueError(
                 f"the student differs from its teacher in more than the part that would leave (see {name}), so the "
                 "part alone is no student: train it with student.only, or export to another format"

@@ -12,7 +12,7 @@ import torch
 from diffusers import MotionAdapter
 from safetensors.torch import load_file
 
-from fewstep.student.export.base import export
+from fewstep.student.export.base import Options, export
 from fewstep.student.loading import Student
 
 AUTHORS = re.compile(
@@ -45,6 +45,12 @@ def test_it_lies_beside_what_diffusers_loads(student: Student, tmp_path: Path, t
     back = MotionAdapter.from_single_file(str(file), config=str(file.parent), local_files_only=True)
     own = student.network.state_dict()
     assert all(torch.equal(x, own[name]) for name, x in back.state_dict().items())
+
+
+def test_a_rounded_pipeline_has_it_beside_in_the_same_precision(student: Student, tmp_path: Path) -> None:
+    done = export(student, "diffusers", tmp_path / "out", Options(precision="bfloat16"))
+    state = load_file(done.folder / "original" / "fewstep-4step-motion.safetensors")
+    assert {x.dtype for name, x in state.items() if not name.endswith("pos_encoder.pe")} == {torch.bfloat16}
 
 
 def test_of_a_student_that_is_more_there_is_none(make_student: Callable[..., Student], tmp_path: Path) -> None:

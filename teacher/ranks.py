@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fewstep.teacher.interrupts import Stop, requested_stop, stopped_by
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.05
@@ -193,10 +196,9 @@ def launched_ranks(device: str | None) -> Iterator[Ranks]:
     if num_launched() == 1:
         yield ALONE
         return
-    from accelerate import PartialState
     from torch import distributed
 
-    PartialState(cpu=on_cpu(device, num_launched()), timeout=timedelta(days=30))
+    join_processes(on_cpu(device, num_launched()))
     if not distributed.is_initialized():
         raise ValueError(
             f"{num_launched()} processes were started, and none knows its number on its machine (LOCAL_RANK), so each "
@@ -207,6 +209,21 @@ def launched_ranks(device: str | None) -> Iterator[Ranks]:
             yield ranks
     finally:
         distributed.destroy_process_group()  # one that is left to the interpreter's end may abort there
+
+
+def join_processes(cpu: bool) -> PartialState:
+    """This process among those that a launcher started, on the CPU or with a device of its own; alone without any.
+
+    They wait for one another without end: one may make data for days while the others have nothing to do.
+    """
+    from accelerate import PartialState
+
+    # Imported while there is a process group, as by an optimizer's first step, this module keeps the group for good, in
+    # the default arguments of its functions. Gloo's threads then outlive the interpreter, and one that still lets go of
+    # a tensor aborts a process whose work is done.
+    from torch.distributed.nn import functional  # noqa: F401
+
+    return PartialState(cpu=cpu, timeout=timedelta(days=30))
 
 
 def on_cpu(device: str | None, num_processes: int) -> bool:

@@ -25,6 +25,7 @@ from fewstep.distill.processes import check_same
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.base import load_teacher
 from fewstep.teacher.interrupts import Signals
+from fewstep.teacher.ranks import join_processes
 from tests.distill.one_stage import Case, after, ignore, weights
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -127,6 +128,7 @@ def main() -> None:
     """Every job; a failure is a sentence in the last line of stderr, as of `fewstep run`."""
     torch.set_num_threads(1)
     teacher, data, jobs = sys.argv[1:]
+    join_processes(cpu=True)
     accelerator = Accelerator(cpu=True)
     case = Case(load_teacher(teacher, device="cpu"), Path(data), Path())
     for layout, folder, stop, fails in json.loads(Path(jobs).read_text()):

@@ -20,8 +20,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from fewstep.distill.processes import Request, agree
 from fewstep.teacher.interrupts import Stop, noted_signals
-from fewstep.teacher.ranks import ProcessEnded, current_ranks
+from fewstep.teacher.ranks import ProcessEnded, current_ranks, join_processes
 
+join_processes(cpu=True)
 accelerator, folder = Accelerator(cpu=True), Path(__file__).parent
 second = accelerator.process_index == 1
 with noted_signals() as signals:

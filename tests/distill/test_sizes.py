@@ -35,7 +35,9 @@ from accelerate import Accelerator
 from fewstep.distill.batches import Batches
 from fewstep.distill.gradients import average_gradients
 from fewstep.teacher.base import load_teacher
+from fewstep.teacher.ranks import join_processes
 
+join_processes(cpu=True)
 accelerator, (teacher, data, out) = Accelerator(cpu=True), map(Path, sys.argv[1:])
 rank = accelerator.process_index
 batches = Batches(data, load_teacher(teacher, device="cpu"), 0, 0, rank, accelerator.num_processes)

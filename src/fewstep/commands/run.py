@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,29 +140,28 @@ def follow(plan: Recipe, again: str | None = None, screen: RunScreen | None = No
 
     Raises ValueError, before the teacher is loaded, for all that `--dry-run` refuses.
     """
-    from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+    from accelerate import Accelerator
 
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_precision import settle_for_all
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.processes import check_same
     from fewstep.distill.run_folder import OPTION, RunFolder
-    from fewstep.teacher.ranks import current_ranks, num_launched, on_cpu
+    from fewstep.teacher.ranks import current_ranks, join_processes, num_launched, on_cpu
 
     folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=30))
     cpu = on_cpu(plan.device, num_launched())
-    plan, precision_line = settle_for_all(plan, PartialState(cpu=cpu, **patient.to_kwargs()))
-    if precision_line is not None:
-        screen.say(precision_line)
+    join_processes(cpu)
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-    mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
-    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[patient])
-    for stage in plan.stages:
-        stage.share(accelerator.num_processes)
-    check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
     with current_ranks() as ranks:
+        plan, precision_line = settle_for_all(plan, ranks)
+        if precision_line is not None:
+            screen.say(precision_line)
+        accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.precision == "bfloat16" else "no")
+        for stage in plan.stages:
+            stage.share(accelerator.num_processes)
+        check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
         if ranks.first:
             check_run(plan, folder, again)
         ranks.wait()

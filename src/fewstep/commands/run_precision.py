@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
     from fewstep.distill.data_recipe import DataRecipe
+    from fewstep.teacher.ranks import Ranks
 
 _R = TypeVar("_R", bound="DataRecipe")
 
@@ -26,10 +25,15 @@ def settle_precision(plan: _R) -> tuple[_R, str | None]:
     return plan.model_copy(update={"precision": choice.precision}), choice.line
 
 
-def settle_for_all(plan: _R, processes: PartialState) -> tuple[_R, str | None]:
-    """`settle_precision` by the main process, for every process: their devices may differ, their precision may not."""
-    from accelerate.utils import broadcast_object_list
+def settle_for_all(plan: _R, ranks: Ranks) -> tuple[_R, str | None]:
+    """`settle_precision` by the first process, for every process: their devices may differ, their precision may not.
 
-    settled, line = settle_precision(plan) if processes.is_main_process else (plan, None)
-    (precision,) = broadcast_object_list([settled.precision])
-    return plan.model_copy(update={"precision": precision}), line
+    Only the first one has the line. Raises as `settle_precision` and `Ranks.check`.
+    """
+
+    def settled() -> list[str | None]:
+        settled_plan, line = settle_precision(plan)
+        return [settled_plan.precision, line]
+
+    precision, line = ranks.from_first(settled)
+    return plan.model_copy(update={"precision": precision}), line if ranks.first else None

@@ -1,11 +1,13 @@
 """A stage in the middle of its training, on disk: everything that a resume needs to go on bit for bit.
 
 Networks that every process holds whole are a single file, which the main one writes. Sharded ones are a folder, which
-all of them write (sharded_checkpoint.py). Either is read by any number of processes, sharded or not.
+all of them write (sharded_checkpoint.py). Either is read by any number of processes, sharded or not. The last two of
+either kind are kept.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,16 +18,24 @@ from fewstep.distill import sharded_checkpoint as sharded
 from fewstep.teacher.atomic import whole_file
 
 FILE_NAME = "state.pt"
+PREVIOUS = "previous.pt"  # the one before
 HEALTHY = "healthy.pt"  # the last one at which nothing was wrong with the student
 
 
 def save_state(folder: Path, state: dict[str, Any], name: str = FILE_NAME) -> None:
-    """Replaces the run's checkpoint, whole or not at all."""
-    with (
-        whole_file(folder / name) as part,
-        part.open("wb") as file,
-    ):  # open: else a full disk is a riddle of torch's
-        torch.save(state, file)
+    """Replaces the run's checkpoint, whole or not at all; the one that it replaces is the previous one from then on.
+
+    There are never more than two, also while one is written, and never none.
+    """
+    newest, previous = folder / name, folder / PREVIOUS
+    keep = name == FILE_NAME and _is_before(folder, state)
+    if name == FILE_NAME and newest.exists():
+        previous.unlink(missing_ok=True)
+    with whole_file(newest) as part:
+        with part.open("wb") as file:  # without it torch hides that a disk is full
+            torch.save(state, file)
+        if keep:
+            os.replace(newest, previous)
     if name == FILE_NAME:
         sharded.forget_all(folder)  # of before
 
@@ -33,11 +43,14 @@ def save_state(folder: Path, state: dict[str, Any], name: str = FILE_NAME) -> No
 def load_state(folder: Path, stage: str, name: str = FILE_NAME, mmap: bool = False) -> dict[str, Any] | None:
     """The checkpoint of this stage in a single file, None when there is none or it is of another stage.
 
-    With `mmap` tensors are read only when they are used: enough to see whether the file is whole.
+    The last one, or the previous one where it is gone. With `mmap` tensors are read only when they are used: enough to
+    see whether the file is whole.
 
     Raises ValueError for a file that is broken; it holds tensors and numbers only and never runs code.
     """
     path = folder / name
+    if name == FILE_NAME and not path.exists():
+        path = folder / PREVIOUS
     if not path.exists():
         return None
     try:
@@ -84,12 +97,40 @@ def _check_numbers(state: dict[str, Any]) -> None:
 
 
 def _broken(path: Path, stage: str, reason: str) -> str:
-    return f"{path} is broken ({reason}): delete it to begin the stage {stage} again"
+    others = path.name == FILE_NAME and path.with_name(PREVIOUS).exists()
+    remedy = "resume from the checkpoint before it" if others else f"begin the stage {stage} again"
+    return f"{path} is broken ({reason}): delete it to {remedy}"
+
+
+def _is_before(folder: Path, state: dict[str, Any]) -> bool:
+    """Whether the last checkpoint is of the same stage as `state`, and of an earlier step."""
+    try:
+        last = load_state(folder, state["stage"], mmap=True) if (folder / FILE_NAME).exists() else None
+    except ValueError:
+        return False
+    return last is not None and last["step"] < state["step"]
+
+
+def single_files(folder: Path) -> list[Path]:
+    """The run's last checkpoints that are a single file, the newest first."""
+    return [path for name in (FILE_NAME, PREVIOUS) if (path := folder / name).exists()]
+
+
+def forget_all(folder: Path) -> None:
+    """Deletes every checkpoint of the run."""
+    for path in (*single_files(folder), folder / HEALTHY):
+        path.unlink(missing_ok=True)
+    sharded.forget_all(folder)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether some stage of the run is in the middle of its training."""
+    return bool(single_files(folder)) or (folder / sharded.FOLDER).is_dir()
 
 
 def forget_state(folder: Path, stage: str) -> None:
     """Deletes this stage's checkpoints; another stage's stay, and broken ones go."""
-    for name in (FILE_NAME, HEALTHY):
+    for name in (FILE_NAME, PREVIOUS, HEALTHY):
         try:
             found = load_state(folder, stage, name)
         except ValueError:

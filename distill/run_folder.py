@@ -13,13 +13,10 @@ from typing import Any, get_args
 
 import yaml
 
-from fewstep.distill.checkpoint import FILE_NAME as STATE
-from fewstep.distill.checkpoint import forget_state
+from fewstep.distill.checkpoint import forget_all, forget_state, has_checkpoint
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
-from fewstep.distill.sharded_checkpoint import FOLDER as SHARDED
-from fewstep.distill.sharded_checkpoint import forget_all
 from fewstep.student.contract import FILE_NAME as CONTRACT
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
 from fewstep.teacher.buckets import FILE_NAME as BUCKETS
@@ -181,7 +178,6 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        (self.path / STATE).unlink(missing_ok=True)
         forget_all(self.path)
         return folder
 
@@ -199,7 +195,7 @@ def run_around(path: Path) -> Path | None:
 def _is_run(folder: Path) -> bool:
     """Whether a run began here; a recipe of the user's own that is called recipe.yaml makes no run."""
     run = RunFolder(folder)
-    if (folder / STATE).is_file() or (folder / SHARDED).is_dir() or any((folder / "stages").glob(f"*/{CONTRACT}")):
+    if has_checkpoint(folder) or any((folder / "stages").glob(f"*/{CONTRACT}")):
         return True
     if not (folder / "recipe.yaml").is_file():
         return False

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, check_tensors, load_state, save_state
+from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, check_tensors, load_state, save_state, single_files
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
@@ -274,7 +274,8 @@ class Trainer:
             with among_processes():
                 sharded_checkpoint.save(self.folder, self._tensors(), self._numbers(), healthy)
             if not healthy and self.accelerator.is_main_process:
-                (self.folder / FILE_NAME).unlink(missing_ok=True)  # of before
+                for before in single_files(self.folder):
+                    before.unlink()
         elif self.accelerator.is_main_process:
             save_state(self.folder, self._numbers() | self._tensors(), HEALTHY if healthy else FILE_NAME)
 
@@ -331,10 +332,10 @@ class Trainer:
             self.rate = numbers.get("rate", 1.0)
         except Exception as error:  # what it holds may be anything, and torch raises a dozen kinds for it
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            saved = found if isinstance(found, Path) else FILE_NAME
+            files = [found] if isinstance(found, Path) else [path.name for path in single_files(self.folder)]
             raise ValueError(
                 f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): "
-                f"delete its {saved} to begin the stage again"
+                f"delete its {' and '.join(map(str, files))} to begin the stage again"
             ) from error
 
     def _take_whole(self, state: Mapping[str, Any]) -> None:

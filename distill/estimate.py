@@ -9,14 +9,14 @@ from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.objectives.objective_settings import Held
-from fewstep.distill.optimizers import MOMENT_BYTES
+from fewstep.distill.optimizers import MOMENTBYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.schedule import NoiseSchedule
 
 GIB = 2**30
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}  # of a weight
 
 
 def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) -> int:
@@ -133,8 +133,8 @@ def stage_memory(
     own_base = start is not None and not recipe.keeps_adapters(start)  # adapters on weights that are not the teacher's
     learning = num_parameters if num_trained is None else num_trained
     teacher = _frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)
-    shares = [replace(teacher, weights=teacher.weights - num_eight_bits * (_BYTES[frozen] - 1) / GIB)]
-    averaged, moments = recipe.average == "device" and recipe.stages[index].ema > 0, MOMENT_BYTES[recipe.optimizer]
+    shares = [replace(teacher, weights=teacher.weights - num_eight_bits * (BYTES[frozen] - 1) / GIB)]
+    averaged, moments = recipe.average == "device" and recipe.stages[index].ema > 0, MOMENTBYTES[recipe.optimizer]
     if lora and own_base:
         shares.append(_frozen("student's base", learning))
     shares.append(_trained("student", num_adapters if lora else learning, averaged, moments))
@@ -155,10 +155,10 @@ def stage_memory(
 
 
 def _frozen(role: str, num_parameters: int, precision: Precision = "float32") -> Share:
-    return Share(role, num_parameters * _BYTES[precision] / GIB)
+    return Share(role, num_parameters * BYTES[precision] / GIB)
 
 
 def _trained(role: str, num_parameters: int, averaged: bool, moment_bytes: float) -> Share:
     moments = 2 * num_parameters * moment_bytes / GIB
-    once = num_parameters * _BYTES["float32"] / GIB  # whatever the forward passes compute in
+    once = num_parameters * BYTES["float32"] / GIB  # whatever the forward passes compute in
     return Share(role, once, gradients=once, moments=moments, average=once if averaged else 0.0)

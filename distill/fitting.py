@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fewstep.distill.optimizers import has_few_bits
+from fewstep.distill.parallel import Parallel
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 
 Changed = tuple[list[str], Recipe]  # settings as --set takes them, and the recipe with them
 
 
-def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
+def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Changed]:
     """Ways to need less memory in stage `index`, that change less of the result first.
 
-    More micro-batches, recomputed activations and an average in main memory change seconds alone; moments in eight bits
-    change what is learned a little, LoRA more, and then its frozen weights may be in eight bits.
+    More micro-batches, recomputed activations, an average in main memory and sharding, where there are several
+    processes, change seconds alone; moments in eight bits change what is learned a little, LoRA more, and then its
+    frozen weights may be in eight bits.
     """
     start: Changed = ([], recipe)
-    divided = _one_by_one(start, index) if recipe.stages[index].accumulate < recipe.stages[index].batch else start
+    divided = _one_by_one(start, index) if recipe.stages[index].share(num_processes) > 1 else start
     if divided is not start:
         yield divided
     lightest = divided
@@ -29,11 +31,16 @@ def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
         yield lightest
     if recipe.average == "device" and recipe.stages[index].ema:
         yield (lightest := _with(lightest, "average", "cpu"))
+    exact = lightest  # it learns the same, but for the order of sums
+    if num_processes > 1:
+        yield from _sharded(exact)
     shards = recipe.parallel.kind == "fsdp"
     if not (has_few_bits(recipe.optimizer) or shards):
         yield (lightest := _with(lightest, "optimizer", "adamw8bit"))
     if recipe.train_of(index) == "full":
         yield (lightest := _adapters(lightest, index))
+        if num_processes > 1:
+            yield from _sharded(_adapters(exact, index))
     lightest = _in_eight_bits(lightest)
     if recipe.student.base is None and not lightest[1].mistakes_of_few_bits():
         yield lightest
@@ -49,7 +56,7 @@ def what_fits(
     if cost.peak <= device_gib:
         return [], cost
     index = [stage.name for stage in recipe.stages].index(cost.stage)
-    for settings, changed in remedies(recipe, index):
+    for settings, changed in remedies(recipe, index, counter.num_processes):
         try:
             less = counter.cost(changed, index)
         except ValueError:  # a network that cannot recompute its activations, say
@@ -67,6 +74,18 @@ def _one_by_one(changed: Changed, index: int) -> Changed:
     stages[index] = stage.model_copy(update={"accumulate": stage.batch})
     setting = f"stages.{stage.name}.accumulate={stage.batch}"
     return [*settings, setting], recipe.model_copy(update={"stages": stages})
+
+
+def _sharded(changed: Changed) -> Iterator[Changed]:
+    """Networks in shares, and then with these in main memory while they do not compute."""
+    settings, recipe = changed
+    if recipe.parallel.kind == "ddp":
+        changed = [*settings, "parallel.kind=fsdp"], recipe.model_copy(update={"parallel": Parallel(kind="fsdp")})
+        if not changed[1].mistakes_of_few_bits():
+            yield changed
+    if changed[1].parallel.offload == "none" and not changed[1].mistakes_of_few_bits():
+        offloaded = changed[1].model_copy(update={"parallel": Parallel(kind="fsdp", offload="cpu")})
+        yield [*changed[0], "parallel.offload=cpu"], offloaded
 
 
 def _adapters(changed: Changed, index: int) -> Changed:

@@ -96,12 +96,23 @@ class MetaMemory(TorchDispatchMode):
         if not tensor.is_meta:
             return
         storage = tensor.untyped_storage()
+        if storage._cdata not in self._sizes:
+            self._set(storage, storage.nbytes())
+
+    def share(self, tensors: Iterable[Tensor], part: float) -> None:
+        """Of these tensors only so much of each is there from now on: 0 to 1."""
+        for tensor in tensors:
+            for plain in plain_tensors(tensor):
+                if plain.is_meta:
+                    self._set(plain.untyped_storage(), round(plain.untyped_storage().nbytes() * part))
+
+    def _set(self, storage: Any, size: int) -> None:
         key = storage._cdata
         if key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self.held += storage.nbytes()
-            self.peak = max(self.peak, self.held)
             weakref.finalize(storage, self._drop, key)
+        self.held += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.held)
 
     def _drop(self, key: int) -> None:
         self.held -= self._sizes.pop(key, 0)

@@ -50,28 +50,27 @@ class Parallel(Settings):
     """Where sharded weights and optimizers are while nobody asks them: cpu is slower, and takes still less of a GPU."""
 
 
+def check_sharded(teacher: Teacher, guidances: Iterable[Guidance]) -> None:
+    """Raises ValueError for what cannot be sharded; `guidances` are those of the stages."""
+    if teacher.kinds is not None:
+        raise ValueError(
+            "parallel.kind is fsdp, and networks of which a part alone is trained (student.only) are not sharded: "
+            "set parallel.kind=ddp"
+        )
+    uneven = [guidance for guidance in guidances if guidance.guides and "@" in str(guidance)]
+    if uneven and teacher.guided_evaluations > 2:
+        raise ValueError(
+            f"parallel.kind is fsdp, and this teacher takes further passes where {uneven[0]} guides, which not all "
+            "processes would take alike: set parallel.kind=ddp, or guide at every noise level"
+        )
+
+
 class Layout:
     """Where networks are held. With one process, or `ddp`, all stay as they are."""
 
     def __init__(self, settings: Parallel, accelerator: Accelerator) -> None:
         self._settings, self._accelerator = settings, accelerator
         self.shards = settings.kind == "fsdp" and accelerator.num_processes > 1
-
-    def check(self, teacher: Teacher, guidances: Iterable[Guidance]) -> None:
-        """Raises ValueError for what cannot be sharded; `guidances` are those of the stages."""
-        if not self.shards:
-            return
-        if teacher.kinds is not None:
-            raise ValueError(
-                "parallel.kind is fsdp, and networks of which a part alone is trained (student.only) are not sharded: "
-                "set parallel.kind=ddp"
-            )
-        uneven = [guidance for guidance in guidances if guidance.guides and "@" in str(guidance)]
-        if uneven and teacher.guided_evaluations > 2:
-            raise ValueError(
-                f"parallel.kind is fsdp, and this teacher takes further passes where {uneven[0]} guides, which not all "
-                "processes would take alike: set parallel.kind=ddp, or guide at every noise level"
-            )
 
     def prepare(self, teacher: Teacher) -> None:
         """Makes room where networks will be sharded: from now on the teacher's own waits on the CPU."""
@@ -95,7 +94,7 @@ class Layout:
             for block in reversed(teacher.blocks(own)):  # blocks within blocks come behind those around them
                 self._shard(block)
             self._shard(own)
-            _held[own] = _Held(_without_weights(network), place)
+            remember_place(own, _without_weights(network), place)
             return own
 
         return place
@@ -103,7 +102,7 @@ class Layout:
     def _shard(self, module: nn.Module) -> None:
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-        _own_tensors(module)
+        take_own_tensors(module)
         # weights and inputs keep their precision, and autocast chooses that of each layer as it does without sharding:
         # in bfloat16 times would have but 256 values, and students are measured in float32
         precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -117,6 +116,12 @@ class Layout:
         from torch.distributed.device_mesh import init_device_mesh
 
         return init_device_mesh(self._accelerator.device.type, (self._accelerator.num_processes,))
+
+
+def remember_place(own: nn.Module, skeleton: nn.Module, place: Place) -> None:
+    """`own` is how `place` holds a network, of which `skeleton` is what `gathered` fills: `held_like` then holds others
+    of its make so, too."""
+    _held[own] = _Held(skeleton, place)
 
 
 def held_like(network: nn.Module, other: nn.Module) -> nn.Module:
@@ -177,7 +182,7 @@ def fill(tensor: Tensor, whole: Tensor) -> None:
     tensor.to_local().copy_(part.to_local())
 
 
-def _own_tensors(module: nn.Module) -> None:
+def take_own_tensors(module: nn.Module) -> None:
     """Copies of what is not sharded yet: sharding moves tensors, and these may be another network's as well."""
     copies: dict[int, Any] = {}
     for one in module.modules():

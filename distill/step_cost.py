@@ -15,6 +15,7 @@ from torch import nn
 
 from fewstep.distill.estimate import GIB
 from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory, checkpointed
+from fewstep.distill.paper_layout import PaperLayout
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.eight_bits import base_of
@@ -34,24 +35,34 @@ class StepCost:
     """One process's step of a stage.
 
     GiB: `held` between steps (weights, moments, averages), and `peak` within one, which adds activations, gradients and
-    whatever else comes and goes. `flops`: of all networks together, guided and recomputed calls included.
+    whatever else comes and goes. `flops`: of all networks together, guided and recomputed calls included. `shards`:
+    whether networks are sharded over several processes.
     """
 
     stage: str
     held: float
     peak: float
     flops: float
+    shards: bool = False
 
 
 class StepCounter:
-    """Counts steps of one teacher's stages on the device meta.
+    """Counts steps of one teacher's stages on the device meta, as one of `num_processes` makes them.
 
     teacher: an outline's, which is used up: its networks are cast, and its encoders dropped as training drops them.
     num_tokens: of the prompts; None: as many as it reads. Raises ValueError where the teacher's text encoder cannot be
     followed without numbers.
     """
 
-    def __init__(self, teacher: Teacher, size: VideoSize, precision: Precision, num_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        size: VideoSize,
+        precision: Precision,
+        num_tokens: int | None = None,
+        num_processes: int = 1,
+    ) -> None:
+        self.num_processes = num_processes
         self._teacher, self._size, self._precision = teacher, size, precision
         _cast(teacher, getattr(torch, precision))
         try:
@@ -78,7 +89,8 @@ class StepCounter:
         """Of a stage. Raises ValueError as `costs` does."""
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
-        less, times = _counted_as(recipe, index)
+        less, times = _counted_as(recipe, index, self.num_processes)
+        shards = recipe.parallel.kind == "fsdp" and self.num_processes > 1
         for network in every_network(self._teacher.denoiser):
             if getattr(network, "is_gradient_checkpointing", False):  # since another recipe was counted
                 network.disable_gradient_checkpointing()
@@ -88,7 +100,11 @@ class StepCounter:
                 MetaMemory(every_network(self._teacher.denoiser)) as memory,
                 AsOnDevice(),
             ):
-                trainer = untrained_trainer(less, index, self._teacher, self._conditions, self._size, accelerator, 2)
+                layout = PaperLayout(recipe.parallel, self.num_processes, self._teacher, memory) if shards else None
+                trainer = untrained_trainer(
+                    less, index, self._teacher, self._conditions, self._size, accelerator, 2,
+                    None if layout is None else layout.place,
+                )  # fmt: skip
                 if recipe.gradient_checkpointing:
                     for network in (*every_network(trainer.roles.student), *every_network(trainer.roles.backbone)):
                         network.enable_gradient_checkpointing(checkpointed)
@@ -96,13 +112,16 @@ class StepCounter:
                     for parameter in player.parameters:
                         parameter.grad = torch.zeros_like(parameter)
                     player.move(0.0)  # makes the moments
+                if layout is not None:
+                    layout.settle(trainer)
                 held = memory.held
                 memory.restart()
                 trainer.one_step()
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
         flops = times * memory.flops
-        return StepCost(recipe.stages[index].name, held / GIB, memory.peak / GIB, flops)
+        peak = memory.peak + (0 if layout is None else layout.gathered)
+        return StepCost(recipe.stages[index].name, held / GIB, peak / GIB, flops, shards)
 
     def _uncountable(self, error: Exception) -> ValueError:
         reason = " ".join(str(error).split())[:200]
@@ -133,15 +152,17 @@ def _complete(teacher: Teacher) -> None:
         setattr(pipeline, name, made or kind.from_pretrained(folder))
 
 
-def _counted_as(recipe: Recipe, index: int) -> tuple[Recipe, float]:
-    """The recipe with two micro-batches in the stage where it has more, which take no more memory, and how many times
-    the work of these its own are. An average that is kept in main memory is none of the device's."""
+def _counted_as(recipe: Recipe, index: int, num_processes: int) -> tuple[Recipe, float]:
+    """The recipe with one process's share of the stage's batch, in two micro-batches where it has more, which take no
+    more memory; and how many times the work of these its own are. An average that is kept in main memory is none of the
+    device's. Raises ValueError where the processes cannot share the batch equally."""
     stage = recipe.stages[index]
-    few, ema = min(stage.accumulate, 2), stage.ema if recipe.average == "device" else 0.0
-    changes = {"accumulate": few, "batch": stage.batch // stage.accumulate * few, "ema": ema}
+    own, clips = stage.micro_batches(num_processes), stage.share(num_processes)
+    few, ema = min(own, 2), stage.ema if recipe.average == "device" else 0.0
+    changes = {"accumulate": few, "batch": clips * few, "ema": ema}
     fewer = stage.model_copy(update=changes)
     stages = [fewer if number == index else other for number, other in enumerate(recipe.stages)]
-    return recipe.model_copy(update={"stages": stages}), stage.accumulate / few
+    return recipe.model_copy(update={"stages": stages}), own / few
 
 
 def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Conditions:

@@ -13,6 +13,7 @@ from torch import nn
 from fewstep.distill.conversion_plan import planned_predictions
 from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch
+from fewstep.distill.parallel import Place, gathered
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
 from fewstep.distill.stages import gauged_batches, stage_roles, stage_supervision
@@ -53,12 +54,14 @@ def untrained_trainer(
     size: VideoSize,
     accelerator: Accelerator,
     num_steps: int,
+    place: Place | None = None,
 ) -> Trainer:
     """Stage `index` after its first step, so that an objective's warm-up is over; `num_steps` can follow.
 
     Networks are of the kinds and sizes that a run's are, and all begin as the teacher's own. One thing is smaller: LoRA
     on an earlier stage's whole network stands on the teacher's here, and not on a copy. conditions: of a few prompts,
-    which the clips take in turn. Nothing is read from disk or written.
+    which the clips take in turn. place: how networks are held, as `Layout.placing` says. Nothing is read from disk or
+    written.
     """
     stage = recipe.stages[index]
     stage = stage.model_copy(update={"steps": max(stage.steps, num_steps + 1)})
@@ -69,6 +72,8 @@ def untrained_trainer(
     roles.supervisor = _supervisor(recipe, index, roles)
     if taught_by is not None and roles.supervisor is not roles.backbone:
         record_prediction(roles.supervisor, predictions[taught_by])
+    if place is not None:
+        roles.place(place, gathered)
     supervision = stage_supervision(stage, teacher)
     batches = NoiseBatches(teacher, size, conditions)
     objective = stage.objective.build(supervision, roles, gauged_batches(batches, stage)[0])

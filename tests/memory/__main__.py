@@ -10,7 +10,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +33,7 @@ SIZES = {"480p": VideoSize(81, 480, 832), "720p": VideoSize(81, 704, 1280)}  # s
 PROMPT = "a red ball rolls slowly across a wooden table"  # of the steps that are run
 NUM_TOKENS = 120  # of a long prompt
 RECIPES = {"lora": "wan2.1-t2v-1.3b-lora-4step", "full": "wan2.1-t2v-1.3b-4step"}
+LAYOUTS = {"1 process": (1, "ddp"), "fsdp, 8 processes": (8, "fsdp")}
 STAGES = ("4-step", "4-step-conditional")
 EMBEDDED = ("8-step", "4-step-conditional")
 COLUMNS = {
@@ -80,26 +81,28 @@ def embedded_rows() -> Iterator[dict[str, Any]]:
 
 
 def real_rows(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Real sizes, in bfloat16, one clip at a time, activations computed again; none of them is run here."""
+    """Real sizes, in bfloat16, one clip at a time on each GPU, activations computed again; none of them is run here."""
     AcceleratorState._reset_state(reset_partial_state=True)  # which knows one precision
     for name in names:
         with TemporaryDirectory() as folder:
             kind = write_configs(Path(folder), name)
-            for train, size_name in ((train, size) for train in RECIPES for size in SIZES):
-                size = SIZES[size_name]
-                recipe = read_recipe(RECIPES[train], [], needs_files=False)
-                for stage in STAGES:
-                    index = [one.name for one in recipe.stages].index(stage)
-                    teacher = outlined(FAMILIES[kind], Path(folder), kind, weights=False)
-                    row = _row(name, recipe, index, teacher, size, "bfloat16") | {"size": size_name}
-                    fits = next((gib for gib in DEVICES if row["predicted_gib"] + LIBRARIES <= gib), None)
-                    yield row | {"device": "GPU, not run", "measured_gib": None, "fits": fits or f"none of {DEVICES}"}
+            for layout, train, size_name, stage in product(LAYOUTS, RECIPES, SIZES, STAGES):
+                size, (num_processes, parallel) = SIZES[size_name], LAYOUTS[layout]
+                recipe = read_recipe(RECIPES[train], [f"parallel.kind={parallel}"], needs_files=False)
+                index = [one.name for one in recipe.stages].index(stage)
+                teacher = outlined(FAMILIES[kind], Path(folder), kind, weights=False)
+                row = _row(name, recipe, index, teacher, size, "bfloat16", num_processes)
+                row |= {"size": size_name, "layout": layout}
+                fits = next((gib for gib in DEVICES if row["predicted_gib"] + LIBRARIES <= gib), None)
+                yield row | {"device": "GPU, not run", "measured_gib": None, "fits": fits or f"none of {DEVICES}"}
 
 
-def _row(name: str, recipe: Recipe, index: int, teacher: Teacher, size: VideoSize, precision: Any) -> dict[str, Any]:
+def _row(
+    name: str, recipe: Recipe, index: int, teacher: Teacher, size: VideoSize, precision: Any, num_processes: int = 1
+) -> dict[str, Any]:
     teacher.use_size(size)
     num_tokens = teacher.count_tokens([PROMPT])[0] if name == "shapes" else NUM_TOKENS
-    cost = StepCounter(teacher, size, precision, num_tokens).cost(recipe, index)
+    cost = StepCounter(teacher, size, precision, num_tokens, num_processes).cost(recipe, index)
     return {
         "model": name,
         "train": recipe.train_of(index),

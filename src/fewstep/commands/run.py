@@ -65,6 +65,14 @@ def run(
             "300 in bfloat16): stages then show their hours.",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUM",
+            min=1,
+            help="With --dry-run: GPUs that share the run, a process each; memory is then that of one of them.",
+        ),
+    ] = None,
 ) -> None:
     """Distil a teacher, or a chain of them, into a student of few steps, or its decoder into a small one.
 
@@ -72,12 +80,16 @@ def run(
     """
     from fewstep.commands.run_memory import Machine
     from fewstep.commands.run_screen import RunScreen
+    from fewstep.teacher.ranks import num_launched
 
     screen = RunScreen(stdout_is_data=dry_run)
     screen.say(f"reading the recipe {recipe}")  # before torch is imported, which takes seconds
-    if not dry_run and (device_memory, tflops) != (None, None):
-        raise ValueError("--device-memory and --tflops are for --dry-run alone: add it, or leave them out")
-    machine = Machine(device_memory, tflops) if dry_run else None
+    if not dry_run and (device_memory, tflops, processes) != (None, None, None):
+        raise ValueError(
+            "--device-memory, --tflops and --processes are for --dry-run alone: add it, or leave them out (torchrun "
+            "starts several processes of a run)"
+        )
+    machine = Machine(device_memory, tflops, processes or num_launched()) if dry_run else None
     follow_recipe(recipe, settings or (), again, screen, machine)
 
 
@@ -120,6 +132,7 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     from fewstep.commands.run_cost import show
     from fewstep.commands.run_precision import settle_precision
     from fewstep.distill.data_checks import check_foreseen
+    from fewstep.distill.parallel import check_sharded
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.size_checks import planned_clips
 
@@ -127,7 +140,11 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     if line is not None:
         screen.say(line)
     folder = RunFolder(plan.out)
+    for stage in plan.stages:
+        stage.share(machine.processes)
     outline = check_run(plan, folder, again)
+    if plan.parallel.kind == "fsdp" and machine.processes > 1:
+        check_sharded(outline.teacher, [stage.guidance for stage in plan.stages])
     if skipped := check_foreseen(plan, folder, outline.teacher):
         screen.warn(skipped)
     show(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

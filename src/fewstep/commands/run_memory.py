@@ -27,10 +27,12 @@ _LIBRARIES = "what a GPU's libraries take, some half a GiB, comes on top"
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run is to fit: GiB of its GPU, and the trillion operations a second that it reaches; None: not said."""
+    """What a run is to fit: GiB of a GPU, and the trillion operations a second that it reaches, None: not said; and how
+    many processes share the run, with a GPU each."""
 
     gib: float | None = None
     tflops: float | None = None
+    processes: int = 1
 
 
 def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machine, screen: Screen) -> None:
@@ -38,16 +40,18 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     from fewstep.distill.fitting import what_fits
     from fewstep.distill.step_cost import StepCounter
     from fewstep.teacher.buckets import size_said
+    from fewstep.teacher.experts import every_network
 
     assert plan.precision != "auto"
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `run.follow`
     teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
+    weights = sum(x.numel() for network in every_network(teacher.denoiser) for x in network.parameters())
     screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_said(size)}")
     try:
-        counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher))
+        counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher), machine.processes)
         costs = list(counter.costs(plan))
         print_table(_table(plan, costs, machine.tflops), stderr=True)
-        typer.echo(f"memory of one process, for its batch; {_LIBRARIES}; {data}", err=True)
+        typer.echo(f"memory of {_whose(plan, machine.processes, weights)}; {_LIBRARIES}; {data}", err=True)
         gib = _device_gib(plan) if machine.gib is None else machine.gib
         for cost in costs if gib is not None else ():
             assert gib is not None
@@ -56,6 +60,21 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
                 typer.echo(_too_large(cost, gib, found), err=True)
     except ValueError as error:
         screen.warn(f"{error}: the tables above leave activations out")
+
+
+def _whose(plan: Recipe, processes: int, num_weights: int) -> str:
+    """Whose memory the table has, and what else there is."""
+    from fewstep.distill.estimate import BYTES, GIB
+
+    if processes == 1:
+        return "one process, for its batch"
+    share = f"each of {processes} processes, for its share of the batch"
+    if plan.parallel.kind == "ddp":
+        return f"{share}, each with whole networks"
+    assert plan.precision != "auto"
+    gib = num_weights * BYTES[plan.precision] / GIB
+    also = "" if plan.parallel.offload == "none" else "its share of networks and moments, and "
+    return f"{share}, with networks sharded; main memory has {also}{gib:.2f} GiB of the teacher in each"
 
 
 def _table(plan: Recipe, costs: Sequence[StepCost], tflops: float | None) -> Table:

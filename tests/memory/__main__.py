@@ -88,7 +88,8 @@ def real_rows(names: list[str]) -> Iterator[dict[str, Any]]:
             kind = write_configs(Path(folder), name)
             for layout, train, size_name, stage in product(LAYOUTS, RECIPES, SIZES, STAGES):
                 size, (num_processes, parallel) = SIZES[size_name], LAYOUTS[layout]
-                recipe = read_recipe(RECIPES[train], [f"parallel.kind={parallel}"], needs_files=False)
+                shared = [f"stages.{stage}.{name}=32" for name in ("batch", "accumulate")]  # by any of these layouts
+                recipe = read_recipe(RECIPES[train], [f"parallel.kind={parallel}", *shared], needs_files=False)
                 index = [one.name for one in recipe.stages].index(stage)
                 teacher = outlined(FAMILIES[kind], Path(folder), kind, weights=False)
                 row = _row(name, recipe, index, teacher, size, "bfloat16", num_processes)

@@ -9,7 +9,7 @@ from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.objectives.objective_settings import Held
-from fewstep.distill.optimizers import MOMENTBYTES
+from fewstep.distill.optimizers import MOMENT_BYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
 from fewstep.teacher.precision import Precision
@@ -134,7 +134,7 @@ def stage_memory(
     learning = num_parameters if num_trained is None else num_trained
     teacher = _frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)
     shares = [replace(teacher, weights=teacher.weights - num_eight_bits * (BYTES[frozen] - 1) / GIB)]
-    averaged, moments = recipe.average == "device" and recipe.stages[index].ema > 0, MOMENTBYTES[recipe.optimizer]
+    averaged, moments = recipe.average == "device" and recipe.stages[index].ema > 0, MOMENT_BYTES[recipe.optimizer]
     if lora and own_base:
         shares.append(_frozen("student's base", learning))
     shares.append(_trained("student", num_adapters if lora else learning, averaged, moments))

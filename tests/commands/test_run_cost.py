@@ -95,6 +95,14 @@ def test_a_dry_run_says_what_does_not_fit(tmp_path: Path, tiny_wan_folder: Path)
     assert code == 0 and "are there" not in output
 
 
+def test_a_dry_run_counts_one_of_several_processes(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    path = recipe(tmp_path, tiny_wan_folder)
+    code, output = fewstep("run", path, "--dry-run", "--processes", "2", "--set", "parallel.kind=fsdp")
+    assert code == 0 and "each of 2 processes, for its share of the batch, with networks sharded" in output, output
+    code, output = fewstep("run", path, "--dry-run", "--processes", "7")
+    assert code == 2 and "7 processes cannot share a batch of" in output
+
+
 def test_what_only_a_dry_run_counts_with_is_refused_elsewhere(tmp_path: Path, tiny_wan_folder: Path) -> None:
     code, output = fewstep("run", recipe(tmp_path, tiny_wan_folder), "--tflops", "300")
-    assert code == 2 and "--device-memory and --tflops are for --dry-run alone" in output
+    assert code == 2 and "--device-memory, --tflops and --processes are for --dry-run alone" in output

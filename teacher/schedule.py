@@ -84,13 +84,6 @@ class NoiseSchedule:
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift is {self.shift}; it must be above 0 and finite, and 1 means none")
 
-    @staticmethod
-    def from_scheduler(scheduler: object, shift: float | None = None) -> NoiseSchedule:
-        """The schedule behind a diffusers scheduler; see `schedulers.read_scheduler`, which can turn time round."""
-        from fewstep.teacher.schedulers import read_scheduler
-
-        return read_scheduler(scheduler, shift)
-
     def predicting(self, prediction: Prediction) -> NoiseSchedule:
         """The same schedule of a network that predicts something else; made once, as every forward pass asks for it.
 

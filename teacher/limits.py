@@ -1,4 +1,4 @@
-"""How large the numbers of recipes and commands may be: beyond, nobody means them, and no machine could follow."""
+"""How large the numbers of recipes and commands may be: larger ones are typing errors."""
 
 MOST_FRAMES = 10_000
 MOST_PIXELS = 16_384  # of a side

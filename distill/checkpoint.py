@@ -24,7 +24,7 @@ def save_state(folder: Path, state: dict[str, Any], name: str = FILE_NAME) -> No
     with (
         whole_file(folder / name) as part,
         part.open("wb") as file,
-    ):  # open: else a full disk is a riddle of torch's
+    ):  # open: a full disk is an OSError then
         torch.save(state, file)
     if name == FILE_NAME:
         sharded.forget_all(folder)  # of before

@@ -35,6 +35,9 @@ BANNED = {
     r"\bhas inside\b": "was distilled with",
     r"\bnobody means\b": "out of range",
     r"\bis none of both\b": "is neither",
+    r"\bheld against\b": "compared with",
+    r"\bcannot be had\b": "cannot be loaded",
+    r"\bstands in for them\b": "there is no fallback",
 }
 # Past entries of the logs stay as they were written.
 PAGES = sorted(

@@ -116,7 +116,7 @@ def single_files(folder: Path) -> list[Path]:
     return [path for name in (FILE_NAME, PREVIOUS) if (path := folder / name).exists()]
 
 
-def forget_all(folder: Path) -> None:
+def forget_checkpoints(folder: Path) -> None:
     """Deletes every checkpoint of the run."""
     for path in (*single_files(folder), folder / HEALTHY):
         path.unlink(missing_ok=True)

@@ -79,6 +79,7 @@ class Discriminator(nn.Module):
         self.settings = settings
         self.conditional = conditional
         self._teacher = teacher
+        # the backbone: as it is, as a copy that learns, or as shared weights with an adapter that learns
         whole = teacher.denoiser if is_sharded(backbone) else backbone
         if settings.backbone == "trained" and teacher.kinds is not None:
             backbone, self.part = _own_part(whole, teacher.kinds)
@@ -90,6 +91,7 @@ class Discriminator(nn.Module):
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
         self._standardise_experts(clips, conditions)
         features, reads = self._measured(clips, conditions), 2 if conditional else 1
+        # heads read features of about unit variance: activations of different depths differ by orders of magnitude
         heads = [
             Head(f.shape[1], reads, settings.width, settings.temporal, settings.norm).to(f.device) for f in features
         ]
@@ -110,6 +112,7 @@ class Discriminator(nn.Module):
             kind, needs = ("conditional", "needs starts") if self.conditional else ("relaxed", "takes no starts")
             raise ValueError(f"a {kind} discriminator {needs}: pass them if and only if it is conditional")
         count = len(z_s) // len(conditions)
+        # D(z_s) if relaxed, D(z_t, z_s) if conditional: features of both are read side by side (arXiv 2402.13929)
         features = self.read(z_s, s.repeat(count), Conditions.join([conditions] * count))
         if starts is not None:
             features = [
@@ -128,6 +131,7 @@ class Discriminator(nn.Module):
             features = [f + told(numbers)[..., None, None, None] for f, told in zip(features, self.told, strict=True)]
         if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
             return features
+        # each clip was read by the expert of its own time, whose features have a scale of their own
         shares: list[tuple[Tensor, Any]] = [
             (rows, self.scales[name]) for name, _, rows in backbone.shares(t.expand(len(z)))
         ]
@@ -155,6 +159,7 @@ class Discriminator(nn.Module):
         self, clips: Tensor, conditions: Conditions, lowest: float = 0.02, highest: float = 0.98
     ) -> list[Tensor]:
         """Features of the clips at levels of noise from almost none to almost all, at least _LEVELS of them."""
+        # levels sigma / (alpha + sigma), evenly spaced, as statistics of features depend on the noise in them
         rounds = -(-_LEVELS // len(clips))
         levels = torch.linspace(lowest, highest, rounds * len(clips), dtype=torch.float64).view(len(clips), rounds)
         schedule, generator = self._teacher.schedule, torch.Generator().manual_seed(0)

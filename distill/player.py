@@ -1,4 +1,4 @@
-"""One who moves: parameters, their optimizer, and the step that a turn ends with."""
+"""Parameters that are trained together: their optimizer, and the step that a turn ends with."""
 
 from __future__ import annotations
 

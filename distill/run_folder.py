@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import yaml
 
-from fewstep.distill.checkpoint import forget_all, forget_state, has_checkpoint
+from fewstep.distill.checkpoint import forget_checkpoints, forget_state, has_checkpoint
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
@@ -178,7 +178,7 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        forget_all(self.path)
+        forget_checkpoints(self.path)
         return folder
 
 

@@ -97,6 +97,7 @@ class Relay:
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        # networks, batches and the objective; then the training, resumed from where a checkpoint stands
         prepared = self._unless_stopped(lambda: self._prepare(index, stage), f"stage {stage.name} is next")
         trainer = prepared.trainer
         self._check_agreed(index, trainer)
@@ -106,6 +107,7 @@ class Relay:
             self.screen.say(f"{stage.name}: its first step {stage.objective.first_step}")
         self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")
+        # the moving average (EMA) is what the stage leaves behind, so it is what is measured, gated and saved
         roles = trainer.roles
         with roles.averaged():
             result: dict[str, Any] = self._unless_stopped(
@@ -126,6 +128,7 @@ class Relay:
             roles.save(folder, names)
             trainer.contract.write(folder)
 
+        # the stage's folder appears whole; from then on it is finished, and its checkpoint goes
         if self.accelerator.is_main_process:
             self.folder.finish(stage.name, write, result)
         elif self.layout.shards:
@@ -189,15 +192,18 @@ class Relay:
     def _prepare(self, index: int, stage: Stage) -> _Prepared:
         """The stage's trainer, resumed from its checkpoint, and what belongs to it."""
         torch.manual_seed(self.recipe.seed + index)  # of adapters and heads, the same in every process
+        # the student begins as an earlier stage ended; its supervisor is the base teacher or an earlier student
         start, teacher = self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))
         self.layout.prepare(self.teacher)
         roles, baked = stage_roles(self.recipe, index, self.teacher, start, teacher), self.recipe.guidance_in(index)
         conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
         if conversion is not None:
             record_prediction(roles.student, conversion.to)
+        # after the student's prediction is settled: copies keep the record of it, shards are made of what is there
         roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
+        # clips that no step trains on, on which the endpoint error and the watch are measured
         gauged = gauged_batches(batches, stage, self.accelerator.num_processes)
         # those of all processes: an objective may take statistics from them, which must be the same in all
         any_batch = gauged_batches(self._batches(index, alone=True), stage)[0]

@@ -62,6 +62,7 @@ class Trainer:
         self.batches, self.accelerator, self.logging, self.folder = batches, accelerator, logging, folder
         self.contract, self.samples, self.tracker = contract, samples, tracker or NoTracker()
         self.watcher = watcher
+        # an optimizer group for the student G, and one for each network that the objective trains besides, such as D
         self.modules = {name: player.module for name, player in objective.players().items()}
         self.players = {
             STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip, optimizer)
@@ -71,6 +72,7 @@ class Trainer:
             self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip, optimizer)
         self._micro_batches = stage.micro_batches(accelerator.num_processes)
         self._clips = stage.share(accelerator.num_processes)
+        # all that a checkpoint holds besides tensors; the random draws of a step follow from `drawn`
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
         self._whole = True  # False from a step's first move to its point on the curve
@@ -88,6 +90,7 @@ class Trainer:
         """
         self._curves = self._open_curves()
         try:
+            # a stop may have cut samples or measurements of this very step short: a resume begins with them
             stop = self._after_step(signals, say)
             while not stop and self.step < self.stage.steps:
                 began = time.monotonic()
@@ -158,6 +161,7 @@ class Trainer:
         figures = self._measure(watcher.measure, signals)
         if figures is None:
             return
+        # the bands of the watch (motion, contrast, accuracy of D ...) tell a collapse, which no loss would show
         action, wrong = watcher.settings.on_trigger, watcher.judge(self.step, {**figures, **self.objective.watched()})
         if wrong and action == "roll_back":
             self._roll_back("; ".join(wrong), say)
@@ -201,6 +205,7 @@ class Trainer:
         figures: dict[str, float] = {}
         drawn = self.drawn
         try:
+            # turns of a round share their clips: D's on real z_s and fake z_s, then G's on the same fakes
             for turns in self.objective.rounds(self.step):
                 lessons = self._lessons(turns)
                 for turn in turns:
@@ -240,6 +245,7 @@ class Trainer:
         total = {name: sum(values) / len(values) for name, values in seen.items()}  # some are of a few micro-batches
         # the student's warm-up is its own: a discriminator's lies within the first step as a whole
         scale = lr_scale(self.step, stage.steps, stage.warmup if turn == STUDENT else 0, stage.cooldown)
+        # the mean gradient over micro-batches and processes: not finite in all processes, or in none
         norm = player.gather(self.accelerator, total["loss"])
         if not math.isfinite(norm):
             raise ValueError(
@@ -315,6 +321,7 @@ class Trainer:
     def _take(self, found: dict[str, Any] | Path) -> None:
         numbers = sharded_checkpoint.read_numbers(found) if isinstance(found, Path) else found
         try:
+            # weights that were trained for other nodes, guidance or predictions mean something else here
             other = self.contract.differences(SamplingContract.model_validate(numbers["contract"]))
             if other:
                 raise ValueError(f"it is of a student with another {', '.join(other)}")

@@ -14,7 +14,7 @@ REFERENCE_STEPS = 50  # of the teacher that others are held against
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be measured: the teacher at `steps` steps with this guidance, or a student that has it inside."""
+    """A row to be measured: the teacher at `steps` steps with this guidance, or a student distilled with it."""
 
     steps: int
     guidance: Guidance
@@ -56,7 +56,7 @@ def label_of(row: Mapping[str, Any]) -> str:
 
 
 def teacher_entries(counts: Sequence[int], guidance: Guidance, students: Sequence[Entry]) -> list[Entry]:
-    """The teacher at these step counts, and at 50 steps with every guidance that a student has inside."""
+    """The teacher at these step counts, and at 50 steps with every guidance that a student was distilled with."""
     inside = list(dict.fromkeys(entry.guidance for entry in students))
     asked = [Entry(count, guidance) for count in counts]
     return list(dict.fromkeys([*asked, *(Entry(REFERENCE_STEPS, each) for each in inside)]))

@@ -230,7 +230,7 @@ def check_negative(
     option: str = "--negative-prompt",
     otherwise: str = "`fewstep sample --force` samples it all the same",
 ) -> None:
-    """Raises ValueError for another negative prompt than the student has inside; `otherwise`: what a user may do."""
+    """Raises ValueError for another negative prompt than the student's; `otherwise`: what a user may do."""
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
             f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "

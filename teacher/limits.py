@@ -1,4 +1,4 @@
-"""How large the numbers of recipes and commands may be: beyond, nobody means them, and no machine could follow."""
+"""How large the numbers of recipes and commands may be: larger ones are typing errors."""
 
 MOST_FRAMES = 10_000
 MOST_PIXELS = 16_384  # of a side
@@ -9,3 +9,5 @@ MOST_ITEMS = 10_000_000  # in all
 MOST_GUIDANCE = 100.0
 MOST_SHIFT = 1000.0
 MOST_RANK = 8192
+
+GIB = 2**30  # bytes

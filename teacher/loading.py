@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
 
 
 def find_device(name: torch.device | str | None = None) -> torch.device:

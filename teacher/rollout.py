@@ -30,6 +30,7 @@ def integrate(
     teacher's own, as in `Teacher.denoise`.
     """
     for i, (t, s) in enumerate(pairwise(grid)):
+        # x0 at z_t, then z_s with the same eps: DDIM, or Euler on the probability-flow ODE
         z = teacher.schedule.step(z, teacher.denoise(z, t, conditions, guidance, network), t, s)
         if on_step is not None:
             on_step(i + 1)
@@ -54,5 +55,6 @@ def endpoint(
     `teacher.schedule.endpoint_x0` turns it into what a student's single step must predict. `network` is asked instead
     of the teacher's own: an earlier stage's student supervises the next.
     """
+    # the n intervals that one step of the student from t to s replaces
     grid = teacher.schedule.substeps(t, s, num_substeps)
     return rollout(teacher, z_t, conditions, grid, guidance, network=network)

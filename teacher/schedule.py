@@ -84,13 +84,6 @@ class NoiseSchedule:
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift is {self.shift}; it must be above 0 and finite, and 1 means none")
 
-    @staticmethod
-    def from_scheduler(scheduler: object, shift: float | None = None) -> NoiseSchedule:
-        """The schedule behind a diffusers scheduler; see `schedulers.read_scheduler`, which can turn time round."""
-        from fewstep.teacher.schedulers import read_scheduler
-
-        return read_scheduler(scheduler, shift)
-
     def predicting(self, prediction: Prediction) -> NoiseSchedule:
         """The same schedule of a network that predicts something else; made once, as every forward pass asks for it.
 
@@ -139,6 +132,7 @@ class NoiseSchedule:
         if self.kind == "edm":
             low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
             return (((level / (1 - level)) ** (1 / self.rho) - low) / (high - low)).clamp(1e-12, 1)
+        # vp: alpha and sigma are known at T points, and the angle atan2(sigma, alpha) is linear between them
         angle = torch.atan2(level, 1 - level).clamp_max(self._angles[-1])
         above = torch.searchsorted(self._angles, angle).clamp_min(1)
         below = above - 1
@@ -165,6 +159,7 @@ class NoiseSchedule:
         """
         if count < 1:
             raise ValueError(f"{count} steps asked for: at least 1 is needed")
+        # evenly spaced before the shift, so that grid(n) is every k-th time of grid(k n) (arXiv 2202.00512)
         first, last = (self.unbend(_checked(time)) for time in (t, s))
         weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(-1, *[1] * max(first.ndim, last.ndim))
         times = self.bend(torch.lerp(first, last, weights))
@@ -228,6 +223,7 @@ class NoiseSchedule:
         alpha_t, sigma_t = self._alpha_sigma(t)
         if bool((sigma_t < sigma_s).any()) or bool((alpha_s == 0).any()):
             raise ValueError(f"no noise leads from s = {s} to t = {t}: s must be below 1 (noise) and t not below s")
+        # z_t = (alpha_t / alpha_s) z_s + sqrt(sigma_t^2 - (alpha_t sigma_s / alpha_s)^2) eps
         keep = alpha_t / alpha_s
         return _mix(keep, z_s, (sigma_t**2 - (keep * sigma_s) ** 2).clamp_min(0).sqrt(), eps)
 

@@ -168,7 +168,7 @@ class _State:
             return
         state: dict[str, Any] = {"network": self.network.state_dict(), "average": self.average, "step": self.step}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        with whole_file(self.path) as part, part.open("wb") as file:  # open: else a full disk is a riddle of torch's
+        with whole_file(self.path) as part, part.open("wb") as file:  # open: a full disk is an OSError then
             torch.save(state, file)
 
     def _load(self) -> None:

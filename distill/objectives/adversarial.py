@@ -92,6 +92,7 @@ class AdversarialObjective:
         judging = turn == DISCRIMINATOR
         self.discriminator.requires_grad_(judging)
         with torch.set_grad_enabled(not judging):
+            # fake: the student's z_s = alpha_s x0 + sigma_s eps after one step from z_t, or its whole clip
             fake, x0 = lesson.shared or self._students_side(lesson, roles)
         batch, schedule = lesson.batch, roles.teacher.schedule
         # both sides get the same noise: what is left to see is what the student does
@@ -101,6 +102,7 @@ class AdversarialObjective:
         with torch.set_grad_enabled(judging):
             starts = self._starts(lesson)
 
+        # D(z, s'), conditional on the features of z_t where the settings say so
         def discriminate(z: Tensor, conditions: Conditions = batch.conditions) -> Tensor:
             logits: Tensor = self.discriminator(z, s, conditions, starts)
             return logits
@@ -119,6 +121,7 @@ class AdversarialObjective:
 
     def _of_steps(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
         schedule = roles.teacher.schedule
+        # one transition t -> s per clip, between two neighbouring nodes of the student's grid
         step = self.supervision.draw(batch, schedule)
         supervised = anchored or self.subject.needs_supervisor(step.s)
         if not anchored and is_sharded(roles.supervisor):  # then all processes ask it, or none
@@ -137,6 +140,7 @@ class AdversarialObjective:
 
     def _of_clips(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
         supervision, noise, at_data = self.supervision, batch.noise(), torch.zeros(len(batch.x0), dtype=torch.float64)
+        # whole clips from noise (arXiv 2405.14867): real ones are data, or the supervisor's from the same noise
         drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.draws.shared))
         real = supervision.clips(noise, batch, roles) if self.settings.real == "supervisor" else batch.x0
         step = supervision.draw(batch, roles.teacher.schedule) if anchored else None
@@ -174,6 +178,7 @@ class AdversarialObjective:
         settings, both = self.settings, torch.cat([real, fake])
         logits = discriminate(both)
         of_real, of_fake = logits.chunk(2)
+        # L_D; relativistic: E[softplus(D(fake) - D(real))], of pairs that share prompt, noise and transition
         loss = adversarial = discriminator_loss(settings.loss, of_real, of_fake)
         self.scores.update(lesson.transition, of_real, of_fake)
         figures = {
@@ -183,11 +188,14 @@ class AdversarialObjective:
             "accuracy": (of_real > of_fake).float().mean(),  # share of pairs that are ranked right
             **self.scores.figures(self._ends(schedule)),
         }
+        # real clips with other clips' prompts count as fake, or D could do without the text
         if settings.mismatched:
             others = discriminate(real, lesson.batch.others_conditions())
             mismatched = discriminator_loss(settings.loss, of_real, others)
             figures["mismatched"] = mismatched.detach()
             loss = loss + settings.mismatched * mismatched
+        # R1 and R2, gamma/2 E|grad D|^2 on real and fake (arXiv 2501.05441), by finite differences (arXiv 2501.08316);
+        # taken every k-th step, they count k times as much, which leaves their mean as it is (lazy, arXiv 1912.04958)
         if step % settings.penalty_every == 0 and (settings.r1 or settings.r2):
             noise = torch.cat([lesson.batch.noise(), lesson.batch.noise()])
             slopes = gradient_penalty(discriminate, both, settings.penalty_sigma, noise, logits)
@@ -213,6 +221,7 @@ class AdversarialObjective:
                 of_real = discriminate(real)
             if settings.balance is not None and not lesson.num_judged:
                 self.scores.update(lesson.transition, of_real, of_fake.detach())  # it waits, and is measured meanwhile
+        # transitions that D cannot tell apart have nothing to teach: their gradients are noise
         weights = None
         if settings.balance is not None:
             weights = settings.balance.trust(self.scores.accuracies[lesson.transition]).to(of_fake)
@@ -220,6 +229,7 @@ class AdversarialObjective:
         loss, figures = settings.weight * adversarial, {"adversarial": adversarial.detach()}
         if settings.balance is not None:
             figures["discriminator_steps"] = torch.tensor(float(lesson.num_judged))
+        # L_G + weight * L_anchor: progressive distillation's own loss keeps the endpoint that the prompt asks for
         if lesson.taught is not None and settings.anchor.weight:
             anchor = self._anchor(x0, lesson, lesson.taught, roles)
             loss, figures["anchor"] = loss + settings.anchor.weight * anchor, anchor.detach()

@@ -46,6 +46,7 @@ def draw_transition(
     heights, nodes, counts = (
         torch.tensor(column, dtype=torch.float64)[drawn] for column in zip(*segments, strict=True)
     )
+    # drawn on the even grid, bent by the shift afterwards, so nodes stay nested at any shift
     t, s = (schedule.bend(x / student_steps) for x in (heights, nodes))
     return Transition(t, s, counts.long())
 
@@ -145,6 +146,7 @@ class Supervision:
     def teach(self, step: StudentStep, batch: Batch, roles: Roles) -> Lesson:
         """Follows the supervisor through the step."""
         z_s = torch.empty_like(step.z_t)
+        # z_s: the supervisor's n ODE steps from z_t; clips that take as many go through them together
         for count in self._counts(step, roles.supervisor):  # only starts between nodes give more than one
             part = step.num_substeps == count
             own = bool(part.any())

@@ -58,7 +58,7 @@ def check_loads(folder: Path, decoder: SmallVideoDecoder, z: Tensor) -> float:
 
 
 def find_decoder(path: Path) -> Path:
-    """The folder of a decoder, which a run's folder has inside. Raises ValueError when there is none."""
+    """The folder of a decoder, or of the run that holds one. Raises ValueError when there is none."""
     asked = path.expanduser()
     for folder in (asked / FOLDER, asked):
         if (folder / _CONFIG).is_file():

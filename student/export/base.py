@@ -149,19 +149,6 @@ class Format:
                 f"{self.name} cannot be written in {options.precision}: use --dtype {' or '.join(self.precisions)}"
             )
 
-    def settled(self, student: Student, options: Options) -> Options:
-        """The options with what they leave open; `rank` is None where no LoRA is extracted. Raises ValueError when one
-        cannot be."""
-        from fewstep.student.export.lora import is_adapted
-        from fewstep.student.export.precision import published_precision
-
-        adapted = is_adapted(student.network)
-        if adapted and options.rank is not None:
-            raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
-        published = published_precision(student.teacher)
-        precision = options.precision or (published if published in self.precisions else self.precisions[0])
-        return replace(options, rank=None if adapted else options.rank or self.usual_rank, precision=precision)
-
     def missing(self, teacher: Teacher) -> str:
         """Why the format cannot hold students of this teacher; nothing where it can."""
         if isinstance(teacher.denoiser, Experts) and self.name not in OF_EXPERTS:
@@ -221,6 +208,20 @@ def formats_of(teacher: Teacher) -> list[str]:
     return [name for name in MODULES if not find_format(name).missing(teacher)]
 
 
+def settled_options(format: Format, student: Student, options: Options) -> Options:
+    """The options with what they leave open; `rank` is None where no LoRA is extracted. Raises ValueError when one
+    cannot be."""
+    from fewstep.student.export.lora import is_adapted
+    from fewstep.student.export.precision import published_precision
+
+    adapted = is_adapted(student.network)
+    if adapted and options.rank is not None:
+        raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
+    published = published_precision(student.teacher)
+    precision = options.precision or (published if published in format.precisions else format.precisions[0])
+    return replace(options, rank=None if adapted else options.rank or format.usual_rank, precision=precision)
+
+
 def export(
     student: Student,
     to: str,
@@ -241,7 +242,7 @@ def export(
     format, begin, options = find_format(to), time.monotonic(), options or Options()
     format.check(student, options)
     student = replace(student, contract=published(student.contract, options.base_model))
-    options = format.settled(student, options)
+    options = settled_options(format, student, options)
     assert options.precision is not None
     with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():
         extracted = options.rank is not None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LINEAR_CODE = "linear_code.safetensors"  # in the pipeline's folder; diffusers does not look at it
 _T, _P = 4, 8  # frames and pixels per patch
 
 

@@ -67,7 +67,7 @@ def test_teacher_and_students_share_prompts_and_noise(command: list[object], tmp
         ("again", "teacher", 4, 8),
     ]  # fmt: skip
     assert found["prompts"] == ["a ring", "a cross", "a box", "a ring", "a cross"]
-    assert found["protocol"]["guidance"] == 2  # as the student has inside
+    assert found["protocol"]["guidance"] == 2  # what the student was distilled with
     assert "the judge reads clips" in found["protocol"]["left_out"]["shapes-fd"]
     for row in rows.values():
         assert sorted(p.name for p in (tmp_path / "out" / row["videos"]).iterdir()) == [

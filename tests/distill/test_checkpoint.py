@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.distill.checkpoint import FILE_NAME, PREVIOUS, forget_all, forget_state, load_state, save_state
+from fewstep.distill.checkpoint import FILE_NAME, PREVIOUS, forget_checkpoints, forget_state, load_state, save_state
 
 
 def state(step: int, stage: str = "4-step") -> dict[str, Any]:
@@ -91,5 +91,5 @@ def test_forgetting_a_stage_forgets_both(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
     save_state(tmp_path, state(1))
     save_state(tmp_path, state(2))
-    forget_all(tmp_path)
+    forget_checkpoints(tmp_path)
     assert names(tmp_path) == set()

@@ -70,7 +70,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 def test_parity_flow_match_euler(shift: float, steps: int) -> None:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
-    schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
+    schedule, z = read_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
     close(ours(schedule, schedule.grid(steps), z), theirs(scheduler, z))
 
 
@@ -79,7 +79,7 @@ def test_parity_flow_match_euler(shift: float, steps: int) -> None:
 def test_parity_flow_map_euler(shift: float, steps: int) -> None:
     scheduler: Any = FlowMapEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
-    schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
+    schedule, z = read_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
     close(ours(schedule, schedule.grid(steps), z), theirs(scheduler, z))
 
 
@@ -90,7 +90,7 @@ def test_parity_ddim_trailing(prediction: str, steps: int) -> None:
         **SD_BETAS, prediction_type=prediction, timestep_spacing="trailing", clip_sample=False
     )
     scheduler.set_timesteps(steps)
-    schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4)
+    schedule, z = read_scheduler(scheduler), noise(0, 2, 3, 4)
     close(ours(schedule, schedule.grid(steps), z), theirs(scheduler, z))
 
 
@@ -104,7 +104,7 @@ def test_zero_terminal_snr(scheduler_class: Any) -> None:
         rescale_betas_zero_snr=True,
     )
     scheduler.set_timesteps(20)
-    schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4)
+    schedule, z = read_scheduler(scheduler), noise(0, 2, 3, 4)
     assert float(schedule.alpha(1.0)) < 1e-15
     close(ours(schedule, schedule.grid(20), z), theirs(scheduler, z))
 
@@ -114,7 +114,7 @@ def test_zero_terminal_snr(scheduler_class: Any) -> None:
 def test_parity_euler_trailing(prediction: str, steps: int) -> None:
     scheduler: Any = EulerDiscreteScheduler(**SD_BETAS, prediction_type=prediction, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
-    schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
+    schedule, z = read_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
     close(ours(schedule, schedule.grid(steps), z), theirs(scheduler, z / schedule.alpha(1.0).float()))
 
 
@@ -129,20 +129,20 @@ def test_parity_euler_trailing(prediction: str, steps: int) -> None:
 def test_parity_edm(scheduler: Any) -> None:
     steps = 25
     scheduler.set_timesteps(steps)
-    schedule, z = NoiseSchedule.from_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
+    schedule, z = read_scheduler(scheduler), noise(0, 2, 3, 4, dtype=torch.float32)
     # diffusers' last node is sigma_min itself, which for us is the limit t -> 0: its grids are not nested
     grid = torch.cat([torch.linspace(1, 0, steps, dtype=torch.float64).clamp_min(1e-12), torch.zeros(1)])
     close(schedule.timestep(grid[:-1]), scheduler.timesteps.double(), 1e-5)
     close(ours(schedule, grid, z), theirs(scheduler, z / schedule.alpha(1.0).float()))
 
 
-def test_from_scheduler_reads_every_flow_scheduler() -> None:
+def test_read_scheduler_reads_every_flow_scheduler() -> None:
     unipc = UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
-    assert NoiseSchedule.from_scheduler(unipc) == NoiseSchedule("flow", "flow", 3.0)
+    assert read_scheduler(unipc) == NoiseSchedule("flow", "flow", 3.0)
     moved: Any = FlowMatchEulerDiscreteScheduler(shift=5.0)
     moved.set_shift(7.0)
-    assert NoiseSchedule.from_scheduler(moved).shift == 7.0
-    assert NoiseSchedule.from_scheduler(LCMScheduler(**SD_BETAS)).prediction == "eps"
+    assert read_scheduler(moved).shift == 7.0
+    assert read_scheduler(LCMScheduler(**SD_BETAS)).prediction == "eps"
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_from_scheduler_reads_every_flow_scheduler() -> None:
         (DDIMScheduler(rescale_betas_zero_snr=True), "v- or x0-prediction"),
     ],
 )
-def test_from_scheduler_refuses(scheduler: Any, sentence: str) -> None:
+def test_read_scheduler_refuses(scheduler: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        NoiseSchedule.from_scheduler(scheduler)
+        read_scheduler(scheduler)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_from_scheduler_refuses(scheduler: Any, sentence: str) -> None:
 @pytest.mark.parametrize("shift", [0, -1.0, float("inf"), float("nan")])
 def test_a_shift_that_is_none_is_refused(scheduler: Any, shift: float) -> None:
     with pytest.raises(ValueError, match=f"shift is {shift}; it must be above 0"):
-        NoiseSchedule.from_scheduler(scheduler, shift=shift)
+        read_scheduler(scheduler, shift=shift)
 
 
 @pytest.mark.parametrize("steps", [2, 8])
@@ -203,7 +203,7 @@ def test_parity_with_a_shift_that_follows_the_size(kind: str, tokens: int) -> No
 
 def test_dynamic_shift_can_be_given() -> None:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    assert NoiseSchedule.from_scheduler(scheduler, shift=2.5).shift == 2.5
+    assert read_scheduler(scheduler, shift=2.5).shift == 2.5
 
 
 def test_a_flow_of_noise_is_refused_with_the_setting_that_is_wrong() -> None:

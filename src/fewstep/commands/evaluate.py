@@ -54,7 +54,7 @@ _Prompts = Annotated[
 ]
 _Guidance = Annotated[
     str | None,
-    typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
+    typer.Option(help=f"Of the teacher; by default that of the first student, else 5; {LEVELS}."),
 ]
 _Reference = Annotated[
     Path | None,
@@ -224,7 +224,7 @@ def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
 
 
 def is_chain(text: str) -> bool:
-    """Whether SOURCE[@STEPS[:GUIDANCE]] means a chain. Raises ValueError for what is none of both."""
+    """Whether SOURCE[@STEPS[:GUIDANCE]] means a chain. Raises ValueError for what is neither."""
     from fewstep.student.chain import members_of
 
     return bool(members_of(asked_each(text)[0]))

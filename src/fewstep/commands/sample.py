@@ -60,7 +60,7 @@ def sample(
         ),
     ] = None,
     guidance: Annotated[
-        str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
+        str | None, typer.Option(help=f"Classifier-free; by default 5 of a teacher, and a student's own; {LEVELS}.")
     ] = None,
     embedded_guidance: Annotated[
         float | None,

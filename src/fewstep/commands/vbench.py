@@ -34,7 +34,7 @@ def videos(
     out: Annotated[Path, typer.Option(help="A folder; each model gets one of its own in it.")],
     steps: PipelineSteps = None,
     guidance: Annotated[
-        str | None, typer.Option(help=f"Of pipelines; by default what the first student has inside, else 5; {LEVELS}.")
+        str | None, typer.Option(help=f"Of pipelines; by default that of the first student, else 5; {LEVELS}.")
     ] = None,
     shift: Shift = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,

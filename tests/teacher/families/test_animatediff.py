@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.rollout import rollout
-from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.schedulers import read_scheduler
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
 
@@ -140,4 +140,4 @@ def test_the_schedule_ends_short_of_pure_noise(teacher: Teacher) -> None:
     "scheduler", [DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler, PNDMScheduler]
 )
 def test_the_schedule_is_the_same_whichever_the_scheduler(teacher: Teacher, scheduler: Any) -> None:
-    assert NoiseSchedule.from_scheduler(scheduler.from_config(teacher.pipeline.scheduler.config)) == teacher.schedule
+    assert read_scheduler(scheduler.from_config(teacher.pipeline.scheduler.config)) == teacher.schedule

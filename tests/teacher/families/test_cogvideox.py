@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.rollout import rollout
-from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.schedulers import read_scheduler
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def test_the_schedule_ends_in_pure_noise_whichever_the_scheduler(teacher: Teache
     """CogVideoX-5B comes with the DPM scheduler, whose noise levels are the same."""
     assert teacher.schedule.prediction == "v" and float(teacher.schedule.alpha(1.0)) < 1e-15
     dpm: Any = CogVideoXDPMScheduler
-    assert NoiseSchedule.from_scheduler(dpm.from_config(teacher.pipeline.scheduler.config)) == teacher.schedule
+    assert read_scheduler(dpm.from_config(teacher.pipeline.scheduler.config)) == teacher.schedule
 
 
 def test_another_network_without_blocks(teacher: Teacher) -> None:

@@ -122,8 +122,8 @@ def check_sizes(who: str, size: VideoSize, before: str, before_size: VideoSize, 
     spread = {SPREAD_CLIP, SPREAD_GAPS} & set(frames.values())
     if spread and (steps < 1 or gaps <= steps or gaps % steps):
         raise ValueError(
-            f"{who} makes clips of {size.num_frames} frames, over which the {before_size.num_frames} of {before} cannot "
-            "be spread evenly: use 2 or more, and later ones that fit between, such as 21 and then 81 (80 is 4 times 20)"
+            f"{who} makes clips of {size.num_frames} frames, over which the {before_size.num_frames} of {before} "
+            "cannot be spread evenly: use 2 or more, and then more that fit between, such as 21 and 81 (80 is 4 x 20)"
         )
 
 

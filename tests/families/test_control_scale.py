@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep import load_pipeline
 from fewstep.commands.evaluate import models_of
 from fewstep.commands.run import follow
 from fewstep.commands.run_checks import check_run
@@ -119,6 +120,9 @@ def test_from_a_recipe_to_the_stock_call_of_a_student(case: Case, student: Stude
     assert f"{case.argument}={case.scale}" in (done.folder / "README.md").read_text()
     back = open_sampler(done.folder, device="cpu")
     assert back.contract is not None and back.contract.control_scale == told and back.teacher.control_scale == told
+    pipe = load_pipeline(done.folder, device="cpu", dtype="float32")
+    with pytest.raises(ValueError, match=f"the student is sampled with {case.argument}=.*, not 0.25"):
+        pipe("a ring", **{case.argument: 0.25})
 
 
 def test_a_student_keeps_to_its_scale_and_its_teacher_is_compared_at_it(student: Student, recipe: Recipe) -> None:

@@ -110,8 +110,7 @@ def sample(
     typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     wanted = _with_files(typed or [""], parse_given(given or []))
     names = given_names(wanted)
-    weight, size = guidance_if_asked(guidance), (frames, height, width)
-    scale = control_if_asked(control_scale)
+    weight, scale, size = guidance_if_asked(guidance), control_if_asked(control_scale), (frames, height, width)
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
     if not typed:
         _check_unprompted(source, asked, teacher)

@@ -35,8 +35,9 @@ class Member(Settings):
     steps: SamplingSteps | None = None
     """Which of its students makes what later members are distilled on; null: the last."""
     given: dict[str, str] = USUAL
-    """What it is given of the clip before it: first, last or reference: FIRST_FRAME or LAST_FRAME; control, mask ...:
-    WHOLE_CLIP. The first member is given nothing."""
+    """What it is given of the clip before it: first, last or reference: FIRST_FRAME or LAST_FRAME; control, pose ...:
+    WHOLE_CLIP; of a clip of fewer frames, control: SPREAD_CLIP and mask: SPREAD_GAPS. The first member is given
+    nothing."""
 
     @field_validator("name")
     @classmethod

@@ -34,6 +34,7 @@ from fewstep.distill.settings import (
 )
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limited import EmbeddedGuidance, Shift
+from fewstep.teacher.told import ControlScaleField
 from fewstep.teacher.yaml_text import load_yaml
 
 __all__ = [
@@ -75,6 +76,9 @@ class Recipe(DataRecipe):
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: EmbeddedGuidance | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
+    control_scale: ControlScaleField | None = None
+    """How much of a control branch is added, of teacher and student alike: a number, or a list of one for each control
+    layer; null: the pipeline's own, 1."""
     parallel: Parallel = Parallel()
     """How several processes hold the networks."""
     student: StudentSettings = StudentSettings()

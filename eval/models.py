@@ -80,7 +80,8 @@ def _is_of_run(path: Path) -> bool:
 
 
 def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
-    """What was not asked for as the first student was taught it: guidance, shift, negative prompt and size."""
+    """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, and what
+    denoisers are told."""
     contracts = (_contract(model) for model in models)
     contract = next((found for found in contracts if found is not None), None)
     if contract is None:
@@ -89,7 +90,7 @@ def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
     size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)._asdict()
     shift = contract.shift if asked.shift is None else asked.shift
     negative = asked.negative_prompt or contract.negative_prompt
-    return replace(asked, guidance=guidance, shift=shift, negative_prompt=negative, **size)
+    return replace(asked, guidance=guidance, shift=shift, negative_prompt=negative, taught=contract.told, **size)
 
 
 def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
@@ -126,14 +127,16 @@ def _open(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtyp
 def asked_of(model: Model, asked: Asked) -> Asked:
     """How a model of a comparison is asked: with its own steps and guidance, where it names some."""
     if model.student:  # else its contract says them
-        return replace(asked, steps=model.steps, guidance=model.guidance, shift=None, negative_prompt="")
+        own: dict[str, Any] = dict.fromkeys(("shift", "embedded_guidance", "control_scale"))
+        return replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="", **own)
     guidance = asked.guidance if model.guidance is None else model.guidance
     return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
 
 
 def asked_of_members(model: Model, asked: Asked) -> list[Asked]:
-    """How each member of a chain is asked: sizes and shift are the last one's, the others have their own."""
-    own: dict[str, Any] = dict.fromkeys(("num_frames", "height", "width", "shift"))
+    """How each member of a chain is asked: sizes, shift and numbers that are told are the last one's."""
+    names = ("num_frames", "height", "width", "shift", "embedded_guidance", "control_scale")
+    own: dict[str, Any] = dict.fromkeys(names) | {"taught": {}}
     given = [asked.given, *(tuple(member.frames) for member in model.members[1:])]
     return [
         replace(asked, given=names, **({} if member is model.members[-1] else own))
@@ -214,6 +217,7 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
         "times": sampler.grid.tolist(),
         "guidance": sampler.guidance.plain(),
         "negative_prompt": sampler.negative_prompt,
+        **sampler.told,
     }
     if sampler.contract is not None:
         path = Path(model.source)

@@ -72,6 +72,7 @@ def protocol_of(
         "teacher_steps": teacher.steps,
         "teacher_sha256": teacher.teacher.sha256(),
         "guidance": teacher.guidance.plain(),
+        **teacher.told,
         **links_said(teacher),
         "negative_prompt": teacher.negative_prompt,
         "frames": teacher.size.num_frames,

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 FILE_NAME = "chain.json"  # in the folder of a chain that was distilled
 WHOLE_CLIP = "WHOLE_CLIP"
-OF_BEFORE = {**FROM_CLIP, WHOLE_CLIP: slice(None)}
+SPREAD_CLIP, SPREAD_GAPS = "SPREAD_CLIP", "SPREAD_GAPS"  # its frames with grey between them, and white where that is
+OF_VIDEOS = (WHOLE_CLIP, SPREAD_CLIP, SPREAD_GAPS)
+OF_BEFORE = (*FROM_CLIP, *OF_VIDEOS)
+GREY = 128
 USUAL = {"first": LAST_FRAME}  # what a member is given where nothing else is said: a clip of one frame is that frame
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model of a chain; frames: what it is given of the clips before it, name -> a key of `OF_BEFORE`."""
+    """A model of a chain; frames: what it is given of the clips before it, name -> one of `OF_BEFORE`."""
 
     source: str
     frames: Mapping[str, str] = field(default_factory=dict)
@@ -41,22 +44,36 @@ class Member:
 
 @dataclass(frozen=True)
 class Before:
-    """The sampler whose clips another one goes on from, and what of them that one is given."""
+    """The sampler whose clips another one, of clips of `num_frames`, goes on from, and what of them that is given."""
 
     sampler: Sampler
     frames: Mapping[str, str]
+    num_frames: int
 
     def given(
         self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
     ) -> Given:
         """What is given with clips of these prompts and seeds: of noise that is not theirs, the same for all models."""
-        return frames_given(self.sampler.clips(prompts, [seed_before(seed) for seed in seeds], on_step), self.frames)
+        clips = self.sampler.clips(prompts, [seed_before(seed) for seed in seeds], on_step)
+        return frames_given(clips, self.frames, self.num_frames)
 
 
-def frames_given(clips: Tensor, frames: Mapping[str, str]) -> Given:
-    """Parts of clips (B, 3, F, H, W) in -1..1, by what they are given as: uint8, as from files."""
+def frames_given(clips: Tensor, frames: Mapping[str, str], num_frames: int) -> Given:
+    """Parts of clips (B, 3, F, H, W) in -1..1, for clips of `num_frames`, by what they are given as: uint8, as from
+    files."""
     pixels = torch.stack([torch.from_numpy(to_uint8(clip)).movedim(-1, 0) for clip in clips])
-    return {name: pixels[:, :, OF_BEFORE[part]] for name, part in frames.items()}
+    return {name: _part(pixels, part, num_frames) for name, part in frames.items()}
+
+
+def _part(pixels: Tensor, part: str, num_frames: int) -> Tensor:
+    if part in FROM_CLIP:
+        return pixels[:, :, FROM_CLIP[part]]
+    if part == WHOLE_CLIP:
+        return pixels
+    spread = slice(None, None, (num_frames - 1) // (pixels.shape[2] - 1))
+    found = pixels.new_full((*pixels.shape[:2], num_frames, *pixels.shape[3:]), GREY if part == SPREAD_CLIP else 255)
+    found[:, :, spread] = pixels if part == SPREAD_CLIP else 0
+    return found
 
 
 def seed_before(seed: int) -> int:
@@ -72,7 +89,7 @@ def chained(samplers: Sequence[Sampler], frames: Sequence[Mapping[str, str]]) ->
     whole = samplers[0]
     for sampler, seen in zip(samplers[1:], frames, strict=True):
         check_sizes(sampler.name, sampler.size, whole.name, whole.size, seen)
-        whole = replace(sampler, before=Before(whole, seen))
+        whole = replace(sampler, before=Before(whole, seen, sampler.size.num_frames))
     return whole
 
 
@@ -84,8 +101,8 @@ def check_frames(frames: Mapping[str, str]) -> None:
     for name, part in frames.items():
         if part not in OF_BEFORE:
             raise ValueError(f"{name} is {part!r}: use {', '.join(OF_BEFORE)}, of the clip of the member before")
-        if (name in IMAGES) == (part == WHOLE_CLIP):
-            kind, allowed = ("one picture", tuple(FROM_CLIP)) if name in IMAGES else ("a video", (WHOLE_CLIP,))
+        if (name in IMAGES) == (part in OF_VIDEOS):
+            kind, allowed = ("one picture", tuple(FROM_CLIP)) if name in IMAGES else ("a video", OF_VIDEOS)
             raise ValueError(f"{name} is {kind}, and {part} is not: use {' or '.join(allowed)}")
 
 
@@ -100,6 +117,13 @@ def check_sizes(who: str, size: VideoSize, before: str, before_size: VideoSize, 
         raise ValueError(
             f"{who} makes clips of {size.num_frames} frames, and follows whole clips of {before}, which have "
             f"{before_size.num_frames}: give both one `size`, or choose other members"
+        )
+    gaps, steps = size.num_frames - 1, before_size.num_frames - 1
+    spread = {SPREAD_CLIP, SPREAD_GAPS} & set(frames.values())
+    if spread and (steps < 1 or gaps <= steps or gaps % steps):
+        raise ValueError(
+            f"{who} makes clips of {size.num_frames} frames, over which the {before_size.num_frames} of {before} "
+            "cannot be spread evenly: use 2 or more, and then more that fit between, such as 21 and 81 (80 is 4 x 20)"
         )
 
 

@@ -23,14 +23,16 @@ from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Kind, Prediction
 from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
+from fewstep.teacher.told import ControlScale, ControlScaleField, one_scale
 
 FILE_NAME = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 4
+VERSION = 5
 UNNAMED = "ORG/BASE-MODEL"  # stands in exports for a teacher that lies in a folder: its path is not told
 _SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
     2: {"experts": (), "given": ()},
     3: {"embedded_guidance": None},
+    5: {"control_scale": 1.0},
 }
 CONVERTED: tuple[Prediction, ...] = ("v", "x0")  # what students of a teacher that predicts eps may be converted to
 
@@ -58,13 +60,14 @@ class SamplingContract(BaseModel):
 
     times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all
     but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: what
-    a denoiser that takes its guidance as an input must be told, None for others. experts: of a student with several
-    networks, those that have a node; none where a single network has them all.
+    a denoiser that takes its guidance as an input must be told, None for others. control_scale: how much of a control
+    branch is added, 1 where none can be set. experts: of a student with several networks, those that have a node; none
+    where a single network has them all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    version: Literal[4]
+    version: Literal[5]
     pipeline: str  # diffusers' class name
     teacher: str  # its folder or hub id when the student was trained; in exports never a folder
     teacher_sha256: str
@@ -79,6 +82,7 @@ class SamplingContract(BaseModel):
     guidance: GuidanceField
     baked_guidance: GuidanceField
     embedded_guidance: EmbeddedGuidance | None
+    control_scale: ControlScaleField
     negative_prompt: str
     experts: tuple[ExpertNodes, ...]
     sizes: tuple[_Size, ...]  # those of the clips it was trained on, the usual one first
@@ -91,9 +95,11 @@ class SamplingContract(BaseModel):
         if not isinstance(values, dict) or values.get("version") not in range(1, VERSION):
             return values
         later = [said for version, said in _SINCE.items() if version > values["version"]]
-        size = {name: values[name] for name in VideoSize._fields if name in values}  # until version 3 there was one
-        others = {name: value for name, value in values.items() if name not in VideoSize._fields}
-        return {**ChainMap(*later), **others, "sizes": [size], "version": VERSION}
+        if values["version"] < 4:  # when there was one size
+            size = {name: values[name] for name in VideoSize._fields if name in values}
+            others = {name: value for name, value in values.items() if name not in VideoSize._fields}
+            values = others | {"sizes": [size]}
+        return {**ChainMap(*later), **values, "version": VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
@@ -147,6 +153,7 @@ class SamplingContract(BaseModel):
             guidance=Guidance(),
             baked_guidance=Guidance.of(baked_guidance),
             embedded_guidance=teacher.embedded_guidance,
+            control_scale=teacher.control_scale,
             negative_prompt=negative_prompt,
             experts=_experts(teacher, times, trained),
             sizes=as_sizes(sizes),
@@ -187,10 +194,15 @@ class SamplingContract(BaseModel):
             )
         return self.teacher
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """Numbers that its denoiser was told, as `Teacher.tell` takes them."""
+        return {"embedded_guidance": self.embedded_guidance, "control_scale": self.control_scale}
+
     def prepare(self, teacher: Teacher) -> None:
         """Tells the teacher what the student is given and told. Raises ValueError for what it does not take."""
         teacher.take(self.given)
-        teacher.use_embedded_guidance(self.embedded_guidance)
+        teacher.tell(**self.told)
 
     def check(
         self,
@@ -198,6 +210,7 @@ class SamplingContract(BaseModel):
         shift: float | None = None,
         guidance: Guidance | float | None = None,
         embedded_guidance: float | None = None,
+        control_scale: ControlScale | None = None,
         size: VideoSize | None = None,
     ) -> None:
         """Raises ValueError when a student is asked for in another way than it was trained for; None asks nothing.
@@ -209,6 +222,7 @@ class SamplingContract(BaseModel):
             "shift": shift,
             "guidance": None if guidance is None else Guidance.of(guidance),
             "embedded_guidance": embedded_guidance,
+            "control_scale": None if control_scale is None else one_scale(control_scale),
         }
         for name, value in asked.items():
             own = getattr(self, name)
@@ -305,6 +319,8 @@ def _counted(nodes: Sequence[int]) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, tuple):
+        return _listed(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -313,6 +329,7 @@ _WHY = {
     "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
     "embedded_guidance": f"its denoiser was told that one only; leave --embedded-guidance out, or {_FORCE}",
+    "control_scale": f"its control branch was added so; leave --control-scale out, or {_FORCE}",
     "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
     "size": f"it never saw others; ask for one of these with --frames, --height and --width, or {_FORCE}",
 }

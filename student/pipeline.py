@@ -19,7 +19,7 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.experts import parts_of
 
 # Arguments of pipelines that decide where a step goes, by whatever names: a student has one value of each.
-_SAMPLING = re.compile(r"num_inference_steps|sigmas|timesteps|eta|.*(guidance|cfg|stg|modality).*")
+_SAMPLING = re.compile(r"num_inference_steps|sigmas|timesteps|eta|.*(guidance|cfg|stg|modality).*|.*conditioning_scale")
 
 
 def student_pipeline(student: Student, force: bool = False) -> Any:

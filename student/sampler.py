@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
+from fewstep.teacher.told import ControlScale
 
 TEACHER_STEPS, TEACHER_GUIDANCE = 50, Guidance(5.0)  # where nobody asks for others
 
@@ -36,6 +38,8 @@ class Asked:
     force: bool = False
     given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
     embedded_guidance: float | None = None  # what a denoiser that takes its guidance as an input is told
+    control_scale: ControlScale | None = None  # how much of a control branch is added
+    taught: Mapping[str, Any] = field(default_factory=dict)  # told to a teacher that takes it, where nothing is asked
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Sampler:
     contract: SamplingContract | None
     before: Before | None = None
     decoder: SmallVideoDecoder | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)  # what `teacher.tell` says before clips are made
 
     @property
     def links(self) -> tuple[Sampler, ...]:
@@ -103,6 +108,7 @@ class Sampler:
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""
+        self.teacher.tell(**self.told)  # others around the same teacher may have told it something else
         return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
 
     @torch.no_grad()
@@ -153,7 +159,8 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if asked.given is not None:
         teacher.take(asked.given)
-    teacher.use_embedded_guidance(asked.embedded_guidance)
+    teacher.tell(**{name: value for name, value in asked.taught.items() if name in teacher.told})
+    teacher.tell(asked.embedded_guidance, asked.control_scale)
     usual = teacher.default_size()
     size = clip_size(() if usual is None else (usual,), asked.num_frames, asked.height, asked.width)
     return Sampler(
@@ -166,6 +173,7 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
         size=size,
         fps=teacher.default_fps(),
         contract=None,
+        told=teacher.told,
     )
 
 
@@ -180,9 +188,10 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
     contract.prepare(teacher)
     size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)
     if not asked.force:
-        contract.check(asked.steps, asked.shift, asked.guidance, asked.embedded_guidance, size)
+        told = asked.embedded_guidance, asked.control_scale
+        contract.check(asked.steps, asked.shift, asked.guidance, *told, size=size)
         check_negative(contract, asked.negative_prompt)
-    teacher.use_embedded_guidance(asked.embedded_guidance)
+    teacher.tell(asked.embedded_guidance, asked.control_scale)
     free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
     schedule = _shifted(teacher.schedule, contract.shift if asked.shift is None else asked.shift)
     return Sampler(
@@ -195,6 +204,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
         size=size,
         fps=contract.fps,
         contract=contract,
+        told=teacher.told,
     )
 
 

@@ -29,13 +29,14 @@ from fewstep.teacher.source import VideoSize, embedded_path, said_fps
 from fewstep.teacher.source import default_size as size_said_by
 from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
+from fewstep.teacher.told import Told
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
 
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
 
 
-class Teacher(Scheduled, Divisible, Exportable, Decoding, HeldParts, ABC):
+class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that

@@ -42,4 +42,5 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
             "the same architecture"
         ) from error
     made.schedule = teacher.schedule
+    made.tell(**teacher.told)
     return made

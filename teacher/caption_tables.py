@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
-from fewstep.teacher.given import NAMES, Prompt, existing, given_names
+from fewstep.teacher.given import NAMES, Prompt, existing, given_names, why_not_given
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.strict_csv import read_csv
 from fewstep.teacher.text_files import check_characters, lines_of, read_text
@@ -75,7 +75,7 @@ def read_prompt_table(table: Path) -> list[str]:
         text_at = columns[_column(columns, CAPTION_COLUMNS, place)]
         for name in columns:
             if name != text_at and name not in NAMES:
-                raise ValueError(f"{place} has {name!r}, which cannot be given: use {', '.join(NAMES)}")
+                raise ValueError(f"{place} has {name!r}, which {why_not_given(name)}")
         text = _text(row[text_at], "a prompt", place)
         check_caption(text, place, "prompt")
         files = {name: _file(row[name], table, place) for name in NAMES if name in row}

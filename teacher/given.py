@@ -96,8 +96,16 @@ def given_names(prompts: Sequence[str]) -> tuple[str, ...]:
 def in_order(names: set[str] | Sequence[str]) -> tuple[str, ...]:
     """The names in their usual order. Raises ValueError for one that is unknown."""
     if unknown := [name for name in names if name not in NAMES]:
-        raise ValueError(f"{unknown[0]!r} cannot be given: use {', '.join(NAMES)}")
+        raise ValueError(f"{unknown[0]!r} {why_not_given(unknown[0])}")
     return tuple(name for name in NAMES if name in names)
+
+
+def why_not_given(name: str) -> str:
+    """Why nothing can be given by a name that is none of `NAMES`, as the rest of a sentence."""
+    others = f"use {', '.join(NAMES)}"
+    if name == "audio":
+        return f"cannot be given: no pipeline that fewstep distils makes clips from sound; {others}"
+    return f"cannot be given: {others}"
 
 
 def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str], who: str) -> tuple[str, ...]:

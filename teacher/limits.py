@@ -8,6 +8,7 @@ MOST_CLIPS = 65_536  # at a time
 MOST_ITEMS = 10_000_000  # in all
 MOST_GUIDANCE = 100.0
 MOST_SHIFT = 1000.0
+MOST_CONTROL = 100.0  # of a control branch: 1 is all of it
 MOST_RANK = 8192
 
 GIB = 2**30  # bytes

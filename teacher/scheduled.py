@@ -33,9 +33,6 @@ class Scheduled:
     """Whether `predict` turns the output of a scheduler with `invert_sigmas` round, so that it is eps - x0 again."""
     timestep_dtype: torch.dtype = torch.float64
     """The dtype in which the pipeline hands times to the denoiser where it is used, whatever fewstep computes in."""
-    embedded_guidance: float | None = None
-    """What a denoiser that takes its guidance as an input (arXiv 2210.03142) is told at every time; None: it takes
-    none. One forward, beside which classifier-free guidance stays possible. A family sets its pipeline's default."""
 
     @property
     def guided_evaluations(self) -> int:
@@ -76,18 +73,6 @@ class Scheduled:
         """
         self._given_shift, self._schedule = shift, None
         self._schedule = self.schedule_for(self._size_at_first)
-
-    def use_embedded_guidance(self, guidance: float | None) -> None:
-        """From now on the denoiser is told this guidance, as teacher and as student; None leaves what it is told.
-
-        Raises ValueError for a denoiser that takes none.
-        """
-        if guidance is not None and self.embedded_guidance is None:
-            raise ValueError(
-                f"the denoiser in {self.folder} takes no guidance as an input, so embedded_guidance has no effect: "
-                "leave it out, and set the classifier-free `guidance` of stages, data or sampling"
-            )
-        self.embedded_guidance = self.embedded_guidance if guidance is None else guidance
 
     def use_size(self, size: VideoSize) -> None:
         """Says of which size the clips will be, for schedules that follow it."""

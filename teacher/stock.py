@@ -12,6 +12,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.schedule import Kind, NoiseSchedule, Prediction
 from fewstep.teacher.schedulers import prediction_type
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.told import ControlScale
 
 Node = tuple[str, dict[str, Any]]  # of a ComfyUI workflow: its class and inputs
 
@@ -35,6 +36,8 @@ class Contract(Protocol):
     def guidance(self) -> Guidance: ...
     @property
     def size(self) -> VideoSize: ...
+    @property
+    def control_scale(self) -> ControlScale: ...
 
 
 @dataclass(frozen=True)

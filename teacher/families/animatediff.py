@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import lcm
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +67,16 @@ class AnimateDiffTeacher(UNetTeacher):
         self._most_frames: int = self._unet.config.motion_max_seq_length
         if side := (self._unet.config.sample_size or 0) * self._per_pixel:
             self.family_size = VideoSize(min(USUAL_FRAMES, self._most_frames), side, side)
+
+    def take(self, names: Sequence[str]) -> None:
+        """A reference would need an IP-Adapter."""
+        if "reference" in names:
+            raise ValueError(
+                f"an {type(self.pipeline).__name__} shows a reference by an IP-Adapter only, which diffusers loads "
+                "beside a pipeline and not with it, so that no student can be trained with one: leave reference out, "
+                "and load the adapter beside the student, or use a teacher that takes references itself"
+            )
+        super().take(names)
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""

@@ -14,6 +14,7 @@ from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.given import Given
 from fewstep.teacher.pipeline_index import read_json
+from fewstep.teacher.stock import Contract
 
 CONTROL = "control"  # (B, 3, F, H, W), 0..255
 
@@ -24,24 +25,30 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
 
     takes = needs = ("control",)
     given_arguments = MappingProxyType({"control": "conditioning_frames"})
+    control_layers = 1  # all that the ControlNet adds has one scale
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The frames as they are: what the ControlNet makes of them is larger."""
         return {CONTROL: given["control"].to(self.device)}
 
     def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
-        """What the ControlNet adds to the UNet's blocks, frame by frame, at the pipeline's default scale of 1."""
+        """What the ControlNet adds to the UNet's blocks, frame by frame."""
         network: Any = self.pipeline.controlnet
         frames = conditions.shared[CONTROL].to(z.device, torch.float32) / 255
         frames, pictures = (x.transpose(1, 2).flatten(0, 1).to(network.dtype) for x in (frames, z))
         each = times.repeat_interleave(z.shape[2])
-        down, middle = network(pictures, each, text.to(network.dtype), frames, return_dict=False)
+        (scale,) = self.control_scales
+        down, middle = network(pictures, each, text.to(network.dtype), frames, scale, return_dict=False)
         return {
             "down_block_additional_residuals": tuple(x.to(z.dtype) for x in down),
             "mid_block_additional_residual": middle.to(z.dtype),
         }
 
     base_classes: tuple[str, ...] = ()  # image models have no ControlNet with them
+
+    def call_arguments(self, contract: Contract, given: Given | None = None) -> dict[str, Any]:
+        """With the control scale."""
+        return super().call_arguments(contract, given) | {"controlnet_conditioning_scale": contract.control_scale}
 
     # --- what its folders may hold
 

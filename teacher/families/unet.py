@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
+from fewstep.teacher.parts import weight_shapes
 from fewstep.teacher.schedule import Kind, Prediction, Time
 
 UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
@@ -21,6 +23,18 @@ class UNetTeacher(Teacher):
 
     schedules: tuple[tuple[Kind, Prediction], ...] = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
     stops_at_taps = True  # activations that are computed again lie inside blocks
+
+    @classmethod
+    def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
+        """Refuses UNets with an IP-Adapter inside, which diffusers saves with their weights and leaves out of what it
+        loads again."""
+        super().check_folder(folder, index)
+        held = weight_shapes(folder / "unet", "diffusers") if any((folder / "unet").glob("*.safetensors")) else {}
+        if any(name.startswith("encoder_hid_proj.") or ".processor.to_k_ip." in name for name in held):
+            raise ValueError(
+                f"the UNet in {folder} was saved with an IP-Adapter in it, which diffusers drops when it loads the "
+                "folder: call unload_ip_adapter() before save_pretrained(), and load the adapter beside the student"
+            )
 
     @property
     def _unet(self) -> Any:

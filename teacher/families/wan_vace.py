@@ -15,6 +15,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, to_pixels
+from fewstep.teacher.stock import Contract
 
 CONTROL = "control"  # (B, 96, F, h, w): latents of what is kept, of what is to change, and the mask
 
@@ -69,6 +70,17 @@ class WanVACETeacher(WanTeacher):
         channels, frames, rows, columns = super().latent_shape(num_frames, height, width)
         return channels, frames + self._references, rows, columns
 
+    @property
+    def control_layers(self) -> int:
+        """Each block of the control branch has a scale of its own."""
+        return len(self._config.vace_layers)
+
+    def call_arguments(self, contract: Contract, given: Given | None = None) -> dict[str, Any]:
+        """With the control scale."""
+        scale = contract.control_scale
+        told = list(scale) if isinstance(scale, tuple) else scale
+        return super().call_arguments(contract, given) | {"conditioning_scale": told}
+
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """The control branch's blocks, which run first, then the others."""
         modules = list(network.modules())
@@ -76,4 +88,5 @@ class WanVACETeacher(WanTeacher):
         return [module for kind in kinds for module in modules if isinstance(module, kind)]
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
-        return {"control_hidden_states": conditions.shared[CONTROL]}
+        scales = z_t.new_tensor(self.control_scales)
+        return {"control_hidden_states": conditions.shared[CONTROL], "control_hidden_states_scale": scales}

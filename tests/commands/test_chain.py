@@ -17,7 +17,7 @@ from PIL import Image
 from fewstep.distill.chain import read_chain
 from fewstep.distill.packaged import chain_names
 from fewstep.distill.recipe import read_recipe
-from fewstep.student.chain import USUAL, chained, members_of, seed_before
+from fewstep.student.chain import USUAL, chained, check_sizes, members_of, seed_before
 from fewstep.student.contract import read_contract
 from fewstep.student.sampler import Asked, open_sampler
 from fewstep.teacher.dataset_sources import item_seed
@@ -129,6 +129,35 @@ def test_a_third_member_may_follow_the_whole_clip(
     assert whole.clips(["a ring"], [3]).shape == (1, 3, *samplers[2].size)
     with pytest.raises(ValueError, match=r"follows whole clips of .*, which have 1: give both one `size`"):
         chained([samplers[0], samplers[2]], [{"control": "WHOLE_CLIP"}])
+
+
+def test_a_later_member_fills_in_between_the_frames_of_an_earlier_one(
+    tiny_wan_folder: Path, tiny_wan_vace_folder: Path
+) -> None:
+    given = {"control": "SPREAD_CLIP", "mask": "SPREAD_GAPS"}
+    asked = [Asked(1, 1.0, num_frames=5), Asked(1, 1.0, given=tuple(given))]
+    folders = (tiny_wan_folder, tiny_wan_vace_folder)
+    samplers = [open_sampler(folder, way, device="cpu") for folder, way in zip(folders, asked, strict=True)]
+    whole = chained(samplers, [given])
+    assert whole.before is not None and (samplers[0].size.num_frames, whole.size.num_frames) == (5, 9)
+    found = whole.before.given(["a ring"], [3])
+    clip = to_uint8(samplers[0].clips(["a ring"], [seed_before(3)])[0])
+    assert np.array_equal(found["control"][0, :, ::2].permute(1, 2, 3, 0).numpy(), clip)
+    assert bool((found["control"][:, :, 1::2] == 128).all())
+    assert found["mask"].shape == (1, 3, *whole.size)
+    assert bool((found["mask"][:, :, ::2] == 0).all()) and bool((found["mask"][:, :, 1::2] == 255).all())
+    assert whole.clips(["a ring"], [3]).shape == (1, 3, *whole.size)
+
+
+@pytest.mark.parametrize(("earlier", "later"), [(1, 9), (9, 9), (9, 5), (5, 13), (4, 9)])
+def test_frames_that_cannot_be_spread_evenly_are_refused(earlier: int, later: int) -> None:
+    sizes = [VideoSize(count, 16, 16) for count in (later, earlier)]
+    given = {"control": "SPREAD_CLIP"}
+    if (earlier, later) == (5, 13):
+        check_sizes("it", sizes[0], "the first", sizes[1], given)
+        return
+    with pytest.raises(ValueError, match=f"{later} frames, over which the {earlier} of the first cannot be spread"):
+        check_sizes("it", sizes[0], "the first", sizes[1], given)
 
 
 def test_it_is_evaluated_and_timed_as_a_whole(chain: Path, recipe: Path, tmp_path: Path) -> None:

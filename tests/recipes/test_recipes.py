@@ -67,6 +67,7 @@ GIVEN = {  # recipe -> teacher, guidance, what clips are made from
     "cogvideox-5b-i2v-lora-4step": ("zai-org/CogVideoX-5b-I2V", "6", "first"),
     "cogvideox1.5-5b-i2v-lora-4step": ("zai-org/CogVideoX1.5-5B-I2V", "6", "first"),
     "cogvideox-fun-5b-control-lora-4step": ("CogVideoX-Fun-V1.1-5b-Control", "6", "control"),
+    "animatediff-openpose-lora-4step": ("openpose-clips", "7.5", "control"),
 }
 WAN = [*OF_PROMPTS, *GIVEN]
 PICTURES = ["sdxl-lightning", "sdxl-lora-4step"]

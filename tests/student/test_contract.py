@@ -31,14 +31,14 @@ def test_it_survives_the_disk(contract: SamplingContract, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("version", "weights", "baked"), [(1, "full", "7@0.3-0.93"), (2, "lora", "3"), (3, "lora", "3")]
+    ("version", "weights", "baked"), [(1, "full", "7@0.3-0.93"), (2, "lora", "3"), (3, "lora", "3"), (4, "lora", "3")]
 )
 def test_files_of_older_versions_are_read(version: int, weights: str, baked: str, tmp_path: Path) -> None:
     """Each was written by a run of the embedded teacher when that version was the newest."""
     text = (OLDER / f"version-{version}.json").read_text()
     (tmp_path / FILE_NAME).write_text(text)
     contract = read_contract(tmp_path)
-    assert contract.version == 4 and json.loads(text)["version"] == version
+    assert contract.version == 5 and contract.control_scale == 1 and json.loads(text)["version"] == version
     assert contract.sizes == (VideoSize(17, 64, 64),) and (contract.experts, contract.given) == ((), ())
     assert (contract.weights, str(contract.baked_guidance), contract.embedded_guidance) == (weights, baked, None)
     teacher = load_teacher("shapes", device="cpu")
@@ -54,7 +54,7 @@ def test_files_of_older_versions_are_read(version: int, weights: str, baked: str
 
 
 def test_contracts_of_newer_versions_are_refused(contract: SamplingContract, tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text(contract.model_dump_json().replace('"version":4', '"version":5'))
+    (tmp_path / FILE_NAME).write_text(contract.model_dump_json().replace('"version":5', '"version":6'))
     with pytest.raises(ValueError, match=r"is not whole \(version"):
         read_contract(tmp_path)
 
@@ -86,7 +86,7 @@ def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContra
     [
         ("steps", 10**8), ("times", [1, 0.5, 0.7, 0.2, 0]), ("times", [1, 0.8, 0.6, 0.4, 0.2]), ("shift", 0),
         ("fps", -1), ("fps", 1e300), ("sizes", [[10**6, 16, 16]]), ("given", ["nothing"]), ("baked_guidance", 1e308),
-        ("embedded_guidance", -1),
+        ("embedded_guidance", -1), ("control_scale", -1), ("control_scale", []),
     ],
 )  # fmt: skip
 def test_contracts_of_odd_values_are_refused(

@@ -198,7 +198,7 @@ def test_a_contract_of_version_1_is_of_one_network(tiny_teacher: Teacher, tmp_pa
     contract = SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 1.0, "", 8.0)
     assert contract.experts == ()
     new = contract.model_dump(mode="json")
-    later = ("experts", "given", "embedded_guidance", "sizes")
+    later = ("experts", "given", "embedded_guidance", "control_scale", "sizes")
     old = {key: value for key, value in new.items() if key not in later} | contract.size._asdict() | {"version": 1}
     (tmp_path / "contract.json").write_text(json.dumps(old))
     assert read_contract(tmp_path) == contract
@@ -210,7 +210,8 @@ def test_a_contract_of_version_1_is_of_one_network(tiny_teacher: Teacher, tmp_pa
 def test_a_contract_of_version_2_is_of_a_denoiser_that_is_told_nothing(tiny_teacher: Teacher, tmp_path: Path) -> None:
     contract = SamplingContract.of(tiny_teacher, "tiny", 4, "full", VideoSize(9, 16, 16), 1.0, "", 8.0)
     new = contract.model_dump(mode="json")
-    old = {k: v for k, v in new.items() if k not in ("embedded_guidance", "sizes")} | contract.size._asdict()
+    later = ("embedded_guidance", "control_scale", "sizes")
+    old = {k: v for k, v in new.items() if k not in later} | contract.size._asdict()
     old["version"] = 2
     (tmp_path / "contract.json").write_text(json.dumps(old))
     assert read_contract(tmp_path) == contract

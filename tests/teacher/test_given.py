@@ -176,6 +176,7 @@ def test_options(picture: Path) -> None:
         (["first"], "not of the form NAME=VALUE"),
         (["first="], "not of the form"),
         ([f"frist={picture}"], "'frist' cannot be given: use first, last"),
+        (["audio=speech.wav"], "'audio' cannot be given: no pipeline that fewstep distils makes clips from sound; use"),
         ([f"first={picture}"] * 2, "is there twice"),
         (["first=nowhere.png"], "there is no file nowhere.png"),
     ):
@@ -200,6 +201,7 @@ def test_prompts_with_files(picture: Path, tmp_path: Path) -> None:
         ('{"prompt": "a", "first": "nowhere.png"}', "line 1: there is no file"),
         ('{"prompt": "a"}\n{"prompt": "b", "first": "picture.png"}', "give all prompts the same kinds of files"),
         ('{"prompt": "a", "picture": "picture.png"}', "line 1 has 'picture', which cannot be given: use first"),
+        ('{"prompt": "a", "audio": "a.wav"}', "has 'audio', which cannot be given: no pipeline that fewstep distils"),
         ('{"first": "picture.png"}', "one of caption, text, prompt must be among them"),
         ('{"prompt": 3}', "the number 3 for a prompt"),
         ('{"prompt": "a", "first": ["picture.png"]}', "a list for a file"),

@@ -28,6 +28,7 @@ def evaluate(
     lpips_trunk: Source | None = None,
     decoder: Source | Sequence[Source] | Mapping[str, Source] | None = None,
     shift: float | None = None,
+    control_scale: float | str | None = None,
     frames: int | None = None,
     height: int | None = None,
     width: int | None = None,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.guidance import Guidance
+    from fewstep.teacher.told import ControlScale
 
 _T = TypeVar("_T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -36,6 +37,14 @@ Shift = Annotated[
     float | None,
     typer.Option(
         "--shift", min=0.001, max=MOST_SHIFT, help="Bends the steps' times towards noise; the model's own by default."
+    ),
+]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        "--control-scale",
+        help="How much of a control branch is added, 1 is all; or 1,0.8,0.5, a number for each of its layers; the "
+        "model's own by default.",
     ),
 ]
 Computed = Annotated[
@@ -113,6 +122,16 @@ def guidance_of(text: str) -> Guidance:
 def guidance_if_asked(text: str | None) -> Guidance | None:
     """`guidance_of` where the option may be left out."""
     return None if text is None else guidance_of(text)
+
+
+def control_if_asked(text: str | None) -> ControlScale | None:
+    """What `--control-scale` asks for. Raises ValueError, naming the option, for what are no numbers."""
+    from fewstep.teacher.told import one_scale
+
+    try:
+        return None if text is None else one_scale(text)
+    except ValueError as error:
+        raise ValueError(str(error).replace("control_scale", "--control-scale", 1)) from error
 
 
 def named_sources(given: list[str]) -> dict[str, str]:

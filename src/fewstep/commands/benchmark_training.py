@@ -114,7 +114,7 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)
-    outline.teacher.use_embedded_guidance(plan.embedded_guidance)
+    outline.teacher.tell(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     check_networks(plan, outline)
     if isinstance(plan.data, DatasetData) and (datasets_in(plan.data.folder)[0] / FILE_NAME).is_file():
@@ -142,7 +142,7 @@ def _measure(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
-    teacher.use_embedded_guidance(plan.embedded_guidance)
+    teacher.tell(plan.embedded_guidance, plan.control_scale)
     teacher.restrict(plan.student.only)  # every batch is of one base model: the teacher's own has the times of all
     prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
     conditions = teacher.conditions_of_any(prompts, "", size)

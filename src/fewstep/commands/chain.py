@@ -57,7 +57,7 @@ def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
     screen.say(f"member {member.name}: {plan.out}")
     if index:
         with screen:
-            plan = _on(plan, make_given(chain, index, plan, screen, _ELSEWHERE))
+            plan = _on(plan, make_given(chain, index, plan, _size(chain, index).num_frames, screen, _ELSEWHERE))
     with RunScreen(quiet=screen.quiet) as own:
         follow(plan, None, own, option="--set out=DIR of the chain")
 

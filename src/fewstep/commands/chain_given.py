@@ -38,8 +38,8 @@ def grey_table(folder: Path, names: Mapping[str, str], plan: Recipe, size: Video
     return folder / _TABLE
 
 
-def make_given(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere: str) -> Path:
-    """Makes what is missing of it. Raises ValueError when another student made what is there."""
+def make_given(chain: Chain, index: int, plan: Recipe, num_frames: int, screen: Screen, elsewhere: str) -> Path:
+    """Makes what is missing of it, for clips of `num_frames`. Raises ValueError when another student made the rest."""
     from fewstep.teacher.dataset_sources import batches, item_seed
 
     if (made := made_table(chain, index)) is not None:
@@ -50,7 +50,8 @@ def make_given(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere
     with screen.pieces("clip") as progress:
         for numbers in batches(range(len(prompts)), _data(plan).batch):
             seeds = [item_seed(plan.seed, number) for number in numbers]
-            rows += _made(sampler, [prompts[i] for i in numbers], seeds, numbers, folder, chain.members[index].given)
+            some = [prompts[i] for i in numbers]
+            rows += _made(sampler, some, seeds, numbers, folder, chain.members[index].given, num_frames)
             progress(f"given to {name}", numbers[-1] + 1, len(prompts))
     _write_table(folder / _TABLE, rows)
     return folder / _TABLE
@@ -86,13 +87,14 @@ def _made(
     numbers: Sequence[int],
     folder: Path,
     frames: Mapping[str, str],
+    num_frames: int,
 ) -> list[Row]:
     """Rows of a batch, whose files are written unless all are there."""
     from fewstep.student.chain import frames_given
 
     paths = [_paths(folder, f"{number:05d}", frames) for number in numbers]
     if not all(path.exists() for files in paths for path in files.values()):
-        given = frames_given(sampler.clips(prompts, seeds), frames)
+        given = frames_given(sampler.clips(prompts, seeds), frames, num_frames)
         for row, number in enumerate(numbers):
             _write(folder, f"{number:05d}", given, row, sampler.fps)
     return list(zip(prompts, paths, strict=True))

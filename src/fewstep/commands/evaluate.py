@@ -10,6 +10,7 @@ import typer
 from fewstep.commands.asked import (
     LEVELS,
     Computed,
+    Control,
     Decoders,
     Device,
     DType,
@@ -20,6 +21,7 @@ from fewstep.commands.asked import (
     Width,
     asked_each,
     asked_ways,
+    control_if_asked,
     for_each,
     guidance_if_asked,
     named_sources,
@@ -92,6 +94,7 @@ def evaluate(
     lpips_trunk: _Trunk = None,
     decoder: Decoders = None,
     shift: Shift = None,
+    control_scale: Control = None,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
@@ -101,7 +104,7 @@ def evaluate(
     """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
     evaluate_models(
         models, prompts, num, out, steps, guidance, negative_prompt, seed, batch, metrics, reference, world_clips,
-        fvd_weights, lpips_trunk, decoder, shift, frames, height, width, dtype, device, Screen(),
+        fvd_weights, lpips_trunk, decoder, shift, control_scale, frames, height, width, dtype, device, Screen(),
     )  # fmt: skip
 
 
@@ -122,6 +125,7 @@ def evaluate_models(
     lpips_trunk: Path | None,
     decoder: list[str] | None,
     shift: float | None,
+    control_scale: str | None,
     frames: int | None,
     height: int | None,
     width: int | None,
@@ -149,7 +153,7 @@ def evaluate_models(
     check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    asked = _asked(found, given, (frames, height, width), steps, guidance, shift, negative_prompt)
+    asked = _asked(found, given, (frames, height, width), steps, guidance, shift, negative_prompt, control_scale)
     with launched_ranks(device) as ranks:
         if ranks.first:
             check_unlocked(folder)
@@ -193,6 +197,7 @@ def _asked(
     guidance: str | None,
     shift: float | None,
     negative_prompt: str,
+    control_scale: str | None,
 ) -> Asked:
     """How the models are asked; what comes with the prompts is what clips are made from."""
     from fewstep.eval.models import as_taught
@@ -200,8 +205,8 @@ def _asked(
     from fewstep.teacher.given import given_names
 
     names = None if prompts is None else given_names(prompts)
-    weight = guidance_if_asked(guidance)
-    return as_taught(models, Asked(steps, weight, shift, negative_prompt, *size, given=names))
+    weight, scale = guidance_if_asked(guidance), control_if_asked(control_scale)
+    return as_taught(models, Asked(steps, weight, shift, negative_prompt, *size, given=names, control_scale=scale))
 
 
 def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:

@@ -207,7 +207,7 @@ def _follow(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
-    teacher.use_embedded_guidance(plan.embedded_guidance)
+    teacher.tell(plan.embedded_guidance, plan.control_scale)
     bases = _bases(plan, teacher, screen)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     others = [folder.of_base(number).data for number in range(1, len(bases) + 1)]

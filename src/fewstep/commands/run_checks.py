@@ -34,7 +34,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     find_device(plan.device)
     check_source(plan, folder)
     outline = outline_teacher(plan.teacher, plan.shift)
-    outline.teacher.use_embedded_guidance(plan.embedded_guidance)
+    outline.teacher.tell(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     bases = [outline_teacher(name) for name in plan.bases]
     named = dict(zip(plan.bases, (base.teacher for base in bases), strict=True))

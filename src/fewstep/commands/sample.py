@@ -14,6 +14,7 @@ from fewstep.commands.asked import (
     LEVELS,
     MAX_SEED,
     Computed,
+    Control,
     Device,
     DType,
     Fps,
@@ -21,6 +22,7 @@ from fewstep.commands.asked import (
     Height,
     Shift,
     Width,
+    control_if_asked,
     guidance_if_asked,
     say_text_losses,
     settle_dtype,
@@ -68,6 +70,7 @@ def sample(
             min=0.0, max=MOST_GUIDANCE, help="Told to denoisers that take their guidance as an input; the model's own."
         ),
     ] = None,
+    control_scale: Control = None,
     shift: Shift = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
@@ -107,8 +110,8 @@ def sample(
     typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     wanted = _with_files(typed or [""], parse_given(given or []))
     names = given_names(wanted)
-    weight, size = guidance_if_asked(guidance), (frames, height, width)
-    asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance)
+    weight, scale, size = guidance_if_asked(guidance), control_if_asked(control_scale), (frames, height, width)
+    asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
     if not typed:
         _check_unprompted(source, asked, teacher)
     sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device, decoder)

@@ -61,7 +61,7 @@ def _try(
         teacher.take(given)
     size = least_size(teacher)
     row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, teacher.given))
-    plan = _recipe(folder, size, work, device, write_given(work / "given", teacher.given_sizes(size)), only)
+    plan = least_recipe(folder, size, work, device, write_given(work / "given", teacher.given_sizes(size)), only)
     check_run(plan, RunFolder(plan.out))
     _after_approval("the run", lambda: follow(plan, screen=RunScreen()))
     row["run"] = True
@@ -114,7 +114,7 @@ def _is_finite(folder: Path, size: VideoSize, device: str | None, given: Sequenc
     return bool(sampler.teacher.decode(latents).isfinite().all())
 
 
-def _recipe(
+def least_recipe(
     folder: Path, size: VideoSize, work: Path, device: str | None, given: Mapping[str, str], only: str | None
 ) -> Recipe:
     """Rollouts, a stage of regression and an adversarial one, a step each."""

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AnimateDiffControlNetPipeline
+from PIL import Image
 
 from fewstep.teacher.base import Teacher, VideoSize, load_teacher
 from fewstep.teacher.given import noise_given, to_pil
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_controlnet import save_tiny_controlnet
+from tests.tiny_ip_adapter import load_tiny_ip_adapter, tiny_image_encoder
 
 SIZE = VideoSize(5, 24, 16)
 
@@ -59,7 +61,7 @@ def test_the_controlnet_is_asked_at_each_clips_own_time_and_not_trained(teacher:
 def test_what_it_is_not_made_for_is_refused(teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="makes clips from control, and control is missing"):
         teacher.take([])
-    with pytest.raises(ValueError, match="takes control, not reference"):
+    with pytest.raises(ValueError, match="shows a reference by an IP-Adapter only, which diffusers loads beside"):
         teacher.take(["control", "reference"])
     save_tiny_controlnet(tmp_path / "pooled", global_pool_conditions=True)
     with pytest.raises(ValueError, match="sees pictures as a whole"):
@@ -69,3 +71,28 @@ def test_what_it_is_not_made_for_is_refused(teacher: Teacher, tmp_path: Path) ->
     index.write_text(json.dumps(several))
     with pytest.raises(ValueError, match="several at once are not known here"):
         outline_teacher(tmp_path / "pooled")
+
+
+def test_an_ip_adapter_is_loaded_beside_a_pipeline_and_lost_when_it_is_saved(
+    tiny_controlnet_folder: Path, tmp_path: Path
+) -> None:
+    """What docs/families/animatediff-controlnet.md says of references."""
+    pipeline: Any = AnimateDiffControlNetPipeline.from_pretrained(tiny_controlnet_folder, **tiny_image_encoder())
+    pipeline.set_progress_bar_config(disable=True)
+    load_tiny_ip_adapter(pipeline)
+    frames = [Image.new("RGB", SIZE[:0:-1], color) for color in ("red", "blue", "white", "black", "green")]
+    shown = [
+        pipeline(
+            "a ring", **SIZE._asdict(), num_inference_steps=2, guidance_scale=1.0, conditioning_frames=frames,
+            latents=torch.ones(1, 4, 5, 12, 8), ip_adapter_image=picture, output_type="latent", return_dict=False,
+        )[0]
+        for picture in frames[:2]
+    ]  # fmt: skip
+    assert not torch.equal(*shown)  # so a student's pipeline, which is of the same class, shows references
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert AnimateDiffControlNetPipeline.from_pretrained(tmp_path / "saved").unet.encoder_hid_proj is None
+    with pytest.raises(ValueError, match=r"saved with an IP-Adapter in it, .*: call unload_ip_adapter\(\)"):
+        outline_teacher(tmp_path / "saved")
+    pipeline.unload_ip_adapter()
+    pipeline.save_pretrained(tmp_path / "unloaded")
+    assert outline_teacher(tmp_path / "unloaded").whole

@@ -73,11 +73,11 @@ def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> Non
     told = teacher.embedded_guidance
     if told is None:
         with pytest.raises(ValueError, match="takes no guidance as an input"):
-            teacher.use_embedded_guidance(4.0)
+            teacher.tell(4.0)
         return
     before, contract = ours(teacher, z, given, 1.0), contract_of(teacher)
     assert contract.embedded_guidance == told
-    teacher.use_embedded_guidance(told + 3)
+    teacher.tell(told + 3)
     try:
         after = ours(teacher, z, given, 1.0)
         assert float((before - after).abs().max()) > 1e-3
@@ -86,7 +86,7 @@ def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> Non
         contract.prepare(teacher)
         assert torch.equal(ours(teacher, z, given, 1.0), before)
     finally:
-        teacher.use_embedded_guidance(told)
+        teacher.tell(told)
     with pytest.raises(ValueError, match="embedded_guidance"):
         contract.check(embedded_guidance=told + 1)
     with pytest.raises(ValueError, match="embedded_guidance None"):

@@ -25,6 +25,7 @@ class FourSteps:
     prediction: Prediction
     shift: float
     steps: int = 4
+    control_scale: float = 1.0
     guidance: Guidance = Guidance()  # noqa: RUF009
     size: VideoSize = VideoSize(9, 16, 32)  # noqa: RUF009
 

@@ -22,7 +22,7 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import every_network
 from fewstep.teacher.parts import named_parts
-from fewstep.teacher.precision import Precision
+from fewstep.teacher.precision import Precision, stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 
 _PROMPT = "a red ball rolls slowly across a wooden table"
@@ -112,9 +112,8 @@ class StepCounter:
 def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
     """As loading in this precision does: what a network keeps in float32 stays so."""
     for network in every_network(teacher.denoiser):
-        exact = set(getattr(network, "_keep_in_fp32_modules", None) or ())
         for name, parameter in network.to(META).named_parameters():
-            if not exact & set(name.split(".")):
+            if not stays_exact(network, name):
                 parameter.data = parameter.data.to(dtype)
 
 

@@ -106,12 +106,19 @@ class Sampler:
         return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
 
     @torch.no_grad()
+    def latents(
+        self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Latents (B, C, F, h, w) of clips, a prompt and a seed each."""
+        return self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step)
+
     def clips(
         self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
     ) -> Tensor:
-        """Videos (B, 3, F, H, W) in -1..1, a prompt and a seed each."""
-        return self.decode(self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step))
+        """Their videos (B, 3, F, H, W) in -1..1."""
+        return self.decode(self.latents(prompts, seeds, on_step))
 
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, F, h, w) -> videos (B, 3, F, H, W) in -1..1."""
         with self.teacher.decoding_by(None if self.decoder is None else self.decoder.decode):

@@ -29,20 +29,16 @@ class Background:
     def decode(self, latents: Tensor) -> Future[Tensor]:
         """Videos (B, 3, F, H, W) in -1..1, once they are there, of latents (B, C, F, h, w)."""
         if self._stream is None:
-            return self._thread.submit(self._decode, latents)
+            return self._thread.submit(self._sampler.decode, latents)
         ready = torch.cuda.Event()
         ready.record()
         return self._thread.submit(self._decode_in, self._stream, latents, ready)
-
-    @torch.no_grad()  # which holds for one thread only
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self._sampler.decode(latents)
 
     def _decode_in(self, stream: torch.cuda.Stream, latents: Tensor, ready: torch.cuda.Event) -> Tensor:
         with torch.cuda.stream(stream):
             stream.wait_event(ready)
             latents.record_stream(stream)  # its memory is not given away before the stream has read it
-            video = self._decode(latents)
+            video = self._sampler.decode(latents)
             stream.synchronize()
         return video
 

@@ -50,6 +50,11 @@ Decoder = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="A small decoder in place of the teacher's: a run of shapes-decoder or the like."),
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")]
 EmbeddedGuidance = Annotated[
     float | None,
     typer.Option(
@@ -80,12 +85,7 @@ def sample(
     prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."
-        ),
-    ] = None,
+    steps: Steps = None,
     guidance: Annotated[
         str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
     ] = None,
@@ -95,9 +95,7 @@ def sample(
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")
-    ] = 0,
+    seed: Seed = 0,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
@@ -148,9 +146,7 @@ def sample(
     check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)
-    with closing(
-        _clips(sampler, wanted, seed, batch, overlap, screen)
-    ) as clips:  # with its bar, before an error is shown
+    with closing(_clips(sampler, wanted, seed, batch, overlap, screen)) as clips:  # the bar too, before an error
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 

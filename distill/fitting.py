@@ -27,7 +27,7 @@ def remedies(recipe: Recipe, index: int) -> Iterator[Changed]:
         if divided is not start:
             yield _with(start, "gradient_checkpointing", True)
         yield lightest
-    if recipe.average == "device" and recipe.stages[index].ema:
+    if recipe.average_of(index) == "device":
         yield (lightest := _with(lightest, "average", "cpu"))
     shards = recipe.parallel.kind == "fsdp"
     if not (has_few_bits(recipe.optimizer) or shards):

@@ -136,7 +136,7 @@ def _counted_as(recipe: Recipe, index: int) -> tuple[Recipe, float]:
     """The recipe with two micro-batches in the stage where it has more, which take no more memory, and how many times
     the work of these its own are. An average that is kept in main memory is none of the device's."""
     stage = recipe.stages[index]
-    few, ema = min(stage.accumulate, 2), stage.ema if recipe.average == "device" else 0.0
+    few, ema = min(stage.accumulate, 2), stage.ema if recipe.average_of(index) == "device" else 0.0
     changes = {"accumulate": few, "batch": stage.batch // stage.accumulate * few, "ema": ema}
     fewer = stage.model_copy(update=changes)
     stages = [fewer if number == index else other for number, other in enumerate(recipe.stages)]

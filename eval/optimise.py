@@ -24,23 +24,20 @@ _PAYS = {False: "faster by more than the spread", True: "more clips a minute, th
 
 @dataclass(frozen=True)
 class Tried:
-    """An option on top of those kept before it. Seconds are medians of a pass, `spread` is the larger of the two
-    interquartile ranges; figures of likeness are to the model without any option. `why`: of the verdict, in words."""
+    """An option on top of those kept before it. Seconds are medians of a pass; `seconds_saved` is the median of pairs,
+    with and without in turn, and `spread` their interquartile range: what slows both is nobody's. Figures of likeness
+    are to the model without any option. `why`: of the verdict, in words."""
 
     option: str
     kept: bool
     why: str
     seconds_without: float | None = None
     seconds_with: float | None = None
+    seconds_saved: float | None = None
     spread: float | None = None
     relative_error: float | None = None
     psnr_db: float | None = None
     max_difference: float | None = None
-
-    @property
-    def gain(self) -> float:
-        """Seconds that it saves of a pass."""
-        return (self.seconds_without or 0.0) - (self.seconds_with or 0.0)
 
     @property
     def said(self) -> str:
@@ -50,7 +47,7 @@ class Tried:
             error = "not finite" if self.relative_error is None else f"{self.relative_error:.2g}"
             figures = (
                 f" {self.seconds_without / self.seconds_with:.2f}x ({self.seconds_without:.3g} to "
-                f"{self.seconds_with:.3g} s, spread {self.spread:.2g}), error {error}:"
+                f"{self.seconds_with:.3g} s, saved {self.seconds_saved:.2g}, spread {self.spread:.2g}), error {error}:"
             )
         return f"{self.option}:{figures} {'kept' if self.kept else 'left out'}, {self.why}"
 
@@ -58,8 +55,8 @@ class Tried:
 class Optimiser:
     """Tries options on one model, group after group of alternatives, and keeps of each the fastest that pays.
 
-    An option pays when its median pass is faster by more than the spread of the passes, and the clip made with all that
-    is kept differs from the untuned model's by at most `max_error`. `model` is as it was before once `run` is over.
+    An option pays when it saves more than the spread of that from pair to pair, and the clip made with all that is kept
+    differs from the untuned model's by at most `max_error`. `model` is as it was before once `run` is over.
     """
 
     def __init__(self, model: Timed, batch: int, repetitions: int, clock: Clock, max_error: float = MAX_ERROR) -> None:
@@ -73,7 +70,7 @@ class Optimiser:
         try:
             for group in candidates(self._model, self._batch):
                 tried = [self._try(name, value, own) for name, value in group]
-                best = max((one for one in tried if one[0].kept), key=lambda one: one[0].gain, default=None)
+                best = max((one for one in tried if one[0].kept), key=lambda one: _saved(one[0]), default=None)
                 for (name, value), one in zip(group, tried, strict=True):
                     if one is best:
                         kept = replace(kept, **{name: value})
@@ -101,10 +98,10 @@ class Optimiser:
         finally:
             _turned(switches, on=False)
             model.background = model.waiting = None
-        spread = max(float(np.subtract(*np.percentile(some, [75, 25]))) for some in (without, with_it))
-        tried = Tried(
-            option, True, _PAYS[alone.overlap], float(np.median(without)), float(np.median(with_it)), spread, **figures
-        )
+        saved = np.subtract(without, with_it)
+        seconds = [float(np.median(some)) for some in (without, with_it, saved)]
+        spread = float(np.subtract(*np.percentile(saved, [75, 25])))
+        tried = Tried(option, True, _PAYS[alone.overlap], *seconds, spread, **figures)
         why = self._against(tried)
         return replace(tried, kept=not why, why=why or tried.why), switches
 
@@ -126,9 +123,13 @@ class Optimiser:
             return "its clip is not finite"
         if tried.relative_error > self._max_error:
             return f"its clip differs by more than {self._max_error:g}"
-        if tried.gain <= 0:
+        if _saved(tried) <= 0:
             return "it is no faster"
-        return "" if tried.gain > (tried.spread or 0.0) else "the gain is within the spread"
+        return "" if _saved(tried) > (tried.spread or 0.0) else "the gain is within the spread"
+
+
+def _saved(tried: Tried) -> float:
+    return tried.seconds_saved or 0.0
 
 
 def _turned(switches: Sequence[Switch], on: bool) -> Sequence[Switch]:

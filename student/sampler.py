@@ -19,7 +19,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 
-TEACHER_STEPS, TEACHER_GUIDANCE = 50, Guidance(5.0)  # where nobody asks for others
+TEACHER_STEPS = 50  # where nobody asks for others
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
 
 def _usual_guidance(teacher: Teacher) -> Guidance:
     """None beside a guidance that is an input: a denoiser that was distilled for it looks burnt with both."""
-    return TEACHER_GUIDANCE if teacher.embedded_guidance is None else Guidance()
+    return Guidance(teacher.usual_guidance) if teacher.embedded_guidance is None else Guidance()
 
 
 def _shifted(schedule: NoiseSchedule, shift: float | None) -> NoiseSchedule:

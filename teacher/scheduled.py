@@ -37,6 +37,9 @@ class Scheduled:
     """What a denoiser that takes its guidance as an input (arXiv 2210.03142) is told at every time; None: it takes
     none. One forward, beside which classifier-free guidance stays possible. A family sets its pipeline's default."""
 
+    usual_guidance: float = 5.0
+    """Classifier-free guidance where nobody asks for another, of denoisers that take none as an input."""
+
     @property
     def guided_evaluations(self) -> int:
         """How often the denoiser is asked about a clip at a guided step: 2 of classifier-free guidance."""

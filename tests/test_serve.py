@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -29,6 +30,7 @@ def serve() -> Any:
     spec = importlib.util.spec_from_file_location("serve", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where FastAPI looks up what its annotations name
     spec.loader.exec_module(module)
     return module
 

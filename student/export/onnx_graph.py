@@ -37,7 +37,7 @@ class _Recorder(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         self.asked = dict(self._signature.bind(*args, **kwargs).arguments)
-        z: Tensor = args[0]
+        z: Tensor = next(iter(self.asked.values()))
         return (z,)
 
 

@@ -76,7 +76,7 @@ def benchmark(
     steps: PipelineSteps = None,
     guidance: Annotated[
         str | None,
-        typer.Option(help=f"Of the teacher; by default what the first student has inside, else 5; {LEVELS}."),
+        typer.Option(help=f"Of the teacher; by default what the first student has inside, else usually 5; {LEVELS}."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Timed passes of every model or stage.")] = 10,

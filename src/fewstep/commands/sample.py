@@ -87,7 +87,8 @@ def sample(
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     steps: Steps = None,
     guidance: Annotated[
-        str | None, typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher 5; {LEVELS}.")
+        str | None,
+        typer.Option(help=f"Classifier-free guidance; a student has it inside, of a teacher usually 5; {LEVELS}."),
     ] = None,
     embedded_guidance: EmbeddedGuidance = None,
     shift: Shift = None,

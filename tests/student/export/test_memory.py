@@ -15,7 +15,7 @@ from fewstep.teacher.outline import outline_teacher
 def test_a_large_model_says_what_it_takes(tiny_wan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = outline_teacher(tiny_wan_folder).teacher
     own = 4 * sum(p.numel() for p in teacher.denoiser.parameters()) / 2**30
-    assert 5 * own < gib_of_export(teacher) < 5 * own + 0.01  # the denoiser five times, the other parts once
+    assert 4.5 * own < gib_of_export(teacher) < 4.5 * own + 0.01  # the other parts once
     assert memory_said(teacher) == ("", False)
     monkeypatch.setattr(memory, "gib_of_export", lambda teacher: 70.4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 32 * 2**30})())

@@ -98,10 +98,10 @@ class Optimiser:
         finally:
             _turned(switches, on=False)
             model.background = model.waiting = None
-        saved = np.subtract(without, with_it)
-        seconds = [float(np.median(some)) for some in (without, with_it, saved)]
-        spread = float(np.subtract(*np.percentile(saved, [75, 25])))
-        tried = Tried(option, True, _PAYS[alone.overlap], *seconds, spread, **figures)
+        pairs = np.subtract(without, with_it)
+        before, after, saved = (float(np.median(some)) for some in (without, with_it, pairs))
+        spread = float(np.subtract(*np.percentile(pairs, [75, 25])))
+        tried = Tried(option, True, _PAYS[alone.overlap], before, after, saved, spread, **figures)
         why = self._against(tried)
         return replace(tried, kept=not why, why=why or tried.why), switches
 

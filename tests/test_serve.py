@@ -46,7 +46,7 @@ def client(serve: Any, tiny_teacher: Teacher, tiny_wan_folder: Path, tmp_path: P
 
 
 def frames_of(mp4: bytes) -> np.ndarray[Any, Any]:
-    with av.open(BytesIO(mp4)) as file:
+    with av.open(BytesIO(mp4), "r") as file:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
 

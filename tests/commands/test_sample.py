@@ -92,7 +92,10 @@ def test_several_prompts_give_numbered_files_that_do_not_depend_on_the_batch(
 def test_clips_that_are_tuned_and_decoded_meanwhile_stay_the_same(
     tiny_wan_folder: Path, tmp_path: Path, written: dict[str, video.Frames]
 ) -> None:
-    common = [tiny_wan_folder, *(word for text in ("a ring", "a box", "a cat") for word in ("--prompt", text))]
+    common: list[object] = [
+        tiny_wan_folder,
+        *(word for text in ("a ring", "a box", "a cat") for word in ("--prompt", text)),
+    ]
     common += ["--steps", 2, "--out", tmp_path / "clip.mp4"]
     assert run(*common).exit_code == 0
     plain = dict(written)

@@ -53,7 +53,8 @@ def tried(model: Timed, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
 
 
 def _backend(sampler: Sampler) -> str:
-    processor: Any = sampler.teacher.network_at(1.0).blocks[0].attn1.processor
+    network: Any = sampler.teacher.network_at(1.0)
+    processor = network.blocks[0].attn1.processor
     return "" if processor._attention_backend is None else str(processor._attention_backend.value)
 
 

@@ -63,7 +63,8 @@ def test_only_blocks_are_compiled(sampler: Sampler, monkeypatch: pytest.MonkeyPa
     asked: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: asked.append(self))
     tune([sampler, sampler], Tuning(compile_blocks=True))
-    assert asked == list(sampler.teacher.network_at(1.0).blocks)
+    network: Any = sampler.teacher.network_at(1.0)
+    assert asked == list(network.blocks)
 
 
 def test_quantised_encoders_change_conditions_little_and_come_back(sampler: Sampler) -> None:

@@ -134,7 +134,7 @@ def stage_memory(
     learning = num_parameters if num_trained is None else num_trained
     teacher = _frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)
     shares = [replace(teacher, weights=teacher.weights - num_eight_bits * (BYTES[frozen] - 1) / GIB)]
-    averaged, moments = recipe.average == "device" and recipe.stages[index].ema > 0, MOMENT_BYTES[recipe.optimizer]
+    averaged, moments = recipe.average_of(index) == "device", MOMENT_BYTES[recipe.optimizer]
     if lora and own_base:
         shares.append(_frozen("student's base", learning))
     shares.append(_trained("student", num_adapters if lora else learning, averaged, moments))

@@ -29,7 +29,7 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
         if divided is not start:
             yield _with(start, "gradient_checkpointing", True)
         yield lightest
-    if recipe.average == "device" and recipe.stages[index].ema:
+    if recipe.average_of(index) == "device":
         yield (lightest := _with(lightest, "average", "cpu"))
     exact = lightest  # it learns the same, but for the order of sums
     if num_processes > 1:

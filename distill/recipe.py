@@ -32,6 +32,7 @@ from fewstep.distill.settings import (
     Train,
     VideoData,
 )
+from fewstep.student.average import Kept
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limited import EmbeddedGuidance, Shift
 from fewstep.teacher.told import ControlScaleField
@@ -216,6 +217,10 @@ class Recipe(DataRecipe):
     def train_of(self, index: int) -> Train:
         """Whether stage `index` trains the whole network or adapters."""
         return self.stages[index].train or self.student.train
+
+    def average_of(self, index: int) -> Kept:
+        """Where the moving average of stage `index`'s student is kept."""
+        return self.average if self.stages[index].ema > 0 else "none"
 
     def _mistakes(self, index: int) -> list[str]:
         """What the stages say that does not go together."""

@@ -211,6 +211,8 @@ class Logging(Settings):
     prompts: tuple[Annotated[str | GivenPrompt, WrapValidator(_text_or_settings)], ...] = ()
     """Prompts of the sample clips; without any there are none. With files: {prompt: a dog runs, given: {first:
     dog.png}}."""
+    decoder: Path | None = None
+    """Decodes the sample clips instead of the teacher's autoencoder: the run of a small decoder."""
     save_seconds: Amount = 120.0
     """Seconds between two checkpoints."""
 

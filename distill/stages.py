@@ -292,7 +292,7 @@ def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None
     stage, lora = recipe.stages[index], recipe.student.lora
     if recipe.student.base is not None:
         quantise_base(teacher, recipe.student.base)
-    experts, average = expert_plan(stage, teacher).trained, "none" if stage.ema == 0 else recipe.average
+    experts, average = expert_plan(stage, teacher).trained, recipe.average_of(index)
     train = recipe.train_of(index)
     roles = Roles(teacher, train, start, supervisor, lora.rank, lora.alpha, lora.targets, experts, average)
     if recipe.gradient_checkpointing:

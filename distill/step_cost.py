@@ -23,7 +23,7 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import every_network
 from fewstep.teacher.parts import named_parts
-from fewstep.teacher.precision import Precision
+from fewstep.teacher.precision import Precision, stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 
 _PROMPT = "a red ball rolls slowly across a wooden table"
@@ -131,9 +131,8 @@ class StepCounter:
 def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
     """As loading in this precision does: what a network keeps in float32 stays so."""
     for network in every_network(teacher.denoiser):
-        exact = set(getattr(network, "_keep_in_fp32_modules", None) or ())
         for name, parameter in network.to(META).named_parameters():
-            if not exact & set(name.split(".")):
+            if not stays_exact(network, name):
                 parameter.data = parameter.data.to(dtype)
 
 
@@ -158,7 +157,7 @@ def _counted_as(recipe: Recipe, index: int, num_processes: int) -> tuple[Recipe,
     device's. Raises ValueError where the processes cannot share the batch equally."""
     stage = recipe.stages[index]
     own, clips = stage.micro_batches(num_processes), stage.share(num_processes)
-    few, ema = min(own, 2), stage.ema if recipe.average == "device" else 0.0
+    few, ema = min(own, 2), stage.ema if recipe.average_of(index) == "device" else 0.0
     changes = {"accumulate": few, "batch": clips * few, "ema": ema}
     fewer = stage.model_copy(update=changes)
     stages = [fewer if number == index else other for number, other in enumerate(recipe.stages)]

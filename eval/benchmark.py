@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +15,19 @@ import torch
 from fewstep import __version__
 from fewstep.eval.caution import on_times
 from fewstep.eval.latency import PROMPT, Timed, latency, rounds, synchronised
+from fewstep.eval.likeness import FIGURES
 from fewstep.eval.models import decoder_said, links_said
+from fewstep.eval.optimise import Tried
 from fewstep.eval.peak_memory import PeakMemory
-from fewstep.eval.results import markdown_table
+from fewstep.eval.results import markdown_table, told_columns
 from fewstep.eval.speedup import amdahl_fit, speedups
 from fewstep.eval.tuning import Tuning
 from fewstep.teacher.atomic import ELSEWHERE, check_writable_file, whole_file
 from fewstep.teacher.json_text import parse_json
 
 MAX_SPLIT_GAP = 0.03
+LIKENESS = ("relative_error", "psnr_db")
+_OVERLAPPED = "of a pass while the clips before are decoded: decode is what is left to wait for; one clip takes longer"
 COLUMNS = {  # seconds unless another unit is named
     "model": "model",
     "steps": "steps",
@@ -34,6 +38,8 @@ COLUMNS = {  # seconds unless another unit is named
     "total_seconds": "whole",
     "seconds_per_120_frames": "120 frames",
     "peak_gib": "GiB",
+    "relative_error": "error",
+    "psnr_db": "dB",
     "denoise_speedup": "denoise ×",
     "ideal_speedup": "ideal ×",
     "speedup": "whole ×",
@@ -42,28 +48,40 @@ COLUMNS = {  # seconds unless another unit is named
 
 @dataclass(frozen=True)
 class Plan:
-    """How often and how large; dtype is that of denoiser and text encoder."""
+    """How often and how large; dtype is that of denoiser and text encoder. `optimise`: the tuning is what paid, of
+    options whose clip is within `max_error`."""
 
     batch: int = 1
     repetitions: int = 10
     warmup: int = 2
     dtype: str = "float32"
     tuning: Tuning = field(default_factory=Tuning)
+    optimise: bool = False
+    max_error: float | None = None
 
 
 class Benchmark:
     """The measurement and its file. `models` are loaded and tuned; the first is the teacher others are held against.
 
-    `failed` are models that could not even be loaded, name -> one sentence.
+    `failed` are models that could not even be loaded, name -> one sentence. `tried`: options, where those that pay were
+    looked for. `likenesses`: of tuned models' clips to their own, by name.
     """
 
     def __init__(
-        self, models: Sequence[Timed], plan: Plan, command: str, out: Path, failed: dict[str, str] | None = None
+        self,
+        models: Sequence[Timed],
+        plan: Plan,
+        command: str,
+        out: Path,
+        failed: dict[str, str] | None = None,
+        tried: Sequence[Tried] = (),
+        likenesses: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> None:
         self._models, self._plan, self._command, self._out = models, plan, command, out
         self._device = models[0].sampler.teacher.device
         self._memory = PeakMemory([model.sampler for model in models], self._device)
         self._failed = dict(failed or {})
+        self._tried, self._likenesses = tried, likenesses or {}
 
     def run(self, on_pass: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
         """Measures, writing `out` after every round. Raises ValueError when every model failed."""
@@ -98,6 +116,7 @@ class Benchmark:
             "rows": rows,
             "fit": amdahl_fit(rows),
             "failed": self.failed,
+            **({"optimised": [asdict(one) for one in self._tried]} if self._tried else {}),
         }
 
     def _row(self, model: Timed) -> dict[str, Any]:
@@ -114,6 +133,7 @@ class Benchmark:
             **links_said(sampler),
             **decoder_said(sampler),
             **measured,
+            **self._likenesses.get(model.name, {}),
         }
 
     def _protocol(self) -> dict[str, Any]:
@@ -132,7 +152,10 @@ class Benchmark:
             "order": "the models take turns in every repetition",
             "evaluations": "a guided step counts twice; it is one forward of twice the batch",
             "memory": self._memory.protocol,
-            "versions": versions("torchao" if plan.tuning.quantise else None),
+            **({"max_error": plan.max_error} if plan.optimise else {}),
+            **({"likeness": FIGURES} if self._likenesses else {}),
+            **({"overlap_seconds": _OVERLAPPED} if plan.tuning.overlap else {}),
+            "versions": versions("torchao" if plan.tuning.quantise or plan.tuning.quantise_text else None),
         }
 
     def _write(self) -> None:
@@ -140,7 +163,13 @@ class Benchmark:
         with whole_file(self._out) as part:
             part.write_text(json.dumps(self.results, indent=1) + "\n")
         with whole_file(self._out.with_suffix(".md")) as part:
-            part.write_text(markdown_table(self.rows, COLUMNS))
+            part.write_text(markdown_table(self.rows, shown_columns(self.rows)))
+
+
+def shown_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The columns of these rows: those on likeness where a model was tuned."""
+    tuned = told_columns(rows, {name: COLUMNS[name] for name in LIKENESS})
+    return {name: heading for name, heading in COLUMNS.items() if name not in LIKENESS or name in tuned}
 
 
 def check_replaceable(out: Path) -> None:

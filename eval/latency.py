@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.eval.peak_memory import PeakMemory
+from fewstep.student.background import Background
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.conditions import Conditions
 
@@ -22,7 +25,8 @@ Clock = Callable[[], float]  # seconds, once the device has done all it was aske
 
 
 class Seconds(NamedTuple):
-    """What one pass took; text is None where it was left out. `total` is a clock of its own around all the rest."""
+    """What one pass took; text is None where it was left out. `total` is a clock of its own around all the rest. Where
+    the clips of the pass before are decoded in the background, `decode` is what is left to wait for."""
 
     text: float | None
     denoise: float
@@ -34,7 +38,8 @@ class Seconds(NamedTuple):
 class Timed:
     """A model and what was measured of it so far; `conditions` are there where its text encoder is left out.
 
-    `before`: what comes before it in a chain, whose seconds count with its own.
+    `before`: what comes before it in a chain, whose seconds count with its own. `background` decodes the clips of the
+    pass before, whose latents are `waiting`.
     """
 
     name: str
@@ -44,12 +49,18 @@ class Timed:
     peak_gib: float = 0.0
     failure: str | None = None
     before: Timed | None = None
+    background: Background | None = None
+    waiting: Tensor | None = None
 
     @staticmethod
     def of(name: str, sampler: Sampler, batch: int, text: bool = True) -> Timed:
         """A model to be timed, with its text encoder or without."""
         before = None if sampler.before is None else Timed.of(name, sampler.before.sampler, batch, text)
         return Timed(name, sampler, None if text else pass_conditions(sampler, batch), before=before)
+
+    def overlap(self) -> None:
+        """From now on a pass decodes the clips of the pass before. Raises ValueError as `Background`."""
+        self.background = Background(self.sampler)
 
 
 def synchronised(device: torch.device) -> Clock:
@@ -67,19 +78,32 @@ def synchronised(device: torch.device) -> Clock:
 def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
     """Makes one batch of clips, a prompt each, through the three parts of sampling; of a chain all links do.
 
-    No link waits for pictures: conditions on pictures of noise take as long.
+    No link waits for pictures: conditions on pictures of noise take as long. Of several passes in the background the
+    first alone decodes its own clips as well.
     """
     earlier = Seconds(None, 0.0, 0.0, 0.0) if model.before is None else time_pass(model.before, prompts, clock)
     sampler, conditions = model.sampler, model.conditions
     start = clock()
     z = sampler.noise(range(len(prompts)))
     noise = clock()
+    decoding = None
+    if model.background is not None and model.waiting is not None:
+        decoding = model.background.decode(model.waiting)
     if conditions is None:
         conditions = sampler.conditions_of_any(prompts)
     text = clock()
-    latents = sampler.sample(z, conditions)
-    denoised = clock()
-    sampler.decode(latents)
+    try:
+        latents = sampler.sample(z, conditions)
+        denoised = clock()
+    finally:
+        if decoding is not None:
+            wait([decoding])  # also after an error: nobody else may ask the autoencoder meanwhile
+    if decoding is None:
+        sampler.decode(latents)
+    else:
+        decoding.result()
+    if model.background is not None:
+        model.waiting = latents
     decoded = clock()
     return Seconds(
         text=None if model.conditions is not None else text - noise + (earlier.text or 0.0),

@@ -13,6 +13,7 @@ from fewstep.teacher.empty_parts import empty_part, make_pipeline
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.loading import find_device
 from fewstep.teacher.parts import Part, named_parts
+from fewstep.teacher.precision import stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 from fewstep.teacher.source import read_json
 
@@ -75,19 +76,14 @@ def _part(folder: Path, part: Part, with_text: bool) -> Any:
 @torch.no_grad()
 def _fill(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
     """Small normal numbers for every parameter; some stay in float32, as they do when real weights are loaded."""
-    from transformers import PreTrainedModel
-
     generator = torch.Generator(device).manual_seed(0)
-    exact = set(getattr(module, "_keep_in_fp32_modules", None) or ())
-    if isinstance(module, PreTrainedModel) and dtype != torch.float16:  # transformers keeps them for float16 alone
-        exact = set()
     filled: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay tied
     for path, part in module.named_modules():
         for name, empty in part._parameters.items():
             if empty is None:
                 continue
             if empty not in filled:
-                precision = torch.float32 if exact & {*path.split("."), name} else dtype
+                precision = torch.float32 if stays_exact(module, f"{path}.{name}", dtype) else dtype
                 values = torch.empty(empty.shape, dtype=precision, device=device).normal_(0, _STD, generator=generator)
                 filled[empty] = nn.Parameter(values, requires_grad=False)
             part._parameters[name] = filled[empty]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import every_network
 from fewstep.teacher.extras import extra_module
+from fewstep.teacher.precision import stays_exact
 
 EightBits = Literal["int8", "fp8"]
 _CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
@@ -71,10 +72,9 @@ def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
     """Those that `quantise_base` puts into eight bits. Raises ValueError where there is none."""
     found: dict[int, nn.Linear] = {}
     for network in every_network(teacher.denoiser):
-        exact = set(getattr(network, "_keep_in_fp32_modules", None) or ())
         layers = block_linears(teacher, network)
         plain = {name: layer for name, layer in layers.items() if type(layer) in (nn.Linear, EightBitLinear)}
-        found |= {id(layer): layer for name, layer in plain.items() if not exact & set(name.split("."))}
+        found |= {id(layer): layer for name, layer in plain.items() if not stays_exact(network, name)}
     if not found:
         kinds = {type(network).__name__ for network in every_network(teacher.denoiser)}
         raise ValueError(

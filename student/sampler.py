@@ -21,7 +21,7 @@ from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 from fewstep.teacher.told import ControlScale
 
-TEACHER_STEPS, TEACHER_GUIDANCE = 50, Guidance(5.0)  # where nobody asks for others
+TEACHER_STEPS = 50  # where nobody asks for others
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,19 @@ class Sampler:
         return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
 
     @torch.no_grad()
+    def latents(
+        self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Latents (B, C, F, h, w) of clips, a prompt and a seed each."""
+        return self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step)
+
     def clips(
         self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None] | None = None
     ) -> Tensor:
-        """Videos (B, 3, F, H, W) in -1..1, a prompt and a seed each."""
-        return self.decode(self.sample(self.noise(seeds), self.conditions(prompts, seeds, on_step), on_step))
+        """Their videos (B, 3, F, H, W) in -1..1."""
+        return self.decode(self.latents(prompts, seeds, on_step))
 
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, F, h, w) -> videos (B, 3, F, H, W) in -1..1."""
         with self.teacher.decoding_by(None if self.decoder is None else self.decoder.decode):
@@ -210,7 +217,7 @@ def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
 
 def _usual_guidance(teacher: Teacher) -> Guidance:
     """None beside a guidance that is an input: a denoiser that was distilled for it looks burnt with both."""
-    return TEACHER_GUIDANCE if teacher.embedded_guidance is None else Guidance()
+    return Guidance(teacher.usual_guidance) if teacher.embedded_guidance is None else Guidance()
 
 
 def _shifted(schedule: NoiseSchedule, shift: float | None) -> NoiseSchedule:

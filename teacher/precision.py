@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 Precision = Literal["float32", "bfloat16"]
@@ -52,6 +53,19 @@ def choose_precision(asked: str, device: torch.device, begun: str | None = None)
         kept = f"precision: {precision} (auto: resumed in what it was begun in"
         return Choice(precision, f"{kept}; {warning})" if warning else f"{kept})")
     return Choice(precision, f"precision: {precision} ({warning}; auto would choose float32)" if warning else None)
+
+
+def stays_exact(network: nn.Module, name: str, dtype: torch.dtype | None = None) -> bool:
+    """Whether diffusers keeps the network's module or parameter of this name in float32, whatever is asked;
+    transformers does so for float16 alone. dtype: what is asked, where that is known."""
+    words = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    return bool(words & set(name.split("."))) and (dtype in (None, torch.float16) or not _is_of_transformers(network))
+
+
+def _is_of_transformers(network: nn.Module) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(network, PreTrainedModel)
 
 
 @cache

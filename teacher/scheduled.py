@@ -34,6 +34,9 @@ class Scheduled:
     timestep_dtype: torch.dtype = torch.float64
     """The dtype in which the pipeline hands times to the denoiser where it is used, whatever fewstep computes in."""
 
+    usual_guidance: float = 5.0
+    """Classifier-free guidance where nobody asks for another, of denoisers that take none as an input."""
+
     @property
     def guided_evaluations(self) -> int:
         """How often the denoiser is asked about a clip at a guided step: 2 of classifier-free guidance."""

@@ -110,6 +110,25 @@ class Latency(BaseModel):
     denoise_speedup: Number = None
     ideal_speedup: Number = None
     repetitions: int | None = None  # passes that the medians are of
+    relative_error: Number = None  # of its clip to that before tuning
+    psnr_db: Number = None  # likewise; None where both are equal
+
+
+class Tried(BaseModel):
+    """An option that a benchmark tried; seconds are medians of a pass without and with it."""
+
+    option: str
+    kept: bool
+    why: str = ""
+    seconds_without: Number = None
+    seconds_with: Number = None
+    relative_error: Number = None
+    psnr_db: Number = None
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster; None where it could not be timed."""
+        return self.seconds_without / self.seconds_with if self.seconds_without and self.seconds_with else None
 
 
 class Fit(BaseModel):
@@ -127,6 +146,7 @@ class Benchmark(BaseModel):
     rows: list[Latency] = Field(min_length=1)
     fit: Fit | None = None
     failed: dict[str, str] = Field(default_factory=dict)  # model -> why it was not timed
+    optimised: list[Tried] = Field(default_factory=list)  # where options that pay were looked for
 
     def of(self, model: Row) -> Latency | None:
         """What a model costs; it may be called otherwise here, but has the same source and steps."""

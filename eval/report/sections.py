@@ -144,6 +144,8 @@ def latency_section(data: Data, benchmark: Benchmark) -> dict[str, Any]:
     return {
         "rows": [_bar(data, row, longest) for row in benchmark.rows],
         "fit": benchmark.fit,
+        "tuned": any(row.relative_error is not None for row in benchmark.rows),
+        "optimised": benchmark.optimised,
         "command": benchmark.command,
         "protocol": _json(benchmark.protocol),
     }

@@ -52,13 +52,7 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Raises ValueError for levels that do not fit the factors.
         """
         super().__init__()
-        levels = len(widths)
-        unfold, rest = divmod(spatial_factor, 2 ** (levels - 1))
-        if levels != len(blocks) or not levels or rest or unfold < 1:
-            raise ValueError(
-                f"widths {list(widths)} and blocks {list(blocks)} make no decoder of {spatial_factor} pixels per "
-                "latent: give both as many entries, each but the first for a doubling of the resolution"
-            )
+        levels, unfold = len(widths), unfolded_at_last(spatial_factor, widths, blocks)
         self.growths = _growths(temporal_factor, levels)
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))
@@ -161,6 +155,20 @@ class _Block(nn.Module):
             last = frames[:, -1]
             seen = torch.cat([x, torch.cat([before[:, None], frames[:, :-1]], dim=1).flatten(0, 1)], dim=1)
         return x + self.second(silu(self.first(seen))), last
+
+
+def unfolded_at_last(spatial_factor: int, widths: Sequence[int], blocks: Sequence[int]) -> int:
+    """What is left of `spatial_factor`, pixels per side of a latent, after the doublings of all levels but the first.
+
+    Raises ValueError for levels that do not fit it.
+    """
+    unfold, rest = divmod(spatial_factor, 2 ** max(0, len(widths) - 1))
+    if len(widths) != len(blocks) or not widths or rest or unfold < 1:
+        raise ValueError(
+            f"widths {list(widths)} and blocks {list(blocks)} make no decoder of {spatial_factor} pixels per "
+            "latent: give both as many entries, each but the first for a doubling of the resolution"
+        )
+    return unfold
 
 
 def _growths(factor: int, levels: int) -> list[int]:

@@ -13,7 +13,7 @@ from fewstep.student.loading import find_stage
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher
 
-_COPIES = 5  # of the denoiser, in float32: the teacher's, the student's, as held, as stored, and the other tool's
+_COPIES = 4.5  # of the denoiser, in float32: the teacher's, the student's, as held, the other tool's; half, as stored
 _GIB = 2**30
 _WORTH_SAYING = 1.0  # GiB
 

@@ -37,7 +37,7 @@ class _Recorder(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         self.asked = dict(self._signature.bind(*args, **kwargs).arguments)
-        z: Tensor = args[0]
+        z: Tensor = next(iter(self.asked.values()))
         return (z,)
 
 
@@ -130,6 +130,15 @@ def _silu(x: Any) -> Any:
     return op.Div(x, op.Add(op.Exp(op.Neg(x)), op.CastLike(1.0, x)))
 
 
+def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    """onnxruntime has no Where of truth values, which some masks are made with: it chooses between numbers."""
+    op: Any = import_module("onnxscript").opset18
+    if str(x.dtype) not in ("BOOL", "DataType.BOOL"):
+        return op.Where(mask, op.CastLike(value, x), x)
+    number, truth = 6, 9  # int32 and bool, of ONNX's data types
+    return op.Cast(op.Where(mask, op.Cast(value, to=number), op.Cast(x, to=number)), to=truth)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's remarks on what it could not fold and on names of dimensions."""
@@ -163,7 +172,10 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
             dynamic_shapes=(grows,),
             input_names=asked.names,
             output_names=[OUTPUT],
-            custom_translation_table={torch.ops.aten.silu.default: _silu},
+            custom_translation_table={
+                torch.ops.aten.silu.default: _silu,
+                torch.ops.aten.masked_fill.Scalar: _masked_fill,
+            },
             verbose=False,
         )
     _forget_origins(program.model)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewstep.student.adapters import shared_copy
 from fewstep.student.export.base import Precision
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.precision import stays_exact
 
 _STORED: dict[str, Precision] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # in headers of safetensors
 
@@ -62,8 +63,7 @@ def cast_tensors(tensors: Mapping[str, Tensor], precision: Precision) -> dict[st
 
 def kept_whole(network: Any) -> set[str]:
     """Names of the parameters that diffusers keeps in float32."""
-    words = set(getattr(network, "_keep_in_fp32_modules", None) or ())
-    return {name for name, _ in network.named_parameters() if words & set(name.split("."))}
+    return {name for name, _ in network.named_parameters() if stays_exact(network, name)}
 
 
 def round_to(tensor: Tensor, precision: Precision, name: str) -> Tensor:

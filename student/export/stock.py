@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from fewstep.student.adapters import merge_adapters
@@ -108,19 +109,21 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
 
 
 def merged_network(student: Student) -> Any:
-    """The student's denoiser as a plain network of its own: adapters are added into its weights."""
+    """The student's denoiser as a plain network: adapters are added into the weights of a copy. One without any is the
+    student's own, not to be changed."""
     return _merged(student.network)
 
 
 def _merged(network: nn.Module) -> Any:
-    merge_adapters(network := deepcopy(network))
+    if any(isinstance(module, BaseTunerLayer) for module in network.modules()):
+        merge_adapters(network := deepcopy(network))
     return network
 
 
 def merged_networks(student: Student) -> dict[str, Any]:
     """The student's own networks by the pipeline's names for them; an expert that is the teacher's is not among them.
 
-    Adapters are added into their weights.
+    As `merged_network` has them.
     """
     found = {}
     for name, part in parts_of(student.network).items():

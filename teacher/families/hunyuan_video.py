@@ -34,12 +34,12 @@ class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
     family_fps = 24.0
     other_encoders = ("text_encoder_2",)
     padded = frozenset({EMBEDDINGS, MASK})
-    usual_guidance = 6.0  # HunyuanVideoPipeline's own, embedded
+    usual_embedded_guidance = 6.0  # HunyuanVideoPipeline's own, embedded
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
         if self._config.guidance_embeds:
-            self.embedded_guidance = self.usual_guidance
+            self.embedded_guidance = self.usual_embedded_guidance
 
     @property
     def text_limit(self) -> int:

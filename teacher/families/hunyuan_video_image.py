@@ -32,7 +32,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
 
     takes = needs = ("first",)
     given_arguments = MappingProxyType({"first": "image"})
-    usual_guidance = 1.0
+    usual_embedded_guidance = 1.0
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)

@@ -39,6 +39,7 @@ class StableVideoTeacher(UNetTeacher):
     takes = needs = ("first",)
     other_encoders = ("image_encoder",)
     family_fps, fed_fps = 7.0, True
+    usual_guidance = 3.0  # the pipeline's own at the last frame
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.eval import optimise
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.student.sampler import Sampler
@@ -124,6 +125,41 @@ def test_random_weights_need_configs_only(tiny_wan_folder: Path, tmp_path: Path)
     assert code == 2 and "shapes@4 is a model of its own" in output
 
 
+def test_tuned_models_have_the_likeness_of_their_clips(run: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:
+    tuned = ("--slicing", "--channels-last", "--overlap", "--attention", "_native_math", "--batch", 2)
+    out = tmp_path / "latency.json"
+    code, output = fewstep("benchmark", f"{tiny_wan_folder}@3", f"{run}@2", *tuned, *QUICK, "--out", out)
+    assert code == 0, output
+    found = read(out)
+    for row in found["rows"]:
+        assert 0 <= row["relative_error"] < 1e-4 and row["max_difference"] < 1e-3
+        parts = [row[f"{part}_seconds"] for part in ("text", "denoise", "decode")]
+        assert row["total_seconds"] == pytest.approx(sum(parts), rel=0.2)
+    protocol = found["protocol"]
+    assert (protocol["slicing"], protocol["overlap"], protocol["compile"]) == (True, True, False)
+    assert "decode is what is left to wait for" in protocol["overlap_seconds"] and "optimised" not in found
+    assert " error | dB |" in out.with_suffix(".md").read_text().splitlines()[0]
+
+
+def test_options_are_tried_and_all_models_timed_with_what_pays(
+    run: Path, tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pays = optimise.Optimiser._against
+    monkeypatch.setattr(optimise, "candidates", lambda model, batch: iter([[("slicing", True)], [("tiling", True)]]))
+    monkeypatch.setattr(  # seconds of so small a model say nothing
+        optimise.Optimiser, "_against", lambda self, tried: "" if tried.option == "--slicing" else pays(self, tried)
+    )
+    out, five = tmp_path / "latency.json", ("--batch", 2, *QUICK, "--repetitions", 5)
+    code, output = fewstep("benchmark", f"{tiny_wan_folder}@3", f"{run}@2", "--optimise", "auto", *five, "--out", out)
+    assert code == 0, output
+    found = read(out)
+    assert next((one["option"], one["kept"]) for one in found["optimised"]) == ("--slicing", True)
+    assert all(one["seconds_with"] > 0 and one["relative_error"] < 1e-4 for one in found["optimised"])
+    assert "trying options on run-2" in output and "timing with --slicing" in output and "--tiling: " in output
+    assert found["protocol"]["slicing"] and found["protocol"]["max_error"] == 0.05
+    assert all("relative_error" in row for row in found["rows"])
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     ([], "there is nothing to time: pass a TEACHER and STUDENTs"),
     (["nowhere"], "there is no folder nowhere"),
@@ -131,6 +167,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["teacher="], "names no model: write SOURCE or NAME=SOURCE"),
     (["--random-weights", "wan9"], "there is no architecture wan9: use wan2.1-t2v-1.3b"),
     (["TINY", "--attention", "quick"], "has no attention backend quick"),
+    (["TINY", "--compile", "--compile-blocks"], "compile the same networks in different ways: choose one"),
+    (["TINY", "--cuda-graphs"], "--cuda-graphs need a CUDA GPU, and this is cpu"),
+    (["TINY", "--slicing"], "--batch is 1: leave it out"),
+    (["TINY", "--quantise-text", "int8", "--no-text"], "--quantise-text is of what --no-text leaves out"),
+    (["TINY", "--max-error", "0.1"], "--max-error is the limit of --optimise auto: leave it out, or add that"),
+    (["TINY", "--optimise", "auto", "--tiling"], "--optimise auto chooses the options itself: leave --tiling out"),
+    (["TINY", "--optimise", "auto"], "use --repetitions 5 or more"),
     (["TINY", "--guidance", "nan"], "--guidance is nan"),
     (["TINY", "--frames", "6"], "frames"),
 ]

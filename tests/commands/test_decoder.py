@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fewstep.commands.run_watch import samples
 from fewstep.distill.decoder.pairs import Pairs
 from fewstep.distill.decoder.recipe import is_decoder, read_decoder_recipe
 from fewstep.distill.packaged import decoder_names
-from fewstep.teacher.base import load_teacher
+from fewstep.distill.settings import Logging
+from fewstep.student.contract import SamplingContract
+from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+from fewstep.teacher.base import Teacher, load_teacher
 from tests.commands.typed import fewstep
 
 SETTINGS: dict[str, Any] = {
@@ -122,6 +127,7 @@ def test_sampling_evaluating_and_timing_take_it(run: Path, tiny_wan_folder: Path
     ("changed", "sentence"),
     [
         (["decoder.widths=[8,4,2]"], "give both one for each level"),
+        (["decoder.widths=[8,4,2,2,2]", "decoder.blocks=[0,0,0,0,0]"], "make no decoder of 8 pixels per latent"),
         (["decoder.batch=0"], "decoder.batch"),
         (["decoder.layers=3"], "decoder.layers"),
         (["decoder.window={num_frames: 9, height: 640, width: 32}"], "make it smaller"),
@@ -136,6 +142,29 @@ def test_a_recipe_that_cannot_be_followed_is_refused_in_a_sentence(
     settings = [part for setting in (*changed, f"out={tmp_path / 'run'}") for part in ("--set", setting)]
     assert sentence in refusal("run", str(recipe), *settings, "--dry-run")
     assert not (tmp_path / "run").exists()
+
+
+def test_sample_clips_of_a_training_may_be_decoded_by_it(
+    run: Path, tiny_teacher: Teacher, tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, seen, decode = tiny_teacher.default_size(), list[tuple[int, ...]](), SmallVideoDecoder.decode
+    assert size is not None
+    contract = SamplingContract.of(tiny_teacher, str(tiny_wan_folder), 2, "full", size, 3.0, "", 8)
+
+    def watched(self: SmallVideoDecoder, z: torch.Tensor, **asked: Any) -> Any:
+        seen.append(tuple(z.shape))
+        return decode(self, z, **asked)
+
+    monkeypatch.setattr(SmallVideoDecoder, "decode", watched)
+    for decoder, clips in ((run, 1), (None, 0)):
+        plan: Any = SimpleNamespace(logging=Logging(prompts=("x",), decoder=decoder))
+        write = samples(tiny_teacher, plan, size)
+        assert write is not None
+        write(tmp_path / str(clips), tiny_teacher.denoiser, contract)
+        assert len(seen) == 1 and (tmp_path / str(clips) / "0.mp4").is_file()
+    assert "vae" in tiny_teacher.pipeline.components and "decode" not in vars(tiny_teacher.pipeline.vae)
+    settings = ["--set", f"logging.decoder={tmp_path}", "--set", f"out={tmp_path / 'run'}"]
+    assert "there is no small decoder in" in refusal("run", "shapes-demo", *settings, "--dry-run")
 
 
 def test_what_decoders_have_not_is_refused(recipe: Path, run: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_several_prompts_give_numbered_files_that_do_not_depend_on_the_batch(
     assert not np.array_equal(written["one-0.gif"], written["one-1.gif"])
 
 
+def test_clips_that_are_tuned_and_decoded_meanwhile_stay_the_same(
+    tiny_wan_folder: Path, tmp_path: Path, written: dict[str, video.Frames]
+) -> None:
+    common: list[object] = [
+        tiny_wan_folder,
+        *(word for text in ("a ring", "a box", "a cat") for word in ("--prompt", text)),
+    ]
+    common += ["--steps", 2, "--out", tmp_path / "clip.mp4"]
+    assert run(*common).exit_code == 0
+    plain = dict(written)
+    options = ("--overlap", "--tiling", "--slicing", "--channels-last", "--attention", "_native_math", "--batch", 2)
+    result = run(*common, *options)
+    assert result.exit_code == 0, result.output
+    assert len(plain) == 3 and written.keys() == plain.keys()
+    for name, frames in written.items():
+        assert np.abs(frames.astype(int) - plain[name]).max() <= 1
+
+
 def test_clips_have_the_teachers_rate_unless_told_otherwise(
     make_tiny_wan: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +158,8 @@ def test_contact_sheet_and_size(tiny_wan_folder: Path, tmp_path: Path) -> None:
         (("--prompt", "a", "--out", "clip.mp4", "--fps", "inf"), "use a rate from 0.1 to 1000"),
         (("--prompt", "a", "--out", "clip.mp4", "--device", "foo"), "there is no device foo on this machine"),
         (("--prompts", "none.txt", "--out", "clip.mp4"), "there is no prompts file none.txt"),
+        (("--prompt", "a", "--out", "clip.mp4", "--slicing"), "--batch is 1: leave it out"),
+        (("--prompt", "a", "--out", "clip.mp4", "--attention", "quick"), "has no attention backend quick"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_sampled(

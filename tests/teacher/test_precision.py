@@ -10,9 +10,11 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+from transformers import T5Config, T5EncoderModel
 
 from fewstep.teacher import precision
-from fewstep.teacher.precision import AutoPrecision, auto_precision, choose_precision, probe
+from fewstep.teacher.precision import AutoPrecision, auto_precision, choose_precision, probe, stays_exact
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NATIVE = AutoPrecision("bfloat16", "the CPU has AVX512-BF16")
@@ -125,3 +127,18 @@ def test_a_processor_that_emulates_bfloat16_computes_in_float32() -> None:
     limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=limited)
     assert done.stdout.strip() == "float32"
+
+
+def test_what_stays_in_float32_is_named_by_parts_of_names() -> None:
+    network = nn.Linear(2, 2)
+    assert not stays_exact(network, "norm2.weight")
+    network._keep_in_fp32_modules = ["norm2"]  # type: ignore[assignment]
+    assert stays_exact(network, "blocks.0.norm2.weight") and stays_exact(network, "norm2", torch.bfloat16)
+    assert not stays_exact(network, "blocks.0.norm21.weight")
+
+
+def test_transformers_keeps_float32_for_float16_alone() -> None:
+    encoder = T5EncoderModel(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=8))
+    name = next(name for name, _ in encoder.named_modules() if name.endswith(".wo"))
+    assert stays_exact(encoder, name) and stays_exact(encoder, name, torch.float16)
+    assert not stays_exact(encoder, name, torch.bfloat16) and not stays_exact(encoder, name, torch.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -28,13 +28,29 @@ from fewstep.commands.asked import (
 from fewstep.commands.benchmark_training import Overrides, StageNames, Timing, Training, time_training
 from fewstep.commands.evaluate import models_of
 from fewstep.commands.progress import Screen
+from fewstep.commands.tuning_options import (
+    Attention,
+    ChannelsLast,
+    Compile,
+    CompileBlocks,
+    CudaGraphs,
+    MaxError,
+    Optimise,
+    Overlap,
+    Quantise,
+    QuantiseText,
+    Slicing,
+    Tiling,
+)
 from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 
 if TYPE_CHECKING:
     import torch
 
     from fewstep.eval.benchmark import Benchmark, Plan
+    from fewstep.eval.latency import Timed
     from fewstep.eval.models import Model
+    from fewstep.eval.optimise import Tried
     from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import Asked, Sampler
     from fewstep.teacher.base import Teacher
@@ -60,7 +76,7 @@ def benchmark(
     steps: PipelineSteps = None,
     guidance: Annotated[
         str | None,
-        typer.Option(help=f"Of the teacher; by default that of the first student, else 5; {LEVELS}."),
+        typer.Option(help=f"Of the teacher; by default that of the first student, else its own, usually 5; {LEVELS}."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Timed passes of every model or stage.")] = 10,
@@ -74,13 +90,18 @@ def benchmark(
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Run the denoisers through torch.compile.")] = False,
-    attention: Annotated[
-        str | None, typer.Option(metavar="BACKEND", help="diffusers' attention backend, such as native or flash.")
-    ] = None,
-    quantise: Annotated[
-        Literal["int8", "fp8"] | None, typer.Option(help="The denoisers' weights, through torchao.")
-    ] = None,
+    optimise: Optimise = None,
+    max_error: MaxError = None,
+    compile: Compile = False,
+    compile_blocks: CompileBlocks = False,
+    cuda_graphs: CudaGraphs = False,
+    attention: Attention = None,
+    quantise: Quantise = None,
+    quantise_text: QuantiseText = None,
+    channels_last: ChannelsLast = False,
+    tiling: Tiling = False,
+    slicing: Slicing = False,
+    overlap: Overlap = False,
     random_weights: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +129,8 @@ def benchmark(
         return
     results = time_asked(
         models, steps, guidance, batch, repetitions, warmup, dtype, device, decoder, shift, frames, height, width,
-        compile, attention, quantise, random_weights, text, out, Screen(),
+        optimise, max_error, compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last,
+        tiling, slicing, overlap, random_weights, text, out, Screen(),
     )  # fmt: skip
     if results["failed"]:
         raise typer.Exit(FAILED)
@@ -128,9 +150,18 @@ def time_asked(
     frames: int | None,
     height: int | None,
     width: int | None,
+    optimise: Literal["auto"] | None,
+    max_error: float | None,
     compile: bool,
+    compile_blocks: bool,
+    cuda_graphs: bool,
     attention: str | None,
     quantise: Literal["int8", "fp8"] | None,
+    quantise_text: Literal["int8", "fp8"] | None,
+    channels_last: bool,
+    tiling: bool,
+    slicing: bool,
+    overlap: bool,
     random_weights: str | None,
     text: bool,
     out: Path | None,
@@ -143,8 +174,29 @@ def time_asked(
     from fewstep.student.sampler import Asked
 
     asked = Asked(steps, guidance_if_asked(guidance), shift, "", frames, height, width)
-    plan = Plan(batch, repetitions, warmup, dtype, Tuning(compile, attention, quantise))
+    tuning = Tuning(
+        compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last, tiling, slicing,
+        overlap,
+    )  # fmt: skip
+    _check_optimised(optimise is not None, max_error, tuning, repetitions, text)
+    plan = Plan(batch, repetitions, warmup, dtype, tuning, optimise is not None, max_error)
     return time_models(models or [], asked, plan, screen, out, device, random_weights, text, decoder or ())
+
+
+def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, repetitions: int, text: bool) -> None:
+    """Raises ValueError for options that do not go with --optimise auto, or with its absence."""
+    from fewstep.eval.optimise import FEWEST
+
+    if tuning.quantise_text is not None and not text:
+        raise ValueError("--quantise-text is of what --no-text leaves out of the timing: leave one of them out")
+    if not optimise and max_error is not None:
+        raise ValueError("--max-error is the limit of --optimise auto: leave it out, or add that")
+    if optimise and tuning.said:
+        raise ValueError(f"--optimise auto chooses the options itself: leave {tuning.said} out")
+    if optimise and repetitions < FEWEST:
+        raise ValueError(
+            f"--optimise auto holds gains against the spread of passes: use --repetitions {FEWEST} or more"
+        )
 
 
 def _check_mode(ctx: typer.Context) -> set[str]:
@@ -181,7 +233,7 @@ def time_models(
     from fewstep.eval.latency import Timed
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
-    from fewstep.eval.tuning import check_tuning, tune
+    from fewstep.eval.tuning import check_tuning
     from fewstep.teacher.loading import find_device
 
     if random_weights is not None and decoders:
@@ -189,22 +241,54 @@ def time_models(
     found = models_of(models, decoders) if random_weights is None else []
     out = out or (last_run(found) or Path("runs")) / "benchmark.json"
     check_replaceable(out)
-    find_device(device)
+    check_tuning(plan.tuning, find_device(device), plan.batch)
     plan = replace(plan, dtype=settle_dtype(screen, cast("DType", plan.dtype), device))
     precision, tuning, failed = getattr(torch, plan.dtype), plan.tuning, dict[str, str]()
-    check_tuning(tuning)
-    screen.say(f"loading the models ({plan.dtype}{', compiled in the first pass of each' if tuning.compile else ''})")
+    screen.say(f"loading the models ({plan.dtype}{', compiled in the first pass of each' if tuning.compiles else ''})")
     if random_weights is None:
         samplers = _open(found, asked, precision, device, failed, tuning)
     else:
         ways = named_sources(models or [f"teacher=@{asked.steps or 50}:{asked.guidance or 5}", "student=@4"])
         _check_ways(ways)
         samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
-    tune(list(samplers.values()), tuning)
     timed = [Timed.of(name, sampler, plan.batch, text) for name, sampler in samplers.items()]
+    plan, tried, likenesses = _tuned(timed, plan, screen)
     num_passes = len(timed) * (plan.warmup + plan.repetitions)
     with screen:
-        return _show(Benchmark(timed, plan, screen.command, out, failed), num_passes, out, screen)
+        benchmark = Benchmark(timed, plan, screen.command, out, failed, tried, likenesses)
+        return _show(benchmark, num_passes, out, screen)
+
+
+def _tuned(
+    models: list[Timed], plan: Plan, screen: Screen
+) -> tuple[Plan, list[Tried], dict[str, Mapping[str, float | None]]]:
+    """Tunes the models in place, as planned or as pays on the last one: the plan with what was done, all that was
+    tried, and by name how like each model's clips still are to its own."""
+    from fewstep.eval.latency import synchronised
+    from fewstep.eval.likeness import Likenesses
+    from fewstep.eval.optimise import MAX_ERROR, Optimiser
+    from fewstep.eval.tuning import tune
+    from fewstep.teacher.loading import quiet_libraries
+
+    tried: list[Tried] = []
+    if not (plan.optimise or plan.tuning.said):
+        return plan, tried, {}
+    screen.say("making a clip of each model to compare with")
+    likenesses = Likenesses(models, plan.batch)
+    if plan.optimise:
+        last, limit = models[-1], MAX_ERROR if plan.max_error is None else plan.max_error
+        clock = synchronised(last.sampler.teacher.device)
+        screen.say(f"trying options on {last.name}, kept where they pay and its clip differs by at most {limit:g}")
+        optimiser = Optimiser(last, plan.batch, plan.repetitions, clock, limit)
+        with quiet_libraries():
+            kept, tried = optimiser.run(lambda one: screen.say(one.said))
+        plan = replace(plan, tuning=kept, max_error=limit)
+        screen.say(f"timing with {kept.said or 'no option, as none pays here'}")
+    tune([model.sampler for model in models], plan.tuning)
+    if plan.tuning.overlap:
+        for model in models:
+            model.overlap()
+    return plan, tried, likenesses.measure() if plan.tuning.said else {}
 
 
 def _open(
@@ -223,12 +307,12 @@ def _open(
     from fewstep.eval.latency import one_sentence
     from fewstep.eval.models import as_taught, open_model
     from fewstep.eval.outlines import outline_models
-    from fewstep.eval.tuning import check_attention
+    from fewstep.eval.tuning import check_models
 
     if not models:
         raise ValueError("there is nothing to time: pass a TEACHER and STUDENTs, or --random-weights")
     asked = as_taught(models, asked)
-    check_attention([one.sampler for one in outline_models(models, asked)], tuning)
+    check_models([one.sampler for one in outline_models(models, asked)], tuning)
     first = open_model(models[0], asked, None, dtype, device)
     asked = replace(asked, **first.size._asdict())
     samplers = {models[0].name: first}
@@ -264,7 +348,7 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     """Measures, then prints the table."""
     from rich.box import SIMPLE
 
-    from fewstep.eval.benchmark import COLUMNS, notes
+    from fewstep.eval.benchmark import notes, shown_columns
     from fewstep.eval.results import results_table
 
     if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
@@ -272,7 +356,7 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     with screen.bar("benchmark", "pass") as bar:
         bar.begin("benchmark", num_passes)
         results = benchmark.run(lambda name: bar.update(bar.done + 1, note=name))
-    table = results_table(results["rows"], COLUMNS, "median seconds")
+    table = results_table(results["rows"], shown_columns(results["rows"]), "median seconds")
     table.box, table.padding = SIMPLE, 0  # eleven columns in eighty letters
     screen.table(table)
     for note in notes(results):

@@ -51,6 +51,7 @@ def check(plan: DecoderRecipe, folder: RunFolder) -> None:
     from fewstep.distill.data_checks import check_foreseen, check_source
     from fewstep.distill.size_checks import check_possible, planned_sizes
     from fewstep.distill.taken_folders import check_not_taken
+    from fewstep.student.decoder.video_decoder import unfolded_at_last
     from fewstep.teacher.buckets import size_said
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
@@ -63,6 +64,9 @@ def check(plan: DecoderRecipe, folder: RunFolder) -> None:
     outline = outline_teacher(plan.teacher)
     sizes = planned_sizes(plan, outline.teacher)
     check_possible(outline.teacher, sizes)
+    for size in sizes:
+        per_latent = size.height // outline.teacher.latent_shape(*size)[2]
+        unfolded_at_last(per_latent, plan.decoder.widths, plan.decoder.blocks)
     window = plan.decoder.window
     if window is not None:
         for size in sizes:

@@ -23,6 +23,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.distill.trackers import check_tracker
+    from fewstep.student.decoder.files import find_decoder
     from fewstep.teacher.base_models import join_bases
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
@@ -32,6 +33,8 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     folder.check_unlocked()
     check_tracker(plan.logging.tracker)
     find_device(plan.device)
+    if plan.logging.decoder is not None:
+        find_decoder(plan.logging.decoder)
     check_source(plan, folder)
     outline = outline_teacher(plan.teacher, plan.shift)
     outline.teacher.tell(plan.embedded_guidance, plan.control_scale)

@@ -23,13 +23,15 @@ _JUDGED, _BATCH = 256, 16  # held-out prompts behind a gate
 
 def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> Samples | None:
     """Writes a clip of this size per prompt of `logging.prompts`, and all of them as a contact sheet; None without
-    prompts."""
+    prompts. Raises ValueError for a small decoder of another autoencoder."""
+    from fewstep.student.decoder.files import load_decoder
     from fewstep.teacher.video import contact_sheet, to_uint8, write_image, write_video
 
     prompts = plan.logging.sampled
     if not prompts:
         return None
-    conditions = teacher.conditions(prompts, size=size)
+    conditions, small = teacher.conditions(prompts, size=size), plan.logging.decoder
+    decode = None if small is None else load_decoder(small, teacher).decode
 
     @torch.no_grad()
     def write(path: Path | None, network: nn.Module, contract: SamplingContract) -> None:
@@ -37,8 +39,8 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> Samples | None:
         latents = Student(teacher, network, contract).sample(noise, conditions)
         if path is None:
             return
-        clips = teacher.decode(latents)
-        frames = [to_uint8(clip) for clip in clips]
+        with teacher.decoding_by(decode):
+            frames = [to_uint8(clip) for clip in teacher.decode(latents)]
         path.mkdir(parents=True, exist_ok=True)
         for i, clip in enumerate(frames):
             write_video(path / f"{i}.mp4", clip, contract.fps)

@@ -28,16 +28,48 @@ from fewstep.commands.asked import (
     settle_dtype,
 )
 from fewstep.commands.progress import Screen
+from fewstep.commands.tuning_options import (
+    Attention,
+    ChannelsLast,
+    Compile,
+    CompileBlocks,
+    CudaGraphs,
+    Overlap,
+    Quantise,
+    QuantiseText,
+    Slicing,
+    Tiling,
+)
 from fewstep.teacher.limits import MOST_CLIPS, MOST_GUIDANCE, MOST_SAMPLING_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import Asked, Sampler
 
 Decoder = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="A small decoder in place of the teacher's: a run of shapes-decoder or the like."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")]
+EmbeddedGuidance = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=MOST_GUIDANCE, help="Told to denoisers that take their guidance as an input; the model's own."
+    ),
+]
+GivenFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FILE",
+        help="Made from this besides the prompts: first, last, reference, control, mask, pose or face; an image "
+        "or a video; may be given several times. A .jsonl file of prompts names files of its own.",
+    ),
 ]
 
 
@@ -55,30 +87,21 @@ def sample(
     prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."
-        ),
-    ] = None,
+    steps: Steps = None,
     guidance: Annotated[
-        str | None, typer.Option(help=f"Classifier-free; by default 5 of a teacher, and a student's own; {LEVELS}.")
-    ] = None,
-    embedded_guidance: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            min=0.0, max=MOST_GUIDANCE, help="Told to denoisers that take their guidance as an input; the model's own."
+            help=f"Classifier-free; by default a student's own, and the teacher's usual one, mostly 5; {LEVELS}."
         ),
     ] = None,
+    embedded_guidance: EmbeddedGuidance = None,
     control_scale: Control = None,
     shift: Shift = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")
-    ] = 0,
+    seed: Seed = 0,
     frames: Frames = None,
     height: Height = None,
     width: Width = None,
@@ -86,27 +109,37 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once; the clips stay the same.")] = 1,
     dtype: Computed = "auto",
     device: Device = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="Made from this besides the prompts: first, last, reference, control, mask, pose or face; an image "
-            "or a video; may be given several times. A .jsonl file of prompts names files of its own.",
-        ),
-    ] = None,
+    given: GivenFiles = None,
     decoder: Decoder = None,
+    compile: Compile = False,
+    compile_blocks: CompileBlocks = False,
+    cuda_graphs: CudaGraphs = False,
+    attention: Attention = None,
+    quantise: Quantise = None,
+    quantise_text: QuantiseText = None,
+    channels_last: ChannelsLast = False,
+    tiling: Tiling = False,
+    slicing: Slicing = False,
+    overlap: Overlap = False,
 ) -> None:
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"loading {source} ({dtype})")
+    from fewstep.eval.tuning import Tuning, check_tuning
     from fewstep.student.sampler import Asked
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import check_given, given_names, parse_given
+    from fewstep.teacher.loading import find_device
     from fewstep.teacher.video import check_fps, check_suffix
 
     check_suffix(out)
     if fps is not None:
         check_fps(fps)
+    tuning = Tuning(
+        compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last, tiling, slicing,
+        overlap,
+    )  # fmt: skip
+    check_tuning(tuning, find_device(device), batch)
     typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     wanted = _with_files(typed or [""], parse_given(given or []))
     names = given_names(wanted)
@@ -114,29 +147,41 @@ def sample(
     asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
     if not typed:
         _check_unprompted(source, asked, teacher)
-    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device, decoder)
+    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device, decoder, tuning)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)
-    with closing(_clips(sampler, wanted, seed, batch, screen)) as clips:  # with its bar, before an error is shown
+    with closing(_clips(sampler, wanted, seed, batch, overlap, screen)) as clips:  # the bar too, before an error
         _write(out, clips, wanted, sampler.fps if fps is None else fps)
 
 
 def _open(
-    source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None, decoder: Path | None
+    source: str,
+    asked: Asked,
+    teacher: str | None,
+    dtype: DType,
+    device: str | None,
+    decoder: Path | None,
+    tuning: Tuning,
 ) -> Sampler:
-    """The sampler of any source, with a small decoder if there is one.
+    """The sampler of any source, with a small decoder if there is one, tuned.
 
-    Raises ValueError for a model or a decoder that is not there, or cannot be asked so.
+    Raises ValueError for a model or a decoder that is not there, or cannot be asked or tuned so.
     """
+    from fewstep.eval.tuning import tune
+    from fewstep.student.background import check_background
     from fewstep.student.decoder.files import find_decoder, load_decoder
 
-    if decoder is None:
-        return _open_model(source, asked, teacher, dtype, device)
-    find_decoder(decoder)
+    if decoder is not None:
+        find_decoder(decoder)
     sampler = _open_model(source, asked, teacher, dtype, device)
-    return replace(sampler, decoder=load_decoder(decoder, sampler.teacher))
+    if decoder is not None:
+        sampler = replace(sampler, decoder=load_decoder(decoder, sampler.teacher))
+    if tuning.overlap:
+        check_background(sampler)
+    tune([sampler], tuning)
+    return sampler
 
 
 def _open_model(source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None) -> Sampler:
@@ -182,16 +227,25 @@ def _check_unprompted(source: str, asked: Asked, teacher: str | None) -> None:
 
 
 def _clips(
-    sampler: Sampler, prompts: list[str], seed: int, batch: int, screen: Screen
+    sampler: Sampler, prompts: list[str], seed: int, batch: int, overlap: bool, screen: Screen
 ) -> Generator[Tensor, None, None]:
-    """One clip (3, F, H, W) in -1..1 per prompt."""
+    """One clip (3, F, H, W) in -1..1 per prompt; `overlap`: decoded while the next are denoised."""
+    from fewstep.student.background import decoded_meanwhile
+
     starts = range(0, len(prompts), batch)
-    with screen.bar("sampling") as bar:
-        bar.begin("sampling", len(starts) * sampler.steps)
+
+    def latents() -> Iterator[Tensor]:
         for start in starts:
             some = prompts[start : start + batch]
-            seeds = range(seed + start, seed + start + len(some))
-            yield from sampler.clips(some, seeds, lambda _: bar.update(bar.done + 1))
+            yield sampler.latents(some, range(seed + start, seed + start + len(some)), step)
+
+    def step(_: int) -> None:
+        bar.update(bar.done + 1)
+
+    with screen.bar("sampling") as bar:
+        bar.begin("sampling", len(starts) * sampler.steps)
+        for clips in decoded_meanwhile(sampler, latents()) if overlap else map(sampler.decode, latents()):
+            yield from clips
 
 
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:

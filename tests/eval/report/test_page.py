@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fewstep.eval.report import clips
-from fewstep.eval.report.inputs import Comparison, RunRecord, read_evaluation
+from fewstep.eval.report.inputs import Benchmark, Comparison, RunRecord, Tried, read_evaluation
 from fewstep.eval.report.page import Material, render
 
 
@@ -32,6 +32,23 @@ def test_without_an_evaluation_it_says_how_to_get_one(run_record: RunRecord) -> 
     assert "fewstep evaluate shapes runs/relay" in page and "fewstep benchmark shapes runs/relay" in page
     assert data_of(page)["plots"] == [] and len(data_of(page)["curves"]) == 1
     assert "Not evaluated yet" in page
+
+
+def test_options_that_were_tried_stand_beside_their_errors(benchmark: Benchmark, run_record: RunRecord) -> None:
+    tried = [
+        Tried(option="--compile-blocks", kept=True, why="faster", seconds_without=2.0, seconds_with=1.6,
+              relative_error=3e-7, psnr_db=121.0),
+        Tried(option="--quantise int8", kept=False, why="quantised weights need torchao"),
+    ]  # fmt: skip
+    rows = [row.model_copy(update={"relative_error": 0.0123}) for row in benchmark.rows]
+    page = render(
+        Material([run_record], [], [benchmark.model_copy(update={"optimised": tried, "rows": rows})]), count=6
+    )
+    assert "error of the clip, tuned" in page and "0.0123" in page
+    assert "--compile-blocks" in page and "1.25×" in page and "121 dB" in page and "<td>kept" in page
+    assert "quantised weights need torchao" in page
+    plain = render(Material([run_record], [], [benchmark]), count=6)
+    assert "error of the clip" not in plain and "verdict</th>" not in plain
 
 
 def test_without_a_benchmark_it_names_every_model(material: Material) -> None:

@@ -15,11 +15,13 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.student.export.base import EXACT, export
 from fewstep.student.loading import load_student
+from fewstep.student.sampler import Asked, teacher_sampler
 from fewstep.teacher.base import Teacher, load_teacher
 from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import noise_given, to_pil
+from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
-from fewstep.teacher.source import VideoSize
+from fewstep.teacher.source import VideoSize, call_defaults
 from fewstep.teacher.tokens import text_losses
 from tests.tiny_svd import save_tiny_svd
 
@@ -112,6 +114,11 @@ def test_same_noise_gives_the_stock_video(folder: Path, teacher: Teacher) -> Non
 def test_guidance_grows_from_none_at_the_first_frame(teacher: Teacher) -> None:
     spread = teacher.spread_guidance(torch.full((1, 1, 1, 1, 1), 3.0), torch.zeros(1, 4, 5, 2, 2))
     assert spread.flatten().tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+def test_nobody_who_asks_for_no_guidance_gets_more_than_the_pipelines_own(teacher: Teacher) -> None:
+    usual = call_defaults(StableVideoDiffusionPipeline)["max_guidance_scale"]
+    assert teacher_sampler(teacher, "svd", Asked(2)).guidance == Guidance(usual) == Guidance(3.0)
 
 
 def test_the_unconditional_branch_sees_no_picture(teacher: Teacher) -> None:

@@ -1,0 +1,50 @@
+"""Options of verbs that make clips faster or in less memory without a step changed: a field of `Tuning` each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+Optimise = Annotated[
+    Literal["auto"] | None,
+    typer.Option(
+        "--optimise", help="auto: try all options below on the last model, and time all models with those that pay."
+    ),
+]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error", min=0.0, max=1.0, help="How far clips may be from the untuned model's with --optimise; 0.05."
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Run the denoisers through torch.compile.")]
+CompileBlocks = Annotated[
+    bool, typer.Option("--compile-blocks", help="Only their repeated blocks: compiled sooner, about as fast.")
+]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="Compile the denoisers, and replay them as CUDA graphs.")
+]
+Attention = Annotated[
+    str | None, typer.Option(metavar="BACKEND", help="diffusers' attention backend, such as native or flash.")
+]
+Quantise = Annotated[
+    Literal["int8", "fp8"] | None, typer.Option("--quantise", help="The denoisers' weights, through torchao.")
+]
+QuantiseText = Annotated[
+    Literal["int8", "fp8"] | None,
+    typer.Option("--quantise-text", help="The weights of what encodes prompts and pictures, through torchao."),
+]
+ChannelsLast = Annotated[
+    bool, typer.Option("--channels-last", help="Lay out convolutions' weights with the channels last.")
+]
+Tiling = Annotated[
+    bool, typer.Option("--tiling", help="Decode clips that are larger than a tile in tiles, in less memory.")
+]
+Slicing = Annotated[
+    bool, typer.Option("--slicing", help="Decode the clips of a batch one after the other, in less memory.")
+]
+Overlap = Annotated[
+    bool,
+    typer.Option("--overlap", help="Decode clips while the next are denoised: more a minute, none sooner."),
+]

@@ -10,7 +10,7 @@ test cases families fuzz scale memory-table soak clients-table comfyui-check: ex
 # Nothing is printed after the closing line of pytest.
 test: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
+.PHONY: demo test lint docs cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -25,6 +25,10 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The site of docs/, in build/site; a dead link fails it. `.venv/bin/mkdocs serve` shows it while pages are edited.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 cases: $(DEV)
 	$(BIN)/pytest tests/cases --cases docs/results/cases.json

@@ -15,7 +15,9 @@ import fewstep.metrics
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: the build may ask nobody for anything
-LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(https?:[^\" >]+)|<link[^>]*\shref=\"?(https?:[^\" >]+)")
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(https?:[^\" >]+)|<link[^>]*\shref=\"?(https?:[^\" >]+)"
+)
 
 
 @pytest.fixture(scope="module")

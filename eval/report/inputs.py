@@ -185,6 +185,7 @@ class RunRecord:
     teacher: str
     prompts: list[str]  # of the sample clips
     stages: list[StageRecord]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fewstep.metrics
+from fewstep.student.export.programs import PROGRAMS
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: the build may ask nobody for anything
@@ -50,6 +51,11 @@ def test_the_page_of_settings_has_every_setting_of_the_schema(site: Path) -> Non
         part = text.split(f'<h2 id="{name.lower()}">')[1].split("<h2 ")[0]
         assert re.findall(r"<tr>\s*<td><code>(\w+)</code></td>", part) == list(node["properties"])
     assert re.search(r"<td><code>lr</code></td>\s*<td>number &gt; 0", text)
+
+
+def test_the_page_of_exports_has_a_row_for_every_format() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "exports.md").read_text("utf-8"), re.MULTILINE)
+    assert [name for name in PROGRAMS if not any(f"`{name}`" in row for row in rows)] == []
 
 
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:

@@ -15,7 +15,6 @@ from fewstep.student.export.base import MODULES, formats_of
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 
-
 USUAL = ["diffusers", "lora", "torchao-int8", "torchao-fp8", "onnx"]  # of families that say nothing of their files
 
 

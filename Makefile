@@ -5,12 +5,12 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint cases families fuzz scale memory-table soak clients-table comfyui-check: export OMP_NUM_THREADS = 1
-test cases families fuzz scale memory-table soak clients-table comfyui-check: export HF_HUB_OFFLINE = 1
+test lint notebook cases families fuzz scale memory-table soak clients-table comfyui-check: export OMP_NUM_THREADS = 1
+test notebook cases families fuzz scale memory-table soak clients-table comfyui-check: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
-test: export TRANSFORMERS_VERBOSITY = error
+test notebook: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
+.PHONY: demo test lint docs notebook cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -25,6 +25,14 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The site of docs/, in build/site; a dead link fails it. `.venv/bin/mkdocs serve` shows it while pages are edited.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs docs/notebook.ipynb and keeps what its cells show.
+notebook: $(DEV)
+	$(BIN)/jupyter execute --inplace docs/notebook.ipynb
 
 cases: $(DEV)
 	$(BIN)/pytest tests/cases --cases docs/results/cases.json

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
 import yaml
 
+from fewstep.teacher.atomic import check_writable, whole_file
 from fewstep.teacher.yaml_text import load_yaml
 
 RECIPES = Path(str(files("fewstep.recipes"))).resolve()
+SCHEMA = RECIPES / "schema.json"
+FOR_EDITORS = "# yaml-language-server: $schema=schema.json"
 
 
 def recipe_names() -> list[str]:
@@ -31,6 +36,44 @@ def _with(setting: str) -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml") if f"\n{setting}:" in path.read_text("utf-8"))
 
 
+def packaged_names() -> list[str]:
+    """All packaged recipes that `fewstep run` follows, without suffix."""
+    return sorted([*recipe_names(), *chain_names(), *decoder_names()])
+
+
+def packaged_recipe(name: str) -> Path:
+    """The file of a packaged recipe. Raises ValueError when `list` does not have it."""
+    if name.removesuffix(".yaml") not in packaged_names():
+        raise ValueError(f"there is no packaged recipe {name}: choose among {', '.join(packaged_names())}")
+    return RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+
+
+def about_recipe(name: str) -> str:
+    """What a packaged recipe does: the first clause of the comment that it begins with."""
+    lines = packaged_recipe(name).read_text("utf-8").splitlines()
+    comment = [line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")]]
+    words = " ".join(line for line in comment if not line.startswith("yaml-language-server"))
+    return re.split(r"[.:;](?:\s|$)", words, maxsplit=1)[0]
+
+
+def copy_recipe(name: str, folder: Path) -> Path:
+    """Copies a packaged recipe into a folder, which need not be there, and beside it the schema that it names.
+
+    Raises ValueError when the folder holds another file of such a name, or cannot be written.
+    """
+    source = packaged_recipe(name)
+    copied = [source, SCHEMA] if source.read_text("utf-8").startswith(FOR_EDITORS) else [source]
+    for target, path in ((folder / path.name, path) for path in copied):
+        if target.exists() and target.read_bytes() != path.read_bytes():
+            raise ValueError(f"{target} is there and is not the packaged file: delete it, or name another folder")
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in copied:
+        with whole_file(folder / path.name) as part:
+            shutil.copyfile(path, part)
+    return folder / source.name
+
+
 def find_recipe(path: str | Path) -> Path:
     """The recipe's file: `path` itself, else the packaged one of that name. Raises ValueError when there is none."""
     asked = Path(path).expanduser()
@@ -39,8 +82,7 @@ def find_recipe(path: str | Path) -> Path:
     packaged = RECIPES / f"{asked.name.removesuffix('.yaml')}.yaml"
     if len(asked.parts) == 1 and packaged.is_file():
         return packaged
-    known = ", ".join([*recipe_names(), *chain_names(), *decoder_names()])
-    raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {known}")
+    raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {', '.join(packaged_names())}")
 
 
 def recipe_settings(path: str | Path) -> frozenset[str]:

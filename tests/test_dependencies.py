@@ -29,6 +29,7 @@ def asked(group: list[str]) -> dict[str, Requirement]:
 
 NEEDED = asked(PROJECT["dependencies"])
 ALL = NEEDED | asked([one for group in PROJECT["optional-dependencies"].values() for one in group])
+del ALL["fewstep"]  # an extra that contains another
 LINES = (ROOT / "constraints.txt").read_text().splitlines()
 PINS = asked([line for line in LINES if line and not line.startswith("#")])
 

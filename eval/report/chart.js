@@ -86,11 +86,13 @@ class Chart {
     this.y = new Scale(y[0], y[1], box.bottom, box.top, y[2]);
     this.box = box;
     this.svg = draw("svg", { viewBox: `0 0 ${this.width} ${height}`, height, role, "aria-label": this.label });
+    const named = (title, [, , bent]) => (bent ? `${title}, log scale` : title);
     const text = (x, y, anchor, words) => draw("text", { x, y, "text-anchor": anchor }, words);
     for (const value of this.y.ticks) {
       const at = this.y.at(value);
       this.svg.append(draw("line", { class: "grid", x1: box.left, x2: box.right, y1: at, y2: at }));
-      this.svg.append(text(box.left - 8, at + 4, "end", round(value)));
+      this.svg.append(draw("line", { class: "axis", x1: box.left - 5, x2: box.left, y1: at, y2: at }));
+      this.svg.append(text(box.left - 9, at + 4, "end", round(value)));
     }
     let free = -Infinity; // pixel from which the next label does not touch the last one
     for (const value of this.x.ticks) {
@@ -101,7 +103,9 @@ class Chart {
       free = at + 44;
     }
     this.svg.append(draw("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
-    this.svg.append(text(box.left - 8, 12, "start", titles[1]), text(box.right, height - 6, "end", titles[0]));
+    this.svg.append(draw("line", { class: "axis", x1: box.left, x2: box.left, y1: box.top, y2: box.bottom }));
+    this.svg.append(text(box.left - 8, 12, "start", named(titles[1], y)));
+    this.svg.append(text(box.right, height - 6, "end", `${named(titles[0], x)} →`));
     this.drawing.replaceChildren(this.svg);
   }
 }
@@ -144,7 +148,7 @@ class Plot extends Chart {
     const bent = positive && this.option("log").checked;
     const arrow = { lower: " ↓", higher: " ↑" }[metric.better] ?? "";
     const x = [Math.min(...xs), Math.max(...xs), true];
-    this.frame(x, [Math.min(...values), Math.max(...values), bent], [`${COSTS[cost]} →`, metric.name + arrow], "group");
+    this.frame(x, [Math.min(...values), Math.max(...values), bent], [COSTS[cost], metric.name + arrow], "group");
     this.taken = [];
     const groups = points.map((model) => this.point(model, metric, cost));
     for (const [name, value] of floors) this.floor(name, value);

@@ -5,7 +5,7 @@ class Lines extends Chart {
     const raw = lines.map(({ points }) => points);
     const steps = raw.flatMap((points) => points.map(([step]) => step));
     const last = steps.reduce((a, b) => Math.max(a, b));
-    this.frame([0, last, false], y, ["step →", title], "group");
+    this.frame([0, last, false], y, ["step", title], "group");
     this.shown = lines;
     this.lines = raw.map((points) => (smooth ? smoothed(points) : points));
     lines.forEach((line, i) => {

@@ -205,6 +205,7 @@ class RunRecord:
     teacher: str
     prompts: list[str]  # of the sample clips
     stages: list[StageRecord]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,6 @@ class KeptRecipe(_Kept):
     """The recipe."""
 
     teacher: str
+    seed: int | None = None
     logging: _Logging
     stages: list[KeptStage]

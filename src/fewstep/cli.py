@@ -23,6 +23,7 @@ from fewstep.commands.evaluate import evaluate
 from fewstep.commands.export import export
 from fewstep.commands.export_table import export_table
 from fewstep.commands.launched import GROUPS, check_alone
+from fewstep.commands.recipes import recipes_app
 from fewstep.commands.report import report
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
@@ -35,7 +36,7 @@ from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stop
 from fewstep.teacher.ranks import num_launched
 from fewstep.waiting_threads import shorten_spinning
 
-_AGAIN = ("benchmark", "export", "report", "sample")  # verbs that start from the beginning
+_AGAIN = ("benchmark", "export", "recipes", "report", "sample")  # verbs that start from the beginning
 
 
 class _Verbs(TyperGroup):
@@ -121,7 +122,6 @@ def _quiet_threads() -> Iterator[None]:
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -134,6 +134,7 @@ app.command("report")(report)
 app.command("run")(run)
 app.command("sample")(sample)
 app.add_typer(data_app, name="data")
+app.add_typer(recipes_app, name="recipes")
 app.add_typer(student_app, name="student")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(vbench_app, name="vbench")

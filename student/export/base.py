@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.student.export.abilities import nothing
 from fewstep.student.export.privacy import forget_origins, published
+from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
@@ -31,18 +32,7 @@ OTHER_RUNTIME = 1e-4  # and of those that are not run by torch: sums in another 
 PROMPTS = ("a small red ring drifts to the right", "two dogs run along a beach")  # whatever the teacher makes of them
 SEEDS = (0, 1)
 
-# Format name -> the module here that holds it in its FORMATS: loaded only when it is asked for.
-MODULES = {
-    "diffusers": "diffusers_folder",
-    "lora": "lora",
-    "comfyui": "comfyui",
-    "single-file": "single_file",
-    "part": "part_file",
-    "torchao-int8": "torchao_weights",
-    "torchao-fp8": "torchao_weights",
-    "gguf": "gguf_file",
-    "onnx": "onnx_graph",
-}
+MODULES = {name: program.module for name, program in PROGRAMS.items()}  # format name -> the module that holds it
 
 OF_EXPERTS = ("diffusers", "lora")  # formats that hold several networks
 

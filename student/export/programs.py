@@ -1,4 +1,4 @@
-"""Which program each format is for, which families' students it holds, and which extra of pip it needs."""
+"""Which formats there are: who writes each, which program it is for, whose students it holds, which extra it needs."""
 
 from __future__ import annotations
 
@@ -6,31 +6,46 @@ from typing import NamedTuple
 
 
 class Program(NamedTuple):
-    """program: who loads it, and how. families: whose students it holds; what is in its way is said when it is asked
-    for. extra: of pip, which installs what it is written with."""
+    """module: the one beside this that holds the format in its FORMATS, loaded only when it is asked for. program: who
+    loads it, and how. families: whose students it holds; what is in its way is said when it is asked for. extra: of
+    pip, which installs what it is written with."""
 
+    module: str
     program: str
     families: str
     extra: str | None = None
 
 
 PROGRAMS = {
-    "diffusers": Program("diffusers, a whole pipeline for from_pretrained", "all"),
+    "diffusers": Program("diffusers_folder", "diffusers, a whole pipeline for from_pretrained", "all"),
     "lora": Program(
-        "diffusers only, for load_lora_weights; ComfyUI patches nothing with it", "those whose pipeline loads LoRAs"
+        "lora",
+        "diffusers only, for load_lora_weights; ComfyUI patches nothing with it",
+        "those whose pipeline loads LoRAs",
     ),
     "comfyui": Program(
+        "comfyui",
         "ComfyUI, a whole model or a LoRA with a workflow; diffusers reads the file, too",
         "those whose files and nodes there are known, from prompts",
     ),
     "single-file": Program(
-        "diffusers' from_single_file, and what reads the authors' own names", "those whose original names are known"
+        "single_file",
+        "diffusers' from_single_file, and what reads the authors' own names",
+        "those whose original names are known",
     ),
-    "part": Program("diffusers, the part that alone was trained", "those that share a part by itself"),
-    "torchao-int8": Program("diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"),
-    "torchao-fp8": Program("diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"),
-    "gguf": Program("ComfyUI-GGUF, and diffusers' from_single_file, one file in eight bits", "as comfyui", "gguf"),
-    "onnx": Program("onnxruntime, one forward of the denoiser", "those whose denoiser is one graph", "onnx"),
+    "part": Program("part_file", "diffusers, the part that alone was trained", "those that share a part by itself"),
+    "torchao-int8": Program(
+        "torchao_weights", "diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"
+    ),
+    "torchao-fp8": Program(
+        "torchao_weights", "diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"
+    ),
+    "gguf": Program(
+        "gguf_file", "ComfyUI-GGUF, and diffusers' from_single_file, one file in eight bits", "as comfyui", "gguf"
+    ),
+    "onnx": Program(
+        "onnx_graph", "onnxruntime, one forward of the denoiser", "those whose denoiser is one graph", "onnx"
+    ),
 }
 
 

@@ -29,7 +29,7 @@ def run(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         shared | {"teacher_steps": 2, "student_steps": 1, "gate": {"metric": "endpoint_error", "at_most": 0.0}},
     ]
     recipe = {
-        "teacher": str(tiny_wan_folder), "out": str(folder / "run"), "device": "cpu", "stages": stages,
+        "teacher": str(tiny_wan_folder), "out": str(folder / "run"), "device": "cpu", "stages": stages, "seed": 7,
         "data": {"kind": "rollouts", "prompts": "prompts.txt", "steps": 2},
         "logging": {"tracker": "none", "every": 1, "prompts": ["a ring & <cross>"]},
     }  # fmt: skip
@@ -52,6 +52,7 @@ def test_a_run_without_an_evaluation_shows_its_curves_and_clips(run: Path, tmp_p
     page, data = out.read_text("utf-8"), data_of(out)
     assert "the gate of stage 1-step did not open: endpoint_error is" in page
     assert f"fewstep evaluate {yaml.safe_load((run / 'recipe.yaml').read_text())['teacher']} {run}" in page
+    assert "One run, of seed 7." in page
     assert [stage["name"] for stage in data["curves"][0]["stages"]] == ["2-step", "1-step"]
     assert [model["name"] for model in data["reels"][0]["models"]] == ["2-step", "1-step"]
     assert data["reels"][0]["prompts"] == ["a ring & <cross>"]

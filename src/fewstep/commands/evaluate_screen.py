@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
     from fewstep.commands.progress import Screen
 
-_SHOWN = (  # figures in the table, where they were taken
+_FIRST = (  # figures in the table, where they were taken; those of other metrics follow
     "shapes-fd", "prompt-accuracy", "frame-psnr", "box-iou", "fvd", "fd-videomae", "fd-vjepa2", "lpips", "psnr", "ssim",
     "latent-mse", "motion-ratio", "flicker-ratio", "saturation-ratio", "diversity-rms-ratio", "diversity-lpips-ratio",
 )  # fmt: skip
+_IN_FILE_ONLY = ("temporal-error", "contrast-ratio", "blank", "broken")  # warnings tell of them where they are wrong
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -29,12 +30,19 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for heading in ("", *(row["model"] for row in rows)):
         table.add_column(heading, justify="right")
     table.add_row("evaluations", *(str(row["evaluations"] or "") for row in rows))
-    for name in _SHOWN:
-        if any(name in row["metrics"] for row in rows):
-            figures = [row["metrics"].get(name) for row in rows]
-            why = next((words for figure in figures if figure and (words := unfit(figure))), None)
-            table.add_row(f"{name} ({why})" if why else name, *map(_cell, figures))
+    for name in _shown(rows):
+        figures = [row["metrics"].get(name) for row in rows]
+        why = next((words for figure in figures if figure and (words := unfit(figure))), None)
+        table.add_row(f"{name} ({why})" if why else name, *map(_cell, figures))
     return table
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The figures of the table in its order; a ratio to the teacher's stands for the figure itself."""
+    taken = dict.fromkeys(name for row in rows for name in row["metrics"])
+    hidden = {name for name in taken if f"{name}-ratio" in taken or name.endswith(("-kernel", "-extrapolated"))}
+    others = [name for name in taken if name not in (*_FIRST, *_IN_FILE_ONLY, *hidden)]
+    return [*(name for name in _FIRST if name in taken), *others]
 
 
 def say_warnings(rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], screen: Screen) -> None:

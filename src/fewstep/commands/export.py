@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from fewstep.student.loading import Student
 
 _SAID = " ".join(f"{name}: {said(name)}." for name in PROGRAMS)
-To = Literal[
-    "all", "diffusers", "lora", "comfyui", "single-file", "part", "torchao-int8", "torchao-fp8", "gguf", "onnx"
-]
+if TYPE_CHECKING:
+    To = str
+else:
+    To = Literal[("all", *PROGRAMS)]
 
 
 def export(

@@ -145,7 +145,7 @@ def read_run(folder: Path) -> RunRecord:
     starts = [None, *(stage.name for stage in recipe.stages)]  # of a stage that names none: the one before it
     found = [_stage(folder, *each) for each in zip(recipe.stages, starts, judging, strict=False)]
     prompts = [text if isinstance(text, str) else str(text.get("prompt", "")) for text in recipe.logging.prompts]
-    return RunRecord(folder, recipe.teacher, prompts, found)
+    return RunRecord(folder, recipe.teacher, prompts, found, recipe.seed)
 
 
 def _judging(stage: KeptStage) -> Judging | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,50 @@ def test_the_plot_has_every_model_and_tells_its_figures(opened: webdriver.Chrome
     assert "evaluations of the network" in find(opened, "[data-plot] svg").text
 
 
+def test_axes_have_ticks_and_say_where_their_scale_is_logarithmic(opened: webdriver.Chrome) -> None:
+    for chart, titles in (
+        ("plot", ["shapes-fd ↓", "seconds per clip, log scale →"]),
+        ("curves", ["student/loss", "step →"]),
+    ):
+
+        def words() -> list[str]:
+            return [text.text for text in opened.find_elements(By.CSS_SELECTOR, f"[data-{chart}] svg text")]  # noqa: B023
+
+        assert set(titles) <= set(words())
+        find(opened, f"[data-{chart}] [data-do=log]").click()
+        assert {f"{titles[0]}, log scale", titles[1]} <= set(words())
+        find(opened, f"[data-{chart}] [data-do=log]").click()
+        ticks = [line.rect for line in opened.find_elements(By.CSS_SELECTOR, f"[data-{chart}] svg .axis")]
+        assert len([tick for tick in ticks if tick["width"] == 5]) > 2  # of y
+        assert len([tick for tick in ticks if tick["height"] == 5]) > 2  # of x
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_curves_and_axes_stand_out_from_the_paper(opened: webdriver.Chrome, scheme: str) -> None:
+    """As WCAG asks of graphics, 3 to 1; the steps themselves, behind their average, at half of the opacity."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    paper = colour(opened, "body", "background-color")
+    for selector in ("[data-curves] .line", "[data-curves] .axis", "[data-plot] .floor", "[data-plot] .whisker"):
+        assert contrast(colour(opened, selector, "stroke"), paper) > 3, selector
+    assert float(find(opened, "[data-curves] .raw").value_of_css_property("opacity")) >= 0.5
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def colour(browser: webdriver.Chrome, selector: str, of: str) -> list[float]:
+    """Red, green and blue in 0..1."""
+    said = find(browser, selector).value_of_css_property(of)
+    return [int(value) / 255 for value in re.findall(r"\d+", said)[:3]]
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """The ratio of WCAG 2.2."""
+    low, high = sorted(
+        sum(w * c**2.2 for w, c in zip((0.2126, 0.7152, 0.0722), rgb, strict=True)) for rgb in (one, other)
+    )
+    return (high + 0.05) / (low + 0.05)
+
+
 def test_curves_have_a_line_per_stage(opened: webdriver.Chrome) -> None:
     drawing = find(opened, "[data-curves] svg")
     assert len(drawing.find_elements(By.CSS_SELECTOR, ".line")) == 3
@@ -186,7 +231,7 @@ def test_nothing_is_asked_of_the_network_and_nothing_foreign_runs(opened: webdri
     assert sent and not any('"url":"http' in message for message in sent)
 
 
-@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("width", [1400, 390, 320])
 def test_it_fits_the_screen(opened: webdriver.Chrome, width: int, capsys: pytest.CaptureFixture[str]) -> None:
     opened.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -196,6 +241,10 @@ def test_it_fits_the_screen(opened: webdriver.Chrome, width: int, capsys: pytest
     wait(lambda: shown(opened) == [8] * 4)
     widths = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1] == width
+    tables = opened.execute_script(
+        "return [...document.querySelectorAll('.scroll')].map((t) => t.scrollWidth > t.clientWidth)"
+    )
+    assert any(tables) is (width < 500)  # they scroll by themselves, the page does not
     if width == 1400:
         PICTURE.parent.mkdir(exist_ok=True)
         opened.save_screenshot(str(PICTURE))

@@ -51,6 +51,14 @@ def test_options_that_were_tried_stand_beside_their_errors(benchmark: Benchmark,
     assert "error of the clip" not in plain and "verdict</th>" not in plain
 
 
+def test_the_seed_is_shown_where_it_is_known(material: Material, evaluation_folder: Path) -> None:
+    assert "(seed " not in render(material, count=1) and "of seed" not in render(material, count=1)
+    evaluation = read_evaluation(evaluation_folder)
+    seeded = evaluation.model_copy(update={"protocol": evaluation.protocol | {"seed": 3}})
+    page = render(Material([], [Comparison(evaluation_folder, seeded)], []), count=1)
+    assert "the same noise and prompt (seed 3)" in page and "Seed 3. Ranges are 95 % intervals." in page
+
+
 def test_without_a_benchmark_it_names_every_model(material: Material) -> None:
     page = render(Material([], [replace(material.comparisons[0], benchmark=None)], []), count=6)
     assert "fewstep benchmark teacher=shapes@50 teacher-4=shapes@4 4-step=runs/relay/stages/4-step" in page

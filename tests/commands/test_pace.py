@@ -52,6 +52,8 @@ def test_a_batch_of_clips_is_one_report() -> None:
     batches = [(13.0 * b + 0.001 * i, 16 * (b - 1) + i) for b in (1, 2, 3) for i in range(1, 17)]
     assert paced(*batches[:16]) is None
     assert paced(*batches) == pytest.approx(13 / 16, rel=0.01)
+    for first in (17, 33):  # of a batch, when a line is due
+        assert paced(*batches[:first]) == pytest.approx(13 / 16, rel=0.01)
 
 
 def test_a_stand_still_has_no_pace() -> None:

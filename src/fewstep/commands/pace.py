@@ -27,11 +27,12 @@ class Pace:
     """Seconds per unit over the last minute, or over the last unit where that takes longer.
 
     Not known before the second report: the first unit warms everything up. Reports that come in a burst, as of the
-    clips of one batch, count as one.
+    clips of one batch, count as one, and at its first report a batch counts as large as the one before it.
     """
 
     def __init__(self, done: int, now: float) -> None:
         self._seen, self._warm = deque([(now, done)]), False
+        self._batch = 1  # units of the last burst that is complete
 
     def add(self, done: int, now: float) -> None:
         """`done` units are done at `now`."""
@@ -39,6 +40,8 @@ class Pace:
         if now - last < _BURST and len(self._seen) > 1:
             self._seen[-1] = (last, done)
             return
+        if len(self._seen) > 1:
+            self._batch = self._seen[-1][1] - self._seen[-2][1]
         self._seen.append((now, done))
         if len(self._seen) == 3 and not self._warm:
             self._seen.popleft()
@@ -50,6 +53,8 @@ class Pace:
     def each(self) -> float | None:
         """Seconds per unit, None while they are not known."""
         (before, done), (now, later) = self._seen[0], self._seen[-1]
+        if self._warm and later > self._seen[-2][1]:
+            later = max(later, self._seen[-2][1] + self._batch)
         return (now - before) / (later - done) if self._warm and later > done else None
 
 

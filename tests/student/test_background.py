@@ -67,6 +67,6 @@ def test_an_error_of_decoding_is_raised(sampler: Sampler, monkeypatch: pytest.Mo
 
 def test_clips_of_pictures_are_refused(sampler: Sampler, tiny_svd_folder: Path) -> None:
     of_picture = teacher_sampler(load_teacher(tiny_svd_folder, device="cpu"), "svd", Asked(2, 1.0))
-    for refused in (of_picture, replace(sampler, before=Before(sampler, {}))):
+    for refused in (of_picture, replace(sampler, before=Before(sampler, {}, 1))):
         with pytest.raises(ValueError, match="--overlap is for clips that are made from prompts alone"):
             Background(refused)

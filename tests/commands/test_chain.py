@@ -107,6 +107,9 @@ def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path)
     assert (whole.steps, whole.steps_each, whole.evaluations, whole.size) == (4, (2, 2), 4, last.size)
     code, output = fewstep("sample", f"{chain}@2+2", "--prompt", "a ring", "--seed", 5, "--out", tmp_path / "clip.gif")
     assert code == 0, output
+    asked = ("--control-scale", 0.5, "--out", tmp_path / "other.gif")
+    code, output = fewstep("sample", chain, "--prompt", "a ring", *asked)
+    assert code != 0 and "the last member of the chain is a student, whose contract says" in output
     picture = Image.fromarray(to_uint8(first.clips(["a ring"], [seed_before(5)])[0])[0])
     picture.save(tmp_path / "first.png")
     prompt = Prompt("a ring", {"first": tmp_path / "first.png"})

@@ -202,6 +202,11 @@ def _open_model(source: str, asked: Asked, teacher: str | None, dtype: DType, de
             "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
             "--guidance, --shift and --negative-prompt out"
         )
+    if model.student and (asked.embedded_guidance, asked.control_scale) != (None, None):
+        raise ValueError(
+            "the last member of the chain is a student, whose contract says what its denoiser is told: leave "
+            "--embedded-guidance and --control-scale out"
+        )
     return open_model(model, asked, None, getattr(torch, dtype), device)
 
 

@@ -15,7 +15,7 @@ from fewstep.eval.switch import Switch
 from fewstep.eval.tuning import COMPILING, Tuning, check_tuning, encoders, option_said, tunable_decoders, tune
 from fewstep.student.background import Background
 
-MAX_ERROR = 0.05  # relative error of a clip that is still the model's own: about 30 dB at usual contrast
+MAX_ERROR = 0.05  # relative error of a clip that is still the model's own: some 38 dB on the embedded teacher
 FEWEST = 5  # repetitions: below, their spread says nothing
 _GPU_ATTENTION = ("_native_cudnn", "flash", "_flash_3", "sage", "xformers")  # diffusers refuses what is not there
 _CPU_ATTENTION = ("_native_math",)

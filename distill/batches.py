@@ -18,7 +18,7 @@ from fewstep.distill.deck import Deck
 from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.bases import BASE
+from fewstep.teacher.bases import BASE_INDEX
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
@@ -64,8 +64,14 @@ class Batches:
         """
         folders, sha256 = datasets_in(folder), sha256 or teacher.sha256()
         window = WINDOW // len(folders)
-        self._rows = [ShuffledRows(one, teacher_sha256=sha256, seed=seed + stage, window=window) for one in folders]
-        self._unconditional, self._padded = [read_unconditional(one) for one in folders], teacher.padded
+        self._rows = [
+            ShuffledRows(dataset_folder, teacher_sha256=sha256, seed=seed + stage, window=window)
+            for dataset_folder in folders
+        ]
+        self._unconditional, self._padded = (
+            [read_unconditional(dataset_folder) for dataset_folder in folders],
+            teacher.padded,
+        )
         self._device, self._key = teacher.device, (seed, stage)
         self._rank, self._world_size = rank, world_size
         self._decks: dict[int, Deck] = {}
@@ -136,7 +142,7 @@ def _said_of(base: int, batch: Batch) -> Batch:
     numbers = torch.full((len(batch.x0),), base, device=batch.x0.device)
 
     def said(conditions: Conditions) -> Conditions:
-        return replace(conditions, shared={**conditions.shared, BASE: numbers[: len(conditions)]})
+        return replace(conditions, shared={**conditions.shared, BASE_INDEX: numbers[: len(conditions)]})
 
     before = None if batch.before is None else said(batch.before)
     return replace(batch, conditions=said(batch.conditions), before=before)

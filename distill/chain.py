@@ -10,20 +10,20 @@ from typing import Any
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.overrides import apply
 from fewstep.distill.packaged import find_recipe, recipe_settings
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
-from fewstep.student.chain import USUAL, check_frames
+from fewstep.distill.validation_errors import error_sentences
+from fewstep.student.chain import USUAL, check_chain_frames
 from fewstep.teacher.limited import SamplingSteps
 from fewstep.teacher.yaml_text import load_yaml
 
-GIVEN = "given"  # the folder of what later members are given while they are distilled
+GIVEN_FOLDER = "given"  # the folder of what later members are given while they are distilled
 
 
-class Member(Settings):
+class MemberSettings(Settings):
     """A model of the chain: one that is distilled here, or one that takes part as it is."""
 
     name: str
@@ -42,18 +42,18 @@ class Member(Settings):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if name in (GIVEN, "out", "chain") or not re.fullmatch(r"[a-zA-Z][\w-]*", name, re.ASCII):
+        if name in (GIVEN_FOLDER, "out", "chain") or not re.fullmatch(r"[a-zA-Z][\w-]*", name, re.ASCII):
             raise ValueError(f"{name!r} cannot name a member: use a word of letters, digits, - and _, such as clip")
         return name
 
     @field_validator("given")
     @classmethod
     def _can_be_given(cls, given: dict[str, str]) -> dict[str, str]:
-        check_frames(given)
+        check_chain_frames(given)
         return given
 
     @model_validator(mode="after")
-    def _one_source(self) -> Member:
+    def _one_source(self) -> MemberSettings:
         if (self.recipe is None) == (self.model is None):
             raise ValueError(f"{self.name} has one of recipe and model: a recipe is followed, a model taken as it is")
         return self
@@ -64,7 +64,7 @@ class ChainSettings(Settings):
 
     out: Path = Path("runs/chain")
     """The folder of the chain; each member's run lies in it."""
-    chain: tuple[Member, ...]
+    chain: tuple[MemberSettings, ...]
     """The members, in order."""
 
     @model_validator(mode="after")
@@ -82,7 +82,7 @@ class Chain:
     """A chain, and the recipe of each member that is distilled, in the member's folder; None of the others."""
 
     out: Path
-    members: tuple[Member, ...]
+    members: tuple[MemberSettings, ...]
     plans: tuple[Recipe | None, ...]
 
     @property
@@ -94,7 +94,7 @@ class Chain:
         ]
 
 
-def is_chain(path: str) -> bool:
+def is_chain_recipe(path: str) -> bool:
     """Whether a recipe is a chain's. Raises ValueError when there is no such recipe; what is no YAML is not one."""
     return "chain" in recipe_settings(path)
 
@@ -106,9 +106,9 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     frame.stages.0.steps=50, or clip.model=DIR of one without a recipe. Raises ValueError naming everything that is
     wrong in the chain, or in a member's recipe.
     """
-    found = find_recipe(path)
-    values = load_yaml(found.read_text("utf-8-sig"))
-    names = [str(one.get("name")) for one in values["chain"] if isinstance(one, dict)] if _lists(values) else []
+    file = find_recipe(path)
+    values = load_yaml(file.read_text("utf-8-sig"))
+    names = [str(entry.get("name")) for entry in values["chain"] if isinstance(entry, dict)] if _lists(values) else []
     of_members: dict[Any, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, setting = override.partition(".")
@@ -123,10 +123,10 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     try:
         settings = ChainSettings.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{found}: {'; '.join(sentences(error, ChainSettings.model_json_schema()))}") from error
-    plans = tuple(_plan(settings, index, of_members, found.parent) for index in range(len(settings.chain)))
+        raise ValueError(f"{file}: {'; '.join(error_sentences(error, ChainSettings.model_json_schema()))}") from error
+    plans = tuple(_plan(settings, index, of_members, file.parent) for index in range(len(settings.chain)))
     if len(precisions := {plan.precision for plan in plans if plan is not None}) > 1:
-        raise ValueError(f"{found}: its members' precisions are {', '.join(sorted(precisions))}: choose one for all")
+        raise ValueError(f"{file}: its members' precisions are {', '.join(sorted(precisions))}: choose one for all")
     return Chain(settings.out, settings.chain, plans)
 
 

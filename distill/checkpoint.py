@@ -17,30 +17,30 @@ import torch
 from fewstep.distill import sharded_checkpoint as sharded
 from fewstep.teacher.atomic import whole_file
 
-FILE_NAME = "state.pt"
+STATE_FILE = "state.pt"
 PREVIOUS = "previous.pt"  # the one before
-HEALTHY = "healthy.pt"  # the last one at which nothing was wrong with the student
+HEALTHY_FILE = "healthy.pt"  # the last one at which nothing was wrong with the student
 
 
-def save_state(folder: Path, state: dict[str, Any], name: str = FILE_NAME) -> None:
+def save_state(folder: Path, state: dict[str, Any], name: str = STATE_FILE) -> None:
     """Replaces the run's checkpoint, whole or not at all; the one that it replaces is the previous one from then on.
 
     There are never more than two, also while one is written, and never none.
     """
     newest, previous = folder / name, folder / PREVIOUS
-    keep = name == FILE_NAME and _is_before(folder, state)
-    if name == FILE_NAME and newest.exists():
+    keep = name == STATE_FILE and _is_before(folder, state)
+    if name == STATE_FILE and newest.exists():
         previous.unlink(missing_ok=True)
     with whole_file(newest) as part:
         with part.open("wb") as file:  # without it torch hides that a disk is full
             torch.save(state, file)
         if keep:
             os.replace(newest, previous)
-    if name == FILE_NAME:
+    if name == STATE_FILE:
         sharded.forget_all(folder)  # of before
 
 
-def load_state(folder: Path, stage: str, name: str = FILE_NAME, mmap: bool = False) -> dict[str, Any] | None:
+def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = False) -> dict[str, Any] | None:
     """The checkpoint of this stage in a single file, None when there is none or it is of another stage.
 
     The last one, or the previous one where it is gone. With `mmap` tensors are read only when they are used: enough to
@@ -49,7 +49,7 @@ def load_state(folder: Path, stage: str, name: str = FILE_NAME, mmap: bool = Fal
     Raises ValueError for a file that is broken; it holds tensors and numbers only and never runs code.
     """
     path = folder / name
-    if name == FILE_NAME and not path.exists():
+    if name == STATE_FILE and not path.exists():
         path = folder / PREVIOUS
     if not path.exists():
         return None
@@ -97,7 +97,7 @@ def _check_numbers(state: dict[str, Any]) -> None:
 
 
 def _broken(path: Path, stage: str, reason: str) -> str:
-    others = path.name == FILE_NAME and path.with_name(PREVIOUS).exists()
+    others = path.name == STATE_FILE and path.with_name(PREVIOUS).exists()
     remedy = "resume from the checkpoint before it" if others else f"begin the stage {stage} again"
     return f"{path} is broken ({reason}): delete it to {remedy}"
 
@@ -105,7 +105,7 @@ def _broken(path: Path, stage: str, reason: str) -> str:
 def _is_before(folder: Path, state: dict[str, Any]) -> bool:
     """Whether the last checkpoint is of the same stage as `state`, and of an earlier step."""
     try:
-        last = load_state(folder, state["stage"], mmap=True) if (folder / FILE_NAME).exists() else None
+        last = load_state(folder, state["stage"], mmap=True) if (folder / STATE_FILE).exists() else None
     except ValueError:
         return False
     return last is not None and last["step"] < state["step"]
@@ -113,28 +113,28 @@ def _is_before(folder: Path, state: dict[str, Any]) -> bool:
 
 def single_files(folder: Path) -> list[Path]:
     """The run's last checkpoints that are a single file, the newest first."""
-    return [path for name in (FILE_NAME, PREVIOUS) if (path := folder / name).exists()]
+    return [path for name in (STATE_FILE, PREVIOUS) if (path := folder / name).exists()]
 
 
 def forget_checkpoints(folder: Path) -> None:
     """Deletes every checkpoint of the run."""
-    for path in (*single_files(folder), folder / HEALTHY):
+    for path in (*single_files(folder), folder / HEALTHY_FILE):
         path.unlink(missing_ok=True)
     sharded.forget_all(folder)
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether some stage of the run is in the middle of its training."""
-    return bool(single_files(folder)) or (folder / sharded.FOLDER).is_dir()
+    return bool(single_files(folder)) or (folder / sharded.STATE_FOLDER).is_dir()
 
 
 def forget_state(folder: Path, stage: str) -> None:
     """Deletes this stage's checkpoints; another stage's stay, and broken ones go."""
-    for name in (FILE_NAME, PREVIOUS, HEALTHY):
+    for name in (STATE_FILE, PREVIOUS, HEALTHY_FILE):
         try:
-            found = load_state(folder, stage, name)
+            state = load_state(folder, stage, name)
         except ValueError:
-            found = {}
-        if found is not None:
+            state = {}
+        if state is not None:
             (folder / name).unlink()
     sharded.forget(folder, stage)

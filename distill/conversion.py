@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Trainee
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision, draw_transition, noise_as_sampled
@@ -52,11 +52,11 @@ class ConversionObjective:
         """The student's turn."""
         return ((STUDENT,),)
 
-    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Batch:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Batch:
         """The clips."""
         return batch
 
-    def loss(self, turn: str, lesson: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
+    def loss(self, turn: str, lesson: Batch, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """The error of x0 as the student's own new prediction has it."""
         batch = lesson
         teacher, schedule = roles.teacher, roles.teacher.schedule
@@ -73,8 +73,8 @@ class ConversionObjective:
         return {}
 
     def _times(self, schedule: NoiseSchedule, batch: Batch) -> Tensor:
-        asked, draws = self.supervision, batch.draws
-        own = draw_transition(schedule, asked.teacher_steps, asked.student_steps, asked.starts, draws).t
+        settings, draws = self.supervision, batch.draws
+        own = draw_transition(schedule, settings.teacher_steps, settings.student_steps, settings.starts, draws).t
         anywhere = 1 - draws.each(lambda g: torch.rand(1, dtype=torch.float64, generator=g))  # above 0
         at_own = draws.each(lambda g: torch.rand(1, generator=g)) < AT_OWN_STARTS
         return torch.where(at_own, own, anywhere)

@@ -41,10 +41,10 @@ def planned_predictions(recipe: Recipe, teacher: Prediction) -> list[Prediction]
 
 
 def _followed(recipe: Recipe, teacher: Prediction) -> list[tuple[Conversion | None, Prediction]]:
-    found: list[tuple[Conversion | None, Prediction]] = []
+    planned: list[tuple[Conversion | None, Prediction]] = []
     for index, stage in enumerate(recipe.stages):
         start = recipe.start_of(index)
-        before = teacher if start is None else found[start][1]
+        before = teacher if start is None else planned[start][1]
         conversion = conversion_of(stage, before)
-        found.append((conversion, before if conversion is None else conversion.to))
-    return found
+        planned.append((conversion, before if conversion is None else conversion.to))
+    return planned

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fewstep.distill.trackers import Tracker
+from fewstep.distill.tracker import Tracker
 from fewstep.teacher.atomic import naming_full_disk, whole_file
 from fewstep.teacher.json_text import parse_json
 
@@ -49,7 +49,7 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     """The points of a curve; from a line on that is none, such as the last one of a kill, all are left out."""
     if not path.exists():
         return []
-    found = []
+    points = []
     for line in path.read_text().splitlines():
         try:
             point = parse_json(line)
@@ -57,8 +57,8 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
             break
         if not _is_point(point):
             break
-        found.append(point)
-    return found
+        points.append(point)
+    return points
 
 
 def _is_point(point: Any) -> bool:

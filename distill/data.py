@@ -12,10 +12,10 @@ from fewstep.teacher.buckets import begin_buckets, best_size, datasets_in, dealt
 from fewstep.teacher.caption_files import Captions, read_captions, read_prompts
 from fewstep.teacher.dataset import Source, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
-from fewstep.teacher.dataset_sources import Rollouts, Videos, list_files
+from fewstep.teacher.dataset_sources import Rollouts, VideoSource, list_files
 from fewstep.teacher.decode_video import ClipShape
 from fewstep.teacher.given import (
-    FILES,
+    FROM_FILES,
     columns_of,
     frames_of_clips,
     given_identity,
@@ -23,17 +23,17 @@ from fewstep.teacher.given import (
     identity_of,
     sources_of,
 )
-from fewstep.teacher.manifest import FILE_NAME, Manifest, Skip, read_manifest
+from fewstep.teacher.manifest import MANIFEST_FILE, Manifest, Skip, read_manifest
 from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.source import Sizes, as_sizes
 from fewstep.teacher.video_shape import video_shape
 
 _ROWS_PER_SHARD = 64
-Plan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video
+DatasetPlan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video
 
 
 @dataclass(frozen=True)
-class Clips:
+class TrainingClips:
     """A dataset, and what a student that learned from it is sampled with."""
 
     folder: Path
@@ -49,41 +49,42 @@ class Clips:
         return self.sizes[0]
 
 
-def read_clips(folder: Path, teacher: Teacher, asked: Sizes = ()) -> Clips:
+def read_clips(folder: Path, teacher: Teacher, requested: Sizes = ()) -> TrainingClips:
     """What a dataset's manifests say of its clips, the teacher's own size and rate where they say nothing.
 
     Raises ValueError when it is of other sizes than asked for, if any are, or no size is known.
     """
-    wanted, manifests = as_sizes(asked), [read_manifest(dataset) for dataset in datasets_in(folder)]
-    said = tuple(size for manifest in manifests if (size := manifest.size) is not None)
-    if said and wanted and set(said) != set(wanted):
+    wanted, manifests = as_sizes(requested), [read_manifest(dataset) for dataset in datasets_in(folder)]
+    stored = tuple(size for manifest in manifests if (size := manifest.size) is not None)
+    if stored and wanted and set(stored) != set(wanted):
         raise ValueError(
-            f"{folder} has clips of {_tuples(said)} frames, height and width, not {_tuples(wanted)}: leave `size` out "
+            f"{folder} has clips of {_tuples(stored)} frames, height and width, not {_tuples(wanted)}: leave "
+            f"`size` out "
             f"of the recipe, or name a dataset of {'that size' if len(wanted) == 1 else 'these sizes'}"
         )
     usual = teacher.default_size()
-    sizes = wanted or said or (() if usual is None else (usual,))
+    sizes = wanted or stored or (() if usual is None else (usual,))
     if not sizes:
         raise ValueError(f"neither {folder} nor the teacher states a size of clips: set size in the recipe")
     for manifest in manifests:
         teacher.check_fps(manifest.fps, str(folder))
     first = manifests[0]
     fps, given = first.fps or teacher.default_fps(), tuple(first.given)
-    return Clips(folder, sizes, fps, first.negative_prompt, given)
+    return TrainingClips(folder, sizes, fps, first.negative_prompt, given)
 
 
 def read_clips_of_bases(
-    first: Path, others: Sequence[Path], teacher: Teacher, bases: Sequence[Teacher], asked: Sizes = ()
-) -> Clips:
+    first: Path, others: Sequence[Path], teacher: Teacher, bases: Sequence[Teacher], requested: Sizes = ()
+) -> TrainingClips:
     """`read_clips` of the teacher's own dataset and of those of further base models, `bases` in the same order.
 
     Raises ValueError when they are of other sizes or rates.
     """
-    own = read_clips(first, teacher, asked)
+    own = read_clips(first, teacher, requested)
     of_bases = []
     for folder, base in zip(others, bases, strict=True):
-        found = read_clips(folder, teacher, asked)
-        if replace(found, folder=first) != own:
+        clips = read_clips(folder, teacher, requested)
+        if replace(clips, folder=first) != own:
             raise ValueError(f"{folder} and {first} have clips of different sizes, rates or prompts: make them again")
         of_bases.append((folder, base.sha256()))
     return replace(own, of_bases=tuple(of_bases))
@@ -94,7 +95,7 @@ def _tuples(sizes: Sequence[VideoSize]) -> str:
 
 
 @dataclass(frozen=True)
-class Share:
+class SizeShare:
     """The clips of one size: where their dataset goes, and which of all samples or files they are made from."""
 
     size: VideoSize
@@ -102,7 +103,7 @@ class Share:
     items: Sequence[int]
 
 
-def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes, out: Path) -> list[Share]:
+def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes, out: Path) -> list[SizeShare]:
     """What of the data becomes clips of which of the sizes. Of several sizes all videos are opened.
 
     Raises ValueError for prompts that cannot be read, and a folder without videos.
@@ -117,7 +118,7 @@ def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes,
         single = len(wanted) == 1
         chosen = [0 if single else best_size(video_shape(path), wanted, fps) for path in files]
     return [
-        Share(size, folder_of(out, size, wanted), [i for i, other in enumerate(chosen) if other == index])
+        SizeShare(size, folder_of(out, size, wanted), [i for i, other in enumerate(chosen) if other == index])
         for index, size in enumerate(wanted)
     ]
 
@@ -143,7 +144,7 @@ def make_data(
     shares = shares_of(settings, teacher, sizes, out)
     if ranks.first:
         begin_buckets(out, [share.size for share in shares], elsewhere)
-    done = sum(read_manifest(s.folder).num_done for s in shares if (s.folder / FILE_NAME).exists())
+    done = sum(read_manifest(s.folder).num_done for s in shares if (s.folder / MANIFEST_FILE).exists())
     planned = sum(len(share.items) for share in shares)
 
     def advance() -> None:
@@ -185,10 +186,10 @@ def plan_data(
     settings: RolloutData | VideoData,
     teacher: Teacher,
     name: str,
-    share: Share,
+    share: SizeShare,
     out: Path,
     like: Manifest | None = None,
-) -> Plan:
+) -> DatasetPlan:
     """The manifest of the dataset of a share of the data, and what makes its rows; `out`: where all of them lie.
 
     `like` is a manifest that was begun there: with it an outline of the teacher will do, see `plan_dataset`. Raises
@@ -200,7 +201,9 @@ def plan_data(
     return _videos(settings, teacher, name, share, out, like)
 
 
-def _rollouts(settings: RolloutData, teacher: Teacher, name: str, share: Share, like: Manifest | None) -> Plan:
+def _rollouts(
+    settings: RolloutData, teacher: Teacher, name: str, share: SizeShare, like: Manifest | None
+) -> DatasetPlan:
     prompts = read_prompts(settings.prompts)
     teacher.take(given_names(prompts))
     shape, identities = teacher.latent_shape(*share.size), [identity_of(prompt) for prompt in prompts]
@@ -217,7 +220,7 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, share: Share, 
         seed=settings.seed,
         source=str(settings.prompts),
         rows_per_shard=_ROWS_PER_SHARD,
-        given=dict.fromkeys(teacher.given, FILES),
+        given=dict.fromkeys(teacher.given, FROM_FILES),
         **share.size._asdict(),
     )
     source = Rollouts(
@@ -227,7 +230,9 @@ def _rollouts(settings: RolloutData, teacher: Teacher, name: str, share: Share, 
     return plan, source, []
 
 
-def _videos(settings: VideoData, teacher: Teacher, name: str, share: Share, out: Path, like: Manifest | None) -> Plan:
+def _videos(
+    settings: VideoData, teacher: Teacher, name: str, share: SizeShare, out: Path, like: Manifest | None
+) -> DatasetPlan:
     given = sources_of(settings.given, teacher)
     clips, captions = captioned_videos(settings, out, teacher.reads_text)
     clip = ClipShape(*share.size, fps=teacher.default_fps())
@@ -252,5 +257,5 @@ def _videos(settings: VideoData, teacher: Teacher, name: str, share: Share, out:
         **asdict(clip),
     )
     own = frames_of_clips(given)
-    source = Videos(teacher, settings.folder, files, captions.texts, clip, batch_size=settings.batch, given=own)
+    source = VideoSource(teacher, settings.folder, files, captions.texts, clip, batch_size=settings.batch, given=own)
     return plan, source, [stray.skip() for stray in captions.strays]

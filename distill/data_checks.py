@@ -66,16 +66,16 @@ def check_data(
     settings, teacher = recipe.data, outline.teacher
     teacher.default_fps()
     _check_given(recipe, teacher, run.data)
-    found = tuple(sizes) or planned_sizes(recipe, teacher)
-    check_possible(teacher, found)
-    check_given(recipe.logging.sampled, teacher.given_sizes(found[0]), teacher.default_fps())
+    planned = tuple(sizes) or planned_sizes(recipe, teacher)
+    check_possible(teacher, planned)
+    check_given(recipe.logging.sampled, teacher.given_sizes(planned[0]), teacher.default_fps())
     if isinstance(settings, DatasetData):
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)
         check_filled(recipe, settings.folder)
     else:
-        _check_own(recipe, settings, outline, run, found)
-    return found
+        _check_own(recipe, settings, outline, run, planned)
+    return planned
 
 
 def _check_own(
@@ -137,7 +137,7 @@ def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str 
     of other kinds or that is there already. Raises ValueError when they are a smaller fraction than `data.min_usable`.
     """
     settings, begun = recipe.data, [begun_manifest(folder, run.elsewhere) for folder in datasets_in(run.data)]
-    if not isinstance(settings, VideoData) or all(one is not None and one.complete for one in begun):
+    if not isinstance(settings, VideoData) or all(manifest is not None and manifest.complete for manifest in begun):
         return None
     files, captions = captioned_videos(settings, run.data, teacher.reads_text)
     fps = teacher.default_fps()

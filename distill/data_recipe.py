@@ -10,7 +10,7 @@ import yaml
 from pydantic import field_validator
 
 from fewstep.distill.objectives.base import Settings
-from fewstep.distill.settings import Data, Seed, Size, SizeOrSizes
+from fewstep.distill.settings import DataSettings, Seed, Size, SizeOrSizes
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.source import VideoSize
 
@@ -30,7 +30,7 @@ class DataRecipe(Settings):
     """cpu or cuda; null: the GPU if there is one."""
     size: SizeOrSizes = None
     """Size of the clips, or a list of sizes; null: the teacher's own."""
-    data: Data
+    data: DataSettings
     """What is trained on."""
 
     @field_validator("precision", mode="before")

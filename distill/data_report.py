@@ -31,7 +31,7 @@ def read_data_text(settings: RolloutData | VideoData | DatasetData, out: Path) -
     """
     if isinstance(settings, DatasetData):
         folders = datasets_in(settings.folder)
-        captions = [text for one in folders for text in read_stored_captions(one, read_manifest(one))]
+        captions = [text for dataset in folders for text in read_stored_captions(dataset, read_manifest(dataset))]
         first = read_manifest(folders[0])
         return DataText([*captions, first.negative_prompt], first.unmatched)
     if isinstance(settings, RolloutData):
@@ -45,19 +45,21 @@ def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) 
 
     Raises ValueError when they are a smaller fraction than `data.min_usable`, of all sizes together.
     """
-    found = {dataset: read_manifest(dataset) for dataset in datasets_in(folder)}
-    lines = [line for dataset, manifest in found.items() if (line := usable_line(dataset, manifest)) is not None]
-    said = "; ".join(lines)
+    manifests = {dataset: read_manifest(dataset) for dataset in datasets_in(folder)}
+    lines = [line for dataset, manifest in manifests.items() if (line := usable_line(dataset, manifest)) is not None]
+    report = "; ".join(lines)
     if not lines or isinstance(settings, RolloutData):
-        return said or None
-    usable = sum(manifest.rows for manifest in found.values()) / sum(manifest.num_done for manifest in found.values())
+        return report or None
+    usable = sum(manifest.rows for manifest in manifests.values()) / sum(
+        manifest.num_done for manifest in manifests.values()
+    )
     if usable < settings.min_usable:
-        first = next(skip for manifest in found.values() for skip in manifest.skipped)
-        said = f"{said} (such as {first.file}: {first.reason})"
+        first = next(skip for manifest in manifests.values() for skip in manifest.skipped)
+        report = f"{report} (such as {first.file}: {first.reason})"
         raise ValueError(
-            too_few(said, settings.min_usable, usable, f"mend the data and remove {folder} to make it again")
+            too_few(report, settings.min_usable, usable, f"mend the data and remove {folder} to make it again")
         )
-    return said
+    return report
 
 
 def too_few(line: str, least: float, usable: float, remedy: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
-from fewstep.distill.objectives.base import Settings, Timed
+from fewstep.distill.objectives.base import Settings, TimedMethod
 from fewstep.distill.parallel import held_like
 from fewstep.student.adapters import adapter_parameters, add_adapter, num_adapter_parameters, shared_copy
 from fewstep.student.part import part_parameters
@@ -22,7 +22,7 @@ from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of, wit
 from fewstep.teacher.limited import Rank
 from fewstep.teacher.sharded import is_sharded
 
-ADAPTER = "discriminator"
+DISCRIMINATOR_ADAPTER = "discriminator"
 _LEVELS = 8  # of noise, at which features are measured
 
 
@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
             self.backbone = backbone = held_like(deepcopy(whole).float().requires_grad_(True), backbone)
         elif settings.backbone == "lora":
             backbone = held_like(_adapted(whole, settings.lora_rank, teacher.kinds), backbone)
-            self.adapters = _registered(adapter_parameters(backbone, ADAPTER))
+            self.adapters = _registered(adapter_parameters(backbone, DISCRIMINATOR_ADAPTER))
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
         self._standardise_experts(clips, conditions)
         features, reads = self._measured(clips, conditions), 2 if conditional else 1
@@ -95,8 +95,8 @@ class Discriminator(nn.Module):
         heads = [
             Head(f.shape[1], reads, settings.width, settings.temporal, settings.norm).to(f.device) for f in features
         ]
-        for head, found in zip(heads, features, strict=True):
-            head.standardise([found] * reads)
+        for head, feature in zip(heads, features, strict=True):
+            head.standardise([feature] * reads)
         self.heads = nn.ModuleList(heads)
         if isinstance(backbone, Bases):
             self.told = nn.ModuleList(_told(len(backbone), f) for f in features)
@@ -128,7 +128,9 @@ class Discriminator(nn.Module):
         features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
         if isinstance(backbone, Bases) and hasattr(self, "told"):
             numbers = backbone.numbers(conditions.shared, len(z)).to(z.device)
-            features = [f + told(numbers)[..., None, None, None] for f, told in zip(features, self.told, strict=True)]
+            features = [
+                f + embedding(numbers)[..., None, None, None] for f, embedding in zip(features, self.told, strict=True)
+            ]
         if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
             return features
         # each clip was read by the expert of its own time, whose features have a scale of their own
@@ -144,15 +146,17 @@ class Discriminator(nn.Module):
             return
         boundary = float(self._teacher.schedule.level(backbone.boundary))
         ends = {HIGH: (boundary, 1.0), LOW: (min(0.02, boundary / 2), boundary - 1e-6)}
-        found = {name: self._measured(clips, conditions, *ends[name]) for name in (HIGH, LOW)}
-        scales = {name: nn.ModuleList(_standardise(f) for f in features) for name, features in found.items()}
+        measured = {name: self._measured(clips, conditions, *ends[name]) for name in (HIGH, LOW)}
+        scales = {name: nn.ModuleList(_standardise(f) for f in features) for name, features in measured.items()}
         self.scales = nn.ModuleDict(scales)
 
-    def timed(self) -> list[Timed]:
+    def timed(self) -> list[TimedMethod]:
         """Its backbone and heads, for benchmarks; what joins features counts as its own time."""
-        heads = [Timed(head, "forward", f"head {i}", list(head.parameters())) for i, head in enumerate(self.heads)]
+        heads = [
+            TimedMethod(head, "forward", f"head {i}", list(head.parameters())) for i, head in enumerate(self.heads)
+        ]
         own = [p for name, p in self.named_parameters() if not name.startswith("heads.")]
-        return [Timed(self, "forward"), Timed(self, "read", "backbone", own, whole=True), *heads]
+        return [TimedMethod(self, "forward"), TimedMethod(self, "read", "backbone", own, whole=True), *heads]
 
     @torch.no_grad()
     def _measured(
@@ -163,44 +167,44 @@ class Discriminator(nn.Module):
         rounds = -(-_LEVELS // len(clips))
         levels = torch.linspace(lowest, highest, rounds * len(clips), dtype=torch.float64).view(len(clips), rounds)
         schedule, generator = self._teacher.schedule, torch.Generator().manual_seed(0)
-        found = []
+        batches = []
         for level in levels.unbind(dim=1):
             t = schedule.time_of_level(level)
             noise = torch.randn(clips.shape, generator=generator).to(clips)
-            found.append(self.read(schedule.add_noise(clips, noise, t), t, conditions))
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+            batches.append(self.read(schedule.add_noise(clips, noise, t), t, conditions))
+        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
 def _standardise(features: Tensor) -> Standardise:
-    found = Standardise(features.shape[1]).to(features.device)
-    found.measure(features)
-    return found
+    layer = Standardise(features.shape[1]).to(features.device)
+    layer.measure(features)
+    return layer
 
 
 def _told(count: int, features: Tensor) -> nn.Embedding:
     """A vector per base model, nothing at first."""
-    found = nn.Embedding(count, features.shape[1]).to(features.device)
-    nn.init.zeros_(found.weight)
-    return found
+    embedding = nn.Embedding(count, features.shape[1]).to(features.device)
+    nn.init.zeros_(embedding.weight)
+    return embedding
 
 
 def _adapted(network: nn.Module, rank: int, kinds: Kinds | None = None) -> nn.Module:
     """The same weights with a fresh adapter on them."""
     ours = with_parts(network, {name: shared_copy(part) for name, part in parts_of(network).items()})
-    add_adapter(ours, ADAPTER, rank, alpha=rank, kinds=kinds)
+    add_adapter(ours, DISCRIMINATOR_ADAPTER, rank, alpha=rank, kinds=kinds)
     return ours
 
 
 def _own_part(network: nn.Module, kinds: Kinds) -> tuple[nn.Module, nn.ParameterDict]:
     """The same weights but for a copy of the part in float32, which is trained, and its parameters."""
     copies = {name: part_copy(part, kinds) for name, part in parts_of(network).items()}
-    found: dict[str, nn.Parameter] = {}
+    trained: dict[str, nn.Parameter] = {}
     for name, copied in copies.items():
-        found |= {f"{name}/{key}": parameter for key, parameter in part_parameters(copied, kinds).items()}
-    for parameter in found.values():
+        trained |= {f"{name}/{key}": parameter for key, parameter in part_parameters(copied, kinds).items()}
+    for parameter in trained.values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
-    return with_parts(network, copies), _registered(found)
+    return with_parts(network, copies), _registered(trained)
 
 
 def _registered(parameters: Mapping[str, nn.Parameter]) -> nn.ParameterDict:

@@ -12,10 +12,10 @@ from fewstep.distill.objectives.objective_settings import Held
 from fewstep.distill.optimizers import MOMENT_BYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
+from fewstep.teacher.limits import GIB
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.schedule import NoiseSchedule
 
-GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}  # of a weight
 
 
@@ -26,8 +26,8 @@ def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) 
 
 def stage_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> Calls:
     """All calls of a stage on one process, as its objective counts them; samples drawn to look at are not counted."""
-    each = part_calls(stage, schedule, gradient_checkpointing)
-    return stage.objective.calls(stage, each) + stage.objective.calls_once(stage, each)
+    calls = part_calls(stage, schedule, gradient_checkpointing)
+    return stage.objective.calls(stage, calls) + stage.objective.calls_once(stage, calls)
 
 
 def steady_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> Calls:
@@ -66,21 +66,21 @@ def conversion_calls(stage: Stage, conversion: Conversion, gradient_checkpointin
 
 def relay_work(recipe: Recipe, schedule: NoiseSchedule, finished: Callable[[str], bool]) -> list[StageWork]:
     """The work of every stage, and of its conversion, that is not finished, in order, on one process."""
-    found, checkpointing = [], recipe.gradient_checkpointing
+    work, checkpointing = [], recipe.gradient_checkpointing
     for stage, conversion in zip(recipe.stages, planned_conversions(recipe, schedule.prediction), strict=True):
         if finished(stage.name):
             continue
         if conversion is not None:
             whole = conversion_calls(stage, conversion, checkpointing).work
-            found.append(StageWork(conversion_name(stage.name), whole / conversion.steps, whole))
-        found.append(stage_work(stage, schedule, checkpointing))
-    return found
+            work.append(StageWork(conversion_name(stage.name), whole / conversion.steps, whole))
+        work.append(stage_work(stage, schedule, checkpointing))
+    return work
 
 
 def stage_work(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> StageWork:
     """The work of a stage on one process."""
-    each = steady_calls(stage, schedule, gradient_checkpointing).work / stage.steps
-    return StageWork(stage.name, each, stage_calls(stage, schedule, gradient_checkpointing).work)
+    per_step = steady_calls(stage, schedule, gradient_checkpointing).work / stage.steps
+    return StageWork(stage.name, per_step, stage_calls(stage, schedule, gradient_checkpointing).work)
 
 
 def total_calls(recipe: Recipe, schedule: NoiseSchedule) -> Calls:
@@ -88,12 +88,14 @@ def total_calls(recipe: Recipe, schedule: NoiseSchedule) -> Calls:
     checkpointing = recipe.gradient_checkpointing
     stages = (stage_calls(stage, schedule, checkpointing) for stage in recipe.stages)
     planned = zip(recipe.stages, planned_conversions(recipe, schedule.prediction), strict=True)
-    conversions = (conversion_calls(stage, found, checkpointing) for stage, found in planned if found is not None)
+    conversions = (
+        conversion_calls(stage, conversion, checkpointing) for stage, conversion in planned if conversion is not None
+    )
     return sum((*stages, *conversions), Calls())
 
 
 @dataclass(frozen=True)
-class Share:
+class RoleMemory:
     """GiB that one role takes on each process."""
 
     role: str
@@ -119,7 +121,7 @@ def stage_memory(
     num_trained: int | None = None,
     is_part: bool = False,
     num_eight_bits: int = 0,
-) -> list[Share]:
+) -> list[RoleMemory]:
     """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
 
     The numbers are of parameters: the denoiser's (of experts both, which are there at once), its adapters' that the
@@ -154,11 +156,11 @@ def stage_memory(
     return shares
 
 
-def _frozen(role: str, num_parameters: int, precision: Precision = "float32") -> Share:
-    return Share(role, num_parameters * BYTES[precision] / GIB)
+def _frozen(role: str, num_parameters: int, precision: Precision = "float32") -> RoleMemory:
+    return RoleMemory(role, num_parameters * BYTES[precision] / GIB)
 
 
-def _trained(role: str, num_parameters: int, averaged: bool, moment_bytes: float) -> Share:
+def _trained(role: str, num_parameters: int, averaged: bool, moment_bytes: float) -> RoleMemory:
     moments = 2 * num_parameters * moment_bytes / GIB
     once = num_parameters * BYTES["float32"] / GIB  # whatever the forward passes compute in
-    return Share(role, once, gradients=once, moments=moments, average=once if averaged else 0.0)
+    return RoleMemory(role, once, gradients=once, moments=moments, average=once if averaged else 0.0)

@@ -72,8 +72,8 @@ def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
         return
     stage, taught = recipe.stages[index], recipe.stages[supervisor]
     plan = expert_plan(stage, teacher)
-    asked = _asked(stage, plan, teacher)
-    untaught = [name for name in asked if name not in _taught(recipe, supervisor, teacher)]
+    experts = _asked(stage, plan, teacher)
+    untaught = [name for name in experts if name not in _taught(recipe, supervisor, teacher)]
     if untaught:
         raise ValueError(
             f"stage {stage.name} learns from {taught.name}, whose {untaught[0]} expert was never taught "
@@ -91,9 +91,9 @@ def _asked(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
 
 def _taught(recipe: Recipe, index: int | None, teacher: Teacher) -> set[str]:
     """The experts that learned this stage's number of steps, in it or in stages that it goes on from."""
-    found, steps = set[str](), None
+    names, steps = set[str](), None
     while index is not None and recipe.stages[index].student_steps == (steps or recipe.stages[index].student_steps):
         steps = recipe.stages[index].student_steps
-        found |= set(expert_plan(recipe.stages[index], teacher).trained or ())
+        names |= set(expert_plan(recipe.stages[index], teacher).trained or ())
         index = recipe.start_of(index)
-    return found
+    return names

@@ -16,9 +16,9 @@ from torch import Tensor
 from fewstep.distill.batches import BatchSource
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
-from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.player import Player
+from fewstep.distill.optimizer_group import OptimizerGroup
 from fewstep.distill.processes import sum_over_processes
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FreshHeads:
     any_batch: Batch
     accelerator: Accelerator
 
-    def accuracy(self, roles: Roles) -> HeldOut:
+    def accuracy(self, roles: NetworkRoles) -> HeldOut:
         """How often heads that were trained on this student rank the real one of a held-out pair higher.
 
         The same clips, noise and first weights for every student. 0.5: the heads see no difference.
@@ -62,7 +62,7 @@ class FreshHeads:
         heads = learning.discriminator
         plain = learning.settings.model_copy(update={"r1": 0.0, "r2": 0.0})
         held_out = AdversarialObjective(plain, self.supervision, heads)
-        player = Player(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
+        player = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
         for position in range(self.settings.probe):
             self.accelerator.backward(self._judge(learning, roles, position)["loss"])
             player.gather(self.accelerator)
@@ -75,13 +75,13 @@ class FreshHeads:
         total, pairs = sum_over_processes(figures, roles.teacher.device).tolist()
         return HeldOut(total / pairs, round(pairs))
 
-    def _judge(self, objective: AdversarialObjective, roles: Roles, position: int) -> dict[str, Tensor]:
+    def _judge(self, objective: AdversarialObjective, roles: NetworkRoles, position: int) -> dict[str, Tensor]:
         batch = self.batches.batch(_POSITION + position, self.batch, 1.0)
         with self.accelerator.autocast():
             lesson = objective.lesson((DISCRIMINATOR,), batch, roles, keep_graph=False)
             return objective.loss(DISCRIMINATOR, lesson, roles, position)
 
-    def _objective(self, roles: Roles) -> AdversarialObjective:
+    def _objective(self, roles: NetworkRoles) -> AdversarialObjective:
         frozen = self.settings.discriminator.model_copy(update={"backbone": "frozen"})
         settings = self.settings.model_copy(update={"discriminator": frozen, "mismatched": 0.0, "balance": None})
         heads = Discriminator(

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
-from fewstep.distill.parallel import is_part
+from fewstep.distill.parallel import is_shard
 from fewstep.teacher.ranks import among_processes
 
 _BUCKET = 100 * 2**20  # bytes that are sent at a time; no more is copied
@@ -22,7 +22,7 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
     wrapper such as DistributedDataParallel fits. A parameter that has no gradient in any process gets none. Raises
     ProcessEnded when another process is gone.
     """
-    whole = [parameter for parameter in parameters if not is_part(parameter)]
+    whole = [parameter for parameter in parameters if not is_shard(parameter)]
     if accelerator.num_processes == 1 or not whole:
         return
     with among_processes():
@@ -41,11 +41,11 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
 def clip_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter], limit: float) -> float:
     """Scales all gradients so that their common norm is `limit` at most; returns the norm before."""
     gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
-    parts = [gradient.to_local() for gradient in gradients if is_part(gradient)]
-    if not any(map(is_part, parameters)):
+    parts = [gradient.to_local() for gradient in gradients if is_shard(gradient)]
+    if not any(map(is_shard, parameters)):
         return float(nn.utils.clip_grad_norm_(parameters, limit))
-    whole = [gradient for gradient in gradients if not is_part(gradient)]
-    squared = torch.stack([_squared_norm(found, accelerator.device) for found in (parts, whole)])
+    whole = [gradient for gradient in gradients if not is_shard(gradient)]
+    squared = torch.stack([_squared_norm(share, accelerator.device) for share in (parts, whole)])
     with among_processes():
         distributed.all_reduce(squared[0])
     norm = squared.sum().sqrt()

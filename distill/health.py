@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, NonNegativeFloat
 
 from fewstep.distill.objectives.base import Fraction, Settings
-from fewstep.teacher.limited import Steps
+from fewstep.teacher.limited import NumSteps
 
 _PATIENCE = 2  # measurements in a row outside a band, but for the last of a stage, which counts alone
 
@@ -20,7 +20,7 @@ def _in_order(band: tuple[float, float]) -> tuple[float, float]:
     return band
 
 
-Band = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_in_order)]
+HealthBand = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_in_order)]
 
 _SAID = {
     "motion": "its clips move {} times as much as its supervisor's",
@@ -36,7 +36,7 @@ class Watch(Settings):
     """What a student must look like while it trains. All but `accuracy` are taken on some held-out clips, of the moving
     average against its supervisor, from the same noise. Null: any value will do."""
 
-    every: Steps = 25
+    every: NumSteps = 25
     """Student steps between two measurements. Stages of fewer steps are measured at their end, and not judged."""
     begins: Fraction = 0.25
     """The fraction of a stage's steps before which nothing is judged: students begin as what they are not yet."""
@@ -44,22 +44,22 @@ class Watch(Settings):
     """What follows two measurements in a row outside a band, or the stage's last: the run ends with a sentence, or the
     stage goes back to its last healthy checkpoint and on at half its learning rates, at most three times; or a
     warning."""
-    motion: Band | None = (0.75, 1.4)
+    motion: HealthBand | None = (0.75, 1.4)
     """Mean change between frames, as a multiple of the supervisor's: far below 1 is a student that freezes."""
-    contrast: Band | None = (0.8, 1.3)
+    contrast: HealthBand | None = (0.8, 1.3)
     """Standard deviation of latents, as a multiple of the supervisor's: above, clips burn out; below, they fade."""
-    colour: Band | None = (0.0, 0.3)
+    colour: HealthBand | None = (0.0, 0.3)
     """How far the means of the latents' channels are from the supervisor's, in its standard deviations."""
-    diversity: Band | None = (0.7, 1.5)
+    diversity: HealthBand | None = (0.7, 1.5)
     """How much clips of other noise and prompts differ, as a multiple of the supervisor's: low is collapse."""
-    accuracy: Band | None = (0.51, 0.9999)
+    accuracy: HealthBand | None = (0.51, 0.9999)
     """The discriminator's, a moving average over its turns: below at every transition it is asleep, above at every one
     it has won."""
 
     def wrong(self, figures: Mapping[str, float]) -> list[str]:
         """Sentences about figures that are outside their bands, or not finite."""
         sentences = []
-        for name, said in _SAID.items():
+        for name, template in _SAID.items():
             setting, value = name.partition("_")[0], figures.get(name)
             band: tuple[float, float] | None = getattr(self, setting)
             if value is None:
@@ -68,7 +68,7 @@ class Watch(Settings):
                 return ["its clips are not finite: a weight, or its moving average, is infinite or not a number"]
             if band is not None and _outside(name, value, band):
                 allowed = f"watch.{setting} allows {band[0]:g} to {band[1]:g}"
-                sentences.append(f"{said.format(f'{value:.3g}')}, and {allowed}")
+                sentences.append(f"{template.format(f'{value:.3g}')}, and {allowed}")
         return sentences
 
 

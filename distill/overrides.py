@@ -12,10 +12,10 @@ from fewstep.teacher.yaml_text import load_yaml
 
 def stage_names(stages: Sequence[Any]) -> list[Any]:
     """The name each stage of a raw recipe has or gets: 4-step, 4-step-adversarial, 4-step-adversarial-2 ..."""
-    said = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
-    taken = {name for name in said if isinstance(name, str)}
+    given_names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
+    taken = {name for name in given_names if isinstance(name, str)}
     names = []
-    for name, stage in zip(said, stages, strict=True):
+    for name, stage in zip(given_names, stages, strict=True):
         if not name:
             name = _free_name(stage, taken)
             taken.add(name)

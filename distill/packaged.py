@@ -76,11 +76,11 @@ def copy_recipe(name: str, folder: Path) -> Path:
 
 def find_recipe(path: str | Path) -> Path:
     """The recipe's file: `path` itself, else the packaged one of that name. Raises ValueError when there is none."""
-    asked = Path(path).expanduser()
-    if asked.is_file():
-        return asked.resolve()
-    packaged = RECIPES / f"{asked.name.removesuffix('.yaml')}.yaml"
-    if len(asked.parts) == 1 and packaged.is_file():
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file.resolve()
+    packaged = RECIPES / f"{file.name.removesuffix('.yaml')}.yaml"
+    if len(file.parts) == 1 and packaged.is_file():
         return packaged
     raise ValueError(f"there is no recipe {path}: pass a YAML file, or one of {', '.join(packaged_names())}")
 

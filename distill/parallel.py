@@ -128,7 +128,7 @@ def held_like(network: nn.Module, other: nn.Module) -> nn.Module:
     """A whole network, held as the other of the same make is: as it is, or sharded."""
     own, theirs = parts_of(network), parts_of(other)
     held = {name: _held.get(part) for name, part in theirs.items()}
-    placed = {name: part if (one := held[name]) is None else one.place(part) for name, part in own.items()}
+    placed = {name: part if (layout := held[name]) is None else layout.place(part) for name, part in own.items()}
     return recorded_as(with_parts(network, placed), network) if any(held.values()) else network
 
 
@@ -148,20 +148,20 @@ def gathered(network: nn.Module, keep: bool) -> nn.Module | None:
             state[name] = whole.cpu()
     if not keep:
         return None
-    found = deepcopy(held.skeleton)
-    found.load_state_dict(state, assign=True)
-    return found
+    copy = deepcopy(held.skeleton)
+    copy.load_state_dict(state, assign=True)
+    return copy
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded; every process takes part."""
-    if not is_part(tensor):
+    if not is_shard(tensor):
         return tensor
     part: Any = tensor
     return part.to(part.device_mesh.device_type).full_tensor()  # parts that wait on the CPU are sent by GPUs
 
 
-def is_part(tensor: Tensor) -> bool:
+def is_shard(tensor: Tensor) -> bool:
     """Whether other processes hold the rest of this tensor."""
     return hasattr(tensor, "placements")
 
@@ -169,7 +169,7 @@ def is_part(tensor: Tensor) -> bool:
 @torch.no_grad()
 def fill(tensor: Tensor, whole: Tensor) -> None:
     """Copies `whole` into a tensor, of which this process may hold a part; nothing is sent."""
-    if not is_part(tensor):
+    if not is_shard(tensor):
         tensor.copy_(whole)
         return
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -187,7 +187,7 @@ def take_own_tensors(module: nn.Module) -> None:
     copies: dict[int, Any] = {}
     for one in module.modules():
         for name, parameter in one.named_parameters(recurse=False):
-            if not is_part(parameter):
+            if not is_shard(parameter):
                 copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
                 one.register_parameter(name, copies.setdefault(id(parameter), copied))
         for name, buffer in one.named_buffers(recurse=False):

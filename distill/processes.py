@@ -37,8 +37,8 @@ def agree(accelerator: Accelerator, signals: Signals, due: bool = False) -> Requ
     if accelerator.num_processes == 1:
         return own
     with among_processes():
-        asked = torch.tensor([[own.stop, int(own.save), int(own.due)]], device=accelerator.device)
-        everyone: Any = accelerator.gather(asked)
+        flags = torch.tensor([[own.stop, int(own.save), int(own.due)]], device=accelerator.device)
+        everyone: Any = accelerator.gather(flags)
     stop, save, is_due = everyone.amax(0).tolist()
     return Request(stop, bool(save), bool(is_due))
 
@@ -51,10 +51,10 @@ def check_same(accelerator: Accelerator, what: Mapping[str, str], remedy: str) -
     with among_processes():
         distributed.all_gather_object(everyone, dict(what))
     for name in what:
-        said = [own[name] for own in everyone]
-        if len(set(said)) > 1:
-            told = ", ".join(f"process {i}: {found}" for i, found in enumerate(said))
-            raise ValueError(f"the processes of this run differ in {name} ({told}): {remedy}")
+        values = [own[name] for own in everyone]
+        if len(set(values)) > 1:
+            listing = ", ".join(f"process {i}: {value}" for i, value in enumerate(values))
+            raise ValueError(f"the processes of this run differ in {name} ({listing}): {remedy}")
 
 
 def expect_answers(minutes: float = 10) -> None:

@@ -12,16 +12,15 @@ from pydantic_core import to_jsonable_python
 
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.health import Watch
-from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.supervision import known_starts, supervisor_times
 from fewstep.distill.optimizers import OptimizerKind, has_few_bits
 from fewstep.distill.overrides import apply, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
 from fewstep.distill.parallel import Parallel
 from fewstep.distill.settings import (
-    BASE,
-    Data,
+    BASE_TEACHER,
     DatasetData,
+    DataSettings,
     Gate,
     Logging,
     LoraSettings,
@@ -29,17 +28,18 @@ from fewstep.distill.settings import (
     Size,
     Stage,
     StudentSettings,
-    Train,
     VideoData,
 )
-from fewstep.student.average import Kept
+from fewstep.distill.validation_errors import error_sentences
+from fewstep.student.average import AveragePlace
+from fewstep.student.denoiser import Train
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.limited import EmbeddedGuidance, Shift
+from fewstep.teacher.limited import EmbeddedGuidance, TimeShift
 from fewstep.teacher.told import ControlScaleField
 from fewstep.teacher.yaml_text import load_yaml
 
 __all__ = [
-    "Data",
+    "DataSettings",
     "DatasetData",
     "Gate",
     "Logging",
@@ -73,7 +73,7 @@ class Recipe(DataRecipe):
     (adamw8bit, adamw4bit)."""
     average: Literal["device", "cpu"] = "device"
     """Where the moving averages of students are kept; cpu: in main memory. A stage with `ema: 0` keeps none."""
-    shift: Shift | None = None
+    shift: TimeShift | None = None
     """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: EmbeddedGuidance | None = None
     """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
@@ -95,7 +95,7 @@ class Recipe(DataRecipe):
     @classmethod
     def _paths_as_text(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return [str(one) if isinstance(one, Path) else one for one in value]
+            return [str(path) if isinstance(path, Path) else path for path in value]
         return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="before")
@@ -157,7 +157,7 @@ class Recipe(DataRecipe):
     def teacher_of(self, index: int) -> int | None:
         """The stage whose student supervises stage `index`; None: the base teacher."""
         stage, earlier = self.stages[index], self.stages[:index]
-        if stage.teacher == BASE:
+        if stage.teacher == BASE_TEACHER:
             return None
         if stage.teacher is not None:
             return [other.name for other in earlier].index(stage.teacher)
@@ -167,7 +167,7 @@ class Recipe(DataRecipe):
     def start_of(self, index: int) -> int | None:
         """The stage whose student stage `index` starts from; None: the base teacher."""
         start = self.stages[index].start
-        if start == BASE or index == 0:
+        if start == BASE_TEACHER or index == 0:
             return None
         return index - 1 if start is None else [other.name for other in self.stages[:index]].index(start)
 
@@ -179,11 +179,11 @@ class Recipe(DataRecipe):
         names = [stage.name for stage in self.stages]
         if name not in names:
             raise ValueError(f"there is no stage {name}: the recipe has {', '.join(names)}")
-        found = [names.index(name)]
-        for index in range(found[0] + 1, len(names)):
-            if {self.start_of(index), self.teacher_of(index)} & set(found):
-                found.append(index)
-        return found
+        indices = [names.index(name)]
+        for index in range(indices[0] + 1, len(names)):
+            if {self.start_of(index), self.teacher_of(index)} & set(indices):
+                indices.append(index)
+        return indices
 
     def guidance_in(self, index: int) -> Guidance:
         """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's."""
@@ -218,7 +218,7 @@ class Recipe(DataRecipe):
         """Whether stage `index` trains the whole network or adapters."""
         return self.stages[index].train or self.student.train
 
-    def average_of(self, index: int) -> Kept:
+    def average_of(self, index: int) -> AveragePlace:
         """Where the moving average of stage `index`'s student is kept."""
         return self.average if self.stages[index].ema > 0 else "none"
 
@@ -232,8 +232,8 @@ class Recipe(DataRecipe):
                 f"{place}.name: {stage.name} is the name of stages.{names.index(stage.name)} too; choose another"
             )
         for setting, named in (("teacher", stage.teacher), ("start", stage.start)):
-            if named not in (None, BASE, *names):
-                allowed = " or ".join((BASE, *names))
+            if named not in (None, BASE_TEACHER, *names):
+                allowed = " or ".join((BASE_TEACHER, *names))
                 return [*wrong, f"{place}.{setting}: {named} is no earlier stage; use {allowed}"]
         supervisor, start = self.teacher_of(index), self.start_of(index)
         if supervisor is None:
@@ -241,7 +241,7 @@ class Recipe(DataRecipe):
             if inside.guides and not stage.guidance.guides:
                 wrong.append(
                     f"{place}.guidance is 1, but its student starts with {inside} baked in and learns from the base "
-                    f"teacher, so it would be trained out again; set it to {inside}, or `start: {BASE}`"
+                    f"teacher, so it would be trained out again; set it to {inside}, or `start: {BASE_TEACHER}`"
                 )
             return wrong
         taught = self.stages[supervisor]
@@ -251,19 +251,19 @@ class Recipe(DataRecipe):
                 f"teacher_steps to {taught.student_steps}, or name another teacher"
             )
         elif stage.starts is not None:
-            asked = supervisor_times(stage.teacher_steps, stage.student_steps, stage.starts)
-            unknown = [time for time in asked if time not in known_starts(taught.student_steps, taught.starts)]
+            times = supervisor_times(stage.teacher_steps, stage.student_steps, stage.starts)
+            unknown = [time for time in times if time not in known_starts(taught.student_steps, taught.starts)]
             if unknown:
                 wrong.append(
                     f"{place}.starts: {taught.name}, which supervises, was trained for {taught.student_steps} steps, "
                     f"and would be asked at {', '.join(f'{time:g}' for time in unknown)}: at other nodes it was never "
                     f"taught where to land; start at {_nodes(taught.student_steps)}, name a teacher that has these "
-                    f"nodes, or `teacher: {BASE}`"
+                    f"nodes, or `teacher: {BASE_TEACHER}`"
                 )
         if stage.guidance.guides:
             wrong.append(
                 f"{place}.guidance is {stage.guidance}, but its teacher {taught.name} is a student with guidance "
-                f"baked in; set it to 1, or `teacher: {BASE}`"
+                f"baked in; set it to 1, or `teacher: {BASE_TEACHER}`"
             )
         return wrong
 
@@ -280,8 +280,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), needs_files: bo
     ones, and become absolute; with needs_files=False they may be missing. Raises ValueError naming everything that is
     wrong.
     """
-    found = find_recipe(path)
-    return _validated(found, overrides, (found.parent, Path.cwd(), RECIPES) if needs_files else ())
+    file = find_recipe(path)
+    return _validated(file, overrides, (file.parent, Path.cwd(), RECIPES) if needs_files else ())
 
 
 def kept_recipe(run: Path) -> Recipe:
@@ -289,20 +289,20 @@ def kept_recipe(run: Path) -> Recipe:
     return _validated(find_recipe(run / "recipe.yaml"), (), ())
 
 
-def _validated(found: Path, overrides: Sequence[str], folders: tuple[Path, ...]) -> Recipe:
+def _validated(file: Path, overrides: Sequence[str], folders: tuple[Path, ...]) -> Recipe:
     try:
-        values = load_yaml(found.read_text("utf-8-sig"))
+        values = load_yaml(file.read_text("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{found} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if isinstance(values, dict) and "stages" not in values and _OF_A_TEACHER & values.keys():
         raise ValueError(
-            f"{found} is the recipe of a teacher, not of a distillation: follow it with `fewstep teacher train`"
+            f"{file} is the recipe of a teacher, not of a distillation: follow it with `fewstep teacher train`"
         )
     if isinstance(values, dict) and "chain" in values:
-        raise ValueError(f"{found} is the recipe of a chain, which `fewstep run` follows: name that of a member here")
+        raise ValueError(f"{file} is the recipe of a chain, which `fewstep run` follows: name that of a member here")
     if not isinstance(values, dict):
-        raise ValueError(f"{found} holds no settings: begin with `teacher`, `data` and `stages`")
-    return _recipe_of(values, str(found), overrides, folders)
+        raise ValueError(f"{file} holds no settings: begin with `teacher`, `data` and `stages`")
+    return _recipe_of(values, str(file), overrides, folders)
 
 
 def make_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -324,7 +324,7 @@ def _recipe_of(values: dict[str, Any], name: str, overrides: Sequence[str], fold
     try:
         return Recipe.model_validate(values, context={"folders": folders})
     except ValidationError as error:
-        raise ValueError(f"{name}: {'; '.join(sentences(error, recipe_schema()))}") from error
+        raise ValueError(f"{name}: {'; '.join(error_sentences(error, recipe_schema()))}") from error
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -17,11 +17,11 @@ from fewstep.distill.checkpoint import forget_checkpoints, forget_state, has_che
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
-from fewstep.student.contract import FILE_NAME as CONTRACT
+from fewstep.student.contract import CONTRACT_FILE
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
-from fewstep.teacher.buckets import FILE_NAME as BUCKETS
+from fewstep.teacher.buckets import BUCKETS_FILE
 from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.manifest import FILE_NAME as MANIFEST
+from fewstep.teacher.manifest import MANIFEST_FILE
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.yaml_text import load_yaml
 
@@ -71,17 +71,17 @@ class RunFolder:
 
     def finished(self, name: str) -> bool:
         """Whether a stage is done."""
-        return (self.stage(name) / CONTRACT).is_file()
+        return (self.stage(name) / CONTRACT_FILE).is_file()
 
     def result(self, name: str) -> dict[str, Any]:
         """What a finished stage measured; not all need be finite. Raises ValueError for no table of numbers."""
         path = self.stage(name) / "result.json"
         try:
-            found = dict(parse_json(path.read_text("utf-8")))
-            odd = [key for key, value in found.items() if type(value) not in (int, float)]
+            metrics = dict(parse_json(path.read_text("utf-8")))
+            odd = [key for key, value in metrics.items() if type(value) not in (int, float)]
             if odd:
                 raise ValueError(f"{odd[0][:80]} is no number")
-            return found
+            return metrics
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is missing or no JSON object ({error}): restore it, or delete {path.parent} to train the "
@@ -114,8 +114,8 @@ class RunFolder:
 
     def begun_precision(self) -> str | None:
         """The precision that the run here was begun in; None where none was begun."""
-        found = self._begun().get("precision") if self._recipe.exists() else None
-        return found if found in get_args(Precision) else None
+        precision = self._begun().get("precision") if self._recipe.exists() else None
+        return precision if precision in get_args(Precision) else None
 
     def begin(self, recipe: DataRecipe, again: str | None = None) -> None:
         """Keeps the resolved recipe. Raises ValueError as `check`.
@@ -195,11 +195,11 @@ def run_around(path: Path) -> Path | None:
 def _is_run(folder: Path) -> bool:
     """Whether a run began here; a recipe of the user's own that is called recipe.yaml makes no run."""
     run = RunFolder(folder)
-    if has_checkpoint(folder) or any((folder / "stages").glob(f"*/{CONTRACT}")):
+    if has_checkpoint(folder) or any((folder / "stages").glob(f"*/{CONTRACT_FILE}")):
         return True
     if not (folder / "recipe.yaml").is_file():
         return False
-    if (folder / "stages").is_dir() or any((run.data / name).is_file() for name in (MANIFEST, BUCKETS)):
+    if (folder / "stages").is_dir() or any((run.data / name).is_file() for name in (MANIFEST_FILE, BUCKETS_FILE)):
         return True
     try:
         recipe = load_yaml((folder / "recipe.yaml").read_text("utf-8"))

@@ -21,44 +21,43 @@ from pydantic_core import PydanticCustomError
 
 from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
+from fewstep.student.denoiser import Train
 from fewstep.student.eight_bits import EightBits
 from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.limited import (
     Amount,
-    Clips,
-    Frames,
+    Decay,
     Items,
     Limit,
+    NumClips,
+    NumFrames,
+    NumSteps,
     Pixels,
     Rank,
     Rate,
     SamplingSteps,
-    Steps,
     StepsOrNone,
     Weight,
 )
 from fewstep.teacher.schedule import substeps_per_step
 from fewstep.teacher.source import VideoSize
 
-BASE = "base"  # the base teacher, among the names of stages
-
-Train = Literal["full", "lora"]
+BASE_TEACHER = "base"  # the base teacher, among the names of stages
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Start = Annotated[float, Field(gt=0, le=1)]
+StartTime = Annotated[float, Field(gt=0, le=1)]
 
 
 def _find(path: Path, info: ValidationInfo) -> Path:
     """An existing path, looked for in `folders` of the validation context; without a context, as it is."""
     folders: tuple[Path, ...] = (info.context or {}).get("folders", ())
-    found = next((there for folder in folders if (there := folder / path.expanduser()).exists()), None)
-    if folders and found is None:
+    existing = next((there for folder in folders if (there := folder / path.expanduser()).exists()), None)
+    if folders and existing is None:
         places = " or ".join(dict.fromkeys(map(str, folders)))
         sought = f"there is no {path}" if path.is_absolute() else f"there is no {path} in {places}"
         raise ValueError(f"{sought}: name one that exists, as in --set data.{info.field_name}=PATH")
-    return path if found is None else found.resolve()
+    return path if existing is None else existing.resolve()
 
 
 Found = Annotated[Path, AfterValidator(_find)]
@@ -67,7 +66,7 @@ Found = Annotated[Path, AfterValidator(_find)]
 class Size(Settings):
     """Size of a clip."""
 
-    num_frames: Frames
+    num_frames: NumFrames
     """Frames of a clip."""
     height: Pixels
     """Pixels."""
@@ -111,7 +110,7 @@ class RolloutData(Settings):
     """Classifier-free guidance u + w (c - u) of the samples; 1 is none, 5@0.3-0.93 at these noise levels only."""
     seed: Seed = 0
     """Decides every sample's noise."""
-    batch: Clips = 16
+    batch: NumClips = 16
     """Samples at a time, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch, here and where a stage is guided."""
@@ -130,7 +129,7 @@ class VideoData(Settings):
     """What clips are made from besides captions: FIRST_FRAME or LAST_FRAME of the clip itself, or the captions' column
     that names files, as in {first: FIRST_FRAME, control: depth_file}. Null: the first and last frames that the teacher
     needs."""
-    batch: Clips = 16
+    batch: NumClips = 16
     """Clips at a time, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch where a stage is guided."""
@@ -149,7 +148,7 @@ class DatasetData(Settings):
     """The run stops when a smaller fraction of what the dataset was made from could be used."""
 
 
-Data = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]
+DataSettings = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]
 
 
 class GivenPrompt(Settings):
@@ -204,9 +203,9 @@ class Logging(Settings):
     """Where curves, sample clips and the recipe go."""
     project: Annotated[str, Field(min_length=1)] = "fewstep"
     """The project of wandb or trackio; each run is one run there."""
-    every: Steps = 10
+    every: NumSteps = 10
     """Student steps between two points of a curve."""
-    samples_every: Steps = 500
+    samples_every: NumSteps = 500
     """Student steps between two sets of sample clips."""
     prompts: tuple[Annotated[str | GivenPrompt, WrapValidator(_text_or_settings)], ...] = ()
     """Prompts of the sample clips; without any there are none. With files: {prompt: a dog runs, given: {first:
@@ -238,10 +237,10 @@ class Gate(Settings):
             raise ValueError("a gate has exactly one limit: give either at_most or at_least")
         return self
 
-    def opens(self, found: float) -> bool:
+    def opens(self, value: float) -> bool:
         """Whether the metric reaches the limit; what is not a number does not."""
-        above = self.at_least is None or found >= self.at_least
-        below = self.at_most is None or found <= self.at_most
+        above = self.at_least is None or value >= self.at_least
+        below = self.at_most is None or value <= self.at_most
         return above and below
 
     @property
@@ -256,7 +255,7 @@ class Conversion(Settings):
 
     to: Literal["v", "x0"] = "v"
     """What it predicts then."""
-    steps: Steps = 200
+    steps: NumSteps = 200
     """Optimizer steps of regression on its own x0, with the stage's batch."""
     lr: Rate = 1e-4
     """Learning rate of that, Adam."""
@@ -292,11 +291,11 @@ class Stage(Settings):
     none; 5@0.3-0.93 is 5 at noise levels between these, and none at others (arXiv 2404.07724)."""
     train: Train | None = None
     """Null: as `student.train` says."""
-    steps: Steps = 500
+    steps: NumSteps = 500
     """Optimizer steps of the student."""
-    batch: Clips = 16
+    batch: NumClips = 16
     """Clips per step, over all processes: each takes an equal share, so that their number changes nothing."""
-    accumulate: Clips = 1
+    accumulate: NumClips = 1
     """Micro-batches that a step's clips are split into, as memory needs; each is shared by all processes."""
     lr: Rate = 2e-4
     """Learning rate of the student, Adam."""
@@ -313,7 +312,7 @@ class Stage(Settings):
     """Limit of the gradient's norm."""
     ema: Decay = 0.99
     """Decay of the averaged student, which is the stage's result; 0 is no average."""
-    starts: Annotated[tuple[Start, ...], Field(min_length=1)] | None = None
+    starts: Annotated[tuple[StartTime, ...], Field(min_length=1)] | None = None
     """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
     node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""
     expert: Literal["high", "low"] | None = None
@@ -340,9 +339,10 @@ class Stage(Settings):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if name == BASE or name.isdigit() or not re.fullmatch(r"(\w[\w-]*)?", name, re.ASCII):
+        if name == BASE_TEACHER or name.isdigit() or not re.fullmatch(r"(\w[\w-]*)?", name, re.ASCII):
             raise ValueError(
-                f"{name!r} cannot name a stage: use letters, digits, - and _, but neither a number alone nor {BASE}"
+                f"{name!r} cannot name a stage: use letters, digits, - and _, but neither a number alone "
+                f"nor {BASE_TEACHER}"
             )
         return name
 

@@ -21,8 +21,8 @@ from torch import Tensor, distributed
 from fewstep.teacher.atomic import naming_full_disk, sync_folder
 from fewstep.teacher.interrupts import finishing_first
 
-FOLDER = "state"
-HEALTHY = "healthy"  # beside the steps: the last one at which nothing was wrong with the student
+STATE_FOLDER = "state"
+HEALTHY_FOLDER = "healthy"  # beside the steps: the last one at which nothing was wrong with the student
 _NUMBERS = "numbers.json"
 _KEPT = 2
 
@@ -35,8 +35,8 @@ def save(folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], h
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-    state, is_main = folder / FOLDER, distributed.get_rank() == 0
-    whole = state / (HEALTHY if healthy else f"step-{numbers['step']:06d}")
+    state, is_main = folder / STATE_FOLDER, distributed.get_rank() == 0
+    whole = state / (HEALTHY_FOLDER if healthy else f"step-{numbers['step']:06d}")
     part = state / f".{whole.name}.part"
     with finishing_first(), naming_full_disk(whole), _quiet():
         if is_main:
@@ -55,19 +55,19 @@ def save(folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], h
 def find(folder: Path, stage: str, healthy: bool = False) -> Path | None:
     """The last checkpoint of this stage, if there is one."""
     if healthy:
-        kept = folder / FOLDER / HEALTHY
+        kept = folder / STATE_FOLDER / HEALTHY_FOLDER
         return kept if (kept / _NUMBERS).is_file() and read_numbers(kept)["stage"] == stage else None
-    found = [path for path in _steps(folder / FOLDER) if read_numbers(path)["stage"] == stage]
-    return found[-1] if found else None
+    checkpoints = [path for path in _steps(folder / STATE_FOLDER) if read_numbers(path)["stage"] == stage]
+    return checkpoints[-1] if checkpoints else None
 
 
 def read_numbers(checkpoint: Path) -> dict[str, Any]:
     """All but the tensors. Raises ValueError for a file that is broken."""
     path = checkpoint / _NUMBERS
     try:
-        found = dict(json.loads(path.read_text("utf-8")))
-        found["stage"], found["step"]
-        return found
+        content = dict(json.loads(path.read_text("utf-8")))
+        content["stage"], content["step"]
+        return content
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is broken ({error}): delete {checkpoint} to go on from the one before") from error
 
@@ -80,7 +80,7 @@ def names(checkpoint: Path) -> set[str]:
         return set(HuggingFaceStorageReader(str(checkpoint)).read_metadata().state_dict_metadata)
 
 
-def load(checkpoint: Path, tensors: Mapping[str, Any]) -> None:
+def load_tensors(checkpoint: Path, tensors: Mapping[str, Any]) -> None:
     """Fills nested tensors, or the parts of them that this process holds; of several processes every one calls it.
 
     Raises ValueError for a checkpoint that is broken or lacks one of them.
@@ -96,7 +96,7 @@ def load(checkpoint: Path, tensors: Mapping[str, Any]) -> None:
 
 def forget(folder: Path, stage: str) -> None:
     """Deletes this stage's checkpoints; another stage's stay, and broken ones go."""
-    for path in (*_steps(folder / FOLDER), folder / FOLDER / HEALTHY):
+    for path in (*_steps(folder / STATE_FOLDER), folder / STATE_FOLDER / HEALTHY_FOLDER):
         try:
             own = read_numbers(path)["stage"] == stage
         except ValueError:
@@ -107,7 +107,7 @@ def forget(folder: Path, stage: str) -> None:
 
 def forget_all(folder: Path) -> None:
     """Deletes the checkpoints of every stage."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
 
 
 def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -137,8 +137,8 @@ def _name(part: Path, whole: Path) -> None:
 def _keep_last(state: Path, numbers: Mapping[str, Any]) -> None:
     own = []
     for path in _steps(state):
-        found = read_numbers(path)
-        if found["stage"] == numbers["stage"] and found["step"] <= numbers["step"]:
+        stored = read_numbers(path)
+        if stored["stage"] == numbers["stage"] and stored["step"] <= numbers["step"]:
             own.append(path)
         else:
             shutil.rmtree(path)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fewstep.distill.data import Share, captioned_videos, read_clips, shares_of
+from fewstep.distill.data import SizeShare, captioned_videos, read_clips, shares_of
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
@@ -36,7 +36,7 @@ def planned_clips(recipe: Recipe, teacher: Teacher, out: Path) -> dict[VideoSize
     """How many clips of each size a run trains on; of those that it makes in `out`, at most so many."""
     sizes, settings = planned_sizes(recipe, teacher), recipe.data
     if isinstance(settings, DatasetData):
-        rows = {one.size: one.rows for one in map(read_manifest, datasets_in(settings.folder))}
+        rows = {manifest.size: manifest.rows for manifest in map(read_manifest, datasets_in(settings.folder))}
         return {size: rows.get(size, sum(rows.values())) for size in sizes}  # one that says no size has one
     return clips_foreseen(settings, teacher, shares_of(settings, teacher, sizes, out), out)
 
@@ -63,7 +63,7 @@ def check_possible(teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
 
 
 def clips_foreseen(
-    settings: RolloutData | VideoData, teacher: Teacher, shares: Sequence[Share], out: Path
+    settings: RolloutData | VideoData, teacher: Teacher, shares: Sequence[SizeShare], out: Path
 ) -> dict[VideoSize, int]:
     """How many clips of each size there will be at most; of videos, as headers and captions show."""
     if isinstance(settings, RolloutData):
@@ -105,7 +105,7 @@ def check_batches(recipe: Recipe, clips: Mapping[VideoSize, int]) -> None:
 
 def check_filled(recipe: Recipe, folder: Path) -> None:
     """`check_batches` of a dataset of several sizes, of those that are complete."""
-    manifests = [read_manifest(one) for one in datasets_in(folder)]
+    manifests = [read_manifest(dataset) for dataset in datasets_in(folder)]
     if len(manifests) > 1:
         complete = {m.size: m.rows for m in manifests if m.size is not None and m.complete}
         check_batches(recipe, complete)

@@ -15,7 +15,7 @@ from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
-from fewstep.student.denoiser import ADAPTER
+from fewstep.student.denoiser import STUDENT_ADAPTER
 from fewstep.student.eight_bits import chosen_layers, torchao_quantization
 from fewstep.student.weights import check_weights
 from fewstep.teacher.experts import parts_of
@@ -39,7 +39,7 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
         check_supervisor(recipe, index, outline.teacher)
     network, lora = outline.teacher.denoiser, recipe.student.lora
     if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):
-        add_adapter(shared_copy(network), ADAPTER, lora.rank, lora.alpha, lora.targets, outline.teacher.kinds)
+        add_adapter(shared_copy(network), STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets, outline.teacher.kinds)
     if recipe.gradient_checkpointing:
         for part in parts_of(shared_copy(network)).values():
             _check_checkpointing(part)

@@ -15,7 +15,7 @@ from torch import nn
 from fewstep.distill.batches import BasesBatches, Batches, BatchSource
 from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
 from fewstep.distill.conversion_plan import conversion_of
-from fewstep.distill.data import Clips
+from fewstep.distill.data import TrainingClips
 from fewstep.distill.expert_plan import expert_plan
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
@@ -25,7 +25,7 @@ from fewstep.distill.processes import agree, check_same
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
-from fewstep.distill.trackers import NoTracker, Tracker
+from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.contract import SamplingContract
@@ -36,7 +36,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.ranks import among_processes, current_ranks
-from fewstep.teacher.screen import Screen
+from fewstep.teacher.screen import TrainingScreen
 
 _T = TypeVar("_T")
 _GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
@@ -44,7 +44,7 @@ _GAUGE_POSITION = 10**9  # batches that training never reaches
 
 # What is measured of a student at a gate, besides endpoint_error: its network and contract -> a figure
 Gauge = Callable[[nn.Module, SamplingContract], float]
-Samples = Callable[[Path | None, nn.Module, SamplingContract], None]  # None: a process that only takes part
+WriteSamples = Callable[[Path | None, nn.Module, SamplingContract], None]  # None: a process that only takes part
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Relay:
     recipe: Recipe
     folder: RunFolder
     teacher: Teacher
-    clips: Clips
+    clips: TrainingClips
     accelerator: Accelerator
-    screen: Screen
+    screen: TrainingScreen
     signals: Signals
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
-    samples: Samples | None = None
+    samples: WriteSamples | None = None
     tracker: Tracker = field(default_factory=NoTracker)
 
     @cached_property
@@ -149,7 +149,7 @@ class Relay:
             {
                 "stage": trainer.stage.name,
                 "step": str(trainer.step),
-                "the weights it begins with": " ".join(found[:12] for found in hashes),
+                "the weights it begins with": " ".join(digest[:12] for digest in hashes),
                 "what was trained so far": trainer.fingerprint,
             },
             f"let all of them see one {self.folder.path}, on a disk that they share, and run the same command again",
@@ -317,10 +317,10 @@ def check_gate(stage: Stage, folder: RunFolder) -> None:
             f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "
             f"endpoint_error, or delete {folder.stage(stage.name)} to train the stage again"
         )
-    found = measured[gate.metric]
-    if not gate.opens(found):
+    value = measured[gate.metric]
+    if not gate.opens(value):
         raise ValueError(
-            f"stage {stage.name} ended with {gate.metric} {found:.4g}, and its gate asks for {gate.limit}: "
+            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate asks for {gate.limit}: "
             f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
         )
 

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from fewstep.distill.around import Method, around, asked_as
 from fewstep.distill.calls import Calls
-from fewstep.distill.objectives.base import STUDENT, Timed
-from fewstep.distill.player import Player
+from fewstep.distill.objectives.base import STUDENT, TimedMethod
+from fewstep.distill.optimizer_group import OptimizerGroup
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.loading import Clock
 
 ADAM = "adam"  # a part beside the roles that networks are asked in
 Backward = Literal["none", "input", "weights", "both"]
-Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
 
 
 @dataclass(frozen=True, order=True)
-class Kind:
+class CallKind:
     """One kind of call. `which` tells a trainee's calls, and players for Adam, apart; a guided clip counts twice."""
 
     part: str
@@ -55,9 +55,9 @@ class StepCalls:
     """
 
     def __init__(self, trainer: Trainer, clock: Clock) -> None:
-        self.counts = Counter[Kind]()
+        self.counts = Counter[CallKind]()
         self._trainer, self._clock = trainer, clock
-        self._samples: dict[Kind, _Sample] = {}
+        self._samples: dict[CallKind, _Sample] = {}
         self._device = trainer.roles.teacher.device.type
 
     @contextmanager
@@ -74,7 +74,7 @@ class StepCalls:
                 stack.enter_context(around(player, "move", self._moving(name, player)))
             yield
 
-    def seconds(self, kind: Kind) -> float:
+    def seconds(self, kind: CallKind) -> float:
         """How long the kind's first call takes when it is made again, with its backward, if it has one.
 
         Moments of Adam and weights may move; gradients are gone afterwards.
@@ -88,22 +88,22 @@ class StepCalls:
         trained = {name: player.parameters for name, player in self._trainer.players.items()}
 
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
-            found: Tensor = original(z_t, t, conditions, guidance, network)
+            x0: Tensor = original(z_t, t, conditions, guidance, network)
             guided = guided_clips(roles.teacher, len(z_t), t, guidance)
             part, clips = role(network), len(z_t) + guided
             inputs = (z_t, t, conditions, guidance, network)
-            self._note(part, "", clips, True, original, inputs, [found], trained.get(part, []))
-            return found
+            self._note(part, "", clips, True, original, inputs, [x0], trained.get(part, []))
+            return x0
 
         return denoise
 
-    def _noting(self, part: str, timed: Timed) -> Callable[[Method], Method]:
+    def _noting(self, part: str, timed: TimedMethod) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
             def call(*inputs: Any) -> Any:
-                found = original(*inputs)
-                clips, outputs = len(inputs[0]), _tensors(found)
+                output = original(*inputs)
+                clips, outputs = len(inputs[0]), _tensors(output)
                 self._note(part, timed.name, clips, timed.whole, original, inputs, outputs, timed.trained)
-                return found
+                return output
 
             return call
 
@@ -125,16 +125,16 @@ class StepCalls:
         backward: Backward = "none"
         if any(x.requires_grad for x in outputs):
             backward = "both" if trained and any(wants) else "weights" if trained else "input"
-        kind = Kind(part, which, clips, backward, whole)
+        kind = CallKind(part, which, clips, backward, whole)
         self.counts[kind] += 1
         if kind not in self._samples:
             plain = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
             self._samples[kind] = _Sample(run, plain, wants, torch.is_autocast_enabled(self._device), weights)
 
-    def _moving(self, name: str, player: Player) -> Callable[[Method], Method]:
+    def _moving(self, name: str, player: OptimizerGroup) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
             def move(scale: float) -> None:
-                self.counts[Kind(ADAM, name, 0, "none", whole=False)] += 1
+                self.counts[CallKind(ADAM, name, 0, "none", whole=False)] += 1
                 original(scale)
 
             return move
@@ -143,7 +143,7 @@ class StepCalls:
 
     # --- once more
 
-    def _again(self, kind: Kind) -> float:
+    def _again(self, kind: CallKind) -> float:
         sample, backward = self._samples[kind], kind.backward != "none"
         inputs = [
             x.detach().requires_grad_(wanted and backward) if isinstance(x, Tensor) else x
@@ -165,7 +165,7 @@ class StepCalls:
             p.grad = None
         return seconds
 
-    def _adam(self, kind: Kind) -> float:
+    def _adam(self, kind: CallKind) -> float:
         player = self._trainer.players[kind.which]
         for p in player.parameters:
             p.grad = torch.zeros_like(p)
@@ -176,16 +176,16 @@ class StepCalls:
         return seconds
 
 
-def clips_of(counts: Mapping[Kind, int], gradient_checkpointing: bool) -> Calls:
+def clips_of(counts: Mapping[CallKind, int], gradient_checkpointing: bool) -> Calls:
     """What was counted, as objectives foresee it: in clips through networks of the denoiser's size, and what is
     computed again for gradient checkpointing counts for the student only."""
-    found = Calls()
+    calls = Calls()
     for kind, count in counts.items():
         if kind.whole:
             clips, back = count * kind.clips, count * kind.clips * (kind.backward != "none")
             again = back if gradient_checkpointing and kind.part == STUDENT else 0
-            found += Calls.of(kind.part, clips + again, back)
-    return found
+            calls += Calls.of(kind.part, clips + again, back)
+    return calls
 
 
 def guided_clips(teacher: Teacher, clips: int, t: Any, guidance: Guidance | float) -> int:
@@ -193,5 +193,5 @@ def guided_clips(teacher: Teacher, clips: int, t: Any, guidance: Guidance | floa
     return int(Guidance.of(guidance).applies(teacher.schedule, t).expand(clips).sum())
 
 
-def _tensors(found: Any) -> list[Tensor]:
-    return [found] if isinstance(found, Tensor) else list(found)
+def _tensors(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)

@@ -13,7 +13,6 @@ import transformers
 from accelerate import Accelerator, init_empty_weights
 from torch import nn
 
-from fewstep.distill.estimate import GIB
 from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory, checkpointed
 from fewstep.distill.paper_layout import PaperLayout
 from fewstep.distill.recipe import Recipe
@@ -22,6 +21,7 @@ from fewstep.student.eight_bits import base_of
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import every_network
+from fewstep.teacher.limits import GIB
 from fewstep.teacher.parts import named_parts
 from fewstep.teacher.precision import Precision, stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer

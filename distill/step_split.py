@@ -14,8 +14,7 @@ from fewstep.distill.calls import SUPERVISOR
 from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.conditions import Conditions
-
-Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
+from fewstep.teacher.loading import Clock
 
 LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and what of the student all turns share
 OPTIMISER, OTHER = "optimiser", "other"  # parts beside the roles that networks are asked in
@@ -130,9 +129,9 @@ class StepSplit:
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
             part = role(network)
             with self._inside(part):
-                found: Tensor = original(z_t, t, conditions, guidance, network)
-            self._on_gradient(found, part)
-            return found
+                x0: Tensor = original(z_t, t, conditions, guidance, network)
+            self._on_gradient(x0, part)
+            return x0
 
         return denoise
 
@@ -140,10 +139,10 @@ class StepSplit:
         def wrap(original: Method) -> Method:
             def call(*args: Any) -> Any:
                 with self._inside(name):
-                    found = original(*args)
-                for output in [found] if isinstance(found, Tensor) else found:
+                    outputs = original(*args)
+                for output in [outputs] if isinstance(outputs, Tensor) else outputs:
                     self._on_gradient(output, name)
-                return found
+                return outputs
 
             return call
 

@@ -14,9 +14,10 @@ import numpy as np
 from fewstep.distill.calls import Calls
 from fewstep.distill.estimate import steady_calls
 from fewstep.distill.settings import Stage
-from fewstep.distill.step_calls import Clock, Kind, StepCalls, clips_of
+from fewstep.distill.step_calls import CallKind, StepCalls, clips_of
 from fewstep.distill.step_split import LESSON, StepSplit
 from fewstep.distill.trainer import Trainer
+from fewstep.teacher.loading import Clock
 from fewstep.teacher.schedule import NoiseSchedule
 
 _DRAWS = 1000  # of the bootstrap
@@ -33,18 +34,18 @@ class Round:
     """One round of measurement; seconds are of `num_steps` steps."""
 
     whole: float
-    counts: Mapping[Kind, int]  # of the calls in them
-    each: Mapping[Kind, float]  # of one call on its own
+    counts: Mapping[CallKind, int]  # of the calls in them
+    each: Mapping[CallKind, float]  # of one call on its own
     split: StepSplit
     num_steps: int
 
     @property
     def bare(self) -> dict[str, float]:
         """The calls' seconds on their own times how often each was made: by part, of one step."""
-        found = defaultdict[str, float](float)
+        seconds = defaultdict[str, float](float)
         for kind, count in self.counts.items():
-            found[kind.part] += count * self.each[kind] / self.num_steps
-        return found
+            seconds[kind.part] += count * self.each[kind] / self.num_steps
+        return seconds
 
     @property
     def ratio(self) -> float:
@@ -104,24 +105,24 @@ class StageTime:
             self.trainer.one_step()
 
     def _round(self, calls: StepCalls) -> Round:
-        whole, each, calls.counts = 0.0, defaultdict[Kind, list[float]](list), Counter()
+        whole, seconds_of_calls, calls.counts = 0.0, defaultdict[CallKind, list[float]](list), Counter()
         for _ in range(self.num_steps):
             with calls.counting():
                 began = self.clock()
                 self.trainer.one_step()
                 whole += self.clock() - began
             for kind in calls.counts:
-                each[kind].append(calls.seconds(kind))
+                seconds_of_calls[kind].append(calls.seconds(kind))
         split = StepSplit(self.trainer, self.clock)
         split.run(self.num_steps)
-        means = {kind: sum(seconds) / len(seconds) for kind, seconds in each.items()}
+        means = {kind: sum(seconds) / len(seconds) for kind, seconds in seconds_of_calls.items()}
         return Round(whole, calls.counts, means, split, self.num_steps)
 
     def row(self, gradient_checkpointing: bool = False) -> dict[str, Any]:
         """All that was found, for a table. Needs a round; gradient_checkpointing is the recipe's."""
         stage, rounds = self.trainer.stage, self.rounds
-        whole = [one.whole / one.num_steps for one in rounds]
-        low, high = median_interval([one.ratio for one in rounds])
+        whole = [timed.whole / timed.num_steps for timed in rounds]
+        low, high = median_interval([timed.ratio for timed in rounds])
         return {
             "stage": stage.name,
             "objective": stage.objective.kind,
@@ -130,12 +131,12 @@ class StageTime:
             "seconds": median(whole),
             "seconds_p95": float(np.percentile(whole, 95)),
             **_split(self._typical()),
-            "bare_seconds": median(sum(one.bare.values()) for one in rounds),
-            "bare": {part: median(one.bare.get(part, 0.0) for one in rounds) for part in rounds[0].bare},
-            "ratio": median(one.ratio for one in rounds),
+            "bare_seconds": median(sum(timed.bare.values()) for timed in rounds),
+            "bare": {part: median(timed.bare.get(part, 0.0) for timed in rounds) for part in rounds[0].bare},
+            "ratio": median(timed.ratio for timed in rounds),
             "ratio_low": low,
             "ratio_high": high,
-            "ratios": [one.ratio for one in rounds],
+            "ratios": [timed.ratio for timed in rounds],
             "calls": calls_of(rounds),
             "clips": clips_per_step(rounds, gradient_checkpointing),
             "expected_clips": expected_clips(stage, self.trainer.roles.teacher.schedule, gradient_checkpointing),
@@ -146,8 +147,8 @@ class StageTime:
 
     def _typical(self) -> Round:
         """The round whose split steps took the median time: its parts sum to its whole, as medians would not."""
-        middle = median_low(one.split_seconds for one in self.rounds)
-        return next(one for one in self.rounds if one.split_seconds == middle)
+        middle = median_low(timed.split_seconds for timed in self.rounds)
+        return next(timed for timed in self.rounds if timed.split_seconds == middle)
 
 
 def steps_needed(stage: Stage, repetitions: int, warmup: int) -> int:
@@ -157,8 +158,8 @@ def steps_needed(stage: Stage, repetitions: int, warmup: int) -> int:
 
 def clips_per_step(rounds: Sequence[Round], gradient_checkpointing: bool) -> dict[str, float]:
     """How many clips a step sends through each network, on average: forwards and backwards by role."""
-    steps = sum(one.num_steps for one in rounds)
-    return _per_step(sum((clips_of(one.counts, gradient_checkpointing) for one in rounds), Calls()), steps)
+    steps = sum(timed.num_steps for timed in rounds)
+    return _per_step(sum((clips_of(timed.counts, gradient_checkpointing) for timed in rounds), Calls()), steps)
 
 
 def expected_clips(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool) -> dict[str, float]:
@@ -182,25 +183,25 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def calls_of(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     """Of each kind of call: how often a step makes it on average, and its median seconds on its own."""
-    kinds = sorted({kind for one in rounds for kind in one.counts})
-    steps = sum(one.num_steps for one in rounds)
+    kinds = sorted({kind for timed in rounds for kind in timed.counts})
+    steps = sum(timed.num_steps for timed in rounds)
     return [
         asdict(kind)
         | {
-            "per_step": sum(one.counts.get(kind, 0) for one in rounds) / steps,
-            "seconds": median(one.each[kind] for one in rounds if kind in one.each),
+            "per_step": sum(timed.counts.get(kind, 0) for timed in rounds) / steps,
+            "seconds": median(timed.each[kind] for timed in rounds if kind in timed.each),
         }
         for kind in kinds
     ]
 
 
-def _split(one: Round) -> dict[str, Any]:
+def _split(chosen: Round) -> dict[str, Any]:
     """Of one step: seconds by part, by turn, and both."""
-    seconds, turns, parts, steps = one.split.seconds, one.split.turns, one.split.parts, one.num_steps
-    found: dict[str, Any] = {"split_seconds": one.split_seconds}
+    seconds, turns, parts, steps = chosen.split.seconds, chosen.split.turns, chosen.split.parts, chosen.num_steps
+    figures: dict[str, Any] = {"split_seconds": chosen.split_seconds}
     for part in parts:
-        found[f"{part}_seconds"] = sum(seconds[turn, part] for turn in turns) / steps
-    found["turns"] = {
+        figures[f"{part}_seconds"] = sum(seconds[turn, part] for turn in turns) / steps
+    figures["turns"] = {
         turn: {"per_step": count / steps}
         | {"seconds": sum(seconds[turn, part] for part in parts) / count}
         | {f"{part}_seconds": seconds[turn, part] / count for part in parts}
@@ -208,5 +209,5 @@ def _split(one: Round) -> dict[str, Any]:
     }
     for turn, count in turns.items():
         name = turn if turn == LESSON else f"{turn}_turn"
-        found[f"{name}_seconds"] = found["turns"][turn]["seconds"] * count / steps
-    return found
+        figures[f"{name}_seconds"] = figures["turns"][turn]["seconds"] * count / steps
+    return figures

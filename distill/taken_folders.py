@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fewstep.distill.run_folder import FOLDERS, run_around
 from fewstep.teacher.atomic import ELSEWHERE, check_writable
-from fewstep.teacher.buckets import FILE_NAME as BUCKETS
-from fewstep.teacher.manifest import FILE_NAME as MANIFEST
+from fewstep.teacher.buckets import BUCKETS_FILE
+from fewstep.teacher.manifest import MANIFEST_FILE
 from fewstep.teacher.pipeline_index import index_path
 
 _OF_DATASETS = ("items.jsonl", "unconditional.parquet", "shard-00000.parquet")
@@ -38,9 +38,9 @@ def _kind(folder: Path) -> str | None:
     """What a folder is, in words; None where it is none of these."""
     if index_path(folder).is_file():
         return "a diffusers pipeline"
-    if (folder / BUCKETS).is_file():
+    if (folder / BUCKETS_FILE).is_file():
         return "a dataset"
-    if (folder / MANIFEST).is_file() and any((folder / name).exists() for name in _OF_DATASETS):
+    if (folder / MANIFEST_FILE).is_file() and any((folder / name).exists() for name in _OF_DATASETS):
         return "a dataset"
     if folder.name in FOLDERS and run_around(folder) == folder.parent:
         return "a run's own files"

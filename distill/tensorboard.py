@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from fewstep.distill.recipe import Recipe
-from fewstep.distill.trackers import NoTracker
+from fewstep.distill.tracker import NoTracker
 
 _SIDE = 256  # pixels of a clip's longer side, at most: GIFs grow fast, and the mp4 files are whole
 _SHOWN = ("student/loss", "endpoint_error", "motion", "contrast")  # figures beside the settings
@@ -32,7 +32,9 @@ class TensorBoard(NoTracker):
         self._close()
         writer: Any = SummaryWriter(str(self._folder / stage), purge_step=step + 1)  # the point at `step` stays
         self._writer, self._clips_seen = writer, step
-        settings = next(one for one in self._recipe.stages if one.name == stage).model_dump(mode="json")
+        settings = next(candidate for candidate in self._recipe.stages if candidate.name == stage).model_dump(
+            mode="json"
+        )
         shared = self._recipe.model_dump(mode="json", include={"teacher", "seed", "precision", "student"})
         for summary in hparams(dict(_leaves(shared | settings)), dict.fromkeys(_SHOWN, 0.0)):
             writer.file_writer.add_summary(summary)

@@ -9,50 +9,14 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
 from fewstep.distill.recipe import Recipe
+from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.json_text import parse_json
 
 ID = "tracker.json"  # in the run's folder: under which id and name a tracker knows it
-
-
-class Tracker(Protocol):
-    """What a tracker takes. Leaving it as a context manager ends its run, as failed where an error ends the block."""
-
-    def begin(self, stage: str, step: int, seen: int) -> None:
-        """A stage begins or goes on after `step` steps; its points up to `seen` came before a stop."""
-
-    def figures(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
-        """The figures of a stage after `step` steps."""
-
-    def clips(self, stage: str, step: int, folder: Path) -> None:
-        """Sample clips 0.mp4, 1.mp4 ... of `logging.prompts`."""
-
-    def flush(self) -> None:
-        """Sends what waits."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
-
-
-class NoTracker:
-    """Takes everything and keeps nothing."""
-
-    def begin(self, stage: str, step: int, seen: int) -> None: ...
-
-    def figures(self, stage: str, step: int, figures: Mapping[str, float]) -> None: ...
-
-    def clips(self, stage: str, step: int, folder: Path) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
 
 
 class _Online(NoTracker, ABC):

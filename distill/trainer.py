@@ -14,17 +14,17 @@ from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import FILE_NAME, HEALTHY, check_tensors, load_state, save_state, single_files
+from fewstep.distill.checkpoint import HEALTHY_FILE, STATE_FILE, check_tensors, load_state, save_state, single_files
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
+from fewstep.distill.optimizer_group import OptimizerGroup, as_numbers
 from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
-from fewstep.distill.parallel import fill, is_part
-from fewstep.distill.player import Player, as_numbers
+from fewstep.distill.parallel import fill, is_shard
 from fewstep.distill.processes import agree, is_of_processes
 from fewstep.distill.settings import Logging, Stage
-from fewstep.distill.trackers import NoTracker, Tracker
+from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.interrupts import Signals
@@ -65,18 +65,20 @@ class Trainer:
         # an optimizer group for the student G, and one for each network that the objective trains besides, such as D
         self.modules = {name: player.module for name, player in objective.players().items()}
         self.players = {
-            STUDENT: Player(roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip, optimizer)
+            STUDENT: OptimizerGroup(
+                roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip, optimizer
+            )
         }
         for name, player in objective.players().items():
             trained = [p for p in player.module.parameters() if p.requires_grad]
-            self.players[name] = Player(trained, player.lr, player.betas, 0.0, stage.clip, optimizer)
+            self.players[name] = OptimizerGroup(trained, player.lr, player.betas, 0.0, stage.clip, optimizer)
         self._micro_batches = stage.micro_batches(accelerator.num_processes)
         self._clips = stage.share(accelerator.num_processes)
         # all that a checkpoint holds besides tensors; the random draws of a step follow from `drawn`
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
         self._whole = True  # False from a step's first move to its point on the curve
-        self._sharded = any(is_part(p) for player in self.players.values() for p in player.parameters)
+        self._sharded = any(is_shard(p) for player in self.players.values() for p in player.parameters)
         self._resume()
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
@@ -116,7 +118,7 @@ class Trainer:
     @property
     def kept(self) -> str:
         """How far the stage is, and what of it is on disk."""
-        saved = self.folder / (sharded_checkpoint.FOLDER if self._sharded else FILE_NAME)
+        saved = self.folder / (sharded_checkpoint.STATE_FOLDER if self._sharded else STATE_FILE)
         where = f"saved in {saved}" if self.step else "nothing of it to save yet"
         return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"
 
@@ -179,15 +181,19 @@ class Trainer:
 
     def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
         """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
-        found, rate = self._find(healthy=True), self.rate / 2
-        if found is None or rate < _LEAST_RATE:
+        checkpoint, rate = self._find(healthy=True), self.rate / 2
+        if checkpoint is None or rate < _LEAST_RATE:
             raise ValueError(
                 f"stage {self.stage.name} is not healthy at step {self.step}: {wrong}; "
-                + ("there is no healthy checkpoint to go back to" if found is None else "it was so at lower rates, too")
+                + (
+                    "there is no healthy checkpoint to go back to"
+                    if checkpoint is None
+                    else "it was so at lower rates, too"
+                )
                 + f": change its objective or lr in the recipe, and train it again with --again {self.stage.name}"
             )
         from_step = self.step
-        self._take(found)
+        self._take(checkpoint)
         self.rate = rate
         self.save()
         self._curves.close()
@@ -283,7 +289,7 @@ class Trainer:
                 for before in single_files(self.folder):
                     before.unlink()
         elif self.accelerator.is_main_process:
-            save_state(self.folder, self._numbers() | self._tensors(), HEALTHY if healthy else FILE_NAME)
+            save_state(self.folder, self._numbers() | self._tensors(), HEALTHY_FILE if healthy else STATE_FILE)
 
     def _numbers(self) -> dict[str, Any]:
         return {
@@ -306,20 +312,20 @@ class Trainer:
 
     def _find(self, healthy: bool = False) -> dict[str, Any] | Path | None:
         """The stage's last checkpoint: what a single file holds, or the folder that processes wrote together."""
-        state = load_state(self.folder, self.stage.name, HEALTHY if healthy else FILE_NAME)
+        state = load_state(self.folder, self.stage.name, HEALTHY_FILE if healthy else STATE_FILE)
         written = sharded_checkpoint.find(self.folder, self.stage.name, healthy)
         if state is None or written is None:
             return state or written
         return written if sharded_checkpoint.read_numbers(written)["step"] > state["step"] else state
 
     def _resume(self) -> None:
-        found = self._find()
-        if found is not None:
-            self._take(found)
+        checkpoint = self._find()
+        if checkpoint is not None:
+            self._take(checkpoint)
 
     @torch.no_grad()
-    def _take(self, found: dict[str, Any] | Path) -> None:
-        numbers = sharded_checkpoint.read_numbers(found) if isinstance(found, Path) else found
+    def _take(self, checkpoint: dict[str, Any] | Path) -> None:
+        numbers = sharded_checkpoint.read_numbers(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         try:
             # weights that were trained for other nodes, guidance or predictions mean something else here
             other = self.contract.differences(SamplingContract.model_validate(numbers["contract"]))
@@ -327,11 +333,11 @@ class Trainer:
                 raise ValueError(f"it is of a student with another {', '.join(other)}")
             if numbers["step"] > self.stage.steps:
                 raise ValueError(f"it is at step {numbers['step']} of {self.stage.steps}")
-            if isinstance(found, Path):
-                self._take_parts(found)
+            if isinstance(checkpoint, Path):
+                self._take_parts(checkpoint)
             else:
-                check_tensors(found)
-                self._take_whole(found)
+                check_tensors(checkpoint)
+                self._take_whole(checkpoint)
             self.step, self.seconds = numbers["step"], numbers["seconds"]
             # drawn so often by another number of processes, perhaps, in micro-batches of other sizes
             before = numbers.get("micro_batches", self.stage.accumulate)
@@ -339,7 +345,7 @@ class Trainer:
             self.rate = numbers.get("rate", 1.0)
         except Exception as error:  # what it holds may be anything, and torch raises a dozen kinds for it
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            files = [found] if isinstance(found, Path) else [path.name for path in single_files(self.folder)]
+            files = [checkpoint] if isinstance(checkpoint, Path) else [path.name for path in single_files(self.folder)]
             raise ValueError(
                 f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): "
                 f"delete its {' and '.join(map(str, files))} to begin the stage again"
@@ -362,4 +368,4 @@ class Trainer:
         for name, player in self.players.items():
             beginning = f"optimizers/{name}/state/"
             player.begin({int(key.removeprefix(beginning).split("/")[0]) for key in known if key.startswith(beginning)})
-        sharded_checkpoint.load(checkpoint, self._tensors())
+        sharded_checkpoint.load_tensors(checkpoint, self._tensors())

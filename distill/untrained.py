@@ -20,7 +20,7 @@ from fewstep.distill.stages import gauged_batches, stage_roles, stage_supervisio
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import SamplingContract
-from fewstep.student.denoiser import ADAPTER, Roles
+from fewstep.student.denoiser import STUDENT_ADAPTER, Roles
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.predictions import record_prediction
@@ -99,5 +99,5 @@ def _supervisor(recipe: Recipe, index: int, roles: Roles) -> nn.Module:
     if not recipe.keeps_adapters(taught_by):
         return deepcopy(roles.backbone).requires_grad_(False)
     network, lora = shared_copy(roles.backbone), recipe.student.lora
-    add_adapter(network, ADAPTER, lora.rank, lora.alpha, lora.targets)
+    add_adapter(network, STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets)
     return network.requires_grad_(False)

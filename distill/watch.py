@@ -7,31 +7,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.rollout import rollout
 
 _CLIPS = 8  # that liveliness is measured on, at most
-_TINY = 1e-12  # so that a supervisor that shows nothing has ratios all the same
+_TINY = 1e-12  # so that a supervisor that shows nothing has ratios anyway
 
 
 @torch.no_grad()
-def endpoint_error(roles: Roles, batches: Sequence[Batch], supervision: Supervision) -> float:
+def endpoint_error(roles: NetworkRoles, batches: Sequence[Batch], supervision: Supervision) -> float:
     """Mean squared error of the student's step against the supervisor's endpoint, in the student's own prediction.
 
     The same clips and noise at every call. The mean is over the clips of all processes, which get the same number.
     """
-    teacher, found = roles.teacher, []
+    teacher, errors = roles.teacher, []
     for batch in batches:
         with batch.draws.kept():
             lesson = supervision.lesson(batch, roles)
         x0 = teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
         own = teacher.schedule_of(roles.student)
         kept = teacher.kept(batch.conditions, x0)
-        found.append(regress(own, x0, lesson.target(teacher.schedule), lesson.t, kept=kept))
-    return mean_over_processes({"error": torch.stack(found).mean()})["error"]
+        errors.append(regress(own, x0, lesson.target(teacher.schedule), lesson.t, kept=kept))
+    return mean_over_processes({"error": torch.stack(errors).mean()})["error"]
 
 
 class Liveliness:
@@ -43,7 +43,7 @@ class Liveliness:
     once. Figures are means over all processes.
     """
 
-    def __init__(self, roles: Roles, batch: Batch, supervision: Supervision) -> None:
+    def __init__(self, roles: NetworkRoles, batch: Batch, supervision: Supervision) -> None:
         self._roles, self._supervision = roles, supervision
         some = slice(0, _CLIPS)
         self._batch = Batch(batch.x0[some], batch.conditions[some], batch.draws.first(_CLIPS), batch.progress)

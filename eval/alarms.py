@@ -35,11 +35,11 @@ _ALARMS = (
 
 def alarms(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences about a row's figures, empty when none is out of bounds."""
-    found = []
+    sentences = []
     for name, above, threshold, sentence in _ALARMS:
         value = metrics[name]["value"] if name in metrics else threshold
         if ratio_is_empty(name, metrics):  # `on_figures` says why
             continue
         if value > threshold if above else value < threshold:
-            found.append(sentence.format(value))
-    return found
+            sentences.append(sentence.format(value))
+    return sentences

@@ -14,7 +14,7 @@ import torch
 
 from fewstep import __version__
 from fewstep.eval.caution import on_times
-from fewstep.eval.latency import PROMPT, Timed, latency, rounds, synchronised
+from fewstep.eval.latency import PROMPT, TimedModel, latency, rounds, synchronised
 from fewstep.eval.likeness import FIGURES
 from fewstep.eval.models import decoder_said, links_said
 from fewstep.eval.optimise import Tried
@@ -28,7 +28,7 @@ from fewstep.teacher.json_text import parse_json
 MAX_SPLIT_GAP = 0.03
 LIKENESS = ("relative_error", "psnr_db")
 _OVERLAPPED = "of a pass while the clips before are decoded: decode is what is left to wait for; one clip takes longer"
-COLUMNS = {  # seconds unless another unit is named
+BENCHMARK_COLUMNS = {  # seconds unless another unit is named
     "model": "model",
     "steps": "steps",
     "evaluations": "evals",
@@ -47,7 +47,7 @@ COLUMNS = {  # seconds unless another unit is named
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """How often and how large; dtype is that of denoiser and text encoder. `optimise`: the tuning is what paid, of
     options whose clip is within `max_error`."""
 
@@ -61,7 +61,7 @@ class Plan:
 
 
 class Benchmark:
-    """The measurement and its file. `models` are loaded and tuned; the first is the teacher others are held against.
+    """The measurement and its file. `models` are loaded and tuned; the first is the teacher others are compared with.
 
     `failed` are models that could not even be loaded, name -> one sentence. `tried`: options, where those that pay were
     looked for. `likenesses`: of tuned models' clips to their own, by name.
@@ -69,8 +69,8 @@ class Benchmark:
 
     def __init__(
         self,
-        models: Sequence[Timed],
-        plan: Plan,
+        models: Sequence[TimedModel],
+        plan: BenchmarkPlan,
         command: str,
         out: Path,
         failed: dict[str, str] | None = None,
@@ -119,9 +119,9 @@ class Benchmark:
             **({"optimised": [asdict(one) for one in self._tried]} if self._tried else {}),
         }
 
-    def _row(self, model: Timed) -> dict[str, Any]:
+    def _row(self, model: TimedModel) -> dict[str, Any]:
         sampler = model.sampler
-        asked = {"steps": sampler.steps, "guidance": sampler.guidance.plain(), "evaluations": sampler.evaluations}
+        settings = {"steps": sampler.steps, "guidance": sampler.guidance.plain(), "evaluations": sampler.evaluations}
         measured: dict[str, Any] = latency(model.seconds)
         frames = sampler.size.num_frames * self._plan.batch
         measured["seconds_per_120_frames"] = 120 * measured["total_seconds"] / frames  # compares sizes and families
@@ -129,7 +129,7 @@ class Benchmark:
         return {
             "model": model.name,
             "source": sampler.name,
-            **asked,
+            **settings,
             **links_said(sampler),
             **decoder_said(sampler),
             **measured,
@@ -168,8 +168,8 @@ class Benchmark:
 
 def shown_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The columns of these rows: those on likeness where a model was tuned."""
-    tuned = told_columns(rows, {name: COLUMNS[name] for name in LIKENESS})
-    return {name: heading for name, heading in COLUMNS.items() if name not in LIKENESS or name in tuned}
+    tuned = told_columns(rows, {name: BENCHMARK_COLUMNS[name] for name in LIKENESS})
+    return {name: heading for name, heading in BENCHMARK_COLUMNS.items() if name not in LIKENESS or name in tuned}
 
 
 def check_replaceable(out: Path) -> None:
@@ -183,20 +183,20 @@ def check_replaceable(out: Path) -> None:
         raise ValueError(f"{out} is no benchmark's table: {ELSEWHERE}")
 
 
-def notes(results: dict[str, Any]) -> list[str]:
+def benchmark_notes(results: dict[str, Any]) -> list[str]:
     """What a reader should know beside the table, in sentences: the fit, figures that mislead, failures."""
-    found = []
+    sentences = []
     if results["fit"] is not None:
         fixed, per = results["fit"]["fixed_seconds"], results["fit"]["seconds_per_evaluation"]
-        found.append(f"whole = {fixed:.3g} s + {per:.3g} s per evaluation, by least squares over all models")
+        sentences.append(f"whole = {fixed:.3g} s + {per:.3g} s per evaluation, by least squares over all models")
     for row in results["rows"]:
         if row["split_gap"] > MAX_SPLIT_GAP:
-            found.append(
+            sentences.append(
                 f"{row['model']}: the parts miss the whole by {row['split_gap']:.1%}, so the machine was busy: measure "
                 "again when it is quiet, or with more --repetitions"
             )
-    found += on_times(results["rows"], results["fit"])
-    return found + [f"{name} failed: {why}" for name, why in results["failed"].items()]
+    sentences += on_times(results["rows"], results["fit"])
+    return sentences + [f"{name} failed: {why}" for name, why in results["failed"].items()]
 
 
 def device_name(device: torch.device) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from fewstep.eval.results import TableRow
+
 Figure = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 FEW_CLIPS = 10  # below, a bootstrap's interval is far too narrow, and no verdict stands on it
 FEW_DIFFERING = 6  # a sign test at 5 % asks for six clips that differ, even where all differ in one direction
@@ -25,7 +26,7 @@ _NEXT_TO_NOTHING = {
 }
 
 
-def unfit(figure: Figure) -> str | None:
+def why_inconclusive(figure: Figure) -> str | None:
     """Why no verdict can stand on a figure: fewer clips than its features have dimensions, or a handful.
 
     Of a difference of two models' shares also: that they differ on a handful of clips, whose bootstrap has too narrow
@@ -56,43 +57,43 @@ def ratio_is_empty(name: str, metrics: Mapping[str, Figure]) -> bool:
     return base in _NEXT_TO_NOTHING and bool(own and ratio and own / ratio < _NEXT_TO_NOTHING[base])
 
 
-def on_figures(rows: Sequence[Row], prompts: Sequence[str] = ()) -> list[str]:
+def on_figures(rows: Sequence[TableRow], prompts: Sequence[str] = ()) -> list[str]:
     """Sentences on the figures of an evaluation; the first row is the teacher's."""
     named: dict[str, Figure] = {}
     for row in rows:
         if row.get("role") != "real":
             for name, figure in row["metrics"].items():
                 named.setdefault(name, figure)
-    found = [_few(named)] if any(_is_few(figure) for figure in named.values()) else []
+    sentences = [_few(named)] if any(_is_few(figure) for figure in named.values()) else []
     for name, figure in named.items():
         if figure.get("dimensions") is not None:
-            found += on_distance(name, figure["num"], figure["dimensions"], figure.get("reference_num"), named)
+            sentences += on_distance(name, figure["num"], figure["dimensions"], figure.get("reference_num"), named)
     distinct = len(set(prompts))
     if 0 < distinct < len(prompts):
-        found.append(
+        sentences.append(
             f"the {len(prompts)} clips show only {distinct} prompts, so the intervals hold for these prompts alone"
         )
-    return found + _on_teacher(rows)
+    return sentences + _on_teacher(rows)
 
 
-def on_times(rows: Sequence[Row], fit: Mapping[str, Any] | None) -> list[str]:
+def on_times(rows: Sequence[TableRow], fit: Mapping[str, Any] | None) -> list[str]:
     """Sentences on the seconds and speed-ups of a benchmark; the first row is the teacher's."""
-    found = [_on_passes(rows)] if any((row.get("repetitions") or FEW_PASSES) < FEW_PASSES for row in rows) else []
+    sentences = [_on_passes(rows)] if any((row.get("repetitions") or FEW_PASSES) < FEW_PASSES for row in rows) else []
     for row in rows:
         median, slow = row.get("total_seconds"), row.get("total_seconds_p95")
         if median and slow and slow > SPREAD * median:
-            found.append(
+            sentences.append(
                 f"{row['model']}: the slowest passes took {slow / median:.1f} times the median, so the machine was "
                 "busy: measure again when it is quiet"
             )
-    found += [_above_ideal(row, rows[0]) for row in rows[1:] if is_above_ideal(row)]
+    sentences += [_above_ideal(row, rows[0]) for row in rows[1:] if is_above_ideal(row)]
     if fit is not None and (fit.get("fixed_seconds") or 0) < 0:
-        found.append(
+        sentences.append(
             "the fixed part of the fit is below zero, which no time can be: the line does not hold for these models"
         )
     elif fit is not None and len({row.get("evaluations") for row in rows}) == 2:
-        found.append("the fit is a line through only two numbers of evaluations, so nothing can contradict it")
-    return found
+        sentences.append("the fit is a line through only two numbers of evaluations, so nothing can contradict it")
+    return sentences
 
 
 def _is_few(figure: Figure) -> bool:
@@ -109,45 +110,45 @@ def _few(named: Mapping[str, Figure]) -> str:
 
 def on_distance(name: str, num: int, dimensions: int, reference: int | None, others: Collection[str] = ()) -> list[str]:
     """What a Frechet distance of `num` clips to `reference` ones hides; `others` are the figures beside it."""
-    found = []
+    sentences = []
     if num < dimensions:
         kernel = f"; {name}-kernel does not depend on N" if f"{name}-kernel" in others else ""
-        found.append(
+        sentences.append(
             f"{name} is measured on {_clips(num)}, fewer than the {dimensions} dimensions of its features: so few "
             f"clips raise it, the more the clips differ from one another, and no verdict is given{kernel}"
         )
     if reference is not None and reference < dimensions:
-        found.append(
+        sentences.append(
             f"{name} is measured against {_clips(reference)}, fewer than the {dimensions} dimensions of its features: "
             "it compares models only roughly"
         )
-    return found
+    return sentences
 
 
-def _on_teacher(rows: Sequence[Row]) -> list[str]:
+def _on_teacher(rows: Sequence[TableRow]) -> list[str]:
     """What of the teacher is almost zero, so that students have no ratio to it."""
     teacher, students = rows[0], [row for row in rows[1:] if row.get("role") != "real"]
-    found = []
+    sentences = []
     for name, floor in _NEXT_TO_NOTHING.items():
         value = teacher["metrics"].get(name, {}).get("value")
         if students and value is not None and value < floor:
-            found.append(f"the teacher's own {name} is {value:.2g}, almost zero, so ratios to it mean nothing")
-    return found
+            sentences.append(f"the teacher's own {name} is {value:.2g}, almost zero, so ratios to it mean nothing")
+    return sentences
 
 
-def _on_passes(rows: Sequence[Row]) -> str:
+def _on_passes(rows: Sequence[TableRow]) -> str:
     fewest = min(row["repetitions"] for row in rows if row.get("repetitions"))
     passes = "one pass" if fewest == 1 else f"{fewest} passes"
     return f"seconds and speed-ups are of {passes} of each model, so one slow moment decides them: use --repetitions 10"
 
 
-def is_above_ideal(row: Row) -> bool:
+def is_above_ideal(row: TableRow) -> bool:
     """Whether denoising was measured faster than its number of evaluations explains."""
     measured, ideal = row.get("denoise_speedup"), row.get("ideal_speedup")
     return bool(measured and ideal and measured > ABOVE_IDEAL * ideal)
 
 
-def _above_ideal(row: Row, teacher: Row) -> str:
+def _above_ideal(row: TableRow, teacher: TableRow) -> str:
     """Where more than the ideal comes from."""
     guided = (teacher.get("evaluations") or 0) > (teacher.get("steps") or 0) > 0
     doubled = "a guided step of the teacher, one pass of twice the batch, took longer than two passes, or "

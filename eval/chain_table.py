@@ -11,7 +11,7 @@ from fewstep.eval.report.inputs import Latency
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.limits import MOST_CLIPS
 
-COLUMNS = {
+CHAIN_COLUMNS = {
     "stage": "stage",
     "model": "model",
     "steps": "steps",
@@ -34,8 +34,8 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
     Raises ValueError when a file cannot be read, or they share no model of as many evaluations.
     """
     batch, timed_models = read_times(benchmark)
-    found = []
-    for row in read_rows(evaluation):
+    rows = []
+    for row in read_evaluation_rows(evaluation):
         timed = timed_models.get(row["model"])
         evaluations = row.get("evaluations")
         if row["role"] != "real" and (timed is None or timed.evaluations != evaluations):
@@ -43,23 +43,23 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
         seconds = {}
         if timed is not None and timed.total_seconds is not None:
             seconds = {"seconds": float(f"{timed.total_seconds / batch:.3g}")}
-        asked = {"stage": _stages(row), "model": row["model"], "steps": _steps(row), "evaluations": evaluations}
-        found.append({**asked, **seconds, **figures_of(row)})
-    if not any("seconds" in row for row in found):
+        settings = {"stage": _stages(row), "model": row["model"], "steps": _steps(row), "evaluations": evaluations}
+        rows.append({**settings, **seconds, **evaluation_figures(row)})
+    if not any("seconds" in row for row in rows):
         raise ValueError(f"{evaluation} and {benchmark} have no model in common: measure the same models in both")
-    return found
+    return rows
 
 
-def figures_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def evaluation_figures(row: Mapping[str, Any]) -> dict[str, Any]:
     """shapes-fd and prompt accuracy of a row of an evaluation, with their intervals and the number of clips."""
-    said: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name, column in _FIGURES.items():
         if figure := row["metrics"].get(name):
-            said[column] = figure["value"]
-            said |= {f"{column}_{end}": figure[end] for end in ("low", "high") if figure.get(end) is not None}
+            columns[column] = figure["value"]
+            columns |= {f"{column}_{end}": figure[end] for end in ("low", "high") if figure.get(end) is not None}
             # some prompts name nothing that could be right
-            said["num"] = max(said.get("num", 0), figure.get("num") or 0)
-    return said
+            columns["num"] = max(columns.get("num", 0), figure.get("num") or 0)
+    return columns
 
 
 def _links(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -79,7 +79,7 @@ def _steps(row: Mapping[str, Any]) -> str:
     return "" if row["role"] == "real" else "+".join(str(link.get("steps")) for link in _links(row))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_evaluation_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of an evaluation. Raises ValueError for another file."""
     rows = _read(path)["rows"]
     try:
@@ -91,24 +91,24 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def read_times(path: Path) -> tuple[int, dict[str, Latency]]:
     """Of a benchmark: its batch, and what each model took. Raises ValueError for another file."""
-    found = _read(path)
+    content = _read(path)
     try:
-        batch = found["protocol"]["batch"]
+        batch = content["protocol"]["batch"]
         if type(batch) is not int or not 0 < batch <= MOST_CLIPS:
             raise ValueError("its batch is no number of clips")
-        return batch, {row.model: row for row in map(Latency.model_validate, found["rows"])}
+        return batch, {row.model: row for row in map(Latency.model_validate, content["rows"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(_none(path, error)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = parse_json(path.read_text("utf-8"))
-        if not isinstance(found["rows"], list) or not isinstance(found["protocol"], dict):
+        content: dict[str, Any] = parse_json(path.read_text("utf-8"))
+        if not isinstance(content["rows"], list) or not isinstance(content["protocol"], dict):
             raise ValueError("it has no rows")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(_none(path, error)) from error
-    return found
+    return content
 
 
 def _none(path: Path, error: Exception) -> str:

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from fewstep.eval.metrics.box_iou import BoxIoU
+from fewstep.eval.metrics.clip_statistics import Blank, Broken, Contrast, Flicker, Motion, Saturation
 from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.diversity import Diversity, rms
 from fewstep.eval.metrics.features import open_features
 from fewstep.eval.metrics.given_frames import FramePsnr
-from fewstep.eval.metrics.looks import Blank, Broken, Contrast, Flicker, Motion, Saturation
 from fewstep.eval.metrics.lpips import MIN_SIDE, LpipsGap, VideoLpips, open_lpips
 from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
 from fewstep.eval.metrics.teacher_gap import PSNR, SSIM, LatentMSE, TemporalError
@@ -22,15 +22,15 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.decode_video import ClipShape
 from fewstep.teacher.given import given_names
 from fewstep.teacher.shapes.captions import named
-from fewstep.teacher.shapes.world import FRAMES, SIDE
+from fewstep.teacher.shapes.world import WORLD_FRAMES, WORLD_SIDE
 
 _TO_REAL_VIDEOS = ("fvd", "fd-videomae", "fd-vjepa2")
 _OF_LPIPS = ("lpips", "diversity-lpips")
 _OF_GIVEN = ("frame-psnr", "box-iou")
-SEEDS = 4  # clips of a prompt that diversity is taken over
+DIVERSITY_SEEDS = 4  # clips of a prompt that diversity is taken over
 
 
-Chosen = tuple[list[Metric], dict[str, str]]  # metrics, and why others are left out
+ChosenMetrics = tuple[list[Metric], dict[str, str]]  # metrics, and why others are left out
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,29 @@ class Setting:
     lpips_trunk: Path | None = None
 
 
-def choose_metrics(names: Sequence[str] | None, setting: Setting) -> Chosen:
+def choose_metrics(names: Sequence[str] | None, setting: Setting) -> ChosenMetrics:
     """The metrics of these names, by default all that can be taken, and why the others cannot.
 
     Raises ValueError when one that is named cannot, or one whose weights are.
     """
     if names is not None:
-        check_names(names)
+        check_metric_names(names)
     wanted = set(names or _with_weights(setting))
-    found: list[Metric] = []
+    metrics: list[Metric] = []
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(names or _usual(setting)):
         try:
             if not names:
                 _check_usual(name, setting)
-            found.append(_MAKERS[name](setting))
+            metrics.append(_MAKERS[name](setting))
         except ValueError as error:
             if name in wanted:
                 raise
             left_out[name] = str(error)
-    return found, left_out
+    return metrics, left_out
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_metric_names(names: Sequence[str]) -> None:
     """Raises ValueError for a name that no metric has, with the nearest ones."""
     for name in names:
         if name not in _MAKERS:
@@ -81,14 +81,14 @@ def check_names(names: Sequence[str]) -> None:
 
 def unused_options(metrics: Sequence[Metric], setting: Setting) -> list[str]:
     """Sentences about what was given for metrics that are not taken."""
-    taken, found = {metric.name for metric in metrics}, []
+    taken, sentences = {metric.name for metric in metrics}, []
     if setting.real is not None and not taken & set(_TO_REAL_VIDEOS):
-        found.append(f"--reference is not used: of {', '.join(_TO_REAL_VIDEOS)} none is taken")
+        sentences.append(f"--reference is not used: of {', '.join(_TO_REAL_VIDEOS)} none is taken")
     if setting.fvd_weights is not None and "fvd" not in taken:
-        found.append("--fvd-weights is not used: fvd is not among --metrics")
+        sentences.append("--fvd-weights is not used: fvd is not among --metrics")
     if setting.lpips_trunk is not None and not taken & set(_OF_LPIPS):
-        found.append(f"--lpips-trunk is not used: neither {' nor '.join(_OF_LPIPS)} is among --metrics")
-    return found
+        sentences.append(f"--lpips-trunk is not used: neither {' nor '.join(_OF_LPIPS)} is among --metrics")
+    return sentences
 
 
 def _with_weights(setting: Setting) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ def _usual(setting: Setting) -> list[str]:
 
 def judge_reads(size: VideoSize) -> bool:
     """Whether clips of this size can be read by the embedded judge, and so shapes-fd and prompt accuracy taken."""
-    return size == (FRAMES, SIDE, SIDE)
+    return size == (WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE)
 
 
 def _check_usual(name: str, setting: Setting) -> None:
@@ -136,7 +136,8 @@ def _box_iou(setting: Setting) -> Metric:
 def _check_judge(setting: Setting) -> None:
     if not judge_reads(setting.size):
         raise ValueError(
-            f"the judge reads clips of the shapes world, {(FRAMES, SIDE, SIDE)}, and these are {(*setting.size,)}"
+            f"the judge reads clips of the shapes world, {(WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE)}, and these are "
+            f"{(*setting.size,)}"
         )
 
 
@@ -159,7 +160,7 @@ def _lpips(setting: Setting) -> VideoLpips:
 
 def _diversity_lpips(setting: Setting) -> Metric:
     distance = _lpips(setting)
-    return Diversity("diversity-lpips", distance, SEEDS, **distance.protocol())
+    return Diversity("diversity-lpips", distance, DIVERSITY_SEEDS, **distance.protocol())
 
 
 _MAKERS: dict[str, Callable[[Setting], Metric]] = {
@@ -181,7 +182,7 @@ _MAKERS: dict[str, Callable[[Setting], Metric]] = {
     "contrast": lambda _: Contrast(),
     "blank": lambda _: Blank(),
     "broken": lambda _: Broken(),
-    "diversity-rms": lambda _: Diversity("diversity-rms", rms, SEEDS),
+    "diversity-rms": lambda _: Diversity("diversity-rms", rms, DIVERSITY_SEEDS),
     "diversity-lpips": _diversity_lpips,
 }
 METRICS = tuple(_MAKERS)

@@ -36,7 +36,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleSettings:
     """What an evaluation samples."""
 
     main: Sample
@@ -84,8 +84,8 @@ class ClipMaker:
         files = [self.out / "videos" / model.name / f"{row:05d}.mp4" for row in range(rows)] if main else []
 
         def batches() -> list[tuple[int, int]]:
-            found = self.store(model.name, sample).batches(rows, max(1, self.batch // sample.seeds))
-            return [(batch.start, batch.stop) for batch in found] if kept or main else []
+            missing = self.store(model.name, sample).batches(rows, max(1, self.batch // sample.seeds))
+            return [(batch.start, batch.stop) for batch in missing] if kept or main else []
 
         agreed = [range(*batch) for batch in self.ranks.from_first(batches)]
         return Work(model, sampler, sample, metrics, kept, files, agreed)

@@ -56,14 +56,14 @@ class ClipStore:
 
     def read(self, name: str, rows: range | None = None) -> Tensor:
         """A tensor of these rows, or of all."""
-        found = []
+        slices = []
         for batch in self._there:
             start, stop = (0, batch.stop) if rows is None else (rows.start, rows.stop)
             start, stop = max(start, batch.start), min(stop, batch.stop)
             if start < stop:
                 with safe_open(self._files[batch], "pt") as file:
-                    found.append(file.get_slice(name)[start - batch.start : stop - batch.start])
-        return torch.cat(found)
+                    slices.append(file.get_slice(name)[start - batch.start : stop - batch.start])
+        return torch.cat(slices)
 
     @property
     def _there(self) -> list[range]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.report.inputs import Figure, Row, read_evaluation
+from fewstep.eval.report.inputs import FigureRecord, ModelRecord, read_evaluation
 
 _FIGURES = {  # metric -> name of its figure in a row, and of its interval's ends
     "shapes-fd": ("shapes_fd", "low", "high"),
@@ -22,7 +22,7 @@ _DIFFERENCES = {  # less the teacher's, on the same prompts and noise
     "box-iou": "box_iou_delta",
     "prompt-accuracy": "accuracy_delta",
 }
-COLUMNS = {
+CONDITIONING_COLUMNS = {
     "kind": "what is given",
     "model": "model",
     "steps": "steps",
@@ -64,17 +64,17 @@ def _rows(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
         yield own | shared
 
 
-def _to_teacher(row: Row, teacher: Row, differences: Mapping[str, Figure]) -> dict[str, Any]:
+def _to_teacher(row: ModelRecord, teacher: ModelRecord, differences: Mapping[str, FigureRecord]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for metric, name in _DIFFERENCES.items():
         figures |= _interval(differences.get(metric), (name, f"{name}_low", f"{name}_high"))
-    own, its = (each.metrics.get("shapes-fd", Figure(value=None)).value for each in (row, teacher))
+    own, its = (entry.metrics.get("shapes-fd", FigureRecord(value=None)).value for entry in (row, teacher))
     if own is not None and its:
         figures["shapes_fd_ratio"] = round(own / its, 4)
     return figures
 
 
-def _interval(figure: Figure | None, names: tuple[str, str, str]) -> dict[str, Any]:
+def _interval(figure: FigureRecord | None, names: tuple[str, str, str]) -> dict[str, Any]:
     if figure is None:
         return {}
     ends = (figure.value, figure.low, figure.high)

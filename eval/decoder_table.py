@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.chain_table import figures_of, read_rows, read_times
+from fewstep.eval.chain_table import evaluation_figures, read_evaluation_rows, read_times
 from fewstep.eval.report.inputs import Latency
 from fewstep.teacher.json_text import parse_json
 
-COLUMNS = {
+DECODER_COLUMNS = {
     "model": "model",
     "decoder": "decoder",
     "batch": "batch",
@@ -38,14 +38,17 @@ def decoder_rows(evaluation: Path, benchmarks: Sequence[Path], result: Path) -> 
     psnr_db = parse_json(result.read_text("utf-8"))["psnr_db"]
     timed = [read_times(path) for path in benchmarks]
     rows = []
-    for row in read_rows(evaluation):
+    for row in read_evaluation_rows(evaluation):
         small = row.get("decoder") is not None
-        said = {"model": row["model"], "decoder": "" if row["role"] == "real" else "small" if small else "autoencoder"}
-        figures = figures_of(row) | ({"psnr": psnr_db} if small else {})
+        labels = {
+            "model": row["model"],
+            "decoder": "" if row["role"] == "real" else "small" if small else "autoencoder",
+        }
+        figures = evaluation_figures(row) | ({"psnr": psnr_db} if small else {})
         of_model = [(batch, models[row["model"]]) for batch, models in timed if row["model"] in models]
-        rows += [{**said, "batch": batch, **_seconds(model), **figures} for batch, model in of_model]
+        rows += [{**labels, "batch": batch, **_seconds(model), **figures} for batch, model in of_model]
         if row["role"] == "real":
-            rows.append({**said, **figures})
+            rows.append({**labels, **figures})
     if not any("total_seconds" in row for row in rows):
         raise ValueError(f"{evaluation} and the benchmarks have no model in common: measure the same models in both")
     return rows
@@ -55,7 +58,7 @@ def _seconds(model: Latency) -> Mapping[str, Any]:
     """Of a batch."""
     if model.decode_seconds is None or model.total_seconds is None:
         raise ValueError(f"the benchmark of {model.model} has no seconds of decoding: time it again")
-    found = {
+    figures = {
         "decode_seconds": model.decode_seconds,
         "total_seconds": model.total_seconds,
         "decode_share": model.decode_seconds / model.total_seconds,
@@ -63,5 +66,5 @@ def _seconds(model: Latency) -> Mapping[str, Any]:
         "ideal_speedup": model.ideal_speedup,
     }
     if model.speedup and model.ideal_speedup:
-        found["of_ideal"] = model.speedup / model.ideal_speedup
-    return {name: None if value is None else float(f"{value:.3g}") for name, value in found.items()}
+        figures["of_ideal"] = model.speedup / model.ideal_speedup
+    return {name: None if value is None else float(f"{value:.3g}") for name, value in figures.items()}

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from fewstep.eval.alarms import alarms
-from fewstep.eval.clip_maker import ClipMaker, Samples
-from fewstep.eval.evaluation_file import EvaluationFile, Row
+from fewstep.eval.clip_maker import ClipMaker, SampleSettings
+from fewstep.eval.evaluation_file import EvaluationFile, EvaluationRow
 from fewstep.eval.metrics.clips import Figures, Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.shapes import Progress
@@ -32,7 +32,7 @@ class Evaluation:
         self,
         out: Path,
         file: EvaluationFile,
-        samples: Samples,
+        samples: SampleSettings,
         metrics: Sequence[Metric],
         batch: int,
         teacher: tuple[Model, Sampler],
@@ -45,7 +45,7 @@ class Evaluation:
         self._floors: dict[str, float] = {}
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[EvaluationRow]:
         """All rows that the folder holds."""
         return self._file.rows
 
@@ -91,15 +91,15 @@ class Evaluation:
         if real:
             self._file.put(_real_row(real))
 
-    def _row(self, model: Model, sampler: Sampler, metrics: Sequence[Metric]) -> Row:
-        found: Figures = {}
+    def _row(self, model: Model, sampler: Sampler, metrics: Sequence[Metric]) -> EvaluationRow:
+        figures: Figures = {}
         for metric in metrics:
             sample = self._samples.main if metric.seeds == 1 else self._samples.diverse
             alone = sampler is self._teacher or metric.paired
             beside = None if alone else self._maker.store(self._model.name, sample).read(metric.name)
-            found |= metric.figures(self._maker.store(model.name, sample).read(metric.name), beside)
-        for name in found.keys() & self._floors.keys():
-            found[name]["floor"] = self._floors[name]
+            figures |= metric.figures(self._maker.store(model.name, sample).read(metric.name), beside)
+        for name in figures.keys() & self._floors.keys():
+            figures[name]["floor"] = self._floors[name]
         same = sampler.contract is None and sampler.teacher.sha256() == self._teacher.teacher.sha256()
         return {
             "model": model.name,
@@ -111,27 +111,27 @@ class Evaluation:
             **links_said(sampler),
             **decoder_said(sampler),
             "videos": f"videos/{model.name}",
-            "metrics": found,
-            "warnings": alarms(found),
+            "metrics": figures,
+            "warnings": alarms(figures),
         }
 
-    def _hold_against_others(self, row: Row, sampler: Sampler, metrics: Sequence[Metric]) -> None:
+    def _hold_against_others(self, row: EvaluationRow, sampler: Sampler, metrics: Sequence[Metric]) -> None:
         """A student's figures less those of the teacher, and of each student of as many steps that stands before it."""
         sample, alike = self._samples.main, self._pairs(sampler)
-        for other in itertools.takewhile(lambda one: one["model"] != row["model"], self._file.rows):
+        for other in itertools.takewhile(lambda earlier: earlier["model"] != row["model"], self._file.rows):
             teacher = other["model"] == self._model.name
             if row["role"] != "student" or not (alike if teacher else _alike(other, row)):
                 continue
-            own, its = (self._maker.store(one["model"], sample) for one in (row, other))
-            found: Figures = {}
+            own, its = (self._maker.store(earlier["model"], sample) for earlier in (row, other))
+            differences: Figures = {}
             for metric in metrics:
                 if metric.seeds == 1 and its.holds(metric.name, len(sample.prompts)):
-                    found |= metric.difference(own.read(metric.name), its.read(metric.name))
-            self._file.put_difference(row["model"], other["model"], found)
+                    differences |= metric.difference(own.read(metric.name), its.read(metric.name))
+            self._file.put_difference(row["model"], other["model"], differences)
 
     def _pairs(self, sampler: Sampler) -> set[str]:
         """What of its clips has a counterpart among the teacher's; nothing of the teacher itself."""
-        shapes = [one.teacher.latent_shape(*one.size) for one in (self._teacher, sampler)]
+        shapes = [sampled.teacher.latent_shape(*sampled.size) for sampled in (self._teacher, sampler)]
         if sampler is self._teacher or shapes[0] != shapes[1]:
             return set()
         return {"videos", "latents"} if _same_autoencoder(self._teacher.teacher, sampler.teacher) else {"videos"}
@@ -141,15 +141,15 @@ class Evaluation:
 
         Raises ValueError for a real clip that cannot be read.
         """
-        found: Figures = {}
+        metrics: Figures = {}
         for metric in self._distances:
             if metric.real is None:
                 continue
             metric.reference = metric.features(metric.real.reference, self._batch, progress)
             if metric.real.floor is not None:
-                found |= metric.figures(metric.features(metric.real.floor, self._batch, progress), None)
-        self._floors |= {name: figure["value"] for name, figure in found.items()}
-        return found
+                metrics |= metric.figures(metric.features(metric.real.floor, self._batch, progress), None)
+        self._floors |= {name: figure["value"] for name, figure in metrics.items()}
+        return metrics
 
     @property
     def _to_other_clips(self) -> list[Distance]:
@@ -171,12 +171,12 @@ def claim_file(out: Path, model: Model) -> Path:
     return out / "parts" / model.name / "model.json"
 
 
-def _alike(one: Row, other: Row) -> bool:
+def _alike(row: EvaluationRow, other: EvaluationRow) -> bool:
     """Whether both are students of as many steps."""
-    return (one["role"], one["steps"]) == ("student", other["steps"])
+    return (row["role"], row["steps"]) == ("student", other["steps"])
 
 
-def _real_row(figures: Figures) -> Row:
+def _real_row(figures: Figures) -> EvaluationRow:
     none = dict.fromkeys(("steps", "evaluations", "guidance", "videos"))
     return {"model": "real", "source": "", "role": "real", **none, "metrics": figures, "warnings": []}
 
@@ -185,7 +185,7 @@ def _same_autoencoder(first: Teacher, second: Teacher) -> bool:
     """Whether both mean the same by a latent."""
     if first is second:
         return True
-    one, two = (teacher.pipeline.vae.state_dict() for teacher in (first, second))
-    return one.keys() == two.keys() and all(
-        w.shape == two[name].shape and torch.equal(w.cpu(), two[name].cpu()) for name, w in one.items()
+    weights, others = (teacher.pipeline.vae.state_dict() for teacher in (first, second))
+    return weights.keys() == others.keys() and all(
+        w.shape == others[name].shape and torch.equal(w.cpu(), others[name].cpu()) for name, w in weights.items()
     )

@@ -11,10 +11,10 @@ from fewstep.eval.evaluation_shape import check_shape
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.json_text import parse_json
 
-Row = dict[str, Any]
+EvaluationRow = dict[str, Any]
 
-FILE_NAME = "results.json"
-_FREE = ("device", "left_out")  # of the protocol: figures compare all the same
+RESULTS_FILE = "results.json"
+_FREE = ("device", "left_out")  # of the protocol: figures compare anyway
 
 
 class EvaluationFile:
@@ -27,13 +27,13 @@ class EvaluationFile:
 
         Raises ValueError when `out` holds an evaluation of another protocol.
         """
-        self._writes, self._path, self._command, self._prompts = writes, out / FILE_NAME, command, prompts
+        self._writes, self._path, self._command, self._prompts = writes, out / RESULTS_FILE, command, prompts
         self.protocol, self.rows = joined_protocol(out, protocol)
         before = parse_json(self._path.read_text()) if self._path.exists() else {}
         self.differences: list[dict[str, Any]] = before.get("differences", [])
         self._write()
 
-    def put(self, row: Row) -> None:
+    def put(self, row: EvaluationRow) -> None:
         """A model's row in place of the one it had, or behind the others; figures that were not taken again stay."""
         old = next((other for other in self.rows if other["model"] == row["model"]), None)
         if old is None:
@@ -45,7 +45,7 @@ class EvaluationFile:
 
     def put_difference(self, model: str, other: str, figures: dict[str, Any]) -> None:
         """The figures of a model less those of another one, on the same prompts and noise; others of the pair stay."""
-        old = next((one for one in self.differences if (one["model"], one["other"]) == (model, other)), None)
+        old = next((entry for entry in self.differences if (entry["model"], entry["other"]) == (model, other)), None)
         if old is None:
             self.differences.append({"model": model, "other": other, "metrics": figures})
         else:
@@ -55,31 +55,31 @@ class EvaluationFile:
     def _write(self) -> None:
         if not self._writes:
             return
-        told = {
+        content = {
             "command": self._command,
             "protocol": self.protocol,
             "rows": self.rows,
             "differences": self.differences,
             "prompts": self._prompts,
         }
-        _write(self._path, told)
+        _write(self._path, content)
 
 
-def begun_dtype(out: Path) -> str | None:
+def begun_evaluation_dtype(out: Path) -> str | None:
     """The precision of the evaluation that was begun in `out`; None where there is none.
 
     Raises ValueError for a file that is not an evaluation's.
     """
-    found = _read(out / FILE_NAME)[0].get("dtype") if (out / FILE_NAME).exists() else None
-    return None if found is None else str(found)
+    dtype = _read(out / RESULTS_FILE)[0].get("dtype") if (out / RESULTS_FILE).exists() else None
+    return None if dtype is None else str(dtype)
 
 
-def joined_protocol(out: Path, protocol: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
+def joined_protocol(out: Path, protocol: dict[str, Any]) -> tuple[dict[str, Any], list[EvaluationRow]]:
     """The protocol with the metrics that the evaluation in `out` has, and its rows, if there is one.
 
     Raises ValueError when it has another protocol, or its file cannot be read.
     """
-    path = out / FILE_NAME
+    path = out / RESULTS_FILE
     if not path.exists():
         return protocol, []
     before, rows = _read(path)
@@ -91,7 +91,7 @@ def joined_protocol(out: Path, protocol: dict[str, Any]) -> tuple[dict[str, Any]
 
 def check_begun(out: Path, settings: Mapping[str, Any]) -> None:
     """Raises ValueError when the evaluation in `out` has other values of these parts of its protocol."""
-    path = out / FILE_NAME
+    path = out / RESULTS_FILE
     if path.exists():
         before = _read(path)[0]
         _check(path, {name: before.get(name) for name in settings}, settings)
@@ -99,34 +99,34 @@ def check_begun(out: Path, settings: Mapping[str, Any]) -> None:
 
 def check_evaluation(out: Path) -> None:
     """Raises ValueError when a folder holds no evaluation."""
-    if not (out / FILE_NAME).exists():
-        raise ValueError(f"{out} has no {FILE_NAME}: pass the folder of `fewstep evaluate`")
+    if not (out / RESULTS_FILE).exists():
+        raise ValueError(f"{out} has no {RESULTS_FILE}: pass the folder of `fewstep evaluate`")
 
 
 def add_figures(out: Path, model: str, figures: dict[str, Any]) -> None:
     """Adds figures that were taken elsewhere to a model's row. Raises ValueError when there is no such row."""
     check_evaluation(out)
-    _, rows = _read(out / FILE_NAME)
+    _, rows = _read(out / RESULTS_FILE)
     row = next((row for row in rows if row["model"] == model), None)
     if row is None:
         raise ValueError(f"there is no {model} in {out}: choose among {', '.join(r['model'] for r in rows)}")
     row["metrics"] |= figures
-    _write(out / FILE_NAME, parse_json((out / FILE_NAME).read_text()) | {"rows": rows})
+    _write(out / RESULTS_FILE, parse_json((out / RESULTS_FILE).read_text()) | {"rows": rows})
 
 
-def _write(path: Path, told: dict[str, Any]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
-        part.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
+def _read(path: Path) -> tuple[dict[str, Any], list[EvaluationRow]]:
     try:
-        found = parse_json(path.read_text())
-        protocol, rows = dict(found["protocol"]), [dict(row) for row in found["rows"]]
+        content = parse_json(path.read_text())
+        protocol, rows = dict(content["protocol"]), [dict(row) for row in content["rows"]]
         dict(protocol["metrics"])
         dict(protocol.get("left_out", {}))
-        check_shape(rows, found.get("differences", []))
+        check_shape(rows, content.get("differences", []))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(

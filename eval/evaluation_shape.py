@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
-Steps = Annotated[int, Field(gt=0, lt=10**6)]
+SamplingStepCount = Annotated[int, Field(gt=0, lt=10**6)]
 
 
 class _Part(BaseModel):
@@ -22,7 +22,7 @@ class _Figure(_Part):
 
 class _Link(_Part):
     source: str
-    steps: Steps
+    steps: SamplingStepCount
 
 
 class _Row(_Part):
@@ -30,7 +30,7 @@ class _Row(_Part):
     role: Literal["teacher", "student", "real"]
     metrics: dict[str, _Figure]
     source: str = ""
-    steps: Steps | None = None
+    steps: SamplingStepCount | None = None
     evaluations: Annotated[float, Field(gt=0, lt=1e9)] | None = None
     chain: list[_Link] | None = None
 
@@ -46,9 +46,9 @@ _ROWS, _DIFFERENCES = TypeAdapter(list[_Row]), TypeAdapter(list[_Difference])
 
 def check_shape(rows: Any, differences: Any) -> None:
     """Raises ValueError, with the first reason alone, unless these are rows of models and differences between them."""
-    for name, adapter, found in (("rows", _ROWS, rows), ("differences", _DIFFERENCES, differences)):
+    for name, adapter, entries in (("rows", _ROWS, rows), ("differences", _DIFFERENCES, differences)):
         try:
-            adapter.validate_python(found)
+            adapter.validate_python(entries)
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}") from None

@@ -12,15 +12,16 @@ import torch
 
 from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
 from fewstep.eval.results import ResultsFile
-from fewstep.eval.steps_table import Protocol, check_world, figures, reference_features, shared_figures
-from fewstep.student.export.base import Latents, Options, export, find_format, formats_of
+from fewstep.eval.steps_table import Protocol, check_world, reference_features, row_figures, shared_figures
+from fewstep.student.export.base import Options, SampleLatents, find_format, formats_of
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.loading import quiet_libraries
 from fewstep.teacher.shapes.judge import load_judge
 
-OWN = "fewstep"  # the student itself, by our own sampler: what the formats are held against
+OWN = "fewstep"  # the student itself, by our own sampler: what the formats are compared with
 
-COLUMNS = {
+EXPORT_COLUMNS = {
     "format": "format",
     "kind": "kind",
     "library": "loads in",
@@ -37,7 +38,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class ExportEntry:
     """A row to be measured: a student, by how it was trained, in one format. `size_mb` is that of its own weights."""
 
     student: Student
@@ -73,9 +74,9 @@ class ExportTable:
             raise ValueError("these students have different teachers: one table holds students of one teacher")
         self._protocol, self._exports = protocol, exports
         self._reference: torch.Tensor | None = None
-        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS, fresh)
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), EXPORT_COLUMNS, fresh)
 
-    def measure(self, entries: Sequence[Entry], progress: Progress, refused: Callable[[str], None]) -> list[Any]:
+    def measure(self, entries: Sequence[ExportEntry], progress: Progress, refused: Callable[[str], None]) -> list[Any]:
         """The rows of these entries, each written as soon as it is measured.
 
         A student that a format refuses has no row; `refused` is told why.
@@ -88,7 +89,7 @@ class ExportTable:
                 refused(f"{entry.format} of the {entry.key['kind']} student: {error}")
         return rows
 
-    def _row(self, entry: Entry, progress: Progress) -> dict[str, Any]:
+    def _row(self, entry: ExportEntry, progress: Progress) -> dict[str, Any]:
         if entry.format == OWN:
             own: dict[str, Any] = {"library": OWN, "relative_error": 0.0, "size_mb": entry.size_mb}
             return entry.key | own | self._judged(entry, _own_latents(entry.student), progress)
@@ -96,7 +97,7 @@ class ExportTable:
         exact = "float32" in find_format(entry.format).precisions  # the format is measured, not rounding
         options = Options(precision="float32" if exact else None)
         folder = self._exports / f"{kind}-{steps}step-{entry.format}"
-        done = export(entry.student, entry.format, folder, options, force=True)
+        done = write_export(entry.student, entry.format, folder, options, force=True)
         format = find_format(entry.format)
         measured = {
             "library": format.library,
@@ -111,7 +112,7 @@ class ExportTable:
             return entry.key | measured | self._judged(entry, latents, progress)
 
     @torch.no_grad()
-    def _judged(self, entry: Entry, latents: Latents, progress: Progress) -> dict[str, Any]:
+    def _judged(self, entry: ExportEntry, latents: SampleLatents, progress: Progress) -> dict[str, Any]:
         """shapes-fd and accuracy of the other tool's clips, and its seconds from prompt to latents, clip by clip."""
         teacher, protocol, seconds = entry.student.teacher, self._protocol, 0.0
         judgement = ShapesJudgement(load_judge(device=str(teacher.device)))
@@ -120,32 +121,32 @@ class ExportTable:
         for i, prompt in enumerate(held_out_prompts(protocol.num, protocol.seed)):
             z = teacher.noise(protocol.noise_seeds(i, 1), shape)
             begin = time.perf_counter()
-            found = latents(z, [prompt]).to(teacher.device).cpu().to(teacher.device)  # a copy waits for the GPU
+            sampled = latents(z, [prompt]).to(teacher.device).cpu().to(teacher.device)  # a copy waits for the GPU
             seconds += time.perf_counter() - begin
-            judgement.update(teacher.decode(found).cpu(), [prompt])
+            judgement.update(teacher.decode(sampled).cpu(), [prompt])
             progress(label, i + 1, protocol.num)
         if self._reference is None:
             self._reference = reference_features(protocol, progress)
-        return {"seconds": round(seconds / protocol.num, 4), **figures(judgement, protocol, self._reference)}
+        return {"seconds": round(seconds / protocol.num, 4), **row_figures(judgement, protocol, self._reference)}
 
 
-def entries_of(student: Student, weights: Path) -> list[Entry]:
+def entries_of(student: Student, weights: Path) -> list[ExportEntry]:
     """The student itself, then every format that can hold it. `weights` is its stage's folder."""
     size_mb = sum(path.stat().st_size for path in weights.glob("*.safetensors")) / 1e6
-    return [Entry(student, name, round(size_mb, 3)) for name in (OWN, *formats_of(student.teacher))]
+    return [ExportEntry(student, name, round(size_mb, 3)) for name in (OWN, *formats_of(student.teacher))]
 
 
 def missing_formats(student: Student, weights: Path) -> list[str]:
     """Sentences about formats that will have no row, since a library of theirs is missing; an outline will do."""
-    found = []
+    missing = []
     for entry in entries_of(student, weights):
         try:
             if entry.format != OWN:
                 find_format(entry.format).check_needs()
         except ValueError as error:
-            found.append(f"{entry.format} of the {entry.key['kind']} student: {error}")
-    return found
+            missing.append(f"{entry.format} of the {entry.key['kind']} student: {error}")
+    return missing
 
 
-def _own_latents(student: Student) -> Latents:
+def _own_latents(student: Student) -> SampleLatents:
     return lambda z, prompts: student.sample(z, student.conditions_of_any(prompts))

@@ -35,18 +35,20 @@ def cached_tensors(
     `protocol` must hold all that it depends on: the network's, and which clips it is of. `folder` is
     default_folder() if None; a file there that cannot be read, or is of another protocol, is made anew.
     """
-    told, path = canonical(protocol), _file(protocol, folder)
+    protocol_text, path = canonical(protocol), _file(protocol, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # another evaluation may be making the same
-        found = _read(path, told)
-        if found is None:
-            found = compute()
+        tensors = _read(path, protocol_text)
+        if tensors is None:
+            tensors = compute()
             with whole_file(path) as part:
-                save_file({name: x.contiguous() for name, x in found.items()}, part, metadata={"protocol": told})
-    return found
+                save_file(
+                    {name: x.contiguous() for name, x in tensors.items()}, part, metadata={"protocol": protocol_text}
+                )
+    return tensors
 
 
-def read_tensors(protocol: Mapping[str, Any], folder: Path | None = None) -> dict[str, Tensor] | None:
+def read_cached_tensors(protocol: Mapping[str, Any], folder: Path | None = None) -> dict[str, Tensor] | None:
     """What `cached_tensors` would find on disk; None where it is not there."""
     return _read(_file(protocol, folder), canonical(protocol))
 
@@ -66,10 +68,10 @@ def _file(protocol: Mapping[str, Any], folder: Path | None) -> Path:
     return (folder or default_folder()) / f"{name}.safetensors"
 
 
-def _read(path: Path, told: str) -> dict[str, Tensor] | None:
+def _read(path: Path, protocol_text: str) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata().get("protocol") != told:
+            if file.metadata().get("protocol") != protocol_text:
                 return None
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):

@@ -16,12 +16,11 @@ from fewstep.eval.peak_memory import PeakMemory
 from fewstep.student.background import Background
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.loading import Clock
 
 PROMPT = "a red ball rolls slowly across a wooden table"
-PARTS = ("text", "denoise", "decode")
+LATENCY_PARTS = ("text", "denoise", "decode")
 FAILURES = (ValueError, OSError, RuntimeError, ImportError)  # of one model; RuntimeError: no memory, no kernel
-
-Clock = Callable[[], float]  # seconds, once the device has done all it was asked to
 
 
 class Seconds(NamedTuple):
@@ -35,7 +34,7 @@ class Seconds(NamedTuple):
 
 
 @dataclass
-class Timed:
+class TimedModel:
     """A model and what was measured of it so far; `conditions` are there where its text encoder is left out.
 
     `before`: what comes before it in a chain, whose seconds count with its own. `background` decodes the clips of the
@@ -48,15 +47,15 @@ class Timed:
     seconds: list[Seconds] = field(default_factory=list)
     peak_gib: float = 0.0
     failure: str | None = None
-    before: Timed | None = None
+    before: TimedModel | None = None
     background: Background | None = None
     waiting: Tensor | None = None
 
     @staticmethod
-    def of(name: str, sampler: Sampler, batch: int, text: bool = True) -> Timed:
+    def of(name: str, sampler: Sampler, batch: int, text: bool = True) -> TimedModel:
         """A model to be timed, with its text encoder or without."""
-        before = None if sampler.before is None else Timed.of(name, sampler.before.sampler, batch, text)
-        return Timed(name, sampler, None if text else pass_conditions(sampler, batch), before=before)
+        before = None if sampler.before is None else TimedModel.of(name, sampler.before.sampler, batch, text)
+        return TimedModel(name, sampler, None if text else pass_conditions(sampler, batch), before=before)
 
     def overlap(self) -> None:
         """From now on a pass decodes the clips of the pass before. Raises ValueError as `Background`."""
@@ -75,7 +74,7 @@ def synchronised(device: torch.device) -> Clock:
 
 
 @torch.no_grad()
-def time_pass(model: Timed, prompts: Sequence[str], clock: Clock) -> Seconds:
+def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Seconds:
     """Makes one batch of clips, a prompt each, through the three parts of sampling; of a chain all links do.
 
     No link waits for pictures: conditions on pictures of noise take as long. Of several passes in the background the
@@ -119,7 +118,7 @@ def pass_conditions(sampler: Sampler, batch: int) -> Conditions:
 
 
 def rounds(
-    models: Sequence[Timed],
+    models: Sequence[TimedModel],
     batch: int,
     repetitions: int,
     warmup: int,
@@ -156,14 +155,14 @@ def latency(seconds: Sequence[Seconds]) -> dict[str, Any]:
 
     A part that was left out has None.
     """
-    found: dict[str, Any] = {}
-    for part in (*PARTS, "total"):
-        values = [getattr(one, part) for one in seconds]
+    figures: dict[str, Any] = {}
+    for part in (*LATENCY_PARTS, "total"):
+        values = [getattr(measured, part) for measured in seconds]
         left_out = None in values
         for name, percent in ((f"{part}_seconds", 50), (f"{part}_seconds_p95", 95)):
-            found[name] = None if left_out else float(np.percentile(values, percent))
-    parts = sum(found[f"{part}_seconds"] or 0.0 for part in PARTS)
-    return found | {"split_gap": abs(parts / found["total_seconds"] - 1)}
+            figures[name] = None if left_out else float(np.percentile(values, percent))
+    parts = sum(figures[f"{part}_seconds"] or 0.0 for part in LATENCY_PARTS)
+    return figures | {"split_gap": abs(parts / figures["total_seconds"] - 1)}
 
 
 def one_sentence(error: BaseException) -> str:

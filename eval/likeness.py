@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fewstep.eval.latency import FAILURES, PROMPT, Timed, one_sentence
-from fewstep.teacher.training_loop import psnr
+from fewstep.eval.latency import FAILURES, PROMPT, TimedModel, one_sentence
+from fewstep.teacher.training_loop import psnr_of_mse
 
 FIGURES = (
     "clips against those before tuning, of the same prompt and noise: relative_error is |difference| / |clip|, psnr_db "
@@ -18,7 +18,7 @@ FIGURES = (
 
 
 @torch.no_grad()
-def example(model: Timed, batch: int) -> Tensor:
+def example(model: TimedModel, batch: int) -> Tensor:
     """Clips (B, 3, F, H, W) in -1..1 on the CPU, the same at every call."""
     sampler, prompts = model.sampler, [PROMPT] * batch
     if sampler.before is not None:
@@ -30,20 +30,20 @@ def example(model: Timed, batch: int) -> Tensor:
 class Likenesses:
     """Of several models, whose own clips are taken when it is made. A model that fails keeps why, as in `rounds`."""
 
-    def __init__(self, models: Sequence[Timed], batch: int) -> None:
+    def __init__(self, models: Sequence[TimedModel], batch: int) -> None:
         self._models, self._batch = models, batch
         self._own = {model.name: video for model in models if (video := self._example(model)) is not None}
 
     def measure(self) -> dict[str, Mapping[str, float | None]]:
         """By the models' names, now that they are tuned."""
-        found = dict[str, Mapping[str, float | None]]()
+        result = dict[str, Mapping[str, float | None]]()
         for model in self._models:
             video = self._example(model)
             if video is not None:
-                found[model.name] = likeness(video, self._own.pop(model.name))
-        return found
+                result[model.name] = likeness(video, self._own.pop(model.name))
+        return result
 
-    def _example(self, model: Timed) -> Tensor | None:
+    def _example(self, model: TimedModel) -> Tensor | None:
         try:
             return None if model.failure is not None else example(model, self._batch)
         except FAILURES as error:
@@ -54,9 +54,9 @@ class Likenesses:
 def likeness(video: Tensor, own: Tensor) -> dict[str, float | None]:
     """Of clips in -1..1 to the model's own, (B, 3, F, H, W) each; a figure that is not finite is None."""
     error = video - own
-    found = {
+    result = {
         "relative_error": float(error.norm() / own.norm().clamp_min(1e-12)),
-        "psnr_db": float(psnr(error.square().mean())),
+        "psnr_db": float(psnr_of_mse(error.square().mean())),
         "max_difference": float(error.abs().max()),
     }
-    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+    return {name: value if math.isfinite(value) else None for name, value in result.items()}

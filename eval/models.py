@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from fewstep.student.chain import FILE_NAME as CHAIN
-from fewstep.student.chain import Member, chained
-from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.chain import CHAIN_FILE, ChainMember, chained
+from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
 from fewstep.student.decoder.files import decoder_sha256, load_decoder
-from fewstep.student.loading import find_stage, is_run, is_student
-from fewstep.student.sampler import Asked, Sampler, clip_size, open_sampler, teacher_sampler
+from fewstep.student.load_student import is_student
+from fewstep.student.loading import find_stage, is_run
+from fewstep.student.sampler import Sampler, SamplingOptions, clip_size, open_sampler, teacher_sampler
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.checksums import sha256_of_all
@@ -51,16 +51,16 @@ class Model:
     def of_chain(
         name: str,
         source: str,
-        members: Sequence[Member],
+        members: Sequence[ChainMember],
         steps: Sequence[int | None],
         guidance: Sequence[Guidance | None],
     ) -> Model:
         """A chain, with steps and guidance for each of its members. Raises ValueError as `of`."""
-        found = tuple(
+        chained_models = tuple(
             replace(Model.of(name, member.source, count, weight), frames=member.frames)
             for member, count, weight in zip(members, steps, guidance, strict=True)
         )
-        return Model(name, source, members=found)
+        return Model(name, source, members=chained_models)
 
     @property
     def student(self) -> bool:
@@ -71,75 +71,79 @@ class Model:
 def last_run(models: Sequence[Model]) -> Path | None:
     """The folder of the last run that takes part, where results usually go."""
     sources = [Path(model.source).absolute() for model in models if model.student]
-    runs = [path if (path / CHAIN).is_file() else path.parent.parent for path in sources if _is_of_run(path)]
+    runs = [path if (path / CHAIN_FILE).is_file() else path.parent.parent for path in sources if _is_of_run(path)]
     return runs[-1] if runs else None
 
 
 def _is_of_run(path: Path) -> bool:
-    return path.parent.name == "stages" or (path / CHAIN).is_file()
+    return path.parent.name == "stages" or (path / CHAIN_FILE).is_file()
 
 
-def as_taught(models: Sequence[Model], asked: Asked) -> Asked:
+def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> SamplingOptions:
     """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, and what
     denoisers are told."""
     contracts = (_contract(model) for model in models)
-    contract = next((found for found in contracts if found is not None), None)
+    contract = next((contract_of_model for contract_of_model in contracts if contract_of_model is not None), None)
     if contract is None:
-        return asked
-    guidance = contract.baked_guidance if asked.guidance is None else asked.guidance
-    size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)._asdict()
-    shift = contract.shift if asked.shift is None else asked.shift
-    negative = asked.negative_prompt or contract.negative_prompt
-    return replace(asked, guidance=guidance, shift=shift, negative_prompt=negative, taught=contract.told, **size)
+        return options
+    guidance = contract.baked_guidance if options.guidance is None else options.guidance
+    size = clip_size(contract.sizes, options.num_frames, options.height, options.width)._asdict()
+    shift = contract.shift if options.shift is None else options.shift
+    negative = options.negative_prompt or contract.negative_prompt
+    return replace(options, guidance=guidance, shift=shift, negative_prompt=negative, taught=contract.told, **size)
 
 
-def open_model(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
+def open_model(
+    model: Model, options: SamplingOptions, teacher: Teacher | None, dtype: torch.dtype, device: str | None
+) -> Sampler:
     """Its sampler, as asked but for its own steps and guidance; around `teacher` where that is its teacher, or itself.
 
     Raises ValueError as `open_sampler` and `load_decoder` do.
     """
-    sampler = _open(model, asked, teacher, dtype, device)
+    sampler = _open(model, options, teacher, dtype, device)
     if model.decoder is None:
         return sampler
     return replace(sampler, decoder=load_decoder(Path(model.decoder), sampler.teacher))
 
 
-def _open(model: Model, asked: Asked, teacher: Teacher | None, dtype: torch.dtype, device: str | None) -> Sampler:
+def _open(
+    model: Model, options: SamplingOptions, teacher: Teacher | None, dtype: torch.dtype, device: str | None
+) -> Sampler:
     """With the teacher's own decoder."""
     if model.members:
-        each = zip(model.members, asked_of_members(model, asked), strict=True)
+        pairs = zip(model.members, sampling_options_of_members(model, options), strict=True)
         last = model.members[-1]
-        opened = [open_model(one, way, teacher if one is last else None, dtype, device) for one, way in each]
-        return chained(opened, [one.frames for one in model.members[1:]])
-    asked = asked_of(model, asked)
+        opened = [open_model(member, way, teacher if member is last else None, dtype, device) for member, way in pairs]
+        return chained(opened, [member.frames for member in model.members[1:]])
+    options = sampling_options_of(model, options)
     if not model.student:
         if teacher is not None and teacher.folder.resolve() == _folder(model.source):
-            return teacher_sampler(teacher, model.source, asked)
-        return open_sampler(model.source, asked, None, dtype, device)
+            return teacher_sampler(teacher, model.source, options)
+        return open_sampler(model.source, options, None, dtype, device)
     if teacher is not None:
         try:
-            return open_sampler(model.source, asked, teacher, dtype, device)
+            return open_sampler(model.source, options, teacher, dtype, device)
         except ValueError:  # it is of another teacher, or its own error comes again
             pass
-    return open_sampler(model.source, asked, None, dtype, device)
+    return open_sampler(model.source, options, None, dtype, device)
 
 
-def asked_of(model: Model, asked: Asked) -> Asked:
+def sampling_options_of(model: Model, options: SamplingOptions) -> SamplingOptions:
     """How a model of a comparison is asked: with its own steps and guidance, where it names some."""
     if model.student:  # else its contract says them
         own: dict[str, Any] = dict.fromkeys(("shift", "embedded_guidance", "control_scale"))
-        return replace(asked, steps=model.steps, guidance=model.guidance, negative_prompt="", **own)
-    guidance = asked.guidance if model.guidance is None else model.guidance
-    return replace(asked, steps=model.steps or asked.steps, guidance=guidance)
+        return replace(options, steps=model.steps, guidance=model.guidance, negative_prompt="", **own)
+    guidance = options.guidance if model.guidance is None else model.guidance
+    return replace(options, steps=model.steps or options.steps, guidance=guidance)
 
 
-def asked_of_members(model: Model, asked: Asked) -> list[Asked]:
+def sampling_options_of_members(model: Model, options: SamplingOptions) -> list[SamplingOptions]:
     """How each member of a chain is asked: sizes, shift and numbers that are told are the last one's."""
     names = ("num_frames", "height", "width", "shift", "embedded_guidance", "control_scale")
     own: dict[str, Any] = dict.fromkeys(names) | {"taught": {}}
-    given = [asked.given, *(tuple(member.frames) for member in model.members[1:])]
+    given = [options.given, *(tuple(member.frames) for member in model.members[1:])]
     return [
-        replace(asked, given=names, **({} if member is model.members[-1] else own))
+        replace(options, given=names, **({} if member is model.members[-1] else own))
         for member, names in zip(model.members, given, strict=True)
     ]
 
@@ -210,9 +214,9 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     """What a model's clips follow from, beside prompts and seeds, as JSON."""
     decoded = {} if model.decoder is None else {"decoder_sha256": decoder_sha256(Path(model.decoder))}
     if model.members:
-        each = zip(model.members, sampler.links, strict=True)
-        return {"chain": [_identity(one, link) | {"given": dict(one.frames)} for one, link in each]} | decoded
-    found = decoded | {
+        pairs = zip(model.members, sampler.links, strict=True)
+        return {"chain": [_identity(member, link) | {"given": dict(member.frames)} for member, link in pairs]} | decoded
+    identity = decoded | {
         "teacher_sha256": sampler.teacher.sha256(),
         "times": sampler.grid.tolist(),
         "guidance": sampler.guidance.plain(),
@@ -222,14 +226,14 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     if sampler.contract is not None:
         path = Path(model.source)
         files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
-        found["weights_sha256"] = sha256_of_all(files)
-    return found
+        identity["weights_sha256"] = sha256_of_all(files)
+    return identity
 
 
 def _contract(model: Model) -> SamplingContract | None:
     """Of a stage or an export's folder; a chain's is its last member's."""
     folder = Path(model.members[-1].source if model.members else model.source)
-    return read_contract(folder) if (folder / FILE_NAME).is_file() else None
+    return read_contract(folder) if (folder / CONTRACT_FILE).is_file() else None
 
 
 def _folder(source: str) -> Path:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fewstep.eval.latency import FAILURES, PROMPT, Clock, Timed, one_sentence, time_pass
+from fewstep.eval.latency import FAILURES, PROMPT, TimedModel, one_sentence, time_pass
 from fewstep.eval.likeness import example, likeness
 from fewstep.eval.switch import Switch
 from fewstep.eval.tuning import COMPILING, Tuning, check_tuning, encoders, option_said, tunable_decoders, tune
 from fewstep.student.background import Background
+from fewstep.teacher.loading import Clock
 
 MAX_ERROR = 0.05  # relative error of a clip that is still the model's own: some 38 dB on the embedded teacher
 FEWEST = 5  # repetitions: below, their spread says nothing
@@ -59,14 +60,16 @@ class Optimiser:
     differs from the untuned model's by at most `max_error`. `model` is as it was before once `run` is over.
     """
 
-    def __init__(self, model: Timed, batch: int, repetitions: int, clock: Clock, max_error: float = MAX_ERROR) -> None:
+    def __init__(
+        self, model: TimedModel, batch: int, repetitions: int, clock: Clock, max_error: float = MAX_ERROR
+    ) -> None:
         self._model, self._batch, self._clock = model, batch, clock
         self._repetitions, self._max_error = repetitions, max_error
 
     def run(self, on_tried: Callable[[Tried], None] = lambda tried: None) -> tuple[Tuning, list[Tried]]:
         """What is kept, and all that was tried. Raises what making a clip raises where no option is to blame."""
         own = example(self._model, self._batch)
-        kept, found, switches = Tuning(), list[Tried](), list[Switch]()
+        kept, result, switches = Tuning(), list[Tried](), list[Switch]()
         try:
             for group in candidates(self._model, self._batch):
                 tried = [self._try(name, value, own) for name, value in group]
@@ -77,11 +80,11 @@ class Optimiser:
                         switches += _turned(one[1], on=True)
                     elif best is not None and one[0].kept:
                         one = replace(one[0], kept=False, why=f"{best[0].option} is faster"), []
-                    found.append(one[0])
+                    result.append(one[0])
                     on_tried(one[0])
         finally:
             _turned(switches[::-1], on=False)
-        return kept, found
+        return kept, result
 
     def _try(self, name: str, value: Any, own: Tensor) -> tuple[Tried, list[Switch]]:
         """What came of an option, and what turns it on; it is off again."""
@@ -107,15 +110,15 @@ class Optimiser:
 
     def _times(self, switches: Sequence[Switch], background: Background | None) -> tuple[list[float], list[float]]:
         """Seconds of passes without and with the option, in turn, so that a busy moment is nobody's."""
-        found: dict[bool, list[float]] = {False: [], True: []}
+        result: dict[bool, list[float]] = {False: [], True: []}
         for turn in range(-1, self._repetitions):
             for on in (turn % 2 == 0, turn % 2 == 1):  # the other one first the next time
                 _turned(switches, on)
                 self._model.background = background if on else None
                 seconds = time_pass(self._model, [PROMPT] * self._batch, self._clock)
                 if turn >= 0:
-                    found[on].append(seconds.total)
-        return found[False], found[True]
+                    result[on].append(seconds.total)
+        return result[False], result[True]
 
     def _against(self, tried: Tried) -> str:
         """Why an option is left out; nothing where it pays."""
@@ -141,7 +144,7 @@ def _turned(switches: Sequence[Switch], on: bool) -> Sequence[Switch]:
     return switches
 
 
-def candidates(model: Timed, batch: int) -> Iterator[list[tuple[str, Any]]]:
+def candidates(model: TimedModel, batch: int) -> Iterator[list[tuple[str, Any]]]:
     """Options that this machine may have, alternatives together, in the order in which they are tried: compilation
     before eight bits, which without it are turned back at every use."""
     sampler = model.sampler

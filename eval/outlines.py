@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fewstep.eval.choose_metrics import Chosen, Setting
+from fewstep.eval.choose_metrics import ChosenMetrics, Setting
 from fewstep.eval.evaluate import claim_file
 from fewstep.eval.evaluation_file import joined_protocol
-from fewstep.eval.models import Model, asked_of, asked_of_members, check_claim
+from fewstep.eval.models import Model, check_claim, sampling_options_of, sampling_options_of_members
 from fewstep.eval.protocol import protocol_of
 from fewstep.student.chain import chained
 from fewstep.student.decoder.files import find_decoder
 from fewstep.student.outline import outline_sampler
-from fewstep.student.sampler import Asked, Sampler
+from fewstep.student.sampler import Sampler, SamplingOptions
 from fewstep.teacher.outline import Outline
 
 RESERVED = "real"  # the row of real clips
@@ -29,14 +29,14 @@ class Outlined:
     whole: bool
 
 
-def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True) -> list[Outlined]:
+def outline_models(models: Sequence[Model], options: SamplingOptions, same_size: bool = True) -> list[Outlined]:
     """All models, in order, around the first one's teacher where that is theirs, and at its size, or each at its own.
 
     Raises ValueError naming every model that is missing, not whole, of no known teacher, or cannot be asked so.
     """
     if not models:
         raise ValueError("there are no models: pass a TEACHER, then STUDENTs")
-    found: list[Outlined] = []
+    outlined: list[Outlined] = []
     wrong: dict[str, str] = {}
     shared: Outline | None = None
     for model in models:
@@ -45,33 +45,35 @@ def outline_models(models: Sequence[Model], asked: Asked, same_size: bool = True
                 raise ValueError(f"{RESERVED} is the name of real clips: call the model otherwise, NAME={model.source}")
             if model.decoder is not None:
                 find_decoder(Path(model.decoder))
-            sampler, outline, whole = _outline(model, asked, shared)
+            sampler, outline, whole = _outline(model, options, shared)
             sampler.teacher.latent_shape(*sampler.size)
         except (ValueError, OSError) as error:
             wrong[model.name] = " ".join(str(error).split())
             continue
         if model is models[0]:
             shared = outline
-            asked = replace(asked, **sampler.size._asdict()) if same_size else asked
-        found.append(Outlined(model, sampler, whole))
+            options = replace(options, **sampler.size._asdict()) if same_size else options
+        outlined.append(Outlined(model, sampler, whole))
     if wrong:
         sentences = dict.fromkeys(wrong.values())
         raise ValueError(next(iter(sentences)) if len(sentences) == 1 else _list(wrong))
-    return found
+    return outlined
 
 
-def _outline(model: Model, asked: Asked, shared: Outline | None) -> tuple[Sampler, Outline, bool]:
+def _outline(model: Model, options: SamplingOptions, shared: Outline | None) -> tuple[Sampler, Outline, bool]:
     """A model, the outline of its teacher, the last member's of a chain, and whether all weights are on this disk."""
     if not model.members:
-        sampler, outline = outline_sampler(model.source, asked_of(model, asked), shared)
+        sampler, outline = outline_sampler(model.source, sampling_options_of(model, options), shared)
         return sampler, outline, outline.whole
-    each = zip(model.members, asked_of_members(model, asked), strict=True)
-    parts = [_outline(one, way, shared if one is model.members[-1] else None) for one, way in each]
+    pairs = zip(model.members, sampling_options_of_members(model, options), strict=True)
+    parts = [_outline(member, way, shared if member is model.members[-1] else None) for member, way in pairs]
     samplers, outlines, whole = zip(*parts, strict=True)
-    return chained(samplers, [one.frames for one in model.members[1:]]), outlines[-1], all(whole)
+    return chained(samplers, [member.frames for member in model.members[1:]]), outlines[-1], all(whole)
 
 
-def check_folder(out: Path, models: Sequence[Outlined], setting: Setting, chosen: Chosen, dtype: str) -> None:
+def check_evaluation_folder(
+    out: Path, models: Sequence[Outlined], setting: Setting, chosen: ChosenMetrics, dtype: str
+) -> None:
     """Raises ValueError when `out` holds an evaluation of another protocol, or clips of other models of these names.
 
     What depends on weights that are yet to be downloaded is left for later.
@@ -81,9 +83,9 @@ def check_folder(out: Path, models: Sequence[Outlined], setting: Setting, chosen
         joined_protocol(
             out, protocol_of(first.model.name, first.sampler, setting.prompts, setting.seed, *chosen, dtype)
         )
-    for one in models:
-        if one.whole:
-            check_claim(claim_file(out, one.model), one.model, one.sampler, setting.seed)
+    for outlined in models:
+        if outlined.whole:
+            check_claim(claim_file(out, outlined.model), outlined.model, outlined.sampler, setting.seed)
 
 
 def _list(wrong: dict[str, str]) -> str:

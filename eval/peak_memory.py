@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.experts import used_parts
+from fewstep.teacher.limits import GIB
 
-GIB = 2**30
 _EVERY_SECONDS = 0.002
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fewstep import __version__
-from fewstep.eval.choose_metrics import SEEDS, judge_reads
-from fewstep.eval.clip_maker import Sample, Samples
+from fewstep.eval.choose_metrics import DIVERSITY_SEEDS, judge_reads
+from fewstep.eval.clip_maker import Sample, SampleSettings
 from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.shapes import held_out_prompts
 from fewstep.eval.models import links_said
@@ -38,16 +38,16 @@ def prompts_of(given: Sequence[str] | None, num: int, size: VideoSize, seed: int
     return held_out_prompts(num, seed)
 
 
-def samples_of(prompts: Sequence[str], seed: int) -> Samples:
+def samples_of(prompts: Sequence[str], seed: int) -> SampleSettings:
     """The clips of an evaluation; noise follows from the seed and a clip's number alone."""
 
     def first(sample: int) -> int:
         return (seed + sample * _APART) * 1_000_003
 
     some = list(dict.fromkeys(prompts))[:_DIVERSE]
-    return Samples(
+    return SampleSettings(
         main=Sample("clips", prompts, first(0)),
-        diverse=Sample("seeds", some, first(1), SEEDS),
+        diverse=Sample("seeds", some, first(1), DIVERSITY_SEEDS),
         other=Sample("other-noise", prompts, first(2)),
     )
 

@@ -12,7 +12,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.empty_parts import empty_part, make_pipeline
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.loading import find_device
-from fewstep.teacher.parts import Part, named_parts
+from fewstep.teacher.parts import PipelinePart, named_parts
 from fewstep.teacher.precision import stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 from fewstep.teacher.source import read_json
@@ -63,7 +63,7 @@ def _folder(config: str) -> Path:
     )
 
 
-def _part(folder: Path, part: Part, with_text: bool) -> Any:
+def _part(folder: Path, part: PipelinePart, with_text: bool) -> Any:
     """A component without weights; None for one the pipeline does without."""
 
     def shorten(config: Any) -> None:

@@ -1,4 +1,4 @@
-"""Real clips that models are held against: those of the embedded world, or a folder of videos."""
+"""Real clips that models are compared with: those of the embedded world, or a folder of videos."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def world_clips(reference: int, num: int, seed: int) -> RealClips:
     """Held-out clips of the shapes world."""
 
     def source(count: int, seed: int) -> ClipSource:
-        told = {"kind": "held-out clips of the shapes world", "clips": count, "seed": seed}
-        return ClipSource(count, lambda rows: batch("held-out", seed, rows)[0], told)
+        protocol = {"kind": "held-out clips of the shapes world", "clips": count, "seed": seed}
+        return ClipSource(count, lambda rows: batch("held-out", seed, rows)[0], protocol)
 
     return RealClips(source(reference, REFERENCE_SEED), source(num, REAL_SEED + seed))
 
@@ -74,9 +74,12 @@ def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
     files = reference_videos(folder)
 
     def source(files: list[Path]) -> ClipSource:
-        told = {"kind": "real videos", "clips": len(files), "files_sha256": _files_sha256(folder, files)}
-        told |= {"cut": "from the centre of what a player shows, scaled to cover the clip (bicubic)", **asdict(shape)}
-        return ClipSource(len(files), lambda rows: torch.stack([_read(files[row], shape) for row in rows]), told)
+        protocol = {"kind": "real videos", "clips": len(files), "files_sha256": _files_sha256(folder, files)}
+        protocol |= {
+            "cut": "from the centre of what a player shows, scaled to cover the clip (bicubic)",
+            **asdict(shape),
+        }
+        return ClipSource(len(files), lambda rows: torch.stack([_read(files[row], shape) for row in rows]), protocol)
 
     held = num if len(files) >= 2 * num else 0
     return RealClips(source(files[held:]), source(files[:held]) if held else None)

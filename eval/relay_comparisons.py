@@ -1,4 +1,4 @@
-"""Rows of a table of students held against the 50-step teacher, and against regression alone, prompt by prompt.
+"""Rows of a table of students compared with the 50-step teacher, and against regression alone, prompt by prompt.
 
 A student's delta is its shapes-fd less that of the `mse` row of as many steps with the same guidance inside: of the
 same run if that has one, else of the first run that has. Of several such rows the first one counts. `mse` rows have no
@@ -7,7 +7,7 @@ delta. All intervals are of 95 %, by a paired bootstrap over prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,10 +17,9 @@ from fewstep.eval.metrics.clips import ratio_interval
 from fewstep.eval.metrics.frechet import Interval
 from fewstep.eval.relay_clips import Judged
 from fewstep.eval.relay_entry import REFERENCE_STEPS
+from fewstep.eval.results import TableRow
 
-Row = Mapping[str, Any]
-
-BASELINE = "mse"  # the phase that others are held against
+BASELINE = "mse"  # the phase that others are compared with
 
 
 def _names(figure: str) -> tuple[str, str, str]:
@@ -31,8 +30,8 @@ OF_DELTA = (*_names("delta"), *_names("accuracy_delta"), "delta_to", "delta_to_s
 OF_TEACHER = (*_names("ratio"), *_names("motion_to_teacher"), *_names("diversity"))
 
 
-def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The `mse` row that a student's row is held against; None for those rows themselves, and where there is none."""
+def baseline_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
+    """The `mse` row that a student's row is compared with; None for those rows themselves, and where there is none."""
     if row["model"] != "student" or row["phase"] == BASELINE:
         return None
     alike = [
@@ -46,7 +45,7 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     return next(iter(own or alike), None)
 
 
-def teacher_of(row: Row, rows: Sequence[Row]) -> Row | None:
+def teacher_row_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
     """The row of the 50-step teacher with the same guidance; None for that row itself, and where there is none."""
     wanted = {"model": "teacher", "steps": REFERENCE_STEPS, "guidance": row.get("guidance")}
     if row["model"] not in ("teacher", "student") or wanted.items() <= row.items():
@@ -54,12 +53,12 @@ def teacher_of(row: Row, rows: Sequence[Row]) -> Row | None:
     return next((other for other in rows if wanted.items() <= other.items()), None)
 
 
-def minus_baseline(row: Row, own: Judged, baseline: Row, other: Judged) -> dict[str, Any]:
+def minus_baseline(row: TableRow, own: Judged, baseline: TableRow, other: Judged) -> dict[str, Any]:
     """delta (of shapes-fd) and accuracy_delta (in points, which are percent of the clips), and of what."""
-    found = figures_of("delta", paired.difference(own.distance, other.distance).interval, 3)
-    found |= figures_of("accuracy_delta", paired.difference(own.accuracy, other.accuracy).interval, 2)
+    figures = interval_figures("delta", paired.difference(own.distance, other.distance).interval, 3)
+    figures |= interval_figures("accuracy_delta", paired.difference(own.accuracy, other.accuracy).interval, 2)
     named = baseline["stage"] if baseline["run"] == row["run"] else f"{baseline['run']}: {baseline['stage']}"
-    return found | {"delta_to": named, "delta_to_sha256": baseline["weights_sha256"]}
+    return figures | {"delta_to": named, "delta_to_sha256": baseline["weights_sha256"]}
 
 
 def over_teacher(own: Judged, teacher: Judged) -> dict[str, Any]:
@@ -67,19 +66,19 @@ def over_teacher(own: Judged, teacher: Judged) -> dict[str, Any]:
 
     A multiple of nothing is left out: of the motion of a teacher that stands still, say.
     """
-    found: dict[str, Any] = dict.fromkeys(OF_TEACHER)
+    figures: dict[str, Any] = dict.fromkeys(OF_TEACHER)
     if teacher.distance.value > 0:
-        found |= figures_of("ratio", paired.ratio(own.distance, teacher.distance).interval, 4)
-    found |= multiple("motion_to_teacher", own.motion, teacher.motion)
-    return found | multiple("diversity", own.apart, teacher.apart)
+        figures |= interval_figures("ratio", paired.ratio(own.distance, teacher.distance).interval, 4)
+    figures |= multiple("motion_to_teacher", own.motion, teacher.motion)
+    return figures | multiple("diversity", own.apart, teacher.apart)
 
 
 def multiple(figure: str, own: Tensor, other: Tensor) -> dict[str, Any]:
     """Sum of own (N,) over sum of other (N,), pair by pair; nothing where the other is 0."""
-    return figures_of(figure, ratio_interval(own, other), 4) if other.sum() > 0 else {}
+    return interval_figures(figure, ratio_interval(own, other), 4) if other.sum() > 0 else {}
 
 
-def figures_of(figure: str, interval: Interval, digits: int) -> dict[str, Any]:
+def interval_figures(figure: str, interval: Interval, digits: int) -> dict[str, Any]:
     """A figure and its interval, as a row has them."""
     values = (interval.value, interval.low, interval.high)
     return {name: round(value, digits) for name, value in zip(_names(figure), values, strict=True)}

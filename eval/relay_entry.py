@@ -9,11 +9,11 @@ from typing import Any
 from fewstep.student.loading import Student
 from fewstep.teacher.guidance import Guidance
 
-REFERENCE_STEPS = 50  # of the teacher that others are held against
+REFERENCE_STEPS = 50  # of the teacher that others are compared with
 
 
 @dataclass(frozen=True)
-class Entry:
+class RelayEntry:
     """A row to be measured: the teacher at `steps` steps with this guidance, or a student distilled with it."""
 
     steps: int
@@ -32,10 +32,10 @@ class Entry:
     @property
     def key(self) -> dict[str, Any]:
         """What tells rows apart, beside what all share."""
-        asked = {"steps": self.steps, "guidance": self.guidance.plain()}
+        settings = {"steps": self.steps, "guidance": self.guidance.plain()}
         if self.student is None:
-            return {"model": "teacher", **asked}
-        row = {"model": "student", **asked, "phase": self.phase, "stage": self.name, "run": self.run}
+            return {"model": "teacher", **settings}
+        row = {"model": "student", **settings, "phase": self.phase, "stage": self.name, "run": self.run}
         return row | {"weights_sha256": self.sha256}
 
     @property
@@ -55,8 +55,8 @@ def label_of(row: Mapping[str, Any]) -> str:
     return f"{row['steps']} steps {row.get('stage', '')}".strip()
 
 
-def teacher_entries(counts: Sequence[int], guidance: Guidance, students: Sequence[Entry]) -> list[Entry]:
+def teacher_entries(counts: Sequence[int], guidance: Guidance, students: Sequence[RelayEntry]) -> list[RelayEntry]:
     """The teacher at these step counts, and at 50 steps with every guidance that a student was distilled with."""
     inside = list(dict.fromkeys(entry.guidance for entry in students))
-    asked = [Entry(count, guidance) for count in counts]
-    return list(dict.fromkeys([*asked, *(Entry(REFERENCE_STEPS, each) for each in inside)]))
+    entries = [RelayEntry(count, guidance) for count in counts]
+    return list(dict.fromkeys([*entries, *(RelayEntry(REFERENCE_STEPS, weight) for weight in inside)]))

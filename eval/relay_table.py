@@ -19,13 +19,13 @@ from fewstep.eval.relay_comparisons import (
     minus_baseline,
     multiple,
     over_teacher,
-    teacher_of,
+    teacher_row_of,
 )
-from fewstep.eval.relay_entry import Entry
+from fewstep.eval.relay_entry import RelayEntry
 from fewstep.eval.relay_seeds import OVER_SEEDS, rows_over_seeds
 from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.sheet import comparison_sheet
-from fewstep.eval.steps_table import Protocol, figures_of, shared_figures
+from fewstep.eval.steps_table import Protocol, judged_figures, shared_figures
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.video import to_uint8
 
@@ -35,7 +35,7 @@ MODELS = ("real", "teacher", "student", OVER_SEEDS)
 PHASES = ("", "start", "mse", "huber", "conditional", "relaxed")  # others follow, then FINAL
 FINAL = "final"
 
-COLUMNS = {
+RELAY_COLUMNS = {
     "model": "model",
     "steps": "steps",
     "guidance": "guidance",
@@ -57,7 +57,7 @@ COLUMNS = {
 }
 COLUMNS_OF_RUNS = {
     "run": "run",
-    **COLUMNS,
+    **RELAY_COLUMNS,
     "recipe_seed": "seed",
     "num_seeds": "seeds",
 }  # where a table compares several
@@ -81,7 +81,7 @@ class RelayTable:
         out: Path,
         to_teacher: bool,
         dtype: str = "float32",
-        columns: Mapping[str, str] = COLUMNS,
+        columns: Mapping[str, str] = RELAY_COLUMNS,
         fresh: bool = False,
         diverse: int = DIVERSE_PROMPTS,
     ) -> None:
@@ -94,10 +94,10 @@ class RelayTable:
         shared |= {"diversity_prompts": diverse, "diversity_seeds": DIVERSE_SEEDS}
         self._file = ResultsFile(out, command, shared, columns, fresh)
 
-    def measure(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
+    def measure(self, entries: Sequence[RelayEntry], progress: Progress) -> list[dict[str, Any]]:
         """The rows of real clips and of these entries, in this order, and those over seeds.
 
-        Each is written as soon as it is measured; then all rows of the table are held against each other.
+        Each is written as soon as it is measured; then all rows of the table are compared with each other.
         """
         if self._file.find({"model": "real"}) is None:
             self._file.add(self._real(progress), _place)
@@ -108,10 +108,10 @@ class RelayTable:
             else:
                 self._file.change(row, entry.told)
         self._compare(entries, progress)
-        rows = [self._file.find(each) for each in ({"model": "real"}, *(entry.key for entry in entries))]
+        rows = [self._file.find(key) for key in ({"model": "real"}, *(entry.key for entry in entries))]
         return [row for row in (*rows, *self._over_seeds(entries, progress)) if row is not None]
 
-    def _add(self, entry: Entry, progress: Progress) -> None:
+    def _add(self, entry: RelayEntry, progress: Progress) -> None:
         # what the run had here before: the stage with other weights, or another stage that was its line's last
         changed = {"weights_sha256", "stage"} if entry.phase == FINAL else {"weights_sha256"}
         before = {key: value for key, value in entry.key.items() if key not in changed}
@@ -120,13 +120,13 @@ class RelayTable:
 
     def _real(self, progress: Progress) -> dict[str, Any]:
         clips = self.clips.real(progress)
-        row = {"model": "real"} | figures_of(clips.distance.interval, clips.agreements)
+        row = {"model": "real"} | judged_figures(clips.distance.interval, clips.agreements)
         return row | multiple("motion", clips.motion, self.clips.real_motion(progress))
 
-    def _row(self, entry: Entry, progress: Progress) -> dict[str, Any]:
+    def _row(self, entry: RelayEntry, progress: Progress) -> dict[str, Any]:
         clips = self.clips.judged(entry.key, entry, progress)
         assert clips is not None
-        row = entry.key | figures_of(clips.distance.interval, clips.agreements)
+        row = entry.key | judged_figures(clips.distance.interval, clips.agreements)
         row |= multiple("motion", clips.motion, self.clips.real_motion(progress))
         if self._to_teacher:
             distance = frechet_interval(clips.features, self.clips.teacher_reference(progress))
@@ -134,45 +134,46 @@ class RelayTable:
             row |= {"teacher_high": round(distance.high, 3)}
         return row
 
-    def _compare(self, entries: Sequence[Entry], progress: Progress) -> None:
+    def _compare(self, entries: Sequence[RelayEntry], progress: Progress) -> None:
         """Adds to every row what it lacks of its comparisons, also to those of earlier calls."""
         for row in [row for row in self._file.rows if row["model"] != OVER_SEEDS]:
-            teacher, baseline = teacher_of(row, self._file.rows), baseline_of(row, self._file.rows)
+            teacher, baseline = teacher_row_of(row, self._file.rows), baseline_of(row, self._file.rows)
             if teacher is not None and "ratio" not in row:
                 pair = self._pair(row, teacher, entries, progress)
                 row = self._file.change(row, over_teacher(*pair)) if pair else row
             if (baseline or {}).get("weights_sha256") != row.get("delta_to_sha256"):
                 pair = self._pair(row, baseline, entries, progress) if baseline else None
-                found = minus_baseline(row, pair[0], baseline, pair[1]) if pair and baseline else {}
-                self._file.change(row, dict.fromkeys(OF_DELTA) | found)
+                figures = minus_baseline(row, pair[0], baseline, pair[1]) if pair and baseline else {}
+                self._file.change(row, dict.fromkeys(OF_DELTA) | figures)
 
     def _pair(
-        self, row: dict[str, Any], other: Mapping[str, Any], entries: Sequence[Entry], progress: Progress
+        self, row: dict[str, Any], other: Mapping[str, Any], entries: Sequence[RelayEntry], progress: Progress
     ) -> tuple[Judged, Judged] | None:
-        found = []
-        for each in (row, other):
-            judged = self._judged(each, entries, progress)
+        pair = []
+        for entry in (row, other):
+            judged = self._judged(entry, entries, progress)
             if judged is None:
                 self.notes.append(
-                    f"{_called(row)} is not held against {_called(other)}: the features of {_called(each)} are not on "
+                    f"{_called(row)} is not compared with {_called(other)}: the features of {_called(entry)} are not "
+                    f"on "
                     "disk any more, and it was not asked for now; ask for both"
                 )
                 return None
-            found.append(judged)
-        return found[0], found[1]
+            pair.append(judged)
+        return pair[0], pair[1]
 
-    def _judged(self, row: Mapping[str, Any], entries: Sequence[Entry], progress: Progress) -> Judged | None:
+    def _judged(self, row: Mapping[str, Any], entries: Sequence[RelayEntry], progress: Progress) -> Judged | None:
         entry = next((entry for entry in entries if entry.key.items() <= row.items()), None)
         return self.clips.judged(row, entry, progress)
 
-    def _over_seeds(self, entries: Sequence[Entry], progress: Progress) -> list[dict[str, Any]]:
+    def _over_seeds(self, entries: Sequence[RelayEntry], progress: Progress) -> list[dict[str, Any]]:
         before = [row for row in self._file.rows if row["model"] == OVER_SEEDS]
         rows = [row for row in self._file.rows if row["model"] != OVER_SEEDS]
-        found = rows_over_seeds(rows, lambda row: self._judged(row, entries, progress), before)
-        return self._file.replace({"model": OVER_SEEDS}, found)
+        means = rows_over_seeds(rows, lambda row: self._judged(row, entries, progress), before)
+        return self._file.replace({"model": OVER_SEEDS}, means)
 
 
-def begun_dtype(out: Path) -> str | None:
+def begun_table_dtype(out: Path) -> str | None:
     """The precision of the rows that `out` holds; None where there is no such table."""
     rows = read_results(out)[1] if out.exists() else []
     return next((str(row["dtype"]) for row in rows if "dtype" in row), None)
@@ -191,7 +192,7 @@ def _called(row: Mapping[str, Any]) -> str:
 
 
 @torch.no_grad()
-def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> Image.Image:
+def relay_sheet(table: RelayTable, entries: Sequence[RelayEntry], rows: int = 6) -> Image.Image:
     """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became.
 
     Those are regression alone and a line's last stage; where that is not among the entries, the others of its line.
@@ -212,5 +213,5 @@ def relay_sheet(table: RelayTable, entries: Sequence[Entry], rows: int = 6) -> I
     return comparison_sheet(columns, prompts)
 
 
-def _line(entry: Entry) -> tuple[object, ...]:
+def _line(entry: RelayEntry) -> tuple[object, ...]:
     return entry.run, entry.steps, entry.guidance

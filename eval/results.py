@@ -12,10 +12,10 @@ from rich.table import Table
 from fewstep.teacher.atomic import check_writable_file, whole_file
 from fewstep.teacher.json_text import parse_json
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
-def write_results(path: Path, command: str, rows: Sequence[Row]) -> None:
+def write_results(path: Path, command: str, rows: Sequence[TableRow]) -> None:
     """Writes {"command": ..., "rows": [...]}, a row a line, never leaving half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n    ".join(json.dumps(row) for row in rows)
@@ -23,7 +23,7 @@ def write_results(path: Path, command: str, rows: Sequence[Row]) -> None:
         part.write_text(f'{{\n  "command": {json.dumps(command)},\n  "rows": [\n    {lines}\n  ]\n}}\n')
 
 
-def write_tables(path: Path, command: str, rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+def write_tables(path: Path, command: str, rows: Sequence[TableRow], columns: Mapping[str, str]) -> None:
     """`write_results`, and beside it the columns that have a figure as a table for a README."""
     write_results(path, command, rows)
     with whole_file(path.with_suffix(".md")) as part:
@@ -33,8 +33,8 @@ def write_tables(path: Path, command: str, rows: Sequence[Row], columns: Mapping
 def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
     """Command and rows. Raises ValueError for a file that is not such a table."""
     try:
-        found = parse_json(path.read_text())
-        return str(found["command"]), [dict(row.items()) for row in found["rows"]]
+        content = parse_json(path.read_text())
+        return str(content["command"]), [dict(row.items()) for row in content["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results table: delete it, and the command writes a new one") from error
 
@@ -46,7 +46,9 @@ class ResultsFile:
     `out` holds once it has a row. Raises ValueError when `out` holds rows of another one and is not to be replaced.
     """
 
-    def __init__(self, out: Path, command: str, shared: Row, columns: Mapping[str, str], fresh: bool = False) -> None:
+    def __init__(
+        self, out: Path, command: str, shared: TableRow, columns: Mapping[str, str], fresh: bool = False
+    ) -> None:
         self._out, self._command, self._shared, self._columns = out, command, dict(shared), columns
         check_writable_file(out, [".json"])
         held = read_results(out)[1] if out.exists() else []
@@ -59,12 +61,12 @@ class ResultsFile:
                     "another --out"
                 )
 
-    def find(self, wanted: Row) -> dict[str, Any] | None:
+    def find(self, wanted: TableRow) -> dict[str, Any] | None:
         """The row that has these figures among its own."""
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
     def add(
-        self, row: Row, order: Callable[[Row], Any] = lambda row: 0, instead_of: Row | None = None
+        self, row: TableRow, order: Callable[[TableRow], Any] = lambda row: 0, instead_of: TableRow | None = None
     ) -> dict[str, Any]:
         """The row with what all share; it is written at once, in this order, beside a table for a README.
 
@@ -77,7 +79,7 @@ class ResultsFile:
         self._write(sorted(kept, key=order))
         return added
 
-    def change(self, row: Row, figures: Row) -> dict[str, Any]:
+    def change(self, row: TableRow, figures: TableRow) -> dict[str, Any]:
         """The row with these figures in place of its own of these names; those that are None go. It keeps its place.
 
         Raises ValueError when the table has no such row.
@@ -91,7 +93,7 @@ class ResultsFile:
             self._write(self.rows)
         return changed
 
-    def replace(self, instead_of: Row, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def replace(self, instead_of: TableRow, rows: Sequence[TableRow]) -> list[dict[str, Any]]:
         """Rows that take the place of all that have the figures `instead_of` among their own, at the table's end."""
         added = [{**row, **self._shared} for row in rows]
         kept = [row for row in self.rows if not instead_of.items() <= row.items()]
@@ -99,12 +101,12 @@ class ResultsFile:
             self._write([*kept, *added])
         return added
 
-    def _write(self, rows: Sequence[Row]) -> None:
+    def _write(self, rows: Sequence[TableRow]) -> None:
         self.rows = [dict(row) for row in rows]
         write_tables(self._out, self._command, self.rows, self._columns)
 
 
-def results_table(rows: Sequence[Row], columns: Mapping[str, str], title: str) -> Table:
+def results_table(rows: Sequence[TableRow], columns: Mapping[str, str], title: str) -> Table:
     """A terminal table of some columns, key -> heading; absent figures stay empty.
 
     The key of a figure with its interval is three names, as in "shapes_fd low high": 51.3 (49 to 54).
@@ -117,19 +119,19 @@ def results_table(rows: Sequence[Row], columns: Mapping[str, str], title: str) -
     return table
 
 
-def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+def markdown_table(rows: Sequence[TableRow], columns: Mapping[str, str]) -> str:
     """The same table for a README."""
     lines = [" | ".join(columns.values()), " | ".join("---:" for _ in columns)]
     lines += [" | ".join(_cell(row, key) for key in columns) for row in rows]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def told_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, str]:
+def told_columns(rows: Sequence[TableRow], columns: Mapping[str, str]) -> dict[str, str]:
     """Those of the columns that have a figure in some row."""
     return {key: heading for key, heading in columns.items() if any(_cell(row, key) for row in rows)}
 
 
-def _cell(row: Row, key: str) -> str:
+def _cell(row: TableRow, key: str) -> str:
     value, *bounds = (_text(row.get(name)) for name in key.split())
     return f"{value} ({bounds[0]} to {bounds[1]})" if len(bounds) == 2 and all(bounds) else value
 

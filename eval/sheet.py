@@ -24,10 +24,10 @@ def comparison_sheet(columns: Mapping[str, Sequence[Frames]], prompts: Sequence[
     width, height = next(iter(strips.values()))[0].size
     sheet = Image.new("RGB", (len(columns) * (width + _GAP), _TEXT + 4 + len(prompts) * (height + _TEXT + 4)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_TEXT - 3)
-    for column, (name, found) in enumerate(strips.items()):
+    for column, (name, strips_of_model) in enumerate(strips.items()):
         left = column * (width + _GAP)
         draw.text((left, 0), name, fill="black", font=font)
-        for row, strip in enumerate(found):
+        for row, strip in enumerate(strips_of_model):
             top = _TEXT + 4 + row * (height + _TEXT + 4)
             if column == 0:
                 draw.text((0, top), prompts[row], fill="dimgray", font=font)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-Row = Mapping[str, Any]
+from fewstep.eval.results import TableRow
 
 
-def speedups(row: Row, teacher: Row) -> dict[str, float]:
+def speedups(row: TableRow, teacher: TableRow) -> dict[str, float]:
     """The whole and the denoising against the teacher's; the ideal is N_T g / N_S, all of the time in the denoiser."""
     return {
         "speedup": teacher["total_seconds"] / row["total_seconds"],
@@ -19,7 +18,7 @@ def speedups(row: Row, teacher: Row) -> dict[str, float]:
     }
 
 
-def amdahl_fit(rows: Sequence[Row]) -> dict[str, float] | None:
+def amdahl_fit(rows: Sequence[TableRow]) -> dict[str, float] | None:
     """total = f + c evaluations by least squares over all rows; None when they have one number of evaluations.
 
     So S = (f + N_T g c) / (f + N_S c): however few the steps, f stays.

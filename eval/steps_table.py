@@ -28,10 +28,10 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
-from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE
+from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE
 from fewstep.teacher.video import to_uint8
 
-COLUMNS = {  # of the table as people see it
+STEPS_COLUMNS = {  # of the table as people see it
     "model": "model",
     "steps": "steps",
     "shapes_fd": "shapes-fd",
@@ -69,16 +69,16 @@ class StepsTable:
     def __init__(self, teacher: Teacher, protocol: Protocol, command: str, out: Path, fresh: bool = False) -> None:
         check_world(teacher)
         self.teacher, self.protocol = teacher, protocol
-        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), COLUMNS, fresh)
+        self._file = ResultsFile(out, command, shared_figures(teacher, protocol), STEPS_COLUMNS, fresh)
         self.measured = 0
         self._reference: Tensor | None = None
 
     def row(self, steps: int | None, progress: Progress) -> dict[str, Any]:
         """The row of a step count, or for None that of real clips; measured and written if it is not there."""
         wanted = {"model": "real"} if steps is None else {"steps": steps, "guidance": self.protocol.guidance.plain()}
-        found = self._file.find(wanted)
-        if found is not None:
-            return found
+        known = self._file.find(wanted)
+        if known is not None:
+            return known
         if self._reference is None:
             self._reference = reference_features(self.protocol, progress)
         if steps is None:
@@ -102,8 +102,8 @@ def shared_figures(teacher: Teacher, protocol: Protocol) -> dict[str, Any]:
 
 def real_row(protocol: Protocol, reference: Tensor, progress: Progress) -> dict[str, Any]:
     """The floor: as many other real clips against the same reference, and the judge's own accuracy on them."""
-    found = judge_real(protocol.num, REAL_SEED + protocol.seed, progress=progress)
-    return {"model": "real"} | figures(found, protocol, reference)
+    judgement = judge_real(protocol.num, REAL_SEED + protocol.seed, progress=progress)
+    return {"model": "real"} | row_figures(judgement, protocol, reference)
 
 
 def reference_features(protocol: Protocol, progress: Progress) -> Tensor:
@@ -126,7 +126,7 @@ def teacher_row(
         judgement.update(videos, some)
         progress(f"{steps} steps", start + len(some), protocol.num)
     row = {"model": "teacher", "steps": steps, "guidance": protocol.guidance.plain()}
-    row |= figures(judgement, protocol, reference)
+    row |= row_figures(judgement, protocol, reference)
     return row | {"seconds": round(seconds / protocol.num, 4)}
 
 
@@ -144,10 +144,10 @@ def steps_sheet(teacher: Teacher, counts: Sequence[int], protocol: Protocol, row
 def check_world(teacher: Teacher) -> VideoSize:
     """The teacher's clip size. Raises ValueError when it is not that of the shapes world, which the judge needs."""
     size = teacher.default_size()
-    if size != (FRAMES, SIDE, SIDE):
+    if size != (WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE):
         raise ValueError(
             f"{teacher.folder} makes clips of {size and tuple(size)}, and the judge knows the shapes world only, whose "
-            f"clips are {(FRAMES, SIDE, SIDE)}: use shapes or a teacher trained on that world"
+            f"clips are {(WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE)}: use shapes or a teacher trained on that world"
         )
     return VideoSize(*size)
 
@@ -161,12 +161,12 @@ def generate(
     return teacher.decode(rollout(teacher, z, teacher.conditions(prompts), teacher.schedule.grid(steps), guidance))
 
 
-def figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
+def row_figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tensor) -> dict[str, Any]:
     """shapes-fd and prompt accuracy as a row has them, with 95 % intervals."""
-    return figures_of(judgement.distance(reference), judgement.agreements())
+    return judged_figures(judgement.distance(reference), judgement.agreements())
 
 
-def figures_of(distance: Interval, agreements: Tensor) -> dict[str, Any]:
+def judged_figures(distance: Interval, agreements: Tensor) -> dict[str, Any]:
     """The same of a distance, and of what the judge says of each attribute, as `ShapesJudgement.agreements`."""
     accuracy = wilson(int((agreements != 0).all(1).sum()), len(agreements))
     named = {name: column[column >= 0].double() for name, column in zip(ATTRIBUTES, agreements.T, strict=True)}
@@ -177,5 +177,5 @@ def figures_of(distance: Interval, agreements: Tensor) -> dict[str, Any]:
         "prompt_accuracy": round(accuracy.value, 4),
         "accuracy_low": round(accuracy.low, 4),
         "accuracy_high": round(accuracy.high, 4),
-        "accuracy_per_attribute": {n: round(float(each.mean()), 4) for n, each in named.items() if len(each)},
+        "accuracy_per_attribute": {n: round(float(right.mean()), 4) for n, right in named.items() if len(right)},
     }

@@ -133,10 +133,10 @@ def _compile_blocks(samplers: Sequence[Sampler], _: bool) -> Switch:
     blocks = dict[Any, None]()
     for link in chain.from_iterable(sampler.links for sampler in samplers):
         for network in denoisers(replace(link, before=None)):
-            found = link.teacher.blocks(network)
-            if not found:
+            result = link.teacher.blocks(network)
+            if not result:
                 raise ValueError(f"{type(network).__name__} names no repeated blocks: use --compile")
-            blocks |= dict.fromkeys(found)
+            blocks |= dict.fromkeys(result)
 
     def change() -> None:
         for block in blocks:
@@ -202,19 +202,19 @@ def _channels_last(samplers: Sequence[Sampler], _: bool) -> Switch:
 
 
 def _decode_by(samplers: Sequence[Sampler], setting: str) -> Switch:
-    found = tunable_decoders(samplers)
+    result = tunable_decoders(samplers)
     option, attribute = f"--{setting}", f"use_{setting}"
-    if not found:
+    if not result:
         raise ValueError(f"{option} is the autoencoder's, and a small decoder decodes all clips here: leave it out")
-    for decoder in found:
+    for decoder in result:
         if not hasattr(decoder, attribute):
             raise ValueError(f"{type(decoder).__name__} cannot do {option}: leave it out")
 
     def change() -> None:
-        for decoder in found:
+        for decoder in result:
             getattr(decoder, f"enable_{setting}")()
 
-    return Switch([(decoder, attribute) for decoder in found], change)
+    return Switch([(decoder, attribute) for decoder in result], change)
 
 
 def _torchao() -> Any:

@@ -62,16 +62,16 @@ def write_videos(
 def read_figures(path: Path) -> Figures:
     """What a *_eval_results.json of VBench says, as vbench-DIMENSION. Raises ValueError when it is none."""
     try:
-        found = parse_json(path.read_text())
-        return {f"vbench-{name}": _figure(float(score), each) for name, (score, each) in found.items()}
+        content = parse_json(path.read_text())
+        return {f"vbench-{name}": _figure(float(score), videos) for name, (score, videos) in content.items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is no result of VBench: pass the *_eval_results.json that it wrote") from error
 
 
-def _figure(score: float, each: list[dict[str, Any]]) -> dict[str, Any]:
+def _figure(score: float, videos: list[dict[str, Any]]) -> dict[str, Any]:
     """With an interval where the score is the mean over videos; VBench puts some together in other ways."""
-    values = torch.tensor([float(video["video_results"]) for video in each if "video_results" in video]).double()
-    if len(values) == len(each) > 1 and abs(float(values.mean()) - score) <= 1e-3 * abs(score):
+    values = torch.tensor([float(video["video_results"]) for video in videos if "video_results" in video]).double()
+    if len(values) == len(videos) > 1 and abs(float(values.mean()) - score) <= 1e-3 * abs(score):
         spread = mean_interval(values)
-        return figure(Interval(score, spread.low, spread.high), len(each), better="higher")
-    return {"value": score, "num": len(each), "better": "higher"}
+        return figure(Interval(score, spread.low, spread.high), len(videos), better="higher")
+    return {"value": score, "num": len(videos), "better": "higher"}

@@ -22,7 +22,7 @@ from fewstep.teacher.experts import parts_of
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.weight_files import tensor_shapes
 
-FILE_NAME = "adapter.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
 _CONFIG = "lora_adapter_metadata"  # diffusers' name for the adapter's settings in a file's header
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -49,16 +49,16 @@ def add_adapter(
 
 def load_adapter(network: nn.Module, name: str, folder: Path) -> None:
     """Puts on what `save_adapter` wrote. Raises ValueError when the file is broken or of another network."""
-    path = folder / FILE_NAME
+    path = folder / ADAPTER_FILE
     try:
         with safe_open(path, framework="pt") as file:
             config = LoraConfig(**parse_json((file.metadata() or {})[_CONFIG]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         _inject(network, name, config)
-        found: Any = set_peft_model_state_dict(network, state, name)
-        missing = [key for key in found.missing_keys if f".{name}." in key]
-        if missing or found.unexpected_keys:
-            raise ValueError(f"its weights do not fit: {[*missing, *found.unexpected_keys][0]}")
+        keys: Any = set_peft_model_state_dict(network, state, name)
+        missing = [key for key in keys.missing_keys if f".{name}." in key]
+        if missing or keys.unexpected_keys:
+            raise ValueError(f"its weights do not fit: {[*missing, *keys.unexpected_keys][0]}")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is broken or of another network ({reason}): restore it, or train it again") from error
@@ -70,7 +70,7 @@ def save_adapter(network: Any, name: str, folder: Path) -> None:
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     state = get_peft_model_state_dict(network, adapter_name=name)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    save_file(state, folder / FILE_NAME, {"format": "pt", _CONFIG: json.dumps(settings, sort_keys=True)})
+    save_file(state, folder / ADAPTER_FILE, {"format": "pt", _CONFIG: json.dumps(settings, sort_keys=True)})
 
 
 @torch.no_grad()
@@ -116,10 +116,10 @@ def lora_targets(network: nn.Module) -> list[str]:
     Convolutions with groups are left out: LoRA on them cannot be merged. Raises ValueError for a network without
     blocks.
     """
-    found = [n for n, m in network.named_modules() if _adaptable(m) and "block" in n.split(".")[0]]
-    if not found:
+    targets = [n for n, m in network.named_modules() if _adaptable(m) and "block" in n.split(".")[0]]
+    if not targets:
         raise ValueError(f"{type(network).__name__} has no blocks for LoRA: name its modules as student.lora.targets")
-    return found
+    return targets
 
 
 def _chosen(network: nn.Module, targets: Sequence[str] | None, kinds: Kinds | None) -> list[str]:
@@ -127,18 +127,18 @@ def _chosen(network: nn.Module, targets: Sequence[str] | None, kinds: Kinds | No
     if kinds is None:
         return list(targets or lora_targets(network))
     inside = tuple(f"{name}." for name in part_names(network, kinds))
-    found = [name for name in lora_targets(network) if name.startswith(inside)]
+    chosen = [name for name in lora_targets(network) if name.startswith(inside)]
     if targets:
-        found = [name for name in found if any(f".{name}".endswith(f".{target}") for target in targets)]
-    if not found:
+        chosen = [name for name in chosen if any(f".{name}".endswith(f".{target}") for target in targets)]
+    if not chosen:
         raise ValueError("student.lora.targets: none of them lies in the part that student.only names: leave them out")
-    return found
+    return chosen
 
 
 def check_adapter(network: nn.Module, folder: Path, remedy: str) -> None:
     """Raises ValueError, with `remedy`, when what `save_adapter` wrote is cut off or of another network than this one,
     which may have no weights; only the file's header is read."""
-    path = folder / FILE_NAME
+    path = folder / ADAPTER_FILE
     shapes, adapted = tensor_shapes(path, remedy), shared_copy(network)
     try:
         with safe_open(path, framework="pt") as file:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Kept = Literal["device", "cpu", "none"]
+AveragePlace = Literal["device", "cpu", "none"]
 
 
 class Average:
@@ -19,7 +19,7 @@ class Average:
     none is kept, the parameters stand for it. Whoever reads `tensors` gets the average of all steps so far.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], kept: Kept) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], kept: AveragePlace) -> None:
         self.kept = kept
         self._parameters = dict(parameters)
         if kept == "device":
@@ -61,8 +61,8 @@ class Average:
 
 def _local(tensor: Any) -> Tensor:
     """What of a tensor, which may be sharded, is here."""
-    found: Tensor = tensor.to_local() if hasattr(tensor, "placements") else tensor
-    return found
+    local: Tensor = tensor.to_local() if hasattr(tensor, "placements") else tensor
+    return local
 
 
 def _pinned_like(tensor: Tensor) -> Tensor:
@@ -74,6 +74,6 @@ def _moment(parameters: Mapping[str, Tensor]) -> torch.cuda.Event | None:
     """When the GPU has done what it was asked so far; None without one."""
     if not any(parameter.is_cuda for parameter in parameters.values()):
         return None
-    found = torch.cuda.Event()
-    found.record()
-    return found
+    event = torch.cuda.Event()
+    event.record()
+    return event

@@ -25,7 +25,7 @@ from fewstep.teacher.video import to_uint8
 if TYPE_CHECKING:
     from fewstep.student.sampler import Sampler
 
-FILE_NAME = "chain.json"  # in the folder of a chain that was distilled
+CHAIN_FILE = "chain.json"  # in the folder of a chain that was distilled
 WHOLE_CLIP = "WHOLE_CLIP"
 SPREAD_CLIP, SPREAD_GAPS = "SPREAD_CLIP", "SPREAD_GAPS"  # its frames with grey between them, and white where that is
 OF_VIDEOS = (WHOLE_CLIP, SPREAD_CLIP, SPREAD_GAPS)
@@ -35,7 +35,7 @@ USUAL = {"first": LAST_FRAME}  # what a member is given where nothing else is sa
 
 
 @dataclass(frozen=True)
-class Member:
+class ChainMember:
     """A model of a chain; frames: what it is given of the clips before it, name -> one of `OF_BEFORE`."""
 
     source: str
@@ -71,9 +71,9 @@ def _part(pixels: Tensor, part: str, num_frames: int) -> Tensor:
     if part == WHOLE_CLIP:
         return pixels
     spread = slice(None, None, (num_frames - 1) // (pixels.shape[2] - 1))
-    found = pixels.new_full((*pixels.shape[:2], num_frames, *pixels.shape[3:]), GREY if part == SPREAD_CLIP else 255)
-    found[:, :, spread] = pixels if part == SPREAD_CLIP else 0
-    return found
+    result = pixels.new_full((*pixels.shape[:2], num_frames, *pixels.shape[3:]), GREY if part == SPREAD_CLIP else 255)
+    result[:, :, spread] = pixels if part == SPREAD_CLIP else 0
+    return result
 
 
 def seed_before(seed: int) -> int:
@@ -88,12 +88,12 @@ def chained(samplers: Sequence[Sampler], frames: Sequence[Mapping[str, str]]) ->
     """
     whole = samplers[0]
     for sampler, seen in zip(samplers[1:], frames, strict=True):
-        check_sizes(sampler.name, sampler.size, whole.name, whole.size, seen)
+        check_chain_sizes(sampler.name, sampler.size, whole.name, whole.size, seen)
         whole = replace(sampler, before=Before(whole, seen, sampler.size.num_frames))
     return whole
 
 
-def check_frames(frames: Mapping[str, str]) -> None:
+def check_chain_frames(frames: Mapping[str, str]) -> None:
     """Raises ValueError for an unknown name or part, and for a picture where a video is needed or the other way."""
     if not frames:
         raise ValueError(f"nothing is given to a later member: say what, as in given: {{first: {LAST_FRAME}}}")
@@ -106,7 +106,9 @@ def check_frames(frames: Mapping[str, str]) -> None:
             raise ValueError(f"{name} is {kind}, and {part} is not: use {' or '.join(allowed)}")
 
 
-def check_sizes(who: str, size: VideoSize, before: str, before_size: VideoSize, frames: Mapping[str, str]) -> None:
+def check_chain_sizes(
+    who: str, size: VideoSize, before: str, before_size: VideoSize, frames: Mapping[str, str]
+) -> None:
     """Raises ValueError unless what `before` makes has the size at which `who` is given it."""
     if size[1:] != before_size[1:]:
         raise ValueError(
@@ -127,43 +129,45 @@ def check_sizes(who: str, size: VideoSize, before: str, before_size: VideoSize, 
         )
 
 
-def members_of(source: str) -> tuple[Member, ...]:
+def members_of(source: str) -> tuple[ChainMember, ...]:
     """The members of a chain: of the folder that `fewstep run` wrote, or of A+B; () of any other source.
 
     Raises ValueError when the folder's file cannot be read, or A+B lacks a part.
     """
     folder = Path(source).expanduser()
-    if (folder / FILE_NAME).is_file():
+    if (folder / CHAIN_FILE).is_file():
         return _kept(folder)
     if "+" not in source or folder.exists():
         return ()
     first, *later = source.split("+")
     if not all((first, *later)):
         raise ValueError(f"{source} is no chain: write two or more models with a + between them, as in A+B")
-    return (Member(first), *(Member(one, USUAL) for one in later))
+    return (ChainMember(first), *(ChainMember(later_source, USUAL) for later_source in later))
 
 
-def save_chain(folder: Path, members: Sequence[Member]) -> None:
+def save_chain(folder: Path, members: Sequence[ChainMember]) -> None:
     """Keeps the members of a chain in its folder; sources are relative to it, or stand for themselves."""
     folder.mkdir(parents=True, exist_ok=True)
     listed = [{"source": member.source, "given": dict(member.frames)} for member in members]
-    with whole_file(folder / FILE_NAME) as part:
+    with whole_file(folder / CHAIN_FILE) as part:
         part.write_text(json.dumps({"chain": listed}, indent=1) + "\n", "utf-8")
 
 
-def _kept(folder: Path) -> tuple[Member, ...]:
-    path = folder / FILE_NAME
+def _kept(folder: Path) -> tuple[ChainMember, ...]:
+    path = folder / CHAIN_FILE
     try:
         listed: list[dict[str, Any]] = parse_json(path.read_text("utf-8"))["chain"]
-        found = [Member(str(one["source"]), dict(one["given"])) for one in listed]
-        for member in found[1:]:
-            check_frames(member.frames)
-        if not found:
+        members = [ChainMember(str(entry["source"]), dict(entry["given"])) for entry in listed]
+        for member in members[1:]:
+            check_chain_frames(member.frames)
+        if not members:
             raise ValueError("it has no members")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} says no chain ({error}): restore it, or run the chain's recipe again") from error
-    return tuple(replace(one, source=str(folder / one.source)) if _inside(folder, one) else one for one in found)
+    return tuple(
+        replace(entry, source=str(folder / entry.source)) if _inside(folder, entry) else entry for entry in members
+    )
 
 
-def _inside(folder: Path, member: Member) -> bool:
+def _inside(folder: Path, member: ChainMember) -> bool:
     return not Path(member.source).is_absolute() and (folder / member.source).exists()

@@ -18,16 +18,16 @@ from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.given import in_order
 from fewstep.teacher.guidance import Guidance, GuidanceField
-from fewstep.teacher.limited import EmbeddedGuidance, Fps, SamplingSteps
+from fewstep.teacher.limited import EmbeddedGuidance, FrameRate, SamplingSteps
 from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.predictions import record_prediction
-from fewstep.teacher.schedule import Kind, Prediction
+from fewstep.teacher.schedule import Prediction, ScheduleKind
 from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
 from fewstep.teacher.told import ControlScale, ControlScaleField, one_scale
 
-FILE_NAME = "contract.json"
+CONTRACT_FILE = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
-VERSION = 5
+CONTRACT_VERSION = 5
 UNNAMED = "ORG/BASE-MODEL"  # stands in exports for a teacher that lies in a folder: its path is not told
 _SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
     2: {"experts": (), "given": ()},
@@ -76,7 +76,7 @@ class SamplingContract(BaseModel):
     steps: SamplingSteps
     times: tuple[float, ...]
     timesteps: tuple[float, ...]
-    kind: Kind
+    kind: ScheduleKind
     prediction: Prediction  # the student's own: its teacher's, unless it was converted
     shift: Annotated[float, Field(gt=0)]
     guidance: GuidanceField
@@ -86,20 +86,20 @@ class SamplingContract(BaseModel):
     negative_prompt: str
     experts: tuple[ExpertNodes, ...]
     sizes: tuple[_Size, ...]  # those of the clips it was trained on, the usual one first
-    fps: Fps
+    fps: FrameRate
     given: tuple[str, ...]  # images and videos that clips are made from besides prompts: names of `teacher.given`
 
     @model_validator(mode="before")
     @classmethod
     def _from_before(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("version") not in range(1, VERSION):
+        if not isinstance(values, dict) or values.get("version") not in range(1, CONTRACT_VERSION):
             return values
-        later = [said for version, said in _SINCE.items() if version > values["version"]]
+        later = [fields for version, fields in _SINCE.items() if version > values["version"]]
         if values["version"] < 4:  # when there was one size
             size = {name: values[name] for name in VideoSize._fields if name in values}
             others = {name: value for name, value in values.items() if name not in VideoSize._fields}
             values = others | {"sizes": [size]}
-        return {**ChainMap(*later), **values, "version": VERSION}
+        return {**ChainMap(*later), **values, "version": CONTRACT_VERSION}
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingContract:
@@ -138,7 +138,7 @@ class SamplingContract(BaseModel):
         schedule = teacher.schedule
         times = schedule.grid(steps)
         return SamplingContract(
-            version=VERSION,
+            version=CONTRACT_VERSION,
             pipeline=type(teacher.pipeline).__name__,
             teacher=name if name in EMBEDDED or not Path(name).expanduser().is_dir() else str(teacher.folder.resolve()),
             teacher_sha256=teacher.sha256(),
@@ -217,14 +217,14 @@ class SamplingContract(BaseModel):
 
         One that was trained on clips of a single size takes any: how far it carries is the user's own affair.
         """
-        asked: dict[str, Any] = {
+        requested: dict[str, Any] = {
             "steps": steps,
             "shift": shift,
             "guidance": None if guidance is None else Guidance.of(guidance),
             "embedded_guidance": embedded_guidance,
             "control_scale": None if control_scale is None else one_scale(control_scale),
         }
-        for name, value in asked.items():
+        for name, value in requested.items():
             own = getattr(self, name)
             if value is not None and value != own:
                 raise ValueError(f"the student was trained for {name} {_said(own)}, not {_said(value)}: {_WHY[name]}")
@@ -279,13 +279,15 @@ class SamplingContract(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes contract.json into the folder."""
-        with whole_file(folder / FILE_NAME) as part:
+        with whole_file(folder / CONTRACT_FILE) as part:
             part.write_text(self.model_dump_json(indent=1) + "\n")
 
 
 def contracted(network: _N, folder: Path) -> _N:
     """The network of a folder's weights, read as predicting what the contract beside them says, if there is one."""
-    return record_prediction(network, read_contract(folder).prediction) if (folder / FILE_NAME).is_file() else network
+    return (
+        record_prediction(network, read_contract(folder).prediction) if (folder / CONTRACT_FILE).is_file() else network
+    )
 
 
 def _listed(numbers: Sequence[float]) -> str:
@@ -324,7 +326,7 @@ def _said(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-_FORCE = "`fewstep sample --force` samples it all the same"
+_FORCE = "`fewstep sample --force` samples it anyway"
 _WHY = {
     "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
@@ -337,9 +339,11 @@ _WHY = {
 
 def read_contract(folder: Path) -> SamplingContract:
     """The contract in a folder. Raises ValueError when it is missing or is not whole."""
-    path = folder / FILE_NAME
+    path = folder / CONTRACT_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} has no {FILE_NAME}, so nothing says how its weights are to be sampled: restore it")
+        raise ValueError(
+            f"{folder} has no {CONTRACT_FILE}, so nothing says how its weights are to be sampled: restore it"
+        )
     try:
         return SamplingContract.model_validate_json(path.read_bytes())
     except ValidationError as error:

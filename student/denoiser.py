@@ -24,7 +24,7 @@ from fewstep.student.adapters import (
     merge_adapters,
     save_adapter,
 )
-from fewstep.student.average import Average, Kept
+from fewstep.student.average import Average, AveragePlace
 from fewstep.student.contract import contracted
 from fewstep.student.part import is_part, load_part, part_parameters, save_part
 from fewstep.student.weights import copy_weights, is_adapter, load_network, save_network, weights_folder
@@ -34,7 +34,7 @@ from fewstep.teacher.experts import Experts, every_network, parts_of, with_parts
 from fewstep.teacher.predictions import recorded_as
 
 Train = Literal["full", "lora"]
-ADAPTER = "student"
+STUDENT_ADAPTER = "student"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Network:
         if self._train is None:
             return {}
         if self._train == "lora":
-            return adapter_parameters(self.student, ADAPTER)
+            return adapter_parameters(self.student, STUDENT_ADAPTER)
         return (
             dict(self.student.named_parameters()) if self._kinds is None else part_parameters(self.student, self._kinds)
         )
@@ -81,15 +81,15 @@ class _Network:
     def _adapted_student(self, lora: _Lora) -> nn.Module:
         student = shared_copy(self._base).requires_grad_(False)
         if self._start is not None and is_adapter(self._start):
-            load_adapter(student, ADAPTER, self._start)
+            load_adapter(student, STUDENT_ADAPTER, self._start)
         else:
-            add_adapter(student, ADAPTER, lora.rank, lora.alpha, lora.targets, lora.kinds)
+            add_adapter(student, STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets, lora.kinds)
         return student
 
     def _part_student(self, kinds: Kinds) -> nn.Module:
         student = part_copy(self._base, kinds)
         if self._start is not None and is_adapter(self._start):
-            load_adapter(student, ADAPTER, self._start)
+            load_adapter(student, STUDENT_ADAPTER, self._start)
             merge_adapters(student)
         student.requires_grad_(False)
         for parameter in part_parameters(student, kinds).values():
@@ -103,7 +103,7 @@ class _Network:
         student: nn.Module = deepcopy(self._base) if self._base is self._own else self._base
         student.float()  # in bfloat16 weights would lose small updates
         if self._start is not None and is_adapter(self._start):
-            load_adapter(student, ADAPTER, self._start)
+            load_adapter(student, STUDENT_ADAPTER, self._start)
             merge_adapters(student)
         return student.requires_grad_(True)
 
@@ -129,7 +129,7 @@ class _Network:
             if self._start is not None:
                 copy_weights(self._start, folder)
         elif self.weights == "lora":
-            save_adapter(student, ADAPTER, folder)
+            save_adapter(student, STUDENT_ADAPTER, folder)
         elif self._train == "lora":
             merged = deepcopy(student)
             merge_adapters(merged)
@@ -170,7 +170,7 @@ class Roles:
         alpha: float = 64.0,
         targets: tuple[str, ...] | None = None,
         experts: Collection[str] | None = None,
-        average: Kept = "device",
+        average: AveragePlace = "device",
     ) -> None:
         self.teacher, self._keeps = teacher, average
         self.backbone = teacher.denoiser
@@ -239,8 +239,8 @@ class Roles:
         return parameters, Average(parameters, self._keeps)
 
     def _joined(self, networks: dict[str, nn.Module], folder: Path | None) -> nn.Module:
-        found = with_parts(self.backbone, networks)
-        return found if folder is None else contracted(found, folder)
+        joined = with_parts(self.backbone, networks)
+        return joined if folder is None else contracted(joined, folder)
 
     def update_average(self, decay: float) -> None:
         """One step of the moving average of the student's parameters."""
@@ -324,10 +324,10 @@ def _own_network(own: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
 def _network_of(own: Any, folder: Path | None) -> nn.Module:
     """The teacher's own network with a folder's weights, frozen; None: as it is."""
     if folder is None:
-        found: nn.Module = own
-        return found
+        module: nn.Module = own
+        return module
     if not is_adapter(folder):
         return _own_network(own, folder, own.dtype)
     network = shared_copy(own)
-    load_adapter(network, ADAPTER, folder)
+    load_adapter(network, STUDENT_ADAPTER, folder)
     return network.requires_grad_(False)

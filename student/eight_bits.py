@@ -48,8 +48,8 @@ def quantise_base(teacher: Teacher, kind: EightBits) -> None:
     """
     wanted_for = f"student.base={kind}"
     torchao, settings = torchao_quantization(wanted_for), weight_config(kind, wanted_for)
-    found = chosen_layers(teacher)
-    for layer in found:
+    layers = chosen_layers(teacher)
+    for layer in layers:
         if not is_quantised(layer.weight):
             torchao.quantize_(layer, settings)
             layer.requires_grad_(False).__class__ = EightBitLinear
@@ -70,18 +70,18 @@ def base_of(teacher: Teacher, kind: EightBits | None) -> Iterator[None]:
 
 def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
     """Those that `quantise_base` puts into eight bits. Raises ValueError where there is none."""
-    found: dict[int, nn.Linear] = {}
+    linear_layers: dict[int, nn.Linear] = {}
     for network in every_network(teacher.denoiser):
         layers = block_linears(teacher, network)
         plain = {name: layer for name, layer in layers.items() if type(layer) in (nn.Linear, EightBitLinear)}
-        found |= {id(layer): layer for name, layer in plain.items() if not stays_exact(network, name)}
-    if not found:
+        linear_layers |= {id(layer): layer for name, layer in plain.items() if not stays_exact(network, name)}
+    if not linear_layers:
         kinds = {type(network).__name__ for network in every_network(teacher.denoiser)}
         raise ValueError(
             f"student.base: {' and '.join(sorted(kinds))} has no linear layers in its blocks that could be put into "
             "eight bits: leave it out"
         )
-    return list(found.values())
+    return list(linear_layers.values())
 
 
 def is_quantised(weight: Tensor) -> bool:

@@ -10,10 +10,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
-from fewstep.student.denoiser import student_network
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.yaml_text import load_yaml
 
@@ -35,13 +35,6 @@ class Student:
         return self.teacher.conditions_of_any(prompts, self.contract.negative_prompt, self.contract.size)
 
 
-def is_student(folder: Path) -> bool:
-    """Whether it is a run, one finished stage of a run, or an export, rather than a teacher's pipeline."""
-    from fewstep.student.export.opening import is_export
-
-    return (folder / FILE_NAME).is_file() or is_run(folder) or is_export(folder)
-
-
 def is_run(folder: Path) -> bool:
     """Whether it is the folder of a run, of which a stage need not be finished yet."""
     return (folder / "stages").is_dir() or bool(_order(folder))
@@ -52,13 +45,13 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
 
     A stage's own folder is itself. Raises ValueError when there is none.
     """
-    if (folder / FILE_NAME).is_file():
+    if (folder / CONTRACT_FILE).is_file():
         return folder
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass that of a run, or of one of its stages")
     order = _order(folder)
     stages = sorted(
-        (folder / "stages").glob(f"*/{FILE_NAME}"),
+        (folder / "stages").glob(f"*/{CONTRACT_FILE}"),
         key=lambda path: (order.get(path.parent.name, -1), path.stat().st_mtime_ns),
     )
     if not stages:
@@ -81,31 +74,6 @@ def _order(run: Path) -> dict[str, int]:
         return {str(stage["name"]): index for index, stage in enumerate(stages)}
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return {}
-
-
-def load_student(
-    folder: Path,
-    steps: int | None = None,
-    teacher: Teacher | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Student:
-    """The student of a run, of one of its stages, or of an export's folder or file. `teacher` replaces where the
-    contract says its teacher is.
-
-    Raises ValueError when the contract is missing or not whole, the teacher is another one, or weights do not fit.
-    """
-    from fewstep.student.export.opening import is_export, open_export
-
-    if is_export(folder):
-        student = open_export(folder, teacher, dtype, device)
-        student.contract.check(steps)
-        return student
-    stage = find_stage(folder, steps)
-    contract = read_contract(stage)
-    loaded = teacher_of(contract, teacher, dtype, device)
-    contract.prepare(loaded)
-    return Student(loaded, student_network(loaded, stage), contract)
 
 
 def teacher_of(

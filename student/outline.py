@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.student.contract import SamplingContract, read_contract
-from fewstep.student.export.opening import check_export, check_family, check_schedule, is_export, own_pipeline
-from fewstep.student.loading import Student, find_stage, is_student
-from fewstep.student.sampler import Asked, Sampler, refuse_hub_student, student_sampler, teacher_sampler
+from fewstep.student.export.load_export import check_export, check_family, check_schedule, is_export, own_pipeline
+from fewstep.student.load_student import is_student
+from fewstep.student.loading import Student, find_stage
+from fewstep.student.sampler import Sampler, SamplingOptions, refuse_hub_student, student_sampler, teacher_sampler
 from fewstep.student.weights import check_weights
 from fewstep.teacher.outline import Outline, outline_teacher
 
@@ -19,17 +20,19 @@ def outline_students(stages: Sequence[Path]) -> tuple[list[Student], Outline]:
     Raises ValueError as `outline_sampler` does, and when their teachers differ.
     """
     first, outline = _stage(stages[0], None)
-    found = [first, *(_stage(stage, outline)[0] for stage in stages[1:])]
-    for student, stage in zip(found, stages, strict=True):
+    students = [first, *(_stage(stage, outline)[0] for stage in stages[1:])]
+    for student, stage in zip(students, stages, strict=True):
         if student.contract.teacher_sha256 != first.contract.teacher_sha256:
             raise ValueError(
                 f"{stage} is a student of {student.contract.teacher}, {stages[0]} of {first.contract.teacher}: one "
                 "table holds students of one teacher"
             )
-    return found, outline
+    return students, outline
 
 
-def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = None) -> tuple[Sampler, Outline]:
+def outline_sampler(
+    source: str | Path, options: SamplingOptions, outline: Outline | None = None
+) -> tuple[Sampler, Outline]:
     """What `open_sampler` would open, without weights, and the outline of its teacher.
 
     `outline` is of a teacher that others share; it is used where it is the model itself, or the student's teacher.
@@ -38,33 +41,35 @@ def outline_sampler(source: str | Path, asked: Asked, outline: Outline | None = 
     """
     path = Path(source).expanduser()
     if not is_student(path):
-        found = outline if outline is not None and outline.is_of(source) else outline_teacher(source, asked.shift)
-        refuse_hub_student(source, found.teacher)
-        return teacher_sampler(found.teacher, str(source), asked), found
+        teacher_outline = (
+            outline if outline is not None and outline.is_of(source) else outline_teacher(source, options.shift)
+        )
+        refuse_hub_student(source, teacher_outline.teacher)
+        return teacher_sampler(teacher_outline.teacher, str(source), options), teacher_outline
     if is_export(path):
-        student, found = _export(path, outline)
+        student, teacher_outline = _export(path, outline)
     else:
-        student, found = _stage(find_stage(path, None if asked.force else asked.steps), outline)
-    return student_sampler(student, str(source), asked), found
+        student, teacher_outline = _stage(find_stage(path, None if options.force else options.steps), outline)
+    return student_sampler(student, str(source), options), teacher_outline
 
 
 def _stage(stage: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = read_contract(stage)
-    found = _teacher_of(stage, contract, outline)
-    contract.prepare(found.teacher)
-    check_weights(stage, found.teacher.denoiser)
-    return Student(found.teacher, found.teacher.denoiser, contract), found
+    teacher_outline = _teacher_of(stage, contract, outline)
+    contract.prepare(teacher_outline.teacher)
+    check_weights(stage, teacher_outline.teacher.denoiser)
+    return Student(teacher_outline.teacher, teacher_outline.teacher.denoiser, contract), teacher_outline
 
 
 def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
     contract = check_export(path)
     own = own_pipeline(path)
-    found = outline_teacher(path) if own else _teacher_of(path, contract, outline)
-    contract.prepare(found.teacher)
-    check_family(path, contract, found.teacher)
+    teacher_outline = outline_teacher(path) if own else _teacher_of(path, contract, outline)
+    contract.prepare(teacher_outline.teacher)
+    check_family(path, contract, teacher_outline.teacher)
     if own:
-        check_schedule(path, contract, found.teacher)
-    return Student(found.teacher, found.teacher.denoiser, contract), found
+        check_schedule(path, contract, teacher_outline.teacher)
+    return Student(teacher_outline.teacher, teacher_outline.teacher.denoiser, contract), teacher_outline
 
 
 def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None) -> Outline:
@@ -72,12 +77,12 @@ def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None)
     if outline is not None and outline.whole and outline.teacher.sha256() == contract.teacher_sha256:
         return outline
     if outline is not None and outline.is_of(contract.teacher):
-        found = outline
+        teacher_outline = outline
     else:
         try:
-            found = outline_teacher(contract.named_teacher, contract.shift)
+            teacher_outline = outline_teacher(contract.named_teacher, contract.shift)
         except ValueError as error:
             raise ValueError(f"the teacher of {path} cannot be opened: {error}") from error
-    if found.whole:  # else its sha256 is known once it is downloaded
-        contract.check_teacher(found.teacher)
-    return found
+    if teacher_outline.whole:  # else its sha256 is known once it is downloaded
+        contract.check_teacher(teacher_outline.teacher)
+    return teacher_outline

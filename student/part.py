@@ -12,12 +12,12 @@ from torch import nn
 from fewstep.teacher.bases import Kinds, part_names, part_state, shared_copy
 from fewstep.teacher.weight_files import tensor_shapes
 
-FILE_NAME = "part.safetensors"
+PART_FILE = "part.safetensors"
 
 
 def is_part(folder: Path) -> bool:
     """Whether the folder holds a part of a network rather than a whole one."""
-    return (folder / FILE_NAME).is_file()
+    return (folder / PART_FILE).is_file()
 
 
 def part_parameters(network: nn.Module, kinds: Kinds) -> dict[str, nn.Parameter]:
@@ -29,7 +29,7 @@ def part_parameters(network: nn.Module, kinds: Kinds) -> dict[str, nn.Parameter]
 def save_part(network: nn.Module, kinds: Kinds, folder: Path) -> None:
     """Writes the tensors of the modules of these classes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in part_state(network, kinds).items()}
-    save_file(state, folder / FILE_NAME, {"format": "pt"})
+    save_file(state, folder / PART_FILE, {"format": "pt"})
 
 
 def load_part(like: nn.Module, folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -37,12 +37,12 @@ def load_part(like: nn.Module, folder: Path, dtype: torch.dtype) -> nn.Module:
 
     Raises ValueError when the file is broken, or of another network.
     """
-    path = folder / FILE_NAME
+    path = folder / PART_FILE
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or train the student again") from error
-    check_part(like, folder, "restore it, or train the student again")
+    check_student_part(like, folder, "restore it, or train the student again")
     network = shared_copy(like, state.keys())
     own = network.state_dict(keep_vars=True)
     for name, tensor in state.items():
@@ -50,10 +50,10 @@ def load_part(like: nn.Module, folder: Path, dtype: torch.dtype) -> nn.Module:
     return network.requires_grad_(False)
 
 
-def check_part(like: nn.Module, folder: Path, remedy: str) -> None:
+def check_student_part(like: nn.Module, folder: Path, remedy: str) -> None:
     """Raises ValueError, with `remedy`, when the folder's part is cut off or of another network than `like`, which may
     have no weights; only the file's header is read."""
-    path, own = folder / FILE_NAME, {name: tuple(x.shape) for name, x in like.state_dict().items()}
+    path, own = folder / PART_FILE, {name: tuple(x.shape) for name, x in like.state_dict().items()}
     for name, shape in tensor_shapes(path, remedy).items():
         if own.get(name) != shape:
             raise ValueError(f"{path} is of another network than {type(like).__name__} (see {name}): {remedy}")

@@ -45,7 +45,7 @@ def student_pipeline(student: Student, force: bool = False) -> Any:
 def _networks(student: Student) -> dict[str, Any]:
     """The student's trained networks by the pipeline's names, adapters merged; what of the teacher's they replace, and
     do not share, is freed."""
-    teacher, found = student.teacher, dict[str, Any]()
+    teacher, components = student.teacher, dict[str, Any]()
     owned, networks = parts_of(teacher.denoiser), parts_of(student.network)
     for name in trained_names(student.contract):
         own, network = owned[name], networks[name]
@@ -54,11 +54,11 @@ def _networks(student: Student) -> dict[str, Any]:
                 f"no pipeline of diffusers can hold the student, which is run by {type(network).__name__}: sample it "
                 "with `fewstep sample`, or load the run or another export"
             )
-        found[teacher.component_names()[name]] = network
+        components[teacher.component_names()[name]] = network
         merge_adapters(network)
         if not set(map(id, own.parameters())) & set(map(id, network.parameters())):
             own.to("meta")
-    return found
+    return components
 
 
 def _join_precisions(pipe: Any) -> None:
@@ -92,7 +92,7 @@ def _cast_inputs(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool) -> Any:
     """`stock.__call__` with the contract's arguments as its defaults."""
     signature = inspect.signature(stock.__call__)
-    usual = {name: one.default for name, one in signature.parameters.items()}
+    usual = {name: parameter.default for name, parameter in signature.parameters.items()}
     wanted = usual | teacher.call_arguments(contract)
     other_first = "prompt" in usual and list(usual)[1] != "prompt"  # such as an image, which is never a text
 
@@ -100,18 +100,18 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if other_first and args and _is_text(args[0]) and "prompt" not in kwargs:
             args, kwargs = args[1:], {"prompt": args[0], **kwargs}
-        said = signature.bind_partial(self, *args, **kwargs).arguments
-        said |= said.pop("kwargs", {})
-        size = clip_size(contract.sizes, *(said.get(name) for name in VideoSize._fields))
+        passed = signature.bind_partial(self, *args, **kwargs).arguments
+        passed |= passed.pop("kwargs", {})
+        size = clip_size(contract.sizes, *(passed.get(name) for name in VideoSize._fields))
         if not force:
             contract.check(size=size)
-            _check(said, wanted, contract, teacher)
+            _check(passed, wanted, contract, teacher)
         teacher.latent_shape(*size)
         own = teacher.call_arguments(contract.model_copy(update={"sizes": (size,)}))
-        return stock.__call__(**own | {name: value for name, value in said.items() if not _of_size(name, own)})
+        return stock.__call__(**own | {name: value for name, value in passed.items() if not _of_size(name, own)})
 
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]  # for help()
-        parameters=[one.replace(default=wanted[name]) for name, one in signature.parameters.items()]
+        parameters=[parameter.replace(default=wanted[name]) for name, parameter in signature.parameters.items()]
     )
     return call
 
@@ -125,18 +125,22 @@ def _of_size(name: str, own: Mapping[str, Any]) -> bool:
     return name in VideoSize._fields and name in own
 
 
-def _check(said: Mapping[str, Any], wanted: Mapping[str, Any], contract: SamplingContract, teacher: Teacher) -> None:
+def _check(
+    call_arguments: Mapping[str, Any], wanted: Mapping[str, Any], contract: SamplingContract, teacher: Teacher
+) -> None:
     """Raises ValueError for a call that asks the student for what it was not trained for."""
-    for name, value in said.items():
+    for name, value in call_arguments.items():
         if _SAMPLING.fullmatch(name) and name in wanted and not _same(value, wanted[name]):
             raise ValueError(
                 f"the student is sampled with {name}={wanted[name]!r}, not {value!r}: it was distilled for that alone; "
                 f"leave {name} out, or load it with force=True to try"
             )
-    check_negative(contract, said.get("negative_prompt") or "", "negative_prompt", "load it with force=True to try")
+    check_negative(
+        contract, call_arguments.get("negative_prompt") or "", "negative_prompt", "load it with force=True to try"
+    )
     arguments = teacher.given_arguments
     needed = {arguments[name]: None for name in contract.given if name in arguments}
-    passed = [name for name in dict.fromkeys(arguments.values()) if said.get(name) is not None]
+    passed = [name for name in dict.fromkeys(arguments.values()) if call_arguments.get(name) is not None]
     if missing := [name for name in needed if name not in passed]:
         raise ValueError(
             f"the student makes clips from prompts and {' and '.join(contract.given)}: pass {' and '.join(missing)}"
@@ -145,7 +149,7 @@ def _check(said: Mapping[str, Any], wanted: Mapping[str, Any], contract: Samplin
         raise ValueError(f"the student was trained without {' and '.join(strays)}: leave it out")
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return list(one) == list(other)
-    return one is other or bool(isinstance(one, int | float) and one == other)
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, list | tuple) and isinstance(default, list | tuple):
+        return list(value) == list(default)
+    return value is default or bool(isinstance(value, int | float) and value == default)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from fewstep.student.chain import Before
 from fewstep.student.contract import SamplingContract
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
-from fewstep.student.loading import Student, is_student, load_student
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.student.load_student import is_student, load_student
+from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 from fewstep.teacher.told import ControlScale
@@ -25,7 +27,7 @@ TEACHER_STEPS = 50  # where nobody asks for others
 
 
 @dataclass(frozen=True)
-class Asked:
+class SamplingOptions:
     """How clips are to be made; None is the model's own way. `force` asks a student for what it was not taught."""
 
     steps: int | None = None
@@ -133,7 +135,7 @@ class Sampler:
 
 def open_sampler(
     source: str | Path,
-    asked: Asked | None = None,
+    options: SamplingOptions | None = None,
     teacher: Teacher | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
@@ -143,14 +145,14 @@ def open_sampler(
     `teacher` is where a student's teacher is, if not where its contract says, or one that is loaded already. Raises
     ValueError when there is no such model, and when a student is asked for what it was not taught, unless forced.
     """
-    asked = asked or Asked()
+    options = options or SamplingOptions()
     folder = Path(source).expanduser()
     if is_student(folder):
-        steps = None if asked.force else asked.steps
-        return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), asked)
-    found = load_teacher(source, dtype, device, asked.shift)
-    refuse_hub_student(source, found)
-    return teacher_sampler(found, str(source), asked)
+        steps = None if options.force else options.steps
+        return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), options)
+    loaded = load_teacher(source, dtype, device, options.shift)
+    refuse_hub_student(source, loaded)
+    return teacher_sampler(loaded, str(source), options)
 
 
 def refuse_hub_student(source: str | Path, teacher: Teacher) -> None:
@@ -162,21 +164,21 @@ def refuse_hub_student(source: str | Path, teacher: Teacher) -> None:
         )
 
 
-def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
+def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sampler:
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
-    if asked.given is not None:
-        teacher.take(asked.given)
-    teacher.tell(**{name: value for name, value in asked.taught.items() if name in teacher.told})
-    teacher.tell(asked.embedded_guidance, asked.control_scale)
+    if options.given is not None:
+        teacher.take(options.given)
+    teacher.tell(**{name: value for name, value in options.taught.items() if name in teacher.told})
+    teacher.tell(options.embedded_guidance, options.control_scale)
     usual = teacher.default_size()
-    size = clip_size(() if usual is None else (usual,), asked.num_frames, asked.height, asked.width)
+    size = clip_size(() if usual is None else (usual,), options.num_frames, options.height, options.width)
     return Sampler(
         name=name,
         teacher=teacher,
         network=None,
-        grid=_shifted(teacher.schedule_for(size), asked.shift).grid(asked.steps or TEACHER_STEPS),
-        guidance=_usual_guidance(teacher) if asked.guidance is None else Guidance.of(asked.guidance),
-        negative_prompt=asked.negative_prompt,
+        grid=_shifted(teacher.schedule_for(size), options.shift).grid(options.steps or TEACHER_STEPS),
+        guidance=_usual_guidance(teacher) if options.guidance is None else Guidance.of(options.guidance),
+        negative_prompt=options.negative_prompt,
         size=size,
         fps=teacher.default_fps(),
         contract=None,
@@ -184,30 +186,30 @@ def teacher_sampler(teacher: Teacher, name: str, asked: Asked) -> Sampler:
     )
 
 
-def student_sampler(student: Student, name: str, asked: Asked) -> Sampler:
+def student_sampler(student: Student, name: str, options: SamplingOptions) -> Sampler:
     """A student on its contract's nodes. Raises ValueError when it is asked for others, unless forced."""
     contract, teacher = student.contract, student.teacher
-    if asked.given is not None and set(asked.given) != set(contract.given):
+    if options.given is not None and set(options.given) != set(contract.given):
         raise ValueError(
             f"the student makes clips from prompts and {' and '.join(contract.given) or 'nothing else'}, not from "
-            f"{' and '.join(asked.given) or 'prompts alone'}: give what it was trained with"
+            f"{' and '.join(options.given) or 'prompts alone'}: give what it was trained with"
         )
     contract.prepare(teacher)
-    size = clip_size(contract.sizes, asked.num_frames, asked.height, asked.width)
-    if not asked.force:
-        told = asked.embedded_guidance, asked.control_scale
-        contract.check(asked.steps, asked.shift, asked.guidance, *told, size=size)
-        check_negative(contract, asked.negative_prompt)
-    teacher.tell(asked.embedded_guidance, asked.control_scale)
-    free = asked.steps not in (None, contract.steps) or asked.shift not in (None, contract.shift)
-    schedule = _shifted(teacher.schedule, contract.shift if asked.shift is None else asked.shift)
+    size = clip_size(contract.sizes, options.num_frames, options.height, options.width)
+    if not options.force:
+        told = options.embedded_guidance, options.control_scale
+        contract.check(options.steps, options.shift, options.guidance, *told, size=size)
+        check_negative(contract, options.negative_prompt)
+    teacher.tell(options.embedded_guidance, options.control_scale)
+    free = options.steps not in (None, contract.steps) or options.shift not in (None, contract.shift)
+    schedule = _shifted(teacher.schedule, contract.shift if options.shift is None else options.shift)
     return Sampler(
         name=name,
         teacher=teacher,
         network=student.network,
-        grid=schedule.grid(asked.steps or contract.steps) if free else contract.grid,
-        guidance=contract.guidance if asked.guidance is None else Guidance.of(asked.guidance),
-        negative_prompt=asked.negative_prompt,
+        grid=schedule.grid(options.steps or contract.steps) if free else contract.grid,
+        guidance=contract.guidance if options.guidance is None else Guidance.of(options.guidance),
+        negative_prompt=options.negative_prompt,
         size=size,
         fps=contract.fps,
         contract=contract,
@@ -229,23 +231,31 @@ def clip_size(own: Sequence[VideoSize], num_frames: int | None, height: int | No
 
     Raises ValueError when neither says.
     """
-    asked, unknown = (num_frames, height, width), (None, None, None)
-    agreeing = [size for size in own if all(one in (None, side) for one, side in zip(asked, size, strict=True))]
+    requested, unknown = (num_frames, height, width), (None, None, None)
+    agreeing = [
+        size
+        for size in own
+        if all(requested_side in (None, side) for requested_side, side in zip(requested, size, strict=True))
+    ]
     usual = next(iter((*agreeing, *own)), unknown)
-    found = [side for one, its in zip(asked, usual, strict=True) if (side := its if one is None else one) is not None]
-    if len(found) < 3:
+    sides = [
+        side
+        for requested_side, its in zip(requested, usual, strict=True)
+        if (side := its if requested_side is None else requested_side) is not None
+    ]
+    if len(sides) < 3:
         raise ValueError(
             "the teacher states no size of its own: pass --frames, --height and --width, or write num_frames, height "
             "and width into a fewstep.json in its folder"
         )
-    return VideoSize(*found)
+    return VideoSize(*sides)
 
 
 def check_negative(
     contract: SamplingContract,
     negative_prompt: str,
     option: str = "--negative-prompt",
-    otherwise: str = "`fewstep sample --force` samples it all the same",
+    otherwise: str = "`fewstep sample --force` samples it anyway",
 ) -> None:
     """Raises ValueError for another negative prompt than the student's; `otherwise`: what a user may do."""
     if negative_prompt not in ("", contract.negative_prompt):

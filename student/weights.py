@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fewstep.student.adapters import FILE_NAME, check_adapter
+from fewstep.student.adapters import ADAPTER_FILE, check_adapter
 from fewstep.student.contract import read_contract
-from fewstep.student.part import check_part, is_part
+from fewstep.student.part import check_student_part, is_part
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.empty_parts import check_shapes
 from fewstep.teacher.experts import parts_of
@@ -29,7 +29,7 @@ _CONFIG = "config.json"
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds an adapter rather than a whole network."""
-    return (folder / FILE_NAME).is_file()
+    return (folder / ADAPTER_FILE).is_file()
 
 
 def weights_folder(stage: Path | None, name: str) -> Path | None:
@@ -69,8 +69,8 @@ def check_weights(folder: Path, like: nn.Module, remedy: str = REMEDY) -> None:
     """Raises ValueError when a student's weights are missing, cut off, or do not fit `like`, the teacher's denoiser,
     which may have no weights itself; only headers of files are read."""
     for name, part in parts_of(like).items():
-        if (found := weights_folder(folder, name)) is not None:
-            _check_one(found, part, remedy)
+        if (weights := weights_folder(folder, name)) is not None:
+            _check_one(weights, part, remedy)
 
 
 def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
@@ -78,7 +78,7 @@ def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
         check_adapter(like, folder, remedy)
         return
     if is_part(folder):
-        check_part(like, folder, remedy)
+        check_student_part(like, folder, remedy)
         return
     if not (folder / _CONFIG).is_file():
         raise ValueError(f"{folder / _CONFIG} is missing: {remedy}")
@@ -109,16 +109,16 @@ def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
     """
     try:
         with without_bars():
-            found: Any = type(like).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
-        if empty := [name for name, tensor in found.named_parameters() if tensor.is_meta]:
+            loaded: Any = type(like).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+        if empty := [name for name, tensor in loaded.named_parameters() if tensor.is_meta]:
             raise ValueError(f"its files hold no {empty[0]}")
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} is no {type(like).__name__} ({reason}): restore it, or train it again") from error
-    if _shapes(found) != _shapes(like):
+    if _shapes(loaded) != _shapes(like):
         raise ValueError(f"{folder} holds a {type(like).__name__} of another size than the teacher's: not its student")
     network: nn.Module = deepcopy(like)  # with what the family did to it, such as its attention processors
-    network.load_state_dict(found.to(like.device).state_dict(), assign=True)
+    network.load_state_dict(loaded.to(like.device).state_dict(), assign=True)
     return network.requires_grad_(False)
 
 

@@ -146,8 +146,8 @@ def lock_of(folder: Path) -> str:
 
 def _holder(folder: Path) -> str:
     """Who wrote itself into a folder's lock, in words; `it` where that cannot be read."""
-    said = lock_of(folder)
-    return f"process {said.strip()}" if re.fullmatch(r"\d+ on [\w.-]+\n", said) else "it"
+    owner = lock_of(folder)
+    return f"process {owner.strip()}" if re.fullmatch(r"\d+ on [\w.-]+\n", owner) else "it"
 
 
 def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:

@@ -16,10 +16,9 @@ from fewstep.teacher.decoding import Decoding
 from fewstep.teacher.divisible import Divisible
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
-from fewstep.teacher.given import IMAGES, Given, Kept, check_names, given_names, noise_given, read_given
+from fewstep.teacher.given import IMAGES, Given, KeptLatents, check_given_names, given_names, noise_given, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.held_parts import HeldParts
-from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
@@ -31,7 +30,7 @@ from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
 from fewstep.teacher.told import Told
 
-__all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path", "load_teacher"]
+__all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path"]
 
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
 
@@ -95,7 +94,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         """Latents of encoded clips with what the conditions put before or among them, as the denoiser takes them."""
         return latents
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The latents that the conditions fix in z (B, C, F, h, w), for families that put given frames in place."""
         return None
 
@@ -124,15 +123,15 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         guided, times = weights != 1, torch.as_tensor(t).expand(len(z_t))
         z, twice = torch.cat([z_t[guided], z_t]), torch.cat([times[guided], times])
         u, c = self.predict(z, twice, conditions.branches(guided), network).split([len(z) - len(z_t), len(z_t)])
-        found = c.clone()
+        guided_prediction = c.clone()
         weight = weights[guided].to(u.device, u.dtype).view(-1, *[1] * (u.ndim - 1))
-        found[guided] = torch.lerp(u, c[guided], self.spread_guidance(weight, u))
-        return self.schedule_of(network).to_x0(found, z_t, t)
+        guided_prediction[guided] = torch.lerp(u, c[guided], self.spread_guidance(weight, u))
+        return self.schedule_of(network).to_x0(guided_prediction, z_t, t)
 
     def block_output(self, output: Any) -> Tensor:
         """The tokens in what a block gives, which may be a tuple: its first entry, unless a family says otherwise."""
-        found: Tensor = output[0] if isinstance(output, tuple) else output
-        return found
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        return hidden
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
@@ -184,14 +183,14 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
     def ask_experts(self, experts: Experts | Bases, z_t: Tensor, t: Time, conditions: Conditions) -> Tensor:
         """`predict`, by each expert, or each base model, about its own clips."""
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
-        found, idle = [], []
-        for one, rows, own in passes_of(experts, times, conditions, z_t.device):
-            x = self.predict(z_t[rows], times[rows], conditions[rows], one)
+        parts, idle = [], []
+        for expert, rows, own in passes_of(experts, times, conditions, z_t.device):
+            x = self.predict(z_t[rows], times[rows], conditions[rows], expert)
             if own:
-                found.append((rows, x))
+                parts.append((rows, x))
             else:
                 idle.append(x)
-        return taking_part(join_rows(found), idle)
+        return taking_part(join_rows(parts), idle)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -204,7 +203,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
 
     def take(self, names: Sequence[str]) -> None:
         """Sets `given`. Raises ValueError for what the teacher does not take, and where something is missing."""
-        self._given = check_names(names, self.takes, self.needs, str(self.folder))
+        self._given = check_given_names(names, self.takes, self.needs, str(self.folder))
 
     @torch.no_grad()
     def conditions(
@@ -244,15 +243,15 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
 
     def _seen(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> tuple[Given, VideoSize]:
         names = given_names(prompts) if given is None else tuple(given)
-        if set(check_names(names, self.takes, self.needs, str(self.folder))) != set(self.given):
+        if set(check_given_names(names, self.takes, self.needs, str(self.folder))) != set(self.given):
             raise ValueError(
                 f"{prompts[0]!r} comes with {', '.join(names) or 'nothing given'}, and clips are made here from "
                 f"{', '.join(self.given) or 'prompts alone'}: give the same with every prompt"
             )
         if size is None:
             raise ValueError(f"{self.folder} states no size of clips that pictures could be cut to: say which it is")
-        found = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
-        return found, size
+        pixels = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
+        return pixels, size
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
@@ -325,8 +324,8 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         if isinstance(network, Experts | Bases):
             times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
             shares, idle = [], list[Tensor]()
-            for one, rows, own in passes_of(network, times, conditions, z_t.device):
-                read = self.features(z_t[rows], times[rows], conditions[rows], depths, one)
+            for expert, rows, own in passes_of(network, times, conditions, z_t.device):
+                read = self.features(z_t[rows], times[rows], conditions[rows], depths, expert)
                 if own:
                     shares.append([(rows, f) for f in read])
                 else:
@@ -334,11 +333,11 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
             return [taking_part(join_rows(of_depth), idle) for of_depth in zip(*shares, strict=True)]
         taps = self.taps(network, depths)
         whole, sharded = list[Tensor](), is_sharded(network)  # a sharded one's pass must end, to let go of weights
-        found = outputs_of(
+        outputs = outputs_of(
             set(taps), lambda: whole.append(self.predict(z_t, t, conditions, network)),
             self.stops_at_taps and not sharded, self.block_output,
         )  # fmt: skip
-        grids = [self.tokens_to_grid(found[block], z_t) for block in taps]
+        grids = [self.tokens_to_grid(outputs[block], z_t) for block in taps]
         # what lies around the blocks is gathered for the backward pass once that reaches the prediction
         return [taking_part(grid, whole) for grid in grids] if sharded else grids
 
@@ -353,8 +352,8 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
 
     def default_fps(self) -> float:
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
-        said = said_fps(self.folder)
-        return self.family_fps if said is None else said
+        folder_fps = said_fps(self.folder)
+        return self.family_fps if folder_fps is None else folder_fps
 
     def check_fps(self, fps: float | None, where: str) -> None:
         """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None: unsaid."""

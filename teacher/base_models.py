@@ -25,22 +25,26 @@ def join_bases(teacher: Teacher, names: Sequence[str], load: Callable[[str], Tea
 
 
 def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
-    own, found = type(teacher.pipeline).__name__, type(base.pipeline).__name__
-    if found != own and found not in teacher.base_classes:
+    own_class, base_class = type(teacher.pipeline).__name__, type(base.pipeline).__name__
+    if base_class != own_class and base_class not in teacher.base_classes:
         raise ValueError(
-            f"bases: {name} is a {found}, and base models here are pipelines of "
-            f"{' or '.join((own, *teacher.base_classes))}: name one"
+            f"bases: {name} is a {base_class}, and base models here are pipelines of "
+            f"{' or '.join((own_class, *teacher.base_classes))}: name one"
         )
     outlined = next(teacher.denoiser.parameters()).is_meta
     try:
         with init_empty_weights(include_buffers=True) if outlined else nullcontext(), quiet_libraries():
-            made = base if found == own else type(teacher)(teacher.with_base(base.pipeline.components), base.folder)
-        check_alike(teacher.denoiser, made.denoiser, teacher.kinds or ())
+            adapted = (
+                base
+                if base_class == own_class
+                else type(teacher)(teacher.with_base(base.pipeline.components), base.folder)
+            )
+        check_alike(teacher.denoiser, adapted.denoiser, teacher.kinds or ())
     except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"bases: {name} takes no part of {teacher.folder} ({' '.join(str(error).split())}): name a base model of "
             "the same architecture"
         ) from error
-    made.schedule = teacher.schedule
-    made.tell(**teacher.told)
-    return made
+    adapted.schedule = teacher.schedule
+    adapted.tell(**teacher.told)
+    return adapted

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-BASE = "base"  # among what both branches of `Conditions` see: which base model a clip is of, int64 (B,)
+BASE_INDEX = "base"  # among what both branches of `Conditions` see: which base model a clip is of, int64 (B,)
 Kinds = tuple[type[nn.Module], ...]  # classes of the modules that make up a part
 _N = TypeVar("_N", bound=nn.Module)
 
@@ -42,8 +42,8 @@ class Bases(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """That of the first network, as diffusers says it."""
-        found: torch.dtype = self.first.dtype  # type: ignore[assignment]
-        return found
+        common: torch.dtype = self.first.dtype  # type: ignore[assignment]
+        return common
 
     def around(self, first: nn.Module) -> Bases:
         """The same base models around the part in another network of the first."""
@@ -53,8 +53,8 @@ class Bases(nn.Module):
 
     def numbers(self, shared: Mapping[str, Tensor], count: int) -> Tensor:
         """Which base model each of `count` clips is of, int64 (B,), on the CPU: the first, where nothing says."""
-        said = shared.get(BASE)
-        return torch.zeros(count, dtype=torch.int64) if said is None else said.cpu()
+        indices = shared.get(BASE_INDEX)
+        return torch.zeros(count, dtype=torch.int64) if indices is None else indices.cpu()
 
     def shares(self, numbers: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
         """Network and rows, bool (B,), of each base model that some clips are of."""

@@ -39,8 +39,8 @@ class Begun:
 
     def __init__(self, shard: Path, batch_size: int = 1) -> None:
         self._path = begun_path(shard)
-        found = _read_items(self._path)
-        self._items = found[: len(found) // batch_size * batch_size]
+        items = _read_items(self._path)
+        self._items = items[: len(items) // batch_size * batch_size]
 
     def __len__(self) -> int:
         return len(self._items)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from fewstep.teacher.atomic import ELSEWHERE, whole_file
-from fewstep.teacher.decode_video import ROUNDING, ClipShape
+from fewstep.teacher.decode_video import TIME_ROUNDING, ClipShape
 from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.manifest import FILE_NAME as MANIFEST
+from fewstep.teacher.manifest import MANIFEST_FILE
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_shape import VideoShape
 
-FILE_NAME = "buckets.json"
+BUCKETS_FILE = "buckets.json"
 _VERSION = 1
 
 
@@ -62,9 +62,9 @@ def begin_buckets(folder: Path, sizes: Sequence[VideoSize], elsewhere: str = ELS
     Raises ValueError as `check_buckets`.
     """
     check_buckets(folder, sizes, elsewhere)
-    if len(sizes) > 1 and not (folder / FILE_NAME).exists():
+    if len(sizes) > 1 and not (folder / BUCKETS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / FILE_NAME) as part:
+        with whole_file(folder / BUCKETS_FILE) as part:
             part.write_text(json.dumps({"version": _VERSION, "sizes": list(map(size_said, sizes))}) + "\n")
 
 
@@ -76,7 +76,7 @@ def check_buckets(folder: Path, sizes: Sequence[VideoSize], elsewhere: str = ELS
             f"{folder} was begun with clips of {_listed(there)}, not {_listed(sizes)}: use the same sizes in the same "
             f"order, or {elsewhere}"
         )
-    if there is None and len(sizes) > 1 and (folder / MANIFEST).exists():
+    if there is None and len(sizes) > 1 and (folder / MANIFEST_FILE).exists():
         raise ValueError(f"{folder} was begun with clips of one size, not {_listed(sizes)}: {elsewhere}")
 
 
@@ -90,7 +90,7 @@ def dealt(num_items: int, num_sizes: int, seed: int) -> list[int]:
 
 def seconds_of(size: VideoSize, fps: float) -> float:
     """What a video must be longer than to become a clip of this size, as where it is decoded."""
-    return ClipShape(*size, fps=fps).seconds + ROUNDING
+    return ClipShape(*size, fps=fps).seconds + TIME_ROUNDING
 
 
 def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
@@ -124,14 +124,14 @@ def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) 
 
 def _read(folder: Path) -> list[VideoSize] | None:
     """The sizes that buckets.json lists; None without one."""
-    path = folder / FILE_NAME
+    path = folder / BUCKETS_FILE
     if not path.is_file():
         return None
     try:
-        said = parse_json(path.read_text("utf-8"))
-        if said["version"] != _VERSION:
-            raise ValueError(f"its version is {said['version']}, not {_VERSION}")
-        sizes = list(map(read_size, said["sizes"]))
+        content = parse_json(path.read_text("utf-8"))
+        if content["version"] != _VERSION:
+            raise ValueError(f"its version is {content['version']}, not {_VERSION}")
+        sizes = list(map(read_size, content["sizes"]))
         check_sizes(sizes)
         return sizes
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -61,22 +61,22 @@ def read_captions(
                 f"{', '.join(columns)} cannot be given without a table: pass captions with the column "
                 f"{next(iter(columns.values()))}"
             )
-        found, strays = read_sidecars(videos, folder)
+        entries, strays = read_sidecars(videos, folder)
         source = ".txt files"
     else:
-        found, strays = match_entries(read_table(table, columns or {}), videos, folder, table.parent)
+        entries, strays = match_entries(read_table(table, columns or {}), videos, folder, table.parent)
         source = f"entries of {table.name}"
-        if not found:
+        if not entries:
             raise ValueError(
                 f"none of the {len(strays)} entries of {table} names a video in {folder}: {first_few(strays)}; write "
                 f"the path of each video inside {folder}, such as {videos[0].relative_to(folder).as_posix()}"
             )
     texts: dict[Path, str] = {
         video: Prompt(" ".join(entry.caption.split()), entry.given)
-        for video, entry in found.items()
+        for video, entry in entries.items()
         if not is_blank(entry.caption)
     }
-    return Captions(texts, source, len(found) + len(strays), strays)
+    return Captions(texts, source, len(entries) + len(strays), strays)
 
 
 def read_prompts(path: Path) -> list[str]:

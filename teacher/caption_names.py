@@ -10,7 +10,7 @@ from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from fewstep.teacher.caption_tables import Entry
+from fewstep.teacher.caption_tables import CaptionEntry
 from fewstep.teacher.manifest import Skip
 
 
@@ -36,8 +36,8 @@ _Names = dict[str, dict[str, Path]]  # a name in Unicode's composed form -> the 
 
 
 def match_entries(
-    entries: Sequence[Entry], videos: Sequence[Path], folder: Path, table_folder: Path
-) -> tuple[dict[Path, Entry], list[Stray]]:
+    entries: Sequence[CaptionEntry], videos: Sequence[Path], folder: Path, table_folder: Path
+) -> tuple[dict[Path, CaptionEntry], list[Stray]]:
     """The entry of each video that has one, and the entries that fit no video.
 
     An entry names a video by its path inside `folder`, its whole path, its path from the table, or, where only one
@@ -45,15 +45,17 @@ def match_entries(
     no difference; upper and lower case do. Raises ValueError when two entries describe one video, or one fits several.
     """
     names = VideoNames(videos, folder, table_folder)
-    found: dict[Path, Entry] = {}
-    bare: list[tuple[Entry, list[Path]]] = []  # looked at last: the path of one video is not the bare name of another
+    matched: dict[Path, CaptionEntry] = {}
+    bare: list[
+        tuple[CaptionEntry, list[Path]]
+    ] = []  # looked at last: the path of one video is not the bare name of another
     for entry in entries:
         video = names.by_path(entry)
         if video is None:
             bare.append((entry, names.by_bare_name(entry.name)))
         else:
-            _describe(found, video, entry)
-    strays, by_path = [], set(found)
+            _describe(matched, video, entry)
+    strays, by_path = [], set(matched)
     for entry, named in bare:
         fitting = [video for video in named if video not in by_path] or named
         if not fitting:
@@ -61,8 +63,8 @@ def match_entries(
         elif len(fitting) > 1:
             raise ValueError(_several(entry, fitting, folder))
         else:
-            _describe(found, fitting[0], entry)
-    return found, strays
+            _describe(matched, fitting[0], entry)
+    return matched, strays
 
 
 class VideoNames:
@@ -86,7 +88,7 @@ class VideoNames:
                 self._names.setdefault(_folded(name), inside)
                 self._stems.setdefault(_folded(posixpath.splitext(name)[0]), inside)
 
-    def by_path(self, entry: Entry) -> Path | None:
+    def by_path(self, entry: CaptionEntry) -> Path | None:
         """The video that has this path. Raises ValueError when only their Unicode form tells several apart."""
         for name in dict.fromkeys((Path(entry.name).as_posix(), _tidy(entry.name))):
             for names in (self._inside, self._whole, self._from_table):
@@ -118,13 +120,13 @@ class VideoNames:
         return ""
 
 
-def _describe(found: dict[Path, Entry], video: Path, entry: Entry) -> None:
-    if video in found:
-        raise ValueError(f"{entry.place}: {entry.name} already has a caption, {found[video].place}: keep one of them")
-    found[video] = entry
+def _describe(matched: dict[Path, CaptionEntry], video: Path, entry: CaptionEntry) -> None:
+    if video in matched:
+        raise ValueError(f"{entry.place}: {entry.name} already has a caption, {matched[video].place}: keep one of them")
+    matched[video] = entry
 
 
-def _several(entry: Entry, fitting: Sequence[Path], folder: Path) -> str:
+def _several(entry: CaptionEntry, fitting: Sequence[Path], folder: Path) -> str:
     return (
         f"{entry.place}: {len(fitting)} videos are called {entry.name}, such as {fitting[0]} and {fitting[1]}: give "
         f"their paths inside {folder}"

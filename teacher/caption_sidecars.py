@@ -7,11 +7,11 @@ from pathlib import Path
 from unicodedata import normalize
 
 from fewstep.teacher.caption_names import Stray
-from fewstep.teacher.caption_tables import Entry, check_caption
+from fewstep.teacher.caption_tables import CaptionEntry, check_caption
 from fewstep.teacher.text_files import first_few, read_text
 
 
-def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, Entry], list[Stray]]:
+def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, CaptionEntry], list[Stray]]:
     """What `clip.txt` says of `clip.mp4` beside it, and the .txt files beside no video, in folders that hold videos.
 
     Composed and decomposed letters make no difference. Raises ValueError for a .txt file that cannot be read whole.
@@ -31,22 +31,22 @@ def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, Entr
     return _read(described), _strays(set(notes) - set(described.values()), videos, folder)
 
 
-def _read(notes: Mapping[Path, Path]) -> dict[Path, Entry]:
+def _read(notes: Mapping[Path, Path]) -> dict[Path, CaptionEntry]:
     """What each video's .txt file says. Raises ValueError for the first that cannot be read, naming the others."""
-    found: dict[Path, Entry] = {}
+    entries: dict[Path, CaptionEntry] = {}
     wrong: dict[Path, ValueError] = {}
     for video, note in notes.items():
         try:
             caption = read_text(note)
             check_caption(caption, str(note))
-            found[video] = Entry(str(note), note.name, caption)
+            entries[video] = CaptionEntry(str(note), note.name, caption)
         except ValueError as error:
             wrong.setdefault(note, error)
     if wrong:
         first, *others = wrong
         more = f"; nor can {first_few(others)} be read" if others else ""
         raise ValueError(f"{wrong[first]}{more}")
-    return found
+    return entries
 
 
 def _strays(notes: set[Path], videos: Sequence[Path], folder: Path) -> list[Stray]:

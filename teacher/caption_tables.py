@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
-from fewstep.teacher.given import NAMES, Prompt, existing, given_names, why_not_given
+from fewstep.teacher.given import GIVEN_NAMES, Prompt, existing, given_names, why_not_given
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.strict_csv import read_csv
 from fewstep.teacher.text_files import check_characters, lines_of, read_text
@@ -34,7 +34,7 @@ _OTHER_ROWS = re.compile(rf"[\r\n].*{_VIDEO_NAME}|{_VIDEO_NAME}.*[\r\n]", re.IGN
 
 
 @dataclass(frozen=True)
-class Entry:
+class CaptionEntry:
     """One caption, and the name of the video that it describes, as a table has them."""
 
     place: str  # file and line, for people
@@ -43,7 +43,7 @@ class Entry:
     given: Mapping[str, Path] = field(default_factory=dict)  # files that the row names, by what they are given as
 
 
-def read_table(table: Path, given: Mapping[str, str] | None = None) -> list[Entry]:
+def read_table(table: Path, given: Mapping[str, str] | None = None) -> list[CaptionEntry]:
     """The entries of a .csv, .tsv or .jsonl file. A .csv may have commas, semicolons or tabs.
 
     given: name -> column of paths from the table's folder; an empty cell gives nothing.
@@ -53,7 +53,7 @@ def read_table(table: Path, given: Mapping[str, str] | None = None) -> list[Entr
     """
     if not table.is_file():
         raise ValueError(f"there is no captions file {table}: give the path of a .csv or .jsonl file")
-    readers: dict[str, Callable[[Path, Mapping[str, str]], Iterator[Entry]]] = {
+    readers: dict[str, Callable[[Path, Mapping[str, str]], Iterator[CaptionEntry]]] = {
         ".csv": _csv_entries,
         ".tsv": _csv_entries,
         ".jsonl": _json_entries,
@@ -74,11 +74,11 @@ def read_prompt_table(table: Path) -> list[str]:
         columns = list(row)
         text_at = columns[_column(columns, CAPTION_COLUMNS, place)]
         for name in columns:
-            if name != text_at and name not in NAMES:
+            if name != text_at and name not in GIVEN_NAMES:
                 raise ValueError(f"{place} has {name!r}, which {why_not_given(name)}")
         text = _text(row[text_at], "a prompt", place)
         check_caption(text, place, "prompt")
-        files = {name: _file(row[name], table, place) for name in NAMES if name in row}
+        files = {name: _file(row[name], table, place) for name in GIVEN_NAMES if name in row}
         prompts.append(Prompt(" ".join(text.split()), files))
     if not prompts:
         raise ValueError(f'{table} holds no prompts: write one object per line, such as {{"prompt": "a dog runs"}}')
@@ -95,7 +95,7 @@ def _path(name: object, table: Path, place: str) -> Path:
     return table.parent / Path(_text(name, "a file", place)).expanduser()
 
 
-def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
+def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[CaptionEntry]:
     def fits(header: list[str]) -> bool:
         return all(_among(header, columns) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
 
@@ -112,7 +112,7 @@ def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
         yield _entry(cells[file_at], cells[caption_at], place, table, files)
 
 
-def _json_entries(table: Path, given: Mapping[str, str]) -> Iterator[Entry]:
+def _json_entries(table: Path, given: Mapping[str, str]) -> Iterator[CaptionEntry]:
     seen: dict[str, None] = {}
     for place, row in _json_rows(table):
         names = list(row)
@@ -156,14 +156,14 @@ def _json_object(line: str, place: str) -> Mapping[str, Any]:
 
 def _column(header: list[str], columns: tuple[str, ...], place: str) -> int:
     """Where the one of these columns stands in the header. Raises ValueError when none does, or several do."""
-    found = _among(header, columns)
-    if not found:
+    indices = _among(header, columns)
+    if not indices:
         shown = ", ".join(header)[:200] or "none"
         raise ValueError(f"{place} has the columns {shown}: one of {', '.join(columns)} must be among them")
-    if len(found) > 1:
-        shown = " and ".join(header[i] for i in found)
+    if len(indices) > 1:
+        shown = " and ".join(header[i] for i in indices)
         raise ValueError(f"{place} has the columns {shown}: keep one of them, or rename the others")
-    return found[0]
+    return indices[0]
 
 
 def _among(header: list[str], columns: tuple[str, ...]) -> list[int]:
@@ -177,13 +177,13 @@ def check_caption(caption: str, place: str, what: str = "caption") -> None:
         raise ValueError(f"{place} has {caption.strip()[:40]!r} for a {what}: write one text, or nothing")
 
 
-def _entry(name: object, caption: object, place: str, table: Path, files: Mapping[str, object]) -> Entry:
+def _entry(name: object, caption: object, place: str, table: Path, files: Mapping[str, object]) -> CaptionEntry:
     named, text = _text(name, "a file name", place), _text(caption, "a caption", place)
     if not named.strip():
         raise ValueError(f"{place} names no file: write the name of the video that the caption describes")
     check_caption(text, place)
     paths = {what: _path(file, table, place) for what, file in files.items()}
-    return Entry(place, named, text, paths)  # a file that is missing costs its own clip alone
+    return CaptionEntry(place, named, text, paths)  # a file that is missing costs its own clip alone
 
 
 def _text(value: object, what: str, place: str) -> str:

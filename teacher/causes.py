@@ -13,4 +13,4 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         if id(current) not in seen:
             seen.add(id(current))
             yield current
-            waiting += [each for each in (current.__context__, current.__cause__) if each is not None]
+            waiting += [cause for cause in (current.__context__, current.__cause__) if cause is not None]

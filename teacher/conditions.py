@@ -82,11 +82,11 @@ class Conditions:
 
     def row(self, n: int) -> Conditions:
         """Sample n alone, cut behind its own padding. Tensors that were equally long stay so: a text and its mask."""
-        one = self[n : n + 1]
+        single = self[n : n + 1]
         positive, negative = (
-            None if branch is None else _cut(branch, self.padded) for branch in (one.positive, one.negative)
+            None if branch is None else _cut(branch, self.padded) for branch in (single.positive, single.negative)
         )
-        return Conditions(positive or {}, negative, one.shared, self.padded)
+        return Conditions(positive or {}, negative, single.shared, self.padded)
 
     def shortened(self, num_tokens: int) -> Conditions:
         """Cut behind so many tokens."""

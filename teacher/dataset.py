@@ -18,9 +18,8 @@ from fewstep.teacher.atomic import ELSEWHERE, check_writable, whole_file
 from fewstep.teacher.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, requested_stop
-from fewstep.teacher.listing import FILE_NAME as LISTING
-from fewstep.teacher.listing import read_listing, write_listing
-from fewstep.teacher.manifest import FILE_NAME, Layout, Manifest, Shard, Skip, read_manifest
+from fewstep.teacher.listing import ITEMS_FILE, read_listing, write_listing
+from fewstep.teacher.manifest import MANIFEST_FILE, Manifest, Shard, Skip, TensorLayout, read_manifest
 from fewstep.teacher.ranks import ALONE, ProcessEnded, Ranks
 from fewstep.teacher.shard_records import collected, keep_record, missing_shards, reopened, shard_path
 from fewstep.teacher.shared_folder import only_writers, wait_until_seen
@@ -31,7 +30,7 @@ _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard
 
 
 @dataclass(frozen=True)
-class Row:
+class DatasetRow:
     """One clip or prompt: its tensors as the manifest lays them out, and its noise's seed, if any."""
 
     id: str
@@ -43,14 +42,14 @@ class Row:
 class Source(Protocol):
     """What a dataset is made from; the same item gives the same row whenever it is asked."""
 
-    def rows(self, items: range) -> Iterable[Row | Skip]:
+    def rows(self, items: range) -> Iterable[DatasetRow | Skip]:
         """One Row or Skip per item, in order."""
 
 
 def write_dataset(
     folder: Path,
     plan: Manifest,
-    unconditional: Row | None,
+    unconditional: DatasetRow | None,
     source: Source,
     advance: Callable[[], None] = lambda: None,
     left_out: Sequence[Skip] = (),
@@ -115,8 +114,8 @@ class _Writing:
     def run(self) -> None:
         """Makes what is missing, and returns once all of it is there."""
         with self.signals.at_once():
-            said = self.ranks.from_first(lambda: self.plan.model_dump(mode="json"))
-            self.plan.check_shared(Manifest.model_validate(said))
+            first_plan = self.ranks.from_first(lambda: self.plan.model_dump(mode="json"))
+            self.plan.check_shared(Manifest.model_validate(first_plan))
             missing = self.ranks.from_first(self._missing)
         for number in self.ranks.deal(missing):
             self._make(number)
@@ -187,12 +186,12 @@ def usable_line(folder: Path, manifest: Manifest) -> str | None:
     return f"{clips}, {len(manifest.skipped)} skipped: {folder / REPORT}"
 
 
-def check_folder(folder: Path) -> None:
+def check_dataset_folder(folder: Path) -> None:
     """Raises ValueError for a folder that holds other things than a dataset, among which shards would get lost."""
-    if (folder / FILE_NAME).is_file():
+    if (folder / MANIFEST_FILE).is_file():
         read_manifest(folder)
     elif folder.is_dir():
-        known = {"unconditional.parquet", LISTING, *(path.name for path in folder.glob("shard-*.parquet"))}
+        known = {"unconditional.parquet", ITEMS_FILE, *(path.name for path in folder.glob("shard-*.parquet"))}
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others := [name for name in others if name not in known]:
             raise ValueError(
@@ -201,7 +200,7 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def _begin(folder: Path, plan: Manifest, unconditional: Row | None, elsewhere: str) -> Manifest:
+def _begin(folder: Path, plan: Manifest, unconditional: DatasetRow | None, elsewhere: str) -> Manifest:
     """The manifest of the run this one continues, or a new one."""
     begun = begun_manifest(folder, elsewhere)
     if begun is not None:
@@ -223,15 +222,19 @@ def begun_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
 
     Raises ValueError when it cannot be read, or its shards are there without it.
     """
-    if (folder / FILE_NAME).exists():
+    if (folder / MANIFEST_FILE).exists():
         return read_manifest(folder)
     if any(folder.glob("shard-*.parquet")):
-        raise ValueError(f"{folder} holds shards and no {FILE_NAME}: {elsewhere}, or empty it")
+        raise ValueError(f"{folder} holds shards and no {MANIFEST_FILE}: {elsewhere}, or empty it")
     return None
 
 
 def _write_shard(
-    path: Path, made: Iterable[Record | Skip], tensors: dict[str, Layout], num_items: int = 1, ranks: Ranks = ALONE
+    path: Path,
+    made: Iterable[Record | Skip],
+    tensors: dict[str, TensorLayout],
+    num_items: int = 1,
+    ranks: Ranks = ALONE,
 ) -> Shard:
     """Writes what was made of a shard. Raises Stop, or as `Ranks.check`, where that are fewer items; they wait for the
     next call."""
@@ -275,12 +278,12 @@ def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield group
 
 
-def _record(row: Row, tensors: dict[str, Layout]) -> Record:
+def _record(row: DatasetRow, tensors: dict[str, TensorLayout]) -> Record:
     stored = {name: _bytes(row, name, layout) for name, layout in tensors.items() if name in row.tensors}
     return {"id": row.id, "caption": row.caption, "seed": row.seed, **stored}
 
 
-def _bytes(row: Row, name: str, layout: Layout) -> bytes:
+def _bytes(row: DatasetRow, name: str, layout: TensorLayout) -> bytes:
     tensor = row.tensors[name]
     sizes = zip(tensor.shape, layout.shape, strict=True)
     assert all(wanted in (None, size) for size, wanted in sizes), f"{name} is {tuple(tensor.shape)}"

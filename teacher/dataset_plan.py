@@ -9,17 +9,17 @@ import torch
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.dataset import Row
+from fewstep.teacher.dataset import DatasetRow
 from fewstep.teacher.dataset_sources import named_tensors
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.listing import listing_of, listing_sha256
-from fewstep.teacher.manifest import OF_TEXT, Dtype, Kind, Layout, Manifest, Schedule
+from fewstep.teacher.manifest import OF_TEXT, DatasetKind, Dtype, Manifest, Schedule, TensorLayout
 from fewstep.teacher.source import VideoSize
 
 
 def plan_dataset(
-    kind: Kind,
+    kind: DatasetKind,
     teacher: Teacher,
     name: str,
     items: Sequence[Sequence[object]],
@@ -43,9 +43,9 @@ def plan_dataset(
     schedule, listing = teacher.schedule, listing_of(items)
     size = VideoSize(known["num_frames"], known["height"], known["width"]) if "num_frames" in known else None
     tensors = text_layouts(teacher, dtype, size) if like is None else like.text_layouts
-    tensors["latents"] = Layout(dtype=dtype, shape=latent_shape)
+    tensors["latents"] = TensorLayout(dtype=dtype, shape=latent_shape)
     if keep_noise:
-        tensors["noise"] = Layout(dtype="float32", shape=latent_shape)
+        tensors["noise"] = TensorLayout(dtype="float32", shape=latent_shape)
     return Manifest(
         kind=kind,
         items=len(items),
@@ -73,12 +73,12 @@ def _precision(teacher: Teacher) -> str:
     return str(network.dtype).removeprefix("torch.")  # not of its first weights, which some families keep in float32
 
 
-def text_layouts(teacher: Teacher, dtype: Dtype, size: VideoSize | None = None) -> dict[str, Layout]:
+def text_layouts(teacher: Teacher, dtype: Dtype, size: VideoSize | None = None) -> dict[str, TensorLayout]:
     """How what this teacher's clips are conditioned on is stored, for clips of this size, else the teacher's own; token
     counts of texts vary, other sizes do not."""
     conditions = _any_conditions(teacher, "", size)
     return {
-        name: Layout(
+        name: TensorLayout(
             dtype="uint8" if tensor.dtype == torch.uint8 else dtype,
             shape=(None, *tensor.shape[2:]) if name.removeprefix(OF_TEXT) in teacher.padded else tensor.shape[1:],
         )
@@ -86,12 +86,12 @@ def text_layouts(teacher: Teacher, dtype: Dtype, size: VideoSize | None = None) 
     }
 
 
-def unconditional_row(teacher: Teacher, negative_prompt: str = "", size: VideoSize | None = None) -> Row | None:
+def unconditional_row(teacher: Teacher, negative_prompt: str = "", size: VideoSize | None = None) -> DatasetRow | None:
     """The unconditional branch, the same for all rows; None for a teacher without one."""
     negative = _any_conditions(teacher, negative_prompt, size).row(0).negative
     if negative is None:
         return None
-    return Row("", negative_prompt, {name: tensor[0] for name, tensor in named_tensors(negative, {}).items()})
+    return DatasetRow("", negative_prompt, {name: tensor[0] for name, tensor in named_tensors(negative, {}).items()})
 
 
 def _any_conditions(teacher: Teacher, negative_prompt: str, size: VideoSize | None) -> Conditions:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions
-from fewstep.teacher.manifest import OF_BOTH, OF_TEXT, Layout, Manifest, Shard, read_manifest
+from fewstep.teacher.manifest import OF_BOTH, OF_TEXT, Manifest, Shard, TensorLayout, read_manifest
 
 _ROWS_PER_READ = 16
 
@@ -102,7 +102,7 @@ def check_shard(folder: Path, shard: Shard, check_sha256: bool = True) -> None:
 _REMEDY = "delete it and run the command that made the dataset again"
 
 
-def read_rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str, Any]]:
+def read_rows(paths: list[str], tensors: dict[str, TensorLayout]) -> Iterator[dict[str, Any]]:
     """{"id", "caption", "seed", and the tensors of the manifest that a row has}, in the order of writing.
 
     Tensors keep the dtype on disk. Raises ValueError for a file that does not hold what the manifest says.
@@ -111,10 +111,10 @@ def read_rows(paths: list[str], tensors: dict[str, Layout]) -> Iterator[dict[str
         for row in _plain_rows(path):
             try:
                 stored = {name: row[name] for name in tensors if row[name] is not None}
-                found = {name: _tensor(stored[name], tensors[name]) for name in stored}
+                decoded = {name: _tensor(stored[name], tensors[name]) for name in stored}
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ValueError(f"{path} does not hold what its manifest says ({error}): {_REMEDY}") from error
-            yield row | found
+            yield row | decoded
 
 
 def _plain_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -127,9 +127,9 @@ def _plain_rows(path: str) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({reason}): {_REMEDY}") from error
 
 
-def _tensor(stored: bytes, layout: Layout) -> Tensor:
+def _tensor(stored: bytes, layout: TensorLayout) -> Tensor:
     shape = tuple(-1 if size is None else size for size in layout.shape)
-    found = np.frombuffer(stored, layout.dtype).reshape(shape)
-    if not np.isfinite(found).all():
+    array = np.frombuffer(stored, layout.dtype).reshape(shape)
+    if not np.isfinite(array).all():
         raise ValueError("a tensor has numbers that are not finite")
-    return torch.from_numpy(found.copy())
+    return torch.from_numpy(array.copy())

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.dataset import Row
-from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.dataset import DatasetRow
+from fewstep.teacher.decode_video import ClipShape, ClipStart, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.given import Given, files_of, given_of_clips, read_given, to_pixels
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import OF_BOTH, OF_TEXT, Skip
@@ -52,7 +52,7 @@ class Rollouts:
     size: VideoSize | None = None  # of the clips, if not the teacher's own: given pictures are cut to it
     picked: Sequence[int] | None = None  # which samples these are, where other datasets hold the rest
 
-    def rows(self, items: range) -> Iterator[Row]:
+    def rows(self, items: range) -> Iterator[DatasetRow]:
         """Sample i is of prompt i modulo their number, started from noise of its own seed."""
         samples = items if self.picked is None else [self.picked[i] for i in items]
         for batch in batches(samples, self.batch_size):
@@ -65,11 +65,11 @@ class Rollouts:
             for n, i in enumerate(batch):
                 kept = {"noise": noise[n]} if self.keep_noise else {}
                 tensors = {"latents": latents[n], **text_tensors(conditions, n), **kept}
-                yield Row(item_id(i), str(prompts[n]), tensors, seeds[n])
+                yield DatasetRow(item_id(i), str(prompts[n]), tensors, seeds[n])
 
 
 @dataclass(frozen=True)
-class Videos:
+class VideoSource:
     """Video files of any size, rate and length, cut to one shape and encoded.
 
     captions may be prompts with files of what is given; `given` says which frames of a clip are given besides:
@@ -81,11 +81,11 @@ class Videos:
     files: Sequence[Path]
     captions: dict[Path, str] = field(repr=False)
     clip: ClipShape
-    start: Start = "centre"
+    start: ClipStart = "centre"
     batch_size: int = 1
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def rows(self, items: range) -> Iterator[Row | Skip]:
+    def rows(self, items: range) -> Iterator[DatasetRow | Skip]:
         """Files are decoded ahead, while the batch before them is encoded."""
         with closing(_ahead(self._read, items, self.batch_size)) as read_ahead:
             for batch in batches(read_ahead, self.batch_size):
@@ -122,14 +122,14 @@ class Videos:
         return VideoSize(self.clip.num_frames, self.clip.height, self.clip.width)
 
     @torch.no_grad()
-    def _encoded(self, clips: list[_Clip]) -> list[Row]:
+    def _encoded(self, clips: list[_Clip]) -> list[DatasetRow]:
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).movedim(-1, 1)
         files = {name: torch.cat([clip.given[name] for clip in clips]) for name in clips[0].given}
         given = {**given_of_clips(frames, self.given), **files}
         conditions = self.teacher.conditions([clip.caption for clip in clips], size=self._size, given=given)
         latents = self.teacher.place_given(self.teacher.encode(to_pixels(frames)), conditions)
         return [
-            Row(clip.name, str(clip.caption), {"latents": latents[n], **text_tensors(conditions, n)})
+            DatasetRow(clip.name, str(clip.caption), {"latents": latents[n], **text_tensors(conditions, n)})
             for n, clip in enumerate(clips)
         ]
 
@@ -154,7 +154,7 @@ def list_files(folder: Path, out: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass one that holds videos")
-    found = [
+    videos = [
         path
         for path in sorted(folder.rglob("*"))
         if not path.is_dir()
@@ -162,9 +162,9 @@ def list_files(folder: Path, out: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not _lies_below(path, out)
     ]
-    if not found:
+    if not videos:
         raise ValueError(f"{folder} holds no files that could be videos: pass another folder")
-    return found
+    return videos
 
 
 def _lies_below(path: Path, folder: Path) -> bool:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from fewstep.teacher.open_video import SUFFIXES, OpenVideo, UnreadableVideo, open_video
 from fewstep.teacher.video_picture import Orientation, deinterlaced, fit_picture, orientation
 
-__all__ = ["ROUNDING", "SUFFIXES", "ClipShape", "Start", "UnreadableVideo", "check_video", "decode_video"]
+__all__ = ["SUFFIXES", "TIME_ROUNDING", "ClipShape", "ClipStart", "UnreadableVideo", "check_video", "decode_video"]
 
-Start = Literal["beginning", "centre"]
+ClipStart = Literal["beginning", "centre"]
 
-ROUNDING = 0.002  # seconds; containers round times to milliseconds
+TIME_ROUNDING = 0.002  # seconds; containers round times to milliseconds
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ClipShape:
         return (self.num_frames - 1) / self.fps
 
 
-def decode_video(path: Path, clip: ClipShape, start: Start = "centre") -> NDArray[np.uint8]:
+def decode_video(path: Path, clip: ClipShape, start: ClipStart = "centre") -> NDArray[np.uint8]:
     """The clip (F, H, W, 3) RGB 0..255 that begins at the file's beginning or lies in its centre.
 
     Both are those of what a player shows: an edit list may hide the head or the end of what is stored. Frame k
@@ -51,7 +51,7 @@ def decode_video(path: Path, clip: ClipShape, start: Start = "centre") -> NDArra
     are shown as `fit_picture` says, upright and with square pixels. Raises UnreadableVideo for a file that is no
     video, is broken, or is shorter than the clip; ValueError for an unknown start.
     """
-    if start not in get_args(Start):
+    if start not in get_args(ClipStart):
         raise ValueError(f"start is {start!r}; it must be 'beginning' or 'centre'")
     place = _Place() if start == "beginning" else _find_centre(path, clip)
     with open_video(path) as video:
@@ -109,7 +109,7 @@ def _leads_to(place: _Place, first: VideoFrame | None) -> bool:
     """Whether frames decoded from this one on hold the place: seeking may land behind it, or between key frames."""
     if first is None or first.time is None or place.begin is None:
         return False
-    return first.key_frame and first.time <= place.begin + ROUNDING
+    return first.key_frame and first.time <= place.begin + TIME_ROUNDING
 
 
 def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place: _Place) -> NDArray[np.uint8]:
@@ -121,7 +121,7 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
         begin = start if begin is None else begin
         turned = orientation(frame) or turned
         length = end - begin
-        num = sum(k / clip.fps < length - ROUNDING for k in range(len(pictures), clip.num_frames))
+        num = sum(k / clip.fps < length - TIME_ROUNDING for k in range(len(pictures), clip.num_frames))
         if num:
             pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
         if len(pictures) == clip.num_frames:

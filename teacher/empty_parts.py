@@ -12,7 +12,14 @@ from torch import nn
 
 from fewstep.teacher.config_counts import check_counts
 from fewstep.teacher.modular import made_by_blocks
-from fewstep.teacher.parts import Part, check_part, find_class, load_tokenizer, named_parts, weight_shapes
+from fewstep.teacher.parts import (
+    PipelinePart,
+    check_pipeline_part,
+    find_class,
+    load_tokenizer,
+    named_parts,
+    weight_shapes,
+)
 from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
 from fewstep.teacher.weight_files import RESTORE, Shapes
 
@@ -93,7 +100,7 @@ def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str
     made = {}
     for name, part in parts.items():
         if weights:
-            check_part(folder / name, part)
+            check_pipeline_part(folder / name, part)
         made[name] = (load_tokenizer(folder / name, part) if weights else None) or empty_part(folder / name, part)
         if weights and isinstance(made[name], nn.Module):
             shapes = weight_shapes(folder / name, part.library)
@@ -131,7 +138,7 @@ def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> An
         raise ValueError(f"the parts that {index} names make no {class_name} ({error}): {RESTORE}") from error
 
 
-def empty_part(folder: Path, part: Part, change: Callable[[Any], None] | None = None) -> Any:
+def empty_part(folder: Path, part: PipelinePart, change: Callable[[Any], None] | None = None) -> Any:
     """The part in `folder` as its config says, networks on the device meta but for their buffers.
 
     `change` may alter a config of transformers. None for tokenizers, processors, and what neither diffusers nor

@@ -90,12 +90,12 @@ def used_parts(denoiser: nn.Module, times: Tensor) -> dict[str, Any]:
     return {name: part for name, part in parts_of(denoiser).items() if name in named}
 
 
-def join_rows(found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def join_rows(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """A batch out of its parts, each with its rows, bool (B,); gradients flow to every part."""
-    if len(found) == 1:
-        return found[0][1]
-    (rows, first), *_ = found
+    if len(parts) == 1:
+        return parts[0][1]
+    (rows, first), *_ = parts
     whole = first.new_empty(len(rows), *first.shape[1:])
-    for rows, part in found:
+    for rows, part in parts:
         whole[rows] = part
     return whole

@@ -132,4 +132,4 @@ def by_argument(arguments: Mapping[str, str], values: Mapping[str, Any]) -> dict
     for name in values:
         shared.setdefault(arguments[name], []).append(values[name])
     several = {name for name in shared if list(arguments.values()).count(name) > 1}
-    return {name: found if name in several else found[0] for name, found in shared.items()}
+    return {name: of_argument if name in several else of_argument[0] for name, of_argument in shared.items()}

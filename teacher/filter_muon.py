@@ -26,7 +26,7 @@ class FilterMuon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step; a closure is not supported."""
         for group in self.param_groups:
-            for parameter in (one for one in group["params"] if one.grad is not None):
+            for parameter in (candidate for candidate in group["params"] if candidate.grad is not None):
                 momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
                 update = orthogonal(parameter.grad.lerp(momentum, _MOMENTUM).flatten(1))

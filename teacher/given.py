@@ -22,11 +22,11 @@ from fewstep.teacher.video_shape import video_shape
 
 IMAGES = ("first", "last", "reference")  # one picture
 VIDEOS = ("control", "mask", "pose", "face")  # as many frames as the clip
-NAMES = (*IMAGES, *VIDEOS)
+GIVEN_NAMES = (*IMAGES, *VIDEOS)
 FIRST_FRAME, LAST_FRAME = "FIRST_FRAME", "LAST_FRAME"  # of a training clip itself
 FROM_CLIP = {FIRST_FRAME: slice(0, 1), LAST_FRAME: slice(-1, None)}
 OF_CLIPS = {"first": FIRST_FRAME, "last": LAST_FRAME}  # what training clips can show by themselves
-FILES = "files"  # where rollouts have it from
+FROM_FILES = "files"  # where rollouts have it from
 
 
 class Taker(Protocol):
@@ -95,32 +95,32 @@ def given_names(prompts: Sequence[str]) -> tuple[str, ...]:
 
 def in_order(names: set[str] | Sequence[str]) -> tuple[str, ...]:
     """The names in their usual order. Raises ValueError for one that is unknown."""
-    if unknown := [name for name in names if name not in NAMES]:
+    if unknown := [name for name in names if name not in GIVEN_NAMES]:
         raise ValueError(f"{unknown[0]!r} {why_not_given(unknown[0])}")
-    return tuple(name for name in NAMES if name in names)
+    return tuple(name for name in GIVEN_NAMES if name in names)
 
 
 def why_not_given(name: str) -> str:
-    """Why nothing can be given by a name that is none of `NAMES`, as the rest of a sentence."""
-    others = f"use {', '.join(NAMES)}"
+    """Why nothing can be given by a name that is none of `GIVEN_NAMES`, as the rest of a sentence."""
+    others = f"use {', '.join(GIVEN_NAMES)}"
     if name == "audio":
         return f"cannot be given: no pipeline that fewstep distils makes clips from sound; {others}"
     return f"cannot be given: {others}"
 
 
-def check_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str], who: str) -> tuple[str, ...]:
+def check_given_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str], who: str) -> tuple[str, ...]:
     """The names in order. Raises ValueError where `who` does not take one of them, or one is missing that it needs."""
-    found = in_order(names)
-    if strays := [name for name in found if name not in takes]:
+    ordered = in_order(names)
+    if strays := [name for name in ordered if name not in takes]:
         own = f"takes {_listed(takes)}" if takes else "makes clips from prompts alone"
         raise ValueError(f"{who} {own}, not {strays[0]}: leave it out, or use another teacher")
-    if missing := [name for name in needs if name not in found]:
+    if missing := [name for name in needs if name not in ordered]:
         raise ValueError(
             f"{who} makes clips from {_listed(needs)}, and {_listed(missing)} {'is' if len(missing) == 1 else 'are'} "
             f"missing: pass {' '.join(f'--given {name}=FILE' for name in missing)}, or, as for `fewstep run`, a .jsonl "
             f"file of prompts with {' and '.join(map(repr, missing))} in every line"
         )
-    return found
+    return ordered
 
 
 def read_given(prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: float) -> Given:
@@ -153,14 +153,14 @@ def unreadable_given(prompt: str, sizes: Mapping[str, VideoSize], fps: float) ->
     return ""
 
 
-def sources_of(asked: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
+def sources_of(requested: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
     """Where training clips have what is given from: FIRST_FRAME, LAST_FRAME or a column of the captions, by name; None
     asks for what the teacher needs, of the clips themselves. The teacher is told what it is going to get.
 
     Raises ValueError for what it does not take or cannot do without, and for what no clip shows by itself.
     """
-    found = dict(asked) if asked is not None else {name: OF_CLIPS.get(name, "") for name in teacher.needs}
-    for name, source in found.items():
+    sources = dict(requested) if requested is not None else {name: OF_CLIPS.get(name, "") for name in teacher.needs}
+    for name, source in sources.items():
         if not source:
             raise ValueError(
                 f"no clip shows its {name} by itself: name the captions' column with the files, as in --set "
@@ -170,8 +170,8 @@ def sources_of(asked: Mapping[str, str] | None, teacher: Taker) -> dict[str, str
             raise ValueError(
                 f"{name} is a video, and {source} is one picture: name the captions' column with the files"
             )
-    teacher.take(tuple(found))
-    return {name: found[name] for name in teacher.given}
+    teacher.take(tuple(sources))
+    return {name: sources[name] for name in teacher.given}
 
 
 def columns_of(sources: Mapping[str, str]) -> dict[str, str]:
@@ -209,21 +209,21 @@ def to_pixels(video: Tensor) -> Tensor:
 
 def parse_given(texts: Sequence[str]) -> dict[str, Path]:
     """The files that `--given NAME=FILE` mean. Raises ValueError for another form, an unknown name, a missing file."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for text in texts:
         name, file = _pair(text, "first=picture.png")
         in_order([name])
-        if name in found:
+        if name in files:
             raise ValueError(f"--given {name} is there twice: keep one of them")
-        found[name] = existing(Path(file).expanduser(), f"--given {name}")
-    return found
+        files[name] = existing(Path(file).expanduser(), f"--given {name}")
+    return files
 
 
 def parse_sources(texts: Sequence[str]) -> dict[str, str]:
     """What `--given NAME=SOURCE` means for videos. Raises ValueError for another form or an unknown name."""
-    found = dict(_pair(text, "first=FIRST_FRAME") for text in texts)
-    in_order(list(found))
-    return found
+    sources = dict(_pair(text, "first=FIRST_FRAME") for text in texts)
+    in_order(list(sources))
+    return sources
 
 
 def _pair(text: str, example: str) -> tuple[str, str]:
@@ -290,7 +290,7 @@ def _listed(names: object) -> str:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptLatents:
     """Latents that the conditions fix, such as a first frame that is given, and where.
 
     latents: (B, C, F, h, w); mask: bool, broadcast to them, True where they are kept.
@@ -300,11 +300,11 @@ class Kept:
     mask: Tensor
 
     @staticmethod
-    def first_frame(latents: Tensor, z: Tensor) -> Kept:
+    def first_frame(latents: Tensor, z: Tensor) -> KeptLatents:
         """A first frame, latents (B, C, 1, h, w), in z (B, C, F, h, w)."""
         mask = torch.zeros(z.shape[2], dtype=torch.bool, device=z.device)
         mask[0] = True
-        return Kept(latents.to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
+        return KeptLatents(latents.to(z).expand_as(z), mask.view(1, 1, -1, 1, 1))
 
     def pin(self, z: Tensor) -> Tensor:
         """z with the kept latents in place."""

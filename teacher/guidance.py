@@ -69,10 +69,10 @@ class Guidance:
         if isinstance(value, float | int) and not isinstance(value, bool):
             return Guidance(float(value))
         texts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        found = sorted((Guidance._one(text) for text in texts), key=lambda one: -one.high)
-        if not found:
+        intervals = sorted((Guidance._one(text) for text in texts), key=lambda interval: -interval.high)
+        if not intervals:
             raise ValueError("guidance is an empty list: write a number, where 1 means none")
-        return replace(found[0], others=tuple(found[1:]))
+        return replace(intervals[0], others=tuple(intervals[1:]))
 
     @staticmethod
     def _one(value: object) -> Guidance:
@@ -88,7 +88,7 @@ class Guidance:
     @property
     def guides(self) -> bool:
         """Whether it changes anything."""
-        return any(one.weight != 1 for one in self._intervals)
+        return any(interval.weight != 1 for interval in self._intervals)
 
     def applies(self, schedule: NoiseSchedule, t: Time) -> Tensor:
         """Where it does: bool, () or (B,), on the CPU."""
@@ -96,15 +96,17 @@ class Guidance:
 
     def weights(self, schedule: NoiseSchedule, t: Time) -> Tensor:
         """Its weight at t, 1 where it is none; float64, () or (B,), on the CPU."""
-        found = torch.ones_like(torch.as_tensor(t), dtype=torch.float64, device="cpu")
+        of_times = torch.ones_like(torch.as_tensor(t), dtype=torch.float64, device="cpu")
         if not self.guides:
-            return found
+            return of_times
         level = schedule.level(t).round(decimals=9)  # a level that is an edge but for rounding is that edge
-        edges = {one.high for one in self._intervals}
-        for one in reversed(self._intervals):  # the upper of two that meet comes last
-            inside = (level > one.low) & (level <= one.high) | (level == one.low if one.low in edges else False)
-            found = torch.where(inside, one.weight, found)
-        return found
+        edges = {interval.high for interval in self._intervals}
+        for interval in reversed(self._intervals):  # the upper of two that meet comes last
+            inside = (level > interval.low) & (level <= interval.high) | (
+                level == interval.low if interval.low in edges else False
+            )
+            of_times = torch.where(inside, interval.weight, of_times)
+        return of_times
 
     @property
     def _intervals(self) -> tuple[Guidance, ...]:
@@ -118,7 +120,7 @@ class Guidance:
     def plain(self) -> float | str:
         """As JSON and YAML have it: a number, or a text where it has levels."""
         everywhere = (self.low, self.high) == (0, 1)
-        return self.weight if everywhere else ",".join(one._said for one in self._intervals)
+        return self.weight if everywhere else ",".join(interval._said for interval in self._intervals)
 
     @property
     def _said(self) -> str:

@@ -18,31 +18,31 @@ def parse_json(text: str | bytes, pairs: _Pairs | None = None) -> Any:
     what to do about it. Reasons are also more levels than `DEEPEST`, and halves of characters, which no file can hold.
     """
     try:
-        found = json.loads(text, object_pairs_hook=pairs)
+        value = json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    check_depth(found)
+    check_depth(value)
     escape: Any = b"\\u" if isinstance(text, bytes) else "\\u"
     if pairs is None and escape in text:
         try:
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("it holds half a character, \\ud800 to \\udfff without its other half") from None
-    return found
+    return value
 
 
-def check_depth(found: Any, deepest: int = DEEPEST) -> None:
+def check_depth(value: Any, deepest: int = DEEPEST) -> None:
     """Raises ValueError for lists and objects that lie within one another more deeply than this; without recursion."""
-    level = [found]
+    level = [value]
     for _ in range(deepest + 1):
-        level = [part for one in level if isinstance(one, dict | list) for part in _parts(one)]
+        level = [part for node in level if isinstance(node, dict | list) for part in _parts(node)]
         if not level:
             return
     raise ValueError(_TOO_DEEP)
 
 
-def _parts(one: dict[Any, Any] | list[Any]) -> list[Any]:
-    return [part for part in (one.values() if isinstance(one, dict) else one) if isinstance(part, dict | list)]
+def _parts(node: dict[Any, Any] | list[Any]) -> list[Any]:
+    return [part for part in (node.values() if isinstance(node, dict) else node) if isinstance(part, dict | list)]
 
 
 _TOO_DEEP = f"its lists and objects lie within one another more than {DEEPEST} levels deep"

@@ -11,7 +11,7 @@ from textwrap import shorten
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.json_text import parse_json
 
-FILE_NAME = "items.jsonl"
+ITEMS_FILE = "items.jsonl"
 _NAMED = 3  # items in a sentence; of more the number is told
 
 Listing = tuple[str, ...]  # a JSON list per item; of a video its path, size in bytes and caption
@@ -29,14 +29,14 @@ def listing_sha256(listing: Listing) -> str:
 
 def write_listing(folder: Path, listing: Listing) -> None:
     """Writes items.jsonl into a dataset's folder."""
-    with whole_file(folder / FILE_NAME) as part:
+    with whole_file(folder / ITEMS_FILE) as part:
         part.write_text("\n".join(listing) + "\n", "utf-8")
 
 
 def read_listing(folder: Path, sha256: str) -> Listing | None:
     """The lines of items.jsonl, None where it is missing, as in older datasets, or not what `sha256` was taken of."""
     try:
-        listing = tuple((folder / FILE_NAME).read_text("utf-8").removesuffix("\n").split("\n"))
+        listing = tuple((folder / ITEMS_FILE).read_text("utf-8").removesuffix("\n").split("\n"))
     except (OSError, UnicodeDecodeError):
         return None
     return listing if listing_sha256(listing) == sha256 else None
@@ -46,7 +46,7 @@ def changes(then: Listing, now: Listing) -> str:
     """In words, what came to the items, what went, and what changed: "new.mp4 was added"."""
     before, after = ({parse_json(line)[0]: line for line in lines} for lines in (then, now))
     both = before.keys() & after.keys()
-    found = [
+    candidates = [
         _verb([name for name in after if name not in before], "added"),
         _verb([name for name in before if name not in after], "removed"),
         _verb([name for name in before if name in both and _size(before[name]) != _size(after[name])], "replaced"),
@@ -55,10 +55,10 @@ def changes(then: Listing, now: Listing) -> str:
             "given another caption",
         ),
     ]
-    said = [sentence for sentence in found if sentence]
-    if not said and len(then) != len(now):
+    sentences = [sentence for sentence in candidates if sentence]
+    if not sentences and len(then) != len(now):
         return f"there were {len(then)} items and are {len(now)} now"
-    return ", ".join(said) or "their order changed"
+    return ", ".join(sentences) or "their order changed"
 
 
 def _verb(names: list[str], what: str) -> str:

@@ -10,10 +10,10 @@ import torch
 
 from fewstep.teacher.empty_parts import make_pipeline
 from fewstep.teacher.parts import find_class, named_parts
-from fewstep.teacher.pipeline_index import MODULAR, index_path
+from fewstep.teacher.pipeline_index import MODULAR_INDEX, index_path
 
 
-def load_pipeline(
+def load_diffusers_pipeline(
     folder: Path, class_name: str, dtypes: Mapping[str, torch.dtype], parts: Mapping[str, Any] | None = None
 ) -> Any:
     """The pipeline of diffusers' class `class_name`, from safetensors alone.
@@ -24,7 +24,7 @@ def load_pipeline(
     import diffusers
 
     ready = parts or {}
-    if index_path(folder).name != MODULAR:
+    if index_path(folder).name != MODULAR_INDEX:
         loader: Any = diffusers.DiffusionPipeline
         return loader.from_pretrained(folder, dtype=dict(dtypes), use_safetensors=True, **ready)
     named = named_parts(folder, class_name).items()  # what the classical class takes

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fewstep.teacher.loading import find_device, without_bars
-from fewstep.teacher.source import find_folder
+from fewstep.teacher.source import find_teacher_folder
 
 if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher
@@ -29,17 +29,17 @@ def load_teacher(
     its schedule is not one of its family.
     """
     from fewstep.teacher.empty_parts import describing_teacher, outlined
-    from fewstep.teacher.families import FAMILIES, MODULAR, REFUSED
-    from fewstep.teacher.load_pipeline import load_pipeline
+    from fewstep.teacher.families import FAMILIES, MODULAR_FAMILIES, REFUSED
+    from fewstep.teacher.load_pipeline import load_diffusers_pipeline
 
     chosen = find_device(device)
-    folder, class_name = find_folder(name, tuple(FAMILIES), modular=MODULAR, refused=REFUSED)
-    found = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
-    ready = {n: p for n, p in found.pipeline.components.items() if hasattr(p, "vocab_files_names")}
+    folder, class_name = find_teacher_folder(name, tuple(FAMILIES), modular=MODULAR_FAMILIES, refused=REFUSED)
+    outline = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
+    ready = {n: p for n, p in outline.pipeline.components.items() if hasattr(p, "vocab_files_names")}
     ready |= dict.fromkeys(FAMILIES[class_name].unloaded)
     try:
         with without_bars():
-            pipeline = load_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, ready)
+            pipeline = load_diffusers_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, ready)
         _check_filled(pipeline)
         pipeline.to(chosen)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:

@@ -10,20 +10,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
-from fewstep.teacher.limited import Fps, Frames, Pixels
+from fewstep.teacher.limited import FrameRate, NumFrames, Pixels
 from fewstep.teacher.listing import Listing, changes, read_listing
 from fewstep.teacher.source import VideoSize
 
-VERSION = 2
-_READ = (1, VERSION)  # version 1 says float32 of teachers in bfloat16 as well
-FILE_NAME = "manifest.json"
+MANIFEST_VERSION = 2
+_READ = (1, MANIFEST_VERSION)  # version 1 says float32 of teachers in bfloat16 as well
+MANIFEST_FILE = "manifest.json"
 
 OF_TEXT, OF_BOTH = "text.", "shared."  # how columns of conditions begin; the embeddings have no such beginning
 
 Count = Annotated[int, Field(ge=0, lt=2**40)]
 Positive = Annotated[int, Field(gt=0, lt=2**40)]
 
-Kind = Literal["videos", "rollouts"]
+DatasetKind = Literal["videos", "rollouts"]
 Dtype = Literal["float16", "float32"]
 
 
@@ -67,7 +67,7 @@ class Shard(_Record):
     skipped: tuple[Skip, ...] = ()
 
 
-class Layout(_Record):
+class TensorLayout(_Record):
     """How one tensor of a row is stored, as raw bytes; None in the shape is a length that varies."""
 
     dtype: Dtype | Literal["uint8"]
@@ -91,24 +91,24 @@ class Schedule(_Record):
 class Manifest(_Record):
     """Everything a dataset was made with; `shards` grows while it is written."""
 
-    version: int = VERSION
-    kind: Kind
+    version: int = MANIFEST_VERSION
+    kind: DatasetKind
     source: str
     items: Count  # planned, skipped ones included
     items_sha256: str
     teacher: str
     teacher_sha256: str
     schedule: Schedule
-    num_frames: Frames | None = None
+    num_frames: NumFrames | None = None
     height: Pixels | None = None
     width: Pixels | None = None
-    fps: Fps | None = None
+    fps: FrameRate | None = None
     start: str | None = None
     seed: int | None = None
     rows_per_shard: Positive
     precision: str  # of the teacher's weights
     negative_prompt: str = ""  # of the unconditional branch
-    tensors: dict[str, Layout]
+    tensors: dict[str, TensorLayout]
     given: dict[str, str] = Field(default_factory=dict)  # what clips are made from besides prompts: name -> from where
     unmatched: Unmatched | None = None
     unconditional: Shard | None = None
@@ -128,7 +128,7 @@ class Manifest(_Record):
         return VideoSize(self.num_frames, self.height, self.width)
 
     @property
-    def text_layouts(self) -> dict[str, Layout]:
+    def text_layouts(self) -> dict[str, TensorLayout]:
         """How the text's tensors are stored."""
         return {name: layout for name, layout in self.tensors.items() if name not in ("latents", "noise")}
 
@@ -205,15 +205,15 @@ class Manifest(_Record):
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest in one step."""
-        with whole_file(folder / FILE_NAME) as part:
+        with whole_file(folder / MANIFEST_FILE) as part:
             part.write_bytes(self.model_dump_json(indent=1).encode() + b"\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset folder. Raises ValueError when there is none that can be read."""
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} is no dataset (it has no {FILE_NAME}): make one with `fewstep data`")
+        raise ValueError(f"{folder} is no dataset (it has no {MANIFEST_FILE}): make one with `fewstep data`")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -221,7 +221,7 @@ def read_manifest(folder: Path) -> Manifest:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ValueError(f"{path} is damaged ({where}: {first['msg']}): make the dataset again") from error
     if manifest.version not in _READ:
-        raise ValueError(f"{path} has version {manifest.version}, not {VERSION}: make the dataset again")
+        raise ValueError(f"{path} has version {manifest.version}, not {MANIFEST_VERSION}: make the dataset again")
     return manifest
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.teacher.pipeline_index import MODULAR, index_path, read_json, read_pipeline_index
+from fewstep.teacher.pipeline_index import MODULAR_INDEX, index_path, read_json, read_pipeline_index
 
 Classes = Mapping[str, Sequence[str]]  # a modular class -> classical ones, of which the first that has its parts counts
 
@@ -20,7 +20,7 @@ def classical_class(folder: Path, modular: Classes) -> str:
     """
     import diffusers
 
-    index = read_json(folder / MODULAR)
+    index = read_json(folder / MODULAR_INDEX)
     class_name = str(index.get("_class_name"))
     if class_name not in modular:
         raise ValueError(
@@ -56,7 +56,7 @@ def made_by_blocks(folder: Path) -> dict[str, Any]:
     import diffusers
 
     path = index_path(folder)
-    if path.name != MODULAR:
+    if path.name != MODULAR_INDEX:
         return {}
     index = read_json(path)
     kind: Any = getattr(diffusers, str(index.get("_class_name")), None)

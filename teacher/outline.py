@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.empty_parts import outlined
-from fewstep.teacher.families import FAMILIES, MODULAR, REFUSED
+from fewstep.teacher.families import FAMILIES, MODULAR_FAMILIES, REFUSED
 from fewstep.teacher.parts import has_weights
-from fewstep.teacher.source import EMBEDDED, find_folder
+from fewstep.teacher.source import EMBEDDED, find_teacher_folder
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def outline_teacher(name: str | Path, shift: float | None = None) -> Outline:
     family is unknown, a part of it is missing, cut off or not what its config says, or its schedule is not one of its
     family.
     """
-    folder, class_name = find_folder(name, tuple(FAMILIES), weights=False, modular=MODULAR, refused=REFUSED)
+    folder, class_name = find_teacher_folder(
+        name, tuple(FAMILIES), weights=False, modular=MODULAR_FAMILIES, refused=REFUSED
+    )
     whole = Path(name).expanduser().is_dir() or name in EMBEDDED or has_weights(folder, class_name)
     return Outline(str(name), outlined(FAMILIES[class_name], folder, class_name, shift, weights=whole), whole)

@@ -16,14 +16,14 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # names of files, without suffix
 
 
-class Part(NamedTuple):
+class PipelinePart(NamedTuple):
     """A part as model_index.json names it: the library and the class that load it."""
 
     library: str
     class_name: str
 
 
-def named_parts(folder: Path, class_name: str) -> dict[str, Part]:
+def named_parts(folder: Path, class_name: str) -> dict[str, PipelinePart]:
     """The parts that the pipeline's class takes and its index names.
 
     Raises ValueError when one that the class needs is not among them, and for an entry that is no part.
@@ -32,21 +32,21 @@ def named_parts(folder: Path, class_name: str) -> dict[str, Part]:
 
     index, kind = index_path(folder), getattr(diffusers, class_name)
     parameters = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
-    found = {}
+    parts = {}
     for name, entry in read_pipeline_index(folder).items():
         if name in parameters and isinstance(entry, list) and any(entry):
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
                 raise ValueError(f"{index} has {name}: {entry}, which is no pair of library and class: {RESTORE}")
-            found[name] = Part(*entry)
+            parts[name] = PipelinePart(*entry)
     needed = needed_parts(class_name) - made_by_blocks(folder).keys()
-    if missing := [name for name in parameters if name in needed and name not in found]:
+    if missing := [name for name in parameters if name in needed and name not in parts]:
         raise ValueError(f"{index} names no {missing[0]}, and {class_name} needs one: {RESTORE}")
-    if not set(DENOISERS) & found.keys():
+    if not set(DENOISERS) & parts.keys():
         raise ValueError(f"{index} names no denoiser ({', '.join(DENOISERS)}): {RESTORE}")
-    return found
+    return parts
 
 
-def find_class(folder: Path, part: Part) -> Any:
+def find_class(folder: Path, part: PipelinePart) -> Any:
     """The class of the part in `folder`, None where neither diffusers nor transformers is to load it.
 
     Raises ValueError when the installed library has no such class.
@@ -57,16 +57,16 @@ def find_class(folder: Path, part: Part) -> Any:
     library: Any = {"diffusers": diffusers, "transformers": transformers}.get(part.library)
     if library is None:
         return None
-    found = getattr(library, part.class_name, None)
-    if found is None:
+    part_class = getattr(library, part.class_name, None)
+    if part_class is None:
         raise ValueError(
             f"{index_path(folder.parent)} names {part.class_name} for {folder.name}, which {part.library} "
             f"{library.__version__} does not have: upgrade {part.library}, or use another teacher"
         )
-    return found
+    return part_class
 
 
-def check_part(folder: Path, part: Part) -> None:
+def check_pipeline_part(folder: Path, part: PipelinePart) -> None:
     """Raises ValueError when the part's folder or one of its configs or vocabularies is missing or not whole."""
     if not folder.is_dir():
         index = index_path(folder.parent).name
@@ -84,7 +84,7 @@ def check_part(folder: Path, part: Part) -> None:
         read_json(config)
 
 
-def load_tokenizer(folder: Path, part: Part) -> Any:
+def load_tokenizer(folder: Path, part: PipelinePart) -> Any:
     """The tokenizer in a part's folder, None for any other part. Raises ValueError when its files are damaged."""
     kind = find_class(folder, part)
     if not hasattr(kind, "vocab_files_names"):

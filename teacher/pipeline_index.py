@@ -7,13 +7,13 @@ from typing import Any
 
 from fewstep.teacher.json_text import parse_json
 
-CLASSICAL, MODULAR = "model_index.json", "modular_model_index.json"
+CLASSICAL_INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 
 
 def index_path(folder: Path) -> Path:
     """The file that names a pipeline's parts; where there are both, as in diffusers, the classical one counts."""
-    modular = folder / MODULAR
-    return modular if modular.is_file() and not (folder / CLASSICAL).is_file() else folder / CLASSICAL
+    modular = folder / MODULAR_INDEX
+    return modular if modular.is_file() and not (folder / CLASSICAL_INDEX).is_file() else folder / CLASSICAL_INDEX
 
 
 def read_pipeline_index(folder: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def read_pipeline_index(folder: Path) -> dict[str, Any]:
     """
     path = index_path(folder)
     index = read_json(path)
-    if path.name == CLASSICAL:
+    if path.name == CLASSICAL_INDEX:
         return index
     blocks = "_blocks_class_name"  # a modular pipeline's own affair
     return {n: _part(path, n, entry) if isinstance(entry, list) else entry for n, entry in index.items() if n != blocks}

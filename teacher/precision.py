@@ -37,19 +37,19 @@ class Choice:
     line: str | None
 
 
-def choose_precision(asked: str, device: torch.device, begun: str | None = None) -> Choice:
-    """What `asked` means on this device: itself, or for `auto` what `begun` says, else `auto_precision`.
+def choose_precision(requested: str, device: torch.device, begun: str | None = None) -> Choice:
+    """What `requested` means on this device: itself, or for `auto` what `begun` says, else `auto_precision`.
 
     `begun` is the precision of what is resumed, if anything is. `auto` chooses once: figures and weights of two
     precisions are never mixed. The line also warns of bfloat16 where it is slow.
     """
-    if asked == AUTO and begun is None:
+    if requested == AUTO and begun is None:
         auto = auto_precision(device)
         return Choice(auto.precision, f"precision: {auto.precision} (auto: {auto.reason})")
-    precision = asked if begun is None or asked != AUTO else begun
+    precision = requested if begun is None or requested != AUTO else begun
     slow = precision == "bfloat16" and auto_precision(device).precision != precision
     warning = f"slow here, for {auto_precision(device).reason}" if slow else None
-    if asked == AUTO:
+    if requested == AUTO:
         kept = f"precision: {precision} (auto: resumed in what it was begun in"
         return Choice(precision, f"{kept}; {warning})" if warning else f"{kept})")
     return Choice(precision, f"precision: {precision} ({warning}; auto would choose float32)" if warning else None)

@@ -24,8 +24,8 @@ def record_prediction(network: _N, prediction: Prediction) -> _N:
 
 def recorded_as(network: _N, other: nn.Module) -> _N:
     """The network itself, read as predicting what the other does."""
-    found = getattr(other, _RECORD, None)
-    return network if found is None else record_prediction(network, found)
+    prediction = getattr(other, _RECORD, None)
+    return network if prediction is None else record_prediction(network, prediction)
 
 
 def schedule_of(network: nn.Module | None, schedule: NoiseSchedule) -> NoiseSchedule:

@@ -88,14 +88,14 @@ class Ranks:
         if self._store is None:
             return make()
         if self.first:
-            said = json.dumps(make())
+            text = json.dumps(make())
             with among_processes():
-                self._store.set(key, said)
+                self._store.set(key, text)
         else:
             self._until(lambda: self._store.check([key]))
             with among_processes():
-                said = self._store.get(key)
-        made: _T = json.loads(said)
+                text = self._store.get(key)
+        made: _T = json.loads(text)
         return made
 
     def wait(self, meanwhile: Callable[[], object] = lambda: None) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewstep.teacher.nodes import linear_quadratic, linear_quadratic_position
 
-Kind = Literal["flow", "vp", "edm"]
+ScheduleKind = Literal["flow", "vp", "edm"]
 Prediction = Literal["x0", "eps", "v", "flow"]
 Nodes = Literal["even", "linear-quadratic"]
 Time = float | Tensor  # a number for the whole batch, or (B,)
@@ -46,7 +46,7 @@ class NoiseSchedule:
     flow: alpha = 1 - t, sigma = t.
     vp: `alphas_cumprod[i]` is alpha^2 at t = (i + 1)/T, as diffusers' "trailing" timesteps have it; t = 0
         is data. Between them the angle atan2(sigma, alpha) is interpolated. Most such schedules keep
-        alpha > 0 at t = 1: feed pure noise there all the same, as samplers do.
+        alpha > 0 at t = 1: feed pure noise there anyway, as samplers do.
     edm: Karras sigmas (arXiv 2206.00364, Eq. 5) over t, sigma_min just above t = 0 and 0 at t = 0. In
         z = c_in x the network is a VP v-prediction: alpha = c_in, sigma = sigma_edm c_in.
 
@@ -56,7 +56,7 @@ class NoiseSchedule:
     `guided_evaluations` is how often its pipeline asks the network at a guided step.
     """
 
-    kind: Kind
+    kind: ScheduleKind
     prediction: Prediction
     shift: float = 1.0
     num_train_timesteps: int = 1000

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fewstep.teacher.schedule import Kind, Nodes, NoiseSchedule, Prediction
+from fewstep.teacher.schedule import Nodes, NoiseSchedule, Prediction, ScheduleKind
 from fewstep.teacher.schedulers import follows_size, read_scheduler
 from fewstep.teacher.source import VideoSize
 
@@ -25,7 +25,7 @@ class Scheduled:
 
     # --- what a family says
 
-    schedules: tuple[tuple[Kind, Prediction], ...] = ()
+    schedules: tuple[tuple[ScheduleKind, Prediction], ...] = ()
     """What the scheduler of a folder of the family may stand for; with another one it is refused."""
     nodes: Nodes = "even"
     """Where the pipeline's own steps lie, before the shift."""
@@ -98,10 +98,10 @@ class Scheduled:
                     f"(use_dynamic_shifting), and {'no size is known' if size is None else 'how is not known'}: give "
                     "one with `shift` in the recipe, or --shift"
                 )
-        found = read_scheduler(self.pipeline.scheduler, shift, self.nodes, self.timestep_dtype)
-        self._check_kind(found)
-        self._check_times(found)
-        return replace(found, guided_evaluations=self.guided_evaluations)
+        schedule = read_scheduler(self.pipeline.scheduler, shift, self.nodes, self.timestep_dtype)
+        self._check_kind(schedule)
+        self._check_times(schedule)
+        return replace(schedule, guided_evaluations=self.guided_evaluations)
 
     @property
     def _size_at_first(self) -> VideoSize | None:
@@ -111,29 +111,30 @@ class Scheduled:
     def _follows_size(self) -> bool:
         return self._given_shift is None and follows_size(self.pipeline.scheduler)
 
-    def _check_times(self, found: NoiseSchedule) -> None:
-        times = found.grid(4)
+    def _check_times(self, schedule: NoiseSchedule) -> None:
+        times = schedule.grid(4)
         # nobody is asked at the last time, where there is no noise, and EDM's own number of it is infinite
-        numbers = torch.cat([found.alpha(times), found.sigma(times), found.timestep(times[:-1])])
+        numbers = torch.cat([schedule.alpha(times), schedule.sigma(times), schedule.timestep(times[:-1])])
         if not (bool(torch.isfinite(numbers).all()) and bool((times.diff() < 0).all())):
             raise ValueError(
                 f"the times of the schedule in {self.folder}/scheduler/scheduler_config.json do not fall from noise to "
-                f"data, with shift {found.shift:g}: use the config that came with the weights, or another shift"
+                f"data, with shift {schedule.shift:g}: use the config that came with the weights, or another shift"
             )
 
-    def _check_kind(self, found: NoiseSchedule) -> None:
-        if found.reversed_time and not self.reversed_time:
+    def _check_kind(self, schedule: NoiseSchedule) -> None:
+        if schedule.reversed_time and not self.reversed_time:
             raise ValueError(
                 f"{self.folder}/scheduler/scheduler_config.json has invert_sigmas, which turns time round, and that of "
                 f"a {type(self.pipeline).__name__} is not: use the config that came with the weights"
             )
-        if not self.schedules or (found.kind, found.prediction) in self.schedules:
+        if not self.schedules or (schedule.kind, schedule.prediction) in self.schedules:
             return
         scheduler, may_be = self.pipeline.scheduler, " or ".join(f"{kind} with {p}" for kind, p in self.schedules)
         flows = all(kind == "flow" for kind, _ in self.schedules) and "use_flow_sigmas" in scheduler.config
         remedy = "set use_flow_sigmas to true there if its weights are of a flow model" if flows else "correct it"
         raise ValueError(
             f"{self.folder}/scheduler/scheduler_config.json is of a {type(scheduler).__name__} whose noise schedule is "
-            f"{found.kind} with {found.prediction}-prediction, and a {type(self.pipeline).__name__} has {may_be}: "
+            f"{schedule.kind} with {schedule.prediction}-prediction, and a {type(self.pipeline).__name__} has "
+            f"{may_be}: "
             f"{remedy}, or use the config that came with the weights"
         )

@@ -42,8 +42,8 @@ def read_scheduler(
     be evenly spaced before the shift, or on the `nodes` that a pipeline computes for itself. `timestep_dtype` is the
     pipeline's affair, too. Raises ValueError for a scheduler that is not understood.
     """
-    found = _noise_levels(scheduler, shift)
-    return replace(found, nodes=nodes, timestep_dtype=timestep_dtype)
+    schedule = _noise_levels(scheduler, shift)
+    return replace(schedule, nodes=nodes, timestep_dtype=timestep_dtype)
 
 
 def follows_size(scheduler: Any) -> bool:

@@ -10,7 +10,7 @@ OnStep = Callable[[int, float], None]  # steps done, the last loss
 Report = Callable[[str, int, int], None]  # what is going on, how much is done, of how much
 
 
-class Screen(Protocol):
+class TrainingScreen(Protocol):
     """What training needs of a screen."""
 
     def stage(self, name: str, total: int, done: int = 0) -> AbstractContextManager[OnStep]:

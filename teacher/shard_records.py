@@ -48,14 +48,14 @@ def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
 
 def collected(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest with the shards that have records, up to the first that has none; it is written where it grew."""
-    found: list[Shard] = []
-    while shard := _read_record(shard_path(folder, len(manifest.shards) + len(found))):
-        found.append(shard)
-    if not found:
+    shards: list[Shard] = []
+    while shard := _read_record(shard_path(folder, len(manifest.shards) + len(shards))):
+        shards.append(shard)
+    if not shards:
         return manifest
-    manifest = manifest.model_copy(update={"shards": (*manifest.shards, *found)})
+    manifest = manifest.model_copy(update={"shards": (*manifest.shards, *shards)})
     manifest.write(folder)
-    for shard in found:
+    for shard in shards:
         _record_path(folder / shard.name).unlink()
     return manifest
 

@@ -27,7 +27,7 @@ def is_sharded(network: nn.Module) -> bool:
 
 def wanted_anywhere(wanted: Sequence[bool], device: torch.device) -> list[bool]:
     """Which of several passes any process wants, so that all take part in the same ones; the same in all processes."""
-    flags = torch.tensor([int(one) for one in wanted], device=device)
+    flags = torch.tensor([int(is_wanted) for is_wanted in wanted], device=device)
     distributed.all_reduce(flags, distributed.ReduceOp.MAX)
     return [bool(flag) for flag in flags.tolist()]
 
@@ -44,18 +44,18 @@ def passes_of(
     shares = {name: (expert, rows, True) for name, expert, rows in network.shares(times)}
     if is_sharded(network):
         parts, first = parts_of(network), torch.arange(len(times)) == 0
-        asked = wanted_anywhere([name in shares for name in parts], device)
+        taking = wanted_anywhere([name in shares for name in parts], device)
         shares = {
             name: shares.get(name, (part, first, False))
-            for (name, part), is_asked in zip(parts.items(), asked, strict=True)
+            for (name, part), is_asked in zip(parts.items(), taking, strict=True)
             if is_asked
         }
     return list(shares.values())
 
 
-def taking_part(found: Tensor, idle: Sequence[Tensor]) -> Tensor:
-    """`found`, whose gradient goes through passes without clips as well: backward passes gather weights, too."""
+def taking_part(output: Tensor, idle: Sequence[Tensor]) -> Tensor:
+    """`output`, whose gradient goes through passes without clips as well: backward passes gather weights, too."""
     for other in idle:
         if other.requires_grad:
-            found = found + 0 * other.sum()
-    return found
+            output = output + 0 * other.sum()
+    return output

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.modular import Classes, classical_class
-from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
+from fewstep.teacher.pipeline_index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
 from fewstep.teacher.pipeline_index import read_json as read_json
 
 SHAPES = "shapes"
@@ -23,7 +23,7 @@ EMBEDDED = (SHAPES, "shapes-image", "shapes-control", "shapes-frame")  # teacher
 HUB_ID = r"\w[\w.-]*/[\w.-]+"  # a model on the hub, ORG/NAME
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
-_CONFIGS = [CLASSICAL, _BESIDE, "*/config.json", "*/scheduler_config.json"]
+_CONFIGS = [CLASSICAL_INDEX, _BESIDE, "*/config.json", "*/scheduler_config.json"]
 # Who wrote a config, and from where: the same parts saved again by a newer library are the same teacher.
 _ORIGIN = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version"}
 
@@ -62,7 +62,7 @@ def embedded_path(name: str = SHAPES) -> Path:
     return assembled(name.removeprefix(f"{SHAPES}-"), PIPELINE)
 
 
-def find_folder(
+def find_teacher_folder(
     name: str | Path,
     known: tuple[str, ...],
     weights: bool = True,
@@ -82,8 +82,8 @@ def find_folder(
         raise ValueError(f"there is no folder {folder}: pass {SHAPES}, a diffusers pipeline's folder or a hub id")
     index = index_path(folder)
     if not index.is_file():
-        raise ValueError(f"{folder} has no {CLASSICAL}: pass the folder that a pipeline's save_pretrained wrote")
-    if index.name == MODULAR:
+        raise ValueError(f"{folder} has no {CLASSICAL_INDEX}: pass the folder that a pipeline's save_pretrained wrote")
+    if index.name == MODULAR_INDEX:
         return folder, classical_class(folder, modular or {})
     return folder, _known_class(read_json(index), str(folder), known, refused or {})
 
@@ -91,7 +91,9 @@ def find_folder(
 def call_defaults(pipeline_class: type) -> dict[str, Any]:
     """What a pipeline's call takes for arguments that are not given; those that must be given are left out."""
     parameters = inspect.signature(pipeline_class.__call__).parameters
-    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+    return {
+        name: parameter.default for name, parameter in parameters.items() if parameter.default is not parameter.empty
+    }
 
 
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
@@ -101,16 +103,16 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     """
     beside = folder / _BESIDE
     if beside.is_file():
-        said = read_json(beside)
+        defaults = read_json(beside)
         for name in VideoSize._fields:
             most = MOST_FRAMES if name == "num_frames" else MOST_PIXELS
-            if (value := said.get(name)) is not None and (type(value) is not int or not 1 <= value <= most):
+            if (value := defaults.get(name)) is not None and (type(value) is not int or not 1 <= value <= most):
                 raise ValueError(f"{beside}: {name} is {value!r:.60}; it must be a whole number from 1 to {most}")
     else:
-        said = call_defaults(pipeline_class)
-    if not all(isinstance(said.get(name), int) for name in VideoSize._fields):
+        defaults = call_defaults(pipeline_class)
+    if not all(isinstance(defaults.get(name), int) for name in VideoSize._fields):
         return None
-    return VideoSize(*(said[name] for name in VideoSize._fields))
+    return VideoSize(*(defaults[name] for name in VideoSize._fields))
 
 
 def said_fps(folder: Path) -> float | None:
@@ -140,9 +142,9 @@ def teacher_sha256(folder: Path) -> str:
 
 
 def _content_sha256(path: Path) -> str:
-    if path.name in (CLASSICAL, MODULAR) or path.name.endswith("config.json"):
+    if path.name in (CLASSICAL_INDEX, MODULAR_INDEX) or path.name.endswith("config.json"):
         # of a modular index without where its parts were loaded from, which a folder that moves changes
-        read = read_pipeline_index(path.parent) if path.name == MODULAR else read_json(path)
+        read = read_pipeline_index(path.parent) if path.name == MODULAR_INDEX else read_json(path)
         settings = {name: value for name, value in read.items() if name not in _ORIGIN}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return sha256(path)
@@ -178,7 +180,7 @@ def _is_modular(name: str) -> bool:
     from huggingface_hub import hf_hub_download
 
     try:
-        return bool(hf_hub_download(name, MODULAR))
+        return bool(hf_hub_download(name, MODULAR_INDEX))
     except (OSError, ValueError):
         return False
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.schedule import Kind, NoiseSchedule, Prediction
+from fewstep.teacher.schedule import NoiseSchedule, Prediction, ScheduleKind
 from fewstep.teacher.schedulers import prediction_type
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.told import ControlScale
@@ -23,7 +23,7 @@ class Contract(Protocol):
     @property
     def steps(self) -> int: ...
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> ScheduleKind: ...
     @property
     def prediction(self) -> Prediction: ...
     @property

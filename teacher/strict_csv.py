@@ -9,11 +9,11 @@ from pathlib import Path
 
 from fewstep.teacher.text_files import read_text
 
-Row = tuple[int, list[str]]  # the line where it begins, and its cells
+CsvRow = tuple[int, list[str]]  # the line where it begins, and its cells
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-def read_csv(table: Path, fits: Callable[[list[str]], bool]) -> tuple[list[str], Iterator[Row]]:
+def read_csv(table: Path, fits: Callable[[list[str]], bool]) -> tuple[list[str], Iterator[CsvRow]]:
     """The header and the rows behind it; rows without a filled cell are left out, and a file without text has neither.
 
     Cells are separated by commas, semicolons or tabs: by the first of them with which the header `fits`, and by commas
@@ -34,7 +34,7 @@ def _fits(table: Path, text: str, delimiter: str, fits: Callable[[list[str]], bo
         return False
 
 
-def _rows(table: Path, text: str, delimiter: str) -> Iterator[Row]:
+def _rows(table: Path, text: str, delimiter: str) -> Iterator[CsvRow]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:
         line = reader.line_num + 1  # an unclosed quote is only noticed at the end of the file
@@ -48,7 +48,7 @@ def _rows(table: Path, text: str, delimiter: str) -> Iterator[Row]:
             yield line, cells
 
 
-def _checked(table: Path, rows: Iterator[Row], header: list[str], separators: str) -> Iterator[Row]:
+def _checked(table: Path, rows: Iterator[CsvRow], header: list[str], separators: str) -> Iterator[CsvRow]:
     for line, cells in rows:
         place = f"{table}, line {line}"
         if cells == header:
@@ -77,5 +77,5 @@ def _check_row(cells: list[str], header: list[str], separators: str, place: str)
             remedy = f"delete the {separators} at its end"
         raise ValueError(f"{place} has {len(cells)} cells, and the header {filled}: {remedy}")
     if len(cells) < filled:
-        found = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
-        raise ValueError(f"{place} has {found}, and the header {filled}: write every cell, separated by {separators}")
+        count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+        raise ValueError(f"{place} has {count}, and the header {filled}: write every cell, separated by {separators}")

@@ -20,11 +20,11 @@ def outputs_of(
 
     With `stop` that ends behind the last of the blocks.
     """
-    found: dict[nn.Module, Tensor] = {}
+    outputs: dict[nn.Module, Tensor] = {}
 
     def keep(block: nn.Module, _: object, output: Any) -> None:
-        found[block] = output_of(output)
-        if stop and len(found) == len(blocks):
+        outputs[block] = output_of(output)
+        if stop and len(outputs) == len(blocks):
             raise _AllSeen
 
     handles = [block.register_forward_hook(keep) for block in blocks]
@@ -34,4 +34,4 @@ def outputs_of(
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs

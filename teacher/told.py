@@ -33,13 +33,13 @@ class Told:
     @property
     def told(self) -> dict[str, Any]:
         """What `tell` would say again, of numbers that the denoiser takes, as JSON has them."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         if self.embedded_guidance is not None:
-            found["embedded_guidance"] = self.embedded_guidance
+            result["embedded_guidance"] = self.embedded_guidance
         if self.control_layers:
             scale = self.control_scale
-            found["control_scale"] = list(scale) if isinstance(scale, tuple) else scale
-        return found
+            result["control_scale"] = list(scale) if isinstance(scale, tuple) else scale
+        return result
 
     @property
     def control_scales(self) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from fewstep.teacher.atomic import naming_full_disk, whole_file
 from fewstep.teacher.filter_muon import FilterMuon
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals
 from fewstep.teacher.lr_scale import lr_scale
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.screen import SILENT, TrainingScreen
 
 # The losses of a step by name; the one called "loss" is minimised. Everything random in it must follow from the
 # step number alone: that is what makes a resumed run equal an uninterrupted one.
@@ -44,7 +44,7 @@ class Budget:
         return self.lr * lr_scale(step, self.steps, self.warmup, self.cooldown)
 
 
-def train(
+def train_network(
     name: str,
     folder: Path,
     modules: Mapping[str, nn.Module],
@@ -52,7 +52,7 @@ def train(
     budget: Budget,
     watch: Callable[[int], Mapping[str, float]] | None = None,
     watch_every: int = 500,
-    screen: Screen = SILENT,
+    screen: TrainingScreen = SILENT,
 ) -> None:
     """Trains `modules` in place for `budget.steps` steps and leaves their moving average in them.
 
@@ -69,16 +69,16 @@ def train(
     with screen.stage(name, budget.steps, state.step) as on_step, noted_signals() as signals:
         try:
             while state.step < budget.steps and not signals.stop:
-                found = losses(state.step)
-                state.update(name, found["loss"])
+                terms = losses(state.step)
+                state.update(name, terms["loss"])
                 if state.step % 10 == 0:
-                    for key, loss in found.items():
+                    for key, loss in terms.items():
                         writer.add_scalar(f"{name}/{key}", float(loss.detach()), state.step)
                 if watch is not None and (state.step % watch_every == 0 or state.step == budget.steps):
                     for key, figure in state.watched(watch, signals).items():
                         writer.add_scalar(f"{name}/{key}", figure, state.step)
                         screen.say(f"{name}: {key} {figure:.4g} at step {state.step}")
-                on_step(state.step, float(found["loss"].detach()))
+                on_step(state.step, float(terms["loss"].detach()))
                 if signals.save or time.monotonic() - saved > budget.save_seconds:
                     state.save()
                     saved = time.monotonic()
@@ -101,7 +101,7 @@ def losses_by_time(error: Tensor, t: Tensor) -> dict[str, Tensor]:
     return {f"loss t {low:.1f}-{high:.1f}": error[rows].mean() for (low, high), rows in spans.items() if rows.any()}
 
 
-def psnr(mse: Tensor) -> Tensor:
+def psnr_of_mse(mse: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of a mean squared error on the range -1..1."""
     return 10 * torch.log10(4 / mse.clamp_min(math.ulp(0.0)))
 
@@ -203,9 +203,9 @@ def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimize
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.01},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=budget.lr, betas=(0.9, 0.98))]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=budget.lr, betas=(0.9, 0.98))]
     if budget.muon == "blocks":
-        found.append(torch.optim.Muon(chosen, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(torch.optim.Muon(chosen, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
     elif budget.muon == "filters":
-        found.append(FilterMuon(chosen, budget.lr))
-    return found
+        optimizers.append(FilterMuon(chosen, budget.lr))
+    return optimizers

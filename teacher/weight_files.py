@@ -64,8 +64,8 @@ def fault(path: Path, error: Exception) -> str:
         start += file.read(100)
         file.seek(_LENGTH)
         header = file.read(length) if length <= size else b""
-    if (found := _placeholder(start, size)) is not None:
-        return found
+    if (placeholder := _placeholder(start, size)) is not None:
+        return placeholder
     if size < _LENGTH or (start[_LENGTH : _LENGTH + 1] == b"{" and size < _LENGTH + length):
         return f"is cut off within its header, after {size:,} bytes"
     try:

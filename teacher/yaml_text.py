@@ -27,12 +27,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
-        said: set[str] = set()
+        keys: set[str] = set()
         for name, _ in node.value:
             if isinstance(name, yaml.ScalarNode):
-                if name.value in said:
+                if name.value in keys:
                     raise yaml.composer.ComposerError(None, None, f"{name.value} is said twice", node.start_mark)
-                said.add(name.value)
+                keys.add(name.value)
         return node
 
     def flatten_mapping(self, node: Any) -> None:

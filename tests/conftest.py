@@ -12,7 +12,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from tests.tiny_cogvideox import save_tiny_cogvideox_given
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
@@ -81,8 +82,8 @@ def of_kind(folders: str, kind: str) -> Any:
 
     @pytest.fixture(scope="session")
     def folder(request: pytest.FixtureRequest) -> Path:
-        found: Path = request.getfixturevalue(folders)(kind)
-        return found
+        path: Path = request.getfixturevalue(folders)(kind)
+        return path
 
     return folder
 

@@ -28,8 +28,8 @@ def stock_latents(teacher: Teacher, given: Given, z: Tensor, steps: int, guidanc
     pipeline.scheduler = teacher.stock_scheduler(contract).make(pipeline)
     arguments = teacher.call_arguments(contract, given) | {"guidance_scale": guidance, "negative_prompt": NEGATIVE}
     arguments |= teacher.noise_arguments(z.clone(), contract, given)
-    found = pipeline(prompt=PROMPT, output_type="latent", return_dict=False, **arguments)
-    return teacher.from_outputs(found, z.shape)
+    outputs = pipeline(prompt=PROMPT, output_type="latent", return_dict=False, **arguments)
+    return teacher.from_outputs(outputs, z.shape)
 
 
 @torch.no_grad()
@@ -39,6 +39,6 @@ def stock_error(teacher: Teacher, steps: int, guidance: float) -> float:
     given = noise_given(teacher.given_sizes(size))
     z = teacher.noise([3], teacher.latent_shape(*size))
     conditions = teacher.conditions([PROMPT], NEGATIVE, size, given)
-    found = teacher.given_out(rollout(teacher, z, conditions, teacher.schedule.grid(steps), guidance))
+    own = teacher.given_out(rollout(teacher, z, conditions, teacher.schedule.grid(steps), guidance))
     expected = stock_latents(teacher, given, z, steps, guidance).float()
-    return float((found - expected).norm() / expected.norm())
+    return float((own - expected).norm() / expected.norm())

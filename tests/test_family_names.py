@@ -37,7 +37,7 @@ def parts_of_code(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value.value = None  # the docstring of what stands around it or before it
         for _, value in ast.iter_fields(node):
-            yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
+            yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
 
 
 def named(part: str) -> list[str]:
@@ -56,7 +56,7 @@ ELSEWHERE = [path for path in FILES if not any(path.is_relative_to(folder) for f
 def test_no_family_is_named_outside_of_families(path: Path) -> None:
     assert not named(str(path.relative_to(ROOT)))
     parts = parts_of_code(ast.parse(path.read_text()))
-    assert not {part: found for part in parts if (found := named(part))}
+    assert not {part: names for part in parts if (names := named(part))}
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_a_prompt_becomes_a_clip_that_its_seed_decides(client: TestClient) -> No
 
 
 def test_it_says_how_it_is(client: TestClient) -> None:
-    found = client.get("/health")
-    assert found.status_code == 200
-    assert found.json() == {"status": "ok", "steps": 2, "fps": 8, "frames": 9, "height": 16, "width": 16}
+    actual = client.get("/health")
+    assert actual.status_code == 200
+    assert actual.json() == {"status": "ok", "steps": 2, "fps": 8, "frames": 9, "height": 16, "width": 16}
 
 
 @pytest.mark.parametrize(

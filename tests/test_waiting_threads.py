@@ -29,9 +29,9 @@ STARTS = {
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
-def at_torch(start: str, **said: str) -> str:
+def at_torch(start: str, **text: str) -> str:
     """What the environment holds when the command comes to torch, started with what the user said."""
-    environment = {name: value for name, value in os.environ.items() if name not in NAMES} | said
+    environment = {name: value for name, value in os.environ.items() if name not in NAMES} | text
     command = [sys.executable, "-c", SPY + STARTS[start]]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
@@ -42,7 +42,7 @@ def test_threads_spin_briefly_from_the_first_import_of_torch_on(start: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("text", "printed"),
     [
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
         ({"OMP_WAIT_POLICY": ""}, " None"),
@@ -51,5 +51,5 @@ def test_threads_spin_briefly_from_the_first_import_of_torch_on(start: str) -> N
         ({"KMP_LIBRARY": "turnaround"}, "None None"),
     ],
 )
-def test_what_the_user_said_stays(said: dict[str, str], found: str) -> None:
-    assert at_torch("fewstep", **said) == f"at torch: {found}"
+def test_what_the_user_said_stays(text: dict[str, str], printed: str) -> None:
+    assert at_torch("fewstep", **text) == f"at torch: {printed}"

@@ -69,10 +69,10 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_module_imports_from_the_wheel(python: Path) -> None:
     home = python.parents[1]
     (installed,) = home.glob("lib/python*/site-packages/fewstep")
-    found = {Path(line) for line in run(python, "-c", IMPORT_EVERYTHING, cwd=home).split()}
+    modules = {Path(line) for line in run(python, "-c", IMPORT_EVERYTHING, cwd=home).split()}
     expected = {installed / path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
-    assert expected <= found
-    assert {path for path in found if not path.is_relative_to(installed)} == set()
+    assert expected <= modules
+    assert {path for path in modules if not path.is_relative_to(installed)} == set()
 
 
 def test_the_command_runs_from_the_wheel(python: Path) -> None:

@@ -26,7 +26,7 @@ def tiny_image_encoder() -> dict[str, Any]:
 
 def load_tiny_ip_adapter(pipeline: Any) -> None:
     """Loads random weights of an adapter into the pipeline's UNet."""
-    unet, found, key = pipeline.unet, dict[str, Any](), 1
+    unet, actual, key = pipeline.unet, dict[str, Any](), 1
     text = unet.config.cross_attention_dim
     modules = dict(unet.named_modules())
     for name in unet.attn_processors:
@@ -34,10 +34,12 @@ def load_tiny_ip_adapter(pipeline: Any) -> None:
             continue
         width = modules[name.removesuffix(".processor")].to_q.in_features
         processor: Any = IPAdapterAttnProcessor(hidden_size=width, cross_attention_dim=text)
-        found |= {f"{key}.{part}.weight": processor.state_dict()[f"{part}.0.weight"] for part in ("to_k_ip", "to_v_ip")}
+        actual |= {
+            f"{key}.{part}.weight": processor.state_dict()[f"{part}.0.weight"] for part in ("to_k_ip", "to_v_ip")
+        }
         key += 2
     projection: Any = ImageProjection(cross_attention_dim=text, image_embed_dim=_IMAGE_DIM, num_image_text_embeds=4)
     state = {name.replace("image_embeds", "proj"): tensor for name, tensor in projection.state_dict().items()}
     pipeline.load_ip_adapter(
-        {"image_proj": state, "ip_adapter": found}, subfolder="", weight_name="", image_encoder_folder=None
+        {"image_proj": state, "ip_adapter": actual}, subfolder="", weight_name="", image_encoder_folder=None
     )

@@ -58,8 +58,8 @@ def save_tiny_ltx2(folder: Path, kind: str = "text", **transformer: Any) -> None
         scheduler=FlowMatchEulerDiscreteScheduler(**BY_SIZE),
     )  # fmt: skip
     save_tiny(pipeline, folder, num_frames=9, side=32)
-    said = folder / "fewstep.json"
-    said.write_text(json.dumps(json.loads(said.read_text()) | {"fps": 12.5}))
+    text = folder / "fewstep.json"
+    text.write_text(json.dumps(json.loads(text.read_text()) | {"fps": 12.5}))
 
 
 def tiny_gemma(vocab_size: int) -> Any:

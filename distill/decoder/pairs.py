@@ -55,7 +55,7 @@ def make_pairs(
     Of each clip the part, the noise and the place in its file follow from the recipe's seed and the clip's number.
     """
     settings = recipe.decoder
-    rows = [ShuffledRows(one, teacher_sha256=teacher.sha256(), seed=recipe.seed) for one in datasets]
+    rows = [ShuffledRows(dataset, teacher_sha256=teacher.sha256(), seed=recipe.seed) for dataset in datasets]
     planned = min(settings.clips, sum(map(len, rows)))
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, planned, _CLIPS_PER_FILE):
@@ -98,8 +98,8 @@ class Pairs:
 
     def __init__(self, folder: Path) -> None:
         loaded = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
-        self.latents = torch.cat([one["latents"] for one in loaded])  # (N, C, n, h, w)
-        self._videos = torch.cat([one["videos"] for one in loaded])  # (N, F, H, W, 3), uint8
+        self.latents = torch.cat([tensors["latents"] for tensors in loaded])  # (N, C, n, h, w)
+        self._videos = torch.cat([tensors["videos"] for tensors in loaded])  # (N, F, H, W, 3), uint8
         self.num_held_out = min(32, max(1, len(self.latents) // 10))
         self._orders: dict[tuple[int, int], np.ndarray] = {}  # of seed and epoch: the last one that was asked for
 

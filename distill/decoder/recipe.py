@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from fewstep.distill.data_recipe import DataRecipe
-from fewstep.distill.mistakes import sentences
 from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.overrides import apply
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_settings
-from fewstep.distill.settings import Decay, Size
-from fewstep.teacher.limited import Amount, Channels, Clips, Items, Rate, Steps, Weight
+from fewstep.distill.settings import Size
+from fewstep.distill.validation_errors import error_sentences
+from fewstep.teacher.limited import Amount, Channels, Decay, Items, NumClips, NumSteps, Rate, Weight
 from fewstep.teacher.yaml_text import load_yaml
 
 Blocks = Annotated[int, Field(ge=0, le=64)]
@@ -45,9 +45,9 @@ class DecoderSettings(Settings):
     noise: Amount = 0.05
     """Standard deviation of noise on the latents, which are of unit variance, before both decoders see them: latents of
     a student are not quite its teacher's."""
-    steps: Steps = 4000
+    steps: NumSteps = 4000
     """Of the optimizer."""
-    batch: Clips = 8
+    batch: NumClips = 8
     """Clips of a step."""
     lr: Rate = 2e-3
     """Learning rate of AdamW and, of filters, Muon, falling to 0 over the last `cooldown` of the steps."""
@@ -90,11 +90,11 @@ def read_decoder_recipe(path: str, overrides: Sequence[str] = ()) -> DecoderReci
 
     Raises ValueError naming everything that is wrong.
     """
-    found = find_recipe(path)
-    values: dict[str, Any] = load_yaml(found.read_text("utf-8-sig"))
+    file = find_recipe(path)
+    values: dict[str, Any] = load_yaml(file.read_text("utf-8-sig"))
     for override in overrides:
         apply(override, values)
     try:
-        return DecoderRecipe.model_validate(values, context={"folders": (found.parent, Path.cwd(), RECIPES)})
+        return DecoderRecipe.model_validate(values, context={"folders": (file.parent, Path.cwd(), RECIPES)})
     except ValidationError as error:
-        raise ValueError(f"{found}: {'; '.join(sentences(error, DecoderRecipe.model_json_schema()))}") from error
+        raise ValueError(f"{file}: {'; '.join(error_sentences(error, DecoderRecipe.model_json_schema()))}") from error

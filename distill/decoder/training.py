@@ -15,8 +15,8 @@ from fewstep.distill.objectives.losses import discriminator_loss, generator_loss
 from fewstep.student.decoder.files import autoencoder_sha256
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.screen import SILENT, Screen
-from fewstep.teacher.training_loop import Budget, psnr, train
+from fewstep.teacher.screen import SILENT, TrainingScreen
+from fewstep.teacher.training_loop import Budget, psnr_of_mse, train_network
 
 _WARMUP = 50  # steps
 _WATCH_EVERY = 250  # steps
@@ -45,7 +45,7 @@ def new_decoder(settings: DecoderSettings, seed: int, teacher: Teacher, pairs: P
 
 
 def train_decoder(
-    recipe: DecoderRecipe, teacher: Teacher, pairs: Pairs, folder: Path, screen: Screen = SILENT
+    recipe: DecoderRecipe, teacher: Teacher, pairs: Pairs, folder: Path, screen: TrainingScreen = SILENT
 ) -> SmallVideoDecoder:
     """The trained decoder; `folder` keeps its checkpoint and TensorBoard logs, and training that was begun there is
     resumed."""
@@ -64,7 +64,7 @@ def train_decoder(
             parts["features"] = settings.features * (teacher.encode(made) - seen).abs().mean()
         if settings.discriminator.weight and step >= settings.discriminator.start * settings.steps:
             parts |= _adversarial(judge, made, video, settings.discriminator.weight)
-        figures = {"psnr_db": psnr(error.detach().square().mean())}
+        figures = {"psnr_db": psnr_of_mse(error.detach().square().mean())}
         return {"loss": torch.stack(list(parts.values())).sum(), **parts, **figures}
 
     def watch(step: int) -> Mapping[str, float]:
@@ -72,7 +72,7 @@ def train_decoder(
 
     budget = Budget(settings.steps, settings.lr, _WARMUP, settings.cooldown, settings.ema, muon="filters")
     modules: dict[str, nn.Module] = {"decoder": decoder, "discriminator": judge}
-    train("decoder", folder, modules, losses, budget, watch, watch_every=_WATCH_EVERY, screen=screen)
+    train_network("decoder", folder, modules, losses, budget, watch, watch_every=_WATCH_EVERY, screen=screen)
     return decoder.requires_grad_(False).eval()
 
 
@@ -91,4 +91,4 @@ def held_out_psnr(decoder: SmallVideoDecoder, pairs: Pairs) -> float:
     errors = [
         (decoder(z.to(decoder.device)).clamp(-1, 1).cpu() - video).square().mean() for z, video in pairs.held_out()
     ]
-    return float(psnr(torch.stack(errors).mean()))
+    return float(psnr_of_mse(torch.stack(errors).mean()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.distill.discriminator import Discriminator
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Trainee
 from fewstep.distill.objectives.judged import students_clips
 from fewstep.distill.objectives.losses import discriminator_loss, generator_loss, gradient_penalty
 from fewstep.distill.objectives.regression import regress
@@ -28,7 +28,7 @@ DISCRIMINATOR = "discriminator"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AdversarialLesson:
     """What the turns of one round share: what is real, and from where the student makes the same."""
 
     batch: Batch
@@ -73,7 +73,7 @@ class AdversarialObjective:
         yield (*[DISCRIMINATOR] * turns, STUDENT)
 
     @torch.no_grad()
-    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Comparison:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> AdversarialLesson:
         """What is real, and where the student begins; with keep_graph, its side as well if it has a turn."""
         anchored = STUDENT in turns and self.settings.anchor.weight > 0
         make = self._of_clips if self.settings.judges == "sample" else self._of_steps
@@ -83,7 +83,7 @@ class AdversarialObjective:
                 comparison = replace(comparison, shared=self._students_side(comparison, roles))
         return comparison
 
-    def loss(self, turn: str, lesson: Comparison, roles: Roles, step: int) -> dict[str, Tensor]:
+    def loss(self, turn: str, lesson: AdversarialLesson, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """Figures of the discriminator's or the student's turn; `r1` and `r2` (|grad D|^2 / 2) only where they count.
 
         Whether the discriminator's parameters take gradients is set for the turn, and stays so until the next call:
@@ -119,7 +119,7 @@ class AdversarialObjective:
 
     # --- what is compared
 
-    def _of_steps(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
+    def _of_steps(self, batch: Batch, roles: NetworkRoles, anchored: bool, num_judged: int) -> AdversarialLesson:
         schedule = roles.teacher.schedule
         # one transition t -> s per clip, between two neighbouring nodes of the student's grid
         step = self.supervision.draw(batch, schedule)
@@ -127,7 +127,7 @@ class AdversarialObjective:
         if not anchored and is_sharded(roles.supervisor):  # then all processes ask it, or none
             (supervised,) = wanted_anywhere([supervised], batch.x0.device)
         taught = self.supervision.teach(step, batch, roles) if supervised else None
-        return Comparison(
+        return AdversarialLesson(
             batch,
             self.subject.real_of(step, taught, batch, schedule),
             self.subject.times_of(step),
@@ -138,16 +138,16 @@ class AdversarialObjective:
             starts=self._read_starts(step, batch) if self.settings.discriminator.backbone == "frozen" else None,
         )
 
-    def _of_clips(self, batch: Batch, roles: Roles, anchored: bool, num_judged: int) -> Comparison:
+    def _of_clips(self, batch: Batch, roles: NetworkRoles, anchored: bool, num_judged: int) -> AdversarialLesson:
         supervision, noise, at_data = self.supervision, batch.noise(), torch.zeros(len(batch.x0), dtype=torch.float64)
         # whole clips from noise (arXiv 2405.14867): real ones are data, or the supervisor's from the same noise
         drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.draws.shared))
         real = supervision.clips(noise, batch, roles) if self.settings.real == "supervisor" else batch.x0
         step = supervision.draw(batch, roles.teacher.schedule) if anchored else None
         taught = None if step is None else supervision.teach(step, batch, roles)
-        return Comparison(batch, real, at_data, at_data.long(), num_judged, step, taught, noise, drawn)
+        return AdversarialLesson(batch, real, at_data, at_data.long(), num_judged, step, taught, noise, drawn)
 
-    def _students_side(self, lesson: Comparison, roles: Roles) -> tuple[Tensor, Tensor | None]:
+    def _students_side(self, lesson: AdversarialLesson, roles: NetworkRoles) -> tuple[Tensor, Tensor | None]:
         """The student's endpoints or clips, and its prediction at z_t where they are of single steps."""
         if lesson.noise is not None:
             through = self.settings.through
@@ -156,7 +156,7 @@ class AdversarialObjective:
         x0 = _predict(lesson.step, lesson.batch, roles)
         return self.subject.fake_of(lesson.step, x0, roles.teacher.schedule), x0
 
-    def _starts(self, lesson: Comparison) -> list[Tensor] | None:
+    def _starts(self, lesson: AdversarialLesson) -> list[Tensor] | None:
         if lesson.starts is not None or lesson.step is None:
             return lesson.starts
         return self._read_starts(lesson.step, lesson.batch)
@@ -171,7 +171,7 @@ class AdversarialObjective:
         discriminate: Callable[..., Tensor],
         real: Tensor,
         fake: Tensor,
-        lesson: Comparison,
+        lesson: AdversarialLesson,
         schedule: NoiseSchedule,
         step: int,
     ) -> dict[str, Tensor]:
@@ -211,8 +211,8 @@ class AdversarialObjective:
         real: Tensor,
         fake: Tensor,
         x0: Tensor | None,
-        lesson: Comparison,
-        roles: Roles,
+        lesson: AdversarialLesson,
+        roles: NetworkRoles,
     ) -> dict[str, Tensor]:
         settings, of_fake = self.settings, discriminate(fake)
         of_real = of_fake
@@ -235,7 +235,7 @@ class AdversarialObjective:
             loss, figures["anchor"] = loss + settings.anchor.weight * anchor, anchor.detach()
         return {"loss": loss, **figures}
 
-    def _anchor(self, x0: Tensor | None, lesson: Comparison, taught: Lesson, roles: Roles) -> Tensor:
+    def _anchor(self, x0: Tensor | None, lesson: AdversarialLesson, taught: Lesson, roles: NetworkRoles) -> Tensor:
         schedule, anchor = roles.teacher.schedule, self.settings.anchor
         if x0 is None:  # samples are judged, and the anchor's own step was not taken yet
             assert lesson.step is not None
@@ -249,5 +249,5 @@ class AdversarialObjective:
         return schedule.grid(self.supervision.student_steps)[-len(self.scores.weights) :]
 
 
-def _predict(step: StudentStep, batch: Batch, roles: Roles) -> Tensor:
+def _predict(step: StudentStep, batch: Batch, roles: NetworkRoles) -> Tensor:
     return roles.teacher.denoise(step.z_t, step.t, batch.conditions, network=roles.student)

@@ -19,37 +19,37 @@ if TYPE_CHECKING:
     from fewstep.distill.settings import Stage
 
 
-def step_calls(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+def step_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of all steps of the stage: the discriminator's turns and the student's."""
-    sides, turn = _sides(settings, stage, each), _turn(settings, stage.batch)
+    sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
     samples, anchored = settings.judges == "sample", settings.anchor.weight > 0
     step = turn.starts_once + turn.judge * settings.discriminator_steps + turn.learn + sides.learnt
-    step += each.lesson if anchored and not samples else sides.real
+    step += parts.lesson if anchored and not samples else sides.real
     if anchored and samples:
-        step += each.lesson + each.learn
+        step += parts.lesson + parts.learn
     if stage.accumulate > 1:  # its graph does not wait for the student's turn, see Trainer
         step += sides.forward * settings.discriminator_steps
     counting = -(-stage.steps // settings.penalty_every)  # every n-th step from step 0 on
     return step * stage.steps + turn.penalty * (counting * settings.discriminator_steps)
 
 
-def warmup_calls(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+def warmup_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of the rounds before the student's first, all of which have penalties."""
-    return (_round(settings, stage, each) + _turn(settings, stage.batch).penalty) * settings.warmup
+    return (_round(settings, stage, parts) + _turn(settings, stage.batch).penalty) * settings.warmup
 
 
-def probe_calls(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+def probe_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of fresh heads, which are trained on two students, and asked once more of each."""
     if not settings.probe:
         return Calls()
     penalties = -(-settings.probe // settings.penalty_every)
-    once = _round(settings, stage, each) * (settings.probe + HELD_OUT)
+    once = _round(settings, stage, parts) * (settings.probe + HELD_OUT)
     return (once + _turn(settings, stage.batch).penalty * penalties) * 2
 
 
-def _round(settings: Adversarial, stage: Stage, each: PartCalls) -> Calls:
+def _round(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """A round in which the discriminator has a turn and the student has none, without penalties."""
-    sides, turn = _sides(settings, stage, each), _turn(settings, stage.batch)
+    sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
     return sides.real + sides.forward + turn.starts_once + turn.judge
 
 
@@ -62,14 +62,14 @@ class _Sides:
     learnt: Calls  # with them
 
 
-def _sides(settings: Adversarial, stage: Stage, each: PartCalls) -> _Sides:
+def _sides(settings: Adversarial, stage: Stage, parts: PartCalls) -> _Sides:
     if settings.judges != "sample":
-        return _Sides(Calls() if settings.real == "clips" else each.lesson, each.forward, each.learn)
+        return _Sides(Calls() if settings.real == "clips" else parts.lesson, parts.forward, parts.learn)
     steps = stage.student_steps
     through = {"all": steps, "last": 1, "drawn": (steps + 1) / 2}[settings.through]
-    again = each.learn.forward[STUDENT] - stage.batch  # for gradient checkpointing
+    again = parts.learn.forward[STUDENT] - stage.batch  # for gradient checkpointing
     learnt = Calls.of(STUDENT, steps * stage.batch + round(through * again), round(through * stage.batch))
-    return _Sides(each.clips if settings.real == "supervisor" else Calls(), each.forward * steps, learnt)
+    return _Sides(parts.clips if settings.real == "supervisor" else Calls(), parts.forward * steps, learnt)
 
 
 @dataclass(frozen=True)

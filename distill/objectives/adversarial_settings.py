@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import nn
 
 from fewstep.distill.calls import Calls, PartCalls
-from fewstep.distill.discriminator import ADAPTER, Discriminator, DiscriminatorSettings, num_parameters
+from fewstep.distill.discriminator import DISCRIMINATOR_ADAPTER, Discriminator, DiscriminatorSettings, num_parameters
 from fewstep.distill.fresh_heads import FreshHeads
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
 from fewstep.distill.objectives.adversarial_calls import probe_calls, step_calls, warmup_calls
-from fewstep.distill.objectives.base import Batch, Roles, Settings
+from fewstep.distill.objectives.base import Batch, NetworkRoles, Settings
 from fewstep.distill.objectives.judged import Judges, Real, Subject, Through
 from fewstep.distill.objectives.losses import AdversarialLoss
 from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings, Probe
@@ -24,15 +24,13 @@ from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import Kinds
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.limited import Amount, Rate, Steps, StepsOrNone, Weight
+from fewstep.teacher.limited import Amount, Decay, NumSteps, Rate, StepsOrNone, Weight
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from fewstep.distill.batches import BatchSource
     from fewstep.distill.settings import Stage
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
 NO_MOMENTUM = (0.0, 0.99)  # Adam's betas of both players: with momentum a game with a moving opponent circles
 
 
@@ -77,7 +75,7 @@ class Adversarial(ObjectiveSettings):
     """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
     r2: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
-    penalty_every: Steps = 4
+    penalty_every: NumSteps = 4
     """Every n-th step r1 and r2 count n times, in the others not at all; in the first, once in each turn of warm-up."""
     penalty_sigma: Amount = 0.01
     """Size of the finite difference that estimates the gradient, in units of the latents."""
@@ -85,7 +83,7 @@ class Adversarial(ObjectiveSettings):
     """How noisy the discriminator sees both sides."""
     warmup: StepsOrNone = 50
     """Discriminator steps before the student moves."""
-    discriminator_steps: Steps = 1
+    discriminator_steps: NumSteps = 1
     """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
     balance: Balance | None = None
     """Discriminator steps and a weight of the adversarial loss that follow accuracy; null: always the same."""
@@ -112,7 +110,7 @@ class Adversarial(ObjectiveSettings):
 
     @property
     def subject(self) -> Subject:
-        """What is held against what."""
+        """What is compared with what."""
         return Subject(self.real, self.judges, self.through)
 
     @property
@@ -125,7 +123,7 @@ class Adversarial(ObjectiveSettings):
         """What the discriminator sees: where a step started, too, or not."""
         return "conditional" if self.conditional else "relaxed"
 
-    def build(self, supervision: Supervision, roles: Roles, any_batch: Batch) -> AdversarialObjective:
+    def build(self, supervision: Supervision, roles: NetworkRoles, any_batch: Batch) -> AdversarialObjective:
         """With a discriminator that measures its features on the clips of `any_batch`."""
         return AdversarialObjective(
             self,
@@ -148,7 +146,7 @@ class Adversarial(ObjectiveSettings):
             return None
         heads = FreshHeads(self, supervision, batches, batch, any_batch, accelerator)
 
-        def measure(finished: Roles, began_as: Roles) -> dict[str, float]:
+        def measure(finished: NetworkRoles, began_as: NetworkRoles) -> dict[str, float]:
             after, before = heads.accuracy(finished), heads.accuracy(began_as)
             return {
                 "fresh_heads_before": before.accuracy,
@@ -172,15 +170,15 @@ class Adversarial(ObjectiveSettings):
             teacher.taps(part, self.discriminator.depths)
         if self.discriminator.backbone == "lora":
             rank = self.discriminator.lora_rank
-            add_adapter(shared_copy(network), ADAPTER, rank, rank, kinds=teacher.kinds)
+            add_adapter(shared_copy(network), DISCRIMINATOR_ADAPTER, rank, rank, kinds=teacher.kinds)
 
-    def calls(self, stage: Stage, each: PartCalls) -> Calls:
+    def calls(self, stage: Stage, parts: PartCalls) -> Calls:
         """Both players' turns."""
-        return step_calls(self, stage, each)
+        return step_calls(self, stage, parts)
 
-    def calls_once(self, stage: Stage, each: PartCalls) -> Calls:
+    def calls_once(self, stage: Stage, parts: PartCalls) -> Calls:
         """The discriminator's warm-up, and fresh heads."""
-        return warmup_calls(self, stage, each) + probe_calls(self, stage, each)
+        return warmup_calls(self, stage, parts) + probe_calls(self, stage, parts)
 
     @property
     def period(self) -> int:

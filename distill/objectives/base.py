@@ -27,7 +27,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Roles(Protocol):
+class NetworkRoles(Protocol):
     """The networks of a stage, for `network=` of the teacher's methods."""
 
     @property
@@ -80,7 +80,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedMethod:
     """A method of a trainee's modules that benchmarks time; each named one is a kind of call that they count.
 
     What it takes first is a tensor of clips, and what it returns are tensors.
@@ -103,7 +103,7 @@ class Trainee:
     module: nn.Module
     lr: float
     betas: tuple[float, float]
-    timed: Sequence[Timed] = ()
+    timed: Sequence[TimedMethod] = ()
 
 
 class Objective(Protocol[LessonT]):
@@ -118,14 +118,14 @@ class Objective(Protocol[LessonT]):
         The turns of one round share a lesson. The last turn of the last round is the student's.
         """
 
-    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> LessonT:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> LessonT:
         """What the turns of a round learn from.
 
         keep_graph: the student's own forward pass may be made once, here, for all turns; else each turn makes it, and
         the lesson holds no graph.
         """
 
-    def loss(self, turn: str, lesson: LessonT, roles: Roles, step: int) -> dict[str, Tensor]:
+    def loss(self, turn: str, lesson: LessonT, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """Scalars by name: "loss" is minimised and sends gradient only to the turn's player, the others are logged.
 
         The figures that are logged may differ from step to step.

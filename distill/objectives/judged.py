@@ -1,4 +1,4 @@
-"""What a discriminator is shown: what counts as real, and what of the student is held against it.
+"""What a discriminator is shown: what counts as real, and what of the student is compared with it.
 
 The published recipe holds the student's endpoint against the supervisor's (arXiv 2402.13929). Others hold clips against
 clips: what one step stands for (LADD, arXiv 2403.12015), or the end of the student's own chain (DMD2, arXiv 2405.14867;
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
 from fewstep.teacher.rollout import integrate, rollout
 from fewstep.teacher.schedule import NoiseSchedule
@@ -64,7 +64,7 @@ class Subject:
 
 
 def students_clips(
-    supervision: Supervision, noise: Tensor, batch: Batch, roles: Roles, through: Through, drawn: int
+    supervision: Supervision, noise: Tensor, batch: Batch, roles: NetworkRoles, through: Through, drawn: int
 ) -> Tensor:
     """The student's own clips (B, C, F, h, w) from noise of that shape, all its steps one after the other.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from fewstep.distill.calls import Calls, PartCalls
-from fewstep.distill.objectives.base import Batch, Objective, Roles, Settings
+from fewstep.distill.objectives.base import Batch, NetworkRoles, Objective, Settings
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import Kinds
@@ -27,7 +27,9 @@ class Probe:
     """What is measured as a stage ends."""
 
     doing: str  # for the user who waits for it, as in "training fresh heads"
-    measure: Callable[[Roles, Roles], dict[str, float]]  # the finished student, what it began as -> figures by name
+    measure: Callable[
+        [NetworkRoles, NetworkRoles], dict[str, float]
+    ]  # the finished student, what it began as -> figures by name
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ObjectiveSettings(Settings, ABC):
     default_betas: ClassVar[tuple[float, float]]
     """Adam's, of the student, where a stage says nothing; a game of players asks for no momentum."""
     is_regression: ClassVar[bool] = False
-    """Whether it does nothing but follow its supervisor: others are held against such students."""
+    """Whether it does nothing but follow its supervisor: others are compared with such students."""
     has_discriminator: ClassVar[bool] = False
     """Whether its settings and figures are those of a discriminator, as `Adversarial` names them: reports show them."""
 
@@ -67,7 +69,7 @@ class ObjectiveSettings(Settings, ABC):
     # --- what it does
 
     @abstractmethod
-    def build(self, supervision: Supervision, roles: Roles, any_batch: Batch) -> Objective[Any]:
+    def build(self, supervision: Supervision, roles: NetworkRoles, any_batch: Batch) -> Objective[Any]:
         """The objective of a stage; `any_batch` holds clips that sizes and statistics may be taken from, the same in
         every process."""
 
@@ -94,11 +96,11 @@ class ObjectiveSettings(Settings, ABC):
     # --- what it costs
 
     @abstractmethod
-    def calls(self, stage: Stage, each: PartCalls) -> Calls:
+    def calls(self, stage: Stage, parts: PartCalls) -> Calls:
         """Of all steps of the stage, but for what `calls_once` counts. Networks smaller than the denoiser's are not
         counted."""
 
-    def calls_once(self, stage: Stage, each: PartCalls) -> Calls:
+    def calls_once(self, stage: Stage, parts: PartCalls) -> Calls:
         """What a stage does once, however many steps it has: a warm-up within the first step, a probe at the end."""
         return Calls()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from fewstep.distill.calls import Calls, PartCalls
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Trainee
 from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings
 from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.supervision import Lesson, Supervision
@@ -38,13 +38,13 @@ class Progressive(ObjectiveSettings):
         """The loss: tables hold others against `mse`."""
         return self.loss
 
-    def build(self, supervision: Supervision, roles: Roles, any_batch: Batch) -> ProgressiveObjective:
+    def build(self, supervision: Supervision, roles: NetworkRoles, any_batch: Batch) -> ProgressiveObjective:
         """The objective of a stage."""
         return ProgressiveObjective(self, supervision)
 
-    def calls(self, stage: Stage, each: PartCalls) -> Calls:
+    def calls(self, stage: Stage, parts: PartCalls) -> Calls:
         """The supervisor's way and the student's step."""
-        return (each.lesson + each.learn) * stage.steps
+        return (parts.lesson + parts.learn) * stage.steps
 
     def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
         """Nothing."""
@@ -74,11 +74,11 @@ class ProgressiveObjective:
         """The student's turn."""
         return ((STUDENT,),)
 
-    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Taught:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Taught:
         """A step of the supervisor's."""
         return Taught(self.supervision.lesson(batch, roles), batch.conditions)
 
-    def loss(self, turn: str, lesson: Taught, roles: Roles, step: int) -> dict[str, Tensor]:
+    def loss(self, turn: str, lesson: Taught, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """The endpoint's error in the student's own prediction."""
         teacher, taught = roles.teacher, lesson.step
         x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from fewstep.teacher.given import Kept
+from fewstep.teacher.given import KeptLatents
 from fewstep.teacher.schedule import NoiseSchedule
 
 Regression = Literal["mse", "huber"]
@@ -19,7 +19,7 @@ def regress(
     t: Tensor,
     kind: Regression = "mse",
     huber_c: float = 0.1,
-    kept: Kept | None = None,
+    kept: KeptLatents | None = None,
 ) -> Tensor:
     """The mean over clips and elements of the error as the student's own prediction has it at t (B,), t > 0.
 

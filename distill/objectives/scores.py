@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.processes import sum_over_processes
-from fewstep.teacher.limited import Steps
+from fewstep.teacher.limited import NumSteps
 
 _MEMORY = 0.9  # of the moving averages, per turn that sees the transition
 
@@ -26,7 +26,7 @@ class Balance(Settings):
     """Accuracy under which it has the most turns, and the student follows it less; above 0.5, which is chance."""
     high: Fraction = 0.9
     """Accuracy above which it waits."""
-    most: Steps = 3
+    most: NumSteps = 3
     """Turns in a step while it is under `low`."""
 
     @model_validator(mode="after")

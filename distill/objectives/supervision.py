@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.distill.draws import Draws
-from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
 from fewstep.teacher.schedule import NoiseSchedule, substeps_per_step
@@ -56,10 +56,10 @@ def supervisor_times(teacher_steps: int, student_steps: int, starts: Sequence[fl
 
     Raises ValueError as that does.
     """
-    found = set[float]()
+    times = set[float]()
     for height, node, count in _segments(teacher_steps, student_steps, starts):
-        found |= {_rounded((height + (node - height) * i / count) / student_steps) for i in range(count)}
-    return sorted(found, reverse=True)
+        times |= {_rounded((height + (node - height) * i / count) / student_steps) for i in range(count)}
+    return sorted(times, reverse=True)
 
 
 def known_starts(student_steps: int, starts: Sequence[float] | None) -> set[float]:
@@ -143,7 +143,7 @@ class Supervision:
         return StudentStep(z_t, steps.t, steps.s, noise, steps.num_substeps)
 
     @torch.no_grad()
-    def teach(self, step: StudentStep, batch: Batch, roles: Roles) -> Lesson:
+    def teach(self, step: StudentStep, batch: Batch, roles: NetworkRoles) -> Lesson:
         """Follows the supervisor through the step."""
         z_s = torch.empty_like(step.z_t)
         # z_s: the supervisor's n ODE steps from z_t; clips that take as many go through them together
@@ -166,14 +166,14 @@ class Supervision:
         every = sorted({count for *_, count in _segments(self.teacher_steps, self.student_steps, self.starts)})
         if len(every) == 1 or not is_sharded(supervisor):
             return own
-        asked = wanted_anywhere([count in own for count in every], step.z_t.device)
-        return [count for count, wanted in zip(every, asked, strict=True) if wanted]
+        taking = wanted_anywhere([count in own for count in every], step.z_t.device)
+        return [count for count, wanted in zip(every, taking, strict=True) if wanted]
 
-    def lesson(self, batch: Batch, roles: Roles) -> Lesson:
+    def lesson(self, batch: Batch, roles: NetworkRoles) -> Lesson:
         """A step that is drawn, as the supervisor takes it."""
         return self.teach(self.draw(batch, roles.teacher.schedule), batch, roles)
 
-    def clips(self, noise: Tensor, batch: Batch, roles: Roles) -> Tensor:
+    def clips(self, noise: Tensor, batch: Batch, roles: NetworkRoles) -> Tensor:
         """The supervisor's whole way from noise (B, C, F, h, w) to clips, without gradients."""
         grid = roles.teacher.schedule.grid(self.teacher_steps)
         return rollout(roles.teacher, noise, batch.conditions, grid, self.guidance, network=roles.supervisor)

@@ -41,9 +41,9 @@ class BoxIoU(Metric):
         return read_given(prompts, self._sizes, self._fps)["control"]
 
     def measure(self, clips: Clips) -> Tensor:
-        asked = [boxes(video.float().mean(0) > 127) for video in self._control(clips.prompts)]
+        requested = [boxes(video.float().mean(0) > 127) for video in self._control(clips.prompts)]
         shown = [boxes(object_mask(video)) for video in clips.videos.cpu()]
-        return torch.stack([iou(a, b).mean() for a, b in zip(asked, shown, strict=True)])
+        return torch.stack([iou(a, b).mean() for a, b in zip(requested, shown, strict=True)])
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return {self.name: figure(mean_interval(own), len(own), "", "higher")}
@@ -65,13 +65,13 @@ def object_mask(video: Tensor) -> Tensor:
 
 def boxes(mask: Tensor) -> Tensor:
     """Left, top, right, bottom (F, 4) of what is set in (F, H, W), edges between pixels; zeros where nothing is."""
-    found = []
+    edges_of_frames = []
     for frame in mask:
         columns, rows = (torch.nonzero(frame.sum(dim) >= _LIT).flatten() for dim in (0, 1))
         empty = not len(columns) or not len(rows)
         edges = [0, 0, 0, 0] if empty else [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        found.append(torch.tensor(edges, dtype=torch.float32))
-    return torch.stack(found)
+        edges_of_frames.append(torch.tensor(edges, dtype=torch.float32))
+    return torch.stack(edges_of_frames)
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:

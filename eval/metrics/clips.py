@@ -15,7 +15,7 @@ from fewstep.eval.metrics.frechet import Interval, middle_95
 
 Figures = dict[str, dict[str, Any]]  # as rows of results.json have them: name -> value, low, high, num, unit, better
 
-DRAWS = 1000  # of a bootstrap
+BOOTSTRAP_DRAWS = 1000  # of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Metric(torchmetrics.Metric):
 
     def _flat(self, figures: Figures) -> dict[str, Tensor]:
         ends = {"": "value", "-low": "low", "-high": "high"}
-        flat = {name + end: found[key] for name, found in figures.items() for end, key in ends.items()}
+        flat = {name + end: figure_values[key] for name, figure_values in figures.items() for end, key in ends.items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in flat.items()}
 
     def _seen(self, videos: Tensor, prompts: Sequence[str] | None, teacher: Clips | None = None) -> Clips:
@@ -160,15 +160,15 @@ class Metric(torchmetrics.Metric):
 def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
     """The rows (N, ...) of every process, in order. Processes that have none, and so do not know their shape, are left
     out, which torchmetrics' own gathering cannot do."""
-    found: list[Any] = [None] * distributed.get_world_size(group)
-    distributed.all_gather_object(found, rows.cpu(), group)
-    return [part.to(rows.device) for part in found if len(part)] or [rows]
+    parts: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(parts, rows.cpu(), group)
+    return [part.to(rows.device) for part in parts if len(part)] or [rows]
 
 
 def figure(interval: Interval, num: int, unit: str = "", better: str = "") -> dict[str, Any]:
     """A figure as rows of results.json have it."""
-    said = {key: value for key, value in (("unit", unit), ("better", better)) if value}
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "num": num} | said
+    labels = {key: value for key, value in (("unit", unit), ("better", better)) if value}
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "num": num} | labels
 
 
 def mean_interval(values: Tensor) -> Interval:
@@ -185,6 +185,6 @@ def ratio_interval(own: Tensor, teacher: Tensor) -> Interval:
     if not teacher.sum() > 0:
         raise ValueError("the teacher's own figure is 0: there is no ratio to it")
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(own), (DRAWS, len(own)), generator=generator)
+    drawn = torch.randint(len(own), (BOOTSTRAP_DRAWS, len(own)), generator=generator)
     ratios = own[drawn].sum(1) / teacher[drawn].sum(1).clamp_min(1e-12)
     return Interval(float(own.sum() / teacher.sum()), *middle_95(ratios))

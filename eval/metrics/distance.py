@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.eval.feature_cache import cached_features
 from fewstep.eval.metrics import paired
 from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure
-from fewstep.eval.metrics.features import FeatureNetwork, figures, open_features
+from fewstep.eval.metrics.features import FeatureNetwork, distance_figures, open_features
 from fewstep.eval.metrics.kernel import kernel_interval
 from fewstep.eval.metrics.shapes import Progress
 from fewstep.eval.reference import ClipSource, RealClips
@@ -79,22 +79,22 @@ class Distance(Metric):
         """Features (M, D) of real clips, taken once for all evaluations of one protocol."""
 
         def compute() -> Tensor:
-            found = []
+            features = []
             for start in range(0, source.count, batch):
                 rows = range(start, min(start + batch, source.count))
-                found.append(self.network.features(source.read(rows)))
+                features.append(self.network.features(source.read(rows)))
                 progress(f"real clips, {self.name}", rows.stop, source.count)
-            return torch.cat(found)
+            return torch.cat(features)
 
         return cached_features({"network": self.network.protocol(), "clips": source.protocol}, compute)
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        return figures(self.name, own, self.reference)
+        return distance_figures(self.name, own, self.reference)
 
     def difference(self, own: Tensor, other: Tensor) -> Figures:
-        one, two = (paired.distance(features, self.reference) for features in (own, other))
-        found = figure(paired.difference(one, two).interval, len(own), better="lower")
-        return {self.name: found | {"dimensions": own.shape[1], "reference_num": len(self.reference)}}
+        own_distance, other_distance = (paired.distance(features, self.reference) for features in (own, other))
+        metrics = figure(paired.difference(own_distance, other_distance).interval, len(own), better="lower")
+        return {self.name: metrics | {"dimensions": own.shape[1], "reference_num": len(self.reference)}}
 
 
 class FVD(Distance):
@@ -103,7 +103,7 @@ class FVD(Distance):
     def __init__(self, weights: str | Path | None = None, device: str = "cpu", **settings: Any) -> None:
         """`weights`: I3D's, as `--fvd-weights` of `fewstep evaluate`; None: the public file, which is downloaded.
 
-        Raises ValueError when they cannot be had.
+        Raises ValueError when they cannot be loaded.
         """
         super().__init__(open_features("fvd", weights, device), **settings)
 

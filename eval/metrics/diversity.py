@@ -34,10 +34,10 @@ class Diversity(Metric):
         return torch.stack([self._distance(per_prompt[:, i], per_prompt[:, j]) for i, j in pairs]).mean(0)
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        found = {self.name: figure(mean_interval(own), len(own))}
+        metrics = {self.name: figure(mean_interval(own), len(own))}
         if teacher is not None and teacher.sum() > 0:
-            found[f"{self.name}-ratio"] = figure(ratio_interval(own, teacher), len(own), "x the teacher's")
-        return found
+            metrics[f"{self.name}-ratio"] = figure(ratio_interval(own, teacher), len(own), "x the teacher's")
+        return metrics
 
 
 def mean_of_pairs(features: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def mean_of_pairs(features: Tensor) -> Tensor:
     """
     if features.ndim != 3 or features.shape[1] < 2:
         raise ValueError(f"features have shape {tuple(features.shape)}; they must be (P, S, D) with S at least 2")
-    return torch.stack([torch.pdist(each) for each in features.double()]).mean(1)
+    return torch.stack([torch.pdist(clips) for clips in features.double()]).mean(1)
 
 
 def rms(first: Tensor, second: Tensor) -> Tensor:

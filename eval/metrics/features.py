@@ -1,7 +1,7 @@
 """Feature networks behind one interface, and the distances that their features give.
 
-A network makes one feature vector of each clip; `figures` compares two sets of them. A figure compares only with
-figures of the same protocol: `FeatureNetwork.protocol()`, the number of clips, and the reference.
+A network makes one feature vector of each clip; `distance_figures` compares two sets of them. A figure compares only
+with figures of the same protocol: `FeatureNetwork.protocol()`, the number of clips, and the reference.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fewstep.eval.metrics.kernel import kernel_interval
 from fewstep.eval.metrics.shapes import ShapesFeatures
 from fewstep.eval.metrics.transformers_features import HUB_IDS, TransformersFeatures
 
-NAMES = ("shapes-fd", "fvd", *HUB_IDS)
+DISTANCE_NAMES = ("shapes-fd", "fvd", *HUB_IDS)
 
 
 class FeatureNetwork(Protocol):
@@ -42,7 +42,7 @@ class FeatureNetwork(Protocol):
 def open_features(name: str, weights: str | Path | None = None, device: str = "cpu") -> FeatureNetwork:
     """The network of a distance. `weights` is a file, a folder or a hub id; None is the usual hub id, and downloads.
 
-    Raises ValueError when there is no such distance, or its weights cannot be had: nothing ever stands in for them.
+    Raises ValueError when there is no such distance, or its weights cannot be loaded: there is no fallback.
     """
     if name == "shapes-fd":
         if weights is not None:
@@ -52,21 +52,21 @@ def open_features(name: str, weights: str | Path | None = None, device: str = "c
         return FvdFeatures(weights, device)
     if name in HUB_IDS:
         return TransformersFeatures(name, weights, device)
-    raise ValueError(f"there is no distance {name}: choose among {', '.join(NAMES)}")
+    raise ValueError(f"there is no distance {name}: choose among {', '.join(DISTANCE_NAMES)}")
 
 
-def figures(name: str, samples: Tensor, reference: Tensor, seed: int = 0) -> Figures:
+def distance_figures(name: str, samples: Tensor, reference: Tensor, seed: int = 0) -> Figures:
     """Figures of features (N, D) against those of the reference (M, D), each with a 95 % interval.
 
     NAME                the Frechet distance of these N clips: compares with figures of the same N only
     NAME-extrapolated   its limit for ever more clips; only there with four clips for each of the D dimensions
     NAME-kernel         the kernel distance, unbiased at any N
     """
-    found = {
+    intervals = {
         name: frechet_interval(samples, reference, seed),
         f"{name}-extrapolated": extrapolated(samples, reference, seed),
         f"{name}-kernel": kernel_interval(samples, reference),
     }
-    told = {key: figure(interval, len(samples), better="lower") for key, interval in found.items() if interval}
-    told[name] |= {"dimensions": samples.shape[1], "reference_num": len(reference)}  # what it takes to trust it
-    return told
+    metrics = {key: figure(interval, len(samples), better="lower") for key, interval in intervals.items() if interval}
+    metrics[name] |= {"dimensions": samples.shape[1], "reference_num": len(reference)}  # what it takes to trust it
+    return metrics

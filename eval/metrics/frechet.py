@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 STATISTICS = {"covariance": "unbiased", "arithmetic": "float64"}  # for the protocol of every distance
-DRAWS = 200  # of a bootstrap of distances
+FRECHET_DRAWS = 200  # of a bootstrap of distances
 _GROUPS = 32  # of the jackknife
 _SHUFFLES = 4  # into subsets: what they add to the error falls with them
 _T = 2.04  # 97.5 % point of Student's t with 31 degrees of freedom
@@ -35,7 +35,7 @@ def frechet(first: Tensor, second: Tensor) -> float:
     return float((squares - 2 * cross).clamp_min(0))
 
 
-def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = DRAWS) -> Interval:
+def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = FRECHET_DRAWS) -> Interval:
     """Frechet distance of `samples` (N, D) to `reference` (M, D), with a 95 % interval.
 
     What the interval covers is the mean distance, to this very reference, over all sets of N samples: the expected
@@ -44,8 +44,8 @@ def frechet_interval(samples: Tensor, reference: Tensor, seed: int = 0, draws: i
     resampled distances around their own mean, moved to the measured value. It compares only with figures of the
     same N; see `extrapolated` for a figure without that bias.
     """
-    value, found = frechet_draws(samples, reference, seed, draws)
-    low, high = middle_95(found)
+    value, resampled = frechet_draws(samples, reference, seed, draws)
+    low, high = middle_95(resampled)
     return Interval(value, max(0.0, low), high)
 
 
@@ -55,7 +55,9 @@ def middle_95(draws: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def frechet_draws(samples: Tensor, reference: Tensor, seed: int = 0, draws: int = DRAWS) -> tuple[float, Tensor]:
+def frechet_draws(
+    samples: Tensor, reference: Tensor, seed: int = 0, draws: int = FRECHET_DRAWS
+) -> tuple[float, Tensor]:
     """Frechet distance of `samples` (N, D) to `reference` (M, D), and that of resamples of them, (draws,) in float64.
 
     Resamples are moved so that their mean is the distance itself, as `frechet_interval` says. Which samples a draw
@@ -64,8 +66,8 @@ def frechet_draws(samples: Tensor, reference: Tensor, seed: int = 0, draws: int 
     generator = torch.Generator().manual_seed(seed)
     size, value = len(samples), frechet(samples, reference)
     drawn = [torch.randint(size, (size,), generator=generator) for _ in range(draws)]
-    found = _reweighted(samples, reference, torch.stack([torch.bincount(d, minlength=size) for d in drawn]))
-    return value, value + found - found.mean()
+    resampled = _reweighted(samples, reference, torch.stack([torch.bincount(d, minlength=size) for d in drawn]))
+    return value, value + resampled - resampled.mean()
 
 
 def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval | None:
@@ -103,8 +105,8 @@ def _without(features: Tensor, part: int, parts: int) -> Tensor:
 def _jackknife(varied: Tensor, fixed: Tensor) -> float:
     """Variance of their distance that `varied` brings in."""
     kept = torch.arange(len(varied)) % _GROUPS != torch.arange(_GROUPS)[:, None]
-    found = _reweighted(varied, fixed, kept.long())
-    return float((_GROUPS - 1) / _GROUPS * (found - found.mean()).square().sum())
+    left_out = _reweighted(varied, fixed, kept.long())
+    return float((_GROUPS - 1) / _GROUPS * (left_out - left_out.mean()).square().sum())
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +126,7 @@ def _reweighted(samples: Tensor, reference: Tensor, counts: Tensor) -> Tensor:
     """
     mean, root = _moments(reference)
     samples = samples.double() - mean
-    rotated, constant, found = samples @ root.T, root.square().sum(), []
+    rotated, constant, distances = samples @ root.T, root.square().sum(), []
     for count in counts:
         taken = count > 0
         weight = count[taken].double()[:, None]
@@ -135,5 +137,5 @@ def _reweighted(samples: Tensor, reference: Tensor, counts: Tensor) -> Tensor:
         scaled = centred * (weight / (total - 1)).sqrt()
         gram = scaled.T @ scaled if len(scaled) > scaled.shape[1] else scaled @ scaled.T
         cross = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
-        found.append((own_mean.square().sum() + spread + constant - 2 * cross).clamp_min(0))
-    return torch.stack(found)
+        distances.append((own_mean.square().sum() + spread + constant - 2 * cross).clamp_min(0))
+    return torch.stack(distances)

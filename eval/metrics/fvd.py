@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.eval.metrics.frechet import STATISTICS
-from fewstep.eval.metrics.i3d import CLASSES, FEWEST_FRAMES, I3D, SIDE
+from fewstep.eval.metrics.i3d import CLASSES, FEWEST_FRAMES, I3D, I3D_SIDE
 from fewstep.eval.metrics.preprocess import eight_bits, first_frames, resized
 from fewstep.eval.metrics.weights import find_file
 from fewstep.teacher.checksums import sha256
 
-HUB_ID, HUB_FILE = "flateon/FVD-I3D-torchscript", "i3d_torchscript.pt"
+FVD_HUB_ID, FVD_HUB_FILE = "flateon/FVD-I3D-torchscript", "i3d_torchscript.pt"
 ARCHIVE_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # of that file
-FRAMES = 16
+FVD_FRAMES = 16
 _CLIPS_AT_ONCE = 4
 _CLOSE = 1e-4  # of the largest logit; float32 differs by a tenth of it
 
@@ -34,10 +34,10 @@ class FvdFeatures:
     def __init__(self, weights: str | Path | None = None, device: str = "cpu") -> None:
         """`weights`: i3d_torchscript.pt, pytorch-i3d's rgb_imagenet.pt, either as safetensors; or a hub id.
 
-        By default the archive is downloaded. Raises ValueError when the weights cannot be had, are not I3D's, or are a
-        TorchScript archive other than the public one, for such a file can run code.
+        By default the archive is downloaded. Raises ValueError when the weights cannot be loaded, are not I3D's, or are
+        a TorchScript archive other than the public one, for such a file can run code.
         """
-        path = find_file(weights or HUB_ID, HUB_FILE)
+        path = find_file(weights or FVD_HUB_ID, FVD_HUB_FILE)
         self.weights_sha256 = sha256(path)
         if weights is None and self.weights_sha256 != ARCHIVE_SHA256:
             raise ValueError(f"{path} is not the file that FVD is known for: delete it, and it is downloaded again")
@@ -51,8 +51,8 @@ class FvdFeatures:
             "weights_sha256": self.weights_sha256,
             "weights_of_stylegan_v": self.weights_sha256 == ARCHIVE_SHA256,
             "dimensions": CLASSES,
-            "frames": f"the first {FRAMES}, or all where there are {FEWEST_FRAMES} to {FRAMES - 1}",
-            "resize": f"whole frame to {SIDE}x{SIDE}, bilinear, align_corners false, no antialiasing",
+            "frames": f"the first {FVD_FRAMES}, or all where there are {FEWEST_FRAMES} to {FVD_FRAMES - 1}",
+            "resize": f"whole frame to {I3D_SIDE}x{I3D_SIDE}, bilinear, align_corners false, no antialiasing",
             "value_range": "-1..1, rounded to 8 bits",
             "torch": torch.__version__,
             **STATISTICS,
@@ -61,9 +61,9 @@ class FvdFeatures:
     @torch.no_grad()
     def features(self, videos: Tensor) -> Tensor:
         """Features (B, 400) of videos (B, 3, F, H, W) in -1..1. Raises ValueError below 10 frames."""
-        videos = first_frames(videos, FEWEST_FRAMES, FRAMES, self.name)
+        videos = first_frames(videos, FEWEST_FRAMES, FVD_FRAMES, self.name)
         some = (eight_bits(part.to(self._device)) for part in videos.split(_CLIPS_AT_ONCE))
-        return torch.cat([self._network(resized(part, SIDE, SIDE, antialias=False)).cpu() for part in some])
+        return torch.cat([self._network(resized(part, I3D_SIDE, I3D_SIDE, antialias=False)).cpu() for part in some])
 
 
 def _load(path: Path, digest: str) -> I3D:
@@ -105,7 +105,7 @@ def _match(network: I3D, archive: torch.jit.ScriptModule, path: Path) -> None:
 
     On 10 frames, where sizes are odd, so that a padding of another kind would show.
     """
-    video = torch.rand(1, 3, FEWEST_FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    video = torch.rand(1, 3, FEWEST_FRAMES, I3D_SIDE, I3D_SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     theirs = archive(video, rescale=False, resize=False, return_features=True)
     for epsilon in (1e-3, 1e-5):
         network.set_epsilon(epsilon)

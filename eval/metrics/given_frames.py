@@ -31,12 +31,12 @@ class FramePsnr(Metric):
 
     def measure(self, clips: Clips) -> Tensor:
         given = read_given(clips.prompts, dict.fromkeys(self._frames, self._size), self._fps)
-        each = []
+        values = []
         for name, pictures in given.items():
             own = clips.videos[:, :, FROM_CLIP[OF_CLIPS[name]]]
             target = to_pixels(pictures).to(own)
-            each.append(peak_signal_noise_ratio(own, target, (-1.0, 1.0), reduction="none", dim=(1, 2, 3, 4)))
-        return torch.stack(each).clamp_max(MAX_PSNR).mean(0)
+            values.append(peak_signal_noise_ratio(own, target, (-1.0, 1.0), reduction="none", dim=(1, 2, 3, 4)))
+        return torch.stack(values).clamp_max(MAX_PSNR).mean(0)
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
         return {self.name: figure(mean_interval(own), len(own), "dB", "higher")}

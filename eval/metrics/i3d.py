@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, max_pool3d, pad, relu
 
 CLASSES = 400
-SIDE = 224
+I3D_SIDE = 224
 FEWEST_FRAMES = 10  # with fewer nothing is left for the last pooling
 
-Size = tuple[int, int, int]  # frames, height, width
+Size3d = tuple[int, int, int]  # frames, height, width
 
 _MIXED = {  # channels: into a block; of its six convolutions
     "mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
@@ -130,12 +130,12 @@ class _Logits(nn.Module):
         return self.conv3d(x)
 
 
-def _max_pool(x: Tensor, kernel: Size, stride: Size) -> Tensor:
+def _max_pool(x: Tensor, kernel: Size3d, stride: Size3d) -> Tensor:
     # zeros are as good as nothing here: all that is pooled went through a ReLU
     return max_pool3d(pad(x, _same(kernel, stride)), kernel, stride, ceil_mode=True)
 
 
-def _same(kernel: Size, stride: Size) -> list[int]:
+def _same(kernel: Size3d, stride: Size3d) -> list[int]:
     """Padding before and after, of the last dimension first."""
     totals = [max(k - s, 0) for k, s in zip(kernel, stride, strict=True)]
     return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]

@@ -70,8 +70,8 @@ class VideoLpips:
         a, b = (video.transpose(1, 2).flatten(0, 1) for video in (first, second))
         pairs = zip(a.split(_FRAMES_AT_ONCE), b.split(_FRAMES_AT_ONCE), strict=True)
         with torch.no_grad():
-            each = torch.cat([self._network(*pair).flatten() for pair in pairs])
-        return each.view(len(first), -1).mean(1)
+            distances = torch.cat([self._network(*pair).flatten() for pair in pairs])
+        return distances.view(len(first), -1).mean(1)
 
     def protocol(self) -> dict[str, Any]:
         """The same for both ways to the same weights."""
@@ -103,7 +103,7 @@ class LpipsGap(Metric):
 def open_lpips(trunk: Path | None, device: torch.device | str = "cpu") -> VideoLpips:
     """LPIPS on a trunk (.safetensors, or .pth of tensors only), or by the `lpips` package where there is none.
 
-    Raises ValueError when the weights cannot be had: nothing stands in for them.
+    Raises ValueError when the weights cannot be loaded: there is no fallback.
     """
     return VideoLpips(_package() if trunk is None else Lpips(_read_trunk(trunk)), device)
 
@@ -137,8 +137,8 @@ def _read_trunk(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"there is no file {path} for --lpips-trunk: pass torchvision's alexnet-owt-7be5be79.pth")
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        return dict(found.items())
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        return dict(state.items())
     except Exception as error:  # torch and safetensors raise a dozen kinds for files that are none
         raise ValueError(f"{path} holds no weights that can be read safely: pass safetensors or a .pth") from error
 

@@ -1,4 +1,4 @@
-"""Figures of the same prompts and noise held against each other: a bootstrap that takes the same clips of both.
+"""Figures of the same prompts and noise compared with each other: a bootstrap that takes the same clips of both.
 
 What two models share, such as prompts that are hard for both, falls out of their difference: its interval is far
 narrower than the two figures' own. Figures are combined draw by draw, and all intervals are of 95 %.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.eval.metrics.clips import DRAWS
+from fewstep.eval.metrics.clips import BOOTSTRAP_DRAWS
 from fewstep.eval.metrics.frechet import Interval, frechet_draws, middle_95
 
 
@@ -45,7 +45,7 @@ def mean(values: Tensor, seed: int = 0) -> Resampled:
         raise ValueError("there is no mean of no clips: pass at least one")
     values = values.double()
     generator = torch.Generator().manual_seed(seed)
-    taken = torch.randint(len(values), (DRAWS, len(values)), generator=generator)
+    taken = torch.randint(len(values), (BOOTSTRAP_DRAWS, len(values)), generator=generator)
     return Resampled(float(values.mean()), values[taken].mean(1), (len(values), seed))
 
 
@@ -76,12 +76,12 @@ def over_seeds(figures: Sequence[Resampled], seed: int = 0) -> Resampled:
     """
     if not figures:
         raise ValueError("there is no mean over no seeds: pass the figures of at least one")
-    for each in figures:
-        _check_paired(each, figures[0])
-    draws = torch.stack([each.draws for each in figures])  # (S, B)
+    for of_seed in figures:
+        _check_paired(of_seed, figures[0])
+    draws = torch.stack([of_seed.draws for of_seed in figures])  # (S, B)
     generator = torch.Generator().manual_seed(seed)
     taken = torch.randint(len(figures), draws.shape, generator=generator)
-    value = sum(each.value for each in figures) / len(figures)
+    value = sum(of_seed.value for of_seed in figures) / len(figures)
     return Resampled(value, draws.gather(0, taken).mean(0), figures[0].drawn)
 
 

@@ -40,12 +40,15 @@ class PromptAccuracy(Metric):
         return {self.name: figure(wilson(int(right.sum()), len(right)), len(right), _UNIT, "higher")}
 
     def difference(self, own: Tensor, other: Tensor) -> Figures:
-        one, two = _right(own), _right(other)
-        interval = paired.mean_difference(one, two)
-        return {self.name: figure(interval, len(one), _UNIT, "higher") | {"differing": int((one != two).sum())}}
+        own_right, other_right = _right(own), _right(other)
+        interval = paired.mean_difference(own_right, other_right)
+        return {
+            self.name: figure(interval, len(own_right), _UNIT, "higher")
+            | {"differing": int((own_right != other_right).sum())}
+        }
 
 
 def _right(judged: Tensor) -> Tensor:
     """Whether a clip shows all that its prompt names, (N,), of the clips whose prompts name anything."""
-    told = judged[(judged >= 0).any(1)]
-    return (told != 0).all(1)
+    known = judged[(judged >= 0).any(1)]
+    return (known != 0).all(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep.eval.metrics.frechet import STATISTICS, Interval, frechet_interval
 from fewstep.teacher.shapes.captions import agreement, example, rates
 from fewstep.teacher.shapes.judge import FEATURES, Judge, batch, judge_sha256, load_judge
-from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE
+from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE
 
 REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
 _BATCH = 32
@@ -48,8 +48,8 @@ class ShapesJudgement:
 
     def agreements(self) -> Tensor:
         """What the judge says of each attribute (N, attributes), int8: 1 right, 0 wrong, -1 not named by the prompt."""
-        told = [[int(right[name]) if name in right else -1 for name in ATTRIBUTES] for right in self._right]
-        return torch.tensor(told, dtype=torch.int8)
+        rows = [[int(right[name]) if name in right else -1 for name in ATTRIBUTES] for right in self._right]
+        return torch.tensor(rows, dtype=torch.int8)
 
     def distance(self, reference: Tensor, seed: int = 0) -> Interval:
         """shapes-fd to reference features (N, D) and its 95 % interval."""
@@ -68,7 +68,7 @@ class ShapesFeatures:
     """The embedded judge as a feature network."""
 
     name = "shapes-fd"
-    min_frames = FRAMES
+    min_frames = WORLD_FRAMES
 
     def __init__(self, device: str = "cpu") -> None:
         self._judge = load_judge(device=device)
@@ -79,8 +79,8 @@ class ShapesFeatures:
             "network": "the embedded judge of the shapes world",
             "weights_sha256": judge_sha256(),
             "dimensions": FEATURES,
-            "frames": FRAMES,
-            "resize": f"none: clips of {SIDE}x{SIDE} only",
+            "frames": WORLD_FRAMES,
+            "resize": f"none: clips of {WORLD_SIDE}x{WORLD_SIDE} only",
             "value_range": "-1..1",
             "torch": torch.__version__,
             **STATISTICS,
@@ -108,11 +108,11 @@ def held_out_prompts(count: int, seed: int) -> list[str]:
 
 def judge_real(count: int, seed: int, judge: Judge | None = None, progress: Progress | None = None) -> ShapesJudgement:
     """The judgement of `count` real held-out clips against their own captions."""
-    found = ShapesJudgement(judge)
+    judgement = ShapesJudgement(judge)
     for start in range(0, count, _BATCH):
         indices = range(start, min(start + _BATCH, count))
         videos, _ = batch("held-out", seed, indices)
-        found.update(videos, [example("held-out", seed, i)[1] for i in indices])
+        judgement.update(videos, [example("held-out", seed, i)[1] for i in indices])
         if progress is not None:
             progress("real clips", indices.stop, count)
-    return found
+    return judgement

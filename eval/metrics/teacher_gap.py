@@ -36,8 +36,8 @@ class TeacherGap(Metric):
 
 def psnr(own: Clips, teacher: Clips) -> Tensor:
     """Peak signal-to-noise ratio of each clip (B,) in dB, over all its pixels; at most MAX_PSNR."""
-    found = peak_signal_noise_ratio(own.videos, teacher.videos, (-1.0, 1.0), reduction="none", dim=(1, 2, 3, 4))
-    return found.clamp_max(MAX_PSNR)
+    decibels = peak_signal_noise_ratio(own.videos, teacher.videos, (-1.0, 1.0), reduction="none", dim=(1, 2, 3, 4))
+    return decibels.clamp_max(MAX_PSNR)
 
 
 def ssim(own: Clips, teacher: Clips) -> Tensor:
@@ -58,8 +58,10 @@ def temporal_error(own: Clips, teacher: Clips) -> Tensor:
 def _ssim(own: Tensor, teacher: Tensor) -> Tensor:
     """Of one clip (3, F, H, W), some frames at a time: the windows' statistics take five times their memory."""
     pairs = zip(*(video.transpose(0, 1).split(_FRAMES_AT_ONCE) for video in (own, teacher)), strict=True)
-    each = [structural_similarity_index_measure(a, b, reduction="none", data_range=(-1.0, 1.0)) for a, b in pairs]
-    return torch.cat([torch.as_tensor(part).reshape(-1) for part in each]).mean()
+    similarities = [
+        structural_similarity_index_measure(a, b, reduction="none", data_range=(-1.0, 1.0)) for a, b in pairs
+    ]
+    return torch.cat([torch.as_tensor(part).reshape(-1) for part in similarities]).mean()
 
 
 class PSNR(TeacherGap):

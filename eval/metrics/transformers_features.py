@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.eval.metrics.frechet import STATISTICS
 from fewstep.eval.metrics.preprocess import eight_bits, first_frames, resized
-from fewstep.eval.metrics.weights import find_folder, weights_sha256
+from fewstep.eval.metrics.weights import find_weights_folder, metric_weights_sha256
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
@@ -30,13 +30,13 @@ class TransformersFeatures:
     def __init__(self, name: str, weights: str | Path | None = None, device: str = "cpu") -> None:
         """`name` is one of HUB_IDS, `weights` a folder that save_pretrained wrote or a hub id, that one if None.
 
-        Raises ValueError when they cannot be had, or are another kind of network's.
+        Raises ValueError when they cannot be loaded, or are another kind of network's.
         """
         self.name = name
-        folder = find_folder(weights or HUB_IDS[name])
+        folder = find_weights_folder(weights or HUB_IDS[name])
         self._network = _load(folder, _FAMILIES[name]).to(device)
         self._device = device
-        self.weights_sha256 = weights_sha256(folder)
+        self.weights_sha256 = metric_weights_sha256(folder)
         config = self._network.config
         if config.model_type == "videomae":
             self.min_frames = self._most_frames = config.num_frames
@@ -75,10 +75,10 @@ class TransformersFeatures:
         shown = resized(eight_bits(videos), *self._size, antialias=True)
         frames = ((shown / 2 + 0.5 - mean) / std).transpose(1, 2)  # (B, F, 3, H, W)
         if self._network.config.model_type == "vjepa2":
-            found = self._network(pixel_values_videos=frames, skip_predictor=True)
+            output = self._network(pixel_values_videos=frames, skip_predictor=True)
         else:
-            found = self._network(pixel_values=frames)
-        return found.last_hidden_state.float().mean(1)
+            output = self._network(pixel_values=frames)
+        return output.last_hidden_state.float().mean(1)
 
     @property
     def _tubelet(self) -> int:
@@ -89,9 +89,9 @@ def _load(folder: Path, family: str) -> Any:
     from transformers import AutoConfig, AutoModel
 
     try:
-        found = AutoConfig.from_pretrained(folder).model_type
-        if found != family:
-            raise ValueError(f"{folder} holds a {found} network, not a {family} one: pass one of these")
+        model_type = AutoConfig.from_pretrained(folder).model_type
+        if model_type != family:
+            raise ValueError(f"{folder} holds a {model_type} network, not a {family} one: pass one of these")
         with without_bars():
             return AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
     except OSError as error:
@@ -101,9 +101,9 @@ def _load(folder: Path, family: str) -> Any:
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
     """Mean and deviation, per colour, of the pixels in 0..1 that the network was trained on."""
     for path in (folder / name for name in _PROCESSORS):
-        told = parse_json(path.read_text("utf-8")) if path.is_file() else {}
-        if {"image_mean", "image_std"} <= told.keys():
-            return told["image_mean"], told["image_std"]
+        settings = parse_json(path.read_text("utf-8")) if path.is_file() else {}
+        if {"image_mean", "image_std"} <= settings.keys():
+            return settings["image_mean"], settings["image_std"]
     raise ValueError(
         f"{folder} has no preprocessor_config.json with image_mean and image_std: save the processor there"
     )

@@ -14,7 +14,7 @@ _FILE = "name a copy with --fvd-weights, or check the name and the network"
 
 
 def find_file(source: str | Path, hub_file: str) -> Path:
-    """The file at `source`, or `hub_file` of the hub id `source`. Raises ValueError when it cannot be had."""
+    """The file at `source`, or `hub_file` of the hub id `source`. Raises ValueError when it cannot be loaded."""
     path = Path(source).expanduser()
     if path.is_dir() and (path / hub_file).is_file():
         return path / hub_file
@@ -31,7 +31,7 @@ def find_file(source: str | Path, hub_file: str) -> Path:
         raise ValueError(f"{hub_file} of {source} is neither on this disk nor within reach: {_FILE}") from error
 
 
-def find_folder(source: str | Path) -> Path:
+def find_weights_folder(source: str | Path) -> Path:
     """A folder with config.json and safetensors: at `source`, or of the hub id. Raises ValueError without one."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -41,7 +41,7 @@ def find_folder(source: str | Path) -> Path:
     return folder
 
 
-def weights_sha256(path: Path) -> str:
+def metric_weights_sha256(path: Path) -> str:
     """Of a file, or of all safetensors in a folder."""
     if path.is_file():
         return sha256(path)

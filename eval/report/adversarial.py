@@ -98,7 +98,7 @@ def fresh_heads(stage: StageRecord) -> str:
 def _facts(stage: StageRecord, judging: Judging) -> list[tuple[str, str]]:
     real = _REAL.get(judging.judges, {}).get(judging.real, judging.real)
     seen = "yes (conditional)" if judging.conditional else "no (relaxed)"
-    found = [
+    facts = [
         ("what counts as real", real),
         ("what is judged", _JUDGED.get(judging.judges, judging.judges)),
         ("the discriminator sees where a step begins", seen),
@@ -107,8 +107,8 @@ def _facts(stage: StageRecord, judging: Judging) -> list[tuple[str, str]]:
     result = stage.result or {}
     if isinstance(result.get("fresh_heads"), int | float):
         ends = [_percent(result[name]) for name in ("fresh_heads_before", "fresh_heads") if name in result]
-        found.append(("accuracy of fresh heads, before → after", " → ".join(ends)))
-    return found
+        facts.append(("accuracy of fresh heads, before → after", " → ".join(ends)))
+    return facts
 
 
 def _usual(judging: Judging) -> str:
@@ -124,8 +124,8 @@ def _percent(share: float) -> str:
 
 def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The times at which transitions end, as the curve names them, noisiest first -> how a reader is told of them."""
-    found = {match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))}
-    ordered = sorted((end for end in found if _is_number(end)), key=float, reverse=True)
+    ends = {match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))}
+    ordered = sorted((end for end in ends if _is_number(end)), key=float, reverse=True)
     short = {end: f"to t = {float(end):.2f}" for end in ordered}
     if len(set(short.values())) < len(short):
         short = {end: f"to t = {end}" for end in ordered}
@@ -199,10 +199,10 @@ def _line(name: str, tone: int, points: Points) -> dict[str, Any]:
 
 def thinned(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Points:
     """The finite points of a figure, every so many of a long curve: at most `most`, the last one among them."""
-    found = [
+    points = [
         (point["step"], float(f"{value:.5g}"))
         for point in curve
         if isinstance(value := point.get(key), int | float) and math.isfinite(value)
     ]
-    every = math.ceil(len(found) / most) or 1
-    return found[(len(found) - 1) % every :: every]
+    every = math.ceil(len(points) / most) or 1
+    return points[(len(points) - 1) % every :: every]

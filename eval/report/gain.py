@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewstep.eval.caution import has_interval, unfit
-from fewstep.eval.report.inputs import Comparison, Figure, Row, RunRecord, StageRecord
+from fewstep.eval.caution import has_interval, why_inconclusive
+from fewstep.eval.report.inputs import Comparison, FigureRecord, ModelRecord, RunRecord, StageRecord
 from fewstep.eval.report.words import COMPARED, TOLD_FIRST, number, plural
 
 _POINTS = "share of clips"  # the unit of figures that are told in points, which are percent of the clips
@@ -16,7 +16,7 @@ _MOST = 4  # sentences
 
 @dataclass(frozen=True)
 class Gain:
-    """A student of another objective, such as an adversarial one, held against one of regression alone, in words."""
+    """A student of another objective, such as an adversarial one, compared with one of regression alone, in words."""
 
     student: str
     regression: str
@@ -29,23 +29,23 @@ class _Measured:
     """A stage of a run and its row in an evaluation."""
 
     stage: StageRecord
-    row: Row
+    row: ModelRecord
 
 
 def gains(runs: Sequence[RunRecord], comparison: Comparison) -> list[Gain]:
     """Of each student that is not of regression, and that no other one of as many steps goes on with, to each of
     regression beside it."""
-    found = []
+    sentences = []
     for run in runs:
         measured = _measured(run, comparison)
-        for last in (one for one in measured if _is_last(one, measured, run)):
+        for last in (candidate for candidate in measured if _is_last(candidate, measured, run)):
             line = [stage.name for stage in _line(run, last.stage)]
             for other in measured:
                 if other.stage.regression and other.stage.student_steps == last.stage.student_steps:
                     began = other.stage.name in line
                     words = _sentence(comparison, last, other, _more_steps(run, last, other) if began else None)
-                    found.append(Gain(last.row.model, other.row.model, began, words))
-    return found[:_MOST]
+                    sentences.append(Gain(last.row.model, other.row.model, began, words))
+    return sentences[:_MOST]
 
 
 def _measured(run: RunRecord, comparison: Comparison) -> list[_Measured]:
@@ -61,7 +61,7 @@ def _folder(source: str | Path) -> Path:
 
 def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
     """The stages of as many steps that a stage goes on with, from itself back."""
-    named = {one.name: one for one in run.stages}
+    named = {of_run.name: of_run for of_run in run.stages}
     current: StageRecord | None = stage
     while current is not None and current.student_steps == stage.student_steps:
         yield current
@@ -69,10 +69,10 @@ def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
         current = named.get(current.start or "")
 
 
-def _is_last(one: _Measured, measured: Sequence[_Measured], run: RunRecord) -> bool:
+def _is_last(student: _Measured, measured: Sequence[_Measured], run: RunRecord) -> bool:
     """Whether it is not of regression, and none of the others that were measured goes on with it."""
-    others = (other for other in measured if other is not one and not other.stage.regression)
-    return not one.stage.regression and all(one.stage not in _line(run, other.stage) for other in others)
+    others = (other for other in measured if other is not student and not other.stage.regression)
+    return not student.stage.regression and all(student.stage not in _line(run, other.stage) for other in others)
 
 
 def _more_steps(run: RunRecord, last: _Measured, other: _Measured) -> int:
@@ -85,29 +85,29 @@ def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: i
     """`more`: training steps that the student has had since it was the other one; None where it never was."""
     figures = comparison.evaluation.minus(last.row.model, other.row.model)
     part = f"the {last.stage.objective.partition(',')[0]} part"
-    told = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
-    if not figures or not told:
+    names = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
+    if not figures or not names:
         return (
             f"What {part} gave is not known: {last.row.model} and {other.row.model} were not held "
             "against each other. `fewstep evaluate` of both, as before, adds that from the clips on disk."
         )
-    steps, num = last.stage.student_steps, figures[told[0]].num
+    steps, num = last.stage.student_steps, figures[names[0]].num
     regression = "regression alone" if more is None else "the regression that it began with"
-    changes = "; ".join(_change(metric, figures[metric]) for metric in told[:COMPARED])
+    changes = "; ".join(_change(metric, figures[metric]) for metric in names[:COMPARED])
     further = f" That includes {plural(more, 'step')} more of training." if more else ""
     return (
-        f"What {part} gave the {steps}-step student ({last.row.model}), held against {regression} "
+        f"What {part} gave the {steps}-step student ({last.row.model}), compared with {regression} "
         f"({other.row.model}) on the same {plural(num, 'prompt') if num else 'prompts'} and noise: {changes}.{further}"
     )
 
 
-def _change(metric: str, figure: Figure) -> str:
+def _change(metric: str, figure: FigureRecord) -> str:
     """shapes-fd changes by −3.14 (95 %: −8.00 to +1.20), which is not distinguishable from zero."""
     scale, unit = (100.0, " points") if figure.unit == _POINTS else (1.0, "")
     words = f"{metric} changes by {_signed(figure.value, scale)}{unit}"
     if has_interval(figure.model_dump()):
         words += f" (95 %: {_signed(figure.low, scale)} to {_signed(figure.high, scale)})"
-    why = unfit(figure.model_dump())
+    why = why_inconclusive(figure.model_dump())
     if why:
         return f"{words}, which decides nothing, for {why}"
     if figure.low is None or figure.high is None:
@@ -122,5 +122,5 @@ def _change(metric: str, figure: Figure) -> str:
 def _signed(value: float | None, scale: float) -> str:
     if value is None:
         return number(None)
-    told = f"{scale * value:.1f}".replace("-", "−") if scale != 1 else number(float(value))
-    return told if value < 0 else f"+{told}"
+    text = f"{scale * value:.1f}".replace("-", "−") if scale != 1 else number(float(value))
+    return text if value < 0 else f"+{text}"

@@ -22,7 +22,7 @@ def _finite(value: Any) -> Any:
 Number = Annotated[float | None, BeforeValidator(_finite)]  # None: not there, or not finite
 
 
-class Figure(BaseModel):
+class FigureRecord(BaseModel):
     """A metric of a model with its 95 % interval, and the floor that no model can pass."""
 
     value: Number
@@ -37,7 +37,7 @@ class Figure(BaseModel):
     better: Literal["lower", "higher"] | None = None
 
 
-class Row(BaseModel):
+class ModelRecord(BaseModel):
     """A model of an evaluation."""
 
     model: str
@@ -47,7 +47,7 @@ class Row(BaseModel):
     evaluations: float | None = None
     guidance: GuidanceField | None = None
     videos: str | None = None
-    metrics: dict[str, Figure] = Field(default_factory=dict)
+    metrics: dict[str, FigureRecord] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -56,21 +56,21 @@ class Difference(BaseModel):
 
     model: str
     other: str
-    metrics: dict[str, Figure] = Field(default_factory=dict)
+    metrics: dict[str, FigureRecord] = Field(default_factory=dict)
 
 
-class Evaluation(BaseModel):
+class EvaluationRecord(BaseModel):
     """results.json; the first model is the teacher that others are compared with."""
 
     command: str = ""
     protocol: dict[str, Any] = Field(default_factory=dict)
-    rows: list[Row] = Field(min_length=1)
+    rows: list[ModelRecord] = Field(min_length=1)
     differences: list[Difference] = Field(default_factory=list)
     prompts: list[str] = Field(default_factory=list)
 
     @field_validator("rows")
     @classmethod
-    def _real_clips_last(cls, rows: list[Row]) -> list[Row]:
+    def _real_clips_last(cls, rows: list[ModelRecord]) -> list[ModelRecord]:
         return sorted(rows, key=lambda row: row.role == "real")
 
     @property
@@ -78,17 +78,17 @@ class Evaluation(BaseModel):
         """Every metric that any model has, in the order of the file."""
         return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
 
-    def minus(self, model: str, other: str) -> dict[str, Figure] | None:
+    def minus(self, model: str, other: str) -> dict[str, FigureRecord] | None:
         """The figures of a model less those of another one, whichever stood first; None where they were not taken."""
-        for found in self.differences:
-            if (found.model, found.other) == (model, other):
-                return found.metrics
-            if (found.model, found.other) == (other, model):
-                return {name: _negative(figure) for name, figure in found.metrics.items()}
+        for difference in self.differences:
+            if (difference.model, difference.other) == (model, other):
+                return difference.metrics
+            if (difference.model, difference.other) == (other, model):
+                return {name: _negative(figure) for name, figure in difference.metrics.items()}
         return None
 
 
-def _negative(figure: Figure) -> Figure:
+def _negative(figure: FigureRecord) -> FigureRecord:
     value, low, high = (None if end is None else -end for end in (figure.value, figure.high, figure.low))
     return figure.model_copy(update={"value": value, "low": low, "high": high})
 
@@ -138,7 +138,7 @@ class Fit(BaseModel):
     seconds_per_evaluation: Number = None
 
 
-class Benchmark(BaseModel):
+class BenchmarkRecord(BaseModel):
     """A file of `fewstep benchmark`."""
 
     command: str = ""
@@ -148,14 +148,14 @@ class Benchmark(BaseModel):
     failed: dict[str, str] = Field(default_factory=dict)  # model -> why it was not timed
     optimised: list[Tried] = Field(default_factory=list)  # where options that pay were looked for
 
-    def of(self, model: Row) -> Latency | None:
+    def of(self, model: ModelRecord) -> Latency | None:
         """What a model costs; it may be called otherwise here, but has the same source and steps."""
         named = (row for row in self.rows if row.model == model.model)
         alike = (row for row in self.rows if row.steps == model.steps and _same_source(row.source, model.source))
         return next(named, None) or next(alike, None)
 
 
-class Band(BaseModel):
+class BandRecord(BaseModel):
     """Between which accuracies a discriminator has its usual turns; below it has `most`, above none."""
 
     low: float
@@ -170,7 +170,7 @@ class Judging(BaseModel):
     judges: str = "endpoint"
     conditional: bool = True
     discriminator_steps: int = 1
-    balance: Band | None = None
+    balance: BandRecord | None = None
     probe: int = 0  # steps for which fresh heads are trained; 0: none are
 
 
@@ -213,36 +213,36 @@ class Comparison:
     """An evaluation's folder with the benchmark of the same models, if there is one."""
 
     folder: Path
-    evaluation: Evaluation
-    benchmark: Benchmark | None = None
+    evaluation: EvaluationRecord
+    benchmark: BenchmarkRecord | None = None
 
-    def latency(self, model: Row) -> Latency | None:
+    def latency(self, model: ModelRecord) -> Latency | None:
         """What a model costs, if it was timed."""
         return self.benchmark.of(model) if self.benchmark else None
 
 
-def _same_source(one: str, other: str) -> bool:
+def _same_source(first: str, other: str) -> bool:
     """A stage's folder, or its run's, or both the same."""
-    paths = [Path(source).expanduser() for source in (one, other)]
-    return bool(one and other) and (paths[0] == paths[1] or paths[0] / "stages" == paths[1].parent)
+    paths = [Path(source).expanduser() for source in (first, other)]
+    return bool(first and other) and (paths[0] == paths[1] or paths[0] / "stages" == paths[1].parent)
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def read_evaluation(folder: Path) -> EvaluationRecord:
     """results.json of a folder. Raises ValueError when it is not there or not whole."""
     path = folder / RESULTS
     if not path.is_file():
         raise ValueError(f"{folder} has no {RESULTS}: pass a folder that `fewstep evaluate` wrote")
-    return _read(path, Evaluation, "evaluate")
+    return _read(path, EvaluationRecord, "evaluate")
 
 
-def read_benchmark(path: Path) -> Benchmark:
+def read_benchmark(path: Path) -> BenchmarkRecord:
     """A benchmark's JSON. Raises ValueError when it is not there or not whole."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}: pass the JSON that `fewstep benchmark` wrote")
-    return _read(path, Benchmark, "benchmark")
+    return _read(path, BenchmarkRecord, "benchmark")
 
 
-_Read = TypeVar("_Read", Evaluation, Benchmark)
+_Read = TypeVar("_Read", EvaluationRecord, BenchmarkRecord)
 
 
 def _read(path: Path, kind: type[_Read], verb: str) -> _Read:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from fewstep.teacher.limited import SamplingSteps, Steps
+from fewstep.teacher.limited import NumSteps, SamplingSteps
 
 _Name = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=200)]
 
@@ -41,7 +41,7 @@ class KeptStage(_Kept):
     name: _Name
     teacher_steps: SamplingSteps
     student_steps: SamplingSteps
-    steps: Steps
+    steps: NumSteps
     objective: KeptObjective
     gate: KeptGate | None
     start: str | None = None

@@ -15,8 +15,8 @@ from markupsafe import Markup
 from fewstep.eval.report import words
 from fewstep.eval.report.adversarial import CAUTION
 from fewstep.eval.report.gain import gains
-from fewstep.eval.report.inputs import Benchmark, Comparison, Row, RunRecord
-from fewstep.eval.report.sections import Data, comparison_section, latency_section, run_section
+from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, ModelRecord, RunRecord
+from fewstep.eval.report.sections import PageData, comparison_section, latency_section, run_section
 from fewstep.teacher.atomic import whole_file
 
 _HERE = Path(__file__).parent
@@ -29,17 +29,17 @@ class Material:
 
     runs: list[RunRecord]
     comparisons: list[Comparison]
-    benchmarks: list[Benchmark]
+    benchmarks: list[BenchmarkRecord]
 
 
 def write_report(out: Path, material: Material, count: int) -> None:
     """Writes the page with clips of the first `count` prompts. Raises ValueError for a clip that cannot be read."""
-    page = render(material, count)
+    page = render_page(material, count)
     with whole_file(out) as part:
         part.write_text(page, "utf-8")
 
 
-def render(material: Material, count: int) -> str:
+def render_page(material: Material, count: int) -> str:
     """The page's HTML. Whatever came from files is escaped; the browser is told to run no script but the page's own."""
     style = (_HERE / "style.css").read_text("utf-8")
     script = '"use strict";\n' + "\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
@@ -50,7 +50,7 @@ def render(material: Material, count: int) -> str:
     environment.filters |= {
         f.__name__: f for f in (words.number, words.times, words.duration, words.ends, words.plural)
     }
-    data = Data(material.comparisons, material.benchmarks)
+    data = PageData(material.comparisons, material.benchmarks)
     return environment.get_template("template.html").render(
         title=words.title(material.runs, material.comparisons),
         verdicts=[_verdict(material.runs, comparison) for comparison in material.comparisons],
@@ -68,10 +68,10 @@ def render(material: Material, count: int) -> str:
 
 
 def _verdict(runs: Sequence[RunRecord], comparison: Comparison) -> list[str]:
-    """On each student, and on what the adversarial part gave it; who is only held against it has no sentence."""
-    found = gains(runs, comparison)
-    aside = {gain.regression for gain in found if gain.began_with}
-    return [*words.verdict(comparison, aside), *(gain.words for gain in found)]
+    """On each student, and on what the adversarial part gave it; who is only compared with it has no sentence."""
+    gains_of_runs = gains(runs, comparison)
+    aside = {gain.regression for gain in gains_of_runs if gain.began_with}
+    return [*words.verdict(comparison, aside), *(gain.words for gain in gains_of_runs)]
 
 
 def _policy(script: str, style: str) -> str:
@@ -86,10 +86,12 @@ def _policy(script: str, style: str) -> str:
 
 def _commands(material: Material) -> dict[str, list[str]]:
     """What is missing -> the commands that make it."""
-    new = [run for run in material.runs if not any(_measures(one, run) for one in material.comparisons)]
+    new = [run for run in material.runs if not any(_measures(comparison, run) for comparison in material.comparisons)]
     models = [[run.teacher, str(run.folder)] for run in new]
     timed = [
-        [_named(row) for row in one.evaluation.rows if row.source] for one in material.comparisons if not one.benchmark
+        [_named(row) for row in comparison.evaluation.rows if row.source]
+        for comparison in material.comparisons
+        if not comparison.benchmark
     ]
     if not material.comparisons and not material.benchmarks:
         timed = models
@@ -99,7 +101,7 @@ def _commands(material: Material) -> dict[str, list[str]]:
     }
 
 
-def _named(row: Row) -> str:
+def _named(row: ModelRecord) -> str:
     """A model as commands are told of it."""
     guidance = "" if row.guidance is None else f":{row.guidance}"
     return f"{row.model}={row.source}" + (f"@{row.steps}{guidance}" if row.role == "teacher" and row.steps else "")

@@ -7,21 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.caution import has_interval, is_above_ideal, unfit
+from fewstep.eval.caution import has_interval, is_above_ideal, why_inconclusive
 from fewstep.eval.report import words
 from fewstep.eval.report.adversarial import adversarial_stage, is_pictured, thinned
 from fewstep.eval.report.clips import reel
-from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Latency, Row, RunRecord
+from fewstep.eval.report.inputs import (
+    BenchmarkRecord,
+    Comparison,
+    EvaluationRecord,
+    FigureRecord,
+    Latency,
+    ModelRecord,
+    RunRecord,
+)
 
 _TONES = 14  # of students: seven colours, then the same with dashed lines
 _POINTS = 1000  # of one curve
 _PARTS = ("text", "denoise", "decode")
 
 
-class Data:
+class PageData:
     """What the page's script is given, and the colour of every model."""
 
-    def __init__(self, comparisons: Sequence[Comparison], benchmarks: Sequence[Benchmark]) -> None:
+    def __init__(self, comparisons: Sequence[Comparison], benchmarks: Sequence[BenchmarkRecord]) -> None:
         self.reels: list[dict[str, Any]] = []
         self.plots: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
@@ -45,7 +53,7 @@ def _stage(folder: str | Path) -> str:
     return str(Path(folder).expanduser().resolve())
 
 
-def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[str, Any]:
+def comparison_section(data: PageData, comparison: Comparison, count: int) -> dict[str, Any]:
     folder, evaluation = comparison.folder, comparison.evaluation
     shown = {row.model: _paths(folder / row.videos, len(evaluation.prompts)) for row in evaluation.rows if row.videos}
     details = {row.model: _detail(row, comparison) for row in evaluation.rows}
@@ -81,37 +89,39 @@ def comparison_section(data: Data, comparison: Comparison, count: int) -> dict[s
     }
 
 
-def _plotted(figure: Figure) -> dict[str, Any]:
+def _plotted(figure: FigureRecord) -> dict[str, Any]:
     """For the plot; an interval of a handful of clips is no error bar."""
-    found = figure.model_dump()
-    return found if has_interval(found) else found | {"low": None, "high": None}
+    values = figure.model_dump()
+    return values if has_interval(values) else values | {"low": None, "high": None}
 
 
 def _paths(folder: Path, count: int) -> list[Path]:
     return [folder / f"{i:05d}.mp4" for i in range(count)]
 
 
-def _add_reel(data: Data, found: dict[str, Any] | None, details: dict[str, str], tones: dict[str, int]) -> int | None:
-    if found is None:
+def _add_reel(
+    data: PageData, reel: dict[str, Any] | None, details: dict[str, str], tones: dict[str, int]
+) -> int | None:
+    if reel is None:
         return None
-    for model in found["models"]:
+    for model in reel["models"]:
         model |= {"tone": tones[model["name"]], "detail": details[model["name"]]}
-    data.reels.append(found)
+    data.reels.append(reel)
     return len(data.reels) - 1
 
 
-def _detail(row: Row, comparison: Comparison) -> str:
+def _detail(row: ModelRecord, comparison: Comparison) -> str:
     """What a model is, in a line below its clip."""
-    found = [words.plural(row.steps, "step")] if row.steps else []
+    parts = [words.plural(row.steps, "step")] if row.steps else []
     if row.evaluations:
-        found.append(words.plural(row.evaluations, "evaluation"))
+        parts.append(words.plural(row.evaluations, "evaluation"))
     latency = comparison.latency(row)
     if latency and latency.total_seconds is not None:
-        found.append(words.duration(latency.total_seconds))
-    return " · ".join(found) or ("real clips" if row.role == "real" else "")
+        parts.append(words.duration(latency.total_seconds))
+    return " · ".join(parts) or ("real clips" if row.role == "real" else "")
 
 
-def _costs(row: Row, comparison: Comparison) -> dict[str, float | None]:
+def _costs(row: ModelRecord, comparison: Comparison) -> dict[str, float | None]:
     """What a clip costs: seconds where they were measured, and evaluations of the network."""
     latency = comparison.latency(row)
     return {
@@ -121,16 +131,16 @@ def _costs(row: Row, comparison: Comparison) -> dict[str, float | None]:
     }
 
 
-def _better(evaluation: Evaluation, metric: str) -> str | None:
+def _better(evaluation: EvaluationRecord, metric: str) -> str | None:
     return next((r.metrics[metric].better for r in evaluation.rows if metric in r.metrics), None)
 
 
-def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
+def _metric(evaluation: EvaluationRecord, name: str) -> dict[str, Any]:
     figures = [row.metrics.get(name) for row in evaluation.rows]
     there = [figure for figure in figures if figure]
     counts = {figure.num for figure in there}
     better, num = _better(evaluation, name), counts.pop() if len(counts) == 1 else None
-    few = next((words for figure in there if (words := unfit(figure.model_dump()))), "")
+    few = next((words for figure in there if (words := why_inconclusive(figure.model_dump()))), "")
     notes = [there[0].unit, f"{better} is better" if better else "", f"N\u00a0{num}" if num else "", few]
     return {
         "name": name,
@@ -140,7 +150,7 @@ def _metric(evaluation: Evaluation, name: str) -> dict[str, Any]:
     }
 
 
-def latency_section(data: Data, benchmark: Benchmark) -> dict[str, Any]:
+def latency_section(data: PageData, benchmark: BenchmarkRecord) -> dict[str, Any]:
     longest = max((_total(row) for row in benchmark.rows), default=0.0) or 1.0
     return {
         "rows": [_bar(data, row, longest) for row in benchmark.rows],
@@ -156,7 +166,7 @@ def _total(row: Latency) -> float:
     return row.total_seconds or sum(getattr(row, f"{part}_seconds") or 0.0 for part in _PARTS)
 
 
-def _bar(data: Data, row: Latency, longest: float) -> dict[str, Any]:
+def _bar(data: PageData, row: Latency, longest: float) -> dict[str, Any]:
     """Where each part of the bar begins and how long it is, in percent of the longest bar."""
     begin, parts = 0.0, []
     for part in _PARTS:
@@ -173,7 +183,7 @@ def _bar(data: Data, row: Latency, longest: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_section(data: Data, run: RunRecord, count: int, shown: bool) -> dict[str, Any]:
+def run_section(data: PageData, run: RunRecord, count: int, shown: bool) -> dict[str, Any]:
     """`shown`: with the run's own sample clips, where nothing was evaluated."""
     tones = {stage.name: data.tone(_stage(run.folder / "stages" / stage.name)) for stage in run.stages}
     curves = [
@@ -207,8 +217,8 @@ def run_section(data: Data, run: RunRecord, count: int, shown: bool) -> dict[str
 def _thinned(curve: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """Figure -> its finite points, but for figures with pictures of their own."""
     keys = dict.fromkeys(key for point in curve for key in point if key != "step" and not is_pictured(key))
-    found = {key: thinned(curve, key, _POINTS) for key in keys}
-    return {key: points for key, points in found.items() if points}
+    curves = {key: thinned(curve, key, _POINTS) for key in keys}
+    return {key: points for key, points in curves.items() if points}
 
 
 def _json(protocol: dict[str, Any]) -> str:

@@ -8,8 +8,16 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from fewstep.eval.caution import has_interval, is_above_ideal, on_figures, on_times, unfit
-from fewstep.eval.report.inputs import Benchmark, Comparison, Evaluation, Figure, Row, RunRecord, StageRecord
+from fewstep.eval.caution import has_interval, is_above_ideal, on_figures, on_times, why_inconclusive
+from fewstep.eval.report.inputs import (
+    BenchmarkRecord,
+    Comparison,
+    EvaluationRecord,
+    FigureRecord,
+    ModelRecord,
+    RunRecord,
+    StageRecord,
+)
 
 ABOUT = {  # what a metric says; one that ends in -kernel or -ratio has the words of ENDINGS, too
     "shapes-fd": "Frechet distance to real clips of the shapes world, on features of its own judge; it is not FVD",
@@ -67,12 +75,12 @@ def about(metric: str) -> str:
     return f"{base}, {ENDINGS[ending]}" if base and ending else base
 
 
-def interval(figure: Figure) -> str:
+def interval(figure: FigureRecord) -> str:
     """38.2 (33.0–44.1), or the value alone."""
     return f"{number(figure.value)} ({ends(figure)})" if ends(figure) else number(figure.value)
 
 
-def ends(figure: Figure) -> str:
+def ends(figure: FigureRecord) -> str:
     """Of its interval: 33.0–44.1, or nothing where there is none, or too few clips for one."""
     if not has_interval(figure.model_dump()):
         return ""
@@ -106,22 +114,22 @@ def title(runs: list[RunRecord], comparisons: list[Comparison]) -> str:
         stages = [stage for run in runs for stage in run.stages]
         before, counts = max((s.teacher_steps for s in stages), default=None), {s.student_steps for s in stages}
     after = sorted((count for count in counts if count), reverse=True)
-    told = f"{plural(before, 'step') if before else 'many steps'} to {listed([str(c) for c in after])}"
-    return f"{short(name)}, from {told}" if after else short(name)
+    steps = f"{plural(before, 'step') if before else 'many steps'} to {listed([str(c) for c in after])}"
+    return f"{short(name)}, from {steps}" if after else short(name)
 
 
 def verdict(comparison: Comparison, aside: Collection[str] = ()) -> list[str]:
     """A sentence or two on each student, beside the teacher; models `aside` are told of elsewhere."""
     rows = comparison.evaluation.rows
     students = [row for row in rows[1:] if row.role == "student" and row.model not in aside]
-    told = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]
+    sentences = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]
     if len(students) > _TOLD:
-        told.append(f"The table below has {plural(len(students) - _TOLD, 'more student')}.")
+        sentences.append(f"The table below has {plural(len(students) - _TOLD, 'more student')}.")
     models = listed([row.model for row in rows if row.role != "real"])
-    return told or [f"There is no student in this evaluation yet, only {models}."]
+    return sentences or [f"There is no student in this evaluation yet, only {models}."]
 
 
-def _on_student(comparison: Comparison, teacher: Row, student: Row, students: list[Row]) -> str:
+def _on_student(comparison: Comparison, teacher: ModelRecord, student: ModelRecord, students: list[ModelRecord]) -> str:
     both = [m for m in comparison.evaluation.metrics if None not in (_value(teacher, m), _value(student, m))]
     metrics = [name for name in TOLD_FIRST if name in both] or both
     compared = [_compared(teacher, student, name) for name in metrics[:COMPARED]]
@@ -137,12 +145,12 @@ def _on_student(comparison: Comparison, teacher: Row, student: Row, students: li
     return sentence
 
 
-def _called(student: Row, students: list[Row]) -> str:
+def _called(student: ModelRecord, students: list[ModelRecord]) -> str:
     unique = Counter(row.steps for row in students)[student.steps] == 1
     return f"The {student.steps}-step student" if unique and student.steps else f"The student {student.model}"
 
 
-def _speed(comparison: Comparison, teacher: Row, student: Row) -> str:
+def _speed(comparison: Comparison, teacher: ModelRecord, student: ModelRecord) -> str:
     """From the seconds where both were timed, else from the evaluations."""
     ours, theirs = comparison.latency(student), comparison.latency(teacher)
     ideal = teacher.evaluations / student.evaluations if student.evaluations and teacher.evaluations else None
@@ -155,14 +163,14 @@ def _speed(comparison: Comparison, teacher: Row, student: Row) -> str:
         return words
     if ideal is None:
         return "was measured"
-    asked = plural(student.evaluations or 0, "time")
-    return f"asks the network {asked} for a clip, where the teacher asks {teacher.evaluations:g} times"
+    evaluations = plural(student.evaluations or 0, "time")
+    return f"asks the network {evaluations} for a clip, where the teacher asks {teacher.evaluations:g} times"
 
 
-def _compared(teacher: Row, student: Row, metric: str) -> str:
+def _compared(teacher: ModelRecord, student: ModelRecord, metric: str) -> str:
     ours, theirs = student.metrics[metric], teacher.metrics[metric]
     words = f"{metric} {interval(ours)} against the teacher’s {interval(theirs)}"
-    why = unfit(ours.model_dump()) or unfit(theirs.model_dump())
+    why = why_inconclusive(ours.model_dump()) or why_inconclusive(theirs.model_dump())
     if why:
         return f"{words}, and no verdict, for {why}"
     if None in (ours.low, ours.high, theirs.low, theirs.high):
@@ -176,21 +184,23 @@ def _compared(teacher: Row, student: Row, metric: str) -> str:
     return f"{words}, which is {'better' if ahead else 'worse'}, for the intervals do not overlap"
 
 
-def warnings(runs: list[RunRecord], benchmarks: list[Benchmark], comparisons: list[Comparison]) -> list[str]:
+def warnings(runs: list[RunRecord], benchmarks: list[BenchmarkRecord], comparisons: list[Comparison]) -> list[str]:
     """Failures first, then what the evaluation found odd."""
-    found = [f"{run.folder.name}: {words}" for run in runs for words in _on_run(run)]
-    found += [f"{model} was not timed: {why}" for one in benchmarks for model, why in one.failed.items()]
-    found += [words for one in benchmarks for words in _on_benchmark(one)]
-    return found + [words for comparison in comparisons for words in _on_rows(comparison.evaluation)]
+    sentences = [f"{run.folder.name}: {words}" for run in runs for words in _on_run(run)]
+    sentences += [
+        f"{model} was not timed: {why}" for benchmark in benchmarks for model, why in benchmark.failed.items()
+    ]
+    sentences += [words for benchmark in benchmarks for words in _on_benchmark(benchmark)]
+    return sentences + [words for comparison in comparisons for words in _on_rows(comparison.evaluation)]
 
 
 def _on_run(run: RunRecord) -> list[str]:
-    found = [stage.gate for stage in run.stages if stage.gate]
-    found += [words for stage in run.stages for words in _on_curve(stage)]
+    sentences = [stage.gate for stage in run.stages if stage.gate]
+    sentences += [words for stage in run.stages for words in _on_curve(stage)]
     begun = [stage for stage in run.stages if stage.result is None and stage.curve]
-    found += [f"stage {stage.name} has done {stage.reached} of {stage.steps} steps" for stage in begun]
+    sentences += [f"stage {stage.name} has done {stage.reached} of {stage.steps} steps" for stage in begun]
     missing = [stage.name for stage in run.stages if stage.result is None and not stage.curve]
-    return found + ([f"not begun: {listed(missing)}"] if missing else [])
+    return sentences + ([f"not begun: {listed(missing)}"] if missing else [])
 
 
 def _on_curve(stage: StageRecord) -> list[str]:
@@ -200,21 +210,21 @@ def _on_curve(stage: StageRecord) -> list[str]:
     return [f"{key} of stage {stage.name} was not a finite number at step {step}" for key, step in odd.items()]
 
 
-def _on_benchmark(benchmark: Benchmark) -> list[str]:
+def _on_benchmark(benchmark: BenchmarkRecord) -> list[str]:
     fit = None if benchmark.fit is None else benchmark.fit.model_dump()
     return on_times([row.model_dump() for row in benchmark.rows], fit)
 
 
-def _on_rows(evaluation: Evaluation) -> list[str]:
-    found = on_figures([row.model_dump() for row in evaluation.rows], evaluation.prompts)
+def _on_rows(evaluation: EvaluationRecord) -> list[str]:
+    sentences = on_figures([row.model_dump() for row in evaluation.rows], evaluation.prompts)
     for row in evaluation.rows:
         broken = [name for name, figure in row.metrics.items() if figure.value is None]
-        found += [f"{row.model}: {name} is not a finite number" for name in broken]
-        found += [f"{row.model}: {re.sub(r'[.]$', '', words)}" for words in row.warnings]
-    return found
+        sentences += [f"{row.model}: {name} is not a finite number" for name in broken]
+        sentences += [f"{row.model}: {re.sub(r'[.]$', '', words)}" for words in row.warnings]
+    return sentences
 
 
-def _value(row: Row, metric: str) -> float | None:
+def _value(row: ModelRecord, metric: str) -> float | None:
     return row.metrics[metric].value if metric in row.metrics else None
 
 

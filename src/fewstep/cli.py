@@ -16,11 +16,11 @@ import typer
 from typer.core import TyperGroup
 
 from fewstep import __version__
-from fewstep.commands.benchmark import benchmark
+from fewstep.commands.benchmark import benchmark_command
 from fewstep.commands.data import data_app
 from fewstep.commands.demo import demo
-from fewstep.commands.evaluate import evaluate
-from fewstep.commands.export import export
+from fewstep.commands.evaluate import evaluate_command
+from fewstep.commands.export import export_command
 from fewstep.commands.export_table import export_table
 from fewstep.commands.launched import GROUPS, check_alone
 from fewstep.commands.recipes import recipes_app
@@ -125,10 +125,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("benchmark")(benchmark)
+app.command("benchmark")(benchmark_command)
 app.command("demo")(demo)
-app.command("evaluate")(evaluate)
-app.command("export")(export)
+app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
 app.command("export-table")(export_table)
 app.command("report")(report)
 app.command("run")(run)

@@ -17,7 +17,7 @@ from fewstep.teacher.checksums import sha256_of_all
 from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
-FOLDER = "decoder"  # in a run's folder
+DECODER_FOLDER = "decoder"  # in a run's folder
 _CONFIG = "config.json"
 _MODULE = Path(video_decoder.__file__)
 _CLASS = SmallVideoDecoder.__name__
@@ -59,8 +59,8 @@ def check_loads(folder: Path, decoder: SmallVideoDecoder, z: Tensor) -> float:
 
 def find_decoder(path: Path) -> Path:
     """The folder of a decoder, or of the run that holds one. Raises ValueError when there is none."""
-    asked = path.expanduser()
-    for folder in (asked / FOLDER, asked):
+    place = path.expanduser()
+    for folder in (place / DECODER_FOLDER, place):
         if (folder / _CONFIG).is_file():
             try:
                 if parse_json((folder / _CONFIG).read_text("utf-8")).get("_class_name") == _CLASS:

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fewstep.student.export.abilities import nothing
-from fewstep.student.export.privacy import forget_origins, published
 from fewstep.student.export.programs import PROGRAMS
-from fewstep.student.export.whole_folder import FILE_NAME, whole_folder
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.extras import extra_module
-from fewstep.teacher.loading import quiet_libraries
-
-if TYPE_CHECKING:
-    from fewstep.student.export.provenance import Provenance
 
 EXACT = 1e-5  # relative latent error of formats that hold the same weights
 OTHER_RUNTIME = 1e-4  # and of those that are not run by torch: sums in another order, made more of step by step
-PROMPTS = ("a small red ring drifts to the right", "two dogs run along a beach")  # whatever the teacher makes of them
-SEEDS = (0, 1)
+PROBE_PROMPTS = (
+    "a small red ring drifts to the right",
+    "two dogs run along a beach",
+)  # whatever the teacher makes of them
+PROBE_SEEDS = (0, 1)
 
 MODULES = {name: program.module for name, program in PROGRAMS.items()}  # format name -> the module that holds it
 
 OF_EXPERTS = ("diffusers", "lora")  # formats that hold several networks
 
-Precision = Literal["float32", "bfloat16", "float16"]
+ExportPrecision = Literal["float32", "bfloat16", "float16"]
 
 # Latents (B, C, F, h, w), float32, from unit noise of that shape and a prompt per clip, at the contract's nodes.
-Latents = Callable[[Tensor, Sequence[str]], Tensor]
+SampleLatents = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Options:
 
     rank: int | None = None
     base_model: str | None = None
-    precision: Precision | None = None
+    precision: ExportPrecision | None = None
     shard: str | None = None
 
 
@@ -61,13 +55,13 @@ class Options:
 class Written:
     """What `Format.write` has to say: sentences for the model card and the terminal, and whether the format could
     hold the student at all: of an approximation the error is reported and no tolerance asked. `relation` to the base
-    model is in the terms of the hub. `precision`: for a snippet to load it in; `export` fills it in. `steps`: what
-    to do in ComfyUI, one after the other."""
+    model is in the terms of the hub. `precision`: for a snippet to load it in; `write_export` fills it in. `steps`:
+    what     to do in ComfyUI, one after the other."""
 
     notes: tuple[str, ...] = ()
     approximate: bool = False
     relation: Literal["finetune", "adapter", "quantized"] = "finetune"
-    precision: Precision = "float32"
+    precision: ExportPrecision = "float32"
     steps: tuple[str, ...] = ()
 
 
@@ -81,7 +75,7 @@ class Format:
     """One way to write a student. Its module lists it in a dict FORMATS: name -> Format.
 
     write(student, folder, options) fills an empty folder with the format's own files; contract, card and export.json
-    are added by `export`. It raises ValueError for a student that the format cannot hold.
+    are added by `write_export`. It raises ValueError for a student that the format cannot hold.
     reload(folder, student) gives latents by the other tool's own code: its loader, its sampler. Of `student` it may
     use what does not lie in the folder, such as the teacher's text encoder.
     network(path, teacher) is the way back: the denoiser in `path`, the folder or the format's file, as a frozen
@@ -99,7 +93,7 @@ class Format:
 
     name: str
     write: Callable[[Student, Path, Options], Written]
-    reload: Callable[[Path, Student], Latents]
+    reload: Callable[[Path, Student], SampleLatents]
     network: Callable[[Path, Teacher], nn.Module]
     snippet: Callable[[Student, Written], str]
     lacks: Callable[[Teacher], str] = nothing
@@ -111,8 +105,8 @@ class Format:
     one_size: bool = False
     adapters: bool = False
     usual_rank: int | None = None
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
-    computes: tuple[Precision, ...] = ()
+    precisions: tuple[ExportPrecision, ...] = ("float32", "bfloat16", "float16")
+    computes: tuple[ExportPrecision, ...] = ()
     shards: bool = False
 
     def check(self, student: Student, options: Options | None = None) -> None:
@@ -131,7 +125,7 @@ class Format:
                 f"{self.name} writes none: leave it out"
             )
         if options.shard is not None:
-            check_shard(options.shard)
+            check_shard_size(options.shard)
             if not self.shards:
                 raise ValueError(f"{self.name} is one file, which --max-shard-size cannot split: leave it out")
         if options.precision is not None and options.precision not in self.precisions:
@@ -176,10 +170,10 @@ class Exported:
     size_mb: float
     seconds: float
     notes: tuple[str, ...] = field(default=())
-    precision: Precision = "float32"
+    precision: ExportPrecision = "float32"
 
 
-def check_shard(size: str) -> None:
+def check_shard_size(size: str) -> None:
     """Raises ValueError for what is no size of files in diffusers' terms."""
     if re.fullmatch(r"[1-9]\d*(\.\d+)?\s*[KMGT]B", size.upper()) is None:
         raise ValueError(f"--max-shard-size {size} is no size of files: pass one such as 5GB or 500MB")
@@ -189,68 +183,10 @@ def find_format(name: str) -> Format:
     """The format of this name. Raises ValueError when there is none."""
     if name not in MODULES:
         raise ValueError(f"there is no format {name}: use one of {', '.join(MODULES)}")
-    found: Format = import_module(f"fewstep.student.export.{MODULES[name]}").FORMATS[name]
-    return found
+    format: Format = import_module(f"fewstep.student.export.{MODULES[name]}").FORMATS[name]
+    return format
 
 
 def formats_of(teacher: Teacher) -> list[str]:
     """The formats that can hold students of this teacher, whose weights are not looked at."""
     return [name for name in MODULES if not find_format(name).missing(teacher)]
-
-
-def settled_options(format: Format, student: Student, options: Options) -> Options:
-    """The options with what they leave open; `rank` is None where no LoRA is extracted. Raises ValueError when one
-    cannot be."""
-    from fewstep.student.export.lora import is_adapted
-    from fewstep.student.export.precision import published_precision
-
-    adapted = is_adapted(student.network)
-    if adapted and options.rank is not None:
-        raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
-    published = published_precision(student.teacher)
-    precision = options.precision or (published if published in format.precisions else format.precisions[0])
-    return replace(options, rank=None if adapted else options.rank or format.usual_rank, precision=precision)
-
-
-def export(
-    student: Student,
-    to: str,
-    out: Path,
-    options: Options | None = None,
-    provenance: Provenance | None = None,
-    force: bool = False,
-) -> Exported:
-    """Writes the student in the format `to` into the folder `out`, which appears once it is whole and proven.
-
-    Raises ValueError when `out` exists and is not to be replaced, when the format cannot hold the student, and when
-    the other tool's latents differ by more than the format's tolerance.
-    """
-    from fewstep.student.export.comparison import check, compare
-    from fewstep.student.export.model_card import model_card
-    from fewstep.student.export.rounded import rounded
-
-    format, begin, options = find_format(to), time.monotonic(), options or Options()
-    format.check(student, options)
-    student = replace(student, contract=published(student.contract, options.base_model))
-    options = settled_options(format, student, options)
-    assert options.precision is not None
-    with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():
-        extracted = options.rank is not None
-        held = student if extracted else rounded(student, options.precision, format.adapters, format.leaving(student))
-        written = replace(format.write(held, part, options), precision=options.precision)
-        forget_origins(part)
-        student.contract.write(part)
-        found = compare(format, written, part, student, held)
-        check(format, written, found, student, options.precision)
-        notes = (*written.notes, *found.notes)
-        seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)
-        exported = Exported(out, to, found.error, found.motion, size_mb, seconds, notes, options.precision)
-        saved = {key: value for key, value in asdict(exported).items() if key != "folder"}
-        (part / FILE_NAME).write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
-        card = model_card(student, format, written, exported, provenance)
-        (part / "README.md").write_text(card, "utf-8")
-    return exported
-
-
-def _size_mb(folder: Path) -> float:
-    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 3)

@@ -44,8 +44,8 @@ def least_diffusers(student: Student) -> str:
 @cache
 def since() -> dict[str, str]:
     """Class of diffusers, or what else a snippet uses -> the first version that has it."""
-    found: dict[str, str] = json.loads(_SINCE.read_text("utf-8"))
-    return found
+    versions: dict[str, str] = json.loads(_SINCE.read_text("utf-8"))
+    return versions
 
 
 def _parts(version: str) -> tuple[int, ...]:

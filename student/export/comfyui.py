@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, lora_loader
-from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.comfyui_lora import PREFIX, adapter_tensors, extracted_tensors, is_extracted, patched
 from fewstep.student.export.comfyui_workflow import architecture_note, named_files, node_note, workflow
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
@@ -60,7 +60,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     return Written(tuple(notes), is_lora and not adapted, relation, steps=_steps(student, file, is_lora))
 
 
-def _write_extracted(student: Student, folder: Path, rank: int, precision: Precision) -> str:
+def _write_extracted(student: Student, folder: Path, rank: int, precision: ExportPrecision) -> str:
     tensors, held = extracted_tensors(student.teacher, student.network, rank)
     write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
     return (
@@ -100,7 +100,7 @@ def _lora_name(student: Student) -> str:
     return f"fewstep-{student.contract.steps}step-lora.safetensors"
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def _reload(folder: Path, student: Student) -> SampleLatents:
     if not (folder / _lora_name(student)).is_file():
         return reload_checkpoint(folder, student)
     pipe = stock_pipeline(student)

@@ -24,14 +24,14 @@ def adapter_tensors(teacher: Teacher, network: Any) -> dict[str, Tensor]:
     """An adapter's tensors, at the strength of 1. Raises ValueError for modules that diffusers' loader of such files
     leaves out, since nothing could then be compared."""
     state = baked_state(network)
-    found = {}
+    tensors = {}
     for key, tensor in state.items():
         if key.endswith(".lora_B.bias"):
-            found[_original(teacher, key.removesuffix(".lora_B.bias"), _BIAS)] = tensor
+            tensors[_original(teacher, key.removesuffix(".lora_B.bias"), _BIAS)] = tensor
         else:
-            found[_original(teacher, key)] = tensor
-    _check_carried(teacher, found, state)
-    return _with_alphas(found)
+            tensors[_original(teacher, key)] = tensor
+    _check_carried(teacher, tensors, state)
+    return _with_alphas(tensors)
 
 
 def extracted_tensors(teacher: Teacher, network: nn.Module, rank: int) -> tuple[dict[str, Tensor], float]:
@@ -40,19 +40,19 @@ def extracted_tensors(teacher: Teacher, network: nn.Module, rank: int) -> tuple[
     Matrices are held by LoRAs; biases, norms and convolutions, which are few weights, as whole differences. Tables are
     not held: ComfyUI patches what is a module's weight or bias alone.
     """
-    base, found, held = the_denoiser(teacher), dict[str, Tensor](), 0.0
+    base, tensors, held = the_denoiser(teacher), dict[str, Tensor](), 0.0
     changes = changes_of(base, network)
     linears = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
     for name, change in changes.items():
         if name in linears:
             down, up = factors(change, rank)
             module = name.removesuffix(".weight")
-            found |= {_original(teacher, module, _DOWN): down, _original(teacher, module, _UP): up}
+            tensors |= {_original(teacher, module, _DOWN): down, _original(teacher, module, _UP): up}
             held += square_of(down, up)
         elif name.endswith((".weight", ".bias")):
-            found[_difference(teacher, name)] = change
+            tensors[_difference(teacher, name)] = change
             held += float(change.square().sum())
-    stored = {key: tensor.detach().cpu().contiguous() for key, tensor in found.items()}
+    stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     return _with_alphas(stored), share_held(held, changes)
 
 
@@ -79,25 +79,25 @@ def patched(teacher: Teacher, state: Mapping[str, Tensor], path: Path) -> nn.Mod
 
 def _changes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameter under its original name -> what is added to it."""
-    found = {}
+    changes = {}
     for key, tensor in state.items():
         if key.endswith(_DOWN):
             module = key.removesuffix(_DOWN)
             up, alpha = state[module + _UP], state.get(module + _ALPHA, torch.tensor(float(len(tensor))))
-            found[f"{module}.weight"] = (alpha / len(tensor)) * (up.flatten(1).float() @ tensor.flatten(1).float())
+            changes[f"{module}.weight"] = (alpha / len(tensor)) * (up.flatten(1).float() @ tensor.flatten(1).float())
         elif key.endswith(_BIAS):
-            found[f"{key.removesuffix(_BIAS)}.bias"] = tensor
+            changes[f"{key.removesuffix(_BIAS)}.bias"] = tensor
         elif key.endswith(_WHOLE):
-            found[f"{key.removesuffix(_WHOLE)}.weight"] = tensor
-    return found
+            changes[f"{key.removesuffix(_WHOLE)}.weight"] = tensor
+    return changes
 
 
-def _with_alphas(found: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_alphas(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """With alpha = rank for each LoRA in a block; elsewhere diffusers' loader stumbles over it, and without one the
     scale is the same."""
-    ranks = {key.removesuffix(_DOWN): len(tensor) for key, tensor in found.items() if key.endswith(_DOWN)}
+    ranks = {key.removesuffix(_DOWN): len(tensor) for key, tensor in tensors.items() if key.endswith(_DOWN)}
     inner = {name: rank for name, rank in ranks.items() if name.startswith(f"{PREFIX}blocks.")}
-    return found | {f"{name}{_ALPHA}": torch.tensor(float(rank)) for name, rank in inner.items()}
+    return tensors | {f"{name}{_ALPHA}": torch.tensor(float(rank)) for name, rank in inner.items()}
 
 
 def _original(teacher: Teacher, name: str, suffix: str = "") -> str:
@@ -115,12 +115,12 @@ def _difference(teacher: Teacher, name: str) -> str:
     return original.removesuffix(".weight") + _WHOLE
 
 
-def _check_carried(teacher: Teacher, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def _check_carried(teacher: Teacher, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     modules = sorted({_module(key) for key in state})
     inner = [name for name in modules if name.startswith("blocks.")]
-    if inner and _carries(teacher, found, state, modules):
+    if inner and _carries(teacher, tensors, state, modules):
         return
-    lost = [name for name in modules if name not in inner and not _carries(teacher, found, state, [*inner, name])]
+    lost = [name for name in modules if name not in inner and not _carries(teacher, tensors, state, [*inner, name])]
     why = f"takes no LoRA on {', '.join(lost or inner)}"
     if not inner:
         why = f"takes none without modules in blocks, and this one is on {', '.join(modules)} alone"
@@ -131,11 +131,13 @@ def _check_carried(teacher: Teacher, found: Mapping[str, Tensor], state: Mapping
 
 
 def _carries(
-    teacher: Teacher, found: Mapping[str, Tensor], state: Mapping[str, Tensor], modules: Collection[str]
+    teacher: Teacher, tensors_written: Mapping[str, Tensor], state: Mapping[str, Tensor], modules: Collection[str]
 ) -> bool:
     """Whether diffusers' loader makes of these modules what they were."""
     kept = {key for key in state if _module(key) in modules}
-    written = {written: tensor for key, (written, tensor) in zip(state, found.items(), strict=True) if key in kept}
+    written = {
+        written: tensor for key, (written, tensor) in zip(state, tensors_written.items(), strict=True) if key in kept
+    }
     try:
         loaded = type(teacher.pipeline).lora_state_dict(written)
     except (ValueError, KeyError):

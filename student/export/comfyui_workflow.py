@@ -9,7 +9,7 @@ from typing import Any
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import comfyui_facts
-from fewstep.student.export.base import PROMPTS
+from fewstep.student.export.base import PROBE_PROMPTS
 from fewstep.student.loading import Student
 from fewstep.teacher.schedule import shift_time
 
@@ -36,7 +36,7 @@ def workflow(student: Student, file: str, is_lora: bool) -> dict[str, Any]:
         "shift": ("ModelSamplingSD3", {"model": ["lora" if is_lora else "model", 0], "shift": contract.shift}),
         "text": own.text_encoder,
         "vae": own.vae,
-        "positive": ("CLIPTextEncode", {"clip": ["text", 0], "text": PROMPTS[0]}),
+        "positive": ("CLIPTextEncode", {"clip": ["text", 0], "text": PROBE_PROMPTS[0]}),
         # without effect at CFG 1; it says what is inside the weights
         "negative": ("CLIPTextEncode", {"clip": ["text", 0], "text": contract.negative_prompt}),
         "noise": (noise, {**empty, **size}),

@@ -10,16 +10,16 @@ from pathlib import Path
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.student.export.base import OTHER_RUNTIME, PROMPTS, SEEDS, Format, Precision, Written
+from fewstep.student.export.base import OTHER_RUNTIME, PROBE_PROMPTS, PROBE_SEEDS, ExportPrecision, Format, Written
 from fewstep.student.loading import Student
 from fewstep.teacher.buckets import size_said
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.source import VideoSize
 
 # Relative error of latents that weights rounded to a precision may make; far more would be no rounding.
-ROUNDING: dict[Precision, float] = {"float32": 0.0, "float16": 0.1, "bfloat16": 0.3}
+ROUNDING_ERROR: dict[ExportPrecision, float] = {"float32": 0.0, "float16": 0.1, "bfloat16": 0.3}
 # And, where the tool computes in it, too, of the sums.
-COMPUTING: dict[Precision, float] = {"float32": 0.0, "float16": 2e-2, "bfloat16": 0.1}
+COMPUTING: dict[ExportPrecision, float] = {"float32": 0.0, "float16": 2e-2, "bfloat16": 0.1}
 LARGE = {"cpu": 2e13, "cuda": 5e15}  # FLOPs of a comparison that takes minutes
 _FRAMES, _SIDES = (5, 9, 8, 7, 17, 16, 1), (64, 128, 256, 512)
 
@@ -56,13 +56,19 @@ def compare(format: Format, written: Written, folder: Path, student: Student, he
     return Compared(_worst(errors), _worst(to_held), motion, notes)
 
 
-def check(format: Format, written: Written, found: Compared, student: Student, precision: Precision) -> None:
+def check_latents(
+    format: Format, written: Written, comparison: Compared, student: Student, precision: ExportPrecision
+) -> None:
     """Raises ValueError when the other tool's latents are not those of the student."""
     stock = student.teacher.stock_rounding(student.contract)
     computing = COMPUTING[precision] if precision in format.computes else 0.0
     allowed = format.tolerance + stock + computing
-    wrong, most = (found.to_held, allowed) if found.to_held > allowed else (found.error, allowed + ROUNDING[precision])
-    if all(map(math.isfinite, (found.error, found.to_held))) and (written.approximate or wrong <= most):
+    wrong, most = (
+        (comparison.to_held, allowed)
+        if comparison.to_held > allowed
+        else (comparison.error, allowed + ROUNDING_ERROR[precision])
+    )
+    if all(map(math.isfinite, (comparison.error, comparison.to_held))) and (written.approximate or wrong <= most):
         return
     raise ValueError(
         f"the {format.name} export gives other latents than the student (relative error {wrong:.2g}, at most "
@@ -92,7 +98,7 @@ def flops(student: Student) -> float:
     _, *grid = student.teacher.latent_shape(*student.contract.size)
     weights = max(sum(p.numel() for p in part.parameters()) for part in parts_of(student.teacher.denoiser).values())
     tokens = math.prod(grid) / 4  # most denoisers join four latents
-    return 2 * 2 * weights * tokens * student.contract.steps * len(PROMPTS)
+    return 2 * 2 * weights * tokens * student.contract.steps * len(PROBE_PROMPTS)
 
 
 def _small_sizes(student: Student) -> Iterator[VideoSize]:
@@ -108,12 +114,12 @@ def _small_sizes(student: Student) -> Iterator[VideoSize]:
 def _latents(format: Format, folder: Path, student: Student, held: Student) -> tuple[Tensor, Tensor, Tensor]:
     """Of the student itself, of the student as held, and of the other tool, at the contract's usual size."""
     teacher = student.teacher
-    z = teacher.noise(SEEDS, teacher.latent_shape(*student.contract.size))
-    conditions = student.conditions_of_any(PROMPTS)
+    z = teacher.noise(PROBE_SEEDS, teacher.latent_shape(*student.contract.size))
+    conditions = student.conditions_of_any(PROBE_PROMPTS)
     own = teacher.given_out(student.sample(z, conditions))
     same = held.network is student.network
     kept = own if same else teacher.given_out(replace(student, network=held.network).sample(z, conditions))
-    return own, kept, format.reload(folder, student)(z, PROMPTS).to(own)
+    return own, kept, format.reload(folder, student)(z, PROBE_PROMPTS).to(own)
 
 
 def _relative(own: Tensor, other: Tensor) -> float:
@@ -121,7 +127,7 @@ def _relative(own: Tensor, other: Tensor) -> float:
 
 
 def _worst(errors: Sequence[float]) -> float:
-    return max(errors, key=lambda one: math.inf if math.isnan(one) else one)
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error)
 
 
 def _motion(videos: Tensor) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fewstep.student.contract import read_contract
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Options, SampleLatents, Written
 from fewstep.student.export.part_file import alone, write_shared
 from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
@@ -81,7 +81,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     return Written((usual, *(() if part is None else write_shared(student, cast(part, precision), folder))))
 
 
-def reload_pipeline(folder: Path, student: Student, dtype: torch.dtype = torch.float32) -> Latents:
+def reload_pipeline(folder: Path, student: Student, dtype: torch.dtype = torch.float32) -> SampleLatents:
     """What the pipeline in the folder samples, computing in this dtype."""
     from diffusers import DiffusionPipeline
 

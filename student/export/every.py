@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fewstep.student.export.base import MODULES, Exported, Options, export, find_format
+from fewstep.student.export.base import MODULES, Exported, Options, find_format
 from fewstep.student.export.provenance import Provenance
-from fewstep.student.export.whole_folder import check_free
+from fewstep.student.export.whole_folder import check_export_folder
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 
@@ -23,26 +24,26 @@ def options_of(name: str, options: Options) -> Options:
     )
 
 
-def unfit(teacher: Teacher, options: Options) -> dict[str, str]:
+def unfit_formats(teacher: Teacher, options: Options) -> dict[str, str]:
     """Format -> why it cannot hold this student, whose weights are not looked at, or cannot be written here."""
-    found = {}
+    reasons = {}
     for name in MODULES:
         format = find_format(name)
         if why := format.missing(teacher):
-            found[name] = why
+            reasons[name] = why
             continue
         try:
             format.check_needs()
             format.check_options(options_of(name, options))
         except ValueError as error:
-            found[name] = str(error)
-    return found
+            reasons[name] = str(error)
+    return reasons
 
 
 def check_every(out: Path, force: bool) -> None:
     """Raises ValueError when the folder of a format in `out` is there already, or cannot be written."""
     for name in MODULES:
-        check_free(out / name, force)
+        check_export_folder(out / name, force)
 
 
 def export_every(
@@ -54,13 +55,13 @@ def export_every(
     on_format: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Exported], dict[str, str]]:
     """The exports, each in the folder of its format's name in `out`, and for each other format why it is not there."""
-    refused, done = unfit(student.teacher, options), list[Exported]()
+    refused, done = unfit_formats(student.teacher, options), list[Exported]()
     for name in MODULES:
         if name in refused:
             continue
         on_format(name)
         try:
-            done.append(export(student, name, out / name, options_of(name, options), provenance, force))
+            done.append(write_export(student, name, out / name, options_of(name, options), provenance, force))
         except ValueError as error:
             refused[name] = str(error)
     return done, refused

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, original_names
-from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.comfyui_workflow import architecture_note
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.rounding import choose_layers
@@ -32,7 +32,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import without_bars
 
 _TOLERANCE = 1e-2
-_KINDS: dict[Precision, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_KINDS: dict[ExportPrecision, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BLOCK = 32  # weights of a row that share a scale
 
 
@@ -112,7 +112,7 @@ def _load(file: Path, kind: Any, config: Path, dtype: torch.dtype, **place: str)
         )
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def _reload(folder: Path, student: Student) -> SampleLatents:
     kind = type(the_denoiser(student.teacher))
     network = _load(only_file(folder, ".gguf"), kind, folder, torch.float32)
     return pipeline_latents(stock_pipeline(student, **{denoiser_name(student.teacher): network}), student)
@@ -129,8 +129,8 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
         )
     network = _load(file, type(own), teacher.folder, own.dtype, subfolder=denoiser_name(teacher)).to(own.device)
     network.set_attn_processor(own.attn_processors)  # with what the family did to them
-    found: nn.Module = network.requires_grad_(False)
-    return found
+    frozen: nn.Module = network.requires_grad_(False)
+    return frozen
 
 
 def _snippet(student: Student, written: Written) -> str:

@@ -75,7 +75,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def only_file(path: Path, suffix: str = ".safetensors") -> Path:
     """The file with this suffix in an export's folder; a file is itself. Raises ValueError unless there is one."""
-    found = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
-    if len(found) != 1:
-        raise ValueError(f"{path} holds {len(found)} {suffix} files, where its export wrote one: export it again")
-    return found[0]
+    files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
+    if len(files) != 1:
+        raise ValueError(f"{path} holds {len(files)} {suffix} files, where its export wrote one: export it again")
+    return files[0]

@@ -27,13 +27,13 @@ def check_access(repo: str) -> None:
         raise ValueError(f"there is no token that could push to {repo}: log in with `hf auth login`, or set HF_TOKEN")
     of_client: Any = errors
     try:
-        found = HfApi().whoami()
+        account = HfApi().whoami()
     except (of_client.HTTPError, OSError) as error:
         raise ValueError(
             f"the hub does not take the token, or is out of reach ({' '.join(str(error).split())}): log in with `hf "
             "auth login`, or leave --push-to-hub out"
         ) from error
-    may = [found["name"], *(org["name"] for org in found.get("orgs", ()))]
+    may = [account["name"], *(org["name"] for org in account.get("orgs", ()))]
     namespace, slash, _ = repo.partition("/")
     if slash and namespace not in may:
         raise ValueError(f"the token's owner may push to {' or '.join(may)}, not to {namespace}: pass another name")

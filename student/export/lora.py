@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fewstep.student.adapters import shared_copy
 from fewstep.student.contract import read_contract
-from fewstep.student.denoiser import ADAPTER
+from fewstep.student.denoiser import STUDENT_ADAPTER
 from fewstep.student.export.abilities import lora_loader
-from fewstep.student.export.base import Format, Latents, Options, Written
+from fewstep.student.export.base import Format, Options, SampleLatents, Written
 from fewstep.student.export.header import only_file, read_header, read_tensors, write_tensors
 from fewstep.student.export.lora_extraction import USUAL_RANK, extract_adapter
 from fewstep.student.export.precision import cast_tensors
@@ -35,7 +35,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of, with_parts
 from fewstep.teacher.json_text import parse_json
 
-FILE_NAME = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for
+LORA_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header
 
 
@@ -83,14 +83,15 @@ def with_adapter(
     prefix, base = prefix_of(teacher), parts_of(teacher.denoiser)[name]
     strays = [key for key, tensor in state.items() if not _fits(base, key.removeprefix(f"{prefix}."), tensor)]
     if strays or not state:
-        found = f"its {strays[0]} does not fit" if strays else "it is empty"
+        misfit = f"its {strays[0]} does not fit" if strays else "it is empty"
         raise ValueError(
-            f"{path} is no LoRA for {teacher.folder} ({found}): use its own teacher (--teacher of `fewstep sample` and "
+            f"{path} is no LoRA for {teacher.folder} ({misfit}): use its own teacher (--teacher of `fewstep sample` "
+            "and "
             "`fewstep export`)"
         )
     network: Any = shared_copy(base)
     whole = {key: tensor.float() for key, tensor in state.items()}
-    network.load_lora_adapter(whole, prefix=prefix, adapter_name=ADAPTER, metadata=settings)
+    network.load_lora_adapter(whole, prefix=prefix, adapter_name=STUDENT_ADAPTER, metadata=settings)
     return network.requires_grad_(False)
 
 
@@ -112,7 +113,7 @@ def prefix_of(teacher: Teacher) -> str:
 
 def _file_name(name: str) -> str:
     """The file of the network of this name, or of the only one."""
-    return FILE_NAME.replace(".", f"_{name}.") if name else FILE_NAME
+    return LORA_FILE.replace(".", f"_{name}.") if name else LORA_FILE
 
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
@@ -122,11 +123,11 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
         _write_one(student, own[name], networks[name], folder / _file_name(name), options)
         for name in trained_names(student.contract)
     ]
-    extracted = [one for one in held if one is not None]
+    extracted = [fraction for fraction in held if fraction is not None]
     notes = [
-        f"Extracted by SVD from a fully trained student: rank {options.rank} holds {one:.1%} of the change of the "
+        f"Extracted by SVD from a fully trained student: rank {options.rank} holds {fraction:.1%} of the change of the "
         "weights, and nothing of that of norms and modulation tables."
-        for one in extracted
+        for fraction in extracted
     ]
     return Written(tuple(notes), approximate=bool(extracted), relation="adapter")
 
@@ -150,7 +151,7 @@ def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
     """The pipeline's method that loads a file, and what it takes beside the folder, once for every file."""
     components, prefix = student.teacher.component_names(), prefix_of(student.teacher)
     if not hasattr(student.teacher.pipeline, "load_lora_weights"):  # its denoiser has one, see `lora_loader`
-        return [(f"{prefix}.load_lora_adapter", {"weight_name": FILE_NAME, "prefix": prefix})]
+        return [(f"{prefix}.load_lora_adapter", {"weight_name": LORA_FILE, "prefix": prefix})]
     return [
         (
             "load_lora_weights",
@@ -161,7 +162,7 @@ def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def _reload(folder: Path, student: Student) -> SampleLatents:
     pipe = stock_pipeline(student)
     for load, arguments in _loaded_with(student):
         attrgetter(load)(pipe)(folder, **arguments)

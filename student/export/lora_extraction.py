@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from fewstep.student.adapters import shared_copy
-from fewstep.student.denoiser import ADAPTER
+from fewstep.student.denoiser import STUDENT_ADAPTER
 
 _KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)
 USUAL_RANK = 64
@@ -28,7 +28,7 @@ def extract_adapter(base: nn.Module, network: nn.Module, rank: int) -> tuple[Any
     biased = all(layer.bias is not None for layer in layers.values())  # or merging fails at those that have none
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), lora_bias=biased)
     adapted = shared_copy(base).requires_grad_(False)
-    inject_adapter_in_model(config, adapted, ADAPTER)
+    inject_adapter_in_model(config, adapted, STUDENT_ADAPTER)
     changes = changes_of(base, network)
     held = 0.0
     for name, layer in adapted.named_modules():
@@ -63,8 +63,8 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _fill(layer: LoraLayer, change: Tensor, rank: int) -> float:
     """Sets the layer's adapter; returns the square of what it holds."""
-    down: Any = layer.lora_A[ADAPTER].weight
-    up: Any = layer.lora_B[ADAPTER].weight
+    down: Any = layer.lora_A[STUDENT_ADAPTER].weight
+    up: Any = layer.lora_B[STUDENT_ADAPTER].weight
     found_down, found_up = factors(change, rank)
     down.zero_()
     up.zero_()
@@ -79,7 +79,7 @@ def square_of(down: Tensor, up: Tensor) -> float:
 
 
 def _fill_bias(layer: LoraLayer, change: Tensor) -> float:
-    bias: Any = layer.lora_B[ADAPTER].bias
+    bias: Any = layer.lora_B[STUDENT_ADAPTER].bias
     bias.copy_(change)
     return float(change.square().sum())
 

@@ -8,7 +8,7 @@ import psutil
 from torch import nn
 
 from fewstep.student.contract import read_contract
-from fewstep.student.export.opening import check_export, is_export, own_pipeline
+from fewstep.student.export.load_export import check_export, is_export, own_pipeline
 from fewstep.student.loading import find_stage
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher

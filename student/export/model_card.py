@@ -60,8 +60,8 @@ def _licence(student: Student) -> dict[str, Any]:
     card = student.teacher.folder / "README.md"
     if not card.is_file():
         return {}
-    found = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
-    return {key: found[key] for key in _LICENCE if found.get(key)}
+    card_data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    return {key: card_data[key] for key in _LICENCE if card_data.get(key)}
 
 
 def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, Any]) -> str:
@@ -103,12 +103,12 @@ def _training(contract: SamplingContract, provenance: Provenance) -> str:
 
 def _recipe(contract: SamplingContract, recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe up to this student's stage, without what it says about the machine it ran on."""
-    found = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
-    found |= {"teacher": contract.teacher} if "teacher" in found else {}
-    stages = found.get("stages", [])
-    ends = [i for i, one in enumerate(stages, 1) if one.get("name") == stage]
-    found |= {"stages": stages[: ends[0]]} if ends else {}
-    return yaml.safe_dump(without_paths(found), sort_keys=False) if found else ""
+    settings = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
+    settings |= {"teacher": contract.teacher} if "teacher" in settings else {}
+    stages = settings.get("stages", [])
+    ends = [i for i, entry in enumerate(stages, 1) if entry.get("name") == stage]
+    settings |= {"stages": stages[: ends[0]]} if ends else {}
+    return yaml.safe_dump(without_paths(settings), sort_keys=False) if settings else ""
 
 
 def _evaluation(results: Mapping[str, Any]) -> str:
@@ -126,12 +126,12 @@ def _evaluation(results: Mapping[str, Any]) -> str:
     return f"{table}\n\n| protocol | |\n| --- | --- |\n{protocol}\n{command}"
 
 
-def _figure(found: Any) -> str:
+def _figure(metric: Any) -> str:
     """A value, with its interval where there is one."""
-    if not isinstance(found, Mapping) or not isinstance(found.get("value"), int | float):
+    if not isinstance(metric, Mapping) or not isinstance(metric.get("value"), int | float):
         return ""
-    interval = f" ({found['low']:.3g} to {found['high']:.3g})" if {"low", "high"} <= found.keys() else ""
-    return f"{found['value']:.3g}{interval}"
+    interval = f" ({metric['low']:.3g} to {metric['high']:.3g})" if {"low", "high"} <= metric.keys() else ""
+    return f"{metric['value']:.3g}{interval}"
 
 
 def _limits(lines: Sequence[str], results: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import one_graph
-from fewstep.student.export.base import OTHER_RUNTIME, PROMPTS, Format, Latents, Options, Written
+from fewstep.student.export.base import OTHER_RUNTIME, PROBE_PROMPTS, Format, Options, SampleLatents, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
 from fewstep.student.export.stock import PUT_IN, merged_network
 from fewstep.student.loading import Student
@@ -49,8 +49,8 @@ class _OfBatch(nn.Module):
         self.network, self.names, self.others = network, names, others
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        found: Tensor = self.network(**self.others, **dict(zip(self.names, tensors, strict=True)))[0]
-        return found
+        output: Tensor = self.network(**self.others, **dict(zip(self.names, tensors, strict=True)))[0]
+        return output
 
 
 class OnnxDenoiser(nn.Module):
@@ -60,19 +60,19 @@ class OnnxDenoiser(nn.Module):
         super().__init__()
         self.session, self.dtype = session, torch.float32
         self._signature = inspect.signature(like.forward)
-        self._shapes = {one.name: one.shape for one in session.get_inputs()}
+        self._shapes = {argument.name: argument.shape for argument in session.get_inputs()}
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         """The prediction alone, in a tuple. Raises ValueError for clips of another size than the graph's."""
-        asked = self._signature.bind(*args, **kwargs).arguments
-        inputs = {name: _padded(asked[name].float(), shape) for name, shape in self._shapes.items()}
+        arguments = self._signature.bind(*args, **kwargs).arguments
+        inputs = {name: _padded(arguments[name].float(), shape) for name, shape in self._shapes.items()}
         if not all(_fits(x, self._shapes[name]) for name, x in inputs.items()):
             sizes = ", ".join(f"{name} {shape}" for name, shape in self._shapes.items())
             raise ValueError(
                 f"the ONNX graph takes one size of clips only ({sizes}): leave --frames, --height and --width out"
             )
-        (found,) = self.session.run([OUTPUT], {name: x.cpu().numpy() for name, x in inputs.items()})
-        return (torch.from_numpy(found).to(next(iter(inputs.values())).device),)
+        (output,) = self.session.run([OUTPUT], {name: x.cpu().numpy() for name, x in inputs.items()})
+        return (torch.from_numpy(output).to(next(iter(inputs.values())).device),)
 
 
 def _fits(x: Tensor, shape: list[int | str]) -> bool:
@@ -119,7 +119,7 @@ def _ask(student: Student, network: nn.Module, batch: int) -> dict[str, Any]:
     """What the family asks the network with, for so many clips, texts padded as in its pipeline."""
     teacher, recorder = student.teacher, _Recorder(network)
     z = teacher.noise(range(batch), teacher.latent_shape(*student.contract.size))
-    conditions = teacher.fixed_lengths(student.conditions_of_any(PROMPTS[:1] * batch))
+    conditions = teacher.fixed_lengths(student.conditions_of_any(PROBE_PROMPTS[:1] * batch))
     teacher.predict(z, student.contract.times[0], conditions, recorder)
     return recorder.asked
 
@@ -163,14 +163,14 @@ def _forget_origins(model: Any) -> None:
 
 def _write(student: Student, folder: Path, options: Options) -> Written:
     network = merged_network(student).float().eval()
-    asked, example, grows = _inputs(student, network)
+    wrapped, example, grows = _inputs(student, network)
     with _quiet(), torch.no_grad():
         program: Any = torch.onnx.export(
-            asked,
+            wrapped,
             example,
             dynamo=True,
             dynamic_shapes=(grows,),
-            input_names=asked.names,
+            input_names=wrapped.names,
             output_names=[OUTPUT],
             custom_translation_table={
                 torch.ops.aten.silu.default: _silu,
@@ -181,7 +181,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     _forget_origins(program.model)
     program.model.metadata_props.update(header_of("onnx", student.contract))
     program.save(folder / f"fewstep-{student.contract.steps}step.onnx")
-    inputs = ", ".join(f"`{name}` {tuple(x.shape)[1:]}" for name, x in zip(asked.names, example, strict=True))
+    inputs = ", ".join(f"`{name}` {tuple(x.shape)[1:]}" for name, x in zip(wrapped.names, example, strict=True))
     return Written(
         (
             f"The graph is one forward of the denoiser in float32: {inputs}, each with the batch in front, to "
@@ -194,7 +194,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
 def _network(path: Path, teacher: Teacher) -> nn.Module:
     own, file = the_denoiser(teacher), only_file(path, ".onnx")
     session = _session(file, teacher.device)
-    names = {one.name for one in session.get_inputs()}
+    names = {argument.name for argument in session.get_inputs()}
     if not names <= inspect.signature(own.forward).parameters.keys():
         raise ValueError(
             f"{file} takes {', '.join(sorted(names))}, which a {type(own).__name__} does not: use its own "
@@ -203,7 +203,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     return OnnxDenoiser(session, own)
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def _reload(folder: Path, student: Student) -> SampleLatents:
     """onnxruntime for the forwards; steps and texts are ours."""
     network = record_prediction(_network(folder, student.teacher), student.contract.prediction)
 
@@ -219,7 +219,7 @@ def _snippet(student: Student, written: Written) -> str:
         "from fewstep.teacher.video import to_uint8, write_video\n"
         "from pathlib import Path\n\n"
         f"{_open_code(student.contract)}"
-        f"(clip,) = sampler.clips([{PROMPTS[0]!r}], seeds=[0])\n"
+        f"(clip,) = sampler.clips([{PROBE_PROMPTS[0]!r}], seeds=[0])\n"
         'write_video(Path("clip.gif"), to_uint8(clip), sampler.fps)\n'
     )
 

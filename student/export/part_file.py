@@ -11,7 +11,7 @@ from torch import nn
 
 from fewstep.student.contract import UNNAMED
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.header import read_tensors, write_tensors
 from fewstep.student.export.precision import cast, dtype_of
 from fewstep.student.export.stock import (
@@ -30,8 +30,8 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.loading import without_bars
 
-SHARED = "original"  # folder of the file that other programs' users share
-FILE_NAME = "diffusion_pytorch_model.safetensors"  # what from_pretrained looks for
+ORIGINAL_FOLDER = "original"  # folder of the file that other programs' users share
+DIFFUSERS_WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # what from_pretrained looks for
 
 
 def _lacks(teacher: Teacher) -> str:
@@ -53,15 +53,15 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     _check_rest(student, network, part)
     save_config(part, folder)
     part = cast(part, options.precision or "float32")
-    write_tensors(folder / FILE_NAME, part.state_dict(), student.contract, "part")
+    write_tensors(folder / DIFFUSERS_WEIGHTS_FILE, part.state_dict(), student.contract, "part")
     notes = write_shared(student, part, folder)
     name = student.contract.teacher
-    one = "" if name == UNNAMED else f"; {name} is one"
-    any_base = f"For any base model of this architecture, as a {type(part).__name__}{one}."
+    example = "" if name == UNNAMED else f"; {name} is one"
+    any_base = f"For any base model of this architecture, as a {type(part).__name__}{example}."
     return Written((any_base, *notes), relation="adapter")
 
 
-def alone(student: Student, network: Any, precision: Precision) -> Any:
+def alone(student: Student, network: Any, precision: ExportPrecision) -> Any:
     """The part of a student that alone was trained, all of which is rounded to this precision; None where more was
     trained, or the family shares none."""
     if not student.teacher.subsets:
@@ -82,7 +82,7 @@ def write_shared(student: Student, part: Any, folder: Path) -> list[str]:
     teacher = student.teacher
     if part is None or not (tensors := teacher.part_file(part)):
         return []
-    path = folder / SHARED / f"fewstep-{student.contract.steps}step-{next(iter(teacher.subsets))}.safetensors"
+    path = folder / ORIGINAL_FOLDER / f"fewstep-{student.contract.steps}step-{next(iter(teacher.subsets))}.safetensors"
     path.parent.mkdir()
     write_tensors(path, tensors, student.contract, "part")
     save_config(part, path.parent)
@@ -90,10 +90,13 @@ def write_shared(student: Student, part: Any, folder: Path) -> list[str]:
         back = type(part).from_single_file(str(path), config=str(path.parent), local_files_only=True)
     own = part.state_dict()
     assert all(torch.equal(x, own[name].to(x)) for name, x in back.state_dict().items() if ".pe" not in name)
-    return [f"{SHARED}/{path.name} is its {type(part).__name__} under its authors' names, for {teacher.shared_with}."]
+    return [
+        f"{ORIGINAL_FOLDER}/{path.name} is its {type(part).__name__} under its authors' names, for "
+        f"{teacher.shared_with}."
+    ]
 
 
-def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision: Precision = "float32") -> None:
+def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision: ExportPrecision = "float32") -> None:
     """Raises ValueError when more was trained than leaves with the part; rounding to this precision is no training."""
     own, held = the_denoiser(student.teacher).state_dict(), part.state_dict().keys()
     for name, tensor in network.state_dict().items():
@@ -105,7 +108,7 @@ def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision
             )
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def _reload(folder: Path, student: Student) -> SampleLatents:
     kind: Any = type(student.teacher.shared_part(the_denoiser(student.teacher)))
     with without_bars():
         part = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
@@ -116,7 +119,7 @@ def _reload(folder: Path, student: Student) -> Latents:
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
     """The teacher's denoiser with the part in it. Raises ValueError for the part of another architecture."""
-    file = path if path.is_file() else path / FILE_NAME
+    file = path if path.is_file() else path / DIFFUSERS_WEIGHTS_FILE
     state, _ = read_tensors(file)
     own = the_denoiser(teacher).state_dict()
     if strays := [name for name, x in state.items() if name not in own or own[name].shape != x.shape]:

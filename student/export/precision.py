@@ -13,25 +13,29 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fewstep.student.adapters import shared_copy
-from fewstep.student.export.base import Precision
+from fewstep.student.export.base import ExportPrecision
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.precision import stays_exact
 
-_STORED: dict[str, Precision] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # in headers of safetensors
+_STORED: dict[str, ExportPrecision] = {
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+}  # in headers of safetensors
 
 
-def dtype_of(precision: Precision) -> torch.dtype:
+def dtype_of(precision: ExportPrecision) -> torch.dtype:
     """torch's own."""
-    found: torch.dtype = getattr(torch, precision)
-    return found
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
 
 
-def published_precision(teacher: Teacher) -> Precision:
+def published_precision(teacher: Teacher) -> ExportPrecision:
     """That of most weights in the folder of the teacher's denoiser."""
     return stored_precision(teacher.folder / next(iter(teacher.component_names().values())))
 
 
-def stored_precision(folder: Path) -> Precision:
+def stored_precision(folder: Path) -> ExportPrecision:
     """That of most of the folder's weights but those in eight bits; of its files only headers are read."""
     counts = Counter[str]()
     for path in folder.glob("*.safetensors"):
@@ -43,20 +47,20 @@ def stored_precision(folder: Path) -> Precision:
     return _STORED[counts.most_common(1)[0][0]] if counts else "float32"
 
 
-def cast(network: Any, precision: Precision) -> Any:
+def cast(network: Any, precision: ExportPrecision) -> Any:
     """The network as it is stored: its parameters in this precision, but for those that diffusers computes with in
     float32 whatever is asked."""
     if precision == "float32":
         return network
-    found, kept = shared_copy(network), kept_whole(network)
-    for name, module in found.named_modules():
+    copy, kept = shared_copy(network), kept_whole(network)
+    for name, module in copy.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             if f"{name}.{key}".removeprefix(".") not in kept:
                 module.register_parameter(key, nn.Parameter(parameter.data.to(dtype_of(precision)), False))
-    return found
+    return copy
 
 
-def cast_tensors(tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+def cast_tensors(tensors: Mapping[str, Tensor], precision: ExportPrecision) -> dict[str, Tensor]:
     """A LoRA's tensors as they are stored; alphas, which are no weights, as they are."""
     return {name: x if x.ndim == 0 else round_to(x, precision, name) for name, x in tensors.items()}
 
@@ -66,11 +70,11 @@ def kept_whole(network: Any) -> set[str]:
     return {name for name, _ in network.named_parameters() if stays_exact(network, name)}
 
 
-def round_to(tensor: Tensor, precision: Precision, name: str) -> Tensor:
-    found = tensor.to(dtype_of(precision))
-    if not torch.equal(found.isfinite(), tensor.isfinite()):
+def round_to(tensor: Tensor, precision: ExportPrecision, name: str) -> Tensor:
+    rounded = tensor.to(dtype_of(precision))
+    if not torch.equal(rounded.isfinite(), tensor.isfinite()):
         raise ValueError(
             f"{precision} cannot hold {name}, whose largest weight is {float(tensor.abs().max()):.3g}: export it with "
             "--dtype bfloat16 or float32"
         )
-    return found
+    return rounded

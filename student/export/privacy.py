@@ -53,26 +53,26 @@ def forget_origins(folder: Path) -> None:
         settings = parse_json(path.read_text("utf-8"))
         if not isinstance(settings, dict):
             continue
-        told = [name for name in _ORIGIN if isinstance(settings.get(name), str) and _is_path(settings[name])]
-        if told:
-            path.write_text(json.dumps(settings | dict.fromkeys(told, ""), indent=2) + "\n", "utf-8")
+        origins = [name for name in _ORIGIN if isinstance(settings.get(name), str) and _is_path(settings[name])]
+        if origins:
+            path.write_text(json.dumps(settings | dict.fromkeys(origins, ""), indent=2) + "\n", "utf-8")
 
 
 def without_paths(value: Any) -> Any:
     """Settings, or a sentence, in which names of files and folders are all that is left of absolute paths."""
     if isinstance(value, Mapping):
-        return {key: without_paths(one) for key, one in value.items()}
+        return {key: without_paths(nested) for key, nested in value.items()}
     if isinstance(value, list | tuple):
-        return [without_paths(one) for one in value]
+        return [without_paths(nested) for nested in value]
     if not isinstance(value, str):
         return value
-    return _last(value) if _is_path(value) else _PATH.sub(lambda found: _last(found[0]), value)
+    return _last(value) if _is_path(value) else _PATH.sub(lambda match: _last(match[0]), value)
 
 
 def results_without_paths(results: Mapping[str, Any]) -> dict[str, Any]:
     """The same of what `fewstep evaluate` wrote; its command's paths may hold blanks."""
-    found: dict[str, Any] = without_paths(results)
-    return found | ({"command": _command(str(results["command"]))} if results.get("command") else {})
+    published: dict[str, Any] = without_paths(results)
+    return published | ({"command": _command(str(results["command"]))} if results.get("command") else {})
 
 
 def _command(command: str) -> str:

@@ -49,7 +49,7 @@ PROGRAMS = {
 }
 
 
-def said(name: str) -> str:
+def describe_format(name: str) -> str:
     """One format, in a sentence."""
-    one = PROGRAMS[name]
-    return f"{one.program}; families: {one.families}" + (f"; extra {one.extra}" if one.extra else "")
+    entry = PROGRAMS[name]
+    return f"{entry.program}; families: {entry.families}" + (f"; extra {entry.extra}" if entry.extra else "")

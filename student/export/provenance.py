@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewstep.student.export.opening import is_export
+from fewstep.student.export.load_export import is_export
 from fewstep.student.loading import find_stage
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.json_text import parse_json
@@ -30,7 +30,7 @@ def read_provenance(source: Path, steps: int | None = None, results: Path | None
     stage = source if is_export(source) else find_stage(source, steps)
     run = stage.parent.parent if stage.parent.name == "stages" else stage
     recipe = run / "recipe.yaml"
-    manifests = [manifest for one in datasets_in(run / "data") if (manifest := one / "manifest.json").is_file()]
+    manifests = [manifest for dataset in datasets_in(run / "data") if (manifest := dataset / "manifest.json").is_file()]
     hashed = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()
     measured = results or run / "evaluation" / "results.json"
     return Provenance(
@@ -43,9 +43,9 @@ def read_provenance(source: Path, steps: int | None = None, results: Path | None
 
 def _read_results(path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(path.read_text("utf-8"))
-        if isinstance(found["rows"], list) and isinstance(found["protocol"], dict):
-            return dict(found)
+        content = parse_json(path.read_text("utf-8"))
+        if isinstance(content["rows"], list) and isinstance(content["protocol"], dict):
+            return dict(content)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no results.json ({error}): pass what `fewstep evaluate` wrote") from error
     raise ValueError(f"{path} is no results.json: pass what `fewstep evaluate` wrote")

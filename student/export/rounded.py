@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fewstep.student.adapters import merge_adapters
-from fewstep.student.export.base import Precision
+from fewstep.student.export.base import ExportPrecision
 from fewstep.student.export.lora import baked_settings, baked_state, is_adapted, prefix_of, with_adapter
 from fewstep.student.export.precision import kept_whole, round_to
 from fewstep.student.export.stock import trained_names
@@ -21,7 +21,7 @@ from fewstep.teacher.predictions import recorded_as
 
 
 def rounded(
-    student: Student, precision: Precision, keeps_adapters: bool, only: Collection[str] | None = None
+    student: Student, precision: ExportPrecision, keeps_adapters: bool, only: Collection[str] | None = None
 ) -> Student:
     """The student, computing in float32 with weights that are rounded to this precision, as an export holds them.
 
@@ -32,17 +32,17 @@ def rounded(
         return student
     parts = parts_of(student.network)
     own = {name: parts[name] for name in trained_names(student.contract)}
-    found = {
+    rounded_parts = {
         name: _rounded_adapter(student.teacher, network, precision, name)
         if keeps_adapters and is_adapted(network)
         else _rounded_network(network, precision, only)
         for name, network in own.items()
     }
-    network = with_parts(student.network, {**parts, **found})
+    network = with_parts(student.network, {**parts, **rounded_parts})
     return replace(student, network=recorded_as(network, student.network))
 
 
-def _rounded_network(network: nn.Module, precision: Precision, only: Collection[str] | None) -> nn.Module:
+def _rounded_network(network: nn.Module, precision: ExportPrecision, only: Collection[str] | None) -> nn.Module:
     merged = deepcopy(network)
     merge_adapters(merged)
     kept = kept_whole(merged)
@@ -52,7 +52,7 @@ def _rounded_network(network: nn.Module, precision: Precision, only: Collection[
     return merged
 
 
-def _rounded_adapter(teacher: Teacher, network: Any, precision: Precision, name: str) -> nn.Module:
+def _rounded_adapter(teacher: Teacher, network: Any, precision: ExportPrecision, name: str) -> nn.Module:
     state = {key: round_to(x, precision, key).float() for key, x in baked_state(network).items()}
     prefix = f"{prefix_of(teacher)}."
     prefixed = {prefix + key: tensor for key, tensor in state.items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.eight_bits import block_linears
-from fewstep.student.export.base import PROMPTS, SEEDS
+from fewstep.student.export.base import PROBE_PROMPTS, PROBE_SEEDS
 from fewstep.student.loading import Student
 
 Rounded = Callable[[Tensor], Tensor]  # a layer's weight (out, in) -> what is left of it in the format
@@ -20,7 +20,7 @@ _OTHER_SEEDS = (2, 3)  # the layers are chosen on the noise that the finished ex
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenLayers:
     """Names of the layers to round, and what part of all the network's weights is in them.
 
     other_error: the relative error of latents from noise that the choice was not made on.
@@ -49,7 +49,7 @@ class Chosen:
 @torch.no_grad()
 def choose_layers(
     student: Student, network: nn.Module, tolerance: float, rounded: Rounded, multiple: int = 1
-) -> Chosen:
+) -> ChosenLayers:
     """The linear layers in the network's blocks, of widths that `multiple` divides, that may be rounded.
 
     All of them where that leaves enough room. Else groups of them are tried, that with most error per weight in halves:
@@ -58,7 +58,7 @@ def choose_layers(
     adapters. Raises ValueError when there is no layer to round.
     """
     layers = _linears(student, network, multiple)
-    goal, error = ROOM * tolerance, _error_of(student, network, layers, rounded, SEEDS)
+    goal, error = ROOM * tolerance, _error_of(student, network, layers, rounded, PROBE_SEEDS)
     names = list(layers)
     if names and error(names) > goal:
         names = _thinned(names, goal, error, {name: layer.weight.numel() for name, layer in layers.items()})
@@ -70,7 +70,7 @@ def choose_layers(
     weights = sum(layers[name].weight.numel() for name in names)
     share = weights / sum(parameter.numel() for parameter in network.parameters())
     other_error = _error_of(student, network, layers, rounded, _OTHER_SEEDS)(names)
-    return Chosen(tuple(sorted(names)), share, len(layers), other_error)
+    return ChosenLayers(tuple(sorted(names)), share, len(layers), other_error)
 
 
 def _thinned(
@@ -116,14 +116,14 @@ def _error_of(
 ) -> Callable[[Iterable[str]], float]:
     """Relative error of the student's latents when these layers are rounded."""
     contract, teacher = student.contract, student.teacher
-    asked = replace(student, network=network)
+    candidate = replace(student, network=network)
     z = teacher.noise(seeds, teacher.latent_shape(*contract.size))
-    conditions = student.conditions_of_any(PROMPTS)
-    own = asked.sample(z, conditions)
+    conditions = student.conditions_of_any(PROBE_PROMPTS)
+    own = candidate.sample(z, conditions)
 
     def error(names: Iterable[str]) -> float:
         with _rounding([layers[name] for name in names], rounded):
-            return float((asked.sample(z, conditions) - own).norm() / own.norm())
+            return float((candidate.sample(z, conditions) - own).norm() / own.norm())
 
     return error
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.export.abilities import original_names, single_file_loader
-from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
 from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
@@ -36,7 +36,7 @@ def checkpoint_name(student: Student) -> str:
     return f"fewstep-{student.contract.steps}step.safetensors"
 
 
-def write_checkpoint(student: Student, folder: Path, format: str, precision: Precision, prefix: str = "") -> None:
+def write_checkpoint(student: Student, folder: Path, format: str, precision: ExportPrecision, prefix: str = "") -> None:
     """Writes the denoiser under its original names, and its config.json, as `from_single_file` takes them."""
     network, names = cast(merged_network(student), precision), original_names(student.teacher)
     state = network.state_dict()
@@ -48,7 +48,7 @@ def write_checkpoint(student: Student, folder: Path, format: str, precision: Pre
     save_config(network, folder)
 
 
-def reload_checkpoint(folder: Path, student: Student) -> Latents:
+def reload_checkpoint(folder: Path, student: Student) -> SampleLatents:
     """diffusers' own single-file loader, in the base model's pipeline."""
     kind: Any = type(the_denoiser(student.teacher))
     with without_bars():

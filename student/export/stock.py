@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from fewstep.student.adapters import merge_adapters
 from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.export.base import PROMPTS, Latents, Written
+from fewstep.student.export.base import PROBE_PROMPTS, SampleLatents, Written
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.exportable import by_argument
 from fewstep.teacher.given import IMAGES, Given, noise_given
 from fewstep.teacher.loading import without_bars
-from fewstep.teacher.pipeline_index import CLASSICAL
+from fewstep.teacher.pipeline_index import CLASSICAL_INDEX
 from fewstep.teacher.source import EMBEDDED
 from fewstep.teacher.stock import StockScheduler
 
@@ -33,18 +33,18 @@ def stock_scheduler(student: Student) -> StockScheduler:
     Raises ValueError when there is none.
     """
     teacher, contract = student.teacher, student.contract
-    found = teacher.stock_scheduler(contract)
-    _check_nodes(teacher, found, contract)
-    return found
+    scheduler = teacher.stock_scheduler(contract)
+    _check_nodes(teacher, scheduler, contract)
+    return scheduler
 
 
-def _check_nodes(teacher: Teacher, found: StockScheduler, contract: SamplingContract) -> None:
-    scheduler = found.make(teacher.pipeline)
+def _check_nodes(teacher: Teacher, stock: StockScheduler, contract: SamplingContract) -> None:
+    scheduler = stock.make(teacher.pipeline)
     nodes = teacher.stock_timesteps(scheduler, contract)
     wanted = torch.tensor(contract.timesteps, dtype=torch.float64)
     if len(nodes) != len(wanted) or float((nodes - wanted).abs().max()) > 1e-3:
         raise ValueError(
-            f"{found.name} rounds its nodes to {[round(x, 1) for x in nodes.tolist()]} where the student has "
+            f"{stock.name} rounds its nodes to {[round(x, 1) for x in nodes.tolist()]} where the student has "
             f"{[round(x, 1) for x in contract.timesteps]}: only steps that divide "
             f"{scheduler.config.num_train_timesteps} can leave for it, such as 1, 2, 4 or 8"
         )
@@ -63,7 +63,7 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
     a modular pipeline, which this class of diffusers does not open.
     """
     teacher = student.teacher
-    if not (teacher.folder / CLASSICAL).is_file():
+    if not (teacher.folder / CLASSICAL_INDEX).is_file():
         raise ValueError(
             f"{teacher.folder} is a modular pipeline, which {type(teacher.pipeline).__name__}.from_pretrained does not "
             "open, so nothing could be put into it: export a whole pipeline, --to diffusers"
@@ -85,7 +85,7 @@ def changed_parts(teacher: Teacher) -> dict[str, Any]:
     return {name: type(part).from_config(part.config, **teacher.stock_parts()[name]) for name, part in parts.items()}
 
 
-def pipeline_latents(pipe: Any, student: Student) -> Latents:
+def pipeline_latents(pipe: Any, student: Student) -> SampleLatents:
     """The pipeline's own call as a source of latents, a clip at a time."""
     pipe.set_progress_bar_config(disable=True)
     teacher, contract = student.teacher, student.contract
@@ -94,8 +94,8 @@ def pipeline_latents(pipe: Any, student: Student) -> Latents:
     def one(z: Tensor, prompt: str, given: Given) -> Tensor:
         arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
         words = {"prompt": prompt} if teacher.reads_text else {}
-        found = pipe(**words, output_type="latent", return_dict=False, **arguments)
-        return teacher.from_outputs(found, z.shape)
+        outputs = pipe(**words, output_type="latent", return_dict=False, **arguments)
+        return teacher.from_outputs(outputs, z.shape)
 
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
         given = noise_given(teacher.given_sizes(contract.size), len(prompts))  # as `Student.conditions_of_any`
@@ -125,11 +125,11 @@ def merged_networks(student: Student) -> dict[str, Any]:
 
     As `merged_network` has them.
     """
-    found = {}
+    components = {}
     for name, part in parts_of(student.network).items():
         if name in trained_names(student.contract):
-            found[student.teacher.component_names()[name]] = _merged(part)
-    return found
+            components[student.teacher.component_names()[name]] = _merged(part)
+    return components
 
 
 def trained_names(contract: SamplingContract) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def clip_code(student: Student) -> str:
     used = sorted({*readers.values(), *([] if pictures else ["export_to_gif"])})
     imports = f"from diffusers.utils import {', '.join(used)}\n\n" if used else ""
     rate = max(1, round(student.contract.fps))
-    prompt = f"    prompt={PROMPTS[0]!r},\n" if student.teacher.reads_text else ""
+    prompt = f"    prompt={PROBE_PROMPTS[0]!r},\n" if student.teacher.reads_text else ""
     settings = "".join(f"pipe.{name} = {value!r}\n" for name, value in student.teacher.stock_settings.items())
     return (
         f"{imports}{settings}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
 from fewstep.student.eight_bits import weight_config
-from fewstep.student.export.base import Format, Latents, Options, Precision, Written
+from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.diffusers_folder import copy_pipeline, pipeline_snippet, reload_pipeline
 from fewstep.student.export.precision import dtype_of, stored_precision
 from fewstep.student.export.rounding import choose_layers
@@ -27,8 +27,11 @@ INT8, FP8 = "torchao-int8", "torchao-fp8"
 _QUANTIZATION = "quantization_config"  # what diffusers calls it in a config
 _TOLERANCE = {INT8: 1e-2, FP8: 3e-2}
 # torchao multiplies by float8 weights in the dtype they had: bfloat16 is what diffusers loads them for, unless told.
-_PRECISIONS: dict[str, tuple[Precision, ...]] = {INT8: ("float32", "bfloat16", "float16"), FP8: ("bfloat16",)}
-_COMPUTES: dict[str, tuple[Precision, ...]] = {INT8: ("bfloat16", "float16"), FP8: ()}  # float8's tolerance has it in
+_PRECISIONS: dict[str, tuple[ExportPrecision, ...]] = {INT8: ("float32", "bfloat16", "float16"), FP8: ("bfloat16",)}
+_COMPUTES: dict[str, tuple[ExportPrecision, ...]] = {
+    INT8: ("bfloat16", "float16"),
+    FP8: (),
+}  # float8's tolerance has it in
 
 # It warns that int8 goes with bfloat16 only, where float32 is what keeps the latents close.
 logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)
@@ -38,18 +41,18 @@ def _config(name: str) -> Any:
     return weight_config("int8" if name == INT8 else "fp8", name)
 
 
-def _rounded(weight: Tensor, name: str, precision: Precision) -> Tensor:
+def _rounded(weight: Tensor, name: str, precision: ExportPrecision) -> Tensor:
     from torchao.quantization import quantize_
 
     rows, columns = weight.shape
     layer = nn.Linear(columns, rows, bias=False, device="meta")
     layer.weight = nn.Parameter(weight.to(dtype_of(precision)), requires_grad=False)
     quantize_(layer, _config(name))
-    found: Any = layer.weight
-    return found.dequantize()
+    quantised: Any = layer.weight
+    return quantised.dequantize()
 
 
-def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path, precision: Precision) -> Any:
+def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path, precision: ExportPrecision) -> Any:
     """The network as diffusers itself quantizes it."""
     from diffusers import TorchAoConfig
 
@@ -73,7 +76,7 @@ def _write(student: Student, folder: Path, options: Options, name: str) -> Writt
     return Written((chosen.note,), relation="quantized")
 
 
-def _reload(folder: Path, student: Student) -> Latents:
+def _reload(folder: Path, student: Student) -> SampleLatents:
     return reload_pipeline(folder, student, dtype_of(stored_precision(folder / denoiser_name(student.teacher))))
 
 

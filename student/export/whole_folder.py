@@ -11,20 +11,20 @@ from pathlib import Path
 from fewstep.teacher.atomic import check_writable, naming_full_disk
 from fewstep.teacher.interrupts import finishing_first
 
-FILE_NAME = "export.json"  # in every exported folder, beside contract.json
+EXPORT_FILE = "export.json"  # in every exported folder, beside contract.json
 
 
 @contextmanager
 def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
     """An empty folder beside `folder` to fill; once that has succeeded it takes the name `folder`.
 
-    What a killed process leaves behind is begun anew by the next one. Raises ValueError as `check_free`.
+    What a killed process leaves behind is begun anew by the next one. Raises ValueError as `check_export_folder`.
     """
     folder = folder.absolute()
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():  # killed between the two renames below
         os.replace(old, folder)
-    check_free(folder, force)
+    check_export_folder(folder, force)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -43,16 +43,16 @@ def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_free(folder: Path, force: bool = False) -> None:
+def check_export_folder(folder: Path, force: bool = False) -> None:
     """Raises ValueError when `folder` cannot be written, or exists; with `force` it may be an export, or empty."""
     check_writable(folder.parent)
     if not folder.exists():
         return
     if not force:
         raise ValueError(f"{folder} is there already: choose another --out, or pass --force to replace it")
-    if any(folder.iterdir() if folder.is_dir() else [folder]) and not (folder / FILE_NAME).is_file():
+    if any(folder.iterdir() if folder.is_dir() else [folder]) and not (folder / EXPORT_FILE).is_file():
         raise ValueError(
-            f"{folder} is no export (it has no {FILE_NAME}), so --force leaves it alone: choose another --out"
+            f"{folder} is no export (it has no {EXPORT_FILE}), so --force leaves it alone: choose another --out"
         )
 
 

@@ -56,7 +56,8 @@ FAMILIES: dict[str, type[Teacher]] = {  # by _class_name in model_index.json
     "MochiPipeline": MochiTeacher,
 }
 
-MODULAR = {  # modular pipelines, by _class_name in modular_model_index.json: the first of these that has all its parts
+# Modular pipelines, by _class_name in modular_model_index.json: the first of these that has all its parts.
+MODULAR_FAMILIES = {
     "WanModularPipeline": ("WanPipeline",),
     "Wan22ModularPipeline": ("WanPipeline",),
     "WanImage2VideoModularPipeline": ("WanImageToVideoPipeline",),

@@ -80,13 +80,13 @@ class AnimateDiffTeacher(UNetTeacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""
-        asked, dtype = self._asked(self.denoiser if network is None else network)
-        if isinstance(asked, Bases):
-            return self.ask_experts(asked, z_t, t, conditions)
+        denoiser, dtype = self._denoiser_and_dtype(self.denoiser if network is None else network)
+        if isinstance(denoiser, Bases):
+            return self.ask_experts(denoiser, z_t, t, conditions)
         z, times = z_t.to(dtype), self._timesteps(z_t, t)
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
         others = self._inputs(z, times, text, conditions)
-        return asked(z, times, text, return_dict=False, **others)[0].to(z_t.dtype)
+        return denoiser(z, times, text, return_dict=False, **others)[0].to(z_t.dtype)
 
     def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
         """What else the UNet takes; z is (B, C, F, h, w), times (B,), the text (B F, L, D)."""
@@ -131,17 +131,17 @@ class AnimateDiffTeacher(UNetTeacher):
 
     def shared_part(self, network: Any) -> Any:
         """The motion modules as a MotionAdapter, which has the UNet's own names."""
-        said = network.config
+        config = network.config
         adapter: Any = MotionAdapter(
-            block_out_channels=said["block_out_channels"],
-            motion_layers_per_block=said["layers_per_block"],
-            motion_transformer_layers_per_block=said["temporal_transformer_layers_per_block"],
-            motion_mid_block_layers_per_block=said["mid_block_layers"],
-            motion_transformer_layers_per_mid_block=said["temporal_transformer_layers_per_mid_block"],
-            motion_norm_num_groups=said["norm_num_groups"],
-            motion_num_attention_heads=said["motion_num_attention_heads"],
-            motion_max_seq_length=said["motion_max_seq_length"],
-            use_motion_mid_block=said["use_motion_mid_block"],
+            block_out_channels=config["block_out_channels"],
+            motion_layers_per_block=config["layers_per_block"],
+            motion_transformer_layers_per_block=config["temporal_transformer_layers_per_block"],
+            motion_mid_block_layers_per_block=config["mid_block_layers"],
+            motion_transformer_layers_per_mid_block=config["temporal_transformer_layers_per_mid_block"],
+            motion_norm_num_groups=config["norm_num_groups"],
+            motion_num_attention_heads=config["motion_num_attention_heads"],
+            motion_max_seq_length=config["motion_max_seq_length"],
+            use_motion_mid_block=config["use_motion_mid_block"],
         )
         adapter.load_state_dict({n: x.detach() for n, x in part_state(network, self.subsets["motion"]).items()})
         return adapter
@@ -154,14 +154,14 @@ class AnimateDiffTeacher(UNetTeacher):
 
     def part_file(self, part: Any) -> dict[str, Tensor]:
         """A motion module as its authors name it; each attention has the table of positions, which a block has here."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for name, tensor in part.state_dict().items():
             if name.endswith(".pos_embed.pe"):
                 block = _authors_name(name.removesuffix("pos_embed.pe"))
-                found |= {f"{block}attention_blocks.{i}.pos_encoder.pe": tensor.clone() for i in (0, 1)}
+                tensors |= {f"{block}attention_blocks.{i}.pos_encoder.pe": tensor.clone() for i in (0, 1)}
             else:
-                found[_authors_name(name)] = tensor
-        return found
+                tensors[_authors_name(name)] = tensor
+        return tensors
 
     part_code = "pipe.unet.load_motion_modules(part)"
     fuses_lora = True  # diffusers names the argument of motion modules' projections, which peft's layers refuse

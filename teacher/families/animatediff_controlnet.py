@@ -16,7 +16,7 @@ from fewstep.teacher.given import Given
 from fewstep.teacher.pipeline_index import read_json
 from fewstep.teacher.stock import Contract
 
-CONTROL = "control"  # (B, 3, F, H, W), 0..255
+CONTROL_PIXELS = "control"  # (B, 3, F, H, W), 0..255
 
 
 class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
@@ -29,16 +29,16 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The frames as they are: what the ControlNet makes of them is larger."""
-        return {CONTROL: given["control"].to(self.device)}
+        return {CONTROL_PIXELS: given["control"].to(self.device)}
 
     def _inputs(self, z: Tensor, times: Tensor, text: Tensor, conditions: Conditions) -> dict[str, Any]:
         """What the ControlNet adds to the UNet's blocks, frame by frame."""
         network: Any = self.pipeline.controlnet
-        frames = conditions.shared[CONTROL].to(z.device, torch.float32) / 255
+        frames = conditions.shared[CONTROL_PIXELS].to(z.device, torch.float32) / 255
         frames, pictures = (x.transpose(1, 2).flatten(0, 1).to(network.dtype) for x in (frames, z))
-        each = times.repeat_interleave(z.shape[2])
+        frame_times = times.repeat_interleave(z.shape[2])
         (scale,) = self.control_scales
-        down, middle = network(pictures, each, text.to(network.dtype), frames, scale, return_dict=False)
+        down, middle = network(pictures, frame_times, text.to(network.dtype), frames, scale, return_dict=False)
         return {
             "down_block_additional_residuals": tuple(x.to(z.dtype) for x in down),
             "mid_block_additional_residual": middle.to(z.dtype),

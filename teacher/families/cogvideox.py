@@ -60,8 +60,8 @@ class CogVideoXTeacher(TransformerTeacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """v = alpha eps - sigma x0, or what else the scheduler says."""
-        asked, dtype = self._asked(network)
-        output = asked(
+        denoiser, dtype = self._denoiser_and_dtype(network)
+        output = denoiser(
             self._input(z_t, conditions).transpose(1, 2).to(dtype),
             conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
@@ -158,14 +158,16 @@ class CogVideoXTeacher(TransformerTeacher):
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:
         """The family's own DDIM, whose betas another one does not have."""
-        found = super().stock_scheduler(contract)
+        scheduler = super().stock_scheduler(contract)
         own = isinstance(self.pipeline.scheduler, CogVideoXDDIMScheduler | CogVideoXDPMScheduler)
-        return replace(found, name=CogVideoXDDIMScheduler.__name__) if own else found
+        return replace(scheduler, name=CogVideoXDDIMScheduler.__name__) if own else scheduler
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the denoiser's text length where the pipeline would take another."""
-        found = super().call_arguments(contract, given)
-        return found if self.text_limit == USUAL_TEXT_LENGTH else found | {"max_sequence_length": self.text_limit}
+        arguments = super().call_arguments(contract, given)
+        return (
+            arguments if self.text_limit == USUAL_TEXT_LENGTH else arguments | {"max_sequence_length": self.text_limit}
+        )
 
     def to_pipeline(self, z: Tensor) -> Tensor:
         """(B, F, C, h, w)."""

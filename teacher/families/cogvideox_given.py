@@ -36,15 +36,15 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
         scale = 1 / vae.config.scaling_factor if vae.config.invert_scale_latents else vae.config.scaling_factor
         pixels = to_pixels(given["first"]).to(vae.device, vae.dtype)
         drawn = [
-            vae.encode(one[None]).latent_dist.sample(generator_of(picture))
-            for one, picture in zip(pixels, given["first"], strict=True)
+            vae.encode(clip[None]).latent_dist.sample(generator_of(picture))
+            for clip, picture in zip(pixels, given["first"], strict=True)
         ]
         return {BESIDE: torch.cat(drawn).float() * scale}
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the generator of the picture's draw."""
-        found = super().call_arguments(contract, given)
-        return found | ({"generator": generator_of(given["first"][0])} if given else {})
+        arguments = super().call_arguments(contract, given)
+        return arguments | ({"generator": generator_of(given["first"][0])} if given else {})
 
 
 class CogVideoXControlTeacher(CogVideoXTeacher):
@@ -71,6 +71,6 @@ class CogVideoXControlTeacher(CogVideoXTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Without a number of frames, which the pipeline counts in the control video."""
-        found = super().call_arguments(contract, given)
-        del found["num_frames"]
-        return found
+        arguments = super().call_arguments(contract, given)
+        del arguments["num_frames"]
+        return arguments

@@ -18,6 +18,7 @@ from diffusers.models.transformers.transformer_hunyuan_video import (
 from torch import Tensor, nn
 
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import POOLED_TEXT, TEXT_MASK
 from fewstep.teacher.families.limits import latent_grid
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
 from fewstep.teacher.families.transformer import ScaledLatents, TransformerTeacher
@@ -25,15 +26,13 @@ from fewstep.teacher.given import Given
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
 
-MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
-
 
 class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
     """Adapter for HunyuanVideoPipeline."""
 
     family_fps = 24.0
     other_encoders = ("text_encoder_2",)
-    padded = frozenset({EMBEDDINGS, MASK})
+    padded = frozenset({EMBEDDINGS, TEXT_MASK})
     usual_embedded_guidance = 6.0  # HunyuanVideoPipeline's own, embedded
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
@@ -50,15 +49,15 @@ class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
         """With all padding, which the mask leaves out."""
         self._part("text_encoder_2")
         embeddings, pooled, mask = self.pipeline.encode_prompt(prompts, device=self.device)
-        return {EMBEDDINGS: embeddings, MASK: mask, POOLED: pooled}
+        return {EMBEDDINGS: embeddings, TEXT_MASK: mask, POOLED_TEXT: pooled}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         seen = conditions.positive
         inputs = {"hidden_states": self._input(z_t, conditions), "encoder_hidden_states": seen[EMBEDDINGS]}
-        inputs |= {"encoder_attention_mask": seen[MASK], "pooled_projections": seen[POOLED]}
-        output: Tensor = asked(
+        inputs |= {"encoder_attention_mask": seen[TEXT_MASK], "pooled_projections": seen[POOLED_TEXT]}
+        output: Tensor = denoiser(
             timestep=self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
             guidance=self._told(z_t, dtype),
             return_dict=False,
@@ -101,5 +100,5 @@ class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
 
     def call_arguments(self, contract: Contract, given: Given | None = None) -> dict[str, Any]:
         """`guidance_scale` is the embedded one, and `true_cfg_scale` stays 1."""
-        found = super().call_arguments(contract, given)
-        return found | {"guidance_scale": 1.0 if self.embedded_guidance is None else self.embedded_guidance}
+        arguments = super().call_arguments(contract, given)
+        return arguments | {"guidance_scale": 1.0 if self.embedded_guidance is None else self.embedded_guidance}

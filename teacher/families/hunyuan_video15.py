@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import PICTURE_LATENTS, TEXT_MASK
 from fewstep.teacher.families.limits import latent_grid
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
 from fewstep.teacher.families.transformer import TransformerTeacher
@@ -25,8 +26,8 @@ from fewstep.teacher.given import Given, to_pil, to_pixels
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
 
-MASK, GLYPHS, GLYPH_MASK = "mask", "glyphs", "glyph_mask"  # of the tokens; ByT5's (B, L, D) and their mask
-PICTURE, TOKENS = "picture", "picture_tokens"  # latents (B, C, 1, h, w), SigLIP's (B, L, D)
+GLYPHS, GLYPH_MASK = "glyphs", "glyph_mask"  # of the tokens; ByT5's (B, L, D) and their mask
+PICTURE_TOKENS = "picture_tokens"  # latents (B, C, 1, h, w), SigLIP's (B, L, D)
 
 
 class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
@@ -34,7 +35,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
 
     family_fps = 24.0
     other_encoders: tuple[str, ...] = ("text_encoder_2",)
-    padded = frozenset({EMBEDDINGS, MASK, GLYPHS, GLYPH_MASK})
+    padded = frozenset({EMBEDDINGS, TEXT_MASK, GLYPHS, GLYPH_MASK})
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -48,8 +49,8 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
 
     def _size_of(self, height: int, width: int) -> tuple[int, int]:
         """The size that the pipeline makes of pictures with these sides."""
-        found = self.pipeline.video_processor.calculate_default_height_width(height, width, self.pipeline.target_size)
-        return int(found[0]), int(found[1])
+        sides = self.pipeline.video_processor.calculate_default_height_width(height, width, self.pipeline.target_size)
+        return int(sides[0]), int(sides[1])
 
     @property
     def text_limit(self) -> int:
@@ -70,25 +71,25 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
             prompts, device=self.device, batch_size=len(prompts)
         )
         length, glyph_length = (max(1, int(m.sum(dim=1).max())) for m in (mask, glyph_mask))
-        found = {EMBEDDINGS: text[:, :length], MASK: mask[:, :length]}
-        return {**found, GLYPHS: glyphs[:, :glyph_length], GLYPH_MASK: glyph_mask[:, :glyph_length]}
+        conditions = {EMBEDDINGS: text[:, :length], TEXT_MASK: mask[:, :length]}
+        return {**conditions, GLYPHS: glyphs[:, :glyph_length], GLYPH_MASK: glyph_mask[:, :glyph_length]}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0. The time is cast to what the denoiser is in, as the pipeline does."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         seen = conditions.positive
         picture, tokens = self._picture(z_t, conditions)
         inputs = {
             "hidden_states": torch.cat([z_t, picture], dim=1),
             "timestep": self.schedule.timestep(t).expand(len(z_t)),
             "encoder_hidden_states": seen[EMBEDDINGS],
-            "encoder_attention_mask": seen[MASK],
+            "encoder_attention_mask": seen[TEXT_MASK],
             "encoder_hidden_states_2": seen[GLYPHS],
             "encoder_attention_mask_2": seen[GLYPH_MASK],
             "image_embeds": tokens,
         }
         inputs = {name: tensor.to(z_t.device, dtype) for name, tensor in inputs.items()}
-        output: Tensor = asked(**inputs, return_dict=False)[0]
+        output: Tensor = denoiser(**inputs, return_dict=False)[0]
         return output.to(z_t.dtype)
 
     def _picture(self, z_t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
@@ -100,8 +101,8 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, scaled; clip by clip, since the autoencoder's attention masks fit single ones only."""
         vae = self._part("vae")
-        found = [vae.encode(clip[None].to(vae.device, vae.dtype)).latent_dist.mode().float() for clip in video]
-        return torch.cat(found) * vae.config.scaling_factor
+        latents = [vae.encode(clip[None].to(vae.device, vae.dtype)).latent_dist.mode().float() for clip in video]
+        return torch.cat(latents) * vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`."""
@@ -134,13 +135,13 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Guidance is the guider's affair."""
-        found = super().call_arguments(contract, given)
-        del found["guidance_scale"]
-        return found
+        arguments = super().call_arguments(contract, given)
+        del arguments["guidance_scale"]
+        return arguments
 
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with the padding that `embed` cut off."""
-        lengths = dict.fromkeys((EMBEDDINGS, MASK), self.pipeline.tokenizer_max_length)
+        lengths = dict.fromkeys((EMBEDDINGS, TEXT_MASK), self.pipeline.tokenizer_max_length)
         lengths |= dict.fromkeys((GLYPHS, GLYPH_MASK), self.pipeline.tokenizer_2_max_length)
 
         def whole(branch: Tensors) -> Tensors:
@@ -165,25 +166,28 @@ class HunyuanVideo15ImageTeacher(HunyuanVideo15Teacher):
         self._part("image_encoder")
         pictures = [to_pil(picture, "first") for picture in given["first"]]
         tokens = [self.pipeline.encode_image(picture, 1, self.device, torch.float32) for picture in pictures]
-        return {PICTURE: self.encode(to_pixels(given["first"]).to(self.device)), TOKENS: torch.cat(tokens)}
+        return {
+            PICTURE_LATENTS: self.encode(to_pixels(given["first"]).to(self.device)),
+            PICTURE_TOKENS: torch.cat(tokens),
+        }
 
     def _picture(self, z_t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         beside, _ = super()._picture(z_t, conditions)
-        picture = conditions.shared[PICTURE].to(z_t)
+        picture = conditions.shared[PICTURE_LATENTS].to(z_t)
         beside[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
-        return beside, conditions.shared[TOKENS]
+        return beside, conditions.shared[PICTURE_TOKENS]
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Of the sizes that the pipeline makes: it takes none, but looks at the picture and its own target_size."""
-        found = super().latent_shape(num_frames, height, width)
+        shape = super().latent_shape(num_frames, height, width)
         if (made := self._size_of(height, width)) != (height, width):
             raise ValueError(
                 f"{height} x {width} pixels cannot be made: the pipeline makes {made[0]} x {made[1]} of such pictures "
                 f"(target_size {self.pipeline.target_size}); use these"
             )
-        return found
+        return shape
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Without a size, which follows from the picture."""
-        found = super().call_arguments(contract, given)
-        return {name: value for name, value in found.items() if name not in ("height", "width")}
+        arguments = super().call_arguments(contract, given)
+        return {name: value for name, value in arguments.items() if name not in ("height", "width")}

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.hunyuan_video import MASK, POOLED, HunyuanVideoTeacher
-from fewstep.teacher.given import Given, Kept, to_pil, to_pixels
+from fewstep.teacher.families.hunyuan_video import HunyuanVideoTeacher
+from fewstep.teacher.families.keys import PICTURE_LATENTS, POOLED_TEXT, TEXT_MASK
+from fewstep.teacher.given import Given, KeptLatents, to_pil, to_pixels
 from fewstep.teacher.stock import Contract
 
-PICTURE = "picture"  # latents (B, C, 1, h, w)
 _TEMPLATE = pipeline_hunyuan_video_image2video.DEFAULT_PROMPT_TEMPLATE
 _NOISE = torch.tensor([0.999])  # of the pipeline's start, of which the rest is the picture, in every frame
 _USUAL = VideoSize(129, 720, 1280)  # of the pipeline, which shows 4 frames less where the picture is beside the noise
@@ -72,26 +72,26 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
             for prompt, picture in zip(prompts, given["first"], strict=True)
         ]
         embeddings, pooled, mask = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return {EMBEDDINGS: embeddings, MASK: mask, POOLED: pooled}
+        return {EMBEDDINGS: embeddings, TEXT_MASK: mask, POOLED_TEXT: pooled}
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The picture's latents."""
-        return {PICTURE: super().encode(to_pixels(given["first"]).to(self.device))}
+        return {PICTURE_LATENTS: super().encode(to_pixels(given["first"]).to(self.device))}
 
     def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:
         kept = self.kept(conditions, z_t)
         if kept is not None:
             return kept.pin(z_t)
-        picture = conditions.shared[PICTURE].to(z_t)
+        picture = conditions.shared[PICTURE_LATENTS].to(z_t)
         beside = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
         beside[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
         return torch.cat([z_t, beside], dim=1)
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The first frame, where it is in place."""
         if self._beside:
             return None
-        return Kept.first_frame(conditions.shared[PICTURE], z)
+        return KeptLatents.first_frame(conditions.shared[PICTURE_LATENTS], z)
 
     # --- latent_concat makes a latent frame that is not shown
 
@@ -115,17 +115,19 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
 
     def default_size(self) -> VideoSize | None:
         """Of what is shown."""
-        found = super().default_size()
-        return found._replace(num_frames=found.num_frames - self._unseen) if found == _USUAL else found
+        size = super().default_size()
+        return size._replace(num_frames=size.num_frames - self._unseen) if size == _USUAL else size
 
     # --- what exports ask
 
     def call_arguments(self, contract: Contract, given: Given | None = None) -> dict[str, Any]:
         """With the frames that are not shown, and the template where the vision tower has other tokens."""
-        found = super().call_arguments(contract, given)
-        found["num_frames"] += self._unseen
+        arguments = super().call_arguments(contract, given)
+        arguments["num_frames"] += self._unseen
         return (
-            found if self._vision_tokens == _TEMPLATE["image_emb_len"] else found | {"prompt_template": self.template}
+            arguments
+            if self._vision_tokens == _TEMPLATE["image_emb_len"]
+            else arguments | {"prompt_template": self.template}
         )
 
     def noise_arguments(self, z: Tensor, contract: Contract, given: Given | None = None) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import TAP_DEPTHS
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import POOLED_TEXT, TEXT_MASK
 from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.transformer import ScaledLatents, TransformerTeacher
-from fewstep.teacher.given import Kept
+from fewstep.teacher.given import KeptLatents
 from fewstep.teacher.pipeline_index import read_json
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.tokens import count_tokens, unknown_words
 
-MASK, POOLED = "mask", "pooled"  # of the tokens (B, L), and CLIP's vector (B, D)
-TEXT_LENGTH = 512  # the pipelines' own max_sequence_length
+KANDINSKY_TEXT_LENGTH = 512  # the pipelines' own max_sequence_length
 
 
 class KandinskyTeacher(ScaledLatents, TransformerTeacher):
@@ -36,7 +36,7 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
 
     family_fps = 24.0
     other_encoders = ("text_encoder_2",)
-    padded = frozenset({EMBEDDINGS, MASK})
+    padded = frozenset({EMBEDDINGS, TEXT_MASK})
 
     @property
     def text_limit(self) -> int:
@@ -44,7 +44,7 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
 
         CLIP reads 77 of its own.
         """
-        return TEXT_LENGTH + 1
+        return KANDINSKY_TEXT_LENGTH + 1
 
     def cleaned(self, prompt: str) -> str:
         """With entities such as &amp; resolved, and single blanks."""
@@ -61,37 +61,41 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
     @property
     def _tokenizer(self) -> Any:
         """Within a processor, as the checkpoints have it, or by itself."""
-        found = self.pipeline.tokenizer
-        return getattr(found, "tokenizer", found)
+        tokenizer = self.pipeline.tokenizer
+        return getattr(tokenizer, "tokenizer", tokenizer)
 
     def embed(self, prompts: list[str]) -> Tensors:
         """One by one, as long as each is; zeros behind the shorter ones."""
         self._part("text_encoder_2")
         parts = []
         for prompt in prompts:
-            text, pooled, _ = self.pipeline.encode_prompt([prompt], max_sequence_length=TEXT_LENGTH, device=self.device)
-            positive = {EMBEDDINGS: text, MASK: torch.ones_like(text[..., 0]), POOLED: pooled}
+            text, pooled, _ = self.pipeline.encode_prompt(
+                [prompt], max_sequence_length=KANDINSKY_TEXT_LENGTH, device=self.device
+            )
+            positive = {EMBEDDINGS: text, TEXT_MASK: torch.ones_like(text[..., 0]), POOLED_TEXT: pooled}
             parts.append(Conditions(positive, padded=self.padded))
         return Conditions.join(parts).positive
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0. The time is cast to what the denoiser is in, as the pipeline does."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         times = self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, dtype)
         seen = self.with_pictures(z_t, self.kept(conditions, z_t)).to(dtype)
-        found = [self._one(asked, seen[i : i + 1], times[i : i + 1], conditions[i : i + 1]) for i in range(len(z_t))]
-        return torch.cat(found).movedim(-1, 1).to(z_t.dtype)
+        predictions = [
+            self._one(denoiser, seen[i : i + 1], times[i : i + 1], conditions[i : i + 1]) for i in range(len(z_t))
+        ]
+        return torch.cat(predictions).movedim(-1, 1).to(z_t.dtype)
 
     def _one(self, network: Any, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """The denoiser's output (1, F, h, w, C) for one clip's latents, in its own layout."""
         seen, device = conditions.positive, latents.device
-        length = max(1, int(seen[MASK].count_nonzero()))  # a sum in bfloat16 would be rounded
+        length = max(1, int(seen[TEXT_MASK].count_nonzero()))  # a sum in bfloat16 would be rounded
         grid = [n // p for n, p in zip(latents.shape[1:4], self._patch, strict=True)]
         height, width = (n * self.pipeline.vae_scale_factor_spatial for n in latents.shape[2:4])
         output: Tensor = network(
             hidden_states=latents,
             encoder_hidden_states=seen[EMBEDDINGS][:, :length].to(device, latents.dtype),
-            pooled_projections=seen[POOLED].to(device, latents.dtype),
+            pooled_projections=seen[POOLED_TEXT].to(device, latents.dtype),
             timestep=time,
             visual_rope_pos=[torch.arange(n, device=device) for n in grid],
             text_rope_pos=torch.arange(length, device=device),
@@ -100,7 +104,7 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
         )
         return output
 
-    def with_pictures(self, z: Tensor, kept: Kept | None) -> Tensor:
+    def with_pictures(self, z: Tensor, kept: KeptLatents | None) -> Tensor:
         """(B, F, h, w, C'): with what is kept in place and, behind C channels, those for pictures and their mask."""
         pinned = z if kept is None else kept.pin(z)
         if self._config.visual_cond:
@@ -121,8 +125,10 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
         """One by one, too."""
         times = torch.as_tensor(t).expand(len(z_t))
         rows = [slice(i, i + 1) for i in range(len(z_t))]
-        found = [super(KandinskyTeacher, self).features(z_t[i], times[i], conditions[i], depths, network) for i in rows]
-        return [torch.cat(of_depth) for of_depth in zip(*found, strict=True)]
+        of_rows = [
+            super(KandinskyTeacher, self).features(z_t[i], times[i], conditions[i], depths, network) for i in rows
+        ]
+        return [torch.cat(of_depth) for of_depth in zip(*of_rows, strict=True)]
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Frames must be 4 k + 1; height and width whole patches, and multiples of 16, as the pipeline asks."""

@@ -12,9 +12,8 @@ from torch import Tensor
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.kandinsky import KandinskyTeacher
-from fewstep.teacher.given import Given, Kept, to_pixels
-
-FRAME = "given_latents"  # of a first frame in place (B, C, 1, h, w)
+from fewstep.teacher.families.keys import GIVEN_LATENTS
+from fewstep.teacher.given import Given, KeptLatents, to_pixels
 
 
 class KandinskyImageTeacher(KandinskyTeacher):
@@ -30,11 +29,13 @@ class KandinskyImageTeacher(KandinskyTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of the first frame."""
-        return {FRAME: self.encode(to_pixels(given["first"]).to(self.device))}
+        return {GIVEN_LATENTS: self.encode(to_pixels(given["first"]).to(self.device))}
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The first frame."""
-        return Kept.first_frame(conditions.shared[FRAME], z) if FRAME in conditions.shared else None
+        return (
+            KeptLatents.first_frame(conditions.shared[GIVEN_LATENTS], z) if GIVEN_LATENTS in conditions.shared else None
+        )
 
     def decode(self, latents: Tensor) -> Tensor:
         """As the pipeline shows them: see above."""
@@ -42,11 +43,11 @@ class KandinskyImageTeacher(KandinskyTeacher):
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """With frames behind the first ones, to which the pipeline compares them; with none it gives no numbers."""
-        found = super().latent_shape(num_frames, height, width)
-        if found[1] <= self.settled:
+        shape = super().latent_shape(num_frames, height, width)
+        if shape[1] <= self.settled:
             least = self.settled * self.pipeline.vae_scale_factor_temporal + 1
             raise ValueError(f"{num_frames} frames cannot be made from a picture: use {least} or more")
-        return found
+        return shape
 
     # --- what exports ask
 
@@ -55,7 +56,7 @@ class KandinskyImageTeacher(KandinskyTeacher):
         latents at random from its posterior."""
         assert given is not None  # the picture is needed
         frame = self.encode(to_pixels(given["first"]).to(z.device))
-        return {"latents": self.with_pictures(z, Kept.first_frame(frame, z))}
+        return {"latents": self.with_pictures(z, KeptLatents.first_frame(frame, z))}
 
     def given_out(self, latents: Tensor) -> Tensor:
         """With the first frames as the call leaves them."""

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
-from fewstep.teacher.families.ltx_parts import MASK, NAMES, LTXLatents, to_latents, to_tokens, whole_text
-from fewstep.teacher.given import Given, Kept, to_pixels
+from fewstep.teacher.families.keys import GIVEN_LATENTS, TEXT_MASK
+from fewstep.teacher.families.ltx_parts import LTX_NAMES, LTXLatents, to_latents, to_tokens, whole_text
+from fewstep.teacher.given import Given, KeptLatents, to_pixels
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import OriginalNames
-
-FRAMES = "given_latents"  # of a first frame in place (B, C, 1, h, w)
 
 
 class LTXTeacher(LTXLatents):
@@ -29,7 +28,7 @@ class LTXTeacher(LTXLatents):
     given_arguments = MappingProxyType({"first": "image"})
     family_fps = 25.0
     text_length = 128  # the pipeline's own default
-    padded = frozenset({EMBEDDINGS, MASK})
+    padded = frozenset({EMBEDDINGS, TEXT_MASK})
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -48,11 +47,11 @@ class LTXTeacher(LTXLatents):
         )
         length = max(1, int(mask.sum(dim=1).max()))
         mask = mask[:, :length].to(embeddings.dtype)
-        return {EMBEDDINGS: embeddings[:, :length] * mask[..., None], MASK: mask}
+        return {EMBEDDINGS: embeddings[:, :length] * mask[..., None], TEXT_MASK: mask}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         kept = self.kept(conditions, z_t)
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
@@ -60,11 +59,11 @@ class LTXTeacher(LTXLatents):
             free = ~kept.mask.expand(1, 1, *z_t.shape[2:])
             timestep = timestep[:, None] * to_tokens(free.float()).squeeze(-1)
         tokens, timestep = self._inputs(to_tokens(z_t if kept is None else kept.pin(z_t)), timestep, conditions)
-        output = asked(
+        output = denoiser(
             tokens.to(dtype),
             conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             timestep,
-            conditions.positive[MASK].to(z_t.device, dtype),
+            conditions.positive[TEXT_MASK].to(z_t.device, dtype),
             **self._positions(z_t, conditions),
             return_dict=False,
         )[0]
@@ -88,11 +87,13 @@ class LTXTeacher(LTXLatents):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of the first frame."""
-        return {FRAMES: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
+        return {GIVEN_LATENTS: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The first frame, in place, clean and at time 0."""
-        return Kept.first_frame(conditions.shared[FRAMES], z) if FRAMES in conditions.shared else None
+        return (
+            KeptLatents.first_frame(conditions.shared[GIVEN_LATENTS], z) if GIVEN_LATENTS in conditions.shared else None
+        )
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C) -> (B, C, F, h, w), without tokens before those of the clip."""
@@ -123,7 +124,7 @@ class LTXTeacher(LTXLatents):
 
     # --- what exports ask
 
-    original_names: OriginalNames | None = NAMES
+    original_names: OriginalNames | None = LTX_NAMES
 
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with all the padding that the pipeline has."""

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import GIVEN_LATENTS, TEXT_MASK
 from fewstep.teacher.families.ltx2_guidance import SOUND, SOUND_WEIGHT, VIDEO, stg_block
 from fewstep.teacher.families.ltx2_parts import Grid, Streams, join_tokens
-from fewstep.teacher.families.ltx_parts import MASK, LTXLatents, to_latents, to_tokens
-from fewstep.teacher.given import Given, Kept, to_pixels
+from fewstep.teacher.families.ltx_parts import LTXLatents, to_latents, to_tokens
+from fewstep.teacher.given import Given, KeptLatents, to_pixels
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract
 
-FRAMES = "given_latents"  # of a first frame in place (B, C, 1, h, w)
 SOUND_TEXT = "sound_embeddings"  # of the text, as the sound's stream sees it
 
 
@@ -69,32 +69,32 @@ class LTX2Teacher(LTXLatents):
         )
         side = self.pipeline.tokenizer.padding_side
         video, sound, mask = self._part("connectors")(layers, mask, padding_side=side)
-        return {EMBEDDINGS: video, SOUND_TEXT: sound, MASK: mask.to(video.dtype)}
+        return {EMBEDDINGS: video, SOUND_TEXT: sound, TEXT_MASK: mask.to(video.dtype)}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocities eps - x0 of both streams."""
         return self._ask(z_t, t, conditions, network)
 
     def _ask(self, z_t: Tensor, t: Time, conditions: Conditions, network: Any, **changed: Any) -> Tensor:
-        (asked, dtype), device = self._asked(network), z_t.device
+        (denoiser, dtype), device = self._denoiser_and_dtype(network), z_t.device
         streams, kept = self._streams(z_t), self.kept(conditions, z_t)
         video, sound = streams.split(z_t if kept is None else kept.pin(z_t))
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         times = self.schedule.timestep(times).to(device, torch.float32)
         text = {name: tensor.to(device, dtype) for name, tensor in conditions.positive.items()}
         frames, height, width = streams.grid
-        found = asked(
+        outputs = denoiser(
             video.to(dtype), sound.to(dtype), text[EMBEDDINGS], text[SOUND_TEXT],
             self._video_times(times, streams, conditions), audio_timestep=times, sigma=times,
-            encoder_attention_mask=text[MASK], audio_encoder_attention_mask=text[MASK],
+            encoder_attention_mask=text[TEXT_MASK], audio_encoder_attention_mask=text[TEXT_MASK],
             num_frames=frames, height=height, width=width, fps=self.default_fps(), audio_num_frames=streams.sound,
             use_cross_timestep=self._newer, return_dict=False, **changed,
         )  # fmt: skip
-        return streams.join(*found).to(z_t.dtype)
+        return streams.join(*outputs).to(z_t.dtype)
 
     def _video_times(self, times: Tensor, streams: Streams, conditions: Conditions) -> Tensor:
         """(B,), or (B, L) with a first frame, which is at 0."""
-        if FRAMES not in conditions.shared:
+        if GIVEN_LATENTS not in conditions.shared:
             return times
         frames, height, width = streams.grid
         free = (torch.arange(frames, device=times.device) > 0).float().repeat_interleave(height * width)
@@ -118,9 +118,9 @@ class LTX2Teacher(LTXLatents):
         perturbed = x0(guided, seen, spatio_temporal_guidance_blocks=blocks) if blocks else c
         video, sound = zip(*(streams.split(x) for x in (c, u, perturbed, isolated)), strict=True)
         weight = weights[guided].to(z.device, z.dtype).view(-1, 1, 1)
-        found = whole.clone()
-        found[guided] = streams.join(VIDEO.guided(weight, *video), SOUND.guided(SOUND_WEIGHT, *sound))
-        return found
+        guided_x0 = whole.clone()
+        guided_x0[guided] = streams.join(VIDEO.guided(weight, *video), SOUND.guided(SOUND_WEIGHT, *sound))
+        return guided_x0
 
     def take(self, names: Sequence[str]) -> None:
         """A folder of LTX2Pipeline serves texts; given a first frame, diffusers has another class for its parts."""
@@ -135,18 +135,18 @@ class LTX2Teacher(LTXLatents):
         compress = partial(apply_image_conditioning_crf, crf=resolve_default_image_crf(self._part("text_encoder")))
         pictures = [compress(np.ascontiguousarray(x[:, 0].movedim(0, -1).cpu().numpy())) for x in given["first"]]
         frames = torch.stack([torch.from_numpy(x).movedim(-1, 0) for x in pictures])[:, :, None]
-        return {FRAMES: self.encode_video(to_pixels(frames).to(self.device))}
+        return {GIVEN_LATENTS: self.encode_video(to_pixels(frames).to(self.device))}
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """What is neither video nor sound, and a first frame, in place, clean and at time 0."""
-        streams, first = self._streams(z), conditions.shared.get(FRAMES)
+        streams, first = self._streams(z), conditions.shared.get(GIVEN_LATENTS)
         if first is None and not streams.nothing:
             return None
         mask, latents = streams.mask(z.device), torch.zeros_like(z)
         if first is not None:
             mask[:, :, 0] = True
             latents[:, :, :1] = first.to(z)
-        return Kept(latents, mask)
+        return KeptLatents(latents, mask)
 
     def block_output(self, output: Any) -> Tensor:
         """The tokens of both streams, one behind the other."""
@@ -185,8 +185,8 @@ class LTX2Teacher(LTXLatents):
     def _streams(self, z: Tensor) -> Streams:
         """Those of latents, of which only the frames of both together are known."""
         frames, height, width = z.shape[2:]
-        found = (self._streams_of((number, height, width)) for number in range(1, frames + 1))
-        return next(streams for streams in found if streams.shape[0] >= frames)
+        candidates = (self._streams_of((number, height, width)) for number in range(1, frames + 1))
+        return next(streams for streams in candidates if streams.shape[0] >= frames)
 
     # --- what its folders may hold
 
@@ -200,11 +200,11 @@ class LTX2Teacher(LTXLatents):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Without any of the pipeline's guidance, of which a student has all that it needs."""
-        found = super(LTXLatents, self).call_arguments(contract, given)
+        arguments = super(LTXLatents, self).call_arguments(contract, given)
         for stream in ("", "audio_"):
-            found |= {f"{stream}guidance_scale": 1.0, f"{stream}stg_scale": 0.0, f"{stream}modality_scale": 1.0}
-            found[f"{stream}guidance_rescale"] = 0.0
-        return found | {"frame_rate": self.default_fps(), "use_cross_timestep": self._newer}
+            arguments |= {f"{stream}guidance_scale": 1.0, f"{stream}stg_scale": 0.0, f"{stream}modality_scale": 1.0}
+            arguments[f"{stream}guidance_rescale"] = 0.0
+        return arguments | {"frame_rate": self.default_fps(), "use_cross_timestep": self._newer}
 
     def noise_arguments(
         self, z: Tensor, contract: Contract, given: Mapping[str, Tensor] | None = None
@@ -212,7 +212,7 @@ class LTX2Teacher(LTXLatents):
         """Each stream's own, the video's with the first frame in place: handed latents, the pipeline looks at none.
         It normalises both, as if they came of its autoencoders."""
         if given:
-            first = self.encode_given(given, contract.size, len(z))[FRAMES]
+            first = self.encode_given(given, contract.size, len(z))[GIVEN_LATENTS]
             z = torch.cat([first.to(z), z[:, :, 1:]], dim=2)
         streams = self._streams(z)
         video, sound = streams.split(z)

@@ -20,9 +20,9 @@ class Terms:
 
         c: given the prompt; u: the negative one; perturbed: with such blocks; isolated: without the other stream.
         """
-        found = c + (weight - 1) * (c - u) + self.stg * (c - perturbed) + (self.modality - 1) * (c - isolated)
-        spread, wanted = (x.std(dim=(1, 2), keepdim=True) for x in (found, c))
-        return self.rescale * found * (wanted / spread) + (1 - self.rescale) * found
+        guided_x0 = c + (weight - 1) * (c - u) + self.stg * (c - perturbed) + (self.modality - 1) * (c - isolated)
+        spread, wanted = (x.std(dim=(1, 2), keepdim=True) for x in (guided_x0, c))
+        return self.rescale * guided_x0 * (wanted / spread) + (1 - self.rescale) * guided_x0
 
 
 VIDEO, SOUND = Terms(), Terms()

@@ -51,9 +51,9 @@ class Streams:
 
     def mask(self, device: torch.device) -> Tensor:
         """(1, 1, frames, h, w), bool: where nothing is."""
-        found = torch.zeros(prod(self.shape), dtype=torch.bool, device=device)
-        found[len(found) - self.nothing :] = True
-        return found.view(1, 1, *self.shape)
+        padding = torch.zeros(prod(self.shape), dtype=torch.bool, device=device)
+        padding[len(padding) - self.nothing :] = True
+        return padding.view(1, 1, *self.shape)
 
 
 def join_tokens(video: Tensor, sound: Tensor) -> Tensor:

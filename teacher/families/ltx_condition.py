@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
-from fewstep.teacher.families.ltx import FRAMES, LTXTeacher
+from fewstep.teacher.families.keys import GIVEN_LATENTS
+from fewstep.teacher.families.ltx import LTXTeacher
 from fewstep.teacher.families.ltx_parts import to_latents, to_tokens
 from fewstep.teacher.given import Given, to_pixels
 from fewstep.teacher.schedule import Nodes
@@ -44,13 +45,13 @@ class LTXConditionTeacher(LTXTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of each picture, encoded alone."""
-        found = {}
+        latents = {}
         if "first" in given:
-            found[FRAMES] = self.encode(to_pixels(given["first"]).to(self.device))
+            latents[GIVEN_LATENTS] = self.encode(to_pixels(given["first"]).to(self.device))
         if "last" in given:
-            found[LAST] = self.encode(to_pixels(given["last"]).to(self.device))
-            found[LAST_PLACE] = torch.full((count,), size.num_frames - 1.0, device=self.device)
-        return found
+            latents[LAST] = self.encode(to_pixels(given["last"]).to(self.device))
+            latents[LAST_PLACE] = torch.full((count,), size.num_frames - 1.0, device=self.device)
+        return latents
 
     def _inputs(self, tokens: Tensor, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         if LAST not in conditions.shared:
@@ -79,8 +80,8 @@ class LTXConditionTeacher(LTXTeacher):
 
     def stock_scheduler(self, contract: Contract) -> StockScheduler:
         """Its nodes are given with the call, where a shift would count twice."""
-        found = super().stock_scheduler(contract)
-        return StockScheduler(found.name, {**found.settings, "shift": 1.0}, from_config=True)
+        scheduler = super().stock_scheduler(contract)
+        return StockScheduler(scheduler.name, {**scheduler.settings, "shift": 1.0}, from_config=True)
 
     def stock_timesteps(self, scheduler: Any, contract: Contract) -> Tensor:
         """Those that the call gives."""
@@ -89,13 +90,13 @@ class LTXConditionTeacher(LTXTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the nodes, and given pictures where they belong, without noise."""
-        found = super().call_arguments(contract, given) | {"timesteps": list(contract.timesteps)}
+        arguments = super().call_arguments(contract, given) | {"timesteps": list(contract.timesteps)}
         names = [name for name in self.takes if name in (self.given if given is None else given)]
         if names:
             at = {"first": 0, "last": contract.size.num_frames - 1}
-            found |= {"frame_index": [at[name] for name in names], "image_cond_noise_scale": 0.0}
-            found["video"] = [None] * len(names)  # without it only the first picture is looked at
-        return found
+            arguments |= {"frame_index": [at[name] for name in names], "image_cond_noise_scale": 0.0}
+            arguments["video"] = [None] * len(names)  # without it only the first picture is looked at
+        return arguments
 
     def noise_arguments(
         self, z: Tensor, contract: Contract, given: Mapping[str, Tensor] | None = None
@@ -103,13 +104,13 @@ class LTXConditionTeacher(LTXTeacher):
         """The pipeline begins with noise of its own, whatever `latents` are: it makes one step more, after which
         a callback puts ours in place of what came of it, with the modes of given pictures."""
         shared = self.encode_given(given or {}, contract.size, 1)
-        if FRAMES in shared:
-            z = torch.cat([shared[FRAMES], z[:, :, 1:]], dim=2)
+        if GIVEN_LATENTS in shared:
+            z = torch.cat([shared[GIVEN_LATENTS], z[:, :, 1:]], dim=2)
         frames = ([shared[LAST]] if LAST in shared else []) + [z]
         tokens = torch.cat([to_tokens(frame) for frame in frames], dim=1)
 
-        def begin(pipe: Any, step: int, timestep: Tensor, found: dict[str, Any]) -> dict[str, Any]:
-            return {"latents": tokens} if step == 0 else found
+        def begin(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+            return {"latents": tokens} if step == 0 else tensors
 
         nodes = [contract.timesteps[0], *contract.timesteps]
         return {"timesteps": nodes, "num_inference_steps": len(nodes), "callback_on_step_end": begin}

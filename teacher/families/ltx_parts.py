@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
+from fewstep.teacher.families.keys import TEXT_MASK
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.passed_sigmas import PassedSigmas
 from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.schedulers import shift_of_tokens
 from fewstep.teacher.stock import Contract, OriginalNames, StockScheduler
 
-MASK = "mask"  # of the text's tokens (B, L): 1 where there is one
 DECODE_TIME, DECODE_NOISE = 0.05, 0.025  # of autoencoders that are told a time: Lightricks' own model cards
 _SIDE = 32  # the pipelines refuse heights and widths that it does not divide, whatever the autoencoder's factor
 
@@ -88,11 +88,11 @@ class LTXLatents(PassedSigmas, TransformerTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the rate, which positions follow, and the decoder's time where it takes one."""
-        found = super().call_arguments(contract, given) | {"frame_rate": self.default_fps()}
+        arguments = super().call_arguments(contract, given) | {"frame_rate": self.default_fps()}
         vae = self.pipeline.vae
         if vae is not None and vae.config.timestep_conditioning:
-            found |= {"decode_timestep": DECODE_TIME, "decode_noise_scale": DECODE_NOISE}
-        return found
+            arguments |= {"decode_timestep": DECODE_TIME, "decode_noise_scale": DECODE_NOISE}
+        return arguments
 
 
 def to_tokens(z: Tensor) -> Tensor:
@@ -107,9 +107,13 @@ def to_latents(tokens: Tensor, grid: Sequence[int]) -> Tensor:
 
 def whole_text(branch: Tensors, length: int) -> Tensors:
     """A branch with its text and mask padded to `length` tokens."""
-    text, mask = branch[EMBEDDINGS], branch[MASK]
+    text, mask = branch[EMBEDDINGS], branch[TEXT_MASK]
     missing = length - text.shape[1]
-    return {**branch, EMBEDDINGS: functional.pad(text, (0, 0, 0, missing)), MASK: functional.pad(mask, (0, missing))}
+    return {
+        **branch,
+        EMBEDDINGS: functional.pad(text, (0, 0, 0, missing)),
+        TEXT_MASK: functional.pad(mask, (0, missing)),
+    }
 
 
 _RENAMES = (("time_embed", "adaln_single"), ("proj_in", "patchify_proj"), ("norm_q", "q_norm"), ("norm_k", "k_norm"))
@@ -127,4 +131,4 @@ def _to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(convert_ltx_transformer_checkpoint_to_diffusers(dict(state)))
 
 
-NAMES = OriginalNames(_to_original, _to_diffusers)
+LTX_NAMES = OriginalNames(_to_original, _to_diffusers)

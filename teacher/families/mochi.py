@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import TEXT_MASK
 from fewstep.teacher.families.limits import latent_grid
 from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.schedule import Nodes, Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
-MASK = "mask"  # of the text's tokens (B, L): 1 where there is one
 THRESHOLD = 0.025  # of the way to the data: MochiPipeline's nodes go it in their first half
 
 
@@ -30,7 +30,7 @@ class MochiTeacher(TransformerTeacher):
     """
 
     family_fps = 30.0
-    padded = frozenset({EMBEDDINGS, MASK})
+    padded = frozenset({EMBEDDINGS, TEXT_MASK})
     nodes: Nodes = "linear-quadratic"
     reversed_time = True
 
@@ -50,7 +50,7 @@ class MochiTeacher(TransformerTeacher):
         """
         rows = [self._embed_one(prompt) for prompt in prompts]
         embeddings, masks = (torch.cat(tensors) for tensors in zip(*rows, strict=True))
-        return {EMBEDDINGS: embeddings, MASK: masks}
+        return {EMBEDDINGS: embeddings, TEXT_MASK: masks}
 
     def _embed_one(self, prompt: str) -> tuple[Tensor, Tensor]:
         embeddings, mask, _, _ = self.pipeline.encode_prompt(
@@ -61,12 +61,12 @@ class MochiTeacher(TransformerTeacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        asked, dtype = self._asked(network)
-        output: Tensor = asked(
+        denoiser, dtype = self._denoiser_and_dtype(network)
+        output: Tensor = denoiser(
             hidden_states=z_t.to(dtype),
             encoder_hidden_states=conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             timestep=self._told(t).expand(len(z_t)).to(z_t.device, dtype),
-            encoder_attention_mask=conditions.positive[MASK].to(z_t.device).bool(),
+            encoder_attention_mask=conditions.positive[TEXT_MASK].to(z_t.device).bool(),
             return_dict=False,
         )[0]
         output = output.to(z_t.dtype)
@@ -126,8 +126,8 @@ class MochiTeacher(TransformerTeacher):
         Raises ValueError for odd numbers of steps, whose nodes are not among those of twice as many.
         """
         if contract.steps % 2:
-            one = contract.steps == 1
-            why = "divides by zero for one step" if one else "has other nodes for an odd number of steps"
+            single_step = contract.steps == 1
+            why = "divides by zero for one step" if single_step else "has other nodes for an odd number of steps"
             raise ValueError(
                 f"{type(self.pipeline).__name__} {why} and takes none from its caller, so it cannot sample a student "
                 f"of {contract.steps}: sample it with fewstep, or distil one of 2, 4 or 8 steps"

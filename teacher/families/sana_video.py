@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import GIVEN_LATENTS, TEXT_MASK
 from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.transformer import TransformerTeacher
-from fewstep.teacher.given import Given, Kept, to_pixels
+from fewstep.teacher.given import Given, KeptLatents, to_pixels
 from fewstep.teacher.pipeline_index import read_json
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.source import call_defaults
 from fewstep.teacher.stock import Contract
 
-MASK, FRAME = "mask", "given_latents"  # (B, L), 1 where there is text; (B, C, 1, h, w) of a first frame
-TEXT_LENGTH = 300  # SanaVideoPipeline's max_sequence_length
+SANA_TEXT_LENGTH = 300  # SanaVideoPipeline's max_sequence_length
 SIDES = {22: (704, 1280)}  # by the denoiser's sample_size; else of 480p
 VAES = ("AutoencoderKLWan", "AutoencoderKLLTX2Video")
 
@@ -37,7 +37,7 @@ class SanaVideoTeacher(TransformerTeacher):
 
     takes: tuple[str, ...] = ("first",)
     given_arguments = MappingProxyType({"first": "image"})
-    padded = frozenset({EMBEDDINGS, MASK})
+    padded = frozenset({EMBEDDINGS, TEXT_MASK})
     family_fps = 16.0
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
@@ -49,7 +49,7 @@ class SanaVideoTeacher(TransformerTeacher):
     @property
     def text_limit(self) -> int:
         """One less than the pipeline's own length: it makes room for the instruction's end."""
-        return TEXT_LENGTH - 1
+        return SANA_TEXT_LENGTH - 1
 
     def cleaned(self, prompt: str) -> str:
         """In lower case, stripped."""
@@ -66,19 +66,19 @@ class SanaVideoTeacher(TransformerTeacher):
     def _encoded(self, prompts: list[str], instruction: list[str] | None) -> Tensors:
         self.pipeline.tokenizer.padding_side = "right"
         if instruction is None:
-            found = self.pipeline._get_gemma_prompt_embeds(
-                prompts, self.device, self.pipeline.text_encoder.dtype, max_sequence_length=TEXT_LENGTH
+            encoded = self.pipeline._get_gemma_prompt_embeds(
+                prompts, self.device, self.pipeline.text_encoder.dtype, max_sequence_length=SANA_TEXT_LENGTH
             )
         else:
-            found = self.pipeline.encode_prompt(
+            encoded = self.pipeline.encode_prompt(
                 prompts, False, device=self.device, complex_human_instruction=instruction
             )
-        embeddings, mask = found[:2]
-        return {EMBEDDINGS: embeddings * mask[..., None].to(embeddings), MASK: mask.float()}
+        embeddings, mask = encoded[:2]
+        return {EMBEDDINGS: embeddings * mask[..., None].to(embeddings), TEXT_MASK: mask.float()}
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         kept = self.kept(conditions, z_t)
         timestep = self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32)
         if kept is not None:  # a time per token, 0 for those of the frame
@@ -86,11 +86,11 @@ class SanaVideoTeacher(TransformerTeacher):
             grid = [n // p for n, p in zip(z_t.shape[2:], self._patch, strict=True)]
             timestep = timestep.view(-1, 1, 1, 1, 1).repeat(1, 1, *grid)
             timestep[:, :, 0] = 0
-        output: Tensor = asked(
+        output: Tensor = denoiser(
             z_t.to(dtype),
             conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
             timestep,
-            encoder_attention_mask=conditions.positive[MASK].to(z_t.device),
+            encoder_attention_mask=conditions.positive[TEXT_MASK].to(z_t.device),
             return_dict=False,
         )[0]
         return output[:, : z_t.shape[1]].to(z_t.dtype)  # the other half of some is a variance that nobody uses
@@ -104,11 +104,13 @@ class SanaVideoTeacher(TransformerTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of the first frame."""
-        return {FRAME: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
+        return {GIVEN_LATENTS: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The first frame, where it is given."""
-        return Kept.first_frame(conditions.shared[FRAME], z) if FRAME in conditions.shared else None
+        return (
+            KeptLatents.first_frame(conditions.shared[GIVEN_LATENTS], z) if GIVEN_LATENTS in conditions.shared else None
+        )
 
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, normalised per channel."""
@@ -166,9 +168,9 @@ class SanaVideoTeacher(TransformerTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """`frames`, and exactly the size that was trained instead of the nearest of the pipeline's own."""
-        found = super().call_arguments(contract, given)
-        frames = found.pop("num_frames")
-        return {**found, "frames": frames, "use_resolution_binning": False}
+        arguments = super().call_arguments(contract, given)
+        frames = arguments.pop("num_frames")
+        return {**arguments, "frames": frames, "use_resolution_binning": False}
 
 
 class SanaVideoImageTeacher(SanaVideoTeacher):

@@ -14,7 +14,7 @@ from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
 from fewstep.teacher.pipeline_index import read_json
 
-FPS = 24.0
+SKYREELS_FPS = 24.0
 FLOW = "flow_prediction"
 FORCING = (
     "with diffusion forcing every frame has a time of its own, and a clip is made piece by piece, so that there are no "
@@ -32,9 +32,14 @@ def check_plain(folder: Path) -> None:
             f"{FORCING}"
         )
     config = folder / "scheduler" / "scheduler_config.json"
-    if config.is_file() and (said := read_json(config)).get("use_flow_sigmas") and said.get("prediction_type") != FLOW:
+    if (
+        config.is_file()
+        and (settings := read_json(config)).get("use_flow_sigmas")
+        and settings.get("prediction_type") != FLOW
+    ):
         raise ValueError(
-            f"{config} has use_flow_sigmas and prediction_type {said.get('prediction_type')!r}, so that the velocity "
+            f"{config} has use_flow_sigmas and prediction_type {settings.get('prediction_type')!r}, so that the "
+            "velocity "
             f"would be taken for something else: set it to {FLOW!r}, as diffusers' conversion of the checkpoints does"
         )
 
@@ -48,7 +53,7 @@ class SkyReelsTeacher(WanTeacher):
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
         self._cut = False
-        self.family_fps = FPS
+        self.family_fps = SKYREELS_FPS
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
+from fewstep.teacher.families.keys import POOLED_TEXT
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.unet import UNetTeacher
 from fewstep.teacher.given import Given
 from fewstep.teacher.pipeline_index import stated
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, OriginalNames
-
-POOLED = "pooled"  # (B, D), the second text encoder's
 
 
 def _same(name: str) -> str:
@@ -42,10 +41,10 @@ class StableDiffusionTeacher(UNetTeacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The noise, or what else the scheduler says. Schedules end short of pure noise: feed that at t = 1."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype)
         others = self._inputs(z_t, conditions, dtype)
-        output = asked(z_t.squeeze(2).to(dtype), self._timesteps(z_t, t), text, return_dict=False, **others)[0]
+        output = denoiser(z_t.squeeze(2).to(dtype), self._timesteps(z_t, t), text, return_dict=False, **others)[0]
         return output.unsqueeze(2).to(z_t.dtype)
 
     def _inputs(self, z_t: Tensor, conditions: Conditions, dtype: torch.dtype) -> dict[str, Any]:
@@ -109,20 +108,20 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             prompts, device=self.device, do_classifier_free_guidance=False
         )
-        return {EMBEDDINGS: embeddings, POOLED: pooled}
+        return {EMBEDDINGS: embeddings, POOLED_TEXT: pooled}
 
     def embed_negative(self, prompt: str, given: Given) -> Tensors:
         """No prompt is all zeros where the pipeline has force_zeros_for_empty_prompt, as SDXL's own has."""
-        found = super().embed_negative(prompt, given)
+        embeddings = super().embed_negative(prompt, given)
         if prompt or not self.pipeline.config.force_zeros_for_empty_prompt:
-            return found
-        return {name: torch.zeros_like(tensor) for name, tensor in found.items()}
+            return embeddings
+        return {name: torch.zeros_like(tensor) for name, tensor in embeddings.items()}
 
     def _inputs(self, z_t: Tensor, conditions: Conditions, dtype: torch.dtype) -> dict[str, Any]:
         """The pooled vector; the size of the original and of the target, which is the picture's own, and no crop."""
         height, width = (side * self._per_pixel for side in z_t.shape[-2:])
         ids = torch.tensor([height, width, 0, 0, height, width], device=z_t.device, dtype=dtype)
-        pooled = conditions.positive[POOLED].to(z_t.device, dtype)
+        pooled = conditions.positive[POOLED_TEXT].to(z_t.device, dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids.expand(len(z_t), -1)}}
 
     @classmethod

@@ -78,10 +78,10 @@ class StableVideoTeacher(UNetTeacher):
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """v = alpha eps - sigma x0."""
-        asked, dtype = self._asked(network)
+        denoiser, dtype = self._denoiser_and_dtype(network)
         shown, shared = conditions.positive[SHOWN], conditions.shared
         latent = (shared[LATENT] * shown.view(-1, 1, 1, 1, 1)).to(z_t).expand_as(z_t)
-        output = asked(
+        output = denoiser(
             torch.cat([z_t, latent], dim=1).transpose(1, 2).to(dtype),
             self._timesteps(z_t, t),
             (shared[TOKEN] * shown[:, :, None]).to(z_t.device, dtype),
@@ -141,11 +141,11 @@ class StableVideoTeacher(UNetTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the student's noise levels, and the noise that `encode_given` put on the picture."""
-        found = super().call_arguments(contract, given)
-        weight = found.pop("guidance_scale")
-        found |= {"sigmas": self._sigmas(contract), "min_guidance_scale": 1.0, "max_guidance_scale": weight}
-        found |= self._micro
-        return found | ({"generator": generator_of(given["first"][0])} if given else {})
+        arguments = super().call_arguments(contract, given)
+        weight = arguments.pop("guidance_scale")
+        arguments |= {"sigmas": self._sigmas(contract), "min_guidance_scale": 1.0, "max_guidance_scale": weight}
+        arguments |= self._micro
+        return arguments | ({"generator": generator_of(given["first"][0])} if given else {})
 
     def to_pipeline(self, z: Tensor) -> Tensor:
         """(B, F, C, h, w)."""

@@ -23,13 +23,13 @@ class TransformerTeacher(Teacher):
     @property
     def denoiser(self) -> nn.Module:
         """The transformer."""
-        found: nn.Module = self._transformer
-        return found
+        transformer: nn.Module = self._transformer
+        return transformer
 
-    def _asked(self, network: nn.Module | None) -> tuple[Any, Any]:
+    def _denoiser_and_dtype(self, network: nn.Module | None) -> tuple[Any, Any]:
         """The network and the dtype that it computes in; a student may be wrapped in something without one."""
-        asked: Any = self._transformer if network is None else network
-        return asked, getattr(asked, "dtype", self._transformer.dtype)
+        denoiser: Any = self._transformer if network is None else network
+        return denoiser, getattr(denoiser, "dtype", self._transformer.dtype)
 
     @property
     def _patch(self) -> tuple[int, int, int]:

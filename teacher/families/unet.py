@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
 from fewstep.teacher.parts import weight_shapes
-from fewstep.teacher.schedule import Kind, Prediction, Time
+from fewstep.teacher.schedule import Prediction, ScheduleKind, Time
 
 UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
 VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline does it
@@ -21,7 +21,7 @@ VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline doe
 class UNetTeacher(Teacher):
     """The half of an adapter that follows from a UNet, CLIP and an autoencoder of pictures."""
 
-    schedules: tuple[tuple[Kind, Prediction], ...] = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
+    schedules: tuple[tuple[ScheduleKind, Prediction], ...] = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
     stops_at_taps = True  # activations that are computed again lie inside blocks
 
     @classmethod
@@ -43,8 +43,8 @@ class UNetTeacher(Teacher):
     @property
     def denoiser(self) -> nn.Module:
         """The UNet."""
-        found: nn.Module = self._unet
-        return found
+        unet: nn.Module = self._unet
+        return unet
 
     @property
     def text_limit(self) -> int:
@@ -60,8 +60,8 @@ class UNetTeacher(Teacher):
         """Down, middle and up blocks, each with its own channels and resolution: the middle one, which some small UNets
         lack, is registered last and runs before the up blocks."""
         unets = [module for module in network.modules() if isinstance(module, UNETS)]
-        found = [block for unet in unets for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
-        return [block for block in found if block is not None]
+        candidates = [block for unet in unets for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
+        return [block for block in candidates if block is not None]
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B F, C, h', w') -> (B, C, F, h', w')."""
@@ -71,17 +71,17 @@ class UNetTeacher(Teacher):
         """The posterior's mode of each frame, scaled."""
         vae = self._part("vae")
         frames = video.to(vae.device, vae.dtype).transpose(1, 2).flatten(0, 1)
-        found = [vae.encode(part).latent_dist.mode() for part in frames.split(VAE_AT_ONCE)]
+        latents = [vae.encode(part).latent_dist.mode() for part in frames.split(VAE_AT_ONCE)]
         mean, std = self._latent_scale
-        return self.tokens_to_grid((torch.cat(found).float() - mean) * std, video)
+        return self.tokens_to_grid((torch.cat(latents).float() - mean) * std, video)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`."""
         vae = self._part("vae")
         mean, std = self._latent_scale
         frames = (latents.transpose(1, 2).flatten(0, 1).float() / std + mean).to(vae.dtype)
-        found = [vae.decode(part).sample for part in frames.split(VAE_AT_ONCE)]
-        return self.tokens_to_grid(torch.cat(found).float(), latents)
+        decoded = [vae.decode(part).sample for part in frames.split(VAE_AT_ONCE)]
+        return self.tokens_to_grid(torch.cat(decoded).float(), latents)
 
     @property
     def _latent_scale(self) -> tuple[Any, Any]:
@@ -93,10 +93,10 @@ class UNetTeacher(Teacher):
         mean, std = both[..., None, None].unsqueeze(1)
         return mean, config.scaling_factor / std
 
-    def _asked(self, network: nn.Module | None) -> tuple[Any, Any]:
+    def _denoiser_and_dtype(self, network: nn.Module | None) -> tuple[Any, Any]:
         """The network and the dtype that it computes in; a student may be wrapped in something without one."""
-        asked: Any = self._unet if network is None else network
-        return asked, getattr(asked, "dtype", self._unet.dtype)
+        denoiser: Any = self._unet if network is None else network
+        return denoiser, getattr(denoiser, "dtype", self._unet.dtype)
 
     def _timesteps(self, z_t: Tensor, t: Time) -> Tensor:
         """What the network is fed, float32 (B,)."""

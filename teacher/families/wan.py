@@ -18,16 +18,16 @@ from torch.nn import functional
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.experts import Experts, parts_of
+from fewstep.teacher.families.keys import GIVEN_LATENTS
 from fewstep.teacher.families.limits import check_positions, latent_grid
-from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
-from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, NAMES
-from fewstep.teacher.given import Given, Kept, to_pixels
+from fewstep.teacher.families.wan_attention import WAN_TEXT_LENGTH, count_padding
+from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, WAN_NAMES
+from fewstep.teacher.given import Given, KeptLatents, to_pixels
 from fewstep.teacher.pipeline_index import index_path
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 _TOKENS_AT_ONCE = 64  # prompts are encoded at few lengths, which compiled encoders and rounding like
-FRAMES = "given_latents"  # of a first frame in place (B, C, 1, h, w)
 _PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
 
 
@@ -52,7 +52,7 @@ class WanTeacher(Teacher):
     @property
     def text_limit(self) -> int:
         """WanPipeline's own default."""
-        return TEXT_LENGTH
+        return WAN_TEXT_LENGTH
 
     def cleaned(self, prompt: str) -> str:
         """With entities such as &amp; resolved, and single blanks."""
@@ -122,13 +122,13 @@ class WanTeacher(Teacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of the first frame."""
-        return {FRAMES: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
+        return {GIVEN_LATENTS: self.encode(to_pixels(given["first"]).to(self.device))} if given else {}
 
-    def kept(self, conditions: Conditions, z: Tensor) -> Kept | None:
+    def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The first frame, where it is in place, clean and at time 0."""
-        if not self._in_place or FRAMES not in conditions.shared:
+        if not self._in_place or GIVEN_LATENTS not in conditions.shared:
             return None
-        return Kept.first_frame(conditions.shared[FRAMES], z)
+        return KeptLatents.first_frame(conditions.shared[GIVEN_LATENTS], z)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -137,8 +137,8 @@ class WanTeacher(Teacher):
 
     def index_without(self, index: Mapping[str, Any], components: Sequence[str]) -> dict[str, Any]:
         """With a boundary only where there are two transformers."""
-        found = super().index_without(index, components)
-        return found | {"boundary_ratio": None} if components else found
+        entries = super().index_without(index, components)
+        return entries | {"boundary_ratio": None} if components else entries
 
     def tokens_to_grid(self, tokens: Tensor, z_t: Tensor) -> Tensor:
         """(B, L, C) -> (B, C, F', h', w')."""
@@ -216,7 +216,7 @@ class WanTeacher(Teacher):
 
     # --- what exports ask
 
-    original_names: OriginalNames | None = NAMES
+    original_names: OriginalNames | None = WAN_NAMES
 
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with the zeros behind them that `embed` cut off."""
@@ -239,7 +239,7 @@ class WanTeacher(Teacher):
 
 def _whole(text: Tensor) -> Tensor:
     """(B, L, D) with the zeros that WanPipeline puts behind it."""
-    return functional.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
+    return functional.pad(text, (0, 0, 0, WAN_TEXT_LENGTH - text.shape[1]))
 
 
 def _denoiser(pipeline: Any) -> nn.Module:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
-from fewstep.teacher.families.wan import FRAMES, WanTeacher
-from fewstep.teacher.families.wan_image import TOKENS
+from fewstep.teacher.families.keys import GIVEN_LATENTS
+from fewstep.teacher.families.wan import WanTeacher
+from fewstep.teacher.families.wan_image import IMAGE_TOKENS
 from fewstep.teacher.given import Given, to_pil, to_pixels
 from fewstep.teacher.stock import Contract
 
@@ -43,8 +44,8 @@ class WanAnimateTeacher(WanTeacher):
     def given_sizes(self, size: VideoSize) -> dict[str, VideoSize]:
         """Faces are square, as large as the motion encoder reads them."""
         side = self._config.motion_encoder_size
-        found = super().given_sizes(size)
-        return found | {"face": size._replace(height=side, width=side)} if "face" in found else found
+        sizes = super().given_sizes(size)
+        return sizes | {"face": size._replace(height=side, width=side)} if "face" in sizes else sizes
 
     def embed(self, prompts: list[str]) -> Tensors:
         """The texts, and that the face is seen."""
@@ -71,8 +72,8 @@ class WanAnimateTeacher(WanTeacher):
             device=self.device, **task,
         )  # fmt: skip
         return {
-            FRAMES: torch.cat([begin, behind], dim=2).float(),
-            TOKENS: self.pipeline.encode_image(pictures, self.device).float(),
+            GIVEN_LATENTS: torch.cat([begin, behind], dim=2).float(),
+            IMAGE_TOKENS: self.pipeline.encode_image(pictures, self.device).float(),
             POSE: self.pipeline.prepare_pose_latents(pose, count, device=self.device).float(),
             FACE: given["face"].to(self.device),
         }
@@ -88,7 +89,7 @@ class WanAnimateTeacher(WanTeacher):
 
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
         """The picture's latents go before those of the clip."""
-        picture = conditions.shared[FRAMES][:, -latents.shape[1] :, :1]
+        picture = conditions.shared[GIVEN_LATENTS][:, -latents.shape[1] :, :1]
         return torch.cat([picture.to(latents), latents], dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -103,8 +104,8 @@ class WanAnimateTeacher(WanTeacher):
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         shared, seen = conditions.shared, conditions.positive[FACE_SEEN].to(z_t.device).view(-1, 1, 1, 1, 1)
         return {
-            "hidden_states": torch.cat([z_t, shared[FRAMES].to(z_t)], dim=1),
-            "encoder_hidden_states_image": shared[TOKENS],
+            "hidden_states": torch.cat([z_t, shared[GIVEN_LATENTS].to(z_t)], dim=1),
+            "encoder_hidden_states_image": shared[IMAGE_TOKENS],
             "pose_hidden_states": shared[POSE],
             "face_pixel_values": to_pixels(shared[FACE].to(z_t.device)) * seen + (seen - 1),
         }
@@ -113,9 +114,9 @@ class WanAnimateTeacher(WanTeacher):
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """The clip is one segment."""
-        found = super().call_arguments(contract, given)
-        found["segment_frame_length"] = found.pop("num_frames")
-        return found | {"mode": "replace"} if "control" in self.given else found
+        arguments = super().call_arguments(contract, given)
+        arguments["segment_frame_length"] = arguments.pop("num_frames")
+        return arguments | {"mode": "replace"} if "control" in self.given else arguments
 
     def from_pipeline(self, latents: Tensor, shape: Any) -> Tensor:
         """The pipeline gives them as its autoencoder takes them."""

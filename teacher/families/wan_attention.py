@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnP
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformerBlock
 from torch import Tensor
 
-TEXT_LENGTH = 512  # WanPipeline's default max_sequence_length: shorter prompts are padded with zeros, unmasked
+WAN_TEXT_LENGTH = 512  # WanPipeline's default max_sequence_length: shorter prompts are padded with zeros, unmasked
 
 
 class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
@@ -21,7 +21,7 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
     halves the cost.
     """
 
-    def __init__(self, text_length: int = TEXT_LENGTH) -> None:
+    def __init__(self, text_length: int = WAN_TEXT_LENGTH) -> None:
         super().__init__()
         self.text_length = text_length
 
@@ -40,7 +40,7 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
 
-def count_padding(transformer: WanTransformer3DModel, text_length: int = TEXT_LENGTH) -> None:
+def count_padding(transformer: WanTransformer3DModel, text_length: int = WAN_TEXT_LENGTH) -> None:
     """Lets a Wan transformer without tokens of images take texts cut behind their first padding token."""
     for module in transformer.modules():
         if isinstance(module, WanTransformerBlock | WanVACETransformerBlock):

@@ -54,7 +54,7 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(convert_wan_transformer_to_diffusers(dict(state)))
 
 
-NAMES = OriginalNames(to_original, to_diffusers)
+WAN_NAMES = OriginalNames(to_original, to_diffusers)
 
 COMFYUI = ComfyUI(
     model="Wan",

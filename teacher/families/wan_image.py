@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
-from fewstep.teacher.families.wan import FRAMES, WanTeacher
+from fewstep.teacher.families.keys import GIVEN_LATENTS
+from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, to_pil, to_pixels
 
 # FRAMES are a mask and latents (B, 4 + C, F, h, w) here, but of 5B
-TOKENS = "image_tokens"  # CLIP's (B, L, D), of both pictures one behind the other
+IMAGE_TOKENS = "image_tokens"  # CLIP's (B, L, D), of both pictures one behind the other
 
 
 class WanImageTeacher(WanTeacher):
@@ -44,10 +45,10 @@ class WanImageTeacher(WanTeacher):
         between = size.num_frames - len(pictures)
         grey = pictures[0].new_zeros(count, 3, between, size.height, size.width)
         latents = self.encode(torch.cat([pictures[0], grey, *pictures[1:]], dim=2))
-        found = {FRAMES: torch.cat([self._mask(latents, size.num_frames), latents], dim=1)}
+        encoded = {GIVEN_LATENTS: torch.cat([self._mask(latents, size.num_frames), latents], dim=1)}
         if self._sees_tokens:
-            found[TOKENS] = torch.cat([self._tokens(given[name]) for name in self.given], dim=1)
-        return found
+            encoded[IMAGE_TOKENS] = torch.cat([self._tokens(given[name]) for name in self.given], dim=1)
+        return encoded
 
     def _mask(self, latents: Tensor, num_frames: int) -> Tensor:
         """(B, 4, F, h, w): which frames behind each latent one are given; the first latent one stands for one alone."""
@@ -62,15 +63,15 @@ class WanImageTeacher(WanTeacher):
     def _tokens(self, pictures: Tensor) -> Tensor:
         """CLIP's tokens (B, L, D) of uint8 pictures (B, 3, 1, H, W)."""
         self._part("image_encoder")
-        found: Tensor = self.pipeline.encode_image([to_pil(picture, "first") for picture in pictures], self.device)
-        return found.float()
+        tokens: Tensor = self.pipeline.encode_image([to_pil(picture, "first") for picture in pictures], self.device)
+        return tokens.float()
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         if self._in_place:
             return super()._given_inputs(z_t, times, conditions)
-        found = {"hidden_states": torch.cat([z_t, conditions.shared[FRAMES].to(z_t)], dim=1)}
+        inputs = {"hidden_states": torch.cat([z_t, conditions.shared[GIVEN_LATENTS].to(z_t)], dim=1)}
         if self._sees_tokens:
-            tokens = conditions.shared[TOKENS]
+            tokens = conditions.shared[IMAGE_TOKENS]
             # the denoiser takes the pictures of one clip as so many samples, one behind the other
-            found["encoder_hidden_states_image"] = tokens.reshape(len(z_t) * len(self.given), -1, tokens.shape[-1])
-        return found
+            inputs["encoder_hidden_states_image"] = tokens.reshape(len(z_t) * len(self.given), -1, tokens.shape[-1])
+        return inputs

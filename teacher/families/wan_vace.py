@@ -17,7 +17,7 @@ from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, to_pixels
 from fewstep.teacher.stock import Contract
 
-CONTROL = "control"  # (B, 96, F, h, w): latents of what is kept, of what is to change, and the mask
+CONTROL_LATENTS = "control"  # (B, 96, F, h, w): latents of what is kept, of what is to change, and the mask
 
 
 class WanVACETeacher(WanTeacher):
@@ -43,7 +43,7 @@ class WanVACETeacher(WanTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """As WanVACEPipeline does it, clip by clip: without a control video it is grey, without a mask all changes."""
-        found = []
+        controls = []
         for i in range(count):
             shape = (1, 3, *size)
             video = to_pixels(given["control"][i : i + 1]) if "control" in given else torch.zeros(shape)
@@ -53,12 +53,12 @@ class WanVACETeacher(WanTeacher):
             self._part("vae")
             latents = self.pipeline.prepare_video_latents(video, mask, references, None, self.device)
             masks = self.pipeline.prepare_masks(mask, references, None)
-            found.append(torch.cat([latents, masks.to(latents)], dim=1).float())
-        return {CONTROL: torch.cat(found)}
+            controls.append(torch.cat([latents, masks.to(latents)], dim=1).float())
+        return {CONTROL_LATENTS: torch.cat(controls)}
 
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
         """The reference's latents go before those of the clip."""
-        reference = conditions.shared[CONTROL][:, : latents.shape[1], : self._references]
+        reference = conditions.shared[CONTROL_LATENTS][:, : latents.shape[1], : self._references]
         return torch.cat([reference.to(latents), latents], dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -89,4 +89,4 @@ class WanVACETeacher(WanTeacher):
 
     def _given_inputs(self, z_t: Tensor, times: Tensor, conditions: Conditions) -> Tensors:
         scales = z_t.new_tensor(self.control_scales)
-        return {"control_hidden_states": conditions.shared[CONTROL], "control_hidden_states_scale": scales}
+        return {"control_hidden_states": conditions.shared[CONTROL_LATENTS], "control_hidden_states_scale": scales}

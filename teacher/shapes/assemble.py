@@ -11,9 +11,9 @@ from diffusers import AutoencoderKLWan, FlowMapEulerDiscreteScheduler, WanPipeli
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE
-from fewstep.teacher.shapes.start import LINEAR_CODE
+from fewstep.teacher.shapes.linear_code import LINEAR_CODE
 from fewstep.teacher.shapes.text import make_tokenizer
-from fewstep.teacher.shapes.world import FPS, FRAMES, SIDE
+from fewstep.teacher.shapes.world import WORLD_FPS, WORLD_FRAMES, WORLD_SIDE
 
 SAMPLING_SHIFT = 3.0  # as Wan 2.1 samples small clips; at 50 steps as good as 5, which is Wan's for large ones: LOG.md
 
@@ -43,7 +43,7 @@ def assemble(parts: Path, folder: Path) -> Path:
     for config in folder.glob("*/config.json"):
         _forget_origin(config)
     shutil.copyfile(parts / LINEAR_CODE, folder / LINEAR_CODE)
-    size = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "fps": FPS}
+    size = {"num_frames": WORLD_FRAMES, "height": WORLD_SIDE, "width": WORLD_SIDE, "fps": WORLD_FPS}
     (folder / "fewstep.json").write_text(json.dumps(size) + "\n")
     return folder
 
@@ -56,6 +56,6 @@ def embed_judge(parts: Path) -> None:
 
 def _forget_origin(config: Path) -> None:
     """Drops the folder a part was loaded from: a path on the machine that trained it means nothing elsewhere."""
-    said = json.loads(config.read_text())
-    said.pop("_name_or_path", None)
-    config.write_text(json.dumps(said, indent=2) + "\n")
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")

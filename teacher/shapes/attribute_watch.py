@@ -19,7 +19,7 @@ from fewstep.teacher.shapes.judge import Judge
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
 from fewstep.teacher.shapes.text import encode_text, make_tokenizer, tokenize
-from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, render
+from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, render_scene
 
 _STEPS, _GUIDANCE, _SHIFT = 20, 5.0, 5.0
 _EFFECT_TIME = 0.9
@@ -53,9 +53,9 @@ def attribute_watch(
         video = code.decode(_sample(transformer, text, noise.to(device)).cpu()).clamp(-1, 1)
         shown, _ = judge.read(video)
         right = [agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
-        found = {f"accuracy {name}": rate for name, rate in rates(right).items()}
-        found |= {"accuracy": sum(all(r.values()) for r in right) / clips}
-        return found | effects
+        rates_of_attributes = {f"accuracy {name}": rate for name, rate in rates(right).items()}
+        rates_of_attributes |= {"accuracy": sum(all(r.values()) for r in right) / clips}
+        return rates_of_attributes | effects
 
     return watch
 
@@ -81,14 +81,14 @@ def caption_effects(
     """
     device = next(transformer.parameters()).device
     scenes = [example("held-out", 1, i)[0] for i in range(clips)]
-    x0 = code.encode(to_tensor([render(scene) for scene in scenes])).to(device)
+    x0 = code.encode(to_tensor([render_scene(scene) for scene in scenes])).to(device)
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(device)
     schedule = NoiseSchedule("flow", "flow", shift=_SHIFT)
     timestep = schedule.timestep(_EFFECT_TIME).float().to(device).expand(clips)
     z_t, tokenizer = schedule.add_noise(x0, eps, _EFFECT_TIME), make_tokenizer()
 
-    def loss(told: list[Scene]) -> float:
-        captions = [write_caption(scene, np.random.default_rng(i), said_rate=1.0) for i, scene in enumerate(told)]
+    def loss(scenes: list[Scene]) -> float:
+        captions = [write_caption(scene, np.random.default_rng(i), said_rate=1.0) for i, scene in enumerate(scenes)]
         ids, mask = tokenize(tokenizer, captions, tokens)
         text = encode_text(encoder, ids.to(device), mask.to(device))
         return float((transformer(z_t, timestep, text, return_dict=False)[0] - (eps - x0)).square().mean())

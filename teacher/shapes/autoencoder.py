@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.limited import Channels, Clips, Frames, Items, Rate, Steps
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.limited import Channels, Items, NumClips, NumFrames, NumSteps, Rate
+from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.shapes.precision import Precision, autocast
-from fewstep.teacher.shapes.world import Split, render
-from fewstep.teacher.training_loop import Budget, psnr, train
+from fewstep.teacher.shapes.precision import TrainingPrecision, autocast
+from fewstep.teacher.shapes.world import Split, render_scene
+from fewstep.teacher.training_loop import Budget, psnr_of_mse, train_network
 
 
 class AutoencoderRecipe(BaseModel):
@@ -38,16 +38,16 @@ class AutoencoderRecipe(BaseModel):
     code_clips: Items = 2000  # clips the linear code is fitted to
     encoder_dim: Channels = 16
     decoder_dim: Channels = 24
-    steps: Steps = 2550
-    batch: Clips = 4
+    steps: NumSteps = 2550
+    batch: NumClips = 4
     lr: Rate = 2e-3
     muon: Literal["none", "filters"] = "filters"  # 25 dB where AdamW has 18: see LOG.md
-    frames: Frames = 9  # of each clip, which is causal, until the cooldown; whole clips while lr falls
+    frames: NumFrames = 9  # of each clip, which is causal, until the cooldown; whole clips while lr falls
     cooldown: float = Field(0.3, ge=0, le=1)
     ema: float = Field(0.995, ge=0, lt=1)
     noise: float = Field(0.05, ge=0)  # on the latents the decoder learns from
     watch_clips: Items = 32  # held-out clips that reconstruction is watched on
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
 
 
 def make_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKLWan:
@@ -92,7 +92,7 @@ def train_autoencoder(
     recipe: AutoencoderRecipe,
     seed: int,
     folder: Path,
-    screen: Screen = SILENT,
+    screen: TrainingScreen = SILENT,
 ) -> None:
     """Trains encoder and decoder side by side, in place."""
     device = next(model.parameters()).device
@@ -114,14 +114,14 @@ def train_autoencoder(
         # The posterior is not sampled from in training: pin it to a small constant so that .sample() is harmless
         spread = (log_variance + 8).square().mean()
         sharp = (decoded - video).abs().mean()
-        found = {"encoder": encoding, "decoder": decoding, "psnr": psnr(decoding)}
-        return {"loss": encoding + 10 * decoding + sharp + 0.01 * spread, **found}
+        terms = {"encoder": encoding, "decoder": decoding, "psnr": psnr_of_mse(decoding)}
+        return {"loss": encoding + 10 * decoding + sharp + 0.01 * spread, **terms}
 
     def watch(step: int) -> Mapping[str, float]:
         return reconstruction(model, code, seed, recipe.watch_clips)
 
     budget = Budget(recipe.steps, recipe.lr, 30, recipe.cooldown, recipe.ema, recipe.muon)
-    train("autoencoder", folder, {"autoencoder": model}, losses, budget, watch, watch_every=500, screen=screen)
+    train_network("autoencoder", folder, {"autoencoder": model}, losses, budget, watch, watch_every=500, screen=screen)
 
 
 @torch.no_grad()
@@ -137,11 +137,11 @@ def reconstruction(
         decoded = model.decode(mean).sample.cpu()
         target = code.encode(video)
         linear = code.decode(target).clamp(-1, 1)
-        found = ((decoded - video), (linear - video), (mean.cpu() - target))
-        errors += torch.stack([e.square().mean() for e in found]) * len(video) / count
+        differences = ((decoded - video), (linear - video), (mean.cpu() - target))
+        errors += torch.stack([e.square().mean() for e in differences]) * len(video) / count
     return {
-        "psnr_db": float(psnr(errors[0])),
-        "linear_psnr_db": float(psnr(errors[1])),
+        "psnr_db": float(psnr_of_mse(errors[0])),
+        "linear_psnr_db": float(psnr_of_mse(errors[1])),
         "encoder_error": float(errors[2]),
     }
 
@@ -163,4 +163,4 @@ def decode_unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 def clips(split: Split, seed: int, indices: range) -> Tensor:
     """The split's clips of these numbers, (B, 3, FRAMES, SIDE, SIDE) in -1..1."""
-    return to_tensor([render(example(split, seed, i)[0]) for i in indices])
+    return to_tensor([render_scene(example(split, seed, i)[0]) for i in indices])

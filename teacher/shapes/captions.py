@@ -67,7 +67,7 @@ def _telling_words() -> dict[str, tuple[str, str]]:
             for word in " ".join(phrases).split():
                 meanings.setdefault(word, set()).add((name, value))
     loose = set(" ".join(_LOOSE).split())
-    return {word: next(iter(found)) for word, found in meanings.items() if len(found) == 1 and word not in loose}
+    return {word: next(iter(meant)) for word, meant in meanings.items() if len(meant) == 1 and word not in loose}
 
 
 _WORDS = _telling_words()
@@ -75,8 +75,8 @@ _WORDS = _telling_words()
 
 def named(caption: str) -> Values:
     """The attributes a caption names, attribute -> value; what it leaves unsaid is absent."""
-    found = (_WORDS[word] for word in re.findall(r"[a-z]+", caption.lower()) if word in _WORDS)
-    return dict(found)
+    pairs = (_WORDS[word] for word in re.findall(r"[a-z]+", caption.lower()) if word in _WORDS)
+    return dict(pairs)
 
 
 def agreement(shown: Values, caption: str) -> dict[str, bool]:
@@ -86,22 +86,24 @@ def agreement(shown: Values, caption: str) -> dict[str, bool]:
 
 def rates(right: Sequence[Mapping[str, bool]]) -> dict[str, float]:
     """Of clips' agreements: per attribute, the share that is right among the captions that name it."""
-    found = {name: [r[name] for r in right if name in r] for name in ATTRIBUTES}
-    return {name: sum(each) / len(each) for name, each in found.items() if each}
+    answers = {name: [r[name] for r in right if name in r] for name in ATTRIBUTES}
+    return {
+        name: sum(right_or_wrong) / len(right_or_wrong) for name, right_or_wrong in answers.items() if right_or_wrong
+    }
 
 
 def vocabulary() -> list[str]:
     """Every word a caption can hold, sorted."""
-    phrases = [p for values in _PHRASES.values() for said in values.values() for p in said]
+    phrases = [p for values in _PHRASES.values() for phrases_of_value in values.values() for p in phrases_of_value]
     return sorted({word for phrase in (*phrases, *_LOOSE) for word in phrase.split()})
 
 
 def write_caption(scene: Scene, rng: np.random.Generator, said_rate: float = SAID_RATE) -> str:
     """A caption of the scene that names each attribute with probability `said_rate`."""
-    said = {n: v for n, v in scene.values().items() if rng.random() < said_rate}
+    mentioned = {n: v for n, v in scene.values().items() if rng.random() < said_rate}
 
     def phrase(name: str, unsaid: tuple[str, ...] = ("",)) -> str:
-        options = _PHRASES[name][said[name]] if name in said else unsaid
+        options = _PHRASES[name][mentioned[name]] if name in mentioned else unsaid
         return options[rng.integers(len(options))]
 
     subject = _join("a", phrase("size"), phrase("colour"), phrase("shape", _UNSAID_SHAPE))

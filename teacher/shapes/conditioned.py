@@ -20,31 +20,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
 from fewstep.teacher.given import Given
-from fewstep.teacher.limited import Clips, Items, Rank, Rate, Shift, Steps
+from fewstep.teacher.limited import Items, NumClips, NumSteps, Rank, Rate, TimeShift
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.schedule import shift_time
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import draw_caption, example
-from fewstep.teacher.shapes.denoiser import TOKENS
+from fewstep.teacher.shapes.denoiser import TEXT_TOKENS
 from fewstep.teacher.shapes.latents import to_tensor
 from fewstep.teacher.shapes.learned import (
-    FILE_NAME,
-    Kind,
+    LEARNED_FILE,
+    ConditioningKind,
     assemble_learned,
     prepare_training,
     save_learned,
     save_learned_tensors,
     start_tensors,
 )
-from fewstep.teacher.shapes.precision import Precision, autocast
+from fewstep.teacher.shapes.precision import TrainingPrecision, autocast
 from fewstep.teacher.shapes.text import encode_text, tokenize
-from fewstep.teacher.shapes.world import Scene, render, render_boxes
-from fewstep.teacher.source import find_folder
-from fewstep.teacher.training_loop import Budget, losses_by_time, train
+from fewstep.teacher.shapes.world import Scene, render_boxes, render_scene
+from fewstep.teacher.source import find_teacher_folder
+from fewstep.teacher.training_loop import Budget, losses_by_time, train_network
 
-GIVEN: dict[Kind, tuple[tuple[str, ...], ...]] = {
+GIVEN_OF_KIND: dict[ConditioningKind, tuple[tuple[str, ...], ...]] = {
     "image": (("first",), ("first", "last")),
     "control": (("control",),),
     "frame": ((),),
@@ -59,28 +60,28 @@ class ConditionedRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     world: Literal["shapes"] = "shapes"
-    learns: Kind
+    learns: ConditioningKind
     seed: int = 0
     out: Path
     start: str = "shapes"  # a teacher of prompts, shapes or a folder
     rank: Rank = 32  # of the adapter of `image` and `frame`
     layers: tuple[int, ...] = (0, 3)  # whose copies are the branch of `control`; the first must be 0
     clips: Items = 4000
-    steps: Steps = 2400
-    batch: Clips = 16
+    steps: NumSteps = 2400
+    batch: NumClips = 16
     lr: Rate = 1e-3
     cooldown: float = Field(0.4, ge=0, le=1)
     ema: float = Field(0.998, ge=0, lt=1)
-    shift: Shift = 3.0  # training times are uniform, then shifted towards noise by this much
+    shift: TimeShift = 3.0  # training times are uniform, then shifted towards noise by this much
     drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
 
 
 def given_of_scenes(scenes: list[Scene], names: tuple[str, ...]) -> Given:
     """What these scenes' clips show of these names, as uint8 (B, 3, F, H, W)."""
     makers: dict[str, Callable[[Scene], Any]] = {
-        "first": lambda scene: render(scene)[:1],
-        "last": lambda scene: render(scene)[-1:],
+        "first": lambda scene: render_scene(scene)[:1],
+        "last": lambda scene: render_scene(scene)[-1:],
         "control": render_boxes,
     }
     return {
@@ -90,12 +91,14 @@ def given_of_scenes(scenes: list[Scene], names: tuple[str, ...]) -> Given:
 
 
 @torch.no_grad()
-def encode_clips(teacher: Teacher, recipe: ConditionedRecipe, path: Path, screen: Screen = SILENT) -> dict[str, Tensor]:
+def encode_clips(
+    teacher: Teacher, recipe: ConditionedRecipe, path: Path, screen: TrainingScreen = SILENT
+) -> dict[str, Tensor]:
     """Latents of the training clips, and what the denoiser sees of what they are given: name -> (N, ...) float16.
 
-    Clip i is given what `GIVEN` says for i modulo its length. Read from `path` where it is there.
+    Clip i is given what `GIVEN_OF_KIND` says for i modulo its length. Read from `path` where it is there.
     """
-    ways, size = GIVEN[recipe.learns], teacher.default_size()
+    ways, size = GIVEN_OF_KIND[recipe.learns], teacher.default_size()
     if not path.exists():
         parts: list[dict[str, Tensor]] = []
         with screen.pieces("clip") as report:
@@ -110,14 +113,16 @@ def encode_clips(teacher: Teacher, recipe: ConditionedRecipe, path: Path, screen
 
 def _encoded(teacher: Teacher, recipe: ConditionedRecipe, rows: range, ways: Any, size: Any) -> dict[str, Tensor]:
     scenes = [example("train", recipe.seed, i)[0] for i in rows]
-    found = {_X0: teacher.encode(to_tensor([render(scene)[: size.num_frames] for scene in scenes]).to(teacher.device))}
+    encoded = {
+        _X0: teacher.encode(to_tensor([render_scene(scene)[: size.num_frames] for scene in scenes]).to(teacher.device))
+    }
     for way, names in enumerate(ways):
         mine = [k for k, i in enumerate(rows) if i % len(ways) == way]
         teacher.take(names)
         given = given_of_scenes([scenes[k] for k in mine], names)
         for name, tensor in teacher.encode_given(given, size, len(mine)).items():
-            found.setdefault(name, tensor.new_zeros(len(rows), *tensor.shape[1:]))[mine] = tensor
-    return {name: tensor.half().cpu() for name, tensor in found.items()}
+            encoded.setdefault(name, tensor.new_zeros(len(rows), *tensor.shape[1:]))[mine] = tensor
+    return {name: tensor.half().cpu() for name, tensor in encoded.items()}
 
 
 def train_conditioned(
@@ -126,7 +131,7 @@ def train_conditioned(
     clips: dict[str, Tensor],
     recipe: ConditionedRecipe,
     folder: Path,
-    screen: Screen = SILENT,
+    screen: TrainingScreen = SILENT,
 ) -> None:
     """Flow matching with what is given beside the prompt; trains what of `network` requires gradients."""
     seen = {name: tensor for name, tensor in clips.items() if name != _X0}
@@ -148,21 +153,21 @@ def train_conditioned(
         return {"loss": error.mean(), **losses_by_time(error, t)}
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, cooldown=recipe.cooldown, ema=recipe.ema)
-    train(recipe.learns, folder, {"network": network}, losses, budget, screen=screen)
+    train_network(recipe.learns, folder, {"network": network}, losses, budget, screen=screen)
 
 
 @torch.no_grad()
 def _embedded(teacher: Teacher, captions: list[str]) -> Tensors:
     """`Teacher.embed`, whose pipeline pads to 512 tokens: of captions this short that is most of the work."""
-    ids, mask = tokenize(teacher.pipeline.tokenizer, captions, TOKENS)
+    ids, mask = tokenize(teacher.pipeline.tokenizer, captions, TEXT_TOKENS)
     text = encode_text(teacher.pipeline.text_encoder, ids.to(teacher.device), mask.to(teacher.device))
     return {EMBEDDINGS: cut_padding(text)}
 
 
-def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: Screen = SILENT) -> Path:
-    """Trains such a teacher, or resumes; its pipeline's folder. What it learned lies beside it, in `FILE_NAME`."""
-    start = find_folder(recipe.start, ("WanPipeline",))[0]
-    untrained, learned = recipe.out / "untrained", recipe.out / FILE_NAME
+def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: TrainingScreen = SILENT) -> Path:
+    """Trains such a teacher, or resumes; its pipeline's folder. What it learned lies beside it, in `LEARNED_FILE`."""
+    start = find_teacher_folder(recipe.start, ("WanPipeline",))[0]
+    untrained, learned = recipe.out / "untrained", recipe.out / LEARNED_FILE
     if not untrained.exists():
         tensors = start_tensors(recipe.learns, start, recipe.layers, recipe.seed)
         save_learned_tensors(recipe.learns, tensors, recipe.layers, recipe.out / "start.safetensors")

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from fewstep.teacher.families.wan_attention import count_padding
-from fewstep.teacher.limited import Amount, Channels, Clips, Items, Rank, Rate, Shift, Steps
+from fewstep.teacher.limited import Amount, Channels, Items, NumClips, NumSteps, Rank, Rate, TimeShift
 from fewstep.teacher.schedule import shift_time
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
-from fewstep.teacher.shapes.latents import Latents
-from fewstep.teacher.shapes.precision import Precision, autocast
+from fewstep.teacher.shapes.latents import SceneLatents
+from fewstep.teacher.shapes.precision import TrainingPrecision, autocast
 from fewstep.teacher.shapes.text import (
     TEXT_DIM,
     AttributeReader,
@@ -29,9 +29,9 @@ from fewstep.teacher.shapes.text import (
     tokenize,
 )
 from fewstep.teacher.shapes.world import ATTRIBUTES, draw_scene
-from fewstep.teacher.training_loop import Budget, losses_by_time, train
+from fewstep.teacher.training_loop import Budget, losses_by_time, train_network
 
-TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
+TEXT_TOKENS = 27  # the longest caption has 25; at least one zero stays at the end
 
 
 class DenoiserRecipe(BaseModel):
@@ -39,25 +39,25 @@ class DenoiserRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: Steps = 20_000
-    batch: Clips = 32
+    steps: NumSteps = 20_000
+    batch: NumClips = 32
     lr: Rate = 2e-3
     muon: Literal["none", "blocks"] = "blocks"  # against AdamW at equal wall-clock: see LOG.md
     muon_lr: Amount = 2.0  # as a multiple of lr
     ema: float = Field(0.999, ge=0, lt=1)
     cooldown: float = Field(0.3, ge=0, le=1)
-    shift: Shift = 5.0  # training times are uniform, then shifted towards noise by this much
+    shift: TimeShift = 5.0  # training times are uniform, then shifted towards noise by this much
     drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
     curriculum: float = Field(0.4, ge=0)  # fraction of the steps over which captions go from saying all to 60 %
     attribute_loss: float = Field(0.1, ge=0)  # weight of AttributeHead's loss beside the denoising loss
     neighbours: bool = True  # self-attention starts as a soft convolution
     clips: Items = 40_000
-    text_steps: Steps = 400
+    text_steps: NumSteps = 400
     heads: Rank = 2
     layers: Rank = 6
     ffn: Channels = 768
     watch_clips: Items = 32  # prompts that accuracy is watched on
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     compile: bool = False
 
 
@@ -141,12 +141,12 @@ class AttributeHead(nn.Module):
     def loss(self, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the last forward's clips against labels (B, len(ATTRIBUTES)); call once a forward."""
         logits = self.read(self._tokens.pop().float().mean(1)).split([len(v) for v in ATTRIBUTES.values()], dim=1)
-        each = [nn.functional.cross_entropy(found, labels[:, i]) for i, found in enumerate(logits)]
-        return torch.stack(each).mean()
+        losses = [nn.functional.cross_entropy(of_attribute, labels[:, i]) for i, of_attribute in enumerate(logits)]
+        return torch.stack(losses).mean()
 
 
 def train_text(
-    encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, folder: Path, screen: Screen = SILENT
+    encoder: UMT5EncoderModel, recipe: DenoiserRecipe, seed: int, folder: Path, screen: TrainingScreen = SILENT
 ) -> None:
     """Teaches the text encoder what captions name, before the denoiser meets it."""
     tokenizer, reader = make_tokenizer(), AttributeReader()
@@ -154,10 +154,10 @@ def train_text(
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 1])
         captions = [draw_caption(draw_scene(rng, "train"), rng, "train") for _ in range(128)]
-        ids, mask = tokenize(tokenizer, captions, TOKENS)
+        ids, mask = tokenize(tokenizer, captions, TEXT_TOKENS)
         return {"loss": reader.loss(encode_text(encoder, ids, mask), mask, captions)}
 
-    train(
+    train_network(
         "text encoder", folder, {"encoder": encoder, "reader": reader}, losses,
         Budget(recipe.text_steps, lr=2e-3, ema=0.9), screen=screen,
     )  # fmt: skip
@@ -166,12 +166,12 @@ def train_text(
 def train_denoiser(
     transformer: WanTransformer3DModel,
     encoder: UMT5EncoderModel,
-    latents: Latents,
+    latents: SceneLatents,
     recipe: DenoiserRecipe,
     seed: int,
     folder: Path,
     watch: Callable[[int], Mapping[str, float]] | None = None,
-    screen: Screen = SILENT,
+    screen: TrainingScreen = SILENT,
 ) -> None:
     """Flow matching, velocity eps - x0 (Wan's prediction), with caption dropout; trains both networks in place."""
     device = next(transformer.parameters()).device
@@ -182,10 +182,10 @@ def train_denoiser(
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 2])
-        said = SAID_RATE + (1.0 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
-        x0, captions, labels = latents.batch(rng, recipe.batch, said)
+        mention_rate = SAID_RATE + (1.0 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
+        x0, captions, labels = latents.batch(rng, recipe.batch, mention_rate)
         captions = ["" if rng.random() < recipe.drop else caption for caption in captions]
-        ids, mask = tokenize(tokenizer, captions, TOKENS)
+        ids, mask = tokenize(tokenizer, captions, TEXT_TOKENS)
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift).float()
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
         x0, t, eps, ids, mask = (a.to(device) for a in (x0, t, eps, ids, mask))
@@ -205,7 +205,7 @@ def train_denoiser(
         muon_lr=recipe.muon_lr,
     )  # fmt: skip
     modules = {"transformer": transformer, "text_encoder": encoder, "head": head}
-    train("denoiser", folder, modules, losses, budget, watch, watch_every=1000, screen=screen)
+    train_network("denoiser", folder, modules, losses, budget, watch, watch_every=1000, screen=screen)
 
 
 def fresh_text_encoder() -> UMT5EncoderModel:

@@ -22,13 +22,13 @@ from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, sil
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.checksums import sha256
-from fewstep.teacher.limited import Clips, Items, Rate, Steps
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.limited import Items, NumClips, NumSteps, Rate
+from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.latents import to_tensor
-from fewstep.teacher.shapes.precision import Precision, autocast
-from fewstep.teacher.shapes.world import ATTRIBUTES, FRAMES, SIDE, Split, Values, render
-from fewstep.teacher.training_loop import Budget, train
+from fewstep.teacher.shapes.precision import TrainingPrecision, autocast
+from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE, Split, Values, render_scene
+from fewstep.teacher.training_loop import Budget, train_network
 
 _WIDTHS = (12, 24, 40, 64)  # channels at the four depths
 FEATURES = 2 * sum(_WIDTHS)
@@ -42,13 +42,13 @@ class JudgeRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: Steps = 2500
-    batch: Clips = 16
+    steps: NumSteps = 2500
+    batch: NumClips = 16
     lr: Rate = 2e-3
     ema: float = Field(0.995, ge=0, lt=1)
     watch_clips: Items = 256  # clips that the accuracy is watched on
     feature_clips: int = Field(1024, ge=2)  # real clips that features are standardised on
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
 
 
 class Judge(nn.Module):
@@ -76,9 +76,10 @@ class Judge(nn.Module):
 
     def see(self, video: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Logits (B, classes) per attribute, how strong the mottle is drawn (B,), and raw features (B, FEATURES)."""
-        if video.shape[1:] != (3, FRAMES, SIDE, SIDE):
+        if video.shape[1:] != (3, WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE):
             raise ValueError(
-                f"the judge takes clips of shape (3, {FRAMES}, {SIDE}, {SIDE}), not {tuple(video.shape[1:])}: "
+                f"the judge takes clips of shape (3, {WORLD_FRAMES}, {WORLD_SIDE}, {WORLD_SIDE}), not "
+                f"{tuple(video.shape[1:])}: "
                 "it knows the shapes world only"
             )
         pooled, x = [], torch.cat([video, _edges(video)], dim=1)
@@ -95,7 +96,7 @@ class Judge(nn.Module):
     def read(self, video: Tensor) -> tuple[list[Values], Tensor]:
         """What each clip shows, attribute -> value, and its features (B, FEATURES)."""
         logits, features = self(video)
-        best = {name: found.argmax(1).tolist() for name, found in logits.items()}
+        best = {name: scores.argmax(1).tolist() for name, scores in logits.items()}
         values = [{n: ATTRIBUTES[n][best[n][i]] for n in ATTRIBUTES} for i in range(len(video))]
         return values, features
 
@@ -127,7 +128,7 @@ class _Stage(nn.Module):
         return x + silu(self.norm2(self.same(x)))
 
 
-def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, screen: Screen = SILENT) -> None:
+def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, screen: TrainingScreen = SILENT) -> None:
     """Trains the judge in place on clips of both splits, then standardises its features on real clips."""
     device = next(judge.parameters()).device
 
@@ -142,16 +143,16 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, scre
         labels = torch.cat([labels, more_labels]).to(device)
         with autocast(recipe.precision, device):
             logits, strength, _ = judge.see(video.to(device))
-        each = {n: cross_entropy(logits[n].float(), labels[:, i]) for i, n in enumerate(ATTRIBUTES)}
+        errors = {n: cross_entropy(logits[n].float(), labels[:, i]) for i, n in enumerate(ATTRIBUTES)}
         error = (strength.float() - torch.from_numpy(mottle).float().to(device)).square().mean()
-        loss = torch.stack(list(each.values())).mean() + _MOTTLE_WEIGHT * error
-        return {"loss": loss, **each, "mottle": error}
+        loss = torch.stack(list(errors.values())).mean() + _MOTTLE_WEIGHT * error
+        return {"loss": loss, **errors, "mottle": error}
 
     def watch(step: int) -> Mapping[str, float]:
         return accuracy(judge, seed, recipe.watch_clips)
 
     budget = Budget(recipe.steps, recipe.lr, warmup=100, ema=recipe.ema)
-    train("judge", folder, {"judge": judge}, losses, budget, watch, watch_every=500, screen=screen)
+    train_network("judge", folder, {"judge": judge}, losses, budget, watch, watch_every=500, screen=screen)
     screen.say(f"judge: standardising its features on {recipe.feature_clips} clips")
     _standardise(judge, seed, recipe.feature_clips)
 
@@ -161,7 +162,7 @@ def batch(split: Split, seed: int, indices: range, mottle: NDArray[np.float64] |
     scenes = [example(split, seed, i)[0] for i in indices]
     labels = torch.from_numpy(np.stack([scene.labels() for scene in scenes]))
     strengths = np.ones(len(scenes)) if mottle is None else mottle
-    clips = [render(scene, float(strength)) for scene, strength in zip(scenes, strengths, strict=True)]
+    clips = [render_scene(scene, float(strength)) for scene, strength in zip(scenes, strengths, strict=True)]
     return to_tensor(clips), labels
 
 
@@ -174,8 +175,8 @@ def accuracy(judge: Judge, seed: int, count: int) -> dict[str, float]:
     for i in range(0, count, 32):
         video, labels = batch("held-out", seed + 3, range(i, min(i + 32, count)))
         logits, _ = judge(video.to(device))
-        found = torch.stack([logits[n].argmax(1) for n in ATTRIBUTES], dim=1).cpu()
-        right += (found == labels).float().sum(0)
+        predicted = torch.stack([logits[n].argmax(1) for n in ATTRIBUTES], dim=1).cpu()
+        right += (predicted == labels).float().sum(0)
     judge.train(training)
     return {f"accuracy {n}": float(right[i] / count) for i, n in enumerate(ATTRIBUTES)}
 

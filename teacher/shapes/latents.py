@@ -15,16 +15,16 @@ from torch import Tensor
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.interrupts import ignore_signals
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import draw_caption, example
 from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.shapes.world import Scene, render
+from fewstep.teacher.shapes.world import Scene, render_scene
 
 _CHUNK = 250
 
 
 @dataclass(frozen=True)
-class Latents:
+class SceneLatents:
     """codes (N, C, F, h, w) float16 and the scenes they show."""
 
     codes: NDArray[np.float16]
@@ -43,7 +43,9 @@ def to_tensor(clips: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def training_latents(code: LinearCode, clips: int, seed: int, path: Path, screen: Screen = SILENT) -> Latents:
+def training_latents(
+    code: LinearCode, clips: int, seed: int, path: Path, screen: TrainingScreen = SILENT
+) -> SceneLatents:
     """The latents of `clips` training clips; rendered in parallel the first time, then read from `path`."""
     scenes = [example("train", seed, i)[0] for i in range(clips)]
     if not path.exists():
@@ -64,9 +66,9 @@ def training_latents(code: LinearCode, clips: int, seed: int, path: Path, screen
         raise ValueError(
             f"{path} holds {len(codes)} clips and the recipe asks for {clips}: delete it or change the recipe"
         )
-    return Latents(codes, scenes)
+    return SceneLatents(codes, scenes)
 
 
 def _encode(code: LinearCode, scenes: list[Scene]) -> NDArray[np.float16]:
     torch.set_num_threads(1)
-    return code.encode(to_tensor([render(scene) for scene in scenes])).numpy().astype(np.float16)
+    return code.encode(to_tensor([render_scene(scene) for scene in scenes])).numpy().astype(np.float16)

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.shapes.start import LINEAR_CODE
+from fewstep.teacher.shapes.linear_code import LINEAR_CODE
 
-Kind = Literal["image", "control", "frame"]
-FILE_NAME = "learned.safetensors"
+ConditioningKind = Literal["image", "control", "frame"]
+LEARNED_FILE = "learned.safetensors"
 _WEIGHTS, _CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 _BESIDE = "fewstep.json"  # size and rate of clips
 _PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")  # taken over as they are
@@ -32,7 +32,7 @@ _ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # of eac
 _BRANCH = ("vace_blocks.", "vace_patch_embedding.")
 
 
-def start_tensors(kind: Kind, start: Path, layers: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+def start_tensors(kind: ConditioningKind, start: Path, layers: tuple[int, ...], seed: int) -> dict[str, Tensor]:
     """What training begins with: a transformer that answers as the text teacher does, whatever is given."""
     base, config = _read(start)
     torch.manual_seed(seed)
@@ -51,7 +51,7 @@ def start_tensors(kind: Kind, start: Path, layers: tuple[int, ...], seed: int) -
     return {name: x for name, x in branch.state_dict().items() if name.startswith(_BRANCH)}
 
 
-def prepare_training(kind: Kind, network: nn.Module, rank: int) -> None:
+def prepare_training(kind: ConditioningKind, network: nn.Module, rank: int) -> None:
     """Leaves gradients to what is to be learned alone, in float32; all but `control` get an adapter."""
     network.requires_grad_(False)
     if kind != "control":
@@ -62,7 +62,7 @@ def prepare_training(kind: Kind, network: nn.Module, rank: int) -> None:
         parameter.requires_grad_(".lora_" in name or name.startswith(whole))
 
 
-def save_learned(kind: Kind, network: nn.Module, layers: tuple[int, ...], path: Path) -> None:
+def save_learned(kind: ConditioningKind, network: nn.Module, layers: tuple[int, ...], path: Path) -> None:
     """Writes what required gradients, in float16."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in network.named_parameters():
@@ -72,7 +72,9 @@ def save_learned(kind: Kind, network: nn.Module, layers: tuple[int, ...], path: 
     save_learned_tensors(kind, tensors, layers, path)
 
 
-def save_learned_tensors(kind: Kind, tensors: Mapping[str, Tensor], layers: tuple[int, ...], path: Path) -> None:
+def save_learned_tensors(
+    kind: ConditioningKind, tensors: Mapping[str, Tensor], layers: tuple[int, ...], path: Path
+) -> None:
     """Writes such a file."""
     with whole_file(path) as part:
         save_file(dict(tensors), part, {"format": "pt", "learns": kind, "layers": json.dumps(layers)})
@@ -122,7 +124,7 @@ def _read(start: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_file(start / "transformer" / _WEIGHTS), config
 
 
-def _config(kind: Kind, config: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
+def _config(kind: ConditioningKind, config: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
     channels = config["in_channels"]
     if kind == "frame":
         return dict(config)
@@ -132,11 +134,11 @@ def _config(kind: Kind, config: Mapping[str, Any], layers: tuple[int, ...]) -> d
     return {**config, **more, "_class_name": WanVACETransformer3DModel.__name__}
 
 
-def _beside(kind: Kind, said: Mapping[str, Any]) -> dict[str, Any]:
-    return {**said, "num_frames": 1} if kind == "frame" else dict(said)
+def _beside(kind: ConditioningKind, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings, "num_frames": 1} if kind == "frame" else dict(settings)
 
 
-def _index(kind: Kind, index: Mapping[str, Any]) -> dict[str, Any]:
+def _index(kind: ConditioningKind, index: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "frame":
         return dict(index)
     if kind == "image":

@@ -1,4 +1,4 @@
-"""The linear code of 4x8x8 patches that the autoencoder starts from and is held against.
+"""The linear code of 4x8x8 patches that the autoencoder starts from and is compared with.
 
 Half-whitened principal components: 768 numbers of a patch become `channels` numbers. It is both the best linear
 autoencoder of its size and the definition of the shapes latents: `autoencoder.py` teaches a genuine

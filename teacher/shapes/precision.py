@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "fp32", "bf16"]  # fp16 diverges
+TrainingPrecision = Literal["auto", "fp32", "bf16"]  # fp16 diverges
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def autocast(precision: TrainingPrecision, device: torch.device) -> AbstractContextManager[object]:
     """Autocast of a precision, none for fp32. `settle_precision` of the recipe comes before, where it says auto."""
     assert precision != "auto"
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.precision import AUTO, choose_precision
-from fewstep.teacher.screen import SILENT, Screen
+from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.attribute_watch import attribute_watch
 from fewstep.teacher.shapes.autoencoder import (
     AutoencoderRecipe,
@@ -21,7 +21,7 @@ from fewstep.teacher.shapes.autoencoder import (
 )
 from fewstep.teacher.shapes.conditioned import ConditionedRecipe
 from fewstep.teacher.shapes.denoiser import (
-    TOKENS,
+    TEXT_TOKENS,
     DenoiserRecipe,
     fresh_text_encoder,
     make_transformer,
@@ -30,12 +30,12 @@ from fewstep.teacher.shapes.denoiser import (
 )
 from fewstep.teacher.shapes.judge import Judge, JudgeRecipe, load_judge, save_judge, train_judge
 from fewstep.teacher.shapes.latents import training_latents
-from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.shapes.start import LINEAR_CODE, copy_code, load_start
+from fewstep.teacher.shapes.linear_code import LINEAR_CODE, LinearCode
+from fewstep.teacher.shapes.start import copy_code, load_start
 from fewstep.teacher.yaml_text import load_yaml
 
-Part = Literal["judge", "autoencoder", "denoiser"]
-PARTS: tuple[Part, ...] = ("judge", "autoencoder", "denoiser")
+TrainedPart = Literal["judge", "autoencoder", "denoiser"]
+TRAINED_PARTS: tuple[TrainedPart, ...] = ("judge", "autoencoder", "denoiser")
 
 
 class TeacherRecipe(BaseModel):
@@ -61,17 +61,17 @@ def read_any_recipe(path: Path) -> AnyRecipe:
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}: name a YAML file such as recipes/shapes-teacher.yaml")
     try:
-        said = load_yaml(path.read_text("utf-8-sig")) or {}
-        kind = ConditionedRecipe if isinstance(said, dict) and "learns" in said else TeacherRecipe
-        return kind.model_validate(said)
+        values = load_yaml(path.read_text("utf-8-sig")) or {}
+        kind = ConditionedRecipe if isinstance(values, dict) and "learns" in values else TeacherRecipe
+        return kind.model_validate(values)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path} is not a teacher recipe: {found}") from error
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path} is not a teacher recipe: {mistakes}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}".replace("\n", " ")) from error
 
 
-def read_recipe(path: Path) -> TeacherRecipe:
+def read_teacher_recipe(path: Path) -> TeacherRecipe:
     """Reads the YAML of a teacher of prompts. Raises ValueError as `read_any_recipe`, and for one with `learns`."""
     recipe = read_any_recipe(path)
     if isinstance(recipe, ConditionedRecipe):
@@ -83,14 +83,14 @@ def read_recipe(path: Path) -> TeacherRecipe:
 _MAY_CHANGE = {"out", "steps", "lr", "muon_lr", "cooldown", "ema", "watch_clips", "precision", "compile"}
 
 
-def settle_precision(recipe: _R, device: torch.device) -> tuple[_R, str | None]:
+def settle_training_precision(recipe: _R, device: torch.device) -> tuple[_R, str | None]:
     """The recipe with fp32 or bf16 in place of auto, and a line for the user where something said auto."""
     if isinstance(recipe, ConditionedRecipe):
         if recipe.precision != AUTO:
             return recipe, None
         choice = choose_precision(AUTO, device)
         return recipe.model_copy(update={"precision": _short(choice.precision)}), choice.line
-    parts = {part: getattr(recipe, part) for part in PARTS}
+    parts = {part: getattr(recipe, part) for part in TRAINED_PARTS}
     unsettled = [part for part, settings in parts.items() if settings.precision == AUTO]
     if not unsettled:
         return recipe, None
@@ -121,16 +121,16 @@ def keep_recipe(recipe: AnyRecipe) -> None:
 
 def _differences(before: dict[str, Any], after: dict[str, Any], above: str = "") -> list[str]:
     """The dotted names of the settings that differ and may not."""
-    found: list[str] = []
+    changed: list[str] = []
     for key, value in after.items():
         if isinstance(value, dict):
-            found += _differences(before[key], value, f"{above}{key}.")
+            changed += _differences(before[key], value, f"{above}{key}.")
         elif key not in _MAY_CHANGE and before[key] != value:
-            found.append(above + key)
-    return found
+            changed.append(above + key)
+    return changed
 
 
-def run_part(recipe: TeacherRecipe, part: Part, device: torch.device, screen: Screen = SILENT) -> None:
+def run_part(recipe: TeacherRecipe, part: TrainedPart, device: torch.device, screen: TrainingScreen = SILENT) -> None:
     """Trains one part, or goes on where it was stopped; parts need no other part but the linear code."""
     keep_recipe(recipe)
     torch.manual_seed(recipe.seed)
@@ -157,7 +157,9 @@ def run_part(recipe: TeacherRecipe, part: Part, device: torch.device, screen: Sc
         _run_denoiser(recipe, code, folder, device, screen)
 
 
-def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device: torch.device, screen: Screen) -> None:
+def _run_denoiser(
+    recipe: TeacherRecipe, code: LinearCode, folder: Path, device: torch.device, screen: TrainingScreen
+) -> None:
     settings = recipe.denoiser
     latents = training_latents(code, settings.clips, recipe.seed, recipe.out / "latents.npy", screen)
     text_encoder = fresh_text_encoder()
@@ -171,7 +173,7 @@ def _run_denoiser(recipe: TeacherRecipe, code: LinearCode, folder: Path, device:
     text_encoder.to(device)
     trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training beside this
     judge = load_judge(recipe.out / "judge") if trained else None
-    watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TOKENS)
+    watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TEXT_TOKENS)
     train_denoiser(transformer, text_encoder, latents, settings, recipe.seed, folder, watch, screen)
     transformer.save_pretrained(folder / "transformer")
     text_encoder.save_pretrained(folder / "text_encoder")

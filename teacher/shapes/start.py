@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.source import find_folder
-
-LINEAR_CODE = "linear_code.safetensors"  # in the pipeline's folder; diffusers does not look at it
+from fewstep.teacher.shapes.linear_code import LINEAR_CODE
+from fewstep.teacher.source import find_teacher_folder
 
 
 def copy_code(start: str, path: Path) -> None:
@@ -44,4 +43,4 @@ def load_start(start: str, part: str, network: nn.Module) -> None:
 
 
 def _folder(start: str) -> Path:
-    return find_folder(start, ("WanPipeline",))[0]
+    return find_teacher_folder(start, ("WanPipeline",))[0]

@@ -67,9 +67,9 @@ class AttributeReader(nn.Module):
     def loss(self, embeddings: Tensor, mask: Tensor, captions: list[str]) -> Tensor:
         """Mean cross-entropy over attributes; embeddings (B, L, TEXT_DIM), mask (B, L)."""
         pooled = embeddings.sum(1) / mask.sum(1, keepdim=True)
-        said = [named(caption) for caption in captions]
+        attributes = [named(caption) for caption in captions]
         total = pooled.new_zeros(())
         for name, classes in ATTRIBUTES.items():
-            target = [classes.index(s[name]) if name in s else len(classes) for s in said]
+            target = [classes.index(s[name]) if name in s else len(classes) for s in attributes]
             total = total + nn.functional.cross_entropy(self.heads[name](pooled), torch.tensor(target))
         return total / len(ATTRIBUTES)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-FRAMES, SIDE = 17, 64  # a clip is FRAMES x SIDE x SIDE x 3
-FPS = 8
+WORLD_FRAMES, WORLD_SIDE = 17, 64  # a clip is FRAMES x SIDE x SIDE x 3
+WORLD_FPS = 8
 
 # What a caption can name, and the values each attribute takes.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -92,7 +92,7 @@ def draw_scene(rng: np.random.Generator, split: Split) -> Scene:
     return Scene(**values, seed=int(rng.integers(2**63)))
 
 
-def render(scene: Scene, mottle: float = 1.0) -> NDArray[np.uint8]:
+def render_scene(scene: Scene, mottle: float = 1.0) -> NDArray[np.uint8]:
     """Draws a scene: uint8 RGB of shape (FRAMES, SIDE, SIDE, 3), the same for the same scene everywhere.
 
     `mottle` is how strong the ground's mottle is drawn: clips of this world have 1, those of poor samplers less.
@@ -104,7 +104,7 @@ def object_boxes(scene: Scene) -> NDArray[np.float32]:
     """Where the moving object is: (FRAMES, 4) as left, top, right, bottom in pixels, edges between pixels."""
     _, centres, radii = _draw(scene)
     reach = _REACH[scene.shape] * radii[:, None]
-    return np.clip(np.concatenate([centres - reach, centres + reach], axis=1), 0, SIDE)
+    return np.clip(np.concatenate([centres - reach, centres + reach], axis=1), 0, WORLD_SIDE)
 
 
 def render_boxes(scene: Scene) -> NDArray[np.uint8]:
@@ -117,7 +117,7 @@ def render_boxes(scene: Scene) -> NDArray[np.uint8]:
 def _draw(scene: Scene, mottle: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
     """The clip, and the object's centres (FRAMES, 2) and radii (FRAMES,) in it."""
     rng = np.random.default_rng(scene.seed)
-    clip = np.repeat(_background(scene, rng, mottle)[None], FRAMES, axis=0)
+    clip = np.repeat(_background(scene, rng, mottle)[None], WORLD_FRAMES, axis=0)
     if scene.company == "second":
         clip = _paint_company(clip, scene, rng)
     centres, radii = _path(scene, rng)
@@ -130,7 +130,7 @@ def _draw(scene: Scene, mottle: float = 1.0) -> tuple[NDArray[np.uint8], NDArray
     return np.clip(np.rint(clip), 0, 255).astype(np.uint8), centres, radii
 
 
-_Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
+_Y, _X = np.mgrid[0:WORLD_SIDE, 0:WORLD_SIDE].astype(np.float32) + 0.5
 
 
 def _jittered(colour: str, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -148,8 +148,8 @@ def _background(scene: Scene, rng: np.random.Generator, strength: float) -> NDAr
         mix = 0.5 + 0.5 * np.tanh(3 * np.sin(2 * np.pi * along / _STRIPE_PERIOD + phase)) / np.tanh(3)
     else:
         angle = rng.uniform(0, 2 * np.pi)
-        along = (_X - SIDE / 2) * np.cos(angle) + (_Y - SIDE / 2) * np.sin(angle)
-        mix = np.clip(0.5 + along / SIDE, 0, 1)
+        along = (_X - WORLD_SIDE / 2) * np.cos(angle) + (_Y - WORLD_SIDE / 2) * np.sin(angle)
+        mix = np.clip(0.5 + along / WORLD_SIDE, 0, 1)
     tint = rng.uniform(-14, 14, 3)
     mottle = strength * _MOTTLE * rng.uniform(0.7, 1.3) * _smooth_noise(rng)
     return ((first + (second - first) * mix + mottle)[..., None] + tint).astype(np.float32)
@@ -158,22 +158,22 @@ def _background(scene: Scene, rng: np.random.Generator, strength: float) -> NDAr
 def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float64]:
     """(SIDE, SIDE) of unit variance: white noise under a Gaussian of _MOTTLE_GRAIN pixels."""
     margin = int(3 * _MOTTLE_GRAIN)
-    distance = np.arange(SIDE)[:, None] - np.arange(-margin, SIDE + margin)
+    distance = np.arange(WORLD_SIDE)[:, None] - np.arange(-margin, WORLD_SIDE + margin)
     blur = np.exp(-0.5 * (distance / _MOTTLE_GRAIN) ** 2)
     blur /= np.sqrt((blur**2).sum(1, keepdims=True))
-    return blur @ rng.standard_normal((SIDE + 2 * margin, SIDE + 2 * margin)) @ blur.T
+    return blur @ rng.standard_normal((WORLD_SIDE + 2 * margin, WORLD_SIDE + 2 * margin)) @ blur.T
 
 
 def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centres (FRAMES, 2) as x, y and radii (FRAMES,) in pixels."""
-    time = np.linspace(0, 1, FRAMES)
+    time = np.linspace(0, 1, WORLD_FRAMES)
     radius = _RADIUS[scene.size] * rng.uniform(0.96, 1.04)
-    room = 0.4 * (SIDE / 2 - radius - 3)
+    room = 0.4 * (WORLD_SIDE / 2 - radius - 3)
     free, near = rng.uniform(-room, room, 2), rng.uniform(-2, 2, 2)
     travel = rng.uniform(24, 28) * (time - 0.5)
-    radii = np.full(FRAMES, radius)
-    x = np.full(FRAMES, free[0])
-    y = np.full(FRAMES, free[1])
+    radii = np.full(WORLD_FRAMES, radius)
+    x = np.full(WORLD_FRAMES, free[0])
+    y = np.full(WORLD_FRAMES, free[1])
     match scene.motion:
         case "left":
             x = near[0] - travel
@@ -188,14 +188,14 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], 
             x, y = near[0] + 11 * np.cos(turn), near[1] + 11 * np.sin(turn)
         case "grow":
             radii = radius * (0.35 + 0.65 * time)
-    return np.stack([x, y], axis=1).astype(np.float32) + SIDE / 2, radii.astype(np.float32)
+    return np.stack([x, y], axis=1).astype(np.float32) + WORLD_SIDE / 2, radii.astype(np.float32)
 
 
 def _paint_company(clip: NDArray[np.float32], scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
     """Puts a small still second object of another colour into a corner, behind the first."""
     shape = str(rng.choice(ATTRIBUTES["shape"]))
     colour = str(rng.choice([c for c in ATTRIBUTES["colour"] if c != scene.colour]))
-    centre = rng.choice([10.0, SIDE - 10.0], 2) + rng.uniform(-2, 2, 2)
+    centre = rng.choice([10.0, WORLD_SIDE - 10.0], 2) + rng.uniform(-2, 2, 2)
     coverage = _coverage(shape, centre[None].astype(np.float32), np.array([_COMPANY_RADIUS], np.float32))
     return clip + coverage[..., None] * (_jittered(colour, rng) - clip)
 

@@ -13,7 +13,7 @@ import torch
 import fewstep
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 
 STAGES: list[dict[str, Any]] = [
     {"teacher_steps": 4, "student_steps": 2, "guidance": 2.0, "steps": 2, "batch": 2, "lr": 0.05},

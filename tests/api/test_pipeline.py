@@ -14,10 +14,10 @@ from torch import Tensor
 
 import fewstep
 from fewstep.student.contract import read_contract
-from fewstep.student.export.base import export
-from fewstep.student.loading import load_student
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
 from fewstep.student.pipeline import student_pipeline
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.given import noise_given
 
@@ -27,13 +27,13 @@ PROMPT = "a red ring"
 def called(pipe: Any, *args: Any, **kwargs: Any) -> Tensor:
     """A clip (1, 3, F, H, W) in -1..1, of seed 3."""
     pipe.set_progress_bar_config(disable=True)
-    found = pipe(*args, generator=torch.Generator().manual_seed(3), output_type="pt", **kwargs).frames
-    return torch.as_tensor(found).movedim(2, 1) * 2 - 1
+    actual = pipe(*args, generator=torch.Generator().manual_seed(3), output_type="pt", **kwargs).frames
+    return torch.as_tensor(actual).movedim(2, 1) * 2 - 1
 
 
 def sampled(source: Path, steps: int | None = None) -> Tensor:
     """The same as `fewstep sample` makes it."""
-    return open_sampler(source, Asked(steps=steps), device="cpu").clips([PROMPT], [3]).clamp(-1, 1)
+    return open_sampler(source, SamplingOptions(steps=steps), device="cpu").clips([PROMPT], [3]).clamp(-1, 1)
 
 
 @pytest.mark.parametrize("steps", [None, 2])
@@ -41,8 +41,8 @@ def test_a_plain_call_is_what_sample_makes(run: Path, steps: int | None) -> None
     pipe = fewstep.load_pipeline(run, steps=steps, device="cpu")
     assert isinstance(pipe, WanPipeline) and pipe.contract.steps == (steps or 1)
     assert torch.allclose(called(pipe, PROMPT), sampled(run, steps), atol=1e-6)
-    said = inspect.signature(pipe.__call__).parameters
-    assert said["num_inference_steps"].default == pipe.contract.steps and said["guidance_scale"].default == 1
+    text = inspect.signature(pipe.__call__).parameters
+    assert text["num_inference_steps"].default == pipe.contract.steps and text["guidance_scale"].default == 1
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
@@ -54,7 +54,7 @@ def test_exports_and_adapters(make_api_student: Callable[..., Path], tmp_path: P
     assert torch.allclose(own, sampled(stage), atol=1e-6)
     if (train, to) != ("full", "lora"):  # that one is an approximation
         teacher = read_contract(stage).teacher  # a folder, which exports do not name
-        export(load_student(stage, device="cpu"), to, tmp_path / "out")
+        write_export(load_student(stage, device="cpu"), to, tmp_path / "out")
         assert torch.allclose(
             called(fewstep.load_pipeline(str(tmp_path / "out"), teacher=teacher), PROMPT), own, atol=1e-4
         )

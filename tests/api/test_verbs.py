@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import fewstep
-from fewstep.commands.benchmark import benchmark
-from fewstep.commands.evaluate import evaluate
-from fewstep.commands.export import export
+from fewstep.commands.benchmark import benchmark_command
+from fewstep.commands.evaluate import evaluate_command
+from fewstep.commands.export import export_command
 from tests.commands.typed import fewstep as typed
 
 MANY: Any = "many"
@@ -22,14 +22,14 @@ ONLY_TYPED = {"benchmark": {"ctx", "training", "settings", "stages"}}  # trainin
 
 @pytest.mark.parametrize(
     ("function", "command"),
-    [(fewstep.evaluate, evaluate), (fewstep.benchmark, benchmark), (fewstep.export, export)],
+    [(fewstep.evaluate, evaluate_command), (fewstep.benchmark, benchmark_command), (fewstep.export, export_command)],
     ids=lambda call: call.__module__.rpartition(".")[2],
 )
 def test_functions_take_what_commands_take(function: Callable[..., Any], command: Callable[..., Any]) -> None:
     """With the same defaults, but for `quiet`. An option that is new must be an argument in fewstep/api as well."""
     own = {name: one.default for name, one in inspect.signature(function).parameters.items() if name != "quiet"}
     its = {name: one.default for name, one in inspect.signature(command).parameters.items()}
-    its = {name: value for name, value in its.items() if name not in ONLY_TYPED.get(command.__name__, ())}
+    its = {name: value for name, value in its.items() if name not in ONLY_TYPED.get(function.__name__, ())}
     assert own.keys() == its.keys()
     assert {n: v for n, v in own.items() if n != "models"} == {n: v for n, v in its.items() if n != "models"}
 
@@ -38,26 +38,32 @@ def test_evaluate_gives_what_it_writes_and_what_the_command_gives(
     run: Path, tiny_wan_folder: Path, prompts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     models: dict[str, str | Path] = {"teacher": f"{tiny_wan_folder}@4", "student": run}
-    asked: dict[str, Any] = {"prompts": prompts, "num": 4, "batch": 2, "device": "cpu", "metrics": ["psnr", "motion"]}
-    found = fewstep.evaluate(models, out=tmp_path / "a", quiet=True, **asked)
+    arguments: dict[str, Any] = {
+        "prompts": prompts,
+        "num": 4,
+        "batch": 2,
+        "device": "cpu",
+        "metrics": ["psnr", "motion"],
+    }
+    results = fewstep.evaluate(models, out=tmp_path / "a", quiet=True, **arguments)
     assert capfd.readouterr() == ("", "")
-    assert found == json.loads((tmp_path / "a" / "results.json").read_text())
-    assert [row["model"] for row in found["rows"]] == ["teacher", "student"]
-    assert found["command"].startswith("fewstep.evaluate(models=['teacher=") and "num=4" in found["command"]
+    assert results == json.loads((tmp_path / "a" / "results.json").read_text())
+    assert [row["model"] for row in results["rows"]] == ["teacher", "student"]
+    assert results["command"].startswith("fewstep.evaluate(models=['teacher=") and "num=4" in results["command"]
     options = ["--prompts", prompts, "--num", 4, "--batch", 2, "--device", "cpu", "--metrics", "psnr,motion"]
     code, output = typed("evaluate", *(f"{n}={s}" for n, s in models.items()), *options, "--out", tmp_path / "b")
     assert code == 0, output
     other = json.loads((tmp_path / "b" / "results.json").read_text())
-    assert {**other, "command": ""} == {**found, "command": ""}
+    assert {**other, "command": ""} == {**results, "command": ""}
 
 
 def test_benchmark_gives_what_it_writes(run: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:
-    found = fewstep.benchmark(
+    results = fewstep.benchmark(
         [f"{tiny_wan_folder}@2:2", f"student={run}"],
         out=str(tmp_path / "times.json"), repetitions=1, warmup=1, device="cpu", quiet=True,
     )  # fmt: skip
-    assert found == json.loads((tmp_path / "times.json").read_text()) and not found["failed"]
-    assert [row["steps"] for row in found["rows"]] == [2, 1]
+    assert results == json.loads((tmp_path / "times.json").read_text()) and not results["failed"]
+    assert [row["steps"] for row in results["rows"]] == [2, 1]
 
 
 def test_export_gives_the_folder(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,8 +56,8 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def results(run: Path) -> dict[str, dict[str, float]]:
     """What each stage measured, but for the seconds it took."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(run.glob("stages/*/result.json"))}
-    return {name: {key: x for key, x in result.items() if key != "train_seconds"} for name, result in found.items()}
+    contents = {path.parent.name: json.loads(path.read_text()) for path in sorted(run.glob("stages/*/result.json"))}
+    return {name: {key: x for key, x in result.items() if key != "train_seconds"} for name, result in contents.items()}
 
 
 def saved(run: Path) -> tuple[str, int]:

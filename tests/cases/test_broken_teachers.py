@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from tests.cases.breaking import Change, edited, emptied, halved, linked, removed, written
 from tests.cases.record import outcome

@@ -77,15 +77,15 @@ def maker(clip: Path, tiny_wan_folder: Path, tmp_path: Path) -> Maker:
 def test_files_of_shared_cases(
     maker: Maker, check_case: Check, name: str, videos: str, expected: str | Sequence[str]
 ) -> None:
-    found = maker.captions(videos.split(), {name: (FILES / name).read_bytes()}, name)
-    check_case(KIND, f"captions/{name}", found, expected)
+    outcome = maker.captions(videos.split(), {name: (FILES / name).read_bytes()}, name)
+    check_case(KIND, f"captions/{name}", outcome, expected)
 
 
 @pytest.mark.parametrize(("line", "kind"), [(1, "null"), (2, "the number NaN")])
 def test_the_other_lines_of_num_jsonl(maker: Maker, check_case: Check, line: int, kind: str) -> None:
     lines = (FILES / "num.jsonl").read_bytes().splitlines()
-    found = maker.captions(["b.mp4", "c.mp4"], {"num.jsonl": lines[line]}, "num.jsonl")
-    check_case(KIND, f"num.jsonl, its line {line + 1} alone", found, ["exit 2", f"line 1 has {kind} for a caption"])
+    outcome = maker.captions(["b.mp4", "c.mp4"], {"num.jsonl": lines[line]}, "num.jsonl")
+    check_case(KIND, f"num.jsonl, its line {line + 1} alone", outcome, ["exit 2", f"line 1 has {kind} for a caption"])
 
 
 CSV = "file,caption\n"
@@ -159,8 +159,8 @@ REFUSED = [  # what it is, the table's name and content, and parts of the senten
 def test_forms_that_are_refused(
     maker: Maker, check_case: Check, case: str, name: str, content: str, sentence: str
 ) -> None:
-    found = maker.captions(["a.mp4", "b.mp4"], {name: content.encode()}, name)
-    check_case(KIND, case, found, ["exit 2", sentence])
+    outcome = maker.captions(["a.mp4", "b.mp4"], {name: content.encode()}, name)
+    check_case(KIND, case, outcome, ["exit 2", sentence])
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_forms_that_are_refused(
 )
 def test_entries_that_fit_no_video(maker: Maker, check_case: Check, case: str, name: str, hint: str) -> None:
     table = f"{CSV}{name},x\nb c.mp4,a red ring\n".encode()
-    found = maker.captions(["a.mp4", "b c.mp4"], {"t.csv": table}, "t.csv")
+    outcome = maker.captions(["a.mp4", "b c.mp4"], {"t.csv": table}, "t.csv")
     expected = f"exit 3: a red ring | 1 of 2 entries of t.csv name no video: {name} ({hint})"
-    check_case(KIND, f"an entry that fits no video: {case}", found, expected)
+    check_case(KIND, f"an entry that fits no video: {case}", outcome, expected)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +186,22 @@ def test_entries_that_fit_no_video(maker: Maker, check_case: Check, case: str, n
 )
 def test_captions_that_only_look_odd(maker: Maker, check_case: Check, caption: str) -> None:
     line = json.dumps({"file": "a.mp4", "caption": caption}).encode()
-    found = maker.captions(["a.mp4"], {"t.jsonl": line}, "t.jsonl")
-    check_case(KIND, f"a caption that only looks odd: {caption}", found, f"exit 0: {caption}")
+    outcome = maker.captions(["a.mp4"], {"t.jsonl": line}, "t.jsonl")
+    check_case(KIND, f"a caption that only looks odd: {caption}", outcome, f"exit 0: {caption}")
 
 
 def test_a_caption_of_which_nothing_can_be_seen(maker: Maker, check_case: Check) -> None:
     table = f"{CSV}a.mp4,\u200b\nb.mp4,a red ring\n".encode()
-    found = maker.captions(["a.mp4", "b.mp4"], {"t.csv": table}, "t.csv")
-    check_case(KIND, "a zero-width space for a caption: none", found, "exit 3: a red ring")
+    outcome = maker.captions(["a.mp4", "b.mp4"], {"t.csv": table}, "t.csv")
+    check_case(KIND, "a zero-width space for a caption: none", outcome, "exit 3: a red ring")
 
 
 def test_twelve_entries_of_many(maker: Maker, check_case: Check) -> None:
     rows = [f"zz{i}.mp4,x\n" for i in range(12)] + [f"v{i}.mp4,y\n" for i in range(3)]
-    found = maker.captions([f"v{i}.mp4" for i in range(3)], {"t.csv": (CSV + "".join(rows)).encode()}, "t.csv")
-    check_case(KIND, "twelve of fifteen entries", found, ["exit 3", "12 of 15 entries of t.csv name no video: zz0.mp4"])
+    outcome = maker.captions([f"v{i}.mp4" for i in range(3)], {"t.csv": (CSV + "".join(rows)).encode()}, "t.csv")
+    check_case(
+        KIND, "twelve of fifteen entries", outcome, ["exit 3", "12 of 15 entries of t.csv name no video: zz0.mp4"]
+    )
     kept = [json.loads(line)["file"] for line in (maker.folder / "out" / "skipped.jsonl").open()]
     check_case(KIND, "all twelve in skipped.jsonl", " ".join(kept), " ".join(f"zz{i}.mp4" for i in range(12)))
 
@@ -221,8 +223,8 @@ def test_txt_files(
     maker: Maker, check_case: Check, case: str, files: dict[str, bytes], expected: str | Sequence[str]
 ) -> None:
     (maker.folder / "videos").mkdir()
-    found = maker.captions(["a.mp4"], {f"videos/{name}": content for name, content in files.items()}, None)
-    check_case(KIND, f".txt beside a video: {case}", found, expected)
+    outcome = maker.captions(["a.mp4"], {f"videos/{name}": content for name, content in files.items()}, None)
+    check_case(KIND, f".txt beside a video: {case}", outcome, expected)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ Check = Callable[[str, str, object, str | Sequence[str]], None]
 def run(folder: Path, *words: object) -> str:
     """Exit code, and all that was said, without progress bars and with paths from the test's folder."""
     code, text = fewstep(*words)
-    said = "\n".join(line for line in text.splitlines() if "━" not in line)
-    return f"exit {code}: {said}".replace(f"{folder}/", "")
+    message = "\n".join(line for line in text.splitlines() if "━" not in line)
+    return f"exit {code}: {message}".replace(f"{folder}/", "")
 
 
 def usable(folder: Path, teacher: Path, good: int, bad: int, *settings: str) -> list[str]:
@@ -46,14 +46,16 @@ def test_clips_that_could_not_be_used(
     tmp_path: Path, tiny_wan_folder: Path, check_case: Check, good: int, bad: int, settings: list[str], code: int
 ) -> None:
     line = f"{good} of {good + bad} clips usable, {bad} skipped: run/data/skipped.jsonl"
-    for start, found in zip(("first", "second"), usable(tmp_path, tiny_wan_folder, good, bad, *settings), strict=True):
+    for start, outcome in zip(
+        ("first", "second"), usable(tmp_path, tiny_wan_folder, good, bad, *settings), strict=True
+    ):
         case = f"{bad} of {good + bad} clips broken, {' '.join(settings) or 'the usual limit'}, {start} start"
         expected = [
             f"exit {code}",
             line,
             *(["data.min_usable is", "bad0.mp4: broken"] if code else ["the student is in"]),
         ]
-        check_case(SKIPPED, case, found, expected)
+        check_case(SKIPPED, case, outcome, expected)
 
 
 @pytest.mark.parametrize(("reason", "good", "bad"), [("no caption", 7, 0), ("broken", 1, 6)])
@@ -64,12 +66,12 @@ def test_a_dry_run_foresees_it(
     for i in range(1, good):
         (folder / f"good{i}.txt").unlink()
     path = recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)})
-    found = run(tmp_path, "run", path, "--dry-run")
+    outcome = run(tmp_path, "run", path, "--dry-run")
     line = "at most 1 of 7 clips usable, 6 skipped (such as"
     expected = ["exit 2", line, reason, "data.min_usable is 0.5: mend the data, or --set data.min_usable=0.14"]
-    check_case(SKIPPED, f"6 of 7, {reason}: the dry run", found, expected)
-    found = run(tmp_path, "run", path, "--dry-run", "--set", "data.min_usable=0.14")
-    check_case(SKIPPED, f"6 of 7, {reason}: the dry run, a lower limit", found, ["exit 0", line])
+    check_case(SKIPPED, f"6 of 7, {reason}: the dry run", outcome, expected)
+    outcome = run(tmp_path, "run", path, "--dry-run", "--set", "data.min_usable=0.14")
+    check_case(SKIPPED, f"6 of 7, {reason}: the dry run, a lower limit", outcome, ["exit 0", line])
 
 
 @pytest.mark.slow
@@ -80,11 +82,11 @@ def test_a_run_inside_the_folder_of_its_videos_resumes(
     out, prompts = str(folder / "run"), {"prompts": ["a ring"]}
     path = recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)}, out=out, logging=prompts)
     assert run(tmp_path, "run", path)[:6] == "exit 0"
-    found = run(tmp_path, "run", path)
-    check_case(PLACE, "a run inside the folder of its videos, second start", found, ["exit 0", "1-step is finished"])
-    found = run(tmp_path, "run", path, "--set", f"out={folder}")
+    outcome = run(tmp_path, "run", path)
+    check_case(PLACE, "a run inside the folder of its videos, second start", outcome, ["exit 0", "1-step is finished"])
+    outcome = run(tmp_path, "run", path, "--set", f"out={folder}")
     expected = ["exit 2", "videos is the folder of the videos and of the run", "--set out=DIR"]
-    check_case(PLACE, "a run in the folder of its videos itself", found, expected)
+    check_case(PLACE, "a run in the folder of its videos itself", outcome, expected)
 
 
 @pytest.mark.slow
@@ -99,17 +101,17 @@ def test_what_people_keep_next_to_videos_is_no_video(tmp_path: Path, check_case:
 
 
 def test_nothing_to_skip_is_not_mentioned(tmp_path: Path, tiny_wan_folder: Path, check_case: Check) -> None:
-    found = usable(tmp_path, tiny_wan_folder, 2, 0)[0]
-    check_case(SKIPPED, "all clips usable", f"{found[:6]}, {'usable' in found}", "exit 0, False")
+    outcome = usable(tmp_path, tiny_wan_folder, 2, 0)[0]
+    check_case(SKIPPED, "all clips usable", f"{outcome[:6]}, {'usable' in outcome}", "exit 0, False")
 
 
 def test_captions_missing_for_most_videos(tmp_path: Path, tiny_wan_folder: Path, check_case: Check) -> None:
     folder = videos(tmp_path / "videos", 4, 0)
     for i in range(1, 4):
         (folder / f"good{i}.txt").unlink()
-    found = run(tmp_path, "run", recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)}))
+    outcome = run(tmp_path, "run", recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)}))
     check_case(
-        SKIPPED, "three of four without a caption", found, ["exit 2", "1 of 4 clips usable", "good1.mp4: no caption"]
+        SKIPPED, "three of four without a caption", outcome, ["exit 2", "1 of 4 clips usable", "good1.mp4: no caption"]
     )
 
 
@@ -120,8 +122,8 @@ def test_a_dataset_with_skipped_clips(tmp_path: Path, tiny_wan_folder: Path, che
     check_case(SKIPPED, "fewstep data videos says it, too", run(tmp_path, "data", "videos", *words), ["exit 3", line])
     path = recipe(tmp_path, tiny_wan_folder, {"kind": "dataset", "folder": str(tmp_path / "made")})
     check_case(SKIPPED, "data.kind: dataset", run(tmp_path, "run", path), ["exit 2", line, "data.min_usable is 0.5"])
-    found = run(tmp_path, "run", path, "--set", "data.min_usable=0.25")
-    check_case(SKIPPED, "data.kind: dataset, a lower limit", found, ["exit 0", line])
+    outcome = run(tmp_path, "run", path, "--set", "data.min_usable=0.25")
+    check_case(SKIPPED, "data.kind: dataset, a lower limit", outcome, ["exit 0", line])
 
 
 LONG = "a red ring " * 6
@@ -148,13 +150,13 @@ def test_every_verb_that_takes_prompts_counts_long_ones(
         words = [teacher, *words[:4], "--num", 3, "--metrics", "psnr", "--out", tmp_path / "out"]
     else:
         words = [teacher, *words]
-    found = run(tmp_path, *verb.split(), *words)
+    outcome = run(tmp_path, *verb.split(), *words)
     expected = [
         "exit 0",
         f"1 of 3 prompts {CUT}",
         "1 of 3 prompts have words that the tokenizer does not know: 'zebra'",
     ]
-    check_case(TEXT, f"fewstep {verb}", found, expected)
+    check_case(TEXT, f"fewstep {verb}", outcome, expected)
 
 
 @pytest.mark.parametrize("family", ["tiny_wan_folder", "tiny_animatediff_folder"])
@@ -162,14 +164,14 @@ def test_the_limit_is_the_family_s(
     request: pytest.FixtureRequest, tmp_path: Path, check_case: Check, family: str
 ) -> None:
     limit = {"tiny_wan_folder": 512, "tiny_animatediff_folder": 77}[family]
-    for words, said in (
+    for words, text in (
         (limit - 1, "nothing"),
         (limit, f"1 of 1 prompts are longer than the text encoder's {limit} tokens"),
     ):
         sample = ["--prompt", "ring " * words, "--steps", 1, "--out", tmp_path / "clip.gif"]
-        found = run(tmp_path, "sample", request.getfixturevalue(family), *sample)
-        shown = found if "longer" in found else f"{found[:6]}: nothing"
-        check_case(TEXT, f"{limit} tokens, a prompt of {words + 1}", shown, ["exit 0", said])
+        outcome = run(tmp_path, "sample", request.getfixturevalue(family), *sample)
+        shown = outcome if "longer" in outcome else f"{outcome[:6]}: nothing"
+        check_case(TEXT, f"{limit} tokens, a prompt of {words + 1}", shown, ["exit 0", text])
 
 
 @pytest.mark.parametrize(
@@ -203,8 +205,8 @@ def test_where_a_dataset_may_not_go(
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("a ring\n")
     before = sorted(tmp_path.rglob("*"))
-    found = run(tmp_path, "data", "rollouts", "prompts.txt", "--out", out)
-    check_case(PLACE, f"--out is {case}", found, ["exit 2", sentence, "choose"])
+    outcome = run(tmp_path, "data", "rollouts", "prompts.txt", "--out", out)
+    check_case(PLACE, f"--out is {case}", outcome, ["exit 2", sentence, "choose"])
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -215,8 +217,8 @@ def test_a_real_run_is_known(tmp_path: Path, tiny_wan_folder: Path, check_case: 
     assert fewstep("run", recipe(tmp_path, tiny_wan_folder, data))[0] == 0
     words = ["data", "rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 1, "--out"]
     for out in ("run", "run/data", "run/more"):
-        found = run(tmp_path, *words, tmp_path / out)
-        check_case(PLACE, f"--out is {out} of a finished run", found, ["exit 2", "lies in a run's folder"])
+        outcome = run(tmp_path, *words, tmp_path / out)
+        check_case(PLACE, f"--out is {out} of a finished run", outcome, ["exit 2", "lies in a run's folder"])
     (tmp_path / "recipe.yaml").write_text("out: runs/mine\n")
     check_case(
         PLACE,
@@ -256,8 +258,10 @@ def test_no_verb_writes_into_what_is_another_s(
     monkeypatch.chdir(taken)
     before = sorted(taken.rglob("*"))
     for out in ("T", "T/more", "dataset/more", "run/stages/1-step", *([] if verb == "data rollouts" else ["dataset"])):
-        found = run(taken, *VERBS[verb].format(out).split())
-        check_case(PLACE, f"{verb} into {out}", found, ["exit 2", "choose another" if "data" not in verb else "choose"])
+        outcome = run(taken, *VERBS[verb].format(out).split())
+        check_case(
+            PLACE, f"{verb} into {out}", outcome, ["exit 2", "choose another" if "data" not in verb else "choose"]
+        )
     assert sorted(taken.rglob("*")) == before
 
 
@@ -281,5 +285,5 @@ def test_no_file_of_another_kind_is_written_over(
 
 
 def test_prompts_alone_make_no_dataset(tmp_path: Path, check_case: Check) -> None:
-    found = run(tmp_path, "data", "prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out")
-    check_case(PLACE, "fewstep data prompts", found, ["exit 2", "No such command 'prompts'"])
+    outcome = run(tmp_path, "data", "prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out")
+    check_case(PLACE, "fewstep data prompts", outcome, ["exit 2", "No such command 'prompts'"])

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.commands import demo_speed
-from fewstep.commands import run as commands_run
-from fewstep.commands.demo_plan import Speed, choose_plan, sentences
+from fewstep.commands import demo_speed, run_stages
+from fewstep.commands.demo_plan import Speed, choose_plan, plan_sentences
 from fewstep.commands.run_precision import settle_precision
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
@@ -29,7 +28,7 @@ GPU = Speed(0.02, 0.004, 0.02)
 
 
 def said(speed: Speed, minutes: float, clips: int | None = None) -> str:
-    return ". ".join(sentences(choose_plan(speed, minutes, clips), speed, minutes))
+    return ". ".join(plan_sentences(choose_plan(speed, minutes, clips), speed, minutes))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> None:
         RunFolder(plan.out).begin(settle_precision(plan)[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands_run, "follow", stop)
+    monkeypatch.setattr(run_stages, "follow_stages", stop)
 
 
 def numbers(out: Path) -> str:

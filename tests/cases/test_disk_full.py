@@ -205,7 +205,7 @@ def verbs(whole: Path, teacher: Path, disk: Path) -> dict[str, tuple[list[object
         disk / "data",
     ]
     models = [f"teacher={teacher}@2", f"{run}@4"]
-    asked = [
+    arguments = [
         "--prompts",
         prompts,
         "--num",
@@ -224,8 +224,8 @@ def verbs(whole: Path, teacher: Path, disk: Path) -> dict[str, tuple[list[object
         "sample to mp4": ([*sample, disk / "clip.mp4"], 4),
         "sample to gif": ([*sample, disk / "clip.gif"], 4),
         "sample to png": ([*sample, disk / "sheet.png"], 4),
-        "evaluate, clips": (["evaluate", *models, *asked], 12),
-        "evaluate, figures": (["evaluate", *models, *asked], 40),
+        "evaluate, clips": (["evaluate", *models, *arguments], 12),
+        "evaluate, figures": (["evaluate", *models, *arguments], 40),
         "benchmark": (["benchmark", *models, "--repetitions", 2, "--device", "cpu", "--out", disk / "b.json"], 4),
         "export": (["export", run, "--to", "diffusers", "--out", disk / "export"], 100),
         "export to one file": (["export", run, "--to", "single-file", "--out", disk / "export"], 100),

@@ -15,9 +15,9 @@ from fewstep.commands.demo import _on_distances
 from fewstep.commands.evaluate_screen import figures_table
 from fewstep.commands.tables import print_table
 from fewstep.eval.alarms import alarms
-from fewstep.eval.benchmark import notes
+from fewstep.eval.benchmark import benchmark_notes
 from fewstep.eval.caution import on_figures
-from fewstep.eval.report.inputs import Comparison, Evaluation
+from fewstep.eval.report.inputs import Comparison, EvaluationRecord
 from fewstep.eval.report.words import verdict
 from fewstep.teacher.shapes.judge import FEATURES
 
@@ -49,7 +49,7 @@ def row(
 
 
 def headline(num: int) -> str:
-    evaluation = Evaluation.model_validate({"rows": [row("teacher", num), row("student", num, 200.0, ratio=1.0)]})
+    evaluation = EvaluationRecord.model_validate({"rows": [row("teacher", num), row("student", num, 200.0, ratio=1.0)]})
     return " ".join(verdict(Comparison(Path("e"), evaluation)))
 
 
@@ -116,7 +116,7 @@ def test_notes_of_a_benchmark(figures: Check) -> None:
     teacher = timed("teacher", 13, 1.0, 1.0)
 
     def told(*students: dict[str, Any], fit: dict[str, float] | None = None, **more: Any) -> list[str]:
-        return notes({"rows": [teacher | more, *students], "fit": fit, "failed": {}})
+        return benchmark_notes({"rows": [teacher | more, *students], "fit": fit, "failed": {}})
 
     fast = timed("student", 7, 2.12, 13 / 7)
     figures("denoising 2.12x of 1.86x", told(fast), ["2.12 times as fast is above the ideal of 1.86"])

@@ -52,10 +52,10 @@ def terminal(check_case: Check) -> Check:
     ],
 )
 def test_streams(lines: Check, tmp_path: Path, stdout: Stream, stderr: Stream, expected: str) -> None:
-    found = seen([*FEWSTEP, "teacher", "videos", str(tmp_path / "clips"), "--num", "2"], tmp_path, stdout, stderr)
-    got = ["bars on the terminal"] if "━" in found.terminal else []
-    got += [f"lines in {name}" for name in ("stdout", "stderr") if "clips: clip 1/2, peak" in getattr(found, name)]
-    assert "\x1b" not in found.stdout + found.stderr
+    outcome = seen([*FEWSTEP, "teacher", "videos", str(tmp_path / "clips"), "--num", "2"], tmp_path, stdout, stderr)
+    got = ["bars on the terminal"] if "━" in outcome.terminal else []
+    got += [f"lines in {name}" for name in ("stdout", "stderr") if "clips: clip 1/2, peak" in getattr(outcome, name)]
+    assert "\x1b" not in outcome.stdout + outcome.stderr
     lines(f"stdout is a {stdout}, stderr a {stderr}", ", ".join(got), expected)
 
 
@@ -63,11 +63,11 @@ def test_streams(lines: Check, tmp_path: Path, stdout: Stream, stderr: Stream, e
 def test_paths_of_clips_stay_paths(lines: Check, tmp_path: Path, tiny_wan_folder: Path) -> None:
     clip = str(tmp_path / "clip.gif")
     command = [*FEWSTEP, "sample", str(tiny_wan_folder), "--prompt", "a ring", "--steps", "2", "--out", clip]
-    found = seen(command, tmp_path, "file", "terminal")
-    lines("sample --out clip.gif > paths, under a bar", found.stdout, clip)
-    found = seen(command, tmp_path, "pipe", "pipe")
-    lines("$(sample --out clip.gif)", found.stdout, clip)
-    lines("sample in a script, standard error", found.stderr, ["loading", "sampling: step 1/2, peak"])
+    outcome = seen(command, tmp_path, "file", "terminal")
+    lines("sample --out clip.gif > paths, under a bar", outcome.stdout, clip)
+    outcome = seen(command, tmp_path, "pipe", "pipe")
+    lines("$(sample --out clip.gif)", outcome.stdout, clip)
+    lines("sample in a script, standard error", outcome.stderr, ["loading", "sampling: step 1/2, peak"])
 
 
 def test_the_first_line_comes_before_torch(lines: Check, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_log_goes_on_after_a_stop(lines: Check, tmp_path: Path, tiny_wan_folde
     for line in process.stdout:
         if "4-step: step 1/" in line:
             break
-    process.stdout.close()  # as `| head` does; the run must go on all the same
+    process.stdout.close()  # as `| head` does; the run must go on anyway
     log, state = tmp_path / "run" / "log.txt", tmp_path / "run" / "state.pt"
     while not state.exists() and process.poll() is None:
         pass
@@ -216,11 +216,11 @@ def test_a_terminal_shows_pace_memory_and_both_times_left(
     terminal: Check, tmp_path: Path, tiny_wan_folder: Path
 ) -> None:
     recipe = write_recipe(tmp_path, tiny_wan_folder)
-    found = seen([*FEWSTEP, "run", str(recipe), "--set", "stages.0.steps=8"], tmp_path, "terminal", "terminal", 100)
-    assert found.code == 0, found.plain
-    terminal("said before slow things", found.plain, ["reading the recipe", "loading the teacher", "embedding the"])
-    bars = [line for line in found.plain.splitlines() if line.startswith("4-step ") and "8 " in line]
-    terminal("`nan` anywhere", "nan" in found.plain, "False")
+    outcome = seen([*FEWSTEP, "run", str(recipe), "--set", "stages.0.steps=8"], tmp_path, "terminal", "terminal", 100)
+    assert outcome.code == 0, outcome.plain
+    terminal("said before slow things", outcome.plain, ["reading the recipe", "loading the teacher", "embedding the"])
+    bars = [line for line in outcome.plain.splitlines() if line.startswith("4-step ") and "8 " in line]
+    terminal("`nan` anywhere", "nan" in outcome.plain, "False")
     later = next(line for line in bars if "left" in line)
     terminal("a bar later on", later, ["loss ", "/step, peak ", " GiB, ", " left, run "])
 

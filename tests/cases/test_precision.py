@@ -36,7 +36,7 @@ on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reaso
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """machine(NATIVE): from now on the commands run on such a machine."""
-    return lambda said: monkeypatch.setattr(precision, "auto_precision", lambda device: said)
+    return lambda text: monkeypatch.setattr(precision, "auto_precision", lambda device: text)
 
 
 @pytest.fixture
@@ -121,11 +121,11 @@ def test_bfloat16_where_it_is_emulated_is_warned_of(
     )
 
 
-@pytest.mark.parametrize("asked", ["float16", "fp16", "half", "bf16", "Auto", "null"])
-def test_other_precisions_of_training_are_refused(asked: str, tiny: Path, check_case: Callable[..., None]) -> None:
+@pytest.mark.parametrize("arguments", ["float16", "fp16", "half", "bf16", "Auto", "null"])
+def test_other_precisions_of_training_are_refused(arguments: str, tiny: Path, check_case: Callable[..., None]) -> None:
     sentence = ["exit 2", "precision", "bfloat16", "float32", "auto"]
-    code, output = fewstep("run", tiny, "--set", f"precision={asked}", "--dry-run")
-    check_case(KIND, f"precision={asked} for training", f"exit {code}; {said(output)}", sentence)
+    code, output = fewstep("run", tiny, "--set", f"precision={arguments}", "--dry-run")
+    check_case(KIND, f"precision={arguments} for training", f"exit {code}; {said(output)}", sentence)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -143,8 +143,8 @@ def test_an_evaluation_keeps_its_precision(
     tiny_wan_folder: Path, tmp_path: Path, machine: Machine, check_case: Callable[..., None]
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a ring\n")
-    asked = ["--prompts", tmp_path / "prompts.txt", "--num", 3, "--out", tmp_path / "out", "--metrics", "motion"]
-    command = ["evaluate", f"teacher={tiny_wan_folder}@2", *asked]
+    arguments = ["--prompts", tmp_path / "prompts.txt", "--num", 3, "--out", tmp_path / "out", "--metrics", "motion"]
+    command = ["evaluate", f"teacher={tiny_wan_folder}@2", *arguments]
     results = tmp_path / "out" / "results.json"
     for now, case in ((NATIVE, "evaluate where bfloat16 is native"), (EMULATED, "evaluate resumed where it is not")):
         machine(now)
@@ -177,8 +177,8 @@ def test_videos_for_vbench_keep_their_precision(
     tiny_wan_folder: Path, tmp_path: Path, machine: Machine, check_case: Callable[..., None]
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a ring\n")
-    asked = ["--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out"]
-    command = ["vbench", "videos", f"teacher={tiny_wan_folder}@2", *asked]
+    arguments = ["--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out"]
+    command = ["vbench", "videos", f"teacher={tiny_wan_folder}@2", *arguments]
     claim = tmp_path / "out" / "teacher.json"
     for now, case in ((NATIVE, "vbench where bfloat16 is native"), (EMULATED, "vbench resumed where it is not")):
         machine(now)
@@ -236,8 +236,8 @@ def test_processors_with_instructions(
 ) -> None:
     monkeypatch.setattr(torch.cpu, name, lambda: True)
     instructions = "AMX" if "amx" in name else "AVX512-BF16"
-    found = auto_precision(CPU)
-    check_case(KIND, f"CPU with {instructions}", found, str(AutoPrecision("bfloat16", f"the CPU has {instructions}")))
+    outcome = auto_precision(CPU)
+    check_case(KIND, f"CPU with {instructions}", outcome, str(AutoPrecision("bfloat16", f"the CPU has {instructions}")))
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,14 @@ def place(tmp_path: Path, tiny_wan_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs of the recipe, on rollouts and on videos; not to be changed."""
-    found = {}
+    folders = {}
     for kind, settings in (("rollouts", []), ("videos", VIDEOS)):
         folder = tmp_path_factory.mktemp(kind)
         write_recipe(folder, tiny_wan_folder)
         code, output = fewstep("run", folder / "tiny.yaml", *sets(settings))
         assert code == 0, output
-        found[kind] = folder
-    return found
+        folders[kind] = folder
+    return folders
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         with monkeypatch.context() as patched:
             forbid_loading(patched)
             patched.chdir(folder)
-            said = [fewstep("run", "tiny.yaml", *sets(settings), *options, *dry) for dry in (["--dry-run"], [])]
-        assert [code for code, _ in said] == [2, 2], said
-        assert said[0][1] == said[1][1], said
+            text = [fewstep("run", "tiny.yaml", *sets(settings), *options, *dry) for dry in (["--dry-run"], [])]
+        assert [code for code, _ in text] == [2, 2], text
+        assert text[0][1] == text[1][1], text
         assert listing(folder) == before
-        return said[0][1].strip().replace(f"{folder}/", "").replace(str(folder), "HERE")
+        return text[0][1].strip().replace(f"{folder}/", "").replace(str(folder), "HERE")
 
     return refuse
 
@@ -321,8 +321,8 @@ def test_a_run_that_goes_on_elsewhere_is_refused_alike(
         shutil.copytree(finished["rollouts"], place)
         (place / lock).touch()
         with FileLock(place / lock):
-            found = refusal(place, [f"out={place / 'run'}"])
-        check_case(KIND, f"{lock} is held", found, ["another process is writing", "or choose another"])
+            outcome = refusal(place, [f"out={place / 'run'}"])
+        check_case(KIND, f"{lock} is held", outcome, ["another process is writing", "or choose another"])
 
 
 def test_an_out_that_cannot_be_written_is_refused_alike(

@@ -12,7 +12,7 @@ import pytest
 
 from fewstep.eval.models import Model
 from fewstep.eval.outlines import outline_models
-from fewstep.student.sampler import Asked
+from fewstep.student.sampler import SamplingOptions
 from tests.cases.breaking import (
     Change,
     edited,
@@ -187,8 +187,8 @@ def test_a_moved_teacher_that_takes_part_is_the_students_own(place: Path, check_
     """Its contract names where it was; what counts is its sha256."""
     (place / "T").rename(place / "moved")
     models = [Model.of("teacher", "moved"), Model.of("student", "run", 2)]
-    found = [one.sampler.steps for one in outline_models(models, Asked())]
-    check_case(KIND, "the teacher moved, and is the first model", found, "[50, 2]")
+    outcome = [one.sampler.steps for one in outline_models(models, SamplingOptions())]
+    check_case(KIND, "the teacher moved, and is the first model", outcome, "[50, 2]")
 
 
 def test_what_is_left_out_is_announced_first(

@@ -60,7 +60,7 @@ def test_twenty_stops_at_random_moments(check_case: CheckCase, tmp_path: Path, t
     mute = [stop.line for stop in stops if "run the same command again to resume" not in stop.line]
     check_case(kind, "sentences that do not say how to resume", mute, "[]")
     stated = [(stop, re.search(r"stage (\S+) is at step (\d+) of", stop.line)) for stop in stops]
-    other = [s.line for s, found in stated if found and int(found[2]) and (found[1], int(found[2])) != s.checkpoint]
+    other = [s.line for s, match in stated if match and int(match[2]) and (match[1], int(match[2])) != s.checkpoint]
     check_case(kind, "sentences that name another step than the checkpoint's", other, "[]")
     check_case(kind, "finished steps that a stop lost", sum(max(0, s.done - s.kept) for s in stops), "0")
     moments = "in training" if any("is at step" in stop.line for stop in stops) else "never in training"
@@ -86,10 +86,10 @@ SIGNALS: dict[int, tuple[int, str]] = {
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: signal.Signals(number).name)
 def test_each_signal_that_stops(check_case: CheckCase, tmp_path: Path, tiny_wan_folder: Path, number: int) -> None:
     recipe, (code, name) = write_recipe(tmp_path, tiny_wan_folder), SIGNALS[number]
-    found = end_of(*signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe))
+    outcome = end_of(*signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe))
     stage, step = saved(tmp_path / "run")
     kept = f"stage {stage} is at step {step} of {STEPS[stage]}, saved in {tmp_path / 'run' / 'state.pt'}"
-    check_case("08 signals that stop a run", name, found, f"exit {code}: stopped by {name}; {kept}; {RESUME}")
+    check_case("08 signals that stop a run", name, outcome, f"exit {code}: stopped by {name}; {kept}; {RESUME}")
 
 
 def ignored(number: int) -> None:
@@ -103,8 +103,8 @@ def test_signals_that_are_ignored(check_case: CheckCase, tmp_path: Path, tiny_wa
     stages = [stage | {"steps": 10} for stage in RECIPE["stages"]]
     recipe = write_recipe(tmp_path, tiny_wan_folder, stages=stages)
     ignore = partial(ignored, number)
-    found = signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe, before=ignore)
-    got = f"{end_of(*found)} {'saved in' in found[1]}"
+    outcome = signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe, before=ignore)
+    got = f"{end_of(*outcome)} {'saved in' in outcome[1]}"
     check_case("08 ignored signals", signal.Signals(number).name, got, ["exit 0: the student is in", "False"])
 
 
@@ -114,11 +114,11 @@ def test_warnings_save_and_go_on(check_case: CheckCase, tmp_path: Path, tiny_wan
     stages = [stage | {"steps": 10} for stage in RECIPE["stages"]]
     recipe = write_recipe(tmp_path, tiny_wan_folder, stages=stages, logging=RECIPE["logging"] | {"save_seconds": 1000})
     code, output = signalled(tmp_path / "log", number, trained(tmp_path / "run", 3), "run", recipe)
-    said = next((line for line in output.splitlines() if "training continues" in line), "nothing said")
+    text = next((line for line in output.splitlines() if "training continues" in line), "nothing said")
     check_case(
         "08 warnings in a run",
         signal.Signals(number).name,
-        f"{said} {end_of(code, output)}",
+        f"{text} {end_of(code, output)}",
         [
             "-step is at step",
             f"saved in {tmp_path / 'run' / 'state.pt'}; training continues",
@@ -141,8 +141,8 @@ def test_a_second_stop_cuts_the_first_one_short(check_case: CheckCase, tmp_path:
     child.send(signal.SIGTERM)
     time.sleep(2.2)
     child.send(signal.SIGTERM)
-    found = end_of(*child.finish(60))
-    got = f"{found}; checkpoint as before: {saved(run) == kept}; parts {list(run.glob('.*.part*'))}"
+    outcome = end_of(*child.finish(60))
+    got = f"{outcome}; checkpoint as before: {saved(run) == kept}; parts {list(run.glob('.*.part*'))}"
     check_case(
         "08 signals that stop a run", "SIGTERM twice while a checkpoint is written", got,
         ["exit 143: stopped by SIGTERM; ", RESUME, "checkpoint as before: True; parts []"],

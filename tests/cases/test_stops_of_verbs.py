@@ -35,17 +35,17 @@ def verbs(finished: Path, teacher: Path, out: Path) -> dict[str, tuple[list[obje
     rollouts = ["data", "rollouts", prompts, "--teacher", teacher, "--steps", 60, "--device", "cpu", "--out", out]
     videos = ["data", "videos", films(out.parent), "--teacher", teacher, "--device", "cpu", "--out", out]
     models = [f"teacher={teacher}@20", f"{run}@4"]
-    asked = ["--prompts", prompts, "--out", out, "--device", "cpu"]
+    arguments = ["--prompts", prompts, "--out", out, "--device", "cpu"]
     trained_teacher = teacher_recipe(out)
     return {
         "data rollouts": (rollouts, appears(out, ".shard-*"), RESUME, "8 clips in 1 shards"),
         "data videos": (videos, appears(out, ".shard-*"), RESUME, "24 clips in 1 shards"),
         "evaluate": (
-            ["evaluate", *models, *asked, "--num", 8, "--batch", 1, "--metrics", "psnr"],
+            ["evaluate", *models, *arguments, "--num", 8, "--batch", 1, "--metrics", "psnr"],
             appears(out, "videos/teacher/*.mp4"), kept, "figures",
         ),
         "vbench videos": (
-            ["vbench", "videos", f"{run}@4", *asked], appears(out, "*/*.mp4", 2), kept, str(out / "run-4"),
+            ["vbench", "videos", f"{run}@4", *arguments], appears(out, "*/*.mp4", 2), kept, str(out / "run-4"),
         ),
         "teacher table": (
             ["teacher", "table", "--num", 4, "--reference", 8, "--steps", "2,1", "--out", out / "table.json"],

@@ -43,8 +43,8 @@ def test_a_whole_run_in_tensorboard(tracked: Check, tmp_path: Path, tiny_wan_fol
     tracked("clips at steps", [clip.step for clip in clips], "[2, 3]")
     tracked("as", clips[0].encoded_image_string[:6], "b'GIF89a'")
     content = board.SummaryMetadata("2-step", "_hparams_/session_start_info").plugin_data.content
-    told = HParamsPluginData.FromString(content).session_start_info.hparams
-    tracked("hyper-parameters: objective.kind", told["objective.kind"].string_value, "adversarial")
+    facts = HParamsPluginData.FromString(content).session_start_info.hparams
+    tracked("hyper-parameters: objective.kind", facts["objective.kind"].string_value, "adversarial")
     (text,) = {e.tensor_proto.string_val[0] for e in board.Tensors("1-step", "recipe/text_summary")}
     tracked("the recipe as text", text.decode(), ["teacher_steps: 8", "student_steps: 4", "seed: 3"])
 
@@ -52,19 +52,19 @@ def test_a_whole_run_in_tensorboard(tracked: Check, tmp_path: Path, tiny_wan_fol
 def test_a_whole_run_in_wandb(tracked: Check, tmp_path: Path, tiny_wan_folder: Path, fake_wandb: Any) -> None:
     code, output = run(tmp_path, tiny_wan_folder, "wandb")
     assert code == 0, output
-    (asked,) = fake_wandb.asked
-    tracked("wandb: project and name", (asked["project"], asked["name"]), "('fewstep', 'run')")
+    (arguments,) = fake_wandb.asked
+    tracked("wandb: project and name", (arguments["project"], arguments["name"]), "('fewstep', 'run')")
     tracked("runs of three stages", len(fake_wandb.runs), "1")
     logged = fake_wandb.runs[0].logged
     names = {key.split("/")[0] for _, values in logged for key in values}
     tracked("stages lead the names", sorted(names), "['1-step', '2-step', '4-step', 'relay_step']")
     steps = [step for step, _ in logged]
     tracked("steps of the relay only grow", steps == sorted(steps) and steps[-1], "7")
-    tracked("settings", sorted(asked["config"]), ["data", "logging", "stages", "teacher"])
+    tracked("settings", sorted(arguments["config"]), ["data", "logging", "stages", "teacher"])
     clips = [values["4-step/samples/0"] for _, values in logged if "4-step/samples/0" in values]
     tracked("clips", clips, "[('0.mp4', 'a ring', 'mp4'), ('0.mp4', 'a ring', 'mp4')]")
     run(tmp_path, tiny_wan_folder, "wandb")
-    tracked("run again: the same id", fake_wandb.asked[1]["id"] == asked["id"], "True")
+    tracked("run again: the same id", fake_wandb.asked[1]["id"] == arguments["id"], "True")
     tracked("and nothing twice", fake_wandb.runs[1].logged, "[]")
 
 

@@ -15,7 +15,7 @@ import pytest
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from fewstep.teacher.decode_video import ClipShape, Start, decode_video
+from fewstep.teacher.decode_video import ClipShape, ClipStart, decode_video
 from tests.cases.record import FILES, outcome
 from tests.commands.typed import fewstep
 from tests.teacher import films
@@ -34,7 +34,7 @@ def eight_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), options=films.GOP)
 
 
-def frames_shown(path: Path, num: int = 5, start: Start = "centre") -> str:
+def frames_shown(path: Path, num: int = 5, start: ClipStart = "centre") -> str:
     """The numbers of the frames in a clip of 8 a second, or the refusal."""
     return outcome(lambda: numbers(decode_video(path, ClipShape(num, 16, 32, 8), start)))
 
@@ -163,8 +163,8 @@ def shape_shown(path: Path, aspect: Fraction = Fraction(1), turn: str = "upright
         clip = decode_video(path, ClipShape(9, height, width, 8), "beginning")
         return verdict(off(clip[0], as_shown(stored, float(aspect), TURNS[turn], height, width)))
 
-    found = [outcome(lambda size=size: attempt(*size)) for size in CLIPS]  # type: ignore[misc]
-    return next((words for words in found if words != verdict(0)), verdict(0))
+    verdicts = [outcome(lambda size=size: attempt(*size)) for size in CLIPS]  # type: ignore[misc]
+    return next((words for words in verdicts if words != verdict(0)), verdict(0))
 
 
 ASPECTS = {

@@ -29,18 +29,18 @@ def main() -> None:
     parser.add_argument(
         "--comfyui", type=Path, metavar="DIR", help="a checkout of ComfyUI, whose requirements are here"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    kept = _rows_in(asked.out)
-    found = []
+    kept = _rows_in(arguments.out)
+    rows = []
     with TemporaryDirectory() as work:
-        for row in _rows(asked, Path(work)):
-            found.append(asdict(row))
-            print(json.dumps(found[-1]), flush=True)
-    redone = {(row["client"], row["version"]) for row in found}
-    table = [row for row in kept if (row["client"], row["version"]) not in redone] + found
-    asked.out.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
-    if not all(row["ok"] for row in found):
+        for row in _rows(arguments, Path(work)):
+            rows.append(asdict(row))
+            print(json.dumps(rows[-1]), flush=True)
+    redone = {(row["client"], row["version"]) for row in rows}
+    table = [row for row in kept if (row["client"], row["version"]) not in redone] + rows
+    arguments.out.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    if not all(row["ok"] for row in rows):
         raise SystemExit(1)
 
 
@@ -54,15 +54,15 @@ def _rows_in(table: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(asked: argparse.Namespace, work: Path) -> Iterator[Row]:
-    if asked.libraries:
+def _rows(arguments: argparse.Namespace, work: Path) -> Iterator[Row]:
+    if arguments.libraries:
         yield from libraries.rows(work / "libraries")
-    if asked.least is not None:
-        yield from least.rows(asked.least.absolute(), work / "least")
-    if asked.comfyui is not None:
+    if arguments.least is not None:
+        yield from least.rows(arguments.least.absolute(), work / "least")
+    if arguments.comfyui is not None:
         from tests.clients import comfyui
 
-        yield from comfyui.rows(asked.comfyui.absolute(), work / "comfyui")
+        yield from comfyui.rows(arguments.comfyui.absolute(), work / "comfyui")
 
 
 main()

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from fewstep.student.export.abilities import original_names
-from fewstep.student.export.base import PROMPTS, Options, export, find_format
+from fewstep.student.export.base import PROBE_PROMPTS, Options, find_format
 from fewstep.student.export.comfyui_workflow import base_file
 from fewstep.student.export.header import read_tensors, write_tensors
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.conditions import EMBEDDINGS
 from tests.clients.row import Row, compared, said
@@ -64,12 +65,13 @@ class ComfyUI:
         (shifted,) = shift.patch(model, nodes["shift"]["inputs"]["shift"])
         empty = self.empty_latents(nodes["noise"])
         assert empty.shape[1:] == noise.shape[1:], (empty.shape, noise.shape)
-        asked = nodes["sample"]["inputs"]
-        found = self.sample.sample(
-            shifted, noise, asked["steps"], asked["cfg"], asked["sampler_name"], asked["scheduler"],
-            [[text, {}]], [[torch.zeros_like(text), {}]], empty, denoise=asked["denoise"], seed=0, disable_pbar=True,
+        arguments = nodes["sample"]["inputs"]
+        sampled = self.sample.sample(
+            shifted, noise, arguments["steps"], arguments["cfg"], arguments["sampler_name"], arguments["scheduler"],
+            [[text, {}]], [[torch.zeros_like(text), {}]], empty, denoise=arguments["denoise"], seed=0,
+            disable_pbar=True,
         )  # fmt: skip
-        normalised: Tensor = shifted.model.process_latent_in(found)
+        normalised: Tensor = shifted.model.process_latent_in(sampled)
         return normalised
 
     def empty_latents(self, node: dict[str, Any]) -> Tensor:
@@ -77,8 +79,8 @@ class ComfyUI:
         kind = self.nodes.NODE_CLASS_MAPPINGS[node["class_type"]]
         inputs = {name: None if isinstance(value, list) else value for name, value in node["inputs"].items()}
         newer = hasattr(kind, "execute")
-        found = kind.execute(**inputs).result if newer else getattr(kind(), kind.FUNCTION)(**inputs)
-        latents: Tensor = found[0]["samples"]
+        outputs = kind.execute(**inputs).result if newer else getattr(kind(), kind.FUNCTION)(**inputs)
+        latents: Tensor = outputs[0]["samples"]
         return latents
 
     def errors(self, nodes: dict[str, Any], models: Path) -> str:
@@ -101,9 +103,9 @@ def rows(checkout: Path, work: Path) -> Iterator[Row]:
         cases = [(full, "full student", Options()), (full, "full student in bfloat16", Options(precision="bfloat16"))]
         cases += [(lora, "LoRA student", Options()), (full, "full student as a LoRA of rank 128", Options(rank=128))]
         for student, case, options in cases:
-            out = export(student, "comfyui", work / f"{channels}-{case}", options).folder
+            out = write_export(student, "comfyui", work / f"{channels}-{case}", options).folder
             yield from _of_export(client, student, out, base, f"{name}, {case}", channels)
-        plain = export(lora, "lora", work / f"{channels}-plain").folder / "pytorch_lora_weights.safetensors"
+        plain = write_export(lora, "lora", work / f"{channels}-plain").folder / "pytorch_lora_weights.safetensors"
         _, tensors, used, _ = client.patch(client.load(base)[0], plain)
         where = ("ComfyUI", client.version, "lora")
         yield said(where, f"{name}, what the card says: it patches nothing", f"{used} of {tensors} tensors", used == 0)
@@ -124,14 +126,14 @@ def _of_export(client: ComfyUI, student: Student, out: Path, base: Path, case: s
             where, f"{case}: key mapping", f"{tensors} tensors patch {used} weights, {len(unused)} unused", not unused
         )
     z = student.teacher.noise([0], student.teacher.latent_shape(*student.contract.size))
-    conditions = student.teacher.fixed_lengths(student.teacher.conditions(PROMPTS[:1]))
-    extracted = "rank" in case  # an approximation of the student, so it is held against the file's own sum
+    conditions = student.teacher.fixed_lengths(student.teacher.conditions(PROBE_PROMPTS[:1]))
+    extracted = "rank" in case  # an approximation of the student, so it is compared with the file's own sum
     held = find_format("comfyui").network(file, student.teacher) if extracted else student.network
-    own = replace(student, network=held).sample(z, student.teacher.conditions(PROMPTS[:1]))
-    found = client.latents(model, nodes, z, conditions.positive[EMBEDDINGS].float())
+    own = replace(student, network=held).sample(z, student.teacher.conditions(PROBE_PROMPTS[:1]))
+    latents = client.latents(model, nodes, z, conditions.positive[EMBEDDINGS].float())
     most = 0.3 if "bfloat16" in case else 1e-4
     against = "the base model with all that the file adds" if extracted else "the student"
-    yield compared(where, f"{case}: sampling, against {against}", own, found, most)
+    yield compared(where, f"{case}: sampling, against {against}", own, latents, most)
     models = out.parent / f"{out.name}-models"
     names = {"text_encoders": nodes["text"]["inputs"]["clip_name"], "vae": nodes["vae"]["inputs"]["vae_name"]}
     names |= {"diffusion_models": nodes["model"]["inputs"]["unet_name"]}

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from fewstep.student.contract import UNNAMED
-from fewstep.student.export.base import export
 from fewstep.student.export.card_use import least_diffusers
+from fewstep.student.export.write_export import write_export
 from tests.clients.libraries import PROMPT, noise_of, own_latents
 from tests.clients.row import Row, compared, said
 from tests.clients.students import make_student, save_teacher
@@ -28,7 +28,7 @@ def rows(python: Path, work: Path) -> Iterator[Row]:
     for train, to in (("full", "diffusers"), ("full", "single-file"), ("lora", "lora"), ("lora", "comfyui")):
         stage = work / f"{train}-{to}"
         student = make_student(work / "teacher", stage, "full" if train == "full" else "lora")
-        folder = export(student, to, work / f"{to}-export").folder
+        folder = write_export(student, to, work / f"{to}-export").folder
         (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
         until_pipe = snippet.partition("from diffusers.utils")[0].replace(UNNAMED, str(work / "teacher"))
         (stage / "snippet.py").write_text(until_pipe)
@@ -44,8 +44,8 @@ def rows(python: Path, work: Path) -> Iterator[Row]:
             lines = done.stderr.strip().splitlines() or ["nothing said"]
             yield said(("diffusers", least, to), f"{said_of[train]}: the card's snippet", lines[-1], False)
             continue
-        found = torch.load(stage / "out.pt", weights_only=True)
-        where = ("diffusers", found["version"], to)
+        stored = torch.load(stage / "out.pt", weights_only=True)
+        where = ("diffusers", stored["version"], to)
         yield compared(
-            where, f"{said_of[train]}: the card's snippet, least version", own_latents(student), found["latents"]
+            where, f"{said_of[train]}: the card's snippet, least version", own_latents(student), stored["latents"]
         )

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fewstep.student.adapters import shared_copy
-from fewstep.student.export.base import Options, export, find_format, formats_of
+from fewstep.student.export.base import Options, find_format, formats_of
 from fewstep.student.export.stock import pipeline_latents, stock_pipeline
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.student.sampler import open_sampler
-from fewstep.teacher.base import load_teacher
-from fewstep.teacher.families.wan_files import NAMES
+from fewstep.teacher.families.wan_files import WAN_NAMES
+from fewstep.teacher.load_teacher import load_teacher
 from tests.clients.row import Row, compared, said
 from tests.clients.students import make_student, save_teacher
 from tests.tiny_pipelines import save_tiny_animatediff
@@ -65,17 +66,17 @@ def _of_diffusers(student: Student, kind: str, work: Path) -> Iterator[Row]:
         if name in EXTRA and find_spec(EXTRA[name]) is None:
             continue
         format = find_format(name)
-        done = export(student, name, work / name)
+        done = write_export(student, name, work / name)
         if format.library == "diffusers":
             where = ("diffusers", version("diffusers"), name)
             most = 1.0 if kind == "full student" and name == "lora" else format.tolerance
-            found = format.reload(done.folder, student)(noise_of(student), [PROMPT])
-            yield compared(where, f"{kind}: the stock pipeline", own_latents(student), found, 2 * most)
+            latents = format.reload(done.folder, student)(noise_of(student), [PROMPT])
+            yield compared(where, f"{kind}: the stock pipeline", own_latents(student), latents, 2 * most)
         if name in ("diffusers", "single-file", "comfyui", "lora"):
-            half = export(student, name, work / f"{name}-bfloat16", Options(precision="bfloat16"))
-            found = format.reload(half.folder, student)(noise_of(student), [PROMPT])
+            half = write_export(student, name, work / f"{name}-bfloat16", Options(precision="bfloat16"))
+            latents = format.reload(half.folder, student)(noise_of(student), [PROMPT])
             case = f"{kind} in bfloat16: the stock pipeline"
-            yield compared(("diffusers", version("diffusers"), name), case, own_latents(student), found, 0.3)
+            yield compared(("diffusers", version("diffusers"), name), case, own_latents(student), latents, 0.3)
 
 
 def _of_peft(student: Student, folder: Path) -> Iterator[Row]:
@@ -93,10 +94,10 @@ def _of_peft(student: Student, folder: Path) -> Iterator[Row]:
         f"{len(state)} tensors, {len(left.unexpected_keys)} left over",
         not left.unexpected_keys,
     )
-    found = Student(student.teacher, network.base_model.model, student.contract).sample(
+    latents = Student(student.teacher, network.base_model.model, student.contract).sample(
         noise_of(student), student.teacher.conditions([PROMPT])
     )
-    yield compared(where, "LoRA student: latents", own_latents(student), found)
+    yield compared(where, "LoRA student: latents", own_latents(student), latents)
 
 
 def _without_header(student: Student, work: Path) -> Iterator[Row]:
@@ -108,20 +109,20 @@ def _without_header(student: Student, work: Path) -> Iterator[Row]:
         save_file({k: x for k, x in load_file(file).items() if not k.endswith(".alpha")}, bare / file.name)
         pipe = stock_pipeline(student)
         pipe.load_lora_weights(bare, weight_name=file.name)
-        found = pipeline_latents(pipe, student)(noise_of(student), [PROMPT])
+        latents = pipeline_latents(pipe, student)(noise_of(student), [PROMPT])
         where = ("diffusers", version("diffusers"), name)
-        yield compared(where, "saved again without header and alphas: the same strength", own_latents(student), found)
+        yield compared(where, "saved again without header and alphas: the same strength", own_latents(student), latents)
 
 
 def _in_and_out_layers(work: Path) -> Iterator[Row]:
     """Of LoRA's own targets outside of blocks, which one format names and others carry."""
     student = make_student(work / "teacher", work / "targets", "lora", targets=("patch_embedding", "proj_out", "to_q"))
-    done = export(student, "lora", work / "targets-lora")
-    found = find_format("lora").reload(done.folder, student)(noise_of(student), [PROMPT])
+    done = write_export(student, "lora", work / "targets-lora")
+    latents = find_format("lora").reload(done.folder, student)(noise_of(student), [PROMPT])
     where = ("diffusers", version("diffusers"), "lora")
-    yield compared(where, "LoRA on patch_embedding and proj_out", own_latents(student), found)
+    yield compared(where, "LoRA on patch_embedding and proj_out", own_latents(student), latents)
     try:
-        export(student, "comfyui", work / "targets-comfyui")
+        write_export(student, "comfyui", work / "targets-comfyui")
     except ValueError as error:
         yield said(
             (*where[:2], "comfyui"),
@@ -138,31 +139,31 @@ def _beside_another(student: Student, work: Path) -> Iterator[Row]:
     style = work / "style"
     style.mkdir()
     save_file({key: torch.randn_like(x) * 0.1 for key, x in load_file(file).items()}, style / file.name)
-    found = {}
+    of_order = {}
     for order, weight in (((0, 1), 0.8), ((1, 0), 0.8), ((0, 1), 0.0)):
         pipe = stock_pipeline(student)
         both = ((file.parent, "fewstep"), (style, "style"))
         for folder, name in (both[i] for i in order):
             pipe.load_lora_weights(folder, adapter_name=name)
         pipe.set_adapters(["fewstep", "style"], [1.0, weight])
-        found[order, weight] = pipeline_latents(pipe, student)(noise_of(student), [PROMPT])
+        of_order[order, weight] = pipeline_latents(pipe, student)(noise_of(student), [PROMPT])
     where = ("diffusers", version("diffusers"), "lora")
-    first, last = found[(0, 1), 0.8], found[(1, 0), 0.8]
+    first, last = of_order[(0, 1), 0.8], of_order[(1, 0), 0.8]
     yield compared(where, "beside another LoRA at 0.8: loaded before it, against after it", first, last)
-    yield compared(where, "beside another LoRA at 0: the student", own_latents(student), found[(0, 1), 0.0])
+    yield compared(where, "beside another LoRA at 0: the student", own_latents(student), of_order[(0, 1), 0.0])
 
 
 def _in_shards(student: Student, work: Path) -> Iterator[Row]:
-    done = export(student, "diffusers", work / "shards", Options(shard="1MB"))
+    done = write_export(student, "diffusers", work / "shards", Options(shard="1MB"))
     files = len(list((done.folder / "transformer").glob("*.safetensors")))
-    found = find_format("diffusers").reload(done.folder, student)(noise_of(student), [PROMPT])
+    latents = find_format("diffusers").reload(done.folder, student)(noise_of(student), [PROMPT])
     where = ("diffusers", version("diffusers"), "diffusers")
-    yield compared(where, f"weights in {files} files", own_latents(student), found)
+    yield compared(where, f"weights in {files} files", own_latents(student), latents)
 
 
 def _without_paths(student: Student, work: Path) -> Iterator[Row]:
     """What `work` is called stands in no file, and the base model's name in the card."""
-    done = export(student, "single-file", work / "named", Options(base_model="ORG/TEACHER"))
+    done = write_export(student, "single-file", work / "named", Options(base_model="ORG/TEACHER"))
     files = [path for path in done.folder.rglob("*") if path.is_file()]
     telling = [path.name for path in files if str(work).encode() in path.read_bytes()]
     card = ModelCard.load(done.folder / "README.md").data.to_dict()
@@ -193,7 +194,7 @@ def _of_gguf(student: Student, folder: Path) -> Iterator[Row]:
 
     (file,) = folder.glob("*.gguf")
     reader: Any = GGUFReader(file)
-    state = {NAMES.to_original(name): x for name, x in student.network.state_dict().items()}
+    state = {WAN_NAMES.to_original(name): x for name, x in student.network.state_dict().items()}
     worst = 0.0
     for tensor in reader.tensors:
         values = torch.tensor(np.array(quants.dequantize(tensor.data, tensor.tensor_type)))
@@ -210,6 +211,6 @@ def _of_gguf(student: Student, folder: Path) -> Iterator[Row]:
 
 def _of_onnx(student: Student, folder: Path) -> Iterator[Row]:
     sampler = open_sampler(folder, teacher=student.teacher)
-    found = sampler.sample(noise_of(student), student.teacher.conditions([PROMPT]))
+    latents = sampler.sample(noise_of(student), student.teacher.conditions([PROMPT]))
     where = ("onnxruntime", version("onnxruntime"), "onnx")
-    yield compared(where, "one graph, its steps by fewstep", own_latents(student), found, 1e-4)
+    yield compared(where, "one graph, its steps by fewstep", own_latents(student), latents, 1e-4)

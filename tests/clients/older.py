@@ -22,10 +22,10 @@ def main() -> None:
     exec(Path(snippet).read_text(), names)
     pipe = names["pipe"]
     noise = torch.load(latents, weights_only=True)
-    found = pipe(  # type: ignore[operator]
+    actual = pipe(  # type: ignore[operator]
         **json.loads(Path(arguments).read_text()), latents=noise, output_type="latent", return_dict=False
     )[0]
-    torch.save({"latents": found, "version": diffusers.__version__}, out)
+    torch.save({"latents": actual, "version": diffusers.__version__}, out)
 
 
 main()

@@ -31,7 +31,7 @@ def version_of(wheel: Path) -> tuple[int, ...]:
 
 def since(wheels: list[Path]) -> dict[str, str]:
     """Class, or what else -> the version of the first wheel that has it."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for wheel in sorted(wheels, key=version_of):
         version = ".".join(map(str, version_of(wheel)))
         with ZipFile(wheel) as archive:
@@ -39,8 +39,8 @@ def since(wheels: list[Path]) -> dict[str, str]:
             deprecations = archive.read("diffusers/utils/deprecation_utils.py").decode()
         has = {name for name in (*FAMILIES, *SCHEDULERS) if re.search(rf'"{name}"', exported)}
         has |= {DTYPE} if "_resolve_dtype" in deprecations else set()
-        found |= dict.fromkeys(has - found.keys(), version)
-    return dict(sorted(found.items()))
+        versions |= dict.fromkeys(has - versions.keys(), version)
+    return dict(sorted(versions.items()))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
-from fewstep.student.loading import Student, load_student
-from fewstep.teacher.base import load_teacher
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.shapes.text import make_tokenizer
 from tests.tiny_pipelines import TINY_WAN, randomized, save_tiny_wan, tiny_wan22_vae
 

@@ -43,14 +43,14 @@ def seen(
         ends[name] = {"terminal": terminal, "pipe": subprocess.PIPE, "file": None}[kind] or (folder / name).open("w")
     process = subprocess.Popen(command, **ends, text=True, env=clean | {"TERM": "xterm-256color"} | environment)
     os.close(terminal)
-    found = bytearray()
+    content = bytearray()
     with suppress(OSError):  # a terminal that nobody writes to any more
         while part := os.read(main, 65536):
-            found += part
+            content += part
     piped = process.communicate(timeout=120)
     os.close(main)
     texts = [
         (folder / name).read_text() if kind == "file" else text or ""
         for name, kind, text in (("stdout", stdout, piped[0]), ("stderr", stderr, piped[1]))
     ]
-    return Seen(process.returncode, found.decode(errors="replace"), *texts)
+    return Seen(process.returncode, content.decode(errors="replace"), *texts)

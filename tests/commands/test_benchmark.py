@@ -44,24 +44,26 @@ def test_teacher_and_students_in_one_table(run: Path, tiny_wan_folder: Path) -> 
     limited = f"limited={tiny_wan_folder}@8:5@0.3-0.93"  # 5 of its 8 steps begin between these noise levels
     code, output = fewstep("benchmark", *models, limited, "--steps", 8, *QUICK)
     assert code == 0, output
-    found = read(run / "benchmark.json")
-    rows = found["rows"]
-    asked = [(row["model"], row["steps"], row["guidance"], row["evaluations"]) for row in rows]
+    results = read(run / "benchmark.json")
+    rows = results["rows"]
+    arguments = [(row["model"], row["steps"], row["guidance"], row["evaluations"]) for row in rows]
     tiny = tiny_wan_folder.name
-    assert asked == [
+    assert arguments == [
         ("teacher", 8, 3.0, 16), ("run-4", 4, 1.0, 4), ("2-step", 2, 1.0, 2), (f"{tiny}-2-1", 2, 1.0, 2),
         ("limited", 8, "5@0.3-0.93", 13),
     ]  # fmt: skip
     for row in rows:
         assert all(0 < row[f"{part}_seconds"] <= row[f"{part}_seconds_p95"] for part in PARTS)
         assert row["repetitions"] == 2 and row["peak_gib"] > 0
-        assert row["seconds_per_120_frames"] == pytest.approx(row["total_seconds"] * 120 / found["protocol"]["size"][0])
+        assert row["seconds_per_120_frames"] == pytest.approx(
+            row["total_seconds"] * 120 / results["protocol"]["size"][0]
+        )
         assert row["speedup"] == pytest.approx(rows[0]["total_seconds"] / row["total_seconds"])
         assert row["denoise_speedup"] == pytest.approx(rows[0]["denoise_seconds"] / row["denoise_seconds"])
     ideal = [row["ideal_speedup"] for row in rows]
     assert ideal[:4] == [1, 4, 8, 8] and ideal[4] == pytest.approx(16 / 13)
-    assert found["fit"]["seconds_per_evaluation"] > 0 and found["failed"] == {}
-    protocol = found["protocol"]
+    assert results["fit"]["seconds_per_evaluation"] > 0 and results["failed"] == {}
+    protocol = results["protocol"]
     assert protocol["size"] == [9, 16, 16] and protocol["batch"] == 1 and protocol["dtype"] == "float32"
     assert protocol["versions"]["torch"] == torch.__version__ and protocol["threads"] == torch.get_num_threads()
     assert len((run / "benchmark.md").read_text().splitlines()) == 2 + len(rows)
@@ -83,20 +85,20 @@ def test_a_model_that_fails_does_not_stop_the_others(
     models = (f"teacher={tiny_wan_folder}@3", f"{run}@4", f"{run}@2")
     code, output = fewstep("benchmark", *models, *QUICK, "--out", out)
     assert code == 3
-    found = read(out)
-    assert [row["model"] for row in found["rows"]] == ["teacher", "run-2"]
-    assert found["failed"] == {"run-4": "tried to allocate 80 GiB"}
+    results = read(out)
+    assert [row["model"] for row in results["rows"]] == ["teacher", "run-2"]
+    assert results["failed"] == {"run-4": "tried to allocate 80 GiB"}
     assert "run-4 failed: tried to allocate 80 GiB" in output
 
 
 def test_a_benchmark_that_is_stopped_keeps_its_rounds(
     tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample, asked = Sampler.sample, []
+    sample, requested = Sampler.sample, []
 
     def stopped(self: Sampler, *arguments: Any) -> Tensor:
-        asked.append(self.name)
-        if len(asked) == 6:  # two models: one warm-up, two rounds, of which the second is not whole
+        requested.append(self.name)
+        if len(requested) == 6:  # two models: one warm-up, two rounds, of which the second is not whole
             raise KeyboardInterrupt
         return sample(self, *arguments)
 
@@ -112,11 +114,11 @@ def test_random_weights_need_configs_only(tiny_wan_folder: Path, tmp_path: Path)
     arguments = ("benchmark", "--random-weights", configs, *QUICK, "--out", out)
     code, output = fewstep(*arguments, "--steps", 3, "--no-text", "--frames", 5, "--batch", 2)
     assert code == 0, output
-    found = read(out)
-    assert [(row["model"], row["evaluations"], row["text_seconds"]) for row in found["rows"]] == [
+    results = read(out)
+    assert [(row["model"], row["evaluations"], row["text_seconds"]) for row in results["rows"]] == [
         ("teacher", 6, None), ("student", 4, None),
     ]  # fmt: skip
-    assert found["protocol"]["size"] == [5, 16, 16] and found["protocol"]["text"] == "left out"
+    assert results["protocol"]["size"] == [5, 16, 16] and results["protocol"]["text"] == "left out"
     assert fewstep(*arguments, "@2:3", "few=@1:1")[0] == 0
     assert [(row["model"], row["ideal_speedup"]) for row in read(out)["rows"]] == [("2-3", 1), ("few", 4)]
     assert fewstep(*arguments, "@2:3", "few=@1", "guided=@1:3")[0] == 0  # students are not guided, unless asked
@@ -130,14 +132,14 @@ def test_tuned_models_have_the_likeness_of_their_clips(run: Path, tiny_wan_folde
     out = tmp_path / "latency.json"
     code, output = fewstep("benchmark", f"{tiny_wan_folder}@3", f"{run}@2", *tuned, *QUICK, "--out", out)
     assert code == 0, output
-    found = read(out)
-    for row in found["rows"]:
+    results = read(out)
+    for row in results["rows"]:
         assert 0 <= row["relative_error"] < 1e-4 and row["max_difference"] < 1e-3
         parts = [row[f"{part}_seconds"] for part in ("text", "denoise", "decode")]
         assert row["total_seconds"] == pytest.approx(sum(parts), rel=0.2)
-    protocol = found["protocol"]
+    protocol = results["protocol"]
     assert (protocol["slicing"], protocol["overlap"], protocol["compile"]) == (True, True, False)
-    assert "decode is what is left to wait for" in protocol["overlap_seconds"] and "optimised" not in found
+    assert "decode is what is left to wait for" in protocol["overlap_seconds"] and "optimised" not in results
     assert " error | dB |" in out.with_suffix(".md").read_text().splitlines()[0]
 
 
@@ -152,12 +154,12 @@ def test_options_are_tried_and_all_models_timed_with_what_pays(
     out, five = tmp_path / "latency.json", ("--batch", 2, *QUICK, "--repetitions", 5)
     code, output = fewstep("benchmark", f"{tiny_wan_folder}@3", f"{run}@2", "--optimise", "auto", *five, "--out", out)
     assert code == 0, output
-    found = read(out)
-    assert next((one["option"], one["kept"]) for one in found["optimised"]) == ("--slicing", True)
-    assert all(one["seconds_with"] > 0 and one["relative_error"] < 1e-4 for one in found["optimised"])
+    results = read(out)
+    assert next((one["option"], one["kept"]) for one in results["optimised"]) == ("--slicing", True)
+    assert all(one["seconds_with"] > 0 and one["relative_error"] < 1e-4 for one in results["optimised"])
     assert "trying options on run-2" in output and "timing with --slicing" in output and "--tiling: " in output
-    assert found["protocol"]["slicing"] and found["protocol"]["max_error"] == 0.05
-    assert all("relative_error" in row for row in found["rows"])
+    assert results["protocol"]["slicing"] and results["protocol"]["max_error"] == 0.05
+    assert all("relative_error" in row for row in results["rows"])
 
 
 MISTAKES: list[tuple[list[str], str]] = [

@@ -81,8 +81,8 @@ def test_stages_and_settings_are_chosen(recipe: Path, tmp_path: Path) -> None:
     code, output = fewstep("benchmark", "--training", recipe, *chosen, "--dtype", "bfloat16", *QUICK)
     assert code == 0, output
     (row,) = read(tmp_path / "run" / "training.json")
-    found = (row["stage"], row["batch"], row["train"], row["dtype"], row["teacher"] == "shapes")
-    assert found == ("2-step", 4, "lora", "bfloat16", False)
+    actual = (row["stage"], row["batch"], row["train"], row["dtype"], row["teacher"] == "shapes")
+    assert actual == ("2-step", 4, "lora", "bfloat16", False)
     assert row["clips"] == row["expected_clips"] and row["clips"]["student_forward"] == 2 * 4  # half of them again
 
 
@@ -157,7 +157,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     def loaded(*_: object) -> None:
         raise AssertionError("a teacher was loaded")
 
-    monkeypatch.setattr("fewstep.teacher.base.load_teacher", loaded)
+    monkeypatch.setattr("fewstep.teacher.load_teacher.load_teacher", loaded)
     given = [{"TINY": str(tiny_wan_folder), "RECIPE": str(recipe)}.get(text, text) for text in arguments]
     code, output = fewstep("benchmark", *given, "--out", tmp_path / "training.json")
     assert code == 2 and sentence in output and "Traceback" not in output

@@ -17,9 +17,9 @@ from PIL import Image
 from fewstep.distill.chain import read_chain
 from fewstep.distill.packaged import chain_names
 from fewstep.distill.recipe import read_recipe
-from fewstep.student.chain import USUAL, chained, check_sizes, members_of, seed_before
+from fewstep.student.chain import USUAL, chained, check_chain_sizes, members_of, seed_before
 from fewstep.student.contract import read_contract
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.dataset_sources import item_seed
 from fewstep.teacher.given import Prompt, read_given
 from fewstep.teacher.manifest import read_manifest
@@ -68,7 +68,7 @@ def test_the_later_member_learns_on_what_the_distilled_one_before_makes(chain: P
     manifest = read_manifest(chain / "clip" / "data")
     assert manifest.given == {"first": "files"} and manifest.rows == len(PROMPTS)
     assert read_contract(chain / "clip" / "stages" / "1-step").given == ("first",)
-    before = open_sampler(chain / "picture", Asked(2), device="cpu")
+    before = open_sampler(chain / "picture", SamplingOptions(2), device="cpu")
     for number, prompt in enumerate(PROMPTS):
         made = to_uint8(before.clips([prompt], [item_seed(0, number)])[0])[0]
         kept = np.asarray(Image.open(chain / "given" / "clip" / f"{number:05d}-first.png"))
@@ -102,13 +102,13 @@ def test_another_student_is_noticed_and_what_a_stop_left_is_gone_on_with(
 def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path) -> None:
     members = members_of(str(chain))
     assert [(Path(one.source).name, dict(one.frames)) for one in members] == [("picture", {}), ("clip", dict(USUAL))]
-    first, last = (open_sampler(chain / name, Asked(2), device="cpu") for name in ("picture", "clip"))
+    first, last = (open_sampler(chain / name, SamplingOptions(2), device="cpu") for name in ("picture", "clip"))
     whole = chained([first, last], [USUAL])
     assert (whole.steps, whole.steps_each, whole.evaluations, whole.size) == (4, (2, 2), 4, last.size)
     code, output = fewstep("sample", f"{chain}@2+2", "--prompt", "a ring", "--seed", 5, "--out", tmp_path / "clip.gif")
     assert code == 0, output
-    asked = ("--control-scale", 0.5, "--out", tmp_path / "other.gif")
-    code, output = fewstep("sample", chain, "--prompt", "a ring", *asked)
+    arguments = ("--control-scale", 0.5, "--out", tmp_path / "other.gif")
+    code, output = fewstep("sample", chain, "--prompt", "a ring", *arguments)
     assert code != 0 and "the last member of the chain is a student, whose contract says" in output
     picture = Image.fromarray(to_uint8(first.clips(["a ring"], [seed_before(5)])[0])[0])
     picture.save(tmp_path / "first.png")
@@ -121,9 +121,13 @@ def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path)
 def test_a_third_member_may_follow_the_whole_clip(
     tiny_wan_folder: Path, tiny_wan_i2v_folder: Path, tiny_wan_vace_folder: Path
 ) -> None:
-    asked = [Asked(1, 1.0, num_frames=1, height=16, width=16), Asked(1, 1.0), Asked(1, 1.0, given=("control",))]
+    arguments = [
+        SamplingOptions(1, 1.0, num_frames=1, height=16, width=16),
+        SamplingOptions(1, 1.0),
+        SamplingOptions(1, 1.0, given=("control",)),
+    ]
     folders = (tiny_wan_folder, tiny_wan_i2v_folder, tiny_wan_vace_folder)
-    samplers = [open_sampler(folder, way, device="cpu") for folder, way in zip(folders, asked, strict=True)]
+    samplers = [open_sampler(folder, way, device="cpu") for folder, way in zip(folders, arguments, strict=True)]
     whole = chained(samplers, [USUAL, {"control": "WHOLE_CLIP"}])
     assert whole.before is not None and whole.steps_each == (1, 1, 1)
     control = whole.before.given(["a ring"], [3])["control"]
@@ -138,17 +142,17 @@ def test_a_later_member_fills_in_between_the_frames_of_an_earlier_one(
     tiny_wan_folder: Path, tiny_wan_vace_folder: Path
 ) -> None:
     given = {"control": "SPREAD_CLIP", "mask": "SPREAD_GAPS"}
-    asked = [Asked(1, 1.0, num_frames=5), Asked(1, 1.0, given=tuple(given))]
+    arguments = [SamplingOptions(1, 1.0, num_frames=5), SamplingOptions(1, 1.0, given=tuple(given))]
     folders = (tiny_wan_folder, tiny_wan_vace_folder)
-    samplers = [open_sampler(folder, way, device="cpu") for folder, way in zip(folders, asked, strict=True)]
+    samplers = [open_sampler(folder, way, device="cpu") for folder, way in zip(folders, arguments, strict=True)]
     whole = chained(samplers, [given])
     assert whole.before is not None and (samplers[0].size.num_frames, whole.size.num_frames) == (5, 9)
-    found = whole.before.given(["a ring"], [3])
+    message = whole.before.given(["a ring"], [3])
     clip = to_uint8(samplers[0].clips(["a ring"], [seed_before(3)])[0])
-    assert np.array_equal(found["control"][0, :, ::2].permute(1, 2, 3, 0).numpy(), clip)
-    assert bool((found["control"][:, :, 1::2] == 128).all())
-    assert found["mask"].shape == (1, 3, *whole.size)
-    assert bool((found["mask"][:, :, ::2] == 0).all()) and bool((found["mask"][:, :, 1::2] == 255).all())
+    assert np.array_equal(message["control"][0, :, ::2].permute(1, 2, 3, 0).numpy(), clip)
+    assert bool((message["control"][:, :, 1::2] == 128).all())
+    assert message["mask"].shape == (1, 3, *whole.size)
+    assert bool((message["mask"][:, :, ::2] == 0).all()) and bool((message["mask"][:, :, 1::2] == 255).all())
     assert whole.clips(["a ring"], [3]).shape == (1, 3, *whole.size)
 
 
@@ -157,15 +161,15 @@ def test_frames_that_cannot_be_spread_evenly_are_refused(earlier: int, later: in
     sizes = [VideoSize(count, 16, 16) for count in (later, earlier)]
     given = {"control": "SPREAD_CLIP"}
     if (earlier, later) == (5, 13):
-        check_sizes("it", sizes[0], "the first", sizes[1], given)
+        check_chain_sizes("it", sizes[0], "the first", sizes[1], given)
         return
     with pytest.raises(ValueError, match=f"{later} frames, over which the {earlier} of the first cannot be spread"):
-        check_sizes("it", sizes[0], "the first", sizes[1], given)
+        check_chain_sizes("it", sizes[0], "the first", sizes[1], given)
 
 
 def test_it_is_evaluated_and_timed_as_a_whole(chain: Path, recipe: Path, tmp_path: Path) -> None:
     recipes = [yaml.safe_load((recipe.parent / f"{name}.yaml").read_text()) for name in ("picture", "clip")]
-    teachers = "+".join(said["teacher"] for said in recipes)
+    teachers = "+".join(text["teacher"] for text in recipes)
     models = [f"teacher={teachers}@4+2:2+1", f"four={chain}@2+2", f"two={chain}@1"]
     # the tiny teacher of texts makes nine frames by itself: its last one is what the other is given
     code, output = fewstep(
@@ -206,21 +210,21 @@ def test_a_dry_run_checks_every_member_and_makes_nothing(recipe: Path, tmp_path:
 def test_what_does_not_fit_is_refused_before_anything_is_made(
     recipe: Path, tmp_path: Path, change: dict[str, Any], settings: list[str], sentence: str
 ) -> None:
-    said = yaml.safe_load(recipe.read_text())
-    said["chain"][1] |= change
-    said["out"] = str(tmp_path / "chain")
+    text = yaml.safe_load(recipe.read_text())
+    text["chain"][1] |= change
+    text["out"] = str(tmp_path / "chain")
     other = recipe.parent / "other.yaml"
-    other.write_text(yaml.safe_dump(said))
+    other.write_text(yaml.safe_dump(text))
     code, output = fewstep("run", other, *(part for setting in settings for part in ("--set", setting)))
-    found = " ".join(output.split())
-    assert code != 0 and re.search(sentence, found), output
+    message = " ".join(output.split())
+    assert code != 0 and re.search(sentence, message), output
     assert not (tmp_path / "chain").exists()
 
 
 def test_a_finished_model_takes_part_as_it_is(recipe: Path, chain: Path, tmp_path: Path) -> None:
-    said = yaml.safe_load(recipe.read_text()) | {"out": str(tmp_path / "chain")}
-    said["chain"][1] = {"name": "clip", "model": str(chain / "clip")}
-    (recipe.parent / "with-model.yaml").write_text(yaml.safe_dump(said))
+    text = yaml.safe_load(recipe.read_text()) | {"out": str(tmp_path / "chain")}
+    text["chain"][1] = {"name": "clip", "model": str(chain / "clip")}
+    (recipe.parent / "with-model.yaml").write_text(yaml.safe_dump(text))
     code, output = fewstep("run", recipe.parent / "with-model.yaml")
     assert code == 0, output
     assert [Path(one.source) for one in members_of(str(tmp_path / "chain"))][1] == (chain / "clip").resolve()
@@ -228,14 +232,14 @@ def test_a_finished_model_takes_part_as_it_is(recipe: Path, chain: Path, tmp_pat
 
 
 def test_steps_and_settings_that_a_chain_cannot_take(chain: Path, tmp_path: Path) -> None:
-    asked = ["--prompt", "a ring", "--out", tmp_path / "clip.gif"]
+    arguments = ["--prompt", "a ring", "--out", tmp_path / "clip.gif"]
     for source, options, sentence in (
         (f"{chain}@2+2+2", [], "says 3 numbers of a chain of 2"),
         (f"{chain}@3", [], "no student in"),
         (chain, ["--guidance", 3], "guidance, shift and negative prompt inside"),
         (f"{chain}+", [], "is no chain"),
     ):
-        code, output = fewstep("sample", source, *asked, *options)
+        code, output = fewstep("sample", source, *arguments, *options)
         assert code != 0 and sentence in " ".join(output.split()), output
 
 

@@ -110,8 +110,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     """A folder of good and broken videos, its captions file, the good ones, and the broken ones' reasons."""
     folder = tmp_path_factory.mktemp("mixed")
     good, broken = good_videos(folder / "videos"), broken_videos(folder / "videos")
-    told = good | {name: "never seen" for name in broken if name not in ("x-untold.mp4", "x-head.mp4")}
-    return folder / "videos", write_csv(folder / "captions.csv", told), good, broken
+    facts = good | {name: "never seen" for name in broken if name not in ("x-untold.mp4", "x-head.mp4")}
+    return folder / "videos", write_csv(folder / "captions.csv", facts), good, broken
 
 
 def shards(folder: Path) -> dict[str, str]:
@@ -293,8 +293,8 @@ def test_show_tells_what_a_dataset_holds(tmp_path: Path, tiny_wan_folder: Path) 
     run("rollouts", tmp_path / "prompts.txt", *words)
     code, text = run("show", tmp_path / "out")
     assert code == 0
-    for said in ("finished: 1 of 1 shards", "1, and 0 skipped", "float16 (tokens, 128)", "schedule shift"):
-        assert said in text
+    for message in ("finished: 1 of 1 shards", "1, and 0 skipped", "float16 (tokens, 128)", "schedule shift"):
+        assert message in text
 
 
 def csv_with(header: str) -> dict[str, str]:

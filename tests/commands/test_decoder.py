@@ -19,7 +19,8 @@ from fewstep.distill.packaged import decoder_names
 from fewstep.distill.settings import Logging
 from fewstep.student.contract import SamplingContract
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from tests.commands.typed import fewstep
 
 SETTINGS: dict[str, Any] = {
@@ -151,9 +152,9 @@ def test_sample_clips_of_a_training_may_be_decoded_by_it(
     assert size is not None
     contract = SamplingContract.of(tiny_teacher, str(tiny_wan_folder), 2, "full", size, 3.0, "", 8)
 
-    def watched(self: SmallVideoDecoder, z: torch.Tensor, **asked: Any) -> Any:
+    def watched(self: SmallVideoDecoder, z: torch.Tensor, **arguments: Any) -> Any:
         seen.append(tuple(z.shape))
-        return decode(self, z, **asked)
+        return decode(self, z, **arguments)
 
     monkeypatch.setattr(SmallVideoDecoder, "decode", watched)
     for decoder, clips in ((run, 1), (None, 0)):

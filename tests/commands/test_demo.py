@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.commands import demo_speed
-from fewstep.commands import run as commands_run
+from fewstep.commands import demo_speed, run_stages
 from fewstep.commands.demo_plan import Speed
 from fewstep.commands.run_precision import settle_precision
 from fewstep.distill import recipe
@@ -41,12 +40,12 @@ def test_the_demo_ends_with_a_verdict_and_a_report(tmp_path: Path, tiny: list[st
     assert "At 4 steps the teacher is " in output and "with denoising " in output
     assert "10 minutes: 160 + 140 + 40 training steps on 192 prompts, 3 clips of each model; about " in output
     assert output.count("precision: float32") == 1
-    found = json.loads((tmp_path / "demo" / "evaluation" / "results.json").read_text())
-    assert [row["model"] for row in found["rows"]] == ["teacher-50", "real", "teacher-4", "regression-4", "student-4"]
-    pairs = [(one["model"], one["other"]) for one in found["differences"]]
+    results = json.loads((tmp_path / "demo" / "evaluation" / "results.json").read_text())
+    assert [row["model"] for row in results["rows"]] == ["teacher-50", "real", "teacher-4", "regression-4", "student-4"]
+    pairs = [(one["model"], one["other"]) for one in results["differences"]]
     assert pairs == [("regression-4", "teacher-50"), ("student-4", "teacher-50"), ("student-4", "regression-4")]
-    assert "held against the regression that it began with (regression-4) on the same 3 prompts" in output
-    assert found["protocol"]["dtype"] == "float32"
+    assert "compared with the regression that it began with (regression-4) on the same 3 prompts" in output
+    assert results["protocol"]["dtype"] == "float32"
     assert json.loads((tmp_path / "demo" / "benchmark.json").read_text())["protocol"]["dtype"] == "float32"
     page = (tmp_path / "demo" / "report.html").read_text("utf-8")
     assert "student-4" in page and "shapes-fd" in page
@@ -62,7 +61,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         RunFolder(plan.out).begin(followed[-1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands_run, "follow", stop)
+    monkeypatch.setattr(run_stages, "follow_stages", stop)
     return followed
 
 

@@ -10,10 +10,10 @@ import pytest
 from fewstep.commands.demo_plan import (
     CLIPS,
     LEAST_CLIPS,
-    MOST_CLIPS,
+    MOST_DEMO_CLIPS,
     MOST_STEPS,
+    NUM_PROMPTS,
     OWN_PLAN,
-    PROMPTS,
     SAMPLES_EVERY,
     SCALES,
     STEPS,
@@ -21,7 +21,7 @@ from fewstep.commands.demo_plan import (
     Speed,
     choose_plan,
     kept_plan,
-    sentences,
+    plan_sentences,
 )
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.recipe import Recipe, read_recipe
@@ -48,28 +48,28 @@ def test_the_numbers_are_those_of_the_recipes() -> None:
     adversarial = recipe.stages[2].objective
     assert isinstance(adversarial, Adversarial) and adversarial.warmup == WARMUP
     assert recipe.logging.samples_every == SAMPLES_EVERY
-    assert isinstance(recipe.data, RolloutData) and len(read_prompts(recipe.data.prompts)) == PROMPTS
+    assert isinstance(recipe.data, RolloutData) and len(read_prompts(recipe.data.prompts)) == NUM_PROMPTS
     assert tuple(stage.steps for stage in longest.stages[:3]) == MOST_STEPS
-    assert (OWN_PLAN.steps, OWN_PLAN.prompts, OWN_PLAN.clips) == (STEPS, PROMPTS, CLIPS)
+    assert (OWN_PLAN.steps, OWN_PLAN.prompts, OWN_PLAN.clips) == (STEPS, NUM_PROMPTS, CLIPS)
 
 
 @pytest.mark.parametrize("times", [0.75, 0.8, 0.9, 1.0, 1.1, 1.15])
 def test_a_machine_like_the_usual_one_gets_the_recipes_own_numbers(times: float, tmp_path: Path) -> None:
     plan = choose_plan(slower(times), 10)
-    assert (plan.scale, plan.steps, plan.prompts, plan.clips) == (1.0, STEPS, PROMPTS, CLIPS)
+    assert (plan.scale, plan.steps, plan.prompts, plan.clips) == (1.0, STEPS, NUM_PROMPTS, CLIPS)
     assert plan.seconds <= 600
     assert recipe_of(times, tmp_path) == read_recipe("shapes-demo")
-    assert len(sentences(plan, slower(times), 10)) == 1
+    assert len(plan_sentences(plan, slower(times), 10)) == 1
 
 
 @pytest.mark.parametrize("times", [1.4, 1.7, 2.0, 2.5, 3.0])
 def test_a_slower_machine_does_less_and_says_so(times: float, tmp_path: Path) -> None:
     plan = choose_plan(slower(times), 10)
     assert plan.scale < 1 and plan.seconds <= 600 and plan.clips >= LEAST_CLIPS
-    said = " ".join(sentences(plan, slower(times), 10))
+    text = " ".join(plan_sentences(plan, slower(times), 10))
     assert (
-        f"{plan.clips} clips give prompt accuracy within ±" in said
-        and "the README's student had 160 + 140 + 40" in said
+        f"{plan.clips} clips give prompt accuracy within ±" in text
+        and "the README's student had 160 + 140 + 40" in text
     )
     recipe = recipe_of(times, tmp_path)
     assert tuple(stage.steps for stage in recipe.stages) == plan.steps
@@ -79,13 +79,13 @@ def test_a_slower_machine_does_less_and_says_so(times: float, tmp_path: Path) ->
 def test_a_machine_too_slow_does_the_least_and_says_so() -> None:
     plan = choose_plan(slower(20), 10)
     assert (plan.scale, plan.steps, plan.prompts, plan.clips) == (0.25, (40, 35, 10), 48, 16)
-    assert "this machine is too slow for 10 minutes" in sentences(plan, slower(20), 10)[1]
+    assert "this machine is too slow for 10 minutes" in plan_sentences(plan, slower(20), 10)[1]
 
 
 @pytest.mark.parametrize("times", [0.001, 0.01])
 def test_a_fast_machine_never_does_more_than_the_longer_recipe(times: float, tmp_path: Path) -> None:
     plan = choose_plan(slower(times), 10)
-    assert (plan.steps, plan.clips, plan.prompts) == (MOST_STEPS, 192, 576) and plan.clips <= MOST_CLIPS
+    assert (plan.steps, plan.clips, plan.prompts) == (MOST_STEPS, 192, 576) and plan.clips <= MOST_DEMO_CLIPS
     assert tuple(stage.steps for stage in recipe_of(times, tmp_path).stages) == MOST_STEPS
 
 

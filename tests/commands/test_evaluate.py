@@ -45,8 +45,8 @@ def run(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def command(tiny_wan_folder: Path, run: Path, tmp_path: Path) -> list[object]:
     models = [f"teacher={tiny_wan_folder}@4", f"{run}@2", run, f"again={tiny_wan_folder}@4"]
-    asked = ["--prompts", run.parent / "prompts.txt", "--num", 5, "--batch", 2, "--out", tmp_path / "out"]
-    return ["evaluate", *models, *asked]
+    arguments = ["--prompts", run.parent / "prompts.txt", "--num", 5, "--batch", 2, "--out", tmp_path / "out"]
+    return ["evaluate", *models, *arguments]
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -60,15 +60,15 @@ def values(row: dict[str, Any]) -> dict[str, float]:
 def test_teacher_and_students_share_prompts_and_noise(command: list[object], tmp_path: Path) -> None:
     code, output = fewstep(*command)
     assert code == 0, output
-    found = read(tmp_path / "out")
-    rows = {row["model"]: row for row in found["rows"]}
-    assert [(row["model"], row["role"], row["steps"], row["evaluations"]) for row in found["rows"]] == [
+    results = read(tmp_path / "out")
+    rows = {row["model"]: row for row in results["rows"]}
+    assert [(row["model"], row["role"], row["steps"], row["evaluations"]) for row in results["rows"]] == [
         ("teacher", "teacher", 4, 8), ("run-2", "student", 2, 2), ("run", "student", 1, 1),
         ("again", "teacher", 4, 8),
     ]  # fmt: skip
-    assert found["prompts"] == ["a ring", "a cross", "a box", "a ring", "a cross"]
-    assert found["protocol"]["guidance"] == 2  # what the student was distilled with
-    assert "the judge reads clips" in found["protocol"]["left_out"]["shapes-fd"]
+    assert results["prompts"] == ["a ring", "a cross", "a box", "a ring", "a cross"]
+    assert results["protocol"]["guidance"] == 2  # what the student was distilled with
+    assert "the judge reads clips" in results["protocol"]["left_out"]["shapes-fd"]
     for row in rows.values():
         assert sorted(p.name for p in (tmp_path / "out" / row["videos"]).iterdir()) == [
             f"{i:05d}.mp4" for i in range(5)
@@ -129,13 +129,13 @@ def test_another_protocol_or_student_is_refused(command: list[object], run: Path
     assert fewstep(*short)[0] == 0
     code, output = fewstep("evaluate", f"other={str(command[1]).removeprefix('teacher=')}", *rest)
     assert code == 2 and "holds an evaluation with teacher 'teacher', not 'other'" in output
-    for option, said in (
+    for option, text in (
         ("--seed", "seed 0, not 1"),
         ("--guidance", "guidance 2.0, not 1.0"),
         ("--num", "num 5, not 4"),
     ):
         code, output = fewstep(*short, option, 4 if option == "--num" else 1)
-        assert code == 2 and f"holds an evaluation with {said}" in output, output
+        assert code == 2 and f"holds an evaluation with {text}" in output, output
     code, output = fewstep(*command[:2], f"student={run}", *command[5:], "--metrics", "psnr")
     assert code == 2 and "clips of another model called student" in output
 
@@ -181,8 +181,8 @@ def test_the_judge_is_asked_where_it_can_read_the_clips(
     make_tiny_wan(tmp_path / "teacher")
     size = {"num_frames": 17, "height": 64, "width": 64, "fps": 8}
     (tmp_path / "teacher" / "fewstep.json").write_text(json.dumps(size))
-    asked = ["--steps", 1, "--num", 4, "--world-clips", 8, "--metrics", "shapes-fd,prompt-accuracy,psnr"]
-    code, output = fewstep("evaluate", tmp_path / "teacher", *asked, "--out", tmp_path / "out")
+    arguments = ["--steps", 1, "--num", 4, "--world-clips", 8, "--metrics", "shapes-fd,prompt-accuracy,psnr"]
+    code, output = fewstep("evaluate", tmp_path / "teacher", *arguments, "--out", tmp_path / "out")
     assert code == 0, output
     teacher, real = read(tmp_path / "out")["rows"]
     assert (teacher["model"], real["role"], real["videos"]) == ("teacher", "real", None)
@@ -201,8 +201,8 @@ def test_videos_for_vbench_and_its_results(command: list[object], run: Path, tmp
 
     assert fewstep(*command[:2], f"student={run}", *command[5:], "--metrics", "psnr")[0] == 0
     each = [{"video_path": f"a ring-{i}.mp4", "video_results": 0.9 + 0.01 * i} for i in range(5)]
-    said = {"motion_smoothness": [0.92, each], "human_action": [0.5, [{"cor_num_per_video": 1}] * 4]}
-    (tmp_path / "x_eval_results.json").write_text(json.dumps(said))
+    text = {"motion_smoothness": [0.92, each], "human_action": [0.5, [{"cor_num_per_video": 1}] * 4]}
+    (tmp_path / "x_eval_results.json").write_text(json.dumps(text))
     into = ["--into", tmp_path / "out"]
     assert fewstep("vbench", "read", tmp_path / "x_eval_results.json", "--name", "student", *into)[0] == 0
     figures = read(tmp_path / "out")["rows"][1]["metrics"]

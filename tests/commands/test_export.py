@@ -82,9 +82,9 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
 
 def test_help_says_whom_each_format_is_for() -> None:
     code, output = fewstep("export", "--help")
-    said = " ".join(re.sub(r"[│╭╰─]", " ", output).split())
-    assert code == 0 and "lora: diffusers only, for load_lora_weights; ComfyUI patches nothing with it" in said
-    assert "extra gguf" in said
+    text = " ".join(re.sub(r"[│╭╰─]", " ", output).split())
+    assert code == 0 and "lora: diffusers only, for load_lora_weights; ComfyUI patches nothing with it" in text
+    assert "extra gguf" in text
 
 
 def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +97,14 @@ def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path, monkeypatch: 
     assert code == 2 and "a b is no name on the hub" in output
     code, output = fewstep("export", tmp_path, "--to", "mp3", "--out", out)
     assert code == 2 and "'mp3' is not one of" in output
-    for asked, why in (
+    for arguments, why in (
         (("--base-model", "/data/wan"), "must be the base model's name on the hub"),
         (
             ("--push-to-hub", "me/student"),
             "there is no token that could push to me/student: log in",
         ),
     ):
-        code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out, *asked)
+        code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out, *arguments)
         assert code == 2 and why in " ".join(output.split())
     code, output = fewstep("export", tmp_path, "--to", "all", "--out", out, "--push-to-hub", "me/student")
     assert code == 2 and "--push-to-hub takes one format" in output

@@ -9,12 +9,12 @@ from fewstep.commands.pace import Pace, duration_text, line_is_due, seconds_text
 
 def lines(step_seconds: float, steps: int) -> list[float]:
     """Times of the lines of work whose steps take so long."""
-    found: list[float] = []
+    times: list[float] = []
     for step in range(1, steps + 1):
         now = step * step_seconds
-        if line_is_due(now, 0.0, found[-1] if found else None):
-            found.append(now)
-    return found
+        if line_is_due(now, 0.0, times[-1] if times else None):
+            times.append(now)
+    return times
 
 
 def test_lines_come_every_ten_seconds_at_first_and_every_minute_later() -> None:

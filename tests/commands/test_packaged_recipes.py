@@ -11,7 +11,7 @@ import pytest
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.denoiser import Roles
-from fewstep.student.loading import load_student
+from fewstep.student.load_student import load_student
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.shapes.captions import example

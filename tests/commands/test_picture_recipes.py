@@ -14,9 +14,11 @@ from torch import Tensor
 
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.contract import read_contract
-from fewstep.student.export.base import Options, export
+from fewstep.student.export.base import Options
 from fewstep.student.export.stock import stock_scheduler
-from fewstep.student.loading import Student, load_student
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
 from tests.commands.typed import fewstep
 
 SIZE = {"num_frames": 1, "height": 16, "width": 16}
@@ -49,15 +51,15 @@ def own_latents(student: Student) -> tuple[Tensor, Tensor]:
 def stock_latents(pipe: Any, z: Tensor, steps: int) -> Tensor:
     """What diffusers' own call makes of it."""
     pipe.set_progress_bar_config(disable=True)
-    found: Tensor = pipe(
+    actual: Tensor = pipe(
         PROMPT, height=16, width=16, num_inference_steps=steps, guidance_scale=1.0, latents=z[:, :, 0],
         output_type="latent", return_dict=False,
     )[0]  # fmt: skip
-    return found
+    return actual
 
 
-def error(found: Tensor, own: Tensor) -> float:
-    return float((found - own).norm() / own.norm())
+def error(actual: Tensor, own: Tensor) -> float:
+    return float((actual - own).norm() / own.norm())
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +83,8 @@ def test_its_unets_are_loaded_as_sdxl_lightnings_are(
 ) -> None:
     student = load_student(relay, steps, device="cpu")
     z, own = own_latents(student)
-    assert export(student, "diffusers", tmp_path / "folder", Options()).relative_error < 1e-4
-    assert export(student, "single-file", tmp_path / "file", Options()).relative_error < 1e-4
+    assert write_export(student, "diffusers", tmp_path / "folder", Options()).relative_error < 1e-4
+    assert write_export(student, "single-file", tmp_path / "file", Options()).relative_error < 1e-4
     unet: Any = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(tiny_sdxl_folder / "unet"))
     unet.load_state_dict(load_file(tmp_path / "file" / f"fewstep-{steps}step.safetensors"))
     pipe: Any = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder, unet=unet)
@@ -99,7 +101,7 @@ def test_an_adapter_alone_leaves_as_it_is(tiny_sdxl_folder: Path, tmp_path: Path
     student = load_student(folder, device="cpu")
     z, own = own_latents(student)
     assert student.contract.weights == "lora"
-    exported = export(student, "lora", tmp_path / "lora", Options())
+    exported = write_export(student, "lora", tmp_path / "lora", Options())
     assert exported.relative_error < 1e-4 and not exported.notes
     pipe: Any = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder)
     pipe.load_lora_weights(tmp_path / "lora")

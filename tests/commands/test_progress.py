@@ -38,9 +38,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 def log(folder: Path) -> list[str]:
     """The lines of a log without their times."""
-    found = (folder / "log.txt").read_text("utf-8").splitlines()
-    assert all(STAMP.match(line) for line in found)
-    return [STAMP.sub("", line) for line in found]
+    lines_of_log = (folder / "log.txt").read_text("utf-8").splitlines()
+    assert all(STAMP.match(line) for line in lines_of_log)
+    return [STAMP.sub("", line) for line in lines_of_log]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_stage_says_step_loss_pace_memory_and_both_times_left(
         for step in range(11, 32):
             clock.now += 2
             on_step(step, 1 / step)
-    found = capsys.readouterr().out.splitlines()
-    assert found == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
         "reading the recipe x",
         "4-step: resumed at step 10 of 100",
         "4-step: step 11/100, loss 0.09091, peak 1.2 GiB",
@@ -86,7 +86,7 @@ def test_a_stage_says_step_loss_pace_memory_and_both_times_left(
         "4-step: step 31/100, loss 0.03226, 2 s/step, peak 1.2 GiB, stage 2 min left, run 5 min left",
         "4-step: stopped after step 31 of 100",
     ]
-    assert log(tmp_path) == found
+    assert log(tmp_path) == printed
 
 
 def test_the_last_step_has_its_line_and_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,5 +209,5 @@ def test_a_table_in_a_file_is_as_wide_as_it_is(
     table = Table(*(f"a long heading {i}" for i in range(12)), title="title")
     table.add_row(*(f"a long cell {i}" for i in range(12)))
     print_table(table)
-    found = capsys.readouterr().out
-    assert "\x1b" not in found and any("a long cell 0" in x and "a long cell 11" in x for x in found.splitlines())
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and any("a long cell 0" in x and "a long cell 11" in x for x in printed.splitlines())

@@ -64,9 +64,9 @@ def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> N
 
 def test_a_shell_completes_verbs_and_recipes() -> None:
     def completed(words: str, number: int) -> list[str]:
-        asked = {"_FEWSTEP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+        arguments = {"_FEWSTEP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
         command = (str(Path(sys.executable).with_name("fewstep")),)
-        done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=os.environ | arguments, capture_output=True, text=True, check=True)
         return done.stdout.split()
 
     assert set(completed("fewstep re", 1)) == {"recipes", "report"}

@@ -40,8 +40,8 @@ def run(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def data_of(page: Path) -> dict[str, Any]:
-    (found,) = re.findall(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)
-    data: dict[str, Any] = json.loads(found)
+    (content,) = re.findall(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)
+    data: dict[str, Any] = json.loads(content)
     return data
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from fewstep.distill.stages import Relay
 from fewstep.student.contract import read_contract
-from fewstep.student.loading import load_student
+from fewstep.student.load_student import load_student
 from fewstep.teacher.guidance import Guidance
 from tests.commands.typed import fewstep
 
@@ -97,10 +97,10 @@ def test_adapters_may_be_merged_and_trained_fully(recipe: Path, tmp_path: Path) 
     assert [read_contract(stages / f"{n}-step").weights for n in (4, 2, 1)] == ["lora", "lora", "full"]
     before, after = (load_student(stages / f"{n}-step", device="cpu") for n in (2, 1))
     z = before.teacher.noise([0], before.teacher.latent_shape(*before.contract.size))
-    asked = before.teacher.conditions(["a ring"])
+    arguments = before.teacher.conditions(["a ring"])
     with torch.no_grad():
-        adapted, merged = (s.teacher.denoise(z, 1.0, asked, network=s.network) for s in (before, after))
-        bare = before.teacher.denoise(z, 1.0, asked)
+        adapted, merged = (s.teacher.denoise(z, 1.0, arguments, network=s.network) for s in (before, after))
+        bare = before.teacher.denoise(z, 1.0, arguments)
     # the last stage went a little further from where the adapters had led, which is far from the teacher
     assert 0 < float((merged - adapted).std()) < 0.1 * float((adapted - bare).std())
 
@@ -129,10 +129,10 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(recipe: Path, tmp_path: Path)
 def reached(state: Path, stage: str, step: int) -> bool:
     """Whether a run's checkpoint is of this stage and at least this step."""
     try:
-        found = torch.load(state, weights_only=True)
+        checkpoint = torch.load(state, weights_only=True)
     except (OSError, EOFError, RuntimeError):
         return False
-    return bool(found["stage"] == stage and found["step"] >= step)
+    return bool(checkpoint["stage"] == stage and checkpoint["step"] >= step)
 
 
 def test_several_processes_make_the_data_once_and_train_together(recipe: Path, tmp_path: Path) -> None:
@@ -194,16 +194,16 @@ def test_a_gate_stops_the_relay(recipe: Path, tmp_path: Path) -> None:
 def test_the_contract_is_honoured(recipe: Path, tmp_path: Path) -> None:
     assert fewstep("run", recipe)[0] == 0
     run, out = tmp_path / "run", tmp_path / "clip.mp4"
-    asked = ("sample", run, "--prompt", "a ring", "--out", out)
-    code, output = fewstep(*asked, "--steps", 3)
+    arguments = ("sample", run, "--prompt", "a ring", "--out", out)
+    code, output = fewstep(*arguments, "--steps", 3)
     assert code == 2 and "no student in" in output and "4-step (4)" in output
     assert "none knows where to land at other nodes" in output and "--force" in output
-    code, output = fewstep(*asked, "--guidance", 5)
+    code, output = fewstep(*arguments, "--guidance", 5)
     assert code == 2 and "inside its weights" in output and "--force" in output
-    code, output = fewstep(*asked, "--shift", 3)
+    code, output = fewstep(*arguments, "--shift", 3)
     assert code == 2 and "trained for shift 5, not 3" in output
-    assert fewstep(*asked, "--guidance", 5, "--steps", 3, "--force")[0] == 0
-    code, output = fewstep(*asked, "--teacher", "shapes")
+    assert fewstep(*arguments, "--guidance", 5, "--steps", 3, "--force")[0] == 0
+    code, output = fewstep(*arguments, "--teacher", "shapes")
     assert code == 2 and "the student's teacher was" in output and "--teacher" in output
     stage = run / "stages" / "4-step"
     contract = read_contract(stage)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from fewstep.eval.models import Model, as_taught, asked_of
-from fewstep.student.sampler import Asked
+from fewstep.eval.models import Model, sampling_options_of, with_student_defaults
+from fewstep.student.sampler import SamplingOptions
 from tests.cases.breaking import Change, edited, forbid_loading, given, listing, removed, sets, write_recipe
 from tests.commands.typed import fewstep
 
@@ -80,9 +80,9 @@ def test_it_is_refused_before_anything_is_loaded_or_made(
     before = listing(place)
     forbid_loading(monkeypatch)
     monkeypatch.chdir(place)
-    said = [fewstep("run", "tiny.yaml", *settings, *dry) for dry in (["--dry-run"], [])]
-    assert said[0] == said[1] and said[0][0] == 2
-    assert sentence in said[0][1].strip().splitlines()[-1]
+    text = [fewstep("run", "tiny.yaml", *settings, *dry) for dry in (["--dry-run"], [])]
+    assert text[0] == text[1] and text[0][0] == 2
+    assert sentence in text[0][1].strip().splitlines()[-1]
     assert listing(place) == before
 
 
@@ -107,9 +107,9 @@ def test_a_given_shift_goes_from_the_recipe_to_data_contract_and_student(
     for more in (["--shift", 2.5], ["--shift", 3, "--force"], ["--steps", 4, "--force"]):
         code, output = fewstep(*sample, *more)
         assert code == 0, output
-    asked = as_taught([model := Model.of("student", str(place / "run"))], Asked())
+    arguments = with_student_defaults([model := Model.of("student", str(place / "run"))], SamplingOptions())
     assert (
-        asked.shift == 2.5 and asked_of(model, asked).shift is None
+        arguments.shift == 2.5 and sampling_options_of(model, arguments).shift is None
     )  # of teachers beside it; its own is its contract's
     code, output = fewstep("run", place / "tiny.yaml", "--set", "shift=3")
     assert code == 2 and "was begun with another shift" in output

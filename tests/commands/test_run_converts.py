@@ -14,7 +14,7 @@ import yaml
 
 from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import UNNAMED, read_contract
-from fewstep.student.loading import load_student
+from fewstep.student.load_student import load_student
 from fewstep.student.sampler import open_sampler
 from tests.commands.typed import fewstep
 
@@ -78,8 +78,8 @@ SENTENCE = (
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_the_relay_converts_by_itself_and_says_so(recipe: Path, tmp_path: Path, train: str) -> None:
     code, output = fewstep("run", recipe, "--set", f"student.train={train}", "--set", "student.lora.rank=4")
-    said = " ".join(output.split())
-    assert code == 0 and said.count(SENTENCE) == 1, output
+    text = " ".join(output.split())
+    assert code == 0 and text.count(SENTENCE) == 1, output
     run = tmp_path / "run"
     contracts = [read_contract(run / "stages" / name) for name in ("2-step", "1-step", "on")]
     assert [contract.prediction for contract in contracts] == ["eps", "v", "v"]
@@ -111,8 +111,8 @@ def test_a_stop_in_a_conversion_or_after_it_loses_nothing(
 
     monkeypatch.setattr(Trainer, "_after_step", after_step)
     code, output = fewstep("run", recipe)
-    said = " ".join(output.split())
-    assert code == 143 and stopped and f"stage {stage} is at step {turn} of" in said, output
+    text = " ".join(output.split())
+    assert code == 143 and stopped and f"stage {stage} is at step {turn} of" in text, output
     assert (tmp_path / "run" / "state.pt").is_file()
     code, output = fewstep("run", recipe)
     assert code == 0 and (SENTENCE in " ".join(output.split())) is (turn == 1), output

@@ -16,7 +16,7 @@ from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.student.denoiser import Roles
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from tests.commands.typed import fewstep
 
@@ -81,8 +81,8 @@ def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Pa
         expected = [calls.forward["supervisor"]]
         for role in ("student", "discriminator"):
             expected += [calls.forward.get(role, 0), calls.backward.get(role, 0)]
-        told = re.search(rf"{stage.name}\s*" + r"\s*".join(f"│ *{count:,} *" for count in expected), output)
-        assert told, (output, expected)
+        facts = re.search(rf"{stage.name}\s*" + r"\s*".join(f"│ *{count:,} *" for count in expected), output)
+        assert facts, (output, expected)
 
 
 def test_a_dry_run_says_what_does_not_fit(tmp_path: Path, tiny_wan_folder: Path) -> None:

@@ -54,8 +54,8 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     code, output = fewstep("run", path, "--set", f"out={whole}")
     assert code == 0, output
     assert [folder.name for folder in datasets_in(whole / "data")] == NAMES
-    found = [read_manifest(folder) for folder in datasets_in(whole / "data")]
-    assert [manifest.size for manifest in found] == SIZES and sum(manifest.rows for manifest in found) == 8
+    manifests = [read_manifest(folder) for folder in datasets_in(whole / "data")]
+    assert [manifest.size for manifest in manifests] == SIZES and sum(manifest.rows for manifest in manifests) == 8
 
     for target, call in (  # amid the data, then amid each stage
         ("fewstep.teacher.dataset_sources.text_tensors", 5),
@@ -88,9 +88,9 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     (tmp_path / "asked.txt").write_text("a red ring\na blue square\n")
     models = ("evaluate", "shapes@2", f"student={whole}", "--prompts", tmp_path / "asked.txt", "--num", 3)
     sized: list[tuple[tuple[object, ...], VideoSize]] = [((), SIZES[0]), (("--frames", 9), SIZES[1])]
-    for asked, size in sized:
+    for arguments, size in sized:
         measured = tmp_path / f"measured-{size.num_frames}"
-        code, output = fewstep(*models, "--metrics", "psnr,motion", "--out", measured, *asked)
+        code, output = fewstep(*models, "--metrics", "psnr,motion", "--out", measured, *arguments)
         assert code == 0, output
         protocol = json.loads((measured / "results.json").read_text())["protocol"]
         assert [protocol[name] for name in ("frames", "height", "width")] == list(size)

@@ -49,12 +49,12 @@ def signalled(monkeypatch: pytest.MonkeyPatch, target: str, call: int, number: i
 
 
 def results(run: Path) -> dict[str, dict[str, float]]:
-    found = {path.parent.name: json.loads(path.read_text()) for path in run.glob("stages/*/result.json")}
-    return {name: {k: v for k, v in result.items() if k != "train_seconds"} for name, result in found.items()}
+    contents = {path.parent.name: json.loads(path.read_text()) for path in run.glob("stages/*/result.json")}
+    return {name: {k: v for k, v in result.items() if k != "train_seconds"} for name, result in contents.items()}
 
 
 MOMENTS = [  # what is called, for which time, and what the sentence says of it
-    ("fewstep.teacher.base.load_teacher", 1, "run the same command again to resume: what was finished is kept"),
+    ("fewstep.teacher.load_teacher.load_teacher", 1, "run the same command again to resume: what was finished is kept"),
     ("fewstep.teacher.dataset_sources.text_tensors", 3, "2 of the 4 items of OUT/data are done"),
     ("fewstep.commands.run_watch.samples", 1, "what was finished is kept"),
     ("fewstep.distill.stages.Roles", 1, "stage 4-step is next"),
@@ -63,7 +63,7 @@ MOMENTS = [  # what is called, for which time, and what the sentence says of it
     ("fewstep.distill.trainer.save_state", 1, "stage 4-step is at step 3 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.stages.Relay._gauge", 1, "stage 4-step is at step 4 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.run_folder.RunFolder.finish", 1, "stage 2-step is next"),
-    ("fewstep.distill.player.Player.move", 1, "stage 2-step is at step 1 of 3, saved in OUT/state.pt"),
+    ("fewstep.distill.optimizer_group.OptimizerGroup.move", 1, "stage 2-step is at step 1 of 3, saved in OUT/state.pt"),
     ("fewstep.distill.curves.Curves.write", 1, "stage 2-step is at step 2 of 3, saved in OUT/state.pt"),
 ]
 

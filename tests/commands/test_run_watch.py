@@ -13,7 +13,8 @@ from fewstep.commands import run_watch
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.eval.metrics.shapes import held_out_prompts
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import ALONE, Ranks
 from tests.two_ranks import both
 
@@ -21,7 +22,7 @@ from tests.two_ranks import both
 class Still(nn.Module):
     """A denoiser whose clips are grey."""
 
-    def forward(self, z_t: torch.Tensor, *asked: object, **options: object) -> tuple[torch.Tensor]:
+    def forward(self, z_t: torch.Tensor, *arguments: object, **options: object) -> tuple[torch.Tensor]:
         return (z_t,)  # a flow that leads from noise to 0
 
 
@@ -48,7 +49,7 @@ class Counted(Still):
         super().__init__()
         self.passes = 0
 
-    def forward(self, z_t: torch.Tensor, *asked: object, **options: object) -> tuple[torch.Tensor]:
+    def forward(self, z_t: torch.Tensor, *arguments: object, **options: object) -> tuple[torch.Tensor]:
         self.passes += 1
         return super().forward(z_t)
 

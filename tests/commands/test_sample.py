@@ -29,15 +29,15 @@ def run(*arguments: object) -> Result:
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, video.Frames]:
     """The frames of every clip that was written, by file name."""
-    found: dict[str, video.Frames] = {}
+    clips: dict[str, video.Frames] = {}
     write = video.write_video
 
     def remember(path: Path, frames: video.Frames, fps: float) -> None:
-        found[path.name] = frames
+        clips[path.name] = frames
         write(path, frames, fps)
 
     monkeypatch.setattr(video, "write_video", remember)
-    return found
+    return clips
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
@@ -115,8 +115,8 @@ def test_clips_have_the_teachers_rate_unless_told_otherwise(
     make_tiny_wan(tmp_path / "teacher")
     common = (tmp_path / "teacher", "--prompt", "a", "--steps", 1, "--out", tmp_path / "clip.mp4")
     size = {"num_frames": 9, "height": 16, "width": 16}
-    for said, options in (({"fps": 12}, ()), ({}, ()), ({"fps": 12}, ("--fps", 5))):
-        (tmp_path / "teacher" / "fewstep.json").write_text(json.dumps(size | said))
+    for text, options in (({"fps": 12}, ()), ({}, ()), ({"fps": 12}, ("--fps", 5))):
+        (tmp_path / "teacher" / "fewstep.json").write_text(json.dumps(size | text))
         assert run(*common, *options).exit_code == 0
     assert rates == [12, 16, 5]
 
@@ -126,9 +126,9 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(
 ) -> None:
     captions, draw = list[str](), video.contact_sheet
 
-    def remember(clips: Sequence[video.Frames], said: Sequence[str]) -> Image.Image:
-        captions.extend(said)
-        return draw(clips, said)
+    def remember(clips: Sequence[video.Frames], text: Sequence[str]) -> Image.Image:
+        captions.extend(text)
+        return draw(clips, text)
 
     monkeypatch.setattr(video, "contact_sheet", remember)
     (tmp_path / "prompts.txt").write_text("a blue square\n", "utf-8-sig")

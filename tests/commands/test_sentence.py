@@ -10,7 +10,7 @@ def test_it_is_one_line_that_a_terminal_can_show() -> None:
 
 
 def test_a_long_one_keeps_its_beginning_and_its_end() -> None:
-    said = one_line(f"begin {'x' * 100_000} end")
-    assert said.startswith("begin x") and said.endswith("x end") and " … " in said
-    assert len(said) < 2010
+    text = one_line(f"begin {'x' * 100_000} end")
+    assert text.startswith("begin x") and text.endswith("x end") and " … " in text
+    assert len(text) < 2010
     assert len(one_line("\x1b" * 100_000)) <= 4000

@@ -58,8 +58,8 @@ def test_videos_are_those_of_one_process(tmp_path: Path, tiny_wan_folder: Path) 
     assert fewstep(*command, "--out", tmp_path / "one")[0] == 3
     first, second = Pair(tmp_path, *command, "--out", tmp_path / "two").ends()
     assert first.startswith("exit 3: ") and second == "exit 0: "
-    found = contents(tmp_path / "one")
-    assert contents(tmp_path / "two") == found and found["skipped.jsonl"].count(b"\n") == 3
+    files = contents(tmp_path / "one")
+    assert contents(tmp_path / "two") == files and files["skipped.jsonl"].count(b"\n") == 3
 
 
 def before_rollouts(work: Callable[[int], None]) -> None:
@@ -68,9 +68,9 @@ def before_rollouts(work: Callable[[int], None]) -> None:
 
     rollout, batches = getattr(dataset_sources, "rollout"), itertools.count()  # noqa: B009
 
-    def later(*asked: Any) -> Any:
+    def later(*arguments: Any) -> Any:
         work(next(batches))
-        return rollout(*asked)
+        return rollout(*arguments)
 
     setattr(dataset_sources, "rollout", later)  # noqa: B010
 
@@ -152,7 +152,7 @@ def no_evaluation() -> None:
     """Nothing that this process finds can be kept."""
     from fewstep.eval.clip_store import ClipStore
 
-    def fail(*asked: Any) -> None:
+    def fail(*arguments: Any) -> None:
         raise ValueError("the disk of node 1 is broken")
 
     setattr(ClipStore, "add", fail)  # noqa: B010

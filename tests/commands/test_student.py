@@ -158,10 +158,10 @@ def test_clips_whose_features_are_gone_are_measured_again_or_said_to_be_missing(
 
 def test_what_a_stage_says_of_fresh_heads_stands_in_its_row(copy: Copy) -> None:
     result = copy.run / "stages" / "1-step" / "result.json"
-    told = json.loads(result.read_text())
-    result.write_text(json.dumps(told | {"fresh_heads_before": 0.91, "fresh_heads": 0.84}))
-    found = {row["phase"]: (row.get("fresh_before"), row.get("fresh_after")) for row in copy.rows() if "phase" in row}
-    assert found == {"mse": (None, None), "relaxed": (0.91, 0.84), "final": (0.91, 0.84)}
+    facts = json.loads(result.read_text())
+    result.write_text(json.dumps(facts | {"fresh_heads_before": 0.91, "fresh_heads": 0.84}))
+    phases = {row["phase"]: (row.get("fresh_before"), row.get("fresh_after")) for row in copy.rows() if "phase" in row}
+    assert phases == {"mse": (None, None), "relaxed": (0.91, 0.84), "final": (0.91, 0.84)}
     assert "fresh heads after" in copy.out.with_suffix(".md").read_text()
 
 
@@ -190,8 +190,8 @@ def test_where_stages_were_added_the_last_of_a_line_is_another(copy: Copy, tmp_p
     recipe["stages"].append({**recipe["stages"][1], "name": "1-step-longer", "start": "1-step"})
     (tmp_path / "longer.yaml").write_text(yaml.safe_dump({**recipe, "out": str(copy.run)}))
     assert fewstep("run", tmp_path / "longer.yaml")[0] == 0
-    found = [(row["phase"], row["stage"]) for row in copy.rows() if row.get("phase") in ("relaxed", "final")]
-    assert found == [("relaxed", "1-step"), ("relaxed", "1-step-longer"), ("final", "1-step-longer")]
+    phases = [(row["phase"], row["stage"]) for row in copy.rows() if row.get("phase") in ("relaxed", "final")]
+    assert phases == [("relaxed", "1-step"), ("relaxed", "1-step-longer"), ("final", "1-step-longer")]
 
 
 def test_of_several_runs_a_table_says_which_is_which(
@@ -212,8 +212,8 @@ def test_another_world_is_refused(tiny_wan_folder: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="the judge knows the shapes world only"):
         from fewstep.eval.relay_table import RelayTable
         from fewstep.eval.steps_table import Protocol
-        from fewstep.teacher.base import load_teacher
         from fewstep.teacher.guidance import Guidance
+        from fewstep.teacher.load_teacher import load_teacher
 
         RelayTable(
             load_teacher(tiny_wan_folder, device="cpu"), Protocol(2, Guidance(), 0), "", tmp_path / "t.json", False

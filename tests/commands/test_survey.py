@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.commands.survey_tries import least_size, tried, write_given
+from fewstep.commands.survey_tries import least_size, tried, write_noise_files
 from fewstep.eval.results import read_results
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import Prompt, read_given
@@ -49,7 +49,7 @@ def test_a_modular_pipeline_is_exported_whole(tiny_wan_folder: Path, tmp_path: P
 def test_a_failure_that_the_dry_run_did_not_see_is_told_from_a_refusal(
     tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewstep.commands.survey_tries.follow", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("fewstep.commands.survey_tries.follow_stages", lambda *_, **__: 1 / 0)
     row = tried(tiny_wan_folder, tmp_path / "work")
     assert row["sample"] and not row["run"]
     assert row["sentence"] == "approved by the dry run, but not by the run (ZeroDivisionError): division by zero"
@@ -68,9 +68,9 @@ def test_the_least_size_has_more_than_one_latent_frame(tiny_teacher: Teacher, mo
 
 def test_what_is_given_is_written_in_its_size(tmp_path: Path) -> None:
     sizes = {"first": VideoSize(1, 16, 32), "control": VideoSize(9, 16, 32)}
-    files = write_given(tmp_path / "given", sizes)
-    found = read_given([Prompt("a ring", {name: Path(path) for name, path in files.items()})], sizes, 8.0)
-    assert {name: tuple(video.shape[2:]) for name, video in found.items()} == {n: tuple(s) for n, s in sizes.items()}
+    files = write_noise_files(tmp_path / "given", sizes)
+    videos = read_given([Prompt("a ring", {name: Path(path) for name, path in files.items()})], sizes, 8.0)
+    assert {name: tuple(video.shape[2:]) for name, video in videos.items()} == {n: tuple(s) for n, s in sizes.items()}
 
 
 def test_two_folders_of_one_name_are_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from fewstep.cli import app
 from fewstep.commands.teacher import parse_steps
 from fewstep.eval.results import read_results
-from fewstep.teacher.base import embedded_path, load_teacher
+from fewstep.teacher.base import embedded_path
 from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.shapes.captions import example
-from fewstep.teacher.shapes.world import render
+from fewstep.teacher.shapes.world import render_scene
 
 
 def test_path_is_a_pipeline_folder() -> None:
@@ -56,7 +57,7 @@ def test_real_clips_are_files_that_data_reads(tmp_path: Path) -> None:
     scene, caption = example("train", 7, 2)
     assert (tmp_path / "clips" / "00002.txt").read_text() == caption + "\n"
     clip = decode_video(tmp_path / "clips" / "00002.mp4", ClipShape(17, 64, 64, 8.0))
-    assert np.abs(clip.astype(float) - render(scene)).mean() < 6  # of 255: H.264 halves the resolution of colours
+    assert np.abs(clip.astype(float) - render_scene(scene)).mean() < 6  # of 255: H.264 halves the resolution of colours
     CliRunner().invoke(app, ["teacher", "videos", str(tmp_path / "clips"), "--num", "4"])
     assert there.items() < {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}.items()
 

@@ -38,42 +38,42 @@ LINES = ["loading the teacher shapes (bfloat16, cpu)", "4-step: training, 3 step
     ],
 )
 def test_bars_and_lines(tmp_path: Path, stdout: Stream, stderr: Stream, bars: bool, lines: str | None) -> None:
-    found = seen([sys.executable, "-c", SCRIPT], tmp_path, stdout, stderr)
-    assert found.code == 0
-    assert ("━" in found.terminal) == bars
-    texts = {"stdout": found.stdout, "stderr": found.stderr}
+    shown = seen([sys.executable, "-c", SCRIPT], tmp_path, stdout, stderr)
+    assert shown.code == 0
+    assert ("━" in shown.terminal) == bars
+    texts = {"stdout": shown.stdout, "stderr": shown.stderr}
     for name, text in texts.items():
         assert all((line in text) == (name == lines) for line in LINES), (name, text)
         assert "\x1b" not in text and "nan" not in text
-    assert "the end" in (found.plain if stdout == "terminal" else found.stdout)
+    assert "the end" in (shown.plain if stdout == "terminal" else shown.stdout)
     if bars:
-        assert "4-step" in found.plain and "3/3" in found.plain and "nan" not in found.plain
-        assert LINES[0] in found.plain
+        assert "4-step" in shown.plain and "3/3" in shown.plain and "nan" not in shown.plain
+        assert LINES[0] in shown.plain
 
 
 def test_data_on_standard_output_stays_data_under_a_bar(tmp_path: Path) -> None:
     """rich takes hold of standard output while a bar is shown, and would print the paths on the terminal."""
-    found = seen([sys.executable, "-c", SCRIPT, "data"], tmp_path, "file", "terminal")
-    assert found.stdout == "clip-1.mp4\nclip-2.mp4\nclip-3.mp4\nthe end\n"
-    assert "━" in found.terminal and "clip-1" not in found.plain
+    shown = seen([sys.executable, "-c", SCRIPT, "data"], tmp_path, "file", "terminal")
+    assert shown.stdout == "clip-1.mp4\nclip-2.mp4\nclip-3.mp4\nthe end\n"
+    assert "━" in shown.terminal and "clip-1" not in shown.plain
 
 
 def test_data_in_a_pipe_has_its_lines_on_standard_error(tmp_path: Path) -> None:
-    found = seen([sys.executable, "-c", SCRIPT, "data"], tmp_path, "pipe", "pipe")
-    assert found.stdout == "clip-1.mp4\nclip-2.mp4\nclip-3.mp4\nthe end\n" and LINES[2] in found.stderr
+    shown = seen([sys.executable, "-c", SCRIPT, "data"], tmp_path, "pipe", "pipe")
+    assert shown.stdout == "clip-1.mp4\nclip-2.mp4\nclip-3.mp4\nthe end\n" and LINES[2] in shown.stderr
 
 
 def test_colours_that_someone_forces_stay_out_of_logs(tmp_path: Path) -> None:
-    found = seen([sys.executable, "-c", SCRIPT], tmp_path, "file", "file", FORCE_COLOR="1", TTY_COMPATIBLE="1")
-    assert "\x1b" not in found.stdout + found.stderr and LINES[2] in found.stdout
+    shown = seen([sys.executable, "-c", SCRIPT], tmp_path, "file", "file", FORCE_COLOR="1", TTY_COMPATIBLE="1")
+    assert "\x1b" not in shown.stdout + shown.stderr and LINES[2] in shown.stdout
 
 
 def test_a_terminal_without_cursor_gets_lines(tmp_path: Path) -> None:
-    found = seen([sys.executable, "-c", SCRIPT], tmp_path, "terminal", "terminal", TERM="dumb")
-    assert "━" not in found.terminal and LINES[2] in found.plain
+    shown = seen([sys.executable, "-c", SCRIPT], tmp_path, "terminal", "terminal", TERM="dumb")
+    assert "━" not in shown.terminal and LINES[2] in shown.plain
 
 
 def test_a_narrow_terminal_still_shows_the_time_left(tmp_path: Path) -> None:
     slow = SCRIPT.replace("(1, 2, 3)", "(1, 2)").replace("3) as", "900) as")
-    found = seen([sys.executable, "-c", slow], tmp_path, "terminal", "terminal", columns=80)
-    assert "s left" in found.plain or "min left" in found.plain
+    shown = seen([sys.executable, "-c", slow], tmp_path, "terminal", "terminal", columns=80)
+    assert "s left" in shown.plain or "min left" in shown.plain

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep.student.loading import load_student
+from fewstep.student.load_student import load_student
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.video import write_video
 from tests.commands.typed import fewstep
@@ -82,8 +82,8 @@ def test_clips_without_a_prompt(there: Path, tiny_svd_folder: Path, tiny_wan_fol
 
 
 def test_a_prompt_in_vain_is_said(there: Path, tiny_svd_folder: Path) -> None:
-    asked = ("--prompt", "a ring", "--given", f"first={there / 'a.png'}", "--steps", 1)
-    code, output = fewstep("sample", tiny_svd_folder, *asked, "--out", there / "vain.mp4", *SMALL)
+    arguments = ("--prompt", "a ring", "--given", f"first={there / 'a.png'}", "--steps", 1)
+    code, output = fewstep("sample", tiny_svd_folder, *arguments, "--out", there / "vain.mp4", *SMALL)
     assert code == 0 and UNREAD in output, output
 
 
@@ -102,8 +102,8 @@ def test_an_evaluation_of_pictures_alone(there: Path, trained: Path, tiny_svd_fo
 
 
 def test_names_of_clips_are_still_asked_for_where_files_are_called_by_them(there: Path, tiny_svd_folder: Path) -> None:
-    asked = ("vbench", "videos", tiny_svd_folder, "--prompts", there / "prompts.jsonl", "--out", there / "vbench")
-    code, output = fewstep(*asked)
+    arguments = ("vbench", "videos", tiny_svd_folder, "--prompts", there / "prompts.jsonl", "--out", there / "vbench")
+    code, output = fewstep(*arguments)
     assert code == 2 and "3 clips of different files are called ''" in output, output
 
 

@@ -47,8 +47,8 @@ class Denoiser(nn.Module):
         x = self.start(z.flatten(1)) + time
         for layer in self.layers:
             x = x + layer(x + time)
-        found: Tensor = self.end(x)
-        return found.view_as(z)
+        output: Tensor = self.end(x)
+        return output.view_as(z)
 
 
 class SmallTeacher(Teacher):
@@ -64,8 +64,8 @@ class SmallTeacher(Teacher):
         return self.network
 
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
-        found: Tensor = (network or self.network)(z_t, self.schedule.timestep(t).expand(len(z_t)))
-        return found
+        prediction: Tensor = (network or self.network)(z_t, self.schedule.timestep(t).expand(len(z_t)))
+        return prediction
 
     def train(self, steps: int) -> None:
         """To predict the noise in clips."""

@@ -96,5 +96,5 @@ def after(steps: int, number: int = signal.SIGTERM) -> tuple[Callable[[int, floa
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    found = {name: p.detach().clone() for name, p in trainer.roles.parameters.items()}
-    return found | {f"average {name}": p.clone() for name, p in trainer.roles.average.items()}
+    tensors = {name: p.detach().clone() for name, p in trainer.roles.parameters.items()}
+    return tensors | {f"average {name}": p.clone() for name, p in trainer.roles.average.items()}

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from fewstep.distill.parallel import whole_tensor
 from fewstep.distill.processes import check_same
 from fewstep.distill.trainer import Trainer
-from fewstep.teacher.base import load_teacher
 from fewstep.teacher.interrupts import Signals
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 from tests.distill.one_stage import Case, after, ignore, weights
 
@@ -73,10 +73,10 @@ def run(trainer: Trainer, stop: int = 0) -> None:
 
 def end(trainer: Trainer, folder: Path) -> None:
     """Writes what was trained, whole, and the finished student, as a stage ends."""
-    found = {name: whole_tensor(tensor).contiguous() for name, tensor in weights(trainer).items()}
+    tensors = {name: whole_tensor(tensor).contiguous() for name, tensor in weights(trainer).items()}
     is_main = trainer.accelerator.is_main_process
     if is_main:
-        save_file(found, folder / "weights.safetensors")
+        save_file(tensors, folder / "weights.safetensors")
         (folder / "student").mkdir()
     trainer.roles.save(folder / "student" if is_main else None)
 
@@ -108,11 +108,11 @@ class Processes:
     def ends(self, seconds: float = 600) -> list[tuple[int, str]]:
         """Exit code, and what was written to stderr, of each."""
         try:
-            found = [process.communicate(timeout=seconds)[1] for process in self._processes]
+            outputs = [process.communicate(timeout=seconds)[1] for process in self._processes]
         finally:
             for process in self._processes:
                 process.kill()
-        return [(process.returncode, text) for process, text in zip(self._processes, found, strict=True)]
+        return [(process.returncode, text) for process, text in zip(self._processes, outputs, strict=True)]
 
 
 def _failing(how: str) -> Callable[[int, float], None]:

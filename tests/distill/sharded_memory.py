@@ -19,7 +19,7 @@ from fewstep.distill.parallel import Layout
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.untrained import untrained_trainer
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 
 

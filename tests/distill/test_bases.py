@@ -11,9 +11,9 @@ import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
 from safetensors.torch import load_file
 
-from fewstep.commands.run import follow
 from fewstep.commands.run_checks import check_run
 from fewstep.commands.run_screen import RunScreen
+from fewstep.commands.run_stages import follow_stages
 from fewstep.distill.batches import BasesBatches
 from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
 from fewstep.distill.draws import Draws
@@ -21,16 +21,17 @@ from fewstep.distill.objectives.base import Batch
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.student.denoiser import Roles
-from fewstep.student.export.base import Options, export
-from fewstep.student.export.opening import open_export
-from fewstep.student.loading import load_student
-from fewstep.student.part import FILE_NAME as PART
-from fewstep.student.part import part_parameters
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.export.base import Options
+from fewstep.student.export.load_export import open_export
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.part import PART_FILE, part_parameters
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.base_models import join_bases
-from fewstep.teacher.bases import BASE, Bases
+from fewstep.teacher.bases import BASE_INDEX, Bases
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.interrupts import Stop
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.commands.test_run_stops import signalled
 from tests.tiny_pictures import save_tiny_sd
@@ -60,7 +61,7 @@ def joined(root: Path, *names: str) -> tuple[Teacher, list[Teacher]]:
 
 
 def of_bases(conditions: Conditions, *numbers: int) -> Conditions:
-    return Conditions(conditions.positive, conditions.negative, {BASE: torch.tensor(numbers)}, conditions.padded)
+    return Conditions(conditions.positive, conditions.negative, {BASE_INDEX: torch.tensor(numbers)}, conditions.padded)
 
 
 def recipe(root: Path, out: Path, **settings: Any) -> Recipe:
@@ -87,7 +88,7 @@ def recipe(root: Path, out: Path, **settings: Any) -> Recipe:
 def run(root: Path) -> Path:
     plan = recipe(root, root / "run")
     check_run(plan, RunFolder(plan.out))
-    follow(plan, screen=RunScreen())
+    follow_stages(plan, screen=RunScreen())
     return plan.out
 
 
@@ -96,9 +97,9 @@ def test_each_base_model_is_asked_about_its_own_clips(root: Path) -> None:
     alone = load_teacher(root / "teacher", device="cpu")
     z, t = teacher.noise([0, 1, 2, 3], teacher.latent_shape(4, 16, 16)), torch.tensor([1.0, 0.7, 0.4, 0.2])
     conditions = of_bases(teacher.conditions([*PROMPTS, *PROMPTS]), 2, 0, 1, 2)
-    found, features = teacher.denoise(z, t, conditions, 3.0), teacher.features(z, t, conditions)
+    x0, features = teacher.denoise(z, t, conditions, 3.0), teacher.features(z, t, conditions)
     for row, own in enumerate((others[1], alone, others[0], others[1])):
-        assert torch.allclose(found[row], own.denoise(z[[row]], t[[row]], conditions[[row]], 3.0)[0], atol=1e-4)
+        assert torch.allclose(x0[row], own.denoise(z[[row]], t[[row]], conditions[[row]], 3.0)[0], atol=1e-4)
         assert torch.allclose(features[0][row], own.features(z[[row]], t[[row]], conditions[[row]])[0][0], atol=1e-4)
 
 
@@ -146,10 +147,10 @@ def test_the_discriminator_is_told_the_base_model_and_trains_motion_alone(root: 
     own = {name for name, _ in judge.named_parameters() if not name.startswith(("heads.", "told."))}
     assert bool(own) == (backbone != "frozen") and all("motion_modules" in name for name in own)
     judge(z, s, of_bases(conditions, 0, 1)).sum().backward()
-    told = [p for name, p in judge.named_parameters() if name.startswith("told.")]
-    assert len(told) == 3 and all(p.grad is not None and bool(p.grad.any(dim=1).all()) for p in told)
+    facts = [p for name, p in judge.named_parameters() if name.startswith("told.")]
+    assert len(facts) == 3 and all(p.grad is not None and bool(p.grad.any(dim=1).all()) for p in facts)
     with torch.no_grad():
-        for vectors in told:
+        for vectors in facts:
             vectors[1] += 1  # what is learned of the second says nothing of the first
     assert torch.equal(judge(z, s, of_bases(conditions, 0, 0)), first)
 
@@ -167,8 +168,8 @@ def test_bases_are_drawn_per_batch_whoever_asks_again() -> None:
         source = BasesBatches([Numbered(base, rank) for base in range(3)], seed=4, stage=1, rank=rank)  # type: ignore[misc]
         batches = [source.batch(position, 2, 0.0) for position in range(60)]
         for batch in batches:
-            assert batch.conditions.shared[BASE].tolist() == [int(batch.x0[0, 0, 0, 0, 0])] * 2
-        return [int(batch.conditions.shared[BASE][0]) for batch in batches]
+            assert batch.conditions.shared[BASE_INDEX].tolist() == [int(batch.x0[0, 0, 0, 0, 0])] * 2
+        return [int(batch.conditions.shared[BASE_INDEX][0]) for batch in batches]
 
     ranks = [drawn(rank) for rank in range(3)]
     assert ranks[0] == drawn(0) and all(sorted(at) == [0, 1, 2] for at in zip(*ranks, strict=True))
@@ -181,10 +182,10 @@ def test_a_run_trains_motion_on_clips_of_every_base_model(root: Path, run: Path)
     hashes = [manifest["teacher_sha256"] for manifest in manifests]
     assert len(set(hashes)) == 3 and hashes[0] == load_teacher(root / "teacher").sha256()
     for stage in ("mse", "conditional", "relaxed"):
-        state = load_file(run / "stages" / stage / PART)
+        state = load_file(run / "stages" / stage / PART_FILE)
         assert state and all(".motion_modules." in name for name in state)
         assert not (run / "stages" / stage / "config.json").exists()
-    follow(recipe(root, run), screen=RunScreen())  # finished: nothing is trained again
+    follow_stages(recipe(root, run), screen=RunScreen())  # finished: nothing is trained again
 
 
 def test_base_models_and_sizes_go_together_and_resume(
@@ -194,7 +195,7 @@ def test_base_models_and_sizes_go_together_and_resume(
     data = {"kind": "rollouts", "prompts": root / "prompts.txt", "steps": 2, "guidance": 2.0, "count": 2}
     whole, stopped = (recipe(root, tmp_path / name, size=sizes, data=data) for name in ("whole", "stopped"))
     check_run(whole, RunFolder(whole.out))
-    follow(whole, screen=RunScreen())
+    follow_stages(whole, screen=RunScreen())
     names = ["16x16x4", "24x16x2"]
     for folder in ("data", "data-1", "data-2"):
         made = [json.loads((whole.out / folder / name / "manifest.json").read_text()) for name in names]
@@ -204,10 +205,10 @@ def test_base_models_and_sizes_go_together_and_resume(
         with monkeypatch.context() as moment:
             signalled(moment, "fewstep.distill.trainer.Trainer.one_step", call)
             with pytest.raises(Stop):
-                follow(stopped, screen=RunScreen())
-    follow(stopped, screen=RunScreen())
+                follow_stages(stopped, screen=RunScreen())
+    follow_stages(stopped, screen=RunScreen())
     for stage in ("mse", "conditional", "relaxed"):
-        ends = [load_file(run / "stages" / stage / PART) for run in (whole.out, stopped.out)]
+        ends = [load_file(run / "stages" / stage / PART_FILE) for run in (whole.out, stopped.out)]
         assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][n], x) for n, x in ends[1].items())
     assert [tuple(size) for size in load_student(whole.out, device="cpu").contract.sizes] == [(4, 16, 16), (2, 16, 24)]
     (whole.out / "recipe.yaml").unlink()
@@ -217,7 +218,7 @@ def test_base_models_and_sizes_go_together_and_resume(
 
 def test_a_student_on_its_teachers_base_is_exported_as_a_motion_adapter(root: Path, run: Path) -> None:
     student = load_student(run, device="cpu")
-    done = export(student, "part", root / "motion", Options())
+    done = write_export(student, "part", root / "motion", Options())
     assert done.relative_error < 1e-5
     back = open_export(root / "motion", student.teacher)
     own = part_parameters(student.network, student.teacher.subsets["motion"])
@@ -226,7 +227,7 @@ def test_a_student_on_its_teachers_base_is_exported_as_a_motion_adapter(root: Pa
 
 
 def test_the_file_works_on_a_base_model_that_training_never_saw(root: Path, run: Path) -> None:
-    export(load_student(run, device="cpu"), "part", root / "shared", Options())
+    write_export(load_student(run, device="cpu"), "part", root / "shared", Options())
     adapter: Any = MotionAdapter.from_pretrained(root / "shared")
     pipe: Any = AnimateDiffPipeline.from_pretrained(root / "unseen", motion_adapter=adapter)
     pipe.set_progress_bar_config(disable=True)
@@ -236,8 +237,8 @@ def test_the_file_works_on_a_base_model_that_training_never_saw(root: Path, run:
     teacher, (unseen,) = joined(root, "unseen")
     z = teacher.noise([7], teacher.latent_shape(4, 16, 16))
     size = {"num_frames": 4, "height": 16, "width": 16}
-    asked = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False}
-    stock = pipe("a red circle", latents=z, **size, **asked)[0]
+    arguments = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False}
+    stock = pipe("a red circle", latents=z, **size, **arguments)[0]
     for name, network in part_parameters(student.network, teacher.subsets["motion"]).items():
         unseen.pipeline.unet.get_parameter(name).data = network.data
     own = rollout(unseen, z, unseen.conditions(["a red circle"]), student.contract.grid)
@@ -275,6 +276,6 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
 def test_a_student_that_differs_in_more_than_motion_does_not_leave_as_motion(root: Path) -> None:
     plan = recipe(root, root / "whole", bases=[], student={})
     plan = plan.model_copy(update={"stages": plan.stages[:1]})
-    follow(plan, screen=RunScreen())
+    follow_stages(plan, screen=RunScreen())
     with pytest.raises(ValueError, match="differs from its teacher in more than the part"):
-        export(load_student(plan.out, device="cpu"), "part", root / "refused", Options())
+        write_export(load_student(plan.out, device="cpu"), "part", root / "refused", Options())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.distill.checkpoint import FILE_NAME, PREVIOUS, forget_checkpoints, forget_state, load_state, save_state
+from fewstep.distill.checkpoint import PREVIOUS, STATE_FILE, forget_checkpoints, forget_state, load_state, save_state
 
 
 def state(step: int, stage: str = "4-step") -> dict[str, Any]:
@@ -22,8 +22,8 @@ def state(step: int, stage: str = "4-step") -> dict[str, Any]:
 
 
 def step_of(folder: Path, stage: str = "4-step") -> int | None:
-    found = load_state(folder, stage)
-    return None if found is None else found["step"]
+    actual = load_state(folder, stage)
+    return None if actual is None else actual["step"]
 
 
 def names(folder: Path) -> set[str]:
@@ -33,23 +33,23 @@ def names(folder: Path) -> set[str]:
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_state(tmp_path, state(step))
-    assert names(tmp_path) == {FILE_NAME, PREVIOUS} and step_of(tmp_path) == 3
-    (tmp_path / FILE_NAME).unlink()
+    assert names(tmp_path) == {STATE_FILE, PREVIOUS} and step_of(tmp_path) == 3
+    (tmp_path / STATE_FILE).unlink()
     assert step_of(tmp_path) == 2
     save_state(tmp_path, state(4))  # of the stage that went on from there
     assert step_of(tmp_path) == 4
-    (tmp_path / FILE_NAME).unlink()
+    (tmp_path / STATE_FILE).unlink()
     assert step_of(tmp_path) == 2
 
 
 def test_a_broken_one_names_the_one_before(tmp_path: Path) -> None:
     save_state(tmp_path, state(1))
-    (tmp_path / FILE_NAME).write_bytes(b"PK\x03\x04 half")
+    (tmp_path / STATE_FILE).write_bytes(b"PK\x03\x04 half")
     with pytest.raises(ValueError, match="delete it to begin the stage 4-step again"):
         load_state(tmp_path, "4-step")
     save_state(tmp_path, state(2))
     save_state(tmp_path, state(3))
-    (tmp_path / FILE_NAME).write_bytes(b"PK\x03\x04 half")
+    (tmp_path / STATE_FILE).write_bytes(b"PK\x03\x04 half")
     with pytest.raises(ValueError, match=r"state\.pt is broken .*: delete it to resume from the checkpoint before it"):
         load_state(tmp_path, "4-step")
 
@@ -57,14 +57,14 @@ def test_a_broken_one_names_the_one_before(tmp_path: Path) -> None:
 def test_what_came_after_a_roll_back_is_not_the_one_before(tmp_path: Path) -> None:
     for step in (1, 5, 2):
         save_state(tmp_path, state(step))
-    assert names(tmp_path) == {FILE_NAME} and step_of(tmp_path) == 2
+    assert names(tmp_path) == {STATE_FILE} and step_of(tmp_path) == 2
 
 
 def test_another_stage_leaves_none_of_the_one_before(tmp_path: Path) -> None:
     save_state(tmp_path, state(1))
     save_state(tmp_path, state(2))
     save_state(tmp_path, state(1, "2-step"))
-    assert names(tmp_path) == {FILE_NAME} and step_of(tmp_path) is None and step_of(tmp_path, "2-step") == 1
+    assert names(tmp_path) == {STATE_FILE} and step_of(tmp_path) is None and step_of(tmp_path, "2-step") == 1
 
 
 def test_a_failed_write_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

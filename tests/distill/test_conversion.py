@@ -23,7 +23,8 @@ from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import Conversion, Stage
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train, student_network
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Prediction
 from tests.distill import eps_world
@@ -37,7 +38,7 @@ def stage(steps: int, **settings: Any) -> Stage:
 
 
 @pytest.mark.parametrize(
-    ("steps", "convert", "start", "found"),
+    ("steps", "convert", "start", "expected"),
     [
         (1, None, "eps", DEFAULT),
         (2, None, "eps", None),
@@ -53,12 +54,12 @@ def stage(steps: int, **settings: Any) -> Stage:
         (1, False, "eps", "stage 1-step takes one step with a student that predicts eps.* leave convert out"),
     ],
 )
-def test_when_a_stage_converts(steps: int, convert: Any, start: Prediction, found: Conversion | str | None) -> None:
-    if isinstance(found, str):
-        with pytest.raises(ValueError, match=found):
+def test_when_a_stage_converts(steps: int, convert: Any, start: Prediction, expected: Conversion | str | None) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
             conversion_of(stage(steps, convert=convert), start)
     else:
-        assert conversion_of(stage(steps, convert=convert), start) == found
+        assert conversion_of(stage(steps, convert=convert), start) == expected
 
 
 def recipe(*stages: Stage, **settings: Any) -> Recipe:
@@ -125,11 +126,11 @@ def teacher(make_tiny_animatediff: Callable[..., None], tmp_path_factory: pytest
     """One that predicts eps, of the size that a test trains in seconds; its head is small, as a trained one's."""
     folder = tmp_path_factory.mktemp("small")
     make_tiny_animatediff(folder, layers_per_block=1)
-    found = load_teacher(folder, device="cpu")
-    head: Any = found.network_at(1.0)
+    loaded = load_teacher(folder, device="cpu")
+    head: Any = loaded.network_at(1.0)
     head.conv_out.weight.mul_(0.2)
     head.conv_out.bias.zero_()
-    return found
+    return loaded
 
 
 def batch(teacher: Teacher, seed: int, size: int = 4) -> Batch:
@@ -150,14 +151,14 @@ def test_the_student_learns_and_its_original_stays(teacher: Teacher, train: Trai
     record_prediction(roles.student, to)
     optimizer = torch.optim.Adam(roles.parameters.values(), lr=3e-3)
     own = {name: tensor.clone() for name, tensor in roles.backbone.state_dict().items()}
-    found = []
+    losses = []
     for _ in range(6):  # of the same clips and noise
         now = loss(teacher, roles, 0)
         now.backward()
         optimizer.step()
         optimizer.zero_grad()
-        found.append(float(now.detach()))
-    assert found[-1] < min(found[:-1])
+        losses.append(float(now.detach()))
+    assert losses[-1] < min(losses[:-1])
     assert all(torch.equal(tensor, own[name]) for name, tensor in roles.backbone.state_dict().items())
 
 
@@ -180,7 +181,7 @@ def test_an_error_of_eps_is_not_learned_as_often_as_the_original_amplifies_it(te
     roles, seen = Roles(teacher), dict[str, Tensor]()
     record_prediction(roles.student, "x0")
     schedule, b = teacher.schedule, batch(teacher, 0)
-    asked: list[Tensor] = []
+    arguments: list[Tensor] = []
 
     class Watched(ConversionObjective):
         def _times(self, *_: Any) -> Tensor:
@@ -189,16 +190,16 @@ def test_an_error_of_eps_is_not_learned_as_often_as_the_original_amplifies_it(te
     usual = teacher.denoise
 
     def denoise(z: Tensor, t: Tensor, conditions: Any, network: Any) -> Tensor:
-        asked.append(t)
-        seen[f"z{len(asked)}"] = z
+        arguments.append(t)
+        seen[f"z{len(arguments)}"] = z
         return usual(z, t, conditions, network=network)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teacher, "denoise", denoise)
         Watched(roles.backbone, Supervision(2, 1)).loss("student", b, roles, 0)
-    ratio = schedule.sigma(asked[0]) / schedule.alpha(asked[0])
+    ratio = schedule.sigma(arguments[0]) / schedule.alpha(arguments[0])
     torch.testing.assert_close(ratio, torch.full((4,), 8.0, dtype=torch.float64))
-    assert bool((asked[1] == 1).all()) and torch.equal(seen["z1"], seen["z2"])
+    assert bool((arguments[1] == 1).all()) and torch.equal(seen["z1"], seen["z2"])
     assert not torch.equal(seen["z2"], schedule.add_noise(b.x0, b.noise(), 1.0))  # noise alone
 
 

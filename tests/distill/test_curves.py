@@ -9,7 +9,7 @@ import pytest
 from accelerate import Accelerator
 
 from fewstep.distill.curves import Curves, read_curve
-from fewstep.distill.trackers import NoTracker
+from fewstep.distill.tracker import NoTracker
 
 
 def test_points_after_the_checkpoint_are_taken_back(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from fewstep.distill.discriminator import Discriminator, DiscriminatorSettings
 from fewstep.distill.heads import Head
 from fewstep.student.adapters import adapter_parameters, add_adapter, shared_copy
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.load_teacher import load_teacher
 
 SHAPE = (16, 3, 4, 4)
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
@@ -195,9 +196,9 @@ def test_features_are_standardised_by_those_of_real_clips(tiny_teacher: Teacher,
     many = Conditions.join([conditions] * 4)
     judge = Discriminator(tiny_teacher, backbone, settings, clips, many, conditional=False)
     features = judge.read(clips, torch.linspace(0.02, 0.98, 8), many)
-    for head, found in zip(judge.heads, features, strict=True):
+    for head, feature in zip(judge.heads, features, strict=True):
         assert isinstance(head, Head)
-        shown = head.layers[0](found)
+        shown = head.layers[0](feature)
         assert float(shown.mean(dim=(0, 2, 3, 4)).abs().max()) < 1 and 0.3 < float(shown.std()) < 3
     other = make(tiny_teacher, conditional=False)
     assert not torch.allclose(judge(clips[:2], S, conditions), other(clips[:2], S, conditions))

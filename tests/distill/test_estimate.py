@@ -15,7 +15,7 @@ import torch
 from fewstep.distill.calls import Calls
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.draws import Draws
-from fewstep.distill.estimate import Share, rollout_calls, stage_calls, stage_memory, total_calls
+from fewstep.distill.estimate import RoleMemory, rollout_calls, stage_calls, stage_memory, total_calls
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.base import Batch
@@ -47,7 +47,7 @@ def relay(*stages: Stage, train: str = "full", **changes: Any) -> Recipe:
     return Recipe.model_validate({"data": DATA, "stages": stages, "student": {"train": train}, **changes})
 
 
-def roles(shares: list[Share]) -> dict[str, float]:
+def roles(shares: list[RoleMemory]) -> dict[str, float]:
     return {share.role: share.total for share in shares}
 
 
@@ -167,8 +167,8 @@ def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> 
 def test_bfloat16_halves_what_is_frozen() -> None:
     recipe = relay(progressive(), adversarial())
     held = {"discriminator": Held(trained=G, frozen=G // 2)}
-    found = roles(stage_memory(recipe, 1, G, held=held, frozen="bfloat16"))
-    assert found == {"teacher": 0.5, "student": 5, "supervisor": 0.5, "discriminator": 4.5}
+    gib = roles(stage_memory(recipe, 1, G, held=held, frozen="bfloat16"))
+    assert gib == {"teacher": 0.5, "student": 5, "supervisor": 0.5, "discriminator": 4.5}
 
 
 def test_few_bits_and_an_average_elsewhere_take_less() -> None:
@@ -182,8 +182,8 @@ def test_few_bits_and_an_average_elsewhere_take_less() -> None:
 
 def test_adapters_share_one_copy() -> None:
     recipe = relay(progressive(), adversarial(), train="lora")
-    found = roles(stage_memory(recipe, 1, G, G // 8, frozen="bfloat16"))
-    assert found == {"teacher": 0.5, "student": 5 / 8, "supervisor": 1 / 8}
+    gib = roles(stage_memory(recipe, 1, G, G // 8, frozen="bfloat16"))
+    assert gib == {"teacher": 0.5, "student": 5 / 8, "supervisor": 1 / 8}
 
 
 @pytest.mark.parametrize(

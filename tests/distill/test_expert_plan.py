@@ -26,7 +26,7 @@ def stage(student_steps: int = 4, **more: Any) -> Stage:
 
 
 @pytest.mark.parametrize(
-    ("asked", "trained", "starts"),
+    ("arguments", "trained", "starts"),
     [
         ({}, ("high", "low"), None),
         ({"expert": "high"}, ("high",), (1.0, 0.75)),
@@ -38,9 +38,9 @@ def stage(student_steps: int = 4, **more: Any) -> Stage:
     ],
 )
 def test_experts_learn_at_their_own_starts(
-    tiny_experts: Teacher, asked: dict[str, Any], trained: tuple[str, ...], starts: tuple[float, ...] | None
+    tiny_experts: Teacher, arguments: dict[str, Any], trained: tuple[str, ...], starts: tuple[float, ...] | None
 ) -> None:
-    assert expert_plan(stage(**asked), tiny_experts) == ExpertPlan(trained, starts)
+    assert expert_plan(stage(**arguments), tiny_experts) == ExpertPlan(trained, starts)
 
 
 def test_a_single_denoiser_needs_no_plan(tiny_teacher: Teacher) -> None:

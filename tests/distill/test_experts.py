@@ -46,11 +46,11 @@ def test_each_student_is_trained_only_at_its_own_times(
     plan = recipe(expert=expert)
     roles = stage_roles(plan, 0, tiny_experts, None, None)
     supervision = stage_supervision(plan.stages[0], tiny_experts)
-    asked = defaultdict[str, set[float]](set)
+    arguments = defaultdict[str, set[float]](set)
     for name, part in parts_of(roles.student).items():
 
         def note(_: Any, args: Any, name: str = name) -> None:
-            asked[name] |= {round(t, 1) for t in args[1].tolist()}
+            arguments[name] |= {round(t, 1) for t in args[1].tolist()}
 
         part.register_forward_pre_hook(note)
     batches = Batches(tiny_experts_dataset, tiny_experts, seed=0, stage=0)
@@ -60,9 +60,9 @@ def test_each_student_is_trained_only_at_its_own_times(
         x0 = tiny_experts.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
         (x0 - lesson.target(tiny_experts.schedule)).square().mean().backward()
     own = {"high": {1000.0, 937.5}, "low": {833.3, 625.0}}
-    assert asked == ({expert: own[expert]} if expert else own)
+    assert arguments == ({expert: own[expert]} if expert else own)
     moved = {key.split(".")[0] for key, p in roles.parameters.items() if p.grad is not None and bool(p.grad.any())}
-    assert moved == set(asked)
+    assert moved == set(arguments)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
     resumed = experts_case.trainer(kind, train, **FEW, **stage)
     assert resumed.step == 2
     resumed.run(ignore, Signals())
-    found = weights(resumed)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    actual = weights(resumed)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert experts_case.curve() == curve and len(curve) == 4
     after_all = experts_case.teacher.denoiser.state_dict()
     assert all(torch.equal(tensor, after_all[key]) for key, tensor in before.items())

@@ -48,10 +48,10 @@ def run(trainer: Trainer, stop: int = 0) -> None:
 def change(trainer: Trainer, teacher: Teacher) -> Tensor:
     """What the averaged student says otherwise than its teacher."""
     z = teacher.noise([0, 1], teacher.latent_shape(9, 16, 16))
-    asked = teacher.conditions(["a red ring", "a cross"])
+    arguments = teacher.conditions(["a red ring", "a cross"])
     with torch.no_grad(), trainer.roles.averaged():
-        own = teacher.denoise(z, 0.8, asked, network=trainer.roles.student)
-        return own - teacher.denoise(z, 0.8, asked)
+        own = teacher.denoise(z, 0.8, arguments, network=trainer.roles.student)
+        return own - teacher.denoise(z, 0.8, arguments)
 
 
 APART = 0.3  # of what a student says otherwise than its teacher: Adam's first steps make much of small differences
@@ -63,14 +63,14 @@ APART = 0.3  # of what a student says otherwise than its teacher: Adam's first s
 def test_adapters_on_eight_bits_learn_nearly_the_same(
     tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str
 ) -> None:
-    found = []
+    changes = []
     for kind in (None, base):
         with rounded(tiny_teacher, kind):
             case = case_in(tmp_path / str(kind), tiny_teacher, tiny_dataset)
             trainer = case.trainer(train="lora", lr=1e-2, steps=8, **OBJECTIVES[objective])
             run(trainer)
-            found.append(change(trainer, tiny_teacher))
-    exact, other = found
+            changes.append(change(trainer, tiny_teacher))
+    exact, other = changes
     distance = float((other - exact).norm() / exact.norm())
     assert 0 < distance < APART
 

@@ -14,10 +14,11 @@ from PIL import Image
 from fewstep.distill.batches import Batches
 from fewstep.distill.data import make_data
 from fewstep.distill.settings import RolloutData, VideoData
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.given import Given, Prompt, given_of_clips, read_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.video import write_video
 
@@ -46,12 +47,12 @@ def check_same(teacher: Teacher, batches: Batches, directly: list[tuple[str, Vid
         conditions = teacher.conditions([text], size=size, given=given)
         assert batch.x0.shape == (1, *teacher.latent_shape(*size))
         t, z = torch.tensor([0.6]), teacher.noise([3], batch.x0.shape[1:])
-        found = teacher.predict(z, t, batch.conditions)
+        prediction = teacher.predict(z, t, batch.conditions)
         black = {name: torch.zeros_like(video) for name, video in given.items()}
         of_nothing = teacher.predict(z, t, teacher.conditions([text], size=size, given=black))
-        error = float((found - teacher.predict(z, t, conditions)).abs().max())
+        error = float((prediction - teacher.predict(z, t, conditions)).abs().max())
         assert error < 1e-3  # datasets hold halves
-        assert float((found - of_nothing).abs().max()) > 4 * error
+        assert float((prediction - of_nothing).abs().max()) > 4 * error
 
 
 @pytest.mark.parametrize(("kind", "given"), [("i2v", {"first": "FIRST_FRAME"}), ("vace", {"control": "depth"})])

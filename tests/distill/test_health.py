@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from fewstep.distill.checkpoint import HEALTHY, load_state
+from fewstep.distill.checkpoint import HEALTHY_FILE, load_state
 from fewstep.distill.health import Watch, Watcher
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.trainer import Trainer
@@ -45,8 +45,8 @@ ONLY_CONTRAST = {"motion": None, "colour": None, "diversity": None, "contrast": 
     ],
 )
 def test_every_way_to_be_ill_has_its_sentence(figures: dict[str, float], sentence: str) -> None:
-    (said,) = Watch().wrong(SOUND | figures)
-    assert said.startswith(sentence)
+    (text,) = Watch().wrong(SOUND | figures)
+    assert text.startswith(sentence)
     assert not Watch().wrong(SOUND) and not Watch().wrong({})
 
 
@@ -102,7 +102,7 @@ def test_a_healthy_stage_is_measured_and_runs_to_its_end(case: Case) -> None:
     measured = [point for point in case.curve() if "motion" in point]
     assert [point["step"] for point in measured] == [2, 4, 6]
     assert all({"motion", "contrast", "colour", "diversity"} <= point.keys() for point in measured)
-    healthy = load_state(case.folder, "s", HEALTHY)
+    healthy = load_state(case.folder, "s", HEALTHY_FILE)
     assert healthy is not None and healthy["step"] == 6
 
 
@@ -115,9 +115,9 @@ def test_a_student_that_burns_stops_the_run_and_what_was_trained_is_kept(case: C
         trainer.run(ignore, Signals())
     assert case.trainer().step == 6
     wider = watched(case, {"on_trigger": "warn"})
-    said: list[str] = []
-    wider.run(ignore, Signals(), said.append)
-    assert wider.step == 6 and said and said[0].startswith("warning: stage s at step 6: its clips ")
+    text: list[str] = []
+    wider.run(ignore, Signals(), text.append)
+    assert wider.step == 6 and text and text[0].startswith("warning: stage s at step 6: its clips ")
 
 
 def test_a_moving_average_that_is_not_a_number_is_caught_in_its_own_stage(case: Case) -> None:
@@ -149,10 +149,10 @@ def test_a_stage_rolls_back_to_its_healthy_checkpoint_and_goes_on_at_half_the_ra
         return figures
 
     trainer.one_step = once  # type: ignore[method-assign]
-    said: list[str] = []
-    trainer.run(ignore, Signals(), said.append)
+    text: list[str] = []
+    trainer.run(ignore, Signals(), text.append)
     assert broke == [3, 4, 5, 6] and trainer.step == 6 and trainer.rate == 0.5
-    assert len(said) == 1 and said[0].endswith("back to step 2, and on at 0.5 times its learning rates")
+    assert len(text) == 1 and text[0].endswith("back to step 2, and on at 0.5 times its learning rates")
     rates = {point["step"]: point["student/lr_scale"] for point in case.curve() if "student/lr_scale" in point}
     assert list(rates) == [1, 2, 3, 4, 5, 6]  # what came after step 2 was taken back
     state = load_state(case.folder, "s")

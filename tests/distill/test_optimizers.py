@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fewstep.distill.meta_step import plain_tensors
+from fewstep.distill.optimizer_group import OptimizerGroup
 from fewstep.distill.optimizers import OptimizerKind, check_optimizer
-from fewstep.distill.player import Player
 
 FEW_BITS: list[OptimizerKind] = ["adamw8bit", "adamw4bit"]
 EVERY: list[OptimizerKind] = ["adamw", "adamw_fused", *FEW_BITS]
@@ -30,7 +30,7 @@ class Learner:
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64))
         self.goal = torch.randn(64, 64) / 8
-        self.player = Player(self.layers.parameters(), 1e-3, (0.9, 0.99), 0.01, 1e9, kind)
+        self.player = OptimizerGroup(self.layers.parameters(), 1e-3, (0.9, 0.99), 0.01, 1e9, kind)
 
     def step(self, number: int) -> float:
         x = torch.randn(32, 64, generator=torch.Generator().manual_seed(number))
@@ -44,7 +44,7 @@ class Learner:
         return nn.utils.parameters_to_vector(self.layers.parameters()).detach()
 
 
-def moment_bytes(player: Player) -> int:
+def moment_bytes(player: OptimizerGroup) -> int:
     moments = [s[name] for s in player.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     return sum(part.nbytes for moment in moments for part in plain_tensors(moment))
 

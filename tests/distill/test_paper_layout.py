@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.distill.estimate import GIB
 from fewstep.distill.fitting import remedies
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCounter
+from fewstep.teacher.limits import GIB
 from fewstep.teacher.outline import outline_teacher
 from tests.distill import sharded_memory
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from fewstep.distill.settings import Stage
 from fewstep.eval.results import write_results
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from tests.distill.one_stage import Case
 from tests.distill.several_processes import Job, Layout, Processes, begin, end, run
 
@@ -43,10 +44,10 @@ def layouts(request: pytest.FixtureRequest) -> list[Layout]:
 @pytest.fixture(scope="module")
 def rows(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     """Written at the end when `--scale` names a file."""
-    found: list[dict[str, Any]] = []
-    yield found
+    results: list[dict[str, Any]] = []
+    yield results
     if path := request.config.getoption("--scale"):
-        write_results(Path(path), "make scale", found)
+        write_results(Path(path), "make scale", results)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,12 @@ def test_layouts_train_alike_and_go_on_from_each_other(
     together([Job(layout, str(folders[layout, "parts"])) for layout in layouts])
     for layout in layouts:
         alone_folder, whole, parts = (folders[layout, way] for way in ("alone", "whole", "parts"))
-        found, resumed = difference(alone_folder, whole), difference(whole, parts)
+        apart, resumed = difference(alone_folder, whole), difference(whole, parts)
         same_files = [sorted(p.name for p in (f / "student").iterdir()) for f in (alone_folder, whole)]
-        ok = max(found, resumed) <= LIMITS[layout.kind] and same_files[0] == same_files[1]
+        ok = max(apart, resumed) <= LIMITS[layout.kind] and same_files[0] == same_files[1]
         rows.append(
             {"layout": layout.kind, "processes": 2, "train": layout.train, "objective": layout.objective}
-            | {"steps": STEPS, "max_difference": found, "resumed": resumed, "ok": ok}
+            | {"steps": STEPS, "max_difference": apart, "resumed": resumed, "ok": ok}
         )
     assert all(row["ok"] for row in rows), rows
 
@@ -113,10 +114,10 @@ def test_who_is_left_alone_ends_with_a_sentence(
     processes = Processes(tiny_wan_folder, tiny_dataset, [job], tmp_path)
     processes.wait_for_first()
     began = time.monotonic()
-    (first, said), (second, of_second) = processes.ends()
+    (first, text), (second, of_second) = processes.ends()
     assert time.monotonic() - began < 30
     assert (first, second) == (2, code)
-    assert "another process of this run has ended" in said.strip().splitlines()[-1]
+    assert "another process of this run has ended" in text.strip().splitlines()[-1]
     assert fails == "killed" or "the disk of node 1 is broken" in of_second
 
 
@@ -126,9 +127,9 @@ def test_processes_that_see_other_folders_are_refused(
     layout = Layout("regression", "full", "ddp")
     run(begin(Case(own_teacher, tiny_dataset, tmp_path), layout), stop=2)
     ends = Processes(tiny_wan_folder, tiny_dataset, [Job(layout, str(tmp_path), fails="elsewhere")], tmp_path).ends()
-    for code, said in ends:
+    for code, text in ends:
         assert code == 2
-        assert "the processes of this run differ in step (process 0: 2, process 1: 0): let them share" in said
+        assert "the processes of this run differ in step (process 0: 2, process 1: 0): let them share" in text
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:

@@ -215,8 +215,8 @@ def test_a_mistake_is_told_in_one_sentence(path: Path, override: str, sentence: 
 
 
 def test_all_mistakes_are_told_at_once(path: Path) -> None:
-    told = refused(path, "seed=-1", "stages.0.lr=0", "stages.3.objective.weigth=1").split("; ")
-    assert [sentence.split()[0] for sentence in told] == ["seed", "stages.0.lr", "stages.3.objective.weigth"]
+    facts = refused(path, "seed=-1", "stages.0.lr=0", "stages.3.objective.weigth=1").split("; ")
+    assert [sentence.split()[0] for sentence in facts] == ["seed", "stages.0.lr", "stages.3.objective.weigth"]
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_stages_that_do_not_go_together_are_told(path: Path, override: str, sent
 
 
 def test_names_of_stages_are_unique(path: Path) -> None:
-    told = refused(path, "stages.0.name=a", "stages.2.name=a", "stages.3.guidance=2")
-    assert re.match(r"stages\.2\.name: a is the name of stages\.0 too; choose another; stages\.3\.guidance is 2", told)
+    facts = refused(path, "stages.0.name=a", "stages.2.name=a", "stages.3.guidance=2")
+    assert re.match(r"stages\.2\.name: a is the name of stages\.0 too; choose another; stages\.3\.guidance is 2", facts)
 
 
 def test_default_names_count_on(path: Path) -> None:
@@ -342,17 +342,17 @@ def test_the_recipe_in_a_runs_folder_reads_though_its_files_are_gone(path: Path,
 
 
 @pytest.mark.parametrize(
-    ("overrides", "asked"),
+    ("overrides", "arguments"),
     [
         (["stages.3.starts=[0.1, 1]"], "would be asked at 0.1"),
         (["stages.3.teacher_steps=8", "stages.3.teacher=8-step", "stages.3.starts=[0.3]"], "8-step, which supervises"),
         (["stages.3.starts=[0.5, 0.375]"], "would be asked at 0.375"),
     ],
 )
-def test_starts_that_a_student_has_no_node_for_are_refused(path: Path, overrides: list[str], asked: str) -> None:
+def test_starts_that_a_student_has_no_node_for_are_refused(path: Path, overrides: list[str], arguments: str) -> None:
     """It was never taught where to land from there, as at sampling."""
     sentence = refused(path, *overrides)
-    assert asked in sentence and "was never taught where to land" in sentence and "start at 1, 0." in sentence
+    assert arguments in sentence and "was never taught where to land" in sentence and "start at 1, 0." in sentence
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_starts_are_free_where_the_supervisor_knows_them(path: Path, overrides: 
 
 @pytest.mark.parametrize("setting", ["real=clips", "real=clips_at_data", "judges=sample"])
 def test_clips_ask_for_a_relaxed_discriminator(path: Path, setting: str) -> None:
-    told = refused(path, f"stages.2.objective.{setting}")
-    assert "set conditional to false" in told
+    facts = refused(path, f"stages.2.objective.{setting}")
+    assert "set conditional to false" in facts
     stage = read_recipe(path, [f"stages.2.objective.{setting}", "stages.2.objective.conditional=false"]).stages[2]
     assert isinstance(stage.objective, Adversarial) and not stage.objective.conditional

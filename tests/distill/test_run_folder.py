@@ -152,6 +152,6 @@ def test_a_command_without_settings_names_its_own_option(tmp_path: Path) -> None
     RunFolder(tmp_path).begin(recipe())
     with pytest.raises(ValueError, match="begun with another seed: run it with the same settings, or choose another f"):
         RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError) as caught:
         RunFolder(tmp_path, "--out DIR").check(recipe("seed=1"))
-    assert str(found.value).endswith("choose another folder with --out DIR")
+    assert str(caught.value).endswith("choose another folder with --out DIR")

@@ -16,10 +16,11 @@ from fewstep.distill.data import captioned_videos, make_data, read_clips, shares
 from fewstep.distill.deck import Deck
 from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.distill.size_checks import clips_foreseen
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
-from fewstep.teacher.bases import BASE
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.bases import BASE_INDEX
 from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.dataset_reader import read_rows
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.video import write_video
@@ -34,7 +35,7 @@ import torch
 from accelerate import Accelerator
 from fewstep.distill.batches import Batches
 from fewstep.distill.gradients import average_gradients
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 
 join_processes(cpu=True)
@@ -123,9 +124,9 @@ def test_base_models_with_other_counts_agree_on_the_size(tiny_teacher: Teacher, 
 
     assert shapes(second) == shapes(first) != shapes(alone)
     around = BasesBatches([first, second], seed=0, stage=0)
-    bases = {int(batch.conditions.shared[BASE][0]) for batch in (around.batch(n, 2, 0.0) for n in range(12))}
+    bases = {int(batch.conditions.shared[BASE_INDEX][0]) for batch in (around.batch(n, 2, 0.0) for n in range(12))}
     each = around.of_each_size(10**9, 3)
-    assert bases == {0, 1} and len({int(batch.conditions.shared[BASE][0]) for batch in each}) == 1
+    assert bases == {0, 1} and len({int(batch.conditions.shared[BASE_INDEX][0]) for batch in each}) == 1
     assert [tuple(one.x0.shape) for one in each] == [(3, *tiny_teacher.latent_shape(*size)) for size in SIZES]
 
 
@@ -156,12 +157,12 @@ def test_videos_go_to_the_size_that_fits_them(tiny_teacher: Teacher, tmp_path: P
         (videos / f"{name}.txt").write_text(f"a {name} clip")
     settings = VideoData(kind="videos", folder=videos, batch=1)
     out = make_data(settings, tiny_teacher, "tiny", SIZES, tmp_path / "run" / "data", lambda done, total: None)
-    found = []
+    ids = []
     for folder in datasets_in(out):
         manifest = read_manifest(folder)
         paths = [str(folder / shard.name) for shard in manifest.shards]
-        found.append([row["id"] for row in read_rows(paths, manifest.tensors)])
-    assert found == [["square.mp4"], ["wide.mp4"], ["tall.mp4"]]
+        ids.append([row["id"] for row in read_rows(paths, manifest.tensors)])
+    assert ids == [["square.mp4"], ["wide.mp4"], ["tall.mp4"]]
 
 
 def write_clips(folder: Path, *names: str) -> None:

@@ -26,20 +26,20 @@ def check(folder: Path, gate: dict[str, Any], **measured: float) -> None:
     check_gate(stage, run)
 
 
-@pytest.mark.parametrize(("found", "opens"), [(0.7, True), (0.9, True), (0.69, False), (math.nan, False)])
-def test_a_lower_limit(found: float, opens: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "opens"), [(0.7, True), (0.9, True), (0.69, False), (math.nan, False)])
+def test_a_lower_limit(value: float, opens: bool, tmp_path: Path) -> None:
     gate = {"metric": "prompt_accuracy", "at_least": 0.7}
-    assert Gate.model_validate(gate).opens(found) is opens
+    assert Gate.model_validate(gate).opens(value) is opens
     if opens:
-        check(tmp_path, gate, prompt_accuracy=found)
+        check(tmp_path, gate, prompt_accuracy=value)
         return
     with pytest.raises(ValueError, match=r"stage 4-step ended with prompt_accuracy (0.69|nan).* at least 0.7"):
-        check(tmp_path, gate, prompt_accuracy=found)
+        check(tmp_path, gate, prompt_accuracy=value)
 
 
-@pytest.mark.parametrize(("found", "opens"), [(0.02, True), (0.01, True), (0.021, False), (math.nan, False)])
-def test_an_upper_limit(found: float, opens: bool) -> None:
-    assert Gate(metric="endpoint_error", at_most=0.02).opens(found) is opens
+@pytest.mark.parametrize(("value", "opens"), [(0.02, True), (0.01, True), (0.021, False), (math.nan, False)])
+def test_an_upper_limit(value: float, opens: bool) -> None:
+    assert Gate(metric="endpoint_error", at_most=0.02).opens(value) is opens
 
 
 def test_a_gate_on_what_was_not_measured_says_so(tmp_path: Path) -> None:

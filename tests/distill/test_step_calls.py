@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewstep.distill.objectives.adversarial import AdversarialObjective
-from fewstep.distill.step_calls import Kind, StepCalls, clips_of
+from fewstep.distill.step_calls import CallKind, StepCalls, clips_of
 from fewstep.distill.step_time import expected_clips
 from fewstep.distill.trainer import Trainer
 from fewstep.teacher.base import Teacher
@@ -42,29 +42,29 @@ def test_steps_make_the_calls_that_the_estimate_foresees(
     trainer = untrained(tiny_teacher, one_stage(objective, **stage))
     num_steps = trainer.stage.objective.period
     calls = counted(trainer, num_steps)
-    found = clips_of(calls.counts, gradient_checkpointing=False)
+    actual = clips_of(calls.counts, gradient_checkpointing=False)
     expected = expected_clips(trainer.stage, tiny_teacher.schedule, gradient_checkpointing=False)
-    told = {f"{role}_forward": count for role, count in found.forward.items()}
-    told |= {f"{role}_backward": count for role, count in found.backward.items()}
-    assert {name: count * num_steps for name, count in expected.items()} == told
+    facts = {f"{role}_forward": count for role, count in actual.forward.items()}
+    facts |= {f"{role}_backward": count for role, count in actual.backward.items()}
+    assert {name: count * num_steps for name, count in expected.items()} == facts
     turns = sum(len(turns) for turns in trainer.objective.rounds(1))
     assert sum(n for kind, n in calls.counts.items() if kind.part == "adam") == num_steps * turns
 
 
 def test_forwards_are_told_from_backwards(tiny_teacher: Teacher) -> None:
     counts = counted(untrained(tiny_teacher, one_stage(ADVERSARIAL)), 2).counts
-    assert counts[Kind("supervisor", "", 4, "none")] == 4
-    assert counts[Kind("student", "", 4, "weights")] == 2
+    assert counts[CallKind("supervisor", "", 4, "none")] == 4
+    assert counts[CallKind("student", "", 4, "weights")] == 2
     # z_t, and real without gradients in the student's turn; its own endpoint; both sides and once their penalty
-    assert counts[Kind("discriminator", "backbone", 4, "none")] == 4
-    assert counts[Kind("discriminator", "backbone", 4, "input")] == 2
-    assert counts[Kind("discriminator", "backbone", 8, "none")] == 3
+    assert counts[CallKind("discriminator", "backbone", 4, "none")] == 4
+    assert counts[CallKind("discriminator", "backbone", 4, "input")] == 2
+    assert counts[CallKind("discriminator", "backbone", 8, "none")] == 3
     for which in ("head 0", "head 1", "head 2"):
-        kinds = [Kind("discriminator", which, 4, backward, whole=False) for backward in ("none", "input")]
+        kinds = [CallKind("discriminator", which, 4, backward, whole=False) for backward in ("none", "input")]
         assert [counts[kind] for kind in kinds] == [2, 2]
-        assert counts[Kind("discriminator", which, 8, "weights", whole=False)] == 3
+        assert counts[CallKind("discriminator", which, 8, "weights", whole=False)] == 3
     for player in ("student", "discriminator"):
-        assert counts[Kind("adam", player, 0, "none", whole=False)] == 2
+        assert counts[CallKind("adam", player, 0, "none", whole=False)] == 2
 
 
 @pytest.mark.parametrize("objective", [ADVERSARIAL, RELAXED | {"discriminator": {"width": 8, "backbone": "trained"}}])

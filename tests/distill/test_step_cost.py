@@ -12,7 +12,7 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from fewstep.distill.estimate import GIB, stage_memory
+from fewstep.distill.estimate import stage_memory
 from fewstep.distill.fitting import remedies, what_fits
 from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed, plain_tensors
 from fewstep.distill.objectives.progressive import Progressive
@@ -20,8 +20,10 @@ from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.eight_bits import chosen_layers
-from fewstep.teacher.base import VideoSize, load_teacher
+from fewstep.teacher.base import VideoSize
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.limits import GIB
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from tests.tiny_pipelines import save_tiny_wan
 
@@ -188,17 +190,17 @@ def test_alike_stages_are_counted_once(counted: tuple[Recipe, StepCounter, StepC
     recipe, counter, cost = counted
     first = recipe.stages[0]
     second, third = (first.model_copy(update={"name": name, "lr": lr}) for name, lr in (("b", 1e-3), ("c", 1e-4)))
-    asked: list[int] = []
+    arguments: list[int] = []
 
     class Noting(StepCounter):
         def cost(self, recipe: Recipe, index: int) -> StepCost:
-            asked.append(index)
+            arguments.append(index)
             return super().cost(recipe, index)
 
     noting = Noting.__new__(Noting)
     vars(noting).update(vars(counter))
     one, two, three = noting.costs(recipe.model_copy(update={"stages": [first, second, third]}))
-    assert asked == [0, 1] and [c.stage for c in (one, two, three)] == ["judged", "b", "c"]
+    assert arguments == [0, 1] and [c.stage for c in (one, two, three)] == ["judged", "b", "c"]
     assert one == cost and (two.peak, two.flops) == (three.peak, three.flops)
 
 
@@ -212,8 +214,8 @@ def test_micro_batches_are_counted_by_two(counted: tuple[Recipe, StepCounter, St
 def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
     recipe, counter, cost = counted
     assert what_fits(recipe, cost, counter, cost.peak) == ([], cost)
-    found = what_fits(recipe, cost, counter, cost.peak * 0.98)
-    assert found is not None and found[0] == ["stages.judged.accumulate=2"] and found[1].peak < cost.peak
+    fitting = what_fits(recipe, cost, counter, cost.peak * 0.98)
+    assert fitting is not None and fitting[0] == ["stages.judged.accumulate=2"] and fitting[1].peak < cost.peak
     *_, (settings, _) = remedies(recipe, 0)
     assert settings[:4] == [
         "stages.judged.accumulate=2", "gradient_checkpointing=true", "average=cpu", "optimizer=adamw8bit",

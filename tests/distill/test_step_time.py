@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.distill.step_calls import Kind
+from fewstep.distill.step_calls import CallKind
 from fewstep.distill.step_time import Round, StageTime, median_interval, steps_needed
 from fewstep.teacher.base import Teacher
 from tests.distill.untrained_stage import ADVERSARIAL, Ticks, one_stage, untrained
@@ -24,8 +24,8 @@ def watching() -> Iterator[SimpleNamespace]:
 
 
 def test_the_bare_sum_is_each_call_times_its_count() -> None:
-    student, head = Kind("student", "", 4, "weights"), Kind("discriminator", "head 0", 4, "none")
-    backbone, adam = Kind("discriminator", "backbone", 8, "none"), Kind("adam", "student", 0, "none")
+    student, head = CallKind("student", "", 4, "weights"), CallKind("discriminator", "head 0", 4, "none")
+    backbone, adam = CallKind("discriminator", "backbone", 8, "none"), CallKind("adam", "student", 0, "none")
     split: Any = SimpleNamespace(seconds={("student", "student"): 3.0, ("student", "other"): 1.0})
     one = Round(
         whole=6.0,

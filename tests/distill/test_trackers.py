@@ -20,7 +20,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from fewstep.distill import trackers
 from fewstep.distill.curves import Curves
 from fewstep.distill.recipe import Recipe, read_recipe
-from fewstep.distill.trackers import NoTracker, check_tracker, open_tracker
+from fewstep.distill.tracker import NoTracker
+from fewstep.distill.trackers import check_tracker, open_tracker
 from fewstep.teacher.video import write_video
 
 PROMPTS = ("a red ring", "a box")
@@ -67,8 +68,8 @@ def test_tensorboard_has_every_point_once_clips_that_move_and_settings(tmp_path:
     assert [clip.step for clip in clips] == [2, 4, 6]
     assert clips[0].encoded_image_string.startswith(b"GIF89a") and clips[0].width == 16
     content = board.SummaryMetadata("8-step", "_hparams_/session_start_info").plugin_data.content
-    told = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert told["student_steps"].number_value == 8 and told["objective.kind"].string_value == "progressive"
+    facts = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert facts["student_steps"].number_value == 8 and facts["objective.kind"].string_value == "progressive"
     (text,) = {e.tensor_proto.string_val[0] for e in board.Tensors("8-step", "recipe/text_summary")}
     assert b"teacher: shapes" in text
 
@@ -77,7 +78,7 @@ def wandb_records(folder: Path) -> list[Any]:
     """What wandb keeps offline, in the order of its runs: its files are LevelDB logs of protobuf records."""
     from wandb.proto import wandb_internal_pb2
 
-    found = []
+    records = []
     for path in sorted(folder.glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         data, at, whole = path.read_bytes(), 7, b""
         while at + 7 <= len(data):
@@ -86,9 +87,9 @@ def wandb_records(folder: Path) -> list[Any]:
             _, size, kind = struct.unpack("<IHB", data[at : at + 7])
             whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
             if kind in (1, 4):  # whole, or the last piece
-                found.append(wandb_internal_pb2.Record.FromString(whole))
+                records.append(wandb_internal_pb2.Record.FromString(whole))
                 whole = b""
-    return found
+    return records
 
 
 def wandb_runs(folder: Path) -> tuple[list[Any], list[dict[str, Any]]]:

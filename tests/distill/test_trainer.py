@@ -47,8 +47,8 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
     resumed = case.trainer(kind, train, **stage)
     assert resumed.step == 3
     resumed.run(ignore, Signals())
-    found = weights(resumed)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    actual = weights(resumed)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert case.curve() == curve and len(curve) == 6
 
 

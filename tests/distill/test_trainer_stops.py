@@ -55,27 +55,27 @@ def test_a_second_stop_in_the_middle_of_a_move_keeps_the_checkpoint(
 
 
 def test_a_request_to_save_is_met_and_training_goes_on(case: Case) -> None:
-    signals, said, kept = Signals(), list[str](), list[int]()
+    signals, text, kept = Signals(), list[str](), list[int]()
 
     def on_step(step: int, loss: float) -> None:
         if step in (2, 4):
             signals.receive(signal.SIGUSR1)
 
     def say(sentence: str) -> None:
-        said.append(sentence)
+        text.append(sentence)
         kept.append(torch.load(case.folder / "state.pt", weights_only=True)["step"])
 
     trainer = case.trainer()
     assert trainer.run(on_step, signals, say) == 0 and trainer.step == 6
     assert kept == [2, 4]
-    assert said[0] == f"stage s is at step 2 of 6, saved in {case.folder / 'state.pt'}; training continues"
+    assert text[0] == f"stage s is at step 2 of 6, saved in {case.folder / 'state.pt'}; training continues"
 
 
 def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case: Case) -> None:
-    signals, said = Signals(), list[str]()
+    signals, text = Signals(), list[str]()
     signals.receive(signal.SIGUSR1)
-    case.trainer().run(ignore, signals, said.append)
-    assert said == ["stage s is at step 0 of 6, nothing of it to save yet; training continues"]
+    case.trainer().run(ignore, signals, text.append)
+    assert text == ["stage s is at step 0 of 6, nothing of it to save yet; training continues"]
 
 
 def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +138,8 @@ def test_samples_that_a_stop_cut_short_are_made_on_a_resume(case: Case) -> None:
         with noted_signals() as signals:
             assert bool(trainer.run(ignore, signals)) is stopped
         assert trainer.step == (4 if stopped else 6)
-        found = weights(case.trainer())  # what the checkpoint holds is the student, not its moving average
-        assert all(torch.equal(found[name], weights(trainer)[name]) for name in before)
+        actual = weights(case.trainer())  # what the checkpoint holds is the student, not its moving average
+        assert all(torch.equal(actual[name], weights(trainer)[name]) for name in before)
     assert made == [2, 4, 4, 6]
     assert [(p["step"], p.get("endpoint_error")) for p in case.curve()] == [
         (1, None), (2, None), (2, 0.2), (3, None), (4, None), (4, 0.4), (5, None), (6, None), (6, 0.6),

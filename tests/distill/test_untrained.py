@@ -10,7 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from fewstep.distill.untrained import NoiseBatches
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.load_teacher import load_teacher
 from tests.distill.untrained_stage import ADVERSARIAL, one_stage, untrained
 
 

@@ -47,8 +47,8 @@ def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tin
             return (z / (timestep.view(-1, 1, 1, 1, 1) / 1000),)
 
     roles.student = Blank()
-    found = Liveliness(roles, batch, SAME).measure()
-    assert found["motion"] < 1e-4 and found["contrast"] < 1e-4 and found["diversity"] < 1e-4
+    measured = Liveliness(roles, batch, SAME).measure()
+    assert measured["motion"] < 1e-4 and measured["contrast"] < 1e-4 and measured["diversity"] < 1e-4
 
 
 def test_a_student_whose_colours_drift_shows(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
@@ -62,5 +62,5 @@ def test_a_student_whose_colours_drift_shows(tiny_teacher: Teacher, tiny_dataset
             return (own(*latents, **named)[0] - 1.0,)
 
     roles.student = Drifting()
-    found = Liveliness(roles, batch, SAME).measure()
-    assert found["colour"] > 0.5 and found["contrast"] == pytest.approx(1, abs=0.5)
+    measured = Liveliness(roles, batch, SAME).measure()
+    assert measured["colour"] > 0.5 and measured["contrast"] == pytest.approx(1, abs=0.5)

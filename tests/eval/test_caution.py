@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fewstep.eval.alarms import alarms
-from fewstep.eval.caution import has_interval, is_above_ideal, on_distance, on_figures, on_times, unfit
-from fewstep.eval.metrics.features import figures
+from fewstep.eval.caution import has_interval, is_above_ideal, on_distance, on_figures, on_times, why_inconclusive
+from fewstep.eval.metrics.features import distance_figures
 
 
 def figure(value: float = 1.0, num: int = 512, **more: Any) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def timed(model: str, **more: Any) -> dict[str, Any]:
 def test_a_distance_tells_what_it_takes_to_trust_it() -> None:
     generator = torch.Generator().manual_seed(0)
     own, real = (torch.randn(n, 6, generator=generator) for n in (5, 40))
-    found = figures("shapes-fd", own, real)
-    assert found["shapes-fd"]["dimensions"] == 6 and found["shapes-fd"]["reference_num"] == 40
-    assert "dimensions" not in found["shapes-fd-kernel"]  # unbiased at any N
+    metrics = distance_figures("shapes-fd", own, real)
+    assert metrics["shapes-fd"]["dimensions"] == 6 and metrics["shapes-fd"]["reference_num"] == 40
+    assert "dimensions" not in metrics["shapes-fd-kernel"]  # unbiased at any N
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_distance_tells_what_it_takes_to_trust_it() -> None:
     ],
 )
 def test_figures_without_a_verdict(figure: dict[str, Any], why: str | None) -> None:
-    assert unfit(figure) == why
+    assert why_inconclusive(figure) == why
 
 
 def test_intervals_of_a_handful_of_clips_are_not_shown() -> None:
@@ -73,8 +73,8 @@ def test_few_clips_are_told_once_for_all_models() -> None:
 
 
 def test_a_small_reference_is_told() -> None:
-    (found,) = on_distance("fvd", 2048, 400, 20)
-    assert found == (
+    (sentences,) = on_distance("fvd", 2048, 400, 20)
+    assert sentences == (
         "fvd is measured against 20 clips, fewer than the 400 dimensions of its features: it compares models only "
         "roughly"
     )
@@ -131,13 +131,13 @@ def test_more_than_the_ideal_is_explained() -> None:
     ("repetitions", "words"), [(1, "are of one pass of each model"), (4, "are of 4 passes of each model"), (5, None)]
 )
 def test_few_passes_are_told(repetitions: int, words: str | None) -> None:
-    found = on_times([timed("teacher", repetitions=repetitions)], None)
-    assert found == [] if words is None else words in found[0] and len(found) == 1
+    sentences = on_times([timed("teacher", repetitions=repetitions)], None)
+    assert sentences == [] if words is None else words in sentences[0] and len(sentences) == 1
 
 
 def test_a_busy_machine_is_told() -> None:
-    (found,) = on_times([timed("teacher"), timed("student", total_seconds_p95=2.0)], None)
-    assert found.startswith("student: the slowest passes took 2.0 times the median, so the machine was busy")
+    (sentences,) = on_times([timed("teacher"), timed("student", total_seconds_p95=2.0)], None)
+    assert sentences.startswith("student: the slowest passes took 2.0 times the median, so the machine was busy")
 
 
 def test_a_fit_that_says_nothing_is_told() -> None:

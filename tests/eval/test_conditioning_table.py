@@ -33,8 +33,8 @@ def evaluation(tmp_path: Path) -> Path:
     differences = [{"model": "four", "other": "teacher", "metrics": deltas}]
     protocol = {"num": 8, "seed": 3, "dtype": "float32", "metrics": {}}
     (tmp_path / "evaluation").mkdir()
-    told = {"protocol": protocol, "rows": rows, "differences": differences}
-    (tmp_path / "evaluation" / "results.json").write_text(json.dumps(told))
+    facts = {"protocol": protocol, "rows": rows, "differences": differences}
+    (tmp_path / "evaluation" / "results.json").write_text(json.dumps(facts))
     return tmp_path / "evaluation"
 
 

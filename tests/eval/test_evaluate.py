@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval import choose_metrics as choosing
-from fewstep.eval.caution import unfit
+from fewstep.eval.caution import why_inconclusive
 from fewstep.eval.choose_metrics import Setting, choose_metrics
 from fewstep.eval.clip_store import ClipStore
 from fewstep.eval.evaluate import Evaluation
@@ -25,7 +25,7 @@ from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
 from fewstep.eval.models import Model
 from fewstep.eval.protocol import prompts_of, protocol_of, samples_of
 from fewstep.student.contract import SamplingContract
-from fewstep.student.sampler import Asked, Sampler, teacher_sampler
+from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.video import write_video
@@ -50,7 +50,7 @@ class MeanColours:
 def teacher(tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sampler:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(choosing, "open_features", lambda *_: MeanColours())
-    return teacher_sampler(tiny_teacher, "tiny", Asked(2, 1.0))
+    return teacher_sampler(tiny_teacher, "tiny", SamplingOptions(2, 1.0))
 
 
 def setting(teacher: Sampler, **known: Any) -> Setting:
@@ -64,7 +64,7 @@ def evaluated(teacher: Sampler, out: Path, ranks: Ranks = ALONE, **known: Any) -
     file, first = EvaluationFile(out, "", protocol, PROMPTS, ranks.first), Model("teacher", "tiny")
     evaluation = Evaluation(out, file, samples_of(PROMPTS, 0), metrics, 3, (first, teacher), ranks)
     evaluation.measure(first, teacher, lambda *_: None)
-    fewer = teacher_sampler(teacher.teacher, "tiny", Asked(1, 1.0))
+    fewer = teacher_sampler(teacher.teacher, "tiny", SamplingOptions(1, 1.0))
     evaluation.measure(Model("fewer", "tiny"), fewer, lambda *_: None)
     ranks.wait()
     (metric,) = metrics
@@ -82,8 +82,8 @@ def test_without_real_videos_distances_are_to_the_teachers_clips_of_other_noise(
     assert first["metrics"]["fvd"]["value"] == pytest.approx(frechet(own, other), rel=1e-3)
     assert "floor" not in first["metrics"]["fvd"]
     assert fewer["metrics"]["fvd"]["floor"] == first["metrics"]["fvd"]["value"]
-    told = json.loads((tmp_path / "results.json").read_text())["protocol"]["metrics"]["fvd"]
-    assert told["reference"]["kind"] == "the teacher's clips of other noise"
+    facts = json.loads((tmp_path / "results.json").read_text())["protocol"]["metrics"]["fvd"]
+    assert facts["reference"]["kind"] == "the teacher's clips of other noise"
 
 
 def test_two_processes_find_the_same_distances(teacher: Sampler, tmp_path: Path) -> None:
@@ -105,21 +105,23 @@ def test_students_are_held_against_the_teacher_and_others_of_as_many_steps(teach
         evaluation.measure(first, teacher, lambda *_: None)
         for name, steps, guidance in students:
             (tmp_path / name).write_text(name)
-            sampler = replace(teacher_sampler(teacher.teacher, name, Asked(steps, guidance)), contract=contract)
+            sampler = replace(
+                teacher_sampler(teacher.teacher, name, SamplingOptions(steps, guidance)), contract=contract
+            )
             evaluation.measure(Model(name, str(tmp_path / name)), sampler, lambda *_: None)
         return dict(json.loads((out / "results.json").read_text()))
 
     a, b, other = ("a", 1, 1.0), ("b", 1, 3.0), ("other", 2, 1.0)
-    found = measure(a, other, b)
-    pairs = {(one["model"], one["other"]): one["metrics"] for one in found["differences"]}
+    results = measure(a, other, b)
+    pairs = {(one["model"], one["other"]): one["metrics"] for one in results["differences"]}
     assert list(pairs) == [("a", "teacher"), ("other", "teacher"), ("b", "teacher"), ("b", "a")]
     assert all(list(metrics) == ["fvd"] for metrics in pairs.values())
-    value = {row["model"]: row["metrics"]["fvd"]["value"] for row in found["rows"]}
+    value = {row["model"]: row["metrics"]["fvd"]["value"] for row in results["rows"]}
     assert pairs["b", "teacher"]["fvd"]["value"] == pytest.approx(value["b"] - value["teacher"])
-    told = pairs["b", "a"]["fvd"]
-    assert told["value"] == pytest.approx(value["b"] - value["a"]) and told["low"] < told["value"] < told["high"]
-    assert (told["num"], told["dimensions"], told["better"]) == (4, 3, "lower")
-    assert measure(b)["differences"] == measure(a, b)["differences"] == found["differences"]
+    facts = pairs["b", "a"]["fvd"]
+    assert facts["value"] == pytest.approx(value["b"] - value["a"]) and facts["low"] < facts["value"] < facts["high"]
+    assert (facts["num"], facts["dimensions"], facts["better"]) == (4, 3, "lower")
+    assert measure(b)["differences"] == measure(a, b)["differences"] == results["differences"]
 
 
 def test_prompt_accuracy_tells_on_how_many_clips_two_models_differ() -> None:
@@ -127,10 +129,13 @@ def test_prompt_accuracy_tells_on_how_many_clips_two_models_differ() -> None:
     other, unsaid = own.clone(), -torch.ones(3, 6, dtype=torch.int8)
     other[:8, 2], own[38:, 1] = 0, 0
     metric = PromptAccuracy()
-    found = metric.difference(torch.cat([own, unsaid]), torch.cat([other, unsaid]))["prompt-accuracy"]
-    assert found["value"] == pytest.approx(6 / 40) and (found["differing"], found["num"]) == (10, 40)
-    assert found["low"] < 6 / 40 < found["high"] and unfit(found) is None
-    assert unfit(metric.difference(own, own)["prompt-accuracy"]) == "the two differ on 0 of 40 clips, which is too few"
+    difference = metric.difference(torch.cat([own, unsaid]), torch.cat([other, unsaid]))["prompt-accuracy"]
+    assert difference["value"] == pytest.approx(6 / 40) and (difference["differing"], difference["num"]) == (10, 40)
+    assert difference["low"] < 6 / 40 < difference["high"] and why_inconclusive(difference) is None
+    assert (
+        why_inconclusive(metric.difference(own, own)["prompt-accuracy"])
+        == "the two differ on 0 of 40 clips, which is too few"
+    )
 
 
 @pytest.mark.parametrize("count", [7, 8])

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from fewstep.eval import export_table
-from fewstep.eval.export_table import OWN, Entry, ExportTable, entries_of
+from fewstep.eval.export_table import OWN, ExportEntry, ExportTable, entries_of
 from fewstep.eval.results import read_results
 from fewstep.eval.steps_table import Protocol
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
-from fewstep.student.loading import Student, load_student
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.load_teacher import load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_rows_are_measured_once_and_refusals_are_told(
     table = ExportTable(
         [student], Protocol(2, Guidance(), 0, reference=4), "fewstep export-table", out, tmp_path / "exports"
     )
-    entries = [Entry(student, OWN, 0.5), Entry(student, "comfyui", 0.5)]
+    entries = [ExportEntry(student, OWN, 0.5), ExportEntry(student, "comfyui", 0.5)]
     own, row = table.measure(entries, quiet, refused.append)
     assert not refused and (own["size_mb"], row["kind"], row["library"]) == (0.5, "lora", "diffusers")
     assert 0 < row["relative_error"] < 1e-5 and row["seconds"] > 0 and row["num"] == 2
@@ -60,8 +62,8 @@ def test_rows_are_measured_once_and_refusals_are_told(
     def broken(*arguments: object, **options: object) -> None:
         raise ValueError("it gives other latents")
 
-    monkeypatch.setattr(export_table, "export", broken)
-    again = table.measure([*entries, Entry(student, "lora", 0.5)], quiet, refused.append)
+    monkeypatch.setattr(export_table, "write_export", broken)
+    again = table.measure([*entries, ExportEntry(student, "lora", 0.5)], quiet, refused.append)
     assert again == [own, row] and refused == ["lora of the lora student: it gives other latents"]
 
 

@@ -38,12 +38,12 @@ def changed(value: Any) -> Any:
 
 def variants(protocol: dict[str, Any]) -> list[dict[str, Any]]:
     """The protocol with one field changed, left out or new, at every depth."""
-    found = [protocol | {"more": 1}]
+    protocols = [protocol | {"more": 1}]
     for key, value in protocol.items():
         others = variants(value) if isinstance(value, dict) else [changed(value)]
-        found += [protocol | {key: other} for other in others]
-        found.append({name: kept for name, kept in protocol.items() if name != key})
-    return found
+        protocols += [protocol | {key: other} for other in others]
+        protocols.append({name: kept for name, kept in protocol.items() if name != key})
+    return protocols
 
 
 def test_the_same_protocol_is_computed_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch._inductor import config as inductor_config
 
-from fewstep.eval.latency import FAILURES, Seconds, Timed, latency, one_sentence, rounds
+from fewstep.eval.latency import FAILURES, Seconds, TimedModel, latency, one_sentence, rounds
 from fewstep.eval.peak_memory import Peak
 
 
@@ -60,7 +60,7 @@ class FakeMemory:
             peak.gib = float(len(self.watched))
 
 
-def measure(clock: list[float], models: list[Timed], repetitions: int, warmup: int, batch: int = 1) -> list[str]:
+def measure(clock: list[float], models: list[TimedModel], repetitions: int, warmup: int, batch: int = 1) -> list[str]:
     """The names in the order in which the models were asked."""
     order: list[str] = []
     memory: Any = FakeMemory()
@@ -69,8 +69,8 @@ def measure(clock: list[float], models: list[Timed], repetitions: int, warmup: i
     return order
 
 
-def timed(name: str, model: Any, **more: Any) -> Timed:
-    return Timed(name, model, **more)
+def timed(name: str, model: Any, **more: Any) -> TimedModel:
+    return TimedModel(name, model, **more)
 
 
 def test_every_second_is_booked_once() -> None:
@@ -84,10 +84,10 @@ def test_every_second_is_booked_once() -> None:
 
 
 def test_percentiles_and_what_the_split_misses() -> None:
-    found = latency([Seconds(1.0, float(n), 2.0, n + 3.5) for n in range(1, 22)])
-    assert (found["denoise_seconds"], found["denoise_seconds_p95"]) == (11.0, 20.0)
-    assert (found["text_seconds"], found["total_seconds"]) == (1.0, 14.5)
-    assert found["split_gap"] == pytest.approx(0.5 / 14.5)
+    row = latency([Seconds(1.0, float(n), 2.0, n + 3.5) for n in range(1, 22)])
+    assert (row["denoise_seconds"], row["denoise_seconds_p95"]) == (11.0, 20.0)
+    assert (row["text_seconds"], row["total_seconds"]) == (1.0, 14.5)
+    assert row["split_gap"] == pytest.approx(0.5 / 14.5)
 
 
 def test_what_is_in_no_part_shows_as_a_gap() -> None:
@@ -102,9 +102,9 @@ def test_a_text_encoder_that_is_left_out_has_no_time() -> None:
     ready: Any = "ready"
     model = timed("teacher", FakeModel(clock), conditions=ready)
     measure(clock, [model], repetitions=2, warmup=1)
-    found = latency(model.seconds)
-    assert found["text_seconds"] is None and found["text_seconds_p95"] is None
-    assert found["total_seconds"] == found["denoise_seconds"] + 2.0 and found["split_gap"] == 0.0
+    row = latency(model.seconds)
+    assert row["text_seconds"] is None and row["text_seconds_p95"] is None
+    assert row["total_seconds"] == row["denoise_seconds"] + 2.0 and row["split_gap"] == 0.0
 
 
 @pytest.mark.parametrize("fails_at", [1, 3])

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.eval.peak_memory import GIB, PeakMemory, weights_of
+from fewstep.eval.peak_memory import PeakMemory, weights_of
 from fewstep.eval.tuning import Tuning, tune
-from fewstep.student.sampler import Asked, Sampler, teacher_sampler
-from fewstep.teacher.base import load_teacher
+from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
+from fewstep.teacher.limits import GIB
+from fewstep.teacher.load_teacher import load_teacher
 
 MIB = 2**20
 
 
 @pytest.fixture
 def sampler(tiny_wan_folder: Path) -> Sampler:
-    return teacher_sampler(load_teacher(tiny_wan_folder, device="cpu"), "tiny", Asked(2, 1.0))
+    return teacher_sampler(load_teacher(tiny_wan_folder, device="cpu"), "tiny", SamplingOptions(2, 1.0))
 
 
 def test_a_passing_tensor_is_seen(sampler: Sampler) -> None:
@@ -38,7 +39,7 @@ def test_nobody_watches_unless_asked(sampler: Sampler) -> None:
 
 
 def test_other_models_weights_are_taken_off(sampler: Sampler, tiny_wan_folder: Path) -> None:
-    other = teacher_sampler(load_teacher(tiny_wan_folder, device="cpu"), "other", Asked(2, 1.0))
+    other = teacher_sampler(load_teacher(tiny_wan_folder, device="cpu"), "other", SamplingOptions(2, 1.0))
     big = torch.nn.Linear(4096, 8192, bias=False)  # 128 MiB that only the other one needs
     other.teacher.pipeline.transformer.big = big
     memory = PeakMemory([sampler, other], torch.device("cpu"))
@@ -50,7 +51,7 @@ def test_other_models_weights_are_taken_off(sampler: Sampler, tiny_wan_folder: P
 
 
 def test_shared_weights_count_once(sampler: Sampler) -> None:
-    again = teacher_sampler(sampler.teacher, "again", Asked(1, 1.0))
+    again = teacher_sampler(sampler.teacher, "again", SamplingOptions(1, 1.0))
     assert weights_of(again) == weights_of(sampler)
     modules = (sampler.teacher.pipeline.text_encoder, sampler.teacher.pipeline.vae, sampler.teacher.network_at(1.0))
     assert sum(weights_of(sampler).values()) == sum(

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from fewstep.eval.random_weights import _PACKAGED, _part, random_teacher
-from fewstep.student.sampler import Asked, teacher_sampler
-from fewstep.teacher.base import Teacher, load_teacher
-from fewstep.teacher.parts import Part
+from fewstep.student.sampler import SamplingOptions, teacher_sampler
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
+from fewstep.teacher.parts import PipelinePart
 
 FAMILIES = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
 
@@ -30,13 +31,17 @@ def shapes(module: nn.Module) -> dict[str, torch.Size]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_configs_alone_make_a_teacher_that_samples(request: pytest.FixtureRequest, family: str, tmp_path: Path) -> None:
     folder = request.getfixturevalue(family)
-    found = random_teacher(str(configs_of(folder, tmp_path / "configs")), device="cpu")
+    teacher = random_teacher(str(configs_of(folder, tmp_path / "configs")), device="cpu")
     real = load_teacher(folder, device="cpu")
-    assert type(found) is type(real) and found.schedule == real.schedule and found.default_size() == real.default_size()
+    assert (
+        type(teacher) is type(real)
+        and teacher.schedule == real.schedule
+        and teacher.default_size() == real.default_size()
+    )
     for part in ("text_encoder", "vae"):
-        assert shapes(getattr(found.pipeline, part)) == shapes(getattr(real.pipeline, part))
-    assert shapes(found.network_at(1.0)) == shapes(real.network_at(1.0))
-    clips = teacher_sampler(found, "random", Asked(2, 3.0)).clips(["a ring"], [0])
+        assert shapes(getattr(teacher.pipeline, part)) == shapes(getattr(real.pipeline, part))
+    assert shapes(teacher.network_at(1.0)) == shapes(real.network_at(1.0))
+    clips = teacher_sampler(teacher, "random", SamplingOptions(2, 3.0)).clips(["a ring"], [0])
     size = real.default_size()
     assert size is not None and clips.shape == (1, 3, *size) and bool(clips.isfinite().all())
 
@@ -54,10 +59,10 @@ def _shape(teacher: Teacher) -> torch.Size:
 
 
 def test_precision_is_as_real_weights_are_loaded(tiny_wan_folder: Path) -> None:
-    found = random_teacher(str(tiny_wan_folder), torch.bfloat16, "cpu")
+    teacher = random_teacher(str(tiny_wan_folder), torch.bfloat16, "cpu")
     real = load_teacher(tiny_wan_folder, torch.bfloat16, "cpu")
     for part in ("transformer", "text_encoder", "vae"):
-        pair = [dict(getattr(t.pipeline, part).named_parameters()) for t in (found, real)]
+        pair = [dict(getattr(t.pipeline, part).named_parameters()) for t in (teacher, real)]
         assert {n: p.dtype for n, p in pair[0].items()} == {n: p.dtype for n, p in pair[1].items()}, part
 
 
@@ -65,8 +70,8 @@ def test_wan_1_3b_has_its_published_size() -> None:
     """1.42 billion parameters in the denoiser, 127 million in the autoencoder, 5.68 billion in the text encoder."""
     folder = _PACKAGED / "wan2.1-t2v-1.3b"
     parts = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
-    modules = [_part(folder / part, Part("diffusers", name), True) for part, name in parts.items()]
-    modules.append(_part(folder / "text_encoder", Part("transformers", "UMT5EncoderModel"), True))
+    modules = [_part(folder / part, PipelinePart("diffusers", name), True) for part, name in parts.items()]
+    modules.append(_part(folder / "text_encoder", PipelinePart("transformers", "UMT5EncoderModel"), True))
     counts = [sum(p.numel() for p in module.parameters()) / 1e6 for module in modules]
     assert counts == pytest.approx([1419, 127, 5681], rel=1e-3)
     assert all(p.is_meta for module in modules for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Which rows are held against which, what a comparison says, and means over seeds, without a network."""
+"""Which rows are compared with which, what a comparison says, and means over seeds, without a network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewstep.eval.relay_clips import Judged
-from fewstep.eval.relay_comparisons import baseline_of, minus_baseline, over_teacher, teacher_of
+from fewstep.eval.relay_comparisons import baseline_of, minus_baseline, over_teacher, teacher_row_of
 from fewstep.eval.relay_seeds import rows_over_seeds
 from fewstep.teacher.shapes.world import ATTRIBUTES
 
@@ -51,43 +51,46 @@ def test_every_arm_is_held_against_the_first_mse_row_alike_of_its_own_run() -> N
 
 def test_every_row_is_held_against_the_50_step_teacher_of_its_guidance() -> None:
     for each in (ARM, MSE, teacher(1)):
-        found = teacher_of(each, ROWS)
-        assert found is not None and (found["steps"], found["guidance"]) == (50, 7.0)
+        teacher_row = teacher_row_of(each, ROWS)
+        assert teacher_row is not None and (teacher_row["steps"], teacher_row["guidance"]) == (50, 7.0)
     for alone in (teacher(50), teacher(50, 3.0), {"model": "real"}, ARM | {"guidance": 2.0}):
-        assert teacher_of(alone, ROWS) is None
+        assert teacher_row_of(alone, ROWS) is None
 
 
 def test_a_delta_says_what_it_is_to_and_accuracy_is_in_points() -> None:
     own, other = clips(1, 0.2, wrong=8), clips(2, wrong=4)
-    found = minus_baseline(ARM, own, MSE, other)
-    assert found["delta"] == pytest.approx(own.distance.value - other.distance.value, abs=1e-3)
-    assert found["delta_low"] < found["delta"] < found["delta_high"]
-    assert found["accuracy_delta"] == -10 and found["accuracy_delta_low"] < -10 < found["accuracy_delta_high"]
-    assert (found["delta_to"], found["delta_to_sha256"]) == ("1-mse", "a/1-mse")
+    figures_of_row = minus_baseline(ARM, own, MSE, other)
+    assert figures_of_row["delta"] == pytest.approx(own.distance.value - other.distance.value, abs=1e-3)
+    assert figures_of_row["delta_low"] < figures_of_row["delta"] < figures_of_row["delta_high"]
+    assert (
+        figures_of_row["accuracy_delta"] == -10
+        and figures_of_row["accuracy_delta_low"] < -10 < figures_of_row["accuracy_delta_high"]
+    )
+    assert (figures_of_row["delta_to"], figures_of_row["delta_to_sha256"]) == ("1-mse", "a/1-mse")
     assert minus_baseline(ARM | {"run": "c"}, own, MSE, other)["delta_to"] == "a: 1-mse"
 
 
 def test_multiples_of_the_teacher_leave_out_what_it_has_nothing_of() -> None:
     own = clips(1, motion=0.5)
-    found = over_teacher(own, clips(2))
-    assert (found["motion_to_teacher"], found["diversity"]) == (0.5, 1)
-    assert found["ratio_low"] < found["ratio"] < found["ratio_high"]
+    figures_of_row = over_teacher(own, clips(2))
+    assert (figures_of_row["motion_to_teacher"], figures_of_row["diversity"]) == (0.5, 1)
+    assert figures_of_row["ratio_low"] < figures_of_row["ratio"] < figures_of_row["ratio_high"]
     still = over_teacher(own, clips(2, motion=0.0))
-    assert still["motion_to_teacher"] is None and still["ratio"] == found["ratio"]
+    assert still["motion_to_teacher"] is None and still["ratio"] == figures_of_row["ratio"]
 
 
 def test_means_over_seeds_are_of_the_same_recipe_only() -> None:
     rows = [MSE, ARM, row("1-mse", "mse", "b"), row("arm", "relaxed", "b"), OTHER_ARM]
     rows += [row("other-arm", "conditional", "b", recipe_sha256="another")]
     judged = {each["weights_sha256"]: clips(i, 0.1 * i, wrong=i) for i, each in enumerate(rows)}
-    found = rows_over_seeds(rows, lambda each: judged[each["weights_sha256"]])
-    assert [(each["stage"], each["num_seeds"]) for each in found] == [("1-mse", 2), ("arm", 2)]
+    means = rows_over_seeds(rows, lambda each: judged[each["weights_sha256"]])
+    assert [(each["stage"], each["num_seeds"]) for each in means] == [("1-mse", 2), ("arm", 2)]
     deltas = [minus_baseline(ARM, judged[f"{run}/arm"], MSE, judged[f"{run}/1-mse"]) for run in "ab"]
-    assert found[1]["delta"] == pytest.approx(sum(each["delta"] for each in deltas) / 2, abs=1e-3)
-    assert found[1]["accuracy_delta"] == -2.5 and "delta" not in found[0]
+    assert means[1]["delta"] == pytest.approx(sum(each["delta"] for each in deltas) / 2, abs=1e-3)
+    assert means[1]["accuracy_delta"] == -2.5 and "delta" not in means[0]
 
     def gone(each: Any) -> None:
         return None
 
-    assert rows_over_seeds(rows, gone) == [] and rows_over_seeds(rows, gone, found) == found
+    assert rows_over_seeds(rows, gone) == [] and rows_over_seeds(rows, gone, means) == means
     assert rows_over_seeds(rows[:2] + rows[4:], lambda each: judged[each["weights_sha256"]]) == []

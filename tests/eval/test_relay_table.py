@@ -10,6 +10,6 @@ def test_phases_follow_one_another_and_the_last_of_a_line_is_last() -> None:
     phases = ["final", "matched", "relaxed", "mse", "conditional", "start"]
     rows = [{"model": "student", "steps": 4, "phase": phase} for phase in phases]
     rows += [{"model": "real"}, {"model": "student", "steps": 8, "phase": "final"}, {"model": "teacher", "steps": 50}]
-    found = [(row["model"], row.get("phase")) for row in sorted(rows, key=_place)]
+    order = [(row["model"], row.get("phase")) for row in sorted(rows, key=_place)]
     students = ["final", "start", "mse", "conditional", "relaxed", "matched", "final"]
-    assert found == [("real", None), ("teacher", None), *(("student", phase) for phase in students)]
+    assert order == [("real", None), ("teacher", None), *(("student", phase) for phase in students)]

@@ -17,8 +17,8 @@ def row(evaluations: int, noise: float = 0.0) -> dict[str, float]:
 
 def test_the_published_speedups_follow_from_the_fit() -> None:
     teacher = row(100)
-    found = [round(speedups(row(n), teacher)["speedup"], 1) for n in (4, 2, 1)]
-    assert found == pytest.approx([20.3, 31.9, 44.9], rel=0.15)  # measured there
+    ratios = [round(speedups(row(n), teacher)["speedup"], 1) for n in (4, 2, 1)]
+    assert ratios == pytest.approx([20.3, 31.9, 44.9], rel=0.15)  # measured there
     assert [speedups(row(n), teacher)["ideal_speedup"] for n in (4, 2, 1)] == [25, 50, 100]
     assert [speedups(row(n), teacher)["denoise_speedup"] for n in (4, 2, 1)] == pytest.approx([25, 50, 100])
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from fewstep.eval.tuning import Quantise, Tuning, check_models, check_tuning, tune
-from fewstep.student.sampler import Asked, Sampler, teacher_sampler
-from fewstep.teacher.base import load_teacher
+from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
+from fewstep.teacher.load_teacher import load_teacher
 
 
 @pytest.fixture
 def sampler(tiny_wan_folder: Path) -> Sampler:
-    return teacher_sampler(load_teacher(tiny_wan_folder, device="cpu"), "tiny", Asked(2, 3.0))
+    return teacher_sampler(load_teacher(tiny_wan_folder, device="cpu"), "tiny", SamplingOptions(2, 3.0))
 
 
 def latents(sampler: Sampler) -> torch.Tensor:
@@ -29,8 +29,8 @@ def test_quantised_weights_change_little(sampler: Sampler, to: Quantise, error: 
     pytest.importorskip("torchao")
     exact = latents(sampler)
     tune([sampler, sampler], Tuning(quantise=to))  # twice the same network: once is enough
-    found = latents(sampler)
-    assert 0 < float((found - exact).norm() / exact.norm()) < error
+    quantised = latents(sampler)
+    assert 0 < float((quantised - exact).norm() / exact.norm()) < error
 
 
 def test_attention_backends_agree(sampler: Sampler) -> None:
@@ -52,19 +52,19 @@ def test_a_missing_torchao_names_its_extra(sampler: Sampler, monkeypatch: pytest
 
 def test_compilation_is_asked_for(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only that torch is asked: compiling takes longer than all other tests together."""
-    asked = []
+    arguments = []
     network = sampler.teacher.network_at(1.0)
-    monkeypatch.setattr(type(network), "compile", lambda self, **options: asked.append((self, options)))
+    monkeypatch.setattr(type(network), "compile", lambda self, **options: arguments.append((self, options)))
     tune([sampler], Tuning(compile=True))
-    assert asked == [(network, {"dynamic": False})]
+    assert arguments == [(network, {"dynamic": False})]
 
 
 def test_only_blocks_are_compiled(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: asked.append(self))
+    arguments: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: arguments.append(self))
     tune([sampler, sampler], Tuning(compile_blocks=True))
     network: Any = sampler.teacher.network_at(1.0)
-    assert asked == list(network.blocks)
+    assert arguments == list(network.blocks)
 
 
 def test_quantised_encoders_change_conditions_little_and_come_back(sampler: Sampler) -> None:
@@ -72,9 +72,9 @@ def test_quantised_encoders_change_conditions_little_and_come_back(sampler: Samp
     exact, denoiser = sampler.conditions(["a ring"]), sampler.teacher.network_at(1.0)
     weights = dict(denoiser.named_parameters())
     (switch,) = tune([sampler], Tuning(quantise_text="int8"))
-    found = sampler.conditions(["a ring"])
+    quantised = sampler.conditions(["a ring"])
     (name,) = exact.positive.keys() & {"embeddings"} or list(exact.positive)[:1]
-    error = (found.positive[name] - exact.positive[name]).norm() / exact.positive[name].norm()
+    error = (quantised.positive[name] - exact.positive[name]).norm() / exact.positive[name].norm()
     assert 0 < float(error) < 0.05
     assert all(parameter is weights[name] for name, parameter in denoiser.named_parameters())
     switch.off()
@@ -99,7 +99,7 @@ def test_what_cannot_be_tuned_is_refused(sampler: Sampler, tiny_svd_folder: Path
     small: Any = object()
     with pytest.raises(ValueError, match="--tiling is the autoencoder's, and a small decoder decodes all clips here"):
         tune([replace(sampler, decoder=small)], Tuning(tiling=True))
-    of_picture = teacher_sampler(load_teacher(tiny_svd_folder, device="cpu"), "svd", Asked(2, 1.0))
+    of_picture = teacher_sampler(load_teacher(tiny_svd_folder, device="cpu"), "svd", SamplingOptions(2, 1.0))
     with pytest.raises(ValueError, match="AutoencoderKLTemporalDecoder cannot do --tiling"):
         check_models([of_picture], Tuning(tiling=True))
     with pytest.raises(ValueError, match="--overlap is for clips that are made from prompts alone"):

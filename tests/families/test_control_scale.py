@@ -13,19 +13,22 @@ from torch import Tensor
 
 from fewstep import load_pipeline
 from fewstep.commands.evaluate import models_of
-from fewstep.commands.run import follow
 from fewstep.commands.run_checks import check_run
 from fewstep.commands.run_screen import RunScreen
-from fewstep.commands.survey_tries import least_recipe, least_size, write_given
+from fewstep.commands.run_stages import follow_stages
+from fewstep.commands.survey_tries import least_recipe, least_size, write_noise_files
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.eval.models import as_taught
+from fewstep.eval.models import with_student_defaults
 from fewstep.student.contract import SamplingContract
-from fewstep.student.export.base import Options, export
-from fewstep.student.loading import Student, load_student
-from fewstep.student.sampler import Asked, open_sampler, teacher_sampler
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.export.base import Options
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
+from fewstep.student.sampler import SamplingOptions, open_sampler, teacher_sampler
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.given import Given, noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_pipelines import save_tiny_given_wan, save_tiny_wan
@@ -54,8 +57,8 @@ CASES = {
 
 @pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
-    found: Case = request.param
-    return found
+    actual: Case = request.param
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def recipe(case: Case, folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     teacher = load_teacher(folder, device="cpu")
     teacher.take(case.given)
     size = least_size(teacher)
-    given = write_given(work / "given", teacher.given_sizes(size))
+    given = write_noise_files(work / "given", teacher.given_sizes(size))
     plain = least_recipe(folder, size, work, "cpu", given, None).model_dump(mode="json")
     return Recipe.model_validate(plain | {"control_scale": case.scale})
 
@@ -79,7 +82,7 @@ def recipe(case: Case, folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def student(recipe: Recipe) -> Student:
     check_run(recipe, RunFolder(recipe.out))
-    follow(recipe, screen=RunScreen())
+    follow_stages(recipe, screen=RunScreen())
     return load_student(recipe.out, device="cpu")
 
 
@@ -103,23 +106,23 @@ def test_a_teacher_at_a_scale_is_the_stock_pipeline_at_it(case: Case, folder: Pa
     given, z = noise_given(teacher.given_sizes(size)), teacher.noise([3], teacher.latent_shape(*size))
     whole = asked(teacher, z, given)
     teacher.tell(control_scale=tuple(case.scale) if isinstance(case.scale, list) else case.scale)
-    found = asked(teacher, z, given)
+    actual = asked(teacher, z, given)
     expected = stock(teacher, z.clone(), given, **{case.argument: case.scale})
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
-    assert float((found - whole).norm() / whole.norm()) > 1e-3  # else parity would be empty
+    assert float((actual - expected).norm() / expected.norm()) < 1e-5
+    assert float((actual - whole).norm() / whole.norm()) > 1e-3  # else parity would be empty
     assert torch.equal(stock(teacher, z.clone(), given), expected)  # the contract's own arguments say it
     teacher.tell(control_scale=1.0)
     assert torch.equal(asked(teacher, z, given), whole)
 
 
 def test_from_a_recipe_to_the_stock_call_of_a_student(case: Case, student: Student, tmp_path: Path) -> None:
-    told = tuple(case.scale) if isinstance(case.scale, list) else case.scale
-    assert student.contract.control_scale == told and student.teacher.control_scale == told
-    done = export(student, "diffusers", tmp_path / "out", Options())
+    facts = tuple(case.scale) if isinstance(case.scale, list) else case.scale
+    assert student.contract.control_scale == facts and student.teacher.control_scale == facts
+    done = write_export(student, "diffusers", tmp_path / "out", Options())
     assert done.relative_error < 1e-4
     assert f"{case.argument}={case.scale}" in (done.folder / "README.md").read_text()
     back = open_sampler(done.folder, device="cpu")
-    assert back.contract is not None and back.contract.control_scale == told and back.teacher.control_scale == told
+    assert back.contract is not None and back.contract.control_scale == facts and back.teacher.control_scale == facts
     pipe = load_pipeline(done.folder, device="cpu", dtype="float32")
     with pytest.raises(ValueError, match=f"the student is sampled with {case.argument}=.*, not 0.25"):
         pipe("a ring", **{case.argument: 0.25})
@@ -127,11 +130,11 @@ def test_from_a_recipe_to_the_stock_call_of_a_student(case: Case, student: Stude
 
 def test_a_student_keeps_to_its_scale_and_its_teacher_is_compared_at_it(student: Student, recipe: Recipe) -> None:
     with pytest.raises(ValueError, match=r"trained for control_scale [\d., ]+, not 0.25: .*--control-scale"):
-        open_sampler(recipe.out, Asked(control_scale=0.25), device="cpu")
-    forced = open_sampler(recipe.out, Asked(control_scale=0.25, force=True), student.teacher)
+        open_sampler(recipe.out, SamplingOptions(control_scale=0.25), device="cpu")
+    forced = open_sampler(recipe.out, SamplingOptions(control_scale=0.25, force=True), student.teacher)
     assert forced.told == {"control_scale": 0.25}
-    own = open_sampler(recipe.out, Asked(), student.teacher)
-    taught = as_taught(models_of([recipe.teacher, str(recipe.out)]), Asked())
+    own = open_sampler(recipe.out, SamplingOptions(), student.teacher)
+    taught = with_student_defaults(models_of([recipe.teacher, str(recipe.out)]), SamplingOptions())
     teacher = teacher_sampler(student.teacher, "teacher", taught)
     assert teacher.told == own.told != forced.told
     z, conditions = own.noise([0]), own.conditions_of_any(["a ring"])

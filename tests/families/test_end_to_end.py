@@ -16,11 +16,12 @@ from fewstep.distill.decoder.pairs import Pairs, Recorder, save_pairs
 from fewstep.distill.decoder.recipe import DecoderSettings
 from fewstep.distill.decoder.training import new_decoder
 from fewstep.student.denoiser import Roles
-from fewstep.student.export.base import EXACT, Options, export, find_format, formats_of
+from fewstep.student.export.base import EXACT, Options, find_format, formats_of
 from fewstep.student.export.stock import stock_scheduler
-from fewstep.student.loading import load_student
-from fewstep.teacher.base import load_teacher
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
 from fewstep.teacher.given import noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from tests.tiny_cogvideox import NEWER as COGVIDEOX_NEWER
 from tests.tiny_cogvideox import save_tiny_cogvideox_given
 from tests.tiny_controlnet import save_tiny_controlnet
@@ -120,8 +121,8 @@ VARIANTS = [
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.label)
 def variant(request: pytest.FixtureRequest) -> Variant:
-    found: Variant = request.param
-    return found
+    parameter: Variant = request.param
+    return parameter
 
 
 @pytest.fixture(scope="module")
@@ -161,20 +162,20 @@ def test_an_untrained_student_is_its_teacher_which_training_leaves_alone(variant
     roles.student.requires_grad_(False)  # weights with gradients may be multiplied by a kernel that rounds otherwise
     assert torch.equal(teacher.denoise(z, t, conditions, network=roles.student), teacher.denoise(z, t, conditions))
     roles.student.requires_grad_(True)
-    found = teacher.denoise(z, t, conditions, network=roles.student)
-    found.square().mean().backward()
+    x0 = teacher.denoise(z, t, conditions, network=roles.student)
+    x0.square().mean().backward()
     trained = [p for p in roles.parameters.values() if p.grad is not None and bool(p.grad.any())]
     assert len(trained) > 0.5 * len(roles.parameters)
     torch.optim.SGD(trained, lr=0.1).step()
-    assert not torch.equal(teacher.denoise(z, t, conditions, network=roles.student), found)
+    assert not torch.equal(teacher.denoise(z, t, conditions, network=roles.student), x0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.denoiser.state_dict().items())
 
 
 def test_from_a_folder_to_a_student_that_the_stock_pipeline_samples(
     variant: Variant, folder: Path, tmp_path: Path, family_rows: list[dict[str, Any]]
 ) -> None:
-    found = tried(folder, tmp_path / "work", given=variant.given, only=variant.only)
-    assert found["sentence"] == "" and found["sample"] and found["run"] and found["export"]
+    results = tried(folder, tmp_path / "work", given=variant.given, only=variant.only)
+    assert results["sentence"] == "" and results["sample"] and results["run"] and results["export"]
     student = load_student(tmp_path / "work" / "run", device="cpu")
     assert set(student.contract.given) == set(variant.given) and student.contract.steps == 2
     nodes = [index for expert in student.contract.experts for index in expert.nodes]
@@ -184,9 +185,14 @@ def test_from_a_folder_to_a_student_that_the_stock_pipeline_samples(
         format = find_format(name)
         approximate = name == "lora" or (name == "part" and variant.only is None)  # of a whole network
         if format.tolerance == EXACT and not format.needs and not approximate:
-            errors[name] = export(student, name, tmp_path / name, Options()).relative_error
+            errors[name] = write_export(student, name, tmp_path / name, Options()).relative_error
     assert "diffusers" in errors and max(errors.values()) < 1e-4
-    row = {"family": variant.family, "variant": variant.name, "given": list(variant.given), "end_to_end": found["run"]}
-    row |= {"export": sorted(errors), "exact": found["exact"], "relative_error": max(errors.values())}
+    row = {
+        "family": variant.family,
+        "variant": variant.name,
+        "given": list(variant.given),
+        "end_to_end": results["run"],
+    }
+    row |= {"export": sorted(errors), "exact": results["exact"], "relative_error": max(errors.values())}
     sampled_in = f"{student.contract.pipeline} with {stock_scheduler(student).name}"
     family_rows.append(row | {"sampled_in": sampled_in, "weights": "random, of diffusers' test sizes"})

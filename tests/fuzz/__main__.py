@@ -38,8 +38,8 @@ class Worker:
         try:
             self._connection.send((name, number))
             if self._answers():
-                found: Found = self._connection.recv()
-                return found
+                answer: Found = self._connection.recv()
+                return answer
             outcome = Found("hung", f"no answer in {self._patience:g} s of its processor's time, or {_LONGEST:g} s")
         except (EOFError, OSError, psutil.Error):
             self._process.join(10)
@@ -97,13 +97,13 @@ def fuzz(
 def _of_one(worker: Worker, name: str, num: int, failures: Path | None) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     for number in range(num):
-        found = worker.ask(name, number)
-        counts[found.outcome] += 1
-        counts["executed"] += found.executed
+        answer = worker.ask(name, number)
+        counts[answer.outcome] += 1
+        counts["executed"] += answer.executed
         if failures is not None:
-            told = {"surface": name, "number": number, **vars(found)}
+            line = {"surface": name, "number": number, **vars(answer)}
             with failures.open("a") as file:
-                file.write(json.dumps(told) + "\n")
+                file.write(json.dumps(line) + "\n")
     return {"surface": name, "tried": num} | {key: counts[key] for key in (*_COUNTED, "executed")}
 
 
@@ -115,15 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--surface", action="append", choices=NAMES, help="only this one; may be said again")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table")
     parser.add_argument("--each", type=Path, metavar="FILE.jsonl", help="write a line per input: what became of it")
-    asked = parser.parse_args(arguments)
-    if asked.each is not None:
-        asked.each.write_text("")
+    requested = parser.parse_args(arguments)
+    if requested.each is not None:
+        requested.each.write_text("")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        rows = fuzz(asked.surface or NAMES, asked.num, asked.seed, Path(folder), asked.each)
+        rows = fuzz(requested.surface or NAMES, requested.num, requested.seed, Path(folder), requested.each)
     total = {key: sum(row[key] for row in rows) for key in ("tried", *_COUNTED, "executed")}
     print(f"all: {', '.join(f'{count} {key}' for key, count in total.items())}")
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    if requested.out is not None:
+        requested.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     return int(bool(total["crashed"] or total["hung"] or total["executed"]))
 
 

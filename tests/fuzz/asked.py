@@ -19,18 +19,20 @@ from fewstep.distill.recipe import kept_recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.eval.chain_table import chain_rows
 from fewstep.eval.conditioning_table import conditioning_rows
-from fewstep.eval.evaluation_file import begun_dtype, joined_protocol
+from fewstep.eval.evaluation_file import begun_evaluation_dtype, joined_protocol
 from fewstep.eval.report.inputs import read_benchmark, read_evaluation
 from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.vbench import read_figures
-from fewstep.student.loading import find_stage, load_student
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import find_stage
 from fewstep.student.outline import outline_sampler
-from fewstep.student.sampler import Asked
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.sampler import SamplingOptions
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset_sources import list_files
 from fewstep.teacher.decode_video import ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.given import read_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.shapes.recipe import read_any_recipe
 from fewstep.teacher.source import VideoSize
@@ -111,7 +113,7 @@ def dataset(asker: Asker, folder: Path) -> None:
 
 def student(asker: Asker, folder: Path) -> None:
     """As `fewstep sample`: looked at, opened, asked once."""
-    outline_sampler(folder, Asked())
+    outline_sampler(folder, SamplingOptions())
     sampler = load_student(folder, teacher=None if (folder / "vae").exists() else asker.teacher, device="cpu")
     size = sampler.contract.size
     noise = sampler.teacher.noise([0], sampler.teacher.latent_shape(*size))
@@ -171,7 +173,7 @@ def videos(asker: Asker, folder: Path) -> None:
 def evaluation(asker: Asker, folder: Path) -> None:
     """Those who go on with an evaluation, or make a table of it."""
     out = folder / "evaluation"
-    begun_dtype(out)
+    begun_evaluation_dtype(out)
     joined_protocol(out, read_evaluation(out).protocol)
     conditioning_rows({"text": out})
 

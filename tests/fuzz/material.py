@@ -14,13 +14,13 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from fewstep.commands.run import follow
+from fewstep.commands.run_stages import follow_stages
 from fewstep.distill.checkpoint import save_state
 from fewstep.distill.recipe import read_recipe
 from fewstep.eval.results import write_results
-from fewstep.student.export.base import export
-from fewstep.student.loading import load_student
-from fewstep.teacher.base import load_teacher
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.teacher.load_teacher import load_teacher
 from tests.distill.one_stage import Case
 from tests.teacher.films import film
 from tests.tiny_pipelines import save_tiny_wan
@@ -39,7 +39,7 @@ def make_material(root: Path) -> None:
         _recipes(root)
         _run(root)
         _checkpoint(root)
-        export(load_student(root / "run" / "stages" / "full", device="cpu"), "diffusers", root / "export")
+        write_export(load_student(root / "run" / "stages" / "full", device="cpu"), "diffusers", root / "export")
     _videos(root / "videos")
     _figures(root)
     _reported(root)
@@ -65,9 +65,9 @@ def recipe_of(root: Path) -> dict[str, Any]:
 
 
 def _recipes(root: Path) -> None:
-    said = yaml.safe_dump(recipe_of(root), sort_keys=False)
+    text = yaml.safe_dump(recipe_of(root), sort_keys=False)
     (root / "recipes").mkdir()
-    (root / "recipes" / "recipe.yaml").write_text(said)
+    (root / "recipes" / "recipe.yaml").write_text(text)
     members = [
         {"name": "a", "model": "shapes"},
         {"name": "b", "model": "shapes-image", "given": {"first": "LAST_FRAME"}},
@@ -81,7 +81,7 @@ def _recipes(root: Path) -> None:
 
 def _run(root: Path) -> None:
     """`root/run`, of which everything but a checkpoint is left."""
-    follow(read_recipe(root / "recipes" / "recipe.yaml", [f"out={root}/run"]))
+    follow_stages(read_recipe(root / "recipes" / "recipe.yaml", [f"out={root}/run"]))
 
 
 def _checkpoint(root: Path) -> None:
@@ -140,14 +140,14 @@ def _figures(root: Path) -> None:
     ]  # fmt: skip
     protocol = {"num": 512, "seed": 0, "dtype": "float32", "metrics": {"shapes-fd": {"version": 1}}, "left_out": {}}
     differences = [{"model": "full", "other": "teacher", "metrics": {"shapes-fd": figure}}]
-    told = {"command": "fewstep evaluate", "protocol": protocol, "rows": rows, "differences": differences,
+    facts = {"command": "fewstep evaluate", "protocol": protocol, "rows": rows, "differences": differences,
             "prompts": [f"a {word}" for word in WORDS[:2]]}  # fmt: skip
     for model in ("teacher", "full", "lora"):
         (folder / "videos" / model).mkdir(parents=True)
         for prompt in range(2):
             frames = np.full((9, 16, 16, 3), 60 * prompt, np.uint8)
             film(folder / "videos" / model / f"{prompt:05d}.mp4", frames, rate=8)
-    (folder / "results.json").write_text(json.dumps(told, indent=1))
+    (folder / "results.json").write_text(json.dumps(facts, indent=1))
     (root / "tables").mkdir()
     write = partial(json.dumps, indent=1)
     (root / "benchmark.json").write_text(write(_benchmark(rows)))

@@ -47,14 +47,14 @@ def mutate_tree(random: Random, tree: Any) -> Any:
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a tree."""
-    found, waiting = [], [tree]
+    places, waiting = [], [tree]
     while waiting:
         node = waiting.pop()
         keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
         for key in keys:
-            found.append((node, key))
+            places.append((node, key))
             waiting.append(node[key])
-    return found
+    return places
 
 
 def _change(random: Random, node: Any, key: Any) -> None:
@@ -206,8 +206,8 @@ def mutate_safetensors(random: Random, content: bytes) -> bytes:
         case 0:
             return mutate_bytes(random, content)
         case 1:
-            said = random.choice((0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1, 10**9))
-            return said.to_bytes(8, "little") + header + body
+            text = random.choice((0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1, 10**9))
+            return text.to_bytes(8, "little") + header + body
         case 2:
             header = mutate_bytes(random, header)
         case _:
@@ -244,7 +244,7 @@ def _put(random: Random, text: str, value: str) -> str:
 
 def _rest(text: str, at: int) -> str:
     """What follows the value that begins at `at`."""
-    ends = [found for letter in ",}]\n" if (found := text.find(letter, at)) >= 0]
+    ends = [index for letter in ",}]\n" if (index := text.find(letter, at)) >= 0]
     return text[min(ends) :] if ends else ""
 
 
@@ -252,7 +252,7 @@ def _doubled_key(random: Random, text: str) -> str:
     opened = text.find("{")
     if opened < 0:
         return text * 2
-    found = json.loads(text)
-    key = random.choice(list(found)) if isinstance(found, dict) and found else "a"
+    parsed = json.loads(text)
+    key = random.choice(list(parsed)) if isinstance(parsed, dict) and parsed else "a"
     value = random.choice(("null", "1", "[]", '"x"'))
     return f"{text[: opened + 1]}{json.dumps(key)}: {value}, {text[opened + 1 :]}"

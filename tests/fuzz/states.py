@@ -51,16 +51,16 @@ def mutate_shard(random: Random, path: Path) -> None:
     path.write_bytes(mutate_bytes(random, path.read_bytes()))
     manifest = path.with_name("manifest.json")
     if random.random() < 0.7:
-        said = json.loads(manifest.read_text())
-        for shard in (*said["shards"], said["unconditional"]):
+        text = json.loads(manifest.read_text())
+        for shard in (*text["shards"], text["unconditional"]):
             if shard["name"] == path.name:
                 shard["sha256"] = sha256(path)
-        manifest.write_text(json.dumps(said))
+        manifest.write_text(json.dumps(text))
 
 
 def _load(content: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(BytesIO(content), weights_only=True)
-    return found
+    state: dict[str, Any] = torch.load(BytesIO(content), weights_only=True)
+    return state
 
 
 def _saved(state: object) -> bytes:

@@ -82,13 +82,13 @@ def _link(source: str, target: str) -> None:
 def _shard_outside(random: Random, folder: Path) -> None:
     """A shard's name that leads out of the dataset, to one that is whole."""
     path = folder / "manifest.json"
-    said = json.loads(path.read_text())
-    shard = random.choice((said["shards"][0], said["unconditional"]))
+    text = json.loads(path.read_text())
+    shard = random.choice((text["shards"][0], text["unconditional"]))
     here = f"{folder.name}/{shard['name']}"
     shard["name"] = random.choice((f"../{here}", str(folder / shard["name"]), f"x/../../{here}", f"./{shard['name']}"))
     (folder / "x").mkdir()
     path.unlink()
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(text))
 
 
 def _broken_shard(random: Random, folder: Path) -> None:

@@ -45,8 +45,8 @@ def work(connection: Connection, root: Path, seed: int) -> None:
     _ = asker.teacher
     _limit_memory()
     connection.send("ready")
-    while (asked := connection.recv()) is not None:
-        name, number = asked
+    while (arguments := connection.recv()) is not None:
+        name, number = arguments
         connection.send(_found(asker, name, number, seed, place))
     shutil.rmtree(place, ignore_errors=True)
 
@@ -60,15 +60,15 @@ def _found(asker: object, name: str, number: int, seed: int, place: Path) -> Fou
     shutil.rmtree(place / "case", ignore_errors=True)
     where, asker.random = written(name, seed, number, asker.root, place / "case")
     outcome: Outcome = "accepted"
-    told = ""
+    facts = ""
     try:
         BY_NAME[name].ask(asker, place / "case")
     except Exception as error:
-        outcome, told = _judged(error)
+        outcome, facts = _judged(error)
     planted = place / PLANTED
     executed = planted.exists()
     planted.unlink(missing_ok=True)
-    return Found(outcome, told, where, executed)
+    return Found(outcome, facts, where, executed)
 
 
 def _judged(error: Exception) -> tuple[Outcome, str]:

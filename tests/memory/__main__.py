@@ -57,13 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.memory", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/memory.json"))
     parser.add_argument("--models", default=",".join(MODELS), help="of the real sizes, with commas between")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     command, rows = shlex.join(["python", "-m", "tests.memory", *sys.argv[1:]]), list[dict[str, Any]]()
-    for row in chain(embedded_rows(), real_rows([name for name in asked.models.split(",") if name])):
+    for row in chain(embedded_rows(), real_rows([name for name in arguments.models.split(",") if name])):
         print(row, flush=True)
         rows.append(row)
-        write_tables(asked.out, command, rows, COLUMNS)
+        write_tables(arguments.out, command, rows, COLUMNS)
 
 
 def embedded_rows() -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from fewstep.distill.recipe import read_recipe
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.eval.peak_memory import watched_peak
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 
 train, name = sys.argv[1:]
 recipe = read_recipe("shapes-4step", [f"student.train={train}", "precision=float32"], needs_files=False)

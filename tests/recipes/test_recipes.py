@@ -103,9 +103,9 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     (tmp_path / "mine.csv").write_text("file,caption,control\n")
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
     given = [*GIVEN, *SHAPES_GIVEN]
-    told = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in given}
+    facts = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in given}
     of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
-    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **told}
+    return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **facts}
 
 
 def test_what_is_given_is_as_the_files_say(own: dict[str, list[str]]) -> None:
@@ -265,13 +265,13 @@ def tables_of(page: str) -> list[list[tuple[str, str]]]:
 
 def without_table(page: str) -> dict[str, str]:
     """The models of which the page has no table with the defaults, each with one to begin with, in Markdown."""
-    documented, found = tables_of(page), {}
+    documented, tables = tables_of(page), {}
     for model, node in models().items():
         if (rows := documented_rows(node)) not in documented:
-            told = [(name, default, node["properties"][name].get("description", "")) for name, default in rows]
-            lines = [f"| `{name}` | {default} | {' '.join(text.split())} |" for name, default, text in told]
-            found[model] = "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *lines])
-    return found
+            facts = [(name, default, node["properties"][name].get("description", "")) for name, default in rows]
+            lines = [f"| `{name}` | {default} | {' '.join(text.split())} |" for name, default, text in facts]
+            tables[model] = "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *lines])
+    return tables
 
 
 def models() -> dict[str, dict[str, Any]]:
@@ -307,8 +307,8 @@ def test_the_prompts_are_what_their_recipe_says() -> None:
     assert command
     assert not any(held_out(s.shape, s.colour, s.motion) for s in scenes)
     combinations = [[named(line).get(name) for name in ("shape", "colour", "motion")] for line in lines]
-    said = [values for values in combinations if all(values)]
-    assert len(said) > 200 and not any(held_out(*map(str, values)) for values in said)
+    text = [values for values in combinations if all(values)]
+    assert len(text) > 200 and not any(held_out(*map(str, values)) for values in text)
     assert not any(text_held_out(line) for line in lines)
     assert len(lines) == len(set(lines))
 

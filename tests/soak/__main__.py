@@ -43,14 +43,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results/soak.json"))
     parser.add_argument("--share", type=float, default=1.0, help="of the usual number of faults")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     text, rows = shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]]), list[Row]()
     with TemporaryDirectory() as folder:
-        soak = Soak(Path(folder), random.Random(asked.seed), asked.share)
+        soak = Soak(Path(folder), random.Random(arguments.seed), arguments.share)
         for row in soak.rows():
             print(row, flush=True)
             rows.append(row)
-            write_tables(asked.out, text, rows, COLUMNS)
+            write_tables(arguments.out, text, rows, COLUMNS)
     sys.exit(any(row["lost"] for row in rows))
 
 
@@ -129,8 +129,8 @@ class Soak:
         count, lost, ends = 0, 0, 0
         while count < times:
             out, own = self._folder / f"{verb}-{ends}", 0
-            asked = [*arguments, "--out", out]
-            while self._interrupted(signal.SIGKILL, seconds, asked, give_up=count + own >= times):
+            requested = [*arguments, "--out", out]
+            while self._interrupted(signal.SIGKILL, seconds, requested, give_up=count + own >= times):
                 own += 1
             ends += 1
             count += own

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.adapters import (
-    FILE_NAME,
+    ADAPTER_FILE,
     adapter_parameters,
     add_adapter,
     check_adapter,
@@ -83,7 +83,7 @@ def test_targets_are_in_the_blocks_only(tiny_teacher: Teacher) -> None:
 
 def test_broken_and_foreign_adapters_are_refused(tiny_teacher: Teacher, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_teacher), "student", tmp_path)
-    path, base = tmp_path / FILE_NAME, the_denoiser(tiny_teacher)
+    path, base = tmp_path / ADAPTER_FILE, the_denoiser(tiny_teacher)
     with pytest.raises(ValueError, match="another network"):
         load_adapter(nn.Sequential(nn.Linear(2, 2)), "student", tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
@@ -92,7 +92,7 @@ def test_broken_and_foreign_adapters_are_refused(tiny_teacher: Teacher, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("targets", "said"),
+    ("targets", "text"),
     [
         (["to_query"], "has no module called to_query; use names such as"),
         (["to_q", "to_kk"], "has no module called to_kk"),  # peft leaves it out without a word
@@ -100,8 +100,8 @@ def test_broken_and_foreign_adapters_are_refused(tiny_teacher: Teacher, tmp_path
         (["attn1"], r"attn1 means blocks\.0\.attn1, a WanAttention, which LoRA cannot adapt"),
     ],
 )
-def test_a_target_that_fits_nothing_is_refused(tiny_teacher: Teacher, targets: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=f"student.lora.targets: .*{said}"):
+def test_a_target_that_fits_nothing_is_refused(tiny_teacher: Teacher, targets: list[str], text: str) -> None:
+    with pytest.raises(ValueError, match=f"student.lora.targets: .*{text}"):
         add_adapter(shared_copy(the_denoiser(tiny_teacher)), "student", 4, 4, targets)
 
 
@@ -112,7 +112,7 @@ def test_an_adapter_is_checked_by_its_header(
     check_adapter(the_denoiser(outline_teacher(tiny_wan_folder).teacher), tmp_path, "restore it")
     with pytest.raises(ValueError, match=r"adapter\.safetensors is .*of another network.*restore it"):
         check_adapter(the_denoiser(outline_teacher(tiny_cogvideox_folder).teacher), tmp_path, "restore it")
-    (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:-1])
+    (tmp_path / ADAPTER_FILE).write_bytes((tmp_path / ADAPTER_FILE).read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"adapter\.safetensors is cut off: .*: restore it"):
         check_adapter(the_denoiser(tiny_teacher), tmp_path, "restore it")
 

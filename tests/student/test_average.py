@@ -11,15 +11,15 @@ from fewstep.teacher.base import Teacher
 
 
 def moving(average: Average, parameter: nn.Parameter) -> list[torch.Tensor]:
-    found = []
+    averages = []
     generator = torch.Generator().manual_seed(0)
     for step in range(5):
         with torch.no_grad():
             parameter.add_(torch.randn(parameter.shape, generator=generator))
         average.update(0.5 + step / 10)
         if step % 2:  # it may be read at any time, or not for some steps
-            found.append(average.tensors["weight"].clone())
-    return [*found, average.tensors["weight"].clone()]
+            averages.append(average.tensors["weight"].clone())
+    return [*averages, average.tensors["weight"].clone()]
 
 
 def test_main_memory_has_the_same_numbers() -> None:

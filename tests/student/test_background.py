@@ -13,13 +13,14 @@ from torch import Tensor
 
 from fewstep.student.background import Background, decoded_meanwhile
 from fewstep.student.chain import Before
-from fewstep.student.sampler import Asked, Sampler, teacher_sampler
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 
 
 @pytest.fixture
 def sampler(tiny_teacher: Teacher) -> Sampler:
-    return teacher_sampler(tiny_teacher, "tiny", Asked(2, 1.0))
+    return teacher_sampler(tiny_teacher, "tiny", SamplingOptions(2, 1.0))
 
 
 def latents(sampler: Sampler) -> list[Tensor]:
@@ -28,9 +29,9 @@ def latents(sampler: Sampler) -> list[Tensor]:
 
 def test_clips_are_the_same_and_in_order(sampler: Sampler) -> None:
     made = latents(sampler)
-    found = list(decoded_meanwhile(sampler, made))
-    assert all(torch.equal(video, sampler.decode(z)) for video, z in zip(found, made, strict=True))
-    assert not any(video.requires_grad for video in found) and list(decoded_meanwhile(sampler, [])) == []
+    actual = list(decoded_meanwhile(sampler, made))
+    assert all(torch.equal(video, sampler.decode(z)) for video, z in zip(actual, made, strict=True))
+    assert not any(video.requires_grad for video in actual) and list(decoded_meanwhile(sampler, [])) == []
 
 
 def test_a_batch_is_decoded_while_the_next_is_made(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +67,7 @@ def test_an_error_of_decoding_is_raised(sampler: Sampler, monkeypatch: pytest.Mo
 
 
 def test_clips_of_pictures_are_refused(sampler: Sampler, tiny_svd_folder: Path) -> None:
-    of_picture = teacher_sampler(load_teacher(tiny_svd_folder, device="cpu"), "svd", Asked(2, 1.0))
+    of_picture = teacher_sampler(load_teacher(tiny_svd_folder, device="cpu"), "svd", SamplingOptions(2, 1.0))
     for refused in (of_picture, replace(sampler, before=Before(sampler, {}, 1))):
         with pytest.raises(ValueError, match="--overlap is for clips that are made from prompts alone"):
             Background(refused)

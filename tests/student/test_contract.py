@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.student.contract import FILE_NAME, SamplingContract, read_contract
+from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
 from fewstep.student.sampler import clip_size
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.load_teacher import load_teacher
 
 OLDER = Path(__file__).parent / "contracts"
 
@@ -36,7 +37,7 @@ def test_it_survives_the_disk(contract: SamplingContract, tmp_path: Path) -> Non
 def test_files_of_older_versions_are_read(version: int, weights: str, baked: str, tmp_path: Path) -> None:
     """Each was written by a run of the embedded teacher when that version was the newest."""
     text = (OLDER / f"version-{version}.json").read_text()
-    (tmp_path / FILE_NAME).write_text(text)
+    (tmp_path / CONTRACT_FILE).write_text(text)
     contract = read_contract(tmp_path)
     assert contract.version == 5 and contract.control_scale == 1 and json.loads(text)["version"] == version
     assert contract.sizes == (VideoSize(17, 64, 64),) and (contract.experts, contract.given) == ((), ())
@@ -48,27 +49,27 @@ def test_files_of_older_versions_are_read(version: int, weights: str, baked: str
     contract.write(tmp_path)
     assert read_contract(tmp_path) == contract
     for name in (old := json.loads(text)):
-        (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in old.items() if k != name}))
+        (tmp_path / CONTRACT_FILE).write_text(json.dumps({k: v for k, v in old.items() if k != name}))
         with pytest.raises(ValueError, match="is not whole"):
             read_contract(tmp_path)
 
 
 def test_contracts_of_newer_versions_are_refused(contract: SamplingContract, tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text(contract.model_dump_json().replace('"version":5', '"version":6'))
+    (tmp_path / CONTRACT_FILE).write_text(contract.model_dump_json().replace('"version":5', '"version":6'))
     with pytest.raises(ValueError, match=r"is not whole \(version"):
         read_contract(tmp_path)
 
 
 def test_a_contract_that_lost_any_line_is_refused(contract: SamplingContract, tmp_path: Path) -> None:
     contract.write(tmp_path)
-    whole = json.loads((tmp_path / FILE_NAME).read_text())
+    whole = json.loads((tmp_path / CONTRACT_FILE).read_text())
     for name in whole:
-        (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        (tmp_path / CONTRACT_FILE).write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
         with pytest.raises(ValueError, match=f"is not whole \\({name}"):
             read_contract(tmp_path)
     lines = json.dumps(whole, indent=1).splitlines()
     for i in range(len(lines)):
-        (tmp_path / FILE_NAME).write_text("\n".join(lines[:i] + lines[i + 1 :]))
+        (tmp_path / CONTRACT_FILE).write_text("\n".join(lines[:i] + lines[i + 1 :]))
         with pytest.raises(ValueError, match="is not whole"):
             read_contract(tmp_path)
 
@@ -76,7 +77,7 @@ def test_a_contract_that_lost_any_line_is_refused(contract: SamplingContract, tm
 def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContract, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no contract\.json"):
         read_contract(tmp_path)
-    (tmp_path / FILE_NAME).write_text(contract.model_dump_json().replace('"steps":4', '"steps":3'))
+    (tmp_path / CONTRACT_FILE).write_text(contract.model_dump_json().replace('"steps":4', '"steps":3'))
     with pytest.raises(ValueError, match="3 steps need 4 times"):
         read_contract(tmp_path)
 
@@ -92,7 +93,7 @@ def test_missing_and_inconsistent_contracts_are_refused(contract: SamplingContra
 def test_contracts_of_odd_values_are_refused(
     contract: SamplingContract, tmp_path: Path, name: str, value: object
 ) -> None:
-    (tmp_path / FILE_NAME).write_text(json.dumps(contract.model_dump(mode="json") | {name: value}))
+    (tmp_path / CONTRACT_FILE).write_text(json.dumps(contract.model_dump(mode="json") | {name: value}))
     with pytest.raises(ValueError, match="is not whole"):
         read_contract(tmp_path)
 
@@ -158,7 +159,7 @@ def test_a_student_of_several_sizes_refuses_others(contract: SamplingContract, t
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("arguments", "expected"),
     [
         ((None, None, None), (9, 16, 16)),
         ((5, None, None), (5, 16, 32)),
@@ -167,6 +168,6 @@ def test_a_student_of_several_sizes_refuses_others(contract: SamplingContract, t
     ],
 )
 def test_what_is_asked_of_a_size_chooses_among_several(
-    asked: tuple[int | None, int | None, int | None], found: tuple[int, int, int]
+    arguments: tuple[int | None, int | None, int | None], expected: tuple[int, int, int]
 ) -> None:
-    assert clip_size((VideoSize(9, 16, 16), VideoSize(5, 16, 32)), *asked) == VideoSize(*found)
+    assert clip_size((VideoSize(9, 16, 16), VideoSize(5, 16, 32)), *arguments) == VideoSize(*expected)

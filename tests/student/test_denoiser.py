@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fewstep.student.denoiser import Roles, Train, student_network, the_denoiser
 from fewstep.student.weights import is_adapter
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from tests.student.few_steps import train
 
 TRAINS: tuple[Train, ...] = ("full", "lora")
@@ -105,16 +106,16 @@ def test_the_average_comes_and_goes(teacher: Teacher) -> None:
 
 @pytest.mark.parametrize("mode", TRAINS)
 def test_checkpointing_changes_no_gradient(teacher: Teacher, mode: Train) -> None:
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         roles = Roles(teacher, mode, rank=4)
         if checkpointing:
             roles.checkpoint_gradients()
         ask(teacher, roles.student).square().mean().backward()
-        found.append([p.grad for p in roles.parameters.values() if p.grad is not None])
-    assert len(found[0]) == len(found[1]) > 0
-    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+        gradients.append([p.grad for p in roles.parameters.values() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_foreign_weights_are_refused(teacher: Teacher, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_foreign_weights_are_refused(teacher: Teacher, tmp_path: Path) -> None:
 
 
 def test_checkpointing_the_backbone_changes_no_gradient_of_what_a_discriminator_reads(teacher: Teacher) -> None:
-    found = []
+    gradients = []
     conditions = teacher.conditions(["a red ring"])
     for checkpointing in (False, True):
         roles = Roles(teacher, "lora", rank=4)
@@ -132,5 +133,7 @@ def test_checkpointing_the_backbone_changes_no_gradient_of_what_a_discriminator_
         z = teacher.noise([0], teacher.latent_shape(9, 16, 16)).requires_grad_(True)
         features = teacher.features(z, 0.5, conditions, network=roles.backbone)
         sum(f.square().mean() for f in features).backward()  # type: ignore[union-attr]
-        found.append(z.grad)
-    assert found[0] is not None and found[1] is not None and torch.allclose(found[0], found[1], rtol=1e-4)
+        gradients.append(z.grad)
+    assert (
+        gradients[0] is not None and gradients[1] is not None and torch.allclose(gradients[0], gradients[1], rtol=1e-4)
+    )

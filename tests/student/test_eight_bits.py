@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fewstep.student.denoiser import Roles, student_network, the_denoiser
 from fewstep.student.eight_bits import EightBits, base_of, chosen_layers, is_quantised, quantise_base
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from tests.student.few_steps import train
 
 pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
@@ -27,8 +28,8 @@ def ask(teacher: Teacher, network: nn.Module | None = None) -> Tensor:
     return teacher.denoise(z, 0.8, teacher.conditions(["a red ring", "a cross"]), network=network)
 
 
-def difference(found: Tensor, exact: Tensor) -> float:
-    return float((found - exact).norm() / exact.norm())
+def difference(actual: Tensor, exact: Tensor) -> float:
+    return float((actual - exact).norm() / exact.norm())
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -70,9 +71,9 @@ def test_autocast_is_that_of_other_layers(tiny_wan_folder: Path) -> None:
     layer = chosen_layers(teacher)[0]
     x = torch.randn(2, layer.in_features, requires_grad=True)
     with base_of(teacher, "int8"), torch.autocast("cpu", torch.bfloat16):
-        found = layer(x)
-        found.sum().backward()
-    assert found.dtype == torch.bfloat16 and x.grad is not None and x.grad.dtype == torch.float32
+        output = layer(x)
+        output.sum().backward()
+    assert output.dtype == torch.bfloat16 and x.grad is not None and x.grad.dtype == torch.float32
 
 
 def test_all_roles_share_the_base(tiny_wan_folder: Path, tmp_path: Path) -> None:

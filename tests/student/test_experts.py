@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract, read_contract
 from fewstep.student.denoiser import Roles, Train, student_network, the_denoiser
-from fewstep.student.loading import load_student
+from fewstep.student.load_student import load_student
 from fewstep.student.weights import check_weights, is_adapter, weights_sha256
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.experts import parts_of
+from fewstep.teacher.load_teacher import load_teacher
 from tests.student.few_steps import train
 
 TRAINS: tuple[Train, ...] = ("full", "lora")
@@ -71,8 +72,8 @@ def test_the_expert_that_is_not_trained_stays_bit_identical(tiny_experts: Teache
     roles = Roles(tiny_experts, mode, rank=4, experts=("high",))
     assert all(key.startswith("high.") for key in roles.parameters) and roles.own == ("high",)
     train(roles, ask)
-    found, expected = ask(tiny_experts, roles.student), ask(tiny_experts, None)
-    assert torch.equal(found[1], expected[1]) and not torch.allclose(found[0], expected[0])
+    actual, expected = ask(tiny_experts, roles.student), ask(tiny_experts, None)
+    assert torch.equal(actual[1], expected[1]) and not torch.allclose(actual[0], expected[0])
     assert parts_of(roles.student)["low"] is parts_of(tiny_experts.denoiser)["low"]  # it takes no memory of its own
     folder = saved(roles, tmp_path / "stage")
     assert sorted(path.name for path in folder.iterdir()) == ["contract.json", "high"]
@@ -99,9 +100,9 @@ def test_one_after_the_other(tiny_experts: Teacher, tmp_path: Path, earlier: Tra
     assert [is_adapter(folder / name) for name in ("high", "low")] == [earlier == "lora", later == "lora"]
     for file in (start / "high").iterdir():
         assert file.read_bytes() == (folder / "high" / file.name).read_bytes()
-    found = ask(tiny_experts, student_network(tiny_experts, folder))
-    torch.testing.assert_close(found[0], expected[0])
-    assert not torch.allclose(found[1], expected[1])
+    actual = ask(tiny_experts, student_network(tiny_experts, folder))
+    torch.testing.assert_close(actual[0], expected[0])
+    assert not torch.allclose(actual[1], expected[1])
     assert weights_sha256(folder) != weights_sha256(start)
 
 
@@ -121,9 +122,9 @@ def test_a_stage_of_both_starts_from_the_last_one(
     train(second, ask)
     folder = saved(second, tmp_path / "second")
     with second.averaged():
-        found = ask(tiny_experts, student_network(tiny_experts, folder))
-        torch.testing.assert_close(found, ask(tiny_experts, second.student), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(found, expected, atol=1e-3)
+        actual = ask(tiny_experts, student_network(tiny_experts, folder))
+        torch.testing.assert_close(actual, ask(tiny_experts, second.student), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(actual, expected, atol=1e-3)
 
 
 def test_an_expert_that_no_node_uses_is_not_saved(tiny_experts: Teacher, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_lost_weights_are_refused(tiny_experts: Teacher, tmp_path: Path) -> None
 
 
 def test_checkpointing_changes_no_gradient_of_either(tiny_experts_folder: Path) -> None:
-    teacher, found = load_teacher(tiny_experts_folder, device="cpu"), []
+    teacher, gradients = load_teacher(tiny_experts_folder, device="cpu"), []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         roles = Roles(teacher, "lora", rank=4)
@@ -155,9 +156,9 @@ def test_checkpointing_changes_no_gradient_of_either(tiny_experts_folder: Path) 
             roles.checkpoint_gradients()
             assert all(part.is_gradient_checkpointing for part in parts_of(roles.student).values())
         ask(teacher, roles.student).square().mean().backward()
-        found.append([p.grad for p in roles.parameters.values() if p.grad is not None])
-    assert len(found[0]) == len(found[1]) > 0
-    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+        gradients.append([p.grad for p in roles.parameters.values() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_the_contract_says_who_has_which_nodes(tiny_experts: Teacher, tmp_path: Path) -> None:
@@ -170,9 +171,9 @@ def test_the_contract_says_who_has_which_nodes(tiny_experts: Teacher, tmp_path: 
     assert read_contract(tmp_path) == contract
     contract.check_teacher(tiny_experts)
     path = tmp_path / "contract.json"
-    said = json.loads(path.read_text())
-    said["experts"][1]["nodes"] = [2]
-    path.write_text(json.dumps(said))
+    text = json.loads(path.read_text())
+    text["experts"][1]["nodes"] = [2]
+    path.write_text(json.dumps(text))
     with pytest.raises(ValueError, match="the experts do not have each of the 4 nodes once"):
         read_contract(tmp_path)
 

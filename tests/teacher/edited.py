@@ -62,9 +62,9 @@ def with_pixel_aspect(path: Path, across: int, down: int) -> Path:
 
 
 def _patched(path: Path, name: bytes, change: Callable[[bytes], bytes]) -> Path:
-    head, found, rest = path.read_bytes().partition(name)
-    assert found, f"{path} has no {name!r}"
-    path.write_bytes(head + change(found + rest))
+    head, name_found, rest = path.read_bytes().partition(name)
+    assert name_found, f"{path} has no {name!r}"
+    path.write_bytes(head + change(name_found + rest))
     return path
 
 

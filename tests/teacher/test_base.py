@@ -15,8 +15,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from fewstep.teacher import source
-from fewstep.teacher.base import Teacher, embedded_path, load_teacher
+from fewstep.teacher.base import Teacher, embedded_path
 from fewstep.teacher.conditions import Tensors
+from fewstep.teacher.load_teacher import load_teacher
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
 SHAPE = (16, 3, 2, 2)
@@ -25,8 +26,8 @@ SHAPE = (16, 3, 2, 2)
 def state(teacher: Teacher) -> dict[str, Tensor]:
     """Every parameter and buffer, copied."""
     parts = {n: m for n, m in teacher.pipeline.components.items() if isinstance(m, nn.Module)}
-    found = [(f"{n}.{k}", v) for n, m in parts.items() for k, v in (*m.named_parameters(), *m.named_buffers())]
-    return {name: value.detach().clone() for name, value in found}
+    tensors = [(f"{n}.{k}", v) for n, m in parts.items() for k, v in (*m.named_parameters(), *m.named_buffers())]
+    return {name: value.detach().clone() for name, value in tensors}
 
 
 def test_nothing_changes_the_teacher(tiny_teacher: Teacher) -> None:
@@ -53,8 +54,8 @@ def test_guidance_is_u_plus_w_times_c_minus_u(tiny_teacher: Teacher) -> None:
     conditions, z = tiny_teacher.conditions(PROMPTS), tiny_teacher.noise([0, 1], SHAPE)
     empty = tiny_teacher.conditions(["", ""])
     u, c = tiny_teacher.denoise(z, 0.7, empty), tiny_teacher.denoise(z, 0.7, conditions)
-    found = tiny_teacher.denoise(z, 0.7, conditions, 5.0)
-    torch.testing.assert_close(found, u + 5 * (c - u), atol=1e-4, rtol=1e-4)
+    actual = tiny_teacher.denoise(z, 0.7, conditions, 5.0)
+    torch.testing.assert_close(actual, u + 5 * (c - u), atol=1e-4, rtol=1e-4)
     assert float((u - c).abs().max()) > 1e-2
 
 
@@ -75,8 +76,8 @@ def test_samples_do_not_depend_on_their_batch(tiny_teacher: Teacher) -> None:
     for i in range(2):
         alone = tiny_teacher.conditions([PROMPTS[i]], "blurry")
         assert torch.equal(tiny_teacher.noise([(3, 7)[i]], SHAPE), z[i : i + 1])
-        found = tiny_teacher.denoise(z[i : i + 1], float(t[i]), alone, 5.0)
-        torch.testing.assert_close(found, together[i : i + 1], atol=1e-4, rtol=1e-4)
+        actual = tiny_teacher.denoise(z[i : i + 1], float(t[i]), alone, 5.0)
+        torch.testing.assert_close(actual, together[i : i + 1], atol=1e-4, rtol=1e-4)
 
 
 def test_features_are_tapped_at_fractions_of_the_depth(tiny_teacher: Teacher) -> None:
@@ -138,16 +139,18 @@ def test_without_guidance_the_text_encoder_is_spared_the_unconditional_branch(
     tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = tiny_teacher.conditions(["a ring", "a cross"])
-    asked: list[list[str]] = []
+    arguments: list[list[str]] = []
     embed = tiny_teacher.embed
 
     def remember(prompts: list[str]) -> Tensors:
-        asked.append(prompts)
+        arguments.append(prompts)
         return embed(prompts)
 
     monkeypatch.setattr(tiny_teacher, "embed", remember)
     alone = tiny_teacher.conditions(["a ring", "a cross"], None)
-    assert asked == [["a ring", "a cross"]] and torch.equal(alone.positive["embeddings"], both.positive["embeddings"])
+    assert arguments == [["a ring", "a cross"]] and torch.equal(
+        alone.positive["embeddings"], both.positive["embeddings"]
+    )
 
 
 def test_parts_can_be_freed(tiny_wan_folder: Path) -> None:
@@ -264,10 +267,10 @@ def test_hub_models_are_downloaded_once_their_family_is_known(
     monkeypatch.setattr(DiffusionPipeline, "load_config", lambda name: index)
     monkeypatch.setattr(DiffusionPipeline, "download", download)
     with pytest.raises(ValueError, match="does not know"):
-        source.find_folder("someone/model", ("WanPipeline",))
+        source.find_teacher_folder("someone/model", ("WanPipeline",))
     assert not downloads
     index["_class_name"] = "WanPipeline"
-    assert source.find_folder("someone/model", ("WanPipeline",)) == (tiny_wan_folder, "WanPipeline")
+    assert source.find_teacher_folder("someone/model", ("WanPipeline",)) == (tiny_wan_folder, "WanPipeline")
     assert downloads == ["someone/model"]
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from fewstep.teacher.begun_shard import begun_path
-from fewstep.teacher.dataset import Row, write_dataset
+from fewstep.teacher.dataset import DatasetRow, write_dataset
 from fewstep.teacher.dataset_sources import batches
 from fewstep.teacher.interrupts import Stop
-from fewstep.teacher.manifest import Layout, Manifest, Schedule, Skip, read_manifest
+from fewstep.teacher.manifest import Manifest, Schedule, Skip, TensorLayout, read_manifest
 
 PLAN = Manifest(
     kind="rollouts",
@@ -26,7 +26,7 @@ PLAN = Manifest(
     schedule=Schedule(kind="flow", prediction="flow", shift=5, steps=32, guidance=5),
     precision="float32",
     rows_per_shard=40,
-    tensors={"latents": Layout(dtype="float32", shape=(2,))},
+    tensors={"latents": TensorLayout(dtype="float32", shape=(2,))},
 )
 SKIPPED = {3, 18, 19}
 
@@ -41,7 +41,7 @@ class Batched:
     made: list[list[int]] = field(default_factory=list)
     ended: bool = False
 
-    def rows(self, items: range) -> Iterator[Row | Skip]:
+    def rows(self, items: range) -> Iterator[DatasetRow | Skip]:
         try:
             for batch in batches(items, self.batch_size):
                 if self.stop_at in batch:
@@ -49,7 +49,7 @@ class Batched:
                 self.made.append(batch)
                 for i in batch:
                     latents = torch.tensor([i, batch[0]], dtype=torch.float32)
-                    row = Row(f"{i}", "", {"latents": latents})
+                    row = DatasetRow(f"{i}", "", {"latents": latents})
                     yield Skip(file=f"{i}.mp4", reason="short") if i in SKIPPED else row
         finally:
             self.ended = True

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fewstep.teacher.buckets import (
-    FILE_NAME,
+    BUCKETS_FILE,
     begin_buckets,
     best_size,
     check_sizes,
@@ -55,9 +55,9 @@ def test_a_file_has_the_shape_that_players_show(tmp_path: Path) -> None:
 
 
 def test_items_are_dealt_evenly_and_always_the_same() -> None:
-    found = dealt(3000, 3, seed=1)
-    assert [found.count(size) for size in range(3)] == [1000] * 3
-    assert found[:10] == dealt(10, 3, seed=1) != dealt(10, 3, seed=2)
+    sizes = dealt(3000, 3, seed=1)
+    assert [sizes.count(size) for size in range(3)] == [1000] * 3
+    assert sizes[:10] == dealt(10, 3, seed=1) != dealt(10, 3, seed=2)
     assert dealt(4, 1, seed=0) == [0] * 4
 
 
@@ -83,7 +83,7 @@ def test_the_folder_remembers_its_sizes(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="was begun with clips of 64x32x9, 32x64x9, not"):
             begin_buckets(tmp_path, other)
     for wrong in ("{", "{}", json.dumps({"version": 9, "sizes": []}), json.dumps({"version": 1, "sizes": []})):
-        (tmp_path / FILE_NAME).write_text(wrong)
+        (tmp_path / BUCKETS_FILE).write_text(wrong)
         with pytest.raises(ValueError, match=r"buckets\.json is damaged"):
             datasets_in(tmp_path)
 

@@ -16,16 +16,16 @@ def videos(folder: Path, *names: str) -> list[Path]:
 def captions(folder: Path, table: str, *names: str) -> dict[str, str]:
     """The captions of these videos, by their path inside the folder."""
     (folder / "told.csv").write_text(f"file,caption\n{table}")
-    found = read_captions(videos(folder, *names), folder, folder / "told.csv")
-    return {path.relative_to(folder).as_posix(): caption for path, caption in found.texts.items()}
+    read = read_captions(videos(folder, *names), folder, folder / "told.csv")
+    return {path.relative_to(folder).as_posix(): caption for path, caption in read.texts.items()}
 
 
 def test_whole_paths_fit_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("clips").mkdir()
     table = f"{tmp_path}/clips/a.mp4,one\nclips/b.mp4,two\n./sub/c.mp4,three\nd.mp4,four\n"
-    found = captions(Path("clips"), table, "a.mp4", "b.mp4", "sub/c.mp4", "deep/d.mp4", "e.mp4")
-    assert found == {"a.mp4": "one", "b.mp4": "two", "sub/c.mp4": "three", "deep/d.mp4": "four"}
+    texts = captions(Path("clips"), table, "a.mp4", "b.mp4", "sub/c.mp4", "deep/d.mp4", "e.mp4")
+    assert texts == {"a.mp4": "one", "b.mp4": "two", "sub/c.mp4": "three", "deep/d.mp4": "four"}
 
 
 def test_a_linked_folder_is_the_folder(tmp_path: Path) -> None:
@@ -43,10 +43,10 @@ def test_a_bare_name_that_fits_several_videos_is_refused(tmp_path: Path) -> None
 
 def test_entries_that_fit_no_video_are_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "told.csv").write_text("file,caption\n" + "".join(f"gone{i}.mp4,x\n" for i in range(7)) + "a.mp4,one\n")
-    found = read_captions(videos(tmp_path, "a.mp4"), tmp_path, tmp_path / "told.csv")
+    texts = read_captions(videos(tmp_path, "a.mp4"), tmp_path, tmp_path / "told.csv")
     listed = "gone0.mp4, gone1.mp4, gone2.mp4, gone3.mp4, gone4.mp4 and 2 more"
-    assert str(found.unmatched) == f"7 of 8 entries of told.csv name no video: {listed}"
-    assert [stray.name for stray in found.strays] == [f"gone{i}.mp4" for i in range(7)]
+    assert str(texts.unmatched) == f"7 of 8 entries of told.csv name no video: {listed}"
+    assert [stray.name for stray in texts.strays] == [f"gone{i}.mp4" for i in range(7)]
 
 
 def test_a_table_of_other_videos_is_refused(tmp_path: Path) -> None:

@@ -8,16 +8,18 @@ from unicodedata import normalize
 import pytest
 
 from fewstep.teacher.caption_names import match_entries
-from fewstep.teacher.caption_tables import Entry
+from fewstep.teacher.caption_tables import CaptionEntry
 
 COMPOSED, DECOMPOSED = normalize("NFC", "é.mp4"), normalize("NFD", "é.mp4")
 
 
 def match(folder: Path, names: list[str], videos: list[str]) -> tuple[dict[str, str], list[str]]:
     """name of a video -> name in the table, and what is said of the other entries; the table lies above the folder."""
-    entries = [Entry(f"line {i}", name, "words") for i, name in enumerate(names, 2)]
-    found, strays = match_entries(entries, [folder / video for video in videos], folder, folder.parent)
-    return {video.relative_to(folder).as_posix(): entry.name for video, entry in found.items()}, list(map(str, strays))
+    entries = [CaptionEntry(f"line {i}", name, "words") for i, name in enumerate(names, 2)]
+    entries_of, strays = match_entries(entries, [folder / video for video in videos], folder, folder.parent)
+    return {video.relative_to(folder).as_posix(): entry.name for video, entry in entries_of.items()}, list(
+        map(str, strays)
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,12 +63,12 @@ def test_names_that_mean_one_video(tmp_path: Path, name: str, video: str) -> Non
 )
 def test_names_that_mean_none(tmp_path: Path, name: str, hint: str) -> None:
     videos = ["a.mp4", "sub/c.mp4", "with blank.mp4"]
-    found, strays = match(tmp_path / "clips", [name, "with blank.mp4"], videos)
-    assert found == {"with blank.mp4": "with blank.mp4"} and strays == [f"{name}{hint}"]
+    matched, strays = match(tmp_path / "clips", [name, "with blank.mp4"], videos)
+    assert matched == {"with blank.mp4": "with blank.mp4"} and strays == [f"{name}{hint}"]
 
 
 def test_a_stray_entry_is_reported_with_its_line(tmp_path: Path) -> None:
-    _, (stray,) = match_entries([Entry("t.csv, line 7", "A.mp4", "x")], [tmp_path / "a.mp4"], tmp_path, tmp_path)
+    _, (stray,) = match_entries([CaptionEntry("t.csv, line 7", "A.mp4", "x")], [tmp_path / "a.mp4"], tmp_path, tmp_path)
     assert stray.skip().model_dump() == {
         "file": "A.mp4",
         "reason": "t.csv, line 7: no video has this name; it differs only in case from a.mp4",

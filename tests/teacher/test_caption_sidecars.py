@@ -15,9 +15,9 @@ def captions(folder: Path, files: dict[str, bytes], videos: list[str]) -> tuple[
     for name, content in (dict.fromkeys(videos, b"") | files).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    found = read_captions([folder / video for video in videos], folder, None)
-    texts = {video.relative_to(folder).as_posix(): text for video, text in found.texts.items()}
-    return texts, str(found.unmatched or "")
+    read = read_captions([folder / video for video in videos], folder, None)
+    texts = {video.relative_to(folder).as_posix(): text for video, text in read.texts.items()}
+    return texts, str(read.unmatched or "")
 
 
 def test_each_txt_file_describes_the_video_beside_it(tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ def test_txt_files_beside_no_video_are_counted_and_named(tmp_path: Path) -> None
         "notes/read.txt": b"x",
         ".b.txt": b"x",
     }
-    texts, said = captions(tmp_path, files, ["a.mp4", "b.mp4", "c.mp4"])
+    texts, text = captions(tmp_path, files, ["a.mp4", "b.mp4", "c.mp4"])
     assert texts == {"a.mp4": "red"}
     hints = "B.txt (it differs only in case from b.mp4), c.mp4.txt (c.mp4 is described by c.txt), gone.txt"
-    assert said == f"3 of 4 .txt files name no video: {hints}"
+    assert text == f"3 of 4 .txt files name no video: {hints}"
 
 
 def test_txt_files_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_the_same_table_in_many_forms(tmp_path: Path, name: str, content: str) -
 
 def test_quotes_keep_commas_quotes_and_lines(tmp_path: Path) -> None:
     rows = 'a.mp4,"a ring, red"\nb.mp4, "a ""red"" ring"\nc.mp4,"two\nlines"\nd.mp4,12" wide\n"e,f.mp4",\n'
-    found = read(tmp_path, "t.csv", f"file,caption\n{rows}")
-    assert list(found.values()) == ["a ring, red", 'a "red" ring', "two\nlines", '12" wide', ""]
-    assert list(found)[-1] == "e,f.mp4"
+    captions = read(tmp_path, "t.csv", f"file,caption\n{rows}")
+    assert list(captions.values()) == ["a ring, red", 'a "red" ring', "two\nlines", '12" wide', ""]
+    assert list(captions)[-1] == "e,f.mp4"
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def test_cut_leaves_one_zero(lengths: tuple[int, ...], left: int) -> None:
     text = torch.zeros(len(lengths), 9, 4)
     for row, length in zip(text, lengths, strict=True):
         row[:length] = 1
-    found = cut_padding(text)
-    assert found.shape[1] == left
-    assert torch.equal(found, text[:, :left])
+    shortened = cut_padding(text)
+    assert shortened.shape[1] == left
+    assert torch.equal(shortened, text[:, :left])
 
 
 def test_zeros_within_a_text_are_no_padding() -> None:

@@ -25,16 +25,16 @@ def test_a_network_of_endlessly_many_layers_is_never_made(
     tiny_wan_folder: Path, tmp_path: Path, part: str, name: str, value: int
 ) -> None:
     folder = copytree(tiny_wan_folder, tmp_path / "teacher")
-    said = json.loads((folder / part).read_text())
-    (folder / part).write_text(json.dumps(said | {name: value}))
+    text = json.loads((folder / part).read_text())
+    (folder / part).write_text(json.dumps(text | {name: value}))
     with pytest.raises(ValueError, match=rf"has {name} {str(value)[:20]}, and at most .* can be"):
         outline_teacher(folder)
 
 
 def test_configs_as_they_are_have_none(tmp_path: Path) -> None:
     architectures = Path(__file__).parents[2] / "eval" / "architectures"
-    found = [*architectures.rglob("*config.json"), *PIPELINE.rglob("*config.json")]
-    configs = [config for config in found if not config.parent.name.startswith("tokenizer")]
+    files = [*architectures.rglob("*config.json"), *PIPELINE.rglob("*config.json")]
+    configs = [config for config in files if not config.parent.name.startswith("tokenizer")]
     assert len(configs) > 5
     for config in configs:
         check_counts(config)

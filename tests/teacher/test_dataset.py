@@ -18,10 +18,10 @@ from typing import IO, Any
 import pytest
 import torch
 
-from fewstep.teacher.dataset import REPORT, Row, write_dataset
+from fewstep.teacher.dataset import REPORT, DatasetRow, write_dataset
 from fewstep.teacher.dataset_reader import check_shard, read_unconditional
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import Dtype, Layout, Manifest, Schedule, Skip, read_manifest
+from fewstep.teacher.manifest import Dtype, Manifest, Schedule, Skip, TensorLayout, read_manifest
 from fewstep.teacher.ranks import ProcessEnded, Ranks
 from tests.teacher.stored import stored_rows
 from tests.two_ranks import both
@@ -39,12 +39,12 @@ PLAN = Manifest(
     precision="float32",
     rows_per_shard=4,
     tensors={
-        "latents": Layout(dtype="float16", shape=(4, 2, 3)),
-        "embeddings": Layout(dtype="float32", shape=(None, 5)),
+        "latents": TensorLayout(dtype="float16", shape=(4, 2, 3)),
+        "embeddings": TensorLayout(dtype="float32", shape=(None, 5)),
     },
 )
 SKIPPED = 9
-UNCONDITIONAL = Row("", "", {"embeddings": torch.ones(1, 5)})
+UNCONDITIONAL = DatasetRow("", "", {"embeddings": torch.ones(1, 5)})
 
 
 class Drawn:
@@ -54,17 +54,17 @@ class Drawn:
         self.seconds = seconds
         self.asked: list[int] = []
 
-    def rows(self, items: range) -> Iterator[Row | Skip]:
+    def rows(self, items: range) -> Iterator[DatasetRow | Skip]:
         for i in items:
             self.asked.append(i)
             time.sleep(self.seconds)
             yield Skip(file=f"{i}.mp4", reason="too short") if i == SKIPPED else row(i)
 
 
-def row(i: int) -> Row:
+def row(i: int) -> DatasetRow:
     generator = torch.Generator().manual_seed(i)
     latents = torch.randn(4, 2, 3, generator=generator)
-    return Row(f"{i:03d}", f"clip {i}", {"latents": latents, "embeddings": torch.full((1 + i % 3, 5), i / 7)}, i)
+    return DatasetRow(f"{i:03d}", f"clip {i}", {"latents": latents, "embeddings": torch.full((1 + i % 3, 5), i / 7)}, i)
 
 
 def write(folder: Path, plan: Manifest = PLAN, source: Drawn | None = None) -> Manifest:
@@ -178,7 +178,7 @@ def test_a_shard_that_was_taken_away_is_made_again_alone(tmp_path: Path) -> None
         ({"items_sha256": "d" * 64}, "items_sha256 bbbbbbbbbbbb…, not dddd"),
         ({"schedule": PLAN.schedule.model_copy(update={"guidance": Guidance(7)})}, "schedule guidance 5, not 7"),
         (
-            {"tensors": PLAN.tensors | {"latents": Layout(dtype="float32", shape=(4, 2, 3))}},
+            {"tensors": PLAN.tensors | {"latents": TensorLayout(dtype="float32", shape=(4, 2, 3))}},
             r"stored latents float16 \(4, 2, 3\), not float32 \(4, 2, 3\): use",
         ),
         ({"tensors": {"embeddings": PLAN.tensors["embeddings"]}}, "stored latents float16 .*, not None"),
@@ -228,17 +228,17 @@ def test_a_disk_that_fills_up_within_a_shard(tmp_path: Path, monkeypatch: pytest
     whole = Path.open
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", on_small_disk)
-        with pytest.raises(OSError) as told:
+        with pytest.raises(OSError) as facts:
             write(tmp_path)
-    assert told.value.errno == errno.ENOSPC
+    assert facts.value.errno == errno.ENOSPC
     assert len(read_manifest(tmp_path).shards) == 3 and not list(tmp_path.glob("*.part.*"))
     assert write(tmp_path).complete
 
 
 def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     class Loud(Drawn):
-        def rows(self, items: range) -> Iterator[Row | Skip]:
-            yield Row("loud", "", {"latents": torch.full((4, 2, 3), 1e6), "embeddings": torch.ones(1, 5)})
+        def rows(self, items: range) -> Iterator[DatasetRow | Skip]:
+            yield DatasetRow("loud", "", {"latents": torch.full((4, 2, 3), 1e6), "embeddings": torch.ones(1, 5)})
 
     with pytest.raises(ValueError, match="loud: latents leaves the range of float16"):
         write(tmp_path, source=Loud())
@@ -248,10 +248,10 @@ def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_is_refused(tmp_path: Path, dtype: Dtype, value: float) -> None:
     class Failed(Drawn):
-        def rows(self, items: range) -> Iterator[Row | Skip]:
-            yield Row("dim", "", {"latents": torch.full((4, 2, 3), value), "embeddings": torch.ones(1, 5)})
+        def rows(self, items: range) -> Iterator[DatasetRow | Skip]:
+            yield DatasetRow("dim", "", {"latents": torch.full((4, 2, 3), value), "embeddings": torch.ones(1, 5)})
 
-    plan = PLAN.model_copy(update={"tensors": PLAN.tensors | {"latents": Layout(dtype=dtype, shape=(4, 2, 3))}})
+    plan = PLAN.model_copy(update={"tensors": PLAN.tensors | {"latents": TensorLayout(dtype=dtype, shape=(4, 2, 3))}})
     with pytest.raises(ValueError, match="dim: latents holds NaN or infinite numbers"):
         write(tmp_path, plan, Failed())
 
@@ -279,7 +279,7 @@ def test_a_folder_that_is_not_this_dataset_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "text"),
     [
         ("shards.0.name", "../other/shard-00000.parquet", "own folder"),
         ("shards.0.name", "/data/shard-00000.parquet", "own folder"),
@@ -291,13 +291,13 @@ def test_a_folder_that_is_not_this_dataset_is_refused(tmp_path: Path) -> None:
         ("fps", 1e300, "less than or equal to"),
     ],
 )
-def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, name: str, value: object, said: str) -> None:
+def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, name: str, value: object, text: str) -> None:
     write(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     node = manifest["shards"][0] if name.startswith("shards") else manifest
     node[name.rpartition(".")[2]] = value
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=rf"manifest.json is damaged \({name}.*{said}"):
+    with pytest.raises(ValueError, match=rf"manifest.json is damaged \({name}.*{text}"):
         ids(tmp_path)
 
 

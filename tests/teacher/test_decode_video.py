@@ -14,7 +14,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from fewstep.teacher.decode_video import ClipShape, Start, UnreadableVideo, decode_video
+from fewstep.teacher.decode_video import ClipShape, ClipStart, UnreadableVideo, decode_video
 from tests.teacher.edited import remuxed, with_edits
 from tests.teacher.films import (
     FILES,
@@ -96,7 +96,7 @@ def eight_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film(tmp_path_factory.mktemp("films") / "whole.mp4", numbered(192), options=GOP)
 
 
-def shown(path: Path, start: Start = "centre") -> list[int]:
+def shown(path: Path, start: ClipStart = "centre") -> list[int]:
     return numbers(decode_video(path, NUMBERS, start))
 
 
@@ -228,20 +228,20 @@ def broken(folder: Path) -> dict[str, tuple[Path, str]]:
         "notes.pdf": (b"%PDF-1.4", "suffix"),
         "bare": (whole, "suffix"),
     }
-    found = {name: (folder / name, reason) for name, (_, reason) in made.items()}
+    files = {name: (folder / name, reason) for name, (_, reason) in made.items()}
     for name, (content, _) in made.items():
         (folder / name).write_bytes(content)
     Image.new("RGB", (64, 64)).save(folder / "still.png")
     (folder / "still.png").rename(folder / "still.mp4")
-    found["still.mp4"] = folder / "still.mp4", "not a video"
-    found["short.mp4"] = film(folder / "short.mp4", brightening(8), 8), "too short: 1.00 s"
-    found["one.gif"] = film(folder / "one.gif", brightening(1), 8, "gif", "rgb8"), "too short"
+    files["still.mp4"] = folder / "still.mp4", "not a video"
+    files["short.mp4"] = film(folder / "short.mp4", brightening(8), 8), "too short: 1.00 s"
+    files["one.gif"] = film(folder / "one.gif", brightening(1), 8, "gif", "rgb8"), "too short"
     with wave.open(str(folder / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
     (folder / "sound.wav").rename(folder / "sound.mp4")
-    found["sound.mp4"] = folder / "sound.mp4", "not a video"
-    return found
+    files["sound.mp4"] = folder / "sound.mp4", "not a video"
+    return files
 
 
 def test_what_is_no_clip_is_refused_with_a_plain_reason(tmp_path: Path) -> None:
@@ -270,6 +270,6 @@ def test_an_impossible_clip_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_an_unknown_start_is_refused(tmp_path: Path) -> None:
-    start: Start = "end"  # type: ignore[assignment]
+    start: ClipStart = "end"  # type: ignore[assignment]
     with pytest.raises(ValueError, match="'beginning' or 'centre'"):
         decode_video(tmp_path / "a.mp4", CLIP, start)

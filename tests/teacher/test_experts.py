@@ -21,11 +21,11 @@ def experts(boundary: float = 0.875) -> Experts:
 
 @pytest.mark.parametrize("boundary", [0.875, 0.9, 0.1 + 0.2])
 def test_a_time_that_is_the_boundary_but_for_rounding_is_the_high_experts(boundary: float) -> None:
-    found = experts(boundary)
+    pair = experts(boundary)
     for time in (boundary, boundary - 1e-15, boundary + 1e-15, torch.tensor(boundary, dtype=torch.float64)):
-        assert found.at(time) is found.high
-    assert found.at(boundary - 1e-6) is found.low
-    assert found.names_at(torch.tensor([1.0, boundary, 0.05], dtype=torch.float64)) == ["high", "high", "low"]
+        assert pair.at(time) is pair.high
+    assert pair.at(boundary - 1e-6) is pair.low
+    assert pair.names_at(torch.tensor([1.0, boundary, 0.05], dtype=torch.float64)) == ["high", "high", "low"]
 
 
 @pytest.mark.parametrize("boundary", [0.0, -0.1, 1.1, 875.0])
@@ -48,24 +48,26 @@ def test_parts_are_named_and_put_together_again() -> None:
 def test_rows_come_back_in_order_with_their_gradients() -> None:
     rows = torch.tensor([True, False, True])
     first, second = torch.ones(2, 3, requires_grad=True), torch.full((1, 3), 2.0, requires_grad=True)
-    found = join_rows([(rows, first), (~rows, second)])
-    assert found[:, 0].tolist() == [1, 2, 1]
-    found.square().sum().backward()
+    joined = join_rows([(rows, first), (~rows, second)])
+    assert joined[:, 0].tolist() == [1, 2, 1]
+    joined.square().sum().backward()
     assert first.grad is not None and (first.grad == 2).all() and second.grad is not None and (second.grad == 4).all()
 
 
 def test_each_expert_is_asked_about_its_own_clips_only(tiny_experts: Teacher) -> None:
     denoiser: Any = tiny_experts.denoiser
-    asked = dict[str, list[float]]()
+    arguments = dict[str, list[float]]()
     handles = [
-        part.register_forward_pre_hook(lambda _, args, name=name: asked.setdefault(name, []).extend(args[1].tolist()))
+        part.register_forward_pre_hook(
+            lambda _, args, name=name: arguments.setdefault(name, []).extend(args[1].tolist())
+        )
         for name, part in parts_of(denoiser).items()
     ]
     try:
         z, times = tiny_experts.noise([0, 1, 2], (16, 2, 2, 4)), torch.tensor([0.2, 1.0, 0.875], dtype=torch.float64)
         conditions = tiny_experts.conditions(PROMPTS)
         together = tiny_experts.denoise(z, times, conditions, 5.0)
-        assert asked == {"high": [1000, 875, 1000, 875], "low": pytest.approx([200, 200])}
+        assert arguments == {"high": [1000, 875, 1000, 875], "low": pytest.approx([200, 200])}
     finally:
         for handle in handles:
             handle.remove()

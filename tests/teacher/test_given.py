@@ -64,9 +64,9 @@ def test_the_identity_is_of_contents_and_not_of_places(picture: Path, tmp_path: 
 
 
 def test_pictures_are_cut_like_clips(picture: Path) -> None:
-    found = read_given([Prompt("a", {"first": picture})], {"first": VideoSize(1, 16, 16)}, 8.0)["first"]
-    assert found.shape == (1, 3, 1, 16, 16) and found.dtype == torch.uint8
-    assert found[0, :, 0, 8, 2].tolist() == [255, 0, 0] and found[0, :, 0, 8, 13].tolist() == [0, 0, 255]
+    pixels = read_given([Prompt("a", {"first": picture})], {"first": VideoSize(1, 16, 16)}, 8.0)["first"]
+    assert pixels.shape == (1, 3, 1, 16, 16) and pixels.dtype == torch.uint8
+    assert pixels[0, :, 0, 8, 2].tolist() == [255, 0, 0] and pixels[0, :, 0, 8, 13].tolist() == [0, 0, 255]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "1"])
@@ -76,8 +76,8 @@ def test_pictures_of_any_kind(picture: Path, mode: str, tmp_path: Path) -> None:
         Image.fromarray(np.full((16, 24), 30000, np.uint16)) if mode == "I;16" else Image.open(picture).convert(mode)
     )
     image.save(tmp_path / f"other.{suffix}")
-    found = read_given([Prompt("a", {"last": tmp_path / f"other.{suffix}"})], {"last": PICTURE}, 8.0)["last"]
-    assert found.shape == (1, 3, 1, 16, 24)
+    pixels = read_given([Prompt("a", {"last": tmp_path / f"other.{suffix}"})], {"last": PICTURE}, 8.0)["last"]
+    assert pixels.shape == (1, 3, 1, 16, 24)
 
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
@@ -92,23 +92,23 @@ def test_a_photograph_stands_upright(tmp_path: Path) -> None:
     image.paste((255, 255, 255), (0, 0, 8, 24))  # the left half, which a turned camera shows above
     tags[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=tags)
-    found = read_given([Prompt("a", {"first": tmp_path / "turned.jpg"})], {"first": PICTURE}, 8.0)["first"][
+    pixels = read_given([Prompt("a", {"first": tmp_path / "turned.jpg"})], {"first": PICTURE}, 8.0)["first"][
         0, 0, 0
     ].float()
-    assert found[:6].mean() > 200 and found[10:].mean() < 50
+    assert pixels[:6].mean() > 200 and pixels[10:].mean() < 50
 
 
 def test_videos_have_as_many_frames_as_the_clip(film: Path, picture: Path) -> None:
-    found = read_given([Prompt("a", {"control": film, "mask": picture})], {"control": SIZE, "mask": SIZE}, 10.0)
-    assert found["control"][0, 0, :, 0, 0].tolist() == [0, 25, 50, 75, 100]
-    assert found["mask"].shape == (1, 3, 5, 16, 24) and torch.equal(found["mask"][:, :, 0], found["mask"][:, :, 4])
+    pixels = read_given([Prompt("a", {"control": film, "mask": picture})], {"control": SIZE, "mask": SIZE}, 10.0)
+    assert pixels["control"][0, 0, :, 0, 0].tolist() == [0, 25, 50, 75, 100]
+    assert pixels["mask"].shape == (1, 3, 5, 16, 24) and torch.equal(pixels["mask"][:, :, 0], pixels["mask"][:, :, 4])
 
 
 def test_frames_of_training_clips() -> None:
     clips = torch.arange(2 * 3 * 5 * 4, dtype=torch.uint8).view(2, 3, 5, 2, 2)
-    found = given_of_clips(clips, {"first": "FIRST_FRAME", "last": "LAST_FRAME", "control": "column"})
-    assert set(found) == {"first", "last"}
-    assert torch.equal(found["first"], clips[:, :, :1]) and torch.equal(found["last"], clips[:, :, -1:])
+    pixels = given_of_clips(clips, {"first": "FIRST_FRAME", "last": "LAST_FRAME", "control": "column"})
+    assert set(pixels) == {"first", "last"}
+    assert torch.equal(pixels["first"], clips[:, :, :1]) and torch.equal(pixels["last"], clips[:, :, -1:])
 
 
 def test_noise_is_the_same_at_every_call() -> None:
@@ -190,9 +190,9 @@ def test_options(picture: Path) -> None:
 def test_prompts_with_files(picture: Path, tmp_path: Path) -> None:
     lines = [{"prompt": "a ring", "first": "picture.png"}, {"prompt": " a  cross ", "first": str(picture)}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    found = read_prompts(tmp_path / "prompts.jsonl")
-    assert list(map(str, found)) == ["a ring", "a cross"] and given_names(found) == ("first",)
-    assert [files_of(prompt)["first"].resolve() for prompt in found] == [picture.resolve()] * 2
+    prompts = read_prompts(tmp_path / "prompts.jsonl")
+    assert list(map(str, prompts)) == ["a ring", "a cross"] and given_names(prompts) == ("first",)
+    assert [files_of(prompt)["first"].resolve() for prompt in prompts] == [picture.resolve()] * 2
 
 
 @pytest.mark.parametrize(

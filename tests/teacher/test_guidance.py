@@ -11,8 +11,9 @@ import torch
 from diffusers import WanPipeline
 from pydantic import BaseModel, ValidationError
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.guidance import Guidance, GuidanceField
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 
@@ -26,7 +27,7 @@ class Holder(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "guidance"),
     [
         ("5", Guidance(5)),
         (" 1.5 ", Guidance(1.5)),
@@ -45,12 +46,12 @@ class Holder(BaseModel):
         (TWO, TWO),
     ],
 )
-def test_it_is_read_from_numbers_and_texts_and_reads_back(text: object, found: Guidance) -> None:
-    assert Guidance.of(text) == found  # type: ignore[arg-type]
-    assert Guidance.of(str(found)).low == found.low
-    assert Guidance.of(found.plain()) == found
+def test_it_is_read_from_numbers_and_texts_and_reads_back(text: object, guidance: Guidance) -> None:
+    assert Guidance.of(text) == guidance  # type: ignore[arg-type]
+    assert Guidance.of(str(guidance)).low == guidance.low
+    assert Guidance.of(guidance.plain()) == guidance
     held = Holder.model_validate({"guidance": text})
-    assert held.guidance == found
+    assert held.guidance == guidance
     assert Holder.model_validate_json(held.model_dump_json()) == held
 
 
@@ -61,7 +62,7 @@ def test_without_levels_it_is_a_number_in_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "facts"),
     [
         ("much", "guidance is 'much'; write a number, where 1 means none, or one with its noise levels"),
         ("5@0.3", "write a number"),
@@ -78,10 +79,10 @@ def test_without_levels_it_is_a_number_in_json() -> None:
         ("4@0.8-1,", "guidance is ''; write a number"),
     ],
 )
-def test_what_is_no_guidance_is_refused(text: object, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_guidance_is_refused(text: object, facts: str) -> None:
+    with pytest.raises(ValueError, match=facts):
         Guidance.of(text)  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=facts):
         Holder.model_validate({"guidance": text})
 
 
@@ -114,8 +115,8 @@ def test_two_weights_are_the_stock_pipelines_for_experts(make_tiny_wan: Callable
     weights = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
     stock = pipeline("a red ring", "blurry", latents=z, output_type="latent", **size, **weights).frames
     conditions, grid = teacher.conditions(["a red ring"], "blurry"), teacher.schedule.grid(4)
-    found = rollout(teacher, z, conditions, grid, Guidance.of("4@0.9375-1,3@0-0.9375"))
-    torch.testing.assert_close(found, stock, atol=1e-4, rtol=1e-4)
+    latents = rollout(teacher, z, conditions, grid, Guidance.of("4@0.9375-1,3@0-0.9375"))
+    torch.testing.assert_close(latents, stock, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(
         rollout(teacher, z, conditions, grid, Guidance.of("4@0.94-1,3@0-0.94")), stock, atol=5e-4, rtol=0
     )
@@ -131,11 +132,11 @@ def test_each_clip_of_a_batch_is_guided_by_its_own_time(tiny_teacher: Teacher) -
     conditions = tiny_teacher.conditions(["a red ring", "a blue cross", "a ring"])
     z = tiny_teacher.noise([1, 2, 3], (16, 2, 2, 4))
     times = torch.tensor([0.97, 0.6, 0.2], dtype=torch.float64)
-    found = tiny_teacher.denoise(z, times, conditions, LIMITED)
+    x0 = tiny_teacher.denoise(z, times, conditions, LIMITED)
     guided = tiny_teacher.denoise(z, times, conditions, 5.0)
     plain = tiny_teacher.denoise(z, times, conditions)
-    torch.testing.assert_close(found[1], guided[1], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[[0, 2]], plain[[0, 2]], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x0[1], guided[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x0[[0, 2]], plain[[0, 2]], rtol=1e-4, atol=1e-4)
     assert (guided - plain).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-2  # else nothing was compared
 
 

@@ -14,7 +14,7 @@ def test_it_reads_what_json_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[" * 100_000, "levels deep"),
         ("[" * 200 + "]" * 200, "levels deep"),
@@ -25,9 +25,9 @@ def test_it_reads_what_json_says() -> None:
         ("9" * 5000, "digits"),
     ],
 )
-def test_what_cannot_be_used_is_a_value_error(text: str, said: str) -> None:
+def test_what_cannot_be_used_is_a_value_error(text: str, message: str) -> None:
     for one in (text, text.encode()):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             parse_json(one)
 
 

@@ -20,7 +20,7 @@ def test_a_listing_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "text"),
     [
         ([*VIDEOS, ["c.mp4", 1, None]], "c.mp4 was added"),
         (VIDEOS[1:], "a.mp4 was removed"),
@@ -32,8 +32,8 @@ def test_a_listing_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
         ([*VIDEOS, *VIDEOS], "there were 3 items and are 6 now"),
     ],
 )
-def test_what_changed_is_named(now: list[list[object]], said: str) -> None:
-    assert changes(listing_of(VIDEOS), listing_of(now)) == said
+def test_what_changed_is_named(now: list[list[object]], text: str) -> None:
+    assert changes(listing_of(VIDEOS), listing_of(now)) == text
 
 
 def test_prompts_are_named_in_short() -> None:

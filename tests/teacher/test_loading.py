@@ -10,7 +10,7 @@ from diffusers.utils import logging as of_diffusers
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as of_transformers
 
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.loading import find_device, without_bars
 
 

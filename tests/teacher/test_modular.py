@@ -15,9 +15,9 @@ import torch
 
 from fewstep.commands.survey_tries import tried
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import load_teacher
-from fewstep.teacher.families import MODULAR
+from fewstep.teacher.families import MODULAR_FAMILIES
 from fewstep.teacher.given import noise_given, to_pil
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.modular import needed_parts
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
@@ -65,21 +65,21 @@ def classical(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_classes_are_here() -> None:
-    assert {case.modular for case in CASES.values()} == set(MODULAR)
+    assert {case.modular for case in CASES.values()} == set(MODULAR_FAMILIES)
 
 
 def test_it_is_the_teacher_of_the_classical_folder(case: Case, classical: Path, tmp_path: Path) -> None:
     save_modular(classical, tmp_path / "T", case.modular)
     teachers = [load_teacher(folder, device="cpu") for folder in (tmp_path / "T", classical)]
     assert type(teachers[0].pipeline) is type(teachers[1].pipeline)
-    found = [_sampled(teacher, case.given) for teacher in teachers]
-    assert torch.equal(*found)
+    clips = [_sampled(teacher, case.given) for teacher in teachers]
+    assert torch.equal(*clips)
     assert outline_teacher(tmp_path / "T").teacher.sha256() == teachers[0].sha256()
 
 
 def test_diffusers_own_modular_call_gives_its_latents(case: Case, classical: Path) -> None:
     teacher = load_teacher(classical, device="cpu")
-    found, modular = _sampled(teacher, case.given), open_modular(classical, case.modular)
+    actual, modular = _sampled(teacher, case.given), open_modular(classical, case.modular)
     size = teacher.default_size()
     assert size is not None
     contract = SamplingContract.of(teacher, str(classical), STEPS, "full", size, 1.0, "", teacher.default_fps())
@@ -88,11 +88,11 @@ def test_diffusers_own_modular_call_gives_its_latents(case: Case, classical: Pat
     modular.update_components(scheduler=teacher.stock_scheduler(contract).make(teacher.pipeline), **guiders)
     modular.set_progress_bar_config(disable=True)
     given = {"image": to_pil(noise_given(teacher.given_sizes(size), 1)["first"][0], "first")} if case.given else {}
-    latents = teacher.to_pipeline(teacher.noise([0], found.shape[1:]))
+    latents = teacher.to_pipeline(teacher.noise([0], actual.shape[1:]))
     rate = {"frame_rate": teacher.default_fps()} if teacher.fed_fps else {}
     words = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "output_type": "pt"}
     expected = modular(**words, **size._asdict(), **given, **rate, latents=latents, output="latents")
-    error = float((found - expected).abs().max()) / float(expected.abs().max())
+    error = float((actual - expected).abs().max()) / float(expected.abs().max())
     assert (error < 1e-4) == case.same_call
 
 
@@ -116,8 +116,8 @@ def test_a_student_of_one_leaves_as_a_classical_pipeline(tmp_path: Path) -> None
     path.write_text(json.dumps(index))
     shutil.rmtree(tmp_path / "T" / "guider")
     assert "guider" in needed_parts("HunyuanVideo15Pipeline")
-    found = tried(tmp_path / "T", tmp_path / "work")
-    assert found["sentence"] == "" and found["run"] and found["export"] and found["exact"]
+    tries = tried(tmp_path / "T", tmp_path / "work")
+    assert tries["sentence"] == "" and tries["run"] and tries["export"] and tries["exact"]
     assert (tmp_path / "work" / "export" / "guider").is_dir()
 
 

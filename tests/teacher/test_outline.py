@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fewstep.student.adapters import add_adapter, lora_targets, shared_copy
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.pipeline_index import stated
 
@@ -23,19 +24,19 @@ COMMIT = "0" * 40
 def test_an_outline_agrees_with_the_loaded_teacher(request: pytest.FixtureRequest, family: str) -> None:
     folder = request.getfixturevalue(family)
     outline, real = outline_teacher(folder), load_teacher(folder, device="cpu")
-    found = outline.teacher
-    assert outline.whole and type(found) is type(real) and found.schedule == real.schedule
+    outlined = outline.teacher
+    assert outline.whole and type(outlined) is type(real) and outlined.schedule == real.schedule
     size = real.default_size()
-    assert size is not None and found.default_size() == size and found.default_fps() == real.default_fps()
-    assert found.latent_shape(*size) == real.latent_shape(*size) and found.sha256() == real.sha256()
+    assert size is not None and outlined.default_size() == size and outlined.default_fps() == real.default_fps()
+    assert outlined.latent_shape(*size) == real.latent_shape(*size) and outlined.sha256() == real.sha256()
     with pytest.raises(ValueError, match="cannot be made"):
-        found.latent_shape(size.num_frames, size.height + 1, size.width)
-    networks = [teacher.network_at(1.0) for teacher in (found, real)]
+        outlined.latent_shape(size.num_frames, size.height + 1, size.width)
+    networks = [teacher.network_at(1.0) for teacher in (outlined, real)]
     assert all(parameter.is_meta for parameter in networks[0].parameters())
     assert {n: p.shape for n, p in networks[0].named_parameters()} == {
         n: p.shape for n, p in networks[1].named_parameters()
     }
-    assert len(found.taps(networks[0])) == len(real.taps(networks[1]))
+    assert len(outlined.taps(networks[0])) == len(real.taps(networks[1]))
     assert lora_targets(networks[0]) == lora_targets(networks[1])
     add_adapter(shared_copy(networks[0]), "student", 2, 2)
 
@@ -125,8 +126,8 @@ def test_parts_of_different_models_are_told_apart_by_their_configs(
     request: pytest.FixtureRequest, family: str, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "T"))
-    found = type(outline_teacher(folder).teacher).agreeing
-    pairs = [pair for pair in found if all(stated(folder, name) is not None for name in pair)]
+    agreeing = type(outline_teacher(folder).teacher).agreeing
+    pairs = [pair for pair in agreeing if all(stated(folder, name) is not None for name in pair)]
     assert len({first for first, _ in pairs}) == 2  # latents and text
     for first, second in pairs:
         part, name = first.split(".")

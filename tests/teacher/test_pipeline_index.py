@@ -12,9 +12,9 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
-from fewstep.teacher.pipeline_index import CLASSICAL, MODULAR, index_path, read_pipeline_index
+from fewstep.teacher.pipeline_index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
 from fewstep.teacher.rollout import rollout
 from tests.teacher.modular import save_modular
 
@@ -34,13 +34,13 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    index = json.loads((folder / MODULAR).read_text())
+    index = json.loads((folder / MODULAR_INDEX).read_text())
     change(index)
-    (folder / MODULAR).write_text(json.dumps(index))
+    (folder / MODULAR_INDEX).write_text(json.dumps(index))
 
 
 def test_it_is_the_same_teacher(saved: Path, folder: Path, tiny_wan_folder: Path) -> None:
-    assert not (folder / CLASSICAL).exists() and index_path(folder).name == MODULAR
+    assert not (folder / CLASSICAL_INDEX).exists() and index_path(folder).name == MODULAR_INDEX
     teachers = [load_teacher(path, device="cpu") for path in (folder, tiny_wan_folder)]
     assert len({type(teacher.pipeline) for teacher in teachers}) == 1 and teachers[0].default_size() == (9, 16, 16)
     z = teachers[0].noise([0], teachers[0].latent_shape(9, 16, 16))
@@ -66,8 +66,8 @@ def test_two_experts_come_with_their_boundary(tmp_path: Path, make_tiny_wan: Cal
 
 
 def test_where_there_are_both_the_classical_index_counts(folder: Path, tiny_wan_folder: Path) -> None:
-    shutil.copy(tiny_wan_folder / CLASSICAL, folder)
-    (folder / MODULAR).write_text("{")
+    shutil.copy(tiny_wan_folder / CLASSICAL_INDEX, folder)
+    (folder / MODULAR_INDEX).write_text("{")
     assert read_pipeline_index(folder)["_class_name"] == "WanPipeline"
     assert load_teacher(folder, device="cpu").default_size() == (9, 16, 16)
 
@@ -78,9 +78,15 @@ def test_where_there_are_both_the_classical_index_counts(folder: Path, tiny_wan_
         (lambda i: i.update(_class_name="FluxModularPipeline"), "is a modular pipeline, FluxModularPipeline, which"),
         (lambda i: i.pop("_class_name"), "is a modular pipeline, None, which fewstep does not know: use one of Wan"),
         (lambda i: i.update(_blocks_class_name="OwnBlocks"), "is a WanModularPipeline of OwnBlocks, of which"),
-        (lambda i: i["vae"][2].update(subfolder="other"), f"{MODULAR} takes its vae from .*/other, and there is no"),
-        (lambda i: i.pop("transformer"), f"{MODULAR} names no denoiser"),
-        (lambda i: i.update(vae=["diffusers", "AutoencoderNew", i["vae"][2]]), f"{MODULAR} names AutoencoderNew for"),
+        (
+            lambda i: i["vae"][2].update(subfolder="other"),
+            f"{MODULAR_INDEX} takes its vae from .*/other, and there is no",
+        ),
+        (lambda i: i.pop("transformer"), f"{MODULAR_INDEX} names no denoiser"),
+        (
+            lambda i: i.update(vae=["diffusers", "AutoencoderNew", i["vae"][2]]),
+            f"{MODULAR_INDEX} names AutoencoderNew for",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused(folder: Path, change: Callable[[dict[str, Any]], Any], sentence: str) -> None:

@@ -32,14 +32,14 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")]
+    ("name", "text"), [("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")]
 )
 def test_a_cpu_with_instructions_for_bfloat16_needs_no_probe(
-    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, name, lambda: True)
     monkeypatch.setattr(precision, "probe", lambda device: pytest.fail("probed"))
-    assert auto_precision(CPU) == AutoPrecision("bfloat16", f"the CPU has {said}")
+    assert auto_precision(CPU) == AutoPrecision("bfloat16", f"the CPU has {text}")
 
 
 @pytest.mark.parametrize("limit", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"])
@@ -115,10 +115,10 @@ def test_bfloat16_where_it_is_slow_is_warned_of(monkeypatch: pytest.MonkeyPatch)
     assert explicit.line is not None and "slow here" in explicit.line and "auto would choose float32" in explicit.line
 
 
-@pytest.mark.parametrize("asked", ["float32", "float16"])
-def test_another_precision_is_taken_at_its_word(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", ["float32", "float16"])
+def test_another_precision_is_taken_at_its_word(arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "auto_precision", lambda device: pytest.fail("nobody asked"))
-    assert choose_precision(asked, CPU, begun="bfloat16") == precision.Choice(asked, None)
+    assert choose_precision(arguments, CPU, begun="bfloat16") == precision.Choice(arguments, None)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's limit is of x86")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.adapters import add_adapter, merge_adapters, shared_copy
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.predictions import record_prediction, schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Prediction
 from fewstep.teacher.schedulers import prediction_type

@@ -27,8 +27,8 @@ def test_endpoints_follow_the_fine_grid(tiny_teacher: Teacher) -> None:
     z, (t, middle, s) = tiny_teacher.noise([0], SHAPE), schedule.grid(2)
     whole = rollout(tiny_teacher, z, conditions, schedule.grid(8), 5.0)
     half = endpoint(tiny_teacher, z, t, middle, 4, conditions, 5.0)
-    found = endpoint(tiny_teacher, half, middle, s, 4, conditions, 5.0)
-    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+    actual = endpoint(tiny_teacher, half, middle, s, 4, conditions, 5.0)
+    torch.testing.assert_close(actual, whole, atol=1e-5, rtol=1e-5)
     target = schedule.endpoint_x0(z, half, t, middle)
     torch.testing.assert_close(schedule.step(z, target, t, middle), half, atol=1e-5, rtol=1e-4)
 

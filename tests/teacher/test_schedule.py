@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewstep.teacher.schedule import Kind, NoiseSchedule, Prediction, shift_time, substeps_per_step
+from fewstep.teacher.schedule import NoiseSchedule, Prediction, ScheduleKind, shift_time, substeps_per_step
 
 SD: Any = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SD_ALPHAS = tuple(SD.alphas_cumprod.double().tolist())
@@ -35,8 +35,8 @@ def noise(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert float((actual - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
 
 
 def test_pure_noise_is_usable_at_the_start_of_an_sd_schedule() -> None:
@@ -100,7 +100,7 @@ def test_loss_weight_is_the_change_of_the_prediction(schedule: NoiseSchedule) ->
     ("kind", "prediction", "expected"),
     [("flow", "flow", "1/t^2"), ("vp", "v", "SNR + 1"), ("vp", "eps", "SNR"), ("vp", "x0", "1")],
 )
-def test_loss_weights_of_the_method(kind: Kind, prediction: Prediction, expected: str) -> None:
+def test_loss_weights_of_the_method(kind: ScheduleKind, prediction: Prediction, expected: str) -> None:
     schedule = NoiseSchedule(kind, prediction, alphas_cumprod=SD_ALPHAS if kind == "vp" else ())
     snr = float(schedule.alpha(0.4) / schedule.sigma(0.4)) ** 2
     value = {"1/t^2": 1 / 0.4**2, "SNR + 1": snr + 1, "SNR": snr, "1": 1.0}[expected]
@@ -133,10 +133,10 @@ def test_grids_end_at_pure_noise_and_data_whatever_is_rounded(shift: float) -> N
 def test_substeps_of_a_batch_of_times() -> None:
     schedule = NoiseSchedule("flow", "flow", 5.0)
     t, s = torch.tensor([1.0, 0.9]), torch.tensor([0.5, 0.0])
-    found = schedule.substeps(t, s, 4)
-    assert found.shape == (5, 2)
+    actual = schedule.substeps(t, s, 4)
+    assert actual.shape == (5, 2)
     for i in range(2):
-        close(found[:, i], schedule.substeps(float(t[i]), float(s[i]), 4), 1e-15)
+        close(actual[:, i], schedule.substeps(float(t[i]), float(s[i]), 4), 1e-15)
 
 
 @given(t=st.floats(0, 1), first=st.floats(0.5, 10), second=st.floats(0.5, 10))
@@ -153,9 +153,9 @@ def test_shift_multiplies_the_noise_to_signal_ratio() -> None:
 @schedules
 def test_times_may_differ_in_a_batch(schedule: NoiseSchedule) -> None:
     z, x0, t = noise(0, 3, 2, 2), noise(1, 3, 2, 2), torch.tensor([1.0, 0.7, 0.2])
-    found = schedule.step(z, x0, t, t / 2)
+    actual = schedule.step(z, x0, t, t / 2)
     for i in range(3):
-        close(found[i : i + 1], schedule.step(z[i : i + 1], x0[i : i + 1], float(t[i]), float(t[i]) / 2), 1e-12)
+        close(actual[i : i + 1], schedule.step(z[i : i + 1], x0[i : i + 1], float(t[i]), float(t[i]) / 2), 1e-12)
 
 
 @schedules

@@ -18,9 +18,10 @@ from diffusers import (
 )
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.families.wan import WanTeacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 
 SIZE = VideoSize(9, 16, 16)

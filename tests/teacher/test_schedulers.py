@@ -61,8 +61,8 @@ def theirs(scheduler: Any, z: Tensor) -> Tensor:
     return z
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert float((actual - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0])
@@ -176,11 +176,11 @@ def test_parity_on_own_nodes_with_reversed_time(steps: int) -> None:
     scheduler.set_timesteps(sigmas=linear_quadratic_schedule(steps, 0.025))
     schedule, z = read_scheduler(scheduler, nodes="linear-quadratic"), noise(0, 2, 3, 4, dtype=torch.float32)
     assert schedule.reversed_time
-    grid, found = schedule.grid(steps), z
+    grid, actual = schedule.grid(steps), z
     for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
-        x0 = schedule.to_x0(-network(found, float(schedule.timestep(t))), found, t)  # turned round, as `predict` must
-        found = schedule.step(found, x0, t, s)
-    close(found, theirs(scheduler, z))
+        x0 = schedule.to_x0(-network(actual, float(schedule.timestep(t))), actual, t)  # turned round, as `predict` must
+        actual = schedule.step(actual, x0, t, s)
+    close(actual, theirs(scheduler, z))
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset import Row, write_dataset
+from fewstep.teacher.dataset import DatasetRow, write_dataset
 from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset_sources import text_tensors
 from fewstep.teacher.shuffled_rows import ShuffledRows
@@ -24,9 +24,9 @@ class Captioned:
         self._captions = captions
         self._text = text_tensors(teacher.conditions([""]), 0)
 
-    def rows(self, items: range) -> Iterator[Row]:
+    def rows(self, items: range) -> Iterator[DatasetRow]:
         for i in items:
-            yield Row(str(i), self._captions[i], {"latents": torch.zeros(1, 1, 1, 1), **self._text})
+            yield DatasetRow(str(i), self._captions[i], {"latents": torch.zeros(1, 1, 1, 1), **self._text})
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def captions(folder: Path, teacher: Teacher, numbers: list[int], seed: int = 0, 
 
 
 def test_every_epoch_shows_every_row_once_in_another_order(folder: Path, tiny_teacher: Teacher) -> None:
-    found = captions(folder, tiny_teacher, list(range(2 * COUNT)))
-    first, second = found[:COUNT], found[COUNT:]
+    shown = captions(folder, tiny_teacher, list(range(2 * COUNT)))
+    first, second = shown[:COUNT], shown[COUNT:]
     assert sorted(first) == sorted(second) == sorted(f"prompt {i}" for i in range(COUNT))
     assert first != second != [f"prompt {i}" for i in range(COUNT)]
 

@@ -16,9 +16,9 @@ FLOW = NoiseSchedule("flow", "flow", 5.0)
 EPS = NoiseSchedule("vp", "eps", 1.0, 2, (0.9, 0.1))
 
 
-def asked(**said: Any) -> Any:
+def asked(**text: Any) -> Any:
     """A contract, as far as it is read."""
-    return SimpleNamespace(**said)
+    return SimpleNamespace(**text)
 
 
 def test_flow_students_take_the_even_nodes_before_the_shift() -> None:

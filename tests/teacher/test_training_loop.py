@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.interrupts import Stop
 from fewstep.teacher.screen import Silent
-from fewstep.teacher.training_loop import Budget, train
+from fewstep.teacher.training_loop import Budget, train_network
 
 
 class Killed(Exception):
@@ -42,7 +42,7 @@ def run(net: Net, folder: Path, budget: Budget, stop_at: int | None = None) -> N
         x = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
         return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
 
-    train("test", folder, {"net": net}, losses, budget)
+    train_network("test", folder, {"net": net}, losses, budget)
 
 
 @pytest.mark.parametrize("muon", ["none", "blocks", "filters"])
@@ -79,7 +79,7 @@ def test_what_is_not_finite_stops_the_run_before_it_harms_the_weights(tmp_path: 
         return {"loss": (net(torch.zeros(1, 8)).sum() * 0).sqrt()}  # 0, with a slope of 0 times infinity
 
     with pytest.raises(ValueError, match=r"at step 3; the weights before it are in .*lower the learning rate"):
-        train("test", tmp_path, {"net": net}, losses, Budget(steps=5, lr=1e-3))
+        train_network("test", tmp_path, {"net": net}, losses, Budget(steps=5, lr=1e-3))
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["step"] == 3 and all(value.isfinite().all() for value in state["network"].values())
     run(Net(), tmp_path, Budget(steps=5, lr=1e-4))  # and it can go on
@@ -95,7 +95,7 @@ def test_a_request_to_stop_ends_the_step_and_saves(tmp_path: Path, number: int) 
         return {"loss": net(torch.ones(1, 8)).square().sum()}
 
     with pytest.raises(Stop) as stop:
-        train("test", tmp_path, {"net": net}, losses, Budget(steps=50, lr=1e-3))
+        train_network("test", tmp_path, {"net": net}, losses, Budget(steps=50, lr=1e-3))
     assert stop.value.number == number
     kept = f"test is at step 5 of 50, saved in {tmp_path / 'state.pt'}; run the same command again to resume"
     assert stop.value.kept == kept
@@ -103,11 +103,11 @@ def test_a_request_to_stop_ends_the_step_and_saves(tmp_path: Path, number: int) 
 
 
 def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path) -> None:
-    net, kept, said = Net(), dict[int, int](), list[str]()
+    net, kept, text = Net(), dict[int, int](), list[str]()
 
     class Noting(Silent):
         def say(self, sentence: str) -> None:
-            said.append(sentence)
+            text.append(sentence)
 
     def losses(step: int) -> dict[str, Tensor]:
         if step == 4:
@@ -116,9 +116,9 @@ def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path) -> None:
             kept[step] = saved_step(tmp_path)
         return {"loss": net(torch.ones(1, 8)).square().sum()}
 
-    train("test", tmp_path, {"net": net}, losses, Budget(steps=8, lr=1e-3), screen=Noting())
+    train_network("test", tmp_path, {"net": net}, losses, Budget(steps=8, lr=1e-3), screen=Noting())
     assert kept == {5: 5} and saved_step(tmp_path) == 8
-    assert said == [f"test step 5: saved in {tmp_path / 'state.pt'}; training continues"]
+    assert text == [f"test step 5: saved in {tmp_path / 'state.pt'}; training continues"]
 
 
 def test_a_request_to_stop_cuts_what_is_watched_short(tmp_path: Path) -> None:
@@ -135,11 +135,13 @@ def test_a_request_to_stop_cuts_what_is_watched_short(tmp_path: Path) -> None:
         return {"loss": one(torch.ones(1, 8)).square().sum()}
 
     with pytest.raises(Stop):
-        train("test", tmp_path / "parts", {"net": net}, lambda step: losses_of(net), budget, watch, watch_every=3)
+        train_network(
+            "test", tmp_path / "parts", {"net": net}, lambda step: losses_of(net), budget, watch, watch_every=3
+        )
     assert saved_step(tmp_path / "parts") == 3
     again = Net()
-    train("test", tmp_path / "parts", {"net": again}, lambda step: losses_of(again), budget)
-    train("test", tmp_path / "whole", {"net": expected}, lambda step: losses_of(expected), budget)
+    train_network("test", tmp_path / "parts", {"net": again}, lambda step: losses_of(again), budget)
+    train_network("test", tmp_path / "whole", {"net": expected}, lambda step: losses_of(expected), budget)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), expected.parameters(), strict=True))
 
 

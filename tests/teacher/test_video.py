@@ -28,9 +28,9 @@ def test_mp4_is_h264_that_players_know(tmp_path: Path) -> None:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert float(stream.average_rate or 0) == 12.5
-        found = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
-    assert found.shape == frames.shape
-    assert np.abs(found.astype(int) - frames).mean() < 4
+        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    assert decoded.shape == frames.shape
+    assert np.abs(decoded.astype(int) - frames).mean() < 4
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 

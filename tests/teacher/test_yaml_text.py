@@ -10,9 +10,9 @@ from tests.fuzz.mutations import PLANTED, yaml_bombs
 
 
 def test_aliases_are_copies_and_2e_4_is_a_number() -> None:
-    found = load_yaml("a: &x {lr: 2e-4}\nb: *x\nc: {<<: *x, steps: 1}\n")
-    assert found == {"a": {"lr": 2e-4}, "b": {"lr": 2e-4}, "c": {"lr": 2e-4, "steps": 1}}
-    assert found["a"] is not found["b"]
+    values = load_yaml("a: &x {lr: 2e-4}\nb: *x\nc: {<<: *x, steps: 1}\n")
+    assert values == {"a": {"lr": 2e-4}, "b": {"lr": 2e-4}, "c": {"lr": 2e-4, "steps": 1}}
+    assert values["a"] is not values["b"]
 
 
 @pytest.mark.parametrize("number", range(len(yaml_bombs())))
@@ -26,7 +26,7 @@ def test_every_bomb_is_refused_or_harmless(number: int, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: &a [*a]", "part of what it stands for"),
         ("&a {a: *a}", "part of what it stands for"),
@@ -39,6 +39,6 @@ def test_every_bomb_is_refused_or_harmless(number: int, tmp_path: Path, monkeypa
         ("a: !!python/name:os.system", "could not determine a constructor"),
     ],
 )
-def test_what_cannot_be_used_is_a_yaml_error(text: str, said: str) -> None:
-    with pytest.raises(yaml.YAMLError, match=said):
+def test_what_cannot_be_used_is_a_yaml_error(text: str, message: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=message):
         load_yaml(text)

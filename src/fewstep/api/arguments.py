@@ -13,7 +13,7 @@ from fewstep.commands.sentence import one_line, told
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-Source = str | Path
+PathOrName = str | Path
 
 
 def in_one_sentence(call: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -49,7 +49,7 @@ def checked(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[str,
     """
     hints = get_type_hints(command, include_extras=True)
     if strays := values.keys() - hints.keys():
-        raise TypeError(f"{command.__name__} has no {', '.join(sorted(strays))}")
+        raise TypeError(f"{command.__name__.removesuffix('_command')} has no {', '.join(sorted(strays))}")
     return {name: _checked(name, value, hints[name]) for name, value in values.items()}
 
 
@@ -60,22 +60,24 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, Path) or (_takes_text(kind) and type(value) in (int, float)):
         value = str(value)
     try:
-        found = TypeAdapter(kind, config={"allow_inf_nan": False}).validate_python(value)
+        checked_value = TypeAdapter(kind, config={"allow_inf_nan": False}).validate_python(value)
     except ValidationError as error:
         why = error.errors()[0]["msg"].lower().partition(" for <")[0]
         raise ValueError(f"{name} is {value!r}: {why}") from error
     low, high = getattr(option, "min", None), getattr(option, "max", None)
-    if found is not None and ((low is not None and found < low) or (high is not None and found > high)):
+    if checked_value is not None and (
+        (low is not None and checked_value < low) or (high is not None and checked_value > high)
+    ):
         limits = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name} is {found!r}: it must be {limits}")
-    return found.expanduser() if isinstance(found, Path) else found
+        raise ValueError(f"{name} is {checked_value!r}: it must be {limits}")
+    return checked_value.expanduser() if isinstance(checked_value, Path) else checked_value
 
 
 def _takes_text(kind: Any) -> bool:
     return kind is str or str in get_args(kind)
 
 
-def named_models(models: Source | Sequence[Source] | Mapping[str, Source]) -> list[str]:
+def named_models(models: PathOrName | Sequence[PathOrName] | Mapping[str, PathOrName]) -> list[str]:
     """Models as the command line takes them: ["shapes@50:7", "student=runs/shapes-4step"]."""
     if isinstance(models, str | Path):
         return [str(models)]
@@ -86,9 +88,9 @@ def named_models(models: Source | Sequence[Source] | Mapping[str, Source]) -> li
     return [str(source) for source in models]
 
 
-def said(call: Callable[..., Any], values: Mapping[str, Any]) -> str:
+def python_call(call: Callable[..., Any], values: Mapping[str, Any]) -> str:
     """The call as Python, without what has its default: for files that say how they were made."""
-    usual = {name: one.default for name, one in signature(call).parameters.items()}
+    usual = {name: parameter.default for name, parameter in signature(call).parameters.items()}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     shown = [f"{name}={value!r}" for name, value in plain.items() if name not in usual or value != usual[name]]
     return f"fewstep.{call.__name__}({', '.join(shown)})"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.api.arguments import in_one_sentence, said
+from fewstep.api.arguments import in_one_sentence, python_call
 
 if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
@@ -31,7 +31,7 @@ def distill(
     screen = RunScreen(quiet=quiet)
     source = str(recipe) if isinstance(recipe, str | Path) else recipe
     name = source if isinstance(source, str) else f"a {type(source).__name__} made in Python"
-    screen.command = said(distill, {"recipe": name, **overrides})
+    screen.command = python_call(distill, {"recipe": name, **overrides})
     screen.say(f"reading the recipe {name}")
     with _own_state():
         return follow_recipe(source, [_setting(name, value) for name, value in overrides.items()], again, screen)

@@ -6,27 +6,27 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewstep.api.arguments import Source, checked, in_one_sentence, named_models, said
+from fewstep.api.arguments import PathOrName, checked, in_one_sentence, named_models, python_call
 
 
 @in_one_sentence
 def evaluate(
-    models: Source | Sequence[Source] | Mapping[str, Source],
+    models: PathOrName | Sequence[PathOrName] | Mapping[str, PathOrName],
     *,
-    prompts: Source | None = None,
+    prompts: PathOrName | None = None,
     num: int = 2048,
-    out: Source | None = None,
+    out: PathOrName | None = None,
     steps: int | None = None,
     guidance: float | str | None = None,
     negative_prompt: str = "",
     seed: int = 0,
     batch: int = 8,
     metrics: str | Sequence[str] | None = None,
-    reference: Source | None = None,
+    reference: PathOrName | None = None,
     world_clips: int = 2048,
-    fvd_weights: Source | None = None,
-    lpips_trunk: Source | None = None,
-    decoder: Source | Sequence[Source] | Mapping[str, Source] | None = None,
+    fvd_weights: PathOrName | None = None,
+    lpips_trunk: PathOrName | None = None,
+    decoder: PathOrName | Sequence[PathOrName] | Mapping[str, PathOrName] | None = None,
     shift: float | None = None,
     control_scale: float | str | None = None,
     frames: int | None = None,
@@ -44,21 +44,20 @@ def evaluate(
     All else is as `fewstep evaluate --help` says. Raises ValueError in one sentence for what that refuses. Call it
     again to resume after a stop.
     """
-    asked = {**locals(), "models": named_models(models)}
+    arguments = {**locals(), "models": named_models(models)}
     if decoder is not None:
-        asked["decoder"] = named_models(decoder)
-    del asked["quiet"]
-    if not asked["models"]:
+        arguments["decoder"] = named_models(decoder)
+    del arguments["quiet"]
+    if not arguments["models"]:
         raise ValueError("there are no models: pass the teacher, then its students")
-    from fewstep.commands.evaluate import evaluate as command
-    from fewstep.commands.evaluate import evaluate_models
+    from fewstep.commands.evaluate import evaluate_command, evaluate_models
     from fewstep.commands.progress import Screen
 
     if metrics is not None and not isinstance(metrics, str):
-        asked["metrics"] = ",".join(metrics)
-    values = checked(command, asked)
+        arguments["metrics"] = ",".join(metrics)
+    values = checked(evaluate_command, arguments)
     screen = Screen(quiet=quiet)
-    screen.command = said(evaluate, asked)
+    screen.command = python_call(evaluate, arguments)
     folder = evaluate_models(**values, screen=screen)
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
-    return found
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
+    return results

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewstep.api.arguments import Source, checked, in_one_sentence, said
+from fewstep.api.arguments import PathOrName, checked, in_one_sentence, python_call
 
 
 @in_one_sentence
 def export(
-    source: Source,
+    source: PathOrName,
     to: str,
-    out: Source,
+    out: PathOrName,
     *,
     step_count: int | None = None,
     rank: int | None = None,
-    results: Source | None = None,
-    teacher: Source | None = None,
+    results: PathOrName | None = None,
+    teacher: PathOrName | None = None,
     dtype: str | None = None,
     max_shard_size: str | None = None,
     base_model: str | None = None,
@@ -32,12 +32,11 @@ def export(
     was measured is in the folder's export.json. All else is as `fewstep export --help` says. Raises ValueError in one
     sentence for what that refuses.
     """
-    asked = dict(locals())
-    del asked["quiet"]
-    from fewstep.commands.export import export as command
-    from fewstep.commands.export import export_student
+    arguments = dict(locals())
+    del arguments["quiet"]
+    from fewstep.commands.export import export_command, export_student
     from fewstep.commands.progress import Screen
 
     screen = Screen(stdout_is_data=True, quiet=quiet)
-    screen.command = said(export, asked)
-    return export_student(**checked(command, asked), screen=screen)
+    screen.command = python_call(export, arguments)
+    return export_student(**checked(export_command, arguments), screen=screen)

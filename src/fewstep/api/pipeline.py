@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewstep.api.arguments import Source, in_one_sentence
+from fewstep.api.arguments import PathOrName, in_one_sentence
 
 
 @in_one_sentence
 def load_pipeline(
-    source: Source,
+    source: PathOrName,
     *,
     steps: int | None = None,
-    teacher: Source | None = None,
+    teacher: PathOrName | None = None,
     dtype: Any = "auto",
     device: str | None = None,
     force: bool = False,
@@ -30,7 +30,7 @@ def load_pipeline(
     """
     import torch
 
-    from fewstep.student.loading import is_student, load_student
+    from fewstep.student.load_student import is_student, load_student
     from fewstep.student.pipeline import student_pipeline
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.precision import choose_precision
@@ -54,10 +54,10 @@ def load_pipeline(
     return student_pipeline(student, force)
 
 
-def _no_student(source: Source, path: Path) -> str:
+def _no_student(source: PathOrName, path: Path) -> str:
     """Why there is no student at a path."""
-    from fewstep.student.chain import FILE_NAME
+    from fewstep.student.chain import CHAIN_FILE
 
-    if (path / FILE_NAME).is_file():
+    if (path / CHAIN_FILE).is_file():
         return f"{source} is a chain of several models: load the runs in it one by one, or use `fewstep sample`"
     return f"{source} is no student: pass a run's folder, one of its stages, or an export; a teacher loads by diffusers"

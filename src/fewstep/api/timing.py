@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewstep.api.arguments import Source, checked, in_one_sentence, named_models, said
+from fewstep.api.arguments import PathOrName, checked, in_one_sentence, named_models, python_call
 
 
 @in_one_sentence
 def benchmark(
-    models: Source | Sequence[Source] | Mapping[str, Source] = (),
+    models: PathOrName | Sequence[PathOrName] | Mapping[str, PathOrName] = (),
     *,
     steps: int | None = None,
     guidance: float | str | None = None,
@@ -19,7 +19,7 @@ def benchmark(
     warmup: int = 2,
     dtype: str = "auto",
     device: str | None = None,
-    decoder: Source | Sequence[Source] | Mapping[str, Source] | None = None,
+    decoder: PathOrName | Sequence[PathOrName] | Mapping[str, PathOrName] | None = None,
     shift: float | None = None,
     frames: int | None = None,
     height: int | None = None,
@@ -36,9 +36,9 @@ def benchmark(
     tiling: bool = False,
     slicing: bool = False,
     overlap: bool = False,
-    random_weights: Source | None = None,
+    random_weights: PathOrName | None = None,
     text: bool = True,
-    out: Source | None = None,
+    out: PathOrName | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Times a teacher and its students in turn, as `fewstep benchmark` does: what it writes to `out`, with `rows`.
@@ -48,14 +48,13 @@ def benchmark(
     timed, name -> why. quiet: shows nothing. All else is as `fewstep benchmark --help` says. Raises ValueError in one
     sentence for what that refuses.
     """
-    asked = {**locals(), "models": named_models(models)}
+    arguments = {**locals(), "models": named_models(models)}
     if decoder is not None:
-        asked["decoder"] = named_models(decoder)
-    del asked["quiet"]
-    from fewstep.commands.benchmark import benchmark as command
-    from fewstep.commands.benchmark import time_asked
+        arguments["decoder"] = named_models(decoder)
+    del arguments["quiet"]
+    from fewstep.commands.benchmark import benchmark_command, time_asked
     from fewstep.commands.progress import Screen
 
     screen = Screen(quiet=quiet)
-    screen.command = said(benchmark, asked)
-    return time_asked(**checked(command, asked), screen=screen)
+    screen.command = python_call(benchmark, arguments)
+    return time_asked(**checked(benchmark_command, arguments), screen=screen)

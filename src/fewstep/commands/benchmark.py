@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from fewstep.commands.asked import (
+from fewstep.commands.benchmark_training import FAILED, Overrides, StageNames, Timing, Training, time_training
+from fewstep.commands.evaluate import models_of
+from fewstep.commands.options import (
     LEVELS,
-    Computed,
-    Decoders,
-    Device,
+    DecodersOption,
+    DeviceOption,
     DType,
-    Frames,
-    Height,
-    PipelineSteps,
-    Shift,
-    Width,
-    asked_ways,
-    guidance_if_asked,
+    DTypeOption,
+    FramesOption,
+    HeightOption,
+    PipelineStepsOption,
+    ShiftOption,
+    WidthOption,
     named_sources,
+    optional_guidance_of,
+    parse_source,
     settle_dtype,
 )
-from fewstep.commands.benchmark_training import Overrides, StageNames, Timing, Training, time_training
-from fewstep.commands.evaluate import models_of
 from fewstep.commands.progress import Screen
 from fewstep.commands.tuning_options import (
     Attention,
@@ -47,20 +47,18 @@ from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 if TYPE_CHECKING:
     import torch
 
-    from fewstep.eval.benchmark import Benchmark, Plan
-    from fewstep.eval.latency import Timed
+    from fewstep.eval.benchmark import Benchmark, BenchmarkPlan
+    from fewstep.eval.latency import TimedModel
     from fewstep.eval.models import Model
     from fewstep.eval.optimise import Tried
     from fewstep.eval.tuning import Tuning
-    from fewstep.student.sampler import Asked, Sampler
+    from fewstep.student.sampler import Sampler, SamplingOptions
     from fewstep.teacher.base import Teacher
-
-FAILED = 3  # exit code: a model is missing from the table
 _OF_TRAINING = {"training", "settings", "stages"}
 _OF_BOTH = {"repetitions", "warmup", "dtype", "device", "out"}
 
 
-def benchmark(
+def benchmark_command(
     ctx: typer.Context,
     models: Annotated[
         list[str] | None,
@@ -73,7 +71,7 @@ def benchmark(
     training: Training = None,
     settings: Overrides = None,
     stages: StageNames = None,
-    steps: PipelineSteps = None,
+    steps: PipelineStepsOption = None,
     guidance: Annotated[
         str | None,
         typer.Option(help=f"Of the teacher; by default that of the first student, else its own, usually 5; {LEVELS}."),
@@ -83,13 +81,13 @@ def benchmark(
     warmup: Annotated[
         int, typer.Option(min=1, max=MOST_ITEMS, help="Passes before them; memory is watched in the last.")
     ] = 2,
-    dtype: Computed = "auto",
-    device: Device = None,
-    decoder: Decoders = None,
-    shift: Shift = None,
-    frames: Frames = None,
-    height: Height = None,
-    width: Width = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
+    decoder: DecodersOption = None,
+    shift: ShiftOption = None,
+    frames: FramesOption = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
     optimise: Optimise = None,
     max_error: MaxError = None,
     compile: Compile = False,
@@ -123,8 +121,8 @@ def benchmark(
     """
     typed = _check_mode(ctx)
     if training is not None:
-        said = {"device": device, "precision": dtype if "dtype" in typed else None}
-        given = [f"{name}={value}" for name, value in said.items() if value is not None]
+        changed = {"device": device, "precision": dtype if "dtype" in typed else None}
+        given = [f"{name}={value}" for name, value in changed.items() if value is not None]
         time_training(training, [*(settings or ()), *given], stages, Timing(repetitions, warmup, out), Screen())
         return
     results = time_asked(
@@ -167,20 +165,20 @@ def time_asked(
     out: Path | None,
     screen: Screen,
 ) -> dict[str, Any]:
-    """What `benchmark` does with models, under the same names: what it writes to `out`."""
+    """What `benchmark_command` does with models, under the same names: what it writes to `out`."""
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
-    from fewstep.eval.benchmark import Plan
+    from fewstep.eval.benchmark import BenchmarkPlan
     from fewstep.eval.tuning import Tuning
-    from fewstep.student.sampler import Asked
+    from fewstep.student.sampler import SamplingOptions
 
-    asked = Asked(steps, guidance_if_asked(guidance), shift, "", frames, height, width)
+    options = SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width)
     tuning = Tuning(
         compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last, tiling, slicing,
         overlap,
     )  # fmt: skip
     _check_optimised(optimise is not None, max_error, tuning, repetitions, text)
-    plan = Plan(batch, repetitions, warmup, dtype, tuning, optimise is not None, max_error)
-    return time_models(models or [], asked, plan, screen, out, device, random_weights, text, decoder or ())
+    plan = BenchmarkPlan(batch, repetitions, warmup, dtype, tuning, optimise is not None, max_error)
+    return time_models(models or [], options, plan, screen, out, device, random_weights, text, decoder or ())
 
 
 def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, repetitions: int, text: bool) -> None:
@@ -217,8 +215,8 @@ def _check_mode(ctx: typer.Context) -> set[str]:
 
 def time_models(
     models: list[str],
-    asked: Asked,
-    plan: Plan,
+    options: SamplingOptions,
+    plan: BenchmarkPlan,
     screen: Screen,
     out: Path | None = None,
     device: str | None = None,
@@ -230,7 +228,7 @@ def time_models(
     import torch
 
     from fewstep.eval.benchmark import Benchmark, check_replaceable
-    from fewstep.eval.latency import Timed
+    from fewstep.eval.latency import TimedModel
     from fewstep.eval.models import last_run
     from fewstep.eval.random_weights import random_teacher
     from fewstep.eval.tuning import check_tuning
@@ -238,20 +236,20 @@ def time_models(
 
     if random_weights is not None and decoders:
         raise ValueError("--decoder is one that was distilled: it cannot be used with --random-weights")
-    found = models_of(models, decoders) if random_weights is None else []
-    out = out or (last_run(found) or Path("runs")) / "benchmark.json"
+    opened = models_of(models, decoders) if random_weights is None else []
+    out = out or (last_run(opened) or Path("runs")) / "benchmark.json"
     check_replaceable(out)
     check_tuning(plan.tuning, find_device(device), plan.batch)
     plan = replace(plan, dtype=settle_dtype(screen, cast("DType", plan.dtype), device))
     precision, tuning, failed = getattr(torch, plan.dtype), plan.tuning, dict[str, str]()
     screen.say(f"loading the models ({plan.dtype}{', compiled in the first pass of each' if tuning.compiles else ''})")
     if random_weights is None:
-        samplers = _open(found, asked, precision, device, failed, tuning)
+        samplers = _open(opened, options, precision, device, failed, tuning)
     else:
-        ways = named_sources(models or [f"teacher=@{asked.steps or 50}:{asked.guidance or 5}", "student=@4"])
+        ways = named_sources(models or [f"teacher=@{options.steps or 50}:{options.guidance or 5}", "student=@4"])
         _check_ways(ways)
-        samplers = _ask(ways, asked, random_teacher(random_weights, precision, device, text))
-    timed = [Timed.of(name, sampler, plan.batch, text) for name, sampler in samplers.items()]
+        samplers = _ask(ways, options, random_teacher(random_weights, precision, device, text))
+    timed = [TimedModel.of(name, sampler, plan.batch, text) for name, sampler in samplers.items()]
     plan, tried, likenesses = _tuned(timed, plan, screen)
     num_passes = len(timed) * (plan.warmup + plan.repetitions)
     with screen:
@@ -260,8 +258,8 @@ def time_models(
 
 
 def _tuned(
-    models: list[Timed], plan: Plan, screen: Screen
-) -> tuple[Plan, list[Tried], dict[str, Mapping[str, float | None]]]:
+    models: list[TimedModel], plan: BenchmarkPlan, screen: Screen
+) -> tuple[BenchmarkPlan, list[Tried], dict[str, Mapping[str, float | None]]]:
     """Tunes the models in place, as planned or as pays on the last one: the plan with what was done, all that was
     tried, and by name how like each model's clips still are to its own."""
     from fewstep.eval.latency import synchronised
@@ -293,7 +291,7 @@ def _tuned(
 
 def _open(
     models: Sequence[Model],
-    asked: Asked,
+    options: SamplingOptions,
     dtype: torch.dtype,
     device: str | None,
     failed: dict[str, str],
@@ -302,23 +300,23 @@ def _open(
     """All models at the size of the first; `failed` gets those that cannot be opened, name -> why.
 
     Raises ValueError, before one is loaded, for all models that can be seen to fail; later only when the first does:
-    nothing could be held against it.
+    nothing could be compared with it.
     """
     from fewstep.eval.latency import one_sentence
-    from fewstep.eval.models import as_taught, open_model
+    from fewstep.eval.models import open_model, with_student_defaults
     from fewstep.eval.outlines import outline_models
     from fewstep.eval.tuning import check_models
 
     if not models:
         raise ValueError("there is nothing to time: pass a TEACHER and STUDENTs, or --random-weights")
-    asked = as_taught(models, asked)
-    check_models([one.sampler for one in outline_models(models, asked)], tuning)
-    first = open_model(models[0], asked, None, dtype, device)
-    asked = replace(asked, **first.size._asdict())
+    options = with_student_defaults(models, options)
+    check_models([outlined.sampler for outlined in outline_models(models, options)], tuning)
+    first = open_model(models[0], options, None, dtype, device)
+    options = replace(options, **first.size._asdict())
     samplers = {models[0].name: first}
     for model in models[1:]:
         try:
-            samplers[model.name] = open_model(model, asked, first.teacher, dtype, device)
+            samplers[model.name] = open_model(model, options, first.teacher, dtype, device)
         except (ValueError, OSError) as error:
             failed[model.name] = one_sentence(error)
     return samplers
@@ -327,19 +325,19 @@ def _open(
 def _check_ways(ways: dict[str, str]) -> None:
     """Raises ValueError for a model that has a source of its own."""
     for text in ways.values():
-        if asked_ways(text)[0]:
+        if parse_source(text)[0]:
             raise ValueError(f"{text} is a model of its own: with --random-weights pass [NAME=]@STEPS[:GUIDANCE] only")
 
 
-def _ask(ways: dict[str, str], asked: Asked, teacher: Teacher) -> dict[str, Sampler]:
+def _ask(ways: dict[str, str], options: SamplingOptions, teacher: Teacher) -> dict[str, Sampler]:
     """One teacher, asked in several ways: as itself, then as its students, which have their guidance inside."""
     from fewstep.student.sampler import teacher_sampler
 
     samplers: dict[str, Sampler] = {}
     for name, text in ways.items():
-        _, steps, guidance = asked_ways(text)
-        usual = 1.0 if samplers else asked.guidance
-        way = replace(asked, steps=steps or asked.steps, guidance=usual if guidance is None else guidance)
+        _, steps, guidance = parse_source(text)
+        usual = 1.0 if samplers else options.guidance
+        way = replace(options, steps=steps or options.steps, guidance=usual if guidance is None else guidance)
         samplers[name] = teacher_sampler(teacher, text, way)
     return samplers
 
@@ -348,7 +346,7 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     """Measures, then prints the table."""
     from rich.box import SIMPLE
 
-    from fewstep.eval.benchmark import notes, shown_columns
+    from fewstep.eval.benchmark import benchmark_notes, shown_columns
     from fewstep.eval.results import results_table
 
     if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
@@ -359,7 +357,7 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     table = results_table(results["rows"], shown_columns(results["rows"]), "median seconds")
     table.box, table.padding = SIMPLE, 0  # eleven columns in eighty letters
     screen.table(table)
-    for note in notes(results):
+    for note in benchmark_notes(results):
         screen.result(note)
     screen.result(f"table {out} and {out.with_suffix('.md').name}")
     return results

@@ -39,7 +39,7 @@ StageNames = Annotated[
 
 FAILED = 3  # exit code: a stage is missing from the table
 FEW_ROUNDS = 5  # below, the interval of the ratio is far too narrow
-PROMPTS = (  # of recipes that name none of their own for sample clips
+STAND_IN_PROMPTS = (  # of recipes that name none of their own for sample clips
     "a red ball rolls slowly across a wooden table",
     "a small boat drifts past a lighthouse at dusk while gulls circle above it",
     "rain on a window",
@@ -96,11 +96,11 @@ def stages_named(plan: Recipe, names: str | None) -> list[int]:
     known = [stage.name for stage in plan.stages]
     if names is None:
         return list(range(len(known)))
-    asked = [name.strip() for name in names.split(",")]
-    for name in asked:
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
         if name not in known:
             raise ValueError(f"there is no stage {name!r}: the recipe has {', '.join(known)}")
-    return [index for index, name in enumerate(known) if name in asked]
+    return [index for index, name in enumerate(known) if name in chosen]
 
 
 def _checked_size(plan: Recipe) -> VideoSize:
@@ -110,14 +110,14 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.distill.size_checks import clip_sizes, largest_size
     from fewstep.distill.stage_checks import check_networks
     from fewstep.teacher.buckets import datasets_in
-    from fewstep.teacher.manifest import FILE_NAME
+    from fewstep.teacher.manifest import MANIFEST_FILE
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)
     outline.teacher.tell(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     check_networks(plan, outline)
-    if isinstance(plan.data, DatasetData) and (datasets_in(plan.data.folder)[0] / FILE_NAME).is_file():
+    if isinstance(plan.data, DatasetData) and (datasets_in(plan.data.folder)[0] / MANIFEST_FILE).is_file():
         sizes = read_clips(plan.data.folder, outline.teacher, plan.sizes).sizes
     else:
         sizes = clip_sizes(plan, outline.teacher)
@@ -133,7 +133,7 @@ def _measure(
 
     from fewstep.eval.latency import FAILURES, one_sentence
     from fewstep.eval.results import ResultsFile
-    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.load_teacher import load_teacher
 
     # as in training, see `run.follow`
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
@@ -144,7 +144,7 @@ def _measure(
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
     teacher.tell(plan.embedded_guidance, plan.control_scale)
     teacher.restrict(plan.student.only)  # every batch is of one base model: the teacher's own has the times of all
-    prompts = list(map(str, plan.logging.sampled)) or list(PROMPTS)
+    prompts = list(map(str, plan.logging.sampled)) or list(STAND_IN_PROMPTS)
     conditions = teacher.conditions_of_any(prompts, "", size)
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
@@ -172,7 +172,7 @@ def _measure(
 def _players(plan: Recipe, chosen: Sequence[int], teacher: Teacher) -> list[str]:
     """What is trained in the stages besides the student."""
     held = (plan.stages[index].objective.holds(teacher.denoiser, teacher.kinds) for index in chosen)
-    return list(dict.fromkeys(name for one in held for name, own in one.items() if own.trained))
+    return list(dict.fromkeys(name for trained in held for name, own in trained.items() if own.trained))
 
 
 def _row(
@@ -259,21 +259,21 @@ def _shared(plan: Recipe, teacher: Teacher, size: VideoSize) -> dict[str, Any]:
     }
 
 
-def notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> list[str]:
+def training_notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> list[str]:
     """What a reader should know beside the table, in sentences."""
-    found = []
+    sentences = []
     for row in rows:
         longer = row["split_seconds"] / row["seconds"] - 1
-        found.append(
+        sentences.append(
             f"{row['stage']}: the parts are of steps in which the device is waited for again and again; they took "
             f"{abs(longer):.0%} {'longer' if longer > 0 else 'less time'}"
         )
         if row["rounds"] < FEW_ROUNDS:
-            found.append(
+            sentences.append(
                 f"{row['stage']}: the interval of {row['rounds']} rounds is too narrow: ask for --repetitions "
                 f"{FEW_ROUNDS} or more"
             )
-    return found + [f"{name} failed: {why}" for name, why in failed.items()]
+    return sentences + [f"{name} failed: {why}" for name, why in failed.items()]
 
 
 def _show(
@@ -289,7 +289,7 @@ def _show(
         table = results_table(rows, told_columns(rows, {key: headings[key] for key in keys}), title)
         table.box, table.padding = SIMPLE, 0
         print_table(table)
-    for note in notes(rows, failed):
+    for note in training_notes(rows, failed):
         screen.result(note)
     screen.result(f"table {out} and {out.with_suffix('.md').name}")
     if failed:

@@ -23,8 +23,8 @@ def run_chain(
     recipe: str, settings: Sequence[str], again: str | None, dry_run: Machine | None, screen: RunScreen
 ) -> Path:
     """Follows it, or only checks it and says what each member costs; see `fewstep run`. Gives the chain's folder."""
-    from fewstep.distill.chain import GIVEN, read_chain
-    from fewstep.student.chain import Member, save_chain
+    from fewstep.distill.chain import GIVEN_FOLDER, read_chain
+    from fewstep.student.chain import ChainMember, save_chain
     from fewstep.teacher.atomic import only_writer
     from fewstep.teacher.ranks import num_launched
 
@@ -32,14 +32,14 @@ def run_chain(
     if again is not None:
         raise ValueError(
             f"--again {again}: later members of a chain were distilled on what earlier ones made: delete the folder of "
-            f"the member and {chain.out / GIVEN} to distil it again"
+            f"the member and {chain.out / GIVEN_FOLDER} to distil it again"
         )
     if num_launched() > 1:
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
     _check(chain, dry_run, screen)
     if dry_run is not None:
         return chain.out
-    save_chain(chain.out, [Member(source, given) for source, given in chain.sources])
+    save_chain(chain.out, [ChainMember(source, given) for source, given in chain.sources])
     with only_writer(chain.out, _ELSEWHERE):
         for index, plan in enumerate(chain.plans):
             if plan is not None:
@@ -51,7 +51,7 @@ def run_chain(
 def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
     """One member: what it is given, then its run."""
     from fewstep.commands.chain_given import make_given
-    from fewstep.commands.run import follow
+    from fewstep.commands.run_stages import follow_stages
 
     member = chain.members[index]
     screen.say(f"member {member.name}: {plan.out}")
@@ -59,7 +59,7 @@ def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
         with screen:
             plan = _on(plan, make_given(chain, index, plan, _size(chain, index).num_frames, screen, _ELSEWHERE))
     with RunScreen(quiet=screen.quiet) as own:
-        follow(plan, None, own, option="--set out=DIR of the chain")
+        follow_stages(plan, None, own, option="--set out=DIR of the chain")
 
 
 def _on(plan: Recipe, prompts: Path | None) -> Recipe:
@@ -73,11 +73,11 @@ def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
     """Raises ValueError, before any data are made, for the first member that cannot be distilled or does not fit."""
     from fewstep.commands.chain_given import grey_table, made_table
     from fewstep.commands.run_checks import check_run
-    from fewstep.commands.run_cost import show
+    from fewstep.commands.run_cost import show_cost
     from fewstep.commands.run_precision import settle_precision
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.taken_folders import check_free
-    from fewstep.student.chain import check_sizes
+    from fewstep.student.chain import check_chain_sizes
 
     check_free(chain.out, _ELSEWHERE)
     before: tuple[str, VideoSize] | None = None
@@ -85,7 +85,7 @@ def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
         try:
             size = _size(chain, index)
             if before is not None:
-                check_sizes("it", size, *before, member.given)
+                check_chain_sizes("it", size, *before, member.given)
             if plan is not None:
                 settled, line = settle_precision(plan)
                 made = made_table(chain, index)
@@ -94,7 +94,7 @@ def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
                     outline = check_run(_on(settled, prompts), RunFolder(plan.out))
                 if dry_run is not None:
                     screen.say(f"member {member.name}{f'; {line}' if line else ''}")
-                    show(settled, outline, screen, dry_run)
+                    show_cost(settled, outline, screen, dry_run)
         except ValueError as error:
             raise ValueError(f"member {member.name}: {error}") from error
         before = (member.name, size)
@@ -104,13 +104,13 @@ def _size(chain: Chain, index: int) -> VideoSize:
     """Of a member's clips. Raises ValueError when its model is missing, or does not take what it is given."""
     from fewstep.distill.size_checks import clip_sizes
     from fewstep.student.outline import outline_sampler
-    from fewstep.student.sampler import Asked
+    from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.outline import outline_teacher
 
     member, plan = chain.members[index], chain.plans[index]
     given = tuple(member.given) if index else None
     if plan is None:
-        return outline_sampler(str(member.model), Asked(member.steps, given=given))[0].size
+        return outline_sampler(str(member.model), SamplingOptions(member.steps, given=given))[0].size
     teacher = outline_teacher(plan.teacher, plan.shift).teacher
     if given is not None:
         teacher.take(given)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.given import Given
 
 _TABLE = "prompts.jsonl"
-Row = tuple[str, dict[str, Path]]  # a prompt and its files
+PromptFiles = tuple[str, dict[str, Path]]  # a prompt and its files
 
 
 def made_table(chain: Chain, index: int) -> Path | None:
@@ -46,7 +46,7 @@ def make_given(chain: Chain, index: int, plan: Recipe, num_frames: int, screen: 
         return made
     name, folder, prompts = chain.members[index].name, _folder(chain, index), _prompts(plan)
     sampler = _open(chain, index, plan, screen, elsewhere)
-    rows: list[Row] = []
+    rows: list[PromptFiles] = []
     with screen.pieces("clip") as progress:
         for numbers in batches(range(len(prompts)), _data(plan).batch):
             seeds = [item_seed(plan.seed, number) for number in numbers]
@@ -64,13 +64,13 @@ def _open(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere: str
     from fewstep.commands.run_precision import settle_precision
     from fewstep.eval.models import Model, claim, open_model
     from fewstep.student.chain import members_of
-    from fewstep.student.sampler import Asked
+    from fewstep.student.sampler import SamplingOptions
 
     precision = settle_precision(plan)[0].precision
     screen.say(f"loading what comes before {chain.members[index].name} ({precision})")
     steps = [member.steps for member in chain.members[:index]]
     model = Model.of_chain("before", str(chain.out), members_of(str(chain.out))[:index], steps, [None] * index)
-    sampler = open_model(model, Asked(), None, getattr(torch, precision), plan.device)
+    sampler = open_model(model, SamplingOptions(), None, getattr(torch, precision), plan.device)
     try:
         claim(_folder(chain, index) / "made-by.json", model, sampler, plan.seed, precision)
     except ValueError as error:
@@ -88,7 +88,7 @@ def _made(
     folder: Path,
     frames: Mapping[str, str],
     num_frames: int,
-) -> list[Row]:
+) -> list[PromptFiles]:
     """Rows of a batch, whose files are written unless all are there."""
     from fewstep.student.chain import frames_given
 
@@ -120,7 +120,7 @@ def _paths(folder: Path, stem: str, names: Mapping[str, object]) -> dict[str, Pa
     return {name: folder / f"{stem}-{name}{'.png' if name in IMAGES else '.mp4'}" for name in names}
 
 
-def _write_table(table: Path, rows: Sequence[Row]) -> None:
+def _write_table(table: Path, rows: Sequence[PromptFiles]) -> None:
     from fewstep.teacher.atomic import whole_file
 
     lines = [{"prompt": prompt, **{name: path.name for name, path in files.items()}} for prompt, files in rows]
@@ -151,6 +151,6 @@ def _data(plan: Recipe) -> RolloutData:
 
 
 def _folder(chain: Chain, index: int) -> Path:
-    from fewstep.distill.chain import GIVEN
+    from fewstep.distill.chain import GIVEN_FOLDER
 
-    return chain.out / GIVEN / chain.members[index].name
+    return chain.out / GIVEN_FOLDER / chain.members[index].name

@@ -22,15 +22,15 @@ def chain(
     screen = Screen()
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
-    from fewstep.eval.chain_table import COLUMNS, chain_rows
+    from fewstep.eval.chain_table import CHAIN_COLUMNS, chain_rows
     from fewstep.eval.results import results_table, write_tables
     from fewstep.teacher.atomic import check_writable_file
     from fewstep.teacher.shapes.judge import FEATURES
 
     check_writable_file(out, [".json"])
     rows = chain_rows(folder / "evaluation" / "results.json", folder / "benchmark.json")
-    write_tables(out, shlex.join(["fewstep", *sys.argv[1:]]), rows, COLUMNS)
-    print_table(results_table(rows, COLUMNS, str(folder)))
+    write_tables(out, shlex.join(["fewstep", *sys.argv[1:]]), rows, CHAIN_COLUMNS)
+    print_table(results_table(rows, CHAIN_COLUMNS, str(folder)))
     num = max((row["num"] for row in rows if "num" in row), default=0)
     for sentence in on_distance("shapes-fd", num, FEATURES, 2048):
         screen.warn(sentence)

@@ -8,22 +8,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import (
+from fewstep.commands.data_run import SKIPPED, Run, Store
+from fewstep.commands.launched import check_alone
+from fewstep.commands.options import (
     LEVELS,
     MAX_SEED,
-    Computed,
-    Device,
-    Fps,
-    Frames,
-    Height,
-    Shift,
-    Width,
+    DeviceOption,
+    DTypeOption,
+    FpsOption,
+    FramesOption,
+    HeightOption,
+    ShiftOption,
+    WidthOption,
     guidance_of,
     say_text_losses,
     size_of,
 )
-from fewstep.commands.data_run import SKIPPED, Run, Store
-from fewstep.commands.launched import check_alone
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_ITEMS, MOST_SAMPLING_STEPS
 
@@ -38,8 +38,8 @@ TeacherName = Annotated[str, typer.Option("--teacher", help="shapes, a pipeline'
 Out = Annotated[
     Path, typer.Option("--out", help="The dataset's folder; the same command resumes what was stopped there.")
 ]
-Rows = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of each Parquet file.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
+RowsOption = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of each Parquet file.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
 Stored = Annotated[Store, typer.Option("--store", help="Numbers on disk.")]
 Negative = Annotated[str, typer.Option("--negative-prompt", help="Prompt of the unconditional branch.")]
 
@@ -56,34 +56,34 @@ GivenSources = Annotated[
 
 
 @data_app.command("videos", epilog=EXIT_CODES)
-def videos(
+def encode_videos(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Video files, in sub-folders as well.")],
     out: Out,
     captions: Annotated[
         Path | None, typer.Option(help="A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4.")
     ] = None,
     teacher: TeacherName = "shapes",
-    frames: Frames = None,
-    height: Height = None,
-    width: Width = None,
-    fps: Fps = None,
+    frames: FramesOption = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    fps: FpsOption = None,
     start: Annotated[
         Literal["beginning", "centre"], typer.Option(help="Which part of a longer video to take.")
     ] = "centre",
-    rows_per_shard: Rows = 64,
-    batch: Batch = 1,
+    rows_per_shard: RowsOption = 64,
+    batch: BatchOption = 1,
     store: Stored = "float16",
-    dtype: Computed = "auto",
-    device: Device = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
     negative_prompt: Negative = "",
     given: GivenSources = None,
-    shift: Shift = None,
+    shift: ShiftOption = None,
 ) -> None:
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
     screen = Screen()
     screen.say(f"looking for videos in {folder}")
     from fewstep.teacher.caption_files import read_captions
-    from fewstep.teacher.dataset_sources import Videos, list_files
+    from fewstep.teacher.dataset_sources import VideoSource, list_files
     from fewstep.teacher.decode_video import ClipShape
     from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
     from fewstep.teacher.ranks import launched_ranks
@@ -93,15 +93,15 @@ def videos(
         if ranks.first:
             job.check_out()
         files = list_files(folder, out)
-        asked = parse_sources(given) if given else None
-        described = read_captions(files, folder, captions, columns_of(asked or {}))
+        given_sources = parse_sources(given) if given else None
+        described = read_captions(files, folder, captions, columns_of(given_sources or {}))
         files = described.clips_among(files)
         if described.unmatched:
             screen.warn(str(described.unmatched))
         model = job.load()
         model.check_encodes()
         described = described.for_teacher(model.reads_text, files)
-        sources = sources_of(asked, model)
+        sources = sources_of(given_sources, model)
         say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
         size = size_of(model, frames, height, width)
         model.use_size(size)
@@ -115,7 +115,7 @@ def videos(
                 (path.relative_to(folder).as_posix(), path.lstat().st_size, text, *given_identity(text))
                 for path, text in zip(files, map(described.texts.get, files), strict=True)
             ],
-            Videos(model, folder, files, described.texts, clip, start, batch, frames_of_clips(sources)),
+            VideoSource(model, folder, files, described.texts, clip, start, batch, frames_of_clips(sources)),
             [stray.skip() for stray in described.strays],
             latent_shape=model.latent_shape(*size),
             unmatched=described.unmatched,
@@ -137,16 +137,16 @@ def rollouts(
     guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Samples of each prompt, from other noise.")] = 1,
-    shift: Shift = None,
+    shift: ShiftOption = None,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
-    frames: Frames = None,
-    height: Height = None,
-    width: Width = None,
-    rows_per_shard: Rows = 64,
-    batch: Batch = 1,
+    frames: FramesOption = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    rows_per_shard: RowsOption = 64,
+    batch: BatchOption = 1,
     store: Stored = "float16",
-    dtype: Computed = "auto",
-    device: Device = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
     negative_prompt: Negative = "",
 ) -> None:
     """Sample the teacher itself: no real video is needed."""
@@ -154,7 +154,7 @@ def rollouts(
     screen.say(f"reading prompts from {prompts}")
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.dataset_sources import Rollouts
-    from fewstep.teacher.given import FILES, check_given, given_names, identity_of
+    from fewstep.teacher.given import FROM_FILES, check_given, given_names, identity_of
     from fewstep.teacher.ranks import launched_ranks
 
     weight = guidance_of(guidance)
@@ -181,13 +181,13 @@ def rollouts(
             steps=steps,
             guidance=weight,
             seed=seed,
-            given=dict.fromkeys(model.given, FILES),
+            given=dict.fromkeys(model.given, FROM_FILES),
             **size._asdict(),
         )
 
 
 @data_app.command("show")
-def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
+def show_dataset(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
     """Show what a dataset holds and how it was made; of several sizes, each."""
     check_alone("data show")
     from fewstep.teacher.buckets import datasets_in

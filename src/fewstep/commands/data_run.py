@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from fewstep.commands.asked import DType, load, settle_dtype
+from fewstep.commands.options import DType, load_named_teacher, settle_dtype
 
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher
     from fewstep.teacher.dataset import Source
-    from fewstep.teacher.manifest import Kind, Manifest, Skip
+    from fewstep.teacher.manifest import DatasetKind, Manifest, Skip
     from fewstep.teacher.ranks import Ranks
 
 SKIPPED = 3  # the exit code when items had to be skipped
@@ -47,29 +47,29 @@ class Run:
         from fewstep.distill.run_folder import run_around
         from fewstep.distill.taken_folders import check_not_taken
         from fewstep.teacher.atomic import check_writable
-        from fewstep.teacher.dataset import check_folder
+        from fewstep.teacher.dataset import check_dataset_folder
 
         if (run := run_around(self.out)) is not None:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
         check_writable(self.out)
-        check_folder(self.out)
+        check_dataset_folder(self.out)
         check_not_taken(self.out.resolve().parent)
 
     def load(self) -> Teacher:
         """The teacher, in the precision that the dataset was begun in, if it was."""
-        from fewstep.teacher.manifest import FILE_NAME, read_manifest
+        from fewstep.teacher.manifest import MANIFEST_FILE, read_manifest
 
         def settle() -> DType:
-            begun = read_manifest(self.out).precision if (self.out / FILE_NAME).exists() else None
+            begun = read_manifest(self.out).precision if (self.out / MANIFEST_FILE).exists() else None
             return settle_dtype(self.screen, self.dtype, self.device, begun)
 
         dtype = self.ranks.from_first(settle)
         self.screen.say(f"loading the teacher {self.teacher} ({dtype})")
-        return load(self.teacher, dtype, self.device, self.shift)
+        return load_named_teacher(self.teacher, dtype, self.device, self.shift)
 
     def make(
         self,
-        kind: Kind,
+        kind: DatasetKind,
         model: Teacher,
         path: Path,
         items: Sequence[Sequence[object]],
@@ -102,11 +102,11 @@ def _run(
     """Makes the dataset, shows how far it is, and leaves with SKIPPED when something is missing in it."""
     from fewstep.teacher.dataset import usable_line, write_dataset
     from fewstep.teacher.dataset_plan import unconditional_row
-    from fewstep.teacher.manifest import FILE_NAME, read_manifest
+    from fewstep.teacher.manifest import MANIFEST_FILE, read_manifest
     from fewstep.teacher.source import VideoSize
 
     assert plan.num_frames and plan.height and plan.width  # `size_of` saw to that
-    finished = read_manifest(out).num_done if (out / FILE_NAME).exists() else 0
+    finished = read_manifest(out).num_done if (out / MANIFEST_FILE).exists() else 0
     if finished:
         screen.say(f"resumed at clip {finished} of {plan.items}")
     size = VideoSize(plan.num_frames, plan.height, plan.width)

@@ -36,17 +36,17 @@ def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run
     folder = RunFolder(plan.out)
     if line is not None:
         screen.say(line)
-    check(plan, folder)
+    check_decoder_run(plan, folder)
     if dry_run:
         typer.echo(plan.dump_yaml(), nl=False)
         _say_plan(plan, screen)
         return plan.out
     with screen, folder.locked():
-        follow(plan, folder, screen)
+        follow_decoder(plan, folder, screen)
     return plan.out
 
 
-def check(plan: DecoderRecipe, folder: RunFolder) -> None:
+def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     """Raises ValueError, before a weight is loaded, for all that stands in the way of the run."""
     from fewstep.distill.data_checks import check_foreseen, check_source
     from fewstep.distill.size_checks import check_possible, planned_sizes
@@ -88,7 +88,7 @@ def _say_plan(plan: DecoderRecipe, screen: RunScreen) -> None:
     )
 
 
-def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
+def follow_decoder(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
     """The run itself, once nothing stands in its way; what is there already is not made again."""
     import torch
 
@@ -96,11 +96,11 @@ def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.decoder.pairs import Pairs, make_pairs
     from fewstep.distill.decoder.training import held_out_psnr, train_decoder
-    from fewstep.student.decoder.files import FOLDER
-    from fewstep.teacher.base import load_teacher
+    from fewstep.student.decoder.files import DECODER_FOLDER
     from fewstep.teacher.buckets import datasets_in
+    from fewstep.teacher.load_teacher import load_teacher
 
-    finished = plan.out / FOLDER
+    finished = plan.out / DECODER_FOLDER
     if finished.is_dir():
         screen.say(f"the decoder is in {finished} already")
         return
@@ -125,7 +125,7 @@ def follow(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) -> None:
 
 def _make_data(plan: DecoderRecipe, teacher: Teacher, folder: RunFolder, screen: RunScreen) -> Path:
     """The dataset of latents, made unless it is there."""
-    from fewstep.commands.run import make_run_data
+    from fewstep.commands.run_stages import make_run_data
     from fewstep.distill.size_checks import clip_sizes
     from fewstep.teacher.ranks import ALONE
 
@@ -137,7 +137,7 @@ def _make_data(plan: DecoderRecipe, teacher: Teacher, folder: RunFolder, screen:
 
 def _finish(decoder: SmallVideoDecoder, plan: DecoderRecipe, psnr_db: float, pairs: Pairs, folder: Path) -> None:
     """The folder appears whole, once diffusers has loaded it and decoded the same; then the checkpoint may go."""
-    from fewstep.distill.checkpoint import FILE_NAME as STATE
+    from fewstep.distill.checkpoint import STATE_FILE
     from fewstep.student.decoder.card import decoder_card
     from fewstep.student.decoder.files import check_loads, save_decoder
     from fewstep.student.export.whole_folder import whole_folder
@@ -147,4 +147,4 @@ def _finish(decoder: SmallVideoDecoder, plan: DecoderRecipe, psnr_db: float, pai
         save_decoder(decoder, part, decoder_card(decoder, plan.teacher, result))
         check_loads(part, decoder, pairs.latents[-1:].to(decoder.device))
         (part / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    (plan.out / STATE).unlink(missing_ok=True)
+    (plan.out / STATE_FILE).unlink(missing_ok=True)

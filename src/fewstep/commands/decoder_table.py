@@ -21,7 +21,7 @@ def decoder(
     """Put what `evaluate` and `benchmark` measured with a small decoder and without it into one table."""
     screen = Screen()
     from fewstep.commands.tables import print_table
-    from fewstep.eval.decoder_table import COLUMNS, decoder_rows
+    from fewstep.eval.decoder_table import DECODER_COLUMNS, decoder_rows
     from fewstep.eval.results import results_table, write_tables
     from fewstep.student.decoder.files import find_decoder
     from fewstep.teacher.atomic import check_writable_file
@@ -31,6 +31,6 @@ def decoder(
     if not benchmarks:
         raise ValueError(f"{run} has no benchmark*.json: time the models with `fewstep benchmark --out` in this folder")
     rows = decoder_rows(run / "evaluation" / "results.json", benchmarks, find_decoder(run) / "result.json")
-    write_tables(out, shlex.join(["fewstep", *sys.argv[1:]]), rows, COLUMNS)
-    print_table(results_table(rows, COLUMNS, str(run)))
+    write_tables(out, shlex.join(["fewstep", *sys.argv[1:]]), rows, DECODER_COLUMNS)
+    print_table(results_table(rows, DECODER_COLUMNS, str(run)))
     screen.result(f"table {out} and {out.with_suffix('.md').name}")

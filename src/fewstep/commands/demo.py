@@ -11,8 +11,8 @@ import typer
 from fewstep.teacher.limits import MOST_ITEMS
 
 if TYPE_CHECKING:
-    from fewstep.commands.asked import DType
     from fewstep.commands.demo_plan import DemoPlan
+    from fewstep.commands.options import DType
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.recipe import Recipe
 
@@ -34,16 +34,17 @@ def demo(
 
     screen = RunScreen()
     screen.say("reading the recipe shapes-demo")
-    from fewstep.commands.benchmark import FAILED, time_models
-    from fewstep.commands.evaluate import evaluate
+    from fewstep.commands.benchmark import time_models
+    from fewstep.commands.benchmark_training import FAILED
+    from fewstep.commands.evaluate import evaluate_command
     from fewstep.commands.progress import Screen
     from fewstep.commands.report import report
-    from fewstep.commands.run import follow
+    from fewstep.commands.run_stages import follow_stages
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.taken_folders import check_not_taken
-    from fewstep.eval.benchmark import Plan
-    from fewstep.eval.evaluation_file import begun_dtype, check_begun
-    from fewstep.student.sampler import Asked
+    from fewstep.eval.benchmark import BenchmarkPlan
+    from fewstep.eval.evaluation_file import begun_evaluation_dtype, check_begun
+    from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.atomic import check_writable
 
     check_writable(out)
@@ -54,13 +55,13 @@ def demo(
         clips = num or plan.clips
         check_begun(out / "evaluation", {"num": clips, "seed": seed})
         recipe = _recipe(plan, out, seed, precision)
-        follow(recipe, screen=screen, option="--out DIR")
+        follow_stages(recipe, screen=screen, option="--out DIR")
     computed = cast("DType", RunFolder(out).begun_precision() or "auto")
-    dtype = cast("DType", begun_dtype(out / "evaluation") or computed)
+    dtype = cast("DType", begun_evaluation_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
     regression = [f"regression-4={RunFolder(out).stage(name)}" for name in _regression(recipe)]
     evaluation = out / "evaluation"
-    evaluate(
+    evaluate_command(
         [*models[:2], *regression, models[2]],
         num=clips,
         out=evaluation,
@@ -72,7 +73,9 @@ def demo(
     )
     timing = Screen()
     timing.say(f"timing {', '.join(models)}")
-    if time_models(models, Asked(), Plan(repetitions=5, dtype=computed), timing, out / "benchmark.json")["failed"]:
+    if time_models(
+        models, SamplingOptions(), BenchmarkPlan(repetitions=5, dtype=computed), timing, out / "benchmark.json"
+    )["failed"]:
         raise typer.Exit(FAILED)
     report([out], out=out / "report.html")
     screen.result(_verdict(out))
@@ -96,7 +99,7 @@ def _begun(screen: RunScreen, out: Path) -> tuple[DemoPlan, str] | None:
 def _chosen(screen: RunScreen, out: Path, minutes: float, num: int | None) -> tuple[DemoPlan, str]:
     """What fits into the minutes by a probe of this machine, kept in `out`, and the precision of the probe."""
     from fewstep.commands import demo_speed
-    from fewstep.commands.demo_plan import choose_plan, sentences
+    from fewstep.commands.demo_plan import choose_plan, plan_sentences
     from fewstep.commands.run_precision import settle_precision
     from fewstep.distill.recipe import read_recipe
 
@@ -106,7 +109,7 @@ def _chosen(screen: RunScreen, out: Path, minutes: float, num: int | None) -> tu
     screen.say("timing a few steps on this machine")
     speed = demo_speed.measure_speed(recipe)
     plan = choose_plan(speed, minutes, num)
-    for sentence in sentences(plan, speed, minutes):
+    for sentence in plan_sentences(plan, speed, minutes):
         screen.say(sentence)
     plan.save(out)
     return plan, recipe.precision
@@ -145,24 +148,24 @@ def _verdict(out: Path) -> str:
     from fewstep.eval.report.inputs import Comparison, read_evaluation
 
     evaluation = out / "evaluation"
-    found = gains([read_run(out)], Comparison(evaluation, read_evaluation(evaluation)))
-    return " ".join([_on_distances(out), *(gain.words for gain in found)])
+    measured = gains([read_run(out)], Comparison(evaluation, read_evaluation(evaluation)))
+    return " ".join([_on_distances(out), *(gain.words for gain in measured)])
 
 
 def _on_distances(out: Path) -> str:
     """The teacher at few steps and its student beside the teacher at many."""
-    from fewstep.eval.caution import unfit
+    from fewstep.eval.caution import why_inconclusive
 
     rows = json.loads((out / "evaluation" / "results.json").read_text("utf-8"))["rows"]
-    found = {row["model"]: row["metrics"]["shapes-fd"] for row in rows}
+    distances = {row["model"]: row["metrics"]["shapes-fd"] for row in rows}
     timed = json.loads((out / "benchmark.json").read_text("utf-8"))["rows"]
     faster = {row["model"]: row["denoise_speedup"] for row in timed}["student-4"]
-    best, few, student = (found[name] for name in ("teacher-50", "teacher-4", "student-4"))
+    best, few, student = (distances[name] for name in ("teacher-50", "teacher-4", "student-4"))
     sentence = (
         f"At 4 steps the teacher is {few['value'] / best['value']:.2f} times as far from real clips as at 50, and its "
         f"student {student['value'] / best['value']:.2f} times, with denoising {faster:.0f} times as fast."
     )
-    why = unfit(student)
+    why = why_inconclusive(student)
     if why:
         return f"{sentence} These distances are a first look and no verdict: {why}."
     if student["low"] <= few["high"] and few["low"] <= student["high"]:

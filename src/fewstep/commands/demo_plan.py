@@ -9,15 +9,15 @@ from pathlib import Path
 
 from fewstep.teacher.json_text import parse_json
 
-FILE_NAME = "demo.json"
+DEMO_FILE = "demo.json"
 
 # shapes-demo's own numbers, which a plan of scale 1 has: steps of its stages, warm-up of the learning rate and of the
 # discriminator, prompts, and clips of each model.
-STEPS, WARMUP, PROMPTS, CLIPS = (160, 140, 40), 20, 192, 64
+STEPS, WARMUP, NUM_PROMPTS, CLIPS = (160, 140, 40), 20, 192, 64
 SAMPLES_EVERY = 100  # steps, as its logging has it
 # Never more than shapes-4step trains: beyond that the student is that recipe's, and quality falls again where an
 # adversarial stage goes on. Four times the clips halve the intervals; more is what `fewstep evaluate --num` is for.
-MOST_STEPS, MOST_CLIPS = (480, 240, 50), 256
+MOST_STEPS, MOST_DEMO_CLIPS = (480, 240, 50), 256
 LEAST_CLIPS = 16
 # Round steps, so that a probe that varies by a few percent chooses alike.
 SCALES = (3.0, 2.5, 2.0, 1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
@@ -85,11 +85,11 @@ class DemoPlan:
         from fewstep.teacher.atomic import whole_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / FILE_NAME) as part:
+        with whole_file(folder / DEMO_FILE) as part:
             part.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-OWN_PLAN = DemoPlan(1.0, STEPS, PROMPTS, CLIPS, math.nan)  # of a run that no probe was made for
+OWN_PLAN = DemoPlan(1.0, STEPS, NUM_PROMPTS, CLIPS, math.nan)  # of a run that no probe was made for
 
 
 def choose_plan(speed: Speed, minutes: float, clips: int | None = None) -> DemoPlan:
@@ -110,7 +110,7 @@ def _share(plan: DemoPlan) -> float:
 
 def kept_plan(folder: Path) -> DemoPlan | None:
     """The plan that a demo was begun with; None where none was. Raises ValueError for a file that is none."""
-    path = folder / FILE_NAME
+    path = folder / DEMO_FILE
     if not path.exists():
         return None
     try:
@@ -122,35 +122,35 @@ def kept_plan(folder: Path) -> DemoPlan | None:
         ) from error
 
 
-def sentences(plan: DemoPlan, speed: Speed, minutes: float) -> list[str]:
+def plan_sentences(plan: DemoPlan, speed: Speed, minutes: float) -> list[str]:
     """What was chosen, and what that leaves unsaid."""
-    found = [f"{_text(minutes)}: {plan.numbers}; {_about(plan.seconds)} by a probe of this machine"]
+    lines = [f"{_text(minutes)}: {plan.numbers}; {_about(plan.seconds)} by a probe of this machine"]
     if plan.seconds > 60 * minutes:
-        found.append(
+        lines.append(
             f"this machine is too slow for {_text(minutes)}, or too busy: that is the least the demo does, since less "
             "would teach a student nothing"
         )
     if plan.scale < 1:
         whole = _plan(1.0, speed, max(plan.clips, CLIPS))
         enough = math.ceil(whole.seconds / 60)
-        found.append(
+        lines.append(
             f"the README's student had {whole.steps_text} training steps on {whole.prompts} prompts: with "
             f"{whole.clips} clips that would take {_about(whole.seconds)} here (--minutes {enough} and another --out); "
             "a student of fewer steps is not as good"
         )
     if plan.clips < CLIPS:
         points = 100 * 1.96 * math.sqrt(0.85 * 0.15 / plan.clips)  # a share of 85 % in as many clips
-        found.append(
+        lines.append(
             f"{plan.clips} clips give prompt accuracy within ±{points:.0f} points; their distances have wide "
             f"intervals and compare only with those of {plan.clips} clips"
         )
-    return found
+    return lines
 
 
 def _plan(scale: float, speed: Speed, clips: int | None) -> DemoPlan:
     steps = tuple(min(round(own * scale), most) for own, most in zip(STEPS, MOST_STEPS, strict=True))
-    prompts = 16 * round(PROMPTS * scale / 16)
-    chosen = min(MOST_CLIPS, max(LEAST_CLIPS, 8 * round(CLIPS * scale / 8))) if clips is None else clips
+    prompts = 16 * round(NUM_PROMPTS * scale / 16)
+    chosen = min(MOST_DEMO_CLIPS, max(LEAST_CLIPS, 8 * round(CLIPS * scale / 8))) if clips is None else clips
     return DemoPlan(scale, steps, prompts, chosen, _seconds(steps, _warmup(scale), prompts, chosen, speed))
 
 

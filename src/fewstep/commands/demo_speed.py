@@ -16,8 +16,8 @@ from fewstep.distill.objectives.base import STUDENT, Batch
 from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.student.denoiser import Roles
-from fewstep.teacher.base import load_teacher
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.load_teacher import load_teacher
 
 if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
@@ -74,9 +74,9 @@ def _training(teacher: Teacher, plan: Recipe, batch: Batch) -> Callable[[], obje
 def _seconds(unit: Callable[[], object]) -> float:
     """The median of a few times, after one that does not count: the first call prepares kernels."""
     unit()
-    began, found = time.perf_counter(), list[float]()
-    while not found or (len(found) < _TIMES and time.perf_counter() - began < _SECONDS):
+    began, times = time.perf_counter(), list[float]()
+    while not times or (len(times) < _TIMES and time.perf_counter() - began < _SECONDS):
         start = time.perf_counter()
         unit()
-        found.append(time.perf_counter() - start)
-    return median(found)
+        times.append(time.perf_counter() - start)
+    return median(times)

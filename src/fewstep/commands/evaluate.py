@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import (
+from fewstep.commands.options import (
     LEVELS,
-    Computed,
     Control,
-    Decoders,
-    Device,
+    DecodersOption,
+    DeviceOption,
     DType,
-    Frames,
-    Height,
-    PipelineSteps,
-    Shift,
-    Width,
-    asked_each,
-    asked_ways,
+    DTypeOption,
+    FramesOption,
+    HeightOption,
+    PipelineStepsOption,
+    ShiftOption,
+    WidthOption,
     control_if_asked,
     for_each,
-    guidance_if_asked,
     named_sources,
+    optional_guidance_of,
+    parse_chain_source,
+    parse_source,
     say_text_losses,
     settle_dtype,
 )
@@ -34,10 +34,10 @@ from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fewstep.eval.choose_metrics import Chosen, Setting
+    from fewstep.eval.choose_metrics import ChosenMetrics, Setting
     from fewstep.eval.evaluate import Evaluation
     from fewstep.eval.models import Model
-    from fewstep.student.sampler import Asked, Sampler
+    from fewstep.student.sampler import Sampler, SamplingOptions
     from fewstep.teacher.ranks import Ranks
 
 _Num = Annotated[
@@ -65,7 +65,7 @@ _Reference = Annotated[
 _Trunk = Annotated[Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")]
 
 
-def evaluate(
+def evaluate_command(
     models: Annotated[
         list[str],
         typer.Argument(
@@ -80,7 +80,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for results.json and videos; by default RUN/evaluation of the last run."),
     ] = None,
-    steps: PipelineSteps = None,
+    steps: PipelineStepsOption = None,
     guidance: _Guidance = None,
     negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
@@ -92,14 +92,14 @@ def evaluate(
     ] = 2048,
     fvd_weights: Annotated[Path | None, typer.Option(help="I3D weights for fvd.")] = None,
     lpips_trunk: _Trunk = None,
-    decoder: Decoders = None,
-    shift: Shift = None,
+    decoder: DecodersOption = None,
+    shift: ShiftOption = None,
     control_scale: Control = None,
-    frames: Frames = None,
-    height: Height = None,
-    width: Width = None,
-    dtype: Computed = "auto",
-    device: Device = None,
+    frames: FramesOption = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
 ) -> None:
     """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
     evaluate_models(
@@ -133,12 +133,12 @@ def evaluate_models(
     device: str | None,
     screen: Screen,
 ) -> Path:
-    """What `evaluate` does, under the same names: the folder that it writes."""
+    """What `evaluate_command` does, under the same names: the folder that it writes."""
     screen.say(f"evaluating {', '.join(models)}")
     from fewstep.distill.taken_folders import check_free
-    from fewstep.eval.choose_metrics import Setting, check_names
-    from fewstep.eval.evaluation_file import begun_dtype
-    from fewstep.eval.outlines import check_folder, outline_models
+    from fewstep.eval.choose_metrics import Setting, check_metric_names
+    from fewstep.eval.evaluation_file import begun_evaluation_dtype
+    from fewstep.eval.outlines import check_evaluation_folder, outline_models
     from fewstep.eval.reference import reference_videos
     from fewstep.teacher.atomic import check_unlocked
     from fewstep.teacher.caption_files import read_prompts
@@ -146,32 +146,34 @@ def evaluate_models(
     from fewstep.teacher.ranks import launched_ranks
     from fewstep.teacher.shared_folder import only_writers
 
-    found = models_of(models, decoder or ())
-    folder = _folder(found) if out is None else out
+    chosen_models = models_of(models, decoder or ())
+    folder = _folder(chosen_models) if out is None else out
     check_free(folder)
     given = None if prompts is None else read_prompts(prompts)
-    check_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
+    check_metric_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    asked = _asked(found, given, (frames, height, width), steps, guidance, shift, negative_prompt, control_scale)
+    options = _asked(
+        chosen_models, given, (frames, height, width), steps, guidance, shift, negative_prompt, control_scale
+    )
     with launched_ranks(device) as ranks:
         if ranks.first:
             check_unlocked(folder)
-        dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, begun_dtype(folder)))
-        outlined = outline_models(found, asked)
+        dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, begun_evaluation_dtype(folder)))
+        outlined = outline_models(chosen_models, options)
         first = outlined[0].sampler
         shown = _prompts(given, num, first, seed)
         where = str(find_device(device))
         setting = Setting(first.size, first.fps, shown, seed, where, reference, world_clips, fvd_weights, lpips_trunk)
         chosen = _choose(wanted or None, setting, screen)
         if ranks.first:
-            check_folder(folder, outlined, setting, chosen, dtype)
-        teacher = _load_teacher(found[0], asked, dtype, device, shown, screen)
+            check_evaluation_folder(folder, outlined, setting, chosen, dtype)
+        teacher = _load_teacher(chosen_models[0], options, dtype, device, shown, screen)
         with only_writers(folder, ranks):
-            evaluation = _begin(folder, found[0], teacher, setting, chosen, dtype, batch, screen.command, ranks)
+            evaluation = _begin(folder, chosen_models[0], teacher, setting, chosen, dtype, batch, screen.command, ranks)
             screen.log_to(folder)
             with screen:
-                _measure(evaluation, found, teacher, asked, dtype, device, screen)
+                _measure(evaluation, chosen_models, teacher, options, dtype, device, screen)
                 ranks.wait()
                 if ranks.first:
                     _show(evaluation, screen)
@@ -198,15 +200,17 @@ def _asked(
     shift: float | None,
     negative_prompt: str,
     control_scale: str | None,
-) -> Asked:
+) -> SamplingOptions:
     """How the models are asked; what comes with the prompts is what clips are made from."""
-    from fewstep.eval.models import as_taught
-    from fewstep.student.sampler import Asked
+    from fewstep.eval.models import with_student_defaults
+    from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.given import given_names
 
     names = None if prompts is None else given_names(prompts)
-    weight, scale = guidance_if_asked(guidance), control_if_asked(control_scale)
-    return as_taught(models, Asked(steps, weight, shift, negative_prompt, *size, given=names, control_scale=scale))
+    weight, scale = optional_guidance_of(guidance), control_if_asked(control_scale)
+    return with_student_defaults(
+        models, SamplingOptions(steps, weight, shift, negative_prompt, *size, given=names, control_scale=scale)
+    )
 
 
 def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
@@ -219,20 +223,22 @@ def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
     models = [model_of(name, text) for name, text in named_sources(texts).items()]
     for text in decoders:
         name, is_named, folder = text.partition("=")
-        if is_named and name not in (one.name for one in models):
+        if is_named and name not in (model.name for model in models):
             raise ValueError(
-                f"--decoder {text}: no model is called {name}; there are {', '.join(one.name for one in models)}"
+                f"--decoder {text}: no model is called {name}; there are {', '.join(model.name for model in models)}"
             )
-        chosen = {name} if is_named else {one.name for one in models[1:]}
-        models = [replace(one, decoder=folder if is_named else text) if one.name in chosen else one for one in models]
+        chosen = {name} if is_named else {model.name for model in models[1:]}
+        models = [
+            replace(model, decoder=folder if is_named else text) if model.name in chosen else model for model in models
+        ]
     return models
 
 
-def is_chain(text: str) -> bool:
+def is_chain_source(text: str) -> bool:
     """Whether SOURCE[@STEPS[:GUIDANCE]] means a chain. Raises ValueError for what is neither."""
     from fewstep.student.chain import members_of
 
-    return bool(members_of(asked_each(text)[0]))
+    return bool(members_of(parse_chain_source(text)[0]))
 
 
 def model_of(name: str, text: str, usual_steps: int | None = None) -> Model:
@@ -243,13 +249,13 @@ def model_of(name: str, text: str, usual_steps: int | None = None) -> Model:
     from fewstep.eval.models import Model
     from fewstep.student.chain import members_of
 
-    source, steps, guidance = asked_each(text)
+    source, steps, guidance = parse_chain_source(text)
     members = members_of(source)
     if members:
         num = len(members)
         steps = [usual_steps if count is None else count for count in steps]
         return Model.of_chain(name, source, members, for_each(steps, num, text), for_each(guidance, num, text))
-    return Model.of(name, *asked_ways(text))
+    return Model.of(name, *parse_source(text))
 
 
 def _folder(models: Sequence[Model]) -> Path:
@@ -262,7 +268,7 @@ def _folder(models: Sequence[Model]) -> Path:
     return run / "evaluation"
 
 
-def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chosen:
+def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> ChosenMetrics:
     """The metrics, with a line for each that is left out and for options that none of them needs."""
     from fewstep.eval.choose_metrics import choose_metrics, unused_options
 
@@ -274,7 +280,7 @@ def _choose(wanted: list[str] | None, setting: Setting, screen: Screen) -> Chose
 
 
 def _load_teacher(
-    model: Model, asked: Asked, dtype: DType, device: str | None, shown: Sequence[str], screen: Screen
+    model: Model, options: SamplingOptions, dtype: DType, device: str | None, shown: Sequence[str], screen: Screen
 ) -> Sampler:
     """The teacher that the others are compared with; says which of the prompts it does not read whole."""
     import torch
@@ -282,7 +288,7 @@ def _load_teacher(
     from fewstep.eval.models import open_model
 
     screen.say(f"loading {model.name} ({dtype})")
-    teacher = open_model(model, asked, None, getattr(torch, dtype), device)
+    teacher = open_model(model, options, None, getattr(torch, dtype), device)
     negative = [teacher.negative_prompt] if teacher.guidance.guides else []
     say_text_losses(screen, teacher.teacher, dict.fromkeys([*shown, *negative]))
     return teacher
@@ -293,7 +299,7 @@ def _begin(
     model: Model,
     teacher: Sampler,
     setting: Setting,
-    chosen: Chosen,
+    chosen: ChosenMetrics,
     dtype: DType,
     batch: int,
     command: str,
@@ -317,7 +323,7 @@ def _measure(
     evaluation: Evaluation,
     models: Sequence[Model],
     teacher: Sampler,
-    asked: Asked,
+    options: SamplingOptions,
     dtype: DType,
     device: str | None,
     screen: Screen,
@@ -329,12 +335,12 @@ def _measure(
 
     from fewstep.eval.models import open_model
 
-    asked, precision = replace(asked, **teacher.size._asdict()), getattr(torch, dtype)
+    options, precision = replace(options, **teacher.size._asdict()), getattr(torch, dtype)
     with screen.pieces("clip") as progress:
         evaluation.measure(models[0], teacher, progress)
         for model in models[1:]:
             screen.say(f"loading {model.name} ({dtype})")
-            evaluation.measure(model, open_model(model, asked, teacher.teacher, precision, device), progress)
+            evaluation.measure(model, open_model(model, options, teacher.teacher, precision, device), progress)
 
 
 def _show(evaluation: Evaluation, screen: Screen) -> None:

@@ -22,7 +22,7 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from fewstep.eval.caution import has_interval, unfit
+    from fewstep.eval.caution import has_interval, why_inconclusive
 
     shown = any(has_interval(figure) for row in rows for figure in row["metrics"].values())
     caption = "± the farther end of the 95 % interval; both are in results.json" if shown else None
@@ -32,7 +32,7 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_row("evaluations", *(str(row["evaluations"] or "") for row in rows))
     for name in _shown(rows):
         figures = [row["metrics"].get(name) for row in rows]
-        why = next((words for figure in figures if figure and (words := unfit(figure))), None)
+        why = next((words for figure in figures if figure and (words := why_inconclusive(figure))), None)
         table.add_row(f"{name} ({why})" if why else name, *map(_cell, figures))
     return table
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fewstep.commands.asked import Device
+from fewstep.commands.options import DeviceOption
 from fewstep.commands.progress import Screen
-from fewstep.student.export.programs import PROGRAMS, said
+from fewstep.student.export.programs import PROGRAMS, describe_format
 from fewstep.teacher.limits import MOST_RANK
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
     from fewstep.student.loading import Student
 
-_SAID = " ".join(f"{name}: {said(name)}." for name in PROGRAMS)
+_SAID = " ".join(f"{name}: {describe_format(name)}." for name in PROGRAMS)
 if TYPE_CHECKING:
     To = str
 else:
     To = Literal[("all", *PROGRAMS)]
 
 
-def export(
+def export_command(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, one stage's, or another export.")],
     to: Annotated[To, typer.Option(help=f"The format, or all that fit, each in a folder of its own. {_SAID}")],
     out: Annotated[Path, typer.Option(help="Folder to write; it appears once it is whole.")],
@@ -66,7 +66,7 @@ def export(
         str | None, typer.Option(metavar="REPO", help="Upload the finished export to this model on the hub.")
     ] = None,
     private: Annotated[bool, typer.Option(help="Keep the model on the hub private.")] = False,
-    device: Device = None,
+    device: DeviceOption = None,
 ) -> None:
     """Write a student for other tools, load it there, and keep it if it gives the same latents from the same noise."""
     export_student(
@@ -92,13 +92,13 @@ def export_student(
     device: str | None,
     screen: Screen,
 ) -> Path:
-    """What `export` does, under the same names: the folder that it writes."""
+    """What `export_command` does, under the same names: the folder that it writes."""
     screen.say(f"exporting {source} as {to}")
     from fewstep.student.export.base import Options
     from fewstep.student.export.hub import check_access, check_repo
     from fewstep.student.export.privacy import check_base_model
     from fewstep.student.export.provenance import read_provenance
-    from fewstep.student.loading import load_student
+    from fewstep.student.load_student import load_student
 
     options = Options(rank, base_model, dtype, max_shard_size)
     _check_free(to, out, options, force)
@@ -129,36 +129,36 @@ def export_student(
 def _say_memory(source: Path, steps: int | None, teacher: str | None, screen: Screen) -> None:
     from fewstep.student.export.memory import memory_said, outlined_teacher
 
-    said, too_much = memory_said(outlined_teacher(source, steps, teacher))
+    estimate, too_much = memory_said(outlined_teacher(source, steps, teacher))
     if too_much:
-        screen.warn(f"{said}: it may run out of memory")
-    elif said:
-        screen.say(said)
+        screen.warn(f"{estimate}: it may run out of memory")
+    elif estimate:
+        screen.say(estimate)
 
 
 def _check_free(to: To, out: Path, options: Options, force: bool) -> None:
     """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded."""
-    from fewstep.student.export.base import check_shard, find_format
+    from fewstep.student.export.base import check_shard_size, find_format
     from fewstep.student.export.every import check_every
-    from fewstep.student.export.whole_folder import check_free
+    from fewstep.student.export.whole_folder import check_export_folder
 
     if to == "all":
         if options.shard is not None:
-            check_shard(options.shard)
+            check_shard_size(options.shard)
         check_every(out, force)
     else:
         find_format(to).check_needs()
         find_format(to).check_options(options)
-        check_free(out, force)
+        check_export_folder(out, force)
 
 
 def _write(
     student: Student, to: To, out: Path, options: Options, provenance: Provenance, force: bool, screen: Screen
 ) -> None:
-    from fewstep.student.export.base import export as write
+    from fewstep.student.export.write_export import write_export
 
     screen.say("writing it, and loading it back in the other tool")
-    done = write(student, to, out, options, provenance, force)
+    done = write_export(student, to, out, options, provenance, force)
     for note in done.notes:
         screen.result(note)
     _tell(done, screen)
@@ -174,8 +174,8 @@ def _write_all(
         screen.say(f"writing {name}, and loading it back in the other tool")
 
     done, refused = export_every(student, out, options, provenance, force, begun)
-    for one in done:
-        _tell(one, screen)
+    for exported in done:
+        _tell(exported, screen)
     for name, why in refused.items():
         screen.result(f"not {name}: {why}")
     if not done:

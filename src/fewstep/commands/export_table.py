@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import Device
+from fewstep.commands.options import DeviceOption
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_ITEMS, MOST_SAMPLING_STEPS
 
@@ -24,17 +24,18 @@ def export_table(
         "docs/results/export.json"
     ),
     fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
-    device: Device = None,
+    device: DeviceOption = None,
 ) -> None:
     """Export students to every format, load them in the other tools, and measure their clips."""
     screen = Screen()
     screen.say(f"measuring the formats of {', '.join(map(str, runs))}")
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
-    from fewstep.eval.export_table import COLUMNS, ExportTable, entries_of, missing_formats
+    from fewstep.eval.export_table import EXPORT_COLUMNS, ExportTable, entries_of, missing_formats
     from fewstep.eval.results import results_table
     from fewstep.eval.steps_table import Protocol
-    from fewstep.student.loading import find_stage, load_student
+    from fewstep.student.load_student import load_student
+    from fewstep.student.loading import find_stage
     from fewstep.student.outline import outline_students
     from fewstep.teacher.atomic import check_writable, check_writable_file
     from fewstep.teacher.guidance import Guidance
@@ -65,7 +66,7 @@ def export_table(
             progress,
             lambda why: screen.say(f"no row: {why}", "red"),
         )
-    print_table(results_table(rows, COLUMNS, f"students of {step_count} steps in other tools"))
+    print_table(results_table(rows, EXPORT_COLUMNS, f"students of {step_count} steps in other tools"))
     for sentence in on_distance("shapes-fd", num, FEATURES, reference):
         screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, exports {exports}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fewstep.teacher.ranks import num_launched
 
-SHARED = ("data rollouts", "data videos", "evaluate", "run", "vbench videos")
-GROUPS = {command.split()[0] for command in SHARED}  # whose commands check for themselves
+SHARED_VERBS = ("data rollouts", "data videos", "evaluate", "run", "vbench videos")
+GROUPS = {command.split()[0] for command in SHARED_VERBS}  # whose commands check for themselves
 
 
 def check_alone(command: str) -> None:
@@ -13,5 +13,5 @@ def check_alone(command: str) -> None:
     if (num_processes := num_launched()) > 1:
         raise ValueError(
             f"`fewstep {command}` is the work of one process, and {num_processes} were started: start it without a "
-            f"launcher; {', '.join(SHARED[:-1])} and {SHARED[-1]} share their work out"
+            f"launcher; {', '.join(SHARED_VERBS[:-1])} and {SHARED_VERBS[-1]} share their work out"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-GIB = 2**30
+from fewstep.teacher.limits import GIB
 
 
 def peak_text() -> str:

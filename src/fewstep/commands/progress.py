@@ -215,12 +215,12 @@ class Bar:
 
     def _figures(self, loss: float | None, note: str) -> list[str]:
         """Loss, seconds per unit and memory, as far as they are known."""
-        found = [note] if note else []
+        texts = [note] if note else []
         if loss is not None:
-            found.append(f"loss {loss:.4g}")
+            texts.append(f"loss {loss:.4g}")
         if self._pace.each is not None:
-            found.append(f"{seconds_text(self._pace.each)}/{self._unit}")
-        return [*found, peak_text()]
+            texts.append(f"{seconds_text(self._pace.each)}/{self._unit}")
+        return [*texts, peak_text()]
 
     def _left(self, own: str, end: str) -> list[str]:
         """The time left, in few words for a bar; nothing while it is not known."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from fewstep.eval.report.inputs import Benchmark, Comparison, Judging, RunRecord, StageRecord
+    from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, Judging, RunRecord, StageRecord
     from fewstep.eval.report.kept import KeptGate, KeptStage
 
 
@@ -46,13 +46,13 @@ def report(
     measured = {run: given or _benchmark(run) for run in runs}
     comparisons = [_comparison(folder, measured, given) for folder in evaluations]
     benchmarks = [given, *measured.values(), *(comparison.benchmark for comparison in comparisons)]
-    found: list[Benchmark] = []
-    for one in benchmarks:
-        if one is not None and one not in found:
-            found.append(one)
+    known: list[BenchmarkRecord] = []
+    for timing in benchmarks:
+        if timing is not None and timing not in known:
+            known.append(timing)
     for sentence in _missing_clips(comparisons):
         typer.secho(sentence, fg="yellow", err=True)
-    write_report(out, Material([read_run(run) for run in runs], comparisons, found), prompts)
+    write_report(out, Material([read_run(run) for run in runs], comparisons, known), prompts)
     typer.echo(f"{out}: open it in a browser")
 
 
@@ -110,20 +110,28 @@ def _once(folders: list[Path]) -> list[Path]:
     return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
-def _benchmark(run: Path) -> Benchmark | None:
+def _benchmark(run: Path) -> BenchmarkRecord | None:
     from fewstep.eval.report.inputs import read_benchmark
 
     path = run / "benchmark.json"
     return read_benchmark(path) if path.is_file() else None
 
 
-def _comparison(folder: Path, measured: dict[Path, Benchmark | None], given: Benchmark | None) -> Comparison:
+def _comparison(
+    folder: Path, measured: dict[Path, BenchmarkRecord | None], given: BenchmarkRecord | None
+) -> Comparison:
     """With the benchmark of its run, else with one that has measured its models."""
     from fewstep.eval.report.inputs import Comparison, read_evaluation
 
     evaluation = read_evaluation(folder)
-    own = [found for run, found in measured.items() if run.resolve() in folder.resolve().parents]
-    fitting = [one for one in (*own, given, *measured.values()) if one and any(one.of(row) for row in evaluation.rows)]
+    own = [
+        measured_benchmark for run, measured_benchmark in measured.items() if run.resolve() in folder.resolve().parents
+    ]
+    fitting = [
+        candidate
+        for candidate in (*own, given, *measured.values())
+        if candidate and any(candidate.of(row) for row in evaluation.rows)
+    ]
     return Comparison(folder, evaluation, fitting[0] if fitting else None)
 
 
@@ -143,9 +151,9 @@ def read_run(folder: Path) -> RunRecord:
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
         raise ValueError(f"{path} is not the recipe that `fewstep run` keeps: restore it, or run it again") from error
     starts = [None, *(stage.name for stage in recipe.stages)]  # of a stage that names none: the one before it
-    found = [_stage(folder, *each) for each in zip(recipe.stages, starts, judging, strict=False)]
+    stages = [_stage(folder, *arguments) for arguments in zip(recipe.stages, starts, judging, strict=False)]
     prompts = [text if isinstance(text, str) else str(text.get("prompt", "")) for text in recipe.logging.prompts]
-    return RunRecord(folder, recipe.teacher, prompts, found, recipe.seed)
+    return RunRecord(folder, recipe.teacher, prompts, stages, recipe.seed)
 
 
 def _judging(stage: KeptStage) -> Judging | None:
@@ -163,7 +171,7 @@ def _stage(folder: Path, kept: KeptStage, before: str | None, judging: Judging |
     from fewstep.distill.curves import read_curve
     from fewstep.distill.objectives.registry import OBJECTIVES
     from fewstep.distill.run_folder import RunFolder
-    from fewstep.distill.settings import BASE
+    from fewstep.distill.settings import BASE_TEACHER
     from fewstep.eval.report.inputs import StageRecord
 
     run, name, kind = RunFolder(folder), kept.name, OBJECTIVES.get(kept.objective.kind)
@@ -179,7 +187,7 @@ def _stage(folder: Path, kept: KeptStage, before: str | None, judging: Judging |
         result=result,
         curve=read_curve(folder / "curves" / f"{name}.jsonl"),
         samples=samples[-1] if samples else None,
-        start={None: before, BASE: None}.get(kept.start, kept.start),
+        start={None: before, BASE_TEACHER: None}.get(kept.start, kept.start),
         regression=kind is not None and kind.is_regression,
         judging=judging,
     )
@@ -189,10 +197,10 @@ def _gate(gate: KeptGate | None, name: str, result: dict[str, Any] | None) -> st
     """Why a finished stage's gate did not open; empty when it did, or there is none."""
     if gate is None or result is None:
         return ""
-    found, most, least = result.get(gate.metric), gate.at_most, gate.at_least
-    if found is None or (most is None) == (least is None):
+    value, most, least = result.get(gate.metric), gate.at_most, gate.at_least
+    if value is None or (most is None) == (least is None):
         return ""
-    if (most is not None and found <= most) or (least is not None and found >= least):
+    if (most is not None and value <= most) or (least is not None and value >= least):
         return ""
     limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
-    return f"the gate of stage {name} did not open: {gate.metric} is {found:.3g}, and it asks for {limit}"
+    return f"the gate of stage {name} did not open: {gate.metric} is {value:.3g}, and it asks for {limit}"

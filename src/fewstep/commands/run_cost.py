@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.schedule import NoiseSchedule
 
 
-def show(
+def show_cost(
     plan: Recipe, outline: Outline, screen: Screen, machine: Machine, clips: Mapping[VideoSize, int] | None = None
 ) -> None:
     """Prints recipe, calls and memory; the outline is that of the recipe's teacher, and is used up.
@@ -151,16 +151,16 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
 
     parts, lora, names = parts_of(teacher.denoiser), plan.student.lora, expert_plan(stage, teacher).trained
     learning = [part for name, part in parts.items() if names is None or name in names]
-    found: dict[str, Any] = {"num_parameters": _numel(teacher.denoiser)}
+    counts: dict[str, Any] = {"num_parameters": _numel(teacher.denoiser)}
     if names is not None:
-        found |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
+        counts |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
     if teacher.kinds is not None:
         trained = (p.numel() for part in learning for p in part_parameters(part, teacher.kinds).values())
-        found |= {"num_trained": sum(trained), "is_part": True}
+        counts |= {"num_trained": sum(trained), "is_part": True}
     if plan.student.base is not None:
-        found["num_eight_bits"] = sum(layer.weight.numel() for layer in chosen_layers(teacher))
+        counts["num_eight_bits"] = sum(layer.weight.numel() for layer in chosen_layers(teacher))
     adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets, teacher.kinds) for part in learning)
-    return found | {"num_adapters": sum(adapters)}
+    return counts | {"num_adapters": sum(adapters)}
 
 
 def _numel(network: nn.Module) -> int:

@@ -56,15 +56,16 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
         for cost in costs if gib is not None else ():
             assert gib is not None
             if cost.peak > gib:
-                found = what_fits(plan, cost, counter, gib)
-                typer.echo(_too_large(cost, gib, found), err=True)
+                fitting = what_fits(plan, cost, counter, gib)
+                typer.echo(_too_large(cost, gib, fitting), err=True)
     except ValueError as error:
         screen.warn(f"{error}: the tables above leave activations out")
 
 
 def _whose(plan: Recipe, processes: int, num_weights: int) -> str:
     """Whose memory the table has, and what else there is."""
-    from fewstep.distill.estimate import BYTES, GIB
+    from fewstep.distill.estimate import BYTES
+    from fewstep.teacher.limits import GIB
 
     if processes == 1:
         return "one process, for its batch"
@@ -93,14 +94,14 @@ def _table(plan: Recipe, costs: Sequence[StepCost], tflops: float | None) -> Tab
     return table
 
 
-def _too_large(cost: StepCost, gib: float, found: tuple[list[str], StepCost] | None) -> str:
-    if found is None:
+def _too_large(cost: StepCost, gib: float, fitting: tuple[list[str], StepCost] | None) -> str:
+    if fitting is None:
         return (
             f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; one clip at a time, with gradient "
             "checkpointing, LoRA and eight bits where they are possible is not enough either: use shorter or smaller "
             "clips, or larger GPUs"
         )
-    settings, less = found
+    settings, less = fitting
     return (
         f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; it takes {less.peak:.3g} with "
         f"{' '.join(f'--set {setting}' for setting in settings)}"
@@ -111,7 +112,7 @@ def _device_gib(plan: Recipe) -> float | None:
     """Of the GPU that the run would use; None without one."""
     import torch
 
-    from fewstep.distill.estimate import GIB
+    from fewstep.teacher.limits import GIB
     from fewstep.teacher.loading import find_device
 
     device = find_device(plan.device)
@@ -134,7 +135,7 @@ def _data_line(plan: Recipe, teacher: Teacher, size: VideoSize) -> str:
     """What rows of latents take in the main memory."""
     import math
 
-    from fewstep.distill.estimate import GIB
+    from fewstep.teacher.limits import GIB
     from fewstep.teacher.shuffled_rows import WINDOW
 
     rows = WINDOW * math.prod(teacher.latent_shape(*size)) * 2 / GIB  # stored in half precision

@@ -37,8 +37,8 @@ class RunScreen(Screen):
 
     def _whole_left(self, stage: str) -> WholeLeft | None:
         """Later stages take as long for as many calls as this one."""
-        names = [one.name for one in self._stages]
+        names = [work.name for work in self._stages]
         if stage not in names:
             return None
         this, *later = self._stages[names.index(stage) :]
-        return lambda each, left: each * (left + sum(one.whole for one in later) / this.each)
+        return lambda pace, left: pace * (left + sum(work.whole for work in later) / this.each)

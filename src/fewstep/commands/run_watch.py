@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.distill.recipe import Recipe
-    from fewstep.distill.stages import Gauge, Samples
+    from fewstep.distill.stages import Gauge, WriteSamples
     from fewstep.student.contract import SamplingContract
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.ranks import Ranks
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _JUDGED, _BATCH = 256, 16  # held-out prompts behind a gate
 
 
-def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> Samples | None:
+def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | None:
     """Writes a clip of this size per prompt of `logging.prompts`, and all of them as a contact sheet; None without
     prompts. Raises ValueError for a small decoder of another autoencoder."""
     from fewstep.student.decoder.files import load_decoder

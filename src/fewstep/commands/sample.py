@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewstep.commands.asked import (
+from fewstep.commands.options import (
     LEVELS,
     MAX_SEED,
-    Computed,
     Control,
-    Device,
+    DeviceOption,
     DType,
-    Fps,
-    Frames,
-    Height,
-    Shift,
-    Width,
+    DTypeOption,
+    FpsOption,
+    FramesOption,
+    HeightOption,
+    ShiftOption,
+    WidthOption,
     control_if_asked,
-    guidance_if_asked,
+    optional_guidance_of,
     say_text_losses,
     settle_dtype,
 )
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.eval.tuning import Tuning
-    from fewstep.student.sampler import Asked, Sampler
+    from fewstep.student.sampler import Sampler, SamplingOptions
 
 Decoder = Annotated[
     Path | None,
@@ -96,19 +96,19 @@ def sample(
     ] = None,
     embedded_guidance: EmbeddedGuidance = None,
     control_scale: Control = None,
-    shift: Shift = None,
+    shift: ShiftOption = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
     seed: Seed = 0,
-    frames: Frames = None,
-    height: Height = None,
-    width: Width = None,
-    fps: Fps = None,
+    frames: FramesOption = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    fps: FpsOption = None,
     batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once; the clips stay the same.")] = 1,
-    dtype: Computed = "auto",
-    device: Device = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
     given: GivenFiles = None,
     decoder: Decoder = None,
     compile: Compile = False,
@@ -126,7 +126,7 @@ def sample(
     screen = Screen(stdout_is_data=True)
     screen.say(f"loading {source} ({dtype})")
     from fewstep.eval.tuning import Tuning, check_tuning
-    from fewstep.student.sampler import Asked
+    from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import check_given, given_names, parse_given
     from fewstep.teacher.loading import find_device
@@ -143,11 +143,11 @@ def sample(
     typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     wanted = _with_files(typed or [""], parse_given(given or []))
     names = given_names(wanted)
-    weight, scale, size = guidance_if_asked(guidance), control_if_asked(control_scale), (frames, height, width)
-    asked = Asked(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
+    weight, scale, size = optional_guidance_of(guidance), control_if_asked(control_scale), (frames, height, width)
+    options = SamplingOptions(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
     if not typed:
-        _check_unprompted(source, asked, teacher)
-    sampler = _open(source, asked, teacher, settle_dtype(screen, dtype, device), device, decoder, tuning)
+        _check_unprompted(source, options, teacher)
+    sampler = _open(source, options, teacher, settle_dtype(screen, dtype, device), device, decoder, tuning)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:
@@ -158,7 +158,7 @@ def sample(
 
 def _open(
     source: str,
-    asked: Asked,
+    options: SamplingOptions,
     teacher: str | None,
     dtype: DType,
     device: str | None,
@@ -175,7 +175,7 @@ def _open(
 
     if decoder is not None:
         find_decoder(decoder)
-    sampler = _open_model(source, asked, teacher, dtype, device)
+    sampler = _open_model(source, options, teacher, dtype, device)
     if decoder is not None:
         sampler = replace(sampler, decoder=load_decoder(decoder, sampler.teacher))
     if tuning.overlap:
@@ -184,30 +184,34 @@ def _open(
     return sampler
 
 
-def _open_model(source: str, asked: Asked, teacher: str | None, dtype: DType, device: str | None) -> Sampler:
+def _open_model(
+    source: str, options: SamplingOptions, teacher: str | None, dtype: DType, device: str | None
+) -> Sampler:
     """With the teacher's own decoder."""
     import torch
 
-    from fewstep.commands.evaluate import is_chain, model_of
+    from fewstep.commands.evaluate import is_chain_source, model_of
     from fewstep.eval.models import open_model
     from fewstep.student.sampler import open_sampler
 
-    if not is_chain(source):
-        return open_sampler(source, asked, teacher, getattr(torch, dtype), device)
-    model = model_of("chain", source, asked.steps)
+    if not is_chain_source(source):
+        return open_sampler(source, options, teacher, getattr(torch, dtype), device)
+    model = model_of("chain", source, options.steps)
     if teacher is not None:
         raise ValueError("--teacher is that of one student, and a chain has several models: leave it out")
-    if all(one.student for one in model.members) and (asked.guidance or asked.shift or asked.negative_prompt):
+    if all(member.student for member in model.members) and (
+        options.guidance or options.shift or options.negative_prompt
+    ):
         raise ValueError(
             "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
             "--guidance, --shift and --negative-prompt out"
         )
-    if model.student and (asked.embedded_guidance, asked.control_scale) != (None, None):
+    if model.student and (options.embedded_guidance, options.control_scale) != (None, None):
         raise ValueError(
             "the last member of the chain is a student, whose contract says what its denoiser is told: leave "
             "--embedded-guidance and --control-scale out"
         )
-    return open_model(model, asked, None, getattr(torch, dtype), device)
+    return open_model(model, options, None, getattr(torch, dtype), device)
 
 
 def _with_files(prompts: list[str], given: dict[str, Path]) -> list[str]:
@@ -217,17 +221,17 @@ def _with_files(prompts: list[str], given: dict[str, Path]) -> list[str]:
     return [Prompt(prompt, {**given, **files_of(prompt)}) for prompt in prompts]
 
 
-def _check_unprompted(source: str, asked: Asked, teacher: str | None) -> None:
+def _check_unprompted(source: str, options: SamplingOptions, teacher: str | None) -> None:
     """Raises ValueError where a model that reads prompts is given none; no weights are loaded."""
-    from fewstep.commands.evaluate import is_chain
+    from fewstep.commands.evaluate import is_chain_source
     from fewstep.student.outline import outline_sampler
     from fewstep.teacher.outline import outline_teacher
 
     def reads_text() -> bool:
         own = None if teacher is None else outline_teacher(teacher)
-        return outline_sampler(source, asked, own)[0].teacher.reads_text
+        return outline_sampler(source, options, own)[0].teacher.reads_text
 
-    if is_chain(source) or reads_text():  # a chain begins with a prompt
+    if is_chain_source(source) or reads_text():  # a chain begins with a prompt
         raise ValueError("there is nothing to show: pass --prompt, or --prompts with a file of one prompt per line")
 
 

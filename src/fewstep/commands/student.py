@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.commands.asked import LEVELS, Computed, Device, DType, guidance_of, load, settle_dtype
 from fewstep.commands.chain_table import chain
 from fewstep.commands.decoder_table import decoder
+from fewstep.commands.options import (
+    LEVELS,
+    DeviceOption,
+    DType,
+    DTypeOption,
+    guidance_of,
+    load_named_teacher,
+    settle_dtype,
+)
 from fewstep.commands.progress import Screen
 from fewstep.commands.table_entries import parse_stages
 from fewstep.commands.teacher import parse_steps
@@ -29,7 +37,7 @@ student_app.command("decoder")(decoder)
 
 
 @student_app.command("table")
-def table(
+def student_table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, all of one teacher.")],
     steps: Annotated[
         str, typer.Option(help="Step counts of the teacher to compare with, separated by commas.")
@@ -50,8 +58,8 @@ def table(
         "docs/results/relay.json"
     ),
     fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
-    dtype: Computed = "auto",
-    device: Device = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
 ) -> None:
     """Measure these runs' students and their teacher, on the same prompts and noise.
 
@@ -60,10 +68,10 @@ def table(
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")
-    from fewstep.eval.relay_table import COLUMNS, COLUMNS_OF_RUNS, RelayTable, begun_dtype
+    from fewstep.eval.relay_table import COLUMNS_OF_RUNS, RELAY_COLUMNS, RelayTable, begun_table_dtype
     from fewstep.eval.steps_table import Protocol
 
-    dtype = settle_dtype(screen, dtype, device, None if fresh else begun_dtype(out))
+    dtype = settle_dtype(screen, dtype, device, None if fresh else begun_table_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--stages", stages] if stages is not None else []
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--diversity", diversity]
@@ -77,7 +85,7 @@ def table(
         out=out,
         to_teacher=to_teacher,
         dtype=dtype,
-        columns=COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS,
+        columns=RELAY_COLUMNS if len(runs) == 1 else COLUMNS_OF_RUNS,
         fresh=fresh,
         diverse=diversity,
     )
@@ -95,15 +103,17 @@ def conditioned(
     """Put evaluations of students that are given pictures or controls into one table, next to their teachers."""
     screen = Screen()
     from fewstep.commands.tables import print_table
-    from fewstep.eval.conditioning_table import COLUMNS, conditioning_rows
+    from fewstep.eval.conditioning_table import CONDITIONING_COLUMNS, conditioning_rows
     from fewstep.eval.results import results_table, told_columns, write_tables
     from fewstep.teacher.atomic import check_writable_file
 
     check_writable_file(out, [".json"])
     rows = conditioning_rows(_named_folders(evaluations))
     command = shlex.join(["fewstep", "student", "conditioned", *evaluations, "--out", str(out)])
-    write_tables(out, command, rows, COLUMNS)
-    print_table(results_table(rows, told_columns(rows, COLUMNS), "students that are given more than a prompt"))
+    write_tables(out, command, rows, CONDITIONING_COLUMNS)
+    print_table(
+        results_table(rows, told_columns(rows, CONDITIONING_COLUMNS), "students that are given more than a prompt")
+    )
     screen.result(f"table {out} and {out.with_suffix('.md').name}")
 
 
@@ -148,7 +158,7 @@ def _measure(
         open_table(outline.teacher)
     name = read_contract(folders[0]).teacher
     screen.say(f"loading the teacher {name} ({dtype})")
-    teacher = load(name, dtype, device)
+    teacher = load_named_teacher(name, dtype, device)
     screen.say("loading the students")
     students = [entry for run, stages in chosen.items() for entry in students_of(run, stages, teacher, names is None)]
     entries = [*teacher_entries(counts, protocol.guidance, students), *students]

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import Device
+from fewstep.commands.options import DeviceOption
 from fewstep.commands.progress import Screen
 
-COLUMNS = {
+SURVEY_COLUMNS = {
     "folder": "folder",
     "pipeline": "pipeline",
     "sample": "sample",
@@ -26,7 +26,7 @@ COLUMNS = {
 def survey(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Pipelines' folders, tiny ones.")],
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("runs/survey/teachers.json"),
-    device: Device = "cpu",
+    device: DeviceOption = "cpu",
 ) -> None:
     """Sample, distil for two steps of training, and export each of these pipelines, at the least size that it makes.
 
@@ -51,6 +51,6 @@ def survey(
             rows.append({"folder": name, **tried(folder, Path(work) / name, device)})
             progress("pipelines", i + 1, len(folders))
     command = shlex.join(["fewstep", "teacher", "survey", *map(str, folders), "--out", str(out)])
-    write_tables(out, command, rows, COLUMNS)
-    print_table(results_table(rows, COLUMNS, "pipelines"))
+    write_tables(out, command, rows, SURVEY_COLUMNS)
+    print_table(results_table(rows, SURVEY_COLUMNS, "pipelines"))
     screen.result(f"table {out} and {out.with_suffix('.md').name}")

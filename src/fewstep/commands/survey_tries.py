@@ -12,14 +12,15 @@ from typing import Any
 
 from PIL import Image
 
-from fewstep.commands.run import follow
 from fewstep.commands.run_checks import check_run
 from fewstep.commands.run_screen import RunScreen
+from fewstep.commands.run_stages import follow_stages
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.student.export.base import EXACT, Options, export
-from fewstep.student.loading import load_student
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.export.base import EXACT, Options
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import noise_given
 from fewstep.teacher.outline import outline_teacher
@@ -41,7 +42,7 @@ def tried(
 
     sample: a teacher's clip is finite. run: what the dry run approves runs to its end. export: as a folder of
     diffusers. exact: there the student's latents are its own but for rounding. The sentence is the first refusal; what
-    the dry run approved and fails all the same begins with words that say so.
+    the dry run approved and fails anyway begins with words that say so.
     """
     row: dict[str, Any] = {"pipeline": _pipeline(folder), "sample": False, "run": False, "export": False}
     row |= {"exact": False, "sentence": ""}
@@ -61,12 +62,12 @@ def _try(
         teacher.take(given)
     size = least_size(teacher)
     row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, teacher.given))
-    plan = least_recipe(folder, size, work, device, write_given(work / "given", teacher.given_sizes(size)), only)
+    plan = least_recipe(folder, size, work, device, write_noise_files(work / "given", teacher.given_sizes(size)), only)
     check_run(plan, RunFolder(plan.out))
-    _after_approval("the run", lambda: follow(plan, screen=RunScreen()))
+    _after_approval("the run", lambda: follow_stages(plan, screen=RunScreen()))
     row["run"] = True
     student = load_student(plan.out, device=device)
-    done = _after_approval("the export", lambda: export(student, "diffusers", work / "export", Options()))
+    done = _after_approval("the export", lambda: write_export(student, "diffusers", work / "export", Options()))
     row["export"], row["exact"] = True, done.relative_error <= EXACT
 
 
@@ -92,10 +93,10 @@ def least_size(teacher: Teacher) -> VideoSize:
     raise ValueError(reason)
 
 
-def write_given(folder: Path, sizes: Mapping[str, VideoSize]) -> dict[str, str]:
+def write_noise_files(folder: Path, sizes: Mapping[str, VideoSize]) -> dict[str, str]:
     """Pictures and videos of noise in these sizes, as files; name -> path."""
     folder.mkdir(parents=True)
-    found = {}
+    files = {}
     for name, video in noise_given(sizes).items():
         frames = video[0].permute(1, 2, 3, 0).numpy()
         path = folder / f"{name}.{'png' if len(frames) == 1 else 'gif'}"
@@ -103,13 +104,13 @@ def write_given(folder: Path, sizes: Mapping[str, VideoSize]) -> dict[str, str]:
             write_image(path, Image.fromarray(frames[0]))
         else:
             write_video(path, frames, 8.0)
-        found[name] = str(path)
-    return found
+        files[name] = str(path)
+    return files
 
 
 def _is_finite(folder: Path, size: VideoSize, device: str | None, given: Sequence[str]) -> bool:
-    asked = Asked(steps=_STEPS, guidance=3.0, given=tuple(given), **size._asdict())
-    sampler = open_sampler(folder, asked, device=device)
+    options = SamplingOptions(steps=_STEPS, guidance=3.0, given=tuple(given), **size._asdict())
+    sampler = open_sampler(folder, options, device=device)
     latents = sampler.sample(sampler.noise([0]), sampler.conditions_of_any(_PROMPTS[:1]))
     return bool(sampler.teacher.decode(latents).isfinite().all())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
-    from fewstep.eval.relay_entry import Entry
+    from fewstep.eval.relay_entry import RelayEntry
     from fewstep.teacher.base import Teacher
 
 
@@ -39,18 +39,18 @@ def chosen_stages(runs: Sequence[Path], names: Sequence[str] | None) -> dict[Pat
     return {run: [folder for folder in stages if folder.name in names] for run, stages in finished.items()}
 
 
-def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_starts: bool) -> list[Entry]:
+def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_starts: bool) -> list[RelayEntry]:
     """Entries of these stages of a run, a row each, and one more for the last of a line.
 
     Stages that others of as many steps go on from are on the way, and may be left out.
     """
     from fewstep.distill.recipe import kept_recipe
     from fewstep.distill.run_folder import RunFolder
-    from fewstep.eval.relay_entry import Entry
-    from fewstep.student.loading import load_student
+    from fewstep.eval.relay_entry import RelayEntry
+    from fewstep.student.load_student import load_student
     from fewstep.student.weights import weights_sha256
 
-    recipe, folder, found = kept_recipe(run), RunFolder(run), []
+    recipe, folder, entries = kept_recipe(run), RunFolder(run), []
     for index, stage in enumerate(recipe.stages):
         if folder.stage(stage.name) not in stages:
             continue
@@ -58,7 +58,7 @@ def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_s
         if not phases:
             continue
         student = load_student(folder.stage(stage.name), teacher=teacher)
-        told: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "steps": stage.student_steps,
             "guidance": student.contract.baked_guidance,
             "train_seconds": _seconds(recipe, folder, index),
@@ -69,8 +69,8 @@ def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_s
             "recipe_sha256": line_sha256(recipe, index),
             **_fresh_heads(folder.result(stage.name), folder.stage(stage.name) / "result.json"),
         }
-        found += [Entry(student=student, phase=phase, **told) for phase in phases]
-    return found
+        entries += [RelayEntry(student=student, phase=phase, **facts) for phase in phases]
+    return entries
 
 
 def line_sha256(recipe: Recipe, index: int) -> str:
@@ -78,20 +78,20 @@ def line_sha256(recipe: Recipe, index: int) -> str:
 
     Where data lies does not count but by the folder's own name, nor do gates, logging, or stages beside the line.
     """
-    told = recipe.model_dump(mode="json", include={"teacher", "precision", "size", "data", "student"})
+    settings = recipe.model_dump(mode="json", include={"teacher", "precision", "size", "data", "student"})
     for name in ("folder", "prompts"):
-        if isinstance(told["data"].get(name), str):
-            told["data"][name] = Path(told["data"][name]).name
+        if isinstance(settings["data"].get(name), str):
+            settings["data"][name] = Path(settings["data"][name]).name
     stages = recipe.model_dump(mode="json", include={"stages"})["stages"]
     # what is newer only where it is set: settings of a line from before there was it must say the same
-    if told["student"]["base"] is None:
-        del told["student"]["base"]
+    if settings["student"]["base"] is None:
+        del settings["student"]["base"]
     if recipe.optimizer != "adamw":
-        told["optimizer"] = recipe.optimizer
+        settings["optimizer"] = recipe.optimizer
     left_out = [{"gate"} | ({"expert"} if stage.expert is None else set()) for stage in recipe.stages]
     line = sorted(_line(recipe, index))
-    told["stages"] = [{k: v for k, v in stages[i].items() if k not in left_out[i]} for i in line]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    settings["stages"] = [{k: v for k, v in stages[i].items() if k not in left_out[i]} for i in line]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _line(recipe: Recipe, index: int | None) -> set[int]:
@@ -111,11 +111,11 @@ def _seconds(recipe: Recipe, folder: Any, index: int | None) -> float:
 
 def _fresh_heads(result: Mapping[str, Any], path: Path) -> dict[str, float | None]:
     """Held-out accuracies of heads trained afresh, where a stage measured them."""
-    found = {"fresh_before": result.get("fresh_heads_before"), "fresh_after": result.get("fresh_heads")}
-    for value in found.values():
+    accuracies = {"fresh_before": result.get("fresh_heads_before"), "fresh_after": result.get("fresh_heads")}
+    for value in accuracies.values():
         if value is not None and not isinstance(value, int | float):
             raise ValueError(f"{path} has {value!r} for the accuracy of fresh heads, which is no number: restore it")
-    return found
+    return accuracies
 
 
 def _finished(run: Path) -> list[Path]:
@@ -126,10 +126,10 @@ def _finished(run: Path) -> list[Path]:
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{run} is no run (it has no recipe.yaml): pass the folder of a `fewstep run`")
     folder = RunFolder(run)
-    found = [stage.name for stage in kept_recipe(run).stages if folder.finished(stage.name)]
-    if not found:
+    names = [stage.name for stage in kept_recipe(run).stages if folder.finished(stage.name)]
+    if not names:
         raise ValueError(f"{run} has no finished stage yet: run its recipe to the end of a stage")
-    for name in found:
+    for name in names:
         if "train_seconds" not in folder.result(name):
             raise ValueError(f"{folder.stage(name) / 'result.json'} has no train_seconds: restore it")
-    return [folder.stage(name) for name in found]
+    return [folder.stage(name) for name in names]

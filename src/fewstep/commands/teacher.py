@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.commands.asked import LEVELS, guidance_of
+from fewstep.commands.options import LEVELS, guidance_of
 from fewstep.commands.progress import Screen
 from fewstep.commands.survey import survey
 from fewstep.teacher.limits import MOST_ITEMS
@@ -40,7 +40,7 @@ def path(
 
 
 @teacher_app.command("train")
-def train(
+def train_teacher(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/shapes-teacher.yaml.")],
     only: Annotated[list[str] | None, typer.Option(help="Only this part: judge, autoencoder or denoiser.")] = None,
     embed: Annotated[bool, typer.Option(help="Make the result the embedded teacher, with its judge.")] = False,
@@ -51,16 +51,16 @@ def train(
     screen.say(f"reading the recipe {recipe}")
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.conditioned import ConditionedRecipe
-    from fewstep.teacher.shapes.recipe import PARTS, keep_recipe, read_any_recipe, settle_precision
+    from fewstep.teacher.shapes.recipe import TRAINED_PARTS, keep_recipe, read_any_recipe, settle_training_precision
 
     plan = read_any_recipe(recipe)
-    parts = () if isinstance(plan, ConditionedRecipe) else PARTS
+    parts = () if isinstance(plan, ConditionedRecipe) else TRAINED_PARTS
     unknown = set(only or ()) - set(parts)
     if unknown:
         allowed = f"use {', '.join(parts)}" if parts else "this recipe has one part"
         raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: {allowed}")
     chosen = find_device(device)
-    settled, precision_line = settle_precision(plan, chosen)
+    settled, precision_line = settle_training_precision(plan, chosen)
     keep_recipe(settled)
     screen.log_to(settled.out)
     with screen:
@@ -80,10 +80,10 @@ def _train_parts(
     """Judge, autoencoder and denoiser; the pipeline's folder, unless `only` asks for some of them."""
     from fewstep.teacher.interrupts import finishing_first
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
-    from fewstep.teacher.shapes.recipe import PARTS, run_part
+    from fewstep.teacher.shapes.recipe import TRAINED_PARTS, run_part
     from fewstep.teacher.source import PIPELINE
 
-    for part in PARTS:
+    for part in TRAINED_PARTS:
         if not only or part in only:
             run_part(plan, part, device, screen)
     if only:
@@ -101,17 +101,17 @@ def _train_conditioned(plan: ConditionedRecipe, embed: bool, device: torch.devic
     from fewstep.teacher.atomic import whole_file
     from fewstep.teacher.shapes.conditioned import run_conditioned
     from fewstep.teacher.shapes.embedded import learned_path
-    from fewstep.teacher.shapes.learned import FILE_NAME
+    from fewstep.teacher.shapes.learned import LEARNED_FILE
 
     folder = run_conditioned(plan, device, screen)
     if embed:
         with whole_file(learned_path(plan.learns)) as part:
-            part.write_bytes((plan.out / FILE_NAME).read_bytes())
+            part.write_bytes((plan.out / LEARNED_FILE).read_bytes())
     return folder
 
 
 @teacher_app.command("table")
-def table(
+def teacher_table(
     teacher: Annotated[str, typer.Argument(help="shapes, a diffusers folder or a hub id.")] = "shapes",
     steps: Annotated[str, typer.Option(help="Step counts, separated by commas.")] = "50,32,16,8,4,2,1",
     num: Annotated[
@@ -139,7 +139,7 @@ def table(
 
 
 @teacher_app.command("videos")
-def videos(
+def render_videos(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; those that are there stay.")],
     num: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="How many.")] = 1536,
     held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
@@ -157,7 +157,7 @@ def videos(
     screen = Screen()
     screen.say(f"rendering {num} clips")
     from fewstep.distill.taken_folders import check_free
-    from fewstep.teacher.shapes.real_clips import write_clip, write_given, write_tables
+    from fewstep.teacher.shapes.real_clips import write_clip, write_given_files, write_prompt_tables
 
     if given is not None and given.resolve().is_relative_to(out.resolve()):
         raise ValueError(
@@ -172,10 +172,10 @@ def videos(
         for index in range(num):
             write_clip(out, split, seed, index)
             if given is not None:
-                write_given(given, split, seed, index)
+                write_given_files(given, split, seed, index)
             bar.update(index + 1)
     if given is not None:
-        write_tables(given, split, seed, num)
+        write_prompt_tables(given, split, seed, num)
     screen.result(f"{num} clips in {out}")
 
 
@@ -204,8 +204,8 @@ def measure(
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table
-    from fewstep.eval.steps_table import COLUMNS, StepsTable, steps_sheet
-    from fewstep.teacher.base import load_teacher
+    from fewstep.eval.steps_table import STEPS_COLUMNS, StepsTable, steps_sheet
+    from fewstep.teacher.load_teacher import load_teacher
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
     from fewstep.teacher.shapes.judge import FEATURES
@@ -216,14 +216,14 @@ def measure(
     if outline.whole:
         StepsTable(outline.teacher, protocol, "", out, fresh)
     screen.say(f"loading the teacher {teacher}")
-    asked = load_teacher(teacher, device=device)
-    table = StepsTable(asked, protocol, shlex.join(map(str, command)), out, fresh)
+    model = load_teacher(teacher, device=device)
+    table = StepsTable(model, protocol, shlex.join(map(str, command)), out, fresh)
     with screen.pieces("clip") as progress:
         rows = [table.row(steps, progress) for steps in (None, *counts)]
     sheet = out.with_suffix(".png")
     if table.measured or not sheet.exists():
-        write_image(sheet, steps_sheet(asked, counts, protocol))
-    print_table(results_table(rows, COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
+        write_image(sheet, steps_sheet(model, counts, protocol))
+    print_table(results_table(rows, STEPS_COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
     for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
         screen.warn(sentence)
     screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from fewstep.commands.asked import (
+from fewstep.commands.launched import check_alone
+from fewstep.commands.options import (
     LEVELS,
-    Computed,
-    Device,
-    PipelineSteps,
-    Shift,
-    guidance_if_asked,
+    DeviceOption,
+    DTypeOption,
+    PipelineStepsOption,
+    ShiftOption,
+    optional_guidance_of,
     say_text_losses,
     settle_dtype,
 )
-from fewstep.commands.launched import check_alone
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_CLIPS
 
@@ -28,19 +28,19 @@ vbench_app = typer.Typer(
 
 
 @vbench_app.command("videos")
-def videos(
+def make_videos(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="As `fewstep evaluate` takes them.")],
     prompts: Annotated[Path, typer.Option(help="A text file, a prompt per line; VBench's own for its standard suite.")],
     out: Annotated[Path, typer.Option(help="A folder; each model gets one of its own in it.")],
-    steps: PipelineSteps = None,
+    steps: PipelineStepsOption = None,
     guidance: Annotated[
         str | None, typer.Option(help=f"Of pipelines; by default that of the first student, else 5; {LEVELS}.")
     ] = None,
-    shift: Shift = None,
+    shift: ShiftOption = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 8,
-    dtype: Computed = "auto",
-    device: Device = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = None,
 ) -> None:
     """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to resume after a stop.
 
@@ -53,10 +53,10 @@ def videos(
 
     from fewstep.commands.evaluate import models_of
     from fewstep.distill.taken_folders import check_free
-    from fewstep.eval.models import as_taught, check_claim, claim, claimed_dtype, open_model
+    from fewstep.eval.models import check_claim, claim, claimed_dtype, open_model, with_student_defaults
     from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
-    from fewstep.student.sampler import Asked
+    from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.atomic import check_unlocked
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import given_names
@@ -67,29 +67,29 @@ def videos(
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_free(out)
-    found = models_of(models)
+    chosen = models_of(models)
     find_device(device)
-    claims = {model.name: out / f"{model.name}.json" for model in found}
-    ways = Asked(steps, guidance_if_asked(guidance), shift, given=given_names(shown))
+    claims = {model.name: out / f"{model.name}.json" for model in chosen}
+    ways = SamplingOptions(steps, optional_guidance_of(guidance), shift, given=given_names(shown))
     with launched_ranks(device) as ranks:
         if ranks.first:
             check_unlocked(out)
         dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, claimed_dtype([*claims.values()])))
-        asked, teacher = as_taught(found, ways), None
-        for one in outline_models(found, asked, same_size=False):
-            if one.whole and ranks.first:
-                check_claim(claims[one.model.name], one.model, one.sampler, seed, dtype)
+        options, teacher = with_student_defaults(chosen, ways), None
+        for outlined in outline_models(chosen, options, same_size=False):
+            if outlined.whole and ranks.first:
+                check_claim(claims[outlined.model.name], outlined.model, outlined.sampler, seed, dtype)
         with only_writers(out, ranks), screen.pieces("clip") as progress:
-            for model in found:
+            for model in chosen:
                 screen.say(f"loading {model.name} ({dtype})")
-                sampler = open_model(model, asked, teacher, getattr(torch, dtype), device)
+                sampler = open_model(model, options, teacher, getattr(torch, dtype), device)
                 if teacher is None:
                     teacher = sampler.teacher
                     say_text_losses(screen, teacher, shown)
                 if ranks.first:
                     claim(claims[model.name], model, sampler, seed, dtype)
                 write_videos(out / model.name, sampler, shown, seed, batch, progress, ranks)
-    for model in found:
+    for model in chosen:
         screen.result(str(out / model.name))
 
 

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor, nn
 
 from fewstep.distill.draws import Draws
-from fewstep.distill.objectives.base import Batch, Objective, Roles
+from fewstep.distill.objectives.base import Batch, NetworkRoles, Objective
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 
@@ -29,14 +29,14 @@ class Cast:
     backbone: nn.Module
 
 
-def take(objective: Objective[Any], turn: str, batch: Batch, roles: Roles, step: int) -> dict[str, Tensor]:
+def take(objective: Objective[Any], turn: str, batch: Batch, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
     """One turn, as a round of its own."""
     lesson = objective.lesson((turn,), batch, roles, keep_graph=False)
     return objective.loss(turn, lesson, roles, step)
 
 
 @pytest.fixture
-def roles(tiny_teacher: Teacher) -> Roles:
+def roles(tiny_teacher: Teacher) -> NetworkRoles:
     """A student that is its supervisor's exact copy, with gradients, beside a frozen supervisor and backbone."""
     network = tiny_teacher.network_at(1.0)
     return Cast(tiny_teacher, deepcopy(network).requires_grad_(True), deepcopy(network), network)

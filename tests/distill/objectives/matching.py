@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles, Trainee
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Trainee
 from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings, Probe
 from fewstep.distill.objectives.supervision import StudentStep, Supervision
 from fewstep.teacher.bases import Kinds
@@ -48,7 +48,7 @@ class Matching(ObjectiveSettings):
         """As tables have it."""
         return "matched"
 
-    def build(self, supervision: Supervision, roles: Roles, any_batch: Batch) -> MatchingObjective:
+    def build(self, supervision: Supervision, roles: NetworkRoles, any_batch: Batch) -> MatchingObjective:
         """With a copy of the backbone, which is trained."""
         return MatchingObjective(self, supervision, deepcopy(roles.backbone).float().requires_grad_(True))
 
@@ -62,12 +62,12 @@ class Matching(ObjectiveSettings):
     ) -> Probe:
         """How far clips of one step are from the data's."""
 
-        def far(roles: Roles) -> float:
-            found = batches.batch(_POSITION, batch, 1.0)
-            step = supervision.draw(found, roles.teacher.schedule)
+        def far(roles: NetworkRoles) -> float:
+            probe = batches.batch(_POSITION, batch, 1.0)
+            step = supervision.draw(probe, roles.teacher.schedule)
             with torch.no_grad():
-                x0 = roles.teacher.denoise(step.z_t, step.t, found.conditions, network=roles.student)
-            return float((x0 - found.x0).square().mean())
+                x0 = roles.teacher.denoise(step.z_t, step.t, probe.conditions, network=roles.student)
+            return float((x0 - probe.x0).square().mean())
 
         return Probe(
             "measuring how far it is from data",
@@ -118,11 +118,11 @@ class MatchingObjective:
             yield from [(FAKE,)] * self.settings.warmup
         yield (FAKE, STUDENT)
 
-    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: Roles, keep_graph: bool) -> Round:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Round:
         """Where the student begins."""
         return Round(batch, self.supervision.draw(batch, roles.teacher.schedule))
 
-    def loss(self, turn: str, lesson: Round, roles: Roles, step: int) -> dict[str, Tensor]:
+    def loss(self, turn: str, lesson: Round, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """The second network's error, or the distance of the student's clip from where the supervisor would have it."""
         batch, teacher, began, learns = lesson.batch, roles.teacher, lesson.step, turn == STUDENT
         with torch.set_grad_enabled(learns):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.objectives.adversarial_settings import Adversarial
-from fewstep.distill.objectives.base import Timed
+from fewstep.distill.objectives.base import TimedMethod
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.conditions import Conditions
 
@@ -36,7 +36,7 @@ class Ruler(nn.Module):
     def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
         return [z, t]
 
-    def timed(self) -> list[Timed]:
+    def timed(self) -> list[TimedMethod]:
         return []
 
 

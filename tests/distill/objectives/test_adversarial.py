@@ -14,7 +14,7 @@ from torch import nn
 from fewstep.distill.discriminator import Discriminator
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObjective
 from fewstep.distill.objectives.adversarial_settings import Adversarial
-from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Objective
 from fewstep.distill.objectives.losses import AdversarialLoss
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
@@ -25,7 +25,9 @@ from tests.distill.objectives.ruler import RELAXED, ruled
 MakeBatch = Callable[..., Batch]
 
 
-def make(roles: Roles, conditions: Conditions, supervision: Supervision, **settings: Any) -> AdversarialObjective:
+def make(
+    roles: NetworkRoles, conditions: Conditions, supervision: Supervision, **settings: Any
+) -> AdversarialObjective:
     torch.manual_seed(0)
     chosen = Adversarial.model_validate({"discriminator": {"width": 8}} | settings)
     clips = roles.teacher.noise([10, 11], SHAPE)
@@ -52,7 +54,7 @@ def test_the_warm_up_comes_within_the_students_first_step() -> None:
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("backbone", ["frozen", "trained", "lora"])
 def test_gradients_reach_only_whose_turn_it_is(
-    roles: Roles, conditions: Conditions, make_batch: MakeBatch, backbone: str, conditional: bool
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch, backbone: str, conditional: bool
 ) -> None:
     judge_settings = {"width": 8, "backbone": backbone}
     settings = {"discriminator": judge_settings, "anchor": {"weight": 0.0}, "conditional": conditional}
@@ -73,7 +75,7 @@ def test_gradients_reach_only_whose_turn_it_is(
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("loss", get_args(AdversarialLoss))
 def test_every_form_gives_figures_for_people(
-    roles: Roles, conditions: Conditions, make_batch: MakeBatch, loss: str, conditional: bool
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch, loss: str, conditional: bool
 ) -> None:
     objective = make(roles, conditions, Supervision(4, 2), loss=loss, conditional=conditional)
     judged = take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
@@ -90,19 +92,19 @@ def test_every_form_gives_figures_for_people(
     torch.testing.assert_close(learnt["loss"].detach(), 0.1 * learnt["adversarial"] + learnt["anchor"])
 
 
-def test_the_anchor_is_the_one_that_is_set(roles: Roles, make_batch: MakeBatch) -> None:
+def test_the_anchor_is_the_one_that_is_set(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     supervision, batch = Supervision(4, 2), make_batch(0)
     lesson, schedule = supervision.lesson(batch, roles), roles.teacher.schedule
     x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
     huber = regress(schedule, x0, lesson.target(schedule), lesson.t, "huber", 0.02).detach()
     objective, _ = ruled(supervision, anchor={"loss": "huber", "huber_c": 0.02, "weight": 3}, weight=0.5)
-    found = take(objective, STUDENT, make_batch(0), roles, 0)
-    torch.testing.assert_close(found["anchor"], huber)
-    torch.testing.assert_close(found["loss"].detach(), 0.5 * found["adversarial"] + 3 * huber)
+    terms = take(objective, STUDENT, make_batch(0), roles, 0)
+    torch.testing.assert_close(terms["anchor"], huber)
+    torch.testing.assert_close(terms["loss"].detach(), 0.5 * terms["adversarial"] + 3 * huber)
 
 
 def test_a_student_that_does_as_its_supervisor_cannot_be_told_apart(
-    roles: Roles, conditions: Conditions, make_batch: MakeBatch
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch
 ) -> None:
     """Real and fake are noised alike: else these would differ."""
     objective = make(roles, conditions, Supervision(4, 4), r1=0.0, r2=0.0)
@@ -113,7 +115,7 @@ def test_a_student_that_does_as_its_supervisor_cannot_be_told_apart(
 
 
 def test_the_discriminator_learns_to_tell_a_worse_student(
-    roles: Roles, conditions: Conditions, make_batch: MakeBatch
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch
 ) -> None:
     for parameter in roles.student.parameters():
         parameter.data *= 0.7
@@ -131,7 +133,7 @@ def test_the_discriminator_learns_to_tell_a_worse_student(
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_it_is_shown_noised_endpoints_and_where_they_started(
-    roles: Roles, make_batch: MakeBatch, conditional: bool
+    roles: NetworkRoles, make_batch: MakeBatch, conditional: bool
 ) -> None:
     noise = {"kind": "levels", "levels": [0.9], "weights": [1]}
     supervision = Supervision(4, 2)
@@ -154,7 +156,7 @@ def test_it_is_shown_noised_endpoints_and_where_they_started(
         assert torch.equal(start[0], lesson.z_t) and torch.equal(start[1], lesson.t)
 
 
-def test_the_penalty_is_taken_at_what_the_discriminator_saw(roles: Roles, make_batch: MakeBatch) -> None:
+def test_the_penalty_is_taken_at_what_the_discriminator_saw(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     objective, ruler = ruled(Supervision(4, 2), penalty_sigma=0.05)
     take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
     (first, *of_first), (second, *of_second) = ruler.asked
@@ -162,35 +164,37 @@ def test_the_penalty_is_taken_at_what_the_discriminator_saw(roles: Roles, make_b
     assert float((second - first).std()) == pytest.approx(0.05, rel=0.1)
 
 
-def test_the_penalty_counts_lazily_and_on_average_as_asked(roles: Roles, make_batch: MakeBatch) -> None:
+def test_the_penalty_counts_lazily_and_on_average_as_asked(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     """The ruler's gradient is its slope at every one of 256 numbers."""
     objective, _ = ruled(Supervision(4, 2), slope=0.1, r1=3.0, r2=1.0, penalty_every=4)
     batch = make_batch(0, copies=100)
     for step, times in enumerate((1, 0, 0, 0, 4, 0)):  # the first step's warm-up pays in every turn
-        found = take(objective, DISCRIMINATOR, batch, roles, step)
-        paid = float((found["loss"] - found["adversarial"]).detach())
+        terms = take(objective, DISCRIMINATOR, batch, roles, step)
+        paid = float((terms["loss"] - terms["adversarial"]).detach())
         if not times:
-            assert paid == 0 and "r1" not in found
+            assert paid == 0 and "r1" not in terms
             continue
-        r1, r2 = (float(found[name]) for name in ("r1", "r2"))
+        r1, r2 = (float(terms[name]) for name in ("r1", "r2"))
         assert r1 == pytest.approx(0.1**2 * 256 / 2, rel=0.3)
         assert r2 == pytest.approx(r1, rel=0.3)
         assert paid == pytest.approx(times * (3 * r1 + r2), rel=1e-4)
 
 
-def test_without_penalties_none_is_computed(roles: Roles, make_batch: MakeBatch) -> None:
+def test_without_penalties_none_is_computed(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     objective, ruler = ruled(Supervision(4, 2), r1=0.0, r2=0.0)
     assert "r1" not in take(objective, DISCRIMINATOR, make_batch(0), roles, 0)
     assert len(ruler.asked) == 1
 
 
-def test_a_turn_follows_from_batch_and_step_alone(roles: Roles, conditions: Conditions, make_batch: MakeBatch) -> None:
+def test_a_turn_follows_from_batch_and_step_alone(
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch
+) -> None:
     """So that a run that was interrupted goes on as if it had not been."""
     first, second = (make(roles, conditions, Supervision(4, 2)) for _ in range(2))
     for turn in (DISCRIMINATOR, STUDENT):
         take(second, turn, make_batch(5), roles, 3)
-        found = [take(objective, turn, make_batch(7), roles, 4)["loss"] for objective in (first, second)]
-        assert torch.equal(*found)
+        losses = [take(objective, turn, make_batch(7), roles, 4)["loss"] for objective in (first, second)]
+        assert torch.equal(*losses)
 
 
 def test_settings_refuse() -> None:
@@ -204,7 +208,7 @@ def test_settings_refuse() -> None:
 
 @pytest.mark.parametrize("arm", [{}, {"conditional": False, "judges": "sample", "real": "clips"}])
 def test_turns_of_a_round_share_the_students_forward_pass(
-    roles: Roles, conditions: Conditions, make_batch: MakeBatch, arm: dict[str, Any]
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch, arm: dict[str, Any]
 ) -> None:
     """With the same gradients as where each turn makes its own."""
     objective, gradients, calls = make(roles, conditions, Supervision(4, 2), **arm), [], 0
@@ -229,7 +233,7 @@ def test_turns_of_a_round_share_the_students_forward_pass(
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-3)
 
 
-def test_z_t_is_read_once_for_all_turns(roles: Roles, conditions: Conditions, make_batch: MakeBatch) -> None:
+def test_z_t_is_read_once_for_all_turns(roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch) -> None:
     objective, clips = make(roles, conditions, Supervision(4, 2), r1=0.0, r2=0.0), list[int]()
 
     def count(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -243,7 +247,9 @@ def test_z_t_is_read_once_for_all_turns(roles: Roles, conditions: Conditions, ma
     assert clips == [2, 4, 2, 2]  # z_t; real and fake; then the fake with gradients, and the real one
 
 
-def test_prompts_of_other_clips_are_further_fakes(roles: Roles, conditions: Conditions, make_batch: MakeBatch) -> None:
+def test_prompts_of_other_clips_are_further_fakes(
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch
+) -> None:
     objective = make(roles, conditions, Supervision(4, 2), mismatched=2.0, **RELAXED)
     figures = take(objective, DISCRIMINATOR, make_batch(0), roles, 1)
     torch.testing.assert_close(
@@ -252,7 +258,7 @@ def test_prompts_of_other_clips_are_further_fakes(roles: Roles, conditions: Cond
     assert float(figures["mismatched"]) == pytest.approx(math.log(2), abs=0.1)  # it knows nothing yet
 
 
-def test_a_balanced_discriminator_catches_up_or_waits(roles: Roles, make_batch: MakeBatch) -> None:
+def test_a_balanced_discriminator_catches_up_or_waits(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     balance = {"low": 0.6, "high": 0.9, "most": 3}
     objective, ruler = ruled(Supervision(4, 2), balance=balance, warmup=0, **RELAXED)
     assert list(objective.rounds(1)) == [(DISCRIMINATOR,) * 3 + (STUDENT,)]  # nothing is known yet: as at chance
@@ -260,8 +266,8 @@ def test_a_balanced_discriminator_catches_up_or_waits(roles: Roles, make_batch: 
     objective.scores.update(torch.tensor([0, 1]), real, fake)
     assert objective.scores.accuracy == 1.0
     assert list(objective.rounds(1)) == [(STUDENT,)]
-    found = take(objective, STUDENT, make_batch(0), roles, 1)  # it waits, and is measured meanwhile
-    assert float(found["discriminator_steps"]) == 0
+    terms = take(objective, STUDENT, make_batch(0), roles, 1)  # it waits, and is measured meanwhile
+    assert float(terms["discriminator_steps"]) == 0
     assert objective.scores.accuracy < 1.0 or float(ruler.slope) > 0
     for _ in range(5):
         objective.scores.update(torch.tensor([0, 1]), fake, real)
@@ -272,7 +278,7 @@ def test_a_balanced_discriminator_catches_up_or_waits(roles: Roles, make_batch: 
 
 
 def test_a_student_waits_where_the_discriminator_is_wrong(
-    roles: Roles, conditions: Conditions, make_batch: MakeBatch
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch
 ) -> None:
     """Transition by transition: only clips of the one that it knows count."""
     balance = {"low": 0.6, "high": 0.9}

@@ -1,4 +1,4 @@
-"""What is held against what: endpoints, clips and samples, of the supervisor or of the data."""
+"""What is compared with what: endpoints, clips and samples, of the supervisor or of the data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR
-from fewstep.distill.objectives.base import STUDENT, Batch, Roles
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.teacher.rollout import rollout
 from tests.distill.objectives.conftest import take
@@ -20,7 +20,7 @@ MakeBatch = Callable[..., Batch]
 
 
 def shown(
-    roles: Roles, make_batch: MakeBatch, supervision: Supervision, **settings: Any
+    roles: NetworkRoles, make_batch: MakeBatch, supervision: Supervision, **settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both sides and their times, without further noise."""
     objective, ruler = ruled(supervision, **{**RELAXED, **settings})
@@ -29,7 +29,7 @@ def shown(
     return (*both.chunk(2), s)
 
 
-def test_clips_are_real_at_the_steps_end_or_where_it_ends_in_data(roles: Roles, make_batch: MakeBatch) -> None:
+def test_clips_are_real_at_the_steps_end_or_where_it_ends_in_data(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     supervision, batch = Supervision(4, 2), make_batch(3, copies=4)
     schedule, step = roles.teacher.schedule, supervision.draw(batch, roles.teacher.schedule)
     at_data = step.s == 0
@@ -44,7 +44,7 @@ def test_clips_are_real_at_the_steps_end_or_where_it_ends_in_data(roles: Roles, 
     assert not torch.allclose(z_s[at_data], batch.x0[at_data], atol=0.1)
 
 
-def test_the_clip_that_a_step_stands_for(roles: Roles, make_batch: MakeBatch) -> None:
+def test_the_clip_that_a_step_stands_for(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     supervision, batch = Supervision(4, 2), make_batch(3, copies=4)
     lesson = supervision.lesson(batch, roles)
     x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student).detach()
@@ -56,7 +56,7 @@ def test_the_clip_that_a_step_stands_for(roles: Roles, make_batch: MakeBatch) ->
     assert torch.equal(real, batch.x0) and not s.any()
 
 
-def test_the_end_of_the_students_own_chain(roles: Roles, make_batch: MakeBatch) -> None:
+def test_the_end_of_the_students_own_chain(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     for parameter in roles.student.parameters():
         parameter.data *= 0.9
     supervision, batch = Supervision(4, 2), make_batch(3, copies=4)
@@ -70,7 +70,7 @@ def test_the_end_of_the_students_own_chain(roles: Roles, make_batch: MakeBatch) 
     torch.testing.assert_close(real, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_pass_through_the_steps_that_are_set(roles: Roles, make_batch: MakeBatch) -> None:
+def test_gradients_pass_through_the_steps_that_are_set(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     """Through the last step alone they are those of that step, taken from where the chain had come."""
     supervision, batch, schedule = Supervision(4, 2), make_batch(3), roles.teacher.schedule
     settings: dict[str, Any] = {
@@ -98,7 +98,7 @@ def test_gradients_pass_through_the_steps_that_are_set(roles: Roles, make_batch:
     assert any(norms["drawn"] == pytest.approx(norms[other], rel=1e-3) for other in ("all", "last"))
 
 
-def test_nothing_that_needs_no_supervisor_pays_for_one(roles: Roles, make_batch: MakeBatch) -> None:
+def test_nothing_that_needs_no_supervisor_pays_for_one(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     calls = 0
 
     def count(*_: Any) -> None:

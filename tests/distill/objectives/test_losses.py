@@ -67,29 +67,29 @@ def test_the_penalty_is_half_the_squared_gradient() -> None:
     expected = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients]).mean(dim=0) / 2
     many = repeated(z, 20_000)
     with torch.no_grad():
-        found = gradient_penalty(network, many, 1e-3, noise_like(many))
-    torch.testing.assert_close(found.view(3, -1).mean(dim=1), expected, rtol=0.05, atol=0)
+        penalty = gradient_penalty(network, many, 1e-3, noise_like(many))
+    torch.testing.assert_close(penalty.view(3, -1).mean(dim=1), expected, rtol=0.05, atol=0)
 
 
 def test_the_unit_does_not_depend_on_sigma() -> None:
     slope = 3.0
     for sigma in (1e-3, 1e-2, 1.0):
         z = torch.zeros(50_000, 1, dtype=torch.float64)
-        found = gradient_penalty(lambda x: slope * x, z, sigma, noise_like(z))
-        assert float(found.mean()) == pytest.approx(slope**2 / 2, rel=0.05)
+        penalty = gradient_penalty(lambda x: slope * x, z, sigma, noise_like(z))
+        assert float(penalty.mean()) == pytest.approx(slope**2 / 2, rel=0.05)
 
 
 def test_known_logits_are_not_asked_again_and_both_ends_learn() -> None:
     network, z = make_network()
-    asked: list[Tensor] = []
+    arguments: list[Tensor] = []
 
     def discriminate(x: Tensor) -> Tensor:
-        asked.append(x)
+        arguments.append(x)
         return network(x)
 
     logits = network(z)
     with_logits = gradient_penalty(discriminate, z, 0.1, noise_like(z), logits)
-    assert len(asked) == 1 and not torch.equal(asked[0], z)
+    assert len(arguments) == 1 and not torch.equal(arguments[0], z)
     torch.testing.assert_close(with_logits, gradient_penalty(network, z, 0.1, noise_like(z)))
     (of_logits,) = torch.autograd.grad(with_logits.sum(), logits)
     assert of_logits.any()

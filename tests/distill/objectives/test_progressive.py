@@ -9,14 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fewstep.distill.objectives.base import STUDENT, Batch, Objective, Roles
+from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Objective
 from fewstep.distill.objectives.progressive import Progressive, ProgressiveObjective
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.supervision import Supervision
 from tests.distill.objectives.conftest import take
 
 
-def test_only_the_student_moves(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_only_the_student_moves(roles: NetworkRoles, make_batch: Callable[..., Batch]) -> None:
     objective: Objective[Any] = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=3.0))
     assert objective.players() == {}
     assert tuple(objective.rounds(0)) == tuple(objective.rounds(7)) == ((STUDENT,),)
@@ -28,7 +28,7 @@ def test_only_the_student_moves(roles: Roles, make_batch: Callable[..., Batch]) 
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
 def test_a_student_that_does_as_its_supervisor_has_nothing_to_learn(
-    roles: Roles, make_batch: Callable[..., Batch], loss: str
+    roles: NetworkRoles, make_batch: Callable[..., Batch], loss: str
 ) -> None:
     settings = Progressive.model_validate({"loss": loss})
     same = take(ProgressiveObjective(settings, Supervision(4, 4)), STUDENT, make_batch(0), roles, 0)["loss"]
@@ -37,18 +37,18 @@ def test_a_student_that_does_as_its_supervisor_has_nothing_to_learn(
     assert float(more.detach()) > 1e-4
 
 
-def test_the_loss_is_the_one_that_is_set(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_the_loss_is_the_one_that_is_set(roles: NetworkRoles, make_batch: Callable[..., Batch]) -> None:
     supervision, batch = Supervision(4, 2), make_batch(0)
     lesson, schedule = supervision.lesson(batch, roles), roles.teacher.schedule
     x0 = roles.teacher.denoise(lesson.z_t, lesson.t, batch.conditions, network=roles.student)
     objective = ProgressiveObjective(Progressive(loss="huber", huber_c=0.02), supervision)
-    found = take(objective, STUDENT, make_batch(0), roles, 0)["loss"]
+    loss = take(objective, STUDENT, make_batch(0), roles, 0)["loss"]
     target = lesson.target(schedule)
-    torch.testing.assert_close(found, regress(schedule, x0, target, lesson.t, "huber", 0.02))
-    assert float(found.detach()) < 0.9 * float(regress(schedule, x0, target, lesson.t).detach())
+    torch.testing.assert_close(loss, regress(schedule, x0, target, lesson.t, "huber", 0.02))
+    assert float(loss.detach()) < 0.9 * float(regress(schedule, x0, target, lesson.t).detach())
 
 
-def test_a_few_steps_help(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_a_few_steps_help(roles: NetworkRoles, make_batch: Callable[..., Batch]) -> None:
     objective = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=2.0))
     optimizer = torch.optim.Adam(roles.student.parameters(), lr=3e-3)
     losses = []

@@ -97,9 +97,9 @@ def test_mistakes_in_it_are_told(path: Path, setting: str, sentence: str) -> Non
 
 def test_without_its_registration_there_is_no_such_kind(path: Path) -> None:
     del OBJECTIVES["matching"]
-    told = refused(path)
+    facts = refused(path)
     register(Matching)
-    assert told.startswith("stages.2.objective.kind is 'matching': use adversarial or progressive")
+    assert facts.startswith("stages.2.objective.kind is 'matching': use adversarial or progressive")
 
 
 def test_the_schema_and_the_page_on_recipes_ask_for_it() -> None:
@@ -160,9 +160,9 @@ def test_its_steps_make_the_calls_that_it_says(tiny_teacher: Teacher, accumulate
     calls = StepCalls(trainer, clock)
     with calls.counting():
         trainer.one_step()
-    found = clips_of(calls.counts, gradient_checkpointing=False)
+    counted = clips_of(calls.counts, gradient_checkpointing=False)
     stage = trainer.stage.model_copy(update={"steps": 1})
-    assert found == stage_calls(stage.model_copy(update={"objective": Matching(warmup=0)}), tiny_teacher.schedule)
+    assert counted == stage_calls(stage.model_copy(update={"objective": Matching(warmup=0)}), tiny_teacher.schedule)
     measured = StageTime(trainer, clock)
     measured.run(2, 1, watching)
     row = measured.row()
@@ -223,8 +223,8 @@ def test_a_benchmark_of_training_has_columns_for_it(path: Path, tmp_path: Path) 
     code, output = fewstep("benchmark", "--training", path, *quick, "--out", tmp_path / "training.json")
     assert code == 0, output
     heading, _, row = (tmp_path / "training.md").read_text().splitlines()
-    told = dict(zip(heading.split("|"), row.split("|"), strict=True))
-    assert float(told[f" {FAKE} "]) > 0 and float(told[f" {FAKE}'s turns "]) > 0 and " discriminator " not in told
+    facts = dict(zip(heading.split("|"), row.split("|"), strict=True))
+    assert float(facts[f" {FAKE} "]) > 0 and float(facts[f" {FAKE}'s turns "]) > 0 and " discriminator " not in facts
 
 
 def test_what_has_no_default_must_be_said() -> None:

@@ -35,8 +35,8 @@ def test_huber_is_squared_for_small_errors_and_absolute_for_large_ones() -> None
     schedule, target = NoiseSchedule("flow", "x0"), torch.zeros(3, 5, dtype=torch.float64)
     small, large = target + 1e-5, target + 1e3
     torch.testing.assert_close(regress(schedule, small, target, T, "huber", 0.1), regress(schedule, small, target, T))
-    found = regress(schedule, large, target, T, "huber", 0.1)
-    torch.testing.assert_close(found, torch.tensor(2 * 0.1 * (1e3 - 0.1), dtype=torch.float64), rtol=1e-6, atol=0)
+    actual = regress(schedule, large, target, T, "huber", 0.1)
+    torch.testing.assert_close(actual, torch.tensor(2 * 0.1 * (1e3 - 0.1), dtype=torch.float64), rtol=1e-6, atol=0)
     medium = regress(schedule, target + 0.3, target, T, "huber", 0.1)
     assert float(medium) == pytest.approx(2 * 0.1 * ((0.3**2 + 0.1**2) ** 0.5 - 0.1))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.draws import Draws
-from fewstep.distill.objectives.base import Batch, Roles
+from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.distill.objectives.supervision import Supervision, Transition, draw_transition
 from fewstep.teacher.rollout import endpoint
 from fewstep.teacher.schedule import NoiseSchedule, shift_time
@@ -31,8 +31,8 @@ def kinds(steps: Transition) -> Counter[tuple[float, float, int]]:
     return Counter((round(t, 9), round(s, 9), n) for t, s, n in rows)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 def shifted(t: float) -> float:
@@ -41,22 +41,22 @@ def shifted(t: float) -> float:
 
 def test_without_starts_each_of_the_students_steps_is_as_likely() -> None:
     nodes = [round(t, 9) for t in SCHEDULE.grid(4).tolist()]
-    found = kinds(draw(32, 4, None, 800))
-    assert set(found) == {(t, s, 8) for t, s in pairwise(nodes)}
-    assert all(abs(count - 200) < 50 for count in found.values())
+    counts = kinds(draw(32, 4, None, 800))
+    assert set(counts) == {(t, s, 8) for t, s in pairwise(nodes)}
+    assert all(abs(count - 200) < 50 for count in counts.values())
 
 
 def test_starts_of_a_one_step_student_all_lead_to_data() -> None:
-    found = kinds(draw(8, 1, [0.25, 0.5, 0.75, 1.0], 800))
-    assert set(found) == {(shifted(t), 0.0, n) for t, n in ((0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8))}
-    assert all(abs(count - 200) < 50 for count in found.values())
+    counts = kinds(draw(8, 1, [0.25, 0.5, 0.75, 1.0], 800))
+    assert set(counts) == {(shifted(t), 0.0, n) for t, n in ((0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8))}
+    assert all(abs(count - 200) < 50 for count in counts.values())
 
 
 def test_starts_of_a_two_step_student_lead_to_the_node_below() -> None:
     """The middle node is a start of its own; the few substeps of a short way are rounded, but never to none."""
     middle = shifted(0.5)
-    found = kinds(draw(4, 2, [0.01, 0.25, 0.5, 0.75, 1.0]))
-    assert set(found) == {
+    counts = kinds(draw(4, 2, [0.01, 0.25, 0.5, 0.75, 1.0]))
+    assert set(counts) == {
         (shifted(0.01), 0.0, 1), (shifted(0.25), 0.0, 1), (middle, 0.0, 2), (shifted(0.75), middle, 1),
         (1.0, middle, 2),
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_refusals(teacher_steps: int, starts: list[float] | None, sentence: str)
         draw(teacher_steps, 2, starts)
 
 
-def test_a_lesson_is_the_supervisors_guided_endpoint(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_a_lesson_is_the_supervisors_guided_endpoint(roles: NetworkRoles, make_batch: Callable[..., Batch]) -> None:
     batch, schedule = make_batch(0, copies=3), roles.teacher.schedule
     for parameter in roles.supervisor.parameters():
         parameter.mul_(1.05)  # not the teacher any more
@@ -94,14 +94,16 @@ def test_a_lesson_is_the_supervisors_guided_endpoint(roles: Roles, make_batch: C
     close(schedule.step(lesson.z_t, lesson.target(schedule), lesson.t, lesson.s), lesson.z_s)
 
 
-def test_a_lesson_follows_the_batchs_draws(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_a_lesson_follows_the_batchs_draws(roles: NetworkRoles, make_batch: Callable[..., Batch]) -> None:
     supervision = Supervision(4, 2)
     first, again, other = (supervision.lesson(make_batch(seed), roles) for seed in (0, 0, 1))
     assert torch.equal(first.z_s, again.z_s)
     assert not torch.equal(first.z_t, other.z_t)
 
 
-def test_at_the_noisiest_time_a_lesson_starts_from_noise_alone(roles: Roles, make_batch: Callable[..., Batch]) -> None:
+def test_at_the_noisiest_time_a_lesson_starts_from_noise_alone(
+    roles: NetworkRoles, make_batch: Callable[..., Batch]
+) -> None:
     """A vp schedule that keeps some of the clip at t = 1, as most do; students are sampled from noise alone."""
     leaky = NoiseSchedule("vp", "eps", alphas_cumprod=tuple(torch.linspace(0.99, 0.02, 20).tolist()))
     batch = make_batch(0, copies=3)

@@ -51,14 +51,14 @@ def main() -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     rank, (shares, out) = distributed.get_rank(), sys.argv[1:]
-    found = []
+    results = []
     for each in json.loads(shares):
         metrics = collection()
         update(metrics, *each[rank])
-        found.append(figures(metrics))
+        results.append(figures(metrics))
         metrics["Motion"].update(clips(0)[:0])  # what was computed is forgotten
-        assert figures(metrics) == found[-1]  # its own clips and no others are there again, to be gathered anew
-    Path(out, f"{rank}.json").write_text(json.dumps(found))
+        assert figures(metrics) == results[-1]  # its own clips and no others are there again, to be gathered anew
+    Path(out, f"{rank}.json").write_text(json.dumps(results))
     distributed.destroy_process_group()
 
 

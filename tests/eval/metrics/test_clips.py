@@ -13,8 +13,8 @@ def test_intervals_cover_the_truth() -> None:
     for _ in range(200):
         teacher = torch.rand(60, generator=generator) + 0.5
         own = teacher * (0.6 + 0.2 * torch.rand(60, generator=generator))  # 0.7 of it on average
-        for i, (found, truth) in enumerate(((mean_interval(own), 0.7), (ratio_interval(own, teacher), 0.7))):
-            covered[i] += found.low <= truth <= found.high
+        for i, (interval, truth) in enumerate(((mean_interval(own), 0.7), (ratio_interval(own, teacher), 0.7))):
+            covered[i] += interval.low <= truth <= interval.high
     assert all(0.9 <= count / 200 <= 0.98 for count in covered), covered
 
 

@@ -17,9 +17,9 @@ def test_copies_have_none_and_independent_clips_what_their_variance_says() -> No
     own, collapsed = (metric.measure(Clips.of(v, v, ["a ring"] * 12)) for v in (drawn, copies))
     assert own.tolist() == pytest.approx([(2 / 12) ** 0.5] * 3, rel=0.03)  # of two uniform numbers in 0..1
     assert collapsed.tolist() == [0, 0, 0]
-    found = metric.figures(collapsed, own)
-    assert found["diversity-rms"]["num"] == 3 and found["diversity-rms-ratio"]["value"] == 0
-    assert alarms(found)[0].endswith("collapsed")
+    metrics = metric.figures(collapsed, own)
+    assert metrics["diversity-rms"]["num"] == 3 and metrics["diversity-rms-ratio"]["value"] == 0
+    assert alarms(metrics)[0].endswith("collapsed")
 
 
 def test_the_mean_of_pairs_is_that_of_plain_distances() -> None:

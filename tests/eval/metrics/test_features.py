@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from fewstep.eval.metrics.features import figures, open_features
+from fewstep.eval.metrics.features import distance_figures, open_features
 from fewstep.eval.metrics.shapes import ShapesJudgement
 from fewstep.teacher.shapes.judge import batch, judge_sha256
 
@@ -34,11 +34,11 @@ def test_unknown_distances_and_needless_weights_are_refused() -> None:
 def test_figures_have_intervals_and_leave_out_what_cannot_be_told() -> None:
     generator = torch.Generator().manual_seed(0)
     samples, reference = torch.randn(64, 8, generator=generator) + 0.5, torch.randn(96, 8, generator=generator)
-    found = figures("fvd", samples, reference)
-    assert list(found) == ["fvd", "fvd-extrapolated", "fvd-kernel"]
-    for figure in found.values():
+    metrics = distance_figures("fvd", samples, reference)
+    assert list(metrics) == ["fvd", "fvd-extrapolated", "fvd-kernel"]
+    for figure in metrics.values():
         assert figure["low"] <= figure["value"] <= figure["high"]
         assert figure["num"] == 64 and figure["better"] == "lower"
-    assert found["fvd-extrapolated"]["value"] < found["fvd"]["value"]
-    assert found == figures("fvd", samples, reference)
-    assert list(figures("fvd", samples[:20], reference)) == ["fvd", "fvd-kernel"]
+    assert metrics["fvd-extrapolated"]["value"] < metrics["fvd"]["value"]
+    assert metrics == distance_figures("fvd", samples, reference)
+    assert list(distance_figures("fvd", samples[:20], reference)) == ["fvd", "fvd-kernel"]

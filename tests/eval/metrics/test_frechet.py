@@ -73,9 +73,9 @@ def test_the_interval_covers_the_mean_measurement_of_as_many_samples(shift: floa
     assert expected > 1.1 * world.distance  # biased upwards: this interval is not about the populations
 
     def covers(seed: int) -> bool:
-        found = frechet_interval(world.samples(200), against, seed, draws=100)
-        assert found.low <= found.value <= found.high
-        return found.low <= expected <= found.high
+        interval = frechet_interval(world.samples(200), against, seed, draws=100)
+        assert interval.low <= interval.value <= interval.high
+        return interval.low <= expected <= interval.high
 
     assert 0.90 <= share(covers) <= 0.98
 
@@ -92,10 +92,10 @@ def test_the_extrapolated_interval_covers_the_distance_of_the_populations(
 
     def covers(seed: int) -> bool:
         samples, against = world.samples(160), world.reference(320)
-        found = extrapolated(samples, against, seed)
-        assert found is not None and found.low < found.value < found.high
-        errors.append((found.value - world.distance, frechet(samples, against) - world.distance))
-        return found.low <= world.distance <= found.high
+        interval = extrapolated(samples, against, seed)
+        assert interval is not None and interval.low < interval.value < interval.high
+        errors.append((interval.value - world.distance, frechet(samples, against) - world.distance))
+        return interval.low <= world.distance <= interval.high
 
     assert 0.90 <= share(covers) <= 0.98
     own, plain = torch.tensor(errors).mean(0).tolist()

@@ -205,9 +205,9 @@ def test_weights_that_are_not_there_or_not_of_i3d_are_one_sentence(tmp_path: Pat
         "too much": state | {"head.weight": torch.zeros(1)},
         "other sizes": state | {"conv3d_0c_1x1.conv3d.bias": torch.zeros(600)},
     }
-    for said, weights in wrong.items():
+    for text, weights in wrong.items():
         save_file(weights, tmp_path / "i3d.safetensors")
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=text):
             FvdFeatures(tmp_path / "i3d.safetensors")
     (tmp_path / "i3d.safetensors").write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match="no plain tensors"):

@@ -13,7 +13,7 @@ from fewstep.eval.metrics.given_frames import FramePsnr
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.caption_files import read_prompts
 from fewstep.teacher.shapes.judge import batch
-from fewstep.teacher.shapes.real_clips import PROMPTS, write_clip, write_given, write_tables
+from fewstep.teacher.shapes.real_clips import PROMPT_TABLES, write_clip, write_given_files, write_prompt_tables
 
 SIZE, COUNT = VideoSize(17, 64, 64), 4
 
@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("given")
     for index in range(COUNT):
         write_clip(folder, "held-out", 0, index)
-        write_given(folder, "held-out", 0, index)
-    write_tables(folder, "held-out", 0, COUNT)
+        write_given_files(folder, "held-out", 0, index)
+    write_prompt_tables(folder, "held-out", 0, COUNT)
     return folder
 
 
@@ -66,9 +66,9 @@ def test_two_models_are_held_against_each_other_clip_by_clip(
 def test_boxes_of_known_masks() -> None:
     mask = torch.zeros(2, 8, 8, dtype=torch.bool)
     mask[0, 2:5, 1:7] = True
-    found = boxes(mask)
-    assert found.tolist() == [[1, 2, 7, 5], [0, 0, 0, 0]]
-    assert iou(found, torch.tensor([[1.0, 2, 4, 5], [0, 0, 1, 1]])).tolist() == [0.5, 0]
+    corners = boxes(mask)
+    assert corners.tolist() == [[1, 2, 7, 5], [0, 0, 0, 0]]
+    assert iou(corners, torch.tensor([[1.0, 2, 4, 5], [0, 0, 1, 1]])).tolist() == [0.5, 0]
     assert not object_mask(torch.zeros(3, 2, 8, 8)).any()
 
 
@@ -77,4 +77,4 @@ def test_what_is_not_given_cannot_be_measured(folder: Path) -> None:
         FramePsnr(read_prompts(folder / "prompts-control.jsonl"), SIZE, 8.0)
     with pytest.raises(ValueError, match="no control is given"):
         BoxIoU(read_prompts(folder / "prompts-first.jsonl"), SIZE, 8.0)
-    assert all((folder / f"{name}.jsonl").is_file() for name in PROMPTS)
+    assert all((folder / f"{name}.jsonl").is_file() for name in PROMPT_TABLES)

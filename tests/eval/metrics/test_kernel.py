@@ -38,8 +38,8 @@ def test_the_interval_is_that_of_leaving_out_each_clip() -> None:
     own = torch.tensor([definition(torch.cat([first[:i], first[i + 1 :]]), second) for i in range(7)])
     other = torch.tensor([definition(first, torch.cat([second[:i], second[i + 1 :]])) for i in range(11)])
     error = sum((len(x) - 1) / len(x) * float((x - x.mean()).square().sum()) for x in (own, other)) ** 0.5
-    found = kernel_interval(first, second)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=1e-4)
+    interval = kernel_interval(first, second)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=1e-4)
 
 
 def test_large_sets_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,10 @@ def test_is_unbiased_and_its_interval_covers_the_truth(scale: float, shift: floa
     generator = torch.Generator().manual_seed(0)
     large = [kernel_distance(draw(2000, generator, scale, shift), draw(2000, generator)) for _ in range(20)]
     truth = 0.0 if (scale, shift) == (1.0, 0.0) else sum(large) / 20
-    found = [kernel_interval(draw(60, generator, scale, shift), draw(80, generator)) for _ in range(200)]
-    values = torch.tensor([each.value for each in found])
+    intervals = [kernel_interval(draw(60, generator, scale, shift), draw(80, generator)) for _ in range(200)]
+    values = torch.tensor([interval.value for interval in intervals])
     assert abs(values.mean() - truth) < 2.6 * values.std() / 200**0.5
-    assert 0.90 <= sum(each.low <= truth <= each.high for each in found) / 200 <= 0.98
+    assert 0.90 <= sum(interval.low <= truth <= interval.high for interval in intervals) / 200 <= 0.98
 
 
 def test_two_clips_are_refused() -> None:

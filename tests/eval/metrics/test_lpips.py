@@ -19,12 +19,12 @@ def trunk() -> dict[str, Tensor]:
     """A random AlexNet as torchvision saves one, with its classifier."""
     shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
     generator = torch.Generator().manual_seed(0)
-    found = {"classifier.1.weight": torch.zeros(2, 2)}
+    state = {"classifier.1.weight": torch.zeros(2, 2)}
     for i, shape in shapes.items():
         scale = (2 / (shape[1] * shape[2] * shape[3])) ** 0.5
-        found[f"features.{i}.weight"] = torch.randn(shape, generator=generator) * scale
-        found[f"features.{i}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
-    return found
+        state[f"features.{i}.weight"] = torch.randn(shape, generator=generator) * scale
+        state[f"features.{i}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
+    return state
 
 
 def pictures(seed: int, *shape: int) -> Tensor:
@@ -65,13 +65,13 @@ def test_a_clip_has_the_mean_over_its_frames(trunk: dict[str, Tensor], suffix: s
         save_file(trunk, path)
     metric = LpipsGap(open_lpips(path))
     own, teacher = pictures(0, 2, 3, 18, 32, 32), pictures(1, 2, 3, 18, 32, 32)
-    found = metric.measure(Clips.of(own, own, ["", ""], Clips.of(teacher, teacher, ["", ""])))
+    distances = metric.measure(Clips.of(own, own, ["", ""], Clips.of(teacher, teacher, ["", ""])))
     each = [Lpips(trunk)(o.transpose(0, 1), t.transpose(0, 1)).mean() for o, t in zip(own, teacher, strict=True)]
-    torch.testing.assert_close(found, torch.stack(each), rtol=0, atol=1e-6)
+    torch.testing.assert_close(distances, torch.stack(each), rtol=0, atol=1e-6)
     assert len(metric.protocol()["trunk_sha256"]) == 64
     by_itself = LPIPS(str(path))
     by_itself.update(own, teacher=teacher)
-    assert float(by_itself.compute()["lpips"]) == metric.figures(found, None)["lpips"]["value"]
+    assert float(by_itself.compute()["lpips"]) == metric.figures(distances, None)["lpips"]["value"]
 
 
 def test_wrong_weights_are_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics import paired
-from fewstep.eval.metrics.frechet import DRAWS, frechet_interval
+from fewstep.eval.metrics.frechet import FRECHET_DRAWS, frechet_interval
 
 N, D = 120, 6
 
@@ -33,49 +33,51 @@ def numpy_frechet(samples: Any, reference: Any) -> float:
 def numpy_draws(samples: Tensor) -> tuple[float, Any]:
     """Distances of the very resamples that torch's generator gives, moved to the measured one."""
     generator = torch.Generator().manual_seed(0)
-    taken = [torch.randint(N, (N,), generator=generator).numpy() for _ in range(DRAWS)]
+    taken = [torch.randint(N, (N,), generator=generator).numpy() for _ in range(FRECHET_DRAWS)]
     array, reference = samples.double().numpy(), REFERENCE.double().numpy()
     value = numpy_frechet(array, reference)
-    found = np.array([numpy_frechet(array[rows], reference) for rows in taken])
-    return value, value + found - found.mean()
+    distances = np.array([numpy_frechet(array[rows], reference) for rows in taken])
+    return value, value + distances - distances.mean()
 
 
 def test_difference_and_ratio_equal_a_plain_numpy_computation() -> None:
     own, other = (paired.distance(x, REFERENCE) for x in (OWN, OTHER))
     (value, draws), (other_value, other_draws) = numpy_draws(OWN), numpy_draws(OTHER)
-    for found, expected, spread in (
+    for interval, expected, spread in (
         (paired.difference(own, other).interval, value - other_value, draws - other_draws),
         (paired.ratio(own, other).interval, value / other_value, draws / other_draws),
     ):
         low, high = np.quantile(spread, [0.025, 0.975])
-        assert (found.value, found.low, found.high) == pytest.approx((expected, low, high), rel=1e-4, abs=1e-5)
-        assert found.low < found.value < found.high
+        assert (interval.value, interval.low, interval.high) == pytest.approx((expected, low, high), rel=1e-4, abs=1e-5)
+        assert interval.low < interval.value < interval.high
 
 
 def test_a_paired_interval_is_narrower_than_an_unpaired_one() -> None:
     own, other = paired.distance(OWN, REFERENCE), paired.distance(OTHER, REFERENCE)
-    found = paired.difference(own, other).interval
-    shuffled = Tensor(other.draws[torch.randperm(DRAWS, generator=torch.Generator().manual_seed(3))])
+    interval = paired.difference(own, other).interval
+    shuffled = Tensor(other.draws[torch.randperm(FRECHET_DRAWS, generator=torch.Generator().manual_seed(3))])
     unpaired = paired.difference(own, paired.Resampled(other.value, shuffled, other.drawn)).interval
-    assert found.high - found.low < 0.5 * (unpaired.high - unpaired.low)
-    assert found.value == unpaired.value
+    assert interval.high - interval.low < 0.5 * (unpaired.high - unpaired.low)
+    assert interval.value == unpaired.value
 
 
 def test_a_distance_has_the_interval_that_tables_show() -> None:
-    found, shown = paired.distance(OWN, REFERENCE).interval, frechet_interval(OWN, REFERENCE)
-    assert (found.value, found.low, found.high) == (shown.value, shown.low, shown.high)
+    interval, shown = paired.distance(OWN, REFERENCE).interval, frechet_interval(OWN, REFERENCE)
+    assert (interval.value, interval.low, interval.high) == (shown.value, shown.low, shown.high)
 
 
 def test_points_of_accuracy_are_paired_over_prompts() -> None:
     other = torch.arange(N) % 10 < 8
     own = other | (torch.arange(N) % 20 == 9)  # 6 more prompts, none lost
-    found = paired.difference(paired.mean(100.0 * own), paired.mean(100.0 * other))
+    interval = paired.difference(paired.mean(100.0 * own), paired.mean(100.0 * other))
     generator = torch.Generator().manual_seed(0)
-    taken = torch.randint(N, (len(found.draws), N), generator=generator)
+    taken = torch.randint(N, (len(interval.draws), N), generator=generator)
     plain = 100 * (own[taken].double().mean(1) - other[taken].double().mean(1))
     low, high = np.quantile(plain.numpy(), [0.025, 0.975])
-    assert (found.value, found.interval.low, found.interval.high) == pytest.approx((5, low, high))
-    assert found.interval.low > 0 and paired.mean(100.0 * own).interval.low < paired.mean(100.0 * other).interval.high
+    assert (interval.value, interval.interval.low, interval.interval.high) == pytest.approx((5, low, high))
+    assert (
+        interval.interval.low > 0 and paired.mean(100.0 * own).interval.low < paired.mean(100.0 * other).interval.high
+    )
 
 
 def test_seeds_that_differ_widen_the_interval_over_them() -> None:

@@ -29,9 +29,9 @@ def reference() -> torch.Tensor:
 
 
 def judged(videos: torch.Tensor, prompts: list[str]) -> ShapesJudgement:
-    found = ShapesJudgement()
-    found.update(videos, prompts)
-    return found
+    judgement = ShapesJudgement()
+    judgement.update(videos, prompts)
+    return judgement
 
 
 def test_real_clips_show_what_their_captions_name(videos: torch.Tensor, prompts: list[str]) -> None:
@@ -65,8 +65,8 @@ def test_the_judge_refuses_clips_of_another_size() -> None:
 
 
 def test_wilson_interval() -> None:
-    found = wilson(90, 100)
-    assert (found.low, found.high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    interval = wilson(90, 100)
+    assert (interval.low, interval.high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
     assert wilson(10, 10).high == pytest.approx(1.0)
     with pytest.raises(ValueError, match="no clips"):
         wilson(0, 0)

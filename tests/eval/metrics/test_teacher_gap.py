@@ -24,8 +24,8 @@ def pair(own: Tensor, teacher: Tensor) -> Clips:
     ("metric", "perfect"), [(PSNR(), MAX_PSNR), (SSIM(), 1), (LatentMSE(), 0), (TemporalError(), 0)]
 )
 def test_identical_clips(metric: TeacherGap, perfect: float) -> None:
-    found = metric.figures(metric.measure(pair(videos(0), videos(0))), None)[metric.name]
-    assert (found["value"], found["low"], found["high"]) == pytest.approx((perfect,) * 3, abs=1e-6)
+    metrics = metric.figures(metric.measure(pair(videos(0), videos(0))), None)[metric.name]
+    assert (metrics["value"], metrics["low"], metrics["high"]) == pytest.approx((perfect,) * 3, abs=1e-6)
 
 
 def test_equal_to_torchmetrics_clip_by_clip() -> None:

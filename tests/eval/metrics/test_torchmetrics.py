@@ -75,21 +75,23 @@ def test_what_a_loop_computes_is_what_an_evaluation_does(make: Any) -> None:
 
 
 def test_distances_share_features_and_may_keep_the_real_ones() -> None:
-    judge, asked = open_features("shapes-fd"), list[int]()
+    judge, arguments = open_features("shapes-fd"), list[int]()
     features = judge.features
-    judge.features = lambda videos: (asked.append(len(videos)), features(videos))[1]  # type: ignore[method-assign,func-returns-value]
+    judge.features = lambda videos: (arguments.append(len(videos)), features(videos))[1]  # type: ignore[method-assign,func-returns-value]
     metrics = MetricCollection([Distance(judge, reset_real_features=False), KernelDistance(judge)])
     metrics.update(small(2), real=True)
-    asked.clear()
+    arguments.clear()
     metrics.update(small(0))
-    found = metrics.compute()
-    assert asked == [4]
+    computed = metrics.compute()
+    assert arguments == [4]
     distance = Distance(judge)
     distance.reference = features(small(2))
     expected = flat(distance.figures(features(small(0)), None))
     # both give the kernel distance, so torchmetrics puts their names before all
-    assert {n: float(v) for n, v in found.items() if n[0] == "D"} == {f"Distance_{n}": v for n, v in expected.items()}
-    assert {n: float(v) for n, v in found.items() if n[0] == "K"} == {
+    assert {n: float(v) for n, v in computed.items() if n[0] == "D"} == {
+        f"Distance_{n}": v for n, v in expected.items()
+    }
+    assert {n: float(v) for n, v in computed.items() if n[0] == "K"} == {
         f"KernelDistance_{name}": value for name, value in expected.items() if "kernel" in name
     }
     alone = Distance(judge, reset_real_features=False)
@@ -126,8 +128,8 @@ def test_metrics_are_cloned_pickled_and_never_taken_for_one_another() -> None:
     for one in (metrics, *copies):
         one.update(broken, prompts=process.PROMPTS, teacher=small(2)[:2])
         one["Distance"].update(small(3), real=True)
-    found = [process.figures(one) for one in (metrics, *copies)]
-    assert found[0] == found[1] == found[2] and found[0]["broken"] == 0.25 and found[0]["motion"] > 0.1
+    computed = [process.figures(one) for one in (metrics, *copies)]
+    assert computed[0] == computed[1] == computed[2] and computed[0]["broken"] == 0.25 and computed[0]["motion"] > 0.1
 
 
 def test_a_metric_in_a_model_that_is_trained_stays_as_it_is() -> None:

@@ -49,18 +49,18 @@ def test_videomae_sees_what_its_processor_gives_it(videomae: Path) -> None:
     processor = VideoMAEImageProcessor.from_pretrained(videomae, do_resize=False, do_center_crop=False)
     pixels = torch.from_numpy(processor(frames, return_tensors="np")["pixel_values"])
     theirs = VideoMAEModel.from_pretrained(videomae)(pixel_values=pixels).last_hidden_state.mean(1)
-    found = TransformersFeatures("fd-videomae", videomae).features(clip)
-    torch.testing.assert_close(found, theirs, rtol=1e-4, atol=1e-5)
+    metrics = TransformersFeatures("fd-videomae", videomae).features(clip)
+    torch.testing.assert_close(metrics, theirs, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_vjepa2_takes_shorter_clips_than_it_was_made_for(vjepa2: Path) -> None:
     network = TransformersFeatures("fd-vjepa2", vjepa2)
     assert network.min_frames == 16
-    found = network.features(videos(5, 17))
-    assert found.shape == (5, 24) and found.dtype == torch.float32
-    torch.testing.assert_close(found, network.features(videos(5, 17)[:, :, :16]))
-    torch.testing.assert_close(found[3:], network.features(videos(5, 17)[3:]), rtol=1e-4, atol=1e-5)
+    metrics = network.features(videos(5, 17))
+    assert metrics.shape == (5, 24) and metrics.dtype == torch.float32
+    torch.testing.assert_close(metrics, network.features(videos(5, 17)[:, :, :16]))
+    torch.testing.assert_close(metrics[3:], network.features(videos(5, 17)[3:]), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="at least 16 frames, and these have 9"):
         network.features(videos(1, 9))
 
@@ -79,8 +79,8 @@ def test_the_protocol_names_weights_and_normalisation(videomae: Path, vjepa2: Pa
     json.dumps(first.protocol())
     for file in videomae.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    told = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    facts = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
     other = TransformersFeatures("fd-videomae", tmp_path)
     assert other.protocol() != first.protocol()
     assert not torch.allclose(other.features(videos(1, 4)), first.features(videos(1, 4)), atol=1e-3)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fewstep.eval.report.inputs import (
-    Band,
-    Benchmark,
+    BandRecord,
+    BenchmarkRecord,
     Comparison,
     Judging,
     RunRecord,
@@ -44,7 +44,7 @@ def clip(model: int, prompt: int) -> Any:
 
 
 def figures(fd: float, accuracy: float, **more: float) -> dict[str, Any]:
-    found = {
+    values = {
         "shapes-fd": {
             "value": fd, "low": 0.85 * fd, "high": 1.18 * fd, "floor": 5.2, "num": 512, "better": "lower",
         },
@@ -52,15 +52,15 @@ def figures(fd: float, accuracy: float, **more: float) -> dict[str, Any]:
             "value": accuracy, "low": accuracy - 0.03, "high": accuracy + 0.02, "num": 512, "better": "higher",
         },
     }  # fmt: skip
-    return found | {name.replace("_", "-"): {"value": value, "num": 512} for name, value in more.items()}
+    return values | {name.replace("_", "-"): {"value": value, "num": 512} for name, value in more.items()}
 
 
 TOLD_STATIC = "moves only 31 % as much as the teacher: it may have become static"
 
 
 def row(model: str, role: str, source: str, steps: int, evaluations: int, **more: Any) -> dict[str, Any]:
-    found = {"model": model, "role": role, "source": source, "steps": steps, "evaluations": evaluations}
-    return found | {"videos": f"videos/{model}", "warnings": []} | more
+    entry = {"model": model, "role": role, "source": source, "steps": steps, "evaluations": evaluations}
+    return entry | {"videos": f"videos/{model}", "warnings": []} | more
 
 
 ROWS = [
@@ -96,16 +96,16 @@ def evaluation_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "videos" / name).mkdir(parents=True)
         for prompt in range(len(PROMPTS)):
             write_video(folder / "videos" / name / f"{prompt:05d}.mp4", clip(model, prompt), FPS)
-    found = {
+    results = {
         "command": "fewstep evaluate shapes shapes@4 runs/relay@4 runs/relay@1 --num 512",
         "protocol": {"num": 512, "frames": FRAMES, "note": HOSTILE}, "rows": ROWS, "prompts": PROMPTS,
     }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(found))
+    (folder / "results.json").write_text(json.dumps(results))
     return folder
 
 
 @pytest.fixture(scope="session")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkRecord:
     """As `fewstep benchmark` writes it."""
     path = tmp_path_factory.mktemp("benchmark") / "benchmark.json"
     rows = [latency_row(name, n) for name, n in zip(MODELS, (100, 8, 4, 1), strict=True)]
@@ -135,7 +135,7 @@ ENDS = ("0.968", "0.909", "0.769", "0")  # the times at which four steps end, as
 
 def game(steps: int) -> list[dict[str, Any]]:
     """A curve of which the discriminator sees less with time, but at data, and waits when it sees much."""
-    noise, found = np.random.default_rng(1), list[dict[str, Any]]()
+    noise, points = np.random.default_rng(1), list[dict[str, Any]]()
     for step in range(1, steps, 10):
         point = {"step": step, "student/loss": 0.1, "student/discriminator_steps": float(noise.integers(0, 3))}
         for i, end in enumerate(ENDS):
@@ -143,14 +143,14 @@ def game(steps: int) -> list[dict[str, Any]]:
             point |= {f"discriminator/{name}_to_{end}": value for name, value in (
                 ("accuracy", seen), ("logits_real", seen - 0.5), ("logits_fake", 0.5 - seen),
             )}  # fmt: skip
-        found.append(point)
-    return found
+        points.append(point)
+    return points
 
 
 @pytest.fixture(scope="session")
 def adversarial_run() -> RunRecord:
     """Regression to four steps, and an adversarial stage that was probed by fresh heads."""
-    judging = Judging(real="clips_at_data", conditional=False, balance=Band(low=0.6, high=0.9, most=3), probe=100)
+    judging = Judging(real="clips_at_data", conditional=False, balance=BandRecord(low=0.6, high=0.9, most=3), probe=100)
     result = {"endpoint_error": 0.031, "steps": 400, "train_seconds": 213.0}
     probed = result | {"fresh_heads_before": 0.8412, "fresh_heads": 0.7789}
     regression: dict[str, Any] = {"regression": True, "result": result}
@@ -166,7 +166,7 @@ def adversarial_run() -> RunRecord:
 
 
 @pytest.fixture(scope="session")
-def material(evaluation_folder: Path, benchmark: Benchmark, run_record: RunRecord) -> Material:
+def material(evaluation_folder: Path, benchmark: BenchmarkRecord, run_record: RunRecord) -> Material:
     """All that a report can show."""
     comparison = Comparison(evaluation_folder, read_evaluation(evaluation_folder), benchmark)
     return Material([run_record], [comparison], [benchmark])

@@ -9,7 +9,7 @@ import pytest
 
 from fewstep.eval.report.adversarial import CAUTION, POINTS, adversarial_stage, fresh_heads, thinned
 from fewstep.eval.report.inputs import Judging, RunRecord, StageRecord
-from fewstep.eval.report.page import Material, render
+from fewstep.eval.report.page import Material, render_page
 from tests.eval.report.test_page import data_of
 
 
@@ -24,40 +24,40 @@ def shown(stage: StageRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def test_every_transition_has_a_line_and_its_logits(stage: StageRecord) -> None:
-    found, pictures = shown(stage)
-    accuracy = pictures[found["accuracy"]]
+    section, pictures = shown(stage)
+    accuracy = pictures[section["accuracy"]]
     labels = ["to t = 0.97", "to t = 0.91", "to t = 0.77", "to data"]
-    assert [line["name"] for line in accuracy["lines"]] == labels == [label for label, _ in found["logits"]]
+    assert [line["name"] for line in accuracy["lines"]] == labels == [label for label, _ in section["logits"]]
     assert accuracy["guides"] == [{"name": "chance", "value": 0.5}]
     assert accuracy["band"] == {"low": 0.6, "high": 0.9, "name": "balance 0.6 to 0.9"}
-    for (_, index), label in zip(found["logits"], labels, strict=True):
+    for (_, index), label in zip(section["logits"], labels, strict=True):
         assert pictures[index]["title"] == f"logits {label}"
         assert [line["name"] for line in pictures[index]["lines"]] == ["real", "student"]
-    turns = pictures[found["turns"]]
+    turns = pictures[section["turns"]]
     assert turns["range"] == [0, 3] and len(turns["lines"][0]["points"]) == 40
-    facts = dict(found["facts"])
+    facts = dict(section["facts"])
     assert facts["what counts as real"].startswith("clips of the data where a step ends in data, the supervisor")
-    told = facts["discriminator steps for each of the student’s"]
-    assert told == "1; 3 at an accuracy under 0.6, none above 0.9"
+    sentence = facts["discriminator steps for each of the student’s"]
+    assert sentence == "1; 3 at an accuracy under 0.6, none above 0.9"
 
 
 def test_transitions_that_two_digits_do_not_tell_apart_keep_three(stage: StageRecord) -> None:
     curve = [{"step": 1} | {f"discriminator/accuracy_to_{end}": 0.6 for end in ("0.998", "0.996", "0", "x", "nan")}]
-    found, pictures = shown(replace(stage, curve=curve))
-    assert [line["name"] for line in pictures[found["accuracy"]]["lines"]] == [
+    section, pictures = shown(replace(stage, curve=curve))
+    assert [line["name"] for line in pictures[section["accuracy"]]["lines"]] == [
         "to t = 0.998",
         "to t = 0.996",
         "to data",
     ]
-    assert [index for _, index in found["logits"]] == [None] * 3 and found["turns"] is None
+    assert [index for _, index in section["logits"]] == [None] * 3 and section["turns"] is None
 
 
 def test_a_run_before_there_were_transitions_has_one_line(stage: StageRecord) -> None:
     curve = [{"step": step, "discriminator/accuracy": 0.3} for step in (1, 2)]
-    found, pictures = shown(replace(stage, curve=curve, judging=Judging(), result={}))
+    section, pictures = shown(replace(stage, curve=curve, judging=Judging(), result={}))
     (only,) = pictures
     assert only["lines"][0]["points"] == [(1, 0.3), (2, 0.3)] and only["range"] == [0.3, 1.0] and only["band"] is None
-    assert dict(found["facts"])["what counts as real"] == "where the supervisor’s steps end"
+    assert dict(section["facts"])["what counts as real"] == "where the supervisor’s steps end"
     assert shown(replace(stage, curve=[]))[1] == []
 
 
@@ -65,9 +65,9 @@ def test_a_run_before_there_were_transitions_has_one_line(stage: StageRecord) ->
 def test_a_line_has_few_points_and_ends_with_the_curve(count: int) -> None:
     curve = [{"step": step, "figure": float(step)} for step in range(count)]
     curve += [{"step": count, "other": 1.0}, {"step": count, "figure": float("nan")}]
-    found = thinned(curve, "figure", POINTS)
-    assert len(found) <= POINTS and (found[-1] == (count - 1, count - 1.0) if count else found == [])
-    assert len(found) > POINTS / 2 or len(found) == count
+    points = thinned(curve, "figure", POINTS)
+    assert len(points) <= POINTS and (points[-1] == (count - 1, count - 1.0) if count else points == [])
+    assert len(points) > POINTS / 2 or len(points) == count
 
 
 def test_fresh_heads_are_told_with_their_limits(stage: StageRecord) -> None:
@@ -80,7 +80,7 @@ def test_fresh_heads_are_told_with_their_limits(stage: StageRecord) -> None:
 
 
 def test_the_page_shows_pictures_apart_from_the_other_curves(adversarial_run: RunRecord, run_record: RunRecord) -> None:
-    page = render(Material([run_record, adversarial_run], [], []), count=6)
+    page = render_page(Material([run_record, adversarial_run], [], []), count=6)
     data = data_of(page)
     assert len(data["pictures"]) == 6 and page.count("data-picture=") == 6
     assert page.count(CAUTION) == 1 and "84 % → 78 %" in page

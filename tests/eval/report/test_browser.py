@@ -144,8 +144,8 @@ def test_the_plot_has_every_model_and_tells_its_figures(opened: webdriver.Chrome
     assert places["1-step"]["x"] < places["4-step"]["x"] < places["teacher"]["x"]  # faster to the left
     assert places["1-step"]["y"] < places["4-step"]["y"]  # and a greater distance higher up
     opened.execute_script("arguments[0].focus()", points[2])
-    told = find(opened, "[data-plot] .readout").text
-    assert told == "4-step: shapes-fd 38.2 (95 %: 32.5 to 45.1), 512 clips; 0.0375 seconds per clip"
+    facts = find(opened, "[data-plot] .readout").text
+    assert facts == "4-step: shapes-fd 38.2 (95 %: 32.5 to 45.1), 512 clips; 0.0375 seconds per clip"
     ActionChains(opened).move_to_element(points[3]).perform()
     assert find(opened, "[data-plot] .readout").text.startswith("1-step: shapes-fd 121")
     assert len(opened.find_elements(By.CSS_SELECTOR, "[data-plot] .floor")) == 1
@@ -187,8 +187,8 @@ def test_curves_and_axes_stand_out_from_the_paper(opened: webdriver.Chrome, sche
 
 def colour(browser: webdriver.Chrome, selector: str, of: str) -> list[float]:
     """Red, green and blue in 0..1."""
-    said = find(browser, selector).value_of_css_property(of)
-    return [int(value) / 255 for value in re.findall(r"\d+", said)[:3]]
+    text = find(browser, selector).value_of_css_property(of)
+    return [int(value) / 255 for value in re.findall(r"\d+", text)[:3]]
 
 
 def contrast(one: list[float], other: list[float]) -> float:

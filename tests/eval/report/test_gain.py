@@ -1,4 +1,4 @@
-"""What the adversarial part gave: who is held against whom, and that nothing is said to differ that may not."""
+"""What the adversarial part gave: who is compared with whom, and that nothing is said to differ that may not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fewstep.eval.report.gain import gains
-from fewstep.eval.report.inputs import Comparison, Difference, Evaluation, Figure, Row, RunRecord
-from fewstep.eval.report.page import Material, render
+from fewstep.eval.report.inputs import Comparison, Difference, EvaluationRecord, FigureRecord, ModelRecord, RunRecord
+from fewstep.eval.report.page import Material, render_page
 
 NEARER = {"value": -3.14, "low": -5.0, "high": -1.2, "num": 512, "better": "lower", "dimensions": 280}
 SURER = {"value": 0.016, "low": -0.031, "high": 0.063, "num": 512, "better": "higher", "unit": "share of clips"}
@@ -18,26 +18,28 @@ SURER = {"value": 0.016, "low": -0.031, "high": 0.063, "num": 512, "better": "hi
 
 def evaluated(*stages: str, figures: dict[str, dict[str, Any]] | None = None, turned: bool = False) -> Comparison:
     """An evaluation of these stages, the last of which less the first is `figures`."""
-    rows = [Row(model="teacher", role="teacher", steps=50, evaluations=100)]
+    rows = [ModelRecord(model="teacher", role="teacher", steps=50, evaluations=100)]
     rows += [
-        Row(model=f"model-{stage}", source=f"runs/game/stages/{stage}", steps=4, evaluations=4) for stage in stages
+        ModelRecord(model=f"model-{stage}", source=f"runs/game/stages/{stage}", steps=4, evaluations=4)
+        for stage in stages
     ]
     pair = [f"model-{stage}" for stage in (stages[-1], stages[0])]
     model, other = reversed(pair) if turned else pair
-    metrics = {name: Figure(**figure) for name, figure in (figures or {}).items()}
+    metrics = {name: FigureRecord(**figure) for name, figure in (figures or {}).items()}
     taken = [Difference(model=model, other=other, metrics=metrics)] if figures else []
-    return Comparison(Path("evaluation"), Evaluation(rows=rows, differences=taken))
+    return Comparison(Path("evaluation"), EvaluationRecord(rows=rows, differences=taken))
 
 
 def told(run: RunRecord, **changes: Any) -> str:
     figures = {"shapes-fd": NEARER | changes, "prompt-accuracy": SURER}
-    (found,) = gains([run], evaluated("4-step", "4-step-relaxed", figures=figures))
-    return found.words
+    (gain,) = gains([run], evaluated("4-step", "4-step-relaxed", figures=figures))
+    return gain.words
 
 
 def test_a_difference_is_told_with_its_interval(adversarial_run: RunRecord) -> None:
     assert told(adversarial_run) == (
-        "What the adversarial part gave the 4-step student (model-4-step-relaxed), held against the regression that it "
+        "What the adversarial part gave the 4-step student (model-4-step-relaxed), compared with the regression that "
+        "it "
         "began with (model-4-step) on the same 512 prompts and noise: shapes-fd changes by −3.14 (95 %: −5.00 to "
         "−1.20), which is better; prompt-accuracy changes by +1.6 points (95 %: −3.1 to +6.3), which is not "
         "distinguishable from zero. That includes 400 steps more of training."
@@ -57,7 +59,9 @@ def test_what_another_objective_gave_is_told_by_its_name(adversarial_run: RunRec
     *before, last = adversarial_run.stages
     matched = replace(last, objective="matching", judging=None)
     told_of = told(replace(adversarial_run, stages=[*before, matched]))
-    assert told_of.startswith("What the matching part gave the 4-step student (model-4-step-relaxed), held against the")
+    assert told_of.startswith(
+        "What the matching part gave the 4-step student (model-4-step-relaxed), compared with the"
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,8 +80,8 @@ def test_only_students_of_one_run_and_step_count_are_held_against_each_other(adv
     for stages in (["4-step"], ["4-step-relaxed"], ["8-step", "4-step-relaxed"], ["elsewhere", "4-step-relaxed"]):
         assert gains([adversarial_run], evaluated(*stages)) == []
     assert gains([], evaluated("4-step", "4-step-relaxed")) == []
-    (found,) = gains([adversarial_run], evaluated("4-step", "4-step-relaxed"))
-    assert "is not known" in found.words and "adds that from the clips on disk" in found.words
+    (gain,) = gains([adversarial_run], evaluated("4-step", "4-step-relaxed"))
+    assert "is not known" in gain.words and "adds that from the clips on disk" in gain.words
 
 
 def test_the_end_of_an_adversarial_line_is_told_and_regression_beside_it(adversarial_run: RunRecord) -> None:
@@ -91,12 +95,12 @@ def test_the_end_of_an_adversarial_line_is_told_and_regression_beside_it(adversa
     assert "That includes 430 steps more of training." in began.words
     assert (beside.regression, beside.began_with) == ("model-4-step-mse", False)
     (other,) = gains([run], evaluated(alone.name, relaxed.name, figures=figures))
-    assert "held against regression alone (model-4-step-mse)" in other.words and "more of training" not in other.words
+    assert "compared with regression alone (model-4-step-mse)" in other.words and "more of training" not in other.words
 
 
 def test_it_stands_in_the_headline_in_place_of_a_sentence_on_regression(adversarial_run: RunRecord) -> None:
     comparison = evaluated("4-step", "4-step-relaxed", figures={"shapes-fd": NEARER})
-    page = render(Material([adversarial_run], [comparison], []), count=6)
+    page = render_page(Material([adversarial_run], [comparison], []), count=6)
     header = page[: page.index("</header>")]
     assert "The 4-step student asks the network 4 times" in header and "What the adversarial part gave" in header
     assert "The student model-4-step" not in header

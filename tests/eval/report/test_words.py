@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from fewstep.eval.report.inputs import Benchmark, Comparison, Figure, RunRecord
+from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, FigureRecord, RunRecord
 from fewstep.eval.report.page import Material
 from fewstep.eval.report.words import duration, interval, number, title, verdict, warnings
 
@@ -15,8 +15,8 @@ def test_figures_are_rounded_as_people_write_them() -> None:
         "37.2", "0.930", "5.20", "121", "12,346", "512", "–",
     ]  # fmt: skip
     assert (duration(0.037), duration(61.28), duration(None)) == ("37.0 ms", "61.3 s", "–")
-    assert interval(Figure(value=38.2, low=33, high=44.06)) == "38.2 (33.0–44.1)"
-    assert interval(Figure(value=math.nan)) == "–"
+    assert interval(FigureRecord(value=38.2, low=33, high=44.06)) == "38.2 (33.0–44.1)"
+    assert interval(FigureRecord(value=math.nan)) == "–"
 
 
 def test_the_verdict_compares_every_student_with_its_teacher(material: Material) -> None:
@@ -30,7 +30,7 @@ def test_the_verdict_compares_every_student_with_its_teacher(material: Material)
     assert title(material.runs, material.comparisons) == "shapes, from 50 steps to 4 and 1"
 
 
-def test_failures_come_first(material: Material, run_record: RunRecord, benchmark: Benchmark) -> None:
+def test_failures_come_first(material: Material, run_record: RunRecord, benchmark: BenchmarkRecord) -> None:
     broken = replace(run_record.stages[0], gate="the gate did not open", curve=[{"step": 7, "student/loss": math.nan}])
     waiting = replace(run_record.stages[2], name="later", curve=[])
     run = replace(run_record, stages=[broken, run_record.stages[2], waiting])
@@ -60,25 +60,25 @@ def test_a_handful_of_clips_gets_no_verdict(material: Material) -> None:
     for sentence in verdict(few):
         assert "better" not in sentence and "worse" not in sentence and "overlap" not in sentence
     assert "shapes-fd 38.2 against the teacher’s 37.2, and no verdict, for 4 clips are too few" in verdict(few)[0]
-    assert interval(Figure(value=38.2, low=33, high=44.06, num=9)) == "38.2"
-    told = "figures of 4 clips are examples, not measurements"
-    assert any(words.startswith(told) for words in warnings([], [], [few]))
+    assert interval(FigureRecord(value=38.2, low=33, high=44.06, num=9)) == "38.2"
+    facts = "figures of 4 clips are examples, not measurements"
+    assert any(words.startswith(facts) for words in warnings([], [], [few]))
 
 
 def test_a_distance_of_fewer_clips_than_dimensions_gets_no_verdict(material: Material) -> None:
     few = retold(material, num=64, dimensions=280)
     one = verdict(few)[1]
     assert "no verdict, for 64 clips are fewer than the 280 dimensions of its features" in one and "worse" not in one
-    told = "shapes-fd is measured on 64 clips, fewer than the 280 dimensions of its features"
-    assert any(words.startswith(told) for words in warnings([], [], [few]))
+    facts = "shapes-fd is measured on 64 clips, fewer than the 280 dimensions of its features"
+    assert any(words.startswith(facts) for words in warnings([], [], [few]))
     assert "and no verdict" not in verdict(retold(material, num=512, dimensions=280))[1]
 
 
-def test_more_than_the_ideal_is_not_the_students(material: Material, benchmark: Benchmark) -> None:
+def test_more_than_the_ideal_is_not_the_students(material: Material, benchmark: BenchmarkRecord) -> None:
     quick = {"denoise_seconds": 0.6005 / 40, "denoise_speedup": 40.0}
     rows = [row.model_copy(update=quick) if row.model == "4-step" else row for row in benchmark.rows]
     fast = benchmark.model_copy(update={"rows": rows})
     four = verdict(replace(material.comparisons[0], benchmark=fast))[0]
     assert "is 40× faster at denoising (ideal 25×, so not all of it is the student’s)" in four
-    told = "4-step: denoising 40 times as fast is above the ideal"
-    assert any(words.startswith(told) for words in warnings([], [fast], []))
+    facts = "4-step: denoising 40 times as fast is above the ideal"
+    assert any(words.startswith(facts) for words in warnings([], [fast], []))

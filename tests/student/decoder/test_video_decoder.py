@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.student.decoder.files import autoencoder_sha256, check_loads, find_decoder, load_decoder, save_decoder
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 
 KINDS = [  # frames per latent frame, pixels per latent, widths, blocks
     (4, 8, (16, 8, 4), (1, 1, 0)),
@@ -148,10 +148,12 @@ def test_a_decoder_of_another_autoencoder_or_with_broken_weights_is_refused(
 def test_a_plain_pipeline_takes_it_in_place_of_its_autoencoder(tmp_path: Path, tiny_wan_folder: Path) -> None:
     decoder = of_teacher(tiny_wan_folder, tmp_path / "decoder")
     pipeline = load_teacher(tiny_wan_folder, device="cpu").pipeline
-    asked = {"prompt": "a ring", "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 1}
+    arguments = {"prompt": "a ring", "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 1}
 
     def frames() -> Tensor:
-        return torch.as_tensor(pipeline(**asked, generator=torch.Generator().manual_seed(0), output_type="pt").frames)
+        return torch.as_tensor(
+            pipeline(**arguments, generator=torch.Generator().manual_seed(0), output_type="pt").frames
+        )
 
     own, full = pipeline.vae, frames()
     pipeline.vae.decode = decoder.decode

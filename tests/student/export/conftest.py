@@ -13,9 +13,11 @@ from diffusers import WanTransformer3DModel
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
-from fewstep.student.export.base import Exported, export
-from fewstep.student.loading import Student, load_student
-from fewstep.teacher.base import load_teacher
+from fewstep.student.export.base import Exported
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.schedule import Prediction
 from tests.conftest import saved_once
 from tests.tiny_pipelines import tiny_wan22_5b
@@ -60,7 +62,7 @@ def make_export(
 
     @cache
     def make(family: str, train: Train, to: str) -> Exported:
-        return export(make_student(family, train), to, tmp_path_factory.mktemp("exports") / to)
+        return write_export(make_student(family, train), to, tmp_path_factory.mktemp("exports") / to)
 
     return make
 

@@ -15,8 +15,9 @@ import pytest
 from torch import Tensor
 
 from fewstep.student.export import base, diffusers_folder
-from fewstep.student.export.base import Format, Latents, Options, Written, export, find_format
+from fewstep.student.export.base import Format, Options, SampleLatents, Written, find_format
 from fewstep.student.export.whole_folder import whole_folder
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.base import VideoSize
 
@@ -34,7 +35,7 @@ def with_diffusers(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 def test_other_latents_fail_the_export(student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = find_format("diffusers").reload
 
-    def slightly_off(folder: Path, student: Student) -> Latents:
+    def slightly_off(folder: Path, student: Student) -> SampleLatents:
         latents = usual(folder, student)
 
         def off(z: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -44,13 +45,13 @@ def test_other_latents_fail_the_export(student: Student, tmp_path: Path, monkeyp
 
     with_diffusers(monkeypatch, reload=slightly_off)
     with pytest.raises(ValueError, match=r"gives other latents .*relative error 0.0001, at most 1e-05 is allowed"):
-        export(student, "diffusers", tmp_path / "out")
+        write_export(student, "diffusers", tmp_path / "out")
     assert not list(tmp_path.iterdir())
     with_diffusers(monkeypatch, reload=lambda *_: lambda z, _: z * float("nan"), tolerance=1.0)
     with pytest.raises(ValueError, match="relative error nan"):
-        export(student, "diffusers", tmp_path / "out")
+        write_export(student, "diffusers", tmp_path / "out")
     with_diffusers(monkeypatch, reload=slightly_off, tolerance=1e-3)
-    exported = export(student, "diffusers", tmp_path / "out")
+    exported = write_export(student, "diffusers", tmp_path / "out")
     saved = json.loads((exported.folder / "export.json").read_text())
     assert saved["relative_error"] == pytest.approx(1e-4, rel=0.01) and saved["motion"] == pytest.approx(1, abs=1e-2)
     assert saved["format"] == "diffusers" and saved["size_mb"] > 0 and saved["seconds"] > 0
@@ -61,7 +62,7 @@ def test_every_size_of_the_contract_is_compared(
 ) -> None:
     usual, wide = student.contract.size, VideoSize(5, 16, 32)
     several = replace(student, contract=student.contract.model_copy(update={"sizes": (usual, wide)}))
-    exported = export(several, "diffusers", tmp_path / "fine")
+    exported = write_export(several, "diffusers", tmp_path / "fine")
     assert exported.relative_error <= 1e-5 and exported.notes[-1].endswith("its sizes, 16x16x9, 32x16x5.")
     card = (exported.folder / "README.md").read_text()
     for size in (usual, wide):
@@ -69,15 +70,15 @@ def test_every_size_of_the_contract_is_compared(
     assert "clips of 9 frames of 16 x 16 or 5 frames of 32 x 16: asked in any other way" in card
     own = find_format("diffusers").reload
 
-    def off_at_the_second(folder: Path, asked: Student) -> Latents:
-        latents = own(folder, asked)
-        return lambda z, prompts: latents(z, prompts) * (float("nan") if asked.contract.size == wide else 1)
+    def off_at_the_second(folder: Path, arguments: Student) -> SampleLatents:
+        latents = own(folder, arguments)
+        return lambda z, prompts: latents(z, prompts) * (float("nan") if arguments.contract.size == wide else 1)
 
     with_diffusers(monkeypatch, reload=off_at_the_second)
     with pytest.raises(ValueError, match="relative error nan"):
-        export(several, "diffusers", tmp_path / "out")
+        write_export(several, "diffusers", tmp_path / "out")
     with_diffusers(monkeypatch, reload=off_at_the_second, one_size=True)
-    notes = export(several, "diffusers", tmp_path / "out").notes
+    notes = write_export(several, "diffusers", tmp_path / "out").notes
     assert notes[-1] == "It makes clips of 16x16x9 only; the student was taught 16x16x9, 32x16x5."
 
 
@@ -86,7 +87,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
 ) -> None:
     with_diffusers(monkeypatch, needs=("no_such_library",), extra="quant")
     with pytest.raises(ValueError, match=r"diffusers needs no_such_library .*: pip install 'fewstep\[quant\]'"):
-        export(student, "diffusers", tmp_path / "out")
+        write_export(student, "diffusers", tmp_path / "out")
 
 
 def test_a_stopped_export_leaves_nothing(student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_a_stopped_export_leaves_nothing(student: Student, tmp_path: Path, monke
 
     with_diffusers(monkeypatch, write=stopped)
     with pytest.raises(KeyboardInterrupt):
-        export(student, "diffusers", tmp_path / "out")
+        write_export(student, "diffusers", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -152,6 +153,6 @@ def test_only_exports_are_replaced(tmp_path: Path) -> None:
 
 def test_modules_of_formats_hold_what_is_promised() -> None:
     for name in base.MODULES:
-        found = find_format(name)
-        assert isinstance(found, Format) and found.name == name
-        assert bool(found.needs) == bool(found.extra)
+        format = find_format(name)
+        assert isinstance(format, Format) and format.name == name
+        assert bool(format.needs) == bool(format.extra)

@@ -13,9 +13,10 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 
-from fewstep.student.export.base import EXACT, Exported, Options, export, find_format
+from fewstep.student.export.base import EXACT, Exported, Options, find_format
 from fewstep.student.export.comfyui_workflow import architecture_note, simple_nodes, workflow
 from fewstep.student.export.stock import pipeline_latents, stock_pipeline
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.student.sampler import open_sampler
 from fewstep.teacher.families.wan_files import COMFYUI
@@ -103,15 +104,15 @@ def test_all_that_comfyui_infers_is_compared(
     student = make_student("wan22", "lora")
     monkeypatch.setattr(type(student.teacher), "comfyui", COMFYUI)
     (note,) = architecture_note(student)
-    for said in ("in_channels 16", "out_channels 16", "vae.z_dim 16", "vae.scale_factor_spatial 8", "text_dim 4096"):
-        assert said in note
+    for text in ("in_channels 16", "out_channels 16", "vae.z_dim 16", "vae.scale_factor_spatial 8", "text_dim 4096"):
+        assert text in note
     assert "qk_norm" not in note and "temporal" not in note
 
 
 def test_a_workflow_carries_the_negative_prompt(make_student: Callable[..., Student]) -> None:
     student = make_student("wan", "lora")
-    told = replace(student, contract=student.contract.model_copy(update={"negative_prompt": "blurry, still"}))
-    assert workflow(told, "a.safetensors", is_lora=True)["negative"]["inputs"]["text"] == "blurry, still"
+    facts = replace(student, contract=student.contract.model_copy(update={"negative_prompt": "blurry, still"}))
+    assert workflow(facts, "a.safetensors", is_lora=True)["negative"]["inputs"]["text"] == "blurry, still"
 
 
 def test_a_full_student_leaves_as_a_lora(
@@ -119,7 +120,7 @@ def test_a_full_student_leaves_as_a_lora(
 ) -> None:
     """Under original names, with whole differences of what is no matrix: the student but for its tables."""
     student = make_student("wan", "full")
-    exported = export(student, "comfyui", tmp_path / "out", Options(rank=24))
+    exported = write_export(student, "comfyui", tmp_path / "out", Options(rank=24))
     assert "leaves norms and convolutions out" in exported.notes[1] and exported.relative_error < 1
     file = exported.folder / "fewstep-4step-lora.safetensors"
     state = load_file(file)
@@ -138,7 +139,7 @@ def test_a_full_student_leaves_as_a_lora(
         if "scale_shift_table" in name:
             continue
         assert torch.allclose(back.network.state_dict()[name], tensor, atol=1e-5), name  # type: ignore[union-attr]
-    low = export(student, "comfyui", tmp_path / "low", Options(rank=2))
+    low = write_export(student, "comfyui", tmp_path / "low", Options(rank=2))
     assert low.relative_error > exported.relative_error
     save_file(state | {"diffusion_model.blocks.9.norm3.diff": torch.ones(3)}, file)
     with pytest.raises(ValueError, match=r"blocks.9.norm3.weight does not fit"):
@@ -160,23 +161,25 @@ def test_modules_that_the_loader_leaves_out_are_named(
     with pytest.raises(
         ValueError, match=f"^comfyui cannot carry this LoRA: .*{why} export it --to lora.*--to single-file"
     ):
-        export(student, "comfyui", tmp_path / "out")
+        write_export(student, "comfyui", tmp_path / "out")
     for to in ("lora", "single-file"):
-        assert export(student, to, tmp_path / to).relative_error < EXACT
+        assert write_export(student, to, tmp_path / to).relative_error < EXACT
 
 
 def test_other_in_and_out_layers_are_carried(make_student: Callable[..., Student], tmp_path: Path) -> None:
     targets = ("to_q", "ffn.net.2", "proj_out", "time_proj", "linear_1", "linear_2")
-    assert export(make_student("wan", "lora", 4, None, targets), "comfyui", tmp_path / "out").relative_error < EXACT
+    assert (
+        write_export(make_student("wan", "lora", 4, None, targets), "comfyui", tmp_path / "out").relative_error < EXACT
+    )
 
 
 def test_a_rank_without_use_is_refused(make_student: Callable[..., Student], tmp_path: Path) -> None:
     for to in ("diffusers", "single-file"):
         with pytest.raises(ValueError, match=f"--to lora or comfyui; {to} writes none: leave it out"):
-            export(make_student("wan", "full"), to, tmp_path / "out", Options(rank=4))
+            write_export(make_student("wan", "full"), to, tmp_path / "out", Options(rank=4))
     for to in ("lora", "comfyui"):
         with pytest.raises(ValueError, match="the student is a LoRA, which is written as it is"):
-            export(make_student("wan", "lora"), to, tmp_path / "out", Options(rank=4))
+            write_export(make_student("wan", "lora"), to, tmp_path / "out", Options(rank=4))
 
 
 def test_a_lora_keeps_its_strength_without_its_header(

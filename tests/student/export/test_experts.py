@@ -13,11 +13,13 @@ import torch
 from diffusers import DiffusionPipeline, WanPipeline
 
 from fewstep.student.denoiser import Roles, Train
-from fewstep.student.export.base import EXACT, Exported, Options, export
+from fewstep.student.export.base import EXACT, Exported, Options
 from fewstep.student.export.stock import pipeline_latents
-from fewstep.student.loading import Student, load_student
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
 from fewstep.student.outline import outline_sampler
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.outline import outline_teacher
 
 HIGH, LOW = "pytorch_lora_weights_high.safetensors", "pytorch_lora_weights_low.safetensors"
@@ -45,7 +47,7 @@ def test_a_folder_holds_both_and_comes_back(
     index = json.loads((done.folder / "model_index.json").read_text())
     assert index["boundary_ratio"] == 0.875 and index["transformer_2"] == ["diffusers", "WanTransformer3DModel"]
     torch.testing.assert_close(latents(done.folder, student.teacher.folder), own_latents(student), atol=1e-4, rtol=1e-4)
-    sampler, _ = outline_sampler(done.folder, Asked())
+    sampler, _ = outline_sampler(done.folder, SamplingOptions())
     assert sampler.evaluations == 4
     pipe: Any = DiffusionPipeline.from_pretrained(done.folder)  # by itself, without any of our code
     z = student.teacher.noise([3, 4], student.teacher.latent_shape(*student.contract.size))
@@ -61,7 +63,7 @@ def test_a_lora_each_and_each_in_its_own_expert(
     assert sorted(path.name for path in done.folder.glob("*.safetensors")) == [HIGH, LOW]
     torch.testing.assert_close(latents(done.folder, student.teacher.folder), own_latents(student), atol=1e-4, rtol=1e-4)
     outline = outline_teacher(student.teacher.folder)
-    outline_sampler(done.folder, Asked(), outline)
+    outline_sampler(done.folder, SamplingOptions(), outline)
     snippet = (done.folder / "README.md").read_text()
     assert f"""pipe.load_lora_weights(".", weight_name='{HIGH}')""" in snippet
     assert f"""pipe.load_lora_weights(".", weight_name='{LOW}', load_into_transformer_2=True)""" in snippet
@@ -75,11 +77,11 @@ def test_a_lora_each_and_each_in_its_own_expert(
     halved = Path(shutil.copytree(done.folder, tmp_path / "halved"))
     (halved / LOW).unlink()
     with pytest.raises(ValueError, match="holds 1 files of weights, where its export wrote 2"):
-        outline_sampler(halved, Asked(), outline)
+        outline_sampler(halved, SamplingOptions(), outline)
 
 
 def test_a_lora_each_of_a_fully_trained_student(make_student: Callable[..., Student], tmp_path: Path) -> None:
-    done = export(make_student("experts", "full"), "lora", tmp_path / "out", Options(rank=24))
+    done = write_export(make_student("experts", "full"), "lora", tmp_path / "out", Options(rank=24))
     assert len(done.notes) >= 2 and all("rank 24 holds" in note for note in done.notes[:2])
     assert sorted(path.name for path in done.folder.glob("*.safetensors")) == [HIGH, LOW]
 
@@ -88,7 +90,7 @@ def test_a_lora_each_of_a_fully_trained_student(make_student: Callable[..., Stud
 def test_an_expert_that_no_node_uses_is_left_out(make_student: Callable[..., Student], tmp_path: Path, to: str) -> None:
     """One step is the high expert's alone."""
     student = make_student("experts", "lora", 1)
-    done = export(student, to, tmp_path / "out")
+    done = write_export(student, to, tmp_path / "out")
     if to == "diffusers":
         index = json.loads((done.folder / "model_index.json").read_text())
         assert index["transformer_2"] == [None, None] and index["boundary_ratio"] is None
@@ -98,7 +100,7 @@ def test_an_expert_that_no_node_uses_is_left_out(make_student: Callable[..., Stu
         torch.testing.assert_close(
             latents(done.folder / HIGH, student.teacher.folder, 1), own_latents(student), atol=1e-4, rtol=1e-4
         )
-    outline_sampler(done.folder, Asked(), outline_teacher(student.teacher.folder))
+    outline_sampler(done.folder, SamplingOptions(), outline_teacher(student.teacher.folder))
     torch.testing.assert_close(
         latents(done.folder, student.teacher.folder, 1), own_latents(student), atol=1e-4, rtol=1e-4
     )
@@ -113,7 +115,7 @@ def test_an_expert_that_was_not_trained_is_the_teachers(tiny_experts_folder: Pat
     roles = Roles(teacher, "lora", rank=4, experts=("low",))
     train(roles, ask)
     student = load_student(saved(roles, tmp_path / "stage"), device="cpu")
-    done = export(student, to, tmp_path / "out")
+    done = write_export(student, to, tmp_path / "out")
     assert [path.name for path in done.folder.glob("*.safetensors")] == ([LOW] if to == "lora" else [])
     torch.testing.assert_close(latents(done.folder, student.teacher.folder), own_latents(student), atol=1e-4, rtol=1e-4)
     if to == "diffusers":
@@ -127,7 +129,7 @@ def test_a_format_of_one_network_refuses_two(make_student: Callable[..., Student
         ValueError,
         match=f"{to} is not possible .*it holds one network, and the teacher has two experts.*diffusers or lora",
     ):
-        export(make_student("experts", "lora"), to, tmp_path / "out")
+        write_export(make_student("experts", "lora"), to, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

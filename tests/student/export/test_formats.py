@@ -13,9 +13,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fewstep.student.adapters import shared_copy
-from fewstep.student.export.base import EXACT, Exported, Options, export, find_format
+from fewstep.student.export.base import EXACT, Exported, Options, find_format
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
-from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
 from fewstep.teacher.predictions import record_prediction
 
 CASES = [
@@ -52,8 +53,8 @@ def test_other_tools_give_the_same_latents_and_so_does_the_way_back(
 ) -> None:
     student, exported = make_student(family, train), make_export(family, train, to)
     assert exported.relative_error <= EXACT and exported.motion is None
-    own = latents(student_sampler(student, "own", Asked()))
-    untaught = open_sampler(student.teacher.folder, Asked(steps=4, guidance=1.0), device="cpu")
+    own = latents(student_sampler(student, "own", SamplingOptions()))
+    untaught = open_sampler(student.teacher.folder, SamplingOptions(steps=4, guidance=1.0), device="cpu")
     assert difference(latents(untaught), own) > 100 * EXACT  # or the comparison would show nothing
     folder = str(student.teacher.folder)
     for teacher in (folder, student.teacher, *([None] if to == "diffusers" else [])):
@@ -78,24 +79,24 @@ def test_other_tools_give_the_same_latents_and_so_does_the_way_back(
 def test_a_converted_student_leaves_with_a_scheduler_that_says_so(
     make_student: Callable[..., Student], tmp_path: Path, train: str, to: str, prediction: str, steps: int
 ) -> None:
-    """Its teacher predicts eps; what the other tool gives is held against the student's own latents by `export`."""
+    """Its teacher predicts eps; what the other tool gives is compared with the student's own latents by `export`."""
     if to in NEEDS and find_spec(NEEDS[to]) is None:
         pytest.skip(f"{NEEDS[to]} is not installed")
     student = make_student("animatediff", train, steps, prediction)
-    own = latents(student_sampler(student, "own", Asked()))
+    own = latents(student_sampler(student, "own", SamplingOptions()))
     as_eps = Student(student.teacher, shared_copy(student.network), student.contract)
     record_prediction(as_eps.network, "eps")
-    assert difference(latents(student_sampler(as_eps, "eps", Asked())), own) > 0.1
-    exported, tolerance = export(student, to, tmp_path / "out"), 2 * find_format(to).tolerance
+    assert difference(latents(student_sampler(as_eps, "eps", SamplingOptions())), own) > 0.1
+    exported, tolerance = write_export(student, to, tmp_path / "out"), 2 * find_format(to).tolerance
     for teacher in (None if is_pipeline(exported.folder) else str(student.teacher.folder), student.teacher):
         back = open_sampler(exported.folder, teacher=teacher, device="cpu")
         assert back.contract is not None and back.contract.differences(student.contract) == []
         assert difference(latents(back), own) < tolerance
-    said = {"v": "v_prediction", "x0": "sample"}[prediction]
+    text = {"v": "v_prediction", "x0": "sample"}[prediction]
     if (config := exported.folder / "scheduler" / "scheduler_config.json").is_file():
-        assert json.loads(config.read_text())["prediction_type"] == said
+        assert json.loads(config.read_text())["prediction_type"] == text
     elif to == "lora":
-        assert f"prediction_type={said!r}" in (exported.folder / "README.md").read_text()
+        assert f"prediction_type={text!r}" in (exported.folder / "README.md").read_text()
     else:
         assert f"the {prediction}-prediction" in (exported.folder / "README.md").read_text()
 
@@ -108,10 +109,10 @@ def test_what_a_user_writes_samples_the_student(
     teacher, size = student.teacher, student.contract.size
     pipe = DiffusionPipeline.from_pretrained(folder)
     z = teacher.noise([3], teacher.latent_shape(*size))
-    found = pipe(
+    actual = pipe(
         "a ring", num_inference_steps=4, guidance_scale=1.0, latents=z, output_type="latent", **size._asdict()
     ).frames
-    assert difference(found, student.sample(z, teacher.conditions(["a ring"]))) < EXACT
+    assert difference(actual, student.sample(z, teacher.conditions(["a ring"]))) < EXACT
 
 
 def test_text_and_autoencoder_are_copied_verbatim(
@@ -131,14 +132,14 @@ def test_a_format_that_a_family_lacks_is_refused(
     with pytest.raises(
         ValueError, match=rf"^{to} is not possible for students of \w+Pipeline \(.*\): export to diffusers or lora or"
     ):
-        export(make_student(family, "full"), to, tmp_path / "out")
+        write_export(make_student(family, "full"), to, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_nodes_that_no_stock_sampler_has_are_refused(make_student: Callable[..., Student], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rounds its nodes to .*999.* where the student has .*665.7.*divide 1000"):
-        export(make_student("cogvideox", "full", 3), "diffusers", tmp_path / "out")
-    assert export(make_student("wan", "full", 3), "diffusers", tmp_path / "out").relative_error <= EXACT
+        write_export(make_student("cogvideox", "full", 3), "diffusers", tmp_path / "out")
+    assert write_export(make_student("wan", "full", 3), "diffusers", tmp_path / "out").relative_error <= EXACT
 
 
 @pytest.mark.parametrize("family", ["wan", "animatediff"])
@@ -146,13 +147,13 @@ def test_a_lora_of_a_full_student_is_the_nearest_of_its_rank(
     make_student: Callable[..., Student], tmp_path: Path, family: str
 ) -> None:
     student = make_student(family, "full")
-    low = export(student, "lora", tmp_path / "low", Options(rank=2))
-    high = export(student, "lora", tmp_path / "high", Options(rank=32))
+    low = write_export(student, "lora", tmp_path / "low", Options(rank=2))
+    high = write_export(student, "lora", tmp_path / "high", Options(rank=32))
     assert EXACT < high.relative_error < low.relative_error  # norms are out of any LoRA's reach
     assert "rank 2 holds" in low.notes[0] and "norms and modulation" in low.notes[0]
     assert low.motion is not None and f"move {low.motion:.0%} as much" in low.notes[-1]
     sampler = open_sampler(high.folder, teacher=student.teacher)
-    assert difference(latents(sampler), latents(student_sampler(student, "own", Asked()))) < 0.2
+    assert difference(latents(sampler), latents(student_sampler(student, "own", SamplingOptions()))) < 0.2
 
 
 def test_a_lora_names_its_settings_in_the_header(make_export: Callable[..., Exported]) -> None:

@@ -13,10 +13,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, Options, Precision, Written, export, find_format
+from fewstep.student.export.base import Exported, ExportPrecision, Options, Written, find_format
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
-from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
-from fewstep.teacher.families.wan_files import NAMES
+from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
+from fewstep.teacher.families.wan_files import WAN_NAMES
 
 gguf: Any = pytest.importorskip("gguf", reason="the extra fewstep[gguf] is not installed")
 
@@ -40,7 +41,10 @@ def test_diffusers_loads_it_and_so_do_we(
 ) -> None:
     student, exported = make_student("wan32", "full"), make_export("wan32", "full", "gguf")
     assert 0 < exported.relative_error <= 1e-2 and exported.motion is not None
-    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, teacher=student.teacher)
+    own, back = (
+        student_sampler(student, "own", SamplingOptions()),
+        open_sampler(exported.folder, teacher=student.teacher),
+    )
     assert back.contract is not None and back.contract.differences(student.contract) == []
     assert 0 < difference(latents(back), latents(own)) < 2e-2
     assert torch.equal(latents(open_sampler(file, teacher=str(student.teacher.folder), device="cpu")), latents(back))
@@ -49,15 +53,16 @@ def test_diffusers_loads_it_and_so_do_we(
 def test_it_is_as_comfyui_wants_it(make_student: Callable[..., Student], file: Path) -> None:
     """Architecture, original names; all in full but matrices within half a step of Q8_0, whose scales are halves."""
     state = {
-        NAMES.to_original(name): tensor for name, tensor in make_student("wan32", "full").network.state_dict().items()
+        WAN_NAMES.to_original(name): tensor
+        for name, tensor in make_student("wan32", "full").network.state_dict().items()
     }
     reader = gguf.GGUFReader(file)
     assert reader.get_field("general.architecture").contents() == "wan"
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    assert found.keys() == state.keys()
-    rounded = {name for name, tensor in found.items() if tensor.tensor_type.name == "Q8_0"}
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert tensors.keys() == state.keys()
+    rounded = {name for name, tensor in tensors.items() if tensor.tensor_type.name == "Q8_0"}
     assert "blocks.0.self_attn.q.weight" in rounded and all(name.startswith("blocks.") for name in rounded)
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
         step = state[name].abs().max() / 127 if name in rounded else 0.0
         assert values.shape == state[name].shape and (values - state[name]).abs().max() <= 0.6 * step, name
@@ -76,7 +81,7 @@ def test_another_family_is_refused(make_student: Callable[..., Student], tmp_pat
     with pytest.raises(
         ValueError, match=r"gguf is not possible for students of CogVideoXPipeline .*: export to diffusers or lora or"
     ):
-        export(make_student("cogvideox", "full"), "gguf", tmp_path / "out")
+        write_export(make_student("cogvideox", "full"), "gguf", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -118,9 +123,9 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_what_is_not_in_eight_bits_is_in_the_precision(
-    make_student: Callable[..., Student], tmp_path: Path, precision: Precision
+    make_student: Callable[..., Student], tmp_path: Path, precision: ExportPrecision
 ) -> None:
-    done = export(make_student("wan32", "full"), "gguf", tmp_path / "out", Options(precision=precision))
+    done = write_export(make_student("wan32", "full"), "gguf", tmp_path / "out", Options(precision=precision))
     assert done.relative_error < 2e-2
     (file,) = done.folder.glob("*.gguf")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}

@@ -9,7 +9,7 @@ import torch
 
 from fewstep.student.export.base import EXACT, Exported
 from fewstep.student.loading import Student
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 
 LOADED = {
     "hunyuan_video": """pipe.load_lora_weights(".")""",
@@ -39,6 +39,6 @@ def test_a_student_keeps_to_what_its_denoiser_was_told(make_export: Callable[...
     done = make_export("hunyuan_video", "lora", "diffusers")
     assert "guidance_scale=6.0" in (done.folder / "README.md").read_text()
     with pytest.raises(ValueError, match="the student was trained for embedded_guidance 6, not 4"):
-        open_sampler(done.folder, Asked(embedded_guidance=4.0), device="cpu")
-    forced = open_sampler(done.folder, Asked(embedded_guidance=4.0, force=True), device="cpu")
+        open_sampler(done.folder, SamplingOptions(embedded_guidance=4.0), device="cpu")
+    forced = open_sampler(done.folder, SamplingOptions(embedded_guidance=4.0, force=True), device="cpu")
     assert forced.teacher.embedded_guidance == 4.0

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from fewstep.student.export import memory
-from fewstep.student.export.base import Precision
+from fewstep.student.export.base import ExportPrecision
 from fewstep.student.export.lora import is_adapted
 from fewstep.student.export.memory import gib_of_export, memory_said
 from fewstep.student.export.rounded import rounded
@@ -30,7 +30,7 @@ def test_a_large_model_says_what_it_takes(tiny_wan_folder: Path, monkeypatch: py
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_trained_network_is_held_once_and_adapters_are_merged_into_a_copy(
-    make_student: Callable[..., Student], precision: Precision
+    make_student: Callable[..., Student], precision: ExportPrecision
 ) -> None:
     full, adapted = make_student("wan", "full"), make_student("wan", "lora")
     held = rounded(full, precision, keeps_adapters=False)

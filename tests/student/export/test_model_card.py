@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.student.contract import UNNAMED
 from fewstep.student.export.base import Exported, Written, find_format
 from fewstep.student.export.card_use import least_diffusers, since
-from fewstep.student.export.lora import FILE_NAME
+from fewstep.student.export.lora import LORA_FILE
 from fewstep.student.export.model_card import model_card
 from fewstep.student.export.provenance import Provenance, read_provenance
 from fewstep.student.export.stock import merged_network, pipeline_latents, stock_pipeline
@@ -162,13 +162,13 @@ def test_the_card_says_what_to_install_and_how_to_serve(
     card = (make_export("wan", "lora", "lora").folder / "README.md").read_text()
     assert "pip install 'diffusers>=0.40.0' transformers accelerate ftfy peft" in card
     assert 'WanPipeline.from_pretrained("ORG/BASE-MODEL", dtype=torch.float32)' in card
-    for said in (
+    for text in (
         "for diffusers only",
         "pipe.transformer.compile_repeated_blocks()",
         "enable_model_cpu_offload",
         "style",
     ):
-        assert said in card
+        assert text in card
     comfyui = (make_export("wan", "full", "comfyui").folder / "README.md").read_text()
     assert "## In ComfyUI\n\n1. Put `fewstep-4step.safetensors` into `models/diffusion_models`." in comfyui
     assert "Beside another LoRA" not in comfyui
@@ -189,20 +189,20 @@ def test_both_loras_add_up_whichever_is_loaded_first(
     student = make_student("wan", "lora")
     folder = make_export("wan", "lora", "lora").folder
     torch.manual_seed(9)
-    style = {k: torch.randn_like(x) * 0.1 for k, x in load_file(folder / FILE_NAME).items()}
-    save_file(style, tmp_path / FILE_NAME)
+    style = {k: torch.randn_like(x) * 0.1 for k, x in load_file(folder / LORA_FILE).items()}
+    save_file(style, tmp_path / LORA_FILE)
     z = student.teacher.noise([3], student.teacher.latent_shape(*student.contract.size))
-    found = {}
+    latents = {}
     for order, weight in ((0, 0.8), (1, 0.8), (0, 0.0)):
         pipe = stock_pipeline(student)
         loaded = [(folder, "fewstep", 1.0), (tmp_path, "style", weight)]
         for where, name, _ in loaded[::-1] if order else loaded:
             pipe.load_lora_weights(where, adapter_name=name)
         pipe.set_adapters([name for _, name, _ in loaded], [weight for *_, weight in loaded])
-        found[order, weight] = pipeline_latents(pipe, student)(z, ["a ring"])
+        latents[order, weight] = pipeline_latents(pipe, student)(z, ["a ring"])
     own = student.sample(z, student.teacher.conditions(["a ring"]))
-    assert torch.allclose(found[0, 0.8], found[1, 0.8], atol=1e-4)
-    assert torch.allclose(found[0, 0.0], own, atol=1e-4) and not torch.allclose(found[0, 0.8], own, atol=1e-2)
+    assert torch.allclose(latents[0, 0.8], latents[1, 0.8], atol=1e-4)
+    assert torch.allclose(latents[0, 0.0], own, atol=1e-4) and not torch.allclose(latents[0, 0.8], own, atol=1e-2)
     network = merged_network(student)
     with torch.no_grad():
         for key in (key for key in style if ".lora_A." in key):
@@ -210,4 +210,4 @@ def test_both_loras_add_up_whichever_is_loaded_first(
             layer = network.get_submodule(key.removeprefix("transformer.").removesuffix(".lora_A.weight"))
             layer.weight += 0.8 * (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
     both = replace(student, network=network).sample(z, student.teacher.conditions(["a ring"]))
-    assert torch.allclose(found[0, 0.8], both, atol=1e-3)
+    assert torch.allclose(latents[0, 0.8], both, atol=1e-3)

@@ -14,9 +14,10 @@ import pytest
 from torch import Tensor
 
 from fewstep.student.contract import UNNAMED
-from fewstep.student.export.base import EXACT, Exported, export, find_format
+from fewstep.student.export.base import EXACT, Exported, find_format
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
-from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
 from fewstep.teacher.buckets import size_said
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra fewstep[onnx] is not installed")
@@ -44,7 +45,10 @@ def test_onnxruntime_gives_the_same_latents_for_any_batch(
 ) -> None:
     student, exported = make_student(family, train), make_export(family, train, "onnx")
     assert exported.relative_error <= EXACT and exported.motion is None
-    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, teacher=student.teacher)
+    own, back = (
+        student_sampler(student, "own", SamplingOptions()),
+        open_sampler(exported.folder, teacher=student.teacher),
+    )
     assert back.contract is not None and back.contract.differences(student.contract) == []
     for num in (1, 3):
         assert difference(latents(back, num), latents(own, num)) < EXACT
@@ -57,7 +61,7 @@ def test_a_file_and_a_teacher_are_enough_and_the_snippet_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     student = make_student("wan32", "lora")
-    own, back = student_sampler(student, "own", Asked()), open_sampler(file, teacher=student.teacher)
+    own, back = student_sampler(student, "own", SamplingOptions()), open_sampler(file, teacher=student.teacher)
     assert back.contract is not None and back.contract.differences(student.contract) == []
     assert difference(latents(back, 2), latents(own, 2)) < EXACT
     folder = make_export("wan32", "lora", "onnx").folder
@@ -73,7 +77,7 @@ def test_what_is_not_whole_or_of_another_student_is_refused(
     teacher = str(make_student("wan32", "lora").teacher.folder)
     whole = file.read_bytes()
     with pytest.raises(ValueError, match=r"the ONNX graph takes one size of clips only .*leave --frames"):
-        latents(open_sampler(file, Asked(height=32, width=32), teacher, device="cpu"), 1)
+        latents(open_sampler(file, SamplingOptions(height=32, width=32), teacher, device="cpu"), 1)
     with pytest.raises(ValueError, match="the student's teacher was"):
         open_sampler(file, teacher=str(tiny_cogvideox_folder), device="cpu")
     model = onnx.load(file)
@@ -115,8 +119,8 @@ def test_a_graph_of_a_student_of_several_sizes_says_which_it_makes(
     usual = student.contract.size
     wide = usual._replace(width=2 * usual.width)
     several = replace(student, contract=student.contract.model_copy(update={"sizes": (usual, wide)}))
-    exported = export(several, "onnx", tmp_path / "onnx")
+    exported = write_export(several, "onnx", tmp_path / "onnx")
     assert exported.relative_error <= EXACT and f"clips of {size_said(usual)} only" in exported.notes[-1]
-    back = open_sampler(exported.folder, Asked(width=wide.width), student.teacher)
+    back = open_sampler(exported.folder, SamplingOptions(width=wide.width), student.teacher)
     with pytest.raises(ValueError, match="takes one size of clips only"):
         latents(back, 1)

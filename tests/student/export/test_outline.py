@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.student.export.base import Exported
 from fewstep.student.loading import Student
 from fewstep.student.outline import outline_sampler, outline_students
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.outline import outline_teacher
 
 needs = {"torchao-int8": "torchao", "gguf": "gguf", "onnx": "onnxruntime"}
@@ -48,19 +48,24 @@ def test_every_export_is_looked_at(
     family = "wan32" if to in needs else "wan"
     folder, teacher = make_export(family, train, to).folder, make_student(family, train).teacher.folder
     shared = None if (folder / "model_index.json").is_file() else outline_teacher(teacher)
-    found, outline = outline_sampler(folder, Asked(), shared)
-    real = open_sampler(folder, Asked(), None if shared is None else str(teacher), device="cpu")
-    assert (found.steps, found.size, found.guidance, found.fps) == (real.steps, real.size, real.guidance, real.fps)
-    assert torch.equal(found.grid, real.grid) and found.contract == real.contract
+    outlined, outline = outline_sampler(folder, SamplingOptions(), shared)
+    real = open_sampler(folder, SamplingOptions(), None if shared is None else str(teacher), device="cpu")
+    assert (outlined.steps, outlined.size, outlined.guidance, outlined.fps) == (
+        real.steps,
+        real.size,
+        real.guidance,
+        real.fps,
+    )
+    assert torch.equal(outlined.grid, real.grid) and outlined.contract == real.contract
     assert all(parameter.is_meta for parameter in outline.teacher.network_at(1.0).parameters())
     with pytest.raises(ValueError, match="trained for steps 4, not 3"):
-        outline_sampler(folder, Asked(steps=3), shared)
+        outline_sampler(folder, SamplingOptions(steps=3), shared)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     for file in copy.rglob("*"):
         if file.suffix in (".safetensors", ".gguf", ".onnx"):
             file.write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
-        outline_sampler(copy, Asked(), shared)
+        outline_sampler(copy, SamplingOptions(), shared)
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
@@ -68,26 +73,26 @@ def test_weights_that_are_not_the_students_are_refused(
     train: str, stage: Callable[[str], Path], tiny_cogvideox_folder: Path
 ) -> None:
     folder = stage(train)
-    assert outline_sampler(folder, Asked())[0].steps == 4
+    assert outline_sampler(folder, SamplingOptions())[0].steps == 4
     (weights,) = folder.glob("*.safetensors")
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=r"safetensors is cut off.*: restore it, or train the student again"):
-        outline_sampler(folder, Asked())
+        outline_sampler(folder, SamplingOptions())
     weights.write_bytes(whole)
     tensors = load_file(weights)
     if train == "full":
         save_file({name: tensors[name] for name in sorted(tensors)[1:]}, weights, {"format": "pt"})
         with pytest.raises(ValueError, match=r"lack .* would be filled with random numbers"):
-            outline_sampler(folder, Asked())
+            outline_sampler(folder, SamplingOptions())
     else:
         save_file(tensors, weights)  # without the header that holds rank and targets
         with pytest.raises(ValueError, match="is broken or of another network"):
-            outline_sampler(folder, Asked())
+            outline_sampler(folder, SamplingOptions())
     contract = json.loads((folder / "contract.json").read_text())
     (folder / "contract.json").write_text(json.dumps(contract | {"teacher": str(tiny_cogvideox_folder)}))
     with pytest.raises(ValueError, match="the student's teacher was"):
-        outline_sampler(folder, Asked())
+        outline_sampler(folder, SamplingOptions())
 
 
 def test_the_teacher_that_others_share_is_the_students_if_its_weights_are(
@@ -97,10 +102,10 @@ def test_the_teacher_that_others_share_is_the_students_if_its_weights_are(
     contract = json.loads((folder / "contract.json").read_text())
     (folder / "contract.json").write_text(json.dumps(contract | {"teacher": "/gone"}))
     shared = outline_teacher(moved)
-    assert outline_sampler(folder, Asked(), shared)[1] is shared
+    assert outline_sampler(folder, SamplingOptions(), shared)[1] is shared
     for other in (None, outline_teacher(tiny_cogvideox_folder)):
         with pytest.raises(ValueError, match=r"the teacher of .* cannot be opened: there is no folder /gone"):
-            outline_sampler(folder, Asked(), other)
+            outline_sampler(folder, SamplingOptions(), other)
 
 
 def test_a_table_holds_students_of_one_teacher(stage: Callable[[str], Path]) -> None:

@@ -12,7 +12,8 @@ import torch
 from diffusers import MotionAdapter
 from safetensors.torch import load_file
 
-from fewstep.student.export.base import Options, export
+from fewstep.student.export.base import Options
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 
 AUTHORS = re.compile(
@@ -36,7 +37,7 @@ def student(make_student: Callable[..., Student]) -> Student:
 
 @pytest.mark.parametrize("to", ["part", "diffusers"])
 def test_it_lies_beside_what_diffusers_loads(student: Student, tmp_path: Path, to: str) -> None:
-    done = export(student, to, tmp_path / "out")
+    done = write_export(student, to, tmp_path / "out")
     file = done.folder / "original" / "fewstep-4step-motion.safetensors"
     assert any("original/fewstep-4step-motion.safetensors is its MotionAdapter" in note for note in done.notes)
     state = load_file(file)
@@ -48,11 +49,11 @@ def test_it_lies_beside_what_diffusers_loads(student: Student, tmp_path: Path, t
 
 
 def test_a_rounded_pipeline_has_it_beside_in_the_same_precision(student: Student, tmp_path: Path) -> None:
-    done = export(student, "diffusers", tmp_path / "out", Options(precision="bfloat16"))
+    done = write_export(student, "diffusers", tmp_path / "out", Options(precision="bfloat16"))
     state = load_file(done.folder / "original" / "fewstep-4step-motion.safetensors")
     assert {x.dtype for name, x in state.items() if not name.endswith("pos_encoder.pe")} == {torch.bfloat16}
 
 
 def test_of_a_student_that_is_more_there_is_none(make_student: Callable[..., Student], tmp_path: Path) -> None:
-    done = export(make_student("animatediff", "full"), "diffusers", tmp_path / "out")
+    done = write_export(make_student("animatediff", "full"), "diffusers", tmp_path / "out")
     assert not (done.folder / "original").exists()

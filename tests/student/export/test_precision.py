@@ -13,12 +13,13 @@ import torch
 from diffusers import DiffusionPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 
-from fewstep.student.export.base import Exported, Options, export, find_format
+from fewstep.student.export.base import Exported, Options, find_format
 from fewstep.student.export.comparison import LARGE, compare, small_size
 from fewstep.student.export.precision import published_precision
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
-from fewstep.student.sampler import Asked, open_sampler, student_sampler
-from fewstep.teacher.base import load_teacher
+from fewstep.student.sampler import SamplingOptions, open_sampler, student_sampler
+from fewstep.teacher.load_teacher import load_teacher
 
 CASES = [
     ("wan", "full", "diffusers"),
@@ -35,15 +36,15 @@ def test_a_rounded_student_leaves(
     make_student: Callable[..., Student], tmp_path: Path, family: str, train: str, to: str
 ) -> None:
     student = make_student(family, train)
-    done = export(student, to, tmp_path / "out", Options(precision="bfloat16"))
+    done = write_export(student, to, tmp_path / "out", Options(precision="bfloat16"))
     assert 1e-5 < done.relative_error < 0.3 and done.precision == "bfloat16"
-    found = [x for file in done.folder.rglob("*.safetensors") for x in load_file(file).values() if to != "diffusers"]
-    found += [x for file in done.folder.glob("transformer/*.safetensors") for x in load_file(file).values()]
-    stored = [x for x in found if x.ndim > 0]
+    tensors = [x for file in done.folder.rglob("*.safetensors") for x in load_file(file).values() if to != "diffusers"]
+    tensors += [x for file in done.folder.glob("transformer/*.safetensors") for x in load_file(file).values()]
+    stored = [x for x in tensors if x.ndim > 0]
     assert sum(x.numel() for x in stored if x.dtype == torch.bfloat16) > 0.8 * sum(x.numel() for x in stored)
     back = open_sampler(done.folder, teacher=None if to == "diffusers" else student.teacher, device="cpu")
     z, prompts = back.noise([7]), ["a ring"]
-    own = student_sampler(student, "own", Asked()).sample(z, back.conditions(prompts))
+    own = student_sampler(student, "own", SamplingOptions()).sample(z, back.conditions(prompts))
     assert 1e-5 < float((back.sample(z, back.conditions(prompts)) - own).norm() / own.norm()) < 0.3
     assert "bfloat16" in (done.folder / "README.md").read_text()
 
@@ -51,7 +52,7 @@ def test_a_rounded_student_leaves(
 def test_an_export_that_holds_something_else_is_not_kept(
     make_student: Callable[..., Student], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounding is held against the rounded student: it hides nothing."""
+    """Rounding is compared with the rounded student: it hides nothing."""
     student, format = make_student("wan", "full"), find_format("diffusers")
 
     def slightly_off(network: object, folder: Path, shard: str) -> None:
@@ -61,7 +62,7 @@ def test_an_export_that_holds_something_else_is_not_kept(
 
     monkeypatch.setattr(f"{format.write.__module__}.save_network", slightly_off)
     with pytest.raises(ValueError, match=r"gives other latents than the student .*at most 1e-05 is allowed"):
-        export(student, "diffusers", tmp_path / "out", Options(precision="bfloat16"))
+        write_export(student, "diffusers", tmp_path / "out", Options(precision="bfloat16"))
 
 
 def test_the_published_precision_is_the_usual_one(tiny_wan_folder: Path, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_what_float16_cannot_hold_is_named(make_student: Callable[..., Student],
     network.load_state_dict(student.network.state_dict())
     network.blocks[1].ffn.net[2].weight.data[0, 0] = 1e5
     with pytest.raises(ValueError, match=r"float16 cannot hold blocks.1.ffn.net.2.weight, .* 1e\+05"):
-        export(replace(student, network=network), "single-file", tmp_path / "out", Options(precision="float16"))
+        write_export(replace(student, network=network), "single-file", tmp_path / "out", Options(precision="float16"))
     with pytest.raises(ValueError, match=r"onnx cannot be written in bfloat16: use --dtype float32"):
         find_format("onnx").check_options(Options(precision="bfloat16"))
 
@@ -92,7 +93,7 @@ def test_a_size_that_is_none_is_refused(size: str) -> None:
 
 
 def test_shards_are_no_larger_than_asked(make_student: Callable[..., Student], tmp_path: Path) -> None:
-    done = export(make_student("wan", "full"), "diffusers", tmp_path / "out", Options(shard="40KB"))
+    done = write_export(make_student("wan", "full"), "diffusers", tmp_path / "out", Options(shard="40KB"))
     files = list((done.folder / "transformer").glob("*.safetensors"))
     index = json.loads((done.folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").read_text())
     assert len(files) > 1 and set(index["weight_map"].values()) == {file.name for file in files}
@@ -108,5 +109,5 @@ def test_a_large_student_is_compared_on_small_clips(
     small = small_size(student)
     assert small == (5, 64, 64)
     format = find_format("single-file")
-    found = compare(format, format.write(student, done.folder, Options()), done.folder, student, student)
-    assert found.error < 1e-5 and re.search("compared on clips of 64x64x5", found.notes[-1])
+    comparison = compare(format, format.write(student, done.folder, Options()), done.folder, student, student)
+    assert comparison.error < 1e-5 and re.search("compared on clips of 64x64x5", comparison.notes[-1])

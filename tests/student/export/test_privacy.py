@@ -15,12 +15,14 @@ from huggingface_hub import ModelCard
 
 import fewstep.teacher
 from fewstep.student.contract import UNNAMED, read_contract
-from fewstep.student.export.base import MODULES, Exported, Options, export, find_format
+from fewstep.student.export.base import MODULES, Exported, Options, find_format
 from fewstep.student.export.privacy import check_base_model, forget_origins, results_without_paths, without_paths
 from fewstep.student.export.provenance import Provenance
-from fewstep.student.loading import Student, load_student
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.loading import Student
 from fewstep.student.outline import outline_sampler
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 
 FORMATS = {name: ("animatediff" if name == "part" else "wan32") for name in MODULES}
 
@@ -41,7 +43,7 @@ def test_no_file_names_a_folder(make_student: Callable[..., Student], tmp_path: 
     recipe = f"teacher: {student.teacher.folder}\ndata: {{captions: {tmp_path}/captions.csv}}\n"
     results = {"rows": [], "protocol": {"prompts": f"{tmp_path}/p.txt"}, "command": f"fewstep evaluate {tmp_path}/r@4"}
     provenance = Provenance(recipe=recipe, results=results)
-    out = export(student, to, tmp_path / "out", Options(), provenance).folder
+    out = write_export(student, to, tmp_path / "out", Options(), provenance).folder
     assert read_contract(out).teacher == UNNAMED
     secrets = [str(tmp_path), str(student.teacher.folder), str(Path.home()), str(Path(torch.__file__).parents[2])]
     secrets.append(str(Path(fewstep.teacher.__path__[0]).resolve().parent))
@@ -59,7 +61,7 @@ def test_no_file_names_a_folder(make_student: Callable[..., Student], tmp_path: 
 def test_a_named_base_model_is_in_contract_card_and_snippet(
     make_student: Callable[..., Student], tmp_path: Path
 ) -> None:
-    out = export(make_student("wan", "lora"), "lora", tmp_path / "out", Options(base_model="me/teacher")).folder
+    out = write_export(make_student("wan", "lora"), "lora", tmp_path / "out", Options(base_model="me/teacher")).folder
     assert read_contract(out).teacher == "me/teacher"
     card = (out / "README.md").read_text()
     data = ModelCard(card).data.to_dict()
@@ -87,7 +89,7 @@ def test_an_unnamed_teacher_is_asked_for(
     folder, student = make_export("wan", "lora", "lora").folder, make_student("wan", "lora")
     for ask in (
         lambda: open_sampler(folder, device="cpu"),
-        lambda: outline_sampler(folder, Asked()),
+        lambda: outline_sampler(folder, SamplingOptions()),
         lambda: load_student(folder, device="cpu"),
     ):
         with pytest.raises(ValueError, match=r"does not tell where its base model is.*--teacher of `fewstep sample`"):
@@ -109,7 +111,7 @@ def test_origins_are_emptied_and_all_else_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("facts", "kept"),
     [
         ("/home/me/x.txt", "x.txt"),
         ("~/a b/x.txt", "x.txt"),
@@ -121,8 +123,8 @@ def test_origins_are_emptied_and_all_else_stays(tmp_path: Path) -> None:
         ({"a": ["/home/me/x", 1, None]}, {"a": ["x", 1, None]}),
     ],
 )
-def test_of_absolute_paths_names_are_left(told: object, kept: object) -> None:
-    assert without_paths(told) == kept
+def test_of_absolute_paths_names_are_left(facts: object, kept: object) -> None:
+    assert without_paths(facts) == kept
 
 
 def test_of_a_command_names_are_left() -> None:

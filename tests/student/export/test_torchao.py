@@ -14,10 +14,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fewstep.student.export.base import Exported, Options, Written, export, find_format
+from fewstep.student.export.base import Exported, Options, Written, find_format
 from fewstep.student.export.precision import stored_precision
+from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
-from fewstep.student.sampler import Asked, Sampler, open_sampler, student_sampler
+from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
 
 pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
 FORMATS = {"torchao-int8": torch.int8, "torchao-fp8": torch.float8_e4m3fn}
@@ -38,7 +39,7 @@ def test_diffusers_loads_it_and_so_do_we(
     student, exported = make_student("wan32", "lora"), make_export("wan32", "lora", to)
     tolerance = find_format(to).tolerance
     assert 0 < exported.relative_error <= tolerance and exported.motion is not None
-    own, back = student_sampler(student, "own", Asked()), open_sampler(exported.folder, device="cpu")
+    own, back = student_sampler(student, "own", SamplingOptions()), open_sampler(exported.folder, device="cpu")
     assert back.contract is not None and back.contract.differences(student.contract) == []
     assert 0 < difference(latents(back), latents(own)) < 2 * tolerance
     around = open_sampler(exported.folder, teacher=student.teacher)
@@ -95,7 +96,7 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_rest_may_be_in_bfloat16(make_student: Callable[..., Student], tmp_path: Path) -> None:
-    done = export(make_student("wan32", "lora"), "torchao-int8", tmp_path / "out", Options(precision="bfloat16"))
+    done = write_export(make_student("wan32", "lora"), "torchao-int8", tmp_path / "out", Options(precision="bfloat16"))
     assert 0 < done.relative_error < 0.2
     assert stored_precision(done.folder / "transformer") == "bfloat16"
     assert torch.isfinite(latents(open_sampler(done.folder, device="cpu"))).all()

@@ -17,7 +17,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedulers import read_scheduler
 
@@ -55,9 +56,9 @@ def ours(folder: Path, steps: int, guidance: float) -> tuple[Teacher, Tensor, Te
 
 
 def assert_parity(folder: Path, steps: int, guidance: float) -> None:
-    _, z, found = ours(folder, steps, guidance)
+    _, z, actual = ours(folder, steps, guidance)
     expected = stock(folder, z, steps, guidance)
-    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+    assert float((actual - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
@@ -68,10 +69,10 @@ def test_same_noise_gives_the_stock_latents(tiny_animatediff_folder: Path, steps
 
 def test_same_noise_gives_the_stock_video(tiny_animatediff_folder: Path) -> None:
     teacher, z, latents = ours(tiny_animatediff_folder, 2, 1.0)
-    found = teacher.decode(latents).transpose(1, 2)
+    actual = teacher.decode(latents).transpose(1, 2)
     expected = stock(tiny_animatediff_folder, z, 2, 1.0, output_type="pt")
-    assert found.shape == expected.shape == (2, 5, 3, 24, 16)
-    torch.testing.assert_close((found / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
+    assert actual.shape == expected.shape == (2, 5, 3, 24, 16)
+    torch.testing.assert_close((actual / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_first_motion_modules_have_none_in_the_middle(

@@ -11,8 +11,9 @@ import torch
 from diffusers import AnimateDiffControlNetPipeline
 from PIL import Image
 
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import noise_given, to_pil
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_controlnet import save_tiny_controlnet
@@ -33,16 +34,16 @@ def test_same_noise_and_control_give_the_stock_latents(
     given = noise_given(teacher.given_sizes(SIZE))
     z = teacher.noise([5], teacher.latent_shape(*SIZE))
     conditions = teacher.conditions(["a red circle"], "blurry", SIZE, given)
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(4), guidance)
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(4), guidance)
     pipeline: Any = AnimateDiffControlNetPipeline.from_pretrained(tiny_controlnet_folder)
     pipeline.set_progress_bar_config(disable=True)
     (expected,) = pipeline(
         "a red circle", negative_prompt="blurry", **SIZE._asdict(), num_inference_steps=4, guidance_scale=guidance,
         conditioning_frames=to_pil(given["control"][0], "control"), latents=z, output_type="latent", return_dict=False,
     )  # fmt: skip
-    assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    assert float((actual - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     other = teacher.conditions(["a red circle"], "blurry", SIZE, {"control": 255 - given["control"]})
-    assert float((rollout(teacher, z, other, teacher.schedule.grid(4), guidance) - found).abs().max()) > 1e-2
+    assert float((rollout(teacher, z, other, teacher.schedule.grid(4), guidance) - actual).abs().max()) > 1e-2
 
 
 def test_the_controlnet_is_asked_at_each_clips_own_time_and_not_trained(teacher: Teacher) -> None:

@@ -11,7 +11,8 @@ import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
 from torch import Tensor
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedulers import read_scheduler
 
@@ -72,17 +73,17 @@ def ours(folder: Path, steps: int, guidance: float) -> tuple[Teacher, Tensor, Te
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
 @pytest.mark.parametrize("steps", [1, 4, 10])
 def test_same_noise_gives_the_stock_latents(folder: Path, steps: int, guidance: float) -> None:
-    _, z, found = ours(folder, steps, guidance)
+    _, z, actual = ours(folder, steps, guidance)
     expected = stock(folder, z, steps, guidance).transpose(1, 2)
-    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+    assert float((actual - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 def test_same_noise_gives_the_stock_video(folder: Path) -> None:
     teacher, z, latents = ours(folder, 2, 1.0)
-    found = teacher.decode(latents).transpose(1, 2)
+    actual = teacher.decode(latents).transpose(1, 2)
     expected = stock(folder, z, 2, 1.0, output_type="pt")
-    assert found.shape == expected.shape == (2, 9, 3, 32, 16)
-    torch.testing.assert_close((found / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
+    assert actual.shape == expected.shape == (2, 9, 3, 32, 16)
+    torch.testing.assert_close((actual / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_latents_have_unit_variance_where_the_config_knows_it(teacher: Teacher) -> None:

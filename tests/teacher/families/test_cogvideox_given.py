@@ -15,12 +15,14 @@ from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
-from fewstep.student.export.base import EXACT, export
-from fewstep.student.loading import load_student
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.export.base import EXACT
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import Given, noise_given, to_pil
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.source import VideoSize
 
@@ -54,10 +56,10 @@ def test_same_noise_gives_the_stock_latents(cogvideox_folders: Callable[[str], P
     z = teacher.noise([5], teacher.latent_shape(*SIZE))
     conditions = teacher.conditions([PROMPT], NEGATIVE, SIZE, given)
     for steps, guidance in ((1, 1.0), (4, 1.0), (4, 6.0)):
-        found = rollout(teacher, z, conditions, teacher.schedule.grid(steps), guidance)
+        actual = rollout(teacher, z, conditions, teacher.schedule.grid(steps), guidance)
         expected = stock(teacher, given, z, steps, guidance)
-        assert found.shape == expected.shape
-        assert float((found - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
+        assert actual.shape == expected.shape
+        assert float((actual - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", ["image-1.5", "control"])
@@ -84,11 +86,11 @@ def test_newer_denoisers_are_told_the_pipelines_offset(
 def test_each_picture_has_its_own_draw_whatever_stands_beside_it(cogvideox_folders: Callable[[str], Path]) -> None:
     teacher, _ = opened(cogvideox_folders("image"))
     both = noise_given(teacher.given_sizes(SIZE), 2)
-    found = teacher.conditions([PROMPT] * 2, None, SIZE, both).shared["beside"]
+    actual = teacher.conditions([PROMPT] * 2, None, SIZE, both).shared["beside"]
     second = teacher.conditions([PROMPT], None, SIZE, {"first": both["first"][1:]}).shared["beside"]
-    torch.testing.assert_close(found[1:], second)
+    torch.testing.assert_close(actual[1:], second)
     mode = teacher.pipeline.vae.encode(both["first"].float() / 127.5 - 1).latent_dist.mode()
-    assert not torch.allclose(found, mode * teacher.pipeline.vae.config.scaling_factor, atol=1e-3)
+    assert not torch.allclose(actual, mode * teacher.pipeline.vae.config.scaling_factor, atol=1e-3)
 
 
 def test_learned_positions_are_of_one_size(cogvideox_folders: Callable[[str], Path]) -> None:
@@ -135,4 +137,4 @@ def test_an_adapter_leaves_as_a_lora_that_the_pipeline_loads(
     roles.save(tmp_path)
     teacher.take(tuple(given))
     SamplingContract.of(teacher, str(teacher.folder), 2, "lora", SIZE, 6.0, NEGATIVE, 8.0).write(tmp_path)
-    assert export(load_student(tmp_path, device="cpu"), "lora", tmp_path / "lora").relative_error < EXACT
+    assert write_export(load_student(tmp_path, device="cpu"), "lora", tmp_path / "lora").relative_error < EXACT

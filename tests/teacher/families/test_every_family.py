@@ -12,11 +12,12 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.families.hunyuan_video15 import HunyuanVideo15Teacher
 from fewstep.teacher.given import noise_given
+from fewstep.teacher.load_teacher import load_teacher
 
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
 FOLDERS = [
@@ -53,8 +54,8 @@ FOLDERS = [
 
 @pytest.fixture(scope="module", params=FOLDERS)
 def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    path: Path = request.getfixturevalue(request.param)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +90,8 @@ def z(teacher: Teacher) -> Tensor:
     return teacher.noise([0, 1], teacher.latent_shape(*size_of(teacher)))
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert float((actual - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 def lora_copy(teacher: Teacher) -> Any:
@@ -113,10 +114,10 @@ def test_prompts_are_cut_at_the_text_limit_and_not_before(teacher: Teacher) -> N
     most = teacher.text_limit - 1  # words beside the end's token
     whole, other, longer = "ring " * most, "ring " * (most - 1) + "square", "ring " * (most + 7)
     assert teacher.count_tokens([whole, other, longer]) == [teacher.text_limit] * 2 + [teacher.text_limit + 7]
-    found, differing, cut = (
+    actual, differing, cut = (
         conditions_of(teacher, [prompt]).positive["embeddings"] for prompt in (whole, other, longer)
     )
-    assert torch.equal(found, cut) and not torch.equal(found, differing)
+    assert torch.equal(actual, cut) and not torch.equal(actual, differing)
 
 
 def test_words_beyond_the_vocabulary_are_named(teacher: Teacher) -> None:
@@ -145,8 +146,8 @@ def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions
     empty = Conditions(both.negative, shared=both.shared, padded=both.padded)
     c = teacher.denoise(z, t, conditions)
     assert c.shape == z.shape and c.dtype == torch.float32
-    found, kept = teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t), teacher.kept(conditions, z)
-    close(c, found if kept is None else kept.pin(found))
+    actual, kept = teacher.schedule.to_x0(teacher.predict(z, t, conditions), z, t), teacher.kept(conditions, z)
+    close(c, actual if kept is None else kept.pin(actual))
     u, guided = teacher.denoise(z, t, empty), teacher.denoise(z, t, both, 5.0)
     if type(teacher).guide is Teacher.guide:  # others guide by more, as their own tests hold
         close(guided, u + teacher.spread_guidance(torch.full((2, 1, 1, 1, 1), 5.0), z) * (c - u))
@@ -154,17 +155,17 @@ def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions
 
 def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """Otherwise parity would be empty."""
-    found = teacher.predict(z, 0.7, conditions)
-    assert float((found - teacher.predict(z, 0.7, conditions[[1, 0]])).abs().max()) > 1e-3
-    assert float((found - teacher.predict(z, 0.3, conditions)).abs().max()) > 1e-3
+    actual = teacher.predict(z, 0.7, conditions)
+    assert float((actual - teacher.predict(z, 0.7, conditions[[1, 0]])).abs().max()) > 1e-3
+    assert float((actual - teacher.predict(z, 0.3, conditions)).abs().max()) > 1e-3
 
 
 def test_a_text_without_its_padding_is_read_alike(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """As datasets keep it."""
-    found, rows = teacher.predict(z, 0.7, conditions), [conditions.row(i) for i in range(2)]
-    close(teacher.predict(z, 0.7, Conditions.join(rows)), found)
+    actual, rows = teacher.predict(z, 0.7, conditions), [conditions.row(i) for i in range(2)]
+    close(teacher.predict(z, 0.7, Conditions.join(rows)), actual)
     for i, row in enumerate(rows):
-        close(teacher.predict(z[i : i + 1], 0.7, row), found[i : i + 1])
+        close(teacher.predict(z[i : i + 1], 0.7, row), actual[i : i + 1])
 
 
 def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
@@ -179,8 +180,8 @@ def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditio
     # frozen, for weights with gradients may be multiplied by a kernel that rounds otherwise
     again = teacher.denoise(z, 0.7, conditions, 5.0, student)
     assert torch.equal(again, teacher.denoise(z, 0.7, conditions, 5.0))
-    found = teacher.denoise(z, 0.7, conditions, 5.0, student.requires_grad_(True))
-    found.square().mean().backward()
+    actual = teacher.denoise(z, 0.7, conditions, 5.0, student.requires_grad_(True))
+    actual.square().mean().backward()
     text_ends_there = isinstance(teacher, HunyuanVideo15Teacher)  # in the last block, whose text nothing reads
     unread = set(teacher.blocks(student)[-1].parameters()) if text_ends_there else set()
     assert all(p.grad is not None or p in unread for p in student.parameters())
@@ -189,9 +190,9 @@ def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditio
 
 def test_adapters_learn_and_the_rest_does_not(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     student = lora_copy(teacher)
-    found = teacher.denoise(z, 0.7, conditions, network=student)
-    close(found.detach(), teacher.denoise(z, 0.7, conditions))  # a fresh adapter adds nothing
-    found.square().mean().backward()
+    actual = teacher.denoise(z, 0.7, conditions, network=student)
+    close(actual.detach(), teacher.denoise(z, 0.7, conditions))  # a fresh adapter adds nothing
+    actual.square().mean().backward()
     trained = {name for name, p in student.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert trained and all("lora_B" in name for name in trained)  # A learns once B is not zero
     assert len(teacher.taps(student)) == 3
@@ -239,8 +240,8 @@ def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Con
 
 def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
     half = load_teacher(folder, torch.bfloat16, "cpu")
-    found = half.denoise(z, 0.7, conditions_of(half, PROMPTS), 5.0)
-    assert found.dtype == torch.float32 and bool(found.isfinite().all())
+    actual = half.denoise(z, 0.7, conditions_of(half, PROMPTS), 5.0)
+    assert actual.dtype == torch.float32 and bool(actual.isfinite().all())
     latents = torch.zeros(1, *half.latent_shape(*(half.default_size() or (0, 0, 0))))
     if not half.unencodable:
         latents = half.encode(torch.zeros(1, 3, *(half.default_size() or ())))

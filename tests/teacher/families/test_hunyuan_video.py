@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.student.sampler import Asked, teacher_sampler
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.student.sampler import SamplingOptions, teacher_sampler
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import Given, noise_given, to_pil
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_hunyuan_video import save_tiny_hunyuan_video, save_tiny_hunyuan_video_image
 
@@ -52,8 +53,8 @@ def diffusers_own(teacher: Teacher, z: Tensor, given: Given, guidance: float) ->
         arguments |= {"true_cfg_scale": guidance, "negative_prompt": NEGATIVE}
     pipe = teacher.pipeline
     pipe.set_progress_bar_config(disable=True)
-    found = pipe(prompt=PROMPT, output_type="latent", return_dict=False, **arguments)[0]
-    return teacher.from_pipeline(found, z.shape)
+    actual = pipe(prompt=PROMPT, output_type="latent", return_dict=False, **arguments)[0]
+    return teacher.from_pipeline(actual, z.shape)
 
 
 def contract_of(teacher: Teacher, steps: int = STEPS) -> SamplingContract:
@@ -63,21 +64,21 @@ def contract_of(teacher: Teacher, steps: int = STEPS) -> SamplingContract:
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_parity_with_diffusers(teacher: Teacher, given: Given, guidance: float) -> None:
     z = teacher.noise([0], teacher.latent_shape(*SIZE))
-    found, expected = ours(teacher, z, given, guidance), diffusers_own(teacher, z, given, guidance)
+    actual, expected = ours(teacher, z, given, guidance), diffusers_own(teacher, z, given, guidance)
     tolerance = 1e-5 if guidance == 1 else 1e-4  # two forwards there, one of twice as many clips here
-    assert float((found - expected).abs().max()) < tolerance * float(expected.abs().max())
+    assert float((actual - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> None:
     z = teacher.noise([0], teacher.latent_shape(*SIZE))
-    told = teacher.embedded_guidance
-    if told is None:
+    facts = teacher.embedded_guidance
+    if facts is None:
         with pytest.raises(ValueError, match="takes no guidance as an input"):
             teacher.tell(4.0)
         return
     before, contract = ours(teacher, z, given, 1.0), contract_of(teacher)
-    assert contract.embedded_guidance == told
-    teacher.tell(told + 3)
+    assert contract.embedded_guidance == facts
+    teacher.tell(facts + 3)
     try:
         after = ours(teacher, z, given, 1.0)
         assert float((before - after).abs().max()) > 1e-3
@@ -86,18 +87,18 @@ def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> Non
         contract.prepare(teacher)
         assert torch.equal(ours(teacher, z, given, 1.0), before)
     finally:
-        teacher.tell(told)
+        teacher.tell(facts)
     with pytest.raises(ValueError, match="embedded_guidance"):
-        contract.check(embedded_guidance=told + 1)
+        contract.check(embedded_guidance=facts + 1)
     with pytest.raises(ValueError, match="embedded_guidance None"):
         contract.model_copy(update={"embedded_guidance": None}).check_teacher(teacher)
 
 
 def test_classifier_free_guidance_is_not_added_unasked(teacher: Teacher) -> None:
-    asked = Asked(**SIZE._asdict())
-    weight = teacher_sampler(teacher, "tiny", asked).guidance.weight
+    arguments = SamplingOptions(**SIZE._asdict())
+    weight = teacher_sampler(teacher, "tiny", arguments).guidance.weight
     assert weight == (5.0 if teacher.embedded_guidance is None else 1.0)
-    assert teacher_sampler(teacher, "tiny", replace(asked, guidance=3.0)).guidance.weight == 3.0
+    assert teacher_sampler(teacher, "tiny", replace(arguments, guidance=3.0)).guidance.weight == 3.0
 
 
 def test_padding_does_not_matter(teacher: Teacher, given: Given) -> None:
@@ -126,11 +127,11 @@ def test_a_kept_picture(teacher: Teacher, given: Given) -> None:
         return
     z = teacher.noise([0], teacher.latent_shape(*SIZE))
     conditions = teacher.conditions([PROMPT], None, SIZE, given)
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(STEPS))
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(STEPS))
     kept = teacher.kept(conditions, z)
     assert (kept is None) == (z.shape[2] == 4)  # a frame more, beside the noise
     if kept is not None:
-        torch.testing.assert_close(found[:, :, 0], conditions.shared["picture"][:, :, 0])
+        torch.testing.assert_close(actual[:, :, 0], conditions.shared["picture"][:, :, 0])
     other = noise_given({"first": SIZE._replace(num_frames=1)}, 2)
     changed = {"first": other["first"][1:]}
     assert float((ours(teacher, z, changed, 1.0) - ours(teacher, z, given, 1.0)).abs().max()) > 1e-3

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import Given, noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15
 
@@ -44,8 +45,8 @@ def diffusers_own(teacher: Teacher, z: Tensor, given: Given, prompt: str, guidan
     pipe.guider = before.new(guidance_scale=guidance)
     try:
         arguments = teacher.call_arguments(contract, given) | {"prompt": prompt, "negative_prompt": NEGATIVE}
-        found: Tensor = pipe(latents=z, output_type="latent", return_dict=False, **arguments)[0]
-        return found
+        actual: Tensor = pipe(latents=z, output_type="latent", return_dict=False, **arguments)[0]
+        return actual
     finally:
         pipe.guider = before
 
@@ -54,9 +55,9 @@ def diffusers_own(teacher: Teacher, z: Tensor, given: Given, prompt: str, guidan
 def test_parity_with_diffusers(teacher: Teacher, given: Given, prompt: str, guidance: float) -> None:
     """With and without letters, which one branch has and the other has not."""
     z = teacher.noise([0], teacher.latent_shape(*SIZE))
-    found, expected = (ask(teacher, z, given, prompt, guidance) for ask in (ours, diffusers_own))
+    actual, expected = (ask(teacher, z, given, prompt, guidance) for ask in (ours, diffusers_own))
     tolerance = 1e-5 if guidance == 1 else 1e-4  # two forwards there, one of twice as many clips here
-    assert float((found - expected).abs().max()) < tolerance * float(expected.abs().max())
+    assert float((actual - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_letters_matter(teacher: Teacher, given: Given) -> None:

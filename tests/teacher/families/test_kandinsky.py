@@ -11,8 +11,9 @@ import torch
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import find_format, formats_of
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 from tests.stock_clips import size_of, stock_error
@@ -92,15 +93,15 @@ def test_the_first_frame_stays_until_the_pipeline_settles_it(tiny_kandinsky_imag
     size = size_of(teacher)
     conditions = teacher.conditions(PROMPTS[:1], "blurry", size, noise_given(teacher.given_sizes(size)))
     z = teacher.noise([0], teacher.latent_shape(*size))
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(2))
-    assert torch.equal(found[:, :, :1], conditions.shared["given_latents"])
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(2))
+    assert torch.equal(actual[:, :, :1], conditions.shared["given_latents"])
     changed = z.clone()
     changed[:, :, 0] += 1  # noise in place of the frame is not seen
     assert torch.equal(teacher.denoise(changed, 0.8, conditions), teacher.denoise(z, 0.8, conditions))
-    settled = teacher.given_out(found)
-    assert torch.equal(settled[:, :, 4:], found[:, :, 4:]) and not torch.equal(settled[:, :, :4], found[:, :, :4])
+    settled = teacher.given_out(actual)
+    assert torch.equal(settled[:, :, 4:], actual[:, :, 4:]) and not torch.equal(settled[:, :, :4], actual[:, :, :4])
     plain = teacher.pipeline.vae.decode(settled / teacher.pipeline.vae.config.scaling_factor).sample
-    torch.testing.assert_close(teacher.decode(found), plain)
+    torch.testing.assert_close(teacher.decode(actual), plain)
 
 
 @pytest.mark.parametrize(

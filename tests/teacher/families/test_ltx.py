@@ -13,9 +13,10 @@ from diffusers.pipelines.ltx import pipeline_ltx
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
-from fewstep.teacher.families.ltx_parts import NAMES
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.families.ltx_parts import LTX_NAMES
 from fewstep.teacher.given import Given, noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_ltx import save_tiny_ltx
 
@@ -40,29 +41,29 @@ def case(request: pytest.FixtureRequest, ltx_folders: Callable[[str], Path]) -> 
     return teacher, noise_given(teacher.given_sizes(SIZE))
 
 
-def stock(teacher: Teacher, given: Given, z: Tensor, steps: int, **asked: Any) -> Tensor:
+def stock(teacher: Teacher, given: Given, z: Tensor, steps: int, **requested: Any) -> Tensor:
     """By the pipeline's own call with the stock scheduler, guided."""
     contract = SamplingContract.of(teacher, "tiny", steps, "full", SIZE, 1.0, "blurry", teacher.default_fps())
     arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
     arguments |= {"guidance_scale": 5.0, "negative_prompt": "blurry", "max_sequence_length": teacher.text_limit}
     pipe = teacher.pipeline
     pipe.scheduler = teacher.stock_scheduler(contract).make(pipe)
-    found: Tensor = pipe(prompt="a red circle", **arguments | {"output_type": "latent"} | asked).frames
-    return found
+    actual: Tensor = pipe(prompt="a red circle", **arguments | {"output_type": "latent"} | requested).frames
+    return actual
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert float((actual - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_clips_are_those_of_the_stock_pipeline(case: tuple[Teacher, Given]) -> None:
     teacher, given = case
     z = teacher.noise([3], teacher.latent_shape(*SIZE))
     conditions = teacher.conditions(["a red circle"], "blurry", SIZE, given)
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(4), 5.0)
-    close(found, teacher.from_pipeline(stock(teacher, given, z.clone(), 4), z.shape))
-    assert teacher.decode(found).shape == (1, 3, *SIZE)
-    close(teacher.encode(teacher.decode(found)), teacher.encode(teacher.decode(found.clone())))
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(4), 5.0)
+    close(actual, teacher.from_pipeline(stock(teacher, given, z.clone(), 4), z.shape))
+    assert teacher.decode(actual).shape == (1, 3, *SIZE)
+    close(teacher.encode(teacher.decode(actual)), teacher.encode(teacher.decode(actual.clone())))
 
 
 def test_what_is_given_matters(case: tuple[Teacher, Given]) -> None:
@@ -156,9 +157,9 @@ def test_sizes_that_cannot_be_made(size: tuple[int, int, int], words: str, ltx_f
 
 def test_original_names_come_back(ltx_folders: Callable[[str], Path]) -> None:
     state = load_teacher(ltx_folders("text"), device="cpu").denoiser.state_dict()
-    original = NAMES.original(state)
+    original = LTX_NAMES.original(state)
     assert "patchify_proj.weight" in original and "adaln_single.linear.weight" in original
-    back = NAMES.to_diffusers(dict(original))
+    back = LTX_NAMES.to_diffusers(dict(original))
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 

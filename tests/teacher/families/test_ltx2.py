@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.families.ltx2_parts import Streams
 from fewstep.teacher.given import Given, noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_ltx2 import NEWER
 
@@ -35,18 +36,18 @@ def case(request: pytest.FixtureRequest, ltx2_folders: Callable[[str], Path]) ->
     return teacher, noise_given(teacher.given_sizes(SIZE))
 
 
-def stock(teacher: Teacher, given: Given, z: Tensor, steps: int, **asked: Any) -> Tensor:
+def stock(teacher: Teacher, given: Given, z: Tensor, steps: int, **requested: Any) -> Tensor:
     """By the pipeline's own call with the stock scheduler."""
     contract = SamplingContract.of(teacher, "tiny", steps, "full", SIZE, 1.0, "blurry", teacher.default_fps())
-    arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given) | asked
+    arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given) | requested
     pipe = teacher.pipeline
     pipe.scheduler = teacher.stock_scheduler(contract).make(pipe)
-    found = pipe(prompt="a red circle", negative_prompt="blurry", output_type="latent", return_dict=False, **arguments)
-    return teacher.from_outputs(found, z.shape)
+    actual = pipe(prompt="a red circle", negative_prompt="blurry", output_type="latent", return_dict=False, **arguments)
+    return teacher.from_outputs(actual, z.shape)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert float((found - expected).norm() / expected.norm()) < tolerance
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert float((actual - expected).norm() / expected.norm()) < tolerance
 
 
 def conditions_of(teacher: Teacher, given: Given) -> Conditions:
@@ -57,9 +58,9 @@ def test_clips_are_those_of_the_stock_pipeline(case: tuple[Teacher, Given]) -> N
     teacher, given = case
     z = teacher.noise([3], teacher.latent_shape(*SIZE))
     assert z.shape == (1, 4, 8, 1, 2)
-    found = rollout(teacher, z, conditions_of(teacher, given), teacher.schedule.grid(3))
-    close(found, stock(teacher, given, z.clone(), 3))
-    assert teacher.decode(found).shape == (1, 3, *SIZE)
+    actual = rollout(teacher, z, conditions_of(teacher, given), teacher.schedule.grid(3))
+    close(actual, stock(teacher, given, z.clone(), 3))
+    assert teacher.decode(actual).shape == (1, 3, *SIZE)
 
 
 def test_guidance_is_the_pipelines(case: tuple[Teacher, Given]) -> None:
@@ -71,18 +72,18 @@ def test_guidance_is_the_pipelines(case: tuple[Teacher, Given]) -> None:
         assert teacher.guided_evaluations == 4
     z = teacher.noise([3], teacher.latent_shape(*SIZE))
     conditions = conditions_of(teacher, given)
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(3), 4.0)
-    close(found, stock(teacher, given, z.clone(), 3, **GUIDED, **blocks), 1e-4)  # four terms add up their rounding
-    assert float((found - rollout(teacher, z, conditions, teacher.schedule.grid(3), 2.0)).abs().max()) > 1e-3
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(3), 4.0)
+    close(actual, stock(teacher, given, z.clone(), 3, **GUIDED, **blocks), 1e-4)  # four terms add up their rounding
+    assert float((actual - rollout(teacher, z, conditions, teacher.schedule.grid(3), 2.0)).abs().max()) > 1e-3
 
 
 def test_clips_that_are_not_guided_are_left_alone(ltx2_folders: Callable[[str], Path]) -> None:
     teacher = load_teacher(ltx2_folders("text"), device="cpu")
     conditions = teacher.conditions(["a ring", "a cross"], "blurry", SIZE)
     z, t = teacher.noise([0, 1], teacher.latent_shape(*SIZE)), torch.tensor([0.9, 0.4])
-    found = teacher.guide(z, t, conditions, torch.tensor([4.0, 1.0]))
-    close(found[1:], teacher.denoise(z, t, conditions)[1:])
-    close(found[:1], teacher.denoise(z[:1], t[:1], conditions[:1], 4.0))
+    actual = teacher.guide(z, t, conditions, torch.tensor([4.0, 1.0]))
+    close(actual[1:], teacher.denoise(z, t, conditions)[1:])
+    close(actual[:1], teacher.denoise(z[:1], t[:1], conditions[:1], 4.0))
     with pytest.raises(ValueError, match="unconditional branch"):
         teacher.denoise(z, t, Conditions(conditions.positive, padded=conditions.padded), 4.0)
 
@@ -120,8 +121,8 @@ def test_streams_come_apart_as_they_were_joined(grid: tuple[int, int, int], soun
     video, audio = torch.randn(2, grid[0] * grid[1] * grid[2], 4), torch.randn(2, sound, 4)
     z = streams.join(video, audio)
     assert z.shape == (2, 4, frames, *grid[1:]) and int(streams.mask(z.device).sum()) == streams.nothing
-    found = streams.split(z)
-    assert torch.equal(found[0], video) and torch.equal(found[1], audio)
+    actual = streams.split(z)
+    assert torch.equal(actual[0], video) and torch.equal(actual[1], audio)
     assert not z[streams.mask(z.device).expand_as(z)].any()
 
 

@@ -13,7 +13,8 @@ from diffusers import MochiPipeline
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, VideoSize, load_teacher
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_mochi import save_tiny_mochi
 
@@ -42,10 +43,10 @@ def stock(teacher: Teacher, z: Tensor, steps: int, guidance: float, negative: st
     pipe: Any = teacher.pipeline
     pipe.set_progress_bar_config(disable=True)
     arguments = {"guidance_scale": guidance, "negative_prompt": [negative] * 2, "output_type": "latent", **more}
-    found: Tensor = pipe(
+    actual: Tensor = pipe(
         PROMPTS, latents=z, num_inference_steps=steps, return_dict=False, **SIZE._asdict(), **arguments
     )[0]
-    return found
+    return actual
 
 
 def ours(teacher: Teacher, z: Tensor, steps: int, guidance: float, negative: str = NEGATIVE) -> Tensor:
@@ -61,16 +62,16 @@ def noise(teacher: Teacher) -> Tensor:
 def test_same_noise_gives_the_stock_latents(teacher: Teacher, steps: int, guidance: float) -> None:
     z = noise(teacher)
     for negative in (NEGATIVE, ""):
-        found, expected = ours(teacher, z, steps, guidance, negative), stock(teacher, z, steps, guidance, negative)
-        assert float((found - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
+        actual, expected = ours(teacher, z, steps, guidance, negative), stock(teacher, z, steps, guidance, negative)
+        assert float((actual - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
 
 
 def test_same_noise_gives_the_stock_video(published: Teacher) -> None:
     z = noise(published)
-    found = published.decode(ours(published, z, 2, 1.0)).transpose(1, 2)
+    actual = published.decode(ours(published, z, 2, 1.0)).transpose(1, 2)
     expected = stock(published, z, 2, 1.0, output_type="pt")
-    assert found.shape == expected.shape == (2, 13, 3, 32, 48)
-    torch.testing.assert_close((found / 2 + 0.5).clamp(0, 1), expected, atol=1e-5, rtol=0)
+    assert actual.shape == expected.shape == (2, 13, 3, 32, 48)
+    torch.testing.assert_close((actual / 2 + 0.5).clamp(0, 1), expected, atol=1e-5, rtol=0)
 
 
 def test_latents_are_normalised_per_channel(published: Teacher) -> None:
@@ -90,14 +91,14 @@ def test_time_runs_the_other_way_where_the_scheduler_says_so(tmp_path: Path, pub
     torch.testing.assert_close(published.predict(z, 0.75, conditions), -forward.predict(z, 0.25, conditions))
 
 
-@pytest.mark.parametrize(("steps", "told"), [(4, [0, 12.5, 25, 274]), (8, [0, 6.25, 12.5, 18.75, 25, 90.5, 274, 580])])
-def test_times_are_rounded_as_the_pipeline_rounds_them(published: Teacher, steps: int, told: list[float]) -> None:
+@pytest.mark.parametrize(("steps", "facts"), [(4, [0, 12.5, 25, 274]), (8, [0, 6.25, 12.5, 18.75, 25, 90.5, 274, 580])])
+def test_times_are_rounded_as_the_pipeline_rounds_them(published: Teacher, steps: int, facts: list[float]) -> None:
     """In bfloat16, in which 275 is as near to 274 as to 276: the scheduler's float32 is a little less."""
     teacher: Any = published
     own = teacher._told(teacher.schedule.grid(steps)[:-1])
     scheduler = teacher.stock_scheduler(contract_of(teacher, steps)).make(teacher.pipeline)
     assert teacher.stock_timesteps(scheduler, contract_of(teacher, steps)).float().tolist() == own.tolist()
-    assert own.to(torch.bfloat16).tolist() == told
+    assert own.to(torch.bfloat16).tolist() == facts
 
 
 def contract_of(teacher: Teacher, steps: int) -> SamplingContract:
@@ -136,8 +137,8 @@ def test_padding_does_not_matter(published: Teacher) -> None:
     assert text.shape == (2, 256, 32) and int(mask[0].sum()) < int(mask[1].sum()) < 256
     before = published.predict(z, 0.7, conditions)
     changed = {**conditions.positive, "embeddings": text.masked_fill(~mask[..., None], 7.0)}
-    found = published.predict(z, 0.7, replace(conditions, positive=changed))
-    torch.testing.assert_close(found, before, rtol=0, atol=1e-5)
+    actual = published.predict(z, 0.7, replace(conditions, positive=changed))
+    torch.testing.assert_close(actual, before, rtol=0, atol=1e-5)
     for i in range(2):
         row = conditions.row(i)
         assert row.positive["embeddings"].shape[1] < 20

@@ -11,8 +11,9 @@ import torch
 from transformers import Gemma2Config, Gemma2Model
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.given import noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 from tests.stock_clips import size_of, stock_error
@@ -54,8 +55,8 @@ def test_the_first_frame_stays_where_it_is(tiny_sana_video_image_folder: Path) -
     size = size_of(teacher)
     conditions = teacher.conditions(["a ring"], "blurry", size, noise_given(teacher.given_sizes(size)))
     z = teacher.noise([0], teacher.latent_shape(*size))
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(2))
-    assert torch.equal(found[:, :, :1], conditions.shared["given_latents"])
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(2))
+    assert torch.equal(actual[:, :, :1], conditions.shared["given_latents"])
     changed = z.clone()
     changed[:, :, 0] += 1  # noise in place of the frame is not seen
     assert torch.equal(teacher.denoise(changed, 0.8, conditions), teacher.denoise(z, 0.8, conditions))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from tests.stock_clips import size_of, stock_error
 from tests.tiny_skyreels import save_tiny_skyreels

@@ -13,7 +13,8 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from torch import Tensor
 from transformers import CLIPConfig
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
@@ -23,8 +24,8 @@ PROMPTS = ["a red circle", "a big blue square over a dark background"]
 
 @pytest.fixture(scope="module", params=["tiny_sd_folder", "tiny_sdxl_folder"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    path: Path = request.getfixturevalue(request.param)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +35,31 @@ def teacher(folder: Path) -> Teacher:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Any:
-    found: Any = DiffusionPipeline.from_pretrained(folder)
-    found.set_progress_bar_config(disable=True)
-    found.scheduler = DDIMScheduler.from_config(
-        found.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+    pipe: Any = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
     )
-    return found
+    return pipe
 
 
 def stock(pipeline: Any, z: Tensor, guidance: float, negative: str, output_type: str = "latent") -> Tensor:
     """Four steps from our noise. Without a negative prompt the pipeline is given none."""
-    found: Tensor = pipeline(
+    actual: Tensor = pipeline(
         PROMPTS, height=24, width=16, num_inference_steps=4, guidance_scale=guidance, latents=z[:, :, 0],
         negative_prompt=[negative] * 2 if negative else None, output_type=output_type, return_dict=False,
     )[0]  # fmt: skip
-    return found
+    return actual
 
 
 @pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (6.0, ""), (6.0, "blurry")])
 def test_same_noise_gives_the_stock_latents(teacher: Teacher, pipeline: Any, guidance: float, negative: str) -> None:
     z = teacher.noise([5, 6], teacher.latent_shape(1, 24, 16))
-    found = rollout(teacher, z, teacher.conditions(PROMPTS, negative), teacher.schedule.grid(4), guidance)
+    actual = rollout(teacher, z, teacher.conditions(PROMPTS, negative), teacher.schedule.grid(4), guidance)
     expected = stock(pipeline, z, guidance, negative)
-    assert float((found[:, :, 0] - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    assert float((actual[:, :, 0] - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     pictures = stock(pipeline, z, guidance, negative, "pt")
-    torch.testing.assert_close((teacher.decode(found)[:, :, 0] / 2 + 0.5).clamp(0, 1), pictures, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((teacher.decode(actual)[:, :, 0] / 2 + 0.5).clamp(0, 1), pictures, atol=1e-4, rtol=1e-4)
 
 
 def test_the_middle_block_is_sixty_per_cent_deep_and_nothing_runs_behind_it(teacher: Teacher) -> None:

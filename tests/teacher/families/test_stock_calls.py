@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.schedule import Kind, Prediction
+from fewstep.teacher.load_teacher import load_teacher
+from fewstep.teacher.schedule import Prediction, ScheduleKind
 from fewstep.teacher.source import VideoSize
 
 
@@ -21,7 +22,7 @@ class FourSteps:
 
     times: tuple[float, ...]
     timesteps: tuple[float, ...]
-    kind: Kind
+    kind: ScheduleKind
     prediction: Prediction
     shift: float
     steps: int = 4
@@ -45,10 +46,10 @@ def contract(teacher: Teacher) -> FourSteps:
 
 
 def test_the_stock_scheduler_has_the_contracts_nodes(teacher: Teacher, contract: FourSteps) -> None:
-    found = teacher.stock_scheduler(contract)
-    scheduler = found.make(teacher.pipeline)
+    stock = teacher.stock_scheduler(contract)
+    scheduler = stock.make(teacher.pipeline)
     assert teacher.stock_timesteps(scheduler, contract).tolist() == pytest.approx(contract.timesteps, abs=1e-3)
-    assert type(scheduler).__name__ == found.name and found.code.startswith(found.name)
+    assert type(scheduler).__name__ == stock.name and stock.code.startswith(stock.name)
 
 
 def test_the_pipeline_takes_what_it_is_called_with(teacher: Teacher, contract: FourSteps) -> None:
@@ -76,5 +77,5 @@ def test_texts_of_fixed_lengths_mean_the_same(teacher: Teacher) -> None:
     text = whole.positive["embeddings"]
     assert text.shape == teacher.fixed_lengths(long).positive["embeddings"].shape
     assert whole.negative is not None and whole.negative["embeddings"].shape == text.shape
-    found = teacher.predict(z, 0.7, whole)
-    assert torch.allclose(found, teacher.predict(z, 0.7, short), atol=1e-4 * float(found.abs().max()))
+    actual = teacher.predict(z, 0.7, whole)
+    assert torch.allclose(actual, teacher.predict(z, 0.7, short), atol=1e-4 * float(actual.abs().max()))

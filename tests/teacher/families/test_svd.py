@@ -13,13 +13,15 @@ from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
-from fewstep.student.export.base import EXACT, export
-from fewstep.student.loading import load_student
-from fewstep.student.sampler import Asked, teacher_sampler
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.student.export.base import EXACT
+from fewstep.student.export.write_export import write_export
+from fewstep.student.load_student import load_student
+from fewstep.student.sampler import SamplingOptions, teacher_sampler
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import noise_given, to_pil
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.source import VideoSize, call_defaults
 from fewstep.teacher.tokens import text_losses
@@ -68,11 +70,11 @@ def stock(folder: Path, teacher: Teacher, picture: Tensor, z: Tensor, steps: int
 
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (4, 1.0), (4, 3.0)])
 def test_same_noise_gives_the_stock_latents(folder: Path, teacher: Teacher, steps: int, guidance: float) -> None:
-    picture, z, found = ours(teacher, steps, guidance)
+    picture, z, actual = ours(teacher, steps, guidance)
     expected = stock(folder, teacher, picture, z, steps, guidance, "latent").transpose(1, 2)
     # EulerDiscrete keeps noise at 700 times the latents' scale: one step down from there is single precision's 1.8e-4
     bound = 1e-5 if steps > 1 else 5e-4
-    assert float((found - expected).abs().max()) < bound * max(1.0, float(expected.abs().max()))
+    assert float((actual - expected).abs().max()) < bound * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("steps", [4, 2, 1])
@@ -85,7 +87,7 @@ def test_students_leave_exactly_but_for_the_rounding_of_one_step(folder: Path, t
     teacher.take(("first",))
     SamplingContract.of(teacher, str(folder), steps, "lora", SIZE, 3.0, "", 8.0).write(tmp_path)
     student = load_student(tmp_path, device="cpu")
-    error = export(student, "diffusers", tmp_path / "export").relative_error
+    error = write_export(student, "diffusers", tmp_path / "export").relative_error
     assert error < (EXACT if steps > 1 else 1e-4)
     assert (student.teacher.stock_rounding(student.contract) > EXACT) == (steps == 1)
 
@@ -99,16 +101,16 @@ def test_one_step_in_double_precision_is_exact(folder: Path, teacher: Teacher, m
         return EulerDiscreteSchedulerOutput(prev_sample=z - (z - x0) / sigma * sigma)
 
     monkeypatch.setattr(EulerDiscreteScheduler, "step", step)
-    picture, z, found = ours(teacher, 1, 1.0)
+    picture, z, actual = ours(teacher, 1, 1.0)
     expected = stock(folder, teacher, picture, z, 1, 1.0, "latent").transpose(1, 2)
-    assert float((found - expected).abs().max()) < 5e-6
+    assert float((actual - expected).abs().max()) < 5e-6
 
 
 def test_same_noise_gives_the_stock_video(folder: Path, teacher: Teacher) -> None:
     picture, z, latents = ours(teacher, 2, 3.0)
-    found = teacher.decode(latents).transpose(1, 2)
+    actual = teacher.decode(latents).transpose(1, 2)
     expected = stock(folder, teacher, picture, z, 2, 3.0, "pt")
-    torch.testing.assert_close((found / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((actual / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_guidance_grows_from_none_at_the_first_frame(teacher: Teacher) -> None:
@@ -118,7 +120,7 @@ def test_guidance_grows_from_none_at_the_first_frame(teacher: Teacher) -> None:
 
 def test_nobody_who_asks_for_no_guidance_gets_more_than_the_pipelines_own(teacher: Teacher) -> None:
     usual = call_defaults(StableVideoDiffusionPipeline)["max_guidance_scale"]
-    assert teacher_sampler(teacher, "svd", Asked(2)).guidance == Guidance(usual) == Guidance(3.0)
+    assert teacher_sampler(teacher, "svd", SamplingOptions(2)).guidance == Guidance(usual) == Guidance(3.0)
 
 
 def test_the_unconditional_branch_sees_no_picture(teacher: Teacher) -> None:

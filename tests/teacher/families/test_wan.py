@@ -12,7 +12,8 @@ import torch
 from diffusers import FlowMapEulerDiscreteScheduler, WanPipeline
 from torch import Tensor
 
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
 from tests.tiny_pipelines import tiny_wan22_5b
@@ -43,9 +44,9 @@ def latents(teacher: Teacher, steps: int, guidance: float) -> Tensor:
 
 
 def assert_parity(folder: Path, steps: int, guidance: float) -> None:
-    found = latents(load_teacher(folder, device="cpu"), steps, guidance)
+    actual = latents(load_teacher(folder, device="cpu"), steps, guidance)
     expected = stock_latents(folder, steps, guidance)
-    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+    assert float((actual - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
@@ -73,10 +74,10 @@ def test_two_experts(make_tiny_wan: Callable[..., None], tmp_path: Path) -> None
     for i, (t, network) in enumerate([(0.9, high), (0.5, low)]):
         alone = teacher.predict(z[i : i + 1], t, conditions[i : i + 1], network)
         torch.testing.assert_close(mixed[i : i + 1], alone, atol=1e-4, rtol=1e-4)
-    for depth, found in enumerate(teacher.features(z, torch.tensor([0.9, 0.5]), conditions)):
+    for depth, actual in enumerate(teacher.features(z, torch.tensor([0.9, 0.5]), conditions)):
         for i, (t, network) in enumerate([(0.9, high), (0.5, low)]):
             alone = teacher.features(z[i : i + 1], t, conditions[i : i + 1], network=network)[depth]
-            torch.testing.assert_close(found[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(actual[i : i + 1], alone, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="two experts"):
         teacher.network_at(torch.tensor([0.9, 0.5]))
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import cut_padding
-from fewstep.teacher.families.wan_attention import TEXT_LENGTH, count_padding
+from fewstep.teacher.families.wan_attention import WAN_TEXT_LENGTH, count_padding
 
 
 def texts(*lengths: int) -> Tensor:
     """Random embeddings of these lengths, zero-padded to WanPipeline's 512."""
-    padded = torch.zeros(len(lengths), TEXT_LENGTH, 128)
+    padded = torch.zeros(len(lengths), WAN_TEXT_LENGTH, 128)
     for row, length in zip(padded, lengths, strict=True):
         row[:length] = torch.randn(length, 128, generator=torch.Generator().manual_seed(length))
     return padded
@@ -38,10 +38,10 @@ def test_parity_with_the_padded_transformer(networks: tuple[Any, Any], lengths: 
     timestep = torch.full((len(lengths),), 700.0)
     with torch.no_grad():
         expected = stock(z, timestep, text, return_dict=False)[0]
-        found = counting(z, timestep, cut_padding(text), return_dict=False)[0]
+        actual = counting(z, timestep, cut_padding(text), return_dict=False)[0]
         whole = counting(z, timestep, text, return_dict=False)[0]
     scale = float(expected.abs().max())
-    assert float((found - expected).abs().max()) < 1e-5 * scale
+    assert float((actual - expected).abs().max()) < 1e-5 * scale
     assert torch.equal(whole, expected)
 
 

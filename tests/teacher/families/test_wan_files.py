@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import WanTransformer3DModel
 
-from fewstep.teacher.families.wan_files import NAMES
+from fewstep.teacher.families.wan_files import WAN_NAMES
 
 
 def test_names_go_there_and_back_for_every_kind_of_wan() -> None:
@@ -15,12 +15,12 @@ def test_names_go_there_and_back_for_every_kind_of_wan() -> None:
         cross_attn_norm=True, rope_max_seq_len=16, image_dim=8, added_kv_proj_dim=24,
     )  # fmt: skip
     state = network.state_dict()
-    original = NAMES.original(state)
-    back = NAMES.to_diffusers(original)
+    original = WAN_NAMES.original(state)
+    back = WAN_NAMES.to_diffusers(original)
     assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
     assert len(set(original)) == len(state)
-    assert NAMES.to_original("blocks.0.attn2.to_out.0.lora_A.weight") == "blocks.0.cross_attn.o.lora_A.weight"
-    assert NAMES.to_original("blocks.1.norm2.bias") == "blocks.1.norm3.bias"
+    assert WAN_NAMES.to_original("blocks.0.attn2.to_out.0.lora_A.weight") == "blocks.0.cross_attn.o.lora_A.weight"
+    assert WAN_NAMES.to_original("blocks.1.norm2.bias") == "blocks.1.norm3.bias"
     assert {"head.modulation", "blocks.0.modulation", "img_emb.proj.4.bias", "time_projection.1.weight"} <= set(
         original
     )

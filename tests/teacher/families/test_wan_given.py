@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.base import Teacher, load_teacher
-from fewstep.teacher.given import NAMES, Given, noise_given
+from fewstep.teacher.base import Teacher
+from fewstep.teacher.given import GIVEN_NAMES, Given, noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 
 CASES = [  # kind of pipeline, what is given
@@ -45,12 +46,12 @@ def stock(teacher: Teacher, given: Given, z: Tensor, steps: int) -> Tensor:
     assert size is not None
     contract = SamplingContract.of(teacher, "tiny", steps, "full", size, 1.0, "blurry", 8.0)
     arguments = teacher.call_arguments(contract, given) | {"guidance_scale": 5.0, "negative_prompt": "blurry"}
-    found = teacher.pipeline(prompt="a red circle", latents=z, output_type="latent", **arguments).frames
-    return teacher.from_pipeline(found, z.shape)
+    actual = teacher.pipeline(prompt="a red circle", latents=z, output_type="latent", **arguments).frames
+    return teacher.from_pipeline(actual, z.shape)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert float((actual - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_clips_are_those_of_the_stock_pipeline(case: tuple[Teacher, Given]) -> None:
@@ -59,9 +60,9 @@ def test_clips_are_those_of_the_stock_pipeline(case: tuple[Teacher, Given]) -> N
     assert size is not None
     z = teacher.noise([3], teacher.latent_shape(*size))
     conditions = teacher.conditions(["a red circle"], "blurry", size, given)
-    found = rollout(teacher, z, conditions, teacher.schedule.grid(3), 5.0)
-    close(found, stock(teacher, given, z.clone(), 3))
-    assert teacher.decode(found).shape == (1, 3, *size)
+    actual = rollout(teacher, z, conditions, teacher.schedule.grid(3), 5.0)
+    close(actual, stock(teacher, given, z.clone(), 3))
+    assert teacher.decode(actual).shape == (1, 3, *size)
 
 
 def test_what_is_given_matters(case: tuple[Teacher, Given]) -> None:
@@ -127,7 +128,7 @@ def test_the_first_frame_of_5b_stays_where_it_is(given_wan_folders: Callable[[st
         ("flf2v", ("first",), "last is missing"),
         ("5b-i2v", ("first", "control"), "not control"),
         ("vace", ("first",), "takes reference, control, mask, not first"),
-        ("vace", ("picture",), f"use {', '.join(NAMES)}"),
+        ("vace", ("picture",), f"use {', '.join(GIVEN_NAMES)}"),
     ],
 )
 def test_what_a_teacher_does_not_take(

@@ -16,7 +16,7 @@ from fewstep.teacher.shapes.autoencoder import (
     reconstruction,
 )
 from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.training_loop import psnr
+from fewstep.teacher.training_loop import psnr_of_mse
 
 SMALL = AutoencoderRecipe(channels=4, encoder_dim=4, decoder_dim=4, code_clips=8)
 
@@ -36,11 +36,11 @@ def test_decoding_without_the_clamp_is_diffusers_decoding() -> None:
 def test_reconstruction_counts_every_clip_once() -> None:
     model = make_autoencoder(SMALL)
     code = LinearCode.fit([clips("train", 0, range(4))], channels=4)
-    found = reconstruction(model, code, seed=0, count=9)
+    figures = reconstruction(model, code, seed=0, count=9)
     video = clips("held-out", 0, range(9))
     with torch.no_grad():
         linear = (code.decode(code.encode(video)).clamp(-1, 1) - video).square().mean()
-    assert found["linear_psnr_db"] == pytest.approx(float(psnr(linear)), abs=1e-3)
+    assert figures["linear_psnr_db"] == pytest.approx(float(psnr_of_mse(linear)), abs=1e-3)
 
 
 def test_the_code_is_fitted_once(tmp_path: Path) -> None:

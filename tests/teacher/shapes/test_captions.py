@@ -24,8 +24,8 @@ def test_captions_say_only_what_is_there() -> None:
 
 def test_each_attribute_is_unsaid_in_about_forty_percent() -> None:
     for name in ATTRIBUTES:
-        said = np.mean([name in named(caption) for _, caption in EXAMPLES])
-        assert 0.56 < said < 0.64, name
+        text = np.mean([name in named(caption) for _, caption in EXAMPLES])
+        assert 0.56 < text < 0.64, name
 
 
 def test_a_caption_that_says_everything_can_be_read_back_whole() -> None:

@@ -12,18 +12,19 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fewstep.cli import app
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.given import noise_given
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.shapes.captions import example
-from fewstep.teacher.shapes.conditioned import GIVEN, given_of_scenes
-from fewstep.teacher.shapes.learned import Kind
+from fewstep.teacher.shapes.conditioned import GIVEN_OF_KIND, given_of_scenes
+from fewstep.teacher.shapes.learned import ConditioningKind
 from fewstep.teacher.source import embedded_path
 
 TINY = {"steps": 2, "batch": 2, "clips": 4, "precision": "fp32", "rank": 2}
 
 
 @pytest.fixture(scope="module", params=["image", "control", "frame"])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Kind, Path]:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConditioningKind, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"learns": request.param, "out": str(folder / "run"), **TINY}))
@@ -33,7 +34,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return request.param, folder / "run"
 
 
-def seen(teacher: Teacher, names: tuple[str, ...], kind: Kind = "image") -> torch.Tensor:
+def seen(teacher: Teacher, names: tuple[str, ...], kind: ConditioningKind = "image") -> torch.Tensor:
     """x0 of two clips that are given these, as long as this kind of teacher makes them."""
     teacher.take(names)
     own = teacher.default_size()
@@ -45,16 +46,18 @@ def seen(teacher: Teacher, names: tuple[str, ...], kind: Kind = "image") -> torc
         return teacher.denoise(z, torch.tensor([0.9, 0.4]), teacher.conditions(["a red ring", ""], "", size, given))
 
 
-def test_it_begins_as_the_teacher_of_prompts_and_then_sees_what_is_given(run: tuple[Kind, Path]) -> None:
+def test_it_begins_as_the_teacher_of_prompts_and_then_sees_what_is_given(run: tuple[ConditioningKind, Path]) -> None:
     kind, folder = run
-    names = GIVEN[kind][0]
+    names = GIVEN_OF_KIND[kind][0]
     plain = seen(load_teacher("shapes", device="cpu"), (), kind)
     assert torch.equal(seen(load_teacher(folder / "untrained", device="cpu"), names, kind), plain)
     learned = seen(load_teacher(folder / "pipeline", device="cpu"), names, kind)
     assert not torch.allclose(learned, plain, rtol=0, atol=0 if kind == "frame" else 1e-5)  # two steps of an adapter
 
 
-def test_only_what_is_learned_is_kept_and_the_rest_is_the_teacher_of_prompts(run: tuple[Kind, Path]) -> None:
+def test_only_what_is_learned_is_kept_and_the_rest_is_the_teacher_of_prompts(
+    run: tuple[ConditioningKind, Path],
+) -> None:
     kind, folder = run
     learned = load_file(folder / "learned.safetensors")
     own = load_file(embedded_path() / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -84,12 +87,12 @@ def test_another_part_and_a_recipe_with_unknown_keys_are_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["image", "control", "frame"])
 def test_the_embedded_ones_are_put_together_once_and_see_what_is_given(
-    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: ConditioningKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     teacher = load_teacher(f"shapes-{kind}", device="cpu")
     assert teacher.default_size() == (1 if kind == "frame" else 17, 64, 64)
     assert teacher.folder.is_relative_to(tmp_path) and teacher.takes == load_teacher(f"shapes-{kind}").takes
     assert len([path for path in (tmp_path / "fewstep" / "teachers").iterdir() if path.is_dir()]) == 1
-    first, second = (seen(teacher, GIVEN[kind][0], kind), seen(load_teacher("shapes", device="cpu"), (), kind))
+    first, second = (seen(teacher, GIVEN_OF_KIND[kind][0], kind), seen(load_teacher("shapes", device="cpu"), (), kind))
     assert not torch.allclose(first, second, atol=0.05)

@@ -19,7 +19,7 @@ from fewstep.teacher.shapes.world import ATTRIBUTES
 def attention_of(block: object, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Self-attention (heads, 5, 4, 4, 5, 4, 4) of a block on random tokens, averaged over 20 draws."""
     attn = block.attn1  # type: ignore[attr-defined]
-    found, cos, sin = [], rotary[0][..., 0::2], rotary[1][..., 1::2]
+    weights, cos, sin = [], rotary[0][..., 0::2], rotary[1][..., 1::2]
     for seed in range(20):
         tokens = torch.randn(1, 80, 256, generator=torch.Generator().manual_seed(seed))
         turned = []
@@ -27,8 +27,8 @@ def attention_of(block: object, rotary: tuple[torch.Tensor, torch.Tensor]) -> to
             first, second = norm(project(tokens)).view(1, 80, 2, 64, 2).unbind(-1)
             turned.append(torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(3))
         logits = torch.einsum("bqhd,bkhd->hqk", *turned) / 128**0.5
-        found.append(logits.softmax(-1).view(2, 5, 4, 4, 5, 4, 4))
-    return torch.stack(found).mean(0)
+        weights.append(logits.softmax(-1).view(2, 5, 4, 4, 5, 4, 4))
+    return torch.stack(weights).mean(0)
 
 
 @torch.no_grad()

@@ -13,11 +13,12 @@ from diffusers import DiffusionPipeline
 from typer.testing import CliRunner
 
 from fewstep.cli import app
-from fewstep.teacher.base import Teacher, embedded_path, load_teacher
+from fewstep.teacher.base import Teacher, embedded_path
 from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.shapes.autoencoder import clips
 from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE, batch, judge_sha256, load_judge
-from fewstep.teacher.training_loop import psnr
+from fewstep.teacher.training_loop import psnr_of_mse
 
 TABLE = Path(__file__).parents[3] / "docs" / "results" / "teacher.json"
 PROMPT = "a large yellow ring drifts to the left over a dark striped background"
@@ -48,7 +49,7 @@ def test_plain_diffusers_makes_the_clip_that_sample_makes(tmp_path: Path) -> Non
 @torch.no_grad()
 def test_the_autoencoder_reconstructs_held_out_clips_at_thirty_decibels(teacher: Teacher) -> None:
     video = clips("held-out", 123, range(12))
-    assert float(psnr((teacher.decode(teacher.encode(video)) - video).square().mean())) >= 30
+    assert float(psnr_of_mse((teacher.decode(teacher.encode(video)) - video).square().mean())) >= 30
 
 
 def test_latents_have_unit_variance(teacher: Teacher) -> None:

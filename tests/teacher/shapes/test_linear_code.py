@@ -9,7 +9,7 @@ import torch
 from fewstep.teacher.shapes.autoencoder import clips
 from fewstep.teacher.shapes.judge import batch
 from fewstep.teacher.shapes.linear_code import LinearCode
-from fewstep.teacher.training_loop import psnr
+from fewstep.teacher.training_loop import psnr_of_mse
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_decoding_is_undone_by_encoding(code: LinearCode) -> None:
     frame = clips("train", 1, range(2))[:, :, :1].expand(-1, -1, 5, -1, -1)
     decoded = code.decode(code.encode(frame))
     again = code.decode(code.encode(decoded))
-    assert float(psnr((again - decoded).square().mean())) > 35
+    assert float(psnr_of_mse((again - decoded).square().mean())) > 35
 
 
 def errors(video: torch.Tensor, *channels: int) -> list[torch.Tensor]:
@@ -44,13 +44,13 @@ def errors(video: torch.Tensor, *channels: int) -> list[torch.Tensor]:
 
 
 def test_more_channels_reconstruct_better(video: torch.Tensor) -> None:
-    found = errors(video, 4, 16, 64)
-    assert found[0] > found[1] > found[2]
+    of_channels = errors(video, 4, 16, 64)
+    assert of_channels[0] > of_channels[1] > of_channels[2]
 
 
 def test_sixteen_channels_hold_all_but_the_mottle() -> None:
     plain, _ = batch("train", 0, range(24), np.zeros(24))
-    assert float(psnr(errors(plain, 16)[0])) > 25
+    assert float(psnr_of_mse(errors(plain, 16)[0])) > 25
 
 
 def test_an_empty_fit_is_refused() -> None:

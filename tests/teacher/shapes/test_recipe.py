@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from fewstep.cli import app
 from fewstep.teacher import precision
-from fewstep.teacher.base import load_teacher
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import load_judge
-from fewstep.teacher.shapes.recipe import read_recipe, run_part, settle_precision
+from fewstep.teacher.shapes.recipe import read_teacher_recipe, run_part, settle_training_precision
 
 TINY: dict[str, Any] = {
     "judge": {"steps": 2, "batch": 4, "watch_clips": 32, "feature_clips": 32},
@@ -83,7 +83,7 @@ def test_an_earlier_teacher_is_gone_on_with(run_folder: Path, tmp_path: Path) ->
 
 def test_an_earlier_teacher_must_fit_the_recipe_and_know_its_latents(run_folder: Path, tmp_path: Path) -> None:
     def train_from(start: Path, **changes: Any) -> None:
-        run_part(read_recipe(write(tmp_path, start=str(start), **changes)), "denoiser", torch.device("cpu"))
+        run_part(read_teacher_recipe(write(tmp_path, start=str(start), **changes)), "denoiser", torch.device("cpu"))
 
     with pytest.raises(ValueError, match="has other sizes than the recipe's"):
         train_from(run_folder / "pipeline", denoiser={**TINY["denoiser"], "ffn": 64})
@@ -114,20 +114,20 @@ def test_the_judge_is_saved_with_its_hash(run_folder: Path) -> None:
 
 def test_wrong_recipes_are_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no recipe"):
-        read_recipe(tmp_path / "none.yaml")
+        read_teacher_recipe(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match=r"denoiser.stepz: Extra inputs"):
-        read_recipe(write(tmp_path, denoiser={"stepz": 3}))
+        read_teacher_recipe(write(tmp_path, denoiser={"stepz": 3}))
     broken = tmp_path / "broken.yaml"
     broken.write_text("denoiser: [")
     with pytest.raises(ValueError, match="is not YAML"):
-        read_recipe(broken)
+        read_teacher_recipe(broken)
     result = CliRunner().invoke(app, ["teacher", "train", str(write(tmp_path)), "--only", "vae"])
     assert result.exit_code == 2 and "use judge, autoencoder, denoiser" in result.output
 
 
 @pytest.mark.parametrize(("name", "start"), [("shapes-teacher", None), ("shapes-teacher-on", "shapes")])
 def test_the_shipped_recipes_are_valid(name: str, start: str | None) -> None:
-    shipped = read_recipe(Path(__file__).parents[3] / "recipes" / f"{name}.yaml")
+    shipped = read_teacher_recipe(Path(__file__).parents[3] / "recipes" / f"{name}.yaml")
     assert shipped.denoiser.steps > 1000 and shipped.start == start
     assert shipped.denoiser.precision == "auto"
 
@@ -137,8 +137,8 @@ def test_auto_is_settled_before_anything_is_trained(
     native: Literal["bfloat16", "float32"], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "auto_precision", lambda device: precision.AutoPrecision(native, "a test"))
-    recipe = read_recipe(write(tmp_path, denoiser={"precision": "auto"}))
-    settled, line = settle_precision(recipe, torch.device("cpu"))
+    recipe = read_teacher_recipe(write(tmp_path, denoiser={"precision": "auto"}))
+    settled, line = settle_training_precision(recipe, torch.device("cpu"))
     assert (settled.denoiser.precision, settled.judge.precision) == (expected, "fp32")
     assert line == f"precision: {native} (auto: a test)"
-    assert settle_precision(settled, torch.device("cpu")) == (settled, None)
+    assert settle_training_precision(settled, torch.device("cpu")) == (settled, None)

@@ -12,13 +12,13 @@ from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.world import (
     _MOTTLE_GRAIN,
     ATTRIBUTES,
-    FRAMES,
-    SIDE,
+    WORLD_FRAMES,
+    WORLD_SIDE,
     Scene,
     _smooth_noise,
     draw_scene,
     held_out,
-    render,
+    render_scene,
 )
 
 SCENE = Scene("square", "red", "large", "right", "graded", "dark", "alone", seed=3)
@@ -31,43 +31,43 @@ def redness(frame: np.ndarray) -> np.ndarray:
 
 def centre(frame: np.ndarray) -> tuple[float, float]:
     weight = redness(frame)
-    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    y, x = np.mgrid[0:WORLD_SIDE, 0:WORLD_SIDE]
     return float((weight * x).sum() / weight.sum()), float((weight * y).sum() / weight.sum())
 
 
 def test_a_clip_follows_from_its_scene() -> None:
-    clip = render(SCENE)
-    assert clip.shape == (FRAMES, SIDE, SIDE, 3) and clip.dtype == np.uint8
-    assert np.array_equal(clip, render(SCENE))
-    assert not np.array_equal(clip, render(replace(SCENE, seed=4)))
+    clip = render_scene(SCENE)
+    assert clip.shape == (WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE, 3) and clip.dtype == np.uint8
+    assert np.array_equal(clip, render_scene(SCENE))
+    assert not np.array_equal(clip, render_scene(replace(SCENE, seed=4)))
 
 
 @pytest.mark.parametrize(("motion", "axis", "sign"), [("right", 0, 1), ("left", 0, -1), ("down", 1, 1), ("up", 1, -1)])
 def test_objects_move_where_the_scene_says(motion: str, axis: int, sign: int) -> None:
-    clip = render(replace(SCENE, motion=motion))
+    clip = render_scene(replace(SCENE, motion=motion))
     moved = np.subtract(centre(clip[-1]), centre(clip[0]))
     assert 20 < sign * moved[axis] < 32
     assert abs(moved[1 - axis]) < 2
 
 
 def test_objects_grow_and_return_from_their_orbit() -> None:
-    grown = render(replace(SCENE, motion="grow"))
+    grown = render_scene(replace(SCENE, motion="grow"))
     assert (redness(grown[-1]) > 100).sum() > 4 * (redness(grown[0]) > 100).sum()
-    circled = render(replace(SCENE, motion="orbit"))
+    circled = render_scene(replace(SCENE, motion="orbit"))
     assert np.hypot(*np.subtract(centre(circled[0]), centre(circled[-1]))) < 2
     assert np.hypot(*np.subtract(centre(circled[0]), centre(circled[8]))) > 15
 
 
 def test_sizes_tones_and_company_can_be_seen() -> None:
-    areas = [(redness(render(replace(SCENE, size=size))[8]) > 100).sum() for size in ATTRIBUTES["size"]]
+    areas = [(redness(render_scene(replace(SCENE, size=size))[8]) > 100).sum() for size in ATTRIBUTES["size"]]
     assert areas[1] > 1.6 * areas[0] and areas[2] > 1.6 * areas[1]
-    assert render(replace(SCENE, tone="light"))[0].mean() > render(SCENE)[0].mean() + 45
-    assert not np.array_equal(render(replace(SCENE, company="second"))[0], render(SCENE)[0])
+    assert render_scene(replace(SCENE, tone="light"))[0].mean() > render_scene(SCENE)[0].mean() + 45
+    assert not np.array_equal(render_scene(replace(SCENE, company="second"))[0], render_scene(SCENE)[0])
 
 
 def test_a_dark_frame_surrounds_every_clip() -> None:
-    clip = render(replace(SCENE, tone="light", motion="left"))
-    inside = np.zeros((SIDE, SIDE), bool)
+    clip = render_scene(replace(SCENE, tone="light", motion="left"))
+    inside = np.zeros((WORLD_SIDE, WORLD_SIDE), bool)
     inside[3:-3, 3:-3] = True
     assert (clip[:, ~inside] == 12).all()
     assert (clip[:, inside] != 12).all(axis=-1).any()
@@ -76,7 +76,7 @@ def test_a_dark_frame_surrounds_every_clip() -> None:
 def grounds(pattern: str, count: int) -> np.ndarray:
     """First frames of small growing objects, which hide little of the ground: (count, SIDE - 6, SIDE - 6) greys."""
     scene = replace(SCENE, size="small", motion="grow", pattern=pattern)
-    clips = [render(replace(scene, seed=seed))[0, 3:-3, 3:-3] for seed in range(count)]
+    clips = [render_scene(replace(scene, seed=seed))[0, 3:-3, 3:-3] for seed in range(count)]
     return np.stack(clips).astype(float).mean(axis=-1)
 
 
@@ -92,14 +92,14 @@ def test_every_ground_is_mottled_in_its_own_way_and_stands_still() -> None:
     first, second = grounds("graded", 2)
     beyond_gradient = [np.std(np.diff(ground, axis=0)) for ground in (first, second)]
     assert min(beyond_gradient) > 2  # grey levels from one row to the next; a gradient alone has 0.3
-    clip = render(replace(SCENE, size="small", motion="grow"))
+    clip = render_scene(replace(SCENE, size="small", motion="grow"))
     corner = clip[:, 4:12, 4:12]
     assert (corner == corner[:1]).all()
 
 
 def test_the_mottle_is_smooth_noise_of_unit_variance() -> None:
     fields = np.stack([_smooth_noise(np.random.default_rng(seed)) for seed in range(64)])
-    assert fields.shape == (64, SIDE, SIDE)
+    assert fields.shape == (64, WORLD_SIDE, WORLD_SIDE)
     assert np.allclose(fields.var(axis=0).mean(), 1, atol=0.1)
     neighbours = (fields[:, :, 1:] * fields[:, :, :-1]).mean()
     assert np.isclose(neighbours, np.exp(-((1 / _MOTTLE_GRAIN) ** 2) / 4), atol=0.1)

@@ -20,20 +20,22 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
-PipelineSteps = Annotated[
+PipelineStepsOption = Annotated[
     int | None,
     typer.Option("--steps", min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
-Frames = Annotated[
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
+FramesOption = Annotated[
     int | None, typer.Option("--frames", min=1, max=MOST_FRAMES, help="Frames of a clip; the teacher's by default.")
 ]
-Height = Annotated[
+HeightOption = Annotated[
     int | None, typer.Option("--height", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")
 ]
-Width = Annotated[int | None, typer.Option("--width", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")]
-Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
-Shift = Annotated[
+WidthOption = Annotated[
+    int | None, typer.Option("--width", min=1, max=MOST_PIXELS, help="Pixels; the teacher's by default.")
+]
+FpsOption = Annotated[float | None, typer.Option("--fps", help="Frames per second; the teacher's by default.")]
+ShiftOption = Annotated[
     float | None,
     typer.Option(
         "--shift", min=0.001, max=MOST_SHIFT, help="Bends the steps' times towards noise; the model's own by default."
@@ -47,7 +49,7 @@ Control = Annotated[
         "model's own by default.",
     ),
 ]
-Computed = Annotated[
+DTypeOption = Annotated[
     DType,
     typer.Option(
         "--dtype",
@@ -55,7 +57,7 @@ Computed = Annotated[
     ),
 ]
 
-Decoders = Annotated[
+DecodersOption = Annotated[
     list[str] | None,
     typer.Option(
         "--decoder",
@@ -84,11 +86,11 @@ def settle_dtype(screen: Screen, dtype: DType, device: str | None, begun: str | 
     return cast("DType", choice.precision)
 
 
-def load(name: str, dtype: DType, device: str | None, shift: float | None = None) -> Teacher:
+def load_named_teacher(name: str, dtype: DType, device: str | None, shift: float | None = None) -> Teacher:
     """The teacher, its denoiser and text encoder in this dtype, on the GPU if there is one; see `load_teacher`."""
     import torch
 
-    from fewstep.teacher.base import load_teacher
+    from fewstep.teacher.load_teacher import load_teacher
 
     return load_teacher(name, getattr(torch, dtype), device, shift)
 
@@ -119,7 +121,7 @@ def guidance_of(text: str) -> Guidance:
         raise ValueError(f"--{error}") from error
 
 
-def guidance_if_asked(text: str | None) -> Guidance | None:
+def optional_guidance_of(text: str | None) -> Guidance | None:
     """`guidance_of` where the option may be left out."""
     return None if text is None else guidance_of(text)
 
@@ -140,29 +142,29 @@ def named_sources(given: list[str]) -> dict[str, str]:
     A source without a name is called like its last part. Raises ValueError when two have one name, or a name fits no
     file.
     """
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for text in given:
         name, is_named, source = text.partition("=")
         if not is_named or "/" in name:  # the latter: a path with = in it
             name, source = re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-"), text
         if not source or not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"{text!r} names no model: write SOURCE or NAME=SOURCE, the name of letters, digits, . _-")
-        if name in found:
+        if name in sources:
             raise ValueError(f"two models are called {name}: give one another name, as in other={source}")
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources
 
 
-def asked_ways(source: str) -> tuple[str, int | None, Guidance | None]:
+def parse_source(source: str) -> tuple[str, int | None, Guidance | None]:
     """'shapes@4:1.5' -> ('shapes', 4, 1.5): a source, and the steps and guidance it is asked for, None its own.
 
-    Raises ValueError as `asked_each`, and for several of them.
+    Raises ValueError as `parse_chain_source`, and for several of them.
     """
-    name, steps, guidance = asked_each(source)
+    name, steps, guidance = parse_chain_source(source)
     return name, for_each(steps, 1, source)[0], for_each(guidance, 1, source)[0]
 
 
-def asked_each(source: str) -> tuple[str, list[int | None], list[Guidance | None]]:
+def parse_chain_source(source: str) -> tuple[str, list[int | None], list[Guidance | None]]:
     """'a+b@4+2:1.5' -> ('a+b', [4, 2], [1.5]): steps and guidance of each member of a chain, or one for all.
 
     Raises ValueError for guidance that is neither a number nor 5@0.3-0.93, and for what else stands behind an @.
@@ -181,9 +183,9 @@ def asked_each(source: str) -> tuple[str, list[int | None], list[Guidance | None
     return match[1], [*counts], weights
 
 
-def for_each(said: Sequence[_T], num: int, source: str) -> list[_T]:
+def for_each(values: Sequence[_T], num: int, source: str) -> list[_T]:
     """What is said of each of `num` members: as many, or one for all. Raises ValueError for another number of them."""
-    if len(said) not in (1, num):
+    if len(values) not in (1, num):
         members = "one model" if num == 1 else f"a chain of {num}"
-        raise ValueError(f"{source!r} says {len(said)} numbers of {members}: give one, or one for each member")
-    return list(said) * (num if len(said) == 1 else 1)
+        raise ValueError(f"{source!r} says {len(values)} numbers of {members}: give one, or one for each member")
+    return list(values) * (num if len(values) == 1 else 1)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.alarms import alarms
+from fewstep.eval.metrics.clip_statistics import Blank, Broken, Contrast, Flicker, Motion, Saturation
 from fewstep.eval.metrics.clips import Clips, Metric
-from fewstep.eval.metrics.looks import Blank, Broken, Contrast, Flicker, Motion, Saturation
 
 LOOKS = (Motion(), Flicker(), Saturation(), Contrast())
 
@@ -18,8 +18,8 @@ def videos(count: int = 4) -> Tensor:
 
 
 def value(metric: Metric, own: Tensor, teacher: Tensor | None = None, ratio: bool = False) -> float:
-    found = metric.figures(*(None if v is None else metric.measure(clips(v)) for v in (own, teacher)))  # type: ignore[arg-type]
-    figure = found[f"{metric.name}-ratio" if ratio else metric.name]
+    metrics = metric.figures(*(None if v is None else metric.measure(clips(v)) for v in (own, teacher)))  # type: ignore[arg-type]
+    figure = metrics[f"{metric.name}-ratio" if ratio else metric.name]
     assert figure["low"] <= figure["value"] <= figure["high"] and figure["num"] == len(own)
     return float(figure["value"])
 
@@ -38,8 +38,8 @@ def test_a_clip_beside_itself_has_ratio_1_and_no_warning() -> None:
 def test_a_frozen_clip_has_no_motion_and_is_called_static() -> None:
     frozen = videos()[:, :, :1].expand_as(videos())
     assert value(Motion(), frozen) == 0 and value(Motion(), frozen, videos(), ratio=True) == 0
-    found = Motion().figures(Motion().measure(clips(frozen)), Motion().measure(clips(videos())))
-    assert alarms(found) == ["moves only 0% as much as the teacher: it may have become static"]
+    metrics = Motion().figures(Motion().measure(clips(frozen)), Motion().measure(clips(videos())))
+    assert alarms(metrics) == ["moves only 0% as much as the teacher: it may have become static"]
     assert "motion-ratio" not in Motion().figures(*(Motion().measure(clips(frozen)),) * 2)  # of a static teacher
 
 
@@ -59,8 +59,8 @@ def test_colour_and_contrast() -> None:
     assert value(Contrast(), red) == pytest.approx(0, abs=1e-6) and value(Contrast(), halves) == pytest.approx(0.5)
     assert value(Blank(), red) == 1 and value(Blank(), halves) == 0
     vivid = (1.5 * videos()).clamp(-1, 1)
-    found = Saturation().figures(Saturation().measure(clips(vivid)), Saturation().measure(clips(videos())))
-    assert "over-saturated" in alarms(found)[0]
+    metrics = Saturation().figures(Saturation().measure(clips(vivid)), Saturation().measure(clips(videos())))
+    assert "over-saturated" in alarms(metrics)[0]
 
 
 def test_clips_that_are_not_finite_are_told_and_shown_as_grey() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Exported
-from fewstep.student.sampler import Asked, open_sampler
+from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher import source
 
 FIELDS = tuple(SamplingContract.model_fields)
@@ -144,8 +144,8 @@ def test_a_format_that_its_family_lacks_is_refused(
 def test_an_export_keeps_to_its_contract(pipeline: Path, lora: Path, tiny_wan_folder: Path) -> None:
     for path, teacher in ((pipeline, None), (lora, str(tiny_wan_folder))):
         with pytest.raises(ValueError, match="trained for steps 4, not 3"):
-            open_sampler(path, Asked(steps=3), teacher, device="cpu")
-        assert open_sampler(path, Asked(steps=3, guidance=2.0, force=True), teacher, device="cpu").steps == 3
+            open_sampler(path, SamplingOptions(steps=3), teacher, device="cpu")
+        assert open_sampler(path, SamplingOptions(steps=3, guidance=2.0, force=True), teacher, device="cpu").steps == 3
 
 
 def test_an_export_on_the_hub_is_not_taken_for_a_teacher(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

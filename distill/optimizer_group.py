@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fewstep.distill.gradients import average_gradients, clip_gradients
 from fewstep.distill.optimizers import MOMENTS, OptimizerKind, fresh_state, make_optimizer, plain, step
-from fewstep.distill.parallel import fill, is_part
+from fewstep.distill.parallel import fill, is_shard
 
 
-class Player:
+class OptimizerGroup:
     """Parameters trained by Adam, at `lr` times the scale of each step. Some may be sharded, and others not."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Player:
     ) -> None:
         self.parameters = list(parameters)
         # groups of their own: torch handles all of a group's tensors in one go where it can
-        kinds = [[p for p in self.parameters if is_part(p) == sharded] for sharded in (False, True)]
+        kinds = [[p for p in self.parameters if is_shard(p) == sharded] for sharded in (False, True)]
         groups = [{"params": kind} for kind in kinds if kind] or [{"params": []}]
         self.optimizer = make_optimizer(optimizer, groups, lr, betas, weight_decay)
         self._lr, self._clip = lr, clip
@@ -74,8 +74,8 @@ class Player:
         for i, saved in state["state"].items():
             own = {name: plain(x) for name, x in self.optimizer.state[self.parameters[int(i)]].items()}
             _check_moments(saved, own)
-            for one, of_it in zip(_tensors(own).values(), _tensors(saved).values(), strict=True):
-                fill(one, of_it)
+            for own_tensor, saved_tensor in zip(_tensors(own).values(), _tensors(saved).values(), strict=True):
+                fill(own_tensor, saved_tensor)
 
     def begin(self, numbers: Iterable[int]) -> None:
         """Gives the parameters of these numbers, and no others, an optimizer's state, to be filled."""
@@ -104,11 +104,11 @@ def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 def _tensors(of_one: Mapping[str, Any]) -> dict[str, Any]:
     """Of a parameter, by their names, in an order of their own."""
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for name in sorted(of_one):
         parts = of_one[name] if isinstance(of_one[name], Mapping) else {"": of_one[name]}
-        found |= {f"{name} {part}".strip(): parts[part] for part in sorted(parts)}
-    return found
+        tensors |= {f"{name} {part}".strip(): parts[part] for part in sorted(parts)}
+    return tensors
 
 
 def as_numbers(figures: dict[str, Tensor]) -> dict[str, float]:

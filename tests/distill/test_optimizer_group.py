@@ -12,18 +12,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fewstep.distill.player import Player
+from fewstep.distill.optimizer_group import OptimizerGroup
 
 TWO_PROCESSES = """
 import os, torch
 from accelerate import Accelerator
-from fewstep.distill.player import Player
+from fewstep.distill.optimizer_group import OptimizerGroup
 from fewstep.teacher.ranks import join_processes
 threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self") else 1
 join_processes(cpu=True)
 accelerator = Accelerator(cpu=True)
 one, two = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
-player = Player([one, two], 1.0, (0.9, 0.999), 0.0, 1e9)
+player = OptimizerGroup([one, two], 1.0, (0.9, 0.999), 0.0, 1e9)
 one.grad = torch.tensor([1.0, -3.0]) * (1 if accelerator.process_index else 3)  # mean 2, -6
 player.gather(accelerator)
 player.move(0.0)
@@ -38,8 +38,8 @@ assert not os.path.isdir("/proc/self") or len(os.listdir("/proc/self/task")) == 
 """
 
 
-def player(parameter: nn.Parameter, clip: float = 1.0) -> Player:
-    return Player([parameter], 0.1, (0.0, 0.0), 0.0, clip)
+def player(parameter: nn.Parameter, clip: float = 1.0) -> OptimizerGroup:
+    return OptimizerGroup([parameter], 0.1, (0.0, 0.0), 0.0, clip)
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
@@ -63,7 +63,7 @@ def test_a_long_gradient_is_clipped() -> None:
     moved = {}
     for clip in (1.0, 1e9):
         parameter = nn.Parameter(torch.zeros(1))
-        one = Player([parameter], 0.1, (0.5, 0.5), 0.0, clip)
+        one = OptimizerGroup([parameter], 0.1, (0.5, 0.5), 0.0, clip)
         for gradient in (100.0, 1.0):
             parameter.grad = torch.tensor([gradient])
             assert one.gather(Accelerator(cpu=True)) == gradient

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from fewstep.student.contract import FILE_NAME as CONTRACT
-from fewstep.student.contract import SamplingContract, read_contract
+from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
 from fewstep.student.export.base import find_format
-from fewstep.student.export.whole_folder import FILE_NAME
+from fewstep.student.export.whole_folder import EXPORT_FILE
 from fewstep.student.loading import Student, teacher_of
-from fewstep.teacher.base import Teacher, load_teacher
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.weight_files import tensor_shapes
 
@@ -30,7 +30,7 @@ def is_export(path: Path) -> bool:
     """Whether there is an export rather than a run, a stage or a teacher: its folder, or its file of weights."""
     if path.is_file():
         return path.suffix in (*_FILES, *_PICKLES)
-    return (path / FILE_NAME).is_file() or _MARK in _index(path)
+    return (path / EXPORT_FILE).is_file() or _MARK in _index(path)
 
 
 def open_export(
@@ -87,20 +87,20 @@ def _read(path: Path) -> tuple[str, SamplingContract]:
     if path.suffix in _PICKLES and path.is_file():
         raise ValueError(f"{path} is a pickle, which may run code when it is read: pass a safetensors file")
     if path.is_file():
-        found: tuple[str, SamplingContract] = import_module(_FILES[path.suffix]).read_header(path)
-        return found
+        header: tuple[str, SamplingContract] = import_module(_FILES[path.suffix]).read_header(path)
+        return header
     return _format_name(path), read_contract(path)
 
 
 def _format_name(folder: Path) -> str:
     try:
-        return str(parse_json((folder / FILE_NAME).read_text("utf-8"))["format"])
+        return str(parse_json((folder / EXPORT_FILE).read_text("utf-8"))["format"])
     except FileNotFoundError:
-        if found := _index(folder).get(_MARK):
-            return str(found)
-        raise ValueError(f"{folder} has no {FILE_NAME}: restore it beside {CONTRACT}") from None
+        if mark := _index(folder).get(_MARK):
+            return str(mark)
+        raise ValueError(f"{folder} has no {EXPORT_FILE}: restore it beside {CONTRACT_FILE}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / FILE_NAME} is not whole ({error}): export the student again") from error
+        raise ValueError(f"{folder / EXPORT_FILE} is not whole ({error}): export the student again") from error
 
 
 def _index(folder: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_inte
 BLANK = 0.01  # contrast of a clip that shows nothing
 
 
-class Look(Metric):
+class ClipStatistic(Metric):
     """A number of each clip; figures are its mean, and as NAME-ratio the mean over the teacher's."""
 
     unit: str
@@ -29,10 +29,10 @@ class Look(Metric):
         return self.per_clip(clips.videos)
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        found = {self.name: figure(mean_interval(own), len(own), self.unit)}
+        metrics = {self.name: figure(mean_interval(own), len(own), self.unit)}
         if teacher is not None and teacher.sum() > 0:
-            found[f"{self.name}-ratio"] = figure(ratio_interval(own, teacher), len(own), "x the teacher's")
-        return found
+            metrics[f"{self.name}-ratio"] = figure(ratio_interval(own, teacher), len(own), "x the teacher's")
+        return metrics
 
 
 class Blank(Metric):
@@ -85,25 +85,25 @@ def _mean_size(differences: Tensor) -> Tensor:
     return differences.abs().flatten(1).mean(1).nan_to_num() / 2
 
 
-class Motion(Look):
+class Motion(ClipStatistic):
     """How much clips move."""
 
     name, unit, per_clip = "motion", "of the range, per frame", staticmethod(motion)
 
 
-class Flicker(Look):
+class Flicker(ClipStatistic):
     """How unsteadily."""
 
     name, unit, per_clip = "flicker", "of the range, per frame", staticmethod(flicker)
 
 
-class Saturation(Look):
+class Saturation(ClipStatistic):
     """How colourful clips are."""
 
     name, unit, per_clip = "saturation", "of the range", staticmethod(saturation)
 
 
-class Contrast(Look):
+class Contrast(ClipStatistic):
     """How much their brightness varies."""
 
     name, unit, per_clip = "contrast", "of the range", staticmethod(contrast)

@@ -27,12 +27,12 @@ _IN_OUR_WORDS = {
 }
 
 
-def sentences(error: ValidationError, schema: Schema) -> list[str]:
+def error_sentences(error: ValidationError, schema: Schema) -> list[str]:
     """One sentence for each of the first mistakes, and how many more there are; `schema` is the JSON schema of the
     model that was validated."""
-    found = error.errors()
-    more = [f"and {len(found) - _MOST} more mistakes"] if len(found) > _MOST else []
-    return [*(_sentence(details, schema) for details in found[:_MOST]), *more]
+    errors = error.errors()
+    more = [f"and {len(errors) - _MOST} more mistakes"] if len(errors) > _MOST else []
+    return [*(_sentence(details, schema) for details in errors[:_MOST]), *more]
 
 
 def _sentence(details: ErrorDetails, schema: Schema) -> str:

@@ -18,7 +18,7 @@ FIGURES = (
 
 
 @torch.no_grad()
-def example(model: TimedModel, batch: int) -> Tensor:
+def example_clips(model: TimedModel, batch: int) -> Tensor:
     """Clips (B, 3, F, H, W) in -1..1 on the CPU, the same at every call."""
     sampler, prompts = model.sampler, [PROMPT] * batch
     if sampler.before is not None:
@@ -45,7 +45,7 @@ class Likenesses:
 
     def _example(self, model: TimedModel) -> Tensor | None:
         try:
-            return None if model.failure is not None else example(model, self._batch)
+            return None if model.failure is not None else example_clips(model, self._batch)
         except FAILURES as error:
             model.failure = one_sentence(error)
             return None

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fewstep.eval.latency import FAILURES, PROMPT, TimedModel, one_sentence, time_pass
-from fewstep.eval.likeness import example, likeness
+from fewstep.eval.likeness import example_clips, likeness
 from fewstep.eval.switch import Switch
 from fewstep.eval.tuning import COMPILING, Tuning, check_tuning, encoders, option_said, tunable_decoders, tune
 from fewstep.student.background import Background
@@ -68,7 +68,7 @@ class Optimiser:
 
     def run(self, on_tried: Callable[[Tried], None] = lambda tried: None) -> tuple[Tuning, list[Tried]]:
         """What is kept, and all that was tried. Raises what making a clip raises where no option is to blame."""
-        own = example(self._model, self._batch)
+        own = example_clips(self._model, self._batch)
         kept, result, switches = Tuning(), list[Tried](), list[Switch]()
         try:
             for group in candidates(self._model, self._batch):
@@ -94,7 +94,7 @@ class Optimiser:
             check_tuning(alone, model.sampler.teacher.device, self._batch)
             background = Background(model.sampler) if alone.overlap else None
             switches = tune([model.sampler], alone)
-            figures = likeness(example(model, self._batch), own)  # compiles as well
+            figures = likeness(example_clips(model, self._batch), own)  # compiles as well
             without, with_it = self._times(switches, background)
         except FAILURES as error:
             return Tried(option, False, one_sentence(error)), switches

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Place = tuple[Any, str]  # an object and the name of an attribute of it
+Attribute = tuple[Any, str]  # an object and the name of an attribute of it
 
 
 class Switch:
     """A change that is made at once: what it sets in these places, and what was there before."""
 
-    def __init__(self, places: Iterable[Place], change: Callable[[], None]) -> None:
+    def __init__(self, places: Iterable[Attribute], change: Callable[[], None]) -> None:
         self._places = list(places)
         self._before = self._values()
         try:

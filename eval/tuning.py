@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fewstep.eval.peak_memory import denoisers
-from fewstep.eval.switch import Place, Switch
+from fewstep.eval.switch import Attribute, Switch
 from fewstep.student.background import check_background
 from fewstep.student.eight_bits import torchao_quantization, weight_config
 from fewstep.student.sampler import Sampler
@@ -150,7 +150,7 @@ def _attention(samplers: Sequence[Sampler], backend: str) -> Switch:
 
     networks = _networks(samplers)
     processors = [getattr(module, "processor", None) for network in networks for module in network.modules()]
-    places: list[Place] = [(one, "_attention_backend") for one in processors if hasattr(one, "_attention_backend")]
+    places: list[Attribute] = [(one, "_attention_backend") for one in processors if hasattr(one, "_attention_backend")]
 
     def change() -> None:
         for network in networks:

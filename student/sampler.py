@@ -197,8 +197,8 @@ def student_sampler(student: Student, name: str, options: SamplingOptions) -> Sa
     contract.prepare(teacher)
     size = clip_size(contract.sizes, options.num_frames, options.height, options.width)
     if not options.force:
-        told = options.embedded_guidance, options.control_scale
-        contract.check(options.steps, options.shift, options.guidance, *told, size=size)
+        inputs = options.embedded_guidance, options.control_scale
+        contract.check(options.steps, options.shift, options.guidance, *inputs, size=size)
         check_negative(contract, options.negative_prompt)
     teacher.tell(options.embedded_guidance, options.control_scale)
     free = options.steps not in (None, contract.steps) or options.shift not in (None, contract.shift)

@@ -78,8 +78,8 @@ class WanVACETeacher(WanTeacher):
     def call_arguments(self, contract: Contract, given: Given | None = None) -> dict[str, Any]:
         """With the control scale."""
         scale = contract.control_scale
-        told = list(scale) if isinstance(scale, tuple) else scale
-        return super().call_arguments(contract, given) | {"conditioning_scale": told}
+        scale_argument = list(scale) if isinstance(scale, tuple) else scale
+        return super().call_arguments(contract, given) | {"conditioning_scale": scale_argument}
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         """The control branch's blocks, which run first, then the others."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewstep.eval.latency import TimedModel
-from fewstep.eval.likeness import Likenesses, example, likeness
+from fewstep.eval.likeness import Likenesses, example_clips, likeness
 from fewstep.eval.tuning import Tuning, tune
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.load_teacher import load_teacher
@@ -31,9 +31,9 @@ def test_figures_of_a_difference() -> None:
 
 def test_examples_are_the_same_at_every_call(sampler: Sampler) -> None:
     model = TimedModel.of("tiny", sampler, batch=2)
-    assert torch.equal(example(model, 2), example(model, 2))
+    assert torch.equal(example_clips(model, 2), example_clips(model, 2))
     without_text = TimedModel.of("tiny", sampler, batch=2, text=False)
-    assert torch.equal(example(without_text, 2), example(model, 2))
+    assert torch.equal(example_clips(without_text, 2), example_clips(model, 2))
 
 
 def test_models_are_held_against_themselves(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from fewstep.commands.tuning_options import (
     CompileBlocks,
     CudaGraphs,
     Overlap,
-    Quantise,
+    QuantiseOption,
     QuantiseText,
     Slicing,
     Tiling,
@@ -56,8 +56,12 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; the next have the next ones.")]
-EmbeddedGuidance = Annotated[
+GuidanceWeight = Annotated[
+    str | None,
+    typer.Option(help=f"Classifier-free; by default a student's own, and the teacher's usual one, mostly 5; {LEVELS}."),
+]
+FirstSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the first clip; the next have the next ones.")]
+EmbeddedGuidanceOption = Annotated[
     float | None,
     typer.Option(
         min=0.0, max=MOST_GUIDANCE, help="Told to denoisers that take their guidance as an input; the model's own."
@@ -88,20 +92,15 @@ def sample(
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     steps: Steps = None,
-    guidance: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Classifier-free; by default a student's own, and the teacher's usual one, mostly 5; {LEVELS}."
-        ),
-    ] = None,
-    embedded_guidance: EmbeddedGuidance = None,
+    guidance: GuidanceWeight = None,
+    embedded_guidance: EmbeddedGuidanceOption = None,
     control_scale: Control = None,
     shift: ShiftOption = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
-    seed: Seed = 0,
+    seed: FirstSeed = 0,
     frames: FramesOption = None,
     height: HeightOption = None,
     width: WidthOption = None,
@@ -115,7 +114,7 @@ def sample(
     compile_blocks: CompileBlocks = False,
     cuda_graphs: CudaGraphs = False,
     attention: Attention = None,
-    quantise: Quantise = None,
+    quantise: QuantiseOption = None,
     quantise_text: QuantiseText = None,
     channels_last: ChannelsLast = False,
     tiling: Tiling = False,

@@ -28,7 +28,7 @@ CudaGraphs = Annotated[
 Attention = Annotated[
     str | None, typer.Option(metavar="BACKEND", help="diffusers' attention backend, such as native or flash.")
 ]
-Quantise = Annotated[
+QuantiseOption = Annotated[
     Literal["int8", "fp8"] | None, typer.Option("--quantise", help="The denoisers' weights, through torchao.")
 ]
 QuantiseText = Annotated[

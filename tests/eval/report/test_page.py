@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fewstep.eval.report import clips
-from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, RunRecord, Tried, read_evaluation
+from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, RunRecord, TriedRecord, read_evaluation
 from fewstep.eval.report.page import Material, render_page
 
 
@@ -36,9 +36,9 @@ def test_without_an_evaluation_it_says_how_to_get_one(run_record: RunRecord) -> 
 
 def test_options_that_were_tried_stand_beside_their_errors(benchmark: BenchmarkRecord, run_record: RunRecord) -> None:
     tried = [
-        Tried(option="--compile-blocks", kept=True, why="faster", seconds_without=2.0, seconds_with=1.6,
+        TriedRecord(option="--compile-blocks", kept=True, why="faster", seconds_without=2.0, seconds_with=1.6,
               relative_error=3e-7, psnr_db=121.0),
-        Tried(option="--quantise int8", kept=False, why="quantised weights need torchao"),
+        TriedRecord(option="--quantise int8", kept=False, why="quantised weights need torchao"),
     ]  # fmt: skip
     rows = [row.model_copy(update={"relative_error": 0.0123}) for row in benchmark.rows]
     page = render_page(

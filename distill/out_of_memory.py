@@ -17,11 +17,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_sentence(stage: Stage, step: int) -> str:
-    """One sentence: where it happened, what is kept, and which lines of the recipe take less."""
+    """One sentence: where it happened, what is kept, and which lines of the recipe take less, now or in a new run."""
     clips = stage.batch // stage.accumulate
-    knobs = [] if clips == 1 else [f"accumulate above {stage.accumulate} ({clips} clips go through at once now)"]
-    knobs += ["gradient_checkpointing: true", "average: cpu", "student.train: lora", "a smaller size"]
+    fewer = f"; with --again {stage.name}, accumulate above {stage.accumulate} ({clips} clips go through at once now)"
     return (
         f"stage {stage.name}: memory ran out in step {step + 1}; the {step} steps before it are kept: run the same "
-        f"command again with one of {', '.join(knobs)} (--dry-run says what each takes)"
+        f"command again with gradient_checkpointing: true or average: cpu{fewer if clips > 1 else ''}; in a new `out`, "
+        "student.train: lora or a smaller size (--dry-run says what each takes)"
     )

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("teacher", "student", "distill", "eval", "src/fewstep")
+PACKAGES = ("teacher", "student", "distill", "eval", "src/fewstep")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 UNPINNED = {"torchvision"}  # must be of the same build as torch, so no version fits everywhere
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
@@ -38,7 +38,7 @@ PINS = asked([line for line in LINES if line and not line.startswith("#")])
 def imported() -> set[str]:
     """The top-level names of every module that the source imports, also inside functions."""
     names: set[str] = set()
-    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# room -> the rooms it may import, beside itself
+# package -> the packages it may import, beside itself
 MAY_IMPORT = {
     "teacher": set[str](),
     "student": {"teacher"},
@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "eval": {"teacher", "student"},
     "recipes": set[str](),
 }
-ROOMS = sorted(MAY_IMPORT)
+PACKAGES = sorted(MAY_IMPORT)
 OWN = ROOT / "src" / "fewstep"
 FILES = sorted(
-    [path for folder in (*ROOMS, "tests") for path in (ROOT / folder).rglob("*.py")]
+    [path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")]
     + [*OWN.glob("*.py"), *(OWN / "api").rglob("*.py"), *(OWN / "commands").rglob("*.py")]
 )
 
@@ -38,18 +38,18 @@ def imported(path: Path, package: str) -> Iterator[str]:
 
 
 def rooms_imported(path: Path) -> set[str]:
-    """The parts of fewstep that a file imports: rooms, `commands` or `cli`."""
+    """The parts of fewstep that a file imports: packages, `commands` or `cli`."""
     package = ".".join(("fewstep", *path.relative_to(ROOT).parent.parts))
     names = (name.split(".") for name in imported(path, package))
     return {parts[1] for parts in names if parts[0] == "fewstep" and len(parts) > 1}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
-    allowed = MAY_IMPORT[room] | {room, "__version__"}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_imports_only_the_rooms_below_it(package: str) -> None:
+    allowed = MAY_IMPORT[package] | {package, "__version__"}
     strays = {
         str(path.relative_to(ROOT)): stray
-        for path in (ROOT / room).rglob("*.py")
+        for path in (ROOT / package).rglob("*.py")
         if (stray := rooms_imported(path) - allowed)
     }
     assert not strays
@@ -70,8 +70,8 @@ def test_recipes_hold_data_only() -> None:
 
 
 def test_every_room_is_linked_into_the_namespace() -> None:
-    for room in ROOMS:
-        assert (OWN / room).is_symlink() and (OWN / room).samefile(ROOT / room)
+    for package in PACKAGES:
+        assert (OWN / package).is_symlink() and (OWN / package).samefile(ROOT / package)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -14,8 +14,8 @@ import pytest
 
 from tests.test_layers import FILES, OWN, ROOT
 
-ROOMS = ("teacher", "student", "distill", "eval")
-CODE = [path for path in FILES if path.is_relative_to(OWN) or path.relative_to(ROOT).parts[0] in ROOMS]
+PACKAGES = ("teacher", "student", "distill", "eval")
+CODE = [path for path in FILES if path.is_relative_to(OWN) or path.relative_to(ROOT).parts[0] in PACKAGES]
 
 # Names that stand in several modules on purpose, and why.
 SHARED_NAMES = {

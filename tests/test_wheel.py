@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("distill", "eval", "recipes", "student", "teacher")
+PACKAGES = ("distill", "eval", "recipes", "student", "teacher")
 UNSEEN = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "out", "data", "tests")
 NESTED = (
     "pipeline/vae/deep/weights.bin",
@@ -70,7 +70,7 @@ def test_every_module_imports_from_the_wheel(python: Path) -> None:
     home = python.parents[1]
     (installed,) = home.glob("lib/python*/site-packages/fewstep")
     modules = {Path(line) for line in run(python, "-c", IMPORT_EVERYTHING, cwd=home).split()}
-    expected = {installed / path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    expected = {installed / path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert expected <= modules
     assert {path for path in modules if not path.is_relative_to(installed)} == set()
 
@@ -81,7 +81,7 @@ def test_the_command_runs_from_the_wheel(python: Path) -> None:
 
 def test_every_file_of_every_room_is_in_the_wheel(source: Path, wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    files = {path for room in ROOMS for path in (source / room).rglob("*") if path.is_file()}
+    files = {path for package in PACKAGES for path in (source / package).rglob("*") if path.is_file()}
     assert {source / "teacher" / "shapes" / name for name in NESTED} <= files
     assert {f"fewstep/{path.relative_to(source).as_posix()}" for path in files} - names == set()
     assert "fewstep/py.typed" in names

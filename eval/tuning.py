@@ -153,14 +153,18 @@ def _attention(samplers: Sequence[Sampler], backend: str) -> Switch:
     places: list[Attribute] = [(one, "_attention_backend") for one in processors if hasattr(one, "_attention_backend")]
 
     def change() -> None:
-        for network in networks:
-            try:
-                network.set_attention_backend(backend)
-            except (ValueError, RuntimeError, ImportError, AttributeError) as error:
-                kind = type(network).__name__
-                raise ValueError(f"{kind} has no attention backend {backend} here: {error}") from error
+        of_all = Registry._active_backend
+        try:
+            for network in networks:
+                try:
+                    network.set_attention_backend(backend)
+                except (ValueError, RuntimeError, ImportError, AttributeError) as error:
+                    kind = type(network).__name__
+                    raise ValueError(f"{kind} has no attention backend {backend} here: {error}") from error
+        finally:
+            Registry._active_backend = of_all  # diffusers sets it as well, for every other model of the process
 
-    return Switch([*places, (Registry, "_active_backend")], change)
+    return Switch(places, change)
 
 
 def _quantise(samplers: Sequence[Sampler], to: Quantise) -> Switch:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
 from fewstep.eval.tuning import Quantise, Tuning, check_models, check_tuning, tune
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
@@ -34,9 +35,10 @@ def test_quantised_weights_change_little(sampler: Sampler, to: Quantise, error: 
 
 
 def test_attention_backends_agree(sampler: Sampler) -> None:
-    exact = latents(sampler)
+    exact, of_all = latents(sampler), Registry.get_active_backend()
     tune([sampler], Tuning(attention="_native_math"))
     torch.testing.assert_close(latents(sampler), exact, atol=1e-4, rtol=1e-4)
+    assert Registry.get_active_backend() == of_all  # other models of the process compute as before
 
 
 def test_an_unknown_backend_is_refused(sampler: Sampler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_as_many_layers_as_the_tolerance_allows(make_student: Callable[..., Stud
 
 def test_a_layer_without_effect_goes_first(make_student: Callable[..., Student]) -> None:
     student = make_student("wan32", "full")
-    network = merged_network(student)
+    network = deepcopy(merged_network(student))  # other tests have the same student
     network.blocks[1].ffn.net[2].weight.zero_()
     chosen = choose_layers(student, network, 1e-3, lambda weight: weight * (1 + 1e-2))
     assert "blocks.1.ffn.net.2" in chosen.names and len(chosen.names) < chosen.num_layers

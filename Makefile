@@ -138,7 +138,7 @@ chain-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/real --num 1536
 	$(BIN)/fewstep run shapes-first-frame --set data.folder=runs/real
 	$(BIN)/fewstep run shapes-chain
-	$(BIN)/fewstep evaluate $(CHAINED) --num 256 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-chain/evaluation
+	$(BIN)/fewstep evaluate $(CHAINED) --num 512 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-chain/evaluation
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(CHAINED) --batch 4 --repetitions 5 --out runs/shapes-chain/benchmark.json
 	$(BIN)/fewstep student chain runs/shapes-chain --out docs/results/chain.json
 

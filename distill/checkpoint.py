@@ -22,22 +22,31 @@ PREVIOUS = "previous.pt"  # the one before
 HEALTHY_FILE = "healthy.pt"  # the last one at which nothing was wrong with the student
 
 
-def save_state(folder: Path, state: dict[str, Any], name: str = STATE_FILE) -> None:
+def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Replaces the run's checkpoint, whole or not at all; the one that it replaces is the previous one from then on.
 
     There are never more than two, also while one is written, and never none.
     """
-    newest, previous = folder / name, folder / PREVIOUS
-    keep = name == STATE_FILE and _is_before(folder, state)
-    if name == STATE_FILE and newest.exists():
+    newest, previous = folder / STATE_FILE, folder / PREVIOUS
+    keep = _is_before(folder, state)
+    if newest.exists():
         previous.unlink(missing_ok=True)
-    with whole_file(newest) as part:
+    _write(newest, state, previous if keep else None)
+    sharded.forget_all(folder)  # of before
+
+
+def save_healthy(folder: Path, state: dict[str, Any]) -> None:
+    """Replaces the last checkpoint at which nothing was wrong, whole or not at all."""
+    _write(folder / HEALTHY_FILE, state)
+
+
+def _write(path: Path, state: dict[str, Any], replaced: Path | None = None) -> None:
+    """What it replaces stays as `replaced`, if given."""
+    with whole_file(path) as part:
         with part.open("wb") as file:  # without it torch hides that a disk is full
             torch.save(state, file)
-        if keep:
-            os.replace(newest, previous)
-    if name == STATE_FILE:
-        sharded.forget_all(folder)  # of before
+        if replaced is not None:
+            os.replace(path, replaced)
 
 
 def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = False) -> dict[str, Any] | None:

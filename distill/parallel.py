@@ -49,6 +49,10 @@ class Parallel(Settings):
     offload: Literal["none", "cpu"] = "none"
     """Where sharded weights and optimizers are while nobody asks them: cpu is slower, and takes still less of a GPU."""
 
+    def shards(self, num_processes: int) -> bool:
+        """Whether so many processes hold a share each."""
+        return self.kind == "fsdp" and num_processes > 1
+
 
 def check_sharded(teacher: Teacher, guidances: Iterable[Guidance]) -> None:
     """Raises ValueError for what cannot be sharded; `guidances` are those of the stages."""
@@ -70,7 +74,7 @@ class Layout:
 
     def __init__(self, settings: Parallel, accelerator: Accelerator) -> None:
         self._settings, self._accelerator = settings, accelerator
-        self.shards = settings.kind == "fsdp" and accelerator.num_processes > 1
+        self.shards = settings.shards(accelerator.num_processes)
 
     def prepare(self, teacher: Teacher) -> None:
         """Makes room where networks will be sharded: from now on the teacher's own waits on the CPU."""

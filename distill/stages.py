@@ -20,7 +20,7 @@ from fewstep.distill.expert_plan import expert_plan
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.parallel import Layout, check_sharded, gathered, held_like
+from fewstep.distill.parallel import Layout, gathered, held_like
 from fewstep.distill.processes import agree, check_same
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
@@ -83,8 +83,6 @@ class Relay:
         Raises ValueError when a gate does not open or a loss is not finite; Stop, with what is on disk, when a signal
         asked to stop.
         """
-        if self.layout.shards:
-            check_sharded(self.teacher, [stage.guidance for stage in self.recipe.stages])
         for index, stage in enumerate(self.recipe.stages):
             if self.folder.finished(stage.name):
                 self.screen.say(f"{stage.name} is finished")

@@ -90,7 +90,7 @@ class StepCounter:
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
         less, times = _counted_as(recipe, index, self.num_processes)
-        shards = recipe.parallel.kind == "fsdp" and self.num_processes > 1
+        shards = recipe.parallel.shards(self.num_processes)
         for network in every_network(self._teacher.denoiser):
             if getattr(network, "is_gradient_checkpointing", False):  # since another recipe was counted
                 network.disable_gradient_checkpointing()

@@ -14,7 +14,15 @@ from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import HEALTHY_FILE, STATE_FILE, check_tensors, load_state, save_state, single_files
+from fewstep.distill.checkpoint import (
+    HEALTHY_FILE,
+    STATE_FILE,
+    check_tensors,
+    load_state,
+    save_healthy,
+    save_state,
+    single_files,
+)
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
@@ -289,7 +297,7 @@ class Trainer:
                 for before in single_files(self.folder):
                     before.unlink()
         elif self.accelerator.is_main_process:
-            save_state(self.folder, self._numbers() | self._tensors(), HEALTHY_FILE if healthy else STATE_FILE)
+            (save_healthy if healthy else save_state)(self.folder, self._numbers() | self._tensors())
 
     def _numbers(self) -> dict[str, Any]:
         return {

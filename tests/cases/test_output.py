@@ -19,6 +19,7 @@ from fewstep.commands.tables import print_table
 from tests.commands.terminal import Stream, seen
 from tests.commands.test_run import write_recipe
 from tests.commands.typed import fewstep
+from tests.torchrun import torchrun
 
 Check = Callable[..., None]
 FEWSTEP = [sys.executable, "-m", "fewstep"]
@@ -189,7 +190,7 @@ def test_a_log_goes_on_after_a_stop(lines: Check, tmp_path: Path, tiny_wan_folde
 @pytest.mark.slow
 def test_only_one_of_several_processes_prints(lines: Check, tmp_path: Path, tiny_wan_folder: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_wan_folder)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "fewstep"]
+    launcher = torchrun(2, "-m", "fewstep")
     short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, "run", str(recipe), *short], capture_output=True, text=True, env=environment)

@@ -22,6 +22,7 @@ from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.precision import AutoPrecision, auto_precision
 from tests.cases.record import outcome
 from tests.commands.typed import fewstep
+from tests.torchrun import torchrun
 
 KIND = "17 precision auto"
 NATIVE = AutoPrecision("bfloat16", "the CPU has AVX512-BF16")
@@ -302,9 +303,8 @@ Path(f"process {os.environ['RANK']}").write_text(f"{plan.precision}, {line}")
 @pytest.mark.slow
 def test_processes_of_unlike_machines_agree(tmp_path: Path, check_case: Callable[..., None]) -> None:
     (tmp_path / "ranks.py").write_text(RANKS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, tmp_path / "ranks.py"], cwd=tmp_path, env=quiet, timeout=300, check=True)
+    subprocess.run(torchrun(2, tmp_path / "ranks.py"), cwd=tmp_path, env=quiet, timeout=300, check=True)
     got = "; ".join(f"{path.name}: {path.read_text()}" for path in sorted(tmp_path.glob("process *")))
     expected = "process 0: float32, precision: float32 (auto: the first); process 1: float32, None"
     check_case(KIND, "two processes whose machines differ", got, expected)

@@ -19,6 +19,7 @@ from fewstep.student.contract import read_contract
 from fewstep.student.load_student import load_student
 from fewstep.teacher.guidance import Guidance
 from tests.commands.typed import fewstep
+from tests.torchrun import torchrun
 
 RECIPE = {
     "seed": 3,
@@ -137,7 +138,7 @@ def reached(state: Path, stage: str, step: int) -> bool:
 
 def test_several_processes_make_the_data_once_and_train_together(recipe: Path, tmp_path: Path) -> None:
     """Three, since two that ask for the same lock at once may be lucky."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", "-m", "fewstep"]
+    launcher = torchrun(3, "-m", "fewstep")
     short = [setting for i in range(3) for setting in (f"stages.{i}.steps=1", f"stages.{i}.batch=3")]
     command = [*launcher, "run", str(recipe), *(word for setting in short for word in ("--set", setting))]
     done = subprocess.run(

@@ -103,6 +103,12 @@ def test_a_dry_run_counts_one_of_several_processes(tmp_path: Path, tiny_wan_fold
     assert code == 2 and "7 processes cannot share a batch of" in output
 
 
+@pytest.mark.parametrize(("recipe", "why"), [("shapes-chain", "a chain runs in"), ("shapes-decoder", "is trained in")])
+def test_what_runs_in_one_process_is_not_counted_for_several(recipe: str, why: str) -> None:
+    code, output = fewstep("run", recipe, "--dry-run", "--processes", "2")
+    assert code == 2 and f"{why} one process" in output
+
+
 def test_what_only_a_dry_run_counts_with_is_refused_elsewhere(tmp_path: Path, tiny_wan_folder: Path) -> None:
     code, output = fewstep("run", recipe(tmp_path, tiny_wan_folder), "--tflops", "300")
     assert code == 2 and "--device-memory, --tflops and --processes are for --dry-run alone" in output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from fewstep.distill.processes import Request, agree
 from fewstep.teacher.interrupts import Signals, Stop, noted_signals
 from fewstep.teacher.ranks import ProcessEnded, among_processes, current_ranks
+from tests.torchrun import torchrun
 
 TWO_PROCESSES = """
 import os, signal, threading, time
@@ -53,7 +53,7 @@ accelerator.end_training()  # a process group that is left to the interpreter's 
 def test_two_processes_agree_and_one_that_is_left_alone_says_so(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    command = torchrun(2, script)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "second").read_text() == "stopped by SIGTERM"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import torch
 from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from fewstep.distill.estimate import stage_memory
 from fewstep.distill.fitting import remedies, what_fits
-from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed, plain_tensors
+from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
@@ -25,9 +25,11 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
+from tests.distill.sharded_memory import held_bytes, highest_bytes
 from tests.tiny_pipelines import save_tiny_wan
 
 PROMPT = "a red ball rolls slowly across a wooden table"
+PENALTIES = {"r1": 0.01, "r2": 0.01}
 FAMILIES = [
     "tiny_experts_folder", "tiny_wan_animate_folder", "tiny_sdxl_folder", "tiny_hunyuan_video15_image_folder",
     "tiny_kandinsky_image_folder", "tiny_svd_folder", "tiny_mochi_folder", "tiny_ltx2_image_folder",
@@ -45,10 +47,18 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe_of(folder: Path, train: str = "lora", **more: object) -> Recipe:
-    """An adversarial stage of four clips."""
-    stage = {"name": "judged", "teacher_steps": 4, "student_steps": 2, "steps": 4, "batch": 2}
-    judged = {"kind": "adversarial", "warmup": 0, "discriminator": {"width": 8}, "r1": 0.01, "r2": 0.01}
+def recipe_of(
+    folder: Path,
+    train: str = "lora",
+    backbone: str = "frozen",
+    batch: int = 2,
+    penalties: Mapping[str, float] | None = PENALTIES,
+    **more: object,
+) -> Recipe:
+    """An adversarial stage of so many clips; penalties: None for the objective's own."""
+    stage = {"name": "judged", "teacher_steps": 4, "student_steps": 2, "steps": 4, "batch": batch}
+    discriminator = {"width": 8, "backbone": backbone}
+    judged = {"kind": "adversarial", "warmup": 0, "discriminator": discriminator, **(penalties or {})}
     data = {"kind": "rollouts", "prompts": "prompts.txt"}
     values = {
         "teacher": str(folder),
@@ -60,13 +70,13 @@ def recipe_of(folder: Path, train: str = "lora", **more: object) -> Recipe:
     return Recipe.model_validate(values | {"stages": [stage | {"objective": judged}]} | more)
 
 
-def counter_of(recipe: Recipe) -> tuple[StepCounter, VideoSize]:
+def counter_of(recipe: Recipe, num_processes: int = 1) -> tuple[StepCounter, VideoSize]:
     teacher = outline_teacher(recipe.teacher).teacher
     size = teacher.default_size()
     assert size is not None
     teacher.use_size(size)
     tokens = teacher.count_tokens([PROMPT])[0] or None
-    return StepCounter(teacher, size, "float32", tokens), size
+    return StepCounter(teacher, size, "float32", tokens, num_processes), size
 
 
 def allocated(recipe: Recipe, size: VideoSize) -> tuple[float, float]:
@@ -76,24 +86,7 @@ def allocated(recipe: Recipe, size: VideoSize) -> tuple[float, float]:
     conditions = teacher.conditions_of_any([PROMPT], "", size)
     trainer = untrained_trainer(recipe, 0, teacher, conditions, size, Accelerator(cpu=True), 3)
     trainer.one_step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        trainer.one_step()
-    now = highest = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            highest = max(highest, now)
-    states = [state for p in trainer.players.values() for state in p.optimizer.state.values()]
-    moments = sum(part.nbytes for state in states for x in state.values() for part in plain_tensors(x))
-    networks = (trainer.roles.student, trainer.roles.supervisor, trainer.roles.backbone, *trainer.modules.values())
-    tensors = {
-        id(x): sum(part.nbytes for part in plain_tensors(x))
-        for net in networks
-        for x in (*net.parameters(), *net.buffers())
-    }
-    return (
-        sum(tensors.values()) + moments + sum(x.nbytes for x in trainer.roles.average.values())
-    ) / GIB, highest / GIB
+    return held_bytes(trainer) / GIB, highest_bytes(trainer) / GIB
 
 
 @pytest.mark.parametrize(

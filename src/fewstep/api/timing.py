@@ -54,7 +54,10 @@ def benchmark(
     del arguments["quiet"]
     from fewstep.commands.benchmark import benchmark_command, time_asked
     from fewstep.commands.progress import Screen
+    from fewstep.commands.tuning_options import take_tuning
 
     screen = Screen(quiet=quiet)
     screen.command = python_call(benchmark, arguments)
-    return time_asked(**checked(benchmark_command, arguments), screen=screen)
+    values = checked(benchmark_command, arguments)
+    tuning = take_tuning(values)
+    return time_asked(**values, tuning=tuning, screen=screen)

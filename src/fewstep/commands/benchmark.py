@@ -41,6 +41,7 @@ from fewstep.commands.tuning_options import (
     QuantiseText,
     Slicing,
     Tiling,
+    take_tuning,
 )
 from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 
@@ -127,8 +128,7 @@ def benchmark_command(
         return
     results = time_asked(
         models, steps, guidance, batch, repetitions, warmup, dtype, device, decoder, shift, frames, height, width,
-        optimise, max_error, compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last,
-        tiling, slicing, overlap, random_weights, text, out, Screen(),
+        optimise, max_error, take_tuning(dict(ctx.params)), random_weights, text, out, Screen(),
     )  # fmt: skip
     if results["failed"]:
         raise typer.Exit(FAILED)
@@ -150,32 +150,19 @@ def time_asked(
     width: int | None,
     optimise: Literal["auto"] | None,
     max_error: float | None,
-    compile: bool,
-    compile_blocks: bool,
-    cuda_graphs: bool,
-    attention: str | None,
-    quantise: Literal["int8", "fp8"] | None,
-    quantise_text: Literal["int8", "fp8"] | None,
-    channels_last: bool,
-    tiling: bool,
-    slicing: bool,
-    overlap: bool,
+    tuning: Tuning,
     random_weights: str | None,
     text: bool,
     out: Path | None,
     screen: Screen,
 ) -> dict[str, Any]:
-    """What `benchmark_command` does with models, under the same names: what it writes to `out`."""
+    """What `benchmark_command` does with models, under the same names, but for those in `tuning`: what it writes to
+    `out`."""
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     from fewstep.eval.benchmark import BenchmarkPlan
-    from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import SamplingOptions
 
     options = SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width)
-    tuning = Tuning(
-        compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last, tiling, slicing,
-        overlap,
-    )  # fmt: skip
     _check_optimised(optimise is not None, max_error, tuning, repetitions, text)
     plan = BenchmarkPlan(batch, repetitions, warmup, dtype, tuning, optimise is not None, max_error)
     return time_models(models or [], options, plan, screen, out, device, random_weights, text, decoder or ())

@@ -34,7 +34,7 @@ def run_chain(
             f"--again {again}: later members of a chain were distilled on what earlier ones made: delete the folder of "
             f"the member and {chain.out / GIVEN_FOLDER} to distil it again"
         )
-    if num_launched() > 1:
+    if (num_launched() if dry_run is None else dry_run.processes) > 1:
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
     _check(chain, dry_run, screen)
     if dry_run is not None:

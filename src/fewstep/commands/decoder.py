@@ -12,6 +12,7 @@ from fewstep import __version__
 from fewstep.commands.run_screen import RunScreen
 
 if TYPE_CHECKING:
+    from fewstep.commands.run_memory import Machine
     from fewstep.distill.decoder.pairs import Pairs
     from fewstep.distill.decoder.recipe import DecoderRecipe
     from fewstep.distill.run_folder import RunFolder
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher
 
 
-def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run: bool, screen: RunScreen) -> Path:
+def run_decoder(
+    recipe: str, settings: Sequence[str], again: str | None, dry_run: Machine | None, screen: RunScreen
+) -> Path:
     """Follows it, or only checks it; see `fewstep run`. The run directory."""
     import typer
 
@@ -30,14 +33,14 @@ def run_decoder(recipe: str, settings: Sequence[str], again: str | None, dry_run
 
     if again is not None:
         raise ValueError(f"--again {again}: a decoder's recipe has no stages; delete its folder to train it again")
-    if num_launched() > 1:
+    if (num_launched() if dry_run is None else dry_run.processes) > 1:
         raise ValueError("a decoder is trained in one process: start it without torchrun or accelerate")
     plan, line = settle_precision(read_decoder_recipe(recipe, settings))
     folder = RunFolder(plan.out)
     if line is not None:
         screen.say(line)
     check_decoder_run(plan, folder)
-    if dry_run:
+    if dry_run is not None:
         typer.echo(plan.dump_yaml(), nl=False)
         _say_plan(plan, screen)
         return plan.out

@@ -107,7 +107,7 @@ def follow_recipe(
     if isinstance(recipe, str) and is_decoder(recipe):
         from fewstep.commands.decoder import run_decoder
 
-        return run_decoder(recipe, settings, again, dry_run is not None, screen)
+        return run_decoder(recipe, settings, again, dry_run, screen)
     plan = read_recipe(recipe, settings) if isinstance(recipe, str) else make_recipe(recipe, settings)
     if dry_run is None:
         with screen:
@@ -123,7 +123,6 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     from fewstep.commands.run_cost import show_cost
     from fewstep.commands.run_precision import settle_precision
     from fewstep.distill.data_checks import check_foreseen
-    from fewstep.distill.parallel import check_sharded
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.size_checks import planned_clips
 
@@ -133,9 +132,7 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     folder = RunFolder(plan.out)
     for stage in plan.stages:
         stage.share(machine.processes)
-    outline = check_run(plan, folder, again)
-    if plan.parallel.kind == "fsdp" and machine.processes > 1:
-        check_sharded(outline.teacher, [stage.guidance for stage in plan.stages])
+    outline = check_run(plan, folder, again, machine.processes)
     if skipped := check_foreseen(plan, folder, outline.teacher):
         screen.warn(skipped)
     show_cost(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

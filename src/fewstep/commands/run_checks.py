@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.outline import Outline
 
 
-def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outline:
+def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_processes: int = 1) -> Outline:
     """The outline of the teacher, once nothing stands in the way of the run; nothing is written.
 
     The cheapest checks come first. Of a teacher on the hub only configs are downloaded. Raises ValueError for the
@@ -20,6 +20,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     teacher that is not whole, a size that it cannot make, or what an earlier run left behind.
     """
     from fewstep.distill.data_checks import check_data, check_source
+    from fewstep.distill.parallel import check_sharded
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.distill.trackers import check_tracker
@@ -39,6 +40,8 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None) -> Outl
     outline = outline_teacher(plan.teacher, plan.shift)
     outline.teacher.tell(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
+    if plan.parallel.shards(num_processes):
+        check_sharded(outline.teacher, [stage.guidance for stage in plan.stages])
     bases = [outline_teacher(name) for name in plan.bases]
     named = dict(zip(plan.bases, (base.teacher for base in bases), strict=True))
     others = join_bases(outline.teacher, plan.bases, named.__getitem__) if plan.bases else []

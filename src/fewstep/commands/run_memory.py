@@ -70,7 +70,7 @@ def _whose(plan: Recipe, processes: int, num_weights: int) -> str:
     if processes == 1:
         return "one process, for its batch"
     share = f"each of {processes} processes, for its share of the batch"
-    if plan.parallel.kind == "ddp":
+    if not plan.parallel.shards(processes):
         return f"{share}, each with whole networks"
     assert plan.precision != "auto"
     gib = num_weights * BYTES[plan.precision] / GIB

@@ -55,7 +55,7 @@ def follow_stages(
             stage.share(accelerator.num_processes)
         check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
         if ranks.first:
-            check_run(plan, folder, again)
+            check_run(plan, folder, again, accelerator.num_processes)
         ranks.wait()
         with folder.locked(ranks.first):
             _follow(plan, folder, again, accelerator, screen, ranks)

@@ -39,6 +39,7 @@ from fewstep.commands.tuning_options import (
     QuantiseText,
     Slicing,
     Tiling,
+    take_tuning,
 )
 from fewstep.teacher.limits import MOST_CLIPS, MOST_GUIDANCE, MOST_SAMPLING_STEPS
 
@@ -78,6 +79,7 @@ GivenFiles = Annotated[
 
 
 def sample(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -124,7 +126,7 @@ def sample(
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"loading {source} ({dtype})")
-    from fewstep.eval.tuning import Tuning, check_tuning
+    from fewstep.eval.tuning import check_tuning
     from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.caption_files import read_prompts
     from fewstep.teacher.given import check_given, given_names, parse_given
@@ -134,10 +136,7 @@ def sample(
     check_suffix(out)
     if fps is not None:
         check_fps(fps)
-    tuning = Tuning(
-        compile, compile_blocks, cuda_graphs, attention, quantise, quantise_text, channels_last, tiling, slicing,
-        overlap,
-    )  # fmt: skip
+    tuning = take_tuning(dict(ctx.params))
     check_tuning(tuning, find_device(device), batch)
     typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     wanted = _with_files(typed or [""], parse_given(given or []))

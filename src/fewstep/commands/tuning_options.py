@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from fewstep.eval.tuning import Tuning
 
 Optimise = Annotated[
     Literal["auto"] | None,
@@ -48,3 +52,10 @@ Overlap = Annotated[
     bool,
     typer.Option("--overlap", help="Decode clips while the next are denoised: more a minute, none sooner."),
 ]
+
+
+def take_tuning(options: dict[str, Any]) -> Tuning:
+    """Those of a command's options, by name, that are a tuning's, which are not among them any more."""
+    from fewstep.eval.tuning import Tuning
+
+    return Tuning(**{field.name: options.pop(field.name) for field in fields(Tuning)})

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,22 @@ def before_rollouts(work: Callable[[int], None]) -> None:
     setattr(dataset_sources, "rollout", later)  # noqa: B010
 
 
-def slow() -> None:
-    """Each batch takes a while in this process."""
-    before_rollouts(lambda n: time.sleep(5))
+def slow(begun: Path) -> None:
+    """Each batch takes a while in this process; the file is there once its first has begun."""
+
+    def work(n: int) -> None:
+        begun.touch()
+        time.sleep(5)
+
+    before_rollouts(work)
 
 
 def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[object], tmp_path: Path) -> None:
     """Shards that the first has not listed yet, as one before them is not whole, are not made again."""
-    out = tmp_path / "two"
-    pair = Pair(tmp_path, *rollouts, "--out", out, broken=slow)
-    wait_until(appears(out, "shard-*.parquet", 2), lambda: pair.run)
+    out, begun = tmp_path / "two", tmp_path / "begun"
+    pair = Pair(tmp_path, *rollouts, "--out", out, broken=partial(slow, begun))
+    made = appears(out, "shard-*.parquet", 2)
+    wait_until(lambda: made() and begun.exists(), lambda: pair.run)  # the first may be done before the second begins
     pair.send(signal.SIGTERM, 1)
     for end, who in zip(pair.ends(), ("", "process 1: "), strict=True):
         assert end.startswith(f"exit 143: {who}stopped by SIGTERM; ")

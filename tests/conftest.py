@@ -172,7 +172,9 @@ def auto_is_float32() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate remembers the first run's precision for the whole process."""
+def fresh_state() -> Iterator[None]:
+    """Random numbers do not depend on the tests before; accelerate remembers the first run's precision for the whole
+    process."""
+    torch.manual_seed(0)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -34,9 +34,11 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     exact = lightest  # it learns the same, but for the order of sums
     if num_processes > 1:
         yield from _sharded(exact)
-    shards = recipe.parallel.kind == "fsdp"
-    if not (has_few_bits(recipe.optimizer) or shards):
-        yield (lightest := _with(lightest, "optimizer", "adamw8bit"))
+    few_bits = _with(lightest, "optimizer", "adamw8bit")
+    if not has_few_bits(recipe.optimizer) and not few_bits[1].mistakes_of_few_bits():
+        yield (lightest := few_bits)
+        if num_processes > 1:
+            yield from _sharded(lightest)
     if recipe.train_of(index) == "full":
         yield (lightest := _adapters(lightest, index))
         if num_processes > 1:
@@ -83,9 +85,10 @@ def _sharded(changed: Changed) -> Iterator[Changed]:
         changed = [*settings, "parallel.kind=fsdp"], recipe.model_copy(update={"parallel": Parallel(kind="fsdp")})
         if not changed[1].mistakes_of_few_bits():
             yield changed
-    if changed[1].parallel.offload == "none" and not changed[1].mistakes_of_few_bits():
+    if changed[1].parallel.offload == "none":
         offloaded = changed[1].model_copy(update={"parallel": Parallel(kind="fsdp", offload="cpu")})
-        yield [*changed[0], "parallel.offload=cpu"], offloaded
+        if not offloaded.mistakes_of_few_bits():
+            yield [*changed[0], "parallel.offload=cpu"], offloaded
 
 
 def _adapters(changed: Changed, index: int) -> Changed:

@@ -10,8 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from fewstep.distill.few_bit_moments import plain_moment
 from fewstep.distill.gradients import average_gradients, clip_gradients
-from fewstep.distill.optimizers import MOMENTS, OptimizerKind, fresh_state, make_optimizer, plain, step
+from fewstep.distill.optimizers import MOMENTS, OptimizerKind, fresh_state, make_optimizer, step
 from fewstep.distill.parallel import fill, is_shard
 
 
@@ -59,7 +60,7 @@ class OptimizerGroup:
         or of few bits."""
         own = self.optimizer.state
         known = [(i, own[p]) for i, p in enumerate(self.parameters) if p in own]
-        state = {i: {name: plain(remembered) for name, remembered in of_one.items()} for i, of_one in known}
+        state = {i: {name: plain_moment(remembered) for name, remembered in of_one.items()} for i, of_one in known}
         group = {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
         return {"state": state, "param_groups": [group | {"params": list(range(len(self.parameters)))}]}
 
@@ -72,7 +73,7 @@ class OptimizerGroup:
             raise ValueError("its optimizer is of other parameters")
         self.begin(state["state"].keys())
         for i, saved in state["state"].items():
-            own = {name: plain(x) for name, x in self.optimizer.state[self.parameters[int(i)]].items()}
+            own = {name: plain_moment(x) for name, x in self.optimizer.state[self.parameters[int(i)]].items()}
             _check_moments(saved, own)
             for own_tensor, saved_tensor in zip(_tensors(own).values(), _tensors(saved).values(), strict=True):
                 fill(own_tensor, saved_tensor)

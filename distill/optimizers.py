@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from fewstep.teacher.extras import extra_module
+from fewstep.distill.few_bit_moments import BLOCK, few_bit_optimizer
 
 OptimizerKind = Literal["adamw", "adamw_fused", "adamw8bit", "adamw4bit"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
-_OF_FEW_BITS = {"adamw8bit": "AdamW8bit", "adamw4bit": "AdamW4bit"}  # torchao's, arXiv 2110.02861 and 2309.01507
+_OF_FEW_BITS = {"adamw8bit": "AdamW8bit", "adamw4bit": "AdamW4bit"}  # torchao's
 
-# bytes of each of the two moments, with the scales of blocks of 256 and 128; small tensors keep 4
+# bytes of each of the two moments, with a scale per block; small tensors keep 4
 MOMENT_BYTES: dict[OptimizerKind, float] = {
-    "adamw": 4, "adamw_fused": 4, "adamw8bit": 1 + 4 / 256, "adamw4bit": 1 / 2 + 4 / 128,
+    "adamw": 4, "adamw_fused": 4, "adamw8bit": 1 + 4 / BLOCK, "adamw4bit": 1 / 2 + 4 / BLOCK,
 }  # fmt: skip
 
 
@@ -30,7 +29,7 @@ def has_few_bits(kind: OptimizerKind) -> bool:
 def check_optimizer(kind: OptimizerKind) -> None:
     """Raises ValueError where the library that it needs is missing."""
     if has_few_bits(kind):
-        _torchao(kind)
+        _few_bit(kind)
 
 
 def make_optimizer(
@@ -42,10 +41,11 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over groups of parameters. Raises ValueError as `check_optimizer`."""
     if has_few_bits(kind):
-        optimizer: torch.optim.Optimizer = getattr(_torchao(kind), _OF_FEW_BITS[kind])(
-            list(groups), lr=lr, betas=betas, weight_decay=weight_decay
+        few_bit: Any = _few_bit(kind)
+        made: torch.optim.Optimizer = few_bit(
+            list(groups), lr=lr, betas=betas, weight_decay=weight_decay, block_size=BLOCK
         )
-        return optimizer
+        return made
     on_meta = any(parameter.is_meta for group in groups for parameter in group["params"])  # where nothing is fused
     fused = True if kind == "adamw_fused" and not on_meta else None
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
@@ -65,19 +65,11 @@ def step(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def fresh_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
     """What the optimizer remembers of a parameter before its first step."""
     if hasattr(optimizer, "_new_buffer"):
-        # torchao's own rule, which it has no public name for: small tensors keep 32 bits
         moments = {name: optimizer._new_buffer(parameter.detach(), name == "exp_avg") for name in MOMENTS}
     else:
         moments = {name: torch.zeros_like(parameter.detach()) for name in MOMENTS}
     fused = any(group.get("fused") for group in optimizer.param_groups)  # whose kernel counts where parameters are
     return {"step": torch.zeros((), device=parameter.device if fused else "cpu"), **moments}
-
-
-def plain(remembered: Tensor) -> Tensor | Mapping[str, Tensor]:
-    """What a checkpoint holds of it: itself, or its blocks' codes and scales. They are the very same memory."""
-    if not is_traceable_wrapper_subclass(remembered) or not hasattr(remembered, "codes"):
-        return remembered
-    return {"codes": remembered.codes, "scale": remembered.scale}
 
 
 def _as_it_is(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
@@ -88,5 +80,5 @@ def _as_it_is(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
     return nullcontext() if devices == {"cuda"} else torch.compiler.set_stance("force_eager")
 
 
-def _torchao(kind: OptimizerKind) -> Any:
-    return extra_module("torchao.optim", f"optimizer {kind}", "quant")
+def _few_bit(kind: OptimizerKind) -> type[torch.optim.Optimizer]:
+    return few_bit_optimizer(_OF_FEW_BITS[kind], f"optimizer {kind}")

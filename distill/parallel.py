@@ -9,7 +9,7 @@ them are copied from: sharded ones cannot be copied.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,6 +163,16 @@ def whole_tensor(tensor: Tensor) -> Tensor:
         return tensor
     part: Any = tensor
     return part.to(part.device_mesh.device_type).full_tensor()  # parts that wait on the CPU are sent by GPUs
+
+
+def shard_like(local: Tensor, other: Tensor, shape: Sequence[int]) -> Tensor:
+    """This process's rows as a sharded tensor of that shape in all, split over processes as `other` is."""
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(other, DTensor)
+    stride = torch.empty(tuple(shape), device="meta").stride()
+    mesh, placements = other.device_mesh, other.placements
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
 
 
 def is_shard(tensor: Tensor) -> bool:

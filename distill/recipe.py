@@ -132,10 +132,10 @@ class Recipe(DataRecipe):
     def mistakes_of_few_bits(self) -> list[str]:
         """What weights or moments of few bits do not go together with."""
         wrong, base, shards = [], self.student.base, self.parallel.kind == "fsdp"
-        if has_few_bits(self.optimizer) and shards:
+        if has_few_bits(self.optimizer) and shards and self.parallel.offload == "cpu":
             wrong.append(
-                f"optimizer: {self.optimizer} keeps moments in blocks, which are not split over processes: use adamw "
-                "or adamw_fused with parallel.kind=fsdp, or parallel.kind=ddp"
+                f"optimizer: {self.optimizer} keeps moments in blocks, which stay on the GPU: use adamw or adamw_fused "
+                "with parallel.offload=cpu, or parallel.offload=none"
             )
         if base is None:
             return wrong

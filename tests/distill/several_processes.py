@@ -49,6 +49,7 @@ class Layout(NamedTuple):
     objective: str
     train: str
     kind: str
+    optimizer: str = "adamw"
 
 
 class Job(NamedTuple):
@@ -62,8 +63,8 @@ class Job(NamedTuple):
 
 def begin(case: Case, layout: Layout, steps: int = 5) -> Trainer:
     """The stage, as it was left in the case's folder."""
-    train: Any = layout.train
-    return case.trainer(train=train, layout=layout.kind, steps=steps, batch=8, **OBJECTIVES[layout.objective])
+    held: dict[str, Any] = {"train": layout.train, "layout": layout.kind, "optimizer": layout.optimizer}
+    return case.trainer(**held, steps=steps, batch=8, **OBJECTIVES[layout.objective])
 
 
 def run(trainer: Trainer, stop: int = 0) -> None:

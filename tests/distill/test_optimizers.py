@@ -66,7 +66,7 @@ def test_moments_take_a_share_of_the_memory(kind: OptimizerKind, share: float) -
     needing(kind)
     exact, other = Learner("adamw"), Learner(kind)
     exact.step(0), other.step(0)
-    assert moment_bytes(other.player) == pytest.approx(share * moment_bytes(exact.player), rel=0.2)
+    assert moment_bytes(other.player) == pytest.approx(share * moment_bytes(exact.player), rel=0.25)  # tables of codes
 
 
 @pytest.mark.parametrize("kind", EVERY)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ ALWAYS = [
     Layout("adversarial", "full", "ddp"),
     Layout("regression", "full", "fsdp"),
     Layout("adversarial-trained", "lora", "fsdp"),
+    *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit")] if find_spec("torchao") else []),
 ]
 FOR_THE_TABLE = [
     *(Layout(objective, "lora", "ddp") for objective in ("regression", "adversarial")),
     *(Layout(objective, "full", "ddp") for objective in ("adversarial-lora", "adversarial-trained")),
     *(Layout(objective, "full", "fsdp") for objective in ("adversarial", "adversarial-lora", "adversarial-trained")),
     *(Layout(objective, "lora", "fsdp") for objective in ("regression", "adversarial", "adversarial-lora")),
+    Layout("regression", "full", "fsdp", "adamw8bit"),
+    Layout("adversarial-trained", "full", "fsdp", "adamw8bit"),
+    Layout("adversarial-lora", "full", "ddp", "adamw8bit"),
 ]
 
 
@@ -98,7 +103,7 @@ def test_layouts_train_alike_and_go_on_from_each_other(
         ok = max(apart, resumed) <= LIMITS[layout.kind] and same_files[0] == same_files[1]
         rows.append(
             {"layout": layout.kind, "processes": 2, "train": layout.train, "objective": layout.objective}
-            | {"steps": STEPS, "max_difference": apart, "resumed": resumed, "ok": ok}
+            | {"optimizer": layout.optimizer, "steps": STEPS, "max_difference": apart, "resumed": resumed, "ok": ok}
         )
     assert all(row["ok"] for row in rows), rows
 

@@ -1,0 +1,65 @@
+"""Adam's moments in blocks of 8 or 4 bits by torchao (arXiv 2110.02861, 2309.01507), in whole and in sharded tensors.
+
+A block never crosses a row of its parameter, which is what lies at one index of its first dimension. Sharding deals out
+rows, so blocks are the same however many processes hold the parameter, and a checkpoint of one layout is resumed by
+any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.distill.parallel import is_shard, shard_like
+from fewstep.teacher.extras import extra_module
+
+BLOCK = 64  # numbers with a scale of their own; divides the rows of nearly every weight, low-rank ones included
+LEAST = 4096  # numbers of a tensor that is worth blocks
+
+
+@cache
+def few_bit_optimizer(name: str, wanted_for: str) -> type[torch.optim.Optimizer]:
+    """torchao's optimizer of this name, with blocks in rows. Raises ValueError where torchao is missing."""
+    base: Any = getattr(extra_module("torchao.optim", wanted_for, "quant"), name)
+
+    class InRows(base):  # type: ignore[misc]
+        def _new_buffer(self, parameter: Tensor, signed: bool) -> Tensor:
+            """Zeros to remember a moment in. torchao asks its own method of this name, which knows no rows."""
+            if not in_blocks(parameter):
+                return torch.zeros_like(parameter)
+            if not is_shard(parameter):
+                return self._subclass_zeros(parameter, signed, BLOCK)
+            sharded: Any = parameter
+            return shard_like(self._subclass_zeros(sharded.to_local(), signed, BLOCK), sharded, sharded.shape)
+
+    return InRows
+
+
+def in_blocks(parameter: Tensor) -> bool:
+    """Whether its moments have few bits: it is large enough, of whole blocks per row, and every process has a row."""
+    if parameter.numel() < LEAST or math.prod(parameter.shape[1:]) % BLOCK:
+        return False
+    if not is_shard(parameter):
+        return True
+    sharded: Any = parameter
+    return (
+        len(torch.empty(len(parameter), device="meta").chunk(sharded.device_mesh.size())) == sharded.device_mesh.size()
+    )
+
+
+def plain_moment(moment: Tensor) -> Tensor | Mapping[str, Tensor]:
+    """What a checkpoint holds of a moment: itself, or its blocks' codes and scales, a row per row of the parameter.
+    They are the very same memory, and sharded where the moment is."""
+    sharded: Any = moment
+    local = sharded.to_local() if is_shard(moment) else moment
+    if not hasattr(local, "codes"):
+        return moment
+    parts = {name: getattr(local, name).view(len(local), -1) for name in ("codes", "scale")}
+    if local is moment:
+        return parts
+    return {name: shard_like(part, sharded, (len(moment), part.shape[1])) for name, part in parts.items()}

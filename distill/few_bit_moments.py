@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ BLOCK = 64  # numbers with a scale of their own; divides the rows of nearly ever
 LEAST = 4096  # numbers of a tensor that is worth blocks
 
 
-@cache
 def few_bit_optimizer(name: str, wanted_for: str) -> type[torch.optim.Optimizer]:
     """torchao's optimizer of this name, with blocks in rows. Raises ValueError where torchao is missing."""
     base: Any = getattr(extra_module("torchao.optim", wanted_for, "quant"), name)

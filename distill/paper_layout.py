@@ -10,6 +10,7 @@ from fewstep.distill.meta_step import MetaMemory
 from fewstep.distill.parallel import Parallel, remember_place, take_own_tensors
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import shared_copy
+from fewstep.student.eight_bits import into_rows
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import every_network
 
@@ -33,6 +34,7 @@ class PaperLayout:
     def place(self, network: nn.Module) -> nn.Module:
         """network -> the same one with tensors of its own, a share of which is on the device."""
         own = shared_copy(network)
+        into_rows(own)
         take_own_tensors(own)
         self._memory.share(_tensors([own]), self._on_device)
         for parameter in own.parameters():

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
+from fewstep.student.eight_bits import into_rows
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.experts import parts_of, with_parts
@@ -95,10 +96,12 @@ class Layout:
             if not self.shards:
                 return network
             own = shared_copy(network)
+            into_rows(own)
+            skeleton = _without_weights(own)
             for block in reversed(teacher.blocks(own)):  # blocks within blocks come behind those around them
                 self._shard(block)
             self._shard(own)
-            remember_place(own, _without_weights(network), place)
+            remember_place(own, skeleton, place)
             return own
 
         return place

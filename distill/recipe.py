@@ -131,16 +131,14 @@ class Recipe(DataRecipe):
 
     def mistakes_of_few_bits(self) -> list[str]:
         """What weights or moments of few bits do not go together with."""
-        wrong, base, shards = [], self.student.base, self.parallel.kind == "fsdp"
-        if has_few_bits(self.optimizer) and shards and self.parallel.offload == "cpu":
+        wrong, base = list[str](), self.student.base
+        if has_few_bits(self.optimizer) and self.parallel.kind == "fsdp" and self.parallel.offload == "cpu":
             wrong.append(
                 f"optimizer: {self.optimizer} keeps moments in blocks, which stay on the GPU: use adamw or adamw_fused "
                 "with parallel.offload=cpu, or parallel.offload=none"
             )
         if base is None:
             return wrong
-        if shards:
-            wrong.append("student.base: weights in eight bits are not sharded: set parallel.kind=ddp, or leave it out")
         if full := [stage.name for index, stage in enumerate(self.stages) if self.train_of(index) == "full"]:
             wrong.append(
                 f"student.base is {base}, and {', '.join(full)} trains whole networks, which eight bits are too coarse "

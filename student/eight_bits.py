@@ -102,6 +102,37 @@ class EightBitLinear(nn.Linear):
         return product if self.bias is None else product + self.bias.to(product.dtype)
 
 
+class RowsLinear(EightBitLinear):
+    """The same layer with its weight as plain tensors, a row per output each: these can be sharded, torchao's cannot."""
+
+    _kind: type[Any]
+    _attributes: dict[str, Any]
+    _dtypes: dict[str, torch.dtype]
+
+    @property
+    def weight(self) -> Any:  # type: ignore[override]
+        """torchao's, around the tensors as they are now."""
+        parts = {name: getattr(self, f"weight_{name}").view(dtype) for name, dtype in self._dtypes.items()}
+        return self._kind.__tensor_unflatten__(parts, self._attributes, None, None)
+
+
+def into_rows(network: nn.Module) -> None:
+    """Makes every `EightBitLinear` in the network a `RowsLinear`, in place, around the same numbers."""
+    for layer in network.modules():
+        if type(layer) is EightBitLinear:
+            weight: Any = layer.weight
+            names, attributes = weight.__tensor_flatten__()
+            parts = {name: getattr(weight, name) for name in names}
+            del layer.weight
+            for name, part in parts.items():  # bytes as bytes: not every backend sends numbers of 8 bits
+                held = part.view(torch.uint8) if part.element_size() == 1 else part
+                layer.register_parameter(f"weight_{name}", nn.Parameter(held, requires_grad=False))
+            layer.__class__ = RowsLinear
+            rows: Any = layer
+            rows._kind, rows._attributes = type(weight), attributes
+            rows._dtypes = {name: part.dtype for name, part in parts.items()}
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, input: Tensor, weight: Any) -> Tensor:

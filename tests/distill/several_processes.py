@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from fewstep.distill.parallel import whole_tensor
 from fewstep.distill.processes import check_same
 from fewstep.distill.trainer import Trainer
+from fewstep.student.eight_bits import EightBits, base_of
 from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
@@ -50,6 +51,7 @@ class Layout(NamedTuple):
     train: str
     kind: str
     optimizer: str = "adamw"
+    base: EightBits | None = None
 
 
 class Job(NamedTuple):
@@ -132,23 +134,29 @@ def main() -> None:
     join_processes(cpu=True)
     accelerator = Accelerator(cpu=True)
     case = Case(load_teacher(teacher, device="cpu"), Path(data), Path())
-    for layout, folder, stop, fails in json.loads(Path(jobs).read_text()):
-        case.folder = Path(folder)
-        if fails == "elsewhere" and accelerator.process_index:
-            case.folder = Path(folder) / "another disk"
-            case.folder.mkdir()
-        trainer = begin(case, Layout(*layout))
-        try:
-            check_same(accelerator, {"step": str(trainer.step)}, "let them share a disk")
-            if fails in ("killed", "raises") and accelerator.process_index:
-                trainer.run(_failing(fails), Signals())
-            run(trainer, stop)
-        except ValueError as error:
-            print(f"\nsentence: {error}", file=sys.stderr, flush=True)
-            os._exit(2)
-        if not stop:
-            end(trainer, case.folder)
+    for layout, *rest in json.loads(Path(jobs).read_text()):
+        job = Job(Layout(*layout), *rest)
+        with base_of(case.teacher, job.layout.base):
+            _do(job, case, accelerator)
     accelerator.end_training()
+
+
+def _do(job: Job, case: Case, accelerator: Accelerator) -> None:
+    case.folder = Path(job.folder)
+    if job.fails == "elsewhere" and accelerator.process_index:
+        case.folder /= "another disk"
+        case.folder.mkdir()
+    trainer = begin(case, job.layout)
+    try:
+        check_same(accelerator, {"step": str(trainer.step)}, "let them share a disk")
+        if job.fails in ("killed", "raises") and accelerator.process_index:
+            trainer.run(_failing(job.fails), Signals())
+        run(trainer, job.stop)
+    except ValueError as error:
+        print(f"\nsentence: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+    if not job.stop:
+        end(trainer, case.folder)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from fewstep.distill.settings import Stage
 from fewstep.eval.results import write_results
+from fewstep.student.eight_bits import base_of
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
 from tests.distill.one_stage import Case
@@ -28,7 +29,7 @@ ALWAYS = [
     Layout("adversarial", "full", "ddp"),
     Layout("regression", "full", "fsdp"),
     Layout("adversarial-trained", "lora", "fsdp"),
-    *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit")] if find_spec("torchao") else []),
+    *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit", "int8")] if find_spec("torchao") else []),
 ]
 FOR_THE_TABLE = [
     *(Layout(objective, "lora", "ddp") for objective in ("regression", "adversarial")),
@@ -38,6 +39,9 @@ FOR_THE_TABLE = [
     Layout("regression", "full", "fsdp", "adamw8bit"),
     Layout("adversarial-trained", "full", "fsdp", "adamw8bit"),
     Layout("adversarial-lora", "full", "ddp", "adamw8bit"),
+    Layout("adversarial-trained", "lora", "fsdp", "adamw8bit"),
+    Layout("adversarial-lora", "lora", "fsdp", "adamw_fused", "fp8"),
+    Layout("regression", "lora", "ddp", "adamw", "int8"),
 ]
 
 
@@ -75,7 +79,7 @@ def test_layouts_train_alike_and_go_on_from_each_other(
     folders = {}
     for layout in layouts:
         for way in ("alone", "whole", "parts"):
-            folders[layout, way] = tmp_path / "-".join((*layout, way))
+            folders[layout, way] = tmp_path / "-".join(map(str, (*layout, way)))
             folders[layout, way].mkdir()
 
     def together(jobs: list[Job]) -> None:
@@ -87,14 +91,15 @@ def test_layouts_train_alike_and_go_on_from_each_other(
     for layout in layouts:
         case = Case(own_teacher, tiny_dataset, folders[layout, "parts"])
         assert (case.folder / "state").is_dir() == (layout.kind == "fsdp")
-        alone = begin(case, layout)
-        assert alone.step == 2
-        run(alone, stop=4)
-        assert (case.folder / "state.pt").is_file() and not (case.folder / "state").exists()
-        case.folder = folders[layout, "alone"]
-        reference = begin(case, layout)
-        run(reference)
-        end(reference, case.folder)
+        with base_of(own_teacher, layout.base):
+            alone = begin(case, layout)
+            assert alone.step == 2
+            run(alone, stop=4)
+            assert (case.folder / "state.pt").is_file() and not (case.folder / "state").exists()
+            case.folder = folders[layout, "alone"]
+            reference = begin(case, layout)
+            run(reference)
+            end(reference, case.folder)
     together([Job(layout, str(folders[layout, "parts"])) for layout in layouts])
     for layout in layouts:
         alone_folder, whole, parts = (folders[layout, way] for way in ("alone", "whole", "parts"))
@@ -103,7 +108,14 @@ def test_layouts_train_alike_and_go_on_from_each_other(
         ok = max(apart, resumed) <= LIMITS[layout.kind] and same_files[0] == same_files[1]
         rows.append(
             {"layout": layout.kind, "processes": 2, "train": layout.train, "objective": layout.objective}
-            | {"optimizer": layout.optimizer, "steps": STEPS, "max_difference": apart, "resumed": resumed, "ok": ok}
+            | {
+                "optimizer": layout.optimizer,
+                "base": layout.base,
+                "steps": STEPS,
+                "max_difference": apart,
+                "resumed": resumed,
+                "ok": ok,
+            }
         )
     assert all(row["ok"] for row in rows), rows
 

@@ -12,6 +12,7 @@ from fewstep.distill.objectives.objective_settings import Held
 from fewstep.distill.optimizers import MOMENT_BYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
+from fewstep.student.few_bits import BASE_BYTES
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.schedule import NoiseSchedule
@@ -120,7 +121,7 @@ def stage_memory(
     num_experts: int = 1,
     num_trained: int | None = None,
     is_part: bool = False,
-    num_eight_bits: int = 0,
+    num_few_bits: int = 0,
 ) -> list[RoleMemory]:
     """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
 
@@ -135,7 +136,8 @@ def stage_memory(
     own_base = start is not None and not recipe.keeps_adapters(start)  # adapters on weights that are not the teacher's
     learning = num_parameters if num_trained is None else num_trained
     teacher = _frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)
-    shares = [replace(teacher, weights=teacher.weights - num_eight_bits * (BYTES[frozen] - 1) / GIB)]
+    few = BYTES[frozen] if recipe.student.base is None else BASE_BYTES[recipe.student.base]
+    shares = [replace(teacher, weights=teacher.weights - num_few_bits * (BYTES[frozen] - few) / GIB)]
     averaged, moments = recipe.average_of(index) == "device", MOMENT_BYTES[recipe.optimizer]
     if lora and own_base:
         shares.append(_frozen("student's base", learning))

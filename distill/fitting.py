@@ -8,6 +8,7 @@ from fewstep.distill.optimizers import has_few_bits
 from fewstep.distill.parallel import Parallel
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
+from fewstep.student.few_bits import FewBits
 
 Changed = tuple[list[str], Recipe]  # settings as --set takes them, and the recipe with them
 
@@ -17,7 +18,7 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
 
     More micro-batches, recomputed activations, an average in main memory and sharding, where there are several
     processes, change seconds alone; moments in eight bits change what is learned a little, LoRA more, and then its
-    frozen weights may be in eight bits.
+    frozen weights may have eight bits, or four.
     """
     start: Changed = ([], recipe)
     divided = _one_by_one(start, index) if recipe.stages[index].share(num_processes) > 1 else start
@@ -43,9 +44,11 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
         yield (lightest := _adapters(lightest, index))
         if num_processes > 1:
             yield from _sharded(_adapters(exact, index))
-    lightest = _in_eight_bits(lightest)
-    if recipe.student.base is None and not lightest[1].mistakes_of_few_bits():
-        yield lightest
+    bases: tuple[FewBits, ...] = ("int8", "nf4")
+    for base in bases:
+        few_bits = _on(lightest, base)
+        if recipe.student.base is None and not few_bits[1].mistakes_of_few_bits():
+            yield few_bits
 
 
 def what_fits(
@@ -103,11 +106,11 @@ def _adapters(changed: Changed, index: int) -> Changed:
     return [*settings, f"stages.{stage.name}.train=lora"], recipe.model_copy(update={"stages": stages})
 
 
-def _in_eight_bits(changed: Changed) -> Changed:
-    """The weights under the adapters of every stage."""
+def _on(changed: Changed, base: FewBits) -> Changed:
+    """Adapters of every stage on weights of few bits."""
     settings, recipe = changed
-    student = recipe.student.model_copy(update={"base": "int8"})
-    return [*settings, "student.base=int8"], recipe.model_copy(update={"student": student})
+    student = recipe.student.model_copy(update={"base": base})
+    return [*settings, f"student.base={base}"], recipe.model_copy(update={"student": student})
 
 
 def _with(changed: Changed, name: str, value: object) -> Changed:

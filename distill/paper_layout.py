@@ -10,7 +10,7 @@ from fewstep.distill.meta_step import MetaMemory
 from fewstep.distill.parallel import Parallel, remember_place, take_own_tensors
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import shared_copy
-from fewstep.student.eight_bits import into_rows
+from fewstep.student.few_bit_layers import into_rows
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import every_network
 

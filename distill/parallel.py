@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
-from fewstep.student.eight_bits import into_rows
+from fewstep.student.few_bit_layers import into_rows
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.experts import parts_of, with_parts

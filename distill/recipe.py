@@ -141,13 +141,13 @@ class Recipe(DataRecipe):
             return wrong
         if full := [stage.name for index, stage in enumerate(self.stages) if self.train_of(index) == "full"]:
             wrong.append(
-                f"student.base is {base}, and {', '.join(full)} trains whole networks, which eight bits are too coarse "
+                f"student.base is {base}, and {', '.join(full)} trains whole networks, which few bits are too coarse "
                 "for: set train to lora, or leave student.base out"
             )
         if copying := [stage.name for stage in self.stages if stage.objective.trains_copy]:
             wrong.append(
                 f"student.base is {base}, and {', '.join(copying)} trains a whole copy of the teacher's network, which "
-                "eight bits are too coarse for: set objective.discriminator.backbone to frozen or lora, or leave "
+                "few bits are too coarse for: set objective.discriminator.backbone to frozen or lora, or leave "
                 "student.base out"
             )
         return wrong

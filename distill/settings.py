@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.student.denoiser import Train
-from fewstep.student.eight_bits import EightBits
+from fewstep.student.few_bits import FewBits
 from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
@@ -189,9 +189,9 @@ class StudentSettings(Settings):
     only: str | None = None
     """A part of the network that alone is trained, wholly or by adapters, where the teacher's family names one, such as
     motion (the motion modules of AnimateDiff). Null: all of it."""
-    base: EightBits | None = None
-    """What the frozen weights under adapters are kept in while training: eight bits, by torchao. The supervisor and the
-    discriminator's backbone are the same weights. Null: as `precision` says."""
+    base: FewBits | None = None
+    """What the frozen weights under adapters are kept in while training: eight bits, by torchao, or four, by
+    bitsandbytes. The supervisor and the discriminator's backbone are the same weights. Null: as `precision` says."""
     lora: LoraSettings = LoraSettings()
     """The adapters."""
 

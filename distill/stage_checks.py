@@ -16,7 +16,7 @@ from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
 from fewstep.student.denoiser import STUDENT_ADAPTER
-from fewstep.student.eight_bits import chosen_layers, torchao_quantization
+from fewstep.student.few_bits import check_base
 from fewstep.student.weights import check_weights
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.outline import Outline
@@ -31,8 +31,7 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
     """
     check_optimizer(recipe.optimizer)
     if (base := recipe.student.base) is not None:
-        torchao_quantization(f"student.base={base}")
-        chosen_layers(outline.teacher)
+        check_base(outline.teacher, base)
     planned_conversions(recipe, outline.teacher.schedule.prediction)
     for index, stage in enumerate(recipe.stages):
         expert_plan(stage, outline.teacher)

@@ -30,7 +30,7 @@ from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import Liveliness, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
-from fewstep.student.eight_bits import quantise_base
+from fewstep.student.few_bits import BASE_BITS, quantise_base
 from fewstep.student.weights import weights_sha256
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import RESUME, Signals, Stop
@@ -116,7 +116,7 @@ class Relay:
             result |= self._unless_stopped(prepared.probe, trainer.kept)
         result |= {"steps": stage.steps, "train_seconds": round(trainer.seconds, 1)}
         if self.recipe.student.base is not None:
-            result["base_bits"] = 8  # of the weights under the adapters while they were trained
+            result["base_bits"] = BASE_BITS[self.recipe.student.base]  # under the adapters while they were trained
         if on_gpu:  # of the main process; --dry-run says how much of it are weights
             result["peak_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 2)
 

@@ -17,7 +17,7 @@ from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory, checkpointed
 from fewstep.distill.paper_layout import PaperLayout
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.untrained import untrained_trainer
-from fewstep.student.eight_bits import base_of
+from fewstep.student.few_bits import base_of
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import every_network

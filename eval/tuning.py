@@ -13,7 +13,7 @@ from torch import nn
 from fewstep.eval.peak_memory import denoisers
 from fewstep.eval.switch import Attribute, Switch
 from fewstep.student.background import check_background
-from fewstep.student.eight_bits import torchao_quantization, weight_config
+from fewstep.student.few_bits import torchao_quantization, weight_config
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.precision import stays_exact
 

@@ -23,7 +23,13 @@ from tests.tiny_ltx import save_tiny_ltx
 from tests.tiny_ltx2 import NEWER, save_tiny_ltx2
 from tests.tiny_mochi import save_tiny_mochi
 from tests.tiny_pictures import save_tiny_sd, save_tiny_sdxl
-from tests.tiny_pipelines import save_tiny_animatediff, save_tiny_cogvideox, save_tiny_given_wan, save_tiny_wan
+from tests.tiny_pipelines import (
+    save_tiny_animatediff,
+    save_tiny_cogvideox,
+    save_tiny_given_wan,
+    save_tiny_wan,
+    save_tiny_wide_wan,
+)
 from tests.tiny_sana_video import save_tiny_sana_video
 from tests.tiny_skyreels import save_tiny_skyreels
 from tests.tiny_svd import save_tiny_svd
@@ -94,6 +100,7 @@ def save_tiny_ltx2_of(folder: Path, kind: str) -> None:
 
 
 tiny_wan_folder = saved_once("tiny-wan", save_tiny_wan)
+tiny_wide_folder = saved_once("tiny-wide", save_tiny_wide_wan)
 tiny_experts_folder = saved_once("tiny-experts", partial(save_tiny_wan, experts=2, boundary_ratio=0.875))
 tiny_cogvideox_folder = saved_once("tiny-cogvideox", save_tiny_cogvideox)
 tiny_animatediff_folder = saved_once("tiny-animatediff", save_tiny_animatediff)

@@ -259,3 +259,12 @@ def save_tiny_animatediff(folder: Path, **config: Any) -> None:
         ),
     )
     save_tiny(pipeline, folder, num_frames=4)
+
+
+def save_tiny_wide_wan(folder: Path) -> None:
+    """A Wan teacher of two blocks, 256 wide: nearly all of its weights are of a size that is kept in blocks."""
+    save_tiny_wan(folder)
+    old: Any = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    wider = {"attention_head_dim": 128, "num_layers": 2, "ffn_dim": 512}
+    torch.manual_seed(0)
+    WanTransformer3DModel.from_config({**old.config, **wider}).save_pretrained(folder / "transformer")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.eight_bits import block_linears
 from fewstep.student.export.base import PROBE_PROMPTS, PROBE_SEEDS
+from fewstep.student.few_bits import block_linears
 from fewstep.student.loading import Student
 
 Rounded = Callable[[Tensor], Tensor]  # a layer's weight (out, in) -> what is left of it in the format

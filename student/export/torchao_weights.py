@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewstep.student.denoiser import the_denoiser
-from fewstep.student.eight_bits import weight_config
 from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.diffusers_folder import copy_pipeline, pipeline_snippet, reload_pipeline
 from fewstep.student.export.precision import dtype_of, stored_precision
 from fewstep.student.export.rounding import choose_layers
 from fewstep.student.export.stock import denoiser_name, merged_network
+from fewstep.student.few_bits import weight_config
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher

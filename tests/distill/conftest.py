@@ -15,19 +15,20 @@ from tests.distill.one_stage import Case
 @pytest.fixture(scope="session")
 def tiny_dataset(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen rollouts; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-data")
-    (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(16)))
-    settings = RolloutData(kind="rollouts", prompts=folder / "prompts.txt", steps=4)
-    return make_data(settings, tiny_teacher, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
+    return rollouts(tiny_teacher, tmp_path_factory.mktemp("tiny-data"), 16)
 
 
 @pytest.fixture(scope="session")
 def tiny_experts_dataset(tiny_experts: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight rollouts of the teacher with two experts; not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny-experts-data")
-    (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(8)))
+    return rollouts(tiny_experts, tmp_path_factory.mktemp("tiny-experts-data"), 8)
+
+
+def rollouts(teacher: Teacher, folder: Path, num: int) -> Path:
+    """A dataset of so many clips by this teacher."""
+    (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(num)))
     settings = RolloutData(kind="rollouts", prompts=folder / "prompts.txt", steps=4)
-    return make_data(settings, tiny_experts, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
+    return make_data(settings, teacher, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from fewstep.distill.parallel import whole_tensor
 from fewstep.distill.processes import check_same
 from fewstep.distill.trainer import Trainer
-from fewstep.student.eight_bits import EightBits, base_of
+from fewstep.student.few_bits import FewBits, base_of
 from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
     train: str
     kind: str
     optimizer: str = "adamw"
-    base: EightBits | None = None
+    base: FewBits | None = None
 
 
 class Job(NamedTuple):

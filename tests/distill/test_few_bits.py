@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distill.trainer import Trainer
-from fewstep.student.eight_bits import EightBits, base_of
+from fewstep.student.few_bits import FewBits, base_of
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import Signals
 from tests.distill.one_stage import Case, after, ignore, weights
@@ -29,7 +29,7 @@ HELD = [
 
 
 @contextmanager
-def rounded(teacher: Teacher, base: EightBits | None) -> Iterator[None]:
+def rounded(teacher: Teacher, base: FewBits | None) -> Iterator[None]:
     if base is not None:
         pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
     with base_of(teacher, base):
@@ -61,7 +61,7 @@ APART = 0.3  # of what a student says otherwise than its teacher: Adam's first s
     ("base", "objective"), [("int8", "regression"), ("int8", "adversarial"), ("fp8", "regression")]
 )
 def test_adapters_on_eight_bits_learn_nearly_the_same(
-    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str
+    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: FewBits, objective: str
 ) -> None:
     changes = []
     for kind in (None, base):
@@ -77,7 +77,7 @@ def test_adapters_on_eight_bits_learn_nearly_the_same(
 
 @pytest.mark.parametrize(("base", "objective"), [("int8", "adversarial"), ("fp8", "regression")])
 def test_a_stage_on_eight_bits_resumes_bit_for_bit(
-    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: EightBits, objective: str
+    tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: FewBits, objective: str
 ) -> None:
     ends = []
     with rounded(tiny_teacher, base):

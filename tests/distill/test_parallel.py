@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 from fewstep.distill.settings import Stage
 from fewstep.eval.results import write_results
-from fewstep.student.eight_bits import base_of
+from fewstep.student.few_bits import base_of
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
+from tests.distill.conftest import rollouts
 from tests.distill.one_stage import Case
 from tests.distill.several_processes import Job, Layout, Processes, begin, end, run
 
@@ -71,11 +72,9 @@ def difference(first: Path, second: Path) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def test_layouts_train_alike_and_go_on_from_each_other(
-    own_teacher: Teacher, tiny_wan_folder: Path, tiny_dataset: Path, tmp_path: Path, layouts: list[Layout],
-    rows: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    """Against one process with the same global batch; and 2 -> 1 -> 2 processes against 2 without a stop."""
+def compared(own_teacher: Teacher, dataset: Path, tmp_path: Path, layouts: list[Layout]) -> Iterator[dict[str, Any]]:
+    """A row per layout: against one process with the same global batch; and 2 -> 1 -> 2 processes against 2 without a
+    stop."""
     folders = {}
     for layout in layouts:
         for way in ("alone", "whole", "parts"):
@@ -83,13 +82,13 @@ def test_layouts_train_alike_and_go_on_from_each_other(
             folders[layout, way].mkdir()
 
     def together(jobs: list[Job]) -> None:
-        ends = Processes(tiny_wan_folder, tiny_dataset, jobs, tmp_path).ends()
+        ends = Processes(own_teacher.folder, dataset, jobs, tmp_path).ends()
         assert [code for code, _ in ends] == [0, 0], ends[0][1][-3000:] + ends[1][1][-3000:]
 
     jobs = [Job(layout, str(folders[layout, "whole"])) for layout in layouts]
     together(jobs + [Job(layout, str(folders[layout, "parts"]), stop=2) for layout in layouts])
     for layout in layouts:
-        case = Case(own_teacher, tiny_dataset, folders[layout, "parts"])
+        case = Case(own_teacher, dataset, folders[layout, "parts"])
         assert (case.folder / "state").is_dir() == (layout.kind == "fsdp")
         with base_of(own_teacher, layout.base):
             alone = begin(case, layout)
@@ -106,18 +105,26 @@ def test_layouts_train_alike_and_go_on_from_each_other(
         apart, resumed = difference(alone_folder, whole), difference(whole, parts)
         same_files = [sorted(p.name for p in (f / "student").iterdir()) for f in (alone_folder, whole)]
         ok = max(apart, resumed) <= LIMITS[layout.kind] and same_files[0] == same_files[1]
-        rows.append(
-            {"layout": layout.kind, "processes": 2, "train": layout.train, "objective": layout.objective}
-            | {
-                "optimizer": layout.optimizer,
-                "base": layout.base,
-                "steps": STEPS,
-                "max_difference": apart,
-                "resumed": resumed,
-                "ok": ok,
-            }
-        )
+        what = layout._asdict()
+        yield {"layout": what.pop("kind"), "processes": 2, **what} | {
+            "steps": STEPS, "max_difference": apart, "resumed": resumed, "ok": ok
+        }  # fmt: skip
+
+
+def test_layouts_train_alike_and_go_on_from_each_other(
+    own_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, layouts: list[Layout], rows: list[dict[str, Any]]
+) -> None:
+    rows += compared(own_teacher, tiny_dataset, tmp_path, layouts)
     assert all(row["ok"] for row in rows), rows
+
+
+def test_a_base_in_four_bits_is_sharded(tiny_wide_folder: Path, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra fewstep[nf4] is not installed")
+    layout = Layout("adversarial", "lora", "fsdp", "adamw8bit", "nf4")
+    teacher = load_teacher(tiny_wide_folder, device="cpu")
+    own = list(compared(teacher, rollouts(teacher, tmp_path, 16), tmp_path, [layout]))
+    rows += own
+    assert all(row["ok"] for row in own), own
 
 
 @pytest.mark.parametrize(("kind", "fails", "code"), [("fsdp", "killed", -9), ("ddp", "raises", 2)])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import WanTransformer3DModel
 from torch import nn
 
 from fewstep.distill.estimate import stage_memory
@@ -19,32 +17,21 @@ from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.distill.untrained import untrained_trainer
-from fewstep.student.eight_bits import chosen_layers
+from fewstep.student.few_bits import BASE_BYTES, FewBits, chosen_layers
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from tests.distill.sharded_memory import held_bytes, highest_bytes
-from tests.tiny_pipelines import save_tiny_wan
 
 PROMPT = "a red ball rolls slowly across a wooden table"
+LIBRARIES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 PENALTIES = {"r1": 0.01, "r2": 0.01}
 FAMILIES = [
     "tiny_experts_folder", "tiny_wan_animate_folder", "tiny_sdxl_folder", "tiny_hunyuan_video15_image_folder",
     "tiny_kandinsky_image_folder", "tiny_svd_folder", "tiny_mochi_folder", "tiny_ltx2_image_folder",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Wan teacher of two blocks, 256 wide: nearly all of its weights are in blocks of 256."""
-    folder = tmp_path_factory.mktemp("wide")
-    save_tiny_wan(folder)
-    old: Any = WanTransformer3DModel.from_pretrained(folder / "transformer")
-    wider = {"attention_head_dim": 128, "num_layers": 2, "ffn_dim": 512}
-    WanTransformer3DModel.from_config({**old.config, **wider}).save_pretrained(folder / "transformer")
-    return folder
 
 
 def recipe_of(
@@ -103,11 +90,13 @@ def test_memory_is_within_15_percent_of_the_allocators(request: pytest.FixtureRe
     assert cost.flops > 0
 
 
-@pytest.mark.parametrize(("train", "few"), [("full", {"optimizer": "adamw8bit"}), ("lora", {"base": "int8"})])
-def test_memory_of_few_bits_is_within_15_percent_too(wide_folder: Path, train: str, few: dict[str, str]) -> None:
-    pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
+@pytest.mark.parametrize(
+    ("train", "few"), [("full", {"optimizer": "adamw8bit"}), ("lora", {"base": "int8"}), ("lora", {"base": "nf4"})]
+)
+def test_memory_of_few_bits_is_within_15_percent_too(tiny_wide_folder: Path, train: str, few: dict[str, str]) -> None:
+    pytest.importorskip(LIBRARIES[few.get("base", "int8")], reason="its extra is not installed")
     student = {"train": train, "lora": {"rank": 2}} | {name: kind for name, kind in few.items() if name == "base"}
-    recipe = recipe_of(wide_folder, student=student, optimizer=few.get("optimizer", "adamw"))
+    recipe = recipe_of(tiny_wide_folder, student=student, optimizer=few.get("optimizer", "adamw"))
     counter, size = counter_of(recipe)
     (cost,) = counter.costs(recipe)
     held, step = allocated(recipe, size)
@@ -213,8 +202,8 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert settings[:4] == [
         "stages.judged.accumulate=2", "gradient_checkpointing=true", "average=cpu", "optimizer=adamw8bit",
     ]  # fmt: skip
-    assert settings[4:] == ["student.train=lora", "student.base=int8"]
-    *_, (_, lora), _ = remedies(recipe.model_copy(update={"optimizer": "adamw8bit"}), 0)  # needs no torchao
+    assert settings[4:] == ["student.train=lora", "student.base=nf4"]
+    *_, (_, lora), _, _ = remedies(recipe.model_copy(update={"optimizer": "adamw8bit"}), 0)  # needs no torchao
     assert counter.cost(lora.model_copy(update={"optimizer": "adamw"}), 0).held < cost.held
     assert what_fits(recipe, cost, counter, 1e-6) is None
 
@@ -245,11 +234,11 @@ def numel(counter: StepCounter) -> int:
 
 
 @pytest.mark.parametrize(("optimizer", "share"), [("adamw_fused", 1), ("adamw8bit", 0.25), ("adamw4bit", 0.125)])
-def test_moments_are_counted_in_their_own_bits(wide_folder: Path, optimizer: str, share: float) -> None:
+def test_moments_are_counted_in_their_own_bits(tiny_wide_folder: Path, optimizer: str, share: float) -> None:
     """Of a teacher most of whose weights are kept in blocks: what AdamW's take less is a share of them."""
     if "bit" in optimizer:
         pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
-    whole = recipe_of(wide_folder, "full")
+    whole = recipe_of(tiny_wide_folder, "full")
     recipe = whole.model_copy(update={"stages": [whole.stages[0].model_copy(update={"objective": Progressive()})]})
     counter, _ = counter_of(recipe)
     exact = counter.cost(recipe, 0).held
@@ -258,16 +247,16 @@ def test_moments_are_counted_in_their_own_bits(wide_folder: Path, optimizer: str
     assert moments - (exact - few) == pytest.approx(share * moments, abs=0.05 * moments)
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_a_base_in_eight_bits_is_counted_and_taken_back(wide_folder: Path, kind: str) -> None:
-    pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
-    recipe = recipe_of(wide_folder)
+@pytest.mark.parametrize("kind", BASE_BYTES)
+def test_a_base_of_few_bits_is_counted_and_taken_back(tiny_wide_folder: Path, kind: FewBits) -> None:
+    pytest.importorskip(LIBRARIES[kind], reason="its extra is not installed")
+    recipe = recipe_of(tiny_wide_folder)
     counter, _ = counter_of(recipe)
     exact = counter.cost(recipe, 0)
     student = recipe.student.model_copy(update={"base": kind})
     few = counter.cost(recipe.model_copy(update={"student": student}), 0)
-    rounded = sum(layer.weight.numel() for layer in chosen_layers(counter._teacher))
-    assert exact.held - few.held == pytest.approx(3 * rounded / GIB, rel=0.05)  # but for the scales
+    rounded = sum(layer.weight.numel() for layer in chosen_layers(counter._teacher, kind))
+    assert exact.held - few.held == pytest.approx((4 - BASE_BYTES[kind]) * rounded / GIB, rel=0.05)
     assert exact.peak - few.peak > 0.9 * (exact.held - few.held)  # nothing turned back is kept for the backward pass
     assert counter.cost(recipe, 0).held == exact.held
 

@@ -145,7 +145,7 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     """Parameters of the denoiser, of those of its experts that learn, and of their adapters."""
     from fewstep.distill.expert_plan import expert_plan
     from fewstep.student.adapters import num_adapter_parameters
-    from fewstep.student.eight_bits import chosen_layers
+    from fewstep.student.few_bits import chosen_layers
     from fewstep.student.part import part_parameters
     from fewstep.teacher.experts import parts_of
 
@@ -158,7 +158,7 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
         trained = (p.numel() for part in learning for p in part_parameters(part, teacher.kinds).values())
         counts |= {"num_trained": sum(trained), "is_part": True}
     if plan.student.base is not None:
-        counts["num_eight_bits"] = sum(layer.weight.numel() for layer in chosen_layers(teacher))
+        counts["num_few_bits"] = sum(layer.weight.numel() for layer in chosen_layers(teacher, plan.student.base))
     adapters = (num_adapter_parameters(part, lora.rank, lora.alpha, lora.targets, teacher.kinds) for part in learning)
     return counts | {"num_adapters": sum(adapters)}
 

@@ -22,9 +22,11 @@ WRONG = {
         ["stages.1.objective.discriminator.backbone=trained"],
         "judged trains a whole copy of the teacher's network",
     ),
-    "a sharded base": (["parallel.kind=fsdp", "optimizer=adamw"], "weights in eight bits are not sharded"),
-    "sharded moments": (["parallel.kind=fsdp", "student.base=null"], "adamw8bit keeps moments in blocks"),
-    "another number of bits": (["student.base=int4"], "student.base is 'int4': use 'int8' or 'fp8'"),
+    "moments in main memory": (
+        ["parallel.kind=fsdp", "parallel.offload=cpu"],
+        "optimizer: adamw8bit keeps moments in blocks, which stay on the GPU",
+    ),
+    "another number of bits": (["student.base=int4"], "student.base is 'int4': use 'int8', 'fp8' or 'nf4'"),
     "another optimizer": (["optimizer=adam"], "optimizer is 'adam': use 'adamw', 'adamw_fused', 'adamw8bit' or "),
     "another place": (["average=disk"], "average is 'disk': use 'device' or 'cpu'"),
 }

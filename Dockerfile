@@ -11,7 +11,7 @@ RUN apt-get update \
 
 WORKDIR /src
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt '.[quant,gguf,onnx]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[quant,nf4,gguf,onnx]'
 
 WORKDIR /work
 ENTRYPOINT ["fewstep"]

@@ -63,6 +63,18 @@ def expect_answers(minutes: float = 10) -> None:
         distributed_c10d._set_pg_timeout(timedelta(minutes=minutes), distributed_c10d._get_default_group())
 
 
+def group_of_threads() -> Any:
+    """A group in which threads of all processes speak to one another by the CPU, made once; every process calls it."""
+    global _of_threads
+    default = distributed_c10d._get_default_group()
+    if _of_threads[0] is not default:
+        _of_threads = (default, distributed.new_group(backend="gloo", timeout=timedelta(minutes=10)))
+    return _of_threads[1]
+
+
+_of_threads: tuple[Any, Any] = (None, None)  # the default group that it was made beside, and itself
+
+
 def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:
     """The sum of every process's figures, which go through `device` where there are several.
 

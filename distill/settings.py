@@ -214,6 +214,9 @@ class Logging(Settings):
     """Decodes the sample clips instead of the teacher's autoencoder: the run of a small decoder."""
     save_seconds: Amount = 120.0
     """Seconds between two checkpoints."""
+    save_in_background: bool = False
+    """Whether training continues while a checkpoint is written. It takes as much main memory as the checkpoint is
+    large; the last one of a stage, and one that a signal asks for, are waited for."""
 
     @property
     def sampled(self) -> list[str]:

@@ -27,10 +27,13 @@ _NUMBERS = "numbers.json"
 _KEPT = 2
 
 
-def save(folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], healthy: bool = False) -> None:
+def save(
+    folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], healthy: bool = False, group: Any = None
+) -> None:
     """Writes nested tensors, of which each process may hold parts, and numbers with "stage" and "step".
 
-    Every process calls it. Checkpoints of other stages and of later steps go, and all but the last two.
+    Every process calls it. Checkpoints of other stages and of later steps go, and all but the last two. They speak
+    through `group`, by default that of all collective calls: one of its own lets a thread save while others train.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save as save_parts
@@ -42,14 +45,15 @@ def save(folder: Path, tensors: Mapping[str, Any], numbers: Mapping[str, Any], h
         if is_main:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-        distributed.barrier()
-        save_parts(dict(flat(tensors)), storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
+        distributed.barrier(group)
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        save_parts(dict(flat(tensors)), storage_writer=writer, process_group=group)
         if is_main:
             (part / _NUMBERS).write_text(json.dumps(dict(numbers)), "utf-8")
             _name(part, whole)
             if not healthy:
                 _keep_last(state, numbers)
-        distributed.barrier()
+        distributed.barrier(group)
 
 
 def find(folder: Path, stage: str, healthy: bool = False) -> Path | None:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
+from fewstep.distill.background_save import BackgroundSave, in_main_memory
 from fewstep.distill.batches import BatchSource
 from fewstep.distill.checkpoint import (
     HEALTHY_FILE,
@@ -30,7 +31,7 @@ from fewstep.distill.optimizer_group import OptimizerGroup, as_numbers
 from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
 from fewstep.distill.parallel import fill, is_shard
-from fewstep.distill.processes import agree, is_of_processes
+from fewstep.distill.processes import agree, group_of_threads, is_of_processes
 from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
@@ -85,6 +86,7 @@ class Trainer:
         # all that a checkpoint holds besides tensors; the random draws of a step follow from `drawn`
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
+        self._background = BackgroundSave()
         self._whole = True  # False from a step's first move to its point on the curve
         self._sharded = any(is_shard(p) for player in self.players.values() for p in player.parameters)
         self._resume()
@@ -142,8 +144,9 @@ class Trainer:
             self._watch(self.watcher, signals, say)
         due = time.monotonic() - self._saved_at > self.logging.save_seconds
         request = agree(self.accelerator, signals, due)
+        self._background.check()
         if request.due:
-            self.save()
+            self.save(wait=not self.logging.save_in_background)
         if request.save:
             self.save()
             say(f"{self.kept}; training continues")
@@ -185,7 +188,7 @@ class Trainer:
                 f"{self.stage.name}, or go on with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
         elif action == "roll_back" and watcher.healthy:
-            self._write(healthy=True)
+            self._write(self._tensors(), healthy=True)
 
     def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
         """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
@@ -282,22 +285,30 @@ class Trainer:
         norm = torch.stack([tensor.detach().double().square().sum().cpu() for tensor in held]).sum()
         return f"{float(norm):.10g}"
 
-    def save(self) -> None:
+    def save(self, wait: bool = True) -> None:
         """Writes the checkpoint, unless this step's was written, or could not be. Of sharded networks every process
-        takes part."""
+        takes part. With `wait` it is on the disk when this returns, else a thread goes on writing."""
+        self._background.finish()
         due, self._saved_step, self._saved_at = self.step != self._saved_step, self.step, time.monotonic()
-        if due:
-            self._write()
+        if due and wait:
+            self._write(self._tensors())
+        elif due and (self._sharded or self.accelerator.is_main_process):
+            tensors, numbers = in_main_memory(self._tensors()), self._numbers()
+            group = group_of_threads() if self._sharded else None
+            self._background.begin(lambda: self._write(tensors, numbers, group=group))
 
-    def _write(self, healthy: bool = False) -> None:
+    def _write(
+        self, tensors: dict[str, Any], numbers: dict[str, Any] | None = None, healthy: bool = False, group: Any = None
+    ) -> None:
+        numbers = self._numbers() if numbers is None else numbers
         if self._sharded:
             with among_processes():
-                sharded_checkpoint.save(self.folder, self._tensors(), self._numbers(), healthy)
+                sharded_checkpoint.save(self.folder, tensors, numbers, healthy, group)
             if not healthy and self.accelerator.is_main_process:
                 for before in single_files(self.folder):
                     before.unlink()
         elif self.accelerator.is_main_process:
-            (save_healthy if healthy else save_state)(self.folder, self._numbers() | self._tensors())
+            (save_healthy if healthy else save_state)(self.folder, numbers | tensors)
 
     def _numbers(self) -> dict[str, Any]:
         return {
@@ -320,6 +331,7 @@ class Trainer:
 
     def _find(self, healthy: bool = False) -> dict[str, Any] | Path | None:
         """The stage's last checkpoint: what a single file holds, or the folder that processes wrote together."""
+        self._background.finish()
         state = load_state(self.folder, self.stage.name, HEALTHY_FILE if healthy else STATE_FILE)
         written = sharded_checkpoint.find(self.folder, self.stage.name, healthy)
         if state is None or written is None:

@@ -25,6 +25,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import Signals
 
 QUIET = Logging(tracker="none", every=1)
+EVERY_STEP = Logging(tracker="none", every=1, save_seconds=1e-9, save_in_background=True)
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Case:
         layout: Any = "ddp",
         optimizer: Any = "adamw",
         average: Any = "device",
+        logging: Any = QUIET,
         **stage: Any,
     ) -> Trainer:
         """Of several processes each calls it."""
@@ -67,7 +69,7 @@ class Case:
             Batches(self.data, self.teacher, seed=0, stage=0, rank=rank, world_size=count),
             self.contract(settings, train),
             accelerator,
-            QUIET,
+            logging,
             self.folder,
             optimizer=optimizer,
         )

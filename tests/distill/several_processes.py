@@ -27,7 +27,7 @@ from fewstep.student.few_bits import FewBits, base_of
 from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
-from tests.distill.one_stage import Case, after, ignore, weights
+from tests.distill.one_stage import EVERY_STEP, Case, after, ignore, weights
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "regression": {"objective": {"kind": "progressive"}, "starts": [1.0, 0.6, 0.5]},
@@ -52,6 +52,7 @@ class Layout(NamedTuple):
     kind: str
     optimizer: str = "adamw"
     base: FewBits | None = None
+    background: bool = False  # how checkpoints are written, one after every step
 
 
 class Job(NamedTuple):
@@ -66,6 +67,8 @@ class Job(NamedTuple):
 def begin(case: Case, layout: Layout, steps: int = 5) -> Trainer:
     """The stage, as it was left in the case's folder."""
     held: dict[str, Any] = {"train": layout.train, "layout": layout.kind, "optimizer": layout.optimizer}
+    if layout.background:
+        held["logging"] = EVERY_STEP
     return case.trainer(**held, steps=steps, batch=8, **OBJECTIVES[layout.objective])
 
 

@@ -28,7 +28,7 @@ LIMITS = {"ddp": 1e-5, "fsdp": 1e-4}
 ALWAYS = [
     Layout("regression", "full", "ddp"),
     Layout("adversarial", "full", "ddp"),
-    Layout("regression", "full", "fsdp"),
+    Layout("regression", "full", "fsdp", background=True),
     Layout("adversarial-trained", "lora", "fsdp"),
     *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit", "int8")] if find_spec("torchao") else []),
 ]

@@ -31,6 +31,7 @@ from fewstep.commands.sentence import one_line, told
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
+from fewstep.library_chatter import quiet_imports
 from fewstep.teacher.atomic import no_room
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 from fewstep.teacher.ranks import num_launched
@@ -161,6 +162,7 @@ def _fewstep(
 def main() -> None:
     """Entry point of the `fewstep` command."""
     shorten_spinning()
+    quiet_imports()
     if num_launched() > 1:  # torch would show its C++ stack when another process is gone
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:

@@ -12,15 +12,22 @@ from tests.cases.child_commands import Command, end_of
 
 
 class Pair:
-    """Both processes, with a log each in the folder; `broken` is called in the second one first."""
+    """Both processes, with a log each in the folder; `first` and `broken` are called in the first and the second one
+    before all else."""
 
-    def __init__(self, folder: Path, *arguments: object, broken: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: object,
+        first: Callable[[], None] | None = None,
+        broken: Callable[[], None] | None = None,
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._processes = [
-            Command(folder / f"log-{rank}", *arguments, before=partial(_as_process, rank, port, broken))
-            for rank in range(2)
+            Command(folder / f"log-{rank}", *arguments, before=partial(_as_process, rank, port, before))
+            for rank, before in enumerate((first, broken))
         ]
 
     @property
@@ -38,8 +45,8 @@ class Pair:
         return [end_of(*process.finish()) for process in self._processes]
 
 
-def _as_process(rank: int, port: int, broken: Callable[[], None] | None) -> None:
+def _as_process(rank: int, port: int, before: Callable[[], None] | None) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if rank == 1 and broken is not None:
-        broken()
+    if before is not None:
+        before()

@@ -103,17 +103,23 @@ def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[
     assert contents(out) == contents(tmp_path / "one")
 
 
-def no_rollouts() -> None:
-    """The second batch of this process fails."""
+def waiting(begun: Path) -> None:
+    """This process leaves something to do for the other."""
+    before_rollouts(lambda n: wait_until(begun.exists, lambda: True, 60))
+
+
+def no_rollouts(begun: Path) -> None:
+    """The second batch of this process fails; the file is there once its first has begun."""
 
     def fail(n: int) -> None:
+        begun.touch()
         if n == 1:
             raise ValueError("the disk of node 1 is broken")
 
     before_rollouts(fail)
 
 
-def elsewhere() -> None:
+def elsewhere(begun: Path) -> None:
     """This process has a disk of its own."""
     from fewstep.teacher import shared_folder
 
@@ -128,11 +134,13 @@ def frozen() -> None:
 
 @pytest.mark.parametrize("broken", [no_rollouts, elsewhere])
 def test_one_that_fails_ends_both(
-    rollouts: list[object], tmp_path: Path, broken: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    rollouts: list[object], tmp_path: Path, broken: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "another disk").mkdir()
     monkeypatch.chdir(tmp_path)
-    first, second = Pair(tmp_path, *rollouts, "--out", "two", broken=broken).ends()
+    begun = tmp_path / "begun"
+    how = {"first": partial(waiting, begun), "broken": partial(broken, begun)}
+    first, second = Pair(tmp_path, *rollouts, "--out", "two", **how).ends()
     assert first.startswith(LEFT_ALONE) and first.endswith(RESUME)
     if broken is no_rollouts:
         assert second == BROKEN

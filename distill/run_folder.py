@@ -19,9 +19,9 @@ from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
 from fewstep.student.contract import CONTRACT_FILE
 from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
-from fewstep.teacher.buckets import BUCKETS_FILE
+from fewstep.teacher.dataset.buckets import BUCKETS_FILE
+from fewstep.teacher.dataset.manifest import MANIFEST_FILE
 from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.manifest import MANIFEST_FILE
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.yaml_text import load_yaml
 

@@ -23,7 +23,7 @@ from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.student.denoiser import Train
 from fewstep.student.eight_bits import EightBits
-from fewstep.teacher.buckets import check_sizes, size_said
+from fewstep.teacher.dataset.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.limited import (

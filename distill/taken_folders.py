@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fewstep.distill.run_folder import FOLDERS, run_around
 from fewstep.teacher.atomic import ELSEWHERE, check_writable
-from fewstep.teacher.buckets import BUCKETS_FILE
-from fewstep.teacher.manifest import MANIFEST_FILE
+from fewstep.teacher.dataset.buckets import BUCKETS_FILE
+from fewstep.teacher.dataset.manifest import MANIFEST_FILE
 from fewstep.teacher.pipeline_index import index_path
 
 _OF_DATASETS = ("items.jsonl", "unconditional.parquet", "shard-00000.parquet")

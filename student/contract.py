@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import check_sizes, size_said
+from fewstep.teacher.dataset.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.given import in_order
 from fewstep.teacher.guidance import Guidance, GuidanceField

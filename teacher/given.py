@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fewstep.teacher.buckets import long_enough, seconds_of, too_short
 from fewstep.teacher.checksums import sha256
+from fewstep.teacher.dataset.buckets import long_enough, seconds_of, too_short
 from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_picture import fit_pixels

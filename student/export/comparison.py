@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import OTHER_RUNTIME, PROBE_PROMPTS, PROBE_SEEDS, ExportPrecision, Format, Written
 from fewstep.student.loading import Student
-from fewstep.teacher.buckets import size_said
+from fewstep.teacher.dataset.buckets import size_said
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.source import VideoSize
 

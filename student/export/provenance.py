@@ -10,7 +10,7 @@ from typing import Any
 
 from fewstep.student.export.load_export import is_export
 from fewstep.student.loading import find_stage
-from fewstep.teacher.buckets import datasets_in
+from fewstep.teacher.dataset.buckets import datasets_in
 from fewstep.teacher.json_text import parse_json
 
 

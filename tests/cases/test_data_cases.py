@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.teacher.dataset_sources import list_files
+from fewstep.teacher.dataset.sources import list_files
 from tests.commands.test_run_data import recipe, videos
 from tests.commands.typed import fewstep
 

@@ -65,7 +65,7 @@ def test_videos_are_those_of_one_process(tmp_path: Path, tiny_wan_folder: Path) 
 
 def before_rollouts(work: Callable[[int], None]) -> None:
     """work(n) comes before the batch n of this process."""
-    from fewstep.teacher import dataset_sources
+    from fewstep.teacher.dataset import sources as dataset_sources
 
     rollout, batches = getattr(dataset_sources, "rollout"), itertools.count()  # noqa: B009
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fewstep.student.load_student import load_student
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.video import write_video
 from tests.commands.typed import fewstep
 

@@ -15,11 +15,11 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.data import make_data
 from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import datasets_in
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.given import Given, Prompt, given_of_clips, read_given
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.video import write_video
 
 SIZES = (VideoSize(9, 16, 16), VideoSize(5, 16, 32))

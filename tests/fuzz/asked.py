@@ -28,8 +28,8 @@ from fewstep.student.loading import find_stage
 from fewstep.student.outline import outline_sampler
 from fewstep.student.sampler import SamplingOptions
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.caption_files import read_captions, read_prompts
-from fewstep.teacher.dataset_sources import list_files
+from fewstep.teacher.dataset.caption_files import read_captions, read_prompts
+from fewstep.teacher.dataset.sources import list_files
 from fewstep.teacher.decode_video import ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.given import read_given
 from fewstep.teacher.load_teacher import load_teacher

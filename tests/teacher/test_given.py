@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.teacher.caption_files import read_prompts
+from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.given import (
     Prompt,
     check_given,

@@ -109,8 +109,8 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.distill.settings import DatasetData
     from fewstep.distill.size_checks import clip_sizes, largest_size
     from fewstep.distill.stage_checks import check_networks
-    from fewstep.teacher.buckets import datasets_in
-    from fewstep.teacher.manifest import MANIFEST_FILE
+    from fewstep.teacher.dataset.buckets import datasets_in
+    from fewstep.teacher.dataset.manifest import MANIFEST_FILE
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)

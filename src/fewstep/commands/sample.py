@@ -128,7 +128,7 @@ def sample(
     screen.say(f"loading {source} ({dtype})")
     from fewstep.eval.tuning import check_tuning
     from fewstep.student.sampler import SamplingOptions
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
     from fewstep.teacher.given import check_given, given_names, parse_given
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.video import check_fps, check_suffix

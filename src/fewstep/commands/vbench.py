@@ -58,7 +58,7 @@ def make_videos(
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.atomic import check_unlocked
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
     from fewstep.teacher.given import given_names
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.ranks import launched_ranks

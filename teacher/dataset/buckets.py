@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fewstep.teacher.atomic import ELSEWHERE, whole_file
+from fewstep.teacher.dataset.manifest import MANIFEST_FILE
 from fewstep.teacher.decode_video import TIME_ROUNDING, ClipShape
 from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.manifest import MANIFEST_FILE
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_shape import VideoShape
 

@@ -7,8 +7,8 @@ from unicodedata import normalize
 
 import pytest
 
-from fewstep.teacher.caption_names import match_entries
-from fewstep.teacher.caption_tables import CaptionEntry
+from fewstep.teacher.dataset.caption_names import match_entries
+from fewstep.teacher.dataset.caption_tables import CaptionEntry
 
 COMPOSED, DECOMPOSED = normalize("NFC", "é.mp4"), normalize("NFD", "é.mp4")
 

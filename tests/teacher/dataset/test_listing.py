@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.teacher.listing import changes, listing_of, listing_sha256, read_listing, write_listing
+from fewstep.teacher.dataset.listing import changes, listing_of, listing_sha256, read_listing, write_listing
 
 VIDEOS = [["a.mp4", 100, "a ring"], ["b.mp4", 100, "a box"], ["more/ü.mp4", 5, None]]
 

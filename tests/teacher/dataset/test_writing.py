@@ -18,10 +18,10 @@ from typing import IO, Any
 import pytest
 import torch
 
-from fewstep.teacher.dataset import REPORT, DatasetRow, write_dataset
-from fewstep.teacher.dataset_reader import check_shard, read_unconditional
+from fewstep.teacher.dataset.manifest import Dtype, Manifest, Schedule, Skip, TensorLayout, read_manifest
+from fewstep.teacher.dataset.reader import check_shard, read_unconditional
+from fewstep.teacher.dataset.writing import REPORT, DatasetRow, write_dataset
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import Dtype, Manifest, Schedule, Skip, TensorLayout, read_manifest
 from fewstep.teacher.ranks import ProcessEnded, Ranks
 from tests.teacher.stored import stored_rows
 from tests.two_ranks import both
@@ -116,7 +116,7 @@ KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from tests.teacher.test_dataset import Drawn, write
+from tests.teacher.dataset.test_writing import Drawn, write
 write(Path(sys.argv[2]), source=Drawn(seconds=0.02))
 """
 
@@ -124,7 +124,7 @@ write(Path(sys.argv[2]), source=Drawn(seconds=0.02))
 def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None:
     write(tmp_path / "whole")
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[2]), str(folder)]
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[3]), str(folder)]
     running = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
     while not (folder / "shard-00002.parquet").exists() and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.teacher.caption_files import read_captions, read_prompts
+from fewstep.teacher.dataset.caption_files import read_captions, read_prompts
 
 
 def videos(folder: Path, *names: str) -> list[Path]:

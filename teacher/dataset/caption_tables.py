@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.teacher.dataset.strict_csv import read_csv
 from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
 from fewstep.teacher.given import GIVEN_NAMES, Prompt, existing, given_names, why_not_given
 from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.strict_csv import read_csv
 from fewstep.teacher.text_files import check_characters, lines_of, read_text
 
 FILE_COLUMNS = (

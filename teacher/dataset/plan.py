@@ -9,12 +9,12 @@ import torch
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.dataset import DatasetRow
-from fewstep.teacher.dataset_sources import named_tensors
+from fewstep.teacher.dataset.listing import listing_of, listing_sha256
+from fewstep.teacher.dataset.manifest import OF_TEXT, DatasetKind, Dtype, Manifest, Schedule, TensorLayout
+from fewstep.teacher.dataset.sources import named_tensors
+from fewstep.teacher.dataset.writing import DatasetRow
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.listing import listing_of, listing_sha256
-from fewstep.teacher.manifest import OF_TEXT, DatasetKind, Dtype, Manifest, Schedule, TensorLayout
 from fewstep.teacher.source import VideoSize
 
 

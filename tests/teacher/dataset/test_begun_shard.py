@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.teacher.begun_shard import begun_path
-from fewstep.teacher.dataset import DatasetRow, write_dataset
-from fewstep.teacher.dataset_sources import batches
+from fewstep.teacher.dataset.begun_shard import begun_path
+from fewstep.teacher.dataset.manifest import Manifest, Schedule, Skip, TensorLayout, read_manifest
+from fewstep.teacher.dataset.sources import batches
+from fewstep.teacher.dataset.writing import DatasetRow, write_dataset
 from fewstep.teacher.interrupts import Stop
-from fewstep.teacher.manifest import Manifest, Schedule, Skip, TensorLayout, read_manifest
 
 PLAN = Manifest(
     kind="rollouts",
@@ -137,7 +137,7 @@ def test_a_second_stop_keeps_what_was_begun_before(
         signal.raise_signal(signal.SIGTERM)
         return {}
 
-    monkeypatch.setattr("fewstep.teacher.dataset.begun_metadata", impatient)
+    monkeypatch.setattr("fewstep.teacher.dataset.writing.begun_metadata", impatient)
     stopped(tmp_path, Batched(stop_at=16))
     assert begun_path(tmp_path / "shard-00000.parquet").read_bytes() == kept
     assert not list(tmp_path.glob("*.part*"))

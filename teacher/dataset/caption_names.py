@@ -10,8 +10,8 @@ from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from fewstep.teacher.caption_tables import CaptionEntry
-from fewstep.teacher.manifest import Skip
+from fewstep.teacher.dataset.caption_tables import CaptionEntry
+from fewstep.teacher.dataset.manifest import Skip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.teacher.caption_tables import read_table
+from fewstep.teacher.dataset.caption_tables import read_table
 
 
 def read(folder: Path, name: str, content: str) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.dataset.listing import Listing, changes, read_listing
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.limited import FrameRate, NumFrames, Pixels
-from fewstep.teacher.listing import Listing, changes, read_listing
 from fewstep.teacher.source import VideoSize
 
 MANIFEST_VERSION = 2

@@ -7,7 +7,7 @@ from unicodedata import normalize
 
 import pytest
 
-from fewstep.teacher.caption_files import read_captions
+from fewstep.teacher.dataset.caption_files import read_captions
 
 
 def captions(folder: Path, files: dict[str, bytes], videos: list[str]) -> tuple[dict[str, str], str]:

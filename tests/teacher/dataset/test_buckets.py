@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewstep.teacher.buckets import (
+from fewstep.teacher.dataset.buckets import (
     BUCKETS_FILE,
     begin_buckets,
     best_size,

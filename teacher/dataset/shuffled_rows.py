@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.teacher.dataset_reader import check_dataset, read_rows
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.dataset.reader import check_dataset, read_rows
 
 WINDOW = 2048  # rows in memory at a time
 

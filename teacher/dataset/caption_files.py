@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fewstep.teacher.caption_names import Stray, match_entries
-from fewstep.teacher.caption_sidecars import read_sidecars
-from fewstep.teacher.caption_tables import check_caption, read_prompt_table, read_table
+from fewstep.teacher.dataset.caption_names import Stray, match_entries
+from fewstep.teacher.dataset.caption_sidecars import read_sidecars
+from fewstep.teacher.dataset.caption_tables import check_caption, read_prompt_table, read_table
+from fewstep.teacher.dataset.manifest import Unmatched
 from fewstep.teacher.given import Prompt, files_of
-from fewstep.teacher.manifest import Unmatched
 from fewstep.teacher.text_files import first_few, is_blank, lines_of, read_text
 
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xlsx", ".parquet"}

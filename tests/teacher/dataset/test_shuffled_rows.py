@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset import DatasetRow, write_dataset
-from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
-from fewstep.teacher.dataset_sources import text_tensors
-from fewstep.teacher.shuffled_rows import ShuffledRows
+from fewstep.teacher.dataset.plan import plan_dataset, unconditional_row
+from fewstep.teacher.dataset.shuffled_rows import ShuffledRows
+from fewstep.teacher.dataset.sources import text_tensors
+from fewstep.teacher.dataset.writing import DatasetRow, write_dataset
 
 COUNT = 23
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.manifest import Manifest, Shard
+from fewstep.teacher.dataset.manifest import Manifest, Shard
 
 
 def shard_path(folder: Path, number: int) -> Path:

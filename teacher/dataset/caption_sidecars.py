@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
-from fewstep.teacher.caption_names import Stray
-from fewstep.teacher.caption_tables import CaptionEntry, check_caption
+from fewstep.teacher.dataset.caption_names import Stray
+from fewstep.teacher.dataset.caption_tables import CaptionEntry, check_caption
 from fewstep.teacher.text_files import first_few, read_text
 
 

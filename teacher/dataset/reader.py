@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewstep.teacher.checksums import sha256
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions
-from fewstep.teacher.manifest import OF_BOTH, OF_TEXT, Manifest, Shard, TensorLayout, read_manifest
+from fewstep.teacher.dataset.manifest import OF_BOTH, OF_TEXT, Manifest, Shard, TensorLayout, read_manifest
 
 _ROWS_PER_READ = 16
 

@@ -14,7 +14,6 @@ from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Skip, read
 from fewstep.teacher.dataset.plan import plan_dataset, unconditional_row
 from fewstep.teacher.dataset.sources import Rollouts, VideoSource, list_files
 from fewstep.teacher.dataset.writing import Source, write_dataset
-from fewstep.teacher.decode_video import ClipShape
 from fewstep.teacher.given import (
     FROM_FILES,
     columns_of,
@@ -26,7 +25,8 @@ from fewstep.teacher.given import (
 )
 from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.source import Sizes, as_sizes
-from fewstep.teacher.video_shape import video_shape
+from fewstep.teacher.videos.decoding import ClipShape
+from fewstep.teacher.videos.shape import video_shape
 
 _ROWS_PER_SHARD = 64
 DatasetPlan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video

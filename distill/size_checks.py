@@ -13,7 +13,7 @@ from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.dataset.buckets import datasets_in, long_enough, seconds_of, size_said
 from fewstep.teacher.dataset.manifest import read_manifest
-from fewstep.teacher.video_shape import video_shape
+from fewstep.teacher.videos.shape import video_shape
 
 
 def clip_sizes(recipe: DataRecipe, teacher: Teacher) -> tuple[VideoSize, ...]:

@@ -22,8 +22,8 @@ from fewstep.eval.peak_memory import PeakMemory
 from fewstep.eval.results import markdown_table, told_columns
 from fewstep.eval.speedup import amdahl_fit, speedups
 from fewstep.eval.tuning import Tuning
-from fewstep.teacher.atomic import ELSEWHERE, check_writable_file, whole_file
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import ELSEWHERE, check_writable_file, whole_file
+from fewstep.teacher.files.json_text import parse_json
 
 MAX_SPLIT_GAP = 0.03
 LIKENESS = ("relative_error", "psnr_db")

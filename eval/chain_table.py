@@ -8,7 +8,7 @@ from typing import Any
 
 from fewstep.eval.evaluation_shape import check_shape
 from fewstep.eval.report.inputs import Latency
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.limits import MOST_CLIPS
 
 CHAIN_COLUMNS = {

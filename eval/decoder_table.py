@@ -8,7 +8,7 @@ from typing import Any
 
 from fewstep.eval.chain_table import evaluation_figures, read_evaluation_rows, read_times
 from fewstep.eval.report.inputs import Latency
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 
 DECODER_COLUMNS = {
     "model": "model",

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.empty_parts import empty_part, make_pipeline
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.loading import find_device
-from fewstep.teacher.parts import PipelinePart, named_parts
+from fewstep.teacher.pipelines.empty_parts import empty_part, make_pipeline
+from fewstep.teacher.pipelines.parts import PipelinePart, named_parts
 from fewstep.teacher.precision import stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 from fewstep.teacher.source import read_json

@@ -27,7 +27,7 @@ from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.sheet import comparison_sheet
 from fewstep.eval.steps_table import Protocol, judged_figures, shared_figures
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.video import to_uint8
+from fewstep.teacher.videos.writing import to_uint8
 
 DIVERSE_PROMPTS = 16  # that diversity is taken over, unless said otherwise
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from fewstep.teacher.video import Frames
+from fewstep.teacher.videos.writing import Frames
 
 _SCALE = 2  # pixels of the picture per pixel of the clip, for small clips
 _TEXT, _GAP = 16, 6  # pixels

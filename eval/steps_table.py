@@ -29,7 +29,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
 from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE
-from fewstep.teacher.video import to_uint8
+from fewstep.teacher.videos.writing import to_uint8
 
 STEPS_COLUMNS = {  # of the table as people see it
     "model": "model",

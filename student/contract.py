@@ -12,10 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 from torch import Tensor, nn
 
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.dataset.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.given import in_order
 from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.limited import EmbeddedGuidance, FrameRate, SamplingSteps

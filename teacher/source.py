@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS
-from fewstep.teacher.modular import Classes, classical_class
-from fewstep.teacher.pipeline_index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
-from fewstep.teacher.pipeline_index import read_json as read_json
+from fewstep.teacher.pipelines.index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
+from fewstep.teacher.pipelines.index import read_json as read_json
+from fewstep.teacher.pipelines.modular import Classes, classical_class
 
 SHAPES = "shapes"
 PIPELINE = Path(__file__).parent / "shapes" / "pipeline"  # the embedded teacher of prompts

@@ -31,7 +31,7 @@ from fewstep.commands.sentence import one_line, told
 from fewstep.commands.student import student_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
-from fewstep.teacher.atomic import no_room
+from fewstep.teacher.files.atomic import no_room
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 from fewstep.teacher.ranks import num_launched
 from fewstep.waiting_threads import shorten_spinning

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from fewstep.teacher.dataset.manifest import Skip
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 
 Record = dict[str, Any]  # a row as Parquet holds it
 

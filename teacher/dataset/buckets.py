@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fewstep.teacher.atomic import ELSEWHERE, whole_file
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
-from fewstep.teacher.decode_video import TIME_ROUNDING, ClipShape
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import ELSEWHERE, whole_file
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video_shape import VideoShape
+from fewstep.teacher.videos.decoding import TIME_ROUNDING, ClipShape
+from fewstep.teacher.videos.shape import VideoShape
 
 BUCKETS_FILE = "buckets.json"
 _VERSION = 1

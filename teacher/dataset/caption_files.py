@@ -10,8 +10,8 @@ from fewstep.teacher.dataset.caption_names import Stray, match_entries
 from fewstep.teacher.dataset.caption_sidecars import read_sidecars
 from fewstep.teacher.dataset.caption_tables import check_caption, read_prompt_table, read_table
 from fewstep.teacher.dataset.manifest import Unmatched
+from fewstep.teacher.files.text_files import first_few, is_blank, lines_of, read_text
 from fewstep.teacher.given import Prompt, files_of
-from fewstep.teacher.text_files import first_few, is_blank, lines_of, read_text
 
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xlsx", ".parquet"}
 

@@ -8,7 +8,7 @@ from unicodedata import normalize
 
 from fewstep.teacher.dataset.caption_names import Stray
 from fewstep.teacher.dataset.caption_tables import CaptionEntry, check_caption
-from fewstep.teacher.text_files import first_few, read_text
+from fewstep.teacher.files.text_files import first_few, read_text
 
 
 def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, CaptionEntry], list[Stray]]:

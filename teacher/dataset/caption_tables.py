@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.teacher.dataset.strict_csv import read_csv
-from fewstep.teacher.decode_video import SUFFIXES as VIDEO_SUFFIXES
+from fewstep.teacher.files.json_text import parse_json
+from fewstep.teacher.files.text_files import check_characters, lines_of, read_text
 from fewstep.teacher.given import GIVEN_NAMES, Prompt, existing, given_names, why_not_given
-from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.text_files import check_characters, lines_of, read_text
+from fewstep.teacher.videos.decoding import SUFFIXES as VIDEO_SUFFIXES
 
 FILE_COLUMNS = (
     "file", "file_name", "filename", "file_path", "filepath", "path",

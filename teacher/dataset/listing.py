@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 
-from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.json_text import parse_json
 
 ITEMS_FILE = "items.jsonl"
 _NAMED = 3  # items in a sentence; of more the number is told

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.dataset.listing import Listing, changes, read_listing
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.limited import FrameRate, NumFrames, Pixels
 from fewstep.teacher.source import VideoSize

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from fewstep.teacher.checksums import sha256
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions
 from fewstep.teacher.dataset.manifest import OF_BOTH, OF_TEXT, Manifest, Shard, TensorLayout, read_manifest
+from fewstep.teacher.files.checksums import sha256
 
 _ROWS_PER_READ = 16
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.dataset.manifest import Manifest, Shard
+from fewstep.teacher.files.atomic import whole_file
 
 
 def shard_path(folder: Path, number: int) -> Path:

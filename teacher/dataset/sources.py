@@ -20,11 +20,11 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.dataset.manifest import OF_BOTH, OF_TEXT, Skip
 from fewstep.teacher.dataset.writing import DatasetRow
-from fewstep.teacher.decode_video import ClipShape, ClipStart, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.given import Given, files_of, given_of_clips, read_given, to_pixels
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.videos.decoding import ClipShape, ClipStart, UnreadableVideo, check_video, decode_video
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fewstep.teacher.text_files import read_text
+from fewstep.teacher.files.text_files import read_text
 
 CsvRow = tuple[int, list[str]]  # the line where it begins, and its cells
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}

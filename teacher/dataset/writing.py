@@ -14,16 +14,16 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from fewstep.teacher.atomic import ELSEWHERE, check_writable, whole_file
-from fewstep.teacher.checksums import sha256
 from fewstep.teacher.dataset.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
 from fewstep.teacher.dataset.listing import ITEMS_FILE, read_listing, write_listing
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Shard, Skip, TensorLayout, read_manifest
 from fewstep.teacher.dataset.shard_records import collected, keep_record, missing_shards, reopened, shard_path
+from fewstep.teacher.files.atomic import ELSEWHERE, check_writable, whole_file
+from fewstep.teacher.files.checksums import sha256
+from fewstep.teacher.files.shared_folder import only_writers, wait_until_seen
+from fewstep.teacher.files.text_files import first_few
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals, requested_stop
 from fewstep.teacher.ranks import ALONE, ProcessEnded, Ranks
-from fewstep.teacher.shared_folder import only_writers, wait_until_seen
-from fewstep.teacher.text_files import first_few
 
 REPORT = "skipped.jsonl"
 _ROWS_PER_GROUP = 16  # what a reader holds in memory of each shard

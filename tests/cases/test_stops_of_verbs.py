@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fewstep.teacher.interrupts import RESUME
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.cases.child_commands import after, appears, command, end_of, signalled, slow_disk
 from tests.cases.stopped_run import RECIPE, write_recipe
 

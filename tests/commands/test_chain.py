@@ -24,7 +24,7 @@ from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.dataset.sources import item_seed
 from fewstep.teacher.given import Prompt, read_given
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video import to_uint8
+from fewstep.teacher.videos.writing import to_uint8
 from tests.commands.typed import fewstep
 
 SHARED: dict[str, Any] = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}

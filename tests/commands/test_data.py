@@ -24,10 +24,10 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.dataset.reader import conditions_of, read_unconditional
 from fewstep.teacher.dataset.sources import item_seed
-from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.decoding import ClipShape, decode_video
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
 from tests.teacher.stored import stored_rows
 

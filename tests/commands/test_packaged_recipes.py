@@ -15,7 +15,7 @@ from fewstep.student.load_student import load_student
 from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.shapes.captions import example
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
 
 SIZE = {"num_frames": 9, "height": 16, "width": 16}

@@ -15,7 +15,7 @@ from fewstep.student.contract import read_contract
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.dataset.buckets import datasets_in
 from fewstep.teacher.dataset.manifest import read_manifest
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.test_run import weights
 from tests.commands.test_run_stops import results, signalled
 from tests.commands.typed import fewstep

@@ -115,7 +115,7 @@ def no_rollouts() -> None:
 
 def elsewhere() -> None:
     """This process has a disk of its own."""
-    from fewstep.teacher import shared_folder
+    from fewstep.teacher.files import shared_folder
 
     shared_folder._SEEN_SECONDS = 0.5
     os.chdir("another disk")
@@ -202,7 +202,7 @@ def test_what_one_process_does_is_refused(words: list[object], command: str, mon
 
 
 def test_an_evaluation_keeps_others_out(tmp_path: Path, tiny_wan_folder: Path) -> None:
-    from fewstep.teacher.atomic import only_writer
+    from fewstep.teacher.files.atomic import only_writer
 
     (tmp_path / "prompts.txt").write_text("a ring\n")
     prompts = ["--prompts", tmp_path / "prompts.txt"]

@@ -12,10 +12,10 @@ from fewstep.cli import app
 from fewstep.commands.teacher import parse_steps
 from fewstep.eval.results import read_results
 from fewstep.teacher.base import embedded_path
-from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.world import render_scene
+from fewstep.teacher.videos.decoding import ClipShape, decode_video
 
 
 def test_path_is_a_pipeline_folder() -> None:

@@ -23,7 +23,7 @@ from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.dataset.reader import read_rows
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import ALONE, Ranks
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.two_ranks import both
 
 SIZES = (VideoSize(9, 16, 16), VideoSize(5, 16, 32), VideoSize(5, 32, 16))

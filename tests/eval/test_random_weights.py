@@ -13,7 +13,7 @@ from fewstep.eval.random_weights import _PACKAGED, _part, random_teacher
 from fewstep.student.sampler import SamplingOptions, teacher_sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.parts import PipelinePart
+from fewstep.teacher.pipelines.parts import PipelinePart
 
 FAMILIES = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
 

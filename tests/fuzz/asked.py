@@ -30,12 +30,12 @@ from fewstep.student.sampler import SamplingOptions
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset.caption_files import read_captions, read_prompts
 from fewstep.teacher.dataset.sources import list_files
-from fewstep.teacher.decode_video import ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.given import read_given
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.shapes.recipe import read_any_recipe
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.videos.decoding import ClipShape, UnreadableVideo, check_video, decode_video
 from tests.distill.one_stage import Case
 from tests.fuzz.mutations import PLANTED, TAG, odd_values
 

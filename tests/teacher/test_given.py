@@ -25,7 +25,7 @@ from fewstep.teacher.given import (
     unreadable_given,
 )
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 
 SIZE, PICTURE = VideoSize(5, 16, 24), VideoSize(1, 16, 24)
 

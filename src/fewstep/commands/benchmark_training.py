@@ -84,7 +84,7 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
 def _check_out(out: Path) -> None:
     """Raises ValueError unless `out` can be written, ends in .json and holds nothing but such a table."""
     from fewstep.eval.results import read_results
-    from fewstep.teacher.atomic import ELSEWHERE, check_writable_file
+    from fewstep.teacher.files.atomic import ELSEWHERE, check_writable_file
 
     check_writable_file(out, [".json"])
     if out.exists() and not all("bare_seconds" in row for row in read_results(out)[1]):

@@ -103,7 +103,7 @@ def _made(
 def _write(folder: Path, stem: str, given: Given, row: int, fps: float) -> dict[str, Path]:
     """Files of one row of what is given: PNG of pictures, mp4 of videos."""
     from fewstep.teacher.given import IMAGES, to_pil
-    from fewstep.teacher.video import write_image, write_video
+    from fewstep.teacher.videos.writing import write_image, write_video
 
     paths = _paths(folder, stem, given)
     for name, path in paths.items():
@@ -121,7 +121,7 @@ def _paths(folder: Path, stem: str, names: Mapping[str, object]) -> dict[str, Pa
 
 
 def _write_table(table: Path, rows: Sequence[PromptFiles]) -> None:
-    from fewstep.teacher.atomic import whole_file
+    from fewstep.teacher.files.atomic import whole_file
 
     lines = [{"prompt": prompt, **{name: path.name for name, path in files.items()}} for prompt, files in rows]
     with whole_file(table) as part:

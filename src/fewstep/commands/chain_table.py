@@ -24,7 +24,7 @@ def chain(
     from fewstep.eval.caution import on_distance
     from fewstep.eval.chain_table import CHAIN_COLUMNS, chain_rows
     from fewstep.eval.results import results_table, write_tables
-    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.files.atomic import check_writable_file
     from fewstep.teacher.shapes.judge import FEATURES
 
     check_writable_file(out, [".json"])

@@ -84,9 +84,9 @@ def encode_videos(
     screen.say(f"looking for videos in {folder}")
     from fewstep.teacher.dataset.caption_files import read_captions
     from fewstep.teacher.dataset.sources import VideoSource, list_files
-    from fewstep.teacher.decode_video import ClipShape
     from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
     from fewstep.teacher.ranks import launched_ranks
+    from fewstep.teacher.videos.decoding import ClipShape
 
     with launched_ranks(device) as ranks:
         job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)

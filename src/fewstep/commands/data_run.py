@@ -46,8 +46,8 @@ class Run:
         """
         from fewstep.distill.run_folder import run_around
         from fewstep.distill.taken_folders import check_not_taken
-        from fewstep.teacher.atomic import check_writable
         from fewstep.teacher.dataset.writing import check_dataset_folder
+        from fewstep.teacher.files.atomic import check_writable
 
         if (run := run_around(self.out)) is not None:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")

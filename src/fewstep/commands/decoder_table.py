@@ -24,7 +24,7 @@ def decoder(
     from fewstep.eval.decoder_table import DECODER_COLUMNS, decoder_rows
     from fewstep.eval.results import results_table, write_tables
     from fewstep.student.decoder.files import find_decoder
-    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.files.atomic import check_writable_file
 
     check_writable_file(out, [".json"])
     benchmarks = sorted(run.glob("benchmark*.json"))

@@ -37,7 +37,7 @@ def export_table(
     from fewstep.student.load_student import load_student
     from fewstep.student.loading import find_stage
     from fewstep.student.outline import outline_students
-    from fewstep.teacher.atomic import check_writable, check_writable_file
+    from fewstep.teacher.files.atomic import check_writable, check_writable_file
     from fewstep.teacher.guidance import Guidance
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.judge import FEATURES

@@ -30,7 +30,7 @@ def report(
     """Make one HTML page of clips side by side, quality, latency and training; it needs neither server nor network."""
     from fewstep.eval.report.inputs import read_benchmark
     from fewstep.eval.report.page import Material, write_report
-    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.files.atomic import check_writable_file
 
     if not out.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {out.absolute().parent} to write {out.name} into: make it first")
@@ -142,7 +142,7 @@ def read_run(folder: Path) -> RunRecord:
 
     from fewstep.eval.report.inputs import RunRecord
     from fewstep.eval.report.kept import KeptRecipe
-    from fewstep.teacher.yaml_text import load_yaml
+    from fewstep.teacher.files.yaml_text import load_yaml
 
     path = folder / "recipe.yaml"
     try:

@@ -25,7 +25,7 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     """Writes a clip of this size per prompt of `logging.prompts`, and all of them as a contact sheet; None without
     prompts. Raises ValueError for a small decoder of another autoencoder."""
     from fewstep.student.decoder.files import load_decoder
-    from fewstep.teacher.video import contact_sheet, to_uint8, write_image, write_video
+    from fewstep.teacher.videos.writing import contact_sheet, to_uint8, write_image, write_video
 
     prompts = plan.logging.sampled
     if not prompts:

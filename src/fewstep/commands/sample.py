@@ -131,7 +131,7 @@ def sample(
     from fewstep.teacher.dataset.caption_files import read_prompts
     from fewstep.teacher.given import check_given, given_names, parse_given
     from fewstep.teacher.loading import find_device
-    from fewstep.teacher.video import check_fps, check_suffix
+    from fewstep.teacher.videos.writing import check_fps, check_suffix
 
     check_suffix(out)
     if fps is not None:
@@ -262,7 +262,7 @@ def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -
     """
     from PIL import Image
 
-    from fewstep.teacher.video import SHEET_SUFFIX, contact_sheet, to_uint8, write_image, write_video
+    from fewstep.teacher.videos.writing import SHEET_SUFFIX, contact_sheet, to_uint8, write_image, write_video
 
     if out.suffix.lower() == SHEET_SUFFIX and len(prompts) == 1:
         (frames,) = map(to_uint8, clips)

@@ -105,7 +105,7 @@ def conditioned(
     from fewstep.commands.tables import print_table
     from fewstep.eval.conditioning_table import CONDITIONING_COLUMNS, conditioning_rows
     from fewstep.eval.results import results_table, told_columns, write_tables
-    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.files.atomic import check_writable_file
 
     check_writable_file(out, [".json"])
     rows = conditioning_rows(_named_folders(evaluations))
@@ -148,7 +148,7 @@ def _measure(
     from fewstep.student.contract import read_contract
     from fewstep.student.outline import outline_students
     from fewstep.teacher.loading import find_device
-    from fewstep.teacher.video import write_image
+    from fewstep.teacher.videos.writing import write_image
 
     find_device(device)
     chosen = chosen_stages(runs, names)

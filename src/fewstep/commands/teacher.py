@@ -98,7 +98,7 @@ def _train_parts(
 
 def _train_conditioned(plan: ConditionedRecipe, embed: bool, device: torch.device, screen: Screen) -> Path:
     """What a teacher of prompts learns to see; the pipeline's folder."""
-    from fewstep.teacher.atomic import whole_file
+    from fewstep.teacher.files.atomic import whole_file
     from fewstep.teacher.shapes.conditioned import run_conditioned
     from fewstep.teacher.shapes.embedded import learned_path
     from fewstep.teacher.shapes.learned import LEARNED_FILE
@@ -209,7 +209,7 @@ def measure(
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
     from fewstep.teacher.shapes.judge import FEATURES
-    from fewstep.teacher.video import write_image
+    from fewstep.teacher.videos.writing import write_image
 
     find_device(device)
     outline = outline_teacher(teacher)

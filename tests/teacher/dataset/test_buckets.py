@@ -20,8 +20,8 @@ from fewstep.teacher.dataset.buckets import (
     size_said,
 )
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video import write_video
-from fewstep.teacher.video_shape import VideoShape, video_shape
+from fewstep.teacher.videos.shape import VideoShape, video_shape
+from fewstep.teacher.videos.writing import write_video
 
 WIDE, TALL, LONG, LARGE = VideoSize(9, 32, 64), VideoSize(9, 64, 32), VideoSize(33, 32, 64), VideoSize(9, 64, 128)
 SIZES = [WIDE, TALL, LONG, LARGE]

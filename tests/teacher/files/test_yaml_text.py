@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fewstep.teacher.yaml_text import LONGEST, load_yaml
+from fewstep.teacher.files.yaml_text import LONGEST, load_yaml
 from tests.fuzz.mutations import PLANTED, yaml_bombs
 
 

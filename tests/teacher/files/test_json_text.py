@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.teacher.json_text import DEEPEST, check_depth, parse_json
+from fewstep.teacher.files.json_text import DEEPEST, check_depth, parse_json
 
 
 def test_it_reads_what_json_says() -> None:

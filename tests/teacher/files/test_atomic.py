@@ -12,7 +12,7 @@ import av
 import pytest
 from safetensors import SafetensorError
 
-from fewstep.teacher.atomic import (
+from fewstep.teacher.files.atomic import (
     check_unlocked,
     check_writable,
     check_writable_file,
@@ -165,7 +165,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    holds = "import sys, time; from pathlib import Path; from fewstep.teacher.atomic import only_writer\n"
+    holds = "import sys, time; from pathlib import Path; from fewstep.teacher.files.atomic import only_writer\n"
     holds += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with Popen([sys.executable, "-c", holds, tmp_path], stdout=PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fewstep.teacher.config_counts import check_counts
-from fewstep.teacher.modular import made_by_blocks
-from fewstep.teacher.parts import (
+from fewstep.teacher.pipelines.config_counts import check_counts
+from fewstep.teacher.pipelines.index import index_path, read_json, read_pipeline_index
+from fewstep.teacher.pipelines.modular import made_by_blocks
+from fewstep.teacher.pipelines.parts import (
     PipelinePart,
     check_pipeline_part,
     find_class,
@@ -20,8 +21,7 @@ from fewstep.teacher.parts import (
     named_parts,
     weight_shapes,
 )
-from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
-from fewstep.teacher.weight_files import RESTORE, Shapes
+from fewstep.teacher.pipelines.weight_files import RESTORE, Shapes
 
 if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher

@@ -6,8 +6,8 @@ from shutil import copytree
 
 import pytest
 
-from fewstep.teacher.config_counts import check_counts
 from fewstep.teacher.outline import outline_teacher
+from fewstep.teacher.pipelines.config_counts import check_counts
 from fewstep.teacher.source import PIPELINE
 
 

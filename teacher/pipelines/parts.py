@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.teacher.modular import made_by_blocks, needed_parts
-from fewstep.teacher.pipeline_index import index_path, read_json, read_pipeline_index
-from fewstep.teacher.weight_files import RESTORE, Shapes, check_text_file, read_index, tensor_shapes
+from fewstep.teacher.pipelines.index import index_path, read_json, read_pipeline_index
+from fewstep.teacher.pipelines.modular import made_by_blocks, needed_parts
+from fewstep.teacher.pipelines.weight_files import RESTORE, Shapes, check_text_file, read_index, tensor_shapes
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")

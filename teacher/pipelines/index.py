@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 
 CLASSICAL_INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import av
 
-from fewstep.teacher.open_video import OpenVideo, UnreadableVideo, open_video
-from fewstep.teacher.video_picture import orientation, square_pixels
+from fewstep.teacher.videos.opening import OpenVideo, UnreadableVideo, open_video
+from fewstep.teacher.videos.picture import orientation, square_pixels
 
 
 @dataclass(frozen=True)

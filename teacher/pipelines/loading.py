@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from fewstep.teacher.empty_parts import make_pipeline
-from fewstep.teacher.parts import find_class, named_parts
-from fewstep.teacher.pipeline_index import MODULAR_INDEX, index_path
+from fewstep.teacher.pipelines.empty_parts import make_pipeline
+from fewstep.teacher.pipelines.index import MODULAR_INDEX, index_path
+from fewstep.teacher.pipelines.parts import find_class, named_parts
 
 
 def load_diffusers_pipeline(

@@ -14,7 +14,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from fewstep.teacher.decode_video import ClipShape, ClipStart, UnreadableVideo, decode_video
+from fewstep.teacher.videos.decoding import ClipShape, ClipStart, UnreadableVideo, decode_video
 from tests.teacher.edited import remuxed, with_edits
 from tests.teacher.films import (
     FILES,

@@ -18,8 +18,8 @@ from fewstep.student.contract import SamplingContract
 from fewstep.teacher.families import MODULAR_FAMILIES
 from fewstep.teacher.given import noise_given, to_pil
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.modular import needed_parts
 from fewstep.teacher.outline import outline_teacher
+from fewstep.teacher.pipelines.modular import needed_parts
 from fewstep.teacher.rollout import rollout
 from tests.teacher.modular import open_modular, save_modular
 from tests.tiny_hunyuan_video15 import save_tiny_hunyuan_video15

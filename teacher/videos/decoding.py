@@ -13,8 +13,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from fewstep.teacher.open_video import SUFFIXES, OpenVideo, UnreadableVideo, open_video
-from fewstep.teacher.video_picture import Orientation, deinterlaced, fit_picture, orientation
+from fewstep.teacher.videos.opening import SUFFIXES, OpenVideo, UnreadableVideo, open_video
+from fewstep.teacher.videos.picture import Orientation, deinterlaced, fit_picture, orientation
 
 __all__ = ["SUFFIXES", "TIME_ROUNDING", "ClipShape", "ClipStart", "UnreadableVideo", "check_video", "decode_video"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fewstep.teacher.atomic import ELSEWHERE, lock_of, only_writer
+from fewstep.teacher.files.atomic import ELSEWHERE, lock_of, only_writer
 from fewstep.teacher.ranks import Ranks
 
 _SEEN_SECONDS = 60.0  # a network's file system may show new files late

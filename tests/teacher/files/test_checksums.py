@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.teacher import checksums
+from fewstep.teacher.files import checksums
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

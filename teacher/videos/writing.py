@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fewstep.teacher.atomic import check_writable, whole_file
+from fewstep.teacher.files.atomic import check_writable, whole_file
 
 Frames = NDArray[np.uint8]  # (F, H, W, 3)
 

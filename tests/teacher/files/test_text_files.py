@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.teacher.text_files import check_characters, first_few, lines_of, read_text
+from fewstep.teacher.files.text_files import check_characters, first_few, lines_of, read_text
 
 
 def read(folder: Path, content: bytes) -> str:

@@ -18,7 +18,7 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewstep.teacher.open_video import UnreadableVideo
+from fewstep.teacher.videos.opening import UnreadableVideo
 
 # Numbers are those of ITU-T H.273. swscale turns these matrices into RGB, and reads any other as BT.601.
 _UNTAGGED = frozenset({2, 3})  # unspecified, reserved

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewstep.teacher.decode_video import ClipShape, UnreadableVideo, decode_video
+from fewstep.teacher.videos.decoding import ClipShape, UnreadableVideo, decode_video
 from tests.teacher.edited import with_matrix, with_pixel_aspect
 from tests.teacher.films import (
     COLOURS,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.teacher.video import Frames, check_suffix, contact_sheet, to_uint8, write_image, write_video
+from fewstep.teacher.videos.writing import Frames, check_suffix, contact_sheet, to_uint8, write_image, write_video
 
 
 def clip(num_frames: int = 9, height: int = 32, width: int = 48) -> Frames:

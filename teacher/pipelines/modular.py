@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.teacher.pipeline_index import MODULAR_INDEX, index_path, read_json, read_pipeline_index
+from fewstep.teacher.pipelines.index import MODULAR_INDEX, index_path, read_json, read_pipeline_index
 
 Classes = Mapping[str, Sequence[str]]  # a modular class -> classical ones, of which the first that has its parts counts
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fewstep.teacher.pipeline_index import read_json
-from fewstep.teacher.weight_files import RESTORE
+from fewstep.teacher.pipelines.index import read_json
+from fewstep.teacher.pipelines.weight_files import RESTORE
 
 _MOST = {  # word of a name -> how large its number may be; the first that fits counts
     "channels": 2**20,

@@ -14,7 +14,7 @@ import torch
 
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
-from fewstep.teacher.pipeline_index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
+from fewstep.teacher.pipelines.index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
 from fewstep.teacher.rollout import rollout
 from tests.teacher.modular import save_modular
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -22,7 +22,7 @@ from fewstep.distill.size_checks import (
     planned_sizes,
 )
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.dataset.buckets import check_buckets, datasets_in, folder_of, seconds_of, too_short
+from fewstep.teacher.dataset.buckets import check_buckets, datasets_in, folder_of
 from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.dataset.manifest import Manifest, read_manifest
 from fewstep.teacher.dataset.reader import check_dataset, check_shard
@@ -31,7 +31,7 @@ from fewstep.teacher.files.atomic import check_unlocked
 from fewstep.teacher.given import check_given, files_of, frames_of_clips, given_names, sources_of, unreadable_given
 from fewstep.teacher.outline import Outline
 from fewstep.teacher.videos.decoding import SUFFIXES, UnreadableVideo, check_video
-from fewstep.teacher.videos.shape import video_shape
+from fewstep.teacher.videos.shape import seconds_of, too_short, video_shape
 
 _HEADERS = 2000  # files of which a dry run opens the header: some seconds
 

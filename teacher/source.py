@@ -44,6 +44,29 @@ def as_sizes(sizes: Sizes) -> tuple[VideoSize, ...]:
     return (sizes,) if isinstance(sizes, VideoSize) else tuple(sizes)
 
 
+def size_said(size: VideoSize) -> str:
+    """As people write sizes, width x height x frames: 832x480x81."""
+    return f"{size.width}x{size.height}x{size.num_frames}"
+
+
+def read_size(text: str) -> VideoSize:
+    """What `size_said` writes. Raises ValueError for other text."""
+    numbers = [int(number) if number.isascii() and number.isdigit() else 0 for number in text.lower().split("x")]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
+    width, height, num_frames = numbers
+    return VideoSize(num_frames, height, width)
+
+
+def check_sizes(sizes: Sequence[VideoSize]) -> None:
+    """Raises ValueError where there is none, or one is there twice."""
+    if not sizes:
+        raise ValueError("the list is empty: name at least one size, or leave it out")
+    twice = [size for size in sizes if sizes.count(size) > 1]
+    if twice:
+        raise ValueError(f"{size_said(twice[0])} is there twice: name each size once")
+
+
 def embedded_path(name: str = SHAPES) -> Path:
     """The folder of an embedded teacher, a plain diffusers pipeline.
 

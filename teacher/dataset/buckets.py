@@ -11,35 +11,11 @@ import numpy as np
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
 from fewstep.teacher.files.atomic import ELSEWHERE, whole_file
 from fewstep.teacher.files.json_text import parse_json
-from fewstep.teacher.source import VideoSize
-from fewstep.teacher.videos.decoding import TIME_ROUNDING, ClipShape
-from fewstep.teacher.videos.shape import VideoShape
+from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_said
+from fewstep.teacher.videos.shape import VideoShape, long_enough
 
 BUCKETS_FILE = "buckets.json"
 _VERSION = 1
-
-
-def size_said(size: VideoSize) -> str:
-    """As people write sizes, width x height x frames: 832x480x81."""
-    return f"{size.width}x{size.height}x{size.num_frames}"
-
-
-def read_size(text: str) -> VideoSize:
-    """What `size_said` writes. Raises ValueError for other text."""
-    numbers = [int(number) if number.isascii() and number.isdigit() else 0 for number in text.lower().split("x")]
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
-    width, height, num_frames = numbers
-    return VideoSize(num_frames, height, width)
-
-
-def check_sizes(sizes: Sequence[VideoSize]) -> None:
-    """Raises ValueError where there is none, or one is there twice."""
-    if not sizes:
-        raise ValueError("the list is empty: name at least one size, or leave it out")
-    twice = [size for size in sizes if sizes.count(size) > 1]
-    if twice:
-        raise ValueError(f"{size_said(twice[0])} is there twice: name each size once")
 
 
 def folder_of(folder: Path, size: VideoSize, sizes: Sequence[VideoSize]) -> Path:
@@ -86,21 +62,6 @@ def dealt(num_items: int, num_sizes: int, seed: int) -> list[int]:
     rounds = -(-num_items // num_sizes)
     cards = [np.random.default_rng([seed, n]).permutation(num_sizes) for n in range(rounds)]
     return [int(cards[i // num_sizes][i % num_sizes]) for i in range(num_items)]
-
-
-def seconds_of(size: VideoSize, fps: float) -> float:
-    """What a video must be longer than to become a clip of this size, as where it is decoded."""
-    return ClipShape(*size, fps=fps).seconds + TIME_ROUNDING
-
-
-def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
-    """Whether a video lasts as long as clips of this size."""
-    return video.seconds > seconds_of(size, fps)
-
-
-def too_short(video: VideoShape, needed: float) -> str:
-    """Why a video that lasts no longer than the seconds that are needed cannot be used."""
-    return f"too short: {video.seconds:.2f} s, needed are more than {needed:.2f} s"
 
 
 def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) -> int:

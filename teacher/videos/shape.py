@@ -8,6 +8,8 @@ from pathlib import Path
 
 import av
 
+from fewstep.teacher.source import VideoSize
+from fewstep.teacher.videos.decoding import TIME_ROUNDING, ClipShape
 from fewstep.teacher.videos.opening import OpenVideo, UnreadableVideo, open_video
 from fewstep.teacher.videos.picture import orientation, square_pixels
 
@@ -36,6 +38,21 @@ def video_shape(path: Path) -> VideoShape | None:
     except OSError:
         return None
     return _shape(path, (state.st_size, state.st_mtime_ns))
+
+
+def seconds_of(size: VideoSize, fps: float) -> float:
+    """What a video must be longer than to become a clip of this size, as where it is decoded."""
+    return ClipShape(*size, fps=fps).seconds + TIME_ROUNDING
+
+
+def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
+    """Whether a video lasts as long as clips of this size."""
+    return video.seconds > seconds_of(size, fps)
+
+
+def too_short(video: VideoShape, needed: float) -> str:
+    """Why a video that lasts no longer than the seconds that are needed cannot be used."""
+    return f"too short: {video.seconds:.2f} s, needed are more than {needed:.2f} s"
 
 
 @cache

@@ -55,9 +55,9 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     from fewstep.distill.size_checks import check_possible, planned_sizes
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.student.decoder.video_decoder import unfolded_at_last
-    from fewstep.teacher.dataset.buckets import size_said
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
+    from fewstep.teacher.source import size_said
 
     folder.check(plan)
     check_not_taken(folder.path, folder.elsewhere)

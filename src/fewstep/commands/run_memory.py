@@ -39,8 +39,8 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     """Prints the table; the outline is used up. Where a family cannot be counted, a line says so."""
     from fewstep.distill.fitting import what_fits
     from fewstep.distill.step_cost import StepCounter
-    from fewstep.teacher.dataset.buckets import size_said
     from fewstep.teacher.experts import every_network
+    from fewstep.teacher.source import size_said
 
     assert plan.precision != "auto"
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `run.follow`

@@ -8,18 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewstep.teacher.dataset.buckets import (
-    BUCKETS_FILE,
-    begin_buckets,
-    best_size,
-    check_sizes,
-    datasets_in,
-    dealt,
-    folder_of,
-    read_size,
-    size_said,
-)
-from fewstep.teacher.source import VideoSize
+from fewstep.teacher.dataset.buckets import BUCKETS_FILE, begin_buckets, best_size, datasets_in, dealt, folder_of
+from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_said
 from fewstep.teacher.videos.shape import VideoShape, video_shape
 from fewstep.teacher.videos.writing import write_video
 

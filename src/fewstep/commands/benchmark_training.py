@@ -131,7 +131,7 @@ def _measure(
     import torch
     from accelerate import Accelerator
 
-    from fewstep.eval.latency import FAILURES, one_sentence
+    from fewstep.eval.latency.timing import FAILURES, one_sentence
     from fewstep.eval.results import ResultsFile
     from fewstep.teacher.load_teacher import load_teacher
 
@@ -187,8 +187,8 @@ def _row(
 ) -> dict[str, Any]:
     from fewstep.distill.step_time import StageTime, steps_needed
     from fewstep.distill.untrained import untrained_trainer
-    from fewstep.eval.latency import synchronised
-    from fewstep.eval.peak_memory import watched_peak
+    from fewstep.eval.latency.peak_memory import watched_peak
+    from fewstep.eval.latency.timing import synchronised
 
     stage: Stage = plan.stages[index]
     steps = steps_needed(stage, timing.repetitions, timing.warmup)
@@ -247,7 +247,7 @@ def _shared(plan: Recipe, teacher: Teacher, size: VideoSize) -> dict[str, Any]:
     """What stands in every row: where and in what it was measured."""
     import torch
 
-    from fewstep.eval.benchmark import device_name, versions
+    from fewstep.eval.latency.benchmark import device_name, versions
 
     return {
         "teacher": plan.teacher,

@@ -42,8 +42,8 @@ def demo(
     from fewstep.commands.run_stages import follow_stages
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.taken_folders import check_not_taken
-    from fewstep.eval.benchmark import BenchmarkPlan
     from fewstep.eval.evaluation_file import begun_evaluation_dtype, check_begun
+    from fewstep.eval.latency.benchmark import BenchmarkPlan
     from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.files.atomic import check_writable
 

@@ -32,7 +32,7 @@ def test_a_network_of_endlessly_many_layers_is_never_made(
 
 
 def test_configs_as_they_are_have_none(tmp_path: Path) -> None:
-    architectures = Path(__file__).parents[3] / "eval" / "architectures"
+    architectures = Path(__file__).parents[3] / "eval" / "latency" / "architectures"
     files = [*architectures.rglob("*config.json"), *PIPELINE.rglob("*config.json")]
     configs = [config for config in files if not config.parent.name.startswith("tokenizer")]
     assert len(configs) > 5

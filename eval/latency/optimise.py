@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fewstep.eval.latency import FAILURES, PROMPT, TimedModel, one_sentence, time_pass
-from fewstep.eval.likeness import example_clips, likeness
-from fewstep.eval.switch import Switch
-from fewstep.eval.tuning import COMPILING, Tuning, check_tuning, encoders, option_said, tunable_decoders, tune
+from fewstep.eval.latency.likeness import example_clips, likeness
+from fewstep.eval.latency.switch import Switch
+from fewstep.eval.latency.timing import FAILURES, PROMPT, TimedModel, one_sentence, time_pass
+from fewstep.eval.latency.tuning import COMPILING, Tuning, check_tuning, encoders, option_said, tunable_decoders, tune
 from fewstep.student.background import Background
 from fewstep.teacher.loading import Clock
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewstep.eval.random_weights import _PACKAGED, _part, random_teacher
+from fewstep.eval.latency.random_weights import _PACKAGED, _part, random_teacher
 from fewstep.student.sampler import SamplingOptions, teacher_sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher

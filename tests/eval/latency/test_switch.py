@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from fewstep.eval.switch import Switch
+from fewstep.eval.latency.switch import Switch
 
 
 def test_a_change_goes_off_and_on_again() -> None:

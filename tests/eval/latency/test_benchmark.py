@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fewstep.eval.speedup import amdahl_fit, speedups
+from fewstep.eval.latency.benchmark import amdahl_fit, speedups
 
 FIXED, PER_EVALUATION = 1.5, 1.01  # rCM's table for Wan 1.3B: method.md, section 5
 

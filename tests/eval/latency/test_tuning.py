@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
-from fewstep.eval.tuning import Quantise, Tuning, check_models, check_tuning, tune
+from fewstep.eval.latency.tuning import Quantise, Tuning, check_models, check_tuning, tune
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.load_teacher import load_teacher
 

@@ -10,18 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fewstep import __version__
 from fewstep.eval.caution import on_times
-from fewstep.eval.latency import PROMPT, TimedModel, latency, rounds, synchronised
-from fewstep.eval.likeness import FIGURES
+from fewstep.eval.latency.likeness import FIGURES
+from fewstep.eval.latency.optimise import Tried
+from fewstep.eval.latency.peak_memory import PeakMemory
+from fewstep.eval.latency.timing import PROMPT, TimedModel, latency, rounds, synchronised
+from fewstep.eval.latency.tuning import Tuning
 from fewstep.eval.models import decoder_said, links_said
-from fewstep.eval.optimise import Tried
-from fewstep.eval.peak_memory import PeakMemory
-from fewstep.eval.results import markdown_table, told_columns
-from fewstep.eval.speedup import amdahl_fit, speedups
-from fewstep.eval.tuning import Tuning
+from fewstep.eval.results import TableRow, markdown_table, told_columns
 from fewstep.teacher.files.atomic import ELSEWHERE, check_writable_file, whole_file
 from fewstep.teacher.files.json_text import parse_json
 
@@ -210,3 +210,26 @@ def versions(*also: str | None) -> dict[str, str]:
     """Of fewstep, Python, the libraries that compute, and packages that are named."""
     names = ["torch", "diffusers", "transformers", *(name for name in also if name)]
     return {"fewstep": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def speedups(row: TableRow, teacher: TableRow) -> dict[str, float]:
+    """The whole and the denoising against the teacher's; the ideal is N_T g / N_S, all of the time in the denoiser."""
+    return {
+        "speedup": teacher["total_seconds"] / row["total_seconds"],
+        "denoise_speedup": teacher["denoise_seconds"] / row["denoise_seconds"],
+        "ideal_speedup": teacher["evaluations"] / row["evaluations"],
+    }
+
+
+def amdahl_fit(rows: Sequence[TableRow]) -> dict[str, float] | None:
+    """total = f + c evaluations by least squares over all rows; None when they have one number of evaluations.
+
+    So, by Amdahl's law, S = (f + N_T g c) / (f + N_S c): however few the steps, f stays.
+    """
+    evaluations = np.array([row["evaluations"] for row in rows], dtype=np.float64)
+    totals = np.array([row["total_seconds"] for row in rows], dtype=np.float64)
+    if len(set(evaluations.tolist())) < 2:
+        return None
+    design = np.stack([np.ones_like(evaluations), evaluations], axis=1)
+    fixed, per_evaluation = np.linalg.lstsq(design, totals, rcond=None)[0]
+    return {"fixed_seconds": float(fixed), "seconds_per_evaluation": float(per_evaluation)}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fewstep.eval.latency import FAILURES, PROMPT, TimedModel, one_sentence
+from fewstep.eval.latency.timing import FAILURES, PROMPT, TimedModel, one_sentence
 from fewstep.teacher.training_loop import psnr_of_mse
 
 FIGURES = (

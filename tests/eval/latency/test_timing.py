@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch._inductor import config as inductor_config
 
-from fewstep.eval.latency import FAILURES, Seconds, TimedModel, latency, one_sentence, rounds
-from fewstep.eval.peak_memory import Peak
+from fewstep.eval.latency.peak_memory import Peak
+from fewstep.eval.latency.timing import FAILURES, Seconds, TimedModel, latency, one_sentence, rounds
 
 
 class FakeModel:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from fewstep.eval.peak_memory import denoisers
-from fewstep.eval.switch import Attribute, Switch
+from fewstep.eval.latency.peak_memory import denoisers
+from fewstep.eval.latency.switch import Attribute, Switch
 from fewstep.student.background import check_background
 from fewstep.student.eight_bits import torchao_quantization, weight_config
 from fewstep.student.sampler import Sampler

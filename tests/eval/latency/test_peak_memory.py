@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.eval.peak_memory import PeakMemory, weights_of
-from fewstep.eval.tuning import Tuning, tune
+from fewstep.eval.latency.peak_memory import PeakMemory, weights_of
+from fewstep.eval.latency.tuning import Tuning, tune
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.load_teacher import load_teacher

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.eval.peak_memory import PeakMemory
+from fewstep.eval.latency.peak_memory import PeakMemory
 from fewstep.student.background import Background
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.conditions import Conditions

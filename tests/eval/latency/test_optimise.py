@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.eval import optimise
-from fewstep.eval.latency import Seconds, TimedModel
-from fewstep.eval.optimise import Optimiser, Tried, candidates
-from fewstep.eval.tuning import Tuning
+from fewstep.eval.latency import optimise
+from fewstep.eval.latency.optimise import Optimiser, Tried, candidates
+from fewstep.eval.latency.timing import Seconds, TimedModel
+from fewstep.eval.latency.tuning import Tuning
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.load_teacher import load_teacher
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.eval.latency import TimedModel
-from fewstep.eval.likeness import Likenesses, example_clips, likeness
-from fewstep.eval.tuning import Tuning, tune
+from fewstep.eval.latency.likeness import Likenesses, example_clips, likeness
+from fewstep.eval.latency.timing import TimedModel
+from fewstep.eval.latency.tuning import Tuning, tune
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.load_teacher import load_teacher
 

@@ -210,8 +210,8 @@ def test_of_several_runs_a_table_says_which_is_which(
 
 def test_another_world_is_refused(tiny_wan_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the judge knows the shapes world only"):
-        from fewstep.eval.relay_table import RelayTable
-        from fewstep.eval.steps_table import Protocol
+        from fewstep.eval.shapes.relay import RelayTable
+        from fewstep.eval.shapes.steps import Protocol
         from fewstep.teacher.guidance import Guidance
         from fewstep.teacher.load_teacher import load_teacher
 

@@ -17,11 +17,11 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.data import read_clips
 from fewstep.distill.recipe import kept_recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.eval.chain_table import chain_rows
-from fewstep.eval.conditioning_table import conditioning_rows
 from fewstep.eval.evaluation_file import begun_evaluation_dtype, joined_protocol
 from fewstep.eval.report.inputs import read_benchmark, read_evaluation
 from fewstep.eval.results import ResultsFile, read_results
+from fewstep.eval.shapes.chain import chain_rows
+from fewstep.eval.shapes.conditioning import conditioning_rows
 from fewstep.eval.vbench import read_figures
 from fewstep.student.load_student import load_student
 from fewstep.student.loading import find_stage

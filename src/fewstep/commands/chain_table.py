@@ -22,8 +22,8 @@ def chain(
     screen = Screen()
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
-    from fewstep.eval.chain_table import CHAIN_COLUMNS, chain_rows
     from fewstep.eval.results import results_table, write_tables
+    from fewstep.eval.shapes.chain import CHAIN_COLUMNS, chain_rows
     from fewstep.teacher.files.atomic import check_writable_file
     from fewstep.teacher.shapes.judge import FEATURES
 

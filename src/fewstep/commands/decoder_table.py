@@ -21,8 +21,8 @@ def decoder(
     """Put what `evaluate` and `benchmark` measured with a small decoder and without it into one table."""
     screen = Screen()
     from fewstep.commands.tables import print_table
-    from fewstep.eval.decoder_table import DECODER_COLUMNS, decoder_rows
     from fewstep.eval.results import results_table, write_tables
+    from fewstep.eval.shapes.decoder import DECODER_COLUMNS, decoder_rows
     from fewstep.student.decoder.files import find_decoder
     from fewstep.teacher.files.atomic import check_writable_file
 

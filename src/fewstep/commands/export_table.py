@@ -31,9 +31,9 @@ def export_table(
     screen.say(f"measuring the formats of {', '.join(map(str, runs))}")
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
-    from fewstep.eval.export_table import EXPORT_COLUMNS, ExportTable, entries_of, missing_formats
     from fewstep.eval.results import results_table
-    from fewstep.eval.steps_table import Protocol
+    from fewstep.eval.shapes.exports import EXPORT_COLUMNS, ExportTable, entries_of, missing_formats
+    from fewstep.eval.shapes.steps import Protocol
     from fewstep.student.load_student import load_student
     from fewstep.student.loading import find_stage
     from fewstep.student.outline import outline_students

@@ -56,8 +56,7 @@ def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
     """
     if not any(stage.gate and stage.gate.metric == "prompt_accuracy" for stage in plan.stages):
         return {}
-    from fewstep.eval.metrics.shapes import ShapesJudgement, held_out_prompts
-    from fewstep.eval.steps_table import check_world
+    from fewstep.eval.metrics.shapes import ShapesJudgement, check_world, held_out_prompts
 
     check_world(teacher)
     prompts = held_out_prompts(_JUDGED, plan.seed)

@@ -27,8 +27,8 @@ from fewstep.commands.teacher import parse_steps
 from fewstep.teacher.limits import MOST_ITEMS
 
 if TYPE_CHECKING:
-    from fewstep.eval.relay_table import RelayTable
-    from fewstep.eval.steps_table import Protocol
+    from fewstep.eval.shapes.relay import RelayTable
+    from fewstep.eval.shapes.steps import Protocol
     from fewstep.teacher.base import Teacher
 
 student_app = typer.Typer(help="Compare students with their teacher.", no_args_is_help=True)
@@ -68,8 +68,8 @@ def student_table(
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")
-    from fewstep.eval.relay_table import COLUMNS_OF_RUNS, RELAY_COLUMNS, RelayTable, begun_table_dtype
-    from fewstep.eval.steps_table import Protocol
+    from fewstep.eval.shapes.relay import COLUMNS_OF_RUNS, RELAY_COLUMNS, RelayTable, begun_table_dtype
+    from fewstep.eval.shapes.steps import Protocol
 
     dtype = settle_dtype(screen, dtype, device, None if fresh else begun_table_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
@@ -103,8 +103,8 @@ def conditioned(
     """Put evaluations of students that are given pictures or controls into one table, next to their teachers."""
     screen = Screen()
     from fewstep.commands.tables import print_table
-    from fewstep.eval.conditioning_table import CONDITIONING_COLUMNS, conditioning_rows
     from fewstep.eval.results import results_table, told_columns, write_tables
+    from fewstep.eval.shapes.conditioning import CONDITIONING_COLUMNS, conditioning_rows
     from fewstep.teacher.files.atomic import check_writable_file
 
     check_writable_file(out, [".json"])
@@ -143,8 +143,8 @@ def _measure(
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from fewstep.commands.table_entries import chosen_stages, students_of
-    from fewstep.eval.relay_entry import teacher_entries
-    from fewstep.eval.relay_table import relay_sheet
+    from fewstep.eval.shapes.relay import relay_sheet
+    from fewstep.eval.shapes.relay_entry import teacher_entries
     from fewstep.student.contract import read_contract
     from fewstep.student.outline import outline_students
     from fewstep.teacher.loading import find_device

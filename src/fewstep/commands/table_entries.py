@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
-    from fewstep.eval.relay_entry import RelayEntry
+    from fewstep.eval.shapes.relay_entry import RelayEntry
     from fewstep.teacher.base import Teacher
 
 
@@ -46,7 +46,7 @@ def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_s
     """
     from fewstep.distill.recipe import kept_recipe
     from fewstep.distill.run_folder import RunFolder
-    from fewstep.eval.relay_entry import RelayEntry
+    from fewstep.eval.shapes.relay_entry import RelayEntry
     from fewstep.student.load_student import load_student
     from fewstep.student.weights import weights_sha256
 

@@ -16,7 +16,7 @@ from fewstep.teacher.limits import MOST_ITEMS
 if TYPE_CHECKING:
     import torch
 
-    from fewstep.eval.steps_table import Protocol
+    from fewstep.eval.shapes.steps import Protocol
     from fewstep.teacher.shapes.conditioned import ConditionedRecipe
     from fewstep.teacher.shapes.recipe import TeacherRecipe
     from fewstep.teacher.shapes.world import Split
@@ -129,7 +129,7 @@ def teacher_table(
     """Measure a teacher of the shapes world at many and at few steps."""
     screen = Screen()
     screen.say(f"measuring the teacher {teacher}")
-    from fewstep.eval.steps_table import Protocol
+    from fewstep.eval.shapes.steps import Protocol
 
     counts = parse_steps(steps)
     command = ["fewstep", "teacher", "table", teacher, "--steps", steps, "--num", num, "--guidance", guidance]
@@ -204,7 +204,7 @@ def measure(
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table
-    from fewstep.eval.steps_table import STEPS_COLUMNS, StepsTable, steps_sheet
+    from fewstep.eval.shapes.steps import STEPS_COLUMNS, StepsTable, steps_sheet
     from fewstep.teacher.load_teacher import load_teacher
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher

@@ -15,9 +15,9 @@ from torch import Tensor
 from fewstep.eval.metrics import paired
 from fewstep.eval.metrics.clips import ratio_interval
 from fewstep.eval.metrics.frechet import Interval
-from fewstep.eval.relay_clips import Judged
-from fewstep.eval.relay_entry import REFERENCE_STEPS
 from fewstep.eval.results import TableRow
+from fewstep.eval.shapes.relay_clips import Judged
+from fewstep.eval.shapes.relay_entry import REFERENCE_STEPS
 
 BASELINE = "mse"  # the phase that others are compared with
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.eval.relay_clips import Judged
-from fewstep.eval.relay_comparisons import baseline_of, minus_baseline, over_teacher, teacher_row_of
-from fewstep.eval.relay_seeds import rows_over_seeds
+from fewstep.eval.shapes.relay_clips import Judged
+from fewstep.eval.shapes.relay_comparisons import baseline_of, minus_baseline, over_teacher, teacher_row_of
+from fewstep.eval.shapes.relay_seeds import rows_over_seeds
 from fewstep.teacher.shapes.world import ATTRIBUTES
 
 N = 40

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, held_out_prompts
+from fewstep.eval.metrics.shapes import Progress, ShapesJudgement, check_world, held_out_prompts
 from fewstep.eval.results import ResultsFile
-from fewstep.eval.steps_table import Protocol, check_world, reference_features, row_figures, shared_figures
+from fewstep.eval.shapes.steps import Protocol, reference_features, row_figures, shared_figures
 from fewstep.student.export.base import Options, SampleLatents, find_format, formats_of
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.eval import export_table
-from fewstep.eval.export_table import OWN, ExportEntry, ExportTable, entries_of
 from fewstep.eval.results import read_results
-from fewstep.eval.steps_table import Protocol
+from fewstep.eval.shapes import exports as export_table
+from fewstep.eval.shapes.exports import OWN, ExportEntry, ExportTable, entries_of
+from fewstep.eval.shapes.steps import Protocol
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.student.load_student import load_student

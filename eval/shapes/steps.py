@@ -18,17 +18,18 @@ from fewstep.eval.metrics.shapes import (
     REFERENCE_SEED,
     Progress,
     ShapesJudgement,
+    check_world,
     held_out_prompts,
     judge_real,
     wilson,
 )
 from fewstep.eval.results import ResultsFile
-from fewstep.eval.sheet import comparison_sheet
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.eval.shapes.sheet import comparison_sheet
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
-from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE
+from fewstep.teacher.shapes.world import ATTRIBUTES
 from fewstep.teacher.videos.writing import to_uint8
 
 STEPS_COLUMNS = {  # of the table as people see it
@@ -139,17 +140,6 @@ def steps_sheet(teacher: Teacher, counts: Sequence[int], protocol: Protocol, row
         videos = generate(teacher, prompts, protocol.noise_seeds(0, rows), steps, protocol.guidance)
         columns[f"{steps} step{'s' * (steps > 1)}"] = [to_uint8(video) for video in videos]
     return comparison_sheet(columns, prompts)
-
-
-def check_world(teacher: Teacher) -> VideoSize:
-    """The teacher's clip size. Raises ValueError when it is not that of the shapes world, which the judge needs."""
-    size = teacher.default_size()
-    if size != (WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE):
-        raise ValueError(
-            f"{teacher.folder} makes clips of {size and tuple(size)}, and the judge knows the shapes world only, whose "
-            f"clips are {(WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE)}: use shapes or a teacher trained on that world"
-        )
-    return VideoSize(*size)
 
 
 def generate(

@@ -17,9 +17,9 @@ from fewstep.eval.feature_cache import cached_features, cached_tensors, read_cac
 from fewstep.eval.metrics import paired
 from fewstep.eval.metrics.clip_statistics import motion
 from fewstep.eval.metrics.diversity import mean_of_pairs
-from fewstep.eval.metrics.shapes import REAL_SEED, Progress, ShapesJudgement, held_out_prompts
-from fewstep.eval.relay_entry import REFERENCE_STEPS, RelayEntry, label_of
-from fewstep.eval.steps_table import Protocol, check_world, generate, reference_features
+from fewstep.eval.metrics.shapes import REAL_SEED, Progress, ShapesJudgement, check_world, held_out_prompts
+from fewstep.eval.shapes.relay_entry import REFERENCE_STEPS, RelayEntry, label_of
+from fewstep.eval.shapes.steps import Protocol, generate, reference_features
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.shapes.judge import batch, load_judge
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.eval.decoder_table import decoder_rows
+from fewstep.eval.shapes.decoder import decoder_rows
 
 
 def write(folder: Path) -> tuple[Path, list[Path], Path]:

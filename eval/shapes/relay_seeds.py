@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fewstep.eval.metrics import paired
-from fewstep.eval.relay_clips import Judged
-from fewstep.eval.relay_comparisons import baseline_of, interval_figures
 from fewstep.eval.results import TableRow
+from fewstep.eval.shapes.relay_clips import Judged
+from fewstep.eval.shapes.relay_comparisons import baseline_of, interval_figures
 
 OVER_SEEDS = "over seeds"  # the model of these rows
 _ALIKE = ("steps", "guidance", "phase", "stage", "recipe_sha256")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewstep.eval.relay_table import _place
+from fewstep.eval.shapes.relay import _place
 
 
 def test_phases_follow_one_another_and_the_last_of_a_line_is_last() -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 
 from fewstep.eval.metrics.frechet import frechet_interval
 from fewstep.eval.metrics.shapes import Progress, held_out_prompts
-from fewstep.eval.relay_clips import DIVERSE_SEEDS, Judged, RelayClips
-from fewstep.eval.relay_comparisons import (
+from fewstep.eval.results import ResultsFile, read_results
+from fewstep.eval.shapes.relay_clips import DIVERSE_SEEDS, Judged, RelayClips
+from fewstep.eval.shapes.relay_comparisons import (
     BASELINE,
     OF_DELTA,
     baseline_of,
@@ -21,11 +22,10 @@ from fewstep.eval.relay_comparisons import (
     over_teacher,
     teacher_row_of,
 )
-from fewstep.eval.relay_entry import RelayEntry
-from fewstep.eval.relay_seeds import OVER_SEEDS, rows_over_seeds
-from fewstep.eval.results import ResultsFile, read_results
-from fewstep.eval.sheet import comparison_sheet
-from fewstep.eval.steps_table import Protocol, judged_figures, shared_figures
+from fewstep.eval.shapes.relay_entry import RelayEntry
+from fewstep.eval.shapes.relay_seeds import OVER_SEEDS, rows_over_seeds
+from fewstep.eval.shapes.sheet import comparison_sheet
+from fewstep.eval.shapes.steps import Protocol, judged_figures, shared_figures
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.videos.writing import to_uint8
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.eval.chain_table import chain_rows
+from fewstep.eval.shapes.chain import chain_rows
 
 
 def link(source: str, steps: int) -> dict[str, Any]:

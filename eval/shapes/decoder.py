@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.chain_table import evaluation_figures, read_evaluation_rows, read_times
 from fewstep.eval.report.inputs import Latency
+from fewstep.eval.shapes.chain import evaluation_figures, read_evaluation_rows, read_times
 from fewstep.teacher.files.json_text import parse_json
 
 DECODER_COLUMNS = {

@@ -233,6 +233,8 @@ def teacher(asker: Asker, folder: Path) -> None:
 def table(asker: Asker, folder: Path) -> None:
     """A table that goes on, and a result of another tool."""
     read_results(folder / "table.json")
-    held = ResultsFile(folder / "table.json", "fewstep teacher table", {}, {"model": "model", "shapes_fd": "shapes-fd"})
+    held = ResultsFile(
+        folder / "table.json", "fewstep shapes teacher", {}, {"model": "model", "shapes_fd": "shapes-fd"}
+    )
     held.add({"model": "new", "shapes_fd": 1.0})
     read_figures(folder / "vbench.json")

@@ -40,10 +40,10 @@ def evaluation(tmp_path: Path) -> Path:
 
 def test_a_row_per_teacher_and_student_with_paired_differences(evaluation: Path, tmp_path: Path) -> None:
     out = tmp_path / "table.json"
-    code, output = fewstep("student", "conditioned", f"image-to-video={evaluation}", "--out", out)
+    code, output = fewstep("shapes", "conditioning", f"image-to-video={evaluation}", "--out", out)
     assert code == 0, output
     command, (teacher, student) = read_results(out)
-    assert command == f"fewstep student conditioned image-to-video={evaluation} --out {out}"
+    assert command == f"fewstep shapes conditioning image-to-video={evaluation} --out {out}"
     assert (teacher["kind"], teacher["role"], teacher["steps"]) == ("image-to-video", "teacher", 50)
     assert (teacher["shapes_fd"], teacher["low"], teacher["high"]) == (50.0, 49.0, 51.0)
     assert "shapes_fd_delta" not in teacher and "box_iou" not in teacher
@@ -64,7 +64,7 @@ def test_a_row_per_teacher_and_student_with_paired_differences(evaluation: Path,
 )
 def test_what_is_no_evaluation_is_refused(evaluation: Path, tmp_path: Path, words: list[str], sentence: str) -> None:
     code, output = fewstep(
-        "student", "conditioned", *(word.format(evaluation) for word in words), "--out", tmp_path / "table.json"
+        "shapes", "conditioning", *(word.format(evaluation) for word in words), "--out", tmp_path / "table.json"
     )
     assert code == 2 and sentence in output
     assert not (tmp_path / "table.json").exists()

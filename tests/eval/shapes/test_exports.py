@@ -49,7 +49,7 @@ def test_rows_are_measured_once_and_refusals_are_told(
 ) -> None:
     out, refused = tmp_path / "export.json", list[str]()
     table = ExportTable(
-        [student], Protocol(2, Guidance(), 0, reference=4), "fewstep export-table", out, tmp_path / "exports"
+        [student], Protocol(2, Guidance(), 0, reference=4), "fewstep shapes exports", out, tmp_path / "exports"
     )
     entries = [ExportEntry(student, OWN, 0.5), ExportEntry(student, "comfyui", 0.5)]
     own, row = table.measure(entries, quiet, refused.append)

@@ -1,4 +1,4 @@
-"""`fewstep export-table`: every format of shapes students, measured in the tool that it is for."""
+"""`fewstep shapes exports`: every format of shapes students, measured in the tool that it is for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def export_table(
     students = [first, *(load_student(stage, teacher=first.teacher) for stage in stages[1:])]
     options = ["--step-count", step_count, "--num", num, "--seed", seed, "--reference", reference]
     options += ["--exports", exports, "--out", out]
-    command = shlex.join(map(str, ["fewstep", "export-table", *runs, *options]))
+    command = shlex.join(map(str, ["fewstep", "shapes", "exports", *runs, *options]))
     table = ExportTable(students, protocol, command, out, exports, fresh)
     with screen.pieces("clip") as progress:
         rows = table.measure(

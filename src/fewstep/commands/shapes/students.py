@@ -1,4 +1,4 @@
-"""`fewstep student`: students of finished stages, measured together with their teacher."""
+"""`fewstep shapes students`: students of finished stages, measured together with their teacher."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewstep.commands.chain_table import chain
-from fewstep.commands.decoder_table import decoder
 from fewstep.commands.options import (
     LEVELS,
     DeviceOption,
@@ -22,8 +20,8 @@ from fewstep.commands.options import (
     settle_dtype,
 )
 from fewstep.commands.progress import Screen
-from fewstep.commands.table_entries import parse_stages
-from fewstep.commands.teacher import parse_steps
+from fewstep.commands.shapes.entries import parse_stages
+from fewstep.commands.shapes.teacher import parse_steps
 from fewstep.teacher.limits import MOST_ITEMS
 
 if TYPE_CHECKING:
@@ -31,12 +29,7 @@ if TYPE_CHECKING:
     from fewstep.eval.shapes.steps import Protocol
     from fewstep.teacher.base import Teacher
 
-student_app = typer.Typer(help="Compare students with their teacher.", no_args_is_help=True)
-student_app.command("chain")(chain)
-student_app.command("decoder")(decoder)
 
-
-@student_app.command("table")
 def student_table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, all of one teacher.")],
     steps: Annotated[
@@ -76,7 +69,7 @@ def student_table(
     options += ["--stages", stages] if stages is not None else []
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--diversity", diversity]
     options += ["--dtype", dtype, "--out", out]
-    command = shlex.join(map(str, ["fewstep", "student", "table", *runs, *options]))
+    command = shlex.join(map(str, ["fewstep", "shapes", "students", *runs, *options]))
     protocol = Protocol(num, guidance_of(guidance), seed, reference)
     open_table = partial(
         RelayTable,
@@ -92,44 +85,6 @@ def student_table(
     _measure(runs, parse_steps(steps), parse_stages(stages), open_table, protocol, out, dtype, device, screen)
 
 
-@student_app.command("conditioned")
-def conditioned(
-    evaluations: Annotated[
-        list[str],
-        typer.Argument(metavar="KIND=FOLDER...", help="What is given, and the folder of its `fewstep evaluate`."),
-    ],
-    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("docs/results/conditioning.json"),
-) -> None:
-    """Put evaluations of students that are given pictures or controls into one table, next to their teachers."""
-    screen = Screen()
-    from fewstep.commands.tables import print_table
-    from fewstep.eval.results import results_table, told_columns, write_tables
-    from fewstep.eval.shapes.conditioning import CONDITIONING_COLUMNS, conditioning_rows
-    from fewstep.teacher.files.atomic import check_writable_file
-
-    check_writable_file(out, [".json"])
-    rows = conditioning_rows(_named_folders(evaluations))
-    command = shlex.join(["fewstep", "student", "conditioned", *evaluations, "--out", str(out)])
-    write_tables(out, command, rows, CONDITIONING_COLUMNS)
-    print_table(
-        results_table(rows, told_columns(rows, CONDITIONING_COLUMNS), "students that are given more than a prompt")
-    )
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
-
-
-def _named_folders(words: list[str]) -> dict[str, Path]:
-    """Raises ValueError for a word that is not KIND=FOLDER, or a kind that comes twice."""
-    folders: dict[str, Path] = {}
-    for word in words:
-        kind, equals, folder = word.partition("=")
-        if not (kind and equals and folder):
-            raise ValueError(f"{word} must be KIND=FOLDER, as in image-to-video=runs/shapes-first-frame/evaluation")
-        if kind in folders:
-            raise ValueError(f"{kind} is there twice: give each evaluation a kind of its own")
-        folders[kind] = Path(folder)
-    return folders
-
-
 def _measure(
     runs: list[Path],
     counts: list[int],
@@ -142,7 +97,7 @@ def _measure(
     screen: Screen,
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
-    from fewstep.commands.table_entries import chosen_stages, students_of
+    from fewstep.commands.shapes.entries import chosen_stages, students_of
     from fewstep.eval.shapes.relay import relay_sheet
     from fewstep.eval.shapes.relay_entry import teacher_entries
     from fewstep.student.contract import read_contract

@@ -1,4 +1,4 @@
-"""`fewstep student table`: a run's students beside their teacher, measured once."""
+"""`fewstep shapes students`: a run's students beside their teacher, measured once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_student_gets_a_row_and_none_is_measured_twice(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "relay.json"
     few = ["--num", 4, "--reference", 8, "--diversity", 1]
-    command = ["student", "table", run, "--steps", "2", *few, "--out", out]
+    command = ["shapes", "students", run, "--steps", "2", *few, "--out", out]
     code, output = fewstep(*command)
     assert code == 0, output
     _, rows = read_results(out)
@@ -96,7 +96,7 @@ class Copy:
 
     def call(self, *more: object) -> tuple[int, str]:
         few = ["--steps", 1, "--num", 2, "--reference", 4, "--diversity", 0, "--no-to-teacher", "--out", self.out]
-        return fewstep("student", "table", self.run, *more, *few)
+        return fewstep("shapes", "students", self.run, *more, *few)
 
     def rows(self, *more: object) -> list[dict[str, Any]]:
         code, output = self.call(*more)
@@ -201,7 +201,7 @@ def test_of_several_runs_a_table_says_which_is_which(
     other = Path(shutil.copytree(run, tmp_path / "other"))
     for out, runs in ((tmp_path / "one.json", [run]), (tmp_path / "two.json", [run, other])):
         options = ["--steps", 1, "--num", 2, "--reference", 4, "--diversity", 0, "--no-to-teacher", "--out", out]
-        assert fewstep("student", "table", *runs, *options)[0] == 0
+        assert fewstep("shapes", "students", *runs, *options)[0] == 0
     one, two = ((tmp_path / name).read_text() for name in ("one.md", "two.md"))
     assert one.startswith("| model |") and two.startswith("| run | model |")
     rows = [line.split(" | ")[0] for line in two.splitlines() if "student | 2" in line]

@@ -56,19 +56,19 @@ survey: $(FEWSTEP)
 	$(BIN)/fewstep teacher survey $(TINY)/*/ --out docs/results/teachers.json
 
 teacher-table: $(FEWSTEP)
-	$(BIN)/fewstep teacher table --fresh --out docs/results/teacher.json
+	$(BIN)/fewstep shapes teacher --fresh --out docs/results/teacher.json
 
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos
-	$(BIN)/fewstep student table runs/shapes-relay --steps 50 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
+	$(BIN)/fewstep shapes students runs/shapes-relay --steps 50 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
 		--diversity 64 --fresh --out docs/results/relay.json
 
 # Ways to let a discriminator judge, from one start and for about as long.
 arms-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-arms --set data.folder=runs/videos
-	$(BIN)/fewstep student table runs/shapes-arms --steps 50,4,2,1 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
+	$(BIN)/fewstep shapes students runs/shapes-arms --steps 50,4,2,1 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
 		--out docs/results/adversarial.json
 
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
@@ -76,7 +76,7 @@ from-video-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/real --num 1536
 	$(BIN)/fewstep run shapes-4step
 	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real
-	$(BIN)/fewstep student table runs/shapes-4step runs/shapes-from-video --steps 50,4 \
+	$(BIN)/fewstep shapes students runs/shapes-4step runs/shapes-from-video --steps 50,4 \
 		--fresh --guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
 
 # Students that are given frames or boxes, next to their teachers: the relay of each, then 512 held-out clips.
@@ -89,7 +89,7 @@ conditioning-table: $(FEWSTEP)
 	$(call evaluate-given,shapes-image,shapes-first-frame,first,frame-psnr)
 	$(call evaluate-given,shapes-image,shapes-first-last,first-last,frame-psnr)
 	$(call evaluate-given,shapes-control,shapes-box-control,control,box-iou)
-	$(BIN)/fewstep student conditioned image-to-video=runs/shapes-first-frame/evaluation \
+	$(BIN)/fewstep shapes conditioning image-to-video=runs/shapes-first-frame/evaluation \
 		first-last-frame=runs/shapes-first-last/evaluation box-control=runs/shapes-box-control/evaluation \
 		--out docs/results/conditioning.json
 
@@ -140,7 +140,7 @@ chain-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-chain
 	$(BIN)/fewstep evaluate $(CHAINED) --num 512 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-chain/evaluation
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(CHAINED) --batch 4 --repetitions 5 --out runs/shapes-chain/benchmark.json
-	$(BIN)/fewstep student chain runs/shapes-chain --out docs/results/chain.json
+	$(BIN)/fewstep shapes chain runs/shapes-chain --out docs/results/chain.json
 
 # Clips whose decoding is distilled, too: a student of the demo's recipe, decoded by the autoencoder and by a small decoder.
 DECODED := 4-step=runs/shapes-demo@4 4-step-small=runs/shapes-demo@4 --decoder 4-step-small=runs/shapes-decoder --dtype float32
@@ -152,7 +152,7 @@ decoder-table: $(FEWSTEP)
 	$(BIN)/fewstep evaluate $(DECODED) --num 1024 --metrics shapes-fd,prompt-accuracy,motion --out runs/shapes-decoder/evaluation
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(DECODED_TIMES) --batch 4 --repetitions 5 --out runs/shapes-decoder/benchmark-batch4.json
 	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark $(DECODED_TIMES) --repetitions 10 --out runs/shapes-decoder/benchmark.json
-	$(BIN)/fewstep student decoder runs/shapes-decoder --out docs/results/decoder.json
+	$(BIN)/fewstep shapes decoder runs/shapes-decoder --out docs/results/decoder.json
 
 # Formats are measured here, not training: a student of the demo's recipe and a LoRA of minutes will do.
 SHORT_LORA := --set out=runs/shapes-lora-short --set 'logging.prompts=[]' \
@@ -164,7 +164,7 @@ export-table: $(FEWSTEP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,gguf,onnx]'
 	$(BIN)/fewstep run shapes-demo
 	$(BIN)/fewstep run shapes-lora-4step $(SHORT_LORA)
-	$(BIN)/fewstep export-table runs/shapes-demo runs/shapes-lora-short --num 128 --fresh --out docs/results/export.json
+	$(BIN)/fewstep shapes exports runs/shapes-demo runs/shapes-lora-short --num 128 --fresh --out docs/results/export.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -19,10 +19,10 @@ from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import BASE_INDEX
-from fewstep.teacher.buckets import datasets_in
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
-from fewstep.teacher.shuffled_rows import WINDOW, ShuffledRows
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.reader import conditions_of, read_unconditional
+from fewstep.teacher.dataset.shuffled_rows import WINDOW, ShuffledRows
 
 _BASES = 1  # of the key of the draw of base models
 

@@ -17,8 +17,8 @@ from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.distill.validation_errors import error_sentences
 from fewstep.student.chain import USUAL, check_chain_frames
+from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.limited import SamplingSteps
-from fewstep.teacher.yaml_text import load_yaml
 
 GIVEN_FOLDER = "given"  # the folder of what later members are given while they are distilled
 

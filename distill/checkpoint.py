@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fewstep.distill import sharded_checkpoint as sharded
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 
 STATE_FILE = "state.pt"
 PREVIOUS = "previous.pt"  # the one before

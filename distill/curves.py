@@ -10,8 +10,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from fewstep.distill.tracker import Tracker
-from fewstep.teacher.atomic import naming_full_disk, whole_file
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import naming_full_disk, whole_file
+from fewstep.teacher.files.json_text import parse_json
 
 
 class Curves:

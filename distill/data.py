@@ -8,12 +8,12 @@ from pathlib import Path
 
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import begin_buckets, best_size, datasets_in, dealt, folder_of
-from fewstep.teacher.caption_files import Captions, read_captions, read_prompts
-from fewstep.teacher.dataset import Source, write_dataset
-from fewstep.teacher.dataset_plan import plan_dataset, unconditional_row
-from fewstep.teacher.dataset_sources import Rollouts, VideoSource, list_files
-from fewstep.teacher.decode_video import ClipShape
+from fewstep.teacher.dataset.buckets import begin_buckets, best_size, datasets_in, dealt, folder_of
+from fewstep.teacher.dataset.caption_files import Captions, read_captions, read_prompts
+from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Skip, read_manifest
+from fewstep.teacher.dataset.plan import plan_dataset, unconditional_row
+from fewstep.teacher.dataset.sources import Rollouts, VideoSource, list_files
+from fewstep.teacher.dataset.writing import Source, write_dataset
 from fewstep.teacher.given import (
     FROM_FILES,
     columns_of,
@@ -23,10 +23,10 @@ from fewstep.teacher.given import (
     identity_of,
     sources_of,
 )
-from fewstep.teacher.manifest import MANIFEST_FILE, Manifest, Skip, read_manifest
 from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.source import Sizes, as_sizes
-from fewstep.teacher.video_shape import video_shape
+from fewstep.teacher.videos.decoding import ClipShape
+from fewstep.teacher.videos.shape import video_shape
 
 _ROWS_PER_SHARD = 64
 DatasetPlan = tuple[Manifest, Source, list[Skip]]  # the last: entries of captions that describe no video

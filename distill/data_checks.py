@@ -21,17 +21,17 @@ from fewstep.distill.size_checks import (
     clips_foreseen,
     planned_sizes,
 )
-from fewstep.teacher.atomic import check_unlocked
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import check_buckets, datasets_in, folder_of, seconds_of, too_short
-from fewstep.teacher.caption_files import read_prompts
-from fewstep.teacher.dataset import begun_manifest
-from fewstep.teacher.dataset_reader import check_dataset, check_shard
-from fewstep.teacher.decode_video import SUFFIXES, UnreadableVideo, check_video
+from fewstep.teacher.dataset.buckets import check_buckets, datasets_in, folder_of
+from fewstep.teacher.dataset.caption_files import read_prompts
+from fewstep.teacher.dataset.manifest import Manifest, read_manifest
+from fewstep.teacher.dataset.reader import check_dataset, check_shard
+from fewstep.teacher.dataset.writing import begun_manifest
+from fewstep.teacher.files.atomic import check_unlocked
 from fewstep.teacher.given import check_given, files_of, frames_of_clips, given_names, sources_of, unreadable_given
-from fewstep.teacher.manifest import Manifest, read_manifest
 from fewstep.teacher.outline import Outline
-from fewstep.teacher.video_shape import video_shape
+from fewstep.teacher.videos.decoding import SUFFIXES, UnreadableVideo, check_video
+from fewstep.teacher.videos.shape import seconds_of, too_short, video_shape
 
 _HEADERS = 2000  # files of which a dry run opens the header: some seconds
 

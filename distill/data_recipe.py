@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from fewstep.distill.objectives.base import Settings
 from fewstep.distill.settings import DataSettings, Seed, Size, SizeOrSizes
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.source import VideoSize
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from fewstep.distill.data import captioned_videos
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
-from fewstep.teacher.buckets import datasets_in
-from fewstep.teacher.caption_files import read_prompts
-from fewstep.teacher.dataset import usable_line
-from fewstep.teacher.dataset_reader import read_stored_captions
-from fewstep.teacher.manifest import Unmatched, read_manifest
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.caption_files import read_prompts
+from fewstep.teacher.dataset.manifest import Unmatched, read_manifest
+from fewstep.teacher.dataset.reader import read_stored_captions
+from fewstep.teacher.dataset.writing import usable_line
 
 
 @dataclass(frozen=True)

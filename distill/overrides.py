@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from fewstep.teacher.yaml_text import load_yaml
+from fewstep.teacher.files.yaml_text import load_yaml
 
 
 def stage_names(stages: Sequence[Any]) -> list[Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from fewstep.teacher.atomic import check_writable, whole_file
-from fewstep.teacher.yaml_text import load_yaml
+from fewstep.teacher.files.atomic import check_writable, whole_file
+from fewstep.teacher.files.yaml_text import load_yaml
 
 RECIPES = Path(str(files("fewstep.recipes"))).resolve()
 SCHEMA = RECIPES / "schema.json"

@@ -33,10 +33,10 @@ from fewstep.distill.settings import (
 from fewstep.distill.validation_errors import error_sentences
 from fewstep.student.average import AveragePlace
 from fewstep.student.denoiser import Train
+from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limited import EmbeddedGuidance, TimeShift
 from fewstep.teacher.told import ControlScaleField
-from fewstep.teacher.yaml_text import load_yaml
 
 __all__ = [
     "DataSettings",

@@ -18,12 +18,12 @@ from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
 from fewstep.student.contract import CONTRACT_FILE
-from fewstep.teacher.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
-from fewstep.teacher.buckets import BUCKETS_FILE
-from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.manifest import MANIFEST_FILE
+from fewstep.teacher.dataset.buckets import BUCKETS_FILE
+from fewstep.teacher.dataset.manifest import MANIFEST_FILE
+from fewstep.teacher.files.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
+from fewstep.teacher.files.json_text import parse_json
+from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.precision import Precision
-from fewstep.teacher.yaml_text import load_yaml
 
 RECIPE = "recipe.yaml"
 OPTION = "--set out=DIR"  # of `fewstep run`, by which another folder is chosen

@@ -23,7 +23,6 @@ from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.objectives.registry import OBJECTIVES, AnyObjective
 from fewstep.student.denoiser import Train
 from fewstep.student.few_bits import FewBits
-from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.given import Prompt
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.limited import (
@@ -42,7 +41,7 @@ from fewstep.teacher.limited import (
     Weight,
 )
 from fewstep.teacher.schedule import substeps_per_step
-from fewstep.teacher.source import VideoSize
+from fewstep.teacher.source import VideoSize, check_sizes, size_said
 
 BASE_TEACHER = "base"  # the base teacher, among the names of stages
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, distributed
 
-from fewstep.teacher.atomic import naming_full_disk, sync_folder
+from fewstep.teacher.files.atomic import naming_full_disk, sync_folder
 from fewstep.teacher.interrupts import finishing_first
 
 STATE_FOLDER = "state"

@@ -11,9 +11,10 @@ from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import datasets_in, long_enough, seconds_of, size_said
-from fewstep.teacher.manifest import read_manifest
-from fewstep.teacher.video_shape import video_shape
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.source import size_said
+from fewstep.teacher.videos.shape import long_enough, seconds_of, video_shape
 
 
 def clip_sizes(recipe: DataRecipe, teacher: Teacher) -> tuple[VideoSize, ...]:

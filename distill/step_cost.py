@@ -22,7 +22,7 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import every_network
 from fewstep.teacher.limits import GIB
-from fewstep.teacher.parts import named_parts
+from fewstep.teacher.pipelines.parts import named_parts
 from fewstep.teacher.precision import Precision, stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewstep.distill.run_folder import FOLDERS, run_around
-from fewstep.teacher.atomic import ELSEWHERE, check_writable
-from fewstep.teacher.buckets import BUCKETS_FILE
-from fewstep.teacher.manifest import MANIFEST_FILE
-from fewstep.teacher.pipeline_index import index_path
+from fewstep.teacher.dataset.buckets import BUCKETS_FILE
+from fewstep.teacher.dataset.manifest import MANIFEST_FILE
+from fewstep.teacher.files.atomic import ELSEWHERE, check_writable
+from fewstep.teacher.pipelines.index import index_path
 
 _OF_DATASETS = ("items.jsonl", "unconditional.parquet", "shard-00000.parquet")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.tracker import NoTracker, Tracker
-from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.json_text import parse_json
 
 ID = "tracker.json"  # in the run's folder: under which id and name a tracker knows it
 

@@ -19,10 +19,10 @@ from fewstep.eval.metrics.prompt_accuracy import PromptAccuracy
 from fewstep.eval.metrics.teacher_gap import PSNR, SSIM, LatentMSE, TemporalError
 from fewstep.eval.reference import folder_clips, world_clips
 from fewstep.teacher.base import VideoSize
-from fewstep.teacher.decode_video import ClipShape
 from fewstep.teacher.given import given_names
 from fewstep.teacher.shapes.captions import named
 from fewstep.teacher.shapes.world import WORLD_FRAMES, WORLD_SIDE
+from fewstep.teacher.videos.decoding import ClipShape
 
 _TO_REAL_VIDEOS = ("fvd", "fd-videomae", "fd-vjepa2")
 _OF_LPIPS = ("lpips", "diversity-lpips")

@@ -13,9 +13,9 @@ from fewstep.eval.metrics.clips import Clips, Metric
 from fewstep.eval.metrics.shapes import Progress
 from fewstep.eval.models import Model
 from fewstep.student.sampler import Sampler
+from fewstep.teacher.files.shared_folder import wait_until_seen
 from fewstep.teacher.ranks import ALONE, Ranks
-from fewstep.teacher.shared_folder import wait_until_seen
-from fewstep.teacher.video import to_uint8, write_video
+from fewstep.teacher.videos.writing import to_uint8, write_video
 
 _LATENTS = "latents"
 

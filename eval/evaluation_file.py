@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.eval.evaluation_shape import check_shape
-from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.json_text import parse_json
 
 EvaluationRow = dict[str, Any]
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.cache_folder import cache_folder
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.cache_folder import cache_folder
 
 _FEATURES = "features"
 

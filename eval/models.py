@@ -16,11 +16,11 @@ from fewstep.student.decoder.files import decoder_sha256, load_decoder
 from fewstep.student.load_student import is_student
 from fewstep.student.loading import find_stage, is_run
 from fewstep.student.sampler import Sampler, SamplingOptions, clip_size, open_sampler, teacher_sampler
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.checksums import sha256_of_all
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.checksums import sha256_of_all
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
 _UNSAID_DTYPE = "float32"  # the default while claims did not say it

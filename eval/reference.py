@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.shapes import REAL_SEED, REFERENCE_SEED
-from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.shapes.judge import batch
+from fewstep.teacher.videos.decoding import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 
 
 @dataclass(frozen=True)

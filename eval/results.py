@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from fewstep.teacher.atomic import check_writable_file, whole_file
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.atomic import check_writable_file, whole_file
+from fewstep.teacher.files.json_text import parse_json
 
 TableRow = Mapping[str, Any]
 

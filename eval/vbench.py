@@ -13,9 +13,9 @@ from fewstep.eval.metrics.clips import Figures, figure, mean_interval
 from fewstep.eval.metrics.frechet import Interval
 from fewstep.eval.metrics.shapes import Progress
 from fewstep.student.sampler import Sampler
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.ranks import ALONE, Ranks
-from fewstep.teacher.video import to_uint8, write_video
+from fewstep.teacher.videos.writing import to_uint8, write_video
 
 SAMPLES = 5  # of each prompt
 _MAX_NAME = 240  # bytes of a file's name, less what a part file adds

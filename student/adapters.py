@@ -19,8 +19,8 @@ from torch import nn
 from fewstep.teacher.bases import Kinds, part_names
 from fewstep.teacher.bases import shared_copy as shared_copy
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.json_text import parse_json
-from fewstep.teacher.weight_files import tensor_shapes
+from fewstep.teacher.files.json_text import parse_json
+from fewstep.teacher.pipelines.weight_files import tensor_shapes
 
 ADAPTER_FILE = "adapter.safetensors"
 _CONFIG = "lora_adapter_metadata"  # diffusers' name for the adapter's settings in a file's header

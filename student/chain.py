@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.given import FROM_CLIP, IMAGES, LAST_FRAME, Given, in_order
-from fewstep.teacher.json_text import parse_json
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video import to_uint8
+from fewstep.teacher.videos.writing import to_uint8
 
 if TYPE_CHECKING:
     from fewstep.student.sampler import Sampler

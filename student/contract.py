@@ -12,17 +12,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 from torch import Tensor, nn
 
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import check_sizes, size_said
 from fewstep.teacher.experts import Experts
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.given import in_order
 from fewstep.teacher.guidance import Guidance, GuidanceField
 from fewstep.teacher.limited import EmbeddedGuidance, FrameRate, SamplingSteps
 from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Prediction, ScheduleKind
-from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes
+from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes, check_sizes, size_said
 from fewstep.teacher.told import ControlScale, ControlScaleField, one_scale
 
 CONTRACT_FILE = "contract.json"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
-from fewstep.teacher.yaml_text import load_yaml
 
 
 @dataclass(frozen=True)

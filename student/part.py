@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fewstep.teacher.bases import Kinds, part_names, part_state, shared_copy
-from fewstep.teacher.weight_files import tensor_shapes
+from fewstep.teacher.pipelines.weight_files import tensor_shapes
 
 PART_FILE = "part.safetensors"
 

@@ -16,11 +16,11 @@ from torch import nn
 from fewstep.student.adapters import ADAPTER_FILE, check_adapter
 from fewstep.student.contract import read_contract
 from fewstep.student.part import check_student_part, is_part
-from fewstep.teacher.checksums import sha256
-from fewstep.teacher.empty_parts import check_shapes
 from fewstep.teacher.experts import parts_of
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.loading import without_bars
-from fewstep.teacher.parts import weight_shapes
+from fewstep.teacher.pipelines.empty_parts import check_shapes
+from fewstep.teacher.pipelines.parts import weight_shapes
 from fewstep.teacher.source import read_json
 
 REMEDY = "restore it, or train the student again"

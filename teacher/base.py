@@ -19,7 +19,7 @@ from fewstep.teacher.exportable import Exportable
 from fewstep.teacher.given import IMAGES, Given, KeptLatents, check_given_names, given_names, noise_given, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.held_parts import HeldParts
-from fewstep.teacher.pipeline_index import stated
+from fewstep.teacher.pipelines.index import stated
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled

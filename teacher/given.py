@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fewstep.teacher.buckets import long_enough, seconds_of, too_short
-from fewstep.teacher.checksums import sha256
-from fewstep.teacher.decode_video import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video_picture import fit_pixels
-from fewstep.teacher.video_shape import video_shape
+from fewstep.teacher.videos.decoding import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.videos.picture import fit_pixels
+from fewstep.teacher.videos.shape import long_enough, seconds_of, too_short, video_shape
 
 IMAGES = ("first", "last", "reference")  # one picture
 VIDEOS = ("control", "mask", "pose", "face")  # as many frames as the clip

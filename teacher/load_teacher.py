@@ -28,9 +28,9 @@ def load_teacher(
     or device, its family is unknown, a part of it is missing, cut off, a pickle, or not what its config says, or
     its schedule is not one of its family.
     """
-    from fewstep.teacher.empty_parts import describing_teacher, outlined
     from fewstep.teacher.families import FAMILIES, MODULAR_FAMILIES, REFUSED
-    from fewstep.teacher.load_pipeline import load_diffusers_pipeline
+    from fewstep.teacher.pipelines.empty_parts import describing_teacher, outlined
+    from fewstep.teacher.pipelines.loading import load_diffusers_pipeline
 
     chosen = find_device(device)
     folder, class_name = find_teacher_folder(name, tuple(FAMILIES), modular=MODULAR_FAMILIES, refused=REFUSED)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.empty_parts import outlined
 from fewstep.teacher.families import FAMILIES, MODULAR_FAMILIES, REFUSED
-from fewstep.teacher.parts import has_weights
+from fewstep.teacher.pipelines.empty_parts import outlined
+from fewstep.teacher.pipelines.parts import has_weights
 from fewstep.teacher.source import EMBEDDED, find_teacher_folder
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.limits import MOST_FPS, MOST_FRAMES, MOST_PIXELS
-from fewstep.teacher.modular import Classes, classical_class
-from fewstep.teacher.pipeline_index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
-from fewstep.teacher.pipeline_index import read_json as read_json
+from fewstep.teacher.pipelines.index import CLASSICAL_INDEX, MODULAR_INDEX, index_path, read_pipeline_index
+from fewstep.teacher.pipelines.index import read_json as read_json
+from fewstep.teacher.pipelines.modular import Classes, classical_class
 
 SHAPES = "shapes"
 PIPELINE = Path(__file__).parent / "shapes" / "pipeline"  # the embedded teacher of prompts
@@ -42,6 +42,29 @@ Sizes = VideoSize | Sequence[VideoSize]
 def as_sizes(sizes: Sizes) -> tuple[VideoSize, ...]:
     """A size alone is one of one."""
     return (sizes,) if isinstance(sizes, VideoSize) else tuple(sizes)
+
+
+def size_said(size: VideoSize) -> str:
+    """As people write sizes, width x height x frames: 832x480x81."""
+    return f"{size.width}x{size.height}x{size.num_frames}"
+
+
+def read_size(text: str) -> VideoSize:
+    """What `size_said` writes. Raises ValueError for other text."""
+    numbers = [int(number) if number.isascii() and number.isdigit() else 0 for number in text.lower().split("x")]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
+    width, height, num_frames = numbers
+    return VideoSize(num_frames, height, width)
+
+
+def check_sizes(sizes: Sequence[VideoSize]) -> None:
+    """Raises ValueError where there is none, or one is there twice."""
+    if not sizes:
+        raise ValueError("the list is empty: name at least one size, or leave it out")
+    twice = [size for size in sizes if sizes.count(size) > 1]
+    if twice:
+        raise ValueError(f"{size_said(twice[0])} is there twice: name each size once")
 
 
 def embedded_path(name: str = SHAPES) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fewstep.teacher.text_files import first_few
+from fewstep.teacher.files.text_files import first_few
 
 if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from fewstep.teacher.atomic import naming_full_disk, whole_file
+from fewstep.teacher.files.atomic import naming_full_disk, whole_file
 from fewstep.teacher.filter_muon import FilterMuon
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals
 from fewstep.teacher.lr_scale import lr_scale

@@ -73,6 +73,13 @@ def test_an_unknown_verb_is_refused() -> None:
     assert "smaple" in text
 
 
+@pytest.mark.parametrize(("old", "new"), cli._MOVED.items())
+def test_a_command_that_moved_says_where_it_is(old: str, new: str) -> None:
+    code, text = run(*old.split(), "runs/shapes-demo", "--help")
+    assert code == 2 and f"`fewstep {old}` is now `fewstep {new}`" in text
+    assert tuple(new.split()) in VERBS and tuple(old.split()) not in VERBS
+
+
 def test_the_command_line_starts_without_torch() -> None:
     heavy = "{'torch', 'diffusers', 'transformers', 'peft', 'torchmetrics', 'pyarrow'}"
     code = f"import sys, fewstep.cli; print(sorted({heavy} & set(sys.modules)))"

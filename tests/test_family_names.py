@@ -19,7 +19,7 @@ from tests.test_layers import FILES, ROOT
 # Beside the families: the embedded teacher is a pipeline of one, and is put together and trained in `shapes`.
 KNOWING = (ROOT / "teacher" / "families", ROOT / "teacher" / "shapes", ROOT / "tests")
 # Names of data: an architecture is a folder of configs, and may be called as its model is.
-DATA = [path.name for path in (ROOT / "eval" / "architectures").iterdir()]
+DATA = [path.name for path in (ROOT / "eval" / "latency" / "architectures").iterdir()]
 
 MODULES = {family.__module__.rpartition(".")[2].replace("_", "") for family in FAMILIES.values()}
 CLASSES = {*FAMILIES, *(family.__name__ for family in FAMILIES.values())} | {

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fewstep.distill.decoder.recipe import DecoderRecipe
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.shuffled_rows import ShuffledRows
-from fewstep.teacher.video import to_uint8
+from fewstep.teacher.dataset.shuffled_rows import ShuffledRows
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.videos.writing import to_uint8
 
 _CLIPS_PER_FILE = 32
 

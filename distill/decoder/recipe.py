@@ -14,8 +14,8 @@ from fewstep.distill.overrides import apply
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_settings
 from fewstep.distill.settings import Size
 from fewstep.distill.validation_errors import error_sentences
+from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.limited import Amount, Channels, Decay, Items, NumClips, NumSteps, Rate, Weight
-from fewstep.teacher.yaml_text import load_yaml
 
 Blocks = Annotated[int, Field(ge=0, le=64)]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm
 
 from fewstep.distill.decoder.pairs import Pairs
 from fewstep.distill.decoder.recipe import DecoderRecipe, DecoderSettings
-from fewstep.distill.decoder.time_discriminator import ClipDiscriminator
 from fewstep.distill.objectives.losses import discriminator_loss, generator_loss
 from fewstep.student.decoder.files import autoencoder_sha256
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
@@ -92,3 +94,25 @@ def held_out_psnr(decoder: SmallVideoDecoder, pairs: Pairs) -> float:
         (decoder(z.to(decoder.device)).clamp(-1, 1).cpu() - video).square().mean() for z, video in pairs.held_out()
     ]
     return float(psnr_of_mse(torch.stack(errors).mean()))
+
+
+class ClipDiscriminator(nn.Module):
+    """Convolutions over space and time, each of bounded slope (spectral normalisation, arXiv 1802.05957)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for level, (before, after) in enumerate(pairwise(widths)):
+            stride = (1 if level == 0 else 2, 2, 2)
+            layers += [spectral_norm(nn.Conv3d(before, after, (3, 4, 4), stride, padding=1)), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv3d(widths[-1], 1, (1, 3, 3), padding=(0, 1, 1))))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits (B, places) of clips (B, 3, F, H, W) in -1..1."""
+        return self.layers(video).flatten(1)
+
+    def frozen(self, video: Tensor) -> Tensor:
+        """The same, with gradients to the clips alone."""
+        weights = {name: weight.detach() for name, weight in self.named_parameters()}
+        return functional_call(self, weights, (video,))

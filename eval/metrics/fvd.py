@@ -16,7 +16,7 @@ from fewstep.eval.metrics.frechet import STATISTICS
 from fewstep.eval.metrics.i3d import CLASSES, FEWEST_FRAMES, I3D, I3D_SIDE
 from fewstep.eval.metrics.preprocess import eight_bits, first_frames, resized
 from fewstep.eval.metrics.weights import find_file
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 
 FVD_HUB_ID, FVD_HUB_FILE = "flateon/FVD-I3D-torchscript", "i3d_torchscript.pt"
 ARCHIVE_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # of that file

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.frechet import STATISTICS, Interval, frechet_interval
+from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.shapes.captions import agreement, example, rates
 from fewstep.teacher.shapes.judge import FEATURES, Judge, batch, judge_sha256, load_judge
 from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE
@@ -16,6 +17,17 @@ from fewstep.teacher.shapes.world import ATTRIBUTES, WORLD_FRAMES, WORLD_SIDE
 REFERENCE_SEED, REAL_SEED = 1_000_000, 2_000_000  # worlds apart from every training seed
 _BATCH = 32
 Progress = Callable[[str, int, int], None]  # what is going on, done, total
+
+
+def check_world(teacher: Teacher) -> VideoSize:
+    """The teacher's clip size. Raises ValueError when it is not that of the shapes world, which the judge needs."""
+    size = teacher.default_size()
+    if size != (WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE):
+        raise ValueError(
+            f"{teacher.folder} makes clips of {size and tuple(size)}, and the judge knows the shapes world only, whose "
+            f"clips are {(WORLD_FRAMES, WORLD_SIDE, WORLD_SIDE)}: use shapes or a teacher trained on that world"
+        )
+    return VideoSize(*size)
 
 
 class ShapesJudgement:

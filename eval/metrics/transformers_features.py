@@ -14,7 +14,7 @@ from torch import Tensor
 from fewstep.eval.metrics.frechet import STATISTICS
 from fewstep.eval.metrics.preprocess import eight_bits, first_frames, resized
 from fewstep.eval.metrics.weights import find_weights_folder, metric_weights_sha256
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
 HUB_IDS = {"fd-videomae": "MCG-NJU/videomae-base", "fd-vjepa2": "facebook/vjepa2-vitl-fpc64-256"}

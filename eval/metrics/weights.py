@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.source import HUB_ID
 
 _TO_MEND = "check the name and the network, or download it into the hub's cache first"

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.guidance import GuidanceField
-from fewstep.teacher.json_text import parse_json
 
 RESULTS = "results.json"
 

@@ -17,7 +17,7 @@ from fewstep.eval.report.adversarial import CAUTION
 from fewstep.eval.report.gain import gains
 from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, ModelRecord, RunRecord
 from fewstep.eval.report.sections import PageData, comparison_section, latency_section, run_section
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("player.js", "chart.js", "curves.js", "report.js")

@@ -21,23 +21,31 @@ from fewstep.commands.data import data_app
 from fewstep.commands.demo import demo
 from fewstep.commands.evaluate import evaluate_command
 from fewstep.commands.export import export_command
-from fewstep.commands.export_table import export_table
 from fewstep.commands.launched import GROUPS, check_alone
 from fewstep.commands.recipes import recipes_app
 from fewstep.commands.report import report
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
 from fewstep.commands.sentence import one_line, told
-from fewstep.commands.student import student_app
+from fewstep.commands.shapes.app import shapes_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
 from fewstep.library_chatter import quiet_imports
-from fewstep.teacher.atomic import no_room
+from fewstep.teacher.files.atomic import no_room
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 from fewstep.teacher.ranks import num_launched
 from fewstep.waiting_threads import shorten_spinning
 
 _AGAIN = ("benchmark", "export", "recipes", "report", "sample")  # verbs that start from the beginning
+_MOVED = {  # where commands of earlier versions are
+    "export-table": "shapes exports",
+    "student": "shapes",
+    "student chain": "shapes chain",
+    "student conditioned": "shapes conditioning",
+    "student decoder": "shapes decoder",
+    "student table": "shapes students",
+    "teacher table": "shapes teacher",
+}
 
 
 class _Verbs(TyperGroup):
@@ -46,6 +54,12 @@ class _Verbs(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with noted_signals(), _quiet_threads():
             return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        for words in (args[:2], args[:1]):
+            if moved := _MOVED.get(" ".join(words)):
+                ctx.fail(f"`fewstep {' '.join(words)}` is now `fewstep {moved}`")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
@@ -130,13 +144,12 @@ app.command("benchmark")(benchmark_command)
 app.command("demo")(demo)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
-app.command("export-table")(export_table)
 app.command("report")(report)
 app.command("run")(run)
 app.command("sample")(sample)
 app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
-app.add_typer(student_app, name="student")
+app.add_typer(shapes_app, name="shapes")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(vbench_app, name="vbench")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fewstep.student.decoder import video_decoder
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.checksums import sha256_of_all
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.checksums import sha256_of_all
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
 DECODER_FOLDER = "decoder"  # in a run's folder

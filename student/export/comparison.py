@@ -12,9 +12,8 @@ from torch import Tensor
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import OTHER_RUNTIME, PROBE_PROMPTS, PROBE_SEEDS, ExportPrecision, Format, Written
 from fewstep.student.loading import Student
-from fewstep.teacher.buckets import size_said
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.source import VideoSize
+from fewstep.teacher.source import VideoSize, size_said
 
 # Relative error of latents that weights rounded to a precision may make; far more would be no rounding.
 ROUNDING_ERROR: dict[ExportPrecision, float] = {"float32": 0.0, "float16": 0.1, "bfloat16": 0.3}

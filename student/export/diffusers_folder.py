@@ -30,7 +30,7 @@ from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of, with_parts
 from fewstep.teacher.loading import without_bars
-from fewstep.teacher.pipeline_index import read_pipeline_index
+from fewstep.teacher.pipelines.index import read_pipeline_index
 
 INDEX = "model_index.json"
 MARK = "_fewstep_export"  # in the index: what tells a student from a teacher even without its contract

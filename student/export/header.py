@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.student.contract import SamplingContract
-from fewstep.teacher.weight_files import fault
+from fewstep.teacher.pipelines.weight_files import fault
 
 _CONTRACT, _FORMAT = "fewstep_contract", "fewstep_format"
 

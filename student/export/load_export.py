@@ -13,10 +13,10 @@ from fewstep.student.export.whole_folder import EXPORT_FILE
 from fewstep.student.loading import Student, teacher_of
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import Experts
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.load_teacher import load_teacher
+from fewstep.teacher.pipelines.weight_files import tensor_shapes
 from fewstep.teacher.predictions import record_prediction
-from fewstep.teacher.weight_files import tensor_shapes
 
 _INDEX, _MARK = "model_index.json", "_fewstep_export"
 _HERE = "fewstep.student.export"

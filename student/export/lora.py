@@ -33,7 +33,7 @@ from fewstep.student.export.stock import (
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of, with_parts
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in a file's header

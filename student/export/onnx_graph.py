@@ -216,7 +216,7 @@ def _reload(folder: Path, student: Student) -> SampleLatents:
 def _snippet(student: Student, written: Written) -> str:
     return (
         "from fewstep.student.sampler import open_sampler\n"
-        "from fewstep.teacher.video import to_uint8, write_video\n"
+        "from fewstep.teacher.videos.writing import to_uint8, write_video\n"
         "from pathlib import Path\n\n"
         f"{_open_code(student.contract)}"
         f"(clip,) = sampler.clips([{PROBE_PROMPTS[0]!r}], seeds=[0])\n"

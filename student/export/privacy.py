@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fewstep.student.contract import UNNAMED, SamplingContract
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.source import EMBEDDED, HUB_ID
 
 _ORIGIN = ("_name_or_path", "name_or_path")  # where a library loaded a part from, in its config

@@ -10,8 +10,8 @@ from typing import Any
 
 from fewstep.student.export.load_export import is_export
 from fewstep.student.loading import find_stage
-from fewstep.teacher.buckets import datasets_in
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.files.json_text import parse_json
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fewstep.teacher.experts import parts_of
 from fewstep.teacher.exportable import by_argument
 from fewstep.teacher.given import IMAGES, Given, noise_given
 from fewstep.teacher.loading import without_bars
-from fewstep.teacher.pipeline_index import CLASSICAL_INDEX
+from fewstep.teacher.pipelines.index import CLASSICAL_INDEX
 from fewstep.teacher.source import EMBEDDED
 from fewstep.teacher.stock import StockScheduler
 

@@ -20,7 +20,7 @@ from fewstep.student.few_bits import weight_config
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
 INT8, FP8 = "torchao-int8", "torchao-fp8"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewstep.teacher.atomic import check_writable, naming_full_disk
+from fewstep.teacher.files.atomic import check_writable, naming_full_disk
 from fewstep.teacher.interrupts import finishing_first
 
 EXPORT_FILE = "export.json"  # in every exported folder, beside contract.json

@@ -13,7 +13,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import Conditions, Tensors
 from fewstep.teacher.families.animatediff import AnimateDiffTeacher
 from fewstep.teacher.given import Given
-from fewstep.teacher.pipeline_index import read_json
+from fewstep.teacher.pipelines.index import read_json
 from fewstep.teacher.stock import Contract
 
 CONTROL_PIXELS = "control"  # (B, 3, F, H, W), 0..255

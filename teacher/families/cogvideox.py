@@ -18,7 +18,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.transformer import TransformerTeacher
-from fewstep.teacher.pipeline_index import stated
+from fewstep.teacher.pipelines.index import stated
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 

@@ -15,7 +15,7 @@ from fewstep.teacher.conditions import Tensors
 from fewstep.teacher.families.cogvideox import BESIDE, CogVideoXTeacher
 from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import Given, to_pixels
-from fewstep.teacher.pipeline_index import stated
+from fewstep.teacher.pipelines.index import stated
 from fewstep.teacher.stock import Contract
 
 

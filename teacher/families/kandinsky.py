@@ -20,7 +20,7 @@ from fewstep.teacher.families.keys import POOLED_TEXT, TEXT_MASK
 from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.transformer import ScaledLatents, TransformerTeacher
 from fewstep.teacher.given import KeptLatents
-from fewstep.teacher.pipeline_index import read_json
+from fewstep.teacher.pipelines.index import read_json
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.tokens import count_tokens, unknown_words
 

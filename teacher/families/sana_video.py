@@ -19,7 +19,7 @@ from fewstep.teacher.families.keys import GIVEN_LATENTS, TEXT_MASK
 from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.given import Given, KeptLatents, to_pixels
-from fewstep.teacher.pipeline_index import read_json
+from fewstep.teacher.pipelines.index import read_json
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.source import call_defaults
 from fewstep.teacher.stock import Contract

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Tran
 
 from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.families.wan_image import WanImageTeacher
-from fewstep.teacher.pipeline_index import read_json
+from fewstep.teacher.pipelines.index import read_json
 
 SKYREELS_FPS = 24.0
 FLOW = "flow_prediction"

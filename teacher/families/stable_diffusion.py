@@ -19,7 +19,7 @@ from fewstep.teacher.families.keys import POOLED_TEXT
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.unet import UNetTeacher
 from fewstep.teacher.given import Given
-from fewstep.teacher.pipeline_index import stated
+from fewstep.teacher.pipelines.index import stated
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, OriginalNames
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Tensors
-from fewstep.teacher.parts import weight_shapes
+from fewstep.teacher.pipelines.parts import weight_shapes
 from fewstep.teacher.schedule import Prediction, ScheduleKind, Time
 
 UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)

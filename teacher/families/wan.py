@@ -23,7 +23,7 @@ from fewstep.teacher.families.limits import check_positions, latent_grid
 from fewstep.teacher.families.wan_attention import WAN_TEXT_LENGTH, count_padding
 from fewstep.teacher.families.wan_files import COMFYUI, COMFYUI_5B, WAN_NAMES
 from fewstep.teacher.given import Given, KeptLatents, to_pixels
-from fewstep.teacher.pipeline_index import index_path
+from fewstep.teacher.pipelines.index import index_path
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import ComfyUI, OriginalNames
 

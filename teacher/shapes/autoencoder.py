@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.limited import Channels, Items, NumClips, NumFrames, NumSteps, Rate
 from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import example

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fewstep.teacher.atomic import whole_file
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors, cut_padding
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.given import Given
 from fewstep.teacher.limited import Items, NumClips, NumSteps, Rank, Rate, TimeShift
 from fewstep.teacher.load_teacher import load_teacher

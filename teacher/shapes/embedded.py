@@ -6,8 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fewstep.teacher.cache_folder import cache_folder
-from fewstep.teacher.checksums import sha256_of_all
+from fewstep.teacher.files.cache_folder import cache_folder
+from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.shapes.learned import assemble_learned
 
 LEARNED = Path(__file__).parent / "learned_weights"

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, cross_entropy, interpolate, pad, silu
 
-from fewstep.teacher.atomic import whole_file
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.limited import Items, NumClips, NumSteps, Rate
 from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import example

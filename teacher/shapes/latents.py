@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.interrupts import ignore_signals
 from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.captions import draw_caption, example

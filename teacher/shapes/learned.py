@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.shapes.linear_code import LINEAR_CODE
 
 ConditioningKind = Literal["image", "control", "frame"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.world import WORLD_FPS, Split, render_boxes, render_scene
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 
 GIVEN_FILES = {"first": "first.png", "last": "last.png", "control": "boxes.mp4"}  # behind a clip's number
 PROMPT_TABLES = {"prompts-first": ("first",), "prompts-first-last": ("first", "last"), "prompts-control": ("control",)}

@@ -9,7 +9,8 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
+from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.precision import AUTO, choose_precision
 from fewstep.teacher.screen import SILENT, TrainingScreen
 from fewstep.teacher.shapes.attribute_watch import attribute_watch
@@ -32,7 +33,6 @@ from fewstep.teacher.shapes.judge import Judge, JudgeRecipe, load_judge, save_ju
 from fewstep.teacher.shapes.latents import training_latents
 from fewstep.teacher.shapes.linear_code import LINEAR_CODE, LinearCode
 from fewstep.teacher.shapes.start import copy_code, load_start
-from fewstep.teacher.yaml_text import load_yaml
 
 TrainedPart = Literal["judge", "autoencoder", "denoiser"]
 TRAINED_PARTS: tuple[TrainedPart, ...] = ("judge", "autoencoder", "denoiser")

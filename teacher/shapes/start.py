@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.shapes.linear_code import LINEAR_CODE
 from fewstep.teacher.source import find_teacher_folder
 

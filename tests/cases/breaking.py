@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 
 Change = Callable[[Path], list[str]]  # breaks something in the folder, and says what is set for it
 

@@ -229,7 +229,7 @@ def test_verbs_say_it_in_a_sentence(teacher: Path, tmp_path: Path, check_case: C
         "evaluate": ["evaluate", teacher, *prompts, "--out", tmp_path / "out"],
         "benchmark": ["benchmark", teacher, "--out", tmp_path / "out.json"],
         "vbench videos": ["vbench", "videos", teacher, *prompts, "--out", tmp_path / "vbench"],
-        "teacher table": ["teacher", "table", teacher, "--out", tmp_path / "table.json"],
+        "shapes teacher": ["shapes", "teacher", teacher, "--out", tmp_path / "table.json"],
     }
     for name, words in verbs.items():
         code, output = fewstep(*words)

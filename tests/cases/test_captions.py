@@ -11,8 +11,8 @@ from unicodedata import normalize
 
 import pytest
 
-from fewstep.teacher.dataset_reader import read_stored_captions
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.dataset.reader import read_stored_captions
 from tests.cases.record import FILES
 from tests.commands.test_data import film
 from tests.commands.typed import fewstep

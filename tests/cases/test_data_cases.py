@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.teacher.dataset_sources import list_files
+from fewstep.teacher.dataset.sources import list_files
 from tests.commands.test_run_data import recipe, videos
 from tests.commands.typed import fewstep
 
@@ -271,9 +271,9 @@ def test_no_verb_writes_into_what_is_another_s(
         ("benchmark T@1 --out run/recipe.yaml", "run/recipe.yaml does not end in .json: choose another --out"),
         ("benchmark T@1 --out run/data/manifest.json", "run/data/manifest.json is no benchmark's table"),
         ("report run --out prompts.txt", "prompts.txt does not end in .html or .htm: choose another --out"),
-        ("teacher table --fresh --out run/recipe.yaml", "run/recipe.yaml does not end in .json"),
-        ("teacher table --fresh --out run/data/manifest.json", "manifest.json is not a results table"),
-        ("export-table run --step-count 1 --out prompts.txt", "prompts.txt does not end in .json"),
+        ("shapes teacher --fresh --out run/recipe.yaml", "run/recipe.yaml does not end in .json"),
+        ("shapes teacher --fresh --out run/data/manifest.json", "manifest.json is not a results table"),
+        ("shapes exports run --step-count 1 --out prompts.txt", "prompts.txt does not end in .json"),
         ("sample T --prompt ring --out run/recipe.yaml", "run/recipe.yaml does not end in .mp4"),
     ],
 )

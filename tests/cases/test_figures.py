@@ -15,8 +15,8 @@ from fewstep.commands.demo import _on_distances
 from fewstep.commands.evaluate_screen import figures_table
 from fewstep.commands.tables import print_table
 from fewstep.eval.alarms import alarms
-from fewstep.eval.benchmark import benchmark_notes
 from fewstep.eval.caution import on_figures
+from fewstep.eval.latency.benchmark import benchmark_notes
 from fewstep.eval.report.inputs import Comparison, EvaluationRecord
 from fewstep.eval.report.words import verdict
 from fewstep.teacher.shapes.judge import FEATURES

@@ -82,7 +82,7 @@ def test_the_first_line_comes_before_torch(lines: Check, tmp_path: Path) -> None
         ("data rollouts none.txt --out out", "reading prompts from none.txt"),
         ("data videos none --out out", "looking for videos in none"),
         ("teacher train none.yaml", "reading the recipe none.yaml"),
-        ("teacher table", "measuring the teacher shapes"),
+        ("shapes teacher", "measuring the teacher shapes"),
     ):
         command = [sys.executable, "-c", script, *verb.split()]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

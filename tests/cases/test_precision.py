@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 
 from fewstep.distill.recipe import read_recipe
 from fewstep.teacher import precision
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.precision import AutoPrecision, auto_precision
 from tests.cases.record import outcome
 from tests.commands.typed import fewstep

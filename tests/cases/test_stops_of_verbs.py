@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fewstep.teacher.interrupts import RESUME
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.cases.child_commands import after, appears, command, end_of, signalled, slow_disk
 from tests.cases.stopped_run import RECIPE, write_recipe
 
@@ -47,8 +47,8 @@ def verbs(finished: Path, teacher: Path, out: Path) -> dict[str, tuple[list[obje
         "vbench videos": (
             ["vbench", "videos", f"{run}@4", *arguments], appears(out, "*/*.mp4", 2), kept, str(out / "run-4"),
         ),
-        "teacher table": (
-            ["teacher", "table", "--num", 4, "--reference", 8, "--steps", "2,1", "--out", out / "table.json"],
+        "shapes teacher": (
+            ["shapes", "teacher", "--num", 4, "--reference", 8, "--steps", "2,1", "--out", out / "table.json"],
             appears(out, "table.json"), kept, "table.png",
         ),
         "teacher videos": (["teacher", "videos", out, "--num", 60], appears(out, "*.mp4", 3), kept, "60 clips in"),
@@ -93,7 +93,7 @@ def teacher_recipe(out: Path) -> Path:
 
 
 VERBS = [
-    "data rollouts", "data videos", "evaluate", "vbench videos", "teacher table", "teacher videos", "teacher train",
+    "data rollouts", "data videos", "evaluate", "vbench videos", "shapes teacher", "teacher videos", "teacher train",
     "sample", "benchmark", "export", "report",
 ]  # fmt: skip
 

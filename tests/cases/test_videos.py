@@ -15,7 +15,7 @@ import pytest
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from fewstep.teacher.decode_video import ClipShape, ClipStart, decode_video
+from fewstep.teacher.videos.decoding import ClipShape, ClipStart, decode_video
 from tests.cases.record import FILES, outcome
 from tests.commands.typed import fewstep
 from tests.teacher import films

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.eval import optimise
+from fewstep.eval.latency import optimise
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.student.sampler import Sampler

@@ -20,11 +20,11 @@ from fewstep.distill.recipe import read_recipe
 from fewstep.student.chain import USUAL, chained, check_chain_sizes, members_of, seed_before
 from fewstep.student.contract import read_contract
 from fewstep.student.sampler import SamplingOptions, open_sampler
-from fewstep.teacher.dataset_sources import item_seed
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.dataset.sources import item_seed
 from fewstep.teacher.given import Prompt, read_given
-from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video import to_uint8
+from fewstep.teacher.videos.writing import to_uint8
 from tests.commands.typed import fewstep
 
 SHARED: dict[str, Any] = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.dataset_reader import conditions_of, read_unconditional
-from fewstep.teacher.dataset_sources import item_seed
-from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.dataset.reader import conditions_of, read_unconditional
+from fewstep.teacher.dataset.sources import item_seed
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.rollout import rollout
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.decoding import ClipShape, decode_video
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
 from tests.teacher.stored import stored_rows
 
@@ -151,7 +151,7 @@ def test_videos_are_encoded_and_broken_ones_named(
 KILLED = """
 import sys, time
 from fewstep import cli
-from fewstep.teacher import dataset_sources
+from fewstep.teacher.dataset import sources as dataset_sources
 decode = dataset_sources.decode_video
 def slowly(*arguments):
     time.sleep(0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
 from tests.commands.test_data import film, run, write_csv
 
 

@@ -14,7 +14,7 @@ from fewstep.distill import recipe
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import Recipe, RolloutData
 from fewstep.distill.run_folder import RunFolder
-from fewstep.teacher.caption_files import read_prompts
+from fewstep.teacher.dataset.caption_files import read_prompts
 from tests.commands.typed import fewstep
 
 USUAL = Speed(train=0.9, guided=0.16, decode=1.0)  # seconds that the recipe's own numbers fit into ten minutes with

@@ -26,7 +26,7 @@ from fewstep.commands.demo_plan import (
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
-from fewstep.teacher.caption_files import read_prompts
+from fewstep.teacher.dataset.caption_files import read_prompts
 
 USUAL = Speed(train=0.9, guided=0.16, decode=1.0)  # two cores with AVX512-BF16 and nothing beside it
 

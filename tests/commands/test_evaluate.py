@@ -14,7 +14,7 @@ import yaml
 from fewstep.eval.clip_store import ClipStore
 from fewstep.eval.metrics.teacher_gap import MAX_PSNR
 from fewstep.student.sampler import Sampler
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
 
 STAGES: list[dict[str, object]] = [

@@ -12,10 +12,10 @@ from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.denoiser import Roles
 from fewstep.student.load_student import load_student
+from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.shapes.captions import example
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
 
 SIZE = {"num_frames": 9, "height": 16, "width": 16}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
 from tests.commands.test_data import film
 from tests.commands.typed import fewstep
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fewstep.student.contract import read_contract
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.guidance import Guidance
 from tests.commands.typed import fewstep
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from fewstep.commands.table_entries import line_sha256
+from fewstep.commands.shapes.entries import line_sha256
 from fewstep.distill.recipe import read_recipe
 from tests.commands.typed import fewstep
 

@@ -13,9 +13,9 @@ import yaml
 
 from fewstep.student.contract import read_contract
 from fewstep.teacher.base import VideoSize
-from fewstep.teacher.buckets import datasets_in
-from fewstep.teacher.manifest import read_manifest
-from fewstep.teacher.video import write_video
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.test_run import weights
 from tests.commands.test_run_stops import results, signalled
 from tests.commands.typed import fewstep
@@ -58,7 +58,7 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
     assert [manifest.size for manifest in manifests] == SIZES and sum(manifest.rows for manifest in manifests) == 8
 
     for target, call in (  # amid the data, then amid each stage
-        ("fewstep.teacher.dataset_sources.text_tensors", 5),
+        ("fewstep.teacher.dataset.sources.text_tensors", 5),
         ("fewstep.distill.trainer.Trainer.one_step", 2),
         ("fewstep.distill.trainer.Trainer.one_step", 4),
     ):

@@ -55,7 +55,7 @@ def results(run: Path) -> dict[str, dict[str, float]]:
 
 MOMENTS = [  # what is called, for which time, and what the sentence says of it
     ("fewstep.teacher.load_teacher.load_teacher", 1, "run the same command again to resume: what was finished is kept"),
-    ("fewstep.teacher.dataset_sources.text_tensors", 3, "2 of the 4 items of OUT/data are done"),
+    ("fewstep.teacher.dataset.sources.text_tensors", 3, "2 of the 4 items of OUT/data are done"),
     ("fewstep.commands.run_watch.samples", 1, "what was finished is kept"),
     ("fewstep.distill.stages.Roles", 1, "stage 4-step is next"),
     ("fewstep.distill.trainer.Trainer.one_step", 1, "stage 4-step is at step 1 of 4, saved in OUT/state.pt"),

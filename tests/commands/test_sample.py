@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from fewstep.commands.sample import sample
-from fewstep.teacher import video
+from fewstep.teacher.videos import writing as video
 
 app = typer.Typer()
 app.command()(sample)

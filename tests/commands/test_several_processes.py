@@ -65,7 +65,7 @@ def test_videos_are_those_of_one_process(tmp_path: Path, tiny_wan_folder: Path) 
 
 def before_rollouts(work: Callable[[int], None]) -> None:
     """work(n) comes before the batch n of this process."""
-    from fewstep.teacher import dataset_sources
+    from fewstep.teacher.dataset import sources as dataset_sources
 
     rollout, batches = getattr(dataset_sources, "rollout"), itertools.count()  # noqa: B009
 
@@ -121,7 +121,7 @@ def no_rollouts(begun: Path) -> None:
 
 def elsewhere(begun: Path) -> None:
     """This process has a disk of its own."""
-    from fewstep.teacher import shared_folder
+    from fewstep.teacher.files import shared_folder
 
     shared_folder._SEEN_SECONDS = 0.5
     os.chdir("another disk")
@@ -210,7 +210,7 @@ def test_what_one_process_does_is_refused(words: list[object], command: str, mon
 
 
 def test_an_evaluation_keeps_others_out(tmp_path: Path, tiny_wan_folder: Path) -> None:
-    from fewstep.teacher.atomic import only_writer
+    from fewstep.teacher.files.atomic import only_writer
 
     (tmp_path / "prompts.txt").write_text("a ring\n")
     prompts = ["--prompts", tmp_path / "prompts.txt"]

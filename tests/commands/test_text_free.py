@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fewstep.student.load_student import load_student
-from fewstep.teacher.manifest import read_manifest
-from fewstep.teacher.video import write_video
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
 
 SMALL = ("--frames", 4, "--height", 16, "--width", 16, "--device", "cpu", "--dtype", "float32")

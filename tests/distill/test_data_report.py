@@ -8,7 +8,7 @@ import pytest
 
 from fewstep.distill.data_report import check_usable, read_data_text
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
-from fewstep.teacher.manifest import Manifest, Schedule, Shard, Skip
+from fewstep.teacher.dataset.manifest import Manifest, Schedule, Shard, Skip
 
 
 def dataset(folder: Path, usable: int, skipped: int) -> DatasetData:

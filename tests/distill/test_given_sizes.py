@@ -15,12 +15,12 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.data import make_data
 from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.buckets import datasets_in
-from fewstep.teacher.decode_video import ClipShape, decode_video
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.given import Given, Prompt, given_of_clips, read_given
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.manifest import read_manifest
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.decoding import ClipShape, decode_video
+from fewstep.teacher.videos.writing import write_video
 
 SIZES = (VideoSize(9, 16, 16), VideoSize(5, 16, 32))
 FILES = {"square": (32, 32, 12), "wide": (32, 64, 12)}  # the size that each fits, in this order

@@ -18,12 +18,12 @@ from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.distill.size_checks import clips_foreseen
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.bases import BASE_INDEX
-from fewstep.teacher.buckets import datasets_in
-from fewstep.teacher.dataset_reader import read_rows
+from fewstep.teacher.dataset.buckets import datasets_in
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.dataset.reader import read_rows
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.manifest import read_manifest
 from fewstep.teacher.ranks import ALONE, Ranks
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.two_ranks import both
 
 SIZES = (VideoSize(9, 16, 16), VideoSize(5, 16, 32), VideoSize(5, 32, 16))

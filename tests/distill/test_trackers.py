@@ -22,7 +22,7 @@ from fewstep.distill.curves import Curves
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.tracker import NoTracker
 from fewstep.distill.trackers import check_tracker, open_tracker
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 
 PROMPTS = ("a red ring", "a box")
 

@@ -28,7 +28,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.ranks import ALONE, Ranks
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 from tests.two_ranks import both
 
 PROMPTS = ["a ring", "a cross", "a box", "a red ring"]

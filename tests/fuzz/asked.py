@@ -17,25 +17,25 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.data import read_clips
 from fewstep.distill.recipe import kept_recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.eval.chain_table import chain_rows
-from fewstep.eval.conditioning_table import conditioning_rows
 from fewstep.eval.evaluation_file import begun_evaluation_dtype, joined_protocol
 from fewstep.eval.report.inputs import read_benchmark, read_evaluation
 from fewstep.eval.results import ResultsFile, read_results
+from fewstep.eval.shapes.chain import chain_rows
+from fewstep.eval.shapes.conditioning import conditioning_rows
 from fewstep.eval.vbench import read_figures
 from fewstep.student.load_student import load_student
 from fewstep.student.loading import find_stage
 from fewstep.student.outline import outline_sampler
 from fewstep.student.sampler import SamplingOptions
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.caption_files import read_captions, read_prompts
-from fewstep.teacher.dataset_sources import list_files
-from fewstep.teacher.decode_video import ClipShape, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.dataset.caption_files import read_captions, read_prompts
+from fewstep.teacher.dataset.sources import list_files
 from fewstep.teacher.given import read_given
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.shapes.recipe import read_any_recipe
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.videos.decoding import ClipShape, UnreadableVideo, check_video, decode_video
 from tests.distill.one_stage import Case
 from tests.fuzz.mutations import PLANTED, TAG, odd_values
 
@@ -233,6 +233,8 @@ def teacher(asker: Asker, folder: Path) -> None:
 def table(asker: Asker, folder: Path) -> None:
     """A table that goes on, and a result of another tool."""
     read_results(folder / "table.json")
-    held = ResultsFile(folder / "table.json", "fewstep teacher table", {}, {"model": "model", "shapes_fd": "shapes-fd"})
+    held = ResultsFile(
+        folder / "table.json", "fewstep shapes teacher", {}, {"model": "model", "shapes_fd": "shapes-fd"}
+    )
     held.add({"model": "new", "shapes_fd": 1.0})
     read_figures(folder / "vbench.json")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 from tests.fuzz.mutations import PLANTED, mutate_bytes, mutate_tree
 
 

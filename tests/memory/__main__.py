@@ -21,9 +21,9 @@ from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.step_cost import StepCounter
 from fewstep.eval.results import write_tables
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.empty_parts import outlined
 from fewstep.teacher.families import FAMILIES
 from fewstep.teacher.outline import outline_teacher
+from fewstep.teacher.pipelines.empty_parts import outlined
 from tests.memory.models import MODELS, write_configs
 from tests.memory.resident import resident_gib
 

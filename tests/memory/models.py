@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import fewstep.eval.random_weights as random_weights
+import fewstep.eval.latency.random_weights as random_weights
 
 _BASE = "wan2.1-t2v-1.3b"
 _14B = {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}

@@ -15,7 +15,7 @@ import psutil, torch
 from accelerate import Accelerator
 from fewstep.distill.recipe import read_recipe
 from fewstep.distill.untrained import untrained_trainer
-from fewstep.eval.peak_memory import watched_peak
+from fewstep.eval.latency.peak_memory import watched_peak
 from fewstep.teacher.load_teacher import load_teacher
 
 train, name = sys.argv[1:]

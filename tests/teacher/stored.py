@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewstep.teacher.dataset_reader import check_dataset, read_rows
-from fewstep.teacher.manifest import read_manifest
+from fewstep.teacher.dataset.manifest import read_manifest
+from fewstep.teacher.dataset.reader import check_dataset, read_rows
 
 
 def stored_rows(folder: Path, teacher_sha256: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.teacher.caption_files import read_prompts
+from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.given import (
     Prompt,
     check_given,
@@ -25,7 +25,7 @@ from fewstep.teacher.given import (
     unreadable_given,
 )
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 
 SIZE, PICTURE = VideoSize(5, 16, 24), VideoSize(1, 16, 24)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.teacher import interrupts
-from fewstep.teacher.atomic import whole_file
+from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.interrupts import Signals, Stop, noted_signals, requested_stop, stopped_by
 
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

@@ -14,7 +14,7 @@ from fewstep.student.adapters import add_adapter, lora_targets, shared_copy
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
-from fewstep.teacher.pipeline_index import stated
+from fewstep.teacher.pipelines.index import stated
 
 FAMILIES = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
 COMMIT = "0" * 40

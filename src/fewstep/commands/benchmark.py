@@ -48,11 +48,11 @@ from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
 if TYPE_CHECKING:
     import torch
 
-    from fewstep.eval.benchmark import Benchmark, BenchmarkPlan
-    from fewstep.eval.latency import TimedModel
+    from fewstep.eval.latency.benchmark import Benchmark, BenchmarkPlan
+    from fewstep.eval.latency.optimise import Tried
+    from fewstep.eval.latency.timing import TimedModel
+    from fewstep.eval.latency.tuning import Tuning
     from fewstep.eval.models import Model
-    from fewstep.eval.optimise import Tried
-    from fewstep.eval.tuning import Tuning
     from fewstep.student.sampler import Sampler, SamplingOptions
     from fewstep.teacher.base import Teacher
 _OF_TRAINING = {"training", "settings", "stages"}
@@ -159,7 +159,7 @@ def time_asked(
     """What `benchmark_command` does with models, under the same names, but for those in `tuning`: what it writes to
     `out`."""
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
-    from fewstep.eval.benchmark import BenchmarkPlan
+    from fewstep.eval.latency.benchmark import BenchmarkPlan
     from fewstep.student.sampler import SamplingOptions
 
     options = SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width)
@@ -170,7 +170,7 @@ def time_asked(
 
 def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, repetitions: int, text: bool) -> None:
     """Raises ValueError for options that do not go with --optimise auto, or with its absence."""
-    from fewstep.eval.optimise import FEWEST
+    from fewstep.eval.latency.optimise import FEWEST
 
     if tuning.quantise_text is not None and not text:
         raise ValueError("--quantise-text is of what --no-text leaves out of the timing: leave one of them out")
@@ -214,11 +214,11 @@ def time_models(
     """Times the models as asked: what it writes to `out`."""
     import torch
 
-    from fewstep.eval.benchmark import Benchmark, check_replaceable
-    from fewstep.eval.latency import TimedModel
+    from fewstep.eval.latency.benchmark import Benchmark, check_replaceable
+    from fewstep.eval.latency.random_weights import random_teacher
+    from fewstep.eval.latency.timing import TimedModel
+    from fewstep.eval.latency.tuning import check_tuning
     from fewstep.eval.models import last_run
-    from fewstep.eval.random_weights import random_teacher
-    from fewstep.eval.tuning import check_tuning
     from fewstep.teacher.loading import find_device
 
     if random_weights is not None and decoders:
@@ -249,10 +249,10 @@ def _tuned(
 ) -> tuple[BenchmarkPlan, list[Tried], dict[str, Mapping[str, float | None]]]:
     """Tunes the models in place, as planned or as pays on the last one: the plan with what was done, all that was
     tried, and by name how like each model's clips still are to its own."""
-    from fewstep.eval.latency import synchronised
-    from fewstep.eval.likeness import Likenesses
-    from fewstep.eval.optimise import MAX_ERROR, Optimiser
-    from fewstep.eval.tuning import tune
+    from fewstep.eval.latency.likeness import Likenesses
+    from fewstep.eval.latency.optimise import MAX_ERROR, Optimiser
+    from fewstep.eval.latency.timing import synchronised
+    from fewstep.eval.latency.tuning import tune
     from fewstep.teacher.loading import quiet_libraries
 
     tried: list[Tried] = []
@@ -289,10 +289,10 @@ def _open(
     Raises ValueError, before one is loaded, for all models that can be seen to fail; later only when the first does:
     nothing could be compared with it.
     """
-    from fewstep.eval.latency import one_sentence
+    from fewstep.eval.latency.timing import one_sentence
+    from fewstep.eval.latency.tuning import check_models
     from fewstep.eval.models import open_model, with_student_defaults
     from fewstep.eval.outlines import outline_models
-    from fewstep.eval.tuning import check_models
 
     if not models:
         raise ValueError("there is nothing to time: pass a TEACHER and STUDENTs, or --random-weights")
@@ -333,7 +333,7 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     """Measures, then prints the table."""
     from rich.box import SIMPLE
 
-    from fewstep.eval.benchmark import benchmark_notes, shown_columns
+    from fewstep.eval.latency.benchmark import benchmark_notes, shown_columns
     from fewstep.eval.results import results_table
 
     if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there

@@ -84,7 +84,7 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
 def _check_out(out: Path) -> None:
     """Raises ValueError unless `out` can be written, ends in .json and holds nothing but such a table."""
     from fewstep.eval.results import read_results
-    from fewstep.teacher.atomic import ELSEWHERE, check_writable_file
+    from fewstep.teacher.files.atomic import ELSEWHERE, check_writable_file
 
     check_writable_file(out, [".json"])
     if out.exists() and not all("bare_seconds" in row for row in read_results(out)[1]):
@@ -109,8 +109,8 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.distill.settings import DatasetData
     from fewstep.distill.size_checks import clip_sizes, largest_size
     from fewstep.distill.stage_checks import check_networks
-    from fewstep.teacher.buckets import datasets_in
-    from fewstep.teacher.manifest import MANIFEST_FILE
+    from fewstep.teacher.dataset.buckets import datasets_in
+    from fewstep.teacher.dataset.manifest import MANIFEST_FILE
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)
@@ -131,7 +131,7 @@ def _measure(
     import torch
     from accelerate import Accelerator
 
-    from fewstep.eval.latency import FAILURES, one_sentence
+    from fewstep.eval.latency.timing import FAILURES, one_sentence
     from fewstep.eval.results import ResultsFile
     from fewstep.teacher.load_teacher import load_teacher
 
@@ -187,8 +187,8 @@ def _row(
 ) -> dict[str, Any]:
     from fewstep.distill.step_time import StageTime, steps_needed
     from fewstep.distill.untrained import untrained_trainer
-    from fewstep.eval.latency import synchronised
-    from fewstep.eval.peak_memory import watched_peak
+    from fewstep.eval.latency.peak_memory import watched_peak
+    from fewstep.eval.latency.timing import synchronised
 
     stage: Stage = plan.stages[index]
     steps = steps_needed(stage, timing.repetitions, timing.warmup)
@@ -247,7 +247,7 @@ def _shared(plan: Recipe, teacher: Teacher, size: VideoSize) -> dict[str, Any]:
     """What stands in every row: where and in what it was measured."""
     import torch
 
-    from fewstep.eval.benchmark import device_name, versions
+    from fewstep.eval.latency.benchmark import device_name, versions
 
     return {
         "teacher": plan.teacher,

@@ -25,7 +25,7 @@ def run_chain(
     """Follows it, or only checks it and says what each member costs; see `fewstep run`. Gives the chain's folder."""
     from fewstep.distill.chain import GIVEN_FOLDER, read_chain
     from fewstep.student.chain import ChainMember, save_chain
-    from fewstep.teacher.atomic import only_writer
+    from fewstep.teacher.files.atomic import only_writer
     from fewstep.teacher.ranks import num_launched
 
     chain = read_chain(recipe, settings)

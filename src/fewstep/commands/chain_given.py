@@ -40,7 +40,7 @@ def grey_table(folder: Path, names: Mapping[str, str], plan: Recipe, size: Video
 
 def make_given(chain: Chain, index: int, plan: Recipe, num_frames: int, screen: Screen, elsewhere: str) -> Path:
     """Makes what is missing of it, for clips of `num_frames`. Raises ValueError when another student made the rest."""
-    from fewstep.teacher.dataset_sources import batches, item_seed
+    from fewstep.teacher.dataset.sources import batches, item_seed
 
     if (made := made_table(chain, index)) is not None:
         return made
@@ -103,7 +103,7 @@ def _made(
 def _write(folder: Path, stem: str, given: Given, row: int, fps: float) -> dict[str, Path]:
     """Files of one row of what is given: PNG of pictures, mp4 of videos."""
     from fewstep.teacher.given import IMAGES, to_pil
-    from fewstep.teacher.video import write_image, write_video
+    from fewstep.teacher.videos.writing import write_image, write_video
 
     paths = _paths(folder, stem, given)
     for name, path in paths.items():
@@ -121,7 +121,7 @@ def _paths(folder: Path, stem: str, names: Mapping[str, object]) -> dict[str, Pa
 
 
 def _write_table(table: Path, rows: Sequence[PromptFiles]) -> None:
-    from fewstep.teacher.atomic import whole_file
+    from fewstep.teacher.files.atomic import whole_file
 
     lines = [{"prompt": prompt, **{name: path.name for name, path in files.items()}} for prompt, files in rows]
     with whole_file(table) as part:
@@ -130,7 +130,7 @@ def _write_table(table: Path, rows: Sequence[PromptFiles]) -> None:
 
 def _prompts(plan: Recipe) -> list[str]:
     """Of the member's recipe. Raises ValueError when files are given with them, which the members before do."""
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
     from fewstep.teacher.given import given_names
 
     prompts = read_prompts(_data(plan).prompts)

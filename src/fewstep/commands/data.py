@@ -82,11 +82,11 @@ def encode_videos(
     """Encode a folder of captioned videos (mp4, webm, gif ...)."""
     screen = Screen()
     screen.say(f"looking for videos in {folder}")
-    from fewstep.teacher.caption_files import read_captions
-    from fewstep.teacher.dataset_sources import VideoSource, list_files
-    from fewstep.teacher.decode_video import ClipShape
+    from fewstep.teacher.dataset.caption_files import read_captions
+    from fewstep.teacher.dataset.sources import VideoSource, list_files
     from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
     from fewstep.teacher.ranks import launched_ranks
+    from fewstep.teacher.videos.decoding import ClipShape
 
     with launched_ranks(device) as ranks:
         job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)
@@ -152,8 +152,8 @@ def rollouts(
     """Sample the teacher itself: no real video is needed."""
     screen = Screen()
     screen.say(f"reading prompts from {prompts}")
-    from fewstep.teacher.caption_files import read_prompts
-    from fewstep.teacher.dataset_sources import Rollouts
+    from fewstep.teacher.dataset.caption_files import read_prompts
+    from fewstep.teacher.dataset.sources import Rollouts
     from fewstep.teacher.given import FROM_FILES, check_given, given_names, identity_of
     from fewstep.teacher.ranks import launched_ranks
 
@@ -190,7 +190,7 @@ def rollouts(
 def show_dataset(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
     """Show what a dataset holds and how it was made; of several sizes, each."""
     check_alone("data show")
-    from fewstep.teacher.buckets import datasets_in
+    from fewstep.teacher.dataset.buckets import datasets_in
 
     for dataset in datasets_in(folder):
         _show(dataset)
@@ -200,7 +200,7 @@ def _show(folder: Path) -> None:
     from rich.table import Column, Table
 
     from fewstep.commands.tables import print_table
-    from fewstep.teacher.manifest import read_manifest
+    from fewstep.teacher.dataset.manifest import read_manifest
 
     manifest = read_manifest(folder)
     table = Table("field", Column("value", overflow="fold"), title=str(folder))

@@ -14,8 +14,8 @@ from fewstep.commands.options import DType, load_named_teacher, settle_dtype
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher
-    from fewstep.teacher.dataset import Source
-    from fewstep.teacher.manifest import DatasetKind, Manifest, Skip
+    from fewstep.teacher.dataset.manifest import DatasetKind, Manifest, Skip
+    from fewstep.teacher.dataset.writing import Source
     from fewstep.teacher.ranks import Ranks
 
 SKIPPED = 3  # the exit code when items had to be skipped
@@ -46,8 +46,8 @@ class Run:
         """
         from fewstep.distill.run_folder import run_around
         from fewstep.distill.taken_folders import check_not_taken
-        from fewstep.teacher.atomic import check_writable
-        from fewstep.teacher.dataset import check_dataset_folder
+        from fewstep.teacher.dataset.writing import check_dataset_folder
+        from fewstep.teacher.files.atomic import check_writable
 
         if (run := run_around(self.out)) is not None:
             raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
@@ -57,7 +57,7 @@ class Run:
 
     def load(self) -> Teacher:
         """The teacher, in the precision that the dataset was begun in, if it was."""
-        from fewstep.teacher.manifest import MANIFEST_FILE, read_manifest
+        from fewstep.teacher.dataset.manifest import MANIFEST_FILE, read_manifest
 
         def settle() -> DType:
             begun = read_manifest(self.out).precision if (self.out / MANIFEST_FILE).exists() else None
@@ -78,7 +78,7 @@ class Run:
         **known: Any,
     ) -> None:
         """Makes the dataset of these items, listed in or lying in `path`; `known` is more for its manifest."""
-        from fewstep.teacher.dataset_plan import plan_dataset
+        from fewstep.teacher.dataset.plan import plan_dataset
 
         self.screen.say(f"planning {len(items)} clips of {path}, with a hash of the teacher's weights")
         plan = plan_dataset(
@@ -100,9 +100,9 @@ def _run(
     out: Path, plan: Manifest, teacher: Teacher, source: Source, left_out: Sequence[Skip], screen: Screen, ranks: Ranks
 ) -> None:
     """Makes the dataset, shows how far it is, and leaves with SKIPPED when something is missing in it."""
-    from fewstep.teacher.dataset import usable_line, write_dataset
-    from fewstep.teacher.dataset_plan import unconditional_row
-    from fewstep.teacher.manifest import MANIFEST_FILE, read_manifest
+    from fewstep.teacher.dataset.manifest import MANIFEST_FILE, read_manifest
+    from fewstep.teacher.dataset.plan import unconditional_row
+    from fewstep.teacher.dataset.writing import usable_line, write_dataset
     from fewstep.teacher.source import VideoSize
 
     assert plan.num_frames and plan.height and plan.width  # `size_of` saw to that
@@ -132,7 +132,7 @@ def _print_skipped(skipped: list[Skip], out: Path) -> None:
     from rich.table import Table
 
     from fewstep.commands.tables import print_table
-    from fewstep.teacher.dataset import REPORT
+    from fewstep.teacher.dataset.writing import REPORT
 
     table = Table("file", "reason", title=f"{len(skipped)} skipped")
     for skip in skipped[:_SHOWN]:

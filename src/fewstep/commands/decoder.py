@@ -55,9 +55,9 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     from fewstep.distill.size_checks import check_possible, planned_sizes
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.student.decoder.video_decoder import unfolded_at_last
-    from fewstep.teacher.buckets import size_said
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
+    from fewstep.teacher.source import size_said
 
     folder.check(plan)
     check_not_taken(folder.path, folder.elsewhere)
@@ -100,7 +100,7 @@ def follow_decoder(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) ->
     from fewstep.distill.decoder.pairs import Pairs, make_pairs
     from fewstep.distill.decoder.training import held_out_psnr, train_decoder
     from fewstep.student.decoder.files import DECODER_FOLDER
-    from fewstep.teacher.buckets import datasets_in
+    from fewstep.teacher.dataset.buckets import datasets_in
     from fewstep.teacher.load_teacher import load_teacher
 
     finished = plan.out / DECODER_FOLDER

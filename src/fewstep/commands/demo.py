@@ -42,10 +42,10 @@ def demo(
     from fewstep.commands.run_stages import follow_stages
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.taken_folders import check_not_taken
-    from fewstep.eval.benchmark import BenchmarkPlan
     from fewstep.eval.evaluation_file import begun_evaluation_dtype, check_begun
+    from fewstep.eval.latency.benchmark import BenchmarkPlan
     from fewstep.student.sampler import SamplingOptions
-    from fewstep.teacher.atomic import check_writable
+    from fewstep.teacher.files.atomic import check_writable
 
     check_writable(out)
     check_not_taken(out)
@@ -119,7 +119,7 @@ def _recipe(plan: DemoPlan, out: Path, seed: int, precision: str) -> Recipe:
     """shapes-demo with the plan's numbers; as many prompts as it takes lie in `out`."""
     from fewstep.distill.packaged import RECIPES
     from fewstep.distill.recipe import read_recipe
-    from fewstep.teacher.atomic import whole_file
+    from fewstep.teacher.files.atomic import whole_file
 
     prompts = (out / "prompts.txt").absolute()
     if plan.scale != 1:

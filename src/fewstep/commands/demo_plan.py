@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fewstep.teacher.json_text import parse_json
+from fewstep.teacher.files.json_text import parse_json
 
 DEMO_FILE = "demo.json"
 
@@ -82,7 +82,7 @@ class DemoPlan:
 
     def save(self, folder: Path) -> None:
         """Keeps the plan in the demo's folder: the same command resumes it."""
-        from fewstep.teacher.atomic import whole_file
+        from fewstep.teacher.files.atomic import whole_file
 
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / DEMO_FILE) as part:

@@ -140,11 +140,11 @@ def evaluate_models(
     from fewstep.eval.evaluation_file import begun_evaluation_dtype
     from fewstep.eval.outlines import check_evaluation_folder, outline_models
     from fewstep.eval.reference import reference_videos
-    from fewstep.teacher.atomic import check_unlocked
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
+    from fewstep.teacher.files.atomic import check_unlocked
+    from fewstep.teacher.files.shared_folder import only_writers
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.ranks import launched_ranks
-    from fewstep.teacher.shared_folder import only_writers
 
     chosen_models = models_of(models, decoder or ())
     folder = _folder(chosen_models) if out is None else out

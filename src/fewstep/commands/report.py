@@ -30,7 +30,7 @@ def report(
     """Make one HTML page of clips side by side, quality, latency and training; it needs neither server nor network."""
     from fewstep.eval.report.inputs import read_benchmark
     from fewstep.eval.report.page import Material, write_report
-    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.files.atomic import check_writable_file
 
     if not out.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {out.absolute().parent} to write {out.name} into: make it first")
@@ -142,7 +142,7 @@ def read_run(folder: Path) -> RunRecord:
 
     from fewstep.eval.report.inputs import RunRecord
     from fewstep.eval.report.kept import KeptRecipe
-    from fewstep.teacher.yaml_text import load_yaml
+    from fewstep.teacher.files.yaml_text import load_yaml
 
     path = folder / "recipe.yaml"
     try:
@@ -193,14 +193,15 @@ def _stage(folder: Path, kept: KeptStage, before: str | None, judging: Judging |
     )
 
 
-def _gate(gate: KeptGate | None, name: str, result: dict[str, Any] | None) -> str:
+def _gate(kept: KeptGate | None, name: str, result: dict[str, Any] | None) -> str:
     """Why a finished stage's gate did not open; empty when it did, or there is none."""
-    if gate is None or result is None:
+    from fewstep.distill.settings import Gate
+
+    value = None if kept is None or result is None else result.get(kept.metric)
+    if kept is None or value is None or (kept.at_most is None) == (kept.at_least is None):
         return ""
-    value, most, least = result.get(gate.metric), gate.at_most, gate.at_least
-    if value is None or (most is None) == (least is None):
+    # not validated: the run may be of a version that has other metrics
+    gate = Gate.model_construct(**kept.model_dump())
+    if gate.opens(value):
         return ""
-    if (most is not None and value <= most) or (least is not None and value >= least):
-        return ""
-    limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
-    return f"the gate of stage {name} did not open: {gate.metric} is {value:.3g}, and it asks for {limit}"
+    return f"the gate of stage {name} did not open: {gate.metric} is {value:.3g}, and it asks for {gate.limit}"

@@ -69,7 +69,7 @@ def check_rate(name: str, fps: float, first: float) -> None:
 def check_gates(plan: Recipe, teacher: Teacher, size: VideoSize) -> None:
     """Raises ValueError for a gate on prompt accuracy where the judge cannot read the clips."""
     from fewstep.eval.choose_metrics import judge_reads
-    from fewstep.eval.steps_table import check_world
+    from fewstep.eval.metrics.shapes import check_world
 
     for stage in plan.stages:
         if stage.gate is None or stage.gate.metric != "prompt_accuracy":

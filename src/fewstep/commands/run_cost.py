@@ -53,7 +53,7 @@ def show_cost(
 def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
     from rich.table import Table
 
-    from fewstep.teacher.buckets import size_said
+    from fewstep.teacher.source import size_said
 
     table = Table("size", "clips", "latents", title="clips of each size, at most")
     for size, count in clips.items():
@@ -63,7 +63,7 @@ def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
 
 def _largest_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
     from fewstep.distill.size_checks import largest_size
-    from fewstep.teacher.buckets import size_said
+    from fewstep.teacher.source import size_said
 
     return (
         f"clips of {len(sizes)} sizes: {size_said(largest_size(teacher, sizes))} is the largest; count every call as "
@@ -79,7 +79,7 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     from fewstep.distill.estimate import conversion_calls, rollout_calls, stage_calls, total_calls
     from fewstep.distill.objectives.base import STUDENT
     from fewstep.distill.settings import RolloutData, conversion_name
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
 
     total = total_calls(plan, schedule)
     trained = [role for role in dict.fromkeys((STUDENT, *total.forward)) if role != SUPERVISOR]

@@ -39,8 +39,8 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     """Prints the table; the outline is used up. Where a family cannot be counted, a line says so."""
     from fewstep.distill.fitting import what_fits
     from fewstep.distill.step_cost import StepCounter
-    from fewstep.teacher.buckets import size_said
     from fewstep.teacher.experts import every_network
+    from fewstep.teacher.source import size_said
 
     assert plan.precision != "auto"
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `run.follow`
@@ -135,8 +135,8 @@ def _data_line(plan: Recipe, teacher: Teacher, size: VideoSize) -> str:
     """What rows of latents take in the main memory."""
     import math
 
+    from fewstep.teacher.dataset.shuffled_rows import WINDOW
     from fewstep.teacher.limits import GIB
-    from fewstep.teacher.shuffled_rows import WINDOW
 
     rows = WINDOW * math.prod(teacher.latent_shape(*size)) * 2 / GIB  # stored in half precision
     return f"{WINDOW:,} rows of latents at a time take up to {rows:.2f} GiB of main memory"

@@ -25,7 +25,7 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     """Writes a clip of this size per prompt of `logging.prompts`, and all of them as a contact sheet; None without
     prompts. Raises ValueError for a small decoder of another autoencoder."""
     from fewstep.student.decoder.files import load_decoder
-    from fewstep.teacher.video import contact_sheet, to_uint8, write_image, write_video
+    from fewstep.teacher.videos.writing import contact_sheet, to_uint8, write_image, write_video
 
     prompts = plan.logging.sampled
     if not prompts:
@@ -56,8 +56,7 @@ def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
     """
     if not any(stage.gate and stage.gate.metric == "prompt_accuracy" for stage in plan.stages):
         return {}
-    from fewstep.eval.metrics.shapes import ShapesJudgement, held_out_prompts
-    from fewstep.eval.steps_table import check_world
+    from fewstep.eval.metrics.shapes import ShapesJudgement, check_world, held_out_prompts
 
     check_world(teacher)
     prompts = held_out_prompts(_JUDGED, plan.seed)

@@ -46,7 +46,7 @@ from fewstep.teacher.limits import MOST_CLIPS, MOST_GUIDANCE, MOST_SAMPLING_STEP
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.eval.tuning import Tuning
+    from fewstep.eval.latency.tuning import Tuning
     from fewstep.student.sampler import Sampler, SamplingOptions
 
 Decoder = Annotated[
@@ -126,12 +126,12 @@ def sample(
     """Make clips from prompts with a teacher or a student."""
     screen = Screen(stdout_is_data=True)
     screen.say(f"loading {source} ({dtype})")
-    from fewstep.eval.tuning import check_tuning
+    from fewstep.eval.latency.tuning import check_tuning
     from fewstep.student.sampler import SamplingOptions
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
     from fewstep.teacher.given import check_given, given_names, parse_given
     from fewstep.teacher.loading import find_device
-    from fewstep.teacher.video import check_fps, check_suffix
+    from fewstep.teacher.videos.writing import check_fps, check_suffix
 
     check_suffix(out)
     if fps is not None:
@@ -167,7 +167,7 @@ def _open(
 
     Raises ValueError for a model or a decoder that is not there, or cannot be asked or tuned so.
     """
-    from fewstep.eval.tuning import tune
+    from fewstep.eval.latency.tuning import tune
     from fewstep.student.background import check_background
     from fewstep.student.decoder.files import find_decoder, load_decoder
 
@@ -262,7 +262,7 @@ def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -
     """
     from PIL import Image
 
-    from fewstep.teacher.video import SHEET_SUFFIX, contact_sheet, to_uint8, write_image, write_video
+    from fewstep.teacher.videos.writing import SHEET_SUFFIX, contact_sheet, to_uint8, write_image, write_video
 
     if out.suffix.lower() == SHEET_SUFFIX and len(prompts) == 1:
         (frames,) = map(to_uint8, clips)

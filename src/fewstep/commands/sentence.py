@@ -17,7 +17,7 @@ def told(error: BaseException) -> str:
     """What went wrong, in words."""
     from pydantic import ValidationError
 
-    from fewstep.teacher.atomic import no_room_sentence
+    from fewstep.teacher.files.atomic import no_room_sentence
 
     if (full := no_room_sentence(error)) is not None:
         return full

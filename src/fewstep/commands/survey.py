@@ -37,7 +37,7 @@ def survey(
     from fewstep.commands.survey_tries import tried
     from fewstep.commands.tables import print_table
     from fewstep.eval.results import results_table, write_tables
-    from fewstep.teacher.atomic import check_writable_file
+    from fewstep.teacher.files.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
 
     check_writable_file(out, [".json"])

@@ -24,8 +24,8 @@ from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.given import noise_given
 from fewstep.teacher.outline import outline_teacher
-from fewstep.teacher.pipeline_index import index_path, read_json
-from fewstep.teacher.video import write_image, write_video
+from fewstep.teacher.pipelines.index import index_path, read_json
+from fewstep.teacher.videos.writing import write_image, write_video
 
 _PROMPTS = ("a red ring", "a box that moves to the left")
 _FRAMES, _SIDES = (9, 17, 16, 8, 5, 7, 1), (16, 32, 64, 128, 256)  # the least that makes more than one latent frame

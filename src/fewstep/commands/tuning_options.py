@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from fewstep.eval.tuning import Tuning
+    from fewstep.eval.latency.tuning import Tuning
 
 Optimise = Annotated[
     Literal["auto"] | None,
@@ -56,6 +56,6 @@ Overlap = Annotated[
 
 def take_tuning(options: dict[str, Any]) -> Tuning:
     """Those of a command's options, by name, that are a tuning's, which are not among them any more."""
-    from fewstep.eval.tuning import Tuning
+    from fewstep.eval.latency.tuning import Tuning
 
     return Tuning(**{field.name: options.pop(field.name) for field in fields(Tuning)})

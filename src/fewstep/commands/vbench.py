@@ -57,12 +57,12 @@ def make_videos(
     from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import SamplingOptions
-    from fewstep.teacher.atomic import check_unlocked
-    from fewstep.teacher.caption_files import read_prompts
+    from fewstep.teacher.dataset.caption_files import read_prompts
+    from fewstep.teacher.files.atomic import check_unlocked
+    from fewstep.teacher.files.shared_folder import only_writers
     from fewstep.teacher.given import given_names
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.ranks import launched_ranks
-    from fewstep.teacher.shared_folder import only_writers
 
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
@@ -103,7 +103,7 @@ def read(
     check_alone("vbench read")
     from fewstep.eval.evaluation_file import add_figures, check_evaluation
     from fewstep.eval.vbench import read_figures
-    from fewstep.teacher.atomic import only_writer
+    from fewstep.teacher.files.atomic import only_writer
 
     figures = read_figures(file)
     check_evaluation(into)

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from fewstep.commands.report import read_run
-from fewstep.commands.table_entries import students_of
+from fewstep.commands.shapes.entries import students_of
 from fewstep.distill.calls import Calls
 from fewstep.distill.estimate import relay_work, stage_calls, steady_calls
 from fewstep.distill.objectives.base import STUDENT

@@ -13,7 +13,7 @@ from fewstep.eval.metrics import fvd
 from fewstep.eval.metrics.fvd import FvdFeatures
 from fewstep.eval.metrics.i3d import I3D
 from fewstep.eval.metrics.preprocess import eight_bits, resized
-from fewstep.teacher.checksums import sha256
+from fewstep.teacher.files.checksums import sha256
 
 BLOCKS = {
     "mixed_3b": (192, 64, 96, 128, 16, 32, 32),

@@ -11,7 +11,7 @@ from fewstep.eval.metrics.box_iou import BoxIoU, boxes, iou, object_mask
 from fewstep.eval.metrics.clips import Clips
 from fewstep.eval.metrics.given_frames import FramePsnr
 from fewstep.teacher.base import VideoSize
-from fewstep.teacher.caption_files import read_prompts
+from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.shapes.judge import batch
 from fewstep.teacher.shapes.real_clips import PROMPT_TABLES, write_clip, write_given_files, write_prompt_tables
 

@@ -20,7 +20,7 @@ from fewstep.eval.report.inputs import (
     read_evaluation,
 )
 from fewstep.eval.report.page import Material
-from fewstep.teacher.video import write_video
+from fewstep.teacher.videos.writing import write_video
 
 FRAMES, SIDE, FPS = 17, 64, 8
 HOSTILE = '</script><script>window.broken = true</script><img src="https://example.com/x.png">'

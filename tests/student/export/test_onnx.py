@@ -18,7 +18,7 @@ from fewstep.student.export.base import EXACT, Exported, find_format
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
-from fewstep.teacher.buckets import size_said
+from fewstep.teacher.source import size_said
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra fewstep[onnx] is not installed")
 for module in ("onnxscript", "onnxruntime"):

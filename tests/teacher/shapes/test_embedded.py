@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from fewstep.cli import app
 from fewstep.teacher.base import Teacher, embedded_path
-from fewstep.teacher.decode_video import ClipShape, decode_video
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.shapes.autoencoder import clips
 from fewstep.teacher.shapes.judge import EMBEDDED_JUDGE, batch, judge_sha256, load_judge
 from fewstep.teacher.training_loop import psnr_of_mse
+from fewstep.teacher.videos.decoding import ClipShape, decode_video
 
 TABLE = Path(__file__).parents[3] / "docs" / "results" / "teacher.json"
 PROMPT = "a large yellow ring drifts to the left over a dark striped background"

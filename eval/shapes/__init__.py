@@ -1,0 +1,1 @@
+"""Tables of the embedded world: teachers and students judged by its own judge."""

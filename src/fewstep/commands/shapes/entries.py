@@ -1,0 +1,135 @@
+"""Which stages of which runs a table of students holds, and what their runs say of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewstep.distill.recipe import Recipe
+    from fewstep.eval.shapes.relay_entry import RelayEntry
+    from fewstep.teacher.base import Teacher
+
+
+def parse_stages(text: str | None) -> list[str] | None:
+    """'4-step,4-step-mse' -> their names; None for all. Raises ValueError for a name that is empty."""
+    names = None if text is None else [name.strip() for name in text.split(",")]
+    if names is not None and not all(names):
+        raise ValueError(f"--stages is {text!r}; it must be names of stages, separated by commas")
+    return names
+
+
+def chosen_stages(runs: Sequence[Path], names: Sequence[str] | None) -> dict[Path, list[Path]]:
+    """The folders of runs' finished stages, in their recipes' order: of these names, or all.
+
+    Raises ValueError when there is no run, a run has no finished stage, or no run has one of a name.
+    """
+    finished = {run: _finished(run) for run in runs}
+    if names is None:
+        return finished
+    there = list(dict.fromkeys(folder.name for stages in finished.values() for folder in stages))
+    for name in names:
+        if name not in there:
+            raise ValueError(
+                f"--stages names {name}, and no run has a finished stage of that name: choose among {', '.join(there)}"
+            )
+    return {run: [folder for folder in stages if folder.name in names] for run, stages in finished.items()}
+
+
+def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_starts: bool) -> list[RelayEntry]:
+    """Entries of these stages of a run, a row each, and one more for the last of a line.
+
+    Stages that others of as many steps go on from are on the way, and may be left out.
+    """
+    from fewstep.distill.recipe import kept_recipe
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.eval.shapes.relay_entry import RelayEntry
+    from fewstep.student.load_student import load_student
+    from fewstep.student.weights import weights_sha256
+
+    recipe, folder, entries = kept_recipe(run), RunFolder(run), []
+    for index, stage in enumerate(recipe.stages):
+        if folder.stage(stage.name) not in stages:
+            continue
+        phases = [phase for phase in recipe.phases_of(index) if not (leave_out_starts and phase == "start")]
+        if not phases:
+            continue
+        student = load_student(folder.stage(stage.name), teacher=teacher)
+        facts: dict[str, Any] = {
+            "steps": stage.student_steps,
+            "guidance": student.contract.baked_guidance,
+            "train_seconds": _seconds(recipe, folder, index),
+            "name": stage.name,
+            "run": str(run),
+            "sha256": weights_sha256(folder.stage(stage.name)),
+            "recipe_seed": recipe.seed,
+            "recipe_sha256": line_sha256(recipe, index),
+            **_fresh_heads(folder.result(stage.name), folder.stage(stage.name) / "result.json"),
+        }
+        entries += [RelayEntry(student=student, phase=phase, **facts) for phase in phases]
+    return entries
+
+
+def line_sha256(recipe: Recipe, index: int) -> str:
+    """Of all settings that make the student of stage `index`, from the teacher on, but the recipe's seed.
+
+    Where data lies does not count but by the folder's own name, nor do gates, logging, or stages beside the line.
+    """
+    settings = recipe.model_dump(mode="json", include={"teacher", "precision", "size", "data", "student"})
+    for name in ("folder", "prompts"):
+        if isinstance(settings["data"].get(name), str):
+            settings["data"][name] = Path(settings["data"][name]).name
+    stages = recipe.model_dump(mode="json", include={"stages"})["stages"]
+    # what is newer only where it is set: settings of a line from before there was it must say the same
+    if settings["student"]["base"] is None:
+        del settings["student"]["base"]
+    if recipe.optimizer != "adamw":
+        settings["optimizer"] = recipe.optimizer
+    left_out = [{"gate"} | ({"expert"} if stage.expert is None else set()) for stage in recipe.stages]
+    line = sorted(_line(recipe, index))
+    settings["stages"] = [{k: v for k, v in stages[i].items() if k not in left_out[i]} for i in line]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _line(recipe: Recipe, index: int | None) -> set[int]:
+    """Stage `index` with all that it starts from or is taught by, directly or not."""
+    if index is None:
+        return set()
+    return {index} | _line(recipe, recipe.start_of(index)) | _line(recipe, recipe.teacher_of(index))
+
+
+def _seconds(recipe: Recipe, folder: Any, index: int | None) -> float:
+    """Of the training of a student's whole line."""
+    if index is None:
+        return 0.0
+    own = float(folder.result(recipe.stages[index].name)["train_seconds"])
+    return own + _seconds(recipe, folder, recipe.start_of(index))
+
+
+def _fresh_heads(result: Mapping[str, Any], path: Path) -> dict[str, float | None]:
+    """Held-out accuracies of heads trained afresh, where a stage measured them."""
+    accuracies = {"fresh_before": result.get("fresh_heads_before"), "fresh_after": result.get("fresh_heads")}
+    for value in accuracies.values():
+        if value is not None and not isinstance(value, int | float):
+            raise ValueError(f"{path} has {value!r} for the accuracy of fresh heads, which is no number: restore it")
+    return accuracies
+
+
+def _finished(run: Path) -> list[Path]:
+    """The folders of a run's finished stages. Raises ValueError when there is no run, or none is finished."""
+    from fewstep.distill.recipe import kept_recipe
+    from fewstep.distill.run_folder import RunFolder
+
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{run} is no run (it has no recipe.yaml): pass the folder of a `fewstep run`")
+    folder = RunFolder(run)
+    names = [stage.name for stage in kept_recipe(run).stages if folder.finished(stage.name)]
+    if not names:
+        raise ValueError(f"{run} has no finished stage yet: run its recipe to the end of a stage")
+    for name in names:
+        if "train_seconds" not in folder.result(name):
+            raise ValueError(f"{folder.stage(name) / 'result.json'} has no train_seconds: restore it")
+    return [folder.stage(name) for name in names]

@@ -1,0 +1,1 @@
+"""Video files: opened, read as clips, and written."""

@@ -103,7 +103,7 @@ class RolloutData(Settings):
     """A text file with one prompt per line, or a .jsonl file, whose lines may name files that are given with a prompt:
     {"prompt": "a dog runs", "first": "dog.png"}."""
     count: Items = 1
-    """Samples of each prompt, from other noise."""
+    """Samples per prompt, each from its own noise."""
     steps: SamplingSteps = 32
     """Teacher steps of each sample."""
     guidance: GuidanceField = Field(5.0, validate_default=True)
@@ -122,7 +122,7 @@ class VideoData(Settings):
     kind: Literal["videos"]
     """A folder of captioned videos."""
     folder: Found
-    """Video files, in sub-folders as well."""
+    """Video files, also in subfolders."""
     captions: Found | None = None
     """A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4."""
     given: dict[str, str] | None = None

@@ -83,7 +83,7 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
 def test_help_says_whom_each_format_is_for() -> None:
     code, output = fewstep("export", "--help")
     text = " ".join(re.sub(r"[│╭╰─]", " ", output).split())
-    assert code == 0 and "lora: diffusers only, for load_lora_weights; ComfyUI patches nothing with it" in text
+    assert code == 0 and "lora: diffusers only, for load_lora_weights; in ComfyUI it has no effect" in text
     assert "extra gguf" in text
 
 

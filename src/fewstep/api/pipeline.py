@@ -22,7 +22,7 @@ def load_pipeline(
 
     source: a run, one of its stages, or an export. steps: which student of a run; by default the last. teacher: where
     the student's teacher is, if not where its contract says. dtype: of denoiser and text encoder, a torch.dtype or its
-    name; auto is bfloat16 where the device has it natively, else float32.
+    name; auto is bfloat16 where the device supports it natively, else float32.
 
     The pipeline's call has the student's own steps, guidance, sampler and size by default, and raises ValueError when
     it is asked for others, unless `force`. `pipe.contract` says what they are; `pipe.contract.fps` is the clips' rate.

@@ -66,7 +66,7 @@ def benchmark_command(
         typer.Argument(
             metavar="TEACHER STUDENT...",
             help="Runs, stages, pipelines' folders, hub ids or shapes, as [NAME=]SOURCE[@STEPS[:GUIDANCE]]; of a run, "
-            "@STEPS is the stage of so many steps.",
+            "@STEPS picks the stage with that many steps.",
         ),
     ] = None,
     training: Training = None,
@@ -75,12 +75,15 @@ def benchmark_command(
     steps: PipelineStepsOption = None,
     guidance: Annotated[
         str | None,
-        typer.Option(help=f"Of the teacher; by default that of the first student, else its own, usually 5; {LEVELS}."),
+        typer.Option(
+            help=f"The teacher's guidance scale; by default the first student's, else its own, usually 5; {LEVELS}."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips per batch.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Timed passes of every model or stage.")] = 10,
     warmup: Annotated[
-        int, typer.Option(min=1, max=MOST_ITEMS, help="Passes before them; memory is watched in the last.")
+        int,
+        typer.Option(min=1, max=MOST_ITEMS, help="Untimed passes before them; peak memory is measured in the last."),
     ] = 2,
     dtype: DTypeOption = "auto",
     device: DeviceOption = None,
@@ -105,20 +108,25 @@ def benchmark_command(
         str | None,
         typer.Option(
             metavar="CONFIG",
-            help="An architecture for all models: wan2.1-t2v-1.3b, or a folder with a pipeline's configs. They are "
-            "then [NAME=]@STEPS[:GUIDANCE], the first the teacher, the others without guidance by default.",
+            help="Random weights of this architecture for all models: wan2.1-t2v-1.3b, or a folder with a "
+            "pipeline's configs. Models are then written as [NAME=]@STEPS[:GUIDANCE]; the first is the teacher, the "
+            "others are not guided by default.",
         ),
     ] = None,
-    text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
+    text: Annotated[
+        bool, typer.Option(help="Time the text encoder, too; without it, random weights have none.")
+    ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON to write; by default benchmark.json, or training.json, in the run if there is one."),
+        typer.Option(
+            help="JSON to write; by default benchmark.json, or training.json, in the run directory if there is one."
+        ),
     ] = None,
 ) -> None:
     """Time a teacher and its students, in turn, and compare the speed-up with the ideal; or a recipe's training steps.
 
-    A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model or a stage
-    failed later and the others were measured.
+    Missing or incomplete models are refused before any is loaded. Exit code 3 means that a model or a stage failed
+    later and the others were measured.
     """
     typed = _check_mode(ctx)
     if training is not None:

@@ -25,8 +25,9 @@ Training = Annotated[
     typer.Option(
         "--training",
         metavar="RECIPE",
-        help="In place of models: a YAML file, or a packaged recipe, of which training steps are timed. Neither data "
-        "nor a run is needed. Goes with --set, --stages, --repetitions, --warmup, --dtype, --device and --out.",
+        help="Instead of models: a recipe, as a YAML file or a packaged one, whose training steps are timed. Neither "
+        "data nor a run is needed. Can be used with --set, --stages, --repetitions, --warmup, --dtype, --device and "
+        "--out.",
     ),
 ]
 Overrides = Annotated[
@@ -34,7 +35,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="With --training: overrides a setting: stages.1.batch=8."),
 ]
 StageNames = Annotated[
-    str | None, typer.Option("--stages", metavar="NAME,NAME", help="With --training: these stages; by default all.")
+    str | None,
+    typer.Option("--stages", metavar="NAME,NAME", help="With --training: only these stages; by default all."),
 ]
 
 FAILED = 3  # exit code: a stage is missing from the table

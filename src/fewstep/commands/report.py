@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def report(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs; an evaluation's folder will do.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Run directories; an evaluation's folder works as well."),
     ] = None,
     evaluation: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="An evaluation's folder; RUN/evaluation by default.")
@@ -24,7 +25,7 @@ def report(
     benchmark: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A benchmark's JSON; RUN/benchmark.json by default.")
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts' clips the page holds, at most.")] = 6,
+    prompts: Annotated[int, typer.Option(min=1, help="The most prompts whose clips are shown.")] = 6,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Make one HTML page of clips side by side, quality, latency and training; it needs neither server nor network."""

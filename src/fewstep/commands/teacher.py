@@ -44,7 +44,7 @@ def train_teacher(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/shapes-teacher.yaml.")],
     only: Annotated[list[str] | None, typer.Option(help="Only this part: judge, autoencoder or denoiser.")] = None,
     embed: Annotated[bool, typer.Option(help="Make the result the embedded teacher, with its judge.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world, as its recipe says; run it again to resume after a stop."""
     screen = Screen()
@@ -119,12 +119,14 @@ def teacher_table(
     ] = 512,
     guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
-    reference: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips the distance is taken to.")] = 2048,
+    reference: Annotated[
+        int, typer.Option(min=2, max=MOST_ITEMS, help="Number of real clips that the distance compares with.")
+    ] = 2048,
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
         "runs/teacher-table/teacher.json"
     ),
-    fresh: Annotated[bool, typer.Option(help="Measure all of it again.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = None,
 ) -> None:
     """Measure a teacher of the shapes world at many and at few steps."""
     screen = Screen()
@@ -140,18 +142,20 @@ def teacher_table(
 
 @teacher_app.command("videos")
 def render_videos(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; those that are there stay.")],
-    num: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="How many.")] = 1536,
-    held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; existing ones are kept.")],
+    num: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Number of clips.")] = 1536,
+    held_out: Annotated[
+        bool, typer.Option(help="Only held-out combinations, which the teacher was not trained on.")
+    ] = False,
     given: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Another folder, for what clips may be given: first and last frames, boxes of the object, a "
-            "captions.jsonl to train with, and prompts-*.jsonl to sample and evaluate with.",
+            help="Another folder, for what clips can be made from: first and last frames, boxes of the "
+            "object, a captions.jsonl to train with, and prompts-*.jsonl to sample and evaluate with.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides every clip.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all clips.")] = 7,
 ) -> None:
     """Render real clips of the shapes world as mp4 files, each with its caption in a .txt file of the same name."""
     screen = Screen()

@@ -311,7 +311,7 @@ class Stage(Settings):
     clip: Limit = 1.0
     """Limit of the gradient's norm."""
     ema: Decay = 0.99
-    """Decay of the averaged student, which is the stage's result; 0 is no average."""
+    """Decay of the student's EMA, which is the stage's result; 0 is no EMA."""
     starts: Annotated[tuple[StartTime, ...], Field(min_length=1)] | None = None
     """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
     node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""

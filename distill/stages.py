@@ -105,7 +105,7 @@ class Relay:
             self.screen.say(f"{stage.name}: its first step {stage.objective.first_step}")
         self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")
-        # the moving average (EMA) is what the stage leaves behind, so it is what is measured, gated and saved
+        # the EMA is what the stage leaves behind, so it is what is measured, gated and saved
         roles = trainer.roles
         with roles.averaged():
             result: dict[str, Any] = self._unless_stopped(
@@ -137,7 +137,7 @@ class Relay:
         self.screen.say(f"{stage.name}: {figures}")
 
     def _check_agreed(self, index: int, trainer: Trainer) -> None:
-        """Raises ValueError in every process when they would go on from different weights or steps."""
+        """Raises ValueError in every process when they would continue from different weights or steps."""
         if self.accelerator.num_processes == 1:  # hashing large weights takes minutes
             return
         folders = [self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))]
@@ -150,7 +150,7 @@ class Relay:
                 "the weights it begins with": " ".join(digest[:12] for digest in hashes),
                 "what was trained so far": trainer.fingerprint,
             },
-            f"let all of them see one {self.folder.path}, on a disk that they share, and run the same command again",
+            f"put {self.folder.path} on a disk that all of them share, and run the same command again",
         )
 
     def _train(self, trainer: Trainer) -> None:
@@ -232,7 +232,7 @@ class Relay:
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
-        """What the objective measures of what the student began as, and of its moving average."""
+        """What the objective measures of what the student began as, and of its EMA."""
         micro_batch = stage.share(self.accelerator.num_processes)
         probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
         if probe is None:
@@ -318,7 +318,7 @@ def check_gate(stage: Stage, folder: RunFolder) -> None:
     value = measured[gate.metric]
     if not gate.opens(value):
         raise ValueError(
-            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate asks for {gate.limit}: "
+            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate requires {gate.limit}: "
             f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
         )
 

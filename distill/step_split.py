@@ -27,7 +27,7 @@ class StepSplit:
     other. Forwards are the time inside `Teacher.denoise`, and inside what a trainee says is `timed`. A backward pass
     belongs to a network from when gradients reach what it returned until they reach another's; what comes before is
     `other`. So the few elementwise operations between a discriminator and the student are the discriminator's. The
-    optimiser is gathering and clipping of gradients, Adam and the moving average. At every change of part the device
+    optimiser is gathering and clipping of gradients, Adam and the EMA. At every change of part the device
     is waited for.
     """
 

@@ -155,7 +155,7 @@ def _above_ideal(row: TableRow, teacher: TableRow) -> str:
     return (
         f"{row['model']}: denoising {row['denoise_speedup']:.3g} times as fast is above the ideal of "
         f"{row['ideal_speedup']:.3g}, which counts evaluations alone: {doubled if guided else ''}the machine was "
-        "busier while the teacher was timed; it is no gain of the student"
+        "busier while the teacher was timed; it is not a gain of the student"
     )
 
 

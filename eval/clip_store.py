@@ -1,4 +1,4 @@
-"""Per-clip numbers on disk, a batch a file: what a killed evaluation goes on from."""
+"""Per-clip numbers on disk, a batch a file: what a killed evaluation resumes from."""
 
 from __future__ import annotations
 

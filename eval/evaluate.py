@@ -21,7 +21,7 @@ from fewstep.teacher.ranks import ALONE, Ranks
 
 
 class Evaluation:
-    """Measures models one after another. What is on disk is not made again, so a killed evaluation goes on.
+    """Measures models one after another. What is on disk is not made again, so a killed evaluation resumes.
 
     OUT/results.json, OUT/videos/NAME/00000.mp4 and so on, and in OUT/parts/NAME the numbers of each clip. The teacher
     must be measured first; its latents are kept as well, for students are compared with what it made of their noise.

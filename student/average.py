@@ -1,4 +1,4 @@
-"""The moving average of a student's parameters: where it is kept, and how it follows them."""
+"""The EMA of a student's parameters: where it is kept, and how it follows them."""
 
 from __future__ import annotations
 

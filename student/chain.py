@@ -44,7 +44,7 @@ class ChainMember:
 
 @dataclass(frozen=True)
 class Before:
-    """The sampler whose clips another one, of clips of `num_frames`, goes on from, and what of them that is given."""
+    """The sampler whose clips another one, of clips of `num_frames`, continues from, and what of them that is given."""
 
     sampler: Sampler
     frames: Mapping[str, str]
@@ -113,7 +113,7 @@ def check_chain_sizes(
     if size[1:] != before_size[1:]:
         raise ValueError(
             f"{who} makes clips of {size.height}x{size.width} pixels, height and width, and {before}, from which it "
-            f"goes on, of {before_size.height}x{before_size.width}: give both one `size`, or choose other members"
+            f"continues, of {before_size.height}x{before_size.width}: give both one `size`, or choose other members"
         )
     if WHOLE_CLIP in frames.values() and size.num_frames != before_size.num_frames:
         raise ValueError(
@@ -141,7 +141,7 @@ def members_of(source: str) -> tuple[ChainMember, ...]:
         return ()
     first, *later = source.split("+")
     if not all((first, *later)):
-        raise ValueError(f"{source} is no chain: write two or more models with a + between them, as in A+B")
+        raise ValueError(f"{source} is not a chain: write two or more models with a + between them, as in A+B")
     return (ChainMember(first), *(ChainMember(later_source, USUAL) for later_source in later))
 
 

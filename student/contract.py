@@ -263,7 +263,8 @@ class SamplingContract(BaseModel):
         if float((fed - torch.tensor(self.timesteps, dtype=torch.float64)).abs().max()) > 1e-3:
             raise ValueError(
                 f"the student was trained with the timesteps {_listed(self.timesteps)} at its nodes, and "
-                f"{teacher.folder} is fed {_listed(fed.tolist())} there: its scheduler has another number of them, or "
+                f"{teacher.folder} is passed {_listed(fed.tolist())} there: its scheduler has another number of them, "
+                f"or "
                 "its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
             )
         self.check_experts(teacher)
@@ -328,12 +329,13 @@ def _said(value: Any) -> str:
 
 _FORCE = "`fewstep sample --force` samples it anyway"
 _WHY = {
-    "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
+    "steps": f"it was not trained at other nodes; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
-    "embedded_guidance": f"its denoiser was told that one only; leave --embedded-guidance out, or {_FORCE}",
-    "control_scale": f"its control branch was added so; leave --control-scale out, or {_FORCE}",
-    "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
-    "size": f"it never saw others; ask for one of these with --frames, --height and --width, or {_FORCE}",
+    "embedded_guidance": f"its denoiser was trained with that value only; leave --embedded-guidance out, or {_FORCE}",
+    "control_scale": f"its control branch was added at that scale; leave --control-scale out, or {_FORCE}",
+    "guidance": "guidance is already distilled into its weights and would be applied twice; leave --guidance out, or "
+    f"{_FORCE}",
+    "size": f"it was not trained on others; choose one of these with --frames, --height and --width, or {_FORCE}",
 }
 
 

@@ -360,8 +360,9 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         own = self.default_fps()
         if self.fed_fps and fps is not None and fps != own:
             raise ValueError(
-                f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} is told that they "
-                f"have {own:g}: make the data with --fps {own:g}, or write the rate into a fewstep.json in its folder"
+                f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} takes the frame "
+                f"rate as an input, which is {own:g}: make the data with --fps {own:g}, or write the rate into a "
+                f"fewstep.json in its folder"
             )
 
     def check_encodes(self) -> None:

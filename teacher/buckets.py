@@ -28,7 +28,7 @@ def read_size(text: str) -> VideoSize:
     """What `size_said` writes. Raises ValueError for other text."""
     numbers = [int(number) if number.isascii() and number.isdigit() else 0 for number in text.lower().split("x")]
     if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
+        raise ValueError(f"{text!r} is not a size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
     width, height, num_frames = numbers
     return VideoSize(num_frames, height, width)
 
@@ -39,7 +39,7 @@ def check_sizes(sizes: Sequence[VideoSize]) -> None:
         raise ValueError("the list is empty: name at least one size, or leave it out")
     twice = [size for size in sizes if sizes.count(size) > 1]
     if twice:
-        raise ValueError(f"{size_said(twice[0])} is there twice: name each size once")
+        raise ValueError(f"{size_said(twice[0])} is listed twice: list each size once")
 
 
 def folder_of(folder: Path, size: VideoSize, sizes: Sequence[VideoSize]) -> Path:
@@ -100,7 +100,7 @@ def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
 
 def too_short(video: VideoShape, needed: float) -> str:
     """Why a video that lasts no longer than the seconds that are needed cannot be used."""
-    return f"too short: {video.seconds:.2f} s, needed are more than {needed:.2f} s"
+    return f"too short: {video.seconds:.2f} s, it needs more than {needed:.2f} s"
 
 
 def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) -> int:

@@ -58,7 +58,7 @@ def write_dataset(
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
-    A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
+    A shard is written whole or not at all, so a killed run resumes where it stopped when called again with
     the same plan. All `ranks` call it and make whole shards; the dataset is the same however many they are. In the
     first, `advance` is called after every item made. `left_out` are lines for the report beyond the items
     that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
@@ -187,7 +187,7 @@ def usable_line(folder: Path, manifest: Manifest) -> str | None:
 
 
 def check_dataset_folder(folder: Path) -> None:
-    """Raises ValueError for a folder that holds other things than a dataset, among which shards would get lost."""
+    """Raises ValueError for a folder that holds files other than a dataset's, among which shards would get lost."""
     if (folder / MANIFEST_FILE).is_file():
         read_manifest(folder)
     elif folder.is_dir():
@@ -195,8 +195,8 @@ def check_dataset_folder(folder: Path) -> None:
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others := [name for name in others if name not in known]:
             raise ValueError(
-                f"{folder} holds other things than a dataset, such as {first_few(others)}: choose a folder of its own "
-                "with --out"
+                f"{folder} holds files other than a dataset's, such as {first_few(others)}: choose another folder with "
+                "--out"
             )
 
 

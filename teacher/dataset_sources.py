@@ -98,7 +98,7 @@ class VideoSource:
         name = path.relative_to(self.folder).as_posix().encode(errors="replace").decode()  # JSON is UTF-8
         try:
             if path not in self.captions:
-                check_video(path)  # that it is no video at all is the better reason
+                check_video(path)  # that it is not a video at all is the better reason
                 return Skip(file=name, reason="no caption")
             caption, frames = self.captions[path], decode_video(path, self.clip, self.start)
             return _Clip(name, caption, frames, self._files(caption))

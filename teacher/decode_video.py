@@ -64,7 +64,7 @@ def decode_video(path: Path, clip: ClipShape, start: ClipStart = "centre") -> ND
 
 
 def check_video(path: Path) -> None:
-    """Raises UnreadableVideo for a file that is no video, judged by its header alone."""
+    """Raises UnreadableVideo for a file that is not a video, judged by its header alone."""
     with open_video(path):
         pass
 
@@ -126,7 +126,7 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
             pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
         if len(pictures) == clip.num_frames:
             return np.stack(pictures)
-    raise UnreadableVideo(f"too short: {max(length, 0):.2f} s, needed are more than {clip.seconds:.2f} s")
+    raise UnreadableVideo(f"too short: {max(length, 0):.2f} s, it needs more than {clip.seconds:.2f} s")
 
 
 def _timed(frames: Iterator[VideoFrame], video: OpenVideo) -> Iterator[tuple[float, float, VideoFrame]]:
@@ -135,7 +135,7 @@ def _timed(frames: Iterator[VideoFrame], video: OpenVideo) -> Iterator[tuple[flo
     interval = 1 / float(video.stream.average_rate) if video.stream.average_rate else 0.0
     for frame in frames:
         if frame.is_corrupt:
-            raise UnreadableVideo("broken: its pictures are damaged")
+            raise UnreadableVideo("broken: its frames are damaged")
         time = frame.time if frame.time is not None else (last[0] + interval if last else 0.0)
         if last:
             interval = time - last[0]

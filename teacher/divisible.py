@@ -56,7 +56,8 @@ class Divisible:
         if only is not None and only not in self.subsets:
             named = " or ".join(self.subsets) or "none: all of it belongs together"
             raise ValueError(
-                f"student.only: {only} is no part that can be trained alone of a {type(self.pipeline).__name__}, which "
+                f"student.only: {only} is not a part that can be trained alone of a {type(self.pipeline).__name__}, "
+                f"which "
                 f"has {named}; use null for the whole denoiser"
             )
         self.only = only

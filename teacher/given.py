@@ -214,7 +214,7 @@ def parse_given(texts: Sequence[str]) -> dict[str, Path]:
         name, file = _pair(text, "first=picture.png")
         in_order([name])
         if name in files:
-            raise ValueError(f"--given {name} is there twice: keep one of them")
+            raise ValueError(f"--given {name} is given twice: keep one of them")
         files[name] = existing(Path(file).expanduser(), f"--given {name}")
     return files
 

@@ -99,7 +99,7 @@ def call_defaults(pipeline_class: type) -> dict[str, Any]:
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults.
 
-    Raises ValueError for a size in fewstep.json that is no whole number above 0.
+    Raises ValueError for a size in fewstep.json that is not a whole number above 0.
     """
     beside = folder / _BESIDE
     if beside.is_file():
@@ -116,7 +116,7 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
 
 
 def said_fps(folder: Path) -> float | None:
-    """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is no rate."""
+    """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is not a rate."""
     beside = folder / _BESIDE
     fps = read_json(beside).get("fps") if beside.is_file() else None
     if fps is None:

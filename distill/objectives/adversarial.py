@@ -64,7 +64,7 @@ class AdversarialObjective:
         return {DISCRIMINATOR: Trainee(both, self.settings.lr, self.settings.betas, self.discriminator.timed())}
 
     def rounds(self, step: int) -> Iterator[tuple[str, ...]]:
-        """The discriminator's turns and the student's on the same clips; before the first, the warm-up on others."""
+        """Discriminator and student steps on the same clips; before the first, the warm-up on others."""
         if step == 0:
             for _ in range(self.settings.warmup):
                 yield (DISCRIMINATOR,)

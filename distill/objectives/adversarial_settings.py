@@ -173,7 +173,7 @@ class Adversarial(ObjectiveSettings):
             add_adapter(shared_copy(network), DISCRIMINATOR_ADAPTER, rank, rank, kinds=teacher.kinds)
 
     def calls(self, stage: Stage, parts: PartCalls) -> Calls:
-        """Both players' turns."""
+        """Discriminator and student steps."""
         return step_calls(self, stage, parts)
 
     def calls_once(self, stage: Stage, parts: PartCalls) -> Calls:

@@ -10,7 +10,7 @@ from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.limited import NumSteps
 
-_MEMORY = 0.9  # of the moving averages, per turn that sees the transition
+_MEMORY = 0.9  # of the running averages, per turn that sees the transition
 
 
 class Balance(Settings):
@@ -47,7 +47,7 @@ class Balance(Settings):
 
 
 class Scores(nn.Module):
-    """Moving averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
+    """Running averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
 
     Accuracy is the share of pairs of which the real one has the higher logit, over clips and heads. Averages begin
     at the first pair that is seen; until then accuracy counts as chance.

@@ -131,7 +131,7 @@ class Metric(torchmetrics.Metric):
         if len(videos) % self.seeds:
             raise ValueError(f"{self.name} compares {self.seeds} clips of each prompt, not {len(videos)} in all")
         if prompts is None and self.reads_prompts:
-            raise ValueError(f"{self.name} holds clips against their prompts: pass prompts, one for each clip")
+            raise ValueError(f"{self.name} compares clips with their prompts: pass prompts, one for each clip")
         if prompts is not None and len(prompts) != len(videos):
             raise ValueError(f"there are {len(videos)} clips and {len(prompts)} prompts: pass one for each clip")
         if teacher is not None and self.paired and teacher.videos.shape != videos.shape:

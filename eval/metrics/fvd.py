@@ -95,7 +95,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
         raise ValueError(f"{path} holds no plain tensors: pass i3d_torchscript.pt or safetensors") from error
     if not isinstance(state, dict) or not all(isinstance(weight, Tensor) for weight in state.values()):
-        raise ValueError(f"{path} is no state dict: pass i3d_torchscript.pt or safetensors")
+        raise ValueError(f"{path} is not a state dict: pass i3d_torchscript.pt or safetensors")
     return state
 
 

@@ -156,7 +156,7 @@ def _accuracy(stage: StageRecord, judging: Judging, ends: Mapping[str, str]) -> 
         "range": [min(_LEAST, *values), 1.0],
         "guides": [{"name": "chance", "value": 0.5}],
         "band": band and {"low": band.low, "high": band.high, "name": f"balance {band.low:g} to {band.high:g}"},
-        "smooth": not ends,  # figures of transitions are moving averages already
+        "smooth": not ends,  # figures of transitions are running averages already
     }
 
 

@@ -1,4 +1,4 @@
-"""The `fewstep` command: its verbs in one place, and one sentence for every mistake a user can mend."""
+"""The `fewstep` command: its verbs in one place, and one sentence for every mistake a user can fix."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _reader(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-        raise ValueError(f"{path} is no whole GGUF file ({error}): copy or export it again") from error
+        raise ValueError(f"{path} is not a whole GGUF file ({error}): copy or export it again") from error
 
 
 def _rounded(weight: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def with_adapter(
     if strays or not state:
         misfit = f"its {strays[0]} does not fit" if strays else "it is empty"
         raise ValueError(
-            f"{path} is no LoRA for {teacher.folder} ({misfit}): use its own teacher (--teacher of `fewstep sample` "
+            f"{path} is not a LoRA for {teacher.folder} ({misfit}): use its own teacher (--teacher of `fewstep sample` "
             "and "
             "`fewstep export`)"
         )

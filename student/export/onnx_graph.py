@@ -102,7 +102,7 @@ def _session(path: Path, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its errors have no class in common but this one
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no whole ONNX file ({reason}): copy or export it again") from error
+        raise ValueError(f"{path} is not a whole ONNX file ({reason}): copy or export it again") from error
 
 
 def _inputs(student: Student, network: nn.Module) -> tuple[_OfBatch, tuple[Tensor, ...], tuple[Any, ...]]:

@@ -33,7 +33,8 @@ class UNetTeacher(Teacher):
         if any(name.startswith("encoder_hid_proj.") or ".processor.to_k_ip." in name for name in held):
             raise ValueError(
                 f"the UNet in {folder} was saved with an IP-Adapter in it, which diffusers drops when it loads the "
-                "folder: call unload_ip_adapter() before save_pretrained(), and load the adapter beside the student"
+                "folder: call unload_ip_adapter() before save_pretrained(), and load the adapter into the student's "
+                "pipeline"
             )
 
     @property

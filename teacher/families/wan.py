@@ -199,13 +199,13 @@ class WanTeacher(Teacher):
             )
         if boundary is not None and not (number and 0 < boundary <= 1):
             raise ValueError(
-                f"{path} has boundary_ratio {boundary!r}: it is the time from which transformer is in charge, a number "
+                f"{path} has boundary_ratio {boundary!r}: it is the time above which transformer is used, a number "
                 "above 0 and up to 1, or null for one denoiser"
             )
         if second and boundary is None:
             raise ValueError(
-                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is in "
-                "charge: restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or "
+                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is "
+                "used: restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or "
                 "name no transformer_2"
             )
         if boundary and not second:

@@ -139,7 +139,7 @@ BROKEN: list[tuple[str, Change, list[str]]] = [
     ("weights with a tail", lengthened(VAE), [f"T/{VAE} is longer than its header says"]),
     ("a pointer for weights", written(TRANSFORMER, POINTER), [f"T/{TRANSFORMER} is a git-lfs pointer", "git lfs pull"]),
     ("a web page for weights", written(TEXT, "<!DOCTYPE html><p>404"), [f"T/{TEXT} is a web page in place of the"]),
-    ("zeros for weights", written(TEXT, bytes(5000)), [f"T/{TEXT} is no safetensors file"]),
+    ("zeros for weights", written(TEXT, bytes(5000)), [f"T/{TEXT} is not a safetensors file"]),
     ("a link that leads nowhere", lambda f: [*removed(TEXT)(f), *linked(TEXT, "/nowhere")(f)], ["link to one that is"]),
     ("only another precision", renamed(TRANSFORMER, "transformer/diffusion_pytorch_model.fp16.safetensors"),
      [f"T/{TRANSFORMER} is missing; T/transformer holds only diffusion_pytorch_model.fp16.safetensors"]),

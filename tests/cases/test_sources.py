@@ -142,7 +142,7 @@ FIRST: list[tuple[str, Change, str, list[str]]] = [
      written("run/benchmark.json", "[]")), "report run", ["run/benchmark.json is not", "results.json is not JSON"]),
     ("report: a folder as page", given(), "report run --out videos", ["videos is a folder, and a file is"]),
     ("student table: a second run that is gone", given(), "student table run nowhere --out t.json",
-     ["nowhere is no run (it has no recipe.yaml)"]),
+     ["nowhere is not a run (it has no recipe.yaml)"]),
     ("student table: nothing finished", both(removed("run/stages/2-step"), removed("run/stages/1-step")),
      "student table run --out t.json", ["run has no finished stage yet"]),
     ("student table: cut weights, and --fresh", both(written("t.json", '{"command": "", "rows": []}'), halved(WEIGHTS)),

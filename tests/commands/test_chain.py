@@ -237,7 +237,7 @@ def test_steps_and_settings_that_a_chain_cannot_take(chain: Path, tmp_path: Path
         (f"{chain}@2+2+2", [], "says 3 numbers of a chain of 2"),
         (f"{chain}@3", [], "no student in"),
         (chain, ["--guidance", 3], "guidance, shift and negative prompt inside"),
-        (f"{chain}+", [], "is no chain"),
+        (f"{chain}+", [], "is not a chain"),
     ):
         code, output = fewstep("sample", source, *arguments, *options)
         assert code != 0 and sentence in " ".join(output.split()), output

@@ -197,7 +197,7 @@ def test_what_one_process_does_is_refused(words: list[object], command: str, mon
     code, output = fewstep(*words)
     assert code == 2 and output == (
         f"`fewstep {command}` is the work of one process, and 2 were started: start it without a launcher; "
-        "data rollouts, data videos, evaluate, run and vbench videos share their work out\n"
+        "data rollouts, data videos, evaluate, run and vbench videos share their work between processes\n"
     )
 
 

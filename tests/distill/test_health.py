@@ -131,7 +131,7 @@ def test_a_moving_average_that_is_not_a_number_is_caught_in_its_own_stage(case: 
         return figures
 
     trainer.one_step = broken  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="its clips are not finite: a weight, or its moving average"):
+    with pytest.raises(ValueError, match="its clips are not finite: a weight, or its EMA"):
         trainer.run(ignore, Signals())
 
 
@@ -186,7 +186,9 @@ def test_a_discriminator_that_has_won_stops_the_run(case: Case) -> None:
         return figures
 
     objective.loss = certain
-    with pytest.raises(ValueError, match="its discriminator is right in 1 of pairs at every transition: it has won"):
+    with pytest.raises(
+        ValueError, match="its discriminator is right in 1 of pairs at every transition: the student never fools it"
+    ):
         trainer.run(ignore, Signals())
 
 

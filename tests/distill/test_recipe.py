@@ -251,7 +251,7 @@ def test_each_stage_finds_its_teacher_and_goes_on_with_the_student_before(path: 
 def test_a_stage_may_start_elsewhere(path: Path) -> None:
     assert read_recipe(path, [f"stages.3.start={NAMES[0]}"]).start_of(3) == 0
     assert read_recipe(path, ["stages.3.start=base"]).start_of(3) is None
-    assert f"stages.1.start: {NAMES[2]} is no earlier stage" in refused(path, f"stages.1.start={NAMES[2]}")
+    assert f"stages.1.start: {NAMES[2]} is not an earlier stage" in refused(path, f"stages.1.start={NAMES[2]}")
 
 
 def test_a_line_of_adapters_ends_in_an_adapter(path: Path) -> None:
@@ -271,8 +271,8 @@ def test_a_stage_may_name_its_teacher(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("stages.1.teacher=2-step", "stages.1.teacher: 2-step is no earlier stage; use base or 8-step"),
-        ("stages.1.teacher=4-step", "stages.1.teacher: 4-step is no earlier stage; use base or 8-step"),
+        ("stages.1.teacher=2-step", "stages.1.teacher: 2-step is not an earlier stage; use base or 8-step"),
+        ("stages.1.teacher=4-step", "stages.1.teacher: 4-step is not an earlier stage; use base or 8-step"),
         ("stages.3.teacher=8-step", "stages.3.teacher: 8-step takes 8 steps, not 4; set teacher_steps to 8"),
         ("stages.1.guidance=5", "stages.1.guidance is 5, but its teacher 8-step is a student with guidance baked in;"),
         ("stages.3.teacher_steps=16", "stages.3.guidance is 1, but its student starts with 5 baked in and learns from"),

@@ -165,7 +165,7 @@ def test_files_are_looked_at_before_they_are_read(picture: Path, film: Path, tmp
         with pytest.raises(ValueError, match=words):
             check_given([good, wrong], sizes, 10.0)
         assert unreadable_given(wrong, sizes, 10.0) and not unreadable_given(good, sizes, 10.0)
-    with pytest.raises(ValueError, match=r"too short: 1.00 s, needed are more than"):
+    with pytest.raises(ValueError, match=r"too short: 1.00 s, it needs more than"):
         check_given([good], {"control": SIZE._replace(num_frames=25)}, 10.0)
     assert unreadable_given(Prompt("a box", {"first": picture}), sizes, 10.0) == "no control is given"
 

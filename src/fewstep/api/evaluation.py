@@ -40,7 +40,8 @@ def evaluate(
 
     models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source. decoder: a
     small decoder for all but the first, or name -> decoder. metrics: names, by default all that can be taken. quiet:
-    shows nothing; what would be shown is in log.txt of `out`, which is by default the last run's folder `evaluation`.
+    shows nothing; what would be shown is in log.txt of `out`, which is by default `evaluation` in the last run
+    directory.
     All else is as `fewstep evaluate --help` says. Raises ValueError in one sentence for what that refuses. Call it
     again to resume after a stop.
     """

@@ -26,7 +26,7 @@ def load_pipeline(
 
     The pipeline's call has the student's own steps, guidance, sampler and size by default, and raises ValueError when
     it is asked for others, unless `force`. `pipe.contract` says what they are; `pipe.contract.fps` is the clips' rate.
-    Raises ValueError in one sentence for what is no student, and one that no pipeline of diffusers can sample.
+    Raises ValueError in one sentence for what is not a student, and one that no pipeline of diffusers can sample.
     """
     import torch
 
@@ -37,13 +37,13 @@ def load_pipeline(
     from fewstep.teacher.source import EMBEDDED
 
     if not isinstance(source, str | Path) or not str(source):
-        raise ValueError(f"source is {source!r}: pass a run's folder, one of its stages, or an export")
+        raise ValueError(f"source is {source!r}: pass a run directory, one of its stages, or an export")
     path = Path(source).expanduser()
     if source in EMBEDDED or (path.exists() and not is_student(path)):
         raise ValueError(_no_student(source, path))
     if not path.exists():
         raise ValueError(
-            f"there is no {source}: pass a run's folder, one of its stages, or an export; `hf download ID --local-dir "
+            f"there is no {source}: pass a run directory, one of its stages, or an export; `hf download ID --local-dir "
             "DIR` brings one from the hub"
         )
     name = str(dtype).removeprefix("torch.")
@@ -60,4 +60,7 @@ def _no_student(source: PathOrName, path: Path) -> str:
 
     if (path / CHAIN_FILE).is_file():
         return f"{source} is a chain of several models: load the runs in it one by one, or use `fewstep sample`"
-    return f"{source} is no student: pass a run's folder, one of its stages, or an export; a teacher loads by diffusers"
+    return (
+        f"{source} is not a student: pass a run directory, one of its stages, or an export; a teacher loads by "
+        f"diffusers"
+    )

@@ -181,14 +181,14 @@ def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, re
     from fewstep.eval.optimise import FEWEST
 
     if tuning.quantise_text is not None and not text:
-        raise ValueError("--quantise-text is of what --no-text leaves out of the timing: leave one of them out")
+        raise ValueError("--quantise-text needs the text encoder, which --no-text leaves out: leave one of them out")
     if not optimise and max_error is not None:
         raise ValueError("--max-error is the limit of --optimise auto: leave it out, or add that")
     if optimise and tuning.said:
         raise ValueError(f"--optimise auto chooses the options itself: leave {tuning.said} out")
     if optimise and repetitions < FEWEST:
         raise ValueError(
-            f"--optimise auto holds gains against the spread of passes: use --repetitions {FEWEST} or more"
+            f"--optimise auto compares gains with the spread of passes: use --repetitions {FEWEST} or more"
         )
 
 
@@ -196,7 +196,7 @@ def _check_mode(ctx: typer.Context) -> set[str]:
     """The names of what was typed. Raises ValueError for options of models with --training, and the other way."""
     typed = {p for p in ctx.params if getattr(ctx.get_parameter_source(p), "name", "") == "COMMANDLINE"}
     if {"training", "models"} <= typed:
-        raise ValueError("--training times a recipe's stages and no models: leave either out")
+        raise ValueError("--training times a recipe's stages, not models: leave out one or the other")
     wrong = typed - _OF_TRAINING - _OF_BOTH if "training" in typed else typed & _OF_TRAINING
     if wrong:
         names = ", ".join(" or ".join((*p.opts, *p.secondary_opts)) for p in ctx.command.params if p.name in wrong)
@@ -230,7 +230,7 @@ def time_models(
     from fewstep.teacher.loading import find_device
 
     if random_weights is not None and decoders:
-        raise ValueError("--decoder is one that was distilled: it cannot be used with --random-weights")
+        raise ValueError("--decoder takes a distilled decoder, which cannot be used with --random-weights")
     opened = models_of(models, decoders) if random_weights is None else []
     out = out or (last_run(opened) or Path("runs")) / "benchmark.json"
     check_replaceable(out)
@@ -344,7 +344,9 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     from fewstep.eval.benchmark import benchmark_notes, shown_columns
     from fewstep.eval.results import results_table
 
-    if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
+    if (
+        out.parent / "recipe.yaml"
+    ).is_file():  # else it is not a run directory, and nothing but the table belongs there
         screen.log_to(out.parent)
     with screen.bar("benchmark", "pass") as bar:
         bar.begin("benchmark", num_passes)

@@ -90,7 +90,7 @@ def _check_out(out: Path) -> None:
 
     check_writable_file(out, [".json"])
     if out.exists() and not all("bare_seconds" in row for row in read_results(out)[1]):
-        raise ValueError(f"{out} is no table of training steps: {ELSEWHERE}")
+        raise ValueError(f"{out} is not a table of training steps: {ELSEWHERE}")
 
 
 def stages_named(plan: Recipe, names: str | None) -> list[int]:
@@ -216,8 +216,8 @@ def columns(players: Sequence[str]) -> dict[str, str]:
         "batch": "batch",
         "seconds": "step",
         "lesson_seconds": "lesson",
-        **{f"{player}_turn_seconds": f"{player}'s turns" for player in players},
-        "student_turn_seconds": "student's turn",
+        **{f"{player}_turn_seconds": f"{player} steps" for player in players},
+        "student_turn_seconds": "student step",
         "supervisor_seconds": "supervisor",
         "student_seconds": "student",
         **{f"{player}_seconds": player for player in players},

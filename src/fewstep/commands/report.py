@@ -37,7 +37,9 @@ def report(
         raise ValueError(f"there is no folder {out.absolute().parent} to write {out.name} into: make it first")
     check_writable_file(out, [".html", ".htm"])
     if not folders and not evaluation:
-        raise ValueError("there is nothing to report: name the folder of a run, or an evaluation's with --evaluation")
+        raise ValueError(
+            "there is nothing to report: name a run directory, or an evaluation's folder with --evaluation"
+        )
     runs, evaluations = _sorted(folders or [])
     evaluations += evaluation or []
     evaluations += [run / "evaluation" for run in runs if (run / "evaluation" / "results.json").is_file()]
@@ -98,7 +100,7 @@ def _sorted(folders: list[Path]) -> tuple[list[Path], list[Path]]:
         else:
             neither.append(folder)
     if gone := [str(folder) for folder in neither if not folder.exists()]:
-        raise ValueError(f"there is no folder {' nor '.join(gone)}: pass the folder of a run or of an evaluation")
+        raise ValueError(f"there is no folder {' nor '.join(gone)}: pass a run directory or an evaluation's folder")
     if neither:
         raise ValueError(
             f"{' and '.join(map(str, neither))} is neither a run (it has no recipe.yaml) nor an evaluation (it has no "
@@ -137,7 +139,7 @@ def _comparison(
 
 
 def read_run(folder: Path) -> RunRecord:
-    """What a run's folder says; a run of another machine will do, so nothing that its recipe names is looked for."""
+    """What a run directory says; a run of another machine will do, so nothing that its recipe names is looked for."""
     import yaml
     from pydantic import ValidationError
 
@@ -204,4 +206,4 @@ def _gate(gate: KeptGate | None, name: str, result: dict[str, Any] | None) -> st
     if (most is not None and value <= most) or (least is not None and value >= least):
         return ""
     limit = f"at most {most:g}" if most is not None else f"at least {least:g}"
-    return f"the gate of stage {name} did not open: {gate.metric} is {value:.3g}, and it asks for {limit}"
+    return f"the gate of stage {name} was not reached: {gate.metric} is {value:.3g}, and it requires {limit}"

@@ -214,12 +214,13 @@ def _open_model(
         options.guidance or options.shift or options.negative_prompt
     ):
         raise ValueError(
-            "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
+            "the members of the chain are students, whose guidance, shift and negative prompt are distilled into "
+            "them: leave "
             "--guidance, --shift and --negative-prompt out"
         )
     if model.student and (options.embedded_guidance, options.control_scale) != (None, None):
         raise ValueError(
-            "the last member of the chain is a student, whose contract says what its denoiser is told: leave "
+            "the last member of the chain is a student, whose contract fixes these inputs of its denoiser: leave "
             "--embedded-guidance and --control-scale out"
         )
     return open_model(model, options, None, getattr(torch, dtype), device)

@@ -133,7 +133,7 @@ def _named_folders(words: list[str]) -> dict[str, Path]:
         if not (kind and equals and folder):
             raise ValueError(f"{word} must be KIND=FOLDER, as in image-to-video=runs/shapes-first-frame/evaluation")
         if kind in folders:
-            raise ValueError(f"{kind} is there twice: give each evaluation a kind of its own")
+            raise ValueError(f"{kind} is given twice: give each evaluation its own kind")
         folders[kind] = Path(folder)
     return folders
 

@@ -35,7 +35,7 @@ def path(
     from fewstep.teacher.source import EMBEDDED, embedded_path
 
     if name not in EMBEDDED:
-        raise ValueError(f"{name} is no embedded teacher: use {', '.join(EMBEDDED)}")
+        raise ValueError(f"{name} is not an embedded teacher: use {', '.join(EMBEDDED)}")
     typer.echo(embedded_path(name))
 
 
@@ -58,7 +58,7 @@ def train_teacher(
     unknown = set(only or ()) - set(parts)
     if unknown:
         allowed = f"use {', '.join(parts)}" if parts else "this recipe has one part"
-        raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: {allowed}")
+        raise ValueError(f"--only {', '.join(sorted(unknown))} is not a part of a teacher: {allowed}")
     chosen = find_device(device)
     settled, precision_line = settle_training_precision(plan, chosen)
     keep_recipe(settled)
@@ -71,7 +71,7 @@ def train_teacher(
         else:
             made = _train_parts(settled, only, embed, chosen, screen)
     if made is not None:
-        screen.result(f"the teacher is in {made}; wherever a command takes a TEACHER it takes this folder")
+        screen.result(f"the teacher is in {made}; commands take this folder as TEACHER")
 
 
 def _train_parts(

@@ -144,9 +144,12 @@ def test_only_exports_are_replaced(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match=r"is no export .*--force leaves it alone"), whole_folder(precious, force=True):
+    with (
+        pytest.raises(ValueError, match=r"is not an export .*--force leaves it alone"),
+        whole_folder(precious, force=True),
+    ):
         pass
-    with pytest.raises(ValueError, match="is no export"), whole_folder(precious / "thesis.tex", force=True):
+    with pytest.raises(ValueError, match="is not an export"), whole_folder(precious / "thesis.tex", force=True):
         pass
     assert (precious / "thesis.tex").read_text() == "x"
 

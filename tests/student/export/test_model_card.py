@@ -52,7 +52,7 @@ RECIPE = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run's folder as far as a card reads it."""
+    """A run directory as far as a card reads it."""
     stage = tmp_path / "run" / "stages" / "4-step"
     stage.mkdir(parents=True)
     (stage / "contract.json").write_text("{}")
@@ -117,7 +117,7 @@ def test_the_front_matter_names_base_relation_and_licence(
 def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
     for text in ("{", "[]", '{"rows": 1, "protocol": {}}'):
         (tmp_path / "results.json").write_text(text)
-        with pytest.raises(ValueError, match=r"is no results.json.*: pass what `fewstep evaluate` wrote"):
+        with pytest.raises(ValueError, match=r"is not a results.json.*: pass what `fewstep evaluate` wrote"):
             read_provenance(run, results=tmp_path / "results.json")
 
 

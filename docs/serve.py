@@ -33,11 +33,11 @@ class Wanted(BaseModel):
 
 
 def make_app(pipe: Any) -> FastAPI:
-    """The app around a pipeline of `fewstep.load_pipeline`. Raises ValueError for a student that needs pictures, or
+    """The app around a pipeline of `fewstep.load_pipeline`. Raises ValueError for a student that needs images, or
     makes them."""
     contract = pipe.contract
     if contract.given or contract.size.num_frames == 1:
-        raise ValueError("this script serves students that make clips from prompts alone: add the pictures to `Wanted`")
+        raise ValueError("this script serves students that make clips from prompts alone: add the images to `Wanted`")
     app, alone = FastAPI(title="few-step clips"), Lock()
 
     @app.exception_handler(RequestValidationError)

@@ -16,7 +16,7 @@ class Background:
 
     One batch at a time, and nobody else may ask the autoencoder meanwhile: some keep features of the clip on themselves
     while they decode. Denoising and text encoders do not ask it. Raises ValueError for clips that are made from
-    pictures, which it would have to encode at the same time.
+    images, which it would have to encode at the same time.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -47,7 +47,7 @@ def check_background(sampler: Sampler) -> None:
     """Raises ValueError for clips that cannot be decoded in the background; an outline will do."""
     if sampler.before is not None or sampler.teacher.given:
         raise ValueError(
-            f"--overlap is for clips that are made from prompts alone, and {sampler.name} makes its own from pictures, "
+            f"--overlap is for clips that are made from prompts alone, and {sampler.name} makes its own from images, "
             "which the autoencoder would have to encode while it decodes: leave it out"
         )
 

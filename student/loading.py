@@ -31,7 +31,7 @@ class Student:
         return rollout(self.teacher, z, conditions, self.contract.grid, self.contract.guidance, on_step, self.network)
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
-        """Of these prompts, with pictures of noise where something is given: for what does not depend on them."""
+        """Of these prompts, with images of noise where something is given: for what does not depend on them."""
         return self.teacher.conditions_of_any(prompts, self.contract.negative_prompt, self.contract.size)
 
 

@@ -49,7 +49,7 @@ class Sampler:
     """A teacher or a student with all that sampling needs but prompts and noise.
 
     `network` is asked instead of the teacher's own denoiser; `contract` is a student's, None of a teacher. `before`: of
-    a chain, what makes the pictures or videos that its last member, which all else here is about, is given. `decoder`
+    a chain, what makes the images or videos that its last member, which all else here is about, is given. `decoder`
     decodes in place of the teacher's autoencoder.
     """
 
@@ -101,7 +101,7 @@ class Sampler:
         return self.teacher.conditions(prompts, self._negative, self.size, given)
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
-        """The same with pictures of noise where something is given: for what does not depend on what they show."""
+        """The same with images of noise where something is given: for what does not depend on what they show."""
         return self.teacher.conditions_of_any(prompts, self._negative, self.size)
 
     @property

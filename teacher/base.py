@@ -238,7 +238,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         return Conditions(positive, negative, shared, self.padded)
 
     def conditions_of_any(self, prompts: Sequence[str], negative_prompt: str | None, size: VideoSize) -> Conditions:
-        """`conditions`, of noise where pictures are given."""
+        """`conditions`, of noise where images are given."""
         return self.conditions(prompts, negative_prompt, size, noise_given(self.given_sizes(size), len(prompts)))
 
     def _seen(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> tuple[Given, VideoSize]:
@@ -249,7 +249,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
                 f"{', '.join(self.given) or 'prompts alone'}: give the same with every prompt"
             )
         if size is None:
-            raise ValueError(f"{self.folder} states no size of clips that pictures could be cut to: say which it is")
+            raise ValueError(f"{self.folder} states no size of clips that images could be cut to: say which it is")
         pixels = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
         return pixels, size
 

@@ -49,7 +49,7 @@ class Rollouts:
     negative_prompt: str = ""
     keep_noise: bool = False
     batch_size: int = 1
-    size: VideoSize | None = None  # of the clips, if not the teacher's own: given pictures are cut to it
+    size: VideoSize | None = None  # of the clips, if not the teacher's own: given images are cut to it
     picked: Sequence[int] | None = None  # which samples these are, where other datasets hold the rest
 
     def rows(self, items: range) -> Iterator[DatasetRow]:
@@ -147,7 +147,7 @@ class _UnreadableGiven(ValueError):
 
 
 def list_files(folder: Path, out: Path) -> list[Path]:
-    """Every file below the folder that is meant to be a video: not hidden, no captions, pictures or subtitles, nothing
+    """Every file below the folder that is meant to be a video: not hidden, no captions, images or subtitles, nothing
     under `out`.
 
     Raises ValueError when there is no such folder, or nothing in it.

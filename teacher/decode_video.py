@@ -47,7 +47,7 @@ def decode_video(path: Path, clip: ClipShape, start: ClipStart = "centre") -> ND
     """The clip (F, H, W, 3) RGB 0..255 that begins at the file's beginning or lies in its centre.
 
     Both are those of what a player shows: an edit list may hide the head or the end of what is stored. Frame k
-    is the one on screen k/fps seconds after the start, so any rate, also a varying one, keeps its speed. Pictures
+    is the one on screen k/fps seconds after the start, so any rate, also a varying one, keeps its speed. Images
     are shown as `fit_picture` says, upright and with square pixels. Raises UnreadableVideo for a file that is no
     video, is broken, or is shorter than the clip; ValueError for an unknown start.
     """
@@ -113,7 +113,7 @@ def _leads_to(place: _Place, first: VideoFrame | None) -> bool:
 
 
 def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place: _Place) -> NDArray[np.uint8]:
-    """The picture on screen at the place + k/fps for each k; (F, H, W, 3)."""
+    """The image on screen at the place + k/fps for each k; (F, H, W, 3)."""
     pictures: list[NDArray[np.uint8]] = []
     length = 0.0
     begin, turned = place.begin, place.turned

@@ -20,7 +20,7 @@ from fewstep.teacher.source import VideoSize
 from fewstep.teacher.video_picture import fit_pixels
 from fewstep.teacher.video_shape import video_shape
 
-IMAGES = ("first", "last", "reference")  # one picture
+IMAGES = ("first", "last", "reference")  # one image
 VIDEOS = ("control", "mask", "pose", "face")  # as many frames as the clip
 GIVEN_NAMES = (*IMAGES, *VIDEOS)
 FIRST_FRAME, LAST_FRAME = "FIRST_FRAME", "LAST_FRAME"  # of a training clip itself
@@ -190,20 +190,20 @@ def given_of_clips(frames: Tensor, sources: Mapping[str, str]) -> Given:
 
 
 def noise_given(sizes: Mapping[str, VideoSize], count: int = 1) -> Given:
-    """Pictures of noise, the same at every call, of the right shapes: for what does not depend on what they show."""
+    """Images of noise, the same at every call, of the right shapes: for what does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (count, 3, *size) for name, size in sizes.items()}
     return {name: torch.randint(256, shape, generator=generator).to(torch.uint8) for name, shape in shapes.items()}
 
 
 def to_pil(video: Tensor, name: str) -> Any:
-    """uint8 (3, F, H, W) as diffusers' pipelines take it: one picture, or a list of frames."""
+    """uint8 (3, F, H, W) as diffusers' pipelines take it: one image, or a list of frames."""
     frames = [Image.fromarray(frame.movedim(0, -1).cpu().numpy()) for frame in video.movedim(1, 0)]
     return frames[0] if name in IMAGES else frames
 
 
 def to_pixels(video: Tensor) -> Tensor:
-    """uint8 -> float32 in -1..1, as diffusers' processors make it of a picture."""
+    """uint8 -> float32 in -1..1, as diffusers' processors make it of an image."""
     return video.float() / 127.5 - 1
 
 

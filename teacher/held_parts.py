@@ -12,7 +12,7 @@ class HeldParts:
     """The part of `Teacher` that drops parts of its pipeline once nobody asks them any more."""
 
     pipeline: Any
-    reads_text = True  # False where clips are made from pictures alone: prompts are then no more than names of clips
+    reads_text = True  # False where clips are made from images alone: prompts are then no more than names of clips
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     unloaded: tuple[str, ...] = ()  # parts of the pipeline that nothing here needs, such as a safety checker
 

@@ -138,7 +138,7 @@ def trained_names(contract: SamplingContract) -> tuple[str, ...]:
 
 
 def clip_code(student: Student) -> str:
-    """The snippet's last lines: a clip from `pipe`, written as a GIF, or a picture, as a PNG."""
+    """The snippet's last lines: a clip from `pipe`, written as a GIF, or an image, as a PNG."""
     called = student.teacher.call_arguments(student.contract)
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
     readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}

@@ -23,7 +23,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
     """Adapter for CogVideoXImageToVideoPipeline: the first frame's latent stands beside the first latent frame of the
     noise, in 1.5 the one that is not decoded, and zeros beside the others.
 
-    The pipeline draws that latent from the autoencoder's posterior; here each picture has a draw of its own.
+    The pipeline draws that latent from the autoencoder's posterior; here each image has a draw of its own.
     """
 
     channels = 2

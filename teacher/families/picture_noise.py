@@ -1,4 +1,4 @@
-"""Noise that belongs to a picture: what a pipeline draws of it is then the same for every clip, prompt and seed."""
+"""Noise that belongs to an image: what a pipeline draws of it is then the same for every clip, prompt and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion (arXiv 2112.10752) and SDXL (arXiv 2307.01952): pictures, as clips of one frame.
+"""Stable Diffusion (arXiv 2112.10752) and SDXL (arXiv 2307.01952): images, as clips of one frame.
 
 Both predict eps on a schedule that ends short of pure noise: SDXL-Lightning's world (arXiv 2402.13929).
 """
@@ -31,7 +31,7 @@ def _same(name: str) -> str:
 class StableDiffusionTeacher(UNetTeacher):
     """Adapter for StableDiffusionPipeline: latents are (B, C, 1, h, w) outside, and (B, C, h, w) inside `predict`."""
 
-    unloaded: tuple[str, ...] = ("safety_checker", "feature_extractor")  # they look at finished pictures
+    unloaded: tuple[str, ...] = ("safety_checker", "feature_extractor")  # they look at finished images
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -55,7 +55,7 @@ class StableDiffusionTeacher(UNetTeacher):
         """One frame, of sides that the pipeline allows."""
         if num_frames != 1:
             raise ValueError(
-                f"{num_frames} frames cannot be made: a {type(self.pipeline).__name__} makes pictures, so use 1"
+                f"{num_frames} frames cannot be made: a {type(self.pipeline).__name__} makes images, so use 1"
             )
         side = lcm(8, self._per_pixel)
         check_sides(height, width, (side, side))

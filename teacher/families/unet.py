@@ -1,4 +1,4 @@
-"""What adapters of Stable Diffusion's UNets share, of pictures, with motion modules, or of Stable Video Diffusion."""
+"""What adapters of Stable Diffusion's UNets share, of images, with motion modules, or of Stable Video Diffusion."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fewstep.teacher.parts import weight_shapes
 from fewstep.teacher.schedule import Prediction, ScheduleKind, Time
 
 UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
-VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline does it
+VAE_AT_ONCE = 16  # images through the autoencoder, as AnimateDiffPipeline does it
 
 
 class UNetTeacher(Teacher):
-    """The half of an adapter that follows from a UNet, CLIP and an autoencoder of pictures."""
+    """The half of an adapter that follows from a UNet, CLIP and an autoencoder of images."""
 
     schedules: tuple[tuple[ScheduleKind, Prediction], ...] = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
     stops_at_taps = True  # activations that are computed again lie inside blocks

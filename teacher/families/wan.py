@@ -231,7 +231,7 @@ class WanTeacher(Teacher):
 
     @property
     def comfyui(self) -> ComfyUI | None:
-        """Its nodes for text-to-video; its workflows of pictures are not described yet."""
+        """Its nodes for text-to-video; its workflows of images are not described yet."""
         if self.given:
             return None
         return COMFYUI_5B if self._config.out_channels == COMFYUI_5B.expected["out_channels"] else COMFYUI

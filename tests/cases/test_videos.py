@@ -145,7 +145,7 @@ def mean_difference(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> floa
 
 
 def shift(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
-    """By the means of rows and of columns of a picture that is smooth: there the noise of codecs vanishes."""
+    """By the means of rows and of columns of an image that is smooth: there the noise of codecs vanishes."""
     return max(float(np.abs(got.mean(axis) - expected.mean(axis)).max()) for axis in (0, 1))
 
 
@@ -248,8 +248,8 @@ def test_colours_that_a_player_would_map(tmp_path: Path, check_case: Check, name
 
 def test_streams_that_are_not_the_film(tmp_path: Path, check_case: Check) -> None:
     cover = decode_video(FILES / "cover-first.mp4", ClipShape(9, 32, 32, 8))
-    moving = f"{len({frame.tobytes() for frame in cover})} different pictures"
-    check_case(STREAMS, "cover-first.mp4: the cover is stored before the film", moving, "9 different pictures")
+    moving = f"{len({frame.tobytes() for frame in cover})} different images"
+    check_case(STREAMS, "cover-first.mp4: the cover is stored before the film", moving, "9 different images")
     got = outcome(lambda: decode_video(FILES / "song-with-cover.mp4", ClipShape(9, 32, 32, 8)))
     check_case(STREAMS, "song-with-cover.mp4", got, "refused: it has no video stream")
     second = films.two_streams(tmp_path / "a.mp4", Disposition(0), Disposition.default)
@@ -260,6 +260,6 @@ def test_streams_that_are_not_the_film(tmp_path: Path, check_case: Check) -> Non
 def test_fields_and_palettes(check_case: Check) -> None:
     clip = decode_video(FILES / "interlaced.mp4", ClipShape(9, 64, 64, 8)).astype(float)
     lines, fields = np.abs(np.diff(clip, axis=1)).mean(), np.abs(clip[:, 2:] - clip[:, :-2]).mean()
-    check_case(STREAMS, "interlaced.mp4", "combed" if lines > fields else "whole pictures", "whole pictures")
+    check_case(STREAMS, "interlaced.mp4", "combed" if lines > fields else "whole images", "whole images")
     pictures = {frame.tobytes() for frame in decode_video(FILES / "palette.avi", ClipShape(9, 12, 16, 8))}
-    check_case(STREAMS, "palette.avi, from its middle", f"{len(pictures)} different pictures", "9 different pictures")
+    check_case(STREAMS, "palette.avi, from its middle", f"{len(pictures)} different images", "9 different images")

@@ -1,4 +1,4 @@
-"""Chains: a picture from a text, then a clip from it; distilled member by member, sampled, measured, refused."""
+"""Chains: an image from a text, then a clip from it; distilled member by member, sampled, measured, refused."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_a_dry_run_checks_every_member_and_makes_nothing(recipe: Path, tmp_path:
     [
         ({"given": {"control": "WHOLE_CLIP"}}, [], "member clip: .*takes first, not control"),
         ({"given": {"first": "MIDDLE"}}, [], "first is 'MIDDLE': use FIRST_FRAME"),
-        ({"given": {"first": "WHOLE_CLIP"}}, [], "first is one picture, and WHOLE_CLIP is not"),
+        ({"given": {"first": "WHOLE_CLIP"}}, [], "first is one image, and WHOLE_CLIP is not"),
         ({"steps": 3}, [], "clip has no student of 3 steps, .*: set steps to one of 2, 1"),
         ({"model": "runs/none"}, [], "clip has one of recipe and model"),
         ({"name": "picture"}, [], "two members called picture"),

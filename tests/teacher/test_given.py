@@ -121,7 +121,7 @@ def test_noise_is_the_same_at_every_call() -> None:
     ("name", "content", "words"),
     [
         ("first", None, "there is no file"),
-        ("first", b"not a picture", "cannot be read as an image"),
+        ("first", b"not an image", "cannot be read as an image"),
         ("first", b"", "cannot be read as an image"),
         ("control", b"GIF89a", "cannot be read as a"),
     ],

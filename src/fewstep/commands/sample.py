@@ -101,7 +101,7 @@ def sample(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="clip.mp4, clip.gif, or a .png: the one frame of a picture, else a contact sheet."),
+        typer.Option(help="clip.mp4, clip.gif, or a .png: the one frame of an image, else a contact sheet."),
     ],
     prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
@@ -272,7 +272,7 @@ def _clips(
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:
     """A contact sheet, one clip, or numbered clips, each written as soon as it is made.
 
-    Of a single clip of one frame a .png file is the picture.
+    Of a single clip of one frame a .png file is the image.
     """
     from PIL import Image
 

@@ -94,7 +94,7 @@ def least_size(teacher: Teacher) -> VideoSize:
 
 
 def write_noise_files(folder: Path, sizes: Mapping[str, VideoSize]) -> dict[str, str]:
-    """Pictures and videos of noise in these sizes, as files; name -> path."""
+    """Images and videos of noise in these sizes, as files; name -> path."""
     folder.mkdir(parents=True)
     files = {}
     for name, video in noise_given(sizes).items():

@@ -65,7 +65,7 @@ def test_what_it_is_not_made_for_is_refused(teacher: Teacher, tmp_path: Path) ->
     with pytest.raises(ValueError, match="shows a reference by an IP-Adapter only, which diffusers loads beside"):
         teacher.take(["control", "reference"])
     save_tiny_controlnet(tmp_path / "pooled", global_pool_conditions=True)
-    with pytest.raises(ValueError, match="sees pictures as a whole"):
+    with pytest.raises(ValueError, match="sees images as a whole"):
         outline_teacher(tmp_path / "pooled")
     index = tmp_path / "pooled" / "model_index.json"
     several = json.loads(index.read_text()) | {"controlnet": ["diffusers", "MultiControlNetModel"]}

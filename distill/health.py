@@ -80,7 +80,7 @@ def _outside(name: str, value: float, band: tuple[float, float]) -> bool:
 
 
 class Watcher:
-    """Measures a student every so many steps of its stage, and says when it is not healthy.
+    """Measures a student at regular steps of its stage, and says when it is not healthy.
 
     measure: figures by name, such as `Liveliness.measure`; of all processes the same.
     """
@@ -90,7 +90,7 @@ class Watcher:
         self._steps, self._suspect = stage_steps, 0
 
     def due(self, step: int) -> bool:
-        """Whether something is measured after so many steps: never in a stage that is too short to be judged."""
+        """Whether something is measured after this step: never in a stage that is too short to be judged."""
         every = self.settings.every
         return self._steps >= every and step > 0 and (step % every == 0 or step == self._steps)
 

@@ -140,16 +140,16 @@ class Recipe(DataRecipe):
         if base is None:
             return wrong
         if shards:
-            wrong.append("student.base: weights in eight bits are not sharded: set parallel.kind=ddp, or leave it out")
+            wrong.append("student.base: 8-bit weights are not sharded: set parallel.kind=ddp, or leave it out")
         if full := [stage.name for index, stage in enumerate(self.stages) if self.train_of(index) == "full"]:
             wrong.append(
-                f"student.base is {base}, and {', '.join(full)} trains whole networks, which eight bits are too coarse "
-                "for: set train to lora, or leave student.base out"
+                f"student.base is {base}, and {', '.join(full)} trains whole networks, which 8-bit weights are too "
+                "coarse for: set train to lora, or leave student.base out"
             )
         if copying := [stage.name for stage in self.stages if stage.objective.trains_copy]:
             wrong.append(
                 f"student.base is {base}, and {', '.join(copying)} trains a whole copy of the teacher's network, which "
-                "eight bits are too coarse for: set objective.discriminator.backbone to frozen or lora, or leave "
+                "8-bit weights are too coarse for: set objective.discriminator.backbone to frozen or lora, or leave "
                 "student.base out"
             )
         return wrong
@@ -199,7 +199,7 @@ class Recipe(DataRecipe):
         """What of the method a stage is, by the names that tables use.
 
         They are the objective's own, such as `mse`, `conditional` or `relaxed`. But regression is `start` if another
-        stage starts from it that is alike: of as many steps, with the same guidance inside. And the last one alike that
+        stage starts from it that is alike: with the same step count and baked-in guidance. And the last one alike that
         is not regression is `final` as well.
         """
         stage, guidance = self.stages[index], self.guidance_in(index)

@@ -190,7 +190,7 @@ class StudentSettings(Settings):
     """A part of the network that alone is trained, wholly or by adapters, where the teacher's family names one, such as
     motion (the motion modules of AnimateDiff). Null: all of it."""
     base: EightBits | None = None
-    """What the frozen weights under adapters are kept in while training: eight bits, by torchao. The supervisor and the
+    """What the frozen weights under adapters are kept in while training: 8-bit, by torchao. The supervisor and the
     discriminator's backbone are the same weights. Null: as `precision` says."""
     lora: LoraSettings = LoraSettings()
     """The adapters."""

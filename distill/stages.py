@@ -52,7 +52,7 @@ class _Prepared:
     """A stage that is ready to run."""
 
     trainer: Trainer
-    watch: Callable[[int], dict[str, float]]  # what is measured after so many steps
+    watch: Callable[[int], dict[str, float]]  # what is measured after this many steps
     probe: Callable[[], dict[str, float]] | None  # what the objective measures at the end, if it is asked
     conversion: Conversion | None  # what the student must be converted to before the first step
 
@@ -285,7 +285,7 @@ def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:
     """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself.
 
-    Where the recipe says so, the teacher's own weights are in eight bits from now on.
+    Where the recipe says so, the teacher's own weights are 8-bit from now on.
     """
     stage, lora = recipe.stages[index], recipe.student.lora
     if recipe.student.base is not None:

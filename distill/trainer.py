@@ -237,7 +237,7 @@ class Trainer:
     def _lessons(self, turns: tuple[str, ...]) -> list[Any]:
         """What the turns of a round learn from, one lesson per micro-batch.
 
-        Only where there is a single one may its graph wait for the student's turn: several would fill the memory that
+        Only where there is a single one may its graph wait for the student step: several would fill the memory that
         micro-batches are there to save.
         """
         stage, lessons = self.stage, []

@@ -116,7 +116,7 @@ class Evaluation:
         }
 
     def _hold_against_others(self, row: EvaluationRow, sampler: Sampler, metrics: Sequence[Metric]) -> None:
-        """A student's figures less those of the teacher, and of each student of as many steps that stands before it."""
+        """A student's figures less those of the teacher, and of each earlier student of the same step count."""
         sample, alike = self._samples.main, self._pairs(sampler)
         for other in itertools.takewhile(lambda earlier: earlier["model"] != row["model"], self._file.rows):
             teacher = other["model"] == self._model.name
@@ -172,7 +172,7 @@ def claim_file(out: Path, model: Model) -> Path:
 
 
 def _alike(row: EvaluationRow, other: EvaluationRow) -> bool:
-    """Whether both are students of as many steps."""
+    """Whether both are students of the same step count."""
     return (row["role"], row["steps"]) == ("student", other["steps"])
 
 

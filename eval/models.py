@@ -41,7 +41,7 @@ class Model:
 
     @staticmethod
     def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
-        """A run is its stage of so many steps, by default the last. Raises ValueError when it has none such."""
+        """A run is its stage of that step count, by default the last. Raises ValueError when it has none such."""
         folder = Path(source).expanduser()
         if is_run(folder):
             return Model(name, str(find_stage(folder, steps)), None, guidance)

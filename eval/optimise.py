@@ -146,7 +146,7 @@ def _turned(switches: Sequence[Switch], on: bool) -> Sequence[Switch]:
 
 def candidates(model: TimedModel, batch: int) -> Iterator[list[tuple[str, Any]]]:
     """Options that this machine may have, alternatives together, in the order in which they are tried: compilation
-    before eight bits, which without it are turned back at every use."""
+    before 8-bit weights, which without it are dequantised at every use."""
     sampler = model.sampler
     on_gpu = sampler.teacher.device.type == "cuda"
     yield [("attention", name) for name in (_GPU_ATTENTION if on_gpu else _CPU_ATTENTION)]

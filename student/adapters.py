@@ -186,7 +186,7 @@ def _adaptable(module: nn.Module) -> bool:
 
 def _inject(network: nn.Module, name: str, config: LoraConfig) -> None:
     with warnings.catch_warnings():
-        # on a base in eight bits, which nothing is merged into
+        # on an 8-bit base, which nothing is merged into
         warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
         inject_adapter_in_model(config, network, name)
     for parameter in adapter_parameters(network, name).values():

@@ -1,4 +1,4 @@
-"""Frozen weights in eight bits by torchao, under adapters that are trained: half the bytes of bfloat16, or a quarter of
+"""Frozen 8-bit weights by torchao, under adapters that are trained: half the bytes of bfloat16, or a quarter of
 float32's."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def torchao_quantization(wanted_for: str) -> Any:
 
 
 def weight_config(kind: EightBits, wanted_for: str) -> Any:
-    """torchao's settings for weights of so many bits. Raises ValueError, in a sentence, where it is missing."""
+    """torchao's settings for weights of this many bits. Raises ValueError, in a sentence, where it is missing."""
     config: Any = getattr(torchao_quantization(wanted_for), _CONFIGS[kind])
     return config(set_inductor_config=False)  # else it changes torch.compile's for the whole process
 
@@ -41,9 +41,9 @@ def block_linears(teacher: Teacher, network: nn.Module) -> dict[str, nn.Linear]:
 
 @torch.no_grad()
 def quantise_base(teacher: Teacher, kind: EightBits) -> None:
-    """Puts the weights of the denoiser's block linears into eight bits, in place: of all roles that share them.
+    """Quantises the weights of the denoiser's block linears to 8-bit, in place: of all roles that share them.
 
-    Layers that are in eight bits already stay as they are, and so do those that diffusers keeps in float32. Raises
+    Layers that are 8-bit already stay as they are, and so do those that diffusers keeps in float32. Raises
     ValueError where torchao is missing, or there is no such layer.
     """
     wanted_for = f"student.base={kind}"
@@ -69,7 +69,7 @@ def base_of(teacher: Teacher, kind: EightBits | None) -> Iterator[None]:
 
 
 def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
-    """Those that `quantise_base` puts into eight bits. Raises ValueError where there is none."""
+    """Those that `quantise_base` quantises to 8-bit. Raises ValueError where there is none."""
     linear_layers: dict[int, nn.Linear] = {}
     for network in every_network(teacher.denoiser):
         layers = block_linears(teacher, network)
@@ -78,8 +78,8 @@ def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
     if not linear_layers:
         kinds = {type(network).__name__ for network in every_network(teacher.denoiser)}
         raise ValueError(
-            f"student.base: {' and '.join(sorted(kinds))} has no linear layers in its blocks that could be put into "
-            "eight bits: leave it out"
+            f"student.base: {' and '.join(sorted(kinds))} has no linear layers in its blocks that could be "
+            "quantised to 8-bit: leave it out"
         )
     return list(linear_layers.values())
 

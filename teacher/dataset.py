@@ -88,7 +88,7 @@ class _Progress:
         self._ranks, self._made, self._advance, self._seen = ranks, ranks.tally(), advance, 0
 
     def add(self, items: int = 0) -> None:
-        """So many items were made here."""
+        """This many items were made here."""
         try:
             made = self._made.add(items)
         except (ProcessEnded, Stop):  # what was made is kept before that is raised again

@@ -167,9 +167,7 @@ def sources_of(requested: Mapping[str, str] | None, teacher: Taker) -> dict[str,
                 f"data.given.{name}=COLUMN"
             )
         if source in FROM_CLIP and name not in IMAGES:
-            raise ValueError(
-                f"{name} is a video, and {source} is one picture: name the captions' column with the files"
-            )
+            raise ValueError(f"{name} is a video, and {source} is one image: name the captions' column with the files")
     teacher.take(tuple(sources))
     return {name: sources[name] for name in teacher.given}
 

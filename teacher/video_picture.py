@@ -101,7 +101,7 @@ def orientation(frame: VideoFrame) -> Orientation | None:
     if straight <= _EXACT * across:
         return Orientation(True, c < 0, b < 0)
     if abs(a * c + b * d) > _EXACT * max(straight, across) ** 2:
-        raise UnreadableVideo("its display matrix skews the picture: only turns by multiples of 90 degrees are read")
+        raise UnreadableVideo("its display matrix skews the image: only turns by multiples of 90 degrees are read")
     degrees = abs(math.degrees(math.atan2(b, a)))
     raise UnreadableVideo(f"its display matrix turns it by {degrees:.1f} degrees: only multiples of 90 are read")
 

@@ -84,7 +84,7 @@ class AdversarialObjective:
         return comparison
 
     def loss(self, turn: str, lesson: AdversarialLesson, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
-        """Figures of the discriminator's or the student's turn; `r1` and `r2` (|grad D|^2 / 2) only where they count.
+        """Figures of a discriminator or student step; `r1` and `r2` (|grad D|^2 / 2) only where they count.
 
         Whether the discriminator's parameters take gradients is set for the turn, and stays so until the next call:
         backward comes in between.

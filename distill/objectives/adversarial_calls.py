@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def step_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
-    """Of all steps of the stage: the discriminator's turns and the student's."""
+    """Of all steps of the stage: discriminator and student steps."""
     sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
     samples, anchored = settings.judges == "sample", settings.anchor.weight > 0
     step = turn.starts_once + turn.judge * settings.discriminator_steps + turn.learn + sides.learnt
     step += parts.lesson if anchored and not samples else sides.real
     if anchored and samples:
         step += parts.lesson + parts.learn
-    if stage.accumulate > 1:  # its graph does not wait for the student's turn, see Trainer
+    if stage.accumulate > 1:  # its graph does not wait for the student step, see Trainer
         step += sides.forward * settings.discriminator_steps
     counting = -(-stage.steps // settings.penalty_every)  # every n-th step from step 0 on
     return step * stage.steps + turn.penalty * (counting * settings.discriminator_steps)
@@ -80,7 +80,7 @@ class _Turn:
     starts_once: Calls  # in a round, for z_t
     judge: Calls  # in a turn of its own
     penalty: Calls  # more of them where r1 or r2 count
-    learn: Calls  # in the student's turn
+    learn: Calls  # in the student step
 
 
 def _turn(settings: Adversarial, batch: int) -> _Turn:

@@ -71,7 +71,7 @@ class ProgressiveObjective:
         return {}
 
     def rounds(self, step: int) -> tuple[tuple[str, ...], ...]:
-        """The student's turn."""
+        """The student step."""
         return ((STUDENT,),)
 
     def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Taught:

@@ -94,7 +94,7 @@ def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval 
 
 
 def fewest_clips(dimensions: int) -> int:
-    """How many clips of each kind `extrapolated` needs for features of so many dimensions."""
+    """How many clips of each kind `extrapolated` needs for features of this many dimensions."""
     return max(4 * dimensions, _GROUPS)
 
 

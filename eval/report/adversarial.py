@@ -13,7 +13,7 @@ from fewstep.eval.report.words import plural
 POINTS = 400  # of one line
 _OF_TRANSITION = re.compile(r"discriminator/(accuracy|logits_real|logits_fake)_to_(.+)")
 _TURNS = "student/discriminator_steps"
-_LEAST = 0.4  # where the picture of accuracy begins, unless it falls lower
+_LEAST = 0.4  # where the plot of accuracy begins, unless it falls lower
 _MOST_TONES = 14
 
 CAUTION = (
@@ -47,12 +47,12 @@ Points = list[tuple[int, float]]
 
 
 def is_pictured(key: str) -> bool:
-    """Whether a figure of a curve is in a picture of its own."""
+    """Whether a figure of a curve has a plot of its own."""
     return bool(_OF_TRANSITION.fullmatch(key)) or key == _TURNS
 
 
 def adversarial_stage(pictures: list[dict[str, Any]], stage: StageRecord, tone: int) -> dict[str, Any]:
-    """A stage's words and table, and the numbers of the pictures that it adds."""
+    """A stage's words and table, and the numbers of the plots that it adds."""
     judging = stage.judging
     assert judging is not None
     ends = _ends(stage.curve)
@@ -198,7 +198,7 @@ def _line(name: str, tone: int, points: Points) -> dict[str, Any]:
 
 
 def thinned(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Points:
-    """The finite points of a figure, every so many of a long curve: at most `most`, the last one among them."""
+    """The finite points of a figure, evenly thinned for a long curve: at most `most`, the last one among them."""
     points = [
         (point["step"], float(f"{value:.5g}"))
         for point in curve

@@ -153,7 +153,7 @@ def _fewstep(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Distil video diffusion models into students of a few steps."""
+    """Distil video diffusion models into few-step students."""
     if context.invoked_subcommand is not None and context.invoked_subcommand not in GROUPS:
         check_alone(context.invoked_subcommand)
 

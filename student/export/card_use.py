@@ -105,7 +105,7 @@ def serving(student: Student, format: Format) -> str:
         lines += [
             "",
             "from torchao.quantization import Int8WeightOnlyConfig, quantize_  # pip install torchao",
-            *(f"quantize_(pipe.{name}, Int8WeightOnlyConfig())  # weights in eight bits" for name in networks),
+            *(f"quantize_(pipe.{name}, Int8WeightOnlyConfig())  # 8-bit weights" for name in networks),
         ]
     fuse = "A LoRA is faster once it is inside the weights, `pipe.fuse_lora()`, before anything below. " * (
         format.adapters and hasattr(student.teacher.pipeline, "fuse_lora")

@@ -1,4 +1,4 @@
-"""The denoiser in one GGUF file in blocks of eight bits (Q8_0), as diffusers and ComfyUI-GGUF load it."""
+"""The denoiser in one GGUF file in 8-bit blocks (Q8_0), as diffusers and ComfyUI-GGUF load it."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _inputs(student: Student, network: nn.Module) -> tuple[_OfBatch, tuple[Tenso
 
 
 def _ask(student: Student, network: nn.Module, batch: int) -> dict[str, Any]:
-    """What the family asks the network with, for so many clips, texts padded as in its pipeline."""
+    """What the family asks the network with, for this many clips, texts padded as in its pipeline."""
     teacher, recorder = student.teacher, _Recorder(network)
     z = teacher.noise(range(batch), teacher.latent_shape(*student.contract.size))
     conditions = teacher.fixed_lengths(student.conditions_of_any(PROBE_PROMPTS[:1] * batch))

@@ -36,15 +36,9 @@ PROGRAMS = {
     "part": Program(
         "part_file", "diffusers, only the part that was trained", "those whose users share a part by itself"
     ),
-    "torchao-int8": Program(
-        "torchao_weights", "diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"
-    ),
-    "torchao-fp8": Program(
-        "torchao_weights", "diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"
-    ),
-    "gguf": Program(
-        "gguf_file", "ComfyUI-GGUF, and diffusers' from_single_file, one file in eight bits", "as comfyui", "gguf"
-    ),
+    "torchao-int8": Program("torchao_weights", "diffusers, a whole 8-bit pipeline", "all with one denoiser", "quant"),
+    "torchao-fp8": Program("torchao_weights", "diffusers, a whole 8-bit pipeline", "all with one denoiser", "quant"),
+    "gguf": Program("gguf_file", "ComfyUI-GGUF, and diffusers' from_single_file, one 8-bit file", "as comfyui", "gguf"),
     "onnx": Program(
         "onnx_graph", "onnxruntime, one forward of the denoiser", "those whose denoiser is one graph", "onnx"
     ),

@@ -42,7 +42,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
         return {BESIDE: torch.cat(drawn).float() * scale}
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """With the generator of the picture's draw."""
+        """With the generator of the image's draw."""
         arguments = super().call_arguments(contract, given)
         return arguments | ({"generator": generator_of(given["first"][0])} if given else {})
 

@@ -162,7 +162,7 @@ class HunyuanVideo15ImageTeacher(HunyuanVideo15Teacher):
     other_encoders = ("text_encoder_2", "image_encoder")
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The picture's latents and tokens."""
+        """The image's latents and tokens."""
         self._part("image_encoder")
         pictures = [to_pil(picture, "first") for picture in given["first"]]
         tokens = [self.pipeline.encode_image(picture, 1, self.device, torch.float32) for picture in pictures]

@@ -1,6 +1,6 @@
 """HunyuanVideo image-to-video: clips that begin with an image, which Llava reads together with the prompt.
 
-`latent_concat` (33 channels) sees the picture's latents beside the noise, and a frame more than it shows;
+`latent_concat` (33 channels) sees the image's latents beside the noise, and a frame more than it shows;
 `token_replace` (16 channels) has them in place, clean and at time 0.
 """
 
@@ -60,7 +60,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
     def embed_given(self, prompts: list[str], given: Given, negative: bool) -> Tensors:
         """One by one: the pipeline crops long prompts wrongly in batches."""
         self._part("text_encoder_2")
-        every = 2 if negative or self._beside else 4  # of the picture's tokens one is taken; the pipeline's negative: 2
+        every = 2 if negative or self._beside else 4  # of the image's tokens one is taken; the pipeline's negative: 2
         parts = [
             self.pipeline.encode_prompt(
                 to_pil(picture, "first"),
@@ -75,7 +75,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         return {EMBEDDINGS: embeddings, TEXT_MASK: mask, POOLED_TEXT: pooled}
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The picture's latents."""
+        """The image's latents."""
         return {PICTURE_LATENTS: super().encode(to_pixels(given["first"]).to(self.device))}
 
     def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:

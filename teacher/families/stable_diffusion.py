@@ -97,7 +97,7 @@ class StableDiffusionTeacher(UNetTeacher):
 
 
 class StableDiffusionXLTeacher(StableDiffusionTeacher):
-    """Adapter for StableDiffusionXLPipeline: two CLIPs, the second's pooled vector, and the picture's size."""
+    """Adapter for StableDiffusionXLPipeline: two CLIPs, the second's pooled vector, and the image's size."""
 
     other_encoders = ("text_encoder_2",)
     unloaded = ()
@@ -118,7 +118,7 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
         return {name: torch.zeros_like(tensor) for name, tensor in embeddings.items()}
 
     def _inputs(self, z_t: Tensor, conditions: Conditions, dtype: torch.dtype) -> dict[str, Any]:
-        """The pooled vector; the size of the original and of the target, which is the picture's own, and no crop."""
+        """The pooled vector; the size of the original and of the target, which is the image's own, and no crop."""
         height, width = (side * self._per_pixel for side in z_t.shape[-2:])
         ids = torch.tensor([height, width, 0, 0, height, width], device=z_t.device, dtype=dtype)
         pooled = conditions.positive[POOLED_TEXT].to(z_t.device, dtype)

@@ -53,7 +53,7 @@ class StableVideoTeacher(UNetTeacher):
         return {SHOWN: torch.ones(len(prompts), 1, device=self.device)}
 
     def unconditional(self, embedded: Tensors) -> Tensors:
-        """Neither the picture's embedding nor its latents."""
+        """Neither the image's embedding nor its latents."""
         return {SHOWN: torch.zeros_like(embedded[SHOWN])}
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:

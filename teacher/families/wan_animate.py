@@ -88,7 +88,7 @@ class WanAnimateTeacher(WanTeacher):
         }
 
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
-        """The picture's latents go before those of the clip."""
+        """The image's latents go before those of the clip."""
         picture = conditions.shared[GIVEN_LATENTS][:, -latents.shape[1] :, :1]
         return torch.cat([picture.to(latents), latents], dim=2)
 

@@ -32,7 +32,7 @@ class WanImageTeacher(WanTeacher):
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
         self._sees_tokens = self._config.image_dim is not None
-        both = self._config.pos_embed_seq_len is not None  # learned positions of two pictures' tokens
+        both = self._config.pos_embed_seq_len is not None  # learned positions of two images' tokens
         may_end = both or not (self._in_place or self._sees_tokens)
         self.takes = ("first", "last") if may_end else ("first",)
         self.needs = ("first", "last") if both else ("first",)
@@ -72,6 +72,6 @@ class WanImageTeacher(WanTeacher):
         inputs = {"hidden_states": torch.cat([z_t, conditions.shared[GIVEN_LATENTS].to(z_t)], dim=1)}
         if self._sees_tokens:
             tokens = conditions.shared[IMAGE_TOKENS]
-            # the denoiser takes the images of one clip as so many samples, one behind the other
+            # the denoiser takes the images of one clip as separate samples, one after the other
             inputs["encoder_hidden_states_image"] = tokens.reshape(len(z_t) * len(self.given), -1, tokens.shape[-1])
         return inputs

@@ -49,7 +49,7 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
         ("4-step", 1, 2), ("2-step", 2, 2),
     ]  # fmt: skip
     for row in (first, second):
-        parts = ("supervisor", "student", "discriminator", "optimiser", "other")
+        parts = ("supervisor", "student", "discriminator", "optimizer", "other")
         assert (
             sum(row.get(f"{part}_seconds", 0) for part in parts) == pytest.approx(row["split_seconds"])
             and row["seconds"] > 0

@@ -1,4 +1,4 @@
-"""`fewstep run` with adapters on weights in eight bits: from a recipe to a student of the teacher as it is."""
+"""`fewstep run` with adapters on 8-bit weights: from a recipe to a student of the teacher as it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRONG = {
         ["stages.1.objective.discriminator.backbone=trained"],
         "judged trains a whole copy of the teacher's network",
     ),
-    "a sharded base": (["parallel.kind=fsdp", "optimizer=adamw"], "weights in eight bits are not sharded"),
+    "a sharded base": (["parallel.kind=fsdp", "optimizer=adamw"], "8-bit weights are not sharded"),
     "sharded moments": (["parallel.kind=fsdp", "student.base=null"], "adamw8bit keeps moments in blocks"),
     "another number of bits": (["student.base=int4"], "student.base is 'int4': use 'int8' or 'fp8'"),
     "another optimizer": (["optimizer=adam"], "optimizer is 'adam': use 'adamw', 'adamw_fused', 'adamw8bit' or "),

@@ -1,4 +1,4 @@
-"""A base in eight bits: one for all roles, its adapters load on the teacher as it is, and nothing else is rounded."""
+"""An 8-bit base: one for all roles, its adapters load on the teacher as it is, and nothing else is rounded."""
 
 from __future__ import annotations
 

@@ -272,9 +272,9 @@ def _tuned(
         last, limit = models[-1], MAX_ERROR if plan.max_error is None else plan.max_error
         clock = synchronised(last.sampler.teacher.device)
         screen.say(f"trying options on {last.name}, kept where they pay and its clip differs by at most {limit:g}")
-        optimiser = Optimiser(last, plan.batch, plan.repetitions, clock, limit)
+        optimizer = Optimiser(last, plan.batch, plan.repetitions, clock, limit)
         with quiet_libraries():
-            kept, tried = optimiser.run(lambda one: screen.say(one.said))
+            kept, tried = optimizer.run(lambda one: screen.say(one.said))
         plan = replace(plan, tuning=kept, max_error=limit)
         screen.say(f"timing with {kept.said or 'no option, as none pays here'}")
     tune([model.sampler for model in models], plan.tuning)

@@ -221,7 +221,7 @@ def columns(players: Sequence[str]) -> dict[str, str]:
         "supervisor_seconds": "supervisor",
         "student_seconds": "student",
         **{f"{player}_seconds": player for player in players},
-        "optimiser_seconds": "optimiser",
+        "optimizer_seconds": "optimizer",
         "other_seconds": "other",
         "bare_seconds": "bare sum",
         "ratio ratio_low ratio_high": "step / bare sum",
@@ -236,7 +236,7 @@ def on_screen(players: Sequence[str]) -> dict[str, Sequence[str]]:
     return {
         "seconds of a training step, by part": (
             "stage", "batch", "seconds", "supervisor_seconds", "student_seconds",
-            *(f"{player}_seconds" for player in players), "optimiser_seconds", "other_seconds",
+            *(f"{player}_seconds" for player in players), "optimizer_seconds", "other_seconds",
         ),
         "by turn, and compared with the bare sum of its forwards and backwards": (
             "stage", "lesson_seconds", *(f"{player}_turn_seconds" for player in players), "student_turn_seconds",

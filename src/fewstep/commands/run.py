@@ -65,7 +65,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Distil a teacher, or a chain of them, into a student of few steps, or its decoder into a small one.
+    """Distil a teacher, or a chain of teachers, into a few-step student, or its decoder into a small one.
 
     Run it again to resume after a stop.
     """

@@ -256,10 +256,9 @@ class Recipe(DataRecipe):
             if unknown:
                 wrong.append(
                     f"{place}.starts: {taught.name}, which supervises, was trained for {taught.student_steps} steps, "
-                    f"but would be evaluated at {', '.join(f'{time:g}' for time in unknown)}: it was not trained at "
-                    f"other "
-                    f"nodes: start at {_nodes(taught.student_steps)}, name a teacher that has these "
-                    f"nodes, or `teacher: {BASE_TEACHER}`"
+                    f"but would be evaluated at {', '.join(f'{time:g}' for time in unknown)}, and it was not trained "
+                    f"at other nodes: start at {_nodes(taught.student_steps)}, name a teacher that has these nodes, or "
+                    f"`teacher: {BASE_TEACHER}`"
                 )
         if stage.guidance.guides:
             wrong.append(

@@ -161,8 +161,7 @@ class RunFolder:
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._recipe} cannot be read ({' '.join(str(error).split())}), so nothing says what was started "
-                f"here: "
-                f"restore it, or {self.elsewhere}"
+                f"here: restore it, or {self.elsewhere}"
             ) from error
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:

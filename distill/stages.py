@@ -318,8 +318,8 @@ def check_gate(stage: Stage, folder: RunFolder) -> None:
     value = measured[gate.metric]
     if not gate.opens(value):
         raise ValueError(
-            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate requires {gate.limit}: "
-            f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
+            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate requires {gate.limit}: set another "
+            f"gate, or train it again for longer: set steps, and run with --again {stage.name}"
         )
 
 

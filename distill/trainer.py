@@ -181,7 +181,7 @@ class Trainer:
             self.save()
             raise ValueError(
                 f"stage {self.stage.name} is not healthy at step {self.step}: {'; '.join(wrong)}; what was trained is "
-                f"kept: lower lr or an adversarial weight in the recipe and train it again with --again "
+                "kept: lower lr or an adversarial weight in the recipe and train it again with --again "
                 f"{self.stage.name}, or continue with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
         elif action == "roll_back" and watcher.healthy:
@@ -355,8 +355,8 @@ class Trainer:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             files = [checkpoint] if isinstance(checkpoint, Path) else [path.name for path in single_files(self.folder)]
             raise ValueError(
-                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): "
-                f"delete its {' and '.join(map(str, files))} to start the stage again"
+                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): delete its "
+                f"{' and '.join(map(str, files))} to start the stage again"
             ) from error
 
     def _take_whole(self, state: Mapping[str, Any]) -> None:

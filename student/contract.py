@@ -264,8 +264,7 @@ class SamplingContract(BaseModel):
             raise ValueError(
                 f"the student was trained with the timesteps {_listed(self.timesteps)} at its nodes, and "
                 f"{teacher.folder} is passed {_listed(fed.tolist())} there: its scheduler has another number of them, "
-                f"or "
-                "its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
+                "or its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
             )
         self.check_experts(teacher)
 

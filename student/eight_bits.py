@@ -78,8 +78,8 @@ def chosen_layers(teacher: Teacher) -> list[nn.Linear]:
     if not linear_layers:
         kinds = {type(network).__name__ for network in every_network(teacher.denoiser)}
         raise ValueError(
-            f"student.base: {' and '.join(sorted(kinds))} has no linear layers in its blocks that could be "
-            "quantised to 8-bit: leave it out"
+            f"student.base: {' and '.join(sorted(kinds))} has no linear layers in its blocks that could be quantised "
+            "to 8-bit: leave it out"
         )
     return list(linear_layers.values())
 

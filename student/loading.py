@@ -62,8 +62,8 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
     if not fitting:
         there = ", ".join(f"{stage.name} ({count})" for stage, count in counts.items())
         raise ValueError(
-            f"no student in {folder} was trained for {steps} steps, and none works at other nodes than its "
-            f"own; there are {there}: ask for one of these, distil one for {steps}, or `fewstep sample --force`"
+            f"no student in {folder} was trained for {steps} steps, and none works at other nodes than its own; there "
+            f"are {there}: ask for one of these, distil one for {steps}, or `fewstep sample --force`"
         )
     return fitting[-1]
 

@@ -260,6 +260,6 @@ def check_negative(
     """Raises ValueError for another negative prompt than the student's; `otherwise`: what a user may do."""
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
-            f"the student has the negative prompt {contract.negative_prompt!r} distilled into its weights: another "
-            f"one has no effect without guidance; leave {option} out, or {otherwise}"
+            f"the student has the negative prompt {contract.negative_prompt!r} distilled into its weights: another one "
+            f"has no effect without guidance; leave {option} out, or {otherwise}"
         )

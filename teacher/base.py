@@ -362,7 +362,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
             raise ValueError(
                 f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} takes the frame "
                 f"rate as an input, which is {own:g}: make the data with --fps {own:g}, or write the rate into a "
-                f"fewstep.json in its folder"
+                "fewstep.json in its folder"
             )
 
     def check_encodes(self) -> None:

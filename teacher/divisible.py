@@ -57,8 +57,7 @@ class Divisible:
             named = " or ".join(self.subsets) or "none: all of it belongs together"
             raise ValueError(
                 f"student.only: {only} is not a part that can be trained alone of a {type(self.pipeline).__name__}, "
-                f"which "
-                f"has {named}; use null for the whole denoiser"
+                f"which has {named}; use null for the whole denoiser"
             )
         self.only = only
 

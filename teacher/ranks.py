@@ -234,8 +234,8 @@ def on_cpu(device: str | None, num_processes: int) -> bool:
     if num_processes > 1 and device is not None and ":" in device:
         kind = device.partition(":")[0]
         raise ValueError(
-            f"{num_processes} processes were started for one device, {device}: pass {kind}, and each process takes "
-            "its own"
+            f"{num_processes} processes were started for one device, {device}: pass {kind}, and each process takes its "
+            "own"
         )
     import torch
 

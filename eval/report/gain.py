@@ -88,8 +88,8 @@ def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: i
     names = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
     if not figures or not names:
         return (
-            f"What {part} gave is not known: {last.row.model} and {other.row.model} were not "
-            "compared with each other. `fewstep evaluate` of both, as before, adds that from the clips on disk."
+            f"What {part} gave is not known: {last.row.model} and {other.row.model} were not compared with each other. "
+            "`fewstep evaluate` of both, as before, adds that from the clips on disk."
         )
     steps, num = last.stage.student_steps, figures[names[0]].num
     regression = "regression alone" if more is None else "the regression that it began with"

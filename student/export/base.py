@@ -121,9 +121,8 @@ class Format:
         if options.rank is not None and not self.adapters:
             able = [name for name in MODULES if find_format(name).adapters]
             raise ValueError(
-                f"--rank is the rank of a LoRA which is extracted from a fully trained student, --to "
-                f"{' or '.join(able)}; "
-                f"{self.name} writes none: leave it out"
+                "--rank is the rank of a LoRA which is extracted from a fully trained student, --to "
+                f"{' or '.join(able)}; {self.name} writes none: leave it out"
             )
         if options.shard is not None:
             check_shard_size(options.shard)

@@ -71,8 +71,7 @@ def patched(teacher: Teacher, state: Mapping[str, Tensor], path: Path) -> nn.Mod
         if key not in parameters or parameters[key].shape != change.shape:
             raise ValueError(
                 f"{path} is not a LoRA for {teacher.folder} (its {key} does not fit): use its own teacher (--teacher "
-                f"of "
-                "`fewstep sample` and `fewstep export`)"
+                "of `fewstep sample` and `fewstep export`)"
             )
         parameters[key].add_(change.to(parameters[key]))
     return network.requires_grad_(False)

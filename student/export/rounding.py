@@ -64,8 +64,8 @@ def choose_layers(
         names = _thinned(names, goal, error, {name: layer.weight.numel() for name, layer in layers.items()})
     if not names:
         raise ValueError(
-            f"no linear layer of this student can be rounded to 8-bit (widths must be divisible by {multiple}, "
-            f"latents within {tolerance:g}): export it unrounded, --to diffusers"
+            f"no linear layer of this student can be rounded to 8-bit (widths must be divisible by {multiple}, latents "
+            f"within {tolerance:g}): export it unrounded, --to diffusers"
         )
     weights = sum(layers[name].weight.numel() for name in names)
     share = weights / sum(parameter.numel() for parameter in network.parameters())

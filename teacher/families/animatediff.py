@@ -101,8 +101,8 @@ class AnimateDiffTeacher(UNetTeacher):
         """Frames may be any number that the motion modules can count."""
         if not 1 <= num_frames <= self._most_frames:
             raise ValueError(
-                f"{num_frames} frames cannot be made: use 1 to {self._most_frames}, the most that the motion "
-                "modules support"
+                f"{num_frames} frames cannot be made: use 1 to {self._most_frames}, the most that the motion modules "
+                "support"
             )
         side = lcm(8, self._per_pixel)  # AnimateDiffPipeline refuses what 8 does not divide
         check_sides(height, width, (side, side))

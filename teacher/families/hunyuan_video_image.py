@@ -39,8 +39,8 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         kind = self._config.image_condition_type
         if kind is None:
             raise ValueError(
-                f"{folder}/transformer/config.json has no image_condition_type, which images need: "
-                "restore it (latent_concat of the 33-channel model, token_replace of the 16-channel one)"
+                f"{folder}/transformer/config.json has no image_condition_type, which images need: restore it "
+                "(latent_concat of the 33-channel model, token_replace of the 16-channel one)"
             )
         _check_tokens(pipeline, folder)
         self._beside = kind == "latent_concat"

@@ -160,8 +160,8 @@ class SanaVideoTeacher(TransformerTeacher):
             raise ValueError(f"{folder} has {vae} as its vae, not one of videos: use a folder with {' or '.join(VAES)}")
         if config.is_file() and read_json(config).get("guidance_embeds"):
             raise ValueError(
-                f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline passes it no guidance, "
-                "so nothing can sample it: use the checkpoint that the published few-step one was distilled from"
+                f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline passes it no guidance, so "
+                "nothing can sample it: use the checkpoint that the published few-step one was distilled from"
             )
 
     # --- what exports ask

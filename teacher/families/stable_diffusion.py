@@ -74,8 +74,8 @@ class StableDiffusionTeacher(UNetTeacher):
         super().check_folder(folder, index)
         if stated(folder, "unet.time_cond_proj_dim") is not None:
             raise ValueError(
-                f"{folder} has a UNet that takes its guidance as an input (time_cond_proj_dim), such as an "
-                "LCM's, which is a few-step student already: use the model that it was distilled from"
+                f"{folder} has a UNet that takes its guidance as an input (time_cond_proj_dim), such as an LCM's, "
+                "which is a few-step student already: use the model that it was distilled from"
             )
 
     # --- what exports ask

@@ -204,9 +204,9 @@ class WanTeacher(Teacher):
             )
         if second and boundary is None:
             raise ValueError(
-                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is "
-                "used: restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or "
-                "name no transformer_2"
+                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is used: "
+                "restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or name no "
+                "transformer_2"
             )
         if boundary and not second:
             raise ValueError(

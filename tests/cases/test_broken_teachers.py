@@ -160,7 +160,7 @@ BROKEN: list[tuple[str, Change, list[str]]] = [
     ("a part that is not named", edited("model_index.json", vae=None), ["model_index.json names no vae"]),
     ("a part that is named null", edited("model_index.json", text_encoder=[None, None]), ["names no text_encoder"]),
     ("no denoiser is named", edited("model_index.json", transformer=[None, None]), ["names no denoiser (transformer"]),
-    ("half a name", edited("model_index.json", vae=["diffusers"]), ["has vae: ['diffusers'], which is no pair"]),
+    ("half a name", edited("model_index.json", vae=["diffusers"]), ["has vae: ['diffusers'], which is not a pair"]),
     ("a class that is not there", edited("model_index.json", vae=["diffusers", "AutoencoderNew"]),
      ["model_index.json names AutoencoderNew for vae, which diffusers", "upgrade diffusers"]),
     ("parts swapped", edited("model_index.json", vae=["diffusers", "WanTransformer3DModel"]), ["T/vae does not"]),

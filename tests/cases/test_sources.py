@@ -81,7 +81,7 @@ FIRST: list[tuple[str, Change, str, list[str]]] = [
      ["a: there is no folder nowhere", "b: there is no folder gone"]),
     ("a student of other steps", given(), f"{EVALUATE} run@3", ["trained for 3 steps", "2-step (2), 1-step (1)"]),
     ("a stage of other steps", given(), f"{EVALUATE} {STAGE}@3 --out out", ["trained for steps 2, not 3"]),
-    ("a student with guidance", given(), f"{EVALUATE} run@2:3 --out out", ["guidance is inside its weights already"]),
+    ("a student with guidance", given(), f"{EVALUATE} run@2:3 --out out", ["is already distilled into its weights"]),
     ("steps that are none", given(), f"{EVALUATE} run@two --out out", ["'run@two' is no SOURCE@STEPS[:GUIDANCE]"]),
     ("a run without finished stage", removed("run/stages"),
      f"{EVALUATE} run --out out", ["run has no finished stage yet"]),

@@ -110,7 +110,7 @@ def test_other_files_are_not_replaced(recipe: Path, tmp_path: Path) -> None:
     held = tmp_path / "held.json"
     for text, sentence in (
         ("[1]", "is not a results table"),
-        ('{"command": "", "rows": [{"model": "a"}]}', "is no table"),
+        ('{"command": "", "rows": [{"model": "a"}]}', "is not a table"),
     ):
         held.write_text(text)
         code, output = fewstep("benchmark", "--training", recipe, "--out", held)

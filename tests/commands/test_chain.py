@@ -109,7 +109,7 @@ def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path)
     assert code == 0, output
     arguments = ("--control-scale", 0.5, "--out", tmp_path / "other.gif")
     code, output = fewstep("sample", chain, "--prompt", "a ring", *arguments)
-    assert code != 0 and "the last member of the chain is a student, whose contract says" in output
+    assert code != 0 and "the last member of the chain is a student, whose contract fixes" in output
     picture = Image.fromarray(to_uint8(first.clips(["a ring"], [seed_before(5)])[0])[0])
     picture.save(tmp_path / "first.png")
     prompt = Prompt("a ring", {"first": tmp_path / "first.png"})
@@ -236,7 +236,7 @@ def test_steps_and_settings_that_a_chain_cannot_take(chain: Path, tmp_path: Path
     for source, options, sentence in (
         (f"{chain}@2+2+2", [], "says 3 numbers of a chain of 2"),
         (f"{chain}@3", [], "no student in"),
-        (chain, ["--guidance", 3], "guidance, shift and negative prompt inside"),
+        (chain, ["--guidance", 3], "guidance, shift and negative prompt are distilled into them"),
         (f"{chain}+", [], "is not a chain"),
     ):
         code, output = fewstep("sample", source, *arguments, *options)

@@ -344,15 +344,15 @@ def test_the_recipe_in_a_runs_folder_reads_though_its_files_are_gone(path: Path,
 @pytest.mark.parametrize(
     ("overrides", "arguments"),
     [
-        (["stages.3.starts=[0.1, 1]"], "would be asked at 0.1"),
+        (["stages.3.starts=[0.1, 1]"], "would be evaluated at 0.1"),
         (["stages.3.teacher_steps=8", "stages.3.teacher=8-step", "stages.3.starts=[0.3]"], "8-step, which supervises"),
-        (["stages.3.starts=[0.5, 0.375]"], "would be asked at 0.375"),
+        (["stages.3.starts=[0.5, 0.375]"], "would be evaluated at 0.375"),
     ],
 )
 def test_starts_that_a_student_has_no_node_for_are_refused(path: Path, overrides: list[str], arguments: str) -> None:
-    """It was never taught where to land from there, as at sampling."""
+    """The supervisor was not trained there, as at sampling."""
     sentence = refused(path, *overrides)
-    assert arguments in sentence and "was never taught where to land" in sentence and "start at 1, 0." in sentence
+    assert arguments in sentence and "was not trained at other nodes" in sentence and "start at 1, 0." in sentence
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_sizes_are_written_as_people_do() -> None:
     for text in ("832x480", "832x480x0", "axbxc", "", "1x2x3x4"):
         with pytest.raises(ValueError, match="is not a size: write WIDTHxHEIGHTxFRAMES"):
             read_size(text)
-    with pytest.raises(ValueError, match="64x32x9 is there twice"):
+    with pytest.raises(ValueError, match="64x32x9 is listed twice"):
         check_sizes([WIDE, TALL, WIDE])
     with pytest.raises(ValueError, match="the list is empty"):
         check_sizes([])

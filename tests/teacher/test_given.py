@@ -177,7 +177,7 @@ def test_options(picture: Path) -> None:
         (["first="], "not of the form"),
         ([f"frist={picture}"], "'frist' cannot be given: use first, last"),
         (["audio=speech.wav"], "'audio' cannot be given: no pipeline that fewstep distils makes clips from sound; use"),
-        ([f"first={picture}"] * 2, "is there twice"),
+        ([f"first={picture}"] * 2, "is given twice"),
         (["first=nowhere.png"], "there is no file nowhere.png"),
     ):
         with pytest.raises(ValueError, match=words):

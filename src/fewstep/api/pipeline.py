@@ -62,5 +62,5 @@ def _no_student(source: PathOrName, path: Path) -> str:
         return f"{source} is a chain of several models: load the runs in it one by one, or use `fewstep sample`"
     return (
         f"{source} is not a student: pass a run directory, one of its stages, or an export; a teacher loads by "
-        f"diffusers"
+        "diffusers"
     )

@@ -108,9 +108,9 @@ def benchmark_command(
         str | None,
         typer.Option(
             metavar="CONFIG",
-            help="Random weights of this architecture for all models: wan2.1-t2v-1.3b, or a folder with a "
-            "pipeline's configs. Models are then written as [NAME=]@STEPS[:GUIDANCE]; the first is the teacher, the "
-            "others are not guided by default.",
+            help="Random weights of this architecture for all models: wan2.1-t2v-1.3b, or a folder with a pipeline's "
+            "configs. Models are then written as [NAME=]@STEPS[:GUIDANCE]; the first is the teacher, the others are "
+            "not guided by default.",
         ),
     ] = None,
     text: Annotated[

@@ -202,6 +202,5 @@ def _tell_base(done: Exported, screen: Screen) -> None:
     if read_contract(done.folder).teacher == UNNAMED:
         screen.result(
             f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not written: "
-            f"--base-model "
-            "ORG/NAME names it."
+            "--base-model ORG/NAME names it."
         )

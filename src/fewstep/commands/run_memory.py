@@ -99,8 +99,7 @@ def _too_large(cost: StepCost, gib: float, fitting: tuple[list[str], StepCost] |
         return (
             f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; one clip at a time, with gradient "
             "checkpointing, LoRA and 8-bit weights where they are possible is not enough either: use shorter or "
-            "smaller "
-            "clips, or larger GPUs"
+            "smaller clips, or larger GPUs"
         )
     settings, less = fitting
     return (

@@ -84,8 +84,8 @@ GivenFiles = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=FILE",
-        help="An image or video that clips are made from besides prompts: first, last, reference, control, "
-        "mask, pose or face; may be repeated. A .jsonl file of prompts names its own files.",
+        help="An image or video that clips are made from besides prompts: first, last, reference, control, mask, pose "
+        "or face; may be repeated. A .jsonl file of prompts names its own files.",
     ),
 ]
 
@@ -215,8 +215,7 @@ def _open_model(
     ):
         raise ValueError(
             "the members of the chain are students, whose guidance, shift and negative prompt are distilled into "
-            "them: leave "
-            "--guidance, --shift and --negative-prompt out"
+            "them: leave --guidance, --shift and --negative-prompt out"
         )
     if model.student and (options.embedded_guidance, options.control_scale) != (None, None):
         raise ValueError(

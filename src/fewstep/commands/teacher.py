@@ -151,8 +151,8 @@ def render_videos(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Another folder, for what clips can be made from: first and last frames, boxes of the "
-            "object, a captions.jsonl to train with, and prompts-*.jsonl to sample and evaluate with.",
+            help="Another folder, for what clips can be made from: first and last frames, boxes of the object, a "
+            "captions.jsonl to train with, and prompts-*.jsonl to sample and evaluate with.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all clips.")] = 7,

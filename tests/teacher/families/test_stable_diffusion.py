@@ -125,7 +125,7 @@ def test_other_pipelines_of_these_classes_are_refused(tmp_path: Path) -> None:
     unet = tmp_path / "unet" / "config.json"
     config = json.loads(unet.read_text())
     unet.write_text(json.dumps(config | {"time_cond_proj_dim": 256}))
-    with pytest.raises(ValueError, match="told its guidance"):
+    with pytest.raises(ValueError, match="takes its guidance as an input"):
         outline_teacher(tmp_path)
     unet.write_text(json.dumps(config | {"cross_attention_dim": 48}))
     with pytest.raises(ValueError, match=r"hidden_size are 16 and 16, unet\.cross_attention_dim is 48"):

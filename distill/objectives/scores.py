@@ -63,12 +63,15 @@ class Scores(nn.Module):
     @torch.no_grad()
     def update(self, transition: Tensor, real: Tensor, fake: Tensor) -> None:
         """transition (B,) int64 on the CPU; logits (B, heads), those of one pair at the same place."""
+        # per clip the mean over heads: 1 if every head ranks the real one of the pair higher, 0.5 at chance
         pairs = torch.stack([(real > fake).double(), real.double(), fake.double()]).mean(dim=2).cpu()
         sums, counts = torch.zeros_like(self.averages), torch.zeros_like(self.weights)
         sums.index_add_(1, transition, pairs)
         counts.index_add_(0, transition, torch.ones(len(transition), dtype=torch.float64))
+        # all processes keep the same averages, so that all of them take the same number of turns next
         total = sum_over_processes(torch.cat([sums, counts[None]]), real.device)
         seen = total[3] > 0
+        # bias-corrected, as Adam's moments are: the first pair counts whole, and later ones decay by _MEMORY
         keep = _MEMORY * self.weights[seen]
         new = total[:3, seen] / total[3, seen]
         self.averages[:, seen] = (keep * self.averages[:, seen] + (1 - _MEMORY) * new) / (keep + 1 - _MEMORY)

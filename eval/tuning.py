@@ -52,8 +52,8 @@ class Tuning:
     @property
     def said(self) -> str:
         """As options of the command line; nothing where nothing is done."""
-        said = (option_said(field.name, getattr(self, field.name)) for field in fields(self))
-        return " ".join(option for option in said if option)
+        options = (option_said(field.name, getattr(self, field.name)) for field in fields(self))
+        return " ".join(option for option in options if option)
 
 
 def option_said(name: str, value: Any) -> str:

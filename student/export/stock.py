@@ -91,7 +91,7 @@ def pipeline_latents(pipe: Any, student: Student) -> SampleLatents:
     teacher, contract = student.teacher, student.contract
     teacher.set_up(pipe)
 
-    def one(z: Tensor, prompt: str, given: Given) -> Tensor:
+    def clip_of(z: Tensor, prompt: str, given: Given) -> Tensor:
         arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
         words = {"prompt": prompt} if teacher.reads_text else {}
         outputs = pipe(**words, output_type="latent", return_dict=False, **arguments)
@@ -100,7 +100,7 @@ def pipeline_latents(pipe: Any, student: Student) -> SampleLatents:
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
         given = noise_given(teacher.given_sizes(contract.size), len(prompts))  # as `Student.conditions_of_any`
         clips = [
-            one(z[i : i + 1], prompt, {name: video[i : i + 1] for name, video in given.items()})
+            clip_of(z[i : i + 1], prompt, {name: video[i : i + 1] for name, video in given.items()})
             for i, prompt in enumerate(prompts)
         ]
         return torch.cat([clip.float() for clip in clips])

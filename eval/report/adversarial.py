@@ -17,8 +17,8 @@ _LEAST = 0.4  # where the plot of accuracy begins, unless it falls lower
 _MOST_TONES = 14
 
 CAUTION = (
-    "A discriminator whose own accuracy is near 0.5 says nothing by itself: the student may have outrun it. Whether "
-    "there is still something to see, only heads trained afresh on the finished student can say."
+    "A discriminator’s own accuracy near 0.5 is inconclusive, because it may lag behind the student. Only heads "
+    "trained afresh on the finished student show whether there is still a difference."
 )
 _REAL = {  # what is judged -> what counts as real -> in words
     "endpoint": {
@@ -88,10 +88,10 @@ def fresh_heads(stage: StageRecord) -> str:
             f"{was}; 50 % is chance. Each figure is of one training of the heads, so a few points may be chance."
         )
     if judging.probe and result is None:
-        return "Heads are trained afresh when the stage is finished; until then nothing says how much there is to see."
+        return "Heads are trained afresh when the stage is finished; until then the difference is not known."
     return (
-        "No heads were trained afresh (objective.probe is 0), so nothing here says how well real and student can be "
-        "told apart in the end."
+        "No heads were trained afresh (objective.probe is 0), so this page cannot say how well real and student can "
+        "be told apart in the end."
     )
 
 

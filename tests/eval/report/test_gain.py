@@ -102,5 +102,5 @@ def test_it_stands_in_the_headline_in_place_of_a_sentence_on_regression(adversar
     comparison = evaluated("4-step", "4-step-relaxed", figures={"shapes-fd": NEARER})
     page = render_page(Material([adversarial_run], [comparison], []), count=6)
     header = page[: page.index("</header>")]
-    assert "The 4-step student asks the network 4 times" in header and "What the adversarial part gave" in header
+    assert "The 4-step student evaluates the network 4 times" in header and "What the adversarial part gave" in header
     assert "The student model-4-step" not in header

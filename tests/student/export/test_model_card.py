@@ -77,9 +77,9 @@ def test_the_card_says_how_to_sample_and_where_it_comes_from(
     card = card_of(make_student("wan", "lora"), make_export("wan", "lora", "lora"), read_provenance(run))
     for line in (
         "- steps: 4, at timesteps 1000, 937.5, 833.33, 625",
-        "- guidance: 1, which means none: 3 is inside the weights",
+        "- guidance: 1, which means none: 3 is distilled into the weights",
         "- scheduler: `FlowMapEulerDiscreteScheduler(shift=5.0)`",
-        "- size: 9 frames of 16 x 16 pixels, 8 a second",
+        "- size: 9 frames of 16 x 16 pixels, 8 frames per second",
         "- data: manifest sha256 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "| teacher | 32 | 37.2 (31.3 to 44.1) |  |",
         "| 4-step | 4 |  | 21 |",

@@ -67,7 +67,7 @@ class Recipe(DataRecipe):
     """Further base models, folders or hub ids, around which the part that `student.only` names is trained as well: each
     has its own clips, and every batch is of one of them. Of an AnimateDiff teacher image models will do."""
     gradient_checkpointing: bool = False
-    """Computes activations again in the backward pass: slower, in less memory."""
+    """Recomputes activations in the backward pass: slower, with less memory."""
     optimizer: OptimizerKind = "adamw"
     """AdamW, of student and discriminator: in one fused kernel (adamw_fused), or with moments in 8 or 4 bits by torchao
     (adamw8bit, adamw4bit)."""

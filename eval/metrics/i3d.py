@@ -82,7 +82,7 @@ class I3D(nn.Module):
             raise ValueError(f"these are no weights of I3D ({first}): pass i3d_torchscript.pt or rgb_imagenet.pt")
 
     def set_epsilon(self, epsilon: float) -> None:
-        """Of all batch norms; 1e-3, that of the original network, unless told otherwise."""
+        """Of all batch norms; 1e-3 by default, as in the original network."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eps = epsilon

@@ -1,7 +1,7 @@
-"""LPIPS, how alike two images look (arXiv 1801.03924), version 0.1 on AlexNet.
+"""LPIPS, the perceptual distance of two images (arXiv 1801.03924), version 0.1 on AlexNet.
 
-By the same linear heads that torchmetrics holds on an AlexNet that the user has, else by the `lpips` package:
-torchvision, which that one needs, breaks much else where it was built for another torch.
+Uses torchmetrics' linear heads on an AlexNet that the user provides, else the `lpips` package, which needs
+torchvision: one that was built for another torch breaks much else.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def open_lpips(trunk: Path | None, device: torch.device | str = "cpu") -> VideoL
 
 
 class LPIPS(LpipsGap):
-    """LPIPS to the teacher's clips, on weights that it opens itself."""
+    """LPIPS to the teacher's clips, with weights that it loads itself."""
 
     def __init__(
         self, trunk: str | Path | None = None, device: torch.device | str = "cpu", **of_torchmetrics: Any

@@ -1,4 +1,4 @@
-"""`fewstep.load_pipeline`: a student in diffusers' hands."""
+"""`fewstep.load_pipeline`: a student as a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def load_pipeline(
     device: str | None = None,
     force: bool = False,
 ) -> Any:
-    """A student as a pipeline of diffusers, with its weights and its sampler: `load_pipeline(RUN)("a cat").frames[0]`.
+    """A student as a diffusers pipeline, with its weights and its sampler: `load_pipeline(RUN)("a cat").frames[0]`.
 
-    source: a run, one of its stages, or an export. steps: which student of a run; by default the last. teacher: where
-    the student's teacher is, if not where its contract says. dtype: of denoiser and text encoder, a torch.dtype or its
+    source: a run, one of its stages, or an export. steps: the student of this many steps; by default the run's last
+    one. teacher: the student's teacher, if it is not where its contract says. dtype: of denoiser and text encoder, a
+    torch.dtype or its
     name; auto is bfloat16 where the device supports it natively, else float32.
 
-    The pipeline's call has the student's own steps, guidance, sampler and size by default, and raises ValueError when
-    it is asked for others, unless `force`. `pipe.contract` says what they are; `pipe.contract.fps` is the clips' rate.
-    Raises ValueError in one sentence for what is not a student, and one that no pipeline of diffusers can sample.
+    The pipeline's call uses the student's own steps, guidance, sampler and size by default, and raises ValueError for
+    other values, unless `force`. They are in `pipe.contract`; `pipe.contract.fps` is the clips' frame rate.
+    Raises ValueError, with a one-sentence message, for a source that is not a student, and for a student that no
+    diffusers pipeline can sample.
     """
     import torch
 

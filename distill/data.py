@@ -104,7 +104,7 @@ class SizeShare:
 
 
 def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes, out: Path) -> list[SizeShare]:
-    """What of the data becomes clips of which of the sizes. Of several sizes all videos are opened.
+    """Which data become clips of which size. With several sizes all videos are opened.
 
     Raises ValueError for prompts that cannot be read, and a folder without videos.
     """

@@ -1,4 +1,4 @@
-"""Whether a student is healthy as it trains: bands for what is measured of it, and what follows when it leaves them."""
+"""Whether a student is healthy as it trains: bands for its measurements, and what happens outside of them."""
 
 from __future__ import annotations
 

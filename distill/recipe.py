@@ -83,7 +83,7 @@ class Recipe(DataRecipe):
     parallel: Parallel = Parallel()
     """How several processes hold the networks."""
     student: StudentSettings = StudentSettings()
-    """What of the student is trained."""
+    """Which part of the student is trained."""
     watch: Watch = Watch()
     """What a student must look like while it trains, and what happens if it does not."""
     logging: Logging = Logging()
@@ -196,7 +196,7 @@ class Recipe(DataRecipe):
         return self.train_of(index) == "lora" and (start is None or self.keeps_adapters(start))
 
     def phases_of(self, index: int) -> tuple[str, ...]:
-        """What of the method a stage is, by the names that tables use.
+        """The phase of the method that a stage is, by the names that tables use.
 
         They are the objective's own, such as `mse`, `conditional` or `relaxed`. But regression is `start` if another
         stage starts from it that is alike: with the same step count and baked-in guidance. And the last one alike that

@@ -182,7 +182,7 @@ class LoraSettings(Settings):
 
 
 class StudentSettings(Settings):
-    """What of the student is trained."""
+    """Which part of the student is trained."""
 
     train: Train = "full"
     """The whole network, or LoRA adapters on it. A full stage after LoRA stages merges the adapters first."""
@@ -316,8 +316,8 @@ class Stage(Settings):
     """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
     node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""
     expert: Literal["high", "low"] | None = None
-    """For a teacher with two experts: the one to train, at its own nodes only; the other stays
-    unchanged. Null: both, or the only network."""
+    """For a teacher with two experts: the one to train, at its own nodes only; the other stays unchanged. Null: both,
+    or the only network."""
     convert: Annotated[Conversion | Literal[False] | None, WrapValidator(_settings_or_false)] = None
     """What a student that predicts eps is converted to first. Null: to v for 1-step stages, else not. False: never; a
     1-step eps student is refused."""

@@ -16,7 +16,7 @@ from fewstep.distill.trainer import Trainer
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.loading import Clock
 
-LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and what of the student all turns share
+LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and the student's forward where all turns share it
 OPTIMISER, OTHER = "optimizer", "other"  # parts beside the roles that networks are asked in
 
 
@@ -27,8 +27,8 @@ class StepSplit:
     other. Forwards are the time inside `Teacher.denoise`, and inside what a trainee says is `timed`. A backward pass
     belongs to a network from when gradients reach what it returned until they reach another's; what comes before is
     `other`. So the few elementwise operations between a discriminator and the student are the discriminator's. The
-    optimizer is gathering and clipping of gradients, Adam and the EMA. At every change of part the device
-    is waited for.
+    optimizer is gathering and clipping of gradients, Adam and the EMA. At every change of part the device is waited
+    for.
     """
 
     def __init__(self, trainer: Trainer, clock: Clock) -> None:
@@ -96,7 +96,7 @@ class StepSplit:
         if output.requires_grad:
             output.register_hook(lambda gradient: self._to_part(part))
 
-    # --- what it is told
+    # --- calls by the trainer
 
     def _within(self, part: str) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:

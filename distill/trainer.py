@@ -125,7 +125,7 @@ class Trainer:
 
     @property
     def kept(self) -> str:
-        """How far the stage is, and what of it is on disk."""
+        """The stage's progress, and how much of it is on disk."""
         saved = self.folder / (sharded_checkpoint.STATE_FOLDER if self._sharded else STATE_FILE)
         where = f"saved in {saved}" if self.step else "nothing to save yet"
         return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"

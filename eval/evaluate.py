@@ -130,7 +130,7 @@ class Evaluation:
             self._file.put_difference(row["model"], other["model"], differences)
 
     def _pairs(self, sampler: Sampler) -> set[str]:
-        """What of its clips has a counterpart among the teacher's; nothing of the teacher itself."""
+        """Which of its data have counterparts among the teacher's; none for the teacher itself."""
         shapes = [sampled.teacher.latent_shape(*sampled.size) for sampled in (self._teacher, sampler)]
         if sampler is self._teacher or shapes[0] != shapes[1]:
             return set()

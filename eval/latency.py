@@ -96,7 +96,7 @@ def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Second
         denoised = clock()
     finally:
         if decoding is not None:
-            wait([decoding])  # also after an error: nobody else may ask the autoencoder meanwhile
+            wait([decoding])  # also after an error: nothing else may use the autoencoder meanwhile
     if decoding is None:
         sampler.decode(latents)
     else:

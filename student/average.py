@@ -60,7 +60,7 @@ class Average:
 
 
 def _local(tensor: Any) -> Tensor:
-    """What of a tensor, which may be sharded, is here."""
+    """The local part of a tensor, which may be sharded."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "placements") else tensor
     return local
 

@@ -14,9 +14,9 @@ from fewstep.student.sampler import Sampler
 class Background:
     """Decodes a sampler's latents in a thread of its own, on a GPU in a stream of its own as well.
 
-    One batch at a time, and nobody else may ask the autoencoder meanwhile: some keep features of the clip on themselves
-    while they decode. Denoising and text encoders do not ask it. Raises ValueError for clips that are made from
-    images, which it would have to encode at the same time.
+    One batch at a time, and nothing else may use the autoencoder meanwhile: some keep features of the clip on
+    themselves while they decode. Denoising and text encoders do not ask it. Raises ValueError for clips that are made
+    from images, which it would have to encode at the same time.
     """
 
     def __init__(self, sampler: Sampler) -> None:

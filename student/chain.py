@@ -44,7 +44,7 @@ class ChainMember:
 
 @dataclass(frozen=True)
 class Before:
-    """The sampler whose clips another one, of clips of `num_frames`, continues from, and what of them that is given."""
+    """The sampler whose clips another one, of clips of `num_frames`, continues from, and which part of them it gets."""
 
     sampler: Sampler
     frames: Mapping[str, str]

@@ -58,11 +58,11 @@ _Size = Annotated[VideoSize, PlainSerializer(lambda size: size._asdict(), return
 class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
-    times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all
-    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: what
-    a denoiser that takes its guidance as an input must be told, None for others. control_scale: how much of a control
-    branch is added, 1 where none can be set. experts: of a student with several networks, those that have a node; none
-    where a single network has them all.
+    times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all but
+    the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: what
+    input guidance of a denoiser that takes it, None for others. control_scale: how much of a control branch is added, 1
+    where none can be set. experts: of a student with several networks, those that have a node; none where a single
+    network has them all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -196,7 +196,7 @@ class SamplingContract(BaseModel):
 
     @property
     def told(self) -> dict[str, Any]:
-        """Numbers that its denoiser was told, as `Teacher.tell` takes them."""
+        """Inputs of its denoiser, as arguments of `Teacher.tell`."""
         return {"embedded_guidance": self.embedded_guidance, "control_scale": self.control_scale}
 
     def prepare(self, teacher: Teacher) -> None:

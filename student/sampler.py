@@ -23,7 +23,7 @@ from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 from fewstep.teacher.told import ControlScale
 
-TEACHER_STEPS = 50  # where nobody asks for others
+TEACHER_STEPS = 50  # by default
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SamplingOptions:
     width: int | None = None  # pixels
     force: bool = False
     given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
-    embedded_guidance: float | None = None  # what a denoiser that takes its guidance as an input is told
+    embedded_guidance: float | None = None  # for a denoiser that takes its guidance as an input
     control_scale: ControlScale | None = None  # how much of a control branch is added
     taught: Mapping[str, Any] = field(default_factory=dict)  # told to a teacher that takes it, where nothing is asked
 
@@ -109,7 +109,7 @@ class Sampler:
         return self.negative_prompt if self.guidance.guides else None
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
-        """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""
+        """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` gets the number of steps done."""
         self.teacher.tell(**self.told)  # others around the same teacher may have told it something else
         return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
 

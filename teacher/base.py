@@ -44,11 +44,13 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
     """
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
-    fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
+    fed_fps = (
+        False  # whether `default_fps` is an input of the denoiser, so that clips at another rate would be mislabelled
+    )
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
-    unheard = ""  # what of its clips `decode` leaves out
+    unheard = ""  # what `decode` leaves out of its clips
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
 
@@ -356,7 +358,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         return self.family_fps if folder_fps is None else folder_fps
 
     def check_fps(self, fps: float | None, where: str) -> None:
-        """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None: unsaid."""
+        """Raises ValueError for clips, from `where`, at another rate than the denoiser's input; None: unknown."""
         own = self.default_fps()
         if self.fed_fps and fps is not None and fps != own:
             raise ValueError(

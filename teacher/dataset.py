@@ -58,12 +58,12 @@ def write_dataset(
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
-    A shard is written whole or not at all, so a killed run resumes where it stopped when called again with
-    the same plan. All `ranks` call it and make whole shards; the dataset is the same however many they are. In the
-    first, `advance` is called after every item made. `left_out` are lines for the report beyond the items
-    that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
-    another command, was begun with another plan, or is not the same for all ranks; OSError when the disk is full; Stop
-    when a signal asked to stop. No finished shard is lost, and by a stop no finished batch.
+    A shard is written whole or not at all, so a killed run resumes where it stopped when called again with the same
+    plan. All `ranks` call it and make whole shards; the dataset is the same however many they are. In the first,
+    `advance` is called after every item made. `left_out` are lines for the report beyond the items that were skipped;
+    `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by another command, was
+    begun with another plan, or is not the same for all ranks; OSError when the disk is full; Stop when a signal asked
+    to stop. No finished shard is lost, and by a stop no finished batch.
     """
     check_writable(folder, elsewhere)
     with only_writers(folder, ranks, elsewhere), noted_signals() as signals:
@@ -266,7 +266,7 @@ def _batch_size(source: Source) -> int:
 
 
 def _unskipped(made: Iterable[Record | Skip], items: list[Skip | None]) -> Iterator[Record]:
-    """The rows alone; `items` is told of every item, skipped or, as None, not."""
+    """Yields rows only; `items` gets every item: the skip, or None for one that was not skipped."""
     for item in made:
         items.append(item if isinstance(item, Skip) else None)
         if not isinstance(item, Skip):

@@ -1,4 +1,4 @@
-"""What of a teacher exports ask: its pipeline in diffusers' own hands, and in other tools'."""
+"""The part of a teacher that exports use: its pipeline in stock diffusers and in other tools."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def unreadable_given(prompt: str, sizes: Mapping[str, VideoSize], fps: float) ->
 
 def sources_of(requested: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
     """Where training clips have what is given from: FIRST_FRAME, LAST_FRAME or a column of the captions, by name; None
-    asks for what the teacher needs, of the clips themselves. The teacher is told what it is going to get.
+    asks for what the teacher needs, taken from the clips themselves. The teacher records what it will get.
 
     Raises ValueError for what it does not take or cannot do without, and for what no clip shows by itself.
     """

@@ -101,7 +101,7 @@ class Ranks:
     def wait(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Returns once every process is here; `meanwhile` is called again and again. Raises as `check`.
 
-        It may take days and hears signals, which a collective call would not.
+        It may take days and reacts to signals, which a collective call would not.
         """
         here, left = self.tally(), self.tally()
         here.add(1)
@@ -264,7 +264,7 @@ def _machine() -> str:
 
 
 def _runs(number: int) -> bool:
-    import psutil  # at start-up nobody needs it
+    import psutil  # not needed at start-up
 
     try:
         return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)

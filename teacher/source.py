@@ -129,8 +129,8 @@ def said_fps(folder: Path) -> float | None:
 def teacher_sha256(folder: Path) -> str:
     """One hash over all in a pipeline's folder that decides its latents and embeddings, wherever it lies.
 
-    That is its index and, in the folders of its parts, weights, configs, tokenizer and scheduler files;
-    neither model cards and images nor `fewstep.json`, whose size and rate a dataset states itself.
+    That is its index and, in the folders of its parts, weights, configs, tokenizer and scheduler files; neither model
+    cards and images nor `fewstep.json`, whose size and rate a dataset states itself.
     """
     index, parts = index_path(folder), read_pipeline_index(folder)
     names = [name for name, part in parts.items() if isinstance(part, list) and any(part)]

@@ -18,8 +18,7 @@ def read_csv(table: Path, fits: Callable[[list[str]], bool]) -> tuple[list[str],
 
     Cells are separated by commas, semicolons or tabs: by the first of them with which the header `fits`, and by commas
     if it fits with none. Raises ValueError, with the line, for what is not text or not CSV, for a row with more or
-    fewer
-    cells than the header, and for a header that comes again.
+    fewer cells than the header, and for a header that comes again.
     """
     text = read_text(table)
     delimiter = next((delimiter for delimiter in _DELIMITERS if _fits(table, text, delimiter, fits)), ",")

@@ -57,9 +57,9 @@ def train_network(
     """Trains `modules` in place for `budget.steps` steps and leaves their EMA in them.
 
     `folder` keeps `state.pt` (resumed from when there) and TensorBoard logs. `watch(step)` is called now and then on
-    the EMA and returns figures to log. Raises ValueError when loss or gradient stop being finite, before
-    the weights do; the last good state is kept. A signal that asks to stop ends the step it meets, saves and raises
-    Stop; one that asks to save is met after the step.
+    the EMA and returns figures to log. Raises ValueError when loss or gradient stop being finite, before the weights
+    do; the last good state is kept. A signal that asks to stop ends the step it meets, saves and raises Stop; one that
+    asks to save is met after the step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)

@@ -1,8 +1,7 @@
 """The calls that adversarial distillation makes: in its steps, its warm-up and what fresh heads are trained for.
 
 Where the number of discriminator steps follows its accuracy, the usual number is counted. It reads with a backbone,
-whose
-backward passes reach the endpoint (the student learns) or the backbone itself (if it is trained).
+whose backward passes reach the endpoint (the student learns) or the backbone itself (if it is trained).
 """
 
 from __future__ import annotations

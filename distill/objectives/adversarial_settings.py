@@ -70,13 +70,13 @@ class Adversarial(ObjectiveSettings):
     anchor: Anchor = Anchor()
     """Regression of the endpoint."""
     mismatched: Weight = 0.0
-    """Weight of real clips with another clip's prompt as additional fakes, so that prompts matter (arXiv 1605.05396)."""
+    """Weight of real clips with another clip's prompt as additional fakes, so that prompts count (arXiv 1605.05396)."""
     r1: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
     r2: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
     penalty_every: NumSteps = 4
-    """r1 and r2 count n times in every n-th step, and not in the others; in the first step, once in each step of warm-up."""
+    """r1 and r2 count n times in every n-th step, not in others; in the first step, once in each step of warm-up."""
     penalty_sigma: Amount = 0.01
     """Size of the finite difference that estimates the gradient, in units of the latents."""
     noise: Noise = UniformNoise()
@@ -186,5 +186,5 @@ class Adversarial(ObjectiveSettings):
         return self.penalty_every if self.r1 or self.r2 else 1
 
     def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
-        """The discriminator: its heads, and what of its backbone is its own."""
+        """The discriminator: its heads, and the trained part of its backbone."""
         return {DISCRIMINATOR: Held(trained=num_parameters(network, self.discriminator, self.conditional, kinds))}

@@ -1,4 +1,4 @@
-"""The discriminator's accuracy at each transition, and how many turns it gets next."""
+"""The discriminator's accuracy at each transition, and its number of steps in the next training step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MEMORY = 0.9  # of the running averages, per turn that sees the transition
 class Balance(Settings):
     """Keeps discriminator and student level, by the discriminator's accuracy.
 
-    Under `low` it has `most` turns in a step, so that it keeps up with the student; above `high` it has none, until
-    the student has caught up; between them as many as `discriminator_steps` says. The student waits as well: at a
-    transition where accuracy is under `low` its adversarial loss counts less, and at chance not at all, as a
-    discriminator that is wrong there has nothing to teach.
+    Below `low` it has `most` turns in a step, so that it keeps up with the student; above `high` it has none, until
+    the student has caught up; in between it has `discriminator_steps`. The student waits as well: at a transition where
+    accuracy is below `low` its adversarial loss counts less, and at chance not at all, because a discriminator that is
+    wrong there gives no useful gradient.
     """
 
     low: Fraction = 0.6
@@ -49,7 +49,7 @@ class Balance(Settings):
 class Scores(nn.Module):
     """Running averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
 
-    Accuracy is the share of pairs of which the real one has the higher logit, over clips and heads. Averages begin
+    Accuracy is the share of pairs in which the real one has the higher logit, over clips and heads. Averages begin
     at the first pair that is seen; until then accuracy counts as chance.
     """
 

@@ -57,7 +57,7 @@ class Metric(torchmetrics.Metric):
     full_state_update = False
     is_differentiable = False
     name: str
-    paired: Literal["", "videos", "latents"] = ""  # what of the teacher's clips of the same noise is needed
+    paired: Literal["", "videos", "latents"] = ""  # which of the teacher's data from the same noise is needed
     seeds = 1  # clips of one prompt that are measured together, as one row
     reads_prompts = False
 

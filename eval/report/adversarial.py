@@ -123,7 +123,7 @@ def _percent(share: float) -> str:
 
 
 def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The times at which transitions end, as the curve names them, noisiest first -> how a reader is told of them."""
+    """The times at which transitions end, as the curve names them, noisiest first -> how the page shows them."""
     ends = {match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))}
     ordered = sorted((end for end in ends if _is_number(end)), key=float, reverse=True)
     short = {end: f"to t = {float(end):.2f}" for end in ordered}

@@ -10,7 +10,7 @@ from fewstep.eval.caution import has_interval, why_inconclusive
 from fewstep.eval.report.inputs import Comparison, FigureRecord, ModelRecord, RunRecord, StageRecord
 from fewstep.eval.report.words import COMPARED, TOLD_FIRST, number, plural
 
-_POINTS = "share of clips"  # the unit of figures that are told in points, which are percent of the clips
+_POINTS = "share of clips"  # the unit of figures that are shown in points, which are percent of the clips
 _MOST = 4  # sentences
 
 

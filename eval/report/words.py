@@ -119,7 +119,7 @@ def title(runs: list[RunRecord], comparisons: list[Comparison]) -> str:
 
 
 def verdict(comparison: Comparison, aside: Collection[str] = ()) -> list[str]:
-    """A sentence or two on each student, beside the teacher; models `aside` are told of elsewhere."""
+    """A sentence or two on each student, compared with the teacher; models `aside` are described elsewhere."""
     rows = comparison.evaluation.rows
     students = [row for row in rows[1:] if row.role == "student" and row.model not in aside]
     sentences = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]

@@ -93,7 +93,7 @@ class SanaVideoTeacher(TransformerTeacher):
             encoder_attention_mask=conditions.positive[TEXT_MASK].to(z_t.device),
             return_dict=False,
         )[0]
-        return output[:, : z_t.shape[1]].to(z_t.dtype)  # the other half of some is a variance that nobody uses
+        return output[:, : z_t.shape[1]].to(z_t.dtype)  # the other half of some is a variance that is not used
 
     def take(self, names: Sequence[str]) -> None:
         """The checkpoints name the pipeline for texts; given a first frame, it is the one for images."""

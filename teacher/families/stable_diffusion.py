@@ -70,7 +70,7 @@ class StableDiffusionTeacher(UNetTeacher):
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
-        """Refuses UNets that are told their guidance, too: these are students already."""
+        """Refuses UNets that take their guidance as an input, too: these are students already."""
         super().check_folder(folder, index)
         if stated(folder, "unet.time_cond_proj_dim") is not None:
             raise ValueError(

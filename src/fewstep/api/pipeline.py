@@ -22,8 +22,7 @@ def load_pipeline(
 
     source: a run, one of its stages, or an export. steps: the student of this many steps; by default the run's last
     one. teacher: the student's teacher, if it is not where its contract says. dtype: of denoiser and text encoder, a
-    torch.dtype or its
-    name; auto is bfloat16 where the device supports it natively, else float32.
+    torch.dtype or its name; auto is bfloat16 where the device supports it natively, else float32.
 
     The pipeline's call uses the student's own steps, guidance, sampler and size by default, and raises ValueError for
     other values, unless `force`. They are in `pipe.contract`; `pipe.contract.fps` is the clips' frame rate.

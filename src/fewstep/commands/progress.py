@@ -257,7 +257,7 @@ def _rich_progress(console: Console | None) -> Iterator[Progress | None]:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Prints a line at once; what cannot be shown is escaped, and a stream that nobody reads is left alone."""
+    """Prints a line at once; what cannot be shown is escaped, and a closed stream is left alone."""
     encoding = stream.encoding or "utf-8"
     try:
         whole = f"{text}\n".encode(encoding, "backslashreplace").decode(encoding)

@@ -44,7 +44,7 @@ def survey(
     find_device(device)
     names = [folder.resolve().name for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two folders are called {twice[0]}, and rows are told apart by names: rename one")
+        raise ValueError(f"two folders are called {twice[0]}, and rows are distinguished by names: rename one")
     rows = []
     with screen.pieces("pipeline") as progress, tempfile.TemporaryDirectory() as work:
         for i, (name, folder) in enumerate(zip(names, folders, strict=True)):

@@ -50,7 +50,7 @@ def tried(
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             _try(folder, work, device, row, given, only)
     except ValueError as error:
-        row["sentence"] = str(error).replace(str(folder), folder.name)  # where it lies here is nobody's affair
+        row["sentence"] = str(error).replace(str(folder), folder.name)  # without the path on this machine
     return row
 
 

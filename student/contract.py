@@ -59,7 +59,7 @@ class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
     times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all but
-    the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: what
+    the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: the
     input guidance of a denoiser that takes it, None for others. control_scale: how much of a control branch is added, 1
     where none can be set. experts: of a student with several networks, those that have a node; none where a single
     network has them all.

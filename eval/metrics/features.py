@@ -58,9 +58,9 @@ def open_features(name: str, weights: str | Path | None = None, device: str = "c
 def distance_figures(name: str, samples: Tensor, reference: Tensor, seed: int = 0) -> Figures:
     """Figures of features (N, D) against those of the reference (M, D), each with a 95 % interval.
 
-    NAME                the Frechet distance of these N clips: comparable at the same N only NAME-extrapolated   its
-    limit for infinitely many clips; only with at least four clips for each of the D dimensions NAME-kernel         the
-    kernel distance, unbiased at any N
+    NAME                the Frechet distance of these N clips: comparable at the same N only
+    NAME-extrapolated   its limit for infinitely many clips; only with at least four clips for each of the D dimensions
+    NAME-kernel         the kernel distance, unbiased at any N
     """
     intervals = {
         name: frechet_interval(samples, reference, seed),

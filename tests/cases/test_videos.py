@@ -24,7 +24,7 @@ from tests.teacher.films import TURNS, ColourMatrix, as_shown, film, located, nu
 
 EDITS, SHAPE, STREAMS = "01 edit lists", "03 shape of pixels", "03 streams and colours"
 Check = Callable[[str, str, object, str | Sequence[str]], None]
-B_FRAME = 2 / 24  # what is shown first is stored that late
+B_FRAME = 2 / 24  # what the pipeline returns first is stored that late
 CLIPS = [(48, 48), (32, 96), (96, 32)]  # height and width
 
 

@@ -124,7 +124,7 @@ def test_a_clip_longer_than_what_a_cut_file_shows_is_refused(tmp_path: Path, eig
             decode_video(cut, NUMBERS, start)
 
 
-B_FRAME = 2 / 24  # what is shown first is stored that late where there are B-frames
+B_FRAME = 2 / 24  # what the pipeline returns first is stored that late where there are B-frames
 EDITS: dict[str, tuple[list[tuple[float, float | None]], float, float]] = {
     # edits -> the first number at the beginning, and in the centre
     "all": ([(8, B_FRAME)], 0, 82.5),

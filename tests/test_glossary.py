@@ -19,7 +19,6 @@ HEADING = "## One word for one thing"
 REWRITTEN = {
     "docs/memory.md",
     "docs/scale.md",
-    "distill/checkpoint.py",
     "distill/parallel.py",
     "distill/sharded_checkpoint.py",
     "distill/step_cost.py",

@@ -356,7 +356,7 @@ class Trainer:
             files = [checkpoint] if isinstance(checkpoint, Path) else [path.name for path in single_files(self.folder)]
             raise ValueError(
                 f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): delete its "
-                f"{' and '.join(map(str, files))} to start the stage again"
+                f"{' and '.join(map(str, files))} to begin the stage again"
             ) from error
 
     def _take_whole(self, state: Mapping[str, Any]) -> None:

@@ -152,7 +152,7 @@ FIRST: list[tuple[str, Change, str, list[str]]] = [
     ("export-table: cut weights", halved(WEIGHTS), "export-table run --step-count 2 --out t.json --exports e",
      [f"{WEIGHTS} is cut off"]),
     ("export-table: a second run that is gone", given(), "export-table run nowhere --step-count 2 --out t.json",
-     ["there is no folder nowhere: pass that of a run"]),
+     ["there is no folder nowhere: pass a run directory"]),
     ("teacher table: another table", written("t.json", '{"command": "", "rows": [{"num": 7}]}'),
      "teacher table T --out t.json", ["t.json holds figures of another"]),
     ("demo: out is a file", given(), "demo --out prompts.txt", ["prompts.txt cannot be a folder", "another --out"]),

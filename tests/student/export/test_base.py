@@ -67,7 +67,7 @@ def test_every_size_of_the_contract_is_compared(
     card = (exported.folder / "README.md").read_text()
     for size in (usual, wide):
         assert f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, 8 frames per second" in card
-    assert "clips of 9 frames of 16 x 16 or 5 frames of 32 x 16: asked in any other way" in card
+    assert "clips of 9 frames of 16 x 16 or 5 frames of 32 x 16; with any other settings" in card
     own = find_format("diffusers").reload
 
     def off_at_the_second(folder: Path, arguments: Student) -> SampleLatents:

@@ -26,7 +26,7 @@ from fewstep.student.denoiser import Roles as StageRoles
 from fewstep.teacher.schedule import NoiseSchedule
 
 MOST_AMPLIFIED = 8.0  # sigma/alpha; LOG.md has others
-CONVERSIONS = 10**6  # a conversion's batches are those of so many stages later: not its stage's own clips and noise
+CONVERSIONS = 10**6  # a conversion's batches are those of stages far behind: not its stage's own clips and noise
 AT_OWN_STARTS = 0.5  # of the clips; the others are noised to any time, so that what the network knows there stays
 
 
@@ -49,7 +49,7 @@ class ConversionObjective:
         return {}
 
     def rounds(self, step: int) -> tuple[tuple[str, ...], ...]:
-        """The student's turn."""
+        """The student step."""
         return ((STUDENT,),)
 
     def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Batch:

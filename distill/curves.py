@@ -62,7 +62,7 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_point(point: Any) -> bool:
-    """Whether it is figures after so many steps."""
+    """Whether it is figures at a step."""
     return (
         isinstance(point, dict)
         and type(step := point.get("step")) is int

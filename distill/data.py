@@ -104,7 +104,7 @@ class SizeShare:
 
 
 def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes, out: Path) -> list[SizeShare]:
-    """What of the data becomes clips of which of the sizes. Of several sizes all videos are opened.
+    """Which data become clips of which size. With several sizes all videos are opened.
 
     Raises ValueError for prompts that cannot be read, and a folder without videos.
     """
@@ -133,7 +133,7 @@ def make_data(
     elsewhere: str = "choose another folder",
     ranks: Ranks = ALONE,
 ) -> Path:
-    """The dataset's folder: `out`, unless it is there already; a killed run goes on where it stopped.
+    """The dataset's folder: `out`, unless it is there already; a killed run resumes where it stopped.
 
     name: the teacher's, for the manifest. sizes: one, or several for a dataset of each. on_clip is called with the
     clips done and those planned, in the first of all `ranks`, which make it together. elsewhere says how another folder

@@ -156,7 +156,7 @@ def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str 
     name = first.relative_to(settings.folder)
     line = f"at most {usable} of {len(files)} clips usable, {len(skipped)} skipped (such as {name}: {skipped[first]})"
     if usable / len(files) < settings.min_usable:
-        raise ValueError(too_few(line, settings.min_usable, usable / len(files), "mend the data"))
+        raise ValueError(too_few(line, settings.min_usable, usable / len(files), "fix the data"))
     return line
 
 

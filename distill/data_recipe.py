@@ -21,7 +21,7 @@ class DataRecipe(Settings):
     teacher: str = "shapes"
     """shapes, a diffusers pipeline's folder, or a hub id."""
     seed: Seed = 0
-    """Decides everything random in training."""
+    """Seed of everything random in training."""
     out: Path = Path("runs/student")
     """The run directory; a run that stopped there is resumed."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

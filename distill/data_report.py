@@ -57,7 +57,7 @@ def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) 
         first = next(skip for manifest in manifests.values() for skip in manifest.skipped)
         report = f"{report} (such as {first.file}: {first.reason})"
         raise ValueError(
-            too_few(report, settings.min_usable, usable, f"mend the data and remove {folder} to make it again")
+            too_few(report, settings.min_usable, usable, f"fix the data and remove {folder} to make it again")
         )
     return report
 

@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
     the same one. Heads are shared: those of an expert's own would learn from its times only, which may be few. They see
     features at one scale, for each expert's are standardised by statistics of its own.
 
-    Of several base models each clip is read by its own, and heads are told which: a vector that is learned for each
+    With several base models each clip is read by its own, and heads get which one: a vector that is learned for each
     base model is added to its features, so that each base model's flow is judged as its own (arXiv 2403.12706).
     """
 

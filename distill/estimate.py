@@ -123,7 +123,7 @@ def stage_memory(
     is_part: bool = False,
     num_few_bits: int = 0,
 ) -> list[RoleMemory]:
-    """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the moving average.
+    """Memory of each role's weights in stage `index`, with gradients, Adam's moments and the EMA.
 
     The numbers are of parameters: the denoiser's (of experts both, which are there at once), its adapters' that the
     stage trains, and those that the stage's objective holds besides; `num_trained` are those of the experts that the

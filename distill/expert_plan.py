@@ -90,7 +90,7 @@ def _asked(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
 
 
 def _taught(recipe: Recipe, index: int | None, teacher: Teacher) -> set[str]:
-    """The experts that learned this stage's number of steps, in it or in stages that it goes on from."""
+    """The experts that learned this stage's number of steps, in it or in stages that it starts from."""
     names, steps = set[str](), None
     while index is not None and recipe.stages[index].student_steps == (steps or recipe.stages[index].student_steps):
         steps = recipe.stages[index].student_steps

@@ -17,8 +17,8 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     """Ways to need less memory in stage `index`, that change less of the result first.
 
     More micro-batches, recomputed activations, an average in main memory and sharding, where there are several
-    processes, change seconds alone; moments in eight bits change what is learned a little, LoRA more, and then its
-    frozen weights may have eight bits, or four.
+    processes, change seconds alone; 8-bit moments change what is learned a little, LoRA more, and then its
+    frozen weights may be 8-bit, or 4-bit.
     """
     start: Changed = ([], recipe)
     divided = _one_by_one(start, index) if recipe.stages[index].share(num_processes) > 1 else start

@@ -1,7 +1,7 @@
-"""How well real and student can be told apart: heads trained afresh on a student that stands still.
+"""How well real and student can be told apart: heads trained from scratch on a finished student.
 
-A discriminator at chance says nothing by itself: the student may have outrun it. Heads that begin anew and are trained
-until they see what there is give the figure that can be compared between students.
+A discriminator at chance is inconclusive, because it may lag behind the student. Heads that are trained from scratch
+until they see what there is give a figure that can be compared between students.
 """
 
 from __future__ import annotations

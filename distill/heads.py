@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Norm = Literal["channel", "group"]
-GROUP_CHANNELS = 8  # at least so many per group: a feature grid of a single place must not be normalised away
+GROUP_CHANNELS = 8  # at least this many per group: a feature grid of a single place must not be normalised away
 
 
 class Head(nn.Module):

@@ -1,4 +1,4 @@
-"""Whether a student is healthy as it trains: bands for what is measured of it, and what follows when it leaves them."""
+"""Whether a student is healthy as it trains: bands for its measurements, and what happens outside of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATIENCE = 2  # measurements in a row outside a band, but for the last of a sta
 
 def _in_order(band: tuple[float, float]) -> tuple[float, float]:
     if not band[0] < band[1]:
-        raise ValueError(f"[{band[0]:g}, {band[1]:g}] is no band: the first number must be below the second")
+        raise ValueError(f"[{band[0]:g}, {band[1]:g}] is not a band: the first number must be below the second")
     return band
 
 
@@ -27,23 +27,24 @@ _SAID = {
     "contrast": "its clips have {} times the contrast of its supervisor's",
     "colour": "the mean colours of its clips are {} standard deviations from its supervisor's",
     "diversity": "its clips differ from one another {} times as much as its supervisor's",
-    "accuracy_at_most": "its discriminator is right in {} of pairs at best, where .5 is chance: it is asleep",
-    "accuracy_at_least": "its discriminator is right in {} of pairs at every transition: it has won",
+    "accuracy_at_most": "its discriminator is right in {} of pairs at best, where 0.5 is chance: it cannot tell the "
+    "student from its supervisor",
+    "accuracy_at_least": "its discriminator is right in {} of pairs at every transition: the student never fools it",
 }
 
 
 class Watch(Settings):
-    """What a student must look like while it trains. All but `accuracy` are taken on some held-out clips, of the moving
-    average against its supervisor, from the same noise. Null: any value will do."""
+    """What a student must look like while it trains. All but `accuracy` are measured on some held-out clips, the EMA
+    against its supervisor, from the same noise. Null: any value is allowed."""
 
     every: NumSteps = 25
     """Student steps between two measurements. Stages of fewer steps are measured at their end, and not judged."""
     begins: Fraction = 0.25
-    """The fraction of a stage's steps before which nothing is judged: students begin as what they are not yet."""
+    """The fraction of a stage's steps before which nothing is judged: students do not start healthy."""
     on_trigger: Literal["stop", "roll_back", "warn"] = "stop"
-    """What follows two measurements in a row outside a band, or the stage's last: the run ends with a sentence, or the
-    stage goes back to its last healthy checkpoint and on at half its learning rates, at most three times; or a
-    warning."""
+    """What happens after two measurements in a row outside a band, or if the stage's last one is outside: stop ends
+    the run with an error message, roll_back returns to the stage's last healthy checkpoint and continues at half its
+    learning rates (at most three times), and warn prints a warning."""
     motion: HealthBand | None = (0.75, 1.4)
     """Mean change between frames, as a multiple of the supervisor's: far below 1 is a student that freezes."""
     contrast: HealthBand | None = (0.8, 1.3)
@@ -53,8 +54,8 @@ class Watch(Settings):
     diversity: HealthBand | None = (0.7, 1.5)
     """How much clips of other noise and prompts differ, as a multiple of the supervisor's: low is collapse."""
     accuracy: HealthBand | None = (0.51, 0.9999)
-    """The discriminator's, a moving average over its turns: below at every transition it is asleep, above at every one
-    it has won."""
+    """The discriminator's, a running average over its steps. Below the band at every transition it cannot tell the
+    student from its supervisor; above the band at every one, the student never fools it."""
 
     def wrong(self, figures: Mapping[str, float]) -> list[str]:
         """Sentences about figures that are outside their bands, or not finite."""
@@ -65,7 +66,7 @@ class Watch(Settings):
             if value is None:
                 continue
             if not math.isfinite(value):
-                return ["its clips are not finite: a weight, or its moving average, is infinite or not a number"]
+                return ["its clips are not finite: a weight, or its EMA, is infinite or not a number"]
             if band is not None and _outside(name, value, band):
                 allowed = f"watch.{setting} allows {band[0]:g} to {band[1]:g}"
                 sentences.append(f"{template.format(f'{value:.3g}')}, and {allowed}")
@@ -79,7 +80,7 @@ def _outside(name: str, value: float, band: tuple[float, float]) -> bool:
 
 
 class Watcher:
-    """Measures a student every so many steps of its stage, and says when it is not healthy.
+    """Measures a student at regular steps of its stage, and says when it is not healthy.
 
     measure: figures by name, such as `Liveliness.measure`; of all processes the same.
     """
@@ -89,7 +90,7 @@ class Watcher:
         self._steps, self._suspect = stage_steps, 0
 
     def due(self, step: int) -> bool:
-        """Whether something is measured after so many steps: never in a stage that is too short to be judged."""
+        """Whether something is measured after this step: never in a stage that is too short to be judged."""
         every = self.settings.every
         return self._steps >= every and step > 0 and (step % every == 0 or step == self._steps)
 

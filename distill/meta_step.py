@@ -25,7 +25,7 @@ META = torch.device("meta")
 _ATEN = torch.ops.aten
 _FORWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
-_ANYTHING = {torch.bool: False, torch.int64: 1, torch.int32: 1}  # what a number that nobody knows is taken for
+_ANYTHING = {torch.bool: False, torch.int64: 1, torch.int32: 1}  # stand-ins for unknown numbers
 
 # https://docs.pytorch.org/docs/stable/amp.html#cuda-op-specific-behavior, as far as networks and losses here use them
 _LOWER = (
@@ -43,8 +43,8 @@ _FLOAT32 = (
 class MetaMemory(TorchDispatchMode):
     """Counts bytes of tensors on the device meta, now (`held`) and at most (`peak`), and `flops`, while it is entered.
 
-    Where code asks for a number, it is told any: an unclear one would end the step. Indices of what is not zero are all
-    indices, so texts are as long as they can be.
+    Where code reads a number, it gets a stand-in: an unknown one would end the step. Indices of what is not zero are
+    all indices, so texts are as long as they can be.
     """
 
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:

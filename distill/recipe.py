@@ -67,25 +67,25 @@ class Recipe(DataRecipe):
     """Further base models, folders or hub ids, around which the part that `student.only` names is trained as well: each
     has its own clips, and every batch is of one of them. Of an AnimateDiff teacher image models will do."""
     gradient_checkpointing: bool = False
-    """Computes activations again in the backward pass: slower, in less memory."""
+    """Recomputes activations in the backward pass: slower, with less memory."""
     optimizer: OptimizerKind = "adamw"
     """AdamW, of student and discriminator: in one fused kernel (adamw_fused), or with moments in 8 or 4 bits by torchao
     (adamw8bit, adamw4bit)."""
     average: Literal["device", "cpu"] = "device"
-    """Where the moving averages of students are kept; cpu: in main memory. A stage with `ema: 0` keeps none."""
+    """Where the EMA of a student is kept; cpu: in main memory. A stage with `ema: 0` keeps none."""
     shift: TimeShift | None = None
-    """Bends the steps' times towards noise, of teacher and student alike; null: the scheduler's own, 1: none."""
+    """Timestep shift towards noise, for teacher and student alike; null: the scheduler's own, 1: none."""
     embedded_guidance: EmbeddedGuidance | None = None
-    """Told to denoisers that take their guidance as an input, teacher and student alike; null: the pipeline's own."""
+    """Guidance for denoisers that take it as an input, for teacher and student alike; null: the pipeline's own."""
     control_scale: ControlScaleField | None = None
-    """How much of a control branch is added, of teacher and student alike: a number, or a list of one for each control
-    layer; null: the pipeline's own, 1."""
+    """Scale of the control branch, for teacher and student alike: a number, or a list with one for each control layer;
+    null: the pipeline's own, 1."""
     parallel: Parallel = Parallel()
     """How several processes hold the networks."""
     student: StudentSettings = StudentSettings()
-    """What of the student is trained."""
+    """Which part of the student is trained."""
     watch: Watch = Watch()
-    """What a student must look like while it trains, and what follows where it does not."""
+    """What a student must look like while it trains, and what happens if it does not."""
     logging: Logging = Logging()
     """What a run logs and saves."""
     stages: tuple[Stage, ...]
@@ -194,10 +194,10 @@ class Recipe(DataRecipe):
         return self.train_of(index) == "lora" and (start is None or self.keeps_adapters(start))
 
     def phases_of(self, index: int) -> tuple[str, ...]:
-        """What of the method a stage is, by the names that tables use.
+        """The phase of the method that a stage is, by the names that tables use.
 
         They are the objective's own, such as `mse`, `conditional` or `relaxed`. But regression is `start` if another
-        stage starts from it that is alike: of as many steps, with the same guidance inside. And the last one alike that
+        stage starts from it that is alike: with the same step count and baked-in guidance. And the last one alike that
         is not regression is `final` as well.
         """
         stage, guidance = self.stages[index], self.guidance_in(index)
@@ -217,7 +217,7 @@ class Recipe(DataRecipe):
         return self.stages[index].train or self.student.train
 
     def average_of(self, index: int) -> AveragePlace:
-        """Where the moving average of stage `index`'s student is kept."""
+        """Where the EMA of stage `index`'s student is kept."""
         return self.average if self.stages[index].ema > 0 else "none"
 
     def _mistakes(self, index: int) -> list[str]:
@@ -232,7 +232,7 @@ class Recipe(DataRecipe):
         for setting, named in (("teacher", stage.teacher), ("start", stage.start)):
             if named not in (None, BASE_TEACHER, *names):
                 allowed = " or ".join((BASE_TEACHER, *names))
-                return [*wrong, f"{place}.{setting}: {named} is no earlier stage; use {allowed}"]
+                return [*wrong, f"{place}.{setting}: {named} is not an earlier stage; use {allowed}"]
         supervisor, start = self.teacher_of(index), self.start_of(index)
         if supervisor is None:
             inside = Guidance() if start is None else self.guidance_in(start)
@@ -254,9 +254,9 @@ class Recipe(DataRecipe):
             if unknown:
                 wrong.append(
                     f"{place}.starts: {taught.name}, which supervises, was trained for {taught.student_steps} steps, "
-                    f"and would be asked at {', '.join(f'{time:g}' for time in unknown)}: at other nodes it was never "
-                    f"taught where to land; start at {_nodes(taught.student_steps)}, name a teacher that has these "
-                    f"nodes, or `teacher: {BASE_TEACHER}`"
+                    f"but would be evaluated at {', '.join(f'{time:g}' for time in unknown)}, and it was not trained "
+                    f"at other nodes: start at {_nodes(taught.student_steps)}, name a teacher that has these nodes, or "
+                    f"`teacher: {BASE_TEACHER}`"
                 )
         if stage.guidance.guides:
             wrong.append(
@@ -283,7 +283,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), needs_files: bo
 
 
 def kept_recipe(run: Path) -> Recipe:
-    """The recipe in a run's folder; what it names, such as a file of prompts, need not be there any more."""
+    """The recipe in a run directory; what it names, such as a file of prompts, need not be there any more."""
     return _validated(find_recipe(run / "recipe.yaml"), (), ())
 
 

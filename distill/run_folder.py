@@ -1,4 +1,4 @@
-"""The folder of a run: recipe.yaml, data/, state.pt while a stage trains, and stages/<name>/ for what is finished."""
+"""The run directory: recipe.yaml, data/, state.pt while a stage trains, and stages/<name>/ for what is finished."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class RunFolder:
             metrics = dict(parse_json(path.read_text("utf-8")))
             odd = [key for key, value in metrics.items() if type(value) not in (int, float)]
             if odd:
-                raise ValueError(f"{odd[0][:80]} is no number")
+                raise ValueError(f"{odd[0][:80]} is not a number")
             return metrics
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
@@ -160,8 +160,8 @@ class RunFolder:
             return dict(load_yaml(self._recipe.read_text("utf-8")))
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{self._recipe} cannot be read ({' '.join(str(error).split())}), so nothing says what was begun here: "
-                f"restore it, or {self.elsewhere}"
+                f"{self._recipe} cannot be read ({' '.join(str(error).split())}), so nothing says what was started "
+                f"here: restore it, or {self.elsewhere}"
             ) from error
 
     def finish(self, name: str, write: Callable[[Path], None], result: Mapping[str, Any]) -> Path:

@@ -102,15 +102,15 @@ class RolloutData(Settings):
     """A text file with one prompt per line, or a .jsonl file, whose lines may name files that are given with a prompt:
     {"prompt": "a dog runs", "first": "dog.png"}."""
     count: Items = 1
-    """Samples of each prompt, from other noise."""
+    """Samples per prompt, each from its own noise."""
     steps: SamplingSteps = 32
-    """Teacher steps of each sample."""
+    """Teacher steps per sample."""
     guidance: GuidanceField = Field(5.0, validate_default=True)
     """Classifier-free guidance u + w (c - u) of the samples; 1 is none, 5@0.3-0.93 at these noise levels only."""
     seed: Seed = 0
-    """Decides every sample's noise."""
+    """Seed of the samples' noise."""
     batch: NumClips = 16
-    """Samples at a time, as memory allows."""
+    """Samples per batch, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch, here and where a stage is guided."""
 
@@ -121,15 +121,15 @@ class VideoData(Settings):
     kind: Literal["videos"]
     """A folder of captioned videos."""
     folder: Found
-    """Video files, in sub-folders as well."""
+    """Video files, also in subfolders."""
     captions: Found | None = None
     """A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4."""
     given: dict[str, str] | None = None
-    """What clips are made from besides captions: FIRST_FRAME or LAST_FRAME of the clip itself, or the captions' column
-    that names files, as in {first: FIRST_FRAME, control: depth_file}. Null: the first and last frames that the teacher
+    """Inputs of clips besides captions: FIRST_FRAME or LAST_FRAME of the clip itself, or the caption column that names
+    files, as in {first: FIRST_FRAME, control: depth_file}. Null: the first and last frames that the teacher
     needs."""
     batch: NumClips = 16
-    """Clips at a time, as memory allows."""
+    """Clips per batch, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch where a stage is guided."""
     min_usable: Fraction = 0.5
@@ -144,7 +144,7 @@ class DatasetData(Settings):
     folder: Found
     """The folder with its manifest.json."""
     min_usable: Fraction = 0.5
-    """The run stops when a smaller fraction of what the dataset was made from could be used."""
+    """The run stops if a smaller fraction of the dataset's sources could be used."""
 
 
 DataSettings = Annotated[RolloutData | VideoData | DatasetData, Field(discriminator="kind")]
@@ -156,7 +156,7 @@ class GivenPrompt(Settings):
     prompt: str
     """What to show."""
     given: dict[str, Found]
-    """Files by what they are given as: {first: dog.png}."""
+    """Input files by name: {first: dog.png}."""
 
 
 def _text_or_settings(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -174,23 +174,23 @@ class LoraSettings(Settings):
     rank: Rank = 64
     """Rank of each adapter."""
     alpha: Amount = 64.0
-    """The adapters count alpha / rank times."""
+    """Adapters are scaled by alpha / rank."""
     targets: tuple[str, ...] | None = None
     """Names of modules; null: every linear and convolution of the blocks, but neither in- and out-layers nor shared
     time embeddings."""
 
 
 class StudentSettings(Settings):
-    """What of the student is trained."""
+    """Which part of the student is trained."""
 
     train: Train = "full"
-    """The whole network, or adapters on it. A stage that trains fully after adapters merges them first."""
+    """The whole network, or LoRA adapters on it. A full stage after LoRA stages merges the adapters first."""
     only: str | None = None
-    """A part of the network that alone is trained, wholly or by adapters, where the teacher's family names one, such as
-    motion (the motion modules of AnimateDiff). Null: all of it."""
+    """The only part of the network to train, fully or with LoRA, if the teacher's family has one, such as motion (the
+    motion modules of AnimateDiff). Null: all of it."""
     base: FewBits | None = None
-    """What the frozen weights under adapters are kept in while training: eight bits, by torchao, or four, by
-    bitsandbytes. The supervisor and the discriminator's backbone are the same weights. Null: as `precision` says."""
+    """Precision of the frozen weights under adapters in training: 8-bit, by torchao, or 4-bit, by bitsandbytes. The
+    supervisor and the discriminator's backbone use the same weights. Null: as `precision` says."""
     lora: LoraSettings = LoraSettings()
     """The adapters."""
 
@@ -199,7 +199,7 @@ class Logging(Settings):
     """What a run logs and saves while it trains."""
 
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
-    """Where curves, sample clips and the recipe go."""
+    """Where curves, sample clips and the recipe are logged."""
     project: Annotated[str, Field(min_length=1)] = "fewstep"
     """The project of wandb or trackio; each run is one run there."""
     every: NumSteps = 10
@@ -210,7 +210,7 @@ class Logging(Settings):
     """Prompts of the sample clips; without any there are none. With files: {prompt: a dog runs, given: {first:
     dog.png}}."""
     decoder: Path | None = None
-    """Decodes the sample clips instead of the teacher's autoencoder: the run of a small decoder."""
+    """Run directory of a small decoder that decodes the sample clips instead of the teacher's autoencoder."""
     save_seconds: Amount = 120.0
     """Seconds between two checkpoints."""
     save_in_background: bool = False
@@ -227,7 +227,7 @@ class Gate(Settings):
     """What a stage's student must reach, or the run ends there."""
 
     metric: Literal["endpoint_error", "prompt_accuracy"]
-    """How far the student lands from its teacher, or how often a clip shows what its caption says."""
+    """How far the student lands from its teacher's endpoint, or how often a clip shows what its caption says."""
     at_most: FiniteFloat | None = None
     """The metric's upper limit."""
     at_least: FiniteFloat | None = None
@@ -256,7 +256,7 @@ class Conversion(Settings):
     sigma/alpha times as large in its clip (25 times with AnimateDiff's schedule)."""
 
     to: Literal["v", "x0"] = "v"
-    """What it predicts then."""
+    """What it predicts afterwards."""
     steps: NumSteps = 200
     """Optimizer steps of regression on its own x0, with the stage's batch."""
     lr: Rate = 1e-4
@@ -279,15 +279,15 @@ class Stage(Settings):
     name: str = ""
     """Unique; by default 4-step, 4-step-adversarial, 4-step-adversarial-2 ..."""
     teacher_steps: SamplingSteps
-    """Steps of whoever supervises, over the whole of time."""
+    """Steps of the supervisor, from noise to data."""
     student_steps: SamplingSteps
     """Steps of the student; they divide teacher_steps."""
     teacher: str | None = None
-    """Who supervises: `base`, or the name of an earlier stage. Null: the last earlier stage with teacher_steps student
+    """The supervisor: `base`, or the name of an earlier stage. Null: the last earlier stage with teacher_steps student
     steps, else the base teacher."""
     start: str | None = None
-    """What the student starts as: `base`, or an earlier stage's student. Null: the stage before, so that stages are a
-    relay; naming another one compares two ways from the same start."""
+    """What the student is initialised from: `base`, or an earlier stage's student. Null: the stage before, so that
+    stages follow one another; naming another one compares two ways from the same start."""
     guidance: GuidanceField = Field(1.0, validate_default=True)
     """Classifier-free guidance u + w (c - u) of the base teacher, baked into the student. Students take none. 1 is
     none; 5@0.3-0.93 is 5 at noise levels between these, and none at others (arXiv 2404.07724)."""
@@ -296,14 +296,14 @@ class Stage(Settings):
     steps: NumSteps = 500
     """Optimizer steps of the student."""
     batch: NumClips = 16
-    """Clips per step, over all processes: each takes an equal share, so that their number changes nothing."""
+    """Clips per step, over all processes: each takes an equal share, so the number of processes does not matter."""
     accumulate: NumClips = 1
     """Micro-batches that a step's clips are split into, as memory needs; each is shared by all processes."""
     lr: Rate = 2e-4
     """Learning rate of the student, Adam."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Adam's. Where nothing is said, an objective may have its own: adversarial ones have 0 and 0.99, as momentum makes
-    a game with a moving opponent circle."""
+    """Adam's. If not set, an objective may have its own default: adversarial ones use 0 and 0.99, because adversarial
+    training circles with momentum."""
     weight_decay: Weight = 0.0
     """Decoupled weight decay."""
     warmup: StepsOrNone = 20
@@ -313,16 +313,16 @@ class Stage(Settings):
     clip: Limit = 1.0
     """Limit of the gradient's norm."""
     ema: Decay = 0.99
-    """Decay of the averaged student, which is the stage's result; 0 is no average."""
+    """Decay of the student's EMA, which is the stage's result; 0 is no EMA."""
     starts: Annotated[tuple[StartTime, ...], Field(min_length=1)] | None = None
     """Where a step is learned from, as fractions of the grid before the teacher's shift: 1 is noise, 0.5 the middle
     node of two steps. From each the student goes to its next node below. Null: the student's own nodes."""
     expert: Literal["high", "low"] | None = None
-    """Of a teacher with two experts, the one that is trained, at its own nodes alone; the other stays as the stage
-    began. Null: both, or the only network."""
+    """For a teacher with two experts: the one to train, at its own nodes only; the other stays unchanged. Null: both,
+    or the only network."""
     convert: Annotated[Conversion | Literal[False] | None, WrapValidator(_settings_or_false)] = None
-    """What a student that predicts eps is converted to first. Null: to v where it takes one step, else not. False: not,
-    and one step of eps is refused."""
+    """What a student that predicts eps is converted to first. Null: to v for 1-step stages, else not. False: never; a
+    1-step eps student is refused."""
     objective: AnyObjective
     """What is minimised."""
     gate: Gate | None = None

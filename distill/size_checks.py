@@ -34,7 +34,7 @@ def planned_sizes(recipe: DataRecipe, teacher: Teacher) -> tuple[VideoSize, ...]
 
 
 def planned_clips(recipe: Recipe, teacher: Teacher, out: Path) -> dict[VideoSize, int]:
-    """How many clips of each size a run trains on; of those that it makes in `out`, at most so many."""
+    """How many clips of each size a run trains on; of those that it makes in `out`, at most this many."""
     sizes, settings = planned_sizes(recipe, teacher), recipe.data
     if isinstance(settings, DatasetData):
         rows = {manifest.size: manifest.rows for manifest in map(read_manifest, datasets_in(settings.folder))}

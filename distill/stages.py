@@ -52,7 +52,7 @@ class _Prepared:
     """A stage that is ready to run."""
 
     trainer: Trainer
-    watch: Callable[[int], dict[str, float]]  # what is measured after so many steps
+    watch: Callable[[int], dict[str, float]]  # what is measured after this many steps
     probe: Callable[[], dict[str, float]] | None  # what the objective measures at the end, if it is asked
     conversion: Conversion | None  # what the student must be converted to before the first step
 
@@ -105,7 +105,7 @@ class Relay:
             self.screen.say(f"{stage.name}: its first step {stage.objective.first_step}")
         self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")
-        # the moving average (EMA) is what the stage leaves behind, so it is what is measured, gated and saved
+        # the EMA is what the stage leaves behind, so it is what is measured, gated and saved
         roles = trainer.roles
         with roles.averaged():
             result: dict[str, Any] = self._unless_stopped(
@@ -137,7 +137,7 @@ class Relay:
         self.screen.say(f"{stage.name}: {figures}")
 
     def _check_agreed(self, index: int, trainer: Trainer) -> None:
-        """Raises ValueError in every process when they would go on from different weights or steps."""
+        """Raises ValueError in every process when they would continue from different weights or steps."""
         if self.accelerator.num_processes == 1:  # hashing large weights takes minutes
             return
         folders = [self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))]
@@ -150,7 +150,7 @@ class Relay:
                 "the weights it begins with": " ".join(digest[:12] for digest in hashes),
                 "what was trained so far": trainer.fingerprint,
             },
-            f"let all of them see one {self.folder.path}, on a disk that they share, and run the same command again",
+            f"put {self.folder.path} on a disk that all of them share, and run the same command again",
         )
 
     def _train(self, trainer: Trainer) -> None:
@@ -232,7 +232,7 @@ class Relay:
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
-        """What the objective measures of what the student began as, and of its moving average."""
+        """What the objective measures of what the student began as, and of its EMA."""
         micro_batch = stage.share(self.accelerator.num_processes)
         probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
         if probe is None:
@@ -285,7 +285,7 @@ def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:
     """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself.
 
-    Where the recipe says so, the teacher's own weights are in eight bits from now on.
+    Where the recipe says so, the teacher's own weights are 8-bit from now on.
     """
     stage, lora = recipe.stages[index], recipe.student.lora
     if recipe.student.base is not None:
@@ -318,8 +318,8 @@ def check_gate(stage: Stage, folder: RunFolder) -> None:
     value = measured[gate.metric]
     if not gate.opens(value):
         raise ValueError(
-            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate asks for {gate.limit}: "
-            f"set another gate, or train it again for longer: set steps, and run with --again {stage.name}"
+            f"stage {stage.name} ended with {gate.metric} {value:.4g}, and its gate requires {gate.limit}: set another "
+            f"gate, or train it again for longer: set steps, and run with --again {stage.name}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Where the seconds of a training step go: by turn, and in each turn by network, optimiser and the rest."""
+"""Where the seconds of a training step go: by turn, and in each turn by network, optimizer and the rest."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from fewstep.distill.trainer import Trainer
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.loading import Clock
 
-LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and what of the student all turns share
-OPTIMISER, OTHER = "optimiser", "other"  # parts beside the roles that networks are asked in
+LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and the student's forward where all turns share it
+OPTIMISER, OTHER = "optimizer", "other"  # parts beside the roles that networks are asked in
 
 
 class StepSplit:
     """A stopwatch that runs through a trainer's steps and always belongs to one turn and one part.
 
-    So the parts sum to the whole: supervisor, student, what else is trained (a discriminator, say), optimiser and
+    So the parts sum to the whole: supervisor, student, what else is trained (a discriminator, say), optimizer and
     other. Forwards are the time inside `Teacher.denoise`, and inside what a trainee says is `timed`. A backward pass
     belongs to a network from when gradients reach what it returned until they reach another's; what comes before is
     `other`. So the few elementwise operations between a discriminator and the student are the discriminator's. The
-    optimiser is gathering and clipping of gradients, Adam and the moving average. At every change of part the device
-    is waited for.
+    optimizer is gathering and clipping of gradients, Adam and the EMA. At every change of part the device is waited
+    for.
     """
 
     def __init__(self, trainer: Trainer, clock: Clock) -> None:
@@ -40,7 +40,7 @@ class StepSplit:
         self._since = 0.0
 
     def run(self, num_steps: int) -> None:
-        """Makes so many steps of the trainer, and adds them to `seconds` and `turns`."""
+        """Makes this many steps of the trainer, and adds them to `seconds` and `turns`."""
         with self._watching():
             self._since = self._clock()
             for _ in range(num_steps):
@@ -96,7 +96,7 @@ class StepSplit:
         if output.requires_grad:
             output.register_hook(lambda gradient: self._to_part(part))
 
-    # --- what it is told
+    # --- calls by the trainer
 
     def _within(self, part: str) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:

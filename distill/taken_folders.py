@@ -16,7 +16,7 @@ _OF_DATASETS = ("items.jsonl", "unconditional.parquet", "shard-00000.parquet")
 def check_not_taken(path: Path, elsewhere: str = ELSEWHERE) -> None:
     """Raises ValueError for a path that is, or lies in, the folder of a dataset, a pipeline or a run's own files.
 
-    In a run's folder itself others may write, as `fewstep evaluate` does into RUN/evaluation.
+    In a run directory itself others may write, as `fewstep evaluate` does into RUN/evaluation.
     """
     whole = path.resolve()
     for folder in (whole, *whole.parents):
@@ -27,15 +27,15 @@ def check_not_taken(path: Path, elsewhere: str = ELSEWHERE) -> None:
 
 
 def check_free(path: Path, elsewhere: str = ELSEWHERE) -> None:
-    """Raises ValueError unless files can be written into a folder that is not taken, nor a run's folder itself."""
+    """Raises ValueError unless files can be written into a folder that is not taken, nor a run directory itself."""
     check_writable(path, elsewhere)
     check_not_taken(path, elsewhere)
     if run_around(path) == path.resolve():
-        raise ValueError(f"{path} is the folder of a run: {elsewhere}")
+        raise ValueError(f"{path} is the directory of a run: {elsewhere}")
 
 
 def _kind(folder: Path) -> str | None:
-    """What a folder is, in words; None where it is none of these."""
+    """What a folder is, in words; None where it is not one of these."""
     if index_path(folder).is_file():
         return "a diffusers pipeline"
     if (folder / BUCKETS_FILE).is_file():

@@ -79,7 +79,7 @@ def _moving_image(path: Path) -> Any:
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float | str | bool]]:
-    """Dotted settings and their values; what is no number is text."""
+    """Dotted settings and their values; what is not a number is text."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{name}.")

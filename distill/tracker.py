@@ -12,7 +12,7 @@ class Tracker(Protocol):
     """What a tracker takes. Leaving it as a context manager ends its run, as failed where an error ends the block."""
 
     def begin(self, stage: str, step: int, seen: int) -> None:
-        """A stage begins or goes on after `step` steps; its points up to `seen` came before a stop."""
+        """A stage starts or resumes after `step` steps; its points up to `seen` came before a stop."""
 
     def figures(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
         """The figures of a stage after `step` steps."""

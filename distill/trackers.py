@@ -16,7 +16,7 @@ from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.files.json_text import parse_json
 
-ID = "tracker.json"  # in the run's folder: under which id and name a tracker knows it
+ID = "tracker.json"  # in the run directory: under which id and name a tracker knows it
 
 
 class _Online(NoTracker, ABC):

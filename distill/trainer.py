@@ -48,8 +48,8 @@ class Trainer:
     """Trains `roles.student`, and what the objective trains besides it, for `stage.steps` steps.
 
     `folder` is the run's: its checkpoint is resumed when it is this stage's, and refused with another contract than
-    `contract`. `samples(step)`, if given, is called on the moving average every `logging.samples_every` steps, and
-    `watcher` measures the moving average and says when it is not healthy.
+    `contract`. `samples(step)`, if given, is called on the EMA every `logging.samples_every` steps, and
+    `watcher` measures the EMA and says when it is not healthy.
     """
 
     def __init__(
@@ -127,9 +127,9 @@ class Trainer:
 
     @property
     def kept(self) -> str:
-        """How far the stage is, and what of it is on disk."""
+        """The stage's progress, and how much of it is on disk."""
         saved = self.folder / (sharded_checkpoint.STATE_FOLDER if self._sharded else STATE_FILE)
-        where = f"saved in {saved}" if self.step else "nothing of it to save yet"
+        where = f"saved in {saved}" if self.step else "nothing to save yet"
         return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"
 
     def _open_curves(self) -> Curves:
@@ -154,9 +154,9 @@ class Trainer:
         return request.stop or (signals.stop if alone else 0)  # one that came as it was saved needs no further step
 
     def _measure(self, measure: Callable[[], Mapping[str, float]], signals: Signals) -> Mapping[str, float] | None:
-        """Figures of the moving average, now on the curve; None where a request to stop cut them short. A resume then
+        """Figures of the EMA, now on the curve; None where a request to stop cut them short. A resume then
         takes them, as its first step."""
-        self._whole = False  # the moving average stands in the student's place
+        self._whole = False  # the EMA stands in the student's place
         try:
             with self.roles.averaged():
                 # the figures of several processes are one, so none may leave the others waiting
@@ -184,8 +184,8 @@ class Trainer:
             self.save()
             raise ValueError(
                 f"stage {self.stage.name} is not healthy at step {self.step}: {'; '.join(wrong)}; what was trained is "
-                f"kept: lower lr or an adversarial weight in the recipe and train it again with --again "
-                f"{self.stage.name}, or go on with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
+                "kept: lower lr or an adversarial weight in the recipe and train it again with --again "
+                f"{self.stage.name}, or continue with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
         elif action == "roll_back" and watcher.healthy:
             self._write(self._tensors(), healthy=True)
@@ -199,7 +199,7 @@ class Trainer:
                 + (
                     "there is no healthy checkpoint to go back to"
                     if checkpoint is None
-                    else "it was so at lower rates, too"
+                    else "lower learning rates did not help"
                 )
                 + f": change its objective or lr in the recipe, and train it again with --again {self.stage.name}"
             )
@@ -210,8 +210,8 @@ class Trainer:
         self._curves.close()
         self._curves = self._open_curves()
         say(
-            f"stage {self.stage.name} at step {from_step}: {wrong}; back to step {self.step}, and on at {rate:g} times "
-            "its learning rates"
+            f"stage {self.stage.name} at step {from_step}: {wrong}; back to step {self.step}, continuing at {rate:g} "
+            "times its learning rates"
         )
 
     def one_step(self) -> dict[str, float]:
@@ -240,7 +240,7 @@ class Trainer:
     def _lessons(self, turns: tuple[str, ...]) -> list[Any]:
         """What the turns of a round learn from, one lesson per micro-batch.
 
-        Only where there is a single one may its graph wait for the student's turn: several would fill the memory that
+        Only where there is a single one may its graph wait for the student step: several would fill the memory that
         micro-batches are there to save.
         """
         stage, lessons = self.stage, []
@@ -367,8 +367,8 @@ class Trainer:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             files = [checkpoint] if isinstance(checkpoint, Path) else [path.name for path in single_files(self.folder)]
             raise ValueError(
-                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): "
-                f"delete its {' and '.join(map(str, files))} to begin the stage again"
+                f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): delete its "
+                f"{' and '.join(map(str, files))} to begin the stage again"
             ) from error
 
     def _take_whole(self, state: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ _IN_OUR_WORDS = {
     "missing": "is missing, and has no default",
     "string_type": "must be text: put it in quotes",
     "path_type": "must be the path of a file or folder",
-    "invalid_key": "is no name of a setting",
+    "invalid_key": "is not a name of a setting",
     "too_short": "has too few entries",
     "too_long": "has too many entries",
     "tuple_type": "must be a list, as in [1, 2]",

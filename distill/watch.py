@@ -1,4 +1,4 @@
-"""What a student looks like next to its supervisor: how far it lands from it, and whether its clips are alive."""
+"""Measures a student against its supervisor: how far it lands from it, and whether its clips are lively."""
 
 from __future__ import annotations
 

@@ -33,11 +33,11 @@ class Wanted(BaseModel):
 
 
 def make_app(pipe: Any) -> FastAPI:
-    """The app around a pipeline of `fewstep.load_pipeline`. Raises ValueError for a student that needs pictures, or
+    """The app around a pipeline of `fewstep.load_pipeline`. Raises ValueError for a student that needs images, or
     makes them."""
     contract = pipe.contract
     if contract.given or contract.size.num_frames == 1:
-        raise ValueError("this script serves students that make clips from prompts alone: add the pictures to `Wanted`")
+        raise ValueError("this script serves students that make clips from prompts alone: add the images to `Wanted`")
     app, alone = FastAPI(title="few-step clips"), Lock()
 
     @app.exception_handler(RequestValidationError)
@@ -82,12 +82,12 @@ def main() -> None:
     parser.add_argument("--teacher", help="where the student's teacher is, if not where its contract says")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        app = make_app(fewstep.load_pipeline(asked.student, steps=asked.steps, teacher=asked.teacher))
+        app = make_app(fewstep.load_pipeline(arguments.student, steps=arguments.steps, teacher=arguments.teacher))
     except ValueError as error:
         parser.error(str(error))
-    uvicorn.run(app, host=asked.host, port=asked.port)
+    uvicorn.run(app, host=arguments.host, port=arguments.port)
 
 
 if __name__ == "__main__":

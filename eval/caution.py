@@ -126,7 +126,7 @@ def on_distance(name: str, num: int, dimensions: int, reference: int | None, oth
 
 
 def _on_teacher(rows: Sequence[TableRow]) -> list[str]:
-    """What of the teacher is almost zero, so that students have no ratio to it."""
+    """Figures of the teacher that are almost zero, so that students have no ratio to them."""
     teacher, students = rows[0], [row for row in rows[1:] if row.get("role") != "real"]
     sentences = []
     for name, floor in _NEXT_TO_NOTHING.items():
@@ -155,7 +155,7 @@ def _above_ideal(row: TableRow, teacher: TableRow) -> str:
     return (
         f"{row['model']}: denoising {row['denoise_speedup']:.3g} times as fast is above the ideal of "
         f"{row['ideal_speedup']:.3g}, which counts evaluations alone: {doubled if guided else ''}the machine was "
-        "busier while the teacher was timed; it is no gain of the student"
+        "busier while the teacher was timed; it is not a gain of the student"
     )
 
 

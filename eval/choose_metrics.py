@@ -98,7 +98,7 @@ def _with_weights(setting: Setting) -> tuple[str, ...]:
 
 
 def _usual(setting: Setting) -> list[str]:
-    """All metrics, but for those of pictures and controls where no prompt has any: they would be no news."""
+    """All metrics, but for those of images and controls where no prompt has any: they would be no news."""
     return [name for name in _MAKERS if name not in _OF_GIVEN or given_names(setting.prompts)]
 
 

@@ -1,4 +1,4 @@
-"""Per-clip numbers on disk, a batch a file: what a killed evaluation goes on from."""
+"""Per-clip numbers on disk, a batch a file: what a killed evaluation resumes from."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ClipStore:
             return set(file.keys())
 
     def holds(self, name: str, rows: int) -> bool:
-        """Whether a tensor is there for each of so many rows."""
+        """Whether a tensor is there for each of this many rows."""
         return all(name in self.names(batch) for batch in self.batches(rows, rows))
 
     def add(self, batch: range, tensors: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from fewstep.teacher.ranks import ALONE, Ranks
 
 
 class Evaluation:
-    """Measures models one after another. What is on disk is not made again, so a killed evaluation goes on.
+    """Measures models one after another. What is on disk is not made again, so a killed evaluation resumes.
 
     OUT/results.json, OUT/videos/NAME/00000.mp4 and so on, and in OUT/parts/NAME the numbers of each clip. The teacher
     must be measured first; its latents are kept as well, for students are compared with what it made of their noise.
@@ -116,7 +116,7 @@ class Evaluation:
         }
 
     def _hold_against_others(self, row: EvaluationRow, sampler: Sampler, metrics: Sequence[Metric]) -> None:
-        """A student's figures less those of the teacher, and of each student of as many steps that stands before it."""
+        """A student's figures less those of the teacher, and of each earlier student of the same step count."""
         sample, alike = self._samples.main, self._pairs(sampler)
         for other in itertools.takewhile(lambda earlier: earlier["model"] != row["model"], self._file.rows):
             teacher = other["model"] == self._model.name
@@ -130,7 +130,7 @@ class Evaluation:
             self._file.put_difference(row["model"], other["model"], differences)
 
     def _pairs(self, sampler: Sampler) -> set[str]:
-        """What of its clips has a counterpart among the teacher's; nothing of the teacher itself."""
+        """Which of its data have counterparts among the teacher's; none for the teacher itself."""
         shapes = [sampled.teacher.latent_shape(*sampled.size) for sampled in (self._teacher, sampler)]
         if sampler is self._teacher or shapes[0] != shapes[1]:
             return set()
@@ -172,7 +172,7 @@ def claim_file(out: Path, model: Model) -> Path:
 
 
 def _alike(row: EvaluationRow, other: EvaluationRow) -> bool:
-    """Whether both are students of as many steps."""
+    """Whether both are students of the same step count."""
     return (row["role"], row["steps"]) == ("student", other["steps"])
 
 

@@ -1,4 +1,4 @@
-"""What the parts of an evaluation's results.json must be, so that whoever goes on with them can compute."""
+"""What the parts of an evaluation's results.json must be, so that whoever continues with them can compute."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Model:
 
     @staticmethod
     def of(name: str, source: str, steps: int | None = None, guidance: Guidance | None = None) -> Model:
-        """A run is its stage of so many steps, by default the last. Raises ValueError when it has none such."""
+        """A run is its stage of that step count, by default the last. Raises ValueError when it has none such."""
         folder = Path(source).expanduser()
         if is_run(folder):
             return Model(name, str(find_stage(folder, steps)), None, guidance)
@@ -80,8 +80,8 @@ def _is_of_run(path: Path) -> bool:
 
 
 def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> SamplingOptions:
-    """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, and what
-    denoisers are told."""
+    """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, and
+    inputs of denoisers."""
     contracts = (_contract(model) for model in models)
     contract = next((contract_of_model for contract_of_model in contracts if contract_of_model is not None), None)
     if contract is None:
@@ -138,7 +138,7 @@ def sampling_options_of(model: Model, options: SamplingOptions) -> SamplingOptio
 
 
 def sampling_options_of_members(model: Model, options: SamplingOptions) -> list[SamplingOptions]:
-    """How each member of a chain is asked: sizes, shift and numbers that are told are the last one's."""
+    """Options of each member of a chain: sizes, shift and denoiser inputs are the last one's."""
     names = ("num_frames", "height", "width", "shift", "embedded_guidance", "control_scale")
     own: dict[str, Any] = dict.fromkeys(names) | {"taught": {}}
     given = [options.given, *(tuple(member.frames) for member in model.members[1:])]

@@ -123,7 +123,7 @@ def lora_targets(network: nn.Module) -> list[str]:
 
 
 def _chosen(network: nn.Module, targets: Sequence[str] | None, kinds: Kinds | None) -> list[str]:
-    """What peft is told: the targets as they are, or all modules inside `kinds` that they mean."""
+    """Targets for peft: unchanged, or all modules inside `kinds` that they match."""
     if kinds is None:
         return list(targets or lora_targets(network))
     inside = tuple(f"{name}." for name in part_names(network, kinds))

@@ -1,4 +1,4 @@
-"""The moving average of a student's parameters: where it is kept, and how it follows them."""
+"""The EMA of a student's parameters: where it is kept, and how it follows them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Average:
 
 
 def _local(tensor: Any) -> Tensor:
-    """What of a tensor, which may be sharded, is here."""
+    """The local part of a tensor, which may be sharded."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "placements") else tensor
     return local
 

@@ -14,9 +14,9 @@ from fewstep.student.sampler import Sampler
 class Background:
     """Decodes a sampler's latents in a thread of its own, on a GPU in a stream of its own as well.
 
-    One batch at a time, and nobody else may ask the autoencoder meanwhile: some keep features of the clip on themselves
-    while they decode. Denoising and text encoders do not ask it. Raises ValueError for clips that are made from
-    pictures, which it would have to encode at the same time.
+    One batch at a time, and nothing else may use the autoencoder meanwhile: some keep features of the clip on
+    themselves while they decode. Denoising and text encoders do not ask it. Raises ValueError for clips that are made
+    from images, which it would have to encode at the same time.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -47,7 +47,7 @@ def check_background(sampler: Sampler) -> None:
     """Raises ValueError for clips that cannot be decoded in the background; an outline will do."""
     if sampler.before is not None or sampler.teacher.given:
         raise ValueError(
-            f"--overlap is for clips that are made from prompts alone, and {sampler.name} makes its own from pictures, "
+            f"--overlap is for clips that are made from prompts alone, and {sampler.name} makes its own from images, "
             "which the autoencoder would have to encode while it decodes: leave it out"
         )
 

@@ -1,6 +1,6 @@
 """Chains: models one after the other, each making clips from what the one before it made.
 
-From a text to a picture to a video (Emu Video, arXiv 2311.10709; MagicVideo-V2, arXiv 2401.04468), or to one that is
+From a text to an image to a video (Emu Video, arXiv 2311.10709; MagicVideo-V2, arXiv 2401.04468), or to one that is
 refined. A chain is a `Sampler` whose conditions hold what the samplers before it made of the same prompts.
 """
 
@@ -44,7 +44,7 @@ class ChainMember:
 
 @dataclass(frozen=True)
 class Before:
-    """The sampler whose clips another one, of clips of `num_frames`, goes on from, and what of them that is given."""
+    """The sampler whose clips another one, of clips of `num_frames`, continues from, and which part of them it gets."""
 
     sampler: Sampler
     frames: Mapping[str, str]
@@ -94,7 +94,7 @@ def chained(samplers: Sequence[Sampler], frames: Sequence[Mapping[str, str]]) ->
 
 
 def check_chain_frames(frames: Mapping[str, str]) -> None:
-    """Raises ValueError for an unknown name or part, and for a picture where a video is needed or the other way."""
+    """Raises ValueError for an unknown name or part, and for an image where a video is needed or the other way."""
     if not frames:
         raise ValueError(f"nothing is given to a later member: say what, as in given: {{first: {LAST_FRAME}}}")
     in_order(list(frames))
@@ -102,7 +102,7 @@ def check_chain_frames(frames: Mapping[str, str]) -> None:
         if part not in OF_BEFORE:
             raise ValueError(f"{name} is {part!r}: use {', '.join(OF_BEFORE)}, of the clip of the member before")
         if (name in IMAGES) == (part in OF_VIDEOS):
-            kind, allowed = ("one picture", tuple(FROM_CLIP)) if name in IMAGES else ("a video", OF_VIDEOS)
+            kind, allowed = ("one image", tuple(FROM_CLIP)) if name in IMAGES else ("a video", OF_VIDEOS)
             raise ValueError(f"{name} is {kind}, and {part} is not: use {' or '.join(allowed)}")
 
 
@@ -113,7 +113,7 @@ def check_chain_sizes(
     if size[1:] != before_size[1:]:
         raise ValueError(
             f"{who} makes clips of {size.height}x{size.width} pixels, height and width, and {before}, from which it "
-            f"goes on, of {before_size.height}x{before_size.width}: give both one `size`, or choose other members"
+            f"continues, of {before_size.height}x{before_size.width}: give both one `size`, or choose other members"
         )
     if WHOLE_CLIP in frames.values() and size.num_frames != before_size.num_frames:
         raise ValueError(
@@ -141,7 +141,7 @@ def members_of(source: str) -> tuple[ChainMember, ...]:
         return ()
     first, *later = source.split("+")
     if not all((first, *later)):
-        raise ValueError(f"{source} is no chain: write two or more models with a + between them, as in A+B")
+        raise ValueError(f"{source} is not a chain: write two or more models with a + between them, as in A+B")
     return (ChainMember(first), *(ChainMember(later_source, USUAL) for later_source in later))
 
 

@@ -57,11 +57,11 @@ _Size = Annotated[VideoSize, PlainSerializer(lambda size: size._asdict(), return
 class SamplingContract(BaseModel):
     """What a student was trained for. No field has a default: a contract that lost a line is refused.
 
-    times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all
-    but the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: what
-    a denoiser that takes its guidance as an input must be told, None for others. control_scale: how much of a control
-    branch is added, 1 where none can be set. experts: of a student with several networks, those that have a node; none
-    where a single network has them all.
+    times: the ODE's nodes from 1 (noise) to 0 (data), steps + 1 of them; timesteps: what the network is fed at all but
+    the last. guidance is what sampling must use, 1: `baked_guidance` is inside the weights. embedded_guidance: the
+    input guidance of a denoiser that takes it, None for others. control_scale: how much of a control branch is added, 1
+    where none can be set. experts: of a student with several networks, those that have a node; none where a single
+    network has them all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -195,7 +195,7 @@ class SamplingContract(BaseModel):
 
     @property
     def told(self) -> dict[str, Any]:
-        """Numbers that its denoiser was told, as `Teacher.tell` takes them."""
+        """Inputs of its denoiser, as arguments of `Teacher.tell`."""
         return {"embedded_guidance": self.embedded_guidance, "control_scale": self.control_scale}
 
     def prepare(self, teacher: Teacher) -> None:
@@ -262,8 +262,8 @@ class SamplingContract(BaseModel):
         if float((fed - torch.tensor(self.timesteps, dtype=torch.float64)).abs().max()) > 1e-3:
             raise ValueError(
                 f"the student was trained with the timesteps {_listed(self.timesteps)} at its nodes, and "
-                f"{teacher.folder} is fed {_listed(fed.tolist())} there: its scheduler has another number of them, or "
-                "its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
+                f"{teacher.folder} is passed {_listed(fed.tolist())} there: its scheduler has another number of them, "
+                "or its family rounds them otherwise; restore its scheduler_config.json, or train the student again"
             )
         self.check_experts(teacher)
 
@@ -327,12 +327,13 @@ def _said(value: Any) -> str:
 
 _FORCE = "`fewstep sample --force` samples it anyway"
 _WHY = {
-    "steps": f"at other nodes it was never taught where to land; distil one for that count, or {_FORCE}",
+    "steps": f"it was not trained at other nodes; distil one for that count, or {_FORCE}",
     "shift": f"its nodes lie where the teacher's shift put them; leave --shift out, or {_FORCE}",
-    "embedded_guidance": f"its denoiser was told that one only; leave --embedded-guidance out, or {_FORCE}",
-    "control_scale": f"its control branch was added so; leave --control-scale out, or {_FORCE}",
-    "guidance": f"guidance is inside its weights already and would count twice; leave --guidance out, or {_FORCE}",
-    "size": f"it never saw others; ask for one of these with --frames, --height and --width, or {_FORCE}",
+    "embedded_guidance": f"its denoiser was trained with that value only; leave --embedded-guidance out, or {_FORCE}",
+    "control_scale": f"its control branch was added at that scale; leave --control-scale out, or {_FORCE}",
+    "guidance": "guidance is already distilled into its weights and would be applied twice; leave --guidance out, or "
+    f"{_FORCE}",
+    "size": f"it was not trained on others; choose one of these with --frames, --height and --width, or {_FORCE}",
 }
 
 

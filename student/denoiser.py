@@ -156,8 +156,8 @@ class Roles:
 
     start, supervisor: folders of finished stages' weights (student.weights); None is the teacher itself. An untrained
     student computes what `start` does, and each network is read as predicting what its contract says. The teacher's
-    own network is never touched. `experts`: names of those that are trained; None: all. `average`: where the moving
-    average is kept.
+    own network is never touched. `experts`: names of those that are trained; None: all. `average`: where the
+    EMA is kept.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Roles:
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The moving average of these parameters, which begins when they are first asked for; where none is kept, the
+        """The EMA of these parameters, which begins when they are first asked for; where none is kept, the
         parameters themselves."""
         return self._trained[1].tensors
 
@@ -243,12 +243,12 @@ class Roles:
         return joined if folder is None else contracted(joined, folder)
 
     def update_average(self, decay: float) -> None:
-        """One step of the moving average of the student's parameters."""
+        """One step of the EMA of the student's parameters."""
         self._trained[1].update(decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The student holds its moving average inside the `with` block."""
+        """The student holds its EMA inside the `with` block."""
         if not self.keeps_average:
             yield
             return
@@ -284,7 +284,7 @@ class Roles:
         return tuple(name for name, network in self._networks.items() if network.weights is not None)
 
     def save(self, folder: Path | None, names: Collection[str] | None = None) -> None:
-        """Writes the moving average into an existing folder: an adapter, or the network's own diffusers files.
+        """Writes the EMA into an existing folder: an adapter, or the network's own diffusers files.
 
         Experts get a folder each in it, but for those that are the teacher's; of these `names`, if given. Of several
         processes that hold parts of the networks all call it, those with folder None to give theirs.

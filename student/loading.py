@@ -31,24 +31,25 @@ class Student:
         return rollout(self.teacher, z, conditions, self.contract.grid, self.contract.guidance, on_step, self.network)
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
-        """Of these prompts, with pictures of noise where something is given: for what does not depend on them."""
+        """Of these prompts, with images of noise where something is given: for what does not depend on them."""
         return self.teacher.conditions_of_any(prompts, self.contract.negative_prompt, self.contract.size)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether it is the folder of a run, of which a stage need not be finished yet."""
+    """Whether it is a run directory, of which a stage need not be finished yet."""
     return (folder / "stages").is_dir() or bool(_order(folder))
 
 
 def find_stage(folder: Path, steps: int | None = None) -> Path:
-    """The last finished stage in a run's folder, in its recipe's order, that was trained for this many steps, if given.
+    """The last finished stage in a run directory, in its recipe's order, that was trained for this many steps, if
+    given.
 
     A stage's own folder is itself. Raises ValueError when there is none.
     """
     if (folder / CONTRACT_FILE).is_file():
         return folder
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: pass that of a run, or of one of its stages")
+        raise ValueError(f"there is no folder {folder}: pass a run directory, or one of its stages")
     order = _order(folder)
     stages = sorted(
         (folder / "stages").glob(f"*/{CONTRACT_FILE}"),
@@ -61,8 +62,8 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
     if not fitting:
         there = ", ".join(f"{stage.name} ({count})" for stage, count in counts.items())
         raise ValueError(
-            f"no student in {folder} was trained for {steps} steps, and none knows where to land at other nodes than "
-            f"its own; there are {there}: ask for one of these, distil one for {steps}, or `fewstep sample --force`"
+            f"no student in {folder} was trained for {steps} steps, and none works at other nodes than its own; there "
+            f"are {there}: ask for one of these, distil one for {steps}, or `fewstep sample --force`"
         )
     return fitting[-1]
 

@@ -23,7 +23,7 @@ from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
 from fewstep.teacher.told import ControlScale
 
-TEACHER_STEPS = 50  # where nobody asks for others
+TEACHER_STEPS = 50  # by default
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SamplingOptions:
     width: int | None = None  # pixels
     force: bool = False
     given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
-    embedded_guidance: float | None = None  # what a denoiser that takes its guidance as an input is told
+    embedded_guidance: float | None = None  # for a denoiser that takes its guidance as an input
     control_scale: ControlScale | None = None  # how much of a control branch is added
     taught: Mapping[str, Any] = field(default_factory=dict)  # told to a teacher that takes it, where nothing is asked
 
@@ -49,7 +49,7 @@ class Sampler:
     """A teacher or a student with all that sampling needs but prompts and noise.
 
     `network` is asked instead of the teacher's own denoiser; `contract` is a student's, None of a teacher. `before`: of
-    a chain, what makes the pictures or videos that its last member, which all else here is about, is given. `decoder`
+    a chain, what makes the images or videos that its last member, which all else here is about, is given. `decoder`
     decodes in place of the teacher's autoencoder.
     """
 
@@ -101,7 +101,7 @@ class Sampler:
         return self.teacher.conditions(prompts, self._negative, self.size, given)
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
-        """The same with pictures of noise where something is given: for what does not depend on what they show."""
+        """The same with images of noise where something is given: for what does not depend on what they show."""
         return self.teacher.conditions_of_any(prompts, self._negative, self.size)
 
     @property
@@ -109,7 +109,7 @@ class Sampler:
         return self.negative_prompt if self.guidance.guides else None
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
-        """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` is told how many steps are done."""
+        """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` gets the number of steps done."""
         self.teacher.tell(**self.told)  # others around the same teacher may have told it something else
         return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
 
@@ -260,6 +260,6 @@ def check_negative(
     """Raises ValueError for another negative prompt than the student's; `otherwise`: what a user may do."""
     if negative_prompt not in ("", contract.negative_prompt):
         raise ValueError(
-            f"the student has the negative prompt {contract.negative_prompt!r} inside its weights: another one has no "
-            f"effect without guidance; leave {option} out, or {otherwise}"
+            f"the student has the negative prompt {contract.negative_prompt!r} distilled into its weights: another one "
+            f"has no effect without guidance; leave {option} out, or {otherwise}"
         )

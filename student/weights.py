@@ -87,13 +87,13 @@ def _check_one(folder: Path, like: nn.Module, remedy: str) -> None:
 
 
 def save_config(network: Any, folder: Path) -> None:
-    """Writes the config alone; nobody's folder is named in it."""
+    """Writes the config only, without paths of this machine."""
     network.register_to_config(_name_or_path="")
     network.save_config(folder)
 
 
 def save_network(network: Any, folder: Path, shard: str | None = None) -> None:
-    """Writes config and safetensors weights, as plain diffusers reads them; nobody's folder is named in them.
+    """Writes config and safetensors weights, as plain diffusers reads them, without paths of this machine.
 
     Files of weights are at most of the size `shard`, as diffusers counts it.
     """

@@ -44,11 +44,13 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
     """
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
-    fed_fps = False  # whether the denoiser is told `default_fps`, so that clips of another rate would be mislabelled
+    fed_fps = (
+        False  # whether `default_fps` is an input of the denoiser, so that clips at another rate would be mislabelled
+    )
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
-    unheard = ""  # what of its clips `decode` leaves out
+    unheard = ""  # what `decode` leaves out of its clips
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
 
@@ -238,7 +240,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         return Conditions(positive, negative, shared, self.padded)
 
     def conditions_of_any(self, prompts: Sequence[str], negative_prompt: str | None, size: VideoSize) -> Conditions:
-        """`conditions`, of noise where pictures are given."""
+        """`conditions`, of noise where images are given."""
         return self.conditions(prompts, negative_prompt, size, noise_given(self.given_sizes(size), len(prompts)))
 
     def _seen(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> tuple[Given, VideoSize]:
@@ -249,7 +251,7 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
                 f"{', '.join(self.given) or 'prompts alone'}: give the same with every prompt"
             )
         if size is None:
-            raise ValueError(f"{self.folder} states no size of clips that pictures could be cut to: say which it is")
+            raise ValueError(f"{self.folder} states no size of clips that images could be cut to: say which it is")
         pixels = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
         return pixels, size
 
@@ -356,12 +358,13 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
         return self.family_fps if folder_fps is None else folder_fps
 
     def check_fps(self, fps: float | None, where: str) -> None:
-        """Raises ValueError for clips, said to be `where`, of another rate than the denoiser is told; None: unsaid."""
+        """Raises ValueError for clips, from `where`, at another rate than the denoiser's input; None: unknown."""
         own = self.default_fps()
         if self.fed_fps and fps is not None and fps != own:
             raise ValueError(
-                f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} is told that they "
-                f"have {own:g}: make the data with --fps {own:g}, or write the rate into a fewstep.json in its folder"
+                f"{where} has clips of {fps:g} frames per second, and the denoiser of {self.folder} takes the frame "
+                f"rate as an input, which is {own:g}: make the data with --fps {own:g}, or write the rate into a "
+                "fewstep.json in its folder"
             )
 
     def check_encodes(self) -> None:

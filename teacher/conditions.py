@@ -89,7 +89,7 @@ class Conditions:
         return Conditions(positive or {}, negative, single.shared, self.padded)
 
     def shortened(self, num_tokens: int) -> Conditions:
-        """Cut behind so many tokens."""
+        """Cut after this many tokens."""
         positive, negative = (
             None if branch is None else {n: x[:, :num_tokens] if n in self.padded else x for n, x in branch.items()}
             for branch in (self.positive, self.negative)

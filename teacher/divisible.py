@@ -1,4 +1,4 @@
-"""What of a teacher's denoiser is trained, where that is a part of it, and around which base models."""
+"""Training only a part of a teacher's denoiser, and around which base models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Divisible:
     # --- what a family says
 
     subsets: Mapping[str, Kinds] = MappingProxyType({})
-    """What of the denoiser may be trained alone, by the names that recipes use: the classes of its modules."""
+    """Parts of the denoiser that can be trained alone, by the names that recipes use: the classes of their modules."""
     base_classes: tuple[str, ...] = ()
     """Classes of pipelines of which `with_base` makes a teacher of the family, besides the family's own."""
 
@@ -56,8 +56,8 @@ class Divisible:
         if only is not None and only not in self.subsets:
             named = " or ".join(self.subsets) or "none: all of it belongs together"
             raise ValueError(
-                f"student.only: {only} is no part that can be trained alone of a {type(self.pipeline).__name__}, which "
-                f"has {named}; use null for the whole denoiser"
+                f"student.only: {only} is not a part that can be trained alone of a {type(self.pipeline).__name__}, "
+                f"which has {named}; use null for the whole denoiser"
             )
         self.only = only
 

@@ -1,4 +1,4 @@
-"""What of a teacher exports ask: its pipeline in diffusers' own hands, and in other tools'."""
+"""The part of a teacher that exports use: its pipeline in stock diffusers and in other tools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Exportable:
     def stock_scheduler(self, contract: Contract) -> StockScheduler:
         """The sampler of diffusers with which the pipeline samples a student of this contract.
 
-        Raises ValueError with a sentence where there is none.
+        Raises ValueError, with the reason, where there is none.
         """
         return usual_scheduler(self.schedule, contract)
 

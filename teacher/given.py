@@ -19,7 +19,7 @@ from fewstep.teacher.videos.decoding import SUFFIXES, ClipShape, UnreadableVideo
 from fewstep.teacher.videos.picture import fit_pixels
 from fewstep.teacher.videos.shape import long_enough, seconds_of, too_short, video_shape
 
-IMAGES = ("first", "last", "reference")  # one picture
+IMAGES = ("first", "last", "reference")  # one image
 VIDEOS = ("control", "mask", "pose", "face")  # as many frames as the clip
 GIVEN_NAMES = (*IMAGES, *VIDEOS)
 FIRST_FRAME, LAST_FRAME = "FIRST_FRAME", "LAST_FRAME"  # of a training clip itself
@@ -154,7 +154,7 @@ def unreadable_given(prompt: str, sizes: Mapping[str, VideoSize], fps: float) ->
 
 def sources_of(requested: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
     """Where training clips have what is given from: FIRST_FRAME, LAST_FRAME or a column of the captions, by name; None
-    asks for what the teacher needs, of the clips themselves. The teacher is told what it is going to get.
+    asks for what the teacher needs, taken from the clips themselves. The teacher records what it will get.
 
     Raises ValueError for what it does not take or cannot do without, and for what no clip shows by itself.
     """
@@ -166,9 +166,7 @@ def sources_of(requested: Mapping[str, str] | None, teacher: Taker) -> dict[str,
                 f"data.given.{name}=COLUMN"
             )
         if source in FROM_CLIP and name not in IMAGES:
-            raise ValueError(
-                f"{name} is a video, and {source} is one picture: name the captions' column with the files"
-            )
+            raise ValueError(f"{name} is a video, and {source} is one image: name the captions' column with the files")
     teacher.take(tuple(sources))
     return {name: sources[name] for name in teacher.given}
 
@@ -189,20 +187,20 @@ def given_of_clips(frames: Tensor, sources: Mapping[str, str]) -> Given:
 
 
 def noise_given(sizes: Mapping[str, VideoSize], count: int = 1) -> Given:
-    """Pictures of noise, the same at every call, of the right shapes: for what does not depend on what they show."""
+    """Images of noise, the same at every call, of the right shapes: for what does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (count, 3, *size) for name, size in sizes.items()}
     return {name: torch.randint(256, shape, generator=generator).to(torch.uint8) for name, shape in shapes.items()}
 
 
 def to_pil(video: Tensor, name: str) -> Any:
-    """uint8 (3, F, H, W) as diffusers' pipelines take it: one picture, or a list of frames."""
+    """uint8 (3, F, H, W) as diffusers' pipelines take it: one image, or a list of frames."""
     frames = [Image.fromarray(frame.movedim(0, -1).cpu().numpy()) for frame in video.movedim(1, 0)]
     return frames[0] if name in IMAGES else frames
 
 
 def to_pixels(video: Tensor) -> Tensor:
-    """uint8 -> float32 in -1..1, as diffusers' processors make it of a picture."""
+    """uint8 -> float32 in -1..1, as diffusers' processors make it of an image."""
     return video.float() / 127.5 - 1
 
 
@@ -213,7 +211,7 @@ def parse_given(texts: Sequence[str]) -> dict[str, Path]:
         name, file = _pair(text, "first=picture.png")
         in_order([name])
         if name in files:
-            raise ValueError(f"--given {name} is there twice: keep one of them")
+            raise ValueError(f"--given {name} is given twice: keep one of them")
         files[name] = existing(Path(file).expanduser(), f"--given {name}")
     return files
 

@@ -48,8 +48,8 @@ class Guidance:
             )
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(
-                f"guidance from noise level {self.low:g} to {self.high:g} is no interval: levels go from 0 (data) to 1 "
-                "(noise), as in 5@0.3-0.93"
+                f"guidance from noise level {self.low:g} to {self.high:g} is not an interval: levels go from 0 (data) "
+                "to 1 (noise), as in 5@0.3-0.93"
             )
         for upper, lower in pairwise(self._intervals):
             if upper.low < lower.high:

@@ -1,4 +1,4 @@
-"""What of a pipeline is kept in memory, and for how long."""
+"""Which parts of a pipeline are kept in memory, and for how long."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 class HeldParts:
-    """The part of `Teacher` that drops parts of its pipeline once nobody asks them any more."""
+    """The part of `Teacher` that drops parts of its pipeline once they are no longer needed."""
 
     pipeline: Any
-    reads_text = True  # False where clips are made from pictures alone: prompts are then no more than names of clips
+    reads_text = True  # False where clips are made from images alone: prompts are then no more than names of clips
     other_encoders: tuple[str, ...] = ()  # parts of the pipeline that only `conditions` needs, besides its text encoder
     unloaded: tuple[str, ...] = ()  # parts of the pipeline that nothing here needs, such as a safety checker
 

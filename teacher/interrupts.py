@@ -126,7 +126,7 @@ def noted_signals() -> Iterator[Signals]:
     Blocks inside one another share what was noted. Signals that the process ignores, as under nohup, stay ignored.
     """
     global _current
-    if threading.current_thread() is not threading.main_thread():  # the only one that hears signals
+    if threading.current_thread() is not threading.main_thread():  # the only one that receives signals
         yield Signals()
         return
     if _current is not None:
@@ -149,7 +149,7 @@ def noted_signals() -> Iterator[Signals]:
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """A request to stop that comes inside the block is raised behind it, where commands hear signals at all."""
+    """A request to stop that comes inside the block is raised after it, if the command handles signals at all."""
     if _current is None or threading.current_thread() is not threading.main_thread():
         yield
         return

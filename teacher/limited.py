@@ -24,4 +24,4 @@ Channels = Annotated[int, Field(gt=0, le=65_536)]
 TimeShift = Annotated[float, Field(gt=0, le=limits.MOST_SHIFT, allow_inf_nan=False)]
 FrameRate = Annotated[float, Field(gt=0, le=limits.MOST_FPS, allow_inf_nan=False)]
 EmbeddedGuidance = Annotated[float, Field(ge=0, le=limits.MOST_GUIDANCE, allow_inf_nan=False)]
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of moving averages, per step
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of running averages, per step

@@ -101,7 +101,7 @@ class Ranks:
     def wait(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Returns once every process is here; `meanwhile` is called again and again. Raises as `check`.
 
-        It may take days and hears signals, which a collective call would not.
+        It may take days and reacts to signals, which a collective call would not.
         """
         here, left = self.tally(), self.tally()
         here.add(1)
@@ -234,8 +234,8 @@ def on_cpu(device: str | None, num_processes: int) -> bool:
     if num_processes > 1 and device is not None and ":" in device:
         kind = device.partition(":")[0]
         raise ValueError(
-            f"{num_processes} processes were started, and the device {device} is one: ask for {kind}, of which each "
-            "takes its own"
+            f"{num_processes} processes were started for one device, {device}: pass {kind}, and each process takes its "
+            "own"
         )
     import torch
 
@@ -264,7 +264,7 @@ def _machine() -> str:
 
 
 def _runs(number: int) -> bool:
-    import psutil  # at start-up nobody needs it
+    import psutil  # not needed at start-up
 
     try:
         return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)

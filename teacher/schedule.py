@@ -51,7 +51,7 @@ class NoiseSchedule:
         z = c_in x the network is a VP v-prediction: alpha = c_in, sigma = sigma_edm c_in.
 
     `shift` and `nodes` bend `grid` and `substeps` only, never alpha and sigma. `reversed_time` is a flow network that
-    is told how much of the way is done, 0 (noise) to T (data). `timestep_dtype` is the dtype in which its pipeline
+    gets the reversed time, from 0 (noise) to T (data). `timestep_dtype` is the dtype in which its pipeline
     hands the time to the network: bfloat16 makes 936 of 937.5, and a student must be trained with what it will be fed.
     `guided_evaluations` is how often its pipeline asks the network at a guided step.
     """

@@ -1,4 +1,4 @@
-"""What of a teacher decides at which times its denoiser is asked, and with which numbers for them."""
+"""The part of a teacher that decides at which times its denoiser is evaluated, and which numbers it gets for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scheduled:
     """The dtype in which the pipeline hands times to the denoiser where it is used, whatever fewstep computes in."""
 
     usual_guidance: float = 5.0
-    """Classifier-free guidance where nobody asks for another, of denoisers that take none as an input."""
+    """Default classifier-free guidance, for denoisers that take none as an input."""
 
     @property
     def guided_evaluations(self) -> int:
@@ -113,7 +113,7 @@ class Scheduled:
 
     def _check_times(self, schedule: NoiseSchedule) -> None:
         times = schedule.grid(4)
-        # nobody is asked at the last time, where there is no noise, and EDM's own number of it is infinite
+        # the network is not evaluated at the last time, where there is no noise, and EDM's number for it is infinite
         numbers = torch.cat([schedule.alpha(times), schedule.sigma(times), schedule.timestep(times[:-1])])
         if not (bool(torch.isfinite(numbers).all()) and bool((times.diff() < 0).all())):
             raise ValueError(

@@ -52,7 +52,7 @@ def follows_size(scheduler: Any) -> bool:
 
 
 def shift_of_tokens(scheduler: Any, num_tokens: int) -> float:
-    """The shift that diffusers' pipelines have such a scheduler use for so many tokens of a clip.
+    """The shift that diffusers' pipelines have such a scheduler use for a clip of this many tokens.
 
     mu grows linearly with them, from `base_shift` to `max_shift` (`calculate_shift`, first of FLUX.1); the shift is
     e^mu, or mu itself where `time_shift_type` is linear.

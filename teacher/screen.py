@@ -17,7 +17,7 @@ class TrainingScreen(Protocol):
         """Training of `total` steps, of which `done` were done before: the `with` block reports each step."""
 
     def pieces(self, unit: str) -> AbstractContextManager[Report]:
-        """One piece of work after another, each of so many units."""
+        """One piece of work after another, each of a number of units."""
 
     def say(self, sentence: str) -> None:
         """One line, above all before something slow."""

@@ -53,7 +53,7 @@ def read_size(text: str) -> VideoSize:
     """What `size_said` writes. Raises ValueError for other text."""
     numbers = [int(number) if number.isascii() and number.isdigit() else 0 for number in text.lower().split("x")]
     if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
+        raise ValueError(f"{text!r} is not a size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
     width, height, num_frames = numbers
     return VideoSize(num_frames, height, width)
 
@@ -64,7 +64,7 @@ def check_sizes(sizes: Sequence[VideoSize]) -> None:
         raise ValueError("the list is empty: name at least one size, or leave it out")
     twice = [size for size in sizes if sizes.count(size) > 1]
     if twice:
-        raise ValueError(f"{size_said(twice[0])} is there twice: name each size once")
+        raise ValueError(f"{size_said(twice[0])} is listed twice: list each size once")
 
 
 def embedded_path(name: str = SHAPES) -> Path:
@@ -122,7 +122,7 @@ def call_defaults(pipeline_class: type) -> dict[str, Any]:
 def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     """The size the teacher was made for: from `fewstep.json` in its folder, else its pipeline's defaults.
 
-    Raises ValueError for a size in fewstep.json that is no whole number above 0.
+    Raises ValueError for a size in fewstep.json that is not a whole number above 0.
     """
     beside = folder / _BESIDE
     if beside.is_file():
@@ -139,7 +139,7 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
 
 
 def said_fps(folder: Path) -> float | None:
-    """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is no rate."""
+    """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is not a rate."""
     beside = folder / _BESIDE
     fps = read_json(beside).get("fps") if beside.is_file() else None
     if fps is None:
@@ -152,8 +152,8 @@ def said_fps(folder: Path) -> float | None:
 def teacher_sha256(folder: Path) -> str:
     """One hash over all in a pipeline's folder that decides its latents and embeddings, wherever it lies.
 
-    That is its index and, in the folders of its parts, weights, configs, tokenizer and scheduler files;
-    neither model cards and pictures nor `fewstep.json`, whose size and rate a dataset states itself.
+    That is its index and, in the folders of its parts, weights, configs, tokenizer and scheduler files; neither model
+    cards and images nor `fewstep.json`, whose size and rate a dataset states itself.
     """
     index, parts = index_path(folder), read_pipeline_index(folder)
     names = [name for name, part in parts.items() if isinstance(part, list) and any(part)]

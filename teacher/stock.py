@@ -18,7 +18,7 @@ Node = tuple[str, dict[str, Any]]  # of a ComfyUI workflow: its class and inputs
 
 
 class Contract(Protocol):
-    """How a student is sampled, as far as a pipeline must be told: what student.contract.SamplingContract says."""
+    """How a student is sampled, as far as a pipeline needs it: what student.contract.SamplingContract says."""
 
     @property
     def steps(self) -> int: ...

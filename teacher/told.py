@@ -1,4 +1,4 @@
-"""Numbers that a denoiser is told besides times: guidance where it is an input, and how much of a control is added."""
+"""Numbers that are inputs of a denoiser besides times: embedded guidance and control scale."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ControlScale = float | tuple[float, ...]
 
 
 class Told:
-    """The part of `Teacher` about numbers that hold for every time and every clip, of teacher and student alike."""
+    """The part of `Teacher` for inputs that are the same at every time and for every clip, in teacher and student."""
 
     pipeline: Any
     folder: Path
 
     embedded_guidance: float | None = None
-    """What a denoiser that takes its guidance as an input (arXiv 2210.03142) is told at every time; None: it takes
-    none. One forward, beside which classifier-free guidance stays possible. A family sets its pipeline's default."""
+    """Guidance as an input of the denoiser (arXiv 2210.03142); None: it takes none. It needs one forward, and can
+    be combined with classifier-free guidance. A family sets its pipeline's default."""
     control_scale: ControlScale = 1.0
-    """How much of what a control branch makes of the given is added to the denoiser, as one number or one for each of
-    `control_layers`: 1 is all of it, 0 nothing."""
+    """Scale of the control branch's output, as one number or one for each of `control_layers`: 1 adds all of it, 0
+    nothing."""
 
     @property
     def control_layers(self) -> int:
@@ -32,7 +32,7 @@ class Told:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What `tell` would say again, of numbers that the denoiser takes, as JSON has them."""
+        """The arguments of `tell` that restore the current values, of the inputs that the denoiser takes, as JSON."""
         result: dict[str, Any] = {}
         if self.embedded_guidance is not None:
             result["embedded_guidance"] = self.embedded_guidance
@@ -48,10 +48,10 @@ class Told:
         return scale if isinstance(scale, tuple) else (scale,) * self.control_layers
 
     def tell(self, embedded_guidance: float | None = None, control_scale: ControlScale | None = None) -> None:
-        """From now on the denoiser is told these, as teacher and as student; None leaves what it is told.
+        """Sets these inputs for the denoiser from now on, as teacher and as student; None keeps the current value.
 
-        Raises ValueError for a number that it does not take, but for a control scale of 1, and for a control scale of
-        another number of layers.
+        Raises ValueError for an input that it does not take, except a control scale of 1, and for a control scale
+        with a wrong number of layers.
         """
         if embedded_guidance is not None and self.embedded_guidance is None:
             raise ValueError(

@@ -54,12 +54,12 @@ def train_network(
     watch_every: int = 500,
     screen: TrainingScreen = SILENT,
 ) -> None:
-    """Trains `modules` in place for `budget.steps` steps and leaves their moving average in them.
+    """Trains `modules` in place for `budget.steps` steps and leaves their EMA in them.
 
     `folder` keeps `state.pt` (resumed from when there) and TensorBoard logs. `watch(step)` is called now and then on
-    the moving average and returns figures to log. Raises ValueError when loss or gradient stop being finite, before
-    the weights do; the last good state is kept. A signal that asks to stop ends the step it meets, saves and raises
-    Stop; one that asks to save is met after the step.
+    the EMA and returns figures to log. Raises ValueError when loss or gradient stop being finite, before the weights
+    do; the last good state is kept. A signal that asks to stop ends the step it meets, saves and raises Stop; one that
+    asks to save is met after the step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
@@ -107,7 +107,7 @@ def psnr_of_mse(mse: Tensor) -> Tensor:
 
 
 class _State:
-    """Network, moving average, optimizers and step count: what a checkpoint holds, good while `whole`."""
+    """Network, EMA, optimizers and step count: what a checkpoint holds, good while `whole`."""
 
     def __init__(self, path: Path, network: nn.ModuleDict, budget: Budget) -> None:
         self.path, self.network, self.budget = path, network, budget
@@ -119,7 +119,7 @@ class _State:
         self._saved_step = self.step
 
     def update(self, name: str, loss: Tensor) -> None:
-        """One optimizer step on a loss, and one of the moving average."""
+        """One optimizer step on a loss, and one of the EMA."""
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         if not (math.isfinite(float(loss.detach())) and math.isfinite(float(norm))):
@@ -144,7 +144,7 @@ class _State:
         self.whole = True
 
     def watched(self, watch: Callable[[int], Mapping[str, float]], signals: Signals) -> Mapping[str, float]:
-        """The figures of `watch` on the moving average; none when a request to stop cuts it short."""
+        """The figures of `watch` on the EMA; none when a request to stop cuts it short."""
         self.whole = False
         with self.averaged():
             figures = signals.attempt(lambda: watch(self.step))
@@ -153,7 +153,7 @@ class _State:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network holds the moving average inside the `with` block."""
+        """The network holds the EMA inside the `with` block."""
         outside = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
         try:

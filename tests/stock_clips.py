@@ -34,7 +34,7 @@ def stock_latents(teacher: Teacher, given: Given, z: Tensor, steps: int, guidanc
 
 @torch.no_grad()
 def stock_error(teacher: Teacher, steps: int, guidance: float) -> float:
-    """|rollout - stock| / |stock|, with pictures of noise where the family is given something."""
+    """|rollout - stock| / |stock|, with images of noise where the family is given something."""
     size = size_of(teacher)
     given = noise_given(teacher.given_sizes(size))
     z = teacher.noise([3], teacher.latent_shape(*size))

@@ -23,15 +23,15 @@ NEEDED_BY_OTHERS = {
 }
 
 
-def asked(group: list[str]) -> dict[str, Requirement]:
+def by_name(group: list[str]) -> dict[str, Requirement]:
     return {canonicalize_name(one.name): one for one in map(Requirement, group)}
 
 
-NEEDED = asked(PROJECT["dependencies"])
-ALL = NEEDED | asked([one for group in PROJECT["optional-dependencies"].values() for one in group])
+NEEDED = by_name(PROJECT["dependencies"])
+ALL = NEEDED | by_name([one for group in PROJECT["optional-dependencies"].values() for one in group])
 del ALL["fewstep"]  # an extra that contains another
 LINES = (ROOT / "constraints.txt").read_text().splitlines()
-PINS = asked([line for line in LINES if line and not line.startswith("#")])
+PINS = by_name([line for line in LINES if line and not line.startswith("#")])
 
 
 @cache

@@ -41,7 +41,7 @@ def test_the_reference_has_every_function_and_metric(site: Path) -> None:
     names = [*(f"fewstep.{name}" for name in functions), "fewstep.api.distillation.distill"]
     names += [f"fewstep.metrics.{name}" for name in fewstep.metrics.__all__]
     assert [name for name in names if f'id="{name}"' not in text] == []
-    assert "the same that an evaluation takes" in text  # docstrings are there, not names alone
+    assert "the same as in an evaluation" in text  # docstrings are there, not names alone
 
 
 def test_the_page_of_settings_has_every_setting_of_the_schema(site: Path) -> None:

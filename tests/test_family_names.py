@@ -70,7 +70,7 @@ def test_no_family_is_named_outside_of_families(path: Path) -> None:
         "def to_wan_names(): pass",
         "kind.is_animatediff = True",
         "open(wan=True)",
-        "raise ValueError(f'{file} is no LoRA for Wan ({error})')",
+        "raise ValueError(f'{file} is not a LoRA for Wan ({error})')",
         "match x:\n case Wan(): pass",
         "name == 'HunyuanVideoPipeline'",
         "diffusers.StableVideoDiffusionPipeline",

@@ -38,6 +38,12 @@ BANNED = {
     r"\bheld against\b": "compared with",
     r"\bcannot be had\b": "cannot be loaded",
     r"\bstands in for them\b": "there is no fallback",
+    r"\b(is asleep|it has won)\b": "what the discriminator's accuracy means",
+    r"\bfor want of\b": "because there is no ...",
+    r"\bof so many (steps|bits|clips|dimensions)\b": "of this many ...",
+    r"\bnever taught where to land\b": "not trained at these nodes",
+    r"\bpatches nothing with it\b": "has no effect in ComfyUI",
+    r"\bbefore (the )?student moves\b|\bnobody outruns\b": "before the student's first step; neither side gets ahead",
 }
 # Past entries of the logs stay as they were written.
 PAGES = sorted(

@@ -27,7 +27,7 @@ TINY_MOTION: dict[str, Any] = {
 
 
 def tiny_unet2d(seed: int) -> Any:
-    """A random UNet of pictures, which a motion adapter fits."""
+    """A random UNet of images, which a motion adapter fits."""
     return randomized(UNet2DConditionModel(**TINY_UNET), seed)
 
 

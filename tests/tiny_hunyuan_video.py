@@ -110,7 +110,7 @@ def save_tiny_hunyuan_video(folder: Path, **config: Any) -> None:
 
 
 def save_tiny_hunyuan_video_image(folder: Path, kind: str = "latent_concat", **config: Any) -> None:
-    """Writes a random HunyuanVideoImageToVideoPipeline whose transformer sees pictures in this way."""
+    """Writes a random HunyuanVideoImageToVideoPipeline whose transformer sees images in this way."""
     tokenizer, parts = llama_tokenizer(pipeline_hunyuan_video_image2video.DEFAULT_PROMPT_TEMPLATE), _parts()
     vision = CLIPVisionConfig(
         hidden_size=8, projection_dim=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37,

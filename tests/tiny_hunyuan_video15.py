@@ -32,7 +32,7 @@ from fewstep.teacher.shapes.captions import vocabulary
 from tests.tiny_pipelines import randomized, save_tiny
 
 _SIDE = 32
-_TARGET = 39  # so that the pipeline makes 32 x 32 and 32 x 48 pixels of pictures of these sizes
+_TARGET = 39  # so that the pipeline makes 32 x 32 and 32 x 48 pixels of images of these sizes
 _CHAT = "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }}<|im_end|>{% endfor %}"
 
 
@@ -51,7 +51,7 @@ def _qwen_tokenizer(system_message: str, crop_start: int) -> PreTrainedTokenizer
 
 
 def save_tiny_hunyuan_video15(folder: Path, pictures: bool = False, **config: Any) -> None:
-    """Writes a random HunyuanVideo15Pipeline, or the one for pictures; `config` is that of the transformer."""
+    """Writes a random HunyuanVideo15Pipeline, or the one for images; `config` is that of the transformer."""
     torch.manual_seed(0)
     kind: Any = HunyuanVideo15ImageToVideoPipeline if pictures else HunyuanVideo15Pipeline
     transformer = HunyuanVideo15Transformer3DModel(

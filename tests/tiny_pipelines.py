@@ -142,7 +142,7 @@ def save_tiny_given_wan(folder: Path, kind: str, **config: Any) -> None:
         }
         pipeline = WanImageToVideoPipeline(**parts, **experts, boundary_ratio=0.9, **config)
     else:
-        tokens = (16 // 8) ** 2 + 1  # of one picture
+        tokens = (16 // 8) ** 2 + 1  # of one image
         seen = {"in_channels": 36, "image_dim": 4, "pos_embed_seq_len": 2 * tokens if kind == "flf2v" else None}
         if kind != "flf2v":
             seen["added_kv_proj_dim"] = 24

@@ -140,5 +140,5 @@ class Pairs:
         if latent_frames > 1 and (frames - 1) % (latent_frames - 1) == 0:
             return pixels // height, (frames - 1) // (latent_frames - 1), True
         if frames % latent_frames:
-            raise ValueError(f"{latent_frames} latent frames make {frames} frames, which no small decoder follows")
+            raise ValueError(f"{latent_frames} latent frames make {frames} frames, which no small decoder supports")
         return pixels // height, frames // latent_frames, False

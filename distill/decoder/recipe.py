@@ -54,7 +54,7 @@ class DecoderSettings(Settings):
     cooldown: Fraction = 0.5
     """Fraction of the steps."""
     ema: Decay = 0.999
-    """Decay of the moving average, which is kept in the end."""
+    """Decay of the EMA, which is kept in the end."""
     features: Weight = 0.0
     """Weight of the distance between what the teacher's own encoder makes of both decoders' clips."""
     discriminator: TimeDiscriminator = TimeDiscriminator()

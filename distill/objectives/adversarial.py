@@ -37,7 +37,7 @@ class AdversarialLesson:
     transition: Tensor  # (B,) int64 on the CPU: which of the student's transitions each clip is of
     num_judged: int  # turns that the discriminator has
     step: StudentStep | None = None  # None where nothing is learned from single steps
-    taught: Lesson | None = None  # the supervisor's way through it; None where nobody needs it
+    taught: Lesson | None = None  # the supervisor's way through it; None where it is not needed
     noise: Tensor | None = None  # where the student's own clips begin, if they are judged
     drawn: int = 0  # the step of theirs from which on gradients pass, where one is drawn
     starts: list[Tensor] | None = None  # features of z_t, where a frozen backbone reads it once for all turns
@@ -64,7 +64,7 @@ class AdversarialObjective:
         return {DISCRIMINATOR: Trainee(both, self.settings.lr, self.settings.betas, self.discriminator.timed())}
 
     def rounds(self, step: int) -> Iterator[tuple[str, ...]]:
-        """The discriminator's turns and the student's on the same clips; before the first, the warm-up on others."""
+        """Discriminator and student steps on the same clips; before the first, the warm-up on others."""
         if step == 0:
             for _ in range(self.settings.warmup):
                 yield (DISCRIMINATOR,)
@@ -84,7 +84,7 @@ class AdversarialObjective:
         return comparison
 
     def loss(self, turn: str, lesson: AdversarialLesson, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
-        """Figures of the discriminator's or the student's turn; `r1` and `r2` (|grad D|^2 / 2) only where they count.
+        """Figures of a discriminator or student step; `r1` and `r2` (|grad D|^2 / 2) only where they count.
 
         Whether the discriminator's parameters take gradients is set for the turn, and stays so until the next call:
         backward comes in between.
@@ -112,8 +112,8 @@ class AdversarialObjective:
         return self._learn(discriminate, real, fake, x0, lesson, roles)
 
     def watched(self) -> dict[str, float]:
-        """The discriminator's accuracy at the transitions where it is most and least often right; nothing before it was
-        asked. At some it may be at chance: steps that end in noise hold little that it could see."""
+        """The discriminator's accuracy at the transitions where it is most and least often right; empty before its
+        first step. At some it may be at chance: steps that end in noise hold little that it could see."""
         seen = self.scores.averages[0][self.scores.weights > 0]
         return {"accuracy_at_most": float(seen.max()), "accuracy_at_least": float(seen.min())} if len(seen) else {}
 

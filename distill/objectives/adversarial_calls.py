@@ -1,7 +1,7 @@
 """The calls that adversarial distillation makes: in its steps, its warm-up and what fresh heads are trained for.
 
-Where the discriminator's turns follow its accuracy, the usual number is counted. It reads with a backbone, whose
-backward passes reach the endpoint (the student learns) or the backbone itself (if it is trained).
+Where the number of discriminator steps follows its accuracy, the usual number is counted. It reads with a backbone,
+whose backward passes reach the endpoint (the student learns) or the backbone itself (if it is trained).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def step_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
-    """Of all steps of the stage: the discriminator's turns and the student's."""
+    """Of all steps of the stage: discriminator and student steps."""
     sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
     samples, anchored = settings.judges == "sample", settings.anchor.weight > 0
     step = turn.starts_once + turn.judge * settings.discriminator_steps + turn.learn + sides.learnt
     step += parts.lesson if anchored and not samples else sides.real
     if anchored and samples:
         step += parts.lesson + parts.learn
-    if stage.accumulate > 1:  # its graph does not wait for the student's turn, see Trainer
+    if stage.accumulate > 1:  # its graph does not wait for the student step, see Trainer
         step += sides.forward * settings.discriminator_steps
     counting = -(-stage.steps // settings.penalty_every)  # every n-th step from step 0 on
     return step * stage.steps + turn.penalty * (counting * settings.discriminator_steps)
@@ -79,7 +79,7 @@ class _Turn:
     starts_once: Calls  # in a round, for z_t
     judge: Calls  # in a turn of its own
     penalty: Calls  # more of them where r1 or r2 count
-    learn: Calls  # in the student's turn
+    learn: Calls  # in the student step
 
 
 def _turn(settings: Adversarial, batch: int) -> _Turn:

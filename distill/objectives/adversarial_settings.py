@@ -66,34 +66,34 @@ class Adversarial(ObjectiveSettings):
     loss: AdversarialLoss = "relativistic"
     """relativistic (RpGAN), non_saturating or hinge."""
     weight: Weight = 0.1
-    """Of the student's adversarial loss besides the anchor."""
+    """Weight of the student's adversarial loss next to the anchor."""
     anchor: Anchor = Anchor()
     """Regression of the endpoint."""
     mismatched: Weight = 0.0
-    """Weight of real clips with another clip's prompt as further fakes, so that prompts count (arXiv 1605.05396)."""
+    """Weight of real clips with another clip's prompt as additional fakes, so that prompts count (arXiv 1605.05396)."""
     r1: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
     r2: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is the student's; 0 is off."""
     penalty_every: NumSteps = 4
-    """Every n-th step r1 and r2 count n times, in the others not at all; in the first, once in each turn of warm-up."""
+    """r1 and r2 count n times in every n-th step, not in others; in the first step, once in each step of warm-up."""
     penalty_sigma: Amount = 0.01
     """Size of the finite difference that estimates the gradient, in units of the latents."""
     noise: Noise = UniformNoise()
-    """How noisy the discriminator sees both sides."""
+    """How much noise is added to both sides for the discriminator."""
     warmup: StepsOrNone = 50
-    """Discriminator steps before the student moves."""
+    """Discriminator steps before the student's first step."""
     discriminator_steps: NumSteps = 1
-    """Discriminator steps per student step; all of them learn from the same clips, with other noise."""
+    """Discriminator steps per student step; all use the same clips, with different noise."""
     balance: Balance | None = None
-    """Discriminator steps and a weight of the adversarial loss that follow accuracy; null: always the same."""
+    """Adapts discriminator steps and the weight of the adversarial loss to its accuracy; null: both are constant."""
     lr: Rate = 2e-4
     """Learning rate of the discriminator, Adam."""
     betas: tuple[Decay, Decay] = NO_MOMENTUM
     """Adam's, of the discriminator."""
     probe: StepsOrNone = 0
-    """Steps for which fresh heads are trained on the finished student, and on what it was before the stage: their
-    accuracy on held-out pairs says how well real and student can be told apart. 0 is none."""
+    """Steps for which fresh heads are trained on the finished student, and on the one before the stage: their
+    accuracy on held-out pairs measures how well real and student can be told apart. 0 is none."""
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """The network that judges."""
 
@@ -173,7 +173,7 @@ class Adversarial(ObjectiveSettings):
             add_adapter(shared_copy(network), DISCRIMINATOR_ADAPTER, rank, rank, kinds=teacher.kinds)
 
     def calls(self, stage: Stage, parts: PartCalls) -> Calls:
-        """Both players' turns."""
+        """Discriminator and student steps."""
         return step_calls(self, stage, parts)
 
     def calls_once(self, stage: Stage, parts: PartCalls) -> Calls:
@@ -186,5 +186,5 @@ class Adversarial(ObjectiveSettings):
         return self.penalty_every if self.r1 or self.r2 else 1
 
     def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
-        """The discriminator: its heads, and what of its backbone is its own."""
+        """The discriminator: its heads, and the trained part of its backbone."""
         return {DISCRIMINATOR: Held(trained=num_parameters(network, self.discriminator, self.conditional, kinds))}

@@ -1,8 +1,8 @@
-"""What a discriminator is shown: what counts as real, and what of the student is compared with it.
+"""What a discriminator sees: what counts as real, and which output of the student is compared with it.
 
-The published recipe holds the student's endpoint against the supervisor's (arXiv 2402.13929). Others hold clips against
-clips: what one step stands for (LADD, arXiv 2403.12015), or the end of the student's own chain (DMD2, arXiv 2405.14867;
-APT, arXiv 2501.08316).
+The published recipe compares the student's endpoint with the supervisor's (arXiv 2402.13929). Others compare clips with
+clips: the x0 of one step (LADD, arXiv 2403.12015), or the end of the student's own chain (DMD2, arXiv 2405.14867; APT,
+arXiv 2501.08316).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _AT_DATA = 1e-9  # times below are data
 
 @dataclass(frozen=True)
 class Subject:
-    """Which side of the comparison is made how; see `Adversarial` for the three settings."""
+    """How the two sides of the comparison are made; see `Adversarial` for the three settings."""
 
     real: Real
     judges: Judges

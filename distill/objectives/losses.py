@@ -29,6 +29,7 @@ def generator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor, weights: T
 
     weights (B,) multiply the loss of each clip; None: 1 each.
     """
+    # all three keep their gradient where D is sure that a clip is the student's; hinge's is not clipped on this side
     losses = -fake  # hinge
     if kind != "hinge":
         losses = softplus(real - fake if kind == "relativistic" else -fake)
@@ -51,6 +52,7 @@ def gradient_penalty(
     `discriminate` gives (B, heads), of which the mean over heads is taken; `logits` are those of z, if they are known.
     Gradients flow to whatever `discriminate` trains, through both evaluations.
     """
+    # one random direction per clip is an unbiased estimate, and needs no second derivative of the backbone
     at_z = discriminate(z) if logits is None else logits
     slope = (discriminate(z + sigma * noise) - at_z) / sigma
     return slope.square().mean(dim=1) / 2

@@ -50,7 +50,7 @@ class ObjectiveSettings(Settings, ABC):
     kind: str
 
     default_betas: ClassVar[tuple[float, float]]
-    """Adam's, of the student, where a stage says nothing; a game of players asks for no momentum."""
+    """Adam's betas for the student if a stage sets none; adversarial training needs no momentum."""
     is_regression: ClassVar[bool] = False
     """Whether it does nothing but follow its supervisor: others are compared with such students."""
     has_discriminator: ClassVar[bool] = False

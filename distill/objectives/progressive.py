@@ -71,7 +71,7 @@ class ProgressiveObjective:
         return {}
 
     def rounds(self, step: int) -> tuple[tuple[str, ...], ...]:
-        """The student's turn."""
+        """The student step."""
         return ((STUDENT,),)
 
     def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Taught:
@@ -82,6 +82,7 @@ class ProgressiveObjective:
         """The endpoint's error in the student's own prediction."""
         teacher, taught = roles.teacher, lesson.step
         x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)
+        # x~: the x0 with which a single DDIM step from z_t lands on z_s (arXiv 2202.00512, Alg. 2)
         target, own = taught.target(teacher.schedule), teacher.schedule_of(roles.student)
         kept = teacher.kept(lesson.conditions, x0)
         return {"loss": regress(own, x0, target, taught.t, self.settings.loss, self.settings.huber_c, kept)}

@@ -59,6 +59,7 @@ class NoiseLevels(Settings):
 
     def draw(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
         """Levels (count,), float64, at this fraction of the stage."""
+        # late in the stage mostly little noise, where details are decided (arXiv 2402.13929)
         weights = torch.tensor(self.weights if progress >= self.uniform_until else [1.0] * len(self.levels))
         drawn = torch.multinomial(weights, count, replacement=True, generator=generator)
         return torch.tensor(self.levels, dtype=torch.float64)[drawn]
@@ -86,5 +87,6 @@ Noise = Annotated[AnyNoise, Field(discriminator="kind")]
 
 def draw_times(schedule: NoiseSchedule, noise: AnyNoise, s: Tensor, progress: float, draws: Draws) -> Tensor:
     """To which times (B,) endpoints at s (B,) are noised: of the drawn level, or s where that is noisier already."""
+    # noise can only be added: an endpoint z_s that is noisier than the drawn level is judged as it is
     levels = draws.each(lambda generator: noise.draw(1, progress, generator))
     return torch.maximum(s, schedule.time_of_level(levels))

@@ -1,4 +1,4 @@
-"""The discriminator's accuracy at each transition, and how many turns it gets next."""
+"""The discriminator's accuracy at each transition, and its number of steps in the next training step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.limited import NumSteps
 
-_MEMORY = 0.9  # of the moving averages, per turn that sees the transition
+_MEMORY = 0.9  # of the running averages, per turn that sees the transition
 
 
 class Balance(Settings):
     """Keeps discriminator and student level, by the discriminator's accuracy.
 
-    Under `low` it has `most` turns in a step, so that it keeps up with the student; above `high` it has none, until
-    the student has caught up; between them as many as `discriminator_steps` says. The student waits as well: at a
-    transition where accuracy is under `low` its adversarial loss counts less, and at chance not at all, as a
-    discriminator that is wrong there has nothing to teach.
+    Below `low` it has `most` turns in a step, so that it keeps up with the student; above `high` it has none, until
+    the student has caught up; in between it has `discriminator_steps`. The student waits as well: at a transition where
+    accuracy is below `low` its adversarial loss counts less, and at chance not at all, because a discriminator that is
+    wrong there gives no useful gradient.
     """
 
     low: Fraction = 0.6
@@ -47,9 +47,9 @@ class Balance(Settings):
 
 
 class Scores(nn.Module):
-    """Moving averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
+    """Running averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
 
-    Accuracy is the share of pairs of which the real one has the higher logit, over clips and heads. Averages begin
+    Accuracy is the share of pairs in which the real one has the higher logit, over clips and heads. Averages begin
     at the first pair that is seen; until then accuracy counts as chance.
     """
 
@@ -63,12 +63,15 @@ class Scores(nn.Module):
     @torch.no_grad()
     def update(self, transition: Tensor, real: Tensor, fake: Tensor) -> None:
         """transition (B,) int64 on the CPU; logits (B, heads), those of one pair at the same place."""
+        # per clip the mean over heads: 1 if every head ranks the real one of the pair higher, 0.5 at chance
         pairs = torch.stack([(real > fake).double(), real.double(), fake.double()]).mean(dim=2).cpu()
         sums, counts = torch.zeros_like(self.averages), torch.zeros_like(self.weights)
         sums.index_add_(1, transition, pairs)
         counts.index_add_(0, transition, torch.ones(len(transition), dtype=torch.float64))
+        # all processes keep the same averages, so that all of them take the same number of turns next
         total = sum_over_processes(torch.cat([sums, counts[None]]), real.device)
         seen = total[3] > 0
+        # bias-corrected, as Adam's moments are: the first pair counts whole, and later ones decay by _MEMORY
         keep = _MEMORY * self.weights[seen]
         new = total[:3, seen] / total[3, seen]
         self.averages[:, seen] = (keep * self.averages[:, seen] + (1 - _MEMORY) * new) / (keep + 1 - _MEMORY)

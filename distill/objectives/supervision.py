@@ -91,6 +91,7 @@ def noise_as_sampled(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tens
     From noise alone a student is sampled, so it learns from that as well, though most VP schedules leave some of the
     clip at t = 1 (arXiv 2305.08891).
     """
+    # z_t = alpha_t x0 + sigma_t eps; at t = 1 sampling starts from eps alone, whatever alpha_1 is
     z_t = schedule.add_noise(x0, noise, t)
     at_noise = t > 1 - 1e-9
     z_t[at_noise] = noise[at_noise]

@@ -180,7 +180,7 @@ def check_replaceable(out: Path) -> None:
     except (OSError, ValueError):  # nothing, or what a kill left of a benchmark
         return
     if not isinstance(held, dict) or "fit" not in held:
-        raise ValueError(f"{out} is no benchmark's table: {ELSEWHERE}")
+        raise ValueError(f"{out} is not a benchmark's table: {ELSEWHERE}")
 
 
 def benchmark_notes(results: dict[str, Any]) -> list[str]:

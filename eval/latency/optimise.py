@@ -26,8 +26,8 @@ _PAYS = {False: "faster by more than the spread", True: "more clips a minute, th
 @dataclass(frozen=True)
 class Tried:
     """An option on top of those kept before it. Seconds are medians of a pass; `seconds_saved` is the median of pairs,
-    with and without in turn, and `spread` their interquartile range: what slows both is nobody's. Figures of likeness
-    are to the model without any option. `why`: of the verdict, in words."""
+    with and without in turn, and `spread` their interquartile range: what slows down both does not count. Figures of
+    likeness are to the model without any option. `why`: of the verdict, in words."""
 
     option: str
     kept: bool
@@ -109,7 +109,7 @@ class Optimiser:
         return replace(tried, kept=not why, why=why or tried.why), switches
 
     def _times(self, switches: Sequence[Switch], background: Background | None) -> tuple[list[float], list[float]]:
-        """Seconds of passes without and with the option, in turn, so that a busy moment is nobody's."""
+        """Seconds of passes without and with the option, in turn, so that a busy moment affects both."""
         result: dict[bool, list[float]] = {False: [], True: []}
         for turn in range(-1, self._repetitions):
             for on in (turn % 2 == 0, turn % 2 == 1):  # the other one first the next time
@@ -146,7 +146,7 @@ def _turned(switches: Sequence[Switch], on: bool) -> Sequence[Switch]:
 
 def candidates(model: TimedModel, batch: int) -> Iterator[list[tuple[str, Any]]]:
     """Options that this machine may have, alternatives together, in the order in which they are tried: compilation
-    before eight bits, which without it are turned back at every use."""
+    before 8-bit weights, which without it are dequantised at every use."""
     sampler = model.sampler
     on_gpu = sampler.teacher.device.type == "cuda"
     yield [("attention", name) for name in (_GPU_ATTENTION if on_gpu else _CPU_ATTENTION)]

@@ -20,7 +20,7 @@ _EVERY_SECONDS = 0.002
 
 @dataclass
 class Peak:
-    """What a watched pass took at its highest; 0 where nobody watched."""
+    """The peak of a watched pass; 0 if none was watched."""
 
     gib: float = 0.0
 

@@ -17,7 +17,7 @@ class Switch:
         try:
             change()
         except Exception:
-            self.off()  # what of it was made
+            self.off()  # what was set so far
             raise
         self._after = self._values()
 

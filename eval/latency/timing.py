@@ -77,7 +77,7 @@ def synchronised(device: torch.device) -> Clock:
 def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Seconds:
     """Makes one batch of clips, a prompt each, through the three parts of sampling; of a chain all links do.
 
-    No link waits for pictures: conditions on pictures of noise take as long. Of several passes in the background the
+    No link waits for images: conditions on images of noise take as long. Of several passes in the background the
     first alone decodes its own clips as well.
     """
     earlier = Seconds(None, 0.0, 0.0, 0.0) if model.before is None else time_pass(model.before, prompts, clock)
@@ -96,7 +96,7 @@ def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Second
         denoised = clock()
     finally:
         if decoding is not None:
-            wait([decoding])  # also after an error: nobody else may ask the autoencoder meanwhile
+            wait([decoding])  # also after an error: nothing else may use the autoencoder meanwhile
     if decoding is None:
         sampler.decode(latents)
     else:

@@ -28,7 +28,7 @@ class Tuning:
 
     compile: denoisers go through torch.compile, whole; compile_blocks: their repeated blocks do, which compiles
     sooner; cuda_graphs: whole, replayed as CUDA graphs. attention: a name of diffusers' attention backends. quantise,
-    quantise_text: weights of denoisers, and of what encodes prompts and pictures. channels_last: layout of
+    quantise_text: weights of denoisers, and of what encodes prompts and images. channels_last: layout of
     convolutions' weights. tiling, slicing: the autoencoder decodes a clip in pieces, or the clips of a batch one by
     one. overlap: clips are decoded while the next ones are denoised.
     """
@@ -52,8 +52,8 @@ class Tuning:
     @property
     def said(self) -> str:
         """As options of the command line; nothing where nothing is done."""
-        said = (option_said(field.name, getattr(self, field.name)) for field in fields(self))
-        return " ".join(option for option in said if option)
+        options = (option_said(field.name, getattr(self, field.name)) for field in fields(self))
+        return " ".join(option for option in options if option)
 
 
 def option_said(name: str, value: Any) -> str:
@@ -104,7 +104,7 @@ def tunable_decoders(samplers: Sequence[Sampler]) -> list[Any]:
 
 
 def encoders(samplers: Sequence[Sampler]) -> list[Any]:
-    """What encodes prompts and given pictures, where it is there."""
+    """What encodes prompts and given images, where it is there."""
     links = (link for sampler in samplers for link in sampler.links)
     parts = (getattr(link.teacher.pipeline, name, None) for link in links for name in link.teacher.encoders)
     return list(dict.fromkeys(part for part in parts if isinstance(part, nn.Module)))

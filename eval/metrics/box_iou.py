@@ -18,7 +18,7 @@ _LIT = 2  # pixels that a row or column of the object must have: noise has singl
 
 
 class BoxIoU(Metric):
-    """Intersection over union of the object's box in each frame with the given one; of a clip the mean over frames.
+    """Intersection over union of the object's box in each frame with the given one, averaged over a clip's frames.
 
     The object is what has the clip's most frequent strong colour: a second object is smaller and of another colour.
     A frame without it counts 0.

@@ -1,6 +1,7 @@
-"""What a clip looks like by itself: motion, flicker, saturation, contrast. Beside the teacher's they show collapse.
+"""What a clip looks like by itself: motion, flicker, saturation, contrast. Compared with the teacher's they show
+collapse.
 
-Distances to a reference and VBench reward smooth, vivid clips, and so hide a student that stands still or burns out.
+Distances to a reference and VBench reward smooth, vivid clips, and so hide a student that freezes or burns out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ BLANK = 0.01  # contrast of a clip that shows nothing
 
 
 class ClipStatistic(Metric):
-    """A number of each clip; figures are its mean, and as NAME-ratio the mean over the teacher's."""
+    """A number per clip. Figures are its mean, and as NAME-ratio its mean divided by the teacher's."""
 
     unit: str
 
@@ -92,7 +93,7 @@ class Motion(ClipStatistic):
 
 
 class Flicker(ClipStatistic):
-    """How unsteadily."""
+    """How unsteadily pixels change."""
 
     name, unit, per_clip = "flicker", "of the range, per frame", staticmethod(flicker)
 

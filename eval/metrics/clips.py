@@ -37,27 +37,27 @@ class Clips:
 
 
 def teachers(metric: str, clips: Clips) -> Clips:
-    """The teacher's clips of the same noise. Raises ValueError where a paired metric is given none."""
+    """The teacher's clips from the same noise. Raises ValueError if a paired metric got none."""
     if clips.teacher is None:
         raise ValueError(f"{metric} compares clips with the teacher's: pass those of the same prompts and noise, too")
     return clips.teacher
 
 
 class Metric(torchmetrics.Metric):
-    """Numbers of each clip, and figures that come from them alone.
+    """Numbers of each clip, and figures that are computed from these numbers only.
 
-    An evaluation calls `measure` and `figures` itself, as it keeps the numbers on disk to resume from. Any other loop
-    has torchmetrics' `update`, `compute` and `reset`, which call the same two. Of several processes each updates with
-    clips of its own, and `compute` gives all of them the figures of all clips, those of process 0 first: a bootstrap's
-    interval depends on their order, the figure itself does not.
+    An evaluation calls `measure` and `figures` itself, because it keeps the numbers on disk to resume from. Other
+    loops use torchmetrics' `update`, `compute` and `reset`, which call the same two. With several processes, each
+    updates with its own clips, and `compute` returns the figures of all clips to all of them, in the order of ranks: a
+    bootstrap's interval depends on the order, the figure itself does not.
 
-    `of_torchmetrics` are torchmetrics' own arguments, such as `sync_on_compute`.
+    `of_torchmetrics` are torchmetrics' arguments, such as `sync_on_compute`.
     """
 
     full_state_update = False
     is_differentiable = False
     name: str
-    paired: Literal["", "videos", "latents"] = ""  # what of the teacher's clips of the same noise is needed
+    paired: Literal["", "videos", "latents"] = ""  # which of the teacher's data from the same noise is needed
     seeds = 1  # clips of one prompt that are measured together, as one row
     reads_prompts = False
 
@@ -74,7 +74,7 @@ class Metric(torchmetrics.Metric):
         return state
 
     def protocol(self) -> dict[str, Any]:
-        """All that makes its figures comparable, as JSON."""
+        """Everything that its figures depend on, as JSON."""
         return {}
 
     @abstractmethod
@@ -83,20 +83,20 @@ class Metric(torchmetrics.Metric):
 
     @abstractmethod
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        """Figures of all rows of a model, beside those of the teacher; None for the teacher itself."""
+        """Figures from all rows of a model and those of the teacher; None for the teacher itself."""
 
     def difference(self, own: Tensor, other: Tensor) -> Figures:
         """Figures of a model less those of another one, row i of both from one prompt and noise.
 
-        Without any where none are made. A figure of shares says in `differing` on how many clips the two differ.
+        Empty where there are none. A figure of shares has the number of clips on which the two differ in `differing`.
         """
         return {}
 
     def update(self, videos: Tensor, prompts: Sequence[str] | None = None, teacher: Tensor | None = None) -> None:
-        """Measures clips (B, 3, F, H, W) in -1..1, of which those of one prompt stand beside each other.
+        """Measures clips (B, 3, F, H, W) in -1..1; those of one prompt must be consecutive.
 
         prompts: one for each clip, for metrics that read them. teacher: the teacher's clips of the same prompts and
-        noise: paired metrics compare with them, and others then give their figures over the teacher's as well.
+        noise: paired metrics compare with them, and others then also return ratios to the teacher's figures.
         Raises ValueError for clips of another shape, and without what the metric needs.
         """
         beside = None if teacher is None else self._seen(teacher, prompts)
@@ -131,7 +131,7 @@ class Metric(torchmetrics.Metric):
         if len(videos) % self.seeds:
             raise ValueError(f"{self.name} compares {self.seeds} clips of each prompt, not {len(videos)} in all")
         if prompts is None and self.reads_prompts:
-            raise ValueError(f"{self.name} holds clips against their prompts: pass prompts, one for each clip")
+            raise ValueError(f"{self.name} compares clips with their prompts: pass prompts, one for each clip")
         if prompts is not None and len(prompts) != len(videos):
             raise ValueError(f"there are {len(videos)} clips and {len(prompts)} prompts: pass one for each clip")
         if teacher is not None and self.paired and teacher.videos.shape != videos.shape:
@@ -179,7 +179,7 @@ def mean_interval(values: Tensor) -> Interval:
 def ratio_interval(own: Tensor, teacher: Tensor) -> Interval:
     """Sum of own (N,) over sum of teacher (N,), clip i of both from one prompt; 95 % by a bootstrap over clips.
 
-    Raises ValueError when the teacher's sum is 0, of which nothing is a multiple.
+    Raises ValueError when the teacher's sum is 0.
     """
     own, teacher = own.double(), teacher.double()
     if not teacher.sum() > 0:

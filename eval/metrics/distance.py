@@ -40,7 +40,7 @@ class Distance(Metric):
 
     @property
     def reference(self) -> Tensor:
-        """Features (M, D) of the clips that the distance is taken to. Raises ValueError before there are any."""
+        """Features (M, D) of the reference clips. Raises ValueError before there are any."""
         return self._all(self._real_rows, "real clips")
 
     @reference.setter
@@ -54,15 +54,15 @@ class Distance(Metric):
         teacher: Tensor | None = None,
         real: bool = False,
     ) -> None:
-        """Takes features of clips (B, 3, F, H, W) in -1..1, or of real ones; prompts and teacher do not matter."""
+        """Adds features of clips (B, 3, F, H, W) in -1..1, or of real ones; prompts and teacher are ignored."""
         self._keep(self._real_rows if real else self._rows, self.measure(self._seen(videos, None)))
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
-        """`update` alone: a batch by itself has no distance."""
+        """Only `update`: a single batch has no distance."""
         self.update(*args, **kwargs)
 
     def reset(self) -> None:
-        """Forgets the clips, and the real ones unless they are to be kept."""
+        """Drops the clips, and the real ones unless they are to be kept."""
         kept = list(getattr(self, self._real_rows))
         super().reset()
         if not self._resets_real:
@@ -76,7 +76,7 @@ class Distance(Metric):
         return self.network.features(clips.videos)
 
     def features(self, source: ClipSource, batch: int, progress: Progress) -> Tensor:
-        """Features (M, D) of real clips, taken once for all evaluations of one protocol."""
+        """Features (M, D) of real clips, computed once for all evaluations of one protocol."""
 
         def compute() -> Tensor:
             features = []

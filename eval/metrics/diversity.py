@@ -1,4 +1,4 @@
-"""Whether other noise makes other clips: distances among the clips of one prompt."""
+"""Whether different noise gives different clips: distances among the clips of one prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Diversity(Metric):
         return self._protocol
 
     def measure(self, clips: Clips) -> Tensor:
-        """(B / seeds,); clips of one prompt stand beside each other."""
+        """(B / seeds,); clips of one prompt must be consecutive."""
         per_prompt = clips.videos.unflatten(0, (-1, self.seeds))
         pairs = combinations(range(self.seeds), 2)
         return torch.stack([self._distance(per_prompt[:, i], per_prompt[:, j]) for i, j in pairs]).mean(0)

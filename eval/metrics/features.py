@@ -1,7 +1,7 @@
 """Feature networks behind one interface, and the distances that their features give.
 
-A network makes one feature vector of each clip; `distance_figures` compares two sets of them. A figure compares only
-with figures of the same protocol: `FeatureNetwork.protocol()`, the number of clips, and the reference.
+A network makes one feature vector of each clip; `distance_figures` compares two sets of them. Figures are only
+comparable under the same protocol: `FeatureNetwork.protocol()`, the number of clips, and the reference.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class FeatureNetwork(Protocol):
     min_frames: int  # of a clip
 
     def protocol(self) -> dict[str, Any]:
-        """All that makes figures comparable (frames, resize, value range, dimensions, weights, versions), as JSON."""
+        """Everything that figures depend on (frames, resize, value range, dimensions, weights, versions), as JSON."""
         ...
 
     def features(self, videos: Tensor) -> Tensor:
         """Features (B, D), float32, on the CPU, of videos (B, 3, F, H, W) in -1..1.
 
-        Raises ValueError for clips that the network does not know, such as too short ones.
+        Raises ValueError for clips that the network cannot read, such as too short ones.
         """
         ...
 
@@ -58,8 +58,8 @@ def open_features(name: str, weights: str | Path | None = None, device: str = "c
 def distance_figures(name: str, samples: Tensor, reference: Tensor, seed: int = 0) -> Figures:
     """Figures of features (N, D) against those of the reference (M, D), each with a 95 % interval.
 
-    NAME                the Frechet distance of these N clips: compares with figures of the same N only
-    NAME-extrapolated   its limit for ever more clips; only there with four clips for each of the D dimensions
+    NAME                the Frechet distance of these N clips: comparable at the same N only
+    NAME-extrapolated   its limit for infinitely many clips; only with at least four clips for each of the D dimensions
     NAME-kernel         the kernel distance, unbiased at any N
     """
     intervals = {

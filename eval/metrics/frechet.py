@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, its sampling error, and its limit for ever more clips."""
+"""Frechet distance between two sets of features, its sampling error, and its limit for infinitely many clips."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def frechet_draws(
 
 
 def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval | None:
-    """The Frechet distance of ever more samples and references, with a 95 % interval, which covers that limit.
+    """The Frechet distance in the limit of infinitely many samples and references, with a 95 % interval that covers it.
 
     A straight line through the distances at all, 3/4, 2/3 and 1/2 of the clips of both sets, over 1/N, ends there
     (Chong and Forsyth, https://arxiv.org/abs/1911.07023, with subsets in which each clip comes equally often). Two
@@ -94,7 +94,7 @@ def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval 
 
 
 def fewest_clips(dimensions: int) -> int:
-    """How many clips of each kind `extrapolated` needs for features of so many dimensions."""
+    """How many clips of each kind `extrapolated` needs for features of this many dimensions."""
     return max(4 * dimensions, _GROUPS)
 
 

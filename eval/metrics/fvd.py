@@ -26,7 +26,7 @@ _CLOSE = 1e-4  # of the largest logit; float32 differs by a tenth of it
 
 
 class FvdFeatures:
-    """Figures compare with published ones for 2048 clips, 16 frames or more, and the weights of the archive."""
+    """Comparable with published figures for 2048 clips of 16 frames or more, and the archive's weights."""
 
     name = "fvd"
     min_frames = FEWEST_FRAMES
@@ -45,7 +45,7 @@ class FvdFeatures:
         self._device = device
 
     def protocol(self) -> dict[str, Any]:
-        """What figures depend on beside the clips."""
+        """What figures depend on besides the clips."""
         return {
             "network": "I3D, Kinetics-400, logits",
             "weights_sha256": self.weights_sha256,
@@ -95,7 +95,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
         raise ValueError(f"{path} holds no plain tensors: pass i3d_torchscript.pt or safetensors") from error
     if not isinstance(state, dict) or not all(isinstance(weight, Tensor) for weight in state.values()):
-        raise ValueError(f"{path} is no state dict: pass i3d_torchscript.pt or safetensors")
+        raise ValueError(f"{path} is not a state dict: pass i3d_torchscript.pt or safetensors")
     return state
 
 

@@ -1,4 +1,4 @@
-"""Whether clips keep the pictures that they were given as first and last frames."""
+"""Whether clips keep the images that they were given as first and last frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewstep.teacher.given import FROM_CLIP, OF_CLIPS, given_names, read_given, 
 
 
 class FramePsnr(Metric):
-    """PSNR of a clip's first and last frames to the pictures given as such, in dB: the mean of those that are given."""
+    """PSNR of a clip's first and last frames to the images given as such, in dB: the mean of those that are given."""
 
     name = "frame-psnr"
     reads_prompts = True

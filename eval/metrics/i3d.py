@@ -75,14 +75,14 @@ class I3D(nn.Module):
         try:
             missing, unknown = self.load_state_dict(own, strict=False)
         except RuntimeError as error:
-            raise ValueError("these weights are of an I3D of other sizes: pass those of Kinetics-400") from error
+            raise ValueError("these weights are for an I3D of another size: pass those of Kinetics-400") from error
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
         if missing or unknown:
-            first = f"{missing[0]} is missing" if missing else f"{unknown[0]} is too much"
+            first = f"{missing[0]} is missing" if missing else f"{unknown[0]} is not expected"
             raise ValueError(f"these are no weights of I3D ({first}): pass i3d_torchscript.pt or rgb_imagenet.pt")
 
     def set_epsilon(self, epsilon: float) -> None:
-        """Of all batch norms; 1e-3, that of the original network, unless told otherwise."""
+        """Of all batch norms; 1e-3 by default, as in the original network."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eps = epsilon

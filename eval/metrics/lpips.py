@@ -1,7 +1,7 @@
-"""LPIPS, how alike two pictures look (arXiv 1801.03924), version 0.1 on AlexNet.
+"""LPIPS, the perceptual distance of two images (arXiv 1801.03924), version 0.1 on AlexNet.
 
-By the same linear heads that torchmetrics holds on an AlexNet that the user has, else by the `lpips` package:
-torchvision, which that one needs, breaks much else where it was built for another torch.
+Uses torchmetrics' linear heads on an AlexNet that the user provides, else the `lpips` package, which needs
+torchvision: one that was built for another torch breaks much else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FRAMES_AT_ONCE = 16
 
 
 class Lpips(nn.Module):
-    """Two batches of pictures (B, 3, H, W) in -1..1 -> their distances (B,)."""
+    """Two batches of images (B, 3, H, W) in -1..1 -> their distances (B,)."""
 
     shift: Tensor
     scale: Tensor
@@ -62,7 +62,7 @@ class VideoLpips:
     """LPIPS of clips: the mean over their frames."""
 
     def __init__(self, network: nn.Module, device: torch.device | str = "cpu") -> None:
-        """`network` takes two batches of pictures (B, 3, H, W) in -1..1 and gives B numbers in any shape."""
+        """`network` takes two batches of images (B, 3, H, W) in -1..1 and gives B numbers in any shape."""
         self._network = network.to(device)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def open_lpips(trunk: Path | None, device: torch.device | str = "cpu") -> VideoL
 
 
 class LPIPS(LpipsGap):
-    """LPIPS to the teacher's clips, on weights that it opens itself."""
+    """LPIPS to the teacher's clips, with weights that it loads itself."""
 
     def __init__(
         self, trunk: str | Path | None = None, device: torch.device | str = "cpu", **of_torchmetrics: Any

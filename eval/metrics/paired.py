@@ -1,7 +1,7 @@
 """Figures of the same prompts and noise compared with each other: a bootstrap that takes the same clips of both.
 
-What two models share, such as prompts that are hard for both, falls out of their difference: its interval is far
-narrower than the two figures' own. Figures are combined draw by draw, and all intervals are of 95 %.
+What two models share, such as prompts that are hard for both, cancels in their difference, so its interval is
+far narrower than those of the two figures. Figures are combined draw by draw, and all intervals are of 95 %.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def ratio(own: Resampled, other: Resampled) -> Resampled:
 
 
 def over_seeds(figures: Sequence[Resampled], seed: int = 0) -> Resampled:
-    """The mean of figures that differ by the seed of their training alone, each draw over a resample of the seeds, too.
+    """The mean of figures that differ only by their training seed; each draw resamples the seeds, too.
 
     Of S seeds such a bootstrap sees the fraction (S - 1) / S of the variance between seeds, so of two or three its
     interval is too narrow. Raises ValueError when there are none, or they are not of the same draws.

@@ -1,4 +1,4 @@
-"""What feature networks do to clips before they look at them."""
+"""What feature networks do to clips before they read them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def first_frames(videos: Tensor, fewest: int, most: int, name: str) -> Tensor:
 
 
 def eight_bits(videos: Tensor) -> Tensor:
-    """Values in -1..1 rounded to the 256 of a file, so that clips from a model and from disk are seen alike."""
+    """Values in -1..1 rounded to the 256 of a file, so that clips from a model and from disk are treated alike."""
     return ((videos.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 def resized(videos: Tensor, height: int, width: int, antialias: bool) -> Tensor:
-    """Videos (B, 3, F, H, W), the whole frame made so large, bilinear and frame by frame."""
+    """Videos (B, 3, F, H, W), the whole frame resized, bilinearly and frame by frame."""
     batch, frames = videos.shape[0], videos.shape[2]
     pictures = videos.transpose(1, 2).flatten(0, 1)
     pictures = interpolate(pictures, (height, width), mode="bilinear", align_corners=False, antialias=antialias)

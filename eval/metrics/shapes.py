@@ -86,7 +86,7 @@ class ShapesFeatures:
         self._judge = load_judge(device=device)
 
     def protocol(self) -> dict[str, Any]:
-        """What figures depend on beside the clips."""
+        """What figures depend on besides the clips."""
         return {
             "network": "the embedded judge of the shapes world",
             "weights_sha256": judge_sha256(),

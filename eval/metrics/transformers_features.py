@@ -1,4 +1,5 @@
-"""Features of video transformers, whose distances see motion where I3D's see texture (https://arxiv.org/abs/2404.12391).
+"""Features of video transformers, whose distances see motion where I3D's see texture
+(https://arxiv.org/abs/2404.12391).
 
 `fd-videomae`: VideoMAE (https://arxiv.org/abs/2203.12602); `fd-vjepa2`: V-JEPA 2 (https://arxiv.org/abs/2506.09985).
 """
@@ -48,7 +49,7 @@ class TransformersFeatures:
         self._mean, self._std = _normalisation(folder)
 
     def protocol(self) -> dict[str, Any]:
-        """What figures depend on beside the clips."""
+        """What figures depend on besides the clips."""
         import transformers
 
         return {

@@ -13,12 +13,12 @@ from fewstep.eval.report.words import plural
 POINTS = 400  # of one line
 _OF_TRANSITION = re.compile(r"discriminator/(accuracy|logits_real|logits_fake)_to_(.+)")
 _TURNS = "student/discriminator_steps"
-_LEAST = 0.4  # where the picture of accuracy begins, unless it falls lower
+_LEAST = 0.4  # where the plot of accuracy begins, unless it falls lower
 _MOST_TONES = 14
 
 CAUTION = (
-    "A discriminator whose own accuracy is near 0.5 says nothing by itself: the student may have outrun it. Whether "
-    "there is still something to see, only heads trained afresh on the finished student can say."
+    "A discriminator’s own accuracy near 0.5 is inconclusive, because it may lag behind the student. Only heads "
+    "trained afresh on the finished student show whether there is still a difference."
 )
 _REAL = {  # what is judged -> what counts as real -> in words
     "endpoint": {
@@ -47,12 +47,12 @@ Points = list[tuple[int, float]]
 
 
 def is_pictured(key: str) -> bool:
-    """Whether a figure of a curve is in a picture of its own."""
+    """Whether a figure of a curve has a plot of its own."""
     return bool(_OF_TRANSITION.fullmatch(key)) or key == _TURNS
 
 
 def adversarial_stage(pictures: list[dict[str, Any]], stage: StageRecord, tone: int) -> dict[str, Any]:
-    """A stage's words and table, and the numbers of the pictures that it adds."""
+    """A stage's words and table, and the numbers of the plots that it adds."""
     judging = stage.judging
     assert judging is not None
     ends = _ends(stage.curve)
@@ -88,10 +88,10 @@ def fresh_heads(stage: StageRecord) -> str:
             f"{was}; 50 % is chance. Each figure is of one training of the heads, so a few points may be chance."
         )
     if judging.probe and result is None:
-        return "Heads are trained afresh when the stage is finished; until then nothing says how much there is to see."
+        return "Heads are trained afresh when the stage is finished; until then the difference is not known."
     return (
-        "No heads were trained afresh (objective.probe is 0), so nothing here says how well real and student can be "
-        "told apart in the end."
+        "No heads were trained afresh (objective.probe is 0), so this page cannot say how well real and student can "
+        "be told apart in the end."
     )
 
 
@@ -123,7 +123,7 @@ def _percent(share: float) -> str:
 
 
 def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The times at which transitions end, as the curve names them, noisiest first -> how a reader is told of them."""
+    """The times at which transitions end, as the curve names them, noisiest first -> how the page shows them."""
     ends = {match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))}
     ordered = sorted((end for end in ends if _is_number(end)), key=float, reverse=True)
     short = {end: f"to t = {float(end):.2f}" for end in ordered}
@@ -156,7 +156,7 @@ def _accuracy(stage: StageRecord, judging: Judging, ends: Mapping[str, str]) -> 
         "range": [min(_LEAST, *values), 1.0],
         "guides": [{"name": "chance", "value": 0.5}],
         "band": band and {"low": band.low, "high": band.high, "name": f"balance {band.low:g} to {band.high:g}"},
-        "smooth": not ends,  # figures of transitions are moving averages already
+        "smooth": not ends,  # figures of transitions are running averages already
     }
 
 
@@ -198,7 +198,7 @@ def _line(name: str, tone: int, points: Points) -> dict[str, Any]:
 
 
 def thinned(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Points:
-    """The finite points of a figure, every so many of a long curve: at most `most`, the last one among them."""
+    """The finite points of a figure, evenly thinned for a long curve: at most `most`, the last one among them."""
     points = [
         (point["step"], float(f"{value:.5g}"))
         for point in curve

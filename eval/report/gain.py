@@ -10,7 +10,7 @@ from fewstep.eval.caution import has_interval, why_inconclusive
 from fewstep.eval.report.inputs import Comparison, FigureRecord, ModelRecord, RunRecord, StageRecord
 from fewstep.eval.report.words import COMPARED, TOLD_FIRST, number, plural
 
-_POINTS = "share of clips"  # the unit of figures that are told in points, which are percent of the clips
+_POINTS = "share of clips"  # the unit of figures that are shown in points, which are percent of the clips
 _MOST = 4  # sentences
 
 
@@ -33,7 +33,7 @@ class _Measured:
 
 
 def gains(runs: Sequence[RunRecord], comparison: Comparison) -> list[Gain]:
-    """Of each student that is not of regression, and that no other one of as many steps goes on with, to each of
+    """Of each student that is not of regression, and that no other one of the same step count starts from, to each of
     regression beside it."""
     sentences = []
     for run in runs:
@@ -60,7 +60,7 @@ def _folder(source: str | Path) -> Path:
 
 
 def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
-    """The stages of as many steps that a stage goes on with, from itself back."""
+    """The stages of the same step count that a stage builds on, from itself back."""
     named = {of_run.name: of_run for of_run in run.stages}
     current: StageRecord | None = stage
     while current is not None and current.student_steps == stage.student_steps:
@@ -70,7 +70,7 @@ def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
 
 
 def _is_last(student: _Measured, measured: Sequence[_Measured], run: RunRecord) -> bool:
-    """Whether it is not of regression, and none of the others that were measured goes on with it."""
+    """Whether it is not of regression, and none of the others that were measured starts from it."""
     others = (other for other in measured if other is not student and not other.stage.regression)
     return not student.stage.regression and all(student.stage not in _line(run, other.stage) for other in others)
 
@@ -88,8 +88,8 @@ def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: i
     names = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
     if not figures or not names:
         return (
-            f"What {part} gave is not known: {last.row.model} and {other.row.model} were not held "
-            "against each other. `fewstep evaluate` of both, as before, adds that from the clips on disk."
+            f"What {part} gave is not known: {last.row.model} and {other.row.model} were not compared with each other. "
+            "`fewstep evaluate` of both, as before, adds that from the clips on disk."
         )
     steps, num = last.stage.student_steps, figures[names[0]].num
     regression = "regression alone" if more is None else "the regression that it began with"

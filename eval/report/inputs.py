@@ -187,7 +187,7 @@ class StageRecord:
     result: dict[str, Any] | None = None  # None until it is finished
     curve: list[dict[str, Any]] = field(default_factory=list)
     samples: Path | None = None  # its newest folder of clips
-    start: str | None = None  # the stage whose student it goes on with; None: the teacher
+    start: str | None = None  # the stage whose student it starts from; None: the teacher
     regression: bool = False  # whether it does nothing but follow its supervisor
     judging: Judging | None = None  # where a discriminator judges
 
@@ -199,7 +199,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder as a report reads it."""
+    """A run directory as a report reads it."""
 
     folder: Path
     teacher: str

@@ -40,7 +40,7 @@ def write_report(out: Path, material: Material, count: int) -> None:
 
 
 def render_page(material: Material, count: int) -> str:
-    """The page's HTML. Whatever came from files is escaped; the browser is told to run no script but the page's own."""
+    """The page's HTML. Everything from files is escaped; a policy lets the browser run no script but the page's own."""
     style = (_HERE / "style.css").read_text("utf-8")
     script = '"use strict";\n' + "\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
     environment = Environment(
@@ -102,7 +102,7 @@ def _commands(material: Material) -> dict[str, list[str]]:
 
 
 def _named(row: ModelRecord) -> str:
-    """A model as commands are told of it."""
+    """A model as an argument of a command."""
     guidance = "" if row.guidance is None else f":{row.guidance}"
     return f"{row.model}={row.source}" + (f"@{row.steps}{guidance}" if row.role == "teacher" and row.steps else "")
 

@@ -215,7 +215,7 @@ def run_section(data: PageData, run: RunRecord, count: int, shown: bool) -> dict
 
 
 def _thinned(curve: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Figure -> its finite points, but for figures with pictures of their own."""
+    """Figure -> its finite points, but for figures with plots of their own."""
     keys = dict.fromkeys(key for point in curve for key in point if key != "step" and not is_pictured(key))
     curves = {key: thinned(curve, key, _POINTS) for key in keys}
     return {key: points for key, points in curves.items() if points}

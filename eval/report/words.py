@@ -38,7 +38,7 @@ ABOUT = {  # what a metric says; one that ends in -kernel or -ratio has the word
     "diversity-lpips": "how much clips of one prompt differ from noise to noise, as LPIPS sees it",
 }
 ENDINGS = {
-    "-extrapolated": "extrapolated to endlessly many clips",
+    "-extrapolated": "extrapolated to infinitely many clips",
     "-kernel": "as the unbiased kernel distance on the same features",
     "-ratio": "as a multiple of the teacher’s",
 }
@@ -119,7 +119,7 @@ def title(runs: list[RunRecord], comparisons: list[Comparison]) -> str:
 
 
 def verdict(comparison: Comparison, aside: Collection[str] = ()) -> list[str]:
-    """A sentence or two on each student, beside the teacher; models `aside` are told of elsewhere."""
+    """A sentence or two on each student, compared with the teacher; models `aside` are described elsewhere."""
     rows = comparison.evaluation.rows
     students = [row for row in rows[1:] if row.role == "student" and row.model not in aside]
     sentences = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]
@@ -141,7 +141,9 @@ def _on_student(comparison: Comparison, teacher: ModelRecord, student: ModelReco
     same = next((r for r in comparison.evaluation.rows[1:] if r.role == "teacher" and r.steps == student.steps), None)
     if same and metrics and _value(same, metrics[0]) is not None:
         reached = interval(same.metrics[metrics[0]])
-        sentence += f" Undistilled, the teacher at {plural(same.steps or 0, 'step')} has {metrics[0]} {reached}."
+        sentence += (
+            f" Without distillation, the teacher at {plural(same.steps or 0, 'step')} has {metrics[0]} {reached}."
+        )
     return sentence
 
 
@@ -157,14 +159,16 @@ def _speed(comparison: Comparison, teacher: ModelRecord, student: ModelRecord) -
     if ours and theirs and ours.denoise_seconds and theirs.denoise_seconds:
         words = f"is {times(theirs.denoise_seconds / ours.denoise_seconds)} faster at denoising"
         above = ideal and is_above_ideal(ours.model_dump() | {"ideal_speedup": ideal})
-        words += f" (ideal {times(ideal)}{', so not all of it is the student’s' if above else ''})" if ideal else ""
+        words += (
+            f" (ideal {times(ideal)}{', so not all of it is due to the student' if above else ''})" if ideal else ""
+        )
         if ours.total_seconds and theirs.total_seconds:
             words += f" and {times(theirs.total_seconds / ours.total_seconds)} from prompt to clip"
         return words
     if ideal is None:
         return "was measured"
     evaluations = plural(student.evaluations or 0, "time")
-    return f"asks the network {evaluations} for a clip, where the teacher asks {teacher.evaluations:g} times"
+    return f"evaluates the network {evaluations} for a clip, the teacher {teacher.evaluations:g} times"
 
 
 def _compared(teacher: ModelRecord, student: ModelRecord, metric: str) -> str:

@@ -95,7 +95,7 @@ def read_times(path: Path) -> tuple[int, dict[str, Latency]]:
     try:
         batch = content["protocol"]["batch"]
         if type(batch) is not int or not 0 < batch <= MOST_CLIPS:
-            raise ValueError("its batch is no number of clips")
+            raise ValueError("its batch is not a number of clips")
         return batch, {row.model: row for row in map(Latency.model_validate, content["rows"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(_none(path, error)) from error
@@ -112,4 +112,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _none(path: Path, error: Exception) -> str:
-    return f"{path} is no file of `fewstep evaluate` or `fewstep benchmark` ({error})"
+    return f"{path} is not a file of `fewstep evaluate` or `fewstep benchmark` ({error})"

@@ -79,7 +79,7 @@ class ExportTable:
     def measure(self, entries: Sequence[ExportEntry], progress: Progress, refused: Callable[[str], None]) -> list[Any]:
         """The rows of these entries, each written as soon as it is measured.
 
-        A student that a format refuses has no row; `refused` is told why.
+        A student that a format refuses has no row; `refused` gets the reason.
         """
         rows = []
         for entry in entries:

@@ -1,6 +1,6 @@
 """Rows of a table of students compared with the 50-step teacher, and against regression alone, prompt by prompt.
 
-A student's delta is its shapes-fd less that of the `mse` row of as many steps with the same guidance inside: of the
+A student's delta is its shapes-fd less that of the `mse` row with the same step count and baked-in guidance: of the
 same run if that has one, else of the first run that has. Of several such rows the first one counts. `mse` rows have no
 delta. All intervals are of 95 %, by a paired bootstrap over prompts.
 """

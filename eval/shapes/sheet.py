@@ -1,4 +1,4 @@
-"""One picture that compares models: a row per prompt, a column of frames per model."""
+"""One image that compares models: a row per prompt, a column of frames per model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fewstep.teacher.videos.writing import Frames
 
-_SCALE = 2  # pixels of the picture per pixel of the clip, for small clips
+_SCALE = 2  # pixels of the image per pixel of the clip, for small clips
 _TEXT, _GAP = 16, 6  # pixels
 
 

@@ -1,4 +1,4 @@
-"""The `fewstep` command: its verbs in one place, and one sentence for every mistake a user can mend."""
+"""The `fewstep` command: its verbs in one place, and one sentence for every mistake a user can fix."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _fewstep(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Distil video diffusion models into students of a few steps."""
+    """Distil video diffusion models into few-step students."""
     if context.invoked_subcommand is not None and context.invoked_subcommand not in GROUPS:
         check_alone(context.invoked_subcommand)
 

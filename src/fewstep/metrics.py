@@ -1,4 +1,4 @@
-"""Metrics of clips for anyone's loop, the same that an evaluation takes: `update`, `compute` and `reset`."""
+"""Metrics of clips for your own loop, the same as in an evaluation: `update`, `compute` and `reset`."""
 
 from __future__ import annotations
 

@@ -15,21 +15,22 @@ tags: [fewstep, video, autoencoder]
 
 # A small decoder for {teacher}
 
-It decodes latents as the autoencoder of {teacher} does, from which it was distilled, in less time. It has no encoder:
-what a pipeline encodes, such as a first frame, its own autoencoder still does.
+It was distilled from the autoencoder of {teacher}, and decodes its latents in less time. It has no encoder: what
+a
+pipeline encodes, such as a first frame, is still encoded by its own autoencoder.
 
 ```python
 import torch
 from diffusers import AutoModel, DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("{teacher}").to("cuda")
-# runs video_decoder.py, which lies beside the weights
+# runs video_decoder.py, which is in the same folder as the weights
 decoder = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
 decoder = decoder.to(pipe.vae.device, pipe.vae.dtype)
 pipe.vae.decode = decoder.decode
 ```
 
-Long clips can be decoded piece by piece, each as soon as its latents are there:
+Long clips can be decoded piece by piece, as soon as latents arrive:
 
 ```python
 for frames in decoder.stream(latents.split(2, dim=2)):  # (B, 3, F, H, W) in -1..1
@@ -42,9 +43,9 @@ for frames in decoder.stream(latents.split(2, dim=2)):  # (B, 3, F, H, W) in -1.
 | frames per latent frame | {temporal} |
 | parameters | {parameters:,} |
 | steps of training | {steps} |
-| PSNR against the autoencoder, {held_out} clips held out | {psnr_db:.1f} dB |
+| PSNR against the autoencoder, {held_out} held-out clips | {psnr_db:.1f} dB |
 
-It was measured against the autoencoder on clips like those that it was trained on, and on no others.
+It was measured against the autoencoder only on clips like those that it was trained on.
 """
 
 

@@ -17,7 +17,7 @@ from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.loading import without_bars
 
-DECODER_FOLDER = "decoder"  # in a run's folder
+DECODER_FOLDER = "decoder"  # in a run directory
 _CONFIG = "config.json"
 _MODULE = Path(video_decoder.__file__)
 _CLASS = SmallVideoDecoder.__name__

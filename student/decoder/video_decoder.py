@@ -119,7 +119,7 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self, z: Tensor, *_: Any, num_frames: int | None = None, return_dict: bool = True, **__: Any
     ) -> DecoderOutput | tuple[Tensor]:
         """As the autoencoder's: (B, C, n, h, w) -> (B, 3, F, H, W), or images, (N, C, h, w) -> (N, 3, H, W), of which
-        `num_frames` in a row are a clip. What else an autoencoder is told, such as a time, has no effect."""
+        `num_frames` in a row are a clip. Other inputs of an autoencoder, such as a time, have no effect."""
         images = z.ndim == 4
         if images:
             z = z.unflatten(0, (-1, num_frames or 1)).transpose(1, 2)

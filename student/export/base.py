@@ -121,13 +121,13 @@ class Format:
         if options.rank is not None and not self.adapters:
             able = [name for name in MODULES if find_format(name).adapters]
             raise ValueError(
-                f"--rank is that of a LoRA which is extracted from a fully trained student, --to {' or '.join(able)}; "
-                f"{self.name} writes none: leave it out"
+                "--rank is the rank of a LoRA which is extracted from a fully trained student, --to "
+                f"{' or '.join(able)}; {self.name} writes none: leave it out"
             )
         if options.shard is not None:
             check_shard_size(options.shard)
             if not self.shards:
-                raise ValueError(f"{self.name} is one file, which --max-shard-size cannot split: leave it out")
+                raise ValueError(f"{self.name} is a single file, so --max-shard-size has no effect: leave it out")
         if options.precision is not None and options.precision not in self.precisions:
             raise ValueError(
                 f"{self.name} cannot be written in {options.precision}: use --dtype {' or '.join(self.precisions)}"
@@ -174,9 +174,9 @@ class Exported:
 
 
 def check_shard_size(size: str) -> None:
-    """Raises ValueError for what is no size of files in diffusers' terms."""
+    """Raises ValueError for what is not a size of files in diffusers' terms."""
     if re.fullmatch(r"[1-9]\d*(\.\d+)?\s*[KMGT]B", size.upper()) is None:
-        raise ValueError(f"--max-shard-size {size} is no size of files: pass one such as 5GB or 500MB")
+        raise ValueError(f"--max-shard-size {size} is not a size of files: pass one such as 5GB or 500MB")
 
 
 def find_format(name: str) -> Format:

@@ -60,14 +60,16 @@ def sampling(student: Student) -> str:
         (
             f"- steps: {contract.steps}, at timesteps {nodes}",
             *([f"- experts: {experts_said(contract.experts)}"] if contract.experts else ()),
-            f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is inside the weights"
+            f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is distilled into the "
+            "weights"
             + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
             f"- scheduler: {_scheduler(student)}",
             *(
-                f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, {contract.fps:g} a second"
+                f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, {contract.fps:g} frames per "
+                "second"
                 for size in contract.sizes
             ),
-            "- `contract.json` says all this to programs; `fewstep sample` keeps to it by itself",
+            "- `contract.json` has all of this for programs; `fewstep sample` follows it automatically",
         )
     )
 
@@ -93,11 +95,11 @@ def serving(student: Student, format: Format) -> str:
         return ""
     names = [name for name in student.teacher.component_names().values() if hasattr(student.teacher.pipeline, name)]
     networks: dict[str, Any] = dict(zip(names, parts_of(student.teacher.denoiser).values(), strict=False))
-    lines = ["pipe.enable_model_cpu_offload()  # in place of pipe.to(...): a part is on the GPU while it is used"]
+    lines = ["pipe.enable_model_cpu_offload()  # instead of pipe.to(...): a part is on the GPU only while it is used"]
     for name, network in networks.items():
         blocks = getattr(network, "_repeated_blocks", None)
         lines.append(
-            f"pipe.{name}.compile_repeated_blocks()  # one block is compiled, and used for all"
+            f"pipe.{name}.compile_repeated_blocks()  # one block is compiled and reused for all"
             if blocks
             else f"pipe.{name}.compile()"
         )
@@ -105,12 +107,12 @@ def serving(student: Student, format: Format) -> str:
         lines += [
             "",
             "from torchao.quantization import Int8WeightOnlyConfig, quantize_  # pip install torchao",
-            *(f"quantize_(pipe.{name}, Int8WeightOnlyConfig())  # weights in eight bits" for name in networks),
+            *(f"quantize_(pipe.{name}, Int8WeightOnlyConfig())  # 8-bit weights" for name in networks),
         ]
-    fuse = "A LoRA is faster once it is inside the weights, `pipe.fuse_lora()`, before anything below. " * (
+    fuse = "A LoRA is faster once fused, with `pipe.fuse_lora()`, before any of the following. " * (
         format.adapters and hasattr(student.teacher.pipeline, "fuse_lora")
     )
-    return f"{fuse}Each of these stands alone; none was measured with this student:\n\n{_code(lines)}"
+    return f"{fuse}Each of these can be used on its own; none was measured with this student:\n\n{_code(lines)}"
 
 
 def beside(student: Student, format: Format, written: Written) -> str:
@@ -120,11 +122,11 @@ def beside(student: Student, format: Format, written: Written) -> str:
         return ""
     if teacher.fuses_lora:
         return (
-            "Fuse this one first, as above, then load the other. Not tried: how much of another LoRA's look is left at "
-            f"{student.contract.steps} steps."
+            "Fuse this one first, as above, then load the other. Not tried: how much of another LoRA's style is left "
+            f"at {student.contract.steps} steps."
         )
     return (
-        "Load both with names, this one at full weight: less of it and the steps no longer land.\n\n"
+        "Load both with names, this one at full weight: with less, the student no longer works at its few steps.\n\n"
         + _code(
             (
                 'pipe.load_lora_weights(".", adapter_name="fewstep", ...)  # as above',
@@ -132,8 +134,8 @@ def beside(student: Student, format: Format, written: Written) -> str:
                 'pipe.set_adapters(["fewstep", "style"], [1.0, 0.8])',
             )
         )
-        + "\n\nTried, on tiny pipelines of random weights: both add up, whichever is loaded first, and a weight "
-        "of 0 takes the other one away. Not tried: how much of another LoRA's look is left at "
+        + "\n\nTried on tiny pipelines of random weights: both add up in either order, and a weight of 0 removes "
+        "the other one. Not tried: how much of another LoRA's style is left at "
         f"{student.contract.steps} steps."
     )
 
@@ -147,11 +149,11 @@ def limits(contract: SamplingContract, format: Format, written: Written) -> list
     """What it cannot do, or was not looked at for."""
     sizes = " or ".join(f"{size.num_frames} frames of {size.width} x {size.height}" for size in contract.sizes)
     return [
-        f"It was taught {contract.steps} steps at the nodes above, without guidance, and clips of {sizes}: asked in "
-        "any other way, it gives worse ones.",
+        f"It was trained for {contract.steps} steps at the nodes above, without guidance, and for clips of {sizes}; "
+        "with any other settings its clips are worse.",
         f"The file is for {PROGRAMS[format.name].program}.",
         f"Its weights are in {written.precision}; it was compared in "
-        f"{written.precision if written.precision in format.computes else 'float32'}, so sums in another precision "
-        "round on top of the error above.",
-        "What its base model does wrongly it does wrongly, too.",
+        f"{written.precision if written.precision in format.computes else 'float32'}, so computing in another "
+        "precision adds rounding to the error above.",
+        "It has the faults of its base model.",
     ]

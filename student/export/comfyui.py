@@ -119,7 +119,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
         return with_adapter(teacher, type(teacher.pipeline).lora_state_dict(state), file)
     except KeyError as error:
         raise ValueError(
-            f"{file} is no LoRA for {comfyui_facts(teacher).model} ({error} is missing): export it again"
+            f"{file} is not a LoRA for {comfyui_facts(teacher).model} ({error} is missing): export it again"
         ) from error
 
 

@@ -70,8 +70,8 @@ def patched(teacher: Teacher, state: Mapping[str, Tensor], path: Path) -> nn.Mod
     for key, change in _changes(state).items():
         if key not in parameters or parameters[key].shape != change.shape:
             raise ValueError(
-                f"{path} is no LoRA for {teacher.folder} (its {key} does not fit): use its own teacher (--teacher of "
-                "`fewstep sample` and `fewstep export`)"
+                f"{path} is not a LoRA for {teacher.folder} (its {key} does not fit): use its own teacher (--teacher "
+                "of `fewstep sample` and `fewstep export`)"
             )
         parameters[key].add_(change.to(parameters[key]))
     return network.requires_grad_(False)

@@ -27,7 +27,7 @@ _FRAMES, _SIDES = (5, 9, 8, 7, 17, 16, 1), (64, 128, 256, 512)
 class Compared:
     """error: relative, of the other tool's latents to the student's own, the largest of all sizes. to_held: to those
     of the student as the export holds it. motion: of its clips, of the student's own; None where the format is exact
-    or a clip is one frame. notes: what of this a reader of the card must know."""
+    or a clip is one frame. notes: what a reader of the card must know about it."""
 
     error: float
     to_held: float

@@ -15,7 +15,7 @@ from fewstep.teacher.base import Teacher
 
 
 def options_of(name: str, options: Options) -> Options:
-    """What of the options is this format's."""
+    """The options that apply to this format."""
     format = find_format(name)
     return replace(
         options,

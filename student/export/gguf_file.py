@@ -1,4 +1,4 @@
-"""The denoiser in one GGUF file in blocks of eight bits (Q8_0), as diffusers and ComfyUI-GGUF load it."""
+"""The denoiser in one GGUF file in 8-bit blocks (Q8_0), as diffusers and ComfyUI-GGUF load it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _reader(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-        raise ValueError(f"{path} is no whole GGUF file ({error}): copy or export it again") from error
+        raise ValueError(f"{path} is not a whole GGUF file ({error}): copy or export it again") from error
 
 
 def _rounded(weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def check_repo(repo: str) -> None:
     try:
         of_hub.validate_repo_id(repo)
     except HFValidationError as error:
-        raise ValueError(f"{repo} is no name on the hub ({error}): pass one like me/my-student") from error
+        raise ValueError(f"{repo} is not a name on the hub ({error}): pass one like me/my-student") from error
 
 
 def check_access(repo: str) -> None:

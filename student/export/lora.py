@@ -85,9 +85,8 @@ def with_adapter(
     if strays or not state:
         misfit = f"its {strays[0]} does not fit" if strays else "it is empty"
         raise ValueError(
-            f"{path} is no LoRA for {teacher.folder} ({misfit}): use its own teacher (--teacher of `fewstep sample` "
-            "and "
-            "`fewstep export`)"
+            f"{path} is not a LoRA for {teacher.folder} ({misfit}): use its own teacher (--teacher of `fewstep sample` "
+            "and `fewstep export`)"
         )
     network: Any = shared_copy(base)
     whole = {key: tensor.float() for key, tensor in state.items()}

@@ -67,8 +67,8 @@ def _licence(student: Student) -> dict[str, Any]:
 def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, Any]) -> str:
     inherited = f"inherited from it: {', '.join(map(str, licence.values()))}" if licence else "that of the base model"
     return (
-        f"A student of {contract.steps} steps, distilled with fewstep from "
-        f"{contract.teacher} (sha256 {contract.teacher_sha256[:12]}…), of which it is "
+        f"A {contract.steps}-step student, distilled with fewstep from {contract.teacher} (sha256 "
+        f"{contract.teacher_sha256[:12]}…), of which it is "
         f"{'an adapter' if relation == 'adapter' else f'a {relation}'}. Licence: {inherited}."
     )
 
@@ -81,8 +81,8 @@ def _export(format: Format, exported: Exported) -> str:
     lines = [
         f"- format: {exported.format}, for {PROGRAMS[format.name].program}; {exported.size_mb:g} MB, weights in "
         f"{exported.precision}",
-        f"- loaded back by its own tool, it gives the student's latents from the same noise but for a relative error "
-        f"of {exported.relative_error:.2g}",
+        "- loaded by the tool that it is for, it reproduces the student's latents from the same noise with a relative "
+        f"error of {exported.relative_error:.2g}",
     ]
     return "\n".join([*lines, *(f"- {note}" for note in exported.notes)])
 
@@ -113,7 +113,7 @@ def _recipe(contract: SamplingContract, recipe: Mapping[str, Any], stage: str) -
 
 def _evaluation(results: Mapping[str, Any]) -> str:
     if not results:
-        return "Not measured: `fewstep evaluate` does it."
+        return "Not measured; `fewstep evaluate` measures it."
     rows = results["rows"]
     names = list(dict.fromkeys(name for row in rows for name in row.get("metrics", {})))
     lines = [" | ".join(["model", "steps", *names]), " | ".join(["---", *["---:"] * (len(names) + 1)])]

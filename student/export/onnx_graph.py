@@ -102,7 +102,7 @@ def _session(path: Path, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its errors have no class in common but this one
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no whole ONNX file ({reason}): copy or export it again") from error
+        raise ValueError(f"{path} is not a whole ONNX file ({reason}): copy or export it again") from error
 
 
 def _inputs(student: Student, network: nn.Module) -> tuple[_OfBatch, tuple[Tensor, ...], tuple[Any, ...]]:
@@ -116,7 +116,7 @@ def _inputs(student: Student, network: nn.Module) -> tuple[_OfBatch, tuple[Tenso
 
 
 def _ask(student: Student, network: nn.Module, batch: int) -> dict[str, Any]:
-    """What the family asks the network with, for so many clips, texts padded as in its pipeline."""
+    """What the family asks the network with, for this many clips, texts padded as in its pipeline."""
     teacher, recorder = student.teacher, _Recorder(network)
     z = teacher.noise(range(batch), teacher.latent_shape(*student.contract.size))
     conditions = teacher.fixed_lengths(student.conditions_of_any(PROBE_PROMPTS[:1] * batch))

@@ -104,7 +104,7 @@ def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision
         if name not in held and not (torch.equal(tensor, own[name]) or torch.equal(tensor, rounded)):
             raise ValueError(
                 f"the student differs from its teacher in more than the part that would leave (see {name}), so the "
-                "part alone is no student: train it with student.only, or export to another format"
+                "part alone is not a student: train it with student.only, or export to another format"
             )
 
 

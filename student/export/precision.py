@@ -36,7 +36,7 @@ def published_precision(teacher: Teacher) -> ExportPrecision:
 
 
 def stored_precision(folder: Path) -> ExportPrecision:
-    """That of most of the folder's weights but those in eight bits; of its files only headers are read."""
+    """That of most of the folder's weights but the 8-bit ones; of its files only headers are read."""
     counts = Counter[str]()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:

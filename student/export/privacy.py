@@ -19,7 +19,7 @@ _PATH = re.compile(r"(?<![\w./\\~-])(?:~?/|[A-Za-z]:[\\/])[\w.@+~-]+(?:[/\\][\w.
 
 
 def check_base_model(name: str) -> None:
-    """Raises ValueError for what is no name on the hub, above all for a folder."""
+    """Raises ValueError for what is not a name on the hub, above all for a folder."""
     if re.fullmatch(HUB_ID, name) is None or Path(name).is_dir():
         raise ValueError(
             f"--base-model {name}: it goes into the files and the card, so it must be the base model's name on the "

@@ -20,7 +20,7 @@ PROGRAMS = {
     "diffusers": Program("diffusers_folder", "diffusers, a whole pipeline for from_pretrained", "all"),
     "lora": Program(
         "lora",
-        "diffusers only, for load_lora_weights; ComfyUI patches nothing with it",
+        "diffusers only, for load_lora_weights; in ComfyUI it has no effect",
         "those whose pipeline loads LoRAs",
     ),
     "comfyui": Program(
@@ -30,19 +30,15 @@ PROGRAMS = {
     ),
     "single-file": Program(
         "single_file",
-        "diffusers' from_single_file, and what reads the authors' own names",
+        "diffusers' from_single_file, and tools that read the original tensor names",
         "those whose original names are known",
     ),
-    "part": Program("part_file", "diffusers, the part that alone was trained", "those that share a part by itself"),
-    "torchao-int8": Program(
-        "torchao_weights", "diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"
+    "part": Program(
+        "part_file", "diffusers, only the part that was trained", "those whose users share a part by itself"
     ),
-    "torchao-fp8": Program(
-        "torchao_weights", "diffusers, a whole pipeline in eight bits", "all with one denoiser", "quant"
-    ),
-    "gguf": Program(
-        "gguf_file", "ComfyUI-GGUF, and diffusers' from_single_file, one file in eight bits", "as comfyui", "gguf"
-    ),
+    "torchao-int8": Program("torchao_weights", "diffusers, a whole 8-bit pipeline", "all with one denoiser", "quant"),
+    "torchao-fp8": Program("torchao_weights", "diffusers, a whole 8-bit pipeline", "all with one denoiser", "quant"),
+    "gguf": Program("gguf_file", "ComfyUI-GGUF, and diffusers' from_single_file, one 8-bit file", "as comfyui", "gguf"),
     "onnx": Program(
         "onnx_graph", "onnxruntime, one forward of the denoiser", "those whose denoiser is one graph", "onnx"
     ),

@@ -47,5 +47,5 @@ def _read_results(path: Path) -> dict[str, Any]:
         if isinstance(content["rows"], list) and isinstance(content["protocol"], dict):
             return dict(content)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no results.json ({error}): pass what `fewstep evaluate` wrote") from error
-    raise ValueError(f"{path} is no results.json: pass what `fewstep evaluate` wrote")
+        raise ValueError(f"{path} is not a results.json ({error}): pass what `fewstep evaluate` wrote") from error
+    raise ValueError(f"{path} is not a results.json: pass what `fewstep evaluate` wrote")

@@ -1,4 +1,4 @@
-"""Which layers go into eight bits: as many as leave the latents within a format's tolerance."""
+"""Which layers become 8-bit: as many as leave the latents within a format's tolerance."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ChosenLayers:
         )
         return (
             f"{len(self.names)} of the {self.num_layers} linear layers in its blocks, with {self.share:.0%} of all "
-            f"weights, are in eight bits{why}. The latents' relative error from noise that this was not chosen on is "
+            f"weights, are 8-bit{why}. The latents' relative error from noise that this was not chosen on is "
             f"{self.other_error:.2g}."
         )
 
@@ -64,8 +64,8 @@ def choose_layers(
         names = _thinned(names, goal, error, {name: layer.weight.numel() for name, layer in layers.items()})
     if not names:
         raise ValueError(
-            f"no linear layer of this student can be rounded to eight bits (widths must be divisible by {multiple}, "
-            f"latents within {tolerance:g}): export it unrounded, --to diffusers"
+            f"no linear layer of this student can be rounded to 8-bit (widths must be divisible by {multiple}, latents "
+            f"within {tolerance:g}): export it unrounded, --to diffusers"
         )
     weights = sum(layers[name].weight.numel() for name in names)
     share = weights / sum(parameter.numel() for parameter in network.parameters())

@@ -91,7 +91,7 @@ def pipeline_latents(pipe: Any, student: Student) -> SampleLatents:
     teacher, contract = student.teacher, student.contract
     teacher.set_up(pipe)
 
-    def one(z: Tensor, prompt: str, given: Given) -> Tensor:
+    def clip_of(z: Tensor, prompt: str, given: Given) -> Tensor:
         arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
         words = {"prompt": prompt} if teacher.reads_text else {}
         outputs = pipe(**words, output_type="latent", return_dict=False, **arguments)
@@ -100,7 +100,7 @@ def pipeline_latents(pipe: Any, student: Student) -> SampleLatents:
     def latents(z: Tensor, prompts: Sequence[str]) -> Tensor:
         given = noise_given(teacher.given_sizes(contract.size), len(prompts))  # as `Student.conditions_of_any`
         clips = [
-            one(z[i : i + 1], prompt, {name: video[i : i + 1] for name, video in given.items()})
+            clip_of(z[i : i + 1], prompt, {name: video[i : i + 1] for name, video in given.items()})
             for i, prompt in enumerate(prompts)
         ]
         return torch.cat([clip.float() for clip in clips])
@@ -138,7 +138,7 @@ def trained_names(contract: SamplingContract) -> tuple[str, ...]:
 
 
 def clip_code(student: Student) -> str:
-    """The snippet's last lines: a clip from `pipe`, written as a GIF, or a picture, as a PNG."""
+    """The snippet's last lines: a clip from `pipe`, written as a GIF, or an image, as a PNG."""
     called = student.teacher.call_arguments(student.contract)
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
     readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}

@@ -1,4 +1,4 @@
-"""Weights in eight bits by torchao, int8 or float8 (e4m3), in a pipeline folder that diffusers loads by itself."""
+"""8-bit weights by torchao, int8 or float8 (e4m3), in a pipeline folder that diffusers loads by itself."""
 
 from __future__ import annotations
 

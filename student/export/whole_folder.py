@@ -52,7 +52,7 @@ def check_export_folder(folder: Path, force: bool = False) -> None:
         raise ValueError(f"{folder} is there already: choose another --out, or pass --force to replace it")
     if any(folder.iterdir() if folder.is_dir() else [folder]) and not (folder / EXPORT_FILE).is_file():
         raise ValueError(
-            f"{folder} is no export (it has no {EXPORT_FILE}), so --force leaves it alone: choose another --out"
+            f"{folder} is not an export (it has no {EXPORT_FILE}), so --force leaves it alone: choose another --out"
         )
 
 

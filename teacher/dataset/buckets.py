@@ -66,7 +66,7 @@ def dealt(num_items: int, num_sizes: int, seed: int) -> list[int]:
 
 def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) -> int:
     """The size, as its index, that a video fits best: of those that it is long enough for the one that keeps most of
-    its picture, to a tenth; of these the longest; of these the largest that the picture need not be enlarged for, else
+    its image, to a tenth; of these the longest; of these the largest that the image need not be enlarged for, else
     the smallest. A video that is too short for all gets the shortest, one that is unknown (None) the first."""
     if video is None:
         return 0

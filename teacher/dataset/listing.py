@@ -12,7 +12,7 @@ from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.files.json_text import parse_json
 
 ITEMS_FILE = "items.jsonl"
-_NAMED = 3  # items in a sentence; of more the number is told
+_NAMED = 3  # items named in a message; of the others only the number
 
 Listing = tuple[str, ...]  # a JSON list per item; of a video its path, size in bytes and caption
 

@@ -53,7 +53,7 @@ class Unmatched(_Record):
 def _inside(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*\.parquet", name, re.ASCII):
         raise ValueError(
-            f"{name[:80]!r} is no name of a Parquet file in the dataset's own folder, as in shard-00000.parquet"
+            f"{name[:80]!r} is not a name of a Parquet file in the dataset's own folder, as in shard-00000.parquet"
         )
     return name
 
@@ -182,11 +182,11 @@ class Manifest(_Record):
             if own.get(name) != its.get(name):
                 raise ValueError(
                     f"this process would make a dataset with {name} {_short(own.get(name))}, the first one with "
-                    f"{_short(its.get(name))}: let all of them see the same files and teacher"
+                    f"{_short(its.get(name))}: give all processes the same files and teacher"
                 )
 
     def _settings(self) -> dict[str, object]:
-        """What a run and the one it goes on with must share, each under a name for people."""
+        """What a run and the one that it resumes must share, each under a name for people."""
         # the sha256 of the items and of the teacher tell; names and paths may change
         apart = {
             "version",
@@ -213,7 +213,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset folder. Raises ValueError when there is none that can be read."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} is no dataset (it has no {MANIFEST_FILE}): make one with `fewstep data`")
+        raise ValueError(f"{folder} is not a dataset (it has no {MANIFEST_FILE}): make one with `fewstep data`")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:

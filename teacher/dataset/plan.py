@@ -95,6 +95,6 @@ def unconditional_row(teacher: Teacher, negative_prompt: str = "", size: VideoSi
 
 
 def _any_conditions(teacher: Teacher, negative_prompt: str, size: VideoSize | None) -> Conditions:
-    """Of an empty prompt and, where something is given, of pictures of noise."""
+    """Of an empty prompt and, where something is given, of images of noise."""
     size = size or teacher.default_size()
     return teacher.conditions_of_any([""], negative_prompt, size) if size else teacher.conditions([""], negative_prompt)

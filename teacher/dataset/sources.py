@@ -49,7 +49,7 @@ class Rollouts:
     negative_prompt: str = ""
     keep_noise: bool = False
     batch_size: int = 1
-    size: VideoSize | None = None  # of the clips, if not the teacher's own: given pictures are cut to it
+    size: VideoSize | None = None  # of the clips, if not the teacher's own: given images are cut to it
     picked: Sequence[int] | None = None  # which samples these are, where other datasets hold the rest
 
     def rows(self, items: range) -> Iterator[DatasetRow]:
@@ -98,7 +98,7 @@ class VideoSource:
         name = path.relative_to(self.folder).as_posix().encode(errors="replace").decode()  # JSON is UTF-8
         try:
             if path not in self.captions:
-                check_video(path)  # that it is no video at all is the better reason
+                check_video(path)  # that it is not a video at all is the better reason
                 return Skip(file=name, reason="no caption")
             caption, frames = self.captions[path], decode_video(path, self.clip, self.start)
             return _Clip(name, caption, frames, self._files(caption))
@@ -147,7 +147,7 @@ class _UnreadableGiven(ValueError):
 
 
 def list_files(folder: Path, out: Path) -> list[Path]:
-    """Every file below the folder that is meant to be a video: not hidden, no captions, pictures or subtitles, nothing
+    """Every file below the folder that is meant to be a video: not hidden, no captions, images or subtitles, nothing
     under `out`.
 
     Raises ValueError when there is no such folder, or nothing in it.

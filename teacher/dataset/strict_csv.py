@@ -17,8 +17,8 @@ def read_csv(table: Path, fits: Callable[[list[str]], bool]) -> tuple[list[str],
     """The header and the rows behind it; rows without a filled cell are left out, and a file without text has neither.
 
     Cells are separated by commas, semicolons or tabs: by the first of them with which the header `fits`, and by commas
-    if it fits with none. Raises ValueError, with the line, for what is no text or no CSV, for a row with more or fewer
-    cells than the header, and for a header that comes again.
+    if it fits with none. Raises ValueError, with the line, for what is not text or not CSV, for a row with more or
+    fewer cells than the header, and for a header that comes again.
     """
     text = read_text(table)
     delimiter = next((delimiter for delimiter in _DELIMITERS if _fits(table, text, delimiter, fits)), ",")

@@ -58,12 +58,12 @@ def write_dataset(
 ) -> Manifest:
     """Makes every shard of the plan that is not there yet, and returns the finished manifest.
 
-    A shard is written whole or not at all, so a killed run goes on where it stopped when called again with
-    the same plan. All `ranks` call it and make whole shards; the dataset is the same however many they are. In the
-    first, `advance` is called after every item made. `left_out` are lines for the report beyond the items
-    that were skipped; `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by
-    another command, was begun with another plan, or is not the same for all ranks; OSError when the disk is full; Stop
-    when a signal asked to stop. No finished shard is lost, and by a stop no finished batch.
+    A shard is written whole or not at all, so a killed run resumes where it stopped when called again with the same
+    plan. All `ranks` call it and make whole shards; the dataset is the same however many they are. In the first,
+    `advance` is called after every item made. `left_out` are lines for the report beyond the items that were skipped;
+    `elsewhere` says how another folder is chosen. Raises ValueError when the folder is in use by another command, was
+    begun with another plan, or is not the same for all ranks; OSError when the disk is full; Stop when a signal asked
+    to stop. No finished shard is lost, and by a stop no finished batch.
     """
     check_writable(folder, elsewhere)
     with only_writers(folder, ranks, elsewhere), noted_signals() as signals:
@@ -88,7 +88,7 @@ class _Progress:
         self._ranks, self._made, self._advance, self._seen = ranks, ranks.tally(), advance, 0
 
     def add(self, items: int = 0) -> None:
-        """So many items were made here."""
+        """This many items were made here."""
         try:
             made = self._made.add(items)
         except (ProcessEnded, Stop):  # what was made is kept before that is raised again
@@ -187,7 +187,7 @@ def usable_line(folder: Path, manifest: Manifest) -> str | None:
 
 
 def check_dataset_folder(folder: Path) -> None:
-    """Raises ValueError for a folder that holds other things than a dataset, among which shards would get lost."""
+    """Raises ValueError for a folder that holds files other than a dataset's, among which shards would get lost."""
     if (folder / MANIFEST_FILE).is_file():
         read_manifest(folder)
     elif folder.is_dir():
@@ -195,8 +195,8 @@ def check_dataset_folder(folder: Path) -> None:
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others := [name for name in others if name not in known]:
             raise ValueError(
-                f"{folder} holds other things than a dataset, such as {first_few(others)}: choose a folder of its own "
-                "with --out"
+                f"{folder} holds files other than a dataset's, such as {first_few(others)}: choose another folder with "
+                "--out"
             )
 
 
@@ -266,7 +266,7 @@ def _batch_size(source: Source) -> int:
 
 
 def _unskipped(made: Iterable[Record | Skip], items: list[Skip | None]) -> Iterator[Record]:
-    """The rows alone; `items` is told of every item, skipped or, as None, not."""
+    """Yields rows only; `items` gets every item: the skip, or None for one that was not skipped."""
     for item in made:
         items.append(item if isinstance(item, Skip) else None)
         if not isinstance(item, Skip):

@@ -73,8 +73,8 @@ class AnimateDiffTeacher(UNetTeacher):
         if "reference" in names:
             raise ValueError(
                 f"an {type(self.pipeline).__name__} shows a reference by an IP-Adapter only, which diffusers loads "
-                "beside a pipeline and not with it, so that no student can be trained with one: leave reference out, "
-                "and load the adapter beside the student, or use a teacher that takes references itself"
+                "separately from a pipeline, so that no student can be trained with one: leave reference out, and "
+                "load the adapter into the student's pipeline, or use a teacher that takes references itself"
             )
         super().take(names)
 
@@ -101,8 +101,8 @@ class AnimateDiffTeacher(UNetTeacher):
         """Frames may be any number that the motion modules can count."""
         if not 1 <= num_frames <= self._most_frames:
             raise ValueError(
-                f"{num_frames} frames cannot be made: use 1 to {self._most_frames}, the most that the motion "
-                "modules tell apart"
+                f"{num_frames} frames cannot be made: use 1 to {self._most_frames}, the most that the motion modules "
+                "support"
             )
         side = lcm(8, self._per_pixel)  # AnimateDiffPipeline refuses what 8 does not divide
         check_sides(height, width, (side, side))

@@ -54,7 +54,7 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
-        """Refuses several ControlNets, and such as see their picture as a whole."""
+        """Refuses several ControlNets, and such as see their image as a whole."""
         super().check_folder(folder, index)
         if "ControlNetModel" not in (index.get("controlnet") or ()):
             raise ValueError(
@@ -64,6 +64,6 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
         config = folder / "controlnet" / "config.json"
         if config.is_file() and read_json(config).get("global_pool_conditions"):
             raise ValueError(
-                f"the ControlNet in {folder} sees pictures as a whole (global_pool_conditions) and not in the "
+                f"the ControlNet in {folder} sees images as a whole (global_pool_conditions) and not in the "
                 "unconditional branch, which is not known here: use one for poses, depths or edges"
             )

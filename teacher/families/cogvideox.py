@@ -146,7 +146,7 @@ class CogVideoXTeacher(TransformerTeacher):
         seen, latents = (stated(folder, f"transformer.{side}_channels") for side in ("in", "out"))
         if seen is None or latents is None or seen == cls.channels * latents:
             return
-        doubled = "CogVideoXFunControlPipeline if it follows control videos, CogVideoXImageToVideoPipeline if pictures"
+        doubled = "CogVideoXFunControlPipeline if it follows control videos, CogVideoXImageToVideoPipeline if images"
         named = {1: "CogVideoXPipeline", 2: doubled}.get(seen // latents if seen % latents == 0 else 0)
         remedy = f"write {named} as _class_name into model_index.json" if named else "fewstep knows no such pipeline"
         raise ValueError(

@@ -23,7 +23,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
     """Adapter for CogVideoXImageToVideoPipeline: the first frame's latent stands beside the first latent frame of the
     noise, in 1.5 the one that is not decoded, and zeros beside the others.
 
-    The pipeline draws that latent from the autoencoder's posterior; here each picture has a draw of its own.
+    The pipeline draws that latent from the autoencoder's posterior; here each image has a draw of its own.
     """
 
     channels = 2
@@ -42,7 +42,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
         return {BESIDE: torch.cat(drawn).float() * scale}
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """With the generator of the picture's draw."""
+        """With the generator of the image's draw."""
         arguments = super().call_arguments(contract, given)
         return arguments | ({"generator": generator_of(given["first"][0])} if given else {})
 

@@ -48,7 +48,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
             )
 
     def _size_of(self, height: int, width: int) -> tuple[int, int]:
-        """The size that the pipeline makes of pictures with these sides."""
+        """The size that the pipeline makes of images with these sides."""
         sides = self.pipeline.video_processor.calculate_default_height_width(height, width, self.pipeline.target_size)
         return int(sides[0]), int(sides[1])
 
@@ -155,14 +155,14 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
 
 
 class HunyuanVideo15ImageTeacher(HunyuanVideo15Teacher):
-    """Adapter for HunyuanVideo15ImageToVideoPipeline, whose clips are as large as it makes of their pictures."""
+    """Adapter for HunyuanVideo15ImageToVideoPipeline, whose clips are as large as it makes of their images."""
 
     takes = needs = ("first",)
     given_arguments = MappingProxyType({"first": "image"})
     other_encoders = ("text_encoder_2", "image_encoder")
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The picture's latents and tokens."""
+        """The image's latents and tokens."""
         self._part("image_encoder")
         pictures = [to_pil(picture, "first") for picture in given["first"]]
         tokens = [self.pipeline.encode_image(picture, 1, self.device, torch.float32) for picture in pictures]
@@ -178,16 +178,16 @@ class HunyuanVideo15ImageTeacher(HunyuanVideo15Teacher):
         return beside, conditions.shared[PICTURE_TOKENS]
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Of the sizes that the pipeline makes: it takes none, but looks at the picture and its own target_size."""
+        """Of the sizes that the pipeline makes: it takes none, but looks at the image and its own target_size."""
         shape = super().latent_shape(num_frames, height, width)
         if (made := self._size_of(height, width)) != (height, width):
             raise ValueError(
-                f"{height} x {width} pixels cannot be made: the pipeline makes {made[0]} x {made[1]} of such pictures "
+                f"{height} x {width} pixels cannot be made: the pipeline makes {made[0]} x {made[1]} of such images "
                 f"(target_size {self.pipeline.target_size}); use these"
             )
         return shape
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """Without a size, which follows from the picture."""
+        """Without a size, which follows from the image."""
         arguments = super().call_arguments(contract, given)
         return {name: value for name, value in arguments.items() if name not in ("height", "width")}

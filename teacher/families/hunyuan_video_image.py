@@ -1,6 +1,6 @@
-"""HunyuanVideo image-to-video: clips that begin with a picture, which Llava reads together with the prompt.
+"""HunyuanVideo image-to-video: clips that begin with an image, which Llava reads together with the prompt.
 
-`latent_concat` (33 channels) sees the picture's latents beside the noise, and a frame more than it shows;
+`latent_concat` (33 channels) sees the image's latents beside the noise, and a frame more than it shows;
 `token_replace` (16 channels) has them in place, clean and at time 0.
 """
 
@@ -23,8 +23,8 @@ from fewstep.teacher.given import Given, KeptLatents, to_pil, to_pixels
 from fewstep.teacher.stock import Contract
 
 _TEMPLATE = pipeline_hunyuan_video_image2video.DEFAULT_PROMPT_TEMPLATE
-_NOISE = torch.tensor([0.999])  # of the pipeline's start, of which the rest is the picture, in every frame
-_USUAL = VideoSize(129, 720, 1280)  # of the pipeline, which shows 4 frames less where the picture is beside the noise
+_NOISE = torch.tensor([0.999])  # of the pipeline's start, of which the rest is the image, in every frame
+_USUAL = VideoSize(129, 720, 1280)  # of the pipeline, which shows 4 frames less where the image is beside the noise
 
 
 class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
@@ -39,8 +39,8 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         kind = self._config.image_condition_type
         if kind is None:
             raise ValueError(
-                f"{folder}/transformer/config.json has no image_condition_type, which pictures need: "
-                "restore it (latent_concat of the 33-channel model, token_replace of the 16-channel one)"
+                f"{folder}/transformer/config.json has no image_condition_type, which images need: restore it "
+                "(latent_concat of the 33-channel model, token_replace of the 16-channel one)"
             )
         _check_tokens(pipeline, folder)
         self._beside = kind == "latent_concat"
@@ -60,7 +60,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
     def embed_given(self, prompts: list[str], given: Given, negative: bool) -> Tensors:
         """One by one: the pipeline crops long prompts wrongly in batches."""
         self._part("text_encoder_2")
-        every = 2 if negative or self._beside else 4  # of the picture's tokens one is taken; the pipeline's negative: 2
+        every = 2 if negative or self._beside else 4  # of the image's tokens one is taken; the pipeline's negative: 2
         parts = [
             self.pipeline.encode_prompt(
                 to_pil(picture, "first"),
@@ -75,7 +75,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         return {EMBEDDINGS: embeddings, TEXT_MASK: mask, POOLED_TEXT: pooled}
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The picture's latents."""
+        """The image's latents."""
         return {PICTURE_LATENTS: super().encode(to_pixels(given["first"]).to(self.device))}
 
     def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:
@@ -131,8 +131,8 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         )
 
     def noise_arguments(self, z: Tensor, contract: Contract, given: Given | None = None) -> dict[str, Any]:
-        """What becomes z with a thousandth of the picture in it, as the call mixes them."""
-        assert given is not None  # the picture is needed
+        """What becomes z with a thousandth of the image in it, as the call mixes them."""
+        assert given is not None  # the image is needed
         picture = super().encode(to_pixels(given["first"]).to(self.device)).to(z)
         share = _NOISE.to(z)
         return {"latents": (z - picture * (1 - share)) / share}

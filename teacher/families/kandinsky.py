@@ -105,13 +105,13 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
         return output
 
     def with_pictures(self, z: Tensor, kept: KeptLatents | None) -> Tensor:
-        """(B, F, h, w, C'): with what is kept in place and, behind C channels, those for pictures and their mask."""
+        """(B, F, h, w, C'): with what is kept in place and, behind C channels, those for images and their mask."""
         pinned = z if kept is None else kept.pin(z)
         if self._config.visual_cond:
             mask = torch.zeros_like(z[:, :1])
             if kept is not None:
                 mask += kept.mask
-            pinned = torch.cat([pinned, torch.zeros_like(z), mask], dim=1)  # the pipelines' pictures are zeros, too
+            pinned = torch.cat([pinned, torch.zeros_like(z), mask], dim=1)  # the pipelines' images are zeros, too
         return pinned.movedim(1, -1).contiguous()
 
     def features(
@@ -168,7 +168,7 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
     ungraphable = "its denoiser is asked for clips one by one, each with a text as long as it is"
 
     def to_pipeline(self, z: Tensor) -> Tensor:
-        """(B, F, h, w, C'), without pictures."""
+        """(B, F, h, w, C'), without images."""
         return self.with_pictures(z, None)
 
     def from_pipeline(self, latents: Tensor, shape: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Kandinsky 5 image-to-video: clips that begin with a picture."""
+"""Kandinsky 5 image-to-video: clips that begin with an image."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class KandinskyImageTeacher(KandinskyTeacher):
         shape = super().latent_shape(num_frames, height, width)
         if shape[1] <= self.settled:
             least = self.settled * self.pipeline.vae_scale_factor_temporal + 1
-            raise ValueError(f"{num_frames} frames cannot be made from a picture: use {least} or more")
+            raise ValueError(f"{num_frames} frames cannot be made from an image: use {least} or more")
         return shape
 
     # --- what exports ask
 
     def noise_arguments(self, z: Tensor, contract: Any, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """With the first frame in place: handed latents, the pipeline looks at no picture, and else draws the frame's
+        """With the first frame in place: handed latents, the pipeline looks at no image, and else draws the frame's
         latents at random from its posterior."""
-        assert given is not None  # the picture is needed
+        assert given is not None  # the image is needed
         frame = self.encode(to_pixels(given["first"]).to(z.device))
         return {"latents": self.with_pictures(z, KeptLatents.first_frame(frame, z))}
 

@@ -1,4 +1,4 @@
-"""What a family cannot be asked for, refused with a sentence that says what it can."""
+"""Errors for sizes that a family cannot generate, which say what it can."""
 
 from __future__ import annotations
 

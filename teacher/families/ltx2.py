@@ -39,7 +39,7 @@ class LTX2Teacher(LTXLatents):
     family_size = VideoSize(121, 512, 768)  # the pipeline's; its signature leaves the frames open
     padded: frozenset[str] = frozenset()  # learned registers stand where padding was
     other_encoders = ("connectors",)
-    unencodable = "its clips have sound, and of videos only the pictures are read: make data of rollouts instead"
+    unencodable = "its clips have sound, and of videos only the frames are read: make data of rollouts instead"
     unheard = "clips have sound, which is not written: an exported student's pipeline gives it, too"
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
@@ -158,7 +158,7 @@ class LTX2Teacher(LTXLatents):
         return streams.join(*streams.split_tokens(tokens))
 
     def encode(self, video: Tensor) -> Tensor:
-        """Raises ValueError: a video's pictures alone are not the whole clip."""
+        """Raises ValueError: a video's frames alone are not the whole clip."""
         self._part("vae")
         self.check_encodes()
         return self.encode_video(video)
@@ -176,7 +176,7 @@ class LTX2Teacher(LTXLatents):
         return channels, *self._streams_of((grid[0], grid[1], grid[2])).shape
 
     def _streams_of(self, grid: Grid) -> Streams:
-        """Those of a clip whose video has this grid: as much sound as pictures."""
+        """Those of a clip whose video has this grid: as much sound as frames."""
         pipe = self.pipeline
         frames = (grid[0] - 1) * pipe.vae_temporal_compression_ratio + 1
         rate = pipe.audio_sampling_rate / pipe.audio_hop_length / float(pipe.audio_vae_temporal_compression_ratio)

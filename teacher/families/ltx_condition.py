@@ -1,4 +1,4 @@
-"""LTX-Video 0.9.5 and later: clips that may begin, and may end, with a given picture."""
+"""LTX-Video 0.9.5 and later: clips that may begin, and may end, with a given image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LTXConditionTeacher(LTXTeacher):
         super(LTXTeacher, self).take(names)
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The latents of each picture, encoded alone."""
+        """The latents of each image, encoded alone."""
         latents = {}
         if "first" in given:
             latents[GIVEN_LATENTS] = self.encode(to_pixels(given["first"]).to(self.device))
@@ -89,20 +89,20 @@ class LTXConditionTeacher(LTXTeacher):
         return torch.as_tensor(scheduler.timesteps, dtype=torch.float64)
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """With the nodes, and given pictures where they belong, without noise."""
+        """With the nodes, and given images where they belong, without noise."""
         arguments = super().call_arguments(contract, given) | {"timesteps": list(contract.timesteps)}
         names = [name for name in self.takes if name in (self.given if given is None else given)]
         if names:
             at = {"first": 0, "last": contract.size.num_frames - 1}
             arguments |= {"frame_index": [at[name] for name in names], "image_cond_noise_scale": 0.0}
-            arguments["video"] = [None] * len(names)  # without it only the first picture is looked at
+            arguments["video"] = [None] * len(names)  # without it only the first image is looked at
         return arguments
 
     def noise_arguments(
         self, z: Tensor, contract: Contract, given: Mapping[str, Tensor] | None = None
     ) -> dict[str, Any]:
         """The pipeline begins with noise of its own, whatever `latents` are: it makes one step more, after which
-        a callback puts ours in place of what came of it, with the modes of given pictures."""
+        a callback puts ours in place of what came of it, with the modes of given images."""
         shared = self.encode_given(given or {}, contract.size, 1)
         if GIVEN_LATENTS in shared:
             z = torch.cat([shared[GIVEN_LATENTS], z[:, :, 1:]], dim=2)

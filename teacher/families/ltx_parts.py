@@ -19,7 +19,7 @@ from fewstep.teacher.families.transformer import TransformerTeacher
 from fewstep.teacher.schedulers import shift_of_tokens
 from fewstep.teacher.stock import Contract, OriginalNames, StockScheduler
 
-DECODE_TIME, DECODE_NOISE = 0.05, 0.025  # of autoencoders that are told a time: Lightricks' own model cards
+DECODE_TIME, DECODE_NOISE = 0.05, 0.025  # for autoencoders that take a time: Lightricks' own model cards
 _SIDE = 32  # the pipelines refuse heights and widths that it does not divide, whatever the autoencoder's factor
 
 
@@ -49,7 +49,7 @@ class LTXLatents(PassedSigmas, TransformerTeacher):
         return latents * std / self._part("vae").config.scaling_factor + mean
 
     def decode_time(self, latents: Tensor) -> Tensor | None:
-        """(B,), of autoencoders that are told one."""
+        """(B,), for autoencoders that take one."""
         vae = self._part("vae")
         if not vae.config.timestep_conditioning:
             return None

@@ -1,4 +1,4 @@
-"""Noise that belongs to a picture: what a pipeline draws of it is then the same for every clip, prompt and seed."""
+"""Noise that belongs to an image: what a pipeline draws of it is then the same for every clip, prompt and seed."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from torch import Tensor
 
 
 def generator_of(picture: Tensor) -> torch.Generator:
-    """The picture's own generator; picture: uint8 (3, 1, H, W). Calls that pass it to the pipeline draw the same."""
+    """The image's own generator; `picture` is uint8 (3, 1, H, W). Calls that pass it to the pipeline draw the same."""
     return torch.Generator().manual_seed(zlib.crc32(picture.cpu().contiguous().numpy().tobytes()))

@@ -93,7 +93,7 @@ class SanaVideoTeacher(TransformerTeacher):
             encoder_attention_mask=conditions.positive[TEXT_MASK].to(z_t.device),
             return_dict=False,
         )[0]
-        return output[:, : z_t.shape[1]].to(z_t.dtype)  # the other half of some is a variance that nobody uses
+        return output[:, : z_t.shape[1]].to(z_t.dtype)  # the other half of some is a variance that is not used
 
     def take(self, names: Sequence[str]) -> None:
         """The checkpoints name the pipeline for texts; given a first frame, it is the one for images."""
@@ -160,7 +160,7 @@ class SanaVideoTeacher(TransformerTeacher):
             raise ValueError(f"{folder} has {vae} as its vae, not one of videos: use a folder with {' or '.join(VAES)}")
         if config.is_file() and read_json(config).get("guidance_embeds"):
             raise ValueError(
-                f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline tells it no guidance, so "
+                f"the transformer in {folder} has guidance_embeds, and SanaVideoPipeline passes it no guidance, so "
                 "nothing can sample it: use the checkpoint that the published few-step one was distilled from"
             )
 

@@ -48,7 +48,7 @@ class SkyReelsTeacher(WanTeacher):
     """Adapter for SkyReelsV2Pipeline. Its attention computes the text's padding, so that stays whole."""
 
     block_classes = (SkyReelsV2TransformerBlock,)
-    comfyui = None  # the files have Wan's names, but nobody said what ComfyUI takes for granted
+    comfyui = None  # the files have Wan's names, but what ComfyUI assumes about them was not checked
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)

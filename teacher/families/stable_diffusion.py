@@ -1,4 +1,4 @@
-"""Stable Diffusion (arXiv 2112.10752) and SDXL (arXiv 2307.01952): pictures, as clips of one frame.
+"""Stable Diffusion (arXiv 2112.10752) and SDXL (arXiv 2307.01952): images, as clips of one frame.
 
 Both predict eps on a schedule that ends short of pure noise: SDXL-Lightning's world (arXiv 2402.13929).
 """
@@ -31,7 +31,7 @@ def _same(name: str) -> str:
 class StableDiffusionTeacher(UNetTeacher):
     """Adapter for StableDiffusionPipeline: latents are (B, C, 1, h, w) outside, and (B, C, h, w) inside `predict`."""
 
-    unloaded: tuple[str, ...] = ("safety_checker", "feature_extractor")  # they look at finished pictures
+    unloaded: tuple[str, ...] = ("safety_checker", "feature_extractor")  # they look at finished images
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -55,7 +55,7 @@ class StableDiffusionTeacher(UNetTeacher):
         """One frame, of sides that the pipeline allows."""
         if num_frames != 1:
             raise ValueError(
-                f"{num_frames} frames cannot be made: a {type(self.pipeline).__name__} makes pictures, so use 1"
+                f"{num_frames} frames cannot be made: a {type(self.pipeline).__name__} makes images, so use 1"
             )
         side = lcm(8, self._per_pixel)
         check_sides(height, width, (side, side))
@@ -70,12 +70,12 @@ class StableDiffusionTeacher(UNetTeacher):
 
     @classmethod
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
-        """Refuses UNets that are told their guidance, too: these are students already."""
+        """Refuses UNets that take their guidance as an input, too: these are students already."""
         super().check_folder(folder, index)
         if stated(folder, "unet.time_cond_proj_dim") is not None:
             raise ValueError(
-                f"{folder} has a UNet that is told its guidance (time_cond_proj_dim), such as an LCM's, which is "
-                "a student of few steps already: use the model that it was distilled from"
+                f"{folder} has a UNet that takes its guidance as an input (time_cond_proj_dim), such as an LCM's, "
+                "which is a few-step student already: use the model that it was distilled from"
             )
 
     # --- what exports ask
@@ -97,7 +97,7 @@ class StableDiffusionTeacher(UNetTeacher):
 
 
 class StableDiffusionXLTeacher(StableDiffusionTeacher):
-    """Adapter for StableDiffusionXLPipeline: two CLIPs, the second's pooled vector, and the picture's size."""
+    """Adapter for StableDiffusionXLPipeline: two CLIPs, the second's pooled vector, and the image's size."""
 
     other_encoders = ("text_encoder_2",)
     unloaded = ()
@@ -118,7 +118,7 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
         return {name: torch.zeros_like(tensor) for name, tensor in embeddings.items()}
 
     def _inputs(self, z_t: Tensor, conditions: Conditions, dtype: torch.dtype) -> dict[str, Any]:
-        """The pooled vector; the size of the original and of the target, which is the picture's own, and no crop."""
+        """The pooled vector; the size of the original and of the target, which is the image's own, and no crop."""
         height, width = (side * self._per_pixel for side in z_t.shape[-2:])
         ids = torch.tensor([height, width, 0, 0, height, width], device=z_t.device, dtype=dtype)
         pooled = conditions.positive[POOLED_TEXT].to(z_t.device, dtype)

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion (arXiv 2311.15127), SVD and SVD-XT: clips that begin with a picture, and read no text.
+"""Stable Video Diffusion (arXiv 2311.15127), SVD and SVD-XT: clips that begin with an image, and read no text.
 
 An EDM model of continuous noise levels (arXiv 2206.00364): in z = x / sqrt(sigma^2 + 1) it is a v-predicting one.
 """
@@ -24,14 +24,14 @@ from fewstep.teacher.schedule import Time
 from fewstep.teacher.source import call_defaults
 from fewstep.teacher.stock import Contract, StockScheduler
 
-SHOWN = "shown"  # (B, 1): 1 where the branch sees the picture, 0 where it sees nothing
+SHOWN = "shown"  # (B, 1): 1 where the branch sees the image, 0 where it sees nothing
 TOKEN, LATENT, MICRO = "image_token", "image_latent", "micro"  # (B, 1, D), (B, C, 1, h, w), (B, 3)
 
 
 class StableVideoTeacher(UNetTeacher):
     """Adapter for StableVideoDiffusionPipeline, whose denoiser takes latents as (B, F, C, h, w).
 
-    Rate, motion bucket and noise on the picture are the defaults of the pipeline's call, but for the rate where the
+    Rate, motion bucket and noise on the image are the defaults of the pipeline's call, but for the rate where the
     folder says one. Guidance w means 1 at the first frame to w at the last one, as `max_guidance_scale` does there.
     """
 
@@ -49,11 +49,11 @@ class StableVideoTeacher(UNetTeacher):
         self.family_size = VideoSize(self._unet.config.num_frames, *size)
 
     def embed(self, prompts: list[str]) -> Tensors:
-        """Nothing of the prompts: that the picture is seen."""
+        """Nothing of the prompts: that the image is seen."""
         return {SHOWN: torch.ones(len(prompts), 1, device=self.device)}
 
     def unconditional(self, embedded: Tensors) -> Tensors:
-        """Neither the picture's embedding nor its latents."""
+        """Neither the image's embedding nor its latents."""
         return {SHOWN: torch.zeros_like(embedded[SHOWN])}
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
@@ -72,7 +72,7 @@ class StableVideoTeacher(UNetTeacher):
 
     @property
     def _micro(self) -> dict[str, float]:
-        """What the pipeline's call takes besides the picture, in the order of the denoiser's further embeddings."""
+        """What the pipeline's call takes besides the image, in the order of the denoiser's further embeddings."""
         usual = {name: self._usual[name] for name in ("motion_bucket_id", "noise_aug_strength")}
         return {"fps": round(self.default_fps()), **usual}
 
@@ -140,7 +140,7 @@ class StableVideoTeacher(UNetTeacher):
         return 2.0**-22 * self._sigmas(contract)[-2]
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """With the student's noise levels, and the noise that `encode_given` put on the picture."""
+        """With the student's noise levels, and the noise that `encode_given` put on the image."""
         arguments = super().call_arguments(contract, given)
         weight = arguments.pop("guidance_scale")
         arguments |= {"sigmas": self._sigmas(contract), "min_guidance_scale": 1.0, "max_guidance_scale": weight}

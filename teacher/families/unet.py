@@ -1,4 +1,4 @@
-"""What adapters of Stable Diffusion's UNets share, of pictures, with motion modules, or of Stable Video Diffusion."""
+"""What adapters of Stable Diffusion's UNets share, of images, with motion modules, or of Stable Video Diffusion."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fewstep.teacher.pipelines.parts import weight_shapes
 from fewstep.teacher.schedule import Prediction, ScheduleKind, Time
 
 UNETS = (UNet2DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
-VAE_AT_ONCE = 16  # pictures through the autoencoder, as AnimateDiffPipeline does it
+VAE_AT_ONCE = 16  # images through the autoencoder, as AnimateDiffPipeline does it
 
 
 class UNetTeacher(Teacher):
-    """The half of an adapter that follows from a UNet, CLIP and an autoencoder of pictures."""
+    """The half of an adapter that follows from a UNet, CLIP and an autoencoder of images."""
 
     schedules: tuple[tuple[ScheduleKind, Prediction], ...] = (("vp", "eps"), ("vp", "v"), ("vp", "x0"))
     stops_at_taps = True  # activations that are computed again lie inside blocks
@@ -33,7 +33,8 @@ class UNetTeacher(Teacher):
         if any(name.startswith("encoder_hid_proj.") or ".processor.to_k_ip." in name for name in held):
             raise ValueError(
                 f"the UNet in {folder} was saved with an IP-Adapter in it, which diffusers drops when it loads the "
-                "folder: call unload_ip_adapter() before save_pretrained(), and load the adapter beside the student"
+                "folder: call unload_ip_adapter() before save_pretrained(), and load the adapter into the student's "
+                "pipeline"
             )
 
     @property

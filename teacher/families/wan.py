@@ -199,14 +199,14 @@ class WanTeacher(Teacher):
             )
         if boundary is not None and not (number and 0 < boundary <= 1):
             raise ValueError(
-                f"{path} has boundary_ratio {boundary!r}: it is the time from which transformer is in charge, a number "
+                f"{path} has boundary_ratio {boundary!r}: it is the time above which transformer is used, a number "
                 "above 0 and up to 1, or null for one denoiser"
             )
         if second and boundary is None:
             raise ValueError(
-                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is in "
-                "charge: restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or "
-                "name no transformer_2"
+                f"{path} names a transformer_2, but no boundary_ratio, so nothing says below which time it is used: "
+                "restore it, such as 0.875 of Wan 2.2 A14B's text-to-video and 0.9 of its image-to-video, or name no "
+                "transformer_2"
             )
         if boundary and not second:
             raise ValueError(
@@ -231,7 +231,7 @@ class WanTeacher(Teacher):
 
     @property
     def comfyui(self) -> ComfyUI | None:
-        """Its nodes for text-to-video; its workflows of pictures are not described yet."""
+        """Its nodes for text-to-video; its workflows of images are not described yet."""
         if self.given:
             return None
         return COMFYUI_5B if self._config.out_channels == COMFYUI_5B.expected["out_channels"] else COMFYUI

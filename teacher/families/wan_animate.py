@@ -1,4 +1,4 @@
-"""Wan Animate (arXiv 2509.14055): a character from a picture moves as a pose and a face video do."""
+"""Wan Animate (arXiv 2509.14055): a character from an image moves as a pose and a face video do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FACE_SEEN = "face_seen"  # (B, 1): 1, and 0 in the unconditional branch, which s
 
 class WanAnimateTeacher(WanTeacher):
     """Adapter for WanAnimatePipeline, whose clips are one segment here. With a background and a mask, which says where
-    the character may be, a person in a video is replaced. Latents begin with a frame of their own for the picture."""
+    the character may be, a person in a video is replaced. Latents begin with a frame of their own for the image."""
 
     needs = ("reference", "pose", "face")
     takes = (*needs, "control", "mask")
@@ -88,7 +88,7 @@ class WanAnimateTeacher(WanTeacher):
         }
 
     def place_given(self, latents: Tensor, conditions: Conditions) -> Tensor:
-        """The picture's latents go before those of the clip."""
+        """The image's latents go before those of the clip."""
         picture = conditions.shared[GIVEN_LATENTS][:, -latents.shape[1] :, :1]
         return torch.cat([picture.to(latents), latents], dim=2)
 
@@ -97,7 +97,7 @@ class WanAnimateTeacher(WanTeacher):
         return super().decode(latents[:, :, 1:])
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """One frame more, for the picture."""
+        """One frame more, for the image."""
         channels, frames, rows, columns = super().latent_shape(num_frames, height, width)
         return channels, frames + 1, rows, columns
 

@@ -1,6 +1,6 @@
-"""Wan image-to-video (arXiv 2503.20314): clips that begin, and may end, with a given picture.
+"""Wan image-to-video (arXiv 2503.20314): clips that begin, and may end, with a given image.
 
-Wan 2.1 and 2.2 A14B see the pictures as further channels of latents, with a mask of the frames that are given; 2.1 sees
+Wan 2.1 and 2.2 A14B see the images as further channels of latents, with a mask of the frames that are given; 2.1 sees
 CLIP's tokens of them as well. Wan 2.2 5B has the first frame in place, clean and at time 0.
 """
 
@@ -20,7 +20,7 @@ from fewstep.teacher.families.wan import WanTeacher
 from fewstep.teacher.given import Given, to_pil, to_pixels
 
 # FRAMES are a mask and latents (B, 4 + C, F, h, w) here, but of 5B
-IMAGE_TOKENS = "image_tokens"  # CLIP's (B, L, D), of both pictures one behind the other
+IMAGE_TOKENS = "image_tokens"  # CLIP's (B, L, D), of both images one behind the other
 
 
 class WanImageTeacher(WanTeacher):
@@ -32,13 +32,13 @@ class WanImageTeacher(WanTeacher):
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
         self._sees_tokens = self._config.image_dim is not None
-        both = self._config.pos_embed_seq_len is not None  # learned positions of two pictures' tokens
+        both = self._config.pos_embed_seq_len is not None  # learned positions of two images' tokens
         may_end = both or not (self._in_place or self._sees_tokens)
         self.takes = ("first", "last") if may_end else ("first",)
         self.needs = ("first", "last") if both else ("first",)
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
-        """The latents of the pictures in a clip that is grey elsewhere, with the mask of WanImageToVideoPipeline."""
+        """The latents of the images in a clip that is grey elsewhere, with the mask of WanImageToVideoPipeline."""
         if self._in_place:
             return super().encode_given(given, size, count)
         pictures = [to_pixels(given[name]).to(self.device) for name in self.given]
@@ -61,7 +61,7 @@ class WanImageTeacher(WanTeacher):
         return shown[None, :, :, None, None].expand(len(latents), -1, -1, *latents.shape[3:])
 
     def _tokens(self, pictures: Tensor) -> Tensor:
-        """CLIP's tokens (B, L, D) of uint8 pictures (B, 3, 1, H, W)."""
+        """CLIP's tokens (B, L, D) of uint8 images (B, 3, 1, H, W)."""
         self._part("image_encoder")
         tokens: Tensor = self.pipeline.encode_image([to_pil(picture, "first") for picture in pictures], self.device)
         return tokens.float()
@@ -72,6 +72,6 @@ class WanImageTeacher(WanTeacher):
         inputs = {"hidden_states": torch.cat([z_t, conditions.shared[GIVEN_LATENTS].to(z_t)], dim=1)}
         if self._sees_tokens:
             tokens = conditions.shared[IMAGE_TOKENS]
-            # the denoiser takes the pictures of one clip as so many samples, one behind the other
+            # the denoiser takes the images of one clip as separate samples, one after the other
             inputs["encoder_hidden_states_image"] = tokens.reshape(len(z_t) * len(self.given), -1, tokens.shape[-1])
         return inputs

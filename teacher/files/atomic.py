@@ -48,7 +48,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Whatever a library raises for want of room inside the block becomes an OSError that names `path`."""
+    """Whatever a library raises inside the block because the disk is full becomes an OSError that names `path`."""
     try:
         yield
     except Exception as error:

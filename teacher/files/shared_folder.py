@@ -37,7 +37,7 @@ def wait_until_seen(there: Callable[[], bool], folder: Path, ranks: Ranks) -> No
         ranks.check()
         if time.monotonic() > end:
             raise ValueError(
-                f"{folder} does not show what the other processes write there: let all of them see one folder, on a "
-                "disk that they share"
+                f"{folder} does not show what the other processes write there: put it on a disk that all processes "
+                "share"
             )
         time.sleep(_POLL_SECONDS)

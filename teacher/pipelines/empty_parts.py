@@ -48,7 +48,7 @@ def _check_latents(teacher: Teacher) -> None:
     size = teacher.default_size()
     try:
         shape = None if size is None else teacher.latent_shape(*size)
-    except ValueError:  # whoever asks for clips of this size is told
+    except ValueError:  # the error appears when clips of this size are requested
         return
     if shape is not None and not all(type(side) is int and side > 0 for side in shape):
         raise ValueError(

@@ -26,7 +26,7 @@ class PipelinePart(NamedTuple):
 def named_parts(folder: Path, class_name: str) -> dict[str, PipelinePart]:
     """The parts that the pipeline's class takes and its index names.
 
-    Raises ValueError when one that the class needs is not among them, and for an entry that is no part.
+    Raises ValueError when one that the class needs is not among them, and for an entry that is not a part.
     """
     import diffusers
 
@@ -36,7 +36,7 @@ def named_parts(folder: Path, class_name: str) -> dict[str, PipelinePart]:
     for name, entry in read_pipeline_index(folder).items():
         if name in parameters and isinstance(entry, list) and any(entry):
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
-                raise ValueError(f"{index} has {name}: {entry}, which is no pair of library and class: {RESTORE}")
+                raise ValueError(f"{index} has {name}: {entry}, which is not a pair of library and class: {RESTORE}")
             parts[name] = PipelinePart(*entry)
     needed = needed_parts(class_name) - made_by_blocks(folder).keys()
     if missing := [name for name in parameters if name in needed and name not in parts]:

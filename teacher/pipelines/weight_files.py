@@ -72,7 +72,7 @@ def fault(path: Path, error: Exception) -> str:
         ends = [tensor["data_offsets"][1] for name, tensor in parse_json(header).items() if name != "__metadata__"]
         whole = _LENGTH + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return f"is no safetensors file ({error})"
+        return f"is not a safetensors file ({error})"
     if size < whole:
         return f"is cut off: {size:,} of {whole:,} bytes"
     if size > whole:

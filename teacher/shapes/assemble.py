@@ -19,7 +19,7 @@ SAMPLING_SHIFT = 3.0  # as Wan 2.1 samples small clips; at 50 steps as good as 5
 
 
 def assemble(parts: Path, folder: Path) -> Path:
-    """Writes `folder` from the run folder `parts`; transformer and autoencoder in fp16, which halves them.
+    """Writes `folder` from the run directory `parts`; transformer and autoencoder in fp16, which halves them.
 
     Raises ValueError when a part was not trained yet. The scheduler is FlowMapEuler because its nodes are nested:
     those of 4 steps are among those of 8, 16 and 32, as the relay needs; FlowMatchEuler's are not.

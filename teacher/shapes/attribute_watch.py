@@ -1,4 +1,4 @@
-"""Watches, while a denoiser trains, whether it hears what captions say, and whether its clips show it."""
+"""Watches, while a denoiser trains, whether it follows captions, and whether its clips show what they say."""
 
 from __future__ import annotations
 

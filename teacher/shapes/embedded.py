@@ -1,4 +1,4 @@
-"""The embedded teachers of pictures and controls: put together from that of prompts and what they learned beyond."""
+"""The embedded teachers of images and controls: put together from that of prompts and what they learned beyond."""
 
 from __future__ import annotations
 

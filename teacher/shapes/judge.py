@@ -168,7 +168,7 @@ def batch(split: Split, seed: int, indices: range, mottle: NDArray[np.float64] |
 
 @torch.no_grad()
 def accuracy(judge: Judge, seed: int, count: int) -> dict[str, float]:
-    """Fraction right per attribute on `count` unseen clips of held-out combinations."""
+    """Fraction right per attribute on `count` new clips of held-out combinations."""
     device, training = next(judge.parameters()).device, judge.training
     judge.eval()
     right = torch.zeros(len(ATTRIBUTES))

@@ -106,7 +106,7 @@ def _short(precision: str) -> str:
 
 
 def keep_recipe(recipe: AnyRecipe) -> None:
-    """Leaves the resolved recipe in the run's folder. Raises ValueError when another one was begun there."""
+    """Leaves the resolved recipe in the run directory. Raises ValueError when another one was begun there."""
     path = recipe.out / "recipe.yaml"
     if path.exists():
         changed = _differences(read_any_recipe(path).model_dump(), recipe.model_dump())
@@ -131,7 +131,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any], above: str = "")
 
 
 def run_part(recipe: TeacherRecipe, part: TrainedPart, device: torch.device, screen: TrainingScreen = SILENT) -> None:
-    """Trains one part, or goes on where it was stopped; parts need no other part but the linear code."""
+    """Trains one part, or resumes it where it was stopped; parts need no other part but the linear code."""
     keep_recipe(recipe)
     torch.manual_seed(recipe.seed)
     folder = recipe.out / part

@@ -1,4 +1,4 @@
-"""An earlier teacher of the shapes world to go on from: in a changed world, or to train it longer."""
+"""An earlier teacher of the shapes world to start from: in a changed world, or to train it longer."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _draw(scene: Scene, mottle: float = 1.0) -> tuple[NDArray[np.uint8], NDArray
     colour = _jittered(scene.colour, rng)
     coverage = _coverage(scene.shape, centres, radii)
     clip += coverage[..., None] * (colour - clip)
-    # Wan's positions are relative only: without a frame a denoiser cannot know where in the picture it is
+    # Wan's positions are relative only: without a frame a denoiser cannot know where in the image it is
     for edge in (np.s_[:, :3], np.s_[:, -3:], np.s_[:, :, :3], np.s_[:, :, -3:]):
         clip[edge] = 12
     return np.clip(np.rint(clip), 0, 255).astype(np.uint8), centres, radii

@@ -47,7 +47,7 @@ def decode_video(path: Path, clip: ClipShape, start: ClipStart = "centre") -> ND
     """The clip (F, H, W, 3) RGB 0..255 that begins at the file's beginning or lies in its centre.
 
     Both are those of what a player shows: an edit list may hide the head or the end of what is stored. Frame k
-    is the one on screen k/fps seconds after the start, so any rate, also a varying one, keeps its speed. Pictures
+    is the one on screen k/fps seconds after the start, so any rate, also a varying one, keeps its speed. Images
     are shown as `fit_picture` says, upright and with square pixels. Raises UnreadableVideo for a file that is no
     video, is broken, or is shorter than the clip; ValueError for an unknown start.
     """
@@ -64,7 +64,7 @@ def decode_video(path: Path, clip: ClipShape, start: ClipStart = "centre") -> ND
 
 
 def check_video(path: Path) -> None:
-    """Raises UnreadableVideo for a file that is no video, judged by its header alone."""
+    """Raises UnreadableVideo for a file that is not a video, judged by its header alone."""
     with open_video(path):
         pass
 
@@ -113,7 +113,7 @@ def _leads_to(place: _Place, first: VideoFrame | None) -> bool:
 
 
 def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place: _Place) -> NDArray[np.uint8]:
-    """The picture on screen at the place + k/fps for each k; (F, H, W, 3)."""
+    """The image on screen at the place + k/fps for each k; (F, H, W, 3)."""
     pictures: list[NDArray[np.uint8]] = []
     length = 0.0
     begin, turned = place.begin, place.turned
@@ -126,7 +126,7 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
             pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
         if len(pictures) == clip.num_frames:
             return np.stack(pictures)
-    raise UnreadableVideo(f"too short: {max(length, 0):.2f} s, needed are more than {clip.seconds:.2f} s")
+    raise UnreadableVideo(f"too short: {max(length, 0):.2f} s, it needs more than {clip.seconds:.2f} s")
 
 
 def _timed(frames: Iterator[VideoFrame], video: OpenVideo) -> Iterator[tuple[float, float, VideoFrame]]:
@@ -135,7 +135,7 @@ def _timed(frames: Iterator[VideoFrame], video: OpenVideo) -> Iterator[tuple[flo
     interval = 1 / float(video.stream.average_rate) if video.stream.average_rate else 0.0
     for frame in frames:
         if frame.is_corrupt:
-            raise UnreadableVideo("broken: its pictures are damaged")
+            raise UnreadableVideo("broken: its frames are damaged")
         time = frame.time if frame.time is not None else (last[0] + interval if last else 0.0)
         if last:
             interval = time - last[0]

@@ -77,10 +77,10 @@ class OpenVideo:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[OpenVideo]:
-    """Raises UnreadableVideo for a file that is no video, and for what ffmpeg says against it while it is open."""
+    """Raises UnreadableVideo for a file that is not a video, and for what ffmpeg says against it while it is open."""
     if path.suffix.lower() not in SUFFIXES:
         read = ", ".join(sorted(SUFFIXES))
-        raise UnreadableVideo(f"not a video: its suffix is {path.suffix or 'missing'}, read are {read}")
+        raise UnreadableVideo(f"not a video: its suffix is {path.suffix or 'missing'}, and only {read} are read")
     try:
         if path.stat().st_size == 0:
             raise UnreadableVideo("the file is empty")
@@ -99,7 +99,7 @@ def _shown_stream(container: InputContainer) -> VideoStream:
     """The first that is marked as default, as players choose; never a cover or a thumbnail."""
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not moving:
-        raise UnreadableVideo("there are no moving pictures in it")
+        raise UnreadableVideo("it has no video stream")
     return max(moving, key=lambda stream: (bool(stream.disposition & Disposition.default), stream.frames != 1))
 
 

@@ -24,7 +24,7 @@ from fewstep.teacher.videos.opening import UnreadableVideo
 _UNTAGGED = frozenset({2, 3})  # unspecified, reserved
 _MATRICES = frozenset({0, 1, 4, 5, 6, 7, 9}) | _UNTAGGED  # RGB, BT.709, FCC, two of BT.601, SMPTE 240M, BT.2020
 _OTHER_MATRICES = {8: "YCgCo", 10: "BT.2020 with constant luminance", 14: "ICtCp"}
-# The same numbers mean other light than in BT.709: pictures read as they are would look washed out.
+# The same numbers mean other light than in BT.709: images read as they are would look washed out.
 _OTHER_TRANSFERS = {
     8: "linear light",
     9: "logarithmic",
@@ -40,7 +40,7 @@ _EXACT = 0.002  # what a display matrix may be off by rounding: 0.1 degrees
 
 
 class Orientation(NamedTuple):
-    """How a stored picture is turned and mirrored to be shown: all eight ways."""
+    """How a stored image is turned and mirrored to be shown: all eight ways."""
 
     swap_axes: bool = False  # first of all
     flip_columns: bool = False
@@ -70,9 +70,9 @@ def square_pixels(aspect: Fraction | None) -> float:
 
 
 def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int, shape: float = 1.0) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) scaled to cover height x width, its centre cut out; shape: a pixel's width over height."""
+    """An image (H, W, 3) scaled to cover height x width, its centre cut out; shape: a pixel's width over height."""
     stored_height, stored_width = pixels.shape[:2]
-    scale = min(stored_height / height, stored_width * shape / width)  # rows of the picture per row of the clip
+    scale = min(stored_height / height, stored_width * shape / width)  # rows of the image per row of the clip
     rows, columns = height * scale, width * scale / shape
     top, left = (stored_height - rows) / 2, (stored_width - columns) / 2
     box = (max(left, 0.0), max(top, 0.0), min(left + columns, stored_width), min(top + rows, stored_height))
@@ -101,7 +101,7 @@ def orientation(frame: VideoFrame) -> Orientation | None:
     if straight <= _EXACT * across:
         return Orientation(True, c < 0, b < 0)
     if abs(a * c + b * d) > _EXACT * max(straight, across) ** 2:
-        raise UnreadableVideo("its display matrix skews the picture: only turns by multiples of 90 degrees are read")
+        raise UnreadableVideo("its display matrix skews the image: only turns by multiples of 90 degrees are read")
     degrees = abs(math.degrees(math.atan2(b, a)))
     raise UnreadableVideo(f"its display matrix turns it by {degrees:.1f} degrees: only multiples of 90 are read")
 
@@ -137,7 +137,7 @@ def _filtered(frames: Iterator[VideoFrame], filters: list[tuple[str, str]]) -> I
 def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """(H, W, 3), as stored: neither turned nor scaled."""
     _check_colours(frame)
-    # Players take an untagged picture of HD size for BT.709; swscale would take it for BT.601.
+    # Players take an untagged image of HD size for BT.709; swscale would take it for BT.601.
     high = frame.width >= 1280 or frame.height > 576
     matrix = Colorspace.ITU709 if high and frame.colorspace in _UNTAGGED else None
     if not any(component.is_alpha for component in frame.format.components):

@@ -52,7 +52,7 @@ def long_enough(video: VideoShape, size: VideoSize, fps: float) -> bool:
 
 def too_short(video: VideoShape, needed: float) -> str:
     """Why a video that lasts no longer than the seconds that are needed cannot be used."""
-    return f"too short: {video.seconds:.2f} s, needed are more than {needed:.2f} s"
+    return f"too short: {video.seconds:.2f} s, it needs more than {needed:.2f} s"
 
 
 @cache

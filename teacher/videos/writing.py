@@ -67,7 +67,7 @@ def write_video(path: Path, frames: Frames, fps: float) -> None:
 
 
 def write_image(path: Path, image: Image.Image) -> None:
-    """Writes a picture in the format of its suffix."""
+    """Writes an image in the format of its suffix."""
     with whole_file(path) as part:
         image.save(part)
 
@@ -120,7 +120,7 @@ def _write_h264(path: Path, frames: Frames, fps: float) -> None:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.options = {"crf": "16"}
-        # What the conversion below does, so that players need not guess by the size of the picture.
+        # What the conversion below does, so that players need not guess by the size of the image.
         stream.colorspace, stream.color_range = _BT601, ColorRange.MPEG
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -113,11 +113,11 @@ def test_no_weights_are_held_twice(make_api_student: Callable[..., Path], train:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda run, teacher: run / "nothing", "there is no .*nothing: pass a run's folder"),
+        (lambda run, teacher: run / "nothing", "there is no .*nothing: pass a run directory"),
         (lambda run, teacher: "someone/a-model", "hf download"),
-        (lambda run, teacher: teacher, "is no student: pass a run's folder"),
-        (lambda run, teacher: run.parent, "is no student"),
-        (lambda run, teacher: "shapes", "shapes is no student"),
+        (lambda run, teacher: teacher, "is not a student: pass a run directory"),
+        (lambda run, teacher: run.parent, "is not a student"),
+        (lambda run, teacher: "shapes", "shapes is not a student"),
         (lambda run, teacher: "", "source is ''"),
         (lambda run, teacher: None, "source is None"),
     ],

@@ -68,7 +68,7 @@ def test_a_dry_run_foresees_it(
     path = recipe(tmp_path, tiny_wan_folder, {"kind": "videos", "folder": str(folder)})
     outcome = run(tmp_path, "run", path, "--dry-run")
     line = "at most 1 of 7 clips usable, 6 skipped (such as"
-    expected = ["exit 2", line, reason, "data.min_usable is 0.5: mend the data, or --set data.min_usable=0.14"]
+    expected = ["exit 2", line, reason, "data.min_usable is 0.5: fix the data, or --set data.min_usable=0.14"]
     check_case(SKIPPED, f"6 of 7, {reason}: the dry run", outcome, expected)
     outcome = run(tmp_path, "run", path, "--dry-run", "--set", "data.min_usable=0.14")
     check_case(SKIPPED, f"6 of 7, {reason}: the dry run, a lower limit", outcome, ["exit 0", line])
@@ -177,18 +177,18 @@ def test_the_limit_is_the_family_s(
 @pytest.mark.parametrize(
     ("case", "made", "out", "sentence"),
     [
-        ("a run's folder", ["run/recipe.yaml", "run/stages/x/contract.json"], "run", "lies in a run's folder"),
-        ("its data folder", ["run/recipe.yaml", "run/data/manifest.json"], "run/data", "lies in a run's folder"),
-        ("a new folder in a run that is training", ["run/state.pt"], "run/new", "lies in a run's folder"),
-        ("deep inside a run", ["run/stages/x/contract.json"], "run/stages/x/y/z", "lies in a run's folder"),
-        ("a folder of notes", ["notes/readme.md"], "notes", "holds other things than a dataset, such as readme.md"),
+        ("a run directory", ["run/recipe.yaml", "run/stages/x/contract.json"], "run", "lies in a run directory"),
+        ("its data folder", ["run/recipe.yaml", "run/data/manifest.json"], "run/data", "lies in a run directory"),
+        ("a new folder in a run that is training", ["run/state.pt"], "run/new", "lies in a run directory"),
+        ("deep inside a run", ["run/stages/x/contract.json"], "run/stages/x/y/z", "lies in a run directory"),
+        ("a folder of notes", ["notes/readme.md"], "notes", "holds files other than a dataset's, such as readme.md"),
         (
             "a teacher's folder",
             ["t/model_index.json"],
             "t",
-            "holds other things than a dataset, such as model_index.json",
+            "holds files other than a dataset's, such as model_index.json",
         ),
-        ("a folder of videos", ["v/a.mp4", "v/a.txt"], "v", "holds other things than a dataset, such as a.mp4, a.txt"),
+        ("a folder of videos", ["v/a.mp4", "v/a.txt"], "v", "holds files other than a dataset's, such as a.mp4, a.txt"),
     ],
 )
 def test_where_a_dataset_may_not_go(
@@ -218,7 +218,7 @@ def test_a_real_run_is_known(tmp_path: Path, tiny_wan_folder: Path, check_case: 
     words = ["data", "rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 1, "--out"]
     for out in ("run", "run/data", "run/more"):
         outcome = run(tmp_path, *words, tmp_path / out)
-        check_case(PLACE, f"--out is {out} of a finished run", outcome, ["exit 2", "lies in a run's folder"])
+        check_case(PLACE, f"--out is {out} of a finished run", outcome, ["exit 2", "lies in a run directory"])
     (tmp_path / "recipe.yaml").write_text("out: runs/mine\n")
     check_case(
         PLACE,
@@ -269,7 +269,7 @@ def test_no_verb_writes_into_what_is_another_s(
     ("words", "sentence"),
     [
         ("benchmark T@1 --out run/recipe.yaml", "run/recipe.yaml does not end in .json: choose another --out"),
-        ("benchmark T@1 --out run/data/manifest.json", "run/data/manifest.json is no benchmark's table"),
+        ("benchmark T@1 --out run/data/manifest.json", "run/data/manifest.json is not a benchmark's table"),
         ("report run --out prompts.txt", "prompts.txt does not end in .html or .htm: choose another --out"),
         ("shapes teacher --fresh --out run/recipe.yaml", "run/recipe.yaml does not end in .json"),
         ("shapes teacher --fresh --out run/data/manifest.json", "manifest.json is not a results table"),

@@ -27,7 +27,7 @@ OLD = Speed(2.3, 0.45, 2.5)
 GPU = Speed(0.02, 0.004, 0.02)
 
 
-def said(speed: Speed, minutes: float, clips: int | None = None) -> str:
+def plan_line(speed: Speed, minutes: float, clips: int | None = None) -> str:
     return ". ".join(plan_sentences(choose_plan(speed, minutes, clips), speed, minutes))
 
 
@@ -52,14 +52,14 @@ def said(speed: Speed, minutes: float, clips: int | None = None) -> str:
 def test_what_fits(
     case: str, speed: Speed, minutes: float, expected: list[str], check_case: Callable[..., None]
 ) -> None:
-    check_case(DEMO, f"{case}, --minutes {minutes:g}", outcome(lambda: said(speed, minutes)), expected)
+    check_case(DEMO, f"{case}, --minutes {minutes:g}", outcome(lambda: plan_line(speed, minutes)), expected)
 
 
 def test_clips_that_were_asked_for(check_case: Callable[..., None]) -> None:
     check_case(
         DEMO,
         "--num 256 on the usual machine",
-        said(QUIET, 10, 256),
+        plan_line(QUIET, 10, 256),
         ["256 clips of each model", "96 + 84 + 24", "with 256 clips that"],
     )
 

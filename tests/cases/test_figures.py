@@ -115,16 +115,16 @@ def timed(model: str, evaluations: int, speedup: float, ideal: float, **more: An
 def test_notes_of_a_benchmark(figures: Check) -> None:
     teacher = timed("teacher", 13, 1.0, 1.0)
 
-    def told(*students: dict[str, Any], fit: dict[str, float] | None = None, **more: Any) -> list[str]:
+    def warnings_of(*students: dict[str, Any], fit: dict[str, float] | None = None, **more: Any) -> list[str]:
         return benchmark_notes({"rows": [teacher | more, *students], "fit": fit, "failed": {}})
 
     fast = timed("student", 7, 2.12, 13 / 7)
-    figures("denoising 2.12x of 1.86x", told(fast), ["2.12 times as fast is above the ideal of 1.86"])
-    figures("1.80x of 1.86x", told(timed("student", 7, 1.8, 13 / 7)), "[]")
-    figures("speed-up of one repetition", told(repetitions=1), ["of one pass of each model"])
-    figures("a pass of twice the median", told(total_seconds_p95=2.0), ["the machine was busy"])
+    figures("denoising 2.12x of 1.86x", warnings_of(fast), ["2.12 times as fast is above the ideal of 1.86"])
+    figures("1.80x of 1.86x", warnings_of(timed("student", 7, 1.8, 13 / 7)), "[]")
+    figures("speed-up of one repetition", warnings_of(repetitions=1), ["of one pass of each model"])
+    figures("a pass of twice the median", warnings_of(total_seconds_p95=2.0), ["the machine was busy"])
     negative = {"fixed_seconds": -0.1, "seconds_per_evaluation": 0.1}
-    figures("a fixed cost below zero", told(fast, fit=negative), ["below zero, which no time can be"])
+    figures("a fixed cost below zero", warnings_of(fast, fit=negative), ["below zero, which no time can be"])
 
 
 def test_the_demos_sentence(figures: Check, tmp_path: Path) -> None:

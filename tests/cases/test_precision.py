@@ -56,7 +56,7 @@ def tiny(tmp_path: Path, tiny_wan_folder: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-def said(output: str) -> str:
+def printed(output: str) -> str:
     """The line about precision, or the sentence that a command was refused with."""
     lines = [line for line in output.splitlines() if line.startswith("precision: ") and "(" in line]
     return " ".join(lines) if lines else output.strip().splitlines()[-1]
@@ -73,7 +73,7 @@ def test_a_run_says_and_keeps_what_auto_chose(
     machine(said_by)
     code, output = fewstep("run", tiny)
     data = read_manifest(tiny.parent / "run" / "data").precision
-    got = f"exit {code}; {said(output)}; recipe.yaml has {kept(tiny)}, the data {data}"
+    got = f"exit {code}; {printed(output)}; recipe.yaml has {kept(tiny)}, the data {data}"
     chosen = said_by.precision
     expected = f"exit 0; precision: {chosen} (auto: {said_by.reason}); recipe.yaml has {chosen}, the data {chosen}"
     check_case(KIND, f"run where {said_by.reason}", got, expected)
@@ -100,9 +100,9 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(
     machine(now)
     code, output = fewstep("run", tiny)
     case = f"run begun in {begun.precision}, resumed where auto means {now.precision}"
-    check_case(KIND, case, f"exit {code}; {said(output)}; {kept(tiny)}", [f"exit 0; {line}", f"; {begun.precision}"])
+    check_case(KIND, case, f"exit {code}; {printed(output)}; {kept(tiny)}", [f"exit 0; {line}", f"; {begun.precision}"])
     code, output = fewstep("run", tiny, "--dry-run")
-    check_case(KIND, f"dry run of a {case}", f"exit {code}; {said(output)}", [f"exit 0; {line}"])
+    check_case(KIND, f"dry run of a {case}", f"exit {code}; {printed(output)}", [f"exit 0; {line}"])
     AcceleratorState._reset_state(reset_partial_state=True)  # as in another process
     code, output = fewstep("run", tiny, "--set", f"precision={now.precision}")
     expected = ["exit 2", "was begun with another precision"]
@@ -118,7 +118,10 @@ def test_bfloat16_where_it_is_emulated_is_warned_of(
         "precision: bfloat16 (slow here, for bfloat16 takes 6.8 times as long as float32; auto would choose float32)"
     )
     check_case(
-        KIND, "recipe that says bfloat16 where it is emulated", f"exit {code}; {said(output)}", f"exit 0; {expected}"
+        KIND,
+        "recipe that says bfloat16 where it is emulated",
+        f"exit {code}; {printed(output)}",
+        f"exit 0; {expected}",
     )
 
 
@@ -126,7 +129,7 @@ def test_bfloat16_where_it_is_emulated_is_warned_of(
 def test_other_precisions_of_training_are_refused(arguments: str, tiny: Path, check_case: Callable[..., None]) -> None:
     sentence = ["exit 2", "precision", "bfloat16", "float32", "auto"]
     code, output = fewstep("run", tiny, "--set", f"precision={arguments}", "--dry-run")
-    check_case(KIND, f"precision={arguments} for training", f"exit {code}; {said(output)}", sentence)
+    check_case(KIND, f"precision={arguments} for training", f"exit {code}; {printed(output)}", sentence)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -150,7 +153,7 @@ def test_an_evaluation_keeps_its_precision(
     for now, case in ((NATIVE, "evaluate where bfloat16 is native"), (EMULATED, "evaluate resumed where it is not")):
         machine(now)
         code, output = fewstep(*command)
-        got = f"exit {code}; {said(output)}; protocol has {json.loads(results.read_text())['protocol']['dtype']}"
+        got = f"exit {code}; {printed(output)}; protocol has {json.loads(results.read_text())['protocol']['dtype']}"
         check_case(KIND, case, got, ["exit 0; precision: bfloat16 (auto: ", "; protocol has bfloat16"])
     code, output = fewstep(*command, "--dtype", "float32")
     expected = ["exit 2", "holds an evaluation with dtype 'bfloat16', not 'float32'", "choose another --out"]
@@ -166,7 +169,7 @@ def test_a_dataset_keeps_its_precision(
     for now, case in ((NATIVE, "data where bfloat16 is native"), (EMULATED, "data resumed where it is not")):
         machine(now)
         code, output = fewstep(*command)
-        got = f"exit {code}; {said(output)}; manifest has {read_manifest(tmp_path / 'data').precision}"
+        got = f"exit {code}; {printed(output)}; manifest has {read_manifest(tmp_path / 'data').precision}"
         check_case(KIND, case, got, ["exit 0; precision: bfloat16 (auto: ", "; manifest has bfloat16"])
         (tmp_path / "data" / "shard-00001.parquet").unlink()  # as if it had been stopped
     code, output = fewstep(*command, "--dtype", "float32")
@@ -184,7 +187,7 @@ def test_videos_for_vbench_keep_their_precision(
     for now, case in ((NATIVE, "vbench where bfloat16 is native"), (EMULATED, "vbench resumed where it is not")):
         machine(now)
         code, output = fewstep(*command)
-        got = f"exit {code}; {said(output)}; kept {json.loads(claim.read_text())['dtype']}"
+        got = f"exit {code}; {printed(output)}; kept {json.loads(claim.read_text())['dtype']}"
         check_case(KIND, case, got, ["exit 0; precision: bfloat16 (auto: ", "; kept bfloat16"])
     code, output = fewstep(*command, "--dtype", "float32")
     expected = ["exit 2", "were made in bfloat16, not float32: pass --dtype bfloat16, or choose another --out"]
@@ -212,11 +215,11 @@ def test_a_benchmark_and_a_sample_say_their_precision(
     code, output = fewstep(*timed)
     dtype = json.loads((tmp_path / "b.json").read_text())["protocol"]["dtype"]
     expected = "exit 0; precision: bfloat16 (auto: the CPU has AVX512-BF16); protocol has bfloat16"
-    check_case(KIND, "benchmark", f"exit {code}; {said(output)}; protocol has {dtype}", expected)
+    check_case(KIND, "benchmark", f"exit {code}; {printed(output)}; protocol has {dtype}", expected)
     shown = ["sample", tiny_wan_folder, "--steps", 1, "--prompt", "a ring", "--out", tmp_path / "clip.gif"]
     code, output = fewstep(*shown)
     expected = "exit 0; precision: bfloat16 (auto: the CPU has AVX512-BF16)"
-    check_case(KIND, "sample", f"exit {code}; {said(output)}", expected)
+    check_case(KIND, "sample", f"exit {code}; {printed(output)}", expected)
     code, output = fewstep(*shown, "--dtype", "float32")
     check_case(KIND, "sample that is told float32", f"exit {code}; {'precision:' in output}", "exit 0; False")
 
@@ -279,7 +282,7 @@ def test_a_processor_made_older(limit: str, tmp_path: Path, check_case: Callable
     limited = os.environ | {"ONEDNN_MAX_CPU_ISA": limit, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=limited)
     kept = yaml.safe_load(done.stdout)["precision"] if done.returncode == 0 else "nothing"
-    got = f"exit {done.returncode}; {said(done.stderr)}; the recipe resolves to {kept}"
+    got = f"exit {done.returncode}; {printed(done.stderr)}; the recipe resolves to {kept}"
     expected = ["exit 0; precision: float32 (auto: bfloat16 takes ", "; the recipe resolves to float32"]
     check_case(KIND, f"dry run of shapes-demo with ONEDNN_MAX_CPU_ISA={limit}", got, expected)
 

@@ -95,7 +95,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
         given(f"size=[{SIZE}, {{num_frames: 9, height: 20, width: 16}}]"),
         ["(9, 20, 16)", "height 20 cannot be made", "multiple of 16"],
     ),
-    ("a size twice", given(f"size=[{SIZE}, {SIZE}]"), ["size: 16x16x9 is there twice: name each size once"]),
+    ("a size twice", given(f"size=[{SIZE}, {SIZE}]"), ["size: 16x16x9 is listed twice: list each size once"]),
     (
         "a size that no video fits",
         given(*VIDEOS, f"size=[{SIZE}, {{num_frames: 9, height: 16, width: 32}}]"),
@@ -146,7 +146,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     (
         "a dataset without manifest",
         given("data={kind: dataset, folder: videos}"),
-        ["videos is no dataset (it has no manifest.json)"],
+        ["videos is not a dataset (it has no manifest.json)"],
     ),
     (
         "a dataset whose manifest is cut off",
@@ -162,7 +162,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     (
         "a gate that only the judge can open",
         given("stages.0.gate={metric: prompt_accuracy, at_least: 0.5}"),
-        ["the gate of stage 2-step asks for prompt_accuracy", "the judge knows the shapes world only"],
+        ["the gate of stage 2-step uses prompt_accuracy", "the judge knows the shapes world only"],
     ),
     (
         "a gate on clips that the judge cannot read",
@@ -171,7 +171,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
             "size={num_frames: 9, height: 64, width: 64}",
             "stages.1.gate={metric: prompt_accuracy, at_least: 0.5}",
         ),
-        ["the gate of stage 1-step asks for prompt_accuracy", "(9, 64, 64)"],
+        ["the gate of stage 1-step uses prompt_accuracy", "(9, 64, 64)"],
     ),
     ("no teacher", given("teacher=T2"), ["there is no folder T2: pass shapes, a diffusers pipeline's folder or a hub"]),
     ("no teacher on the hub", given("teacher=no/such"), ["there is neither a folder nor a hub model no/such"]),

@@ -24,7 +24,7 @@ from tests.teacher.films import TURNS, ColourMatrix, as_shown, film, located, nu
 
 EDITS, SHAPE, STREAMS = "01 edit lists", "03 shape of pixels", "03 streams and colours"
 Check = Callable[[str, str, object, str | Sequence[str]], None]
-B_FRAME = 2 / 24  # what is shown first is stored that late
+B_FRAME = 2 / 24  # what the pipeline returns first is stored that late
 CLIPS = [(48, 48), (32, 96), (96, 32)]  # height and width
 
 
@@ -70,7 +70,7 @@ def test_a_cut_head(tmp_path: Path, eight_seconds: Path, check_case: Check, suff
         (
             "the last half second alone",
             [(0.5, 7.5 + B_FRAME)],
-            "refused: too short: 0.50 s, needed are more than 0.50 s",
+            "refused: too short: 0.50 s, it needs more than 0.50 s",
         ),
         ("all of it", [(8, B_FRAME)], centre(0, 192)),
         ("an empty list", [], centre(0, 192)),
@@ -121,7 +121,7 @@ def test_cut_files_that_people_have(check_case: Check) -> None:
     check_case(EDITS, "cut-head-2s.mp4, 16 frames", verdict(mean_difference(left, whole[16:])), "as a player shows it")
     for name, seconds in (("cut-head-2s.mp4", 2), ("cut-head-3s.mp4", 1)):
         got = outcome(lambda name=name: decode_video(FILES / name, ClipShape(17, 48, 64, 8)).shape)  # type: ignore[misc]
-        check_case(EDITS, f"{name}, 17 frames", got, f"refused: too short: {seconds}.00 s, needed are more than 2.00 s")
+        check_case(EDITS, f"{name}, 17 frames", got, f"refused: too short: {seconds}.00 s, it needs more than 2.00 s")
 
 
 def test_cut_files_through_the_command(tmp_path: Path, tiny_wan_folder: Path, check_case: Check) -> None:
@@ -132,7 +132,7 @@ def test_cut_files_through_the_command(tmp_path: Path, tiny_wan_folder: Path, ch
     code, _ = fewstep("data", "videos", tmp_path, "--teacher", tiny_wan_folder, "--out", tmp_path / "out")
     skipped = {line["file"]: line["reason"] for line in map(json.loads, (tmp_path / "out/skipped.jsonl").open())}
     got = f"exit {code}: " + "; ".join(f"{file}: {reason}" for file, reason in skipped.items())
-    expected = "exit 3: cut-head-3s.mp4: too short: 1.00 s, needed are more than 1.00 s"
+    expected = "exit 3: cut-head-3s.mp4: too short: 1.00 s, it needs more than 1.00 s"
     check_case(EDITS, f"fewstep data videos, 9 frames, on {', '.join(names)}", got, [expected, "song-with-cover.mp4"])
     assert len(skipped) == 2
 
@@ -145,7 +145,7 @@ def mean_difference(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> floa
 
 
 def shift(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
-    """By the means of rows and of columns of a picture that is smooth: there the noise of codecs vanishes."""
+    """By the means of rows and of columns of an image that is smooth: there the noise of codecs vanishes."""
     return max(float(np.abs(got.mean(axis) - expected.mean(axis)).max()) for axis in (0, 1))
 
 
@@ -248,10 +248,10 @@ def test_colours_that_a_player_would_map(tmp_path: Path, check_case: Check, name
 
 def test_streams_that_are_not_the_film(tmp_path: Path, check_case: Check) -> None:
     cover = decode_video(FILES / "cover-first.mp4", ClipShape(9, 32, 32, 8))
-    moving = f"{len({frame.tobytes() for frame in cover})} different pictures"
-    check_case(STREAMS, "cover-first.mp4: the cover is stored before the film", moving, "9 different pictures")
+    moving = f"{len({frame.tobytes() for frame in cover})} different images"
+    check_case(STREAMS, "cover-first.mp4: the cover is stored before the film", moving, "9 different images")
     got = outcome(lambda: decode_video(FILES / "song-with-cover.mp4", ClipShape(9, 32, 32, 8)))
-    check_case(STREAMS, "song-with-cover.mp4", got, "refused: there are no moving pictures in it")
+    check_case(STREAMS, "song-with-cover.mp4", got, "refused: it has no video stream")
     second = films.two_streams(tmp_path / "a.mp4", Disposition(0), Disposition.default)
     got = "white" if decode_video(second, ClipShape(9, 32, 32, 8)).min() > 250 else "the second"
     check_case(STREAMS, "two films, the second marked as default", got, "the second")
@@ -260,6 +260,6 @@ def test_streams_that_are_not_the_film(tmp_path: Path, check_case: Check) -> Non
 def test_fields_and_palettes(check_case: Check) -> None:
     clip = decode_video(FILES / "interlaced.mp4", ClipShape(9, 64, 64, 8)).astype(float)
     lines, fields = np.abs(np.diff(clip, axis=1)).mean(), np.abs(clip[:, 2:] - clip[:, :-2]).mean()
-    check_case(STREAMS, "interlaced.mp4", "combed" if lines > fields else "whole pictures", "whole pictures")
+    check_case(STREAMS, "interlaced.mp4", "combed" if lines > fields else "whole images", "whole images")
     pictures = {frame.tobytes() for frame in decode_video(FILES / "palette.avi", ClipShape(9, 12, 16, 8))}
-    check_case(STREAMS, "palette.avi, from its middle", f"{len(pictures)} different pictures", "9 different pictures")
+    check_case(STREAMS, "palette.avi, from its middle", f"{len(pictures)} different images", "9 different images")

@@ -50,7 +50,7 @@ def _rows_in(table: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {"client", "version"} <= row.keys() for row in rows
     ):
-        raise ValueError(f"{table} is no table of clients: choose another --out")
+        raise ValueError(f"{table} is not a table of clients: choose another --out")
     return rows
 
 

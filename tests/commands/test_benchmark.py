@@ -172,7 +172,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["TINY", "--compile", "--compile-blocks"], "compile the same networks in different ways: choose one"),
     (["TINY", "--cuda-graphs"], "--cuda-graphs need a CUDA GPU, and this is cpu"),
     (["TINY", "--slicing"], "--batch is 1: leave it out"),
-    (["TINY", "--quantise-text", "int8", "--no-text"], "--quantise-text is of what --no-text leaves out"),
+    (
+        ["TINY", "--quantise-text", "int8", "--no-text"],
+        "--quantise-text needs the text encoder, which --no-text leaves out",
+    ),
     (["TINY", "--max-error", "0.1"], "--max-error is the limit of --optimise auto: leave it out, or add that"),
     (["TINY", "--optimise", "auto", "--tiling"], "--optimise auto chooses the options itself: leave --tiling out"),
     (["TINY", "--optimise", "auto"], "use --repetitions 5 or more"),

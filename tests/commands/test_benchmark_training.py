@@ -49,7 +49,7 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
         ("4-step", 1, 2), ("2-step", 2, 2),
     ]  # fmt: skip
     for row in (first, second):
-        parts = ("supervisor", "student", "discriminator", "optimiser", "other")
+        parts = ("supervisor", "student", "discriminator", "optimizer", "other")
         assert (
             sum(row.get(f"{part}_seconds", 0) for part in parts) == pytest.approx(row["split_seconds"])
             and row["seconds"] > 0
@@ -62,7 +62,7 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
     assert set(second["turns"]) == {"lesson", "discriminator", "student"}
     lines = (tmp_path / "runs" / "training.md").read_text().splitlines()
     assert len(lines) == 2 + 2 and "step / bare sum" in lines[0]
-    assert "by turn, and compared with the bare sum" in output and "discriminator's turns" in output
+    assert "by turn, and compared with the bare sum" in output and "discriminator steps" in output
 
 
 def test_stages_and_settings_are_chosen(recipe: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_other_files_are_not_replaced(recipe: Path, tmp_path: Path) -> None:
     held = tmp_path / "held.json"
     for text, sentence in (
         ("[1]", "is not a results table"),
-        ('{"command": "", "rows": [{"model": "a"}]}', "is no table"),
+        ('{"command": "", "rows": [{"model": "a"}]}', "is not a table"),
     ):
         held.write_text(text)
         code, output = fewstep("benchmark", "--training", recipe, "--out", held)
@@ -120,7 +120,10 @@ def test_other_files_are_not_replaced(recipe: Path, tmp_path: Path) -> None:
 
 
 MISTAKES: list[tuple[list[str], str]] = [
-    (["shapes@50", "--training", "RECIPE"], "--training times a recipe's stages and no models: leave either out"),
+    (
+        ["shapes@50", "--training", "RECIPE"],
+        "--training times a recipe's stages, not models: leave out one or the other",
+    ),
     (["--training", "nothing"], "there is no recipe nothing"),
     (
         ["--training", "RECIPE", "--stages", "4-step,3-step"],

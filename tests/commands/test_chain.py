@@ -1,4 +1,4 @@
-"""Chains: a picture from a text, then a clip from it; distilled member by member, sampled, measured, refused."""
+"""Chains: an image from a text, then a clip from it; distilled member by member, sampled, measured, refused."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_chain_is_its_members_one_after_the_other(chain: Path, tmp_path: Path)
     assert code == 0, output
     arguments = ("--control-scale", 0.5, "--out", tmp_path / "other.gif")
     code, output = fewstep("sample", chain, "--prompt", "a ring", *arguments)
-    assert code != 0 and "the last member of the chain is a student, whose contract says" in output
+    assert code != 0 and "the last member of the chain is a student, whose contract fixes" in output
     picture = Image.fromarray(to_uint8(first.clips(["a ring"], [seed_before(5)])[0])[0])
     picture.save(tmp_path / "first.png")
     prompt = Prompt("a ring", {"first": tmp_path / "first.png"})
@@ -197,7 +197,7 @@ def test_a_dry_run_checks_every_member_and_makes_nothing(recipe: Path, tmp_path:
     [
         ({"given": {"control": "WHOLE_CLIP"}}, [], "member clip: .*takes first, not control"),
         ({"given": {"first": "MIDDLE"}}, [], "first is 'MIDDLE': use FIRST_FRAME"),
-        ({"given": {"first": "WHOLE_CLIP"}}, [], "first is one picture, and WHOLE_CLIP is not"),
+        ({"given": {"first": "WHOLE_CLIP"}}, [], "first is one image, and WHOLE_CLIP is not"),
         ({"steps": 3}, [], "clip has no student of 3 steps, .*: set steps to one of 2, 1"),
         ({"model": "runs/none"}, [], "clip has one of recipe and model"),
         ({"name": "picture"}, [], "two members called picture"),
@@ -236,8 +236,8 @@ def test_steps_and_settings_that_a_chain_cannot_take(chain: Path, tmp_path: Path
     for source, options, sentence in (
         (f"{chain}@2+2+2", [], "says 3 numbers of a chain of 2"),
         (f"{chain}@3", [], "no student in"),
-        (chain, ["--guidance", 3], "guidance, shift and negative prompt inside"),
-        (f"{chain}+", [], "is no chain"),
+        (chain, ["--guidance", 3], "guidance, shift and negative prompt are distilled into them"),
+        (f"{chain}+", [], "is not a chain"),
     ):
         code, output = fewstep("sample", source, *arguments, *options)
         assert code != 0 and sentence in " ".join(output.split()), output

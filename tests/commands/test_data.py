@@ -78,7 +78,7 @@ def broken_videos(folder: Path) -> dict[str, str]:
         "x-noise.mp4": (rng.bytes(4000), "broken"),
         "x-noise.gif": (rng.bytes(4000), "broken"),
         "x-zeros.mkv": (bytes(4000), "broken"),
-        "x-gif.gif": (b"GIF89a" + bytes(10), "no frames|broken|no pictures|too short"),
+        "x-gif.gif": (b"GIF89a" + bytes(10), "no frames|broken|no images|too short"),
         "x-document.pdf": (b"%PDF-1.7", "not a video: its suffix is .pdf"),
         "x-nosuffix": (whole, "not a video: its suffix is missing"),
     }

@@ -44,11 +44,11 @@ def test_a_folder_of_other_things_is_no_place_for_a_dataset(tmp_path: Path, tiny
         (tmp_path / name).touch()
     words = ["rollouts", tmp_path / "prompts.txt", "--teacher", tiny_wan_folder, "--steps", 1, "--out"]
     for out, sentence in (
-        ("run", "lies in a run's folder"),
-        ("run/data", "lies in a run's folder"),
-        ("run/stages/4-step/data", "lies in a run's folder"),
-        ("begun/new", "lies in a run's folder"),
-        ("notes", "holds other things than a dataset, such as readme.md: choose a folder of its own with --out"),
+        ("run", "lies in a run directory"),
+        ("run/data", "lies in a run directory"),
+        ("run/stages/4-step/data", "lies in a run directory"),
+        ("begun/new", "lies in a run directory"),
+        ("notes", "holds files other than a dataset's, such as readme.md: choose another folder with --out"),
     ):
         before = sorted(tmp_path.rglob("*"))
         code, text = run(*words, tmp_path / out)
@@ -56,7 +56,7 @@ def test_a_folder_of_other_things_is_no_place_for_a_dataset(tmp_path: Path, tiny
         assert sorted(tmp_path.rglob("*")) == before
     film(tmp_path / "notes" / "a.mp4")
     code, text = run("videos", tmp_path / "notes", "--teacher", tiny_wan_folder, "--out", tmp_path / "notes")
-    assert code == 2 and "holds other things than a dataset, such as a.mp4, readme.md" in text
+    assert code == 2 and "holds files other than a dataset's, such as a.mp4, readme.md" in text
     (tmp_path / "recipe.yaml").write_text("teacher: shapes\nout: runs/mine\n")  # one's own, beside no run
     (tmp_path / "fresh").mkdir()
     (tmp_path / "fresh" / ".hidden").touch()

@@ -83,7 +83,7 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
 def test_help_says_whom_each_format_is_for() -> None:
     code, output = fewstep("export", "--help")
     text = " ".join(re.sub(r"[│╭╰─]", " ", output).split())
-    assert code == 0 and "lora: diffusers only, for load_lora_weights; ComfyUI patches nothing with it" in text
+    assert code == 0 and "lora: diffusers only, for load_lora_weights; in ComfyUI it has no effect" in text
     assert "extra gguf" in text
 
 
@@ -94,7 +94,7 @@ def test_mistakes_are_one_sentence_before_any_work(tmp_path: Path, monkeypatch: 
     code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out)
     assert code == 2 and "has no finished stage yet" in output
     code, output = fewstep("export", tmp_path, "--to", "diffusers", "--out", out, "--push-to-hub", "a b")
-    assert code == 2 and "a b is no name on the hub" in output
+    assert code == 2 and "a b is not a name on the hub" in output
     code, output = fewstep("export", tmp_path, "--to", "mp3", "--out", out)
     assert code == 2 and "'mp3' is not one of" in output
     for arguments, why in (

@@ -35,7 +35,7 @@ def run(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     }  # fmt: skip
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     code, output = fewstep("run", folder / "tiny.yaml")
-    assert code == 2 and "gate asks for at most 0" in output
+    assert code == 2 and "gate requires at most 0" in output
     return folder / "run"
 
 
@@ -50,7 +50,7 @@ def test_a_run_without_an_evaluation_shows_its_curves_and_clips(run: Path, tmp_p
     code, output = fewstep("report", run, "--out", out)
     assert code == 0 and "report.html" in output
     page, data = out.read_text("utf-8"), data_of(out)
-    assert "the gate of stage 1-step did not open: endpoint_error is" in page
+    assert "the gate of stage 1-step was not reached: endpoint_error is" in page
     assert f"fewstep evaluate {yaml.safe_load((run / 'recipe.yaml').read_text())['teacher']} {run}" in page
     assert "One run, of seed 7." in page
     assert [stage["name"] for stage in data["curves"][0]["stages"]] == ["2-step", "1-step"]
@@ -82,7 +82,7 @@ def test_an_evaluation_and_a_benchmark_in_the_run_are_found(run: Path, tmp_path:
 
 def test_what_it_cannot_use_is_said_in_a_sentence(run: Path, tmp_path: Path) -> None:
     assert "neither a run (it has no recipe.yaml) nor an evaluation" in fewstep("report", tmp_path)[1]
-    assert "name the folder of a run" in fewstep("report")[1]
+    assert "name a run directory" in fewstep("report")[1]
     assert "there is no file" in fewstep("report", run, "--benchmark", tmp_path / "none.json")[1]
     code, output = fewstep("report", run, "--out", tmp_path / "none" / "report.html")
     assert code == 2 and "make it first" in output

@@ -60,7 +60,7 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("a size it cannot make", given("size={num_frames: 10, height: 16, width: 16}"), "10 frames cannot be made"),
     ("a size beyond its positions", given("size={num_frames: 9, height: 16, width: 1024}"), "64 patches of width"),
     ("a shift of 0", given("shift=0"), "shift"),
-    ("a shift that is no number", given("shift=.inf"), "shift"),
+    ("a shift that is not a number", given("shift=.inf"), "shift"),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`fewstep run` with adapters on weights in eight bits: from a recipe to a student of the teacher as it is."""
+"""`fewstep run` with adapters on 8-bit weights: from a recipe to a student of the teacher as it is."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def sizes(*texts: str) -> list[dict[str, int]]:
 @pytest.mark.parametrize(
     ("stated", "sentence"),
     [
-        (sizes("32x32x5", "48x32x5", "32x32x5"), "size: 32x32x5 is there twice: name each size once"),
+        (sizes("32x32x5", "48x32x5", "32x32x5"), "size: 32x32x5 is listed twice: list each size once"),
         ([], "size: the list is empty: name at least one size, or leave it out"),
         ([*sizes("32x32x5"), {"width": 32, "height": 32}], "size.1.num_frames is missing"),
         (sizes("32x32x5", "32x32x6"), "the size of clips is (6, 32, 32), frames, height and width: "),

@@ -147,8 +147,8 @@ def test_one_that_fails_ends_both(
     else:
         assert (
             second
-            == "exit 2: process 1: two does not show what the other processes write there: let all of them "
-            + ("see one folder, on a disk that they share")
+            == "exit 2: process 1: two does not show what the other processes write there: "
+            + "put it on a disk that all processes share"
         )
 
 
@@ -204,8 +204,8 @@ def test_what_one_process_does_is_refused(words: list[object], command: str, mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, output = fewstep(*words)
     assert code == 2 and output == (
-        f"`fewstep {command}` is the work of one process, and 2 were started: start it without a launcher; "
-        "data rollouts, data videos, evaluate, run and vbench videos share their work out\n"
+        f"`fewstep {command}` runs in one process, and 2 were started: start it without a launcher; data rollouts, "
+        "data videos, evaluate, run and vbench videos share their work between processes\n"
     )
 
 

@@ -21,7 +21,7 @@ UNREAD = "none of 1 prompts is read: StableVideoDiffusionPipeline makes clips wi
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, prompts that only name them, and videos without captions."""
+    """Images, prompts that only name them, and videos without captions."""
     folder: Path = tmp_path_factory.mktemp("text-free")
     random = np.random.default_rng(0)
     for name in ("a", "b", "c"):

@@ -251,7 +251,7 @@ def test_the_file_works_on_a_base_model_that_training_never_saw(root: Path, run:
     ("changes", "sentence"),
     [
         ({"student": {}}, "bases: several base models share a part that is trained alone: name it as student.only"),
-        ({"student": {"only": "faces"}}, "faces is no part .* of a AnimateDiffPipeline, which has motion"),
+        ({"student": {"only": "faces"}}, "faces is not a part .* of a AnimateDiffPipeline, which has motion"),
         ({"bases": ["SECOND", "SECOND"]}, "named twice"),
         ({"bases": ["WIDER"]}, "WIDER .*: name a base model of the same architecture"),
         ({"bases": ["SLOWER"]}, "SLOWER makes clips of 4 frames per second, and the teacher of 8: write the same fps"),

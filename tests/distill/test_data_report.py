@@ -29,7 +29,7 @@ def test_what_a_sentence_offers_is_accepted(tmp_path: Path, usable: int, skipped
     line = f"{usable} of {usable + skipped} clips usable, {skipped} skipped: {tmp_path / 'skipped.jsonl'}"
     with pytest.raises(ValueError) as error:
         check_usable(settings, tmp_path)
-    assert str(error.value).startswith(f"{line} (such as 0.mp4: too short), and data.min_usable is 1: mend the data")
+    assert str(error.value).startswith(f"{line} (such as 0.mp4: too short), and data.min_usable is 1: fix the data")
     offered = float(str(error.value).rpartition("=")[2])
     assert check_usable(settings.model_copy(update={"min_usable": offered}), tmp_path) == line
 

@@ -1,4 +1,4 @@
-"""Clips of several sizes that are made from pictures or videos: what is given has each clip's own size."""
+"""Clips of several sizes that are made from images or videos: what is given has each clip's own size."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_moving_average_that_is_not_a_number_is_caught_in_its_own_stage(case: 
         return figures
 
     trainer.one_step = broken  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="its clips are not finite: a weight, or its moving average"):
+    with pytest.raises(ValueError, match="its clips are not finite: a weight, or its EMA"):
         trainer.run(ignore, Signals())
 
 
@@ -152,7 +152,7 @@ def test_a_stage_rolls_back_to_its_healthy_checkpoint_and_goes_on_at_half_the_ra
     text: list[str] = []
     trainer.run(ignore, Signals(), text.append)
     assert broke == [3, 4, 5, 6] and trainer.step == 6 and trainer.rate == 0.5
-    assert len(text) == 1 and text[0].endswith("back to step 2, and on at 0.5 times its learning rates")
+    assert len(text) == 1 and text[0].endswith("back to step 2, continuing at 0.5 times its learning rates")
     rates = {point["step"]: point["student/lr_scale"] for point in case.curve() if "student/lr_scale" in point}
     assert list(rates) == [1, 2, 3, 4, 5, 6]  # what came after step 2 was taken back
     state = load_state(case.folder, "s")
@@ -186,7 +186,9 @@ def test_a_discriminator_that_has_won_stops_the_run(case: Case) -> None:
         return figures
 
     objective.loss = certain
-    with pytest.raises(ValueError, match="its discriminator is right in 1 of pairs at every transition: it has won"):
+    with pytest.raises(
+        ValueError, match="its discriminator is right in 1 of pairs at every transition: the student never fools it"
+    ):
         trainer.run(ignore, Signals())
 
 

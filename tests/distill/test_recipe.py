@@ -251,7 +251,7 @@ def test_each_stage_finds_its_teacher_and_goes_on_with_the_student_before(path: 
 def test_a_stage_may_start_elsewhere(path: Path) -> None:
     assert read_recipe(path, [f"stages.3.start={NAMES[0]}"]).start_of(3) == 0
     assert read_recipe(path, ["stages.3.start=base"]).start_of(3) is None
-    assert f"stages.1.start: {NAMES[2]} is no earlier stage" in refused(path, f"stages.1.start={NAMES[2]}")
+    assert f"stages.1.start: {NAMES[2]} is not an earlier stage" in refused(path, f"stages.1.start={NAMES[2]}")
 
 
 def test_a_line_of_adapters_ends_in_an_adapter(path: Path) -> None:
@@ -271,8 +271,8 @@ def test_a_stage_may_name_its_teacher(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("stages.1.teacher=2-step", "stages.1.teacher: 2-step is no earlier stage; use base or 8-step"),
-        ("stages.1.teacher=4-step", "stages.1.teacher: 4-step is no earlier stage; use base or 8-step"),
+        ("stages.1.teacher=2-step", "stages.1.teacher: 2-step is not an earlier stage; use base or 8-step"),
+        ("stages.1.teacher=4-step", "stages.1.teacher: 4-step is not an earlier stage; use base or 8-step"),
         ("stages.3.teacher=8-step", "stages.3.teacher: 8-step takes 8 steps, not 4; set teacher_steps to 8"),
         ("stages.1.guidance=5", "stages.1.guidance is 5, but its teacher 8-step is a student with guidance baked in;"),
         ("stages.3.teacher_steps=16", "stages.3.guidance is 1, but its student starts with 5 baked in and learns from"),
@@ -344,15 +344,15 @@ def test_the_recipe_in_a_runs_folder_reads_though_its_files_are_gone(path: Path,
 @pytest.mark.parametrize(
     ("overrides", "arguments"),
     [
-        (["stages.3.starts=[0.1, 1]"], "would be asked at 0.1"),
+        (["stages.3.starts=[0.1, 1]"], "would be evaluated at 0.1"),
         (["stages.3.teacher_steps=8", "stages.3.teacher=8-step", "stages.3.starts=[0.3]"], "8-step, which supervises"),
-        (["stages.3.starts=[0.5, 0.375]"], "would be asked at 0.375"),
+        (["stages.3.starts=[0.5, 0.375]"], "would be evaluated at 0.375"),
     ],
 )
 def test_starts_that_a_student_has_no_node_for_are_refused(path: Path, overrides: list[str], arguments: str) -> None:
-    """It was never taught where to land from there, as at sampling."""
+    """The supervisor was not trained there, as at sampling."""
     sentence = refused(path, *overrides)
-    assert arguments in sentence and "was never taught where to land" in sentence and "start at 1, 0." in sentence
+    assert arguments in sentence and "was not trained at other nodes" in sentence and "start at 1, 0." in sentence
 
 
 @pytest.mark.parametrize(

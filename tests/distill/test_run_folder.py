@@ -1,4 +1,4 @@
-"""A run's folder: begun with one recipe, and finished stages appear whole."""
+"""A run directory: begun with one recipe, and finished stages appear whole."""
 
 from __future__ import annotations
 

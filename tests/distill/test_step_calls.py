@@ -55,7 +55,7 @@ def test_forwards_are_told_from_backwards(tiny_teacher: Teacher) -> None:
     counts = counted(untrained(tiny_teacher, one_stage(ADVERSARIAL)), 2).counts
     assert counts[CallKind("supervisor", "", 4, "none")] == 4
     assert counts[CallKind("student", "", 4, "weights")] == 2
-    # z_t, and real without gradients in the student's turn; its own endpoint; both sides and once their penalty
+    # z_t, and real without gradients in the student step; its own endpoint; both sides and once their penalty
     assert counts[CallKind("discriminator", "backbone", 4, "none")] == 4
     assert counts[CallKind("discriminator", "backbone", 4, "input")] == 2
     assert counts[CallKind("discriminator", "backbone", 8, "none")] == 3

@@ -36,8 +36,8 @@ def test_every_part_is_charged_where_it_is_at_work(tiny_teacher: Teacher) -> Non
     busy = {pair for pair, seconds in split.seconds.items() if seconds}
     assert busy == {
         ("lesson", "supervisor"), ("lesson", "student"), ("lesson", "discriminator"), ("lesson", "other"),
-        ("discriminator", "discriminator"), ("discriminator", "optimiser"), ("discriminator", "other"),
-        ("student", "discriminator"), ("student", "student"), ("student", "optimiser"), ("student", "other"),
+        ("discriminator", "discriminator"), ("discriminator", "optimizer"), ("discriminator", "other"),
+        ("student", "discriminator"), ("student", "student"), ("student", "optimizer"), ("student", "other"),
     }  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case
     signals, text = Signals(), list[str]()
     signals.receive(signal.SIGUSR1)
     case.trainer().run(ignore, signals, text.append)
-    assert text == ["stage s is at step 0 of 6, nothing of it to save yet; training continues"]
+    assert text == ["stage s is at step 0 of 6, nothing to save yet; training continues"]
 
 
 def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_samples_that_a_stop_cut_short_are_made_on_a_resume(case: Case) -> None:
         with noted_signals() as signals:
             assert bool(trainer.run(ignore, signals)) is stopped
         assert trainer.step == (4 if stopped else 6)
-        actual = weights(case.trainer())  # what the checkpoint holds is the student, not its moving average
+        actual = weights(case.trainer())  # what the checkpoint holds is the student, not its EMA
         assert all(torch.equal(actual[name], weights(trainer)[name]) for name in before)
     assert made == [2, 4, 4, 6]
     assert [(p["step"], p.get("endpoint_error")) for p in case.curve()] == [

@@ -121,7 +121,7 @@ def test_more_than_the_ideal_is_explained() -> None:
     assert guided == (
         "student: denoising 2.12 times as fast is above the ideal of 1.86, which counts evaluations alone: a guided "
         "step of the teacher, one pass of twice the batch, took longer than two passes, or the machine was busier "
-        "while the teacher was timed; it is no gain of the student"
+        "while the teacher was timed; it is not a gain of the student"
     )
     (plain,) = on_times([timed("teacher", steps=13, evaluations=13), fast], None)
     assert "alone: the machine was busier" in plain

@@ -86,7 +86,7 @@ def student(recipe: Recipe) -> Student:
     return load_student(recipe.out, device="cpu")
 
 
-def asked(teacher: Teacher, z: Tensor, given: Given) -> Tensor:
+def predicted(teacher: Teacher, z: Tensor, given: Given) -> Tensor:
     conditions = teacher.conditions(["a red circle"], "blurry", least_size(teacher), given)
     return rollout(teacher, z, conditions, teacher.schedule.grid(STEPS), 5.0)
 
@@ -104,15 +104,15 @@ def test_a_teacher_at_a_scale_is_the_stock_pipeline_at_it(case: Case, folder: Pa
     teacher.take(case.given)
     size = least_size(teacher)
     given, z = noise_given(teacher.given_sizes(size)), teacher.noise([3], teacher.latent_shape(*size))
-    whole = asked(teacher, z, given)
+    whole = predicted(teacher, z, given)
     teacher.tell(control_scale=tuple(case.scale) if isinstance(case.scale, list) else case.scale)
-    actual = asked(teacher, z, given)
+    actual = predicted(teacher, z, given)
     expected = stock(teacher, z.clone(), given, **{case.argument: case.scale})
     assert float((actual - expected).norm() / expected.norm()) < 1e-5
     assert float((actual - whole).norm() / whole.norm()) > 1e-3  # else parity would be empty
     assert torch.equal(stock(teacher, z.clone(), given), expected)  # the contract's own arguments say it
     teacher.tell(control_scale=1.0)
-    assert torch.equal(asked(teacher, z, given), whole)
+    assert torch.equal(predicted(teacher, z, given), whole)
 
 
 def test_from_a_recipe_to_the_stock_call_of_a_student(case: Case, student: Student, tmp_path: Path) -> None:

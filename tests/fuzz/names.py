@@ -2,6 +2,6 @@
 
 NAMES = (
     "recipes", "overrides", "recipes of chains", "recipes of teachers", "manifests", "shards", "contracts",
-    "weights of students", "adapters", "checkpoints", "captions", "prompts", "given pictures", "videos", "evaluations",
+    "weights of students", "adapters", "checkpoints", "captions", "prompts", "given images", "videos", "evaluations",
     "benchmarks", "reports", "runs", "teachers' configs", "teachers' weights", "exports", "tables",
 )  # fmt: skip

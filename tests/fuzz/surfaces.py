@@ -142,7 +142,7 @@ SURFACES = (
     Surface("checkpoints", "checkpoint", ("state.pt",), asked.checkpoint),
     Surface("captions", "videos", ("captions.csv", "captions.jsonl", "captions.json", "ring.txt"), asked.captions),
     Surface("prompts", "texts", ("prompts.txt", "prompts.jsonl"), asked.prompts),
-    Surface("given pictures", "texts", ("ring.png", "cross.png"), asked.pictures),
+    Surface("given images", "texts", ("ring.png", "cross.png"), asked.pictures),
     Surface("videos", "videos", ("ring.mp4", "cross.mp4", "deeper/star.mp4"), asked.videos, (_loops,)),
     Surface("evaluations", "report", ("evaluation/results.json",), asked.evaluation),
     Surface("benchmarks", "report", ("benchmark.json",), asked.benchmark),

@@ -1,4 +1,4 @@
-"""The moving average has the same numbers wherever it is kept, and none is kept where none is asked for."""
+"""The EMA has the same numbers wherever it is kept, and none is kept where none is asked for."""
 
 from __future__ import annotations
 

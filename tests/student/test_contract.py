@@ -105,7 +105,7 @@ def test_other_settings_are_refused_with_the_reason(contract: SamplingContract) 
         contract.check(steps=8)
     with pytest.raises(ValueError, match=r"trained for shift 5, not 8: .*--force"):
         contract.check(shift=8.0)
-    with pytest.raises(ValueError, match=r"trained for guidance 1, not 5: .*inside its weights.*--force"):
+    with pytest.raises(ValueError, match=r"trained for guidance 1, not 5: .*into its weights.*--force"):
         contract.check(guidance=5.0)
 
 
@@ -141,7 +141,7 @@ def test_a_given_shift_is_in_the_contract_and_another_teachers_shift_is_no_obsta
 
 def test_timesteps_that_the_teacher_is_not_fed_are_refused(contract: SamplingContract, tiny_teacher: Teacher) -> None:
     other = contract.model_copy(update={"timesteps": (999.0, 936.0, 833.0, 624.0)})
-    with pytest.raises(ValueError, match=r"timesteps 999, 936, 833, 624 at its nodes, and .* is fed 1000, 937\.5"):
+    with pytest.raises(ValueError, match=r"timesteps 999, 936, 833, 624 at its nodes, and .* is passed 1000, 937\.5"):
         other.check_teacher(tiny_teacher)
 
 
@@ -154,7 +154,7 @@ def test_a_student_of_several_sizes_refuses_others(contract: SamplingContract, t
         several.check(size=VideoSize(5, 16, 16))
     contract.check(size=VideoSize(5, 16, 16))  # of one size: any
     assert several.at(sizes[1]).sizes == sizes[::-1] and several.at(sizes[0]) == several
-    with pytest.raises(ValueError, match="16x16x9 is there twice"):
+    with pytest.raises(ValueError, match="16x16x9 is listed twice"):
         SamplingContract.of(tiny_teacher, "tiny", 4, "full", sizes[:1] * 2, 5.0, "", 8.0)
 
 

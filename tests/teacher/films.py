@@ -1,4 +1,4 @@
-"""Small videos whose pictures tell their own number, place or colour."""
+"""Small videos whose images tell their own number, place or colour."""
 
 from __future__ import annotations
 

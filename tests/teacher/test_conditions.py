@@ -9,7 +9,7 @@ from fewstep.teacher.conditions import Conditions, cut_padding
 
 
 def batch(size: int, length: int, negative: int | None = 2) -> Conditions:
-    """Embeddings are padded, pooled vectors and pictures are not."""
+    """Embeddings are padded, pooled vectors and images are not."""
     rows = torch.arange(1.0, size + 1).view(-1, 1, 1)
     positive = {"embeddings": rows.expand(size, length, 3), "pooled": rows[:, 0].expand(size, 4)}
     unconditional = None

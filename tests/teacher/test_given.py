@@ -121,7 +121,7 @@ def test_noise_is_the_same_at_every_call() -> None:
     ("name", "content", "words"),
     [
         ("first", None, "there is no file"),
-        ("first", b"not a picture", "cannot be read as an image"),
+        ("first", b"not an image", "cannot be read as an image"),
         ("first", b"", "cannot be read as an image"),
         ("control", b"GIF89a", "cannot be read as a"),
     ],
@@ -165,7 +165,7 @@ def test_files_are_looked_at_before_they_are_read(picture: Path, film: Path, tmp
         with pytest.raises(ValueError, match=words):
             check_given([good, wrong], sizes, 10.0)
         assert unreadable_given(wrong, sizes, 10.0) and not unreadable_given(good, sizes, 10.0)
-    with pytest.raises(ValueError, match=r"too short: 1.00 s, needed are more than"):
+    with pytest.raises(ValueError, match=r"too short: 1.00 s, it needs more than"):
         check_given([good], {"control": SIZE._replace(num_frames=25)}, 10.0)
     assert unreadable_given(Prompt("a box", {"first": picture}), sizes, 10.0) == "no control is given"
 
@@ -177,7 +177,7 @@ def test_options(picture: Path) -> None:
         (["first="], "not of the form"),
         ([f"frist={picture}"], "'frist' cannot be given: use first, last"),
         (["audio=speech.wav"], "'audio' cannot be given: no pipeline that fewstep distils makes clips from sound; use"),
-        ([f"first={picture}"] * 2, "is there twice"),
+        ([f"first={picture}"] * 2, "is given twice"),
         (["first=nowhere.png"], "there is no file nowhere.png"),
     ):
         with pytest.raises(ValueError, match=words):

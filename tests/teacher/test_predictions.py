@@ -24,7 +24,7 @@ def teacher(tiny_animatediff_folder: Path) -> Teacher:
     return load_teacher(tiny_animatediff_folder, device="cpu")
 
 
-def asked(teacher: Teacher, network: nn.Module | None, guidance: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def predicted(teacher: Teacher, network: nn.Module | None, guidance: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     z, conditions = teacher.noise([1, 2], teacher.latent_shape(2, 16, 16)), teacher.conditions(["a ring", "a dot"])
     return z, teacher.predict(z, 0.7, conditions, network), teacher.denoise(z, 0.7, conditions, guidance, network)
 
@@ -32,12 +32,12 @@ def asked(teacher: Teacher, network: nn.Module | None, guidance: float = 1.0) ->
 @pytest.mark.parametrize("prediction", CONVERTED)
 def test_denoise_reads_a_network_as_it_is_recorded(teacher: Teacher, prediction: Prediction) -> None:
     converted = record_prediction(deepcopy(teacher.network_at(1.0)), prediction)
-    z, output, x0 = asked(teacher, converted)
+    z, output, x0 = predicted(teacher, converted)
     alpha, sigma = teacher.schedule.alpha(0.7).float(), teacher.schedule.sigma(0.7).float()
     torch.testing.assert_close(x0, output if prediction == "x0" else alpha * z - sigma * output)
-    eps = asked(teacher, None)
+    eps = predicted(teacher, None)
     torch.testing.assert_close(eps[2], (z - sigma * eps[1]) / alpha)  # the teacher's own network is read as before
-    assert not torch.allclose(asked(teacher, converted, 3.0)[2], x0)  # guided, too
+    assert not torch.allclose(predicted(teacher, converted, 3.0)[2], x0)  # guided, too
 
 
 def test_copies_keep_the_record_and_the_source_has_none(teacher: Teacher) -> None:

@@ -111,5 +111,5 @@ def test_processes_do_not_share_a_device(monkeypatch: pytest.MonkeyPatch) -> Non
     assert on_cpu(None, 8) != torch.accelerator.is_available()
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert on_cpu("cpu", 8) and not on_cpu("cuda", 8) and not on_cpu("cuda:1", 1)
-    with pytest.raises(ValueError, match="8 processes were started, and the device cuda:0 is one: ask for cuda"):
+    with pytest.raises(ValueError, match="8 processes were started for one device, cuda:0: pass cuda"):
         on_cpu("cuda:0", 8)

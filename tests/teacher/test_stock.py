@@ -16,20 +16,20 @@ FLOW = NoiseSchedule("flow", "flow", 5.0)
 EPS = NoiseSchedule("vp", "eps", 1.0, 2, (0.9, 0.1))
 
 
-def asked(**text: Any) -> Any:
+def contract_of(**text: Any) -> Any:
     """A contract, as far as it is read."""
     return SimpleNamespace(**text)
 
 
 def test_flow_students_take_the_even_nodes_before_the_shift() -> None:
-    contract = asked(kind="flow", prediction="flow", shift=5.0)
+    contract = contract_of(kind="flow", prediction="flow", shift=5.0)
     assert usual_scheduler(FLOW, contract).code == "FlowMapEulerDiscreteScheduler(shift=5.0)"
     other = NoiseSchedule("flow", "flow", 5.0, 500)
     assert usual_scheduler(other, contract).settings == {"shift": 5.0, "num_train_timesteps": 500}
 
 
 def test_others_take_trailing_nodes_and_say_what_they_predict_where_their_teacher_does_not() -> None:
-    same, converted = (asked(kind="vp", prediction=prediction, shift=1.0) for prediction in ("eps", "v"))
+    same, converted = (contract_of(kind="vp", prediction=prediction, shift=1.0) for prediction in ("eps", "v"))
     settings = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
     assert usual_scheduler(EPS, same) == StockScheduler("DDIMScheduler", settings, from_config=True)
     assert usual_scheduler(EPS, converted).settings == settings | {"prediction_type": "v_prediction"}
@@ -38,7 +38,7 @@ def test_others_take_trailing_nodes_and_say_what_they_predict_where_their_teache
 @pytest.mark.parametrize(("kind", "prediction", "shift"), [("edm", "v", 1.0), ("vp", "eps", 3.0), ("flow", "x0", 3.0)])
 def test_none_is_said_in_a_sentence(kind: str, prediction: str, shift: float) -> None:
     with pytest.raises(ValueError, match=f"nodes of a {kind} student with {prediction}-prediction and shift {shift:g}"):
-        usual_scheduler(EPS, asked(kind=kind, prediction=prediction, shift=shift))
+        usual_scheduler(EPS, contract_of(kind=kind, prediction=prediction, shift=shift))
 
 
 def test_the_code_makes_the_same_scheduler() -> None:

@@ -1,4 +1,4 @@
-"""The loop resumes exactly, reports a loss that is not finite, and ends with the moving average."""
+"""The loop resumes exactly, reports a loss that is not finite, and ends with the EMA."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PathOrName = str | Path
 
 
 def in_one_sentence(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function with everything that a user can mend as a ValueError of one sentence, which names its arguments."""
+    """The function with everything that a user can fix as a ValueError of one sentence, which names its arguments."""
     names = set(signature(call).parameters)
 
     @wraps(call)

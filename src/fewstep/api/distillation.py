@@ -1,4 +1,4 @@
-"""`fewstep.distill`: a recipe followed from Python."""
+"""`fewstep.distill`: run a recipe from Python."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def distill(
     recipe: str | Path | Recipe | Mapping[str, Any], *, again: str | None = None, quiet: bool = False, **overrides: Any
 ) -> Path:
-    """Follows a recipe to its end, as `fewstep run` does, and gives the run directory. Call it again to resume.
+    """Runs a recipe to its end, as `fewstep run` does, and returns the run directory. Call it again to resume.
 
-    recipe: a YAML file, a packaged recipe's name such as "shapes-4step", a `fewstep.Recipe`, or the same as a dict.
+    recipe: a YAML file, a packaged recipe's name such as "shapes-4step", a `fewstep.Recipe`, or a dict of its settings.
     overrides: settings of the recipe, as in out="runs/mine", or with dots, as in **{"stages.4-step.lr": 1e-4}.
-    again: a stage whose settings differ from the run's, and which is trained again. quiet: shows nothing; what would
-    be shown is in the run's log.txt. Raises ValueError in one sentence for what `fewstep run` refuses.
+    again: a stage to train again, whose settings may have changed. quiet: prints nothing; the output is in the run's
+    log.txt. Raises ValueError, with a one-sentence message, for what `fewstep run` refuses.
     """
     from fewstep.commands.run import follow_recipe
     from fewstep.commands.run_screen import RunScreen

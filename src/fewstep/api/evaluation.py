@@ -1,4 +1,4 @@
-"""`fewstep.evaluate`: a teacher and its students measured from Python."""
+"""`fewstep.evaluate`: measure a teacher and its students from Python."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def evaluate(
     device: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Compares students with their teacher, as `fewstep evaluate` does: what it writes to results.json, with `rows`.
+    """Compares students with their teacher, as `fewstep evaluate` does. Returns the contents of results.json, with
+    `rows`.
 
     models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source. decoder: a
-    small decoder for all but the first, or name -> decoder. metrics: names, by default all that can be taken. quiet:
-    shows nothing; what would be shown is in log.txt of `out`, which is by default the last run's folder `evaluation`.
-    All else is as `fewstep evaluate --help` says. Raises ValueError in one sentence for what that refuses. Call it
-    again to resume after a stop.
+    small decoder for all but the first, or name -> decoder. metrics: names, by default all that can be measured.
+    quiet: prints nothing; the output is in log.txt of `out`, by default `evaluation` in the last run directory. All
+    other arguments are explained by `fewstep evaluate --help`. Raises ValueError, with a one-sentence message, for what
+    the command refuses. Call it again to resume.
     """
     arguments = {**locals(), "models": named_models(models)}
     if decoder is not None:

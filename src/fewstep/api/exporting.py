@@ -1,4 +1,4 @@
-"""`fewstep.export`: a student written for other tools from Python."""
+"""`fewstep.export`: write a student for other tools from Python."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def export(
     device: str | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Writes a student for other tools and proves it there, as `fewstep export` does: the folder of the export.
+    """Writes a student for other tools and verifies it there, as `fewstep export` does. Returns the export's folder.
 
-    source: a run, one of its stages, or another export. to: the format, such as "diffusers". quiet: shows nothing; what
-    was measured is in the folder's export.json. All else is as `fewstep export --help` says. Raises ValueError in one
-    sentence for what that refuses.
+    source: a run, one of its stages, or another export. to: the format, such as "diffusers". quiet: prints nothing;
+    measurements are in the folder's export.json. All other arguments are explained by `fewstep export --help`. Raises
+    ValueError, with a one-sentence message, for what the command refuses.
     """
     arguments = dict(locals())
     del arguments["quiet"]

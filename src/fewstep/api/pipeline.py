@@ -1,4 +1,4 @@
-"""`fewstep.load_pipeline`: a student in diffusers' hands."""
+"""`fewstep.load_pipeline`: a student as a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ def load_pipeline(
     device: str | None = None,
     force: bool = False,
 ) -> Any:
-    """A student as a pipeline of diffusers, with its weights and its sampler: `load_pipeline(RUN)("a cat").frames[0]`.
+    """A student as a diffusers pipeline, with its weights and its sampler: `load_pipeline(RUN)("a cat").frames[0]`.
 
-    source: a run, one of its stages, or an export. steps: which student of a run; by default the last. teacher: where
-    the student's teacher is, if not where its contract says. dtype: of denoiser and text encoder, a torch.dtype or its
-    name; auto is bfloat16 where the device has it natively, else float32.
+    source: a run, one of its stages, or an export. steps: the student of this many steps; by default the run's last
+    one. teacher: the student's teacher, if it is not where its contract says. dtype: of denoiser and text encoder, a
+    torch.dtype or its name; auto is bfloat16 where the device supports it natively, else float32.
 
-    The pipeline's call has the student's own steps, guidance, sampler and size by default, and raises ValueError when
-    it is asked for others, unless `force`. `pipe.contract` says what they are; `pipe.contract.fps` is the clips' rate.
-    Raises ValueError in one sentence for what is no student, and one that no pipeline of diffusers can sample.
+    The pipeline's call uses the student's own steps, guidance, sampler and size by default, and raises ValueError for
+    other values, unless `force`. They are in `pipe.contract`; `pipe.contract.fps` is the clips' frame rate.
+    Raises ValueError, with a one-sentence message, for a source that is not a student, and for a student that no
+    diffusers pipeline can sample.
     """
     import torch
 
@@ -37,13 +38,13 @@ def load_pipeline(
     from fewstep.teacher.source import EMBEDDED
 
     if not isinstance(source, str | Path) or not str(source):
-        raise ValueError(f"source is {source!r}: pass a run's folder, one of its stages, or an export")
+        raise ValueError(f"source is {source!r}: pass a run directory, one of its stages, or an export")
     path = Path(source).expanduser()
     if source in EMBEDDED or (path.exists() and not is_student(path)):
         raise ValueError(_no_student(source, path))
     if not path.exists():
         raise ValueError(
-            f"there is no {source}: pass a run's folder, one of its stages, or an export; `hf download ID --local-dir "
+            f"there is no {source}: pass a run directory, one of its stages, or an export; `hf download ID --local-dir "
             "DIR` brings one from the hub"
         )
     name = str(dtype).removeprefix("torch.")
@@ -60,4 +61,7 @@ def _no_student(source: PathOrName, path: Path) -> str:
 
     if (path / CHAIN_FILE).is_file():
         return f"{source} is a chain of several models: load the runs in it one by one, or use `fewstep sample`"
-    return f"{source} is no student: pass a run's folder, one of its stages, or an export; a teacher loads by diffusers"
+    return (
+        f"{source} is not a student: pass a run directory, one of its stages, or an export; a teacher loads by "
+        "diffusers"
+    )

@@ -1,4 +1,4 @@
-"""`fewstep.benchmark`: a teacher and its students timed from Python."""
+"""`fewstep.benchmark`: time a teacher and its students from Python."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ def benchmark(
     out: PathOrName | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Times a teacher and its students in turn, as `fewstep benchmark` does: what it writes to `out`, with `rows`.
+    """Times a teacher and its students in turn, as `fewstep benchmark` does. Returns what it writes to `out`, with
+    `rows`.
 
     models: the teacher first, each "SOURCE[@STEPS[:GUIDANCE]]" as on the command line, or name -> source. decoder: a
-    small decoder for all but the first, or name -> decoder. `failed` of what it gives holds models that could not be
-    timed, name -> why. quiet: shows nothing. All else is as `fewstep benchmark --help` says. Raises ValueError in one
-    sentence for what that refuses.
+    small decoder for all but the first, or name -> decoder. `failed` in the result holds models that could not be
+    timed, name -> reason. quiet: prints nothing. All other arguments are explained by `fewstep benchmark --help`.
+    Raises ValueError, with a one-sentence message, for what the command refuses.
     """
     arguments = {**locals(), "models": named_models(models)}
     if decoder is not None:

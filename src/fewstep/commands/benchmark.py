@@ -66,7 +66,7 @@ def benchmark_command(
         typer.Argument(
             metavar="TEACHER STUDENT...",
             help="Runs, stages, pipelines' folders, hub ids or shapes, as [NAME=]SOURCE[@STEPS[:GUIDANCE]]; of a run, "
-            "@STEPS is the stage of so many steps.",
+            "@STEPS picks the stage with that many steps.",
         ),
     ] = None,
     training: Training = None,
@@ -75,12 +75,15 @@ def benchmark_command(
     steps: PipelineStepsOption = None,
     guidance: Annotated[
         str | None,
-        typer.Option(help=f"Of the teacher; by default that of the first student, else its own, usually 5; {LEVELS}."),
+        typer.Option(
+            help=f"The teacher's guidance scale; by default the first student's, else its own, usually 5; {LEVELS}."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips per batch.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Timed passes of every model or stage.")] = 10,
     warmup: Annotated[
-        int, typer.Option(min=1, max=MOST_ITEMS, help="Passes before them; memory is watched in the last.")
+        int,
+        typer.Option(min=1, max=MOST_ITEMS, help="Untimed passes before them; peak memory is measured in the last."),
     ] = 2,
     dtype: DTypeOption = "auto",
     device: DeviceOption = None,
@@ -105,20 +108,25 @@ def benchmark_command(
         str | None,
         typer.Option(
             metavar="CONFIG",
-            help="An architecture for all models: wan2.1-t2v-1.3b, or a folder with a pipeline's configs. They are "
-            "then [NAME=]@STEPS[:GUIDANCE], the first the teacher, the others without guidance by default.",
+            help="Random weights of this architecture for all models: wan2.1-t2v-1.3b, or a folder with a pipeline's "
+            "configs. Models are then written as [NAME=]@STEPS[:GUIDANCE]; the first is the teacher, the others are "
+            "not guided by default.",
         ),
     ] = None,
-    text: Annotated[bool, typer.Option(help="Time the text encoder, too; else random weights do without it.")] = True,
+    text: Annotated[
+        bool, typer.Option(help="Time the text encoder, too; without it, random weights have none.")
+    ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON to write; by default benchmark.json, or training.json, in the run if there is one."),
+        typer.Option(
+            help="JSON to write; by default benchmark.json, or training.json, in the run directory if there is one."
+        ),
     ] = None,
 ) -> None:
     """Time a teacher and its students, in turn, and compare the speed-up with the ideal; or a recipe's training steps.
 
-    A model that is missing or not whole is refused before one is loaded. Exit code 3 means that a model or a stage
-    failed later and the others were measured.
+    Missing or incomplete models are refused before any is loaded. Exit code 3 means that a model or a stage failed
+    later and the others were measured.
     """
     typed = _check_mode(ctx)
     if training is not None:
@@ -173,14 +181,14 @@ def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, re
     from fewstep.eval.latency.optimise import FEWEST
 
     if tuning.quantise_text is not None and not text:
-        raise ValueError("--quantise-text is of what --no-text leaves out of the timing: leave one of them out")
+        raise ValueError("--quantise-text needs the text encoder, which --no-text leaves out: leave one of them out")
     if not optimise and max_error is not None:
         raise ValueError("--max-error is the limit of --optimise auto: leave it out, or add that")
     if optimise and tuning.said:
         raise ValueError(f"--optimise auto chooses the options itself: leave {tuning.said} out")
     if optimise and repetitions < FEWEST:
         raise ValueError(
-            f"--optimise auto holds gains against the spread of passes: use --repetitions {FEWEST} or more"
+            f"--optimise auto compares gains with the spread of passes: use --repetitions {FEWEST} or more"
         )
 
 
@@ -188,7 +196,7 @@ def _check_mode(ctx: typer.Context) -> set[str]:
     """The names of what was typed. Raises ValueError for options of models with --training, and the other way."""
     typed = {p for p in ctx.params if getattr(ctx.get_parameter_source(p), "name", "") == "COMMANDLINE"}
     if {"training", "models"} <= typed:
-        raise ValueError("--training times a recipe's stages and no models: leave either out")
+        raise ValueError("--training times a recipe's stages, not models: leave out one or the other")
     wrong = typed - _OF_TRAINING - _OF_BOTH if "training" in typed else typed & _OF_TRAINING
     if wrong:
         names = ", ".join(" or ".join((*p.opts, *p.secondary_opts)) for p in ctx.command.params if p.name in wrong)
@@ -222,7 +230,7 @@ def time_models(
     from fewstep.teacher.loading import find_device
 
     if random_weights is not None and decoders:
-        raise ValueError("--decoder is one that was distilled: it cannot be used with --random-weights")
+        raise ValueError("--decoder takes a distilled decoder, which cannot be used with --random-weights")
     opened = models_of(models, decoders) if random_weights is None else []
     out = out or (last_run(opened) or Path("runs")) / "benchmark.json"
     check_replaceable(out)
@@ -264,9 +272,9 @@ def _tuned(
         last, limit = models[-1], MAX_ERROR if plan.max_error is None else plan.max_error
         clock = synchronised(last.sampler.teacher.device)
         screen.say(f"trying options on {last.name}, kept where they pay and its clip differs by at most {limit:g}")
-        optimiser = Optimiser(last, plan.batch, plan.repetitions, clock, limit)
+        optimizer = Optimiser(last, plan.batch, plan.repetitions, clock, limit)
         with quiet_libraries():
-            kept, tried = optimiser.run(lambda one: screen.say(one.said))
+            kept, tried = optimizer.run(lambda one: screen.say(one.said))
         plan = replace(plan, tuning=kept, max_error=limit)
         screen.say(f"timing with {kept.said or 'no option, as none pays here'}")
     tune([model.sampler for model in models], plan.tuning)
@@ -336,7 +344,9 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     from fewstep.eval.latency.benchmark import benchmark_notes, shown_columns
     from fewstep.eval.results import results_table
 
-    if (out.parent / "recipe.yaml").is_file():  # else it is no run's folder, and nothing but the table belongs there
+    if (
+        out.parent / "recipe.yaml"
+    ).is_file():  # else it is not a run directory, and nothing but the table belongs there
         screen.log_to(out.parent)
     with screen.bar("benchmark", "pass") as bar:
         bar.begin("benchmark", num_passes)

@@ -25,8 +25,9 @@ Training = Annotated[
     typer.Option(
         "--training",
         metavar="RECIPE",
-        help="In place of models: a YAML file, or a packaged recipe, of which training steps are timed. Neither data "
-        "nor a run is needed. Goes with --set, --stages, --repetitions, --warmup, --dtype, --device and --out.",
+        help="Instead of models: a recipe, as a YAML file or a packaged one, whose training steps are timed. Neither "
+        "data nor a run is needed. Can be used with --set, --stages, --repetitions, --warmup, --dtype, --device and "
+        "--out.",
     ),
 ]
 Overrides = Annotated[
@@ -34,7 +35,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="With --training: overrides a setting: stages.1.batch=8."),
 ]
 StageNames = Annotated[
-    str | None, typer.Option("--stages", metavar="NAME,NAME", help="With --training: these stages; by default all.")
+    str | None,
+    typer.Option("--stages", metavar="NAME,NAME", help="With --training: only these stages; by default all."),
 ]
 
 FAILED = 3  # exit code: a stage is missing from the table
@@ -88,7 +90,7 @@ def _check_out(out: Path) -> None:
 
     check_writable_file(out, [".json"])
     if out.exists() and not all("bare_seconds" in row for row in read_results(out)[1]):
-        raise ValueError(f"{out} is no table of training steps: {ELSEWHERE}")
+        raise ValueError(f"{out} is not a table of training steps: {ELSEWHERE}")
 
 
 def stages_named(plan: Recipe, names: str | None) -> list[int]:
@@ -214,12 +216,12 @@ def columns(players: Sequence[str]) -> dict[str, str]:
         "batch": "batch",
         "seconds": "step",
         "lesson_seconds": "lesson",
-        **{f"{player}_turn_seconds": f"{player}'s turns" for player in players},
-        "student_turn_seconds": "student's turn",
+        **{f"{player}_turn_seconds": f"{player} steps" for player in players},
+        "student_turn_seconds": "student step",
         "supervisor_seconds": "supervisor",
         "student_seconds": "student",
         **{f"{player}_seconds": player for player in players},
-        "optimiser_seconds": "optimiser",
+        "optimizer_seconds": "optimizer",
         "other_seconds": "other",
         "bare_seconds": "bare sum",
         "ratio ratio_low ratio_high": "step / bare sum",
@@ -234,7 +236,7 @@ def on_screen(players: Sequence[str]) -> dict[str, Sequence[str]]:
     return {
         "seconds of a training step, by part": (
             "stage", "batch", "seconds", "supervisor_seconds", "student_seconds",
-            *(f"{player}_seconds" for player in players), "optimiser_seconds", "other_seconds",
+            *(f"{player}_seconds" for player in players), "optimizer_seconds", "other_seconds",
         ),
         "by turn, and compared with the bare sum of its forwards and backwards": (
             "stage", "lesson_seconds", *(f"{player}_turn_seconds" for player in players), "student_turn_seconds",

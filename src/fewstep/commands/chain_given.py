@@ -27,7 +27,7 @@ def made_table(chain: Chain, index: int) -> Path | None:
 
 
 def grey_table(folder: Path, names: Mapping[str, str], plan: Recipe, size: VideoSize) -> Path:
-    """The same with grey pictures and videos, for checks before anything is made. Raises ValueError for the prompts."""
+    """The same with grey images and videos, for checks before anything is made. Raises ValueError for the prompts."""
     import torch
 
     from fewstep.teacher.given import IMAGES
@@ -101,7 +101,7 @@ def _made(
 
 
 def _write(folder: Path, stem: str, given: Given, row: int, fps: float) -> dict[str, Path]:
-    """Files of one row of what is given: PNG of pictures, mp4 of videos."""
+    """Files of one row of what is given: PNG of images, mp4 of videos."""
     from fewstep.teacher.given import IMAGES, to_pil
     from fewstep.teacher.videos.writing import write_image, write_video
 

@@ -33,14 +33,17 @@ data_app = typer.Typer(
     help="Cache videos or rollouts as latents and text embeddings.", epilog=EXIT_CODES, no_args_is_help=True
 )
 
-PromptsFile = Annotated[Path, typer.Argument(metavar="PROMPTS.txt", help="One prompt per line; .jsonl with files.")]
-TeacherName = Annotated[str, typer.Option("--teacher", help="shapes, a pipeline's folder, or a hub id.")]
-Out = Annotated[
-    Path, typer.Option("--out", help="The dataset's folder; the same command resumes what was stopped there.")
+PromptsFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PROMPTS.txt", help="A text file with one prompt per line, or .jsonl that names files as well."
+    ),
 ]
+TeacherName = Annotated[str, typer.Option("--teacher", help="shapes, a pipeline's folder, or a hub id.")]
+Out = Annotated[Path, typer.Option("--out", help="The dataset's folder; run the same command again to resume.")]
 RowsOption = Annotated[int, typer.Option("--rows-per-shard", min=1, help="Items of each Parquet file.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Items at a time, as memory allows.")]
-Stored = Annotated[Store, typer.Option("--store", help="Numbers on disk.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Items per batch, as memory allows.")]
+Stored = Annotated[Store, typer.Option("--store", help="Precision on disk.")]
 Negative = Annotated[str, typer.Option("--negative-prompt", help="Prompt of the unconditional branch.")]
 
 
@@ -57,7 +60,7 @@ GivenSources = Annotated[
 
 @data_app.command("videos", epilog=EXIT_CODES)
 def encode_videos(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Video files, in sub-folders as well.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Video files, also in subfolders.")],
     out: Out,
     captions: Annotated[
         Path | None, typer.Option(help="A .csv, .tsv or .jsonl table; without it clip.txt describes clip.mp4.")
@@ -134,9 +137,9 @@ def rollouts(
     out: Out,
     teacher: TeacherName = "shapes",
     steps: Annotated[int, typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps of each sample.")] = 32,
-    guidance: Annotated[str, typer.Option(help=f"u + guidance (c - u); 1 is none; {LEVELS}.")] = "5",
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides every item's noise.")] = 0,
-    count: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Samples of each prompt, from other noise.")] = 1,
+    guidance: Annotated[str, typer.Option(help=f"Guidance scale w of u + w (c - u); 1 is none; {LEVELS}.")] = "5",
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise of all items.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Samples per prompt, each from its own noise.")] = 1,
     shift: ShiftOption = None,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
     frames: FramesOption = None,
@@ -188,7 +191,7 @@ def rollouts(
 
 @data_app.command("show")
 def show_dataset(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder.")]) -> None:
-    """Show what a dataset holds and how it was made; of several sizes, each."""
+    """Show what a dataset holds and how it was made, for each of its sizes."""
     check_alone("data show")
     from fewstep.teacher.dataset.buckets import datasets_in
 

@@ -50,7 +50,7 @@ class Run:
         from fewstep.teacher.files.atomic import check_writable
 
         if (run := run_around(self.out)) is not None:
-            raise ValueError(f"{self.out} lies in a run's folder, {run}: choose another --out, outside of it")
+            raise ValueError(f"{self.out} lies in a run directory, {run}: choose another --out, outside of it")
         check_writable(self.out)
         check_dataset_folder(self.out)
         check_not_taken(self.out.resolve().parent)

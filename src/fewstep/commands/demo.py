@@ -22,7 +22,7 @@ _METRICS = "shapes-fd,prompt-accuracy,psnr,ssim,latent-mse,motion,saturation,con
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path("runs/demo"),
     minutes: Annotated[
-        float, typer.Option(min=1, help="How long it may take: the machine's speed then decides on steps and clips.")
+        float, typer.Option(min=1, help="Time limit: training steps and clips are chosen to fit it on this machine.")
     ] = 10,
     num: Annotated[
         int | None, typer.Option(min=3, max=MOST_ITEMS, help="Clips of each model; by default as many as fit.")

@@ -16,7 +16,7 @@ DEMO_FILE = "demo.json"
 STEPS, WARMUP, NUM_PROMPTS, CLIPS = (160, 140, 40), 20, 192, 64
 SAMPLES_EVERY = 100  # steps, as its logging has it
 # Never more than shapes-4step trains: beyond that the student is that recipe's, and quality falls again where an
-# adversarial stage goes on. Four times the clips halve the intervals; more is what `fewstep evaluate --num` is for.
+# adversarial stage gets longer. Four times the clips halve the intervals; more is what `fewstep evaluate --num` is for.
 MOST_STEPS, MOST_DEMO_CLIPS = (480, 240, 50), 256
 LEAST_CLIPS = 16
 # Round steps, so that a probe that varies by a few percent chooses alike.
@@ -25,10 +25,10 @@ SCALES = (3.0, 2.5, 2.0, 1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 _ROOM = 0.8
 
 # What each part costs, in the units of a probe: CPU seconds of the part over those of the unit, with one thread. In
-# bfloat16 on AVX512-BF16 and in float32 with ONEDNN_MAX_CPU_ISA=AVX2 they agree to about 15 %, but for the
-# discriminator's turns, which differ by a third.
+# bfloat16 on AVX512-BF16 and in float32 with ONEDNN_MAX_CPU_ISA=AVX2 they agree to about 15 %, but for
+# discriminator steps, which differ by a third.
 _STEP = (1.0, 0.52, 2.5)  # a step of each stage, in training steps
-_WARMUP = 1.5  # a turn of the discriminator's warm-up, in training steps
+_WARMUP = 1.5  # a step of the discriminator's warm-up, in training steps
 _ROLLOUTS = 31.0  # 16 clips of the data, in guided steps
 _WATCH = (72.0, 16.0, 16.0)  # what each stage measures every 100 steps and as it ends, in guided steps
 _CLIPS = (49.3, 9.5)  # 16 clips of all four models, in guided steps and decodes

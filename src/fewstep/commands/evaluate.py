@@ -41,26 +41,30 @@ if TYPE_CHECKING:
     from fewstep.teacher.ranks import Ranks
 
 _Num = Annotated[
-    int, typer.Option("--num", min=3, max=MOST_ITEMS, help="Clips of each model; fewer prompts are used again.")
+    int,
+    typer.Option("--num", min=3, max=MOST_ITEMS, help="Clips per model; prompts are repeated where there are fewer."),
 ]
 _Batch = Annotated[
     int,
-    typer.Option("--batch", min=1, max=MOST_CLIPS, help="Clips made at once; another one may finish what one began."),
+    typer.Option(
+        "--batch", min=1, max=MOST_CLIPS, help="Clips per batch; an evaluation may be resumed with another number."
+    ),
 ]
 
 _Prompts = Annotated[
     Path | None,
     typer.Option(
-        help="A text file, a prompt per line, or .jsonl with files; held-out ones where the judge can read clips."
+        help="A text file with one prompt per line, or .jsonl that names files as well; by default held-out prompts "
+        "where the judge can read clips."
     ),
 ]
 _Guidance = Annotated[
     str | None,
-    typer.Option(help=f"Of the teacher; by default that of the first student, else 5; {LEVELS}."),
+    typer.Option(help=f"The teacher's guidance scale; by default the first student's, else 5; {LEVELS}."),
 ]
 _Reference = Annotated[
     Path | None,
-    typer.Option(help="Real videos that fvd, fd-* are taken to; without them, the teacher's clips of other noise."),
+    typer.Option(help="Real videos that fvd and fd-* compare with; by default the teacher's clips from other noise."),
 ]
 _Trunk = Annotated[Path | None, typer.Option(help="torchvision's AlexNet for lpips: alexnet-owt-7be5be79.pth.")]
 
@@ -71,7 +75,7 @@ def evaluate_command(
         typer.Argument(
             metavar="TEACHER STUDENT...",
             help="[NAME=]SOURCE[@STEPS[:GUIDANCE]]; the source is shapes, a diffusers folder, a hub id, an export, a "
-            "run's or a stage's folder. Of a run, @STEPS is the stage of so many steps.",
+            "run's or a stage's folder. Of a run, @STEPS picks the stage with that many steps.",
         ),
     ],
     prompts: _Prompts = None,
@@ -82,13 +86,17 @@ def evaluate_command(
     ] = None,
     steps: PipelineStepsOption = None,
     guidance: _Guidance = None,
-    negative_prompt: Annotated[str, typer.Option(help="Of the teacher; by default what the first student has.")] = "",
+    negative_prompt: Annotated[
+        str, typer.Option(help="The teacher's negative prompt; by default the first student's.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of noise, and of held-out prompts.")] = 0,
     batch: _Batch = 8,
-    metrics: Annotated[str | None, typer.Option(help="Separated by commas; by default all that can be taken.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, separated by commas; by default all that can be measured.")
+    ] = None,
     reference: _Reference = None,
     world_clips: Annotated[
-        int, typer.Option(min=2, help="Real clips of the shapes world that shapes-fd is taken to.")
+        int, typer.Option(min=2, help="Number of real clips of the shapes world that shapes-fd compares with.")
     ] = 2048,
     fvd_weights: Annotated[Path | None, typer.Option(help="I3D weights for fvd.")] = None,
     lpips_trunk: _Trunk = None,

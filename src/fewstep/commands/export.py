@@ -25,43 +25,49 @@ else:
 
 
 def export_command(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, one stage's, or another export.")],
-    to: Annotated[To, typer.Option(help=f"The format, or all that fit, each in a folder of its own. {_SAID}")],
-    out: Annotated[Path, typer.Option(help="Folder to write; it appears once it is whole.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory, one of its stages, or another export.")
+    ],
+    to: Annotated[
+        To,
+        typer.Option(help=f"The format; `all` writes every format that fits, each into a folder of its own. {_SAID}"),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; it appears once it is complete.")],
     step_count: Annotated[
-        int | None, typer.Option(min=1, help="Which student of the run; by default the last one.")
+        int | None, typer.Option(min=1, help="The student of this many steps; by default the run's last one.")
     ] = None,
     rank: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=MOST_RANK,
-            help="Of the LoRA that is extracted from a fully trained student: 64 by default with --to lora; with --to "
-            "comfyui, which else writes the whole model, only where it is given.",
+            help="Rank of the LoRA that is extracted from a fully trained student: 64 by default with --to lora; --to "
+            "comfyui writes the whole model unless a rank is passed.",
         ),
     ] = None,
     results: Annotated[
         Path | None, typer.Option(help="results.json for the model card; by default RUN/evaluation/results.json.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Where the student's teacher is, if not where its contract says.")
+        str | None, typer.Option(help="The student's teacher, if it is not where the contract says.")
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Precision of the weights as stored; by default that in which the teacher was published."),
+        typer.Option(help="Precision of the stored weights; by default the one in which the teacher was published."),
     ] = None,
     max_shard_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Of a pipeline's files of weights, such as 5GB; 10GB by default."),
+        typer.Option(metavar="SIZE", help="Largest size of a pipeline's weight files, such as 5GB; 10GB by default."),
     ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
             metavar="ORG/NAME",
-            help="The teacher's name on the hub, for contract, card and snippet, which never name a folder.",
+            help="The teacher's name on the hub, for contract, model card and snippet; local folders are never "
+            "written there.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace an export that is there already.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="REPO", help="Upload the finished export to this model on the hub.")
     ] = None,
@@ -195,6 +201,6 @@ def _tell_base(done: Exported, screen: Screen) -> None:
 
     if read_contract(done.folder).teacher == UNNAMED:
         screen.result(
-            f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not told: --base-model "
-            "ORG/NAME names it."
+            f"The base model is called {UNNAMED} in it, as it lies in a folder, whose path is not written: "
+            "--base-model ORG/NAME names it."
         )

@@ -12,6 +12,6 @@ def check_alone(command: str) -> None:
     """Raises ValueError when a launcher has started several processes of a command that is the work of one."""
     if (num_processes := num_launched()) > 1:
         raise ValueError(
-            f"`fewstep {command}` is the work of one process, and {num_processes} were started: start it without a "
-            f"launcher; {', '.join(SHARED_VERBS[:-1])} and {SHARED_VERBS[-1]} share their work out"
+            f"`fewstep {command}` runs in one process, and {num_processes} were started: start it without a launcher; "
+            f"{', '.join(SHARED_VERBS[:-1])} and {SHARED_VERBS[-1]} share their work between processes"
         )

@@ -22,9 +22,11 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 PipelineStepsOption = Annotated[
     int | None,
-    typer.Option("--steps", min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines that name none; 50 by default."),
+    typer.Option("--steps", min=1, max=MOST_SAMPLING_STEPS, help="Steps of pipelines without @STEPS; 50 by default."),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda ...; the GPU if there is one.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda ...; by default the GPU if there is one.")
+]
 FramesOption = Annotated[
     int | None, typer.Option("--frames", min=1, max=MOST_FRAMES, help="Frames of a clip; the teacher's by default.")
 ]
@@ -38,22 +40,23 @@ FpsOption = Annotated[float | None, typer.Option("--fps", help="Frames per secon
 ShiftOption = Annotated[
     float | None,
     typer.Option(
-        "--shift", min=0.001, max=MOST_SHIFT, help="Bends the steps' times towards noise; the model's own by default."
+        "--shift", min=0.001, max=MOST_SHIFT, help="Timestep shift towards noise; by default the model's own."
     ),
 ]
 Control = Annotated[
     str | None,
     typer.Option(
         "--control-scale",
-        help="How much of a control branch is added, 1 is all; or 1,0.8,0.5, a number for each of its layers; the "
-        "model's own by default.",
+        help="Scale of the control branch: a number, where 1 adds all of it, or one for each control layer as in "
+        "1,0.8,0.5; by default the model's own.",
     ),
 ]
 DTypeOption = Annotated[
     DType,
     typer.Option(
         "--dtype",
-        help="Precision of denoiser and text encoder; auto is bfloat16 where the device has it natively, else float32.",
+        help="Precision of denoiser and text encoder; auto is bfloat16 where the device supports it natively, else "
+        "float32.",
     ),
 ]
 
@@ -62,12 +65,12 @@ DecodersOption = Annotated[
     typer.Option(
         "--decoder",
         metavar="[NAME=]DIR",
-        help="A small decoder, a run of `fewstep run shapes-decoder` or the like, for all models but the first, or for "
-        "the one called NAME; may be repeated.",
+        help="A small decoder, the run directory of a recipe such as shapes-decoder, for all models but the first, or "
+        "for the one called NAME; may be repeated.",
     ),
 ]
 
-LEVELS = "5@0.3-0.93 guides at these noise levels only, 4@0.875-1,3@0-0.875 two experts by weights of their own"
+LEVELS = "5@0.3-0.93 guides at these noise levels only, 4@0.875-1,3@0-0.875 gives each of two experts its own scale"
 
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it
 

@@ -40,7 +40,7 @@ class Shown(NamedTuple):
 
 
 def where(stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_data: bool) -> Shown:
-    """Bars where a terminal reads standard error, and lines on standard output when it is no terminal.
+    """Bars where a terminal reads standard error, and lines on standard output when it is not a terminal.
 
     So `> log`, `> log 2>&1` and a cluster's files all get lines, once. A pipe's reader usually prints on the same
     terminal (`| tee log`), so bars would be torn by lines there, and give way. `2> log` alone, or a command whose
@@ -257,7 +257,7 @@ def _rich_progress(console: Console | None) -> Iterator[Progress | None]:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Prints a line at once; what cannot be shown is escaped, and a stream that nobody reads is left alone."""
+    """Prints a line at once; what cannot be shown is escaped, and a closed stream is left alone."""
     encoding = stream.encoding or "utf-8"
     try:
         whole = f"{text}\n".encode(encoding, "backslashreplace").decode(encoding)

@@ -17,12 +17,12 @@ def _names(begun: str) -> list[str]:
     return [name for name in packaged_names() if name.startswith(begun)]
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As `list` has it.", autocompletion=_names)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As `fewstep recipes list` shows it.", autocompletion=_names)]
 
 
 @recipes_app.command("list")
 def list_recipes() -> None:
-    """List the packaged recipes: `fewstep run NAME` follows one."""
+    """List the packaged recipes, which `fewstep run NAME` runs."""
     from rich.table import Table
 
     from fewstep.commands.tables import print_table
@@ -43,10 +43,12 @@ def show(name: Name) -> None:
 @recipes_app.command("copy")
 def copy(
     name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to; made if it is not there.")] = Path("."),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Folder to copy it to; created if it is missing.")
+    ] = Path("."),
 ) -> None:
-    """Copy a packaged recipe to DIR/NAME.yaml, to be edited and followed with `fewstep run DIR/NAME.yaml`.
+    """Copy a packaged recipe to DIR/NAME.yaml, to edit and run with `fewstep run DIR/NAME.yaml`.
 
-    schema.json is copied beside it: editors check and complete settings by it.
+    schema.json is copied with it, so that editors check and complete settings.
     """
     typer.echo(str(copy_recipe(name, folder.expanduser())))

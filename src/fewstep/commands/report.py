@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def report(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs; an evaluation's folder will do.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Run directories; an evaluation's folder works as well."),
     ] = None,
     evaluation: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="An evaluation's folder; RUN/evaluation by default.")
@@ -24,7 +25,7 @@ def report(
     benchmark: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A benchmark's JSON; RUN/benchmark.json by default.")
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts' clips the page holds, at most.")] = 6,
+    prompts: Annotated[int, typer.Option(min=1, help="The most prompts whose clips are shown.")] = 6,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Make one HTML page of clips side by side, quality, latency and training; it needs neither server nor network."""
@@ -36,7 +37,9 @@ def report(
         raise ValueError(f"there is no folder {out.absolute().parent} to write {out.name} into: make it first")
     check_writable_file(out, [".html", ".htm"])
     if not folders and not evaluation:
-        raise ValueError("there is nothing to report: name the folder of a run, or an evaluation's with --evaluation")
+        raise ValueError(
+            "there is nothing to report: name a run directory, or an evaluation's folder with --evaluation"
+        )
     runs, evaluations = _sorted(folders or [])
     evaluations += evaluation or []
     evaluations += [run / "evaluation" for run in runs if (run / "evaluation" / "results.json").is_file()]
@@ -97,7 +100,7 @@ def _sorted(folders: list[Path]) -> tuple[list[Path], list[Path]]:
         else:
             neither.append(folder)
     if gone := [str(folder) for folder in neither if not folder.exists()]:
-        raise ValueError(f"there is no folder {' nor '.join(gone)}: pass the folder of a run or of an evaluation")
+        raise ValueError(f"there is no folder {' nor '.join(gone)}: pass a run directory or an evaluation's folder")
     if neither:
         raise ValueError(
             f"{' and '.join(map(str, neither))} is neither a run (it has no recipe.yaml) nor an evaluation (it has no "
@@ -136,7 +139,7 @@ def _comparison(
 
 
 def read_run(folder: Path) -> RunRecord:
-    """What a run's folder says; a run of another machine will do, so nothing that its recipe names is looked for."""
+    """What a run directory says; a run of another machine will do, so nothing that its recipe names is looked for."""
     import yaml
     from pydantic import ValidationError
 
@@ -204,4 +207,4 @@ def _gate(kept: KeptGate | None, name: str, result: dict[str, Any] | None) -> st
     gate = Gate.model_construct(**kept.model_dump())
     if gate.opens(value):
         return ""
-    return f"the gate of stage {name} did not open: {gate.metric} is {value:.3g}, and it asks for {gate.limit}"
+    return f"the gate of stage {name} was not reached: {gate.metric} is {value:.3g}, and it requires {gate.limit}"

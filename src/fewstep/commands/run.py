@@ -22,7 +22,7 @@ def run(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A YAML file, also of a chain or a small decoder, or a packaged one such as shapes-4step.",
+            help="A YAML file of a student, a chain or a small decoder, or a packaged recipe such as shapes-4step.",
         ),
     ],
     settings: Annotated[
@@ -32,7 +32,7 @@ def run(
         str | None,
         typer.Option(
             metavar="STAGE",
-            help="Settings of this stage, and of those that stand on it, may differ: they are trained again.",
+            help="Train this stage, and those that build on it, again; their settings may differ.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -43,8 +43,8 @@ def run(
         typer.Option(
             metavar="GIB",
             min=0.0,
-            help="With --dry-run: memory of the GPU that it must fit into, and what to change where it does not; by "
-            "default that of the GPU here, if there is one.",
+            help="With --dry-run: GPU memory that training must fit into; if it does not, the command says what to "
+            "change. By default the memory of the GPU here, if there is one.",
         ),
     ] = None,
     tflops: Annotated[
@@ -52,8 +52,8 @@ def run(
         typer.Option(
             metavar="RATE",
             min=0.001,
-            help="With --dry-run: operations per second, in trillions, that the GPU reaches in training (an H100 some "
-            "300 in bfloat16): stages then show their hours.",
+            help="With --dry-run: TFLOP/s that the GPU reaches in training (an H100 about 300 in bfloat16), from "
+            "which hours are estimated for each stage.",
         ),
     ] = None,
     processes: Annotated[
@@ -61,11 +61,11 @@ def run(
         typer.Option(
             metavar="NUM",
             min=1,
-            help="With --dry-run: GPUs that share the run, a process each; memory is then that of one of them.",
+            help="With --dry-run: number of GPUs, one process each; memory is then per GPU.",
         ),
     ] = None,
 ) -> None:
-    """Distil a teacher, or a chain of them, into a student of few steps, or its decoder into a small one.
+    """Distil a teacher, or a chain of teachers, into a few-step student, or its decoder into a small one.
 
     Run it again to resume after a stop.
     """

@@ -80,6 +80,6 @@ def check_gates(plan: Recipe, teacher: Teacher, size: VideoSize) -> None:
                 raise ValueError(f"the clips are {tuple(size)}, and the judge reads clips of its own size only")
         except ValueError as error:
             raise ValueError(
-                f"the gate of stage {stage.name} asks for prompt_accuracy, which cannot be measured here: {error}, or "
-                "gate on endpoint_error"
+                f"the gate of stage {stage.name} uses prompt_accuracy, which cannot be measured here: {error}, or gate "
+                "on endpoint_error"
             ) from error

@@ -98,8 +98,8 @@ def _too_large(cost: StepCost, gib: float, fitting: tuple[list[str], StepCost] |
     if fitting is None:
         return (
             f"{cost.stage} takes {cost.peak:.3g} GiB and {gib:g} are there; one clip at a time, with gradient "
-            "checkpointing, LoRA and few bits where they are possible is not enough either: use shorter or smaller "
-            "clips, or larger GPUs"
+            "checkpointing, LoRA and weights of few bits where they are possible is not enough either: use shorter or "
+            "smaller clips, or larger GPUs"
         )
     settings, less = fitting
     return (

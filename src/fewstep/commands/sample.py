@@ -51,29 +51,41 @@ if TYPE_CHECKING:
 
 Decoder = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="A small decoder in place of the teacher's: a run of shapes-decoder or the like."),
+    typer.Option(
+        metavar="DIR",
+        help="A small decoder instead of the teacher's: the run directory of a recipe such as shapes-decoder.",
+    ),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps from noise to video; a student's own, of a teacher 50."),
+    typer.Option(
+        min=1, max=MOST_SAMPLING_STEPS, help="Number of steps; by default a student's own, and 50 for a teacher."
+    ),
 ]
 GuidanceWeight = Annotated[
     str | None,
-    typer.Option(help=f"Classifier-free; by default a student's own, and the teacher's usual one, mostly 5; {LEVELS}."),
+    typer.Option(
+        help="Guidance scale (classifier-free); by default a student's own, and the teacher's usual one, mostly 5; "
+        f"{LEVELS}."
+    ),
 ]
-FirstSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the first clip; the next have the next ones.")]
+FirstSeed = Annotated[
+    int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; each further clip takes the next number.")
+]
 EmbeddedGuidanceOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0, max=MOST_GUIDANCE, help="Told to denoisers that take their guidance as an input; the model's own."
+        min=0.0,
+        max=MOST_GUIDANCE,
+        help="Guidance passed to denoisers that take it as an input; by default the model's own.",
     ),
 ]
 GivenFiles = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=FILE",
-        help="Made from this besides the prompts: first, last, reference, control, mask, pose or face; an image "
-        "or a video; may be given several times. A .jsonl file of prompts names files of its own.",
+        help="An image or video that clips are made from besides prompts: first, last, reference, control, mask, pose "
+        "or face; may be repeated. A .jsonl file of prompts names its own files.",
     ),
 ]
 
@@ -83,16 +95,17 @@ def sample(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="shapes, a diffusers folder, a hub id, a run's or a chain's folder, or A+B."
+            metavar="SOURCE",
+            help="shapes, a diffusers folder, a hub id, the run directory of a student or a chain, or A+B.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="clip.mp4, clip.gif, or a .png: the one frame of a picture, else a contact sheet."),
+        typer.Option(help="clip.mp4, clip.gif, or a .png: the one frame of an image, else a contact sheet."),
     ],
-    prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be given several times.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to show; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, or .jsonl.")] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What guidance steers away from.")] = "",
     steps: Steps = None,
     guidance: GuidanceWeight = None,
     embedded_guidance: EmbeddedGuidanceOption = None,
@@ -101,13 +114,13 @@ def sample(
     teacher: Annotated[
         str | None, typer.Option(help="Where a student's teacher is, if not where its contract says.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Sample a student in another way than it was trained for.")] = False,
+    force: Annotated[bool, typer.Option(help="Sample a student with other settings than it was trained for.")] = False,
     seed: FirstSeed = 0,
     frames: FramesOption = None,
     height: HeightOption = None,
     width: WidthOption = None,
     fps: FpsOption = None,
-    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once; the clips stay the same.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips per batch; the clips stay the same.")] = 1,
     dtype: DTypeOption = "auto",
     device: DeviceOption = None,
     given: GivenFiles = None,
@@ -201,12 +214,12 @@ def _open_model(
         options.guidance or options.shift or options.negative_prompt
     ):
         raise ValueError(
-            "the members of the chain are students, which have guidance, shift and negative prompt inside: leave "
-            "--guidance, --shift and --negative-prompt out"
+            "the members of the chain are students, whose guidance, shift and negative prompt are distilled into "
+            "them: leave --guidance, --shift and --negative-prompt out"
         )
     if model.student and (options.embedded_guidance, options.control_scale) != (None, None):
         raise ValueError(
-            "the last member of the chain is a student, whose contract says what its denoiser is told: leave "
+            "the last member of the chain is a student, whose contract fixes these inputs of its denoiser: leave "
             "--embedded-guidance and --control-scale out"
         )
     return open_model(model, options, None, getattr(torch, dtype), device)
@@ -258,7 +271,7 @@ def _clips(
 def _write(out: Path, clips: Iterator[Tensor], prompts: list[str], fps: float) -> None:
     """A contact sheet, one clip, or numbered clips, each written as soon as it is made.
 
-    Of a single clip of one frame a .png file is the picture.
+    Of a single clip of one frame a .png file is the image.
     """
     from PIL import Image
 

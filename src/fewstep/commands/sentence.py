@@ -1,4 +1,4 @@
-"""What went wrong as one line that a terminal can show, whatever a file or an option held."""
+"""Error messages as one line that a terminal can show, whatever a file or an option contained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def one_line(text: str) -> str:
 
 
 def told(error: BaseException) -> str:
-    """What went wrong, in words."""
+    """The message of an error, for users."""
     from pydantic import ValidationError
 
     from fewstep.teacher.files.atomic import no_room_sentence

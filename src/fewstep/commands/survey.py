@@ -24,13 +24,13 @@ SURVEY_COLUMNS = {
 
 
 def survey(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Pipelines' folders, tiny ones.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of tiny pipelines.")],
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("runs/survey/teachers.json"),
     device: DeviceOption = "cpu",
 ) -> None:
-    """Sample, distil for two steps of training, and export each of these pipelines, at the least size that it makes.
+    """Sample, distil for two training steps, and export each of these pipelines, at the smallest size that it makes.
 
-    A pipeline that the dry run of such a recipe refuses has the refusal's sentence in its row.
+    A pipeline that the dry run refuses has the error message in its row.
     """
     screen = Screen()
     screen.say(f"looking at {len(folders)} pipelines")
@@ -44,7 +44,7 @@ def survey(
     find_device(device)
     names = [folder.resolve().name for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two folders are called {twice[0]}, and rows are told apart by names: rename one")
+        raise ValueError(f"two folders are called {twice[0]}, and rows are distinguished by names: rename one")
     rows = []
     with screen.pieces("pipeline") as progress, tempfile.TemporaryDirectory() as work:
         for i, (name, folder) in enumerate(zip(names, folders, strict=True)):

@@ -50,7 +50,7 @@ def tried(
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             _try(folder, work, device, row, given, only)
     except ValueError as error:
-        row["sentence"] = str(error).replace(str(folder), folder.name)  # where it lies here is nobody's affair
+        row["sentence"] = str(error).replace(str(folder), folder.name)  # without the path on this machine
     return row
 
 
@@ -94,7 +94,7 @@ def least_size(teacher: Teacher) -> VideoSize:
 
 
 def write_noise_files(folder: Path, sizes: Mapping[str, VideoSize]) -> dict[str, str]:
-    """Pictures and videos of noise in these sizes, as files; name -> path."""
+    """Images and videos of noise in these sizes, as files; name -> path."""
     folder.mkdir(parents=True)
     files = {}
     for name, video in noise_given(sizes).items():

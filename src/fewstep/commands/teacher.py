@@ -34,7 +34,7 @@ def path(
     from fewstep.teacher.source import EMBEDDED, embedded_path
 
     if name not in EMBEDDED:
-        raise ValueError(f"{name} is no embedded teacher: use {', '.join(EMBEDDED)}")
+        raise ValueError(f"{name} is not an embedded teacher: use {', '.join(EMBEDDED)}")
     typer.echo(embedded_path(name))
 
 
@@ -43,7 +43,7 @@ def train_teacher(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/shapes-teacher.yaml.")],
     only: Annotated[list[str] | None, typer.Option(help="Only this part: judge, autoencoder or denoiser.")] = None,
     embed: Annotated[bool, typer.Option(help="Make the result the embedded teacher, with its judge.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = None,
 ) -> None:
     """Train a teacher of the shapes world, as its recipe says; run it again to resume after a stop."""
     screen = Screen()
@@ -57,7 +57,7 @@ def train_teacher(
     unknown = set(only or ()) - set(parts)
     if unknown:
         allowed = f"use {', '.join(parts)}" if parts else "this recipe has one part"
-        raise ValueError(f"--only {', '.join(sorted(unknown))} is no part of a teacher: {allowed}")
+        raise ValueError(f"--only {', '.join(sorted(unknown))} is not a part of a teacher: {allowed}")
     chosen = find_device(device)
     settled, precision_line = settle_training_precision(plan, chosen)
     keep_recipe(settled)
@@ -70,7 +70,7 @@ def train_teacher(
         else:
             made = _train_parts(settled, only, embed, chosen, screen)
     if made is not None:
-        screen.result(f"the teacher is in {made}; wherever a command takes a TEACHER it takes this folder")
+        screen.result(f"the teacher is in {made}; commands take this folder as TEACHER")
 
 
 def _train_parts(
@@ -111,18 +111,20 @@ def _train_conditioned(plan: ConditionedRecipe, embed: bool, device: torch.devic
 
 @teacher_app.command("videos")
 def render_videos(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; those that are there stay.")],
-    num: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="How many.")] = 1536,
-    held_out: Annotated[bool, typer.Option(help="Of combinations that the teacher never saw.")] = False,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the clips; existing ones are kept.")],
+    num: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Number of clips.")] = 1536,
+    held_out: Annotated[
+        bool, typer.Option(help="Only held-out combinations, which the teacher was not trained on.")
+    ] = False,
     given: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Another folder, for what clips may be given: first and last frames, boxes of the object, a "
+            help="Another folder, for what clips can be made from: first and last frames, boxes of the object, a "
             "captions.jsonl to train with, and prompts-*.jsonl to sample and evaluate with.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides every clip.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all clips.")] = 7,
 ) -> None:
     """Render real clips of the shapes world as mp4 files, each with its caption in a .txt file of the same name."""
     screen = Screen()

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 Optimise = Annotated[
     Literal["auto"] | None,
     typer.Option(
-        "--optimise", help="auto: try all options below on the last model, and time all models with those that pay."
+        "--optimise", help="auto: try all options below on the last model, and time all models with those that help."
     ),
 ]
 MaxError = Annotated[
     float | None,
     typer.Option(
-        "--max-error", min=0.0, max=1.0, help="How far clips may be from the untuned model's with --optimise; 0.05."
+        "--max-error",
+        min=0.0,
+        max=1.0,
+        help="With --optimise: how much clips may differ from the untuned model's; 0.05 by default.",
     ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Run the denoisers through torch.compile.")]
@@ -33,24 +36,24 @@ Attention = Annotated[
     str | None, typer.Option(metavar="BACKEND", help="diffusers' attention backend, such as native or flash.")
 ]
 QuantiseOption = Annotated[
-    Literal["int8", "fp8"] | None, typer.Option("--quantise", help="The denoisers' weights, through torchao.")
+    Literal["int8", "fp8"] | None, typer.Option("--quantise", help="Quantise the denoisers' weights with torchao.")
 ]
 QuantiseText = Annotated[
     Literal["int8", "fp8"] | None,
-    typer.Option("--quantise-text", help="The weights of what encodes prompts and pictures, through torchao."),
+    typer.Option("--quantise-text", help="Quantise the weights of text and image encoders with torchao."),
 ]
 ChannelsLast = Annotated[
-    bool, typer.Option("--channels-last", help="Lay out convolutions' weights with the channels last.")
+    bool, typer.Option("--channels-last", help="Use the channels-last memory format for convolutions.")
 ]
 Tiling = Annotated[
-    bool, typer.Option("--tiling", help="Decode clips that are larger than a tile in tiles, in less memory.")
+    bool, typer.Option("--tiling", help="Decode clips that are larger than a tile in tiles, with less memory.")
 ]
-Slicing = Annotated[
-    bool, typer.Option("--slicing", help="Decode the clips of a batch one after the other, in less memory.")
-]
+Slicing = Annotated[bool, typer.Option("--slicing", help="Decode the clips of a batch one by one, with less memory.")]
 Overlap = Annotated[
     bool,
-    typer.Option("--overlap", help="Decode clips while the next are denoised: more a minute, none sooner."),
+    typer.Option(
+        "--overlap", help="Decode clips while the next are denoised: more clips per minute, but no clip sooner."
+    ),
 ]
 
 

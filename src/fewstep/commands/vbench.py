@@ -30,22 +30,26 @@ vbench_app = typer.Typer(
 @vbench_app.command("videos")
 def make_videos(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="As `fewstep evaluate` takes them.")],
-    prompts: Annotated[Path, typer.Option(help="A text file, a prompt per line; VBench's own for its standard suite.")],
-    out: Annotated[Path, typer.Option(help="A folder; each model gets one of its own in it.")],
+    prompts: Annotated[
+        Path, typer.Option(help="A text file with one prompt per line; VBench's own prompts for its standard suite.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder, with a subfolder for each model.")],
     steps: PipelineStepsOption = None,
     guidance: Annotated[
-        str | None, typer.Option(help=f"Of pipelines; by default that of the first student, else 5; {LEVELS}.")
+        str | None, typer.Option(help=f"Guidance scale of pipelines; by default the first student's, else 5; {LEVELS}.")
     ] = None,
     shift: ShiftOption = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the first clip; the next have the next.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips made at once.")] = 8,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of the first clip; each further clip takes the next number.")
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_CLIPS, help="Clips per batch.")] = 8,
     dtype: DTypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
     """Make five clips of every prompt, OUT/NAME/PROMPT-0.mp4 to -4; run it again to resume after a stop.
 
     Then, in an environment of its own (pip install vbench): vbench evaluate --videos_path OUT/NAME --dimension
-    motion_smoothness --mode=custom_input; of VBench's own prompts without the mode, and with any dimension.
+    motion_smoothness --mode=custom_input; for VBench's own prompts leave --mode out and take any dimension.
     """
     screen = Screen(stdout_is_data=True)
     screen.say(f"reading prompts from {prompts}")
@@ -96,7 +100,7 @@ def make_videos(
 @vbench_app.command("read")
 def read(
     file: Annotated[Path, typer.Argument(help="A *_eval_results.json that VBench wrote.")],
-    name: Annotated[str, typer.Option(help="The model that it is of, as results.json calls it.")],
+    name: Annotated[str, typer.Option(help="The model's name in results.json.")],
     into: Annotated[Path, typer.Option(help="The folder of `fewstep evaluate`.")],
 ) -> None:
     """Add VBench's figures of a model to its row in an evaluation's results.json."""

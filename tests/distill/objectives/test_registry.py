@@ -224,7 +224,7 @@ def test_a_benchmark_of_training_has_columns_for_it(path: Path, tmp_path: Path) 
     assert code == 0, output
     heading, _, row = (tmp_path / "training.md").read_text().splitlines()
     facts = dict(zip(heading.split("|"), row.split("|"), strict=True))
-    assert float(facts[f" {FAKE} "]) > 0 and float(facts[f" {FAKE}'s turns "]) > 0 and " discriminator " not in facts
+    assert float(facts[f" {FAKE} "]) > 0 and float(facts[f" {FAKE} steps "]) > 0 and " discriminator " not in facts
 
 
 def test_what_has_no_default_must_be_said() -> None:

@@ -75,7 +75,7 @@ def test_fresh_heads_are_told_with_their_limits(stage: StageRecord) -> None:
         "Heads trained afresh for 100 steps tell real and student apart in 78 % of held-out pairs, 84 % before the "
         "stage; 50 % is chance."
     )
-    assert "until then nothing says" in fresh_heads(replace(stage, result=None))
+    assert "until then the difference is not known" in fresh_heads(replace(stage, result=None))
     assert "No heads were trained afresh" in fresh_heads(replace(stage, judging=Judging(), result={"steps": 400}))
 
 

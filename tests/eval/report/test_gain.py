@@ -30,22 +30,22 @@ def evaluated(*stages: str, figures: dict[str, dict[str, Any]] | None = None, tu
     return Comparison(Path("evaluation"), EvaluationRecord(rows=rows, differences=taken))
 
 
-def told(run: RunRecord, **changes: Any) -> str:
+def gain_of(run: RunRecord, **changes: Any) -> str:
     figures = {"shapes-fd": NEARER | changes, "prompt-accuracy": SURER}
     (gain,) = gains([run], evaluated("4-step", "4-step-relaxed", figures=figures))
     return gain.words
 
 
 def test_a_difference_is_told_with_its_interval(adversarial_run: RunRecord) -> None:
-    assert told(adversarial_run) == (
+    assert gain_of(adversarial_run) == (
         "What the adversarial part gave the 4-step student (model-4-step-relaxed), compared with the regression that "
         "it "
         "began with (model-4-step) on the same 512 prompts and noise: shapes-fd changes by −3.14 (95 %: −5.00 to "
         "−1.20), which is better; prompt-accuracy changes by +1.6 points (95 %: −3.1 to +6.3), which is not "
         "distinguishable from zero. That includes 400 steps more of training."
     )
-    assert "shapes-fd changes by −3.14 (95 %: −5.00 to +1.00), which is not" in told(adversarial_run, high=1.0)
-    assert "which is worse" in told(adversarial_run, value=3.0, low=1.0, high=5.0)
+    assert "shapes-fd changes by −3.14 (95 %: −5.00 to +1.00), which is not" in gain_of(adversarial_run, high=1.0)
+    assert "which is worse" in gain_of(adversarial_run, value=3.0, low=1.0, high=5.0)
 
 
 def test_the_order_of_the_models_does_not_matter(adversarial_run: RunRecord) -> None:
@@ -58,8 +58,8 @@ def test_the_order_of_the_models_does_not_matter(adversarial_run: RunRecord) -> 
 def test_what_another_objective_gave_is_told_by_its_name(adversarial_run: RunRecord) -> None:
     *before, last = adversarial_run.stages
     matched = replace(last, objective="matching", judging=None)
-    told_of = told(replace(adversarial_run, stages=[*before, matched]))
-    assert told_of.startswith(
+    sentence = gain_of(replace(adversarial_run, stages=[*before, matched]))
+    assert sentence.startswith(
         "What the matching part gave the 4-step student (model-4-step-relaxed), compared with the"
     )
 
@@ -73,7 +73,7 @@ def test_what_another_objective_gave_is_told_by_its_name(adversarial_run: RunRec
     ],
 )
 def test_few_clips_decide_nothing(adversarial_run: RunRecord, changes: dict[str, Any], why: str) -> None:
-    assert why in told(adversarial_run, **changes)
+    assert why in gain_of(adversarial_run, **changes)
 
 
 def test_only_students_of_one_run_and_step_count_are_held_against_each_other(adversarial_run: RunRecord) -> None:
@@ -102,5 +102,5 @@ def test_it_stands_in_the_headline_in_place_of_a_sentence_on_regression(adversar
     comparison = evaluated("4-step", "4-step-relaxed", figures={"shapes-fd": NEARER})
     page = render_page(Material([adversarial_run], [comparison], []), count=6)
     header = page[: page.index("</header>")]
-    assert "The 4-step student asks the network 4 times" in header and "What the adversarial part gave" in header
+    assert "The 4-step student evaluates the network 4 times" in header and "What the adversarial part gave" in header
     assert "The student model-4-step" not in header

@@ -23,10 +23,10 @@ def test_the_verdict_compares_every_student_with_its_teacher(material: Material)
     four, one = verdict(material.comparisons[0])
     assert four.startswith("The 4-step student is 24.5× faster at denoising (ideal 25×) and 16.4× from prompt to clip;")
     assert "shapes-fd 38.2 (32.5–45.1) against the teacher’s 37.2 (31.6–43.9), and the intervals overlap" in four
-    assert four.endswith("Undistilled, the teacher at 4 steps has shapes-fd 82.8 (70.4–97.7).")
+    assert four.endswith("Without distillation, the teacher at 4 steps has shapes-fd 82.8 (70.4–97.7).")
     assert "Prompt-accuracy 0.410" in one and one.endswith("which is worse, for the intervals do not overlap.")
     untimed = replace(material.comparisons[0], benchmark=None)
-    assert "asks the network 1 time for a clip, where the teacher asks 100 times" in verdict(untimed)[1]
+    assert "evaluates the network 1 time for a clip, the teacher 100 times" in verdict(untimed)[1]
     assert title(material.runs, material.comparisons) == "shapes, from 50 steps to 4 and 1"
 
 
@@ -79,6 +79,6 @@ def test_more_than_the_ideal_is_not_the_students(material: Material, benchmark: 
     rows = [row.model_copy(update=quick) if row.model == "4-step" else row for row in benchmark.rows]
     fast = benchmark.model_copy(update={"rows": rows})
     four = verdict(replace(material.comparisons[0], benchmark=fast))[0]
-    assert "is 40× faster at denoising (ideal 25×, so not all of it is the student’s)" in four
+    assert "is 40× faster at denoising (ideal 25×, so not all of it is due to the student)" in four
     facts = "4-step: denoising 40 times as fast is above the ideal"
     assert any(words.startswith(facts) for words in warnings([], [fast], []))

@@ -50,7 +50,7 @@ def test_seconds_are_of_a_clip_and_beside_the_figures_of_the_same_model(tmp_path
 def test_models_that_were_asked_otherwise_are_left_out_and_other_files_refused(tmp_path: Path) -> None:
     evaluation, benchmark = write(tmp_path, timed_evaluations=4)
     assert [row["model"] for row in chain_rows(evaluation, benchmark)] == ["real", "teacher"]
-    with pytest.raises(ValueError, match="is no file of `fewstep evaluate`"):
+    with pytest.raises(ValueError, match="is not a file of `fewstep evaluate`"):
         chain_rows(evaluation, tmp_path / "none.json")
     benchmark.write_text(json.dumps({"protocol": {"batch": 1}, "rows": []}))
     with pytest.raises(ValueError, match="no model in common"):

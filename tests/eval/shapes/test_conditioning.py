@@ -58,7 +58,7 @@ def test_a_row_per_teacher_and_student_with_paired_differences(evaluation: Path,
     [
         (["evaluation"], "evaluation must be KIND=FOLDER"),
         (["=evaluation"], "must be KIND=FOLDER"),
-        (["a={}", "a={}"], "a is there twice"),
+        (["a={}", "a={}"], "a is given twice"),
         (["a=nowhere"], "nowhere has no results.json: pass a folder that `fewstep evaluate` wrote"),
     ],
 )

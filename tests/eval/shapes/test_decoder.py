@@ -50,5 +50,5 @@ def test_other_models_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model in common"):
         decoder_rows(evaluation, benchmarks[:1], result)
     benchmarks[0].write_text("{}")
-    with pytest.raises(ValueError, match="is no file of `fewstep evaluate` or `fewstep benchmark`"):
+    with pytest.raises(ValueError, match="is not a file of `fewstep evaluate` or `fewstep benchmark`"):
         decoder_rows(evaluation, benchmarks, result)

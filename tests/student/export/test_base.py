@@ -66,8 +66,8 @@ def test_every_size_of_the_contract_is_compared(
     assert exported.relative_error <= 1e-5 and exported.notes[-1].endswith("its sizes, 16x16x9, 32x16x5.")
     card = (exported.folder / "README.md").read_text()
     for size in (usual, wide):
-        assert f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, 8 a second" in card
-    assert "clips of 9 frames of 16 x 16 or 5 frames of 32 x 16: asked in any other way" in card
+        assert f"- size: {size.num_frames} frames of {size.width} x {size.height} pixels, 8 frames per second" in card
+    assert "clips of 9 frames of 16 x 16 or 5 frames of 32 x 16; with any other settings" in card
     own = find_format("diffusers").reload
 
     def off_at_the_second(folder: Path, arguments: Student) -> SampleLatents:
@@ -144,9 +144,12 @@ def test_only_exports_are_replaced(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match=r"is no export .*--force leaves it alone"), whole_folder(precious, force=True):
+    with (
+        pytest.raises(ValueError, match=r"is not an export .*--force leaves it alone"),
+        whole_folder(precious, force=True),
+    ):
         pass
-    with pytest.raises(ValueError, match="is no export"), whole_folder(precious / "thesis.tex", force=True):
+    with pytest.raises(ValueError, match="is not an export"), whole_folder(precious / "thesis.tex", force=True):
         pass
     assert (precious / "thesis.tex").read_text() == "x"
 

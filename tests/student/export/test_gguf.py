@@ -101,7 +101,7 @@ def test_what_is_not_whole_or_of_another_student_is_refused(
         find_format("gguf").network(file, open_sampler(other, device="cpu").teacher)
     for broken in (whole[:5], whole[:200], whole[: len(whole) // 2], whole[:-50], b"\x80\x04pickle" * 9):
         file.write_bytes(broken)
-        with pytest.raises(ValueError, match="is no whole GGUF file"):
+        with pytest.raises(ValueError, match="is not a whole GGUF file"):
             open_sampler(file, device="cpu")
 
 

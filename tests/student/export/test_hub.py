@@ -107,5 +107,5 @@ def test_the_token_is_asked_for_first(hub: type[Hub], monkeypatch: pytest.Monkey
 
 
 def test_a_name_that_the_hub_does_not_take_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="a b is no name on the hub"):
+    with pytest.raises(ValueError, match="a b is not a name on the hub"):
         check_repo("a b")

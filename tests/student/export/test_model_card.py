@@ -52,7 +52,7 @@ RECIPE = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run's folder as far as a card reads it."""
+    """A run directory as far as a card reads it."""
     stage = tmp_path / "run" / "stages" / "4-step"
     stage.mkdir(parents=True)
     (stage / "contract.json").write_text("{}")
@@ -77,9 +77,9 @@ def test_the_card_says_how_to_sample_and_where_it_comes_from(
     card = card_of(make_student("wan", "lora"), make_export("wan", "lora", "lora"), read_provenance(run))
     for line in (
         "- steps: 4, at timesteps 1000, 937.5, 833.33, 625",
-        "- guidance: 1, which means none: 3 is inside the weights",
+        "- guidance: 1, which means none: 3 is distilled into the weights",
         "- scheduler: `FlowMapEulerDiscreteScheduler(shift=5.0)`",
-        "- size: 9 frames of 16 x 16 pixels, 8 a second",
+        "- size: 9 frames of 16 x 16 pixels, 8 frames per second",
         "- data: manifest sha256 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "| teacher | 32 | 37.2 (31.3 to 44.1) |  |",
         "| 4-step | 4 |  | 21 |",
@@ -117,7 +117,7 @@ def test_the_front_matter_names_base_relation_and_licence(
 def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
     for text in ("{", "[]", '{"rows": 1, "protocol": {}}'):
         (tmp_path / "results.json").write_text(text)
-        with pytest.raises(ValueError, match=r"is no results.json.*: pass what `fewstep evaluate` wrote"):
+        with pytest.raises(ValueError, match=r"is not a results.json.*: pass what `fewstep evaluate` wrote"):
             read_provenance(run, results=tmp_path / "results.json")
 
 

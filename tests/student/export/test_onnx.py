@@ -89,7 +89,7 @@ def test_what_is_not_whole_or_of_another_student_is_refused(
         open_sampler(file, teacher=teacher, device="cpu")
     for broken in (whole[:5], whole[: len(whole) // 2], b"\x80\x04pickle"):
         file.write_bytes(broken)
-        with pytest.raises(ValueError, match="is no whole ONNX file"):
+        with pytest.raises(ValueError, match="is not a whole ONNX file"):
             open_sampler(file, device="cpu")
 
 

@@ -86,9 +86,9 @@ def test_what_float16_cannot_hold_is_named(make_student: Callable[..., Student],
 
 @pytest.mark.parametrize("size", ["5", "GB", "5GiB", "-1GB", "0GB", "five GB"])
 def test_a_size_that_is_none_is_refused(size: str) -> None:
-    with pytest.raises(ValueError, match="is no size of files: pass one such as 5GB or 500MB"):
+    with pytest.raises(ValueError, match="is not a size of files: pass one such as 5GB or 500MB"):
         find_format("diffusers").check_options(Options(shard=size))
-    with pytest.raises(ValueError, match="lora is one file, which --max-shard-size cannot split"):
+    with pytest.raises(ValueError, match="lora is a single file, so --max-shard-size has no effect"):
         find_format("lora").check_options(Options(shard="1.5GB"))
 
 

@@ -42,7 +42,7 @@ def test_a_layer_without_effect_goes_first(make_student: Callable[..., Student])
 def test_a_student_that_cannot_be_rounded_is_refused(make_student: Callable[..., Student]) -> None:
     student = make_student("wan32", "full")
     network = merged_network(student)
-    with pytest.raises(ValueError, match="no linear layer of this student can be rounded to eight bits"):
+    with pytest.raises(ValueError, match="no linear layer of this student can be rounded to 8-bit"):
         choose_layers(student, network, 1e-12, torch.sign)
     with pytest.raises(ValueError, match="widths must be divisible by 1000"):
         choose_layers(student, network, 1.0, torch.sign, multiple=1000)

@@ -54,9 +54,9 @@ def test_items_are_dealt_evenly_and_always_the_same() -> None:
 def test_sizes_are_written_as_people_do() -> None:
     assert size_said(read_size("832x480x81")) == "832x480x81" and read_size("832X480x81") == VideoSize(81, 480, 832)
     for text in ("832x480", "832x480x0", "axbxc", "", "1x2x3x4"):
-        with pytest.raises(ValueError, match="is no size: write WIDTHxHEIGHTxFRAMES"):
+        with pytest.raises(ValueError, match="is not a size: write WIDTHxHEIGHTxFRAMES"):
             read_size(text)
-    with pytest.raises(ValueError, match="64x32x9 is there twice"):
+    with pytest.raises(ValueError, match="64x32x9 is listed twice"):
         check_sizes([WIDE, TALL, WIDE])
     with pytest.raises(ValueError, match="the list is empty"):
         check_sizes([])

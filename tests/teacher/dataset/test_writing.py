@@ -153,8 +153,8 @@ def test_processes_that_would_make_another_dataset_are_refused(tmp_path: Path) -
     first, second = both(work)
     assert isinstance(first.exception(), ProcessEnded)
     assert str(second.exception()) == (
-        "this process would make a dataset with items_sha256 111111111111…, the first one with 000000000000…: let all "
-        "of them see the same files and teacher"
+        "this process would make a dataset with items_sha256 111111111111…, the first one with 000000000000…: give "
+        "all processes the same files and teacher"
     )
 
 
@@ -264,7 +264,7 @@ def test_shards_whose_every_item_was_skipped_are_passed_over(tmp_path: Path) -> 
 
 
 def test_a_folder_that_is_not_this_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is no dataset \(it has no manifest.json\)"):
+    with pytest.raises(ValueError, match=r"is not a dataset \(it has no manifest.json\)"):
         ids(tmp_path)
     write(tmp_path)
     with pytest.raises(ValueError, match="made with the teacher tiny"):

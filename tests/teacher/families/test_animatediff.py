@@ -105,7 +105,7 @@ def test_features_shrink_and_grow(teacher: Teacher) -> None:
 @pytest.mark.parametrize(
     ("size", "sentence"),
     [
-        ((33, 16, 16), "33 frames cannot be made: use 1 to 32, the most that the motion modules tell apart"),
+        ((33, 16, 16), "33 frames cannot be made: use 1 to 32, the most that the motion modules support"),
         ((0, 16, 16), "0 frames cannot be made"),
         ((4, 12, 16), "height 12 cannot be made: use a multiple of 8"),
         ((4, 16, 0), "width 0 cannot be made"),

@@ -62,10 +62,10 @@ def test_the_controlnet_is_asked_at_each_clips_own_time_and_not_trained(teacher:
 def test_what_it_is_not_made_for_is_refused(teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="makes clips from control, and control is missing"):
         teacher.take([])
-    with pytest.raises(ValueError, match="shows a reference by an IP-Adapter only, which diffusers loads beside"):
+    with pytest.raises(ValueError, match="shows a reference by an IP-Adapter only, which diffusers loads separately"):
         teacher.take(["control", "reference"])
     save_tiny_controlnet(tmp_path / "pooled", global_pool_conditions=True)
-    with pytest.raises(ValueError, match="sees pictures as a whole"):
+    with pytest.raises(ValueError, match="sees images as a whole"):
         outline_teacher(tmp_path / "pooled")
     index = tmp_path / "pooled" / "model_index.json"
     several = json.loads(index.read_text()) | {"controlnet": ["diffusers", "MultiControlNetModel"]}

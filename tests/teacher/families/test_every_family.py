@@ -69,7 +69,7 @@ def conditions(teacher: Teacher) -> Conditions:
 
 
 def conditions_of(teacher: Teacher, prompts: list[str], negative_prompt: str = "") -> Conditions:
-    """With pictures of noise where the family is given something."""
+    """With images of noise where the family is given something."""
     size = size_of(teacher)
     return teacher.conditions(prompts, negative_prompt, size, noise_given(teacher.given_sizes(size), len(prompts)))
 

@@ -1,4 +1,4 @@
-"""HunyuanVideo beside diffusers' own call, and what is special about it: guidance as an input, masks, pictures."""
+"""HunyuanVideo beside diffusers' own call, and what is special about it: guidance as an input, masks, images."""
 
 from __future__ import annotations
 

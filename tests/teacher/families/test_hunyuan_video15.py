@@ -104,7 +104,7 @@ def test_sizes_that_cannot_be_made(teacher: Teacher) -> None:
     with pytest.raises(ValueError, match="width 44 cannot be made: use a multiple of 8"):
         teacher.latent_shape(9, 32, 44)
     if teacher.takes:
-        with pytest.raises(ValueError, match="the pipeline makes 32 x 32 of such pictures"):
+        with pytest.raises(ValueError, match="the pipeline makes 32 x 32 of such images"):
             teacher.latent_shape(9, 64, 64)
 
 

@@ -115,7 +115,7 @@ def test_impossible_sizes(teacher: Teacher, size: tuple[int, int, int], sentence
 
 def test_clips_from_pictures_are_longer_than_what_the_pipeline_settles(tiny_kandinsky_image_folder: Path) -> None:
     teacher = load_teacher(tiny_kandinsky_image_folder, device="cpu")
-    with pytest.raises(ValueError, match="13 frames cannot be made from a picture: use 17 or more"):
+    with pytest.raises(ValueError, match="13 frames cannot be made from an image: use 17 or more"):
         teacher.latent_shape(13, 32, 32)
 
 

@@ -1,4 +1,4 @@
-"""LTX-Video: what the stock pipelines make of the same; the shift by size, rates, pictures, and the decoder's time."""
+"""LTX-Video: what the stock pipelines make of the same; the shift by size, rates, images, and the decoder's time."""
 
 from __future__ import annotations
 

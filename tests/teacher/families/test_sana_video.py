@@ -98,7 +98,7 @@ def test_what_nothing_samples_is_refused(tmp_path: Path) -> None:
     config, index = tmp_path / "transformer" / "config.json", tmp_path / "model_index.json"
     whole = config.read_text()
     config.write_text(json.dumps(json.loads(whole) | {"guidance_embeds": True}))
-    with pytest.raises(ValueError, match="has guidance_embeds, and SanaVideoPipeline tells it no guidance"):
+    with pytest.raises(ValueError, match="has guidance_embeds, and SanaVideoPipeline passes it no guidance"):
         outline_teacher(tmp_path)
     config.write_text(whole)
     index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": ["diffusers", "AutoencoderDC"]}))

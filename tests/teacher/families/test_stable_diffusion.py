@@ -86,7 +86,7 @@ def test_sixty_per_cent_is_the_middle_of_every_usual_unet(teacher: Teacher, leve
 
 
 def test_pictures_have_one_frame_and_sides_of_whole_eights(teacher: Teacher) -> None:
-    with pytest.raises(ValueError, match=r"16 frames cannot be made: a StableDiffusion.* makes pictures, so use 1"):
+    with pytest.raises(ValueError, match=r"16 frames cannot be made: a StableDiffusion.* makes images, so use 1"):
         teacher.latent_shape(16, 16, 16)
     with pytest.raises(ValueError, match="height 12 cannot be made: use a multiple of 8"):
         teacher.latent_shape(1, 12, 16)
@@ -125,7 +125,7 @@ def test_other_pipelines_of_these_classes_are_refused(tmp_path: Path) -> None:
     unet = tmp_path / "unet" / "config.json"
     config = json.loads(unet.read_text())
     unet.write_text(json.dumps(config | {"time_cond_proj_dim": 256}))
-    with pytest.raises(ValueError, match="told its guidance"):
+    with pytest.raises(ValueError, match="takes its guidance as an input"):
         outline_teacher(tmp_path)
     unet.write_text(json.dumps(config | {"cross_attention_dim": 48}))
     with pytest.raises(ValueError, match=r"hidden_size are 16 and 16, unet\.cross_attention_dim is 48"):

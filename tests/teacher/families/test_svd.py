@@ -43,7 +43,7 @@ def teacher(folder: Path) -> Teacher:
 
 
 def ours(teacher: Teacher, steps: int, guidance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The picture, the noise, and the clip's latents."""
+    """The image, the noise, and the clip's latents."""
     given = noise_given(teacher.given_sizes(SIZE))
     z = teacher.noise([5], teacher.latent_shape(*SIZE))
     conditions = teacher.conditions([""], "", SIZE, given)

@@ -161,7 +161,7 @@ def test_no_prompts(tiny_teacher: Teacher) -> None:
             "names no transformer_2: download it again, or set boundary_ratio to null",
         ),
         (2, {"boundary_ratio": None}, "names a transformer_2, but no boundary_ratio, so nothing says"),
-        (2, {"boundary_ratio": 875}, "boundary_ratio 875: it is the time from which transformer is in charge"),
+        (2, {"boundary_ratio": 875}, "boundary_ratio 875: it is the time above which transformer is used"),
         (2, {"boundary_ratio": "0.875"}, "boundary_ratio '0.875': it is"),
         (2, {"boundary_ratio": True}, "boundary_ratio True: it is"),
     ],

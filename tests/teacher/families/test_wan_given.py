@@ -1,4 +1,4 @@
-"""Wan from pictures, controls and masks: what the stock pipelines make of the same, and what stays in place."""
+"""Wan from images, controls and masks: what the stock pipelines make of the same, and what stays in place."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_clip_longer_than_what_a_cut_file_shows_is_refused(tmp_path: Path, eig
             decode_video(cut, NUMBERS, start)
 
 
-B_FRAME = 2 / 24  # what is shown first is stored that late where there are B-frames
+B_FRAME = 2 / 24  # what the pipeline returns first is stored that late where there are B-frames
 EDITS: dict[str, tuple[list[tuple[float, float | None]], float, float]] = {
     # edits -> the first number at the beginning, and in the centre
     "all": ([(8, B_FRAME)], 0, 82.5),
@@ -202,7 +202,7 @@ def test_the_stream_marked_as_default_is_read(tmp_path: Path, suffix: str) -> No
 def test_a_cover_is_no_video(tmp_path: Path) -> None:
     clip = decode_video(FILES / "cover-first.mp4", CLIP)
     assert len({frame.tobytes() for frame in clip}) == 9
-    with pytest.raises(UnreadableVideo, match="no moving pictures"):
+    with pytest.raises(UnreadableVideo, match="no video stream"):
         decode_video(FILES / "song-with-cover.mp4", CLIP)
 
 

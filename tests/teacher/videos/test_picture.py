@@ -1,4 +1,4 @@
-"""Pictures as a player shows them: the shape of their pixels, how they are turned, their colours."""
+"""Images as a player shows them: the shape of their pixels, how they are turned, their colours."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_an_angle_that_is_no_multiple_of_90_is_refused(tmp_path: Path, degrees: 
 
 def test_a_display_matrix_that_skews_is_refused(tmp_path: Path) -> None:
     path = with_matrix(film(tmp_path / "a.mp4", located(), 8), (1, 0.5, 0, 1))
-    with pytest.raises(UnreadableVideo, match="its display matrix skews the picture"):
+    with pytest.raises(UnreadableVideo, match="its display matrix skews the image"):
         decode_video(path, CLIP)
 
 

@@ -42,7 +42,7 @@ def chosen_stages(runs: Sequence[Path], names: Sequence[str] | None) -> dict[Pat
 def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_starts: bool) -> list[RelayEntry]:
     """Entries of these stages of a run, a row each, and one more for the last of a line.
 
-    Stages that others of as many steps go on from are on the way, and may be left out.
+    Stages that others of the same step count start from are on the way, and may be left out.
     """
     from fewstep.distill.recipe import kept_recipe
     from fewstep.distill.run_folder import RunFolder
@@ -114,7 +114,7 @@ def _fresh_heads(result: Mapping[str, Any], path: Path) -> dict[str, float | Non
     accuracies = {"fresh_before": result.get("fresh_heads_before"), "fresh_after": result.get("fresh_heads")}
     for value in accuracies.values():
         if value is not None and not isinstance(value, int | float):
-            raise ValueError(f"{path} has {value!r} for the accuracy of fresh heads, which is no number: restore it")
+            raise ValueError(f"{path} has {value!r} for the accuracy of fresh heads, which is not a number: restore it")
     return accuracies
 
 
@@ -124,7 +124,7 @@ def _finished(run: Path) -> list[Path]:
     from fewstep.distill.run_folder import RunFolder
 
     if not (run / "recipe.yaml").is_file():
-        raise ValueError(f"{run} is no run (it has no recipe.yaml): pass the folder of a `fewstep run`")
+        raise ValueError(f"{run} is not a run (it has no recipe.yaml): pass the folder of a `fewstep run`")
     folder = RunFolder(run)
     names = [stage.name for stage in kept_recipe(run).stages if folder.finished(stage.name)]
     if not names:

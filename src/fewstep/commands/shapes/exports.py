@@ -15,10 +15,14 @@ from fewstep.teacher.limits import MOST_ITEMS, MOST_SAMPLING_STEPS
 
 def export_table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs or stages, all of one shapes teacher.")],
-    step_count: Annotated[int, typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Which student of each run.")] = 4,
+    step_count: Annotated[
+        int, typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="The student of this many steps of each run.")
+    ] = 4,
     num: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Clips per row, one held-out prompt each.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
-    reference: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips the distance is taken to.")] = 2048,
+    reference: Annotated[
+        int, typer.Option(min=2, max=MOST_ITEMS, help="Number of real clips that the distance compares with.")
+    ] = 2048,
     exports: Annotated[Path, typer.Option(help="Folder that the exports are written into.")] = Path("runs/exports"),
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
         "docs/results/export.json"

@@ -37,15 +37,22 @@ def student_table(
     ] = "50,8,4,2,1",
     stages: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Stages to measure, also those on the way; by default all others."),
+        typer.Option(
+            metavar="NAME,NAME", help="Stages to measure, which may be intermediate ones; by default all that are not."
+        ),
     ] = None,
     num: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Clips per row, one held-out prompt each.")] = 1024,
     guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance of the teacher; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
-    reference: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips the distance is taken to.")] = 2048,
-    to_teacher: Annotated[bool, typer.Option(help="Take distances to the 50-step teacher's own clips, too.")] = True,
+    reference: Annotated[
+        int, typer.Option(min=2, max=MOST_ITEMS, help="Number of real clips that the distance compares with.")
+    ] = 2048,
+    to_teacher: Annotated[bool, typer.Option(help="Measure distances to the 50-step teacher's own clips, too.")] = True,
     diversity: Annotated[
-        int, typer.Option(min=0, help="Prompts of 8 clips each that diversity is taken over; 0 leaves it out.")
+        int,
+        typer.Option(
+            min=0, help="Number of prompts, with 8 clips each, that diversity is measured on; 0 leaves it out."
+        ),
     ] = 16,
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
         "docs/results/relay.json"
@@ -56,8 +63,9 @@ def student_table(
 ) -> None:
     """Measure these runs' students and their teacher, on the same prompts and noise.
 
-    A stage from which a later one of as many steps starts is an intermediate result, and left out unless --stages names
-    it. A student's delta is to regression alone (mse) of as many steps; runs of one recipe with other seeds get means.
+    A stage that a later stage of the same step count starts from is an intermediate result, and left out unless
+    --stages names it. A student's delta is to regression alone (mse) at the same step count; runs of one recipe with
+    different seeds get means.
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")

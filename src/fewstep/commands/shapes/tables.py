@@ -64,7 +64,7 @@ def decoder(
 def conditioning(
     evaluations: Annotated[
         list[str],
-        typer.Argument(metavar="KIND=FOLDER...", help="What is given, and the folder of its `fewstep evaluate`."),
+        typer.Argument(metavar="KIND=FOLDER...", help="The kind of input, and the folder of its `fewstep evaluate`."),
     ],
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("docs/results/conditioning.json"),
 ) -> None:
@@ -93,6 +93,6 @@ def _named_folders(words: list[str]) -> dict[str, Path]:
         if not (kind and equals and folder):
             raise ValueError(f"{word} must be KIND=FOLDER, as in image-to-video=runs/shapes-first-frame/evaluation")
         if kind in folders:
-            raise ValueError(f"{kind} is there twice: give each evaluation a kind of its own")
+            raise ValueError(f"{kind} is given twice: give each evaluation its own kind")
         folders[kind] = Path(folder)
     return folders

@@ -24,12 +24,14 @@ def teacher_table(
     ] = 512,
     guidance: Annotated[str, typer.Option(help=f"Classifier-free guidance; {LEVELS}.")] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and noise.")] = 0,
-    reference: Annotated[int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips the distance is taken to.")] = 2048,
+    reference: Annotated[
+        int, typer.Option(min=2, max=MOST_ITEMS, help="Real clips that distances are measured to.")
+    ] = 2048,
     out: Annotated[Path, typer.Option(help="Table to write; what it already holds is not measured again.")] = Path(
         "runs/teacher-table/teacher.json"
     ),
-    fresh: Annotated[bool, typer.Option(help="Measure all of it again.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Measure everything again.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = None,
 ) -> None:
     """Measure a teacher of the shapes world at many and at few steps."""
     screen = Screen()

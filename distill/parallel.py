@@ -115,7 +115,7 @@ class Layout:
         precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         on_gpu = self._accelerator.device.type == "cuda"
         offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._settings.offload == "cpu" else OffloadPolicy()
-        # the root as well: else it keeps weights that the moving average has replaced meanwhile
+        # the root as well: else it keeps weights that the EMA has replaced meanwhile
         fully_shard(module, mesh=self._mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offload)
 
     @cached_property

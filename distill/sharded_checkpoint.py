@@ -73,7 +73,9 @@ def read_numbers(checkpoint: Path) -> dict[str, Any]:
         content["stage"], content["step"]
         return content
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is broken ({error}): delete {checkpoint} to go on from the one before") from error
+        raise ValueError(
+            f"{path} is broken ({error}): delete {checkpoint} to resume from the checkpoint before it"
+        ) from error
 
 
 def names(checkpoint: Path) -> set[str]:
@@ -159,7 +161,7 @@ def _broken(checkpoint: Path) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{checkpoint} is broken or of another stage ({reason}): delete it to go on from the one before"
+            f"{checkpoint} is broken or of another stage ({reason}): delete it to resume from the checkpoint before it"
         ) from error
 
 

@@ -137,7 +137,7 @@ def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
 
 
 def _complete(teacher: Teacher) -> None:
-    """Puts in what outlines leave out: processors of pictures, and networks of diffusers' pipelines themselves."""
+    """Puts in what outlines leave out: image processors, and networks of diffusers' pipelines themselves."""
     pipeline: Any = teacher.pipeline
     for name, part in named_parts(teacher.folder, type(pipeline).__name__).items():
         library = transformers if part.library == "transformers" else getattr(diffusers.pipelines, part.library, None)

@@ -1,4 +1,4 @@
-"""Frozen weights under adapters that are trained, in eight bits or in four: a half or a quarter of bfloat16's bytes."""
+"""8-bit and 4-bit frozen weights under adapters that are trained: a half or a quarter of the bytes of bfloat16."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def torchao_quantization(wanted_for: str) -> Any:
 
 
 def weight_config(kind: EightBits, wanted_for: str) -> Any:
-    """torchao's settings for weights of eight bits. Raises ValueError, in a sentence, where it is missing."""
+    """torchao's settings for 8-bit weights. Raises ValueError, in a sentence, where it is missing."""
     config: Any = getattr(torchao_quantization(wanted_for), _CONFIGS[kind])
     return config(set_inductor_config=False)  # else it changes torch.compile's for the whole process
 

@@ -15,14 +15,6 @@ from tests.test_names import CODE, PAGES
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
 HEADING = "## One word for one thing"
-# Being rewritten by others: take a file off this list once its words are those of the glossary.
-REWRITTEN = {
-    "docs/memory.md",
-    "docs/scale.md",
-    "distill/parallel.py",
-    "distill/sharded_checkpoint.py",
-    "distill/step_cost.py",
-}
 _ROW = re.compile(r"^\| (?P<use>[^|]+) \| (?P<instead>[^|]+) \|$", re.MULTILINE)
 # of a page: what is code or an address, and no prose
 _NOT_PROSE = re.compile(r"^```.*?^```|^ {4}.*?$|`[^`\n]*`|\]\([^)\s]*\)|https?://\S+", re.MULTILINE | re.DOTALL)
@@ -89,7 +81,7 @@ def test_prose_is_what_people_read() -> None:
     assert "# of a stage" in text and "in this recipe" in text and not re.search("warmup|pictures", text)
 
 
-FILES = [path for path in [*CODE, *PAGES] if str(path.relative_to(ROOT)) not in REWRITTEN]
+FILES = [*CODE, *PAGES]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

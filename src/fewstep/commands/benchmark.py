@@ -118,9 +118,7 @@ def benchmark_command(
     ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON to write; by default benchmark.json, or training.json, in the run directory if there is one."
-        ),
+        typer.Option(help="JSON to write; by default benchmark.json or training.json of the run directory, if any."),
     ] = None,
 ) -> None:
     """Time a teacher and its students, in turn, and compare the speed-up with the ideal; or a recipe's training steps.

@@ -68,7 +68,7 @@ def conditioning(
     ],
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("docs/results/conditioning.json"),
 ) -> None:
-    """Put evaluations of students that are given pictures or controls into one table, next to their teachers."""
+    """Put evaluations of students that take images or controls into one table, with their teachers."""
     screen = Screen()
     from fewstep.commands.tables import print_table
     from fewstep.eval.results import results_table, told_columns, write_tables

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fewstep.distill.few_bit_moments import plain_moment
-from fewstep.distill.gradients import average_gradients, clip_gradients
+from fewstep.distill.gradients import AveragedGradients, clip_gradients
 from fewstep.distill.optimizers import MOMENTS, OptimizerKind, fresh_state, make_optimizer, step
 from fewstep.distill.parallel import fill, is_shard
 
@@ -34,6 +34,11 @@ class OptimizerGroup:
         groups = [{"params": kind} for kind in kinds if kind] or [{"params": []}]
         self.optimizer = make_optimizer(optimizer, groups, lr, betas, weight_decay)
         self._lr, self._clip = lr, clip
+        self._gradients: AveragedGradients | None = None
+
+    def expect(self, accelerator: Accelerator) -> None:
+        """The next backward pass is the last before `gather`: gradients are averaged while it goes on."""
+        self._averaged(accelerator).expect()
 
     def gather(self, accelerator: Accelerator, loss: float = 0.0) -> float:
         """Averages the gradients over processes and clips them; returns their norm before that, and moves nothing.
@@ -43,8 +48,13 @@ class OptimizerGroup:
         if not math.isfinite(loss):
             for parameter in self.parameters:
                 parameter.grad = torch.full_like(parameter, math.nan)
-        average_gradients(accelerator, self.parameters)
+        self._averaged(accelerator).finish(math.isfinite(loss))
         return clip_gradients(accelerator, self.parameters, self._clip)
+
+    def _averaged(self, accelerator: Accelerator) -> AveragedGradients:
+        if self._gradients is None:
+            self._gradients = AveragedGradients(accelerator, self.parameters)
+        return self._gradients
 
     def move(self, scale: float) -> None:
         """One step on the gradients, which are then cleared."""

@@ -256,6 +256,8 @@ class Trainer:
         for lesson in lessons:
             with self.accelerator.autocast():
                 figures = self.objective.loss(turn, lesson, self.roles, self.step)
+            if lesson is lessons[-1]:
+                player.expect(self.accelerator)
             self.accelerator.backward(figures["loss"] / self._micro_batches)
             for name, value in as_numbers(figures).items():
                 seen.setdefault(name, []).append(value)

@@ -170,6 +170,8 @@ def test_sample_clips_of_a_training_may_be_decoded_by_it(
 
 def test_what_decoders_have_not_is_refused(recipe: Path, run: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:
     assert "no stages" in refusal("run", str(recipe), "--again", "x")
+    for option, value in (("--device-memory", "24"), ("--tflops", "100")):
+        assert "counts neither memory nor hours" in refusal("run", str(recipe), "--dry-run", option, value)
     assert "no small decoder" in refusal(
         "sample", str(tiny_wan_folder), "--prompt", "x", "--decoder", str(tmp_path), "--out", "x.mp4"
     )

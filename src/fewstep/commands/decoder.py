@@ -35,6 +35,10 @@ def run_decoder(
         raise ValueError(f"--again {again}: a decoder's recipe has no stages; delete its folder to train it again")
     if (num_launched() if dry_run is None else dry_run.processes) > 1:
         raise ValueError("a decoder is trained in one process: start it without torchrun or accelerate")
+    if dry_run is not None and (dry_run.gib, dry_run.tflops) != (None, None):
+        raise ValueError(
+            "the dry run of a decoder counts neither memory nor hours: leave --device-memory and --tflops out"
+        )
     plan, line = settle_precision(read_decoder_recipe(recipe, settings))
     folder = RunFolder(plan.out)
     if line is not None:

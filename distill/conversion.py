@@ -100,6 +100,7 @@ def conversion_trainer(
     logging: Logging,
     folder: Path,
     optimizer: OptimizerKind = "adamw",
+    num_groups: int | None = None,
 ) -> Trainer:
     """Trains `roles.student`, which is recorded as predicting `conversion.to`, to say what `original` says.
 
@@ -110,7 +111,7 @@ def conversion_trainer(
     supervision = Supervision(stage.teacher_steps, stage.student_steps, starts=stage.starts)
     return Trainer(
         conversion_stage(stage, conversion), roles, ConversionObjective(original, supervision), batches, contract,
-        accelerator, logging, folder, optimizer=optimizer,
+        accelerator, logging, folder, optimizer=optimizer, num_groups=num_groups,
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     frozen weights may be 8-bit, or 4-bit.
     """
     start: Changed = ([], recipe)
-    divided = _one_by_one(start, index) if recipe.stages[index].share(num_processes) > 1 else start
+    clips = recipe.stages[index].share(recipe.parallel.groups(num_processes))
+    divided = _one_by_one(start, index) if clips > 1 else start
     if divided is not start:
         yield divided
     lightest = divided

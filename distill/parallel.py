@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
+from fewstep.distill.split_clips import split_clips
 from fewstep.student.few_bit_layers import into_rows
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
@@ -50,9 +52,23 @@ class Parallel(Settings):
     offload: Literal["none", "cpu"] = "none"
     """Where sharded weights and optimizers are while nobody asks them: cpu is slower, and takes still less of a GPU."""
 
+    context: Annotated[int, Field(ge=1, le=64)] = 1
+    """Neighbouring processes that compute a clip together, each a part of its tokens: fewer activations in each."""
+
     def shards(self, num_processes: int) -> bool:
         """Whether so many processes hold a share each."""
         return self.kind == "fsdp" and num_processes > 1
+
+    def groups(self, num_processes: int) -> int:
+        """How many groups of processes have clips of their own. Raises ValueError where some would be left over."""
+        if num_processes == 1:
+            return 1
+        if num_processes % self.context:
+            raise ValueError(
+                f"parallel.context is {self.context}, and {num_processes} processes were started, which make no whole "
+                f"groups: start a multiple of {self.context}"
+            )
+        return num_processes // self.context
 
 
 def check_sharded(teacher: Teacher, guidances: Iterable[Guidance]) -> None:
@@ -71,11 +87,18 @@ def check_sharded(teacher: Teacher, guidances: Iterable[Guidance]) -> None:
 
 
 class Layout:
-    """Where networks are held. With one process, or `ddp`, all stay as they are."""
+    """Where networks are held. With one process, or `ddp`, all stay as they are.
+
+    group, num_groups: which processes take the same clips. together: whether all must ask a network at once.
+    """
 
     def __init__(self, settings: Parallel, accelerator: Accelerator) -> None:
         self._settings, self._accelerator = settings, accelerator
         self.shards = settings.shards(accelerator.num_processes)
+        self.num_groups = settings.groups(accelerator.num_processes)
+        self.context = accelerator.num_processes // self.num_groups
+        self.group = accelerator.process_index // self.context
+        self.together = self.shards or self.context > 1
 
     def prepare(self, teacher: Teacher) -> None:
         """Makes room where networks will be sharded: from now on the teacher's own waits on the CPU."""
@@ -93,11 +116,18 @@ class Layout:
         """
 
         def place(network: nn.Module) -> nn.Module:
-            if not self.shards:
+            if not self.together:
                 return network
             own = shared_copy(network)
+            if self.context > 1:
+                split_clips(own, self.context, self._accelerator.device.type, self._accelerator.num_processes)
+            if not self.shards:
+                remember_place(own, network, place)
+                return own
             into_rows(own)
-            skeleton = _without_weights(own)
+            plain = shared_copy(network)
+            into_rows(plain)
+            skeleton = _without_weights(plain)
             for block in reversed(teacher.blocks(own)):  # blocks within blocks come behind those around them
                 self._shard(block)
             self._shard(own)
@@ -149,6 +179,8 @@ def gathered(network: nn.Module, keep: bool) -> nn.Module | None:
     held, state = _held.get(network), dict[str, Tensor]()
     if held is None:
         return network
+    if not any(is_shard(tensor) for tensor in network.parameters()):
+        return held.skeleton  # of the very same tensors
     for name, tensor in network.state_dict().items():
         whole = whole_tensor(tensor.detach())
         if keep:

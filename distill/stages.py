@@ -167,7 +167,7 @@ class Relay:
             roles, batches = trainer.roles, self._batches(index + CONVERSIONS)
             return conversion_trainer(
                 stage, conversion, roles, self._start(index, roles), batches, trainer.contract, self.accelerator,
-                self.recipe.logging, self.folder.path, self.recipe.optimizer,
+                self.recipe.logging, self.folder.path, self.recipe.optimizer, self.layout.num_groups,
             )  # fmt: skip
 
         converting = self._unless_stopped(prepare, f"stage {stage.name} is next")
@@ -202,7 +202,7 @@ class Relay:
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
         # clips that no step trains on, on which the endpoint error and the watch are measured
-        gauged = gauged_batches(batches, stage, self.accelerator.num_processes)
+        gauged = gauged_batches(batches, stage, self.layout.num_groups)
         # those of all processes: an objective may take statistics from them, which must be the same in all
         any_batch = gauged_batches(self._batches(index, alone=True), stage)[0]
         objective = stage.objective.build(supervision, roles, any_batch)
@@ -213,7 +213,7 @@ class Relay:
 
         def watch(step: int) -> dict[str, float]:
             is_main = self.accelerator.is_main_process
-            if self.samples is not None and (is_main or self.layout.shards):
+            if self.samples is not None and (is_main or self.layout.together):
                 clips = self.folder.samples / stage.name / f"step-{step:06d}"
                 self.samples(clips if is_main else None, roles.student, contract)
                 if is_main:
@@ -225,6 +225,7 @@ class Relay:
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure), self.recipe.optimizer,
+            self.layout.num_groups,
         )  # fmt: skip
         probe = self._probe(index, stage, supervision, roles, batches, any_batch)
         return _Prepared(trainer, lambda step: watch(step) | liveliness.measure(), probe, conversion)
@@ -233,7 +234,7 @@ class Relay:
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
         """What the objective measures of what the student began as, and of its EMA."""
-        micro_batch = stage.share(self.accelerator.num_processes)
+        micro_batch = stage.share(self.layout.num_groups)
         probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
         if probe is None:
             return None
@@ -248,8 +249,8 @@ class Relay:
         return measure
 
     def _batches(self, stage: int, alone: bool = False) -> BatchSource:
-        """This process's share of them, or those of all processes together."""
-        rank, count = (0, 1) if alone else (self.accelerator.process_index, self.accelerator.num_processes)
+        """The share of them of this process and of those that take the same clips, or those of all together."""
+        rank, count = (0, 1) if alone else (self.layout.group, self.layout.num_groups)
         teacher, seed = self.teacher, self.recipe.seed
         own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
         others = [

@@ -89,7 +89,7 @@ class StepCounter:
         """Of a stage. Raises ValueError as `costs` does."""
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
-        less, times = _counted_as(recipe, index, self.num_processes)
+        less, times = _counted_as(recipe, index, recipe.parallel.groups(self.num_processes))
         shards = recipe.parallel.shards(self.num_processes)
         for network in every_network(self._teacher.denoiser):
             if getattr(network, "is_gradient_checkpointing", False):  # since another recipe was counted
@@ -151,12 +151,12 @@ def _complete(teacher: Teacher) -> None:
         setattr(pipeline, name, made or kind.from_pretrained(folder))
 
 
-def _counted_as(recipe: Recipe, index: int, num_processes: int) -> tuple[Recipe, float]:
+def _counted_as(recipe: Recipe, index: int, num_groups: int) -> tuple[Recipe, float]:
     """The recipe with one process's share of the stage's batch, in two micro-batches where it has more, which take no
     more memory; and how many times the work of these its own are. An average that is kept in main memory is none of the
     device's. Raises ValueError where the processes cannot share the batch equally."""
     stage = recipe.stages[index]
-    own, clips = stage.micro_batches(num_processes), stage.share(num_processes)
+    own, clips = stage.micro_batches(num_groups), stage.share(num_groups)
     few, ema = min(own, 2), stage.ema if recipe.average_of(index) == "device" else 0.0
     changes = {"accumulate": few, "batch": clips * few, "ema": ema}
     fewer = stage.model_copy(update=changes)

@@ -49,7 +49,8 @@ class Trainer:
 
     `folder` is the run's: its checkpoint is resumed when it is this stage's, and refused with another contract than
     `contract`. `samples(step)`, if given, is called on the EMA every `logging.samples_every` steps, and
-    `watcher` measures the EMA and says when it is not healthy.
+    `watcher` measures the EMA and says when it is not healthy. `num_groups`: of processes that take the same clips;
+    None: each takes its own.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Trainer:
         tracker: Tracker | None = None,
         watcher: Watcher | None = None,
         optimizer: OptimizerKind = "adamw",
+        num_groups: int | None = None,
     ) -> None:
         self.stage, self.roles, self.objective = stage, roles, objective
         self.batches, self.accelerator, self.logging, self.folder = batches, accelerator, logging, folder
@@ -81,8 +83,10 @@ class Trainer:
         for name, player in objective.players().items():
             trained = [p for p in player.module.parameters() if p.requires_grad]
             self.players[name] = OptimizerGroup(trained, player.lr, player.betas, 0.0, stage.clip, optimizer)
-        self._micro_batches = stage.micro_batches(accelerator.num_processes)
-        self._clips = stage.share(accelerator.num_processes)
+        num_groups = accelerator.num_processes if num_groups is None else num_groups
+        self._micro_batches, self._clips = stage.micro_batches(num_groups), stage.share(num_groups)
+        # processes of a group have gradients of their own tokens, which add up, and all processes' are averaged
+        self._loss_scale = accelerator.num_processes / num_groups / self._micro_batches
         # all that a checkpoint holds besides tensors; the random draws of a step follow from `drawn`
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
@@ -258,7 +262,7 @@ class Trainer:
                 figures = self.objective.loss(turn, lesson, self.roles, self.step)
             if lesson is lessons[-1]:
                 player.expect(self.accelerator)
-            self.accelerator.backward(figures["loss"] / self._micro_batches)
+            self.accelerator.backward(figures["loss"] * self._loss_scale)
             for name, value in as_numbers(figures).items():
                 seen.setdefault(name, []).append(value)
         total = {name: sum(values) / len(values) for name, values in seen.items()}  # some are of a few micro-batches

@@ -8,6 +8,7 @@ from functools import partial
 # logger -> what such a message holds
 _CHATTER = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    "diffusers.hooks.context_parallel": "split will not be applied",
     "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
     "torch.utils._pytree": "is now natively supported by torch.compile",
     "torchao": "Failed to load",

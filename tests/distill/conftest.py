@@ -24,11 +24,11 @@ def tiny_experts_dataset(tiny_experts: Teacher, tmp_path_factory: pytest.TempPat
     return rollouts(tiny_experts, tmp_path_factory.mktemp("tiny-experts-data"), 8)
 
 
-def rollouts(teacher: Teacher, folder: Path, num: int) -> Path:
+def rollouts(teacher: Teacher, folder: Path, num: int, width: int = 16) -> Path:
     """A dataset of so many clips by this teacher."""
     (folder / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(num)))
     settings = RolloutData(kind="rollouts", prompts=folder / "prompts.txt", steps=4)
-    return make_data(settings, teacher, "tiny", VideoSize(9, 16, 16), folder / "data", lambda done, total: None)
+    return make_data(settings, teacher, "tiny", VideoSize(9, 16, width), folder / "data", lambda done, total: None)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ class Case:
         kind: str = "progressive",
         train: Train = "full",
         layout: Any = "ddp",
+        context: int = 1,
         optimizer: Any = "adamw",
         average: Any = "device",
         logging: Any = QUIET,
@@ -48,7 +49,7 @@ class Case:
     ) -> Trainer:
         """Of several processes each calls it."""
         accelerator = Accelerator(cpu=True)
-        held = Layout(Parallel(kind=layout), accelerator)
+        held = Layout(Parallel(kind=layout, context=context), accelerator)
         torch.manual_seed(0)
         settings = Stage.model_validate(
             {
@@ -61,17 +62,17 @@ class Case:
         roles = Roles(self.teacher, train, rank=4, average=average)
         roles.place(held.placing(self.teacher), gathered)
         alone = Batches(self.data, self.teacher, seed=0, stage=0)
-        rank, count = accelerator.process_index, accelerator.num_processes
         return Trainer(
             settings,
             roles,
             self.objective(settings, roles, alone),
-            Batches(self.data, self.teacher, seed=0, stage=0, rank=rank, world_size=count),
+            Batches(self.data, self.teacher, seed=0, stage=0, rank=held.group, world_size=held.num_groups),
             self.contract(settings, train),
             accelerator,
             logging,
             self.folder,
             optimizer=optimizer,
+            num_groups=held.num_groups,
         )
 
     def contract(self, stage: Stage, train: Train) -> SamplingContract:

@@ -53,6 +53,7 @@ class Layout(NamedTuple):
     optimizer: str = "adamw"
     base: FewBits | None = None
     background: bool = False  # how checkpoints are written, one after every step
+    context: int = 1
 
 
 class Job(NamedTuple):
@@ -67,6 +68,7 @@ class Job(NamedTuple):
 def begin(case: Case, layout: Layout, steps: int = 5) -> Trainer:
     """The stage, as it was left in the case's folder."""
     held: dict[str, Any] = {"train": layout.train, "layout": layout.kind, "optimizer": layout.optimizer}
+    held["context"] = layout.context
     if layout.background:
         held["logging"] = EVERY_STEP
     return case.trainer(**held, steps=steps, batch=8, **OBJECTIVES[layout.objective])

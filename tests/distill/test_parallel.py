@@ -24,6 +24,7 @@ from tests.distill.one_stage import Case
 from tests.distill.several_processes import Job, Layout, Processes, begin, end, run
 
 STEPS = 5
+Rows = list[dict[str, Any]]
 LIMITS = {"ddp": 1e-5, "fsdp": 1e-4}
 ALWAYS = [
     Layout("regression", "full", "ddp"),
@@ -112,13 +113,23 @@ def compared(own_teacher: Teacher, dataset: Path, tmp_path: Path, layouts: list[
 
 
 def test_layouts_train_alike_and_go_on_from_each_other(
-    own_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, layouts: list[Layout], rows: list[dict[str, Any]]
+    own_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, layouts: list[Layout], rows: Rows
 ) -> None:
     rows += compared(own_teacher, tiny_dataset, tmp_path, layouts)
     assert all(row["ok"] for row in rows), rows
 
 
-def test_a_base_in_four_bits_is_sharded(tiny_wide_folder: Path, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+def test_clips_are_split(request: pytest.FixtureRequest, own_teacher: Teacher, tmp_path: Path, rows: Rows) -> None:
+    layouts = [Layout("regression", "full", "ddp", context=2)]
+    if request.config.getoption("--scale"):
+        layouts.append(Layout("regression", "full", "fsdp", context=2))
+        layouts.append(Layout("regression", "lora", "fsdp", "adamw_fused", "int8", context=2))
+    own = list(compared(own_teacher, rollouts(own_teacher, tmp_path, 16, width=32), tmp_path, layouts))
+    rows += own
+    assert all(row["ok"] for row in own), own
+
+
+def test_a_base_in_four_bits_is_sharded(tiny_wide_folder: Path, tmp_path: Path, rows: Rows) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra fewstep[nf4] is not installed")
     layout = Layout("adversarial", "lora", "fsdp", "adamw8bit", "nf4")
     teacher = load_teacher(tiny_wide_folder, device="cpu")

@@ -131,7 +131,7 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
         screen.say(line)
     folder = RunFolder(plan.out)
     for stage in plan.stages:
-        stage.share(machine.processes)
+        stage.share(plan.parallel.groups(machine.processes))
     outline = check_run(plan, folder, again, machine.processes)
     if skipped := check_foreseen(plan, folder, outline.teacher):
         screen.warn(skipped)

@@ -21,6 +21,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
     """
     from fewstep.distill.data_checks import check_data, check_source
     from fewstep.distill.parallel import check_sharded
+    from fewstep.distill.split_clips import check_split
     from fewstep.distill.stage_checks import check_finished_stages, check_networks
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.distill.trackers import check_tracker
@@ -51,6 +52,9 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
         check_rate(plan.bases[number - 1], other.default_fps(), outline.teacher.default_fps())
         whole = outline.whole and base.whole
         check_data(plan, replace(base, teacher=other, whole=whole), folder.of_base(number), sizes)
+    if plan.parallel.context > 1:
+        judged = [stage.name for stage in plan.stages if not stage.objective.is_regression]
+        check_split(outline.teacher, plan.parallel.context, sizes, judged)
     outline.teacher.use_size(sizes[0])
     check_gates(plan, outline.teacher, sizes[0])
     check_finished_stages(plan, folder, outline, trained_again)

@@ -70,6 +70,8 @@ def _whose(plan: Recipe, processes: int, num_weights: int) -> str:
     if processes == 1:
         return "one process, for its batch"
     share = f"each of {processes} processes, for its share of the batch"
+    if plan.parallel.context > 1:
+        share += ", counted with whole clips, of which parallel.context leaves it a part"
     if not plan.parallel.shards(processes):
         return f"{share}, each with whole networks"
     assert plan.precision != "auto"

@@ -46,13 +46,14 @@ def follow_stages(
     join_processes(cpu)
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
+    warnings.filterwarnings("ignore", ".*all_gather_tensor. is deprecated", FutureWarning)  # which diffusers calls
     with current_ranks() as ranks:
         plan, precision_line = settle_for_all(plan, ranks)
         if precision_line is not None:
             screen.say(precision_line)
         accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.precision == "bfloat16" else "no")
         for stage in plan.stages:
-            stage.share(accelerator.num_processes)
+            stage.share(plan.parallel.groups(accelerator.num_processes))
         check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)

@@ -59,6 +59,9 @@ def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
     from fewstep.eval.metrics.shapes import ShapesJudgement, check_world, held_out_prompts
 
     check_world(teacher)
+    num_groups = plan.parallel.groups(ranks.count)
+    group, place = divmod(ranks.rank, ranks.count // num_groups)
+    speaks = place == 0  # of the processes that make a clip together
     prompts = held_out_prompts(_JUDGED, plan.seed)
     conditions = teacher.conditions(prompts)
 
@@ -66,12 +69,12 @@ def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
     def prompt_accuracy(network: nn.Module, contract: SamplingContract) -> float:
         student, judgement, right = Student(teacher, network, contract), ShapesJudgement(), ranks.tally()
         batches = range(0, _JUDGED, _BATCH)
-        for n in range(ranks.rank, len(batches) + -len(batches) % ranks.count, ranks.count):
+        for n in range(group, len(batches) + -len(batches) % num_groups, num_groups):
             start = batches[n % len(batches)]  # a sharded network must be asked by all processes as often
             part = slice(start, start + _BATCH)
             noise = teacher.noise(range(start, start + _BATCH), teacher.latent_shape(*contract.size))
             latents = student.sample(noise, conditions[part])
-            if n < len(batches):
+            if n < len(batches) and speaks:
                 judgement.update(teacher.decode(latents), prompts[part])
         right.add(judgement.num_right)
         ranks.wait()

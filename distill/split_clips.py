@@ -1,0 +1,81 @@
+"""One clip over several processes: each computes a part of its tokens (Ulysses, arXiv 2309.14509), by diffusers' plans.
+
+Every process of a group takes the same clips. Each network is asked by all of them at once, and gives the whole
+prediction to each. Gradients of a process are those through its own tokens: their sum over the group is the clip's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.experts import every_network
+from fewstep.teacher.source import size_said
+
+
+def check_split(teacher: Teacher, context: int, sizes: Iterable[VideoSize], others: Iterable[str]) -> None:
+    """Raises ValueError where this teacher's clips of these sizes cannot be split over `context` processes; `others`:
+    stages that are more than regression."""
+    if names := ", ".join(others):
+        raise ValueError(
+            f"parallel.context is {context}, and {names} reads features of whole clips, of which each process has a "
+            "part: set parallel.context=1, or train these stages in a run of their own"
+        )
+    for network in every_network(teacher.denoiser):
+        kind, heads = type(network).__name__, getattr(network.config, "num_attention_heads", None)
+        if getattr(network, "_cp_plan", None) is None:
+            raise ValueError(
+                f"parallel.context is {context}, and diffusers has no plan to split clips of {kind}: set "
+                "parallel.context=1"
+            )
+        if isinstance(heads, int) and heads % context:
+            raise ValueError(
+                f"parallel.context is {context}, and {kind} has {heads} attention heads, which are shared out equally: "
+                f"use one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
+            )
+        for size in sizes:
+            if (num_tokens := _num_tokens(network, teacher.latent_shape(*size))) % context:
+                raise ValueError(
+                    f"parallel.context is {context}, and a clip of {size_said(size)} has {num_tokens} tokens, which "
+                    "are shared out equally: use another size or context"
+                )
+
+
+def _num_tokens(network: Any, latent_shape: tuple[int, ...]) -> int:
+    """Of a clip, in patches as diffusers' video transformers name them: (frames, height, width), or of a side."""
+    patch, frames = network.config.patch_size, getattr(network.config, "patch_size_t", None) or 1
+    sides = (frames, patch, patch) if isinstance(patch, int) else tuple(patch)
+    return math.prod(-(-length // side) for length, side in zip(latent_shape[1:], sides, strict=True))
+
+
+def split_clips(network: nn.Module, context: int, device: str, num_processes: int) -> None:
+    """From now on the network computes each clip with `context` neighbouring processes; every process calls it."""
+    from diffusers import ContextParallelConfig
+    from torch.distributed.device_mesh import init_device_mesh
+
+    names = ("group", "ring", "ulysses")
+    mesh = init_device_mesh(device, (num_processes // context, 1, context), mesh_dim_names=names)
+    split: Any = network
+    with _on_any_device():
+        split.enable_parallelism(config=ContextParallelConfig(ulysses_degree=context, mesh=mesh["ring", "ulysses"]))
+
+
+@contextmanager
+def _on_any_device() -> Iterator[None]:
+    """diffusers numbers a process's accelerator, of which a CPU has none, and calls this experimental each time."""
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    level, count = logger.level, max(1, torch.accelerator.device_count())
+    logger.setLevel(logging.ERROR)
+    try:
+        with patch("torch.accelerator.device_count", lambda: count):
+            yield
+    finally:
+        logger.setLevel(level)

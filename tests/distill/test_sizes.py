@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from fewstep.distill.batches import Batches
-from fewstep.distill.gradients import average_gradients
+from fewstep.distill.gradients import AveragedGradients
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 
@@ -43,10 +43,11 @@ accelerator, (teacher, data, out) = Accelerator(cpu=True), map(Path, sys.argv[1:
 rank = accelerator.process_index
 batches = Batches(data, load_teacher(teacher, device="cpu"), 0, 0, rank, accelerator.num_processes)
 parameter, seen = torch.nn.Parameter(torch.zeros(1)), []
+averaged = AveragedGradients(accelerator, [parameter])
 for position in range(12):
     x0 = batches.batch(position, 2, 0.0).x0
     (parameter * x0.mean()).sum().backward()
-    average_gradients(accelerator, [parameter])
+    averaged.finish()
     seen.append([list(x0.shape), x0.double().sum(dim=(1, 2, 3, 4)).tolist(), float(parameter.grad)])
     parameter.grad = None
 (out / f"{rank}.json").write_text(json.dumps([torch.distributed.get_backend(), seen]))

@@ -45,9 +45,8 @@ def in_blocks(parameter: Tensor) -> bool:
     if not is_shard(parameter):
         return True
     sharded: Any = parameter
-    return (
-        len(torch.empty(len(parameter), device="meta").chunk(sharded.device_mesh.size())) == sharded.device_mesh.size()
-    )
+    num_processes = sharded.device_mesh.size()
+    return len(torch.empty(len(parameter), device="meta").chunk(num_processes)) == num_processes
 
 
 def plain_moment(moment: Tensor) -> Tensor | Mapping[str, Tensor]:

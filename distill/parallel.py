@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
-from fewstep.distill.split_clips import split_clips
+from fewstep.distill.split_clips import groups_mesh, split_clips
 from fewstep.student.few_bit_layers import into_rows
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import shared_copy
@@ -51,7 +51,6 @@ class Parallel(Settings):
     """Whole in each process, or sharded over all of them: less memory, more traffic."""
     offload: Literal["none", "cpu"] = "none"
     """Where sharded weights and optimizers are while nobody asks them: cpu is slower, and takes still less of a GPU."""
-
     context: Annotated[int, Field(ge=1, le=64)] = 1
     """Neighbouring processes that compute a clip together, each a part of its tokens: fewer activations in each."""
 
@@ -120,7 +119,7 @@ class Layout:
                 return network
             own = shared_copy(network)
             if self.context > 1:
-                split_clips(own, self.context, self._accelerator.device.type, self._accelerator.num_processes)
+                split_clips(own, self._group_mesh)
             if not self.shards:
                 remember_place(own, network, place)
                 return own
@@ -147,6 +146,10 @@ class Layout:
         offload = CPUOffloadPolicy(pin_memory=on_gpu) if self._settings.offload == "cpu" else OffloadPolicy()
         # the root as well: else it keeps weights that the EMA has replaced meanwhile
         fully_shard(module, mesh=self._mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offload)
+
+    @cached_property
+    def _group_mesh(self) -> Any:
+        return groups_mesh(self._accelerator.device.type, self.num_groups, self.context)
 
     @cached_property
     def _mesh(self) -> Any:

@@ -20,6 +20,8 @@ from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.experts import every_network
 from fewstep.teacher.source import size_said
 
+_DIMENSIONS = ("ring", "ulysses")  # as diffusers names them
+
 
 def check_split(teacher: Teacher, context: int, sizes: Iterable[VideoSize], others: Iterable[str]) -> None:
     """Raises ValueError where this teacher's clips of these sizes cannot be split over `context` processes; `others`:
@@ -56,16 +58,20 @@ def _num_tokens(network: Any, latent_shape: tuple[int, ...]) -> int:
     return math.prod(-(-length // side) for length, side in zip(latent_shape[1:], sides, strict=True))
 
 
-def split_clips(network: nn.Module, context: int, device: str, num_processes: int) -> None:
-    """From now on the network computes each clip with `context` neighbouring processes; every process calls it."""
-    from diffusers import ContextParallelConfig
+def groups_mesh(device: str, num_groups: int, context: int) -> Any:
+    """The mesh of this process's group of `context` neighbours, of which there are `num_groups`; all call it."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    names = ("group", "ring", "ulysses")
-    mesh = init_device_mesh(device, (num_processes // context, 1, context), mesh_dim_names=names)
+    return init_device_mesh(device, (num_groups, 1, context), mesh_dim_names=("group", *_DIMENSIONS))[_DIMENSIONS]
+
+
+def split_clips(network: nn.Module, mesh: Any) -> None:
+    """From now on the network computes each clip with the other processes of its group."""
+    from diffusers import ContextParallelConfig
+
     split: Any = network
     with _on_any_device():
-        split.enable_parallelism(config=ContextParallelConfig(ulysses_degree=context, mesh=mesh["ring", "ulysses"]))
+        split.enable_parallelism(config=ContextParallelConfig(ulysses_degree=mesh.size(), mesh=mesh))
 
 
 @contextmanager

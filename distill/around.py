@@ -29,7 +29,7 @@ def around(owner: object, name: str, wrap: Callable[[Method], Method]) -> Iterat
             setattr(owner, name, before)
 
 
-def asked_as(trainer: Trainer) -> Callable[[nn.Module | None], str]:
+def role_lookup(trainer: Trainer) -> Callable[[nn.Module | None], str]:
     """In which role a network is asked through `Teacher.denoise`: as the student, as what the objective trains besides
     it, by its name, else as the supervisor."""
     trained = {id(part): name for name, module in trainer.modules.items() for part in module.modules()}

@@ -125,24 +125,24 @@ class BasesBatches:
     def batch(self, position: int, size: int, progress: float) -> Batch:
         """`size` clips of one base model, on the teacher's device."""
         base = self._base(position)
-        return _said_of(base, self._of_bases[base].batch(position, size, progress))
+        return _of_base_model(base, self._of_bases[base].batch(position, size, progress))
 
     def of_each_size(self, position: int, size: int) -> list[Batch]:
         """A batch of every size of clips, all of one base model, at the beginning of the stage."""
         base = self._base(position)
-        return [_said_of(base, batch) for batch in self._of_bases[base].of_each_size(position, size)]
+        return [_of_base_model(base, batch) for batch in self._of_bases[base].of_each_size(position, size)]
 
     def _base(self, position: int) -> int:
         order = np.random.default_rng([*self._key, position, _BASES]).permutation(len(self._of_bases))
         return int(order[self._rank % len(order)])
 
 
-def _said_of(base: int, batch: Batch) -> Batch:
+def _of_base_model(base: int, batch: Batch) -> Batch:
     """The batch, which says that it is of this base model."""
     numbers = torch.full((len(batch.x0),), base, device=batch.x0.device)
 
-    def said(conditions: Conditions) -> Conditions:
+    def with_base(conditions: Conditions) -> Conditions:
         return replace(conditions, shared={**conditions.shared, BASE_INDEX: numbers[: len(conditions)]})
 
-    before = None if batch.before is None else said(batch.before)
-    return replace(batch, conditions=said(batch.conditions), before=before)
+    before = None if batch.before is None else with_base(batch.before)
+    return replace(batch, conditions=with_base(batch.conditions), before=before)

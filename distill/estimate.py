@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.objectives.base import STUDENT
-from fewstep.distill.objectives.objective_settings import Held
+from fewstep.distill.objectives.objective_settings import HeldParameters
 from fewstep.distill.optimizers import MOMENT_BYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
@@ -116,7 +116,7 @@ def stage_memory(
     index: int,
     num_parameters: int,
     num_adapters: int = 0,
-    held: Mapping[str, Held] | None = None,
+    held: Mapping[str, HeldParameters] | None = None,
     frozen: Precision = "float32",
     num_experts: int = 1,
     num_trained: int | None = None,
@@ -136,15 +136,18 @@ def stage_memory(
     own_base = start is not None and not recipe.keeps_adapters(start)  # adapters on weights that are not the teacher's
     learning = num_parameters if num_trained is None else num_trained
     teacher = _frozen("teacher" if num_experts == 1 else f"teacher, {num_experts} experts", num_parameters, frozen)
+    # the teacher, whose block layers the recipe may have rounded to few bits
     few = BYTES[frozen] if recipe.student.base is None else BASE_BYTES[recipe.student.base]
     shares = [replace(teacher, weights=teacher.weights - num_few_bits * (BYTES[frozen] - few) / GIB)]
     averaged, moments = recipe.average_of(index) == "device", MOMENT_BYTES[recipe.optimizer]
+    # the student: adapters, perhaps on weights of an earlier stage, or the whole trained network
     if lora and own_base:
         shares.append(_frozen("student's base", learning))
     shares.append(_trained("student", num_adapters if lora else learning, averaged, moments))
     if own_base and learning < num_parameters and not is_part:
         shares.append(_frozen("student's other expert", num_parameters - learning, frozen))
 
+    # the supervisor, where it is neither the teacher nor the student's own base
     supervisor = recipe.teacher_of(index)
     if supervisor is not None:
         if recipe.keeps_adapters(supervisor):
@@ -152,6 +155,7 @@ def stage_memory(
         elif not (lora and supervisor == start):  # else it is the student's base
             shares.append(_frozen("supervisor", learning if is_part else num_parameters, frozen))
 
+    # what the objective trains besides, such as a discriminator: it has moments, and no EMA
     for name, own in (held or {}).items():
         trained, still = _trained(name, own.trained, False, moments), _frozen(name, own.frozen)
         shares.append(replace(trained, weights=trained.weights + still.weights))

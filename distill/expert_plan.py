@@ -38,26 +38,28 @@ def expert_plan(stage: Stage, teacher: Teacher) -> ExpertPlan:
                 "leave expert out"
             )
         return ExpertPlan(None, stage.starts)
+    # who is asked at the student's nodes
     nodes = teacher.schedule.grid(stage.student_steps)[:-1]
     with_nodes = tuple(dict.fromkeys(experts.names_at(nodes)))
     trained = with_nodes if stage.expert is None else (stage.expert,)
     if not set(trained) <= set(with_nodes):
         raise ValueError(
             f"stage {stage.name} trains the {stage.expert} expert, which has none of its {stage.student_steps} nodes: "
-            f"of the times {whose(experts, nodes)}; take more steps, or train the other one"
+            f"of the times {nodes_by_expert(experts, nodes)}; take more steps, or train the other one"
         )
+    # and which starts fall on the trained experts' side of the boundary
     starts = stage.starts or tuple(1 - i / stage.student_steps for i in range(stage.student_steps))
     times = shift_time(torch.tensor(starts, dtype=torch.float64), teacher.schedule.shift)
     own = [start for start, name in zip(starts, experts.names_at(times), strict=True) if name in trained]
     if not own:
         raise ValueError(
             f"stage {stage.name} trains the {' and '.join(trained)} expert, to which none of its starts belongs: "
-            f"of the times {whose(experts, times)}; leave starts out, or add one of its own"
+            f"of the times {nodes_by_expert(experts, times)}; leave starts out, or add one of its own"
         )
     return ExpertPlan(trained, stage.starts if len(own) == len(starts) else tuple(own))
 
 
-def whose(experts: Experts, times: Tensor) -> str:
+def nodes_by_expert(experts: Experts, times: Tensor) -> str:
     """To whom times (n,) belong, in words."""
     named = list(zip(times.tolist(), experts.names_at(times), strict=True))
     of = {name: ", ".join(f"{time:.4g}" for time, owner in named if owner == name) or "none" for name in (HIGH, LOW)}

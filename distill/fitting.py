@@ -20,6 +20,7 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     processes, change seconds alone; 8-bit moments change what is learned a little, LoRA more, and then its
     frozen weights may be 8-bit, or 4-bit.
     """
+    # first what changes seconds alone
     start: Changed = ([], recipe)
     clips = recipe.stages[index].share(recipe.parallel.groups(num_processes))
     divided = _one_by_one(start, index) if clips > 1 else start
@@ -36,8 +37,9 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     exact = lightest  # it learns the same, but for the order of sums
     if num_processes > 1:
         yield from _sharded(exact)
+    # then what changes the steps: moments of 8 bits, LoRA in place of full training, a rounded base
     few_bits = _with(lightest, "optimizer", "adamw8bit")
-    if not has_few_bits(recipe.optimizer) and not few_bits[1].mistakes_of_few_bits():
+    if not has_few_bits(recipe.optimizer) and not few_bits[1].few_bit_errors():
         yield (lightest := few_bits)
         if num_processes > 1:
             yield from _sharded(lightest)
@@ -48,11 +50,11 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     bases: tuple[FewBits, ...] = ("int8", "nf4")
     for base in bases:
         few_bits = _on(lightest, base)
-        if recipe.student.base is None and not few_bits[1].mistakes_of_few_bits():
+        if recipe.student.base is None and not few_bits[1].few_bit_errors():
             yield few_bits
 
 
-def what_fits(
+def first_fitting(
     recipe: Recipe, cost: StepCost, counter: StepCounter, device_gib: float
 ) -> tuple[list[str], StepCost] | None:
     """The first remedy with which the stage of this cost fits into `device_gib`, and what it costs then.
@@ -87,11 +89,11 @@ def _sharded(changed: Changed) -> Iterator[Changed]:
     settings, recipe = changed
     if recipe.parallel.kind == "ddp":
         changed = [*settings, "parallel.kind=fsdp"], recipe.model_copy(update={"parallel": Parallel(kind="fsdp")})
-        if not changed[1].mistakes_of_few_bits():
+        if not changed[1].few_bit_errors():
             yield changed
     if changed[1].parallel.offload == "none":
         offloaded = changed[1].model_copy(update={"parallel": Parallel(kind="fsdp", offload="cpu")})
-        if not offloaded.mistakes_of_few_bits():
+        if not offloaded.few_bit_errors():
             yield [*changed[0], "parallel.offload=cpu"], offloaded
 
 

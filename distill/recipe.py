@@ -33,10 +33,10 @@ from fewstep.distill.settings import (
 from fewstep.distill.validation_errors import error_sentences
 from fewstep.student.average import AveragePlace
 from fewstep.student.denoiser import Train
+from fewstep.teacher.denoiser_inputs import ControlScaleField
 from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limited import EmbeddedGuidance, TimeShift
-from fewstep.teacher.told import ControlScaleField
 
 __all__ = [
     "DataSettings",
@@ -112,13 +112,13 @@ class Recipe(DataRecipe):
     def _relay_holds(self) -> Recipe:
         if not self.stages:
             raise ValueError("stages is empty: a relay has at least one")
-        wrong = [*self._mistakes_of_bases(), *self.mistakes_of_few_bits()]
+        wrong = [*self._base_model_errors(), *self.few_bit_errors()]
         wrong += [sentence for index in range(len(self.stages)) for sentence in self._mistakes(index)]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
 
-    def _mistakes_of_bases(self) -> list[str]:
+    def _base_model_errors(self) -> list[str]:
         """What further base models do not go together with."""
         wrong = []
         if self.bases and self.student.only is None:
@@ -129,7 +129,7 @@ class Recipe(DataRecipe):
             wrong.append("bases: a base model is named twice, or is the teacher: name each once")
         return wrong
 
-    def mistakes_of_few_bits(self) -> list[str]:
+    def few_bit_errors(self) -> list[str]:
         """What weights or moments of few bits do not go together with."""
         wrong, base = list[str](), self.student.base
         if has_few_bits(self.optimizer) and self.parallel.kind == "fsdp" and self.parallel.offload == "cpu":
@@ -225,6 +225,7 @@ class Recipe(DataRecipe):
         stage, earlier, place = self.stages[index], self.stages[:index], f"stages.{index}"
         names = [other.name for other in earlier]
         wrong = []
+        # names: each stage has its own, and refers to earlier ones only
         if stage.name in names:
             wrong.append(
                 f"{place}.name: {stage.name} is the name of stages.{names.index(stage.name)} too; choose another"
@@ -234,6 +235,7 @@ class Recipe(DataRecipe):
                 allowed = " or ".join((BASE_TEACHER, *names))
                 return [*wrong, f"{place}.{setting}: {named} is not an earlier stage; use {allowed}"]
         supervisor, start = self.teacher_of(index), self.start_of(index)
+        # a stage that learns from the teacher: guidance that is already distilled must not be unlearned
         if supervisor is None:
             inside = Guidance() if start is None else self.guidance_in(start)
             if inside.guides and not stage.guidance.guides:
@@ -243,6 +245,7 @@ class Recipe(DataRecipe):
                 )
             return wrong
         taught = self.stages[supervisor]
+        # a stage that learns from a student, which knows its own nodes only
         if taught.student_steps != stage.teacher_steps:
             wrong.append(
                 f"{place}.teacher: {taught.name} takes {taught.student_steps} steps, not {stage.teacher_steps}; set "
@@ -258,6 +261,7 @@ class Recipe(DataRecipe):
                     f"at other nodes: start at {_nodes(taught.student_steps)}, name a teacher that has these nodes, or "
                     f"`teacher: {BASE_TEACHER}`"
                 )
+        # and whose guidance is distilled: guiding it again would guide twice
         if stage.guidance.guides:
             wrong.append(
                 f"{place}.guidance is {stage.guidance}, but its teacher {taught.name} is a student with guidance "

@@ -41,7 +41,7 @@ from fewstep.teacher.limited import (
     Weight,
 )
 from fewstep.teacher.schedule import substeps_per_step
-from fewstep.teacher.source import VideoSize, check_sizes, size_said
+from fewstep.teacher.source import VideoSize, check_sizes, size_text
 
 BASE_TEACHER = "base"  # the base teacher, among the names of stages
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a signed 64-bit number, as Parquet stores it
@@ -73,7 +73,7 @@ class Size(Settings):
     """Pixels."""
 
     def __str__(self) -> str:
-        return size_said(self.plain)
+        return size_text(self.plain)
 
     @property
     def plain(self) -> VideoSize:

@@ -13,7 +13,7 @@ from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.dataset.buckets import datasets_in
 from fewstep.teacher.dataset.manifest import read_manifest
-from fewstep.teacher.source import size_said
+from fewstep.teacher.source import size_text
 from fewstep.teacher.videos.shape import long_enough, seconds_of, video_shape
 
 
@@ -56,7 +56,7 @@ def check_possible(teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
             raise ValueError(f"the size of clips is {tuple(size)}, frames, height and width: {error}") from error
     shifts = [teacher.schedule_for(size).shift for size in sizes]
     if len(set(shifts)) > 1:
-        listed = ", ".join(f"{shift:g} for {size_said(size)}" for size, shift in zip(sizes, shifts, strict=True))
+        listed = ", ".join(f"{shift:g} for {size_text(size)}" for size, shift in zip(sizes, shifts, strict=True))
         raise ValueError(
             f"the teacher's shift follows the size of the clips ({listed}), and a student has the same nodes at every "
             "size: set one `shift` for all of them, or name one size"
@@ -87,7 +87,7 @@ def check_long_enough(settings: VideoData, sizes: Sequence[VideoSize], fps: floa
     if shapes and not any(long_enough(shape, shortest, fps) for shape in shapes):
         raise ValueError(
             f"none of the {len(shapes)} videos in {settings.folder} is longer than {seconds_of(shortest, fps):.2f} s, "
-            f"as clips of the shortest size, {size_said(shortest)}, must be at {fps:g} frames per second: name shorter "
+            f"as clips of the shortest size, {size_text(shortest)}, must be at {fps:g} frames per second: name shorter "
             "sizes, or a folder of longer videos"
         )
 
@@ -98,7 +98,7 @@ def check_batches(recipe: Recipe, clips: Mapping[VideoSize, int]) -> None:
     for size, count in clips.items():
         if count < stage.batch:
             raise ValueError(
-                f"the size {size_said(size)} gets {count or 'no'} clip{'s' * (count != 1)}, and stage {stage.name} "
+                f"the size {size_text(size)} gets {count or 'no'} clip{'s' * (count != 1)}, and stage {stage.name} "
                 f"takes batches of {stage.batch} of one size: leave this size out, add data that fits it"
                 f"{', or set a smaller `batch`' * (count > 0)}"
             )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep.distill.around import Method, around, asked_as
+from fewstep.distill.around import Method, around, role_lookup
 from fewstep.distill.calls import Calls
 from fewstep.distill.objectives.base import STUDENT, TimedMethod
 from fewstep.distill.optimizer_group import OptimizerGroup
@@ -84,7 +84,7 @@ class StepCalls:
     # --- counting
 
     def _denoise(self, original: Method) -> Method:
-        roles, role = self._trainer.roles, asked_as(self._trainer)
+        roles, role = self._trainer.roles, role_lookup(self._trainer)
         trained = {name: player.parameters for name, player in self._trainer.players.items()}
 
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:

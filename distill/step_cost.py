@@ -100,6 +100,7 @@ class StepCounter:
                 MetaMemory(every_network(self._teacher.denoiser)) as memory,
                 AsOnDevice(),
             ):
+                # the run's own trainer and networks, on the device meta: shapes without numbers
                 layout = PaperLayout(recipe.parallel, self.num_processes, self._teacher, memory) if shards else None
                 trainer = untrained_trainer(
                     less, index, self._teacher, self._conditions, self._size, accelerator, 2,
@@ -108,12 +109,14 @@ class StepCounter:
                 if recipe.gradient_checkpointing:
                     for network in (*every_network(trainer.roles.student), *every_network(trainer.roles.backbone)):
                         network.enable_gradient_checkpointing(checkpointed)
+                # gradients and Adam's moments exist between steps, so they are made before counting begins
                 for player in trainer.players.values():
                     for parameter in player.parameters:
                         parameter.grad = torch.zeros_like(parameter)
                     player.move(0.0)  # makes the moments
                 if layout is not None:
                     layout.settle(trainer)
+                # one step, of which the peak and the FLOPs are counted
                 held = memory.held
                 memory.restart()
                 trainer.one_step()

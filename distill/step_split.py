@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.distill.around import Method, around, asked_as
+from fewstep.distill.around import Method, around, role_lookup
 from fewstep.distill.calls import SUPERVISOR
 from fewstep.distill.objectives.base import STUDENT
 from fewstep.distill.trainer import Trainer
@@ -124,7 +124,7 @@ class StepSplit:
         return loss
 
     def _denoise(self, original: Method) -> Method:
-        role = asked_as(self._trainer)
+        role = role_lookup(self._trainer)
 
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
             part = role(network)

@@ -66,14 +66,16 @@ def untrained_trainer(
     stage = recipe.stages[index]
     stage = stage.model_copy(update={"steps": max(stage.steps, num_steps + 1)})
     torch.manual_seed(recipe.seed + index)
+    # as a run prepares the stage, but from the teacher's weights, with nothing read from disk
     roles = stage_roles(recipe, index, teacher, None, None)
-    predictions, taught_by = planned_predictions(recipe, teacher.schedule.prediction), recipe.teacher_of(index)
+    predictions, supervising_stage = planned_predictions(recipe, teacher.schedule.prediction), recipe.teacher_of(index)
     record_prediction(roles.student, predictions[index])
     roles.supervisor = _supervisor(recipe, index, roles)
-    if taught_by is not None and roles.supervisor is not roles.backbone:
-        record_prediction(roles.supervisor, predictions[taught_by])
+    if supervising_stage is not None and roles.supervisor is not roles.backbone:
+        record_prediction(roles.supervisor, predictions[supervising_stage])
     if place is not None:
         roles.place(place, gathered)
+    # clips are noise: their values change neither time nor memory
     supervision = stage_supervision(stage, teacher)
     batches = NoiseBatches(teacher, size, conditions)
     objective = stage.objective.build(supervision, roles, gauged_batches(batches, stage)[0])
@@ -91,12 +93,12 @@ def untrained_trainer(
 
 def _supervisor(recipe: Recipe, index: int, roles: Roles) -> nn.Module:
     """A network such as the recipe's supervisor will be: the teacher, adapters on it, or a copy."""
-    taught_by, train = recipe.teacher_of(index), recipe.train_of(index)
-    if taught_by is None or (
-        train == "lora" and taught_by == recipe.start_of(index) and not recipe.keeps_adapters(taught_by)
+    supervising_stage, train = recipe.teacher_of(index), recipe.train_of(index)
+    if supervising_stage is None or (
+        train == "lora" and supervising_stage == recipe.start_of(index) and not recipe.keeps_adapters(supervising_stage)
     ):  # the latter: it is the student's base
         return roles.backbone
-    if not recipe.keeps_adapters(taught_by):
+    if not recipe.keeps_adapters(supervising_stage):
         return deepcopy(roles.backbone).requires_grad_(False)
     network, lora = shared_copy(roles.backbone), recipe.student.lora
     add_adapter(network, STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets)

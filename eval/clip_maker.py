@@ -45,7 +45,7 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class Work:
+class ClipWork:
     """Clips of a model that are made and measured where something of them is missing."""
 
     model: Model
@@ -76,7 +76,7 @@ class ClipMaker:
         """What is there of a model's clips."""
         return ClipStore(self.out / "parts" / name / sample.name)
 
-    def work(self, model: Model, sampler: Sampler, sample: Sample, metrics: Sequence[Metric]) -> Work:
+    def work(self, model: Model, sampler: Sampler, sample: Sample, metrics: Sequence[Metric]) -> ClipWork:
         """What is to be made, the same for all processes; batches that are there stay as they are."""
         main, rows = sample is self.main, len(sample.prompts)
         keeps_latents = main and sampler is self.teacher
@@ -88,10 +88,10 @@ class ClipMaker:
             return [(batch.start, batch.stop) for batch in missing] if kept or main else []
 
         agreed = [range(*batch) for batch in self.ranks.from_first(batches)]
-        return Work(model, sampler, sample, metrics, kept, files, agreed)
+        return ClipWork(model, sampler, sample, metrics, kept, files, agreed)
 
     @torch.no_grad()
-    def make(self, work: Work, progress: Progress) -> None:
+    def make(self, work: ClipWork, progress: Progress) -> None:
         """Makes what is missing, and returns once all processes have."""
         what, total, done = f"{work.model.name}, {work.sample.name}", len(work.sample.prompts), self.ranks.tally()
         store = self.store(work.model.name, work.sample)
@@ -107,14 +107,14 @@ class ClipMaker:
 
         wait_until_seen(is_seen, self.out, self.ranks)
 
-    def _make(self, work: Work, store: ClipStore, rows: range) -> None:
+    def _make(self, work: ClipWork, store: ClipStore, rows: range) -> None:
         missing = [metric for metric in work.metrics if metric.name not in store.names(rows)]
         clips = self._clips(work, store, rows, any(metric.paired for metric in missing))
         _write(work.files[rows.start : rows.stop], clips, self.fps)
         latents = {_LATENTS: clips.latents} if _LATENTS in work.kept else {}
         store.add(rows, latents | {metric.name: metric.measure(clips) for metric in missing})
 
-    def _clips(self, work: Work, store: ClipStore, rows: range, paired: bool) -> Clips:
+    def _clips(self, work: ClipWork, store: ClipStore, rows: range, paired: bool) -> Clips:
         sampler, (prompts, seeds) = work.sampler, work.sample.batch(rows)
         if _LATENTS in store.names(rows):
             latents = store.read(_LATENTS, rows).to(sampler.teacher.device)
@@ -127,7 +127,7 @@ class ClipMaker:
         return Clips.of(sampler.decode(latents), latents, prompts, teacher)
 
 
-def _is_there(work: Work, store: ClipStore, rows: range) -> bool:
+def _is_there(work: ClipWork, store: ClipStore, rows: range) -> bool:
     """Whether nothing is missing of these rows' clips."""
     return work.kept <= store.names(rows) and all(file.exists() for file in work.files[rows.start : rows.stop])
 

@@ -14,7 +14,7 @@ from fewstep.eval.evaluation_file import EvaluationFile, EvaluationRow
 from fewstep.eval.metrics.clips import Figures, Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.shapes import Progress
-from fewstep.eval.models import Model, claim, decoder_said, links_said
+from fewstep.eval.models import Model, chain_facts, claim, decoder_facts
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.ranks import ALONE, Ranks
@@ -63,11 +63,13 @@ class Evaluation:
         if self._ranks.first:
             claim(claim_file(self._out, model), model, sampler, self._file.protocol["seed"])
         metrics = [metric for metric in self._metrics if not metric.paired or metric.paired in self._pairs(sampler)]
+        # one clip per prompt for most metrics, several of some prompts for diversity
         works = [
             self._maker.work(model, sampler, sample, [m for m in metrics if m.seeds == sample.seeds])
             for sample in (self._samples.main, self._samples.diverse)
         ]
         is_teacher, real = sampler is self._teacher, Figures()
+        # the teacher is sampled once more from other noise: how far from itself is the floor of distances to it
         if is_teacher:
             works.append(self._maker.work(model, sampler, self._samples.other, self._to_other_clips))
             if self._ranks.first:
@@ -85,7 +87,7 @@ class Evaluation:
                 metric.reference = self._maker.store(model.name, self._samples.other).read(metric.name)
         row = self._row(model, sampler, metrics)
         self._file.put(row)
-        self._hold_against_others(row, sampler, metrics)
+        self._compare_with_others(row, sampler, metrics)
         if is_teacher:
             self._floors |= {name: figure["value"] for name, figure in row["metrics"].items() if self._to_teacher(name)}
         if real:
@@ -95,6 +97,7 @@ class Evaluation:
         figures: Figures = {}
         for metric in metrics:
             sample = self._samples.main if metric.seeds == 1 else self._samples.diverse
+            # paired figures come with the clips; others get the teacher's on the same prompts to compare with
             alone = sampler is self._teacher or metric.paired
             beside = None if alone else self._maker.store(self._model.name, sample).read(metric.name)
             figures |= metric.figures(self._maker.store(model.name, sample).read(metric.name), beside)
@@ -108,14 +111,14 @@ class Evaluation:
             "steps": sampler.steps,
             "evaluations": sampler.evaluations,
             "guidance": sampler.guidance.plain(),
-            **links_said(sampler),
-            **decoder_said(sampler),
+            **chain_facts(sampler),
+            **decoder_facts(sampler),
             "videos": f"videos/{model.name}",
             "metrics": figures,
             "warnings": alarms(figures),
         }
 
-    def _hold_against_others(self, row: EvaluationRow, sampler: Sampler, metrics: Sequence[Metric]) -> None:
+    def _compare_with_others(self, row: EvaluationRow, sampler: Sampler, metrics: Sequence[Metric]) -> None:
         """A student's figures less those of the teacher, and of each earlier student of the same step count."""
         sample, alike = self._samples.main, self._pairs(sampler)
         for other in itertools.takewhile(lambda earlier: earlier["model"] != row["model"], self._file.rows):

@@ -90,7 +90,9 @@ def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> 
     size = clip_size(contract.sizes, options.num_frames, options.height, options.width)._asdict()
     shift = contract.shift if options.shift is None else options.shift
     negative = options.negative_prompt or contract.negative_prompt
-    return replace(options, guidance=guidance, shift=shift, negative_prompt=negative, taught=contract.told, **size)
+    return replace(
+        options, guidance=guidance, shift=shift, negative_prompt=negative, taught=contract.denoiser_inputs, **size
+    )
 
 
 def open_model(
@@ -148,7 +150,7 @@ def sampling_options_of_members(model: Model, options: SamplingOptions) -> list[
     ]
 
 
-def links_said(sampler: Sampler) -> dict[str, Any]:
+def chain_facts(sampler: Sampler) -> dict[str, Any]:
     """What a row or a protocol says of a chain's members, of those before the last as well; nothing of other models."""
     if sampler.before is None:
         return {}
@@ -158,7 +160,7 @@ def links_said(sampler: Sampler) -> dict[str, Any]:
     return {"chain": links}
 
 
-def decoder_said(sampler: Sampler) -> dict[str, str]:
+def decoder_facts(sampler: Sampler) -> dict[str, str]:
     """What a row says of the decoder of its model, its folder; nothing where it is the teacher's own."""
     return {} if sampler.decoder is None else {"decoder": str(sampler.decoder.config["_name_or_path"])}
 
@@ -221,7 +223,7 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
         "times": sampler.grid.tolist(),
         "guidance": sampler.guidance.plain(),
         "negative_prompt": sampler.negative_prompt,
-        **sampler.told,
+        **sampler.denoiser_inputs,
     }
     if sampler.contract is not None:
         path = Path(model.source)

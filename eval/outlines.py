@@ -45,6 +45,7 @@ def outline_models(models: Sequence[Model], options: SamplingOptions, same_size:
                 raise ValueError(f"{RESERVED} is the name of real clips: call the model otherwise, NAME={model.source}")
             if model.decoder is not None:
                 find_decoder(Path(model.decoder))
+            # opened without weights, at a size that its pipeline can make
             sampler, outline, whole = _outline(model, options, shared)
             sampler.teacher.latent_shape(*sampler.size)
         except (ValueError, OSError) as error:

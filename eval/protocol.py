@@ -16,7 +16,7 @@ from fewstep.eval.choose_metrics import DIVERSITY_SEEDS, judge_reads
 from fewstep.eval.clip_maker import Sample, SampleSettings
 from fewstep.eval.metrics.clips import Metric
 from fewstep.eval.metrics.shapes import held_out_prompts
-from fewstep.eval.models import links_said
+from fewstep.eval.models import chain_facts
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.given import given_names, identity_of
@@ -72,8 +72,8 @@ def protocol_of(
         "teacher_steps": teacher.steps,
         "teacher_sha256": teacher.teacher.sha256(),
         "guidance": teacher.guidance.plain(),
-        **teacher.told,
-        **links_said(teacher),
+        **teacher.denoiser_inputs,
+        **chain_facts(teacher),
         "negative_prompt": teacher.negative_prompt,
         "frames": teacher.size.num_frames,
         "height": teacher.size.height,

@@ -27,7 +27,7 @@ def write_tables(path: Path, command: str, rows: Sequence[TableRow], columns: Ma
     """`write_results`, and beside it the columns that have a figure as a table for a README."""
     write_results(path, command, rows)
     with whole_file(path.with_suffix(".md")) as part:
-        part.write_text(markdown_table(rows, told_columns(rows, columns)))
+        part.write_text(markdown_table(rows, filled_columns(rows, columns)))
 
 
 def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -126,7 +126,7 @@ def markdown_table(rows: Sequence[TableRow], columns: Mapping[str, str]) -> str:
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def told_columns(rows: Sequence[TableRow], columns: Mapping[str, str]) -> dict[str, str]:
+def filled_columns(rows: Sequence[TableRow], columns: Mapping[str, str]) -> dict[str, str]:
     """Those of the columns that have a figure in some row."""
     return {key: heading for key, heading in columns.items() if any(_cell(row, key) for row in rows)}
 

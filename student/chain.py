@@ -43,7 +43,7 @@ class ChainMember:
 
 
 @dataclass(frozen=True)
-class Before:
+class PreviousSampler:
     """The sampler whose clips another one, of clips of `num_frames`, continues from, and which part of them it gets."""
 
     sampler: Sampler
@@ -89,7 +89,7 @@ def chained(samplers: Sequence[Sampler], frames: Sequence[Mapping[str, str]]) ->
     whole = samplers[0]
     for sampler, seen in zip(samplers[1:], frames, strict=True):
         check_chain_sizes(sampler.name, sampler.size, whole.name, whole.size, seen)
-        whole = replace(sampler, before=Before(whole, seen, sampler.size.num_frames))
+        whole = replace(sampler, before=PreviousSampler(whole, seen, sampler.size.num_frames))
     return whole
 
 

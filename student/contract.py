@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationEr
 from torch import Tensor, nn
 
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.denoiser_inputs import ControlScale, ControlScaleField, one_scale
 from fewstep.teacher.experts import Experts
 from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.given import in_order
@@ -21,14 +22,13 @@ from fewstep.teacher.limited import EmbeddedGuidance, FrameRate, SamplingSteps
 from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS
 from fewstep.teacher.predictions import record_prediction
 from fewstep.teacher.schedule import Prediction, ScheduleKind
-from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes, check_sizes, size_said
-from fewstep.teacher.told import ControlScale, ControlScaleField, one_scale
+from fewstep.teacher.source import EMBEDDED, Sizes, as_sizes, check_sizes, size_text
 
 CONTRACT_FILE = "contract.json"
 _N = TypeVar("_N", bound=nn.Module)
 CONTRACT_VERSION = 5
-UNNAMED = "ORG/BASE-MODEL"  # stands in exports for a teacher that lies in a folder: its path is not told
-_SINCE: dict[int, dict[str, Any]] = {  # what versions before did not say, and what they meant
+UNNAMED = "ORG/BASE-MODEL"  # stands in exports for a teacher that lies in a folder: its path is not kept
+_SINCE: dict[int, dict[str, Any]] = {  # version -> fields that it added, with the value that earlier files mean
     2: {"experts": (), "given": ()},
     3: {"embedded_guidance": None},
     5: {"control_scale": 1.0},
@@ -194,14 +194,14 @@ class SamplingContract(BaseModel):
         return self.teacher
 
     @property
-    def told(self) -> dict[str, Any]:
-        """Inputs of its denoiser, as arguments of `Teacher.tell`."""
+    def denoiser_inputs(self) -> dict[str, Any]:
+        """Inputs of its denoiser, as arguments of `Teacher.set_inputs`."""
         return {"embedded_guidance": self.embedded_guidance, "control_scale": self.control_scale}
 
     def prepare(self, teacher: Teacher) -> None:
-        """Tells the teacher what the student is given and told. Raises ValueError for what it does not take."""
+        """Sets the teacher to the student's inputs. Raises ValueError for those that it does not take."""
         teacher.take(self.given)
-        teacher.tell(**self.told)
+        teacher.set_inputs(**self.denoiser_inputs)
 
     def check(
         self,
@@ -229,22 +229,24 @@ class SamplingContract(BaseModel):
                 raise ValueError(f"the student was trained for {name} {_said(own)}, not {_said(value)}: {_WHY[name]}")
         if size is not None and len(self.sizes) > 1 and size not in self.sizes:
             raise ValueError(
-                f"the student was trained for sizes {self.sizes_said}, not {size_said(size)}: {_WHY['size']}"
+                f"the student was trained for sizes {self.sizes_text}, not {size_text(size)}: {_WHY['size']}"
             )
 
     @property
-    def sizes_said(self) -> str:
+    def sizes_text(self) -> str:
         """The sizes, in words."""
-        return ", ".join(map(size_said, self.sizes))
+        return ", ".join(map(size_text, self.sizes))
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Raises ValueError when the weights belong to another teacher, or its schedule has changed since."""
+        # the same weights, config and tokenizer
         if teacher.sha256() != self.teacher_sha256:
             raise ValueError(
                 f"the student's teacher was {self.teacher} ({self.teacher_sha256[:12]}…), not {teacher.folder} "
                 f"({teacher.sha256()[:12]}…): use its own teacher "
                 "(--teacher of `fewstep sample` and `fewstep export`)"
             )
+        # the same schedule; a student that was converted predicts something else on it
         schedule = teacher.schedule
         may_predict = {schedule.prediction, *(CONVERTED if schedule.prediction == "eps" else ())}
         if schedule.kind != self.kind or self.prediction not in may_predict:
@@ -258,6 +260,7 @@ class SamplingContract(BaseModel):
                 f"{teacher.folder} takes {'none' if teacher.embedded_guidance is None else 'one'}: the contract is not "
                 "this student's, restore it"
             )
+        # the same timesteps at its nodes, as the network was trained with
         fed = schedule.timestep(self.grid[:-1])
         if float((fed - torch.tensor(self.timesteps, dtype=torch.float64)).abs().max()) > 1e-3:
             raise ValueError(
@@ -269,7 +272,7 @@ class SamplingContract(BaseModel):
 
     def check_experts(self, teacher: Teacher) -> None:
         """Raises ValueError when the teacher gives the student's nodes to other experts than the contract."""
-        own, teachers = experts_said(self.experts), experts_said(_experts(teacher, self.grid, None))
+        own, teachers = experts_text(self.experts), experts_text(_experts(teacher, self.grid, None))
         if own != teachers:
             raise ValueError(
                 f"the contract gives the student's nodes to {own}, and {teacher.folder} to {teachers}: the contract is "
@@ -310,7 +313,7 @@ def _experts(teacher: Teacher, times: Tensor, trained: Collection[str] | None) -
     )
 
 
-def experts_said(experts: Sequence[ExpertNodes]) -> str:
+def experts_text(experts: Sequence[ExpertNodes]) -> str:
     """Who has which nodes, counted from 1, in words."""
     return ", ".join(f"{e.name} ({e.component}: {_counted(e.nodes)})" for e in experts) or "one network"
 

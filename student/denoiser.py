@@ -298,7 +298,7 @@ class Roles:
                         network.save(folder / name, whole)
 
 
-def the_denoiser(teacher: Teacher) -> Any:
+def single_denoiser(teacher: Teacher) -> Any:
     """The teacher's only denoiser, for what can hold but one. Raises ValueError where it has two experts."""
     if isinstance(teacher.denoiser, Experts):
         raise ValueError(

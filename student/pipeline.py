@@ -100,6 +100,7 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if other_first and args and _is_text(args[0]) and "prompt" not in kwargs:
             args, kwargs = args[1:], {"prompt": args[0], **kwargs}
+        # what the user passed, whether by position or by name
         passed = signature.bind_partial(self, *args, **kwargs).arguments
         passed |= passed.pop("kwargs", {})
         size = clip_size(contract.sizes, *(passed.get(name) for name in VideoSize._fields))
@@ -107,6 +108,7 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
             contract.check(size=size)
             _check(passed, wanted, contract, teacher)
         teacher.latent_shape(*size)
+        # the contract's arguments for this size, then the user's
         own = teacher.call_arguments(contract.model_copy(update={"sizes": (size,)}))
         return stock.__call__(**own | {name: value for name, value in passed.items() if not _of_size(name, own)})
 

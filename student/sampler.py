@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.chain import Before
+from fewstep.student.chain import PreviousSampler
 from fewstep.student.contract import SamplingContract
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.student.load_student import is_student, load_student
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.denoiser_inputs import ControlScale
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.schedule import NoiseSchedule
-from fewstep.teacher.told import ControlScale
 
 TEACHER_STEPS = 50  # by default
 
@@ -41,7 +41,7 @@ class SamplingOptions:
     given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
     embedded_guidance: float | None = None  # for a denoiser that takes its guidance as an input
     control_scale: ControlScale | None = None  # how much of a control branch is added
-    taught: Mapping[str, Any] = field(default_factory=dict)  # told to a teacher that takes it, where nothing is asked
+    taught: Mapping[str, Any] = field(default_factory=dict)  # inputs for a teacher that takes them, unless set
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Sampler:
     size: VideoSize
     fps: float
     contract: SamplingContract | None
-    before: Before | None = None
+    before: PreviousSampler | None = None
     decoder: SmallVideoDecoder | None = None
-    told: Mapping[str, Any] = field(default_factory=dict)  # what `teacher.tell` says before clips are made
+    denoiser_inputs: Mapping[str, Any] = field(default_factory=dict)  # set in the teacher before clips are made
 
     @property
     def links(self) -> tuple[Sampler, ...]:
@@ -110,7 +110,7 @@ class Sampler:
 
     def sample(self, z: Tensor, conditions: Conditions, on_step: Callable[[int], None] | None = None) -> Tensor:
         """Latents (B, C, F, h, w) from unit noise z of that shape; `on_step` gets the number of steps done."""
-        self.teacher.tell(**self.told)  # others around the same teacher may have told it something else
+        self.teacher.set_inputs(**self.denoiser_inputs)  # other samplers of the same teacher may have set others
         return rollout(self.teacher, z, conditions, self.grid, self.guidance, on_step, self.network)
 
     @torch.no_grad()
@@ -168,8 +168,8 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if options.given is not None:
         teacher.take(options.given)
-    teacher.tell(**{name: value for name, value in options.taught.items() if name in teacher.told})
-    teacher.tell(options.embedded_guidance, options.control_scale)
+    teacher.set_inputs(**{name: value for name, value in options.taught.items() if name in teacher.denoiser_inputs})
+    teacher.set_inputs(options.embedded_guidance, options.control_scale)
     usual = teacher.default_size()
     size = clip_size(() if usual is None else (usual,), options.num_frames, options.height, options.width)
     return Sampler(
@@ -182,7 +182,7 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
         size=size,
         fps=teacher.default_fps(),
         contract=None,
-        told=teacher.told,
+        denoiser_inputs=teacher.denoiser_inputs,
     )
 
 
@@ -196,11 +196,13 @@ def student_sampler(student: Student, name: str, options: SamplingOptions) -> Sa
         )
     contract.prepare(teacher)
     size = clip_size(contract.sizes, options.num_frames, options.height, options.width)
+    # asked in another way than it was trained for, it is refused
     if not options.force:
         inputs = options.embedded_guidance, options.control_scale
         contract.check(options.steps, options.shift, options.guidance, *inputs, size=size)
         check_negative(contract, options.negative_prompt)
-    teacher.tell(options.embedded_guidance, options.control_scale)
+    teacher.set_inputs(options.embedded_guidance, options.control_scale)
+    # the contract's own nodes; nodes of another step count or shift are only taken by force
     free = options.steps not in (None, contract.steps) or options.shift not in (None, contract.shift)
     schedule = _shifted(teacher.schedule, contract.shift if options.shift is None else options.shift)
     return Sampler(
@@ -213,7 +215,7 @@ def student_sampler(student: Student, name: str, options: SamplingOptions) -> Sa
         size=size,
         fps=contract.fps,
         contract=contract,
-        told=teacher.told,
+        denoiser_inputs=teacher.denoiser_inputs,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.teacher.bases import Bases
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.decoding import Decoding
+from fewstep.teacher.denoiser_inputs import DenoiserInputs
 from fewstep.teacher.divisible import Divisible
 from fewstep.teacher.experts import Experts, join_rows, parts_of
 from fewstep.teacher.exportable import Exportable
@@ -24,18 +25,17 @@ from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
 from fewstep.teacher.sharded import is_sharded, passes_of, taking_part
-from fewstep.teacher.source import VideoSize, embedded_path, said_fps
-from fewstep.teacher.source import default_size as size_said_by
+from fewstep.teacher.source import VideoSize, configured_fps, embedded_path
+from fewstep.teacher.source import default_size as configured_size
 from fewstep.teacher.tapped import outputs_of
 from fewstep.teacher.tokens import count_tokens, unknown_words
-from fewstep.teacher.told import Told
 
 __all__ = ["Conditions", "Teacher", "VideoSize", "embedded_path"]
 
 TAP_DEPTHS = (0.5, 0.75, 1.0)  # features of SF-V, ADD and APT discriminators: the later half of the network
 
 
-class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
+class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldParts, ABC):
     """A frozen multi-step model. Latents are float32, (B, C, F, h, w), normalised to unit variance.
 
     A family says how its pipeline is asked; everything outside `families` sees only this class. Methods that
@@ -350,11 +350,11 @@ class Teacher(Scheduled, Told, Divisible, Exportable, Decoding, HeldParts, ABC):
 
     def default_size(self) -> VideoSize | None:
         """The size the teacher was made for: its folder's word, its pipeline class's, else its family's."""
-        return size_said_by(self.folder, type(self.pipeline)) or self.family_size
+        return configured_size(self.folder, type(self.pipeline)) or self.family_size
 
     def default_fps(self) -> float:
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
-        folder_fps = said_fps(self.folder)
+        folder_fps = configured_fps(self.folder)
         return self.family_fps if folder_fps is None else folder_fps
 
     def check_fps(self, fps: float | None, where: str) -> None:

@@ -31,6 +31,7 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
             f"bases: {name} is a {base_class}, and base models here are pipelines of "
             f"{' or '.join((own_class, *teacher.base_classes))}: name one"
         )
+    # the trained part of the teacher, in the other model's pipeline
     outlined = next(teacher.denoiser.parameters()).is_meta
     try:
         with init_empty_weights(include_buffers=True) if outlined else nullcontext(), quiet_libraries():
@@ -46,5 +47,5 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
             "the same architecture"
         ) from error
     adapted.schedule = teacher.schedule
-    adapted.tell(**teacher.told)
+    adapted.set_inputs(**teacher.denoiser_inputs)
     return adapted

@@ -28,7 +28,7 @@ OF_CLIPS = {"first": FIRST_FRAME, "last": LAST_FRAME}  # what training clips can
 FROM_FILES = "files"  # where rollouts have it from
 
 
-class Taker(Protocol):
+class TakesInputs(Protocol):
     """A teacher, as far as it is about what it takes."""
 
     needs: tuple[str, ...]
@@ -152,7 +152,7 @@ def unreadable_given(prompt: str, sizes: Mapping[str, VideoSize], fps: float) ->
     return ""
 
 
-def sources_of(requested: Mapping[str, str] | None, teacher: Taker) -> dict[str, str]:
+def sources_of(requested: Mapping[str, str] | None, teacher: TakesInputs) -> dict[str, str]:
     """Where training clips have what is given from: FIRST_FRAME, LAST_FRAME or a column of the captions, by name; None
     asks for what the teacher needs, taken from the clips themselves. The teacher records what it will get.
 

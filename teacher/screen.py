@@ -23,7 +23,7 @@ class TrainingScreen(Protocol):
         """One line, above all before something slow."""
 
 
-class Silent:
+class SilentScreen:
     """Shows nothing."""
 
     @contextmanager
@@ -40,4 +40,4 @@ class Silent:
         """Says nothing."""
 
 
-SILENT = Silent()
+SILENT = SilentScreen()

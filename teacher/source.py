@@ -44,13 +44,13 @@ def as_sizes(sizes: Sizes) -> tuple[VideoSize, ...]:
     return (sizes,) if isinstance(sizes, VideoSize) else tuple(sizes)
 
 
-def size_said(size: VideoSize) -> str:
+def size_text(size: VideoSize) -> str:
     """As people write sizes, width x height x frames: 832x480x81."""
     return f"{size.width}x{size.height}x{size.num_frames}"
 
 
 def read_size(text: str) -> VideoSize:
-    """What `size_said` writes. Raises ValueError for other text."""
+    """What `size_text` writes. Raises ValueError for other text."""
     numbers = [int(number) if number.isascii() and number.isdigit() else 0 for number in text.lower().split("x")]
     if len(numbers) != 3 or min(numbers) < 1:
         raise ValueError(f"{text!r} is not a size: write WIDTHxHEIGHTxFRAMES, such as 832x480x81")
@@ -64,7 +64,7 @@ def check_sizes(sizes: Sequence[VideoSize]) -> None:
         raise ValueError("the list is empty: name at least one size, or leave it out")
     twice = [size for size in sizes if sizes.count(size) > 1]
     if twice:
-        raise ValueError(f"{size_said(twice[0])} is listed twice: list each size once")
+        raise ValueError(f"{size_text(twice[0])} is listed twice: list each size once")
 
 
 def embedded_path(name: str = SHAPES) -> Path:
@@ -138,7 +138,7 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     return VideoSize(*(defaults[name] for name in VideoSize._fields))
 
 
-def said_fps(folder: Path) -> float | None:
+def configured_fps(folder: Path) -> float | None:
     """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is not a rate."""
     beside = folder / _BESIDE
     fps = read_json(beside).get("fps") if beside.is_file() else None

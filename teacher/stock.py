@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fewstep.teacher.denoiser_inputs import ControlScale
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.schedule import NoiseSchedule, Prediction, ScheduleKind
 from fewstep.teacher.schedulers import prediction_type
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.told import ControlScale
 
 Node = tuple[str, dict[str, Any]]  # of a ComfyUI workflow: its class and inputs
 

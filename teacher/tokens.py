@@ -25,6 +25,7 @@ def text_losses(teacher: Teacher, prompts: Iterable[str]) -> list[str]:
     if times and not teacher.reads_text:
         made = f"{type(teacher.pipeline).__name__} makes clips without any text"
         return [f"none of {times.total()} prompts is read: {made}, and what they say changes nothing"]
+    # each distinct prompt is tokenized once
     long: dict[str, int] = {}
     lost: dict[str, list[str]] = {}
     for some in _parts(times):

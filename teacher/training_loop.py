@@ -69,11 +69,13 @@ def train_network(
     with screen.stage(name, budget.steps, state.step) as on_step, noted_signals() as signals:
         try:
             while state.step < budget.steps and not signals.stop:
+                # one optimizer step; curves keep every tenth loss
                 terms = losses(state.step)
                 state.update(name, terms["loss"])
                 if state.step % 10 == 0:
                     for key, loss in terms.items():
                         writer.add_scalar(f"{name}/{key}", float(loss.detach()), state.step)
+                # figures are of the EMA, which is what remains in the modules at the end
                 if watch is not None and (state.step % watch_every == 0 or state.step == budget.steps):
                     for key, figure in state.watched(watch, signals).items():
                         writer.add_scalar(f"{name}/{key}", figure, state.step)
@@ -86,6 +88,7 @@ def train_network(
                     signals.save = False
                     screen.say(f"{name} step {state.step}: saved in {state.path}; training continues")
         finally:
+            # also after an error, unless it came between the weights and their EMA
             if state.whole:
                 state.save()
             writer.close()
@@ -121,6 +124,7 @@ class _State:
     def update(self, name: str, loss: Tensor) -> None:
         """One optimizer step on a loss, and one of the EMA."""
         loss.backward()
+        # before the step: weights that are not finite could not be saved as the last good ones
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         if not (math.isfinite(float(loss.detach())) and math.isfinite(float(norm))):
             raise ValueError(

@@ -15,7 +15,7 @@ from fewstep.distill.objectives.adversarial_calls import probe_calls, step_calls
 from fewstep.distill.objectives.base import Batch, NetworkRoles, Settings
 from fewstep.distill.objectives.judged import Judges, Real, Subject, Through
 from fewstep.distill.objectives.losses import AdversarialLoss
-from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings, Probe
+from fewstep.distill.objectives.objective_settings import HeldParameters, ObjectiveSettings, Probe
 from fewstep.distill.objectives.regression import Regression
 from fewstep.distill.objectives.renoise import Noise, UniformNoise
 from fewstep.distill.objectives.scores import Balance
@@ -185,6 +185,8 @@ class Adversarial(ObjectiveSettings):
         """From one penalty to the next."""
         return self.penalty_every if self.r1 or self.r2 else 1
 
-    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, HeldParameters]:
         """The discriminator: its heads, and the trained part of its backbone."""
-        return {DISCRIMINATOR: Held(trained=num_parameters(network, self.discriminator, self.conditional, kinds))}
+        return {
+            DISCRIMINATOR: HeldParameters(trained=num_parameters(network, self.discriminator, self.conditional, kinds))
+        }

@@ -33,7 +33,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldParameters:
     """Parameters, in float32, of what an objective holds on each process besides the networks that stages have."""
 
     trained: int = 0  # they have gradients and Adam's moments too
@@ -110,7 +110,7 @@ class ObjectiveSettings(Settings, ABC):
         return 1
 
     @abstractmethod
-    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, HeldParameters]:
         """What it holds in memory beside the networks that stages have, by name; its players under their own.
 
         `network` is the teacher's denoiser, of which only the outline may be there.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.calls import Calls, PartCalls
 from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Trainee
-from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings
+from fewstep.distill.objectives.objective_settings import HeldParameters, ObjectiveSettings
 from fewstep.distill.objectives.regression import Regression, regress
 from fewstep.distill.objectives.supervision import Lesson, Supervision
 from fewstep.teacher.bases import Kinds
@@ -46,13 +46,13 @@ class Progressive(ObjectiveSettings):
         """The supervisor's way and the student's step."""
         return (parts.lesson + parts.learn) * stage.steps
 
-    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, HeldParameters]:
         """Nothing."""
         return {}
 
 
 @dataclass(frozen=True)
-class Taught:
+class SupervisedStep:
     """A step of the supervisor's, and what its clips are conditioned on."""
 
     step: Lesson
@@ -74,11 +74,11 @@ class ProgressiveObjective:
         """The student step."""
         return ((STUDENT,),)
 
-    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> Taught:
+    def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> SupervisedStep:
         """A step of the supervisor's."""
-        return Taught(self.supervision.lesson(batch, roles), batch.conditions)
+        return SupervisedStep(self.supervision.lesson(batch, roles), batch.conditions)
 
-    def loss(self, turn: str, lesson: Taught, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
+    def loss(self, turn: str, lesson: SupervisedStep, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """The endpoint's error in the student's own prediction."""
         teacher, taught = roles.teacher, lesson.step
         x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)

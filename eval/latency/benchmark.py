@@ -16,12 +16,12 @@ import torch
 from fewstep import __version__
 from fewstep.eval.caution import on_times
 from fewstep.eval.latency.likeness import FIGURES
-from fewstep.eval.latency.optimise import Tried
+from fewstep.eval.latency.optimise import OptionTrial
 from fewstep.eval.latency.peak_memory import PeakMemory
 from fewstep.eval.latency.timing import PROMPT, TimedModel, latency, rounds, synchronised
 from fewstep.eval.latency.tuning import Tuning
-from fewstep.eval.models import decoder_said, links_said
-from fewstep.eval.results import TableRow, markdown_table, told_columns
+from fewstep.eval.models import chain_facts, decoder_facts
+from fewstep.eval.results import TableRow, filled_columns, markdown_table
 from fewstep.teacher.files.atomic import ELSEWHERE, check_writable_file, whole_file
 from fewstep.teacher.files.json_text import parse_json
 
@@ -74,7 +74,7 @@ class Benchmark:
         command: str,
         out: Path,
         failed: dict[str, str] | None = None,
-        tried: Sequence[Tried] = (),
+        tried: Sequence[OptionTrial] = (),
         likenesses: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> None:
         self._models, self._plan, self._command, self._out = models, plan, command, out
@@ -130,8 +130,8 @@ class Benchmark:
             "model": model.name,
             "source": sampler.name,
             **settings,
-            **links_said(sampler),
-            **decoder_said(sampler),
+            **chain_facts(sampler),
+            **decoder_facts(sampler),
             **measured,
             **self._likenesses.get(model.name, {}),
         }
@@ -168,7 +168,7 @@ class Benchmark:
 
 def shown_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The columns of these rows: those on likeness where a model was tuned."""
-    tuned = told_columns(rows, {name: BENCHMARK_COLUMNS[name] for name in LIKENESS})
+    tuned = filled_columns(rows, {name: BENCHMARK_COLUMNS[name] for name in LIKENESS})
     return {name: heading for name, heading in BENCHMARK_COLUMNS.items() if name not in LIKENESS or name in tuned}
 
 

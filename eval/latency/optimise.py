@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.eval.latency.likeness import example_clips, likeness
 from fewstep.eval.latency.switch import Switch
 from fewstep.eval.latency.timing import FAILURES, PROMPT, TimedModel, one_sentence, time_pass
-from fewstep.eval.latency.tuning import COMPILING, Tuning, check_tuning, encoders, option_said, tunable_decoders, tune
+from fewstep.eval.latency.tuning import COMPILING, Tuning, check_tuning, encoders, option_text, tunable_decoders, tune
 from fewstep.student.background import Background
 from fewstep.teacher.loading import Clock
 
@@ -24,7 +24,7 @@ _PAYS = {False: "faster by more than the spread", True: "more clips a minute, th
 
 
 @dataclass(frozen=True)
-class Tried:
+class OptionTrial:
     """An option on top of those kept before it. Seconds are medians of a pass; `seconds_saved` is the median of pairs,
     with and without in turn, and `spread` their interquartile range: what slows down both does not count. Figures of
     likeness are to the model without any option. `why`: of the verdict, in words."""
@@ -41,7 +41,7 @@ class Tried:
     max_difference: float | None = None
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """In one line."""
         figures = ""
         if self.seconds_with and self.seconds_without:
@@ -66,12 +66,13 @@ class Optimiser:
         self._model, self._batch, self._clock = model, batch, clock
         self._repetitions, self._max_error = repetitions, max_error
 
-    def run(self, on_tried: Callable[[Tried], None] = lambda tried: None) -> tuple[Tuning, list[Tried]]:
+    def run(self, on_tried: Callable[[OptionTrial], None] = lambda tried: None) -> tuple[Tuning, list[OptionTrial]]:
         """What is kept, and all that was tried. Raises what making a clip raises where no option is to blame."""
         own = example_clips(self._model, self._batch)
-        kept, result, switches = Tuning(), list[Tried](), list[Switch]()
+        kept, result, switches = Tuning(), list[OptionTrial](), list[Switch]()
         try:
             for group in candidates(self._model, self._batch):
+                # alternatives are each timed on top of what is kept so far, and the fastest of them stays on
                 tried = [self._try(name, value, own) for name, value in group]
                 best = max((one for one in tried if one[0].kept), key=lambda one: _saved(one[0]), default=None)
                 for (name, value), one in zip(group, tried, strict=True):
@@ -86,9 +87,9 @@ class Optimiser:
             _turned(switches[::-1], on=False)
         return kept, result
 
-    def _try(self, name: str, value: Any, own: Tensor) -> tuple[Tried, list[Switch]]:
+    def _try(self, name: str, value: Any, own: Tensor) -> tuple[OptionTrial, list[Switch]]:
         """What came of an option, and what turns it on; it is off again."""
-        option, alone = option_said(name, value), replace(Tuning(), **{name: value})
+        option, alone = option_text(name, value), replace(Tuning(), **{name: value})
         model, switches = self._model, list[Switch]()
         try:
             check_tuning(alone, model.sampler.teacher.device, self._batch)
@@ -97,14 +98,15 @@ class Optimiser:
             figures = likeness(example_clips(model, self._batch), own)  # compiles as well
             without, with_it = self._times(switches, background)
         except FAILURES as error:
-            return Tried(option, False, one_sentence(error)), switches
+            return OptionTrial(option, False, one_sentence(error)), switches
         finally:
             _turned(switches, on=False)
             model.background = model.waiting = None
+        # seconds saved per pair of passes, with and without in turn: drift of the machine cancels
         pairs = np.subtract(without, with_it)
         before, after, saved = (float(np.median(some)) for some in (without, with_it, pairs))
         spread = float(np.subtract(*np.percentile(pairs, [75, 25])))
-        tried = Tried(option, True, _PAYS[alone.overlap], before, after, saved, spread, **figures)
+        tried = OptionTrial(option, True, _PAYS[alone.overlap], before, after, saved, spread, **figures)
         why = self._against(tried)
         return replace(tried, kept=not why, why=why or tried.why), switches
 
@@ -120,7 +122,7 @@ class Optimiser:
                     result[on].append(seconds.total)
         return result[False], result[True]
 
-    def _against(self, tried: Tried) -> str:
+    def _against(self, tried: OptionTrial) -> str:
         """Why an option is left out; nothing where it pays."""
         if tried.relative_error is None:
             return "its clip is not finite"
@@ -131,7 +133,7 @@ class Optimiser:
         return "" if _saved(tried) > (tried.spread or 0.0) else "the gain is within the spread"
 
 
-def _saved(tried: Tried) -> float:
+def _saved(tried: OptionTrial) -> float:
     return tried.seconds_saved or 0.0
 
 

@@ -85,9 +85,11 @@ def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Second
     start = clock()
     z = sampler.noise(range(len(prompts)))
     noise = clock()
+    # overlapped: the clips of the pass before are decoded while these are denoised
     decoding = None
     if model.background is not None and model.waiting is not None:
         decoding = model.background.decode(model.waiting)
+    # text: nothing where the embeddings were made beforehand
     if conditions is None:
         conditions = sampler.conditions_of_any(prompts)
     text = clock()
@@ -97,6 +99,7 @@ def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Second
     finally:
         if decoding is not None:
             wait([decoding])  # also after an error: nothing else may use the autoencoder meanwhile
+    # decoding: of these clips, or what is left of the earlier ones
     if decoding is None:
         sampler.decode(latents)
     else:

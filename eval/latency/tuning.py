@@ -50,13 +50,13 @@ class Tuning:
         return any(getattr(self, name) for name in COMPILING)
 
     @property
-    def said(self) -> str:
+    def as_options(self) -> str:
         """As options of the command line; nothing where nothing is done."""
-        options = (option_said(field.name, getattr(self, field.name)) for field in fields(self))
+        options = (option_text(field.name, getattr(self, field.name)) for field in fields(self))
         return " ".join(option for option in options if option)
 
 
-def option_said(name: str, value: Any) -> str:
+def option_text(name: str, value: Any) -> str:
     """An option as the command line takes it; nothing where it is off."""
     if not value:
         return ""
@@ -78,7 +78,7 @@ def tune(samplers: Sequence[Sampler], tuning: Tuning) -> list[Switch]:
 def check_tuning(tuning: Tuning, device: torch.device, batch: int = 1) -> None:
     """Raises ValueError for options that do not go together, or not with this device or batch, and where the library
     that quantises is missing or broken; nothing need be loaded for it."""
-    compiling = [option_said(name, True) for name in COMPILING if getattr(tuning, name)]
+    compiling = [option_text(name, True) for name in COMPILING if getattr(tuning, name)]
     if len(compiling) > 1:
         raise ValueError(f"{' and '.join(compiling)} compile the same networks in different ways: choose one")
     if tuning.cuda_graphs and device.type != "cuda":

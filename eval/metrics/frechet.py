@@ -87,6 +87,7 @@ def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval 
         for parts in (2, 3, 4):
             distances = [frechet(_without(own, i, parts), _without(other, i, parts)) for i in range(parts)]
             points.append((parts / (parts - 1), sum(distances) / parts))
+    # the line's value at 1/N = 0 is the distance without the bias of few clips
     over_n, distance = torch.tensor(points, dtype=torch.float64).T
     line = torch.linalg.lstsq(torch.stack([torch.ones_like(over_n), over_n], dim=1), distance[:, None]).solution
     limit, error = float(line[0]), (_jackknife(own, other) + _jackknife(other, own)) ** 0.5
@@ -124,6 +125,7 @@ def _reweighted(samples: Tensor, reference: Tensor, counts: Tensor) -> Tensor:
 
     Singular values come from the smaller Gram matrix: some ten times as fast, and good to some 1e-6 only.
     """
+    # in coordinates around the reference's mean, with R_ref applied once for all draws
     mean, root = _moments(reference)
     samples = samples.double() - mean
     rotated, constant, distances = samples @ root.T, root.square().sum(), []
@@ -131,10 +133,12 @@ def _reweighted(samples: Tensor, reference: Tensor, counts: Tensor) -> Tensor:
         taken = count > 0
         weight = count[taken].double()[:, None]
         total = weight.sum()
+        # |m1 - m2|^2 and Tr S1 of the resample, weighted by how often each clip was drawn
         own_mean = (weight * samples[taken]).sum(0) / total
         spread = (weight * (samples[taken] - own_mean).square()).sum() / (total - 1)
         centred = rotated[taken] - own_mean @ root.T
         scaled = centred * (weight / (total - 1)).sqrt()
+        # Tr (S1 S2)^(1/2): the sum of the singular values of R1 R2^T
         gram = scaled.T @ scaled if len(scaled) > scaled.shape[1] else scaled @ scaled.T
         cross = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
         distances.append((own_mean.square().sum() + spread + constant - 2 * cross).clamp_min(0))

@@ -114,7 +114,7 @@ class Latency(BaseModel):
     psnr_db: Number = None  # likewise; None where both are equal
 
 
-class TriedRecord(BaseModel):
+class OptionTrialRecord(BaseModel):
     """An option that a benchmark tried; seconds are medians of a pass without and with it."""
 
     option: str
@@ -146,7 +146,7 @@ class BenchmarkRecord(BaseModel):
     rows: list[Latency] = Field(min_length=1)
     fit: Fit | None = None
     failed: dict[str, str] = Field(default_factory=dict)  # model -> why it was not timed
-    optimised: list[TriedRecord] = Field(default_factory=list)  # where options that pay were looked for
+    optimised: list[OptionTrialRecord] = Field(default_factory=list)  # where options that pay were looked for
 
     def of(self, model: ModelRecord) -> Latency | None:
         """What a model costs; it may be called otherwise here, but has the same source and steps."""

@@ -24,7 +24,7 @@ _SCRIPTS = ("player.js", "chart.js", "curves.js", "report.js")
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """What a report shows. `benchmarks` are all there are, those of the comparisons among them."""
 
     runs: list[RunRecord]
@@ -32,14 +32,14 @@ class Material:
     benchmarks: list[BenchmarkRecord]
 
 
-def write_report(out: Path, material: Material, count: int) -> None:
+def write_report(out: Path, material: ReportInputs, count: int) -> None:
     """Writes the page with clips of the first `count` prompts. Raises ValueError for a clip that cannot be read."""
     page = render_page(material, count)
     with whole_file(out) as part:
         part.write_text(page, "utf-8")
 
 
-def render_page(material: Material, count: int) -> str:
+def render_page(material: ReportInputs, count: int) -> str:
     """The page's HTML. Everything from files is escaped; a policy lets the browser run no script but the page's own."""
     style = (_HERE / "style.css").read_text("utf-8")
     script = '"use strict";\n' + "\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
@@ -84,7 +84,7 @@ def _policy(script: str, style: str) -> str:
     )
 
 
-def _commands(material: Material) -> dict[str, list[str]]:
+def _commands(material: ReportInputs) -> dict[str, list[str]]:
     """What is missing -> the commands that make it."""
     new = [run for run in material.runs if not any(_measures(comparison, run) for comparison in material.comparisons)]
     models = [[run.teacher, str(run.folder)] for run in new]

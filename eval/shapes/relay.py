@@ -106,7 +106,7 @@ class RelayTable:
             if row is None:
                 self._add(entry, progress)
             else:
-                self._file.change(row, entry.told)
+                self._file.change(row, entry.run_facts)
         self._compare(entries, progress)
         rows = [self._file.find(key) for key in ({"model": "real"}, *(entry.key for entry in entries))]
         return [row for row in (*rows, *self._over_seeds(entries, progress)) if row is not None]
@@ -115,7 +115,7 @@ class RelayTable:
         # what the run had here before: the stage with other weights, or another stage that was its line's last
         changed = {"weights_sha256", "stage"} if entry.phase == FINAL else {"weights_sha256"}
         before = {key: value for key, value in entry.key.items() if key not in changed}
-        row = self._row(entry, progress) | {key: value for key, value in entry.told.items() if value is not None}
+        row = self._row(entry, progress) | {key: value for key, value in entry.run_facts.items() if value is not None}
         self._file.add(row, _place, instead_of=before)
 
     def _real(self, progress: Progress) -> dict[str, Any]:

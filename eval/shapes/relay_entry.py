@@ -39,7 +39,7 @@ class RelayEntry:
         return row | {"weights_sha256": self.sha256}
 
     @property
-    def told(self) -> dict[str, Any]:
+    def run_facts(self) -> dict[str, Any]:
         """What the run says of it; None where it says nothing."""
         return {
             "train_seconds": None if self.train_seconds is None else round(self.train_seconds, 1),

@@ -26,7 +26,7 @@ from fewstep.commands.recipes import recipes_app
 from fewstep.commands.report import report
 from fewstep.commands.run import run
 from fewstep.commands.sample import sample
-from fewstep.commands.sentence import one_line, told
+from fewstep.commands.sentence import error_text, one_line
 from fewstep.commands.shapes.app import shapes_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
@@ -115,7 +115,7 @@ def _say(sentence: str, fg: str | None = None) -> None:
 
 def _sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
-    return one_line(told(error)) or type(error).__name__
+    return one_line(error_text(error)) or type(error).__name__
 
 
 @contextmanager

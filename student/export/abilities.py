@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 
-def nothing(teacher: Teacher) -> str:
+def no_obstacle(teacher: Teacher) -> str:
     """For formats that can hold the students of any teacher."""
     return ""
 
@@ -31,7 +31,7 @@ def single_file_loader(teacher: Teacher) -> str:
     """`from_single_file` of the denoiser, and the names that it expects."""
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
-    kind = type(the_denoiser(teacher))
+    kind = type(single_denoiser(teacher))
     if not any(base.__name__ in SINGLE_FILE_LOADABLE_CLASSES for base in kind.__mro__):
         return f"diffusers does not load {kind.__name__} from a single file"
     if teacher.original_names is None:

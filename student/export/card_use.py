@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewstep.student.contract import SamplingContract, experts_said
+from fewstep.student.contract import SamplingContract, experts_text
 from fewstep.student.export.base import Format, Written
 from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.stock import stock_scheduler
@@ -59,7 +59,7 @@ def sampling(student: Student) -> str:
     return "\n".join(
         (
             f"- steps: {contract.steps}, at timesteps {nodes}",
-            *([f"- experts: {experts_said(contract.experts)}"] if contract.experts else ()),
+            *([f"- experts: {experts_text(contract.experts)}"] if contract.experts else ()),
             f"- guidance: {contract.guidance}, which means none: {contract.baked_guidance} is distilled into the "
             "weights"
             + (f", with the negative prompt {contract.negative_prompt!r}" if contract.negative_prompt else ""),
@@ -115,7 +115,7 @@ def serving(student: Student, format: Format) -> str:
     return f"{fuse}Each of these can be used on its own; none was measured with this student:\n\n{_code(lines)}"
 
 
-def beside(student: Student, format: Format, written: Written) -> str:
+def lora_combination(student: Student, format: Format, written: Written) -> str:
     """How a LoRA goes together with another one; empty where this is none."""
     teacher = student.teacher
     if not format.adapters or written.relation != "adapter" or not hasattr(teacher.pipeline, "load_lora_weights"):

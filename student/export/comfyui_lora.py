@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.abilities import original_names
 from fewstep.student.export.lora import baked_state, prefix_of
 from fewstep.student.export.lora_extraction import changes_of, factors, share_held, square_of
@@ -40,7 +40,7 @@ def extracted_tensors(teacher: Teacher, network: nn.Module, rank: int) -> tuple[
     Matrices are held by LoRAs; biases, norms and convolutions, which are few weights, as whole differences. Tables are
     not held: ComfyUI patches what is a module's weight or bias alone.
     """
-    base, tensors, held = the_denoiser(teacher), dict[str, Tensor](), 0.0
+    base, tensors, held = single_denoiser(teacher), dict[str, Tensor](), 0.0
     changes = changes_of(base, network)
     linears = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
     for name, change in changes.items():
@@ -65,7 +65,7 @@ def is_extracted(state: Collection[str]) -> bool:
 def patched(teacher: Teacher, state: Mapping[str, Tensor], path: Path) -> nn.Module:
     """The teacher's denoiser with a file's changes added, as ComfyUI adds them. Raises ValueError when one does not
     fit."""
-    network: nn.Module = deepcopy(the_denoiser(teacher))
+    network: nn.Module = deepcopy(single_denoiser(teacher))
     parameters = {f"{PREFIX}{original_names(teacher).to_original(n)}": p for n, p in network.named_parameters()}
     for key, change in _changes(state).items():
         if key not in parameters or parameters[key].shape != change.shape:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.student.contract import SamplingContract
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.abilities import comfyui_facts
 from fewstep.student.export.base import PROBE_PROMPTS
 from fewstep.student.loading import Student
@@ -105,7 +105,7 @@ def architecture_note(student: Student) -> list[str]:
 def _differences(student: Student) -> Iterator[str]:
     own = comfyui_facts(student.teacher)
     parts = (
-        ("", the_denoiser(student.teacher), own.expected),
+        ("", single_denoiser(student.teacher), own.expected),
         ("vae.", student.teacher.pipeline.vae, own.expected_vae),
     )
     for prefix, part, expected in parts:

@@ -13,7 +13,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import OTHER_RUNTIME, PROBE_PROMPTS, PROBE_SEEDS, ExportPrecision, Format, Written
 from fewstep.student.loading import Student
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.source import VideoSize, size_said
+from fewstep.teacher.source import VideoSize, size_text
 
 # Relative error of latents that weights rounded to a precision may make; far more would be no rounding.
 ROUNDING_ERROR: dict[ExportPrecision, float] = {"float32": 0.0, "float16": 0.1, "bfloat16": 0.3}
@@ -41,12 +41,14 @@ def compare(format: Format, written: Written, folder: Path, student: Student, he
     sizes = contract.sizes[:1] if format.one_size else contract.sizes
     small = None if format.one_size else small_size(student)
     errors, to_held, first = list[float](), list[float](), list[Tensor]()
+    # relative error of final latents from the same noise, to the student and to what was written
     for size in sizes if small is None else (small,):
         of_size = contract.model_copy(update={"sizes": (size,)})
         own, kept, other = _latents(format, folder, replace(student, contract=of_size), held)
         errors.append(_relative(own, other))
         to_held.append(_relative(kept, other))
         first = first or [own, other]
+    # approximate formats: whether clips still move as much
     motion = None
     if contract.size.num_frames > 1 and (format.tolerance > OTHER_RUNTIME or written.approximate):
         was, now = (_motion(student.teacher.decode(latents)) for latents in first)
@@ -144,9 +146,9 @@ def _motion_note(motion: float | None) -> tuple[str, ...]:
 def _size_note(format: Format, contract: SamplingContract, small: VideoSize | None) -> tuple[str, ...]:
     """At which sizes it was compared, where that is not the only one."""
     if small is not None:
-        return (f"It was compared on clips of {size_said(small)}, as its own would have taken long.",)
+        return (f"It was compared on clips of {size_text(small)}, as its own would have taken long.",)
     if len(contract.sizes) == 1:
         return ()
     if format.one_size:
-        return (f"It makes clips of {size_said(contract.size)} only; the student was taught {contract.sizes_said}.",)
-    return (f"The error is the largest of its sizes, {contract.sizes_said}.",)
+        return (f"It makes clips of {size_text(contract.size)} only; the student was taught {contract.sizes_text}.",)
+    return (f"The error is the largest of its sizes, {contract.sizes_text}.",)

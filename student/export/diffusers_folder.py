@@ -13,7 +13,7 @@ from torch import nn
 
 from fewstep.student.contract import read_contract
 from fewstep.student.export.base import Format, Options, SampleLatents, Written
-from fewstep.student.export.part_file import alone, write_shared
+from fewstep.student.export.part_file import trained_part, write_shared
 from fewstep.student.export.precision import cast
 from fewstep.student.export.stock import (
     changed_parts,
@@ -77,7 +77,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
         save_network(cast(network, precision), folder / name, options.shard)
     usual = "diffusers keeps a pipeline's usual steps and guidance in its code, not in folders: pass both, as above."
     (network,) = networks.values() if len(networks) == 1 else (None,)
-    part = None if network is None else alone(student, network, precision)
+    part = None if network is None else trained_part(student, network, precision)
     return Written((usual, *(() if part is None else write_shared(student, cast(part, precision), folder))))
 
 

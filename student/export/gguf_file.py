@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.abilities import comfyui_facts, comfyui_loader, original_names
 from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.comfyui_workflow import architecture_note
@@ -64,6 +64,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
 
     stock_scheduler(student)  # refuse before the work
     network, names = merged_network(student), original_names(student.teacher)
+    # as many layers in Q8_0 as the tolerance allows, measured on latents
     chosen = choose_layers(student, network, _TOLERANCE, _rounded, multiple=_BLOCK)
     writer = GGUFWriter(folder / _file_name(student), comfyui_facts(student.teacher).architecture)
     writer.add_quantization_version(GGML_QUANT_VERSION)
@@ -113,13 +114,13 @@ def _load(file: Path, kind: Any, config: Path, dtype: torch.dtype, **place: str)
 
 
 def _reload(folder: Path, student: Student) -> SampleLatents:
-    kind = type(the_denoiser(student.teacher))
+    kind = type(single_denoiser(student.teacher))
     network = _load(only_file(folder, ".gguf"), kind, folder, torch.float32)
     return pipeline_latents(stock_pipeline(student, **{denoiser_name(student.teacher): network}), student)
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
-    own, file, names = the_denoiser(teacher), only_file(path, ".gguf"), original_names(teacher)
+    own, file, names = single_denoiser(teacher), only_file(path, ".gguf"), original_names(teacher)
     shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in _reader(file).tensors}
     wanted = {names.to_original(name): tuple(tensor.shape) for name, tensor in own.state_dict().items()}
     if strays := shapes.items() ^ wanted.items():
@@ -134,7 +135,7 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
 
 
 def _snippet(student: Student, written: Written) -> str:
-    kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
+    kind, name = type(single_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
     load = (
         f"\n{name} = {kind}.from_single_file(\n"
         f'    "{_file_name(student)}",\n'

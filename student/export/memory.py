@@ -35,7 +35,7 @@ def gib_of_export(teacher: Teacher) -> float:
     return 4 * (others + (_COPIES - 1) * denoiser) / _GIB
 
 
-def memory_said(teacher: Teacher) -> tuple[str, bool]:
+def memory_notice(teacher: Teacher) -> tuple[str, bool]:
     """A sentence, nothing where it is little, and whether that is more than is free here."""
     needed, free = gib_of_export(teacher), psutil.virtual_memory().available / _GIB
     if needed < _WORTH_SAYING:

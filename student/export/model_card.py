@@ -9,7 +9,7 @@ import yaml
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Exported, Format, Written
-from fewstep.student.export.card_use import beside, install, limits, sampling, serving
+from fewstep.student.export.card_use import install, limits, lora_combination, sampling, serving
 from fewstep.student.export.privacy import is_hub_id, results_without_paths, without_paths
 from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.provenance import Provenance
@@ -43,7 +43,7 @@ def model_card(
         install(student, format),
         f"```python\n{format.snippet(student, written).rstrip()}\n```",
         *_section("In ComfyUI", "\n".join(f"{i}. {step}" for i, step in enumerate(written.steps, 1))),
-        *_section("Beside another LoRA", beside(student, format, written)),
+        *_section("Beside another LoRA", lora_combination(student, format, written)),
         *_section("Serving", serving(student, format)),
         "## This export\n\n" + _export(format, exported),
         "## Training\n\n" + _training(contract, provenance),

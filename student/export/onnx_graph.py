@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.contract import UNNAMED, SamplingContract
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.abilities import one_graph
 from fewstep.student.export.base import OTHER_RUNTIME, PROBE_PROMPTS, Format, Options, SampleLatents, Written
 from fewstep.student.export.header import header_of, only_file, parse_header
@@ -192,7 +192,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
-    own, file = the_denoiser(teacher), only_file(path, ".onnx")
+    own, file = single_denoiser(teacher), only_file(path, ".onnx")
     session = _session(file, teacher.device)
     names = {argument.name for argument in session.get_inputs()}
     if not names <= inspect.signature(own.forward).parameters.keys():

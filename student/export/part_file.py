@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fewstep.student.contract import UNNAMED
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.header import read_tensors, write_tensors
 from fewstep.student.export.precision import cast, dtype_of
@@ -41,7 +41,7 @@ def _lacks(teacher: Teacher) -> str:
 
 
 def _leaving(student: Student) -> Collection[str]:
-    part: nn.Module = student.teacher.shared_part(the_denoiser(student.teacher))
+    part: nn.Module = student.teacher.shared_part(single_denoiser(student.teacher))
     return part.state_dict().keys()
 
 
@@ -61,7 +61,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     return Written((any_base, *notes), relation="adapter")
 
 
-def alone(student: Student, network: Any, precision: ExportPrecision) -> Any:
+def trained_part(student: Student, network: Any, precision: ExportPrecision) -> Any:
     """The part of a student that alone was trained, all of which is rounded to this precision; None where more was
     trained, or the family shares none."""
     if not student.teacher.subsets:
@@ -98,7 +98,7 @@ def write_shared(student: Student, part: Any, folder: Path) -> list[str]:
 
 def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision: ExportPrecision = "float32") -> None:
     """Raises ValueError when more was trained than leaves with the part; rounding to this precision is no training."""
-    own, held = the_denoiser(student.teacher).state_dict(), part.state_dict().keys()
+    own, held = single_denoiser(student.teacher).state_dict(), part.state_dict().keys()
     for name, tensor in network.state_dict().items():
         rounded = own[name].to(dtype_of(precision)).to(tensor)
         if name not in held and not (torch.equal(tensor, own[name]) or torch.equal(tensor, rounded)):
@@ -109,7 +109,7 @@ def _check_rest(student: Student, network: nn.Module, part: nn.Module, precision
 
 
 def _reload(folder: Path, student: Student) -> SampleLatents:
-    kind: Any = type(student.teacher.shared_part(the_denoiser(student.teacher)))
+    kind: Any = type(student.teacher.shared_part(single_denoiser(student.teacher)))
     with without_bars():
         part = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     pipe = stock_pipeline(student)
@@ -121,17 +121,17 @@ def _network(path: Path, teacher: Teacher) -> nn.Module:
     """The teacher's denoiser with the part in it. Raises ValueError for the part of another architecture."""
     file = path if path.is_file() else path / DIFFUSERS_WEIGHTS_FILE
     state, _ = read_tensors(file)
-    own = the_denoiser(teacher).state_dict()
+    own = single_denoiser(teacher).state_dict()
     if strays := [name for name, x in state.items() if name not in own or own[name].shape != x.shape]:
         raise ValueError(f"{file} fits no {type(teacher.pipeline).__name__} like {teacher.folder} (see {strays[0]})")
-    network = shared_copy(the_denoiser(teacher), state.keys())
+    network = shared_copy(single_denoiser(teacher), state.keys())
     network.load_state_dict(state, strict=False)
     frozen: nn.Module = network.requires_grad_(False)
     return frozen
 
 
 def _snippet(student: Student, written: Written) -> str:
-    kind = type(student.teacher.shared_part(the_denoiser(student.teacher))).__name__
+    kind = type(student.teacher.shared_part(single_denoiser(student.teacher))).__name__
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
     here = "  # this folder, or its id on the hub"
     load = f'part = {kind}.from_pretrained("."{dtype_code(written)}){here}\n{student.teacher.part_code}\n'

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.abilities import original_names, single_file_loader
 from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.header import only_file, read_tensors, write_tensors
@@ -50,7 +50,7 @@ def write_checkpoint(student: Student, folder: Path, format: str, precision: Exp
 
 def reload_checkpoint(folder: Path, student: Student) -> SampleLatents:
     """diffusers' own single-file loader, in the base model's pipeline."""
-    kind: Any = type(the_denoiser(student.teacher))
+    kind: Any = type(single_denoiser(student.teacher))
     with without_bars():
         network = kind.from_single_file(
             str(only_file(folder)), config=str(folder), local_files_only=True, dtype=torch.float32
@@ -60,7 +60,7 @@ def reload_checkpoint(folder: Path, student: Student) -> SampleLatents:
 
 def checkpoint_snippet(student: Student, written: Written) -> str:
     """The same in a user's hands."""
-    kind, name = type(the_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
+    kind, name = type(single_denoiser(student.teacher)).__name__, denoiser_name(student.teacher)
     load = f'\n{name} = {kind}.from_single_file("{checkpoint_name(student)}", config="."{dtype_code(written)})'
     start = imports_code(student.contract.pipeline, kind, stock_scheduler(student).name)
     return start + load + base_code(student, f", {name}={name}{dtype_code(written)}") + clip_code(student)
@@ -68,7 +68,7 @@ def checkpoint_snippet(student: Student, written: Written) -> str:
 
 def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
     """A network of the teacher's kind with the file's weights. Raises ValueError when they do not fit."""
-    base = the_denoiser(teacher)
+    base = single_denoiser(teacher)
     state = original_names(teacher).to_diffusers(read_tensors(path)[0])
     own: dict[str, Tensor] = base.state_dict()
     strays = own.keys() ^ state.keys() | {

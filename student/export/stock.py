@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.student.adapters import merge_adapters
 from fewstep.student.contract import UNNAMED, SamplingContract
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.base import PROBE_PROMPTS, SampleLatents, Written
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
@@ -52,7 +52,7 @@ def _check_nodes(teacher: Teacher, stock: StockScheduler, contract: SamplingCont
 
 def denoiser_name(teacher: Teacher) -> str:
     """The pipeline's name for its denoiser: transformer, unet."""
-    denoiser = the_denoiser(teacher)
+    denoiser = single_denoiser(teacher)
     return next(name for name, part in teacher.pipeline.components.items() if part is denoiser)
 
 

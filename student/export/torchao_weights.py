@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.student.export.base import ExportPrecision, Format, Options, SampleLatents, Written
 from fewstep.student.export.diffusers_folder import copy_pipeline, pipeline_snippet, reload_pipeline
 from fewstep.student.export.precision import dtype_of, stored_precision
@@ -81,7 +81,7 @@ def _reload(folder: Path, student: Student) -> SampleLatents:
 
 
 def _network(path: Path, teacher: Teacher, name: str) -> nn.Module:
-    own, folder = the_denoiser(teacher), path / denoiser_name(teacher)
+    own, folder = single_denoiser(teacher), path / denoiser_name(teacher)
     if _QUANTIZATION not in parse_json((folder / "config.json").read_text("utf-8")):
         raise ValueError(f"{folder} holds no weights of torchao: export the student again")
     return load_network(own, folder, dtype_of(stored_precision(folder)))

@@ -56,12 +56,15 @@ def write_export(
     student = replace(student, contract=published(student.contract, options.base_model))
     options = settled_options(format, student, options)
     assert options.precision is not None
+    # what is stored is rounded first (unless a LoRA is extracted): the comparison is with what the file holds
     with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():
         extracted = options.rank is not None
         held = student if extracted else rounded(student, options.precision, format.adapters, format.leaving(student))
         written = replace(format.write(held, part, options), precision=options.precision)
+        # no path of this machine leaves it, and the contract travels with the weights
         forget_origins(part)
         student.contract.write(part)
+        # the other tool loads the file and samples from the same noise; a difference ends the export
         comparison = compare(format, written, part, student, held)
         check_latents(format, written, comparison, student, options.precision)
         notes = (*written.notes, *comparison.notes)

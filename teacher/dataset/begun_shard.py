@@ -34,7 +34,7 @@ def begun_metadata(items: list[Skip | None]) -> dict[str, str]:
     return {_KEY: json.dumps([None if item is None else item.model_dump(mode="json") for item in items])}
 
 
-class Begun:
+class BegunShard:
     """What is there of a shard: all that was made in whole batches of `batch_size` items, as a source makes them."""
 
     def __init__(self, shard: Path, batch_size: int = 1) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
 from fewstep.teacher.files.atomic import ELSEWHERE, whole_file
 from fewstep.teacher.files.json_text import parse_json
-from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_said
+from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_text
 from fewstep.teacher.videos.shape import VideoShape, long_enough
 
 BUCKETS_FILE = "buckets.json"
@@ -20,7 +20,7 @@ _VERSION = 1
 
 def folder_of(folder: Path, size: VideoSize, sizes: Sequence[VideoSize]) -> Path:
     """Where the dataset of one of these sizes lies: in `folder` itself where there is no other."""
-    return folder if len(sizes) == 1 else folder / size_said(size)
+    return folder if len(sizes) == 1 else folder / size_text(size)
 
 
 def datasets_in(folder: Path) -> tuple[Path, ...]:
@@ -29,7 +29,7 @@ def datasets_in(folder: Path) -> tuple[Path, ...]:
     Raises ValueError when buckets.json cannot be read.
     """
     sizes = _read(folder)
-    return (folder,) if sizes is None else tuple(folder / size_said(size) for size in sizes)
+    return (folder,) if sizes is None else tuple(folder / size_text(size) for size in sizes)
 
 
 def begin_buckets(folder: Path, sizes: Sequence[VideoSize], elsewhere: str = ELSEWHERE) -> None:
@@ -41,7 +41,7 @@ def begin_buckets(folder: Path, sizes: Sequence[VideoSize], elsewhere: str = ELS
     if len(sizes) > 1 and not (folder / BUCKETS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / BUCKETS_FILE) as part:
-            part.write_text(json.dumps({"version": _VERSION, "sizes": list(map(size_said, sizes))}) + "\n")
+            part.write_text(json.dumps({"version": _VERSION, "sizes": list(map(size_text, sizes))}) + "\n")
 
 
 def check_buckets(folder: Path, sizes: Sequence[VideoSize], elsewhere: str = ELSEWHERE) -> None:
@@ -100,4 +100,4 @@ def _read(folder: Path) -> list[VideoSize] | None:
 
 
 def _listed(sizes: Sequence[VideoSize]) -> str:
-    return ", ".join(map(size_said, sizes))
+    return ", ".join(map(size_text, sizes))

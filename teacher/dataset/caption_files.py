@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fewstep.teacher.dataset.caption_names import Stray, match_entries
+from fewstep.teacher.dataset.caption_names import UnmatchedEntry, match_entries
 from fewstep.teacher.dataset.caption_sidecars import read_sidecars
 from fewstep.teacher.dataset.caption_tables import check_caption, read_prompt_table, read_table
 from fewstep.teacher.dataset.manifest import Unmatched
@@ -23,7 +23,7 @@ class Captions:
     texts: dict[Path, str] = field(repr=False)
     source: str  # what the entries are, in words
     entries: int
-    strays: Sequence[Stray] = ()
+    strays: Sequence[UnmatchedEntry] = ()
 
     @property
     def unmatched(self) -> Unmatched | None:

@@ -15,7 +15,7 @@ from fewstep.teacher.dataset.manifest import Skip
 
 
 @dataclass(frozen=True)
-class Stray:
+class UnmatchedEntry:
     """An entry that describes no video."""
 
     name: str
@@ -37,7 +37,7 @@ _Names = dict[str, dict[str, Path]]  # a name in Unicode's composed form -> the 
 
 def match_entries(
     entries: Sequence[CaptionEntry], videos: Sequence[Path], folder: Path, table_folder: Path
-) -> tuple[dict[Path, CaptionEntry], list[Stray]]:
+) -> tuple[dict[Path, CaptionEntry], list[UnmatchedEntry]]:
     """The entry of each video that has one, and the entries that fit no video.
 
     An entry names a video by its path inside `folder`, its whole path, its path from the table, or, where only one
@@ -59,7 +59,7 @@ def match_entries(
     for entry, named in bare:
         fitting = [video for video in named if video not in by_path] or named
         if not fitting:
-            strays.append(Stray(entry.name, entry.place, names.hint(entry.name)))
+            strays.append(UnmatchedEntry(entry.name, entry.place, names.hint(entry.name)))
         elif len(fitting) > 1:
             raise ValueError(_several(entry, fitting, folder))
         else:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
-from fewstep.teacher.dataset.caption_names import Stray
+from fewstep.teacher.dataset.caption_names import UnmatchedEntry
 from fewstep.teacher.dataset.caption_tables import CaptionEntry, check_caption
 from fewstep.teacher.files.text_files import first_few, read_text
 
 
-def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, CaptionEntry], list[Stray]]:
+def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, CaptionEntry], list[UnmatchedEntry]]:
     """What `clip.txt` says of `clip.mp4` beside it, and the .txt files beside no video, in folders that hold videos.
 
     Composed and decomposed letters make no difference. Raises ValueError for a .txt file that cannot be read whole.
@@ -49,13 +49,13 @@ def _read(notes: Mapping[Path, Path]) -> dict[Path, CaptionEntry]:
     return entries
 
 
-def _strays(notes: set[Path], videos: Sequence[Path], folder: Path) -> list[Stray]:
+def _strays(notes: set[Path], videos: Sequence[Path], folder: Path) -> list[UnmatchedEntry]:
     hints: dict[str, str] = {}
     for video in videos:
         hints.setdefault(_folded(video.with_suffix("")), f"it differs only in case from {video.name}")
         hints.setdefault(_folded(video), f"{video.name} is described by {video.stem}.txt")
     return [
-        Stray(note.relative_to(folder).as_posix(), "a .txt file", hints.get(_folded(note.with_suffix("")), ""))
+        UnmatchedEntry(note.relative_to(folder).as_posix(), "a .txt file", hints.get(_folded(note.with_suffix("")), ""))
         for note in sorted(notes)
     ]
 

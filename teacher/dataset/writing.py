@@ -14,7 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from fewstep.teacher.dataset.begun_shard import Begun, Record, begun_metadata, begun_path, keep_begun
+from fewstep.teacher.dataset.begun_shard import BegunShard, Record, begun_metadata, begun_path, keep_begun
 from fewstep.teacher.dataset.listing import ITEMS_FILE, read_listing, write_listing
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Shard, Skip, TensorLayout, read_manifest
 from fewstep.teacher.dataset.shard_records import collected, keep_record, missing_shards, reopened, shard_path
@@ -130,7 +130,7 @@ class _Writing:
         """Items that no later call makes again."""
         shares = [(shard_path(self.folder, n), self.plan.share(n)) for n in range(self.plan.num_shards)]
         size = _batch_size(self.source)
-        return sum(len(items) if path.exists() else len(Begun(path, size)) for path, items in shares)
+        return sum(len(items) if path.exists() else len(BegunShard(path, size)) for path, items in shares)
 
     def _missing(self) -> list[int]:
         assert self.manifest is not None
@@ -150,7 +150,7 @@ class _Writing:
     def _made(self, path: Path, items: range) -> Generator[Record | Skip, None, None]:
         """The items of a shard: what is there of it, then the source's, until a signal asks to stop or another process
         has ended."""
-        begun = Begun(path, _batch_size(self.source))
+        begun = BegunShard(path, _batch_size(self.source))
         for item in begun:
             yield item
             self.progress.add(1)

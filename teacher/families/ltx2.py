@@ -103,7 +103,7 @@ class LTX2Teacher(LTXLatents):
     def guide(
         self, z_t: Tensor, t: Time, conditions: Conditions, weights: Tensor, network: nn.Module | None = None
     ) -> Tensor:
-        """As the pipeline does: see `Terms`. The weights are the video's of the prompt; all others are the family's."""
+        """As the pipeline does: see `GuidanceTerms`. `weights` are of the video's prompt, the rest is the family's."""
         kept, schedule, streams = self.kept(conditions, z_t), self.schedule_of(network), self._streams(z_t)
         z, guided = z_t if kept is None else kept.pin(z_t), weights != 1
         times = torch.as_tensor(t).expand(len(z))

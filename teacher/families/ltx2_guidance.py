@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Terms:
+class GuidanceTerms:
     """The pipeline's own weights for one stream, beside that of the prompt."""
 
     stg: float = 1.0  # away from what blocks make of it whose self-attention is skipped (arXiv 2411.18664)
@@ -25,7 +25,7 @@ class Terms:
         return self.rescale * guided_x0 * (wanted / spread) + (1 - self.rescale) * guided_x0
 
 
-VIDEO, SOUND = Terms(), Terms()
+VIDEO, SOUND = GuidanceTerms(), GuidanceTerms()
 SOUND_WEIGHT = 7.0  # of the prompt, whatever the video's is
 
 

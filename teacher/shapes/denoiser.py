@@ -182,10 +182,12 @@ def train_denoiser(
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 2])
+        # curriculum: at first captions name every attribute, later only some, as users' prompts do
         mention_rate = SAID_RATE + (1.0 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
         x0, captions, labels = latents.batch(rng, recipe.batch, mention_rate)
         captions = ["" if rng.random() < recipe.drop else caption for caption in captions]
         ids, mask = tokenize(tokenizer, captions, TEXT_TOKENS)
+        # flow matching: z_t = (1 - t) x0 + t eps, and the target is the velocity eps - x0
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift).float()
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
         x0, t, eps, ids, mask = (a.to(device) for a in (x0, t, eps, ids, mask))
@@ -194,6 +196,7 @@ def train_denoiser(
             text = encode_text(encoder, ids, mask)
             velocity = forward(z_t, t * 1000, text, return_dict=False)[0]
         error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
+        # the head reads attributes from the network, which ties the text to what is drawn
         attributes = head.loss(labels.to(device))
         total = error.mean() + recipe.attribute_loss * attributes
         return {"loss": total, "attributes": attributes, **losses_by_time(error, t)}

@@ -136,7 +136,9 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, scre
         half = -(-recipe.batch // 2)
         indices = range(step * half, (step + 1) * half)
         rng = np.random.default_rng([seed, step, 3])
+        # half of the clips have the world's own mottle, the others weaker or stronger
         mottle = np.where(rng.random(2 * half) < 0.5, 1.0, rng.uniform(0, _MOST_MOTTLE, 2 * half))
+        # both splits: it only measures, so it must also know the combinations that teachers are not trained on
         video, labels = batch("train", seed + 2, indices, mottle[:half])
         more, more_labels = batch("held-out", seed + 2, indices, mottle[half:])
         video = _disturb(torch.cat([video, more]), rng)

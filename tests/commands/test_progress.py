@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.commands import progress
-from fewstep.commands.progress import Screen, Shown, where
+from fewstep.commands.progress import ProgressTarget, Screen, progress_target
 from fewstep.commands.run_screen import RunScreen
 from fewstep.commands.tables import print_table
 from fewstep.distill.estimate import StageWork
@@ -46,21 +46,21 @@ def log(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("stdout_tty", "stderr_tty", "stdout_is_pipe", "stdout_is_data", "shown"),
     [
-        (True, True, False, False, Shown(True, None)),
-        (False, True, False, False, Shown(True, "stdout")),  # > log
-        (False, False, False, False, Shown(False, "stdout")),  # > log 2>&1, or a cluster's two files
-        (True, False, False, False, Shown(False, "stderr")),  # 2> log
-        (False, True, True, False, Shown(False, "stdout")),  # | tee log
-        (False, False, True, False, Shown(False, "stdout")),
-        (False, True, False, True, Shown(True, None)),  # sample ... > paths
-        (False, False, True, True, Shown(False, "stderr")),  # $(sample ...) in a script
-        (True, False, False, True, Shown(False, "stderr")),
+        (True, True, False, False, ProgressTarget(True, None)),
+        (False, True, False, False, ProgressTarget(True, "stdout")),  # > log
+        (False, False, False, False, ProgressTarget(False, "stdout")),  # > log 2>&1, or a cluster's two files
+        (True, False, False, False, ProgressTarget(False, "stderr")),  # 2> log
+        (False, True, True, False, ProgressTarget(False, "stdout")),  # | tee log
+        (False, False, True, False, ProgressTarget(False, "stdout")),
+        (False, True, False, True, ProgressTarget(True, None)),  # sample ... > paths
+        (False, False, True, True, ProgressTarget(False, "stderr")),  # $(sample ...) in a script
+        (True, False, False, True, ProgressTarget(False, "stderr")),
     ],
 )
 def test_where_progress_goes(
-    stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_data: bool, shown: Shown
+    stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_data: bool, shown: ProgressTarget
 ) -> None:
-    assert where(stdout_tty, stderr_tty, stdout_is_pipe, stdout_is_data) == shown
+    assert progress_target(stdout_tty, stderr_tty, stdout_is_pipe, stdout_is_data) == shown
 
 
 def test_a_stage_says_step_loss_pace_memory_and_both_times_left(

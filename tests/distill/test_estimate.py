@@ -19,7 +19,7 @@ from fewstep.distill.estimate import RoleMemory, rollout_calls, stage_calls, sta
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.base import Batch
-from fewstep.distill.objectives.objective_settings import Held
+from fewstep.distill.objectives.objective_settings import HeldParameters
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe, RolloutData, Stage
@@ -156,7 +156,7 @@ def test_the_total_is_the_sum_of_stages() -> None:
 
 def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> None:
     recipe = relay(progressive(), adversarial())
-    held: list[dict[str, Held]] = [{}, {"discriminator": Held(trained=G // 4)}]
+    held: list[dict[str, HeldParameters]] = [{}, {"discriminator": HeldParameters(trained=G // 4)}]
     first, second = (stage_memory(recipe, i, G, held=held[i]) for i in (0, 1))
     assert roles(first) == {"teacher": 1, "student": 5}
     assert roles(second) == {"teacher": 1, "student": 5, "supervisor": 1, "discriminator": 1}
@@ -166,7 +166,7 @@ def test_full_training_holds_five_copies_of_the_student_beside_the_teacher() -> 
 
 def test_bfloat16_halves_what_is_frozen() -> None:
     recipe = relay(progressive(), adversarial())
-    held = {"discriminator": Held(trained=G, frozen=G // 2)}
+    held = {"discriminator": HeldParameters(trained=G, frozen=G // 2)}
     gib = roles(stage_memory(recipe, 1, G, held=held, frozen="bfloat16"))
     assert gib == {"teacher": 0.5, "student": 5, "supervisor": 0.5, "discriminator": 4.5}
 

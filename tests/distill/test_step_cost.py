@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.estimate import stage_memory
-from fewstep.distill.fitting import remedies, what_fits
+from fewstep.distill.fitting import first_fitting, remedies
 from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.recipe import Recipe
@@ -195,8 +195,8 @@ def test_micro_batches_are_counted_by_two(counted: tuple[Recipe, StepCounter, St
 
 def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
     recipe, counter, cost = counted
-    assert what_fits(recipe, cost, counter, cost.peak) == ([], cost)
-    fitting = what_fits(recipe, cost, counter, cost.peak * 0.98)
+    assert first_fitting(recipe, cost, counter, cost.peak) == ([], cost)
+    fitting = first_fitting(recipe, cost, counter, cost.peak * 0.98)
     assert fitting is not None and fitting[0] == ["stages.judged.accumulate=2"] and fitting[1].peak < cost.peak
     *_, (settings, _) = remedies(recipe, 0)
     assert settings[:4] == [
@@ -205,7 +205,7 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert settings[4:] == ["student.train=lora", "student.base=nf4"]
     *_, (_, lora), _, _ = remedies(recipe.model_copy(update={"optimizer": "adamw8bit"}), 0)  # needs no torchao
     assert counter.cost(lora.model_copy(update={"optimizer": "adamw"}), 0).held < cost.held
-    assert what_fits(recipe, cost, counter, 1e-6) is None
+    assert first_fitting(recipe, cost, counter, 1e-6) is None
 
 
 def test_a_base_in_eight_bits_is_not_offered_where_another_stage_trains_whole_networks(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.eval.results import ResultsFile, markdown_table, read_results, told_columns, write_results
+from fewstep.eval.results import ResultsFile, filled_columns, markdown_table, read_results, write_results
 
 ROWS = [{"model": "real", "shapes_fd": 1.2345}, {"model": "teacher", "steps": 4, "shapes_fd": 12.0, "num": 8}]
 
@@ -42,8 +42,8 @@ def test_intervals_stand_beside_their_figure_and_no_number_has_an_exponent() -> 
         {"fd": 51.33},
     ]
     columns = {"fd low high": "fd", "delta delta_low delta_high": "delta", "motion": "motion"}
-    assert told_columns(rows, columns) == {"fd low high": "fd", "delta delta_low delta_high": "delta"}
-    lines = markdown_table(rows, told_columns(rows, columns)).splitlines()
+    assert filled_columns(rows, columns) == {"fd low high": "fd", "delta delta_low delta_high": "delta"}
+    lines = markdown_table(rows, filled_columns(rows, columns)).splitlines()
     assert lines[2:] == ["| 1206 (1182 to 1231) | -1.23 |", "| 51.3 |  |"]
 
 

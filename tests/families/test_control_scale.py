@@ -105,13 +105,13 @@ def test_a_teacher_at_a_scale_is_the_stock_pipeline_at_it(case: Case, folder: Pa
     size = least_size(teacher)
     given, z = noise_given(teacher.given_sizes(size)), teacher.noise([3], teacher.latent_shape(*size))
     whole = predicted(teacher, z, given)
-    teacher.tell(control_scale=tuple(case.scale) if isinstance(case.scale, list) else case.scale)
+    teacher.set_inputs(control_scale=tuple(case.scale) if isinstance(case.scale, list) else case.scale)
     actual = predicted(teacher, z, given)
     expected = stock(teacher, z.clone(), given, **{case.argument: case.scale})
     assert float((actual - expected).norm() / expected.norm()) < 1e-5
     assert float((actual - whole).norm() / whole.norm()) > 1e-3  # else parity would be empty
     assert torch.equal(stock(teacher, z.clone(), given), expected)  # the contract's own arguments say it
-    teacher.tell(control_scale=1.0)
+    teacher.set_inputs(control_scale=1.0)
     assert torch.equal(predicted(teacher, z, given), whole)
 
 
@@ -132,11 +132,11 @@ def test_a_student_keeps_to_its_scale_and_its_teacher_is_compared_at_it(student:
     with pytest.raises(ValueError, match=r"trained for control_scale [\d., ]+, not 0.25: .*--control-scale"):
         open_sampler(recipe.out, SamplingOptions(control_scale=0.25), device="cpu")
     forced = open_sampler(recipe.out, SamplingOptions(control_scale=0.25, force=True), student.teacher)
-    assert forced.told == {"control_scale": 0.25}
+    assert forced.denoiser_inputs == {"control_scale": 0.25}
     own = open_sampler(recipe.out, SamplingOptions(), student.teacher)
     taught = with_student_defaults(models_of([recipe.teacher, str(recipe.out)]), SamplingOptions())
     teacher = teacher_sampler(student.teacher, "teacher", taught)
-    assert teacher.told == own.told != forced.told
+    assert teacher.denoiser_inputs == own.denoiser_inputs != forced.denoiser_inputs
     z, conditions = own.noise([0]), own.conditions_of_any(["a ring"])
     first = own.sample(z, conditions)
     assert not torch.equal(forced.sample(z, conditions), first)
@@ -149,6 +149,6 @@ def test_what_no_control_branch_takes_is_refused(folder: Path, recipe: Recipe, t
         check_run(wrong, RunFolder(wrong.out))
     save_tiny_wan(tmp_path / "wan")
     plain = load_teacher(tmp_path / "wan", device="cpu")
-    plain.tell(control_scale=1.0)
+    plain.set_inputs(control_scale=1.0)
     with pytest.raises(ValueError, match="a WanPipeline takes no control scale, so control_scale has no effect"):
-        plain.tell(control_scale=0.5)
+        plain.set_inputs(control_scale=0.5)

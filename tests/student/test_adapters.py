@@ -20,7 +20,7 @@ from fewstep.student.adapters import (
     save_adapter,
     shared_copy,
 )
-from fewstep.student.denoiser import the_denoiser
+from fewstep.student.denoiser import single_denoiser
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher
 
@@ -32,7 +32,7 @@ def ask(teacher: Teacher, network: nn.Module) -> Tensor:
 
 
 def adapted(teacher: Teacher, filled: bool = True) -> nn.Module:
-    network = shared_copy(the_denoiser(teacher))
+    network = shared_copy(single_denoiser(teacher))
     add_adapter(network, "student", rank=4, alpha=4)
     if filled:
         torch.manual_seed(0)
@@ -42,12 +42,12 @@ def adapted(teacher: Teacher, filled: bool = True) -> nn.Module:
 
 
 def test_a_fresh_adapter_changes_nothing(tiny_teacher: Teacher) -> None:
-    base = the_denoiser(tiny_teacher)
+    base = single_denoiser(tiny_teacher)
     assert torch.equal(ask(tiny_teacher, adapted(tiny_teacher, filled=False)), ask(tiny_teacher, base))
 
 
 def test_an_adapter_leaves_the_network_it_shares_weights_with_alone(tiny_teacher: Teacher) -> None:
-    base = the_denoiser(tiny_teacher)
+    base = single_denoiser(tiny_teacher)
     before = ask(tiny_teacher, base)
     network = adapted(tiny_teacher)
     assert torch.equal(ask(tiny_teacher, base), before)
@@ -59,7 +59,7 @@ def test_an_adapter_leaves_the_network_it_shares_weights_with_alone(tiny_teacher
 
 
 def test_an_adapter_survives_the_disk(tiny_teacher: Teacher, tmp_path: Path) -> None:
-    network, again = adapted(tiny_teacher), shared_copy(the_denoiser(tiny_teacher))
+    network, again = adapted(tiny_teacher), shared_copy(single_denoiser(tiny_teacher))
     save_adapter(network, "student", tmp_path)
     load_adapter(again, "other", tmp_path)
     assert torch.equal(ask(tiny_teacher, again), ask(tiny_teacher, network))
@@ -69,12 +69,12 @@ def test_merging_gives_a_plain_network(tiny_teacher: Teacher) -> None:
     network = adapted(tiny_teacher)
     merged = deepcopy(network)
     merge_adapters(merged)
-    assert set(merged.state_dict()) == set(the_denoiser(tiny_teacher).state_dict())
+    assert set(merged.state_dict()) == set(single_denoiser(tiny_teacher).state_dict())
     assert torch.allclose(ask(tiny_teacher, merged), ask(tiny_teacher, network), rtol=1e-4, atol=1e-4)
 
 
 def test_targets_are_in_the_blocks_only(tiny_teacher: Teacher) -> None:
-    targets = lora_targets(the_denoiser(tiny_teacher))
+    targets = lora_targets(single_denoiser(tiny_teacher))
     assert "blocks.0.attn1.to_q" in targets and "blocks.3.ffn.net.2" in targets
     assert all(name.startswith("blocks.") for name in targets)
     with pytest.raises(ValueError, match=r"student\.lora\.targets"):
@@ -83,7 +83,7 @@ def test_targets_are_in_the_blocks_only(tiny_teacher: Teacher) -> None:
 
 def test_broken_and_foreign_adapters_are_refused(tiny_teacher: Teacher, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_teacher), "student", tmp_path)
-    path, base = tmp_path / ADAPTER_FILE, the_denoiser(tiny_teacher)
+    path, base = tmp_path / ADAPTER_FILE, single_denoiser(tiny_teacher)
     with pytest.raises(ValueError, match="another network"):
         load_adapter(nn.Sequential(nn.Linear(2, 2)), "student", tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
@@ -102,19 +102,19 @@ def test_broken_and_foreign_adapters_are_refused(tiny_teacher: Teacher, tmp_path
 )
 def test_a_target_that_fits_nothing_is_refused(tiny_teacher: Teacher, targets: list[str], text: str) -> None:
     with pytest.raises(ValueError, match=f"student.lora.targets: .*{text}"):
-        add_adapter(shared_copy(the_denoiser(tiny_teacher)), "student", 4, 4, targets)
+        add_adapter(shared_copy(single_denoiser(tiny_teacher)), "student", 4, 4, targets)
 
 
 def test_an_adapter_is_checked_by_its_header(
     tiny_teacher: Teacher, tiny_wan_folder: Path, tiny_cogvideox_folder: Path, tmp_path: Path
 ) -> None:
     save_adapter(adapted(tiny_teacher), "student", tmp_path)
-    check_adapter(the_denoiser(outline_teacher(tiny_wan_folder).teacher), tmp_path, "restore it")
+    check_adapter(single_denoiser(outline_teacher(tiny_wan_folder).teacher), tmp_path, "restore it")
     with pytest.raises(ValueError, match=r"adapter\.safetensors is .*of another network.*restore it"):
-        check_adapter(the_denoiser(outline_teacher(tiny_cogvideox_folder).teacher), tmp_path, "restore it")
+        check_adapter(single_denoiser(outline_teacher(tiny_cogvideox_folder).teacher), tmp_path, "restore it")
     (tmp_path / ADAPTER_FILE).write_bytes((tmp_path / ADAPTER_FILE).read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"adapter\.safetensors is cut off: .*: restore it"):
-        check_adapter(the_denoiser(tiny_teacher), tmp_path, "restore it")
+        check_adapter(single_denoiser(tiny_teacher), tmp_path, "restore it")
 
 
 class Grouped(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.student.background import Background, decoded_meanwhile
-from fewstep.student.chain import Before
+from fewstep.student.chain import PreviousSampler
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
@@ -68,6 +68,6 @@ def test_an_error_of_decoding_is_raised(sampler: Sampler, monkeypatch: pytest.Mo
 
 def test_clips_of_pictures_are_refused(sampler: Sampler, tiny_svd_folder: Path) -> None:
     of_picture = teacher_sampler(load_teacher(tiny_svd_folder, device="cpu"), "svd", SamplingOptions(2, 1.0))
-    for refused in (of_picture, replace(sampler, before=Before(sampler, {}, 1))):
+    for refused in (of_picture, replace(sampler, before=PreviousSampler(sampler, {}, 1))):
         with pytest.raises(ValueError, match="--overlap is for clips that are made from prompts alone"):
             Background(refused)

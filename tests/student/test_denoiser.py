@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.denoiser import Roles, Train, student_network, the_denoiser
+from fewstep.student.denoiser import Roles, Train, single_denoiser, student_network
 from fewstep.student.weights import is_adapter
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
@@ -37,7 +37,7 @@ def saved(roles: Roles, folder: Path) -> Path:
 @pytest.mark.parametrize("mode", TRAINS)
 def test_an_untrained_student_equals_the_teacher(teacher: Teacher, mode: Train) -> None:
     roles = Roles(teacher, mode, rank=4)
-    expected = ask(teacher, the_denoiser(teacher))
+    expected = ask(teacher, single_denoiser(teacher))
     assert torch.equal(ask(teacher, roles.student), expected)
     assert torch.equal(ask(teacher, roles.supervisor), expected)
 
@@ -49,15 +49,15 @@ def test_saved_weights_name_nobodys_folder(teacher: Teacher, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("mode", TRAINS)
 def test_only_the_student_moves(teacher: Teacher, mode: Train) -> None:
-    before = {k: v.clone() for k, v in the_denoiser(teacher).state_dict().items()}
-    expected = ask(teacher, the_denoiser(teacher))
+    before = {k: v.clone() for k, v in single_denoiser(teacher).state_dict().items()}
+    expected = ask(teacher, single_denoiser(teacher))
     roles = Roles(teacher, mode, rank=4)
     train(roles, ask)
-    after = the_denoiser(teacher).state_dict()
+    after = single_denoiser(teacher).state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     assert torch.equal(ask(teacher, roles.supervisor), expected) and torch.equal(ask(teacher, roles.backbone), expected)
     assert not torch.allclose(ask(teacher, roles.student), expected)
-    assert all(p.grad is None for p in the_denoiser(teacher).parameters())
+    assert all(p.grad is None for p in single_denoiser(teacher).parameters())
 
 
 def test_adapters_need_one_copy_of_the_weights(teacher: Teacher, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_adapters_need_one_copy_of_the_weights(teacher: Teacher, tmp_path: Path)
     roles = Roles(teacher, "lora", start, start, rank=4)
     networks = (roles.student, roles.supervisor, roles.backbone)
     large = {p.data_ptr() for network in networks for p in network.parameters() if p.shape == (24, 24)}
-    own = [p for p in the_denoiser(teacher).parameters() if p.shape == (24, 24)]
+    own = [p for p in single_denoiser(teacher).parameters() if p.shape == (24, 24)]
     assert len(large) == len(own) > 0  # rank 4 adapters have other shapes
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.contract import SamplingContract, read_contract
-from fewstep.student.denoiser import Roles, Train, student_network, the_denoiser
+from fewstep.student.denoiser import Roles, Train, single_denoiser, student_network
 from fewstep.student.load_student import load_student
 from fewstep.student.weights import check_weights, is_adapter, weights_sha256
 from fewstep.teacher.base import Teacher, VideoSize
@@ -224,4 +224,4 @@ def test_a_contract_of_version_2_is_of_a_denoiser_that_is_told_nothing(tiny_teac
 
 def test_what_holds_one_network_refuses_two(tiny_experts: Teacher) -> None:
     with pytest.raises(ValueError, match="has two denoisers"):
-        the_denoiser(tiny_experts)
+        single_denoiser(tiny_experts)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep.student.denoiser import Roles, student_network, the_denoiser
+from fewstep.student.denoiser import Roles, single_denoiser, student_network
 from fewstep.student.few_bit_layers import FewBitLinear
 from fewstep.student.few_bits import FewBits, base_of, chosen_layers, quantise_base
 from fewstep.teacher.base import Teacher
@@ -45,7 +45,7 @@ def test_predictions_stay_close(tiny_wide_folder: Path, kind: FewBits) -> None:
 def test_linear_layers_of_blocks_alone_are_rounded_once(tiny_wide_folder: Path, kind: FewBits) -> None:
     teacher = fresh(tiny_wide_folder)
     quantise_base(teacher, kind)
-    network = the_denoiser(teacher)
+    network = single_denoiser(teacher)
     rounded = {name: layer for name, layer in network.named_modules() if isinstance(layer, FewBitLinear)}
     assert rounded and all(name.startswith("blocks.") for name in rounded)
     before = [dict(layer.named_parameters()) for layer in rounded.values()]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.teacher.interrupts import Stop
-from fewstep.teacher.screen import Silent
+from fewstep.teacher.screen import SilentScreen
 from fewstep.teacher.training_loop import Budget, train_network
 
 
@@ -105,7 +105,7 @@ def test_a_request_to_stop_ends_the_step_and_saves(tmp_path: Path, number: int) 
 def test_a_request_to_save_is_met_and_training_goes_on(tmp_path: Path) -> None:
     net, kept, text = Net(), dict[int, int](), list[str]()
 
-    class Noting(Silent):
+    class Noting(SilentScreen):
         def say(self, sentence: str) -> None:
             text.append(sentence)
 

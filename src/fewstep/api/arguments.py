@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
-from fewstep.commands.sentence import one_line, told
+from fewstep.commands.sentence import error_text, one_line
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,7 +25,7 @@ def in_one_sentence(call: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return call(*args, **kwargs)
         except (ValueError, OSError) as error:
-            sentence = one_line(_in_python(told(error), names)) or type(error).__name__
+            sentence = one_line(_in_python(error_text(error), names)) or type(error).__name__
             raise ValueError(sentence) from error
 
     return wrapped

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import torch
 
     from fewstep.eval.latency.benchmark import Benchmark, BenchmarkPlan
-    from fewstep.eval.latency.optimise import Tried
+    from fewstep.eval.latency.optimise import OptionTrial
     from fewstep.eval.latency.timing import TimedModel
     from fewstep.eval.latency.tuning import Tuning
     from fewstep.eval.models import Model
@@ -182,8 +182,8 @@ def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, re
         raise ValueError("--quantise-text needs the text encoder, which --no-text leaves out: leave one of them out")
     if not optimise and max_error is not None:
         raise ValueError("--max-error is the limit of --optimise auto: leave it out, or add that")
-    if optimise and tuning.said:
-        raise ValueError(f"--optimise auto chooses the options itself: leave {tuning.said} out")
+    if optimise and tuning.as_options:
+        raise ValueError(f"--optimise auto chooses the options itself: leave {tuning.as_options} out")
     if optimise and repetitions < FEWEST:
         raise ValueError(
             f"--optimise auto compares gains with the spread of passes: use --repetitions {FEWEST} or more"
@@ -252,7 +252,7 @@ def time_models(
 
 def _tuned(
     models: list[TimedModel], plan: BenchmarkPlan, screen: Screen
-) -> tuple[BenchmarkPlan, list[Tried], dict[str, Mapping[str, float | None]]]:
+) -> tuple[BenchmarkPlan, list[OptionTrial], dict[str, Mapping[str, float | None]]]:
     """Tunes the models in place, as planned or as pays on the last one: the plan with what was done, all that was
     tried, and by name how like each model's clips still are to its own."""
     from fewstep.eval.latency.likeness import Likenesses
@@ -261,8 +261,8 @@ def _tuned(
     from fewstep.eval.latency.tuning import tune
     from fewstep.teacher.loading import quiet_libraries
 
-    tried: list[Tried] = []
-    if not (plan.optimise or plan.tuning.said):
+    tried: list[OptionTrial] = []
+    if not (plan.optimise or plan.tuning.as_options):
         return plan, tried, {}
     screen.say("making a clip of each model to compare with")
     likenesses = Likenesses(models, plan.batch)
@@ -272,14 +272,14 @@ def _tuned(
         screen.say(f"trying options on {last.name}, kept where they pay and its clip differs by at most {limit:g}")
         optimizer = Optimiser(last, plan.batch, plan.repetitions, clock, limit)
         with quiet_libraries():
-            kept, tried = optimizer.run(lambda one: screen.say(one.said))
+            kept, tried = optimizer.run(lambda one: screen.say(one.summary))
         plan = replace(plan, tuning=kept, max_error=limit)
-        screen.say(f"timing with {kept.said or 'no option, as none pays here'}")
+        screen.say(f"timing with {kept.as_options or 'no option, as none pays here'}")
     tune([model.sampler for model in models], plan.tuning)
     if plan.tuning.overlap:
         for model in models:
             model.overlap()
-    return plan, tried, likenesses.measure() if plan.tuning.said else {}
+    return plan, tried, likenesses.measure() if plan.tuning.as_options else {}
 
 
 def _open(

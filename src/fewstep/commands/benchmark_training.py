@@ -116,7 +116,7 @@ def _checked_size(plan: Recipe) -> VideoSize:
     from fewstep.teacher.outline import outline_teacher
 
     outline = outline_teacher(plan.teacher, plan.shift)
-    outline.teacher.tell(plan.embedded_guidance, plan.control_scale)
+    outline.teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     check_networks(plan, outline)
     if isinstance(plan.data, DatasetData) and (datasets_in(plan.data.folder)[0] / MANIFEST_FILE).is_file():
@@ -144,7 +144,7 @@ def _measure(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
-    teacher.tell(plan.embedded_guidance, plan.control_scale)
+    teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     teacher.restrict(plan.student.only)  # every batch is of one base model: the teacher's own has the times of all
     prompts = list(map(str, plan.logging.sampled)) or list(STAND_IN_PROMPTS)
     conditions = teacher.conditions_of_any(prompts, "", size)
@@ -284,11 +284,11 @@ def _show(
     from rich.box import SIMPLE
 
     from fewstep.commands.tables import print_table
-    from fewstep.eval.results import results_table, told_columns
+    from fewstep.eval.results import filled_columns, results_table
 
     headings = columns(players)
     for title, keys in on_screen(players).items():
-        table = results_table(rows, told_columns(rows, {key: headings[key] for key in keys}), title)
+        table = results_table(rows, filled_columns(rows, {key: headings[key] for key in keys}), title)
         table.box, table.padding = SIMPLE, 0
         print_table(table)
     for note in training_notes(rows, failed):

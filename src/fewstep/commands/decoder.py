@@ -61,7 +61,7 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     from fewstep.student.decoder.video_decoder import unfolded_at_last
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
-    from fewstep.teacher.source import size_said
+    from fewstep.teacher.source import size_text
 
     folder.check(plan)
     check_not_taken(folder.path, folder.elsewhere)
@@ -78,7 +78,7 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     if window is not None:
         for size in sizes:
             if any(part > whole for part, whole in zip(window.plain, size, strict=True)):
-                raise ValueError(f"decoder.window is {window}, and clips are {size_said(size)}: make it smaller")
+                raise ValueError(f"decoder.window is {window}, and clips are {size_text(size)}: make it smaller")
         check_possible(outline.teacher, [window.plain])
     elif len(sizes) > 1:
         raise ValueError(

@@ -133,9 +133,9 @@ def export_student(
 
 
 def _say_memory(source: Path, steps: int | None, teacher: str | None, screen: Screen) -> None:
-    from fewstep.student.export.memory import memory_said, outlined_teacher
+    from fewstep.student.export.memory import memory_notice, outlined_teacher
 
-    estimate, too_much = memory_said(outlined_teacher(source, steps, teacher))
+    estimate, too_much = memory_notice(outlined_teacher(source, steps, teacher))
     if too_much:
         screen.warn(f"{estimate}: it may run out of memory")
     elif estimate:

@@ -14,8 +14,8 @@ from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS, MOST_SAMPLING_STEPS
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
     from fewstep.teacher.base import Teacher, VideoSize
+    from fewstep.teacher.denoiser_inputs import ControlScale
     from fewstep.teacher.guidance import Guidance
-    from fewstep.teacher.told import ControlScale
 
 _T = TypeVar("_T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -131,7 +131,7 @@ def optional_guidance_of(text: str | None) -> Guidance | None:
 
 def control_if_asked(text: str | None) -> ControlScale | None:
     """What `--control-scale` asks for. Raises ValueError, naming the option, for what are no numbers."""
-    from fewstep.teacher.told import one_scale
+    from fewstep.teacher.denoiser_inputs import one_scale
 
     try:
         return None if text is None else one_scale(text)

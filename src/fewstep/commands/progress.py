@@ -32,14 +32,14 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # 
 WholeLeft = Callable[[float, int], float]
 
 
-class Shown(NamedTuple):
+class ProgressTarget(NamedTuple):
     """Where progress goes: bars on standard error, and lines on one of the streams, if on any."""
 
     bars: bool
     lines: Literal["stdout", "stderr"] | None
 
 
-def where(stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_data: bool) -> Shown:
+def progress_target(stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_data: bool) -> ProgressTarget:
     """Bars where a terminal reads standard error, and lines on standard output when it is not a terminal.
 
     So `> log`, `> log 2>&1` and a cluster's files all get lines, once. A pipe's reader usually prints on the same
@@ -47,8 +47,8 @@ def where(stdout_tty: bool, stderr_tty: bool, stdout_is_pipe: bool, stdout_is_da
     standard output is data, has its lines on standard error.
     """
     if stdout_tty or stdout_is_data:
-        return Shown(stderr_tty, None if stderr_tty else "stderr")
-    return Shown(stderr_tty and not stdout_is_pipe, "stdout")
+        return ProgressTarget(stderr_tty, None if stderr_tty else "stderr")
+    return ProgressTarget(stderr_tty and not stdout_is_pipe, "stdout")
 
 
 class Screen:
@@ -62,7 +62,7 @@ class Screen:
     def __init__(
         self, stdout_is_data: bool = False, clock: Callable[[], float] = time.monotonic, quiet: bool = False
     ) -> None:
-        shown = where(
+        shown = progress_target(
             _is_terminal(sys.stdout), _is_terminal(sys.stderr) and not _is_dumb(), _is_pipe(sys.stdout), stdout_is_data
         )
         main = is_main_process()

@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Make one HTML page of clips side by side, quality, latency and training; it needs neither server nor network."""
     from fewstep.eval.report.inputs import read_benchmark
-    from fewstep.eval.report.page import Material, write_report
+    from fewstep.eval.report.page import ReportInputs, write_report
     from fewstep.teacher.files.atomic import check_writable_file
 
     if not out.absolute().parent.is_dir():
@@ -55,7 +55,7 @@ def report(
             known.append(timing)
     for sentence in _missing_clips(comparisons):
         typer.secho(sentence, fg="yellow", err=True)
-    write_report(out, Material([read_run(run) for run in runs], comparisons, known), prompts)
+    write_report(out, ReportInputs([read_run(run) for run in runs], comparisons, known), prompts)
     typer.echo(f"{out}: open it in a browser")
 
 

@@ -39,7 +39,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
         find_decoder(plan.logging.decoder)
     check_source(plan, folder)
     outline = outline_teacher(plan.teacher, plan.shift)
-    outline.teacher.tell(plan.embedded_guidance, plan.control_scale)
+    outline.teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     if plan.parallel.shards(num_processes):
         check_sharded(outline.teacher, [stage.guidance for stage in plan.stages])

@@ -53,20 +53,20 @@ def show_cost(
 def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
     from rich.table import Table
 
-    from fewstep.teacher.source import size_said
+    from fewstep.teacher.source import size_text
 
     table = Table("size", "clips", "latents", title="clips of each size, at most")
     for size, count in clips.items():
-        table.add_row(size_said(size), f"{count:,}", " x ".join(map(str, teacher.latent_shape(*size))))
+        table.add_row(size_text(size), f"{count:,}", " x ".join(map(str, teacher.latent_shape(*size))))
     return table
 
 
 def _largest_line(teacher: Teacher, sizes: Sequence[VideoSize]) -> str:
     from fewstep.distill.size_checks import largest_size
-    from fewstep.teacher.source import size_said
+    from fewstep.teacher.source import size_text
 
     return (
-        f"clips of {len(sizes)} sizes: {size_said(largest_size(teacher, sizes))} is the largest; count every call as "
+        f"clips of {len(sizes)} sizes: {size_text(largest_size(teacher, sizes))} is the largest; count every call as "
         "one of that size"
     )
 
@@ -102,7 +102,7 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
 
 def _expert_lines(plan: Recipe, teacher: Teacher) -> list[str]:
     """Of a teacher with two experts, to whom each stage's nodes belong and who is trained."""
-    from fewstep.distill.expert_plan import expert_plan, whose
+    from fewstep.distill.expert_plan import expert_plan, nodes_by_expert
     from fewstep.teacher.experts import Experts
 
     experts = teacher.denoiser
@@ -111,7 +111,7 @@ def _expert_lines(plan: Recipe, teacher: Teacher) -> list[str]:
     lines = ["both experts are in memory at once: times on both sides of the boundary meet in a batch"]
     for stage in plan.stages:
         nodes, trained = teacher.schedule.grid(stage.student_steps)[:-1], expert_plan(stage, teacher).trained or ()
-        lines.append(f"{stage.name} trains {' and '.join(trained)}: of its nodes {whose(experts, nodes)}")
+        lines.append(f"{stage.name} trains {' and '.join(trained)}: of its nodes {nodes_by_expert(experts, nodes)}")
     return lines
 
 

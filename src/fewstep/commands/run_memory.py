@@ -37,16 +37,16 @@ class Machine:
 
 def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machine, screen: Screen) -> None:
     """Prints the table; the outline is used up. Where a family cannot be counted, a line says so."""
-    from fewstep.distill.fitting import what_fits
+    from fewstep.distill.fitting import first_fitting
     from fewstep.distill.step_cost import StepCounter
     from fewstep.teacher.experts import every_network
-    from fewstep.teacher.source import size_said
+    from fewstep.teacher.source import size_text
 
     assert plan.precision != "auto"
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `run.follow`
     teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
     weights = sum(x.numel() for network in every_network(teacher.denoiser) for x in network.parameters())
-    screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_said(size)}")
+    screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_text(size)}")
     try:
         counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher), machine.processes)
         costs = list(counter.costs(plan))
@@ -56,7 +56,7 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
         for cost in costs if gib is not None else ():
             assert gib is not None
             if cost.peak > gib:
-                fitting = what_fits(plan, cost, counter, gib)
+                fitting = first_fitting(plan, cost, counter, gib)
                 typer.echo(_too_large(cost, gib, fitting), err=True)
     except ValueError as error:
         screen.warn(f"{error}: the tables above leave activations out")

@@ -84,10 +84,11 @@ def _follow(
     device = plan.device or accelerator.device
     screen.say(f"loading the teacher {plan.teacher} ({plan.precision}, {device})")
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
-    teacher.tell(plan.embedded_guidance, plan.control_scale)
+    teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     bases = _bases(plan, teacher, screen)
     data = plan.data.folder if plan.data.kind == "dataset" else folder.data
     others = [folder.of_base(number).data for number in range(1, len(bases) + 1)]
+    # the first process alone keeps the recipe and writes the log
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
         folder.begin(plan, again)
@@ -96,6 +97,7 @@ def _follow(
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing
     ranks.wait()
+    # data: all processes make it, and each base model has its own
     if data == folder.data:
         sizes = clip_sizes(plan, teacher)
         for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
@@ -110,6 +112,7 @@ def _follow(
     teacher.use_size(clips.size)
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
+    # what only sampling needs goes before training, which needs the memory
     seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan, ranks)
     for base in bases:
         base.free_text()

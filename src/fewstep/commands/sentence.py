@@ -13,7 +13,7 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in words)[: 2 * _LONGEST]
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """The message of an error, for users."""
     from pydantic import ValidationError
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.calls import SUPERVISOR, Calls, PartCalls
 from fewstep.distill.objectives.base import STUDENT, Batch, NetworkRoles, Trainee
-from fewstep.distill.objectives.objective_settings import Held, ObjectiveSettings, Probe
+from fewstep.distill.objectives.objective_settings import HeldParameters, ObjectiveSettings, Probe
 from fewstep.distill.objectives.supervision import StudentStep, Supervision
 from fewstep.teacher.bases import Kinds
 
@@ -89,9 +89,9 @@ class Matching(ObjectiveSettings):
         """Of the warm-up; the probe is too short to count."""
         return (each.forward + Calls.of(FAKE, stage.batch, stage.batch)) * self.warmup
 
-    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, Held]:
+    def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, HeldParameters]:
         """The second network."""
-        return {FAKE: Held(trained=sum(parameter.numel() for parameter in network.parameters()))}
+        return {FAKE: HeldParameters(trained=sum(parameter.numel() for parameter in network.parameters()))}
 
 
 @dataclass(frozen=True)

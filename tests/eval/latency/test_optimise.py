@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fewstep.eval.latency import optimise
-from fewstep.eval.latency.optimise import Optimiser, Tried, candidates
+from fewstep.eval.latency.optimise import Optimiser, OptionTrial, candidates
 from fewstep.eval.latency.timing import Seconds, TimedModel
 from fewstep.eval.latency.tuning import Tuning
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
@@ -27,11 +27,11 @@ def model(tiny_wan_folder: Path) -> TimedModel:
 
 
 @pytest.fixture
-def tried(model: TimedModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Tuning, list[Tried]]]:
+def tried(model: TimedModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Tuning, list[OptionTrial]]]:
     """Tries groups of options whose passes take 4 s less what the options that are on save of that. Every other pair of
     passes is slower as a whole, and of a pair the second pass."""
 
-    def run(groups: list[Any], saved: dict[str, float], max_error: float = 0.05) -> tuple[Tuning, list[Tried]]:
+    def run(groups: list[Any], saved: dict[str, float], max_error: float = 0.05) -> tuple[Tuning, list[OptionTrial]]:
         number = count()
 
         def timed(model: TimedModel, prompts: list[str], clock: Any) -> Seconds:
@@ -61,7 +61,7 @@ def _backend(sampler: Sampler) -> str:
 def test_what_pays_is_kept_and_what_comes_after_is_tried_on_top(tried: Any) -> None:
     groups = [[("slicing", True)], [("tiling", True)], [("overlap", True)]]
     kept, actual = tried(groups, {"slicing": 1.0, "tiling": 0.5 * SPREAD, "overlap": 0.5})
-    assert kept == Tuning(slicing=True, overlap=True) and kept.said == "--slicing --overlap"
+    assert kept == Tuning(slicing=True, overlap=True) and kept.as_options == "--slicing --overlap"
     slicing, tiling, overlap = actual
     assert (slicing.seconds_without, slicing.seconds_with) == pytest.approx((9.05, 8.05))
     assert slicing.seconds_saved == pytest.approx(1.0)
@@ -71,7 +71,7 @@ def test_what_pays_is_kept_and_what_comes_after_is_tried_on_top(tried: Any) -> N
     assert tiling.seconds_without == pytest.approx(8.05)  # with what was kept before
     assert overlap.why == "more clips a minute, though none comes sooner"
     text = f"--slicing: 1.12x (9.05 to 8.05 s, saved 1, spread 0.2), error {slicing.relative_error:.2g}: kept, "
-    assert slicing.said == f"{text}faster by more than the spread"
+    assert slicing.summary == f"{text}faster by more than the spread"
 
 
 def test_of_alternatives_the_fastest_is_kept(tried: Any) -> None:
@@ -80,7 +80,7 @@ def test_of_alternatives_the_fastest_is_kept(tried: Any) -> None:
     assert kept == Tuning(attention="native") and second.kept
     assert (first.kept, first.why) == (False, "--attention native is faster")
     assert not unknown.kept and "has no attention backend quick here" in unknown.why and unknown.seconds_with is None
-    assert unknown.said.startswith("--attention quick: left out, ")
+    assert unknown.summary.startswith("--attention quick: left out, ")
 
 
 @pytest.mark.parametrize(

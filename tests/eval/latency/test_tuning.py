@@ -122,5 +122,5 @@ def test_options_that_do_not_fit_are_refused(tuning: Tuning, batch: int, sentenc
 
 
 def test_options_are_said_as_they_are_typed() -> None:
-    assert Tuning().said == "" and not Tuning().compiles
-    assert Tuning(cuda_graphs=True, quantise_text="int8").said == "--cuda-graphs --quantise-text int8"
+    assert Tuning().as_options == "" and not Tuning().compiles
+    assert Tuning(cuda_graphs=True, quantise_text="int8").as_options == "--cuda-graphs --quantise-text int8"

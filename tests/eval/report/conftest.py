@@ -19,7 +19,7 @@ from fewstep.eval.report.inputs import (
     read_benchmark,
     read_evaluation,
 )
-from fewstep.eval.report.page import Material
+from fewstep.eval.report.page import ReportInputs
 from fewstep.teacher.videos.writing import write_video
 
 FRAMES, SIDE, FPS = 17, 64, 8
@@ -166,7 +166,7 @@ def adversarial_run() -> RunRecord:
 
 
 @pytest.fixture(scope="session")
-def material(evaluation_folder: Path, benchmark: BenchmarkRecord, run_record: RunRecord) -> Material:
+def material(evaluation_folder: Path, benchmark: BenchmarkRecord, run_record: RunRecord) -> ReportInputs:
     """All that a report can show."""
     comparison = Comparison(evaluation_folder, read_evaluation(evaluation_folder), benchmark)
-    return Material([run_record], [comparison], [benchmark])
+    return ReportInputs([run_record], [comparison], [benchmark])

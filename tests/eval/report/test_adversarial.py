@@ -9,7 +9,7 @@ import pytest
 
 from fewstep.eval.report.adversarial import CAUTION, POINTS, adversarial_stage, fresh_heads, thinned
 from fewstep.eval.report.inputs import Judging, RunRecord, StageRecord
-from fewstep.eval.report.page import Material, render_page
+from fewstep.eval.report.page import ReportInputs, render_page
 from tests.eval.report.test_page import data_of
 
 
@@ -80,7 +80,7 @@ def test_fresh_heads_are_told_with_their_limits(stage: StageRecord) -> None:
 
 
 def test_the_page_shows_pictures_apart_from_the_other_curves(adversarial_run: RunRecord, run_record: RunRecord) -> None:
-    page = render_page(Material([run_record, adversarial_run], [], []), count=6)
+    page = render_page(ReportInputs([run_record, adversarial_run], [], []), count=6)
     data = data_of(page)
     assert len(data["pictures"]) == 6 and page.count("data-picture=") == 6
     assert page.count(CAUTION) == 1 and "84 % → 78 %" in page

@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from fewstep.eval.report.inputs import RunRecord
-from fewstep.eval.report.page import Material, write_report
+from fewstep.eval.report.page import ReportInputs, write_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -40,7 +40,7 @@ return [...document.querySelectorAll("video")].map((video) => {
 
 
 @pytest.fixture(scope="module")
-def page(material: Material, adversarial_run: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(material: ReportInputs, adversarial_run: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_report(path, replace(material, runs=[*material.runs, adversarial_run]), count=6)
     return path.as_uri()

@@ -10,7 +10,7 @@ import pytest
 
 from fewstep.eval.report.gain import gains
 from fewstep.eval.report.inputs import Comparison, Difference, EvaluationRecord, FigureRecord, ModelRecord, RunRecord
-from fewstep.eval.report.page import Material, render_page
+from fewstep.eval.report.page import ReportInputs, render_page
 
 NEARER = {"value": -3.14, "low": -5.0, "high": -1.2, "num": 512, "better": "lower", "dimensions": 280}
 SURER = {"value": 0.016, "low": -0.031, "high": 0.063, "num": 512, "better": "higher", "unit": "share of clips"}
@@ -100,7 +100,7 @@ def test_the_end_of_an_adversarial_line_is_told_and_regression_beside_it(adversa
 
 def test_it_stands_in_the_headline_in_place_of_a_sentence_on_regression(adversarial_run: RunRecord) -> None:
     comparison = evaluated("4-step", "4-step-relaxed", figures={"shapes-fd": NEARER})
-    page = render_page(Material([adversarial_run], [comparison], []), count=6)
+    page = render_page(ReportInputs([adversarial_run], [comparison], []), count=6)
     header = page[: page.index("</header>")]
     assert "The 4-step student evaluates the network 4 times" in header and "What the adversarial part gave" in header
     assert "The student model-4-step" not in header

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, FigureRecord, RunRecord
-from fewstep.eval.report.page import Material
+from fewstep.eval.report.page import ReportInputs
 from fewstep.eval.report.words import duration, interval, number, title, verdict, warnings
 
 
@@ -19,7 +19,7 @@ def test_figures_are_rounded_as_people_write_them() -> None:
     assert interval(FigureRecord(value=math.nan)) == "–"
 
 
-def test_the_verdict_compares_every_student_with_its_teacher(material: Material) -> None:
+def test_the_verdict_compares_every_student_with_its_teacher(material: ReportInputs) -> None:
     four, one = verdict(material.comparisons[0])
     assert four.startswith("The 4-step student is 24.5× faster at denoising (ideal 25×) and 16.4× from prompt to clip;")
     assert "shapes-fd 38.2 (32.5–45.1) against the teacher’s 37.2 (31.6–43.9), and the intervals overlap" in four
@@ -30,7 +30,7 @@ def test_the_verdict_compares_every_student_with_its_teacher(material: Material)
     assert title(material.runs, material.comparisons) == "shapes, from 50 steps to 4 and 1"
 
 
-def test_failures_come_first(material: Material, run_record: RunRecord, benchmark: BenchmarkRecord) -> None:
+def test_failures_come_first(material: ReportInputs, run_record: RunRecord, benchmark: BenchmarkRecord) -> None:
     broken = replace(run_record.stages[0], gate="the gate did not open", curve=[{"step": 7, "student/loss": math.nan}])
     waiting = replace(run_record.stages[2], name="later", curve=[])
     run = replace(run_record, stages=[broken, run_record.stages[2], waiting])
@@ -45,7 +45,7 @@ def test_failures_come_first(material: Material, run_record: RunRecord, benchmar
     ]
 
 
-def retold(material: Material, **changes: object) -> Comparison:
+def retold(material: ReportInputs, **changes: object) -> Comparison:
     """The same comparison with other `num`, `dimensions` ... of every figure."""
     evaluation = material.comparisons[0].evaluation
     rows = [
@@ -55,7 +55,7 @@ def retold(material: Material, **changes: object) -> Comparison:
     return replace(material.comparisons[0], evaluation=evaluation.model_copy(update={"rows": rows}))
 
 
-def test_a_handful_of_clips_gets_no_verdict(material: Material) -> None:
+def test_a_handful_of_clips_gets_no_verdict(material: ReportInputs) -> None:
     few = retold(material, num=4)
     for sentence in verdict(few):
         assert "better" not in sentence and "worse" not in sentence and "overlap" not in sentence
@@ -65,7 +65,7 @@ def test_a_handful_of_clips_gets_no_verdict(material: Material) -> None:
     assert any(words.startswith(facts) for words in warnings([], [], [few]))
 
 
-def test_a_distance_of_fewer_clips_than_dimensions_gets_no_verdict(material: Material) -> None:
+def test_a_distance_of_fewer_clips_than_dimensions_gets_no_verdict(material: ReportInputs) -> None:
     few = retold(material, num=64, dimensions=280)
     one = verdict(few)[1]
     assert "no verdict, for 64 clips are fewer than the 280 dimensions of its features" in one and "worse" not in one
@@ -74,7 +74,7 @@ def test_a_distance_of_fewer_clips_than_dimensions_gets_no_verdict(material: Mat
     assert "and no verdict" not in verdict(retold(material, num=512, dimensions=280))[1]
 
 
-def test_more_than_the_ideal_is_not_the_students(material: Material, benchmark: BenchmarkRecord) -> None:
+def test_more_than_the_ideal_is_not_the_students(material: ReportInputs, benchmark: BenchmarkRecord) -> None:
     quick = {"denoise_seconds": 0.6005 / 40, "denoise_speedup": 40.0}
     rows = [row.model_copy(update=quick) if row.model == "4-step" else row for row in benchmark.rows]
     fast = benchmark.model_copy(update={"rows": rows})

@@ -11,7 +11,7 @@ import pytest
 from fewstep.student.export import memory
 from fewstep.student.export.base import ExportPrecision
 from fewstep.student.export.lora import is_adapted
-from fewstep.student.export.memory import gib_of_export, memory_said
+from fewstep.student.export.memory import gib_of_export, memory_notice
 from fewstep.student.export.rounded import rounded
 from fewstep.student.export.stock import merged_network
 from fewstep.student.loading import Student
@@ -22,10 +22,10 @@ def test_a_large_model_says_what_it_takes(tiny_wan_folder: Path, monkeypatch: py
     teacher = outline_teacher(tiny_wan_folder).teacher
     own = 4 * sum(p.numel() for p in teacher.denoiser.parameters()) / 2**30
     assert 4.5 * own < gib_of_export(teacher) < 4.5 * own + 0.01  # the other parts once
-    assert memory_said(teacher) == ("", False)
+    assert memory_notice(teacher) == ("", False)
     monkeypatch.setattr(memory, "gib_of_export", lambda teacher: 70.4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 32 * 2**30})())
-    assert memory_said(teacher) == ("it takes about 70 GiB of memory without activations, and 32 GiB are free", True)
+    assert memory_notice(teacher) == ("it takes about 70 GiB of memory without activations, and 32 GiB are free", True)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

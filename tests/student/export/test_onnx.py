@@ -18,7 +18,7 @@ from fewstep.student.export.base import EXACT, Exported, find_format
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
-from fewstep.teacher.source import size_said
+from fewstep.teacher.source import size_text
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra fewstep[onnx] is not installed")
 for module in ("onnxscript", "onnxruntime"):
@@ -120,7 +120,7 @@ def test_a_graph_of_a_student_of_several_sizes_says_which_it_makes(
     wide = usual._replace(width=2 * usual.width)
     several = replace(student, contract=student.contract.model_copy(update={"sizes": (usual, wide)}))
     exported = write_export(several, "onnx", tmp_path / "onnx")
-    assert exported.relative_error <= EXACT and f"clips of {size_said(usual)} only" in exported.notes[-1]
+    assert exported.relative_error <= EXACT and f"clips of {size_text(usual)} only" in exported.notes[-1]
     back = open_sampler(exported.folder, SamplingOptions(width=wide.width), student.teacher)
     with pytest.raises(ValueError, match="takes one size of clips only"):
         latents(back, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fewstep.teacher.dataset.buckets import BUCKETS_FILE, begin_buckets, best_size, datasets_in, dealt, folder_of
-from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_said
+from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_text
 from fewstep.teacher.videos.shape import VideoShape, video_shape
 from fewstep.teacher.videos.writing import write_video
 
@@ -52,7 +52,7 @@ def test_items_are_dealt_evenly_and_always_the_same() -> None:
 
 
 def test_sizes_are_written_as_people_do() -> None:
-    assert size_said(read_size("832x480x81")) == "832x480x81" and read_size("832X480x81") == VideoSize(81, 480, 832)
+    assert size_text(read_size("832x480x81")) == "832x480x81" and read_size("832X480x81") == VideoSize(81, 480, 832)
     for text in ("832x480", "832x480x0", "axbxc", "", "1x2x3x4"):
         with pytest.raises(ValueError, match="is not a size: write WIDTHxHEIGHTxFRAMES"):
             read_size(text)

@@ -74,11 +74,11 @@ def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> Non
     facts = teacher.embedded_guidance
     if facts is None:
         with pytest.raises(ValueError, match="takes no guidance as an input"):
-            teacher.tell(4.0)
+            teacher.set_inputs(4.0)
         return
     before, contract = ours(teacher, z, given, 1.0), contract_of(teacher)
     assert contract.embedded_guidance == facts
-    teacher.tell(facts + 3)
+    teacher.set_inputs(facts + 3)
     try:
         after = ours(teacher, z, given, 1.0)
         assert float((before - after).abs().max()) > 1e-3
@@ -87,7 +87,7 @@ def test_what_is_told_matters_and_travels(teacher: Teacher, given: Given) -> Non
         contract.prepare(teacher)
         assert torch.equal(ours(teacher, z, given, 1.0), before)
     finally:
-        teacher.tell(facts)
+        teacher.set_inputs(facts)
     with pytest.raises(ValueError, match="embedded_guidance"):
         contract.check(embedded_guidance=facts + 1)
     with pytest.raises(ValueError, match="embedded_guidance None"):

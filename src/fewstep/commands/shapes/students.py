@@ -137,9 +137,9 @@ def _measure(
 def _show(rows: list[dict[str, Any]], relay: RelayTable, screen: Screen) -> None:
     from fewstep.commands.tables import print_table
     from fewstep.eval.caution import on_distance
-    from fewstep.eval.results import results_table, told_columns
+    from fewstep.eval.results import filled_columns, results_table
     from fewstep.teacher.shapes.judge import FEATURES
 
-    print_table(results_table(rows, told_columns(rows, relay.columns), "students and their teacher"))
+    print_table(results_table(rows, filled_columns(rows, relay.columns), "students and their teacher"))
     for sentence in relay.notes + on_distance("shapes-fd", relay.protocol.num, FEATURES, relay.protocol.reference):
         screen.warn(sentence)

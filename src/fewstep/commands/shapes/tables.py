@@ -71,7 +71,7 @@ def conditioning(
     """Put evaluations of students that take images or controls into one table, with their teachers."""
     screen = Screen()
     from fewstep.commands.tables import print_table
-    from fewstep.eval.results import results_table, told_columns, write_tables
+    from fewstep.eval.results import filled_columns, results_table, write_tables
     from fewstep.eval.shapes.conditioning import CONDITIONING_COLUMNS, conditioning_rows
     from fewstep.teacher.files.atomic import check_writable_file
 
@@ -80,7 +80,7 @@ def conditioning(
     command = shlex.join(["fewstep", "shapes", "conditioning", *evaluations, "--out", str(out)])
     write_tables(out, command, rows, CONDITIONING_COLUMNS)
     print_table(
-        results_table(rows, told_columns(rows, CONDITIONING_COLUMNS), "students that are given more than a prompt")
+        results_table(rows, filled_columns(rows, CONDITIONING_COLUMNS), "students that are given more than a prompt")
     )
     screen.result(f"table {out} and {out.with_suffix('.md').name}")
 

@@ -1,10 +1,10 @@
-"""Numbers that denoisers are told, as users write them."""
+"""Inputs of denoisers besides times, as users write them."""
 
 from __future__ import annotations
 
 import pytest
 
-from fewstep.teacher.told import ControlScale, one_scale
+from fewstep.teacher.denoiser_inputs import ControlScale, one_scale
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from fewstep.teacher.limits import MOST_CONTROL
 ControlScale = float | tuple[float, ...]
 
 
-class Told:
+class DenoiserInputs:
     """The part of `Teacher` for inputs that are the same at every time and for every clip, in teacher and student."""
 
     pipeline: Any
@@ -31,8 +31,8 @@ class Told:
         return 0
 
     @property
-    def told(self) -> dict[str, Any]:
-        """The arguments of `tell` that restore the current values, of the inputs that the denoiser takes, as JSON."""
+    def denoiser_inputs(self) -> dict[str, Any]:
+        """The current values of those that the denoiser takes, as arguments of `set_inputs` that JSON can hold."""
         result: dict[str, Any] = {}
         if self.embedded_guidance is not None:
             result["embedded_guidance"] = self.embedded_guidance
@@ -47,7 +47,7 @@ class Told:
         scale = self.control_scale
         return scale if isinstance(scale, tuple) else (scale,) * self.control_layers
 
-    def tell(self, embedded_guidance: float | None = None, control_scale: ControlScale | None = None) -> None:
+    def set_inputs(self, embedded_guidance: float | None = None, control_scale: ControlScale | None = None) -> None:
         """Sets these inputs for the denoiser from now on, as teacher and as student; None keeps the current value.
 
         Raises ValueError for an input that it does not take, except a control scale of 1, and for a control scale

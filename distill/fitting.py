@@ -20,12 +20,12 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     processes, change seconds alone; 8-bit moments change what is learned a little, LoRA more, and then its
     frozen weights may be 8-bit, or 4-bit.
     """
-    # first what changes seconds alone
     start: Changed = ([], recipe)
     clips = recipe.stages[index].share(recipe.parallel.groups(num_processes))
     divided = _one_by_one(start, index) if clips > 1 else start
     if divided is not start:
         yield divided
+    # these change seconds alone: recomputed activations, an EMA in main memory, sharding
     lightest = divided
     if not recipe.gradient_checkpointing:
         lightest = _with(divided, "gradient_checkpointing", True)

@@ -19,7 +19,7 @@ def test_the_list_has_every_recipe_that_can_be_followed_with_what_it_does() -> N
     assert code == 0
     assert [name for name in packaged_names() if f" {name} " not in output] == []
     assert {"shapes-4step", "shapes-chain", "wan-decoder"} <= set(packaged_names())
-    assert "Four steps from Wan 2.1 1.3B (arXiv 2503.20314) as one adapter" in output
+    assert "Four steps from Wan 2.1 1.3B (arXiv 2503.20314) as a LoRA" in output
     assert "shapes-teacher" not in output  # `fewstep run` does not follow it
 
 

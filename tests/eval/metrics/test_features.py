@@ -40,5 +40,8 @@ def test_figures_have_intervals_and_leave_out_what_cannot_be_told() -> None:
         assert figure["low"] <= figure["value"] <= figure["high"]
         assert figure["num"] == 64 and figure["better"] == "lower"
     assert metrics["fvd-extrapolated"]["value"] < metrics["fvd"]["value"]
-    assert metrics == distance_figures("fvd", samples, reference)
+    again = distance_figures("fvd", samples, reference)
+    for name, figure in metrics.items():
+        for key in ("value", "low", "high"):  # the last digits depend on how LAPACK finds memory aligned
+            assert again[name][key] == pytest.approx(figure[key], rel=1e-10)
     assert list(distance_figures("fvd", samples[:20], reference)) == ["fvd", "fvd-kernel"]

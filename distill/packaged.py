@@ -59,9 +59,11 @@ def about_recipe(name: str) -> str:
 def copy_recipe(name: str, folder: Path) -> Path:
     """Copies a packaged recipe into a folder, which need not be there, and beside it the schema that it names.
 
-    Raises ValueError when the folder holds another file of such a name, or cannot be written.
+    Raises ValueError when the folder holds another file of such a name, cannot be written, or is named like a file.
     """
     source = packaged_recipe(name)
+    if folder.suffix in (".yaml", ".yml") and not folder.is_dir():
+        raise ValueError(f"{folder} is the name of a file: pass a folder, in which the copy is called {source.name}")
     copied = [source, SCHEMA] if source.read_text("utf-8").startswith(FOR_EDITORS) else [source]
     for target, path in ((folder / path.name, path) for path in copied):
         if target.exists() and target.read_bytes() != path.read_bytes():

@@ -177,9 +177,12 @@ def _download(name: str, known: tuple[str, ...], weights: bool, refused: Mapping
     from diffusers import DiffusionPipeline
     from huggingface_hub import snapshot_download
 
+    from fewstep.teacher.loading import quiet_libraries
+
     pipeline: Any = DiffusionPipeline
     try:
-        index = pipeline.load_config(name)
+        with quiet_libraries():
+            index = pipeline.load_config(name)
     except OSError as error:
         if _is_modular(name):
             raise ValueError(

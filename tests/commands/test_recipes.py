@@ -41,6 +41,12 @@ def test_a_recipe_without_a_schema_is_copied_alone(tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.iterdir()] == ["shapes-chain.yaml"]
 
 
+def test_a_name_of_a_file_makes_no_folder(tmp_path: Path) -> None:
+    code, output = fewstep("recipes", "copy", "shapes-4step", tmp_path / "mine.yaml")
+    assert code == 2 and "mine.yaml is the name of a file: pass a folder, in which the copy is called shapes-" in output
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["shapes-4step.yaml", "schema.json"])
 def test_what_a_user_has_edited_is_never_written_over(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")

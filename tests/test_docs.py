@@ -58,6 +58,12 @@ def test_the_page_of_exports_has_a_row_for_every_format() -> None:
     assert [name for name in PROGRAMS if not any(f"`{name}`" in row for row in rows)] == []
 
 
+def test_every_table_is_rendered_as_one(site: Path) -> None:
+    """A table whose rows were joined or whose indent is wrong stays text, and its line of dashes with it."""
+    texts = {str(path.relative_to(site)): path.read_text("utf-8") for path in site.rglob("index.html")}
+    assert [name for name, text in texts.items() if re.search(r"\| *:?---+:? *\|", text)] == []
+
+
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     loaded = {str(path): LOADED.findall(path.read_text("utf-8")) for path in site.rglob("*.html")}
     assert len(loaded) > 30

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
 from fewstep.teacher.base import Teacher, VideoSize
-from fewstep.teacher.dataset.buckets import begin_buckets, best_size, datasets_in, dealt, folder_of
+from fewstep.teacher.dataset.buckets import begin_buckets, best_size, datasets_in, deal_sizes, folder_of
 from fewstep.teacher.dataset.caption_files import Captions, read_captions, read_prompts
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Skip, read_manifest
 from fewstep.teacher.dataset.plan import plan_dataset, unconditional_row
@@ -111,7 +111,7 @@ def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes,
     wanted = as_sizes(sizes)
     if isinstance(settings, RolloutData):
         count = len(read_prompts(settings.prompts)) * settings.count
-        chosen = dealt(count, len(wanted), settings.seed)
+        chosen = deal_sizes(count, len(wanted), settings.seed)
     else:
         files, _ = captioned_videos(settings, out, teacher.reads_text)
         fps = teacher.default_fps()

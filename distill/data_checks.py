@@ -28,7 +28,7 @@ from fewstep.teacher.dataset.manifest import Manifest, read_manifest
 from fewstep.teacher.dataset.reader import check_dataset, check_shard
 from fewstep.teacher.dataset.writing import begun_manifest
 from fewstep.teacher.files.atomic import check_unlocked
-from fewstep.teacher.given import check_given, files_of, frames_of_clips, given_names, sources_of, unreadable_given
+from fewstep.teacher.given import check_given, files_of, frames_of_clips, given_error, given_names, sources_of
 from fewstep.teacher.outline import Outline
 from fewstep.teacher.videos.decoding import SUFFIXES, UnreadableVideo, check_video
 from fewstep.teacher.videos.shape import seconds_of, too_short, video_shape
@@ -148,7 +148,7 @@ def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str 
         path: reason
         for i, path in enumerate(files)
         if (reason := _foreseen(path, path in captions.texts, i < _HEADERS, least))
-        or (i < _HEADERS and (reason := unreadable_given(captions.texts[path], given, fps)))
+        or (i < _HEADERS and (reason := given_error(captions.texts[path], given, fps)))
     }
     if not skipped:
         return None

@@ -74,7 +74,7 @@ def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
         return
     stage, taught = recipe.stages[index], recipe.stages[supervisor]
     plan = expert_plan(stage, teacher)
-    experts = _asked(stage, plan, teacher)
+    experts = _experts_used(stage, plan, teacher)
     untaught = [name for name in experts if name not in _taught(recipe, supervisor, teacher)]
     if untaught:
         raise ValueError(
@@ -83,7 +83,7 @@ def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
         )
 
 
-def _asked(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
+def _experts_used(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
     """The experts of its supervisor that a stage asks on the way through its steps."""
     experts = teacher.denoiser
     assert isinstance(experts, Experts)

@@ -56,9 +56,12 @@ class Liveliness:
         with batch.draws.kept():
             z = batch.noise()
         if self._of_supervisor is None:
-            self._of_supervisor = _looks(self._supervision.clips(z, batch, roles))
+            self._of_supervisor = _statistics(self._supervision.clips(z, batch, roles))
         grid = roles.teacher.schedule.grid(self._supervision.student_steps)
-        own, its = _looks(rollout(roles.teacher, z, batch.conditions, grid, network=roles.student)), self._of_supervisor
+        own, its = (
+            _statistics(rollout(roles.teacher, z, batch.conditions, grid, network=roles.student)),
+            self._of_supervisor,
+        )
         figures = {name: own[name] / its[name].clamp_min(_TINY) for name in ("motion", "contrast")}
         figures["colour"] = (own["means"] - its["means"]).square().mean().sqrt() / its["contrast"].clamp_min(_TINY)
         if len(z) > 1:
@@ -73,7 +76,7 @@ def mean_over_processes(figures: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(figures, (total[:-1] / total[-1]).tolist(), strict=True))
 
 
-def _looks(latents: Tensor) -> dict[str, Tensor]:
+def _statistics(latents: Tensor) -> dict[str, Tensor]:
     """Of latents (B, C, F, h, w): scalars, and `means` (C,). A single frame's motion is its own size."""
     latents = latents.float()
     changes = latents.diff(dim=2) if latents.shape[2] > 1 else latents

@@ -20,7 +20,7 @@ from fewstep.teacher.exportable import Exportable
 from fewstep.teacher.given import IMAGES, Given, KeptLatents, check_given_names, given_names, noise_given, read_given
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.held_parts import HeldParts
-from fewstep.teacher.pipelines.index import stated
+from fewstep.teacher.pipelines.index import config_number
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
@@ -392,7 +392,7 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         It is asked before a part is looked at, also where only the configs of a hub id were downloaded.
         """
         for first, second in cls.agreeing:
-            a, b = (stated(folder, name) for name in (first, second))
+            a, b = (config_number(folder, name) for name in (first, second))
             if a is not None and b is not None and a != b:
                 raise ValueError(
                     f"the parts in {folder} are of different models: {first} is {a}, {second} is {b}, and they must be "

@@ -141,7 +141,7 @@ def check_given(prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: flo
             _check(path, name, size, fps)
 
 
-def unreadable_given(prompt: str, sizes: Mapping[str, VideoSize], fps: float) -> str:
+def given_error(prompt: str, sizes: Mapping[str, VideoSize], fps: float) -> str:
     """Why the files that come with a clip's caption cannot be used; empty where nothing shows."""
     try:
         if missing := [name for name in sizes if name not in files_of(prompt)]:

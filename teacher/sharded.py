@@ -47,8 +47,8 @@ def passes_of(
         taking = wanted_anywhere([name in shares for name in parts], device)
         shares = {
             name: shares.get(name, (part, first, False))
-            for (name, part), is_asked in zip(parts.items(), taking, strict=True)
-            if is_asked
+            for (name, part), is_needed in zip(parts.items(), taking, strict=True)
+            if is_needed
         }
     return list(shares.values())
 

@@ -56,7 +56,7 @@ def check_buckets(folder: Path, sizes: Sequence[VideoSize], elsewhere: str = ELS
         raise ValueError(f"{folder} was begun with clips of one size, not {_listed(sizes)}: {elsewhere}")
 
 
-def dealt(num_items: int, num_sizes: int, seed: int) -> list[int]:
+def deal_sizes(num_items: int, num_sizes: int, seed: int) -> list[int]:
     """Which size each item gets, as drawn from the seed: of any `num_sizes` items that follow one another from the
     first on, each gets another one, so that all sizes are as frequent."""
     rounds = -(-num_items // num_sizes)

@@ -18,7 +18,7 @@ from fewstep.teacher.base import VideoSize
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.families.limits import check_frames, check_sides
 from fewstep.teacher.families.transformer import TransformerTeacher
-from fewstep.teacher.pipelines.index import stated
+from fewstep.teacher.pipelines.index import config_number
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
@@ -143,7 +143,7 @@ class CogVideoXTeacher(TransformerTeacher):
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
         """As every family, and that the denoiser is this pipeline's: checkpoints of CogVideoX-Fun name another."""
         super().check_folder(folder, index)
-        seen, latents = (stated(folder, f"transformer.{side}_channels") for side in ("in", "out"))
+        seen, latents = (config_number(folder, f"transformer.{side}_channels") for side in ("in", "out"))
         if seen is None or latents is None or seen == cls.channels * latents:
             return
         doubled = "CogVideoXFunControlPipeline if it follows control videos, CogVideoXImageToVideoPipeline if images"

@@ -15,7 +15,7 @@ from fewstep.teacher.conditions import Tensors
 from fewstep.teacher.families.cogvideox import BESIDE, CogVideoXTeacher
 from fewstep.teacher.families.picture_noise import generator_of
 from fewstep.teacher.given import Given, to_pixels
-from fewstep.teacher.pipelines.index import stated
+from fewstep.teacher.pipelines.index import config_number
 from fewstep.teacher.stock import Contract
 
 
@@ -58,7 +58,7 @@ class CogVideoXControlTeacher(CogVideoXTeacher):
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
         """As every family, and that its denoiser is one of 1.0."""
         super().check_folder(folder, index)
-        if stated(folder, "transformer.patch_size_t"):
+        if config_number(folder, "transformer.patch_size_t"):
             raise ValueError(
                 f"the denoiser in {folder} sees latent frames in groups (patch_size_t), as that of CogVideoX 1.5, and "
                 f"{index.get('_class_name')} then makes other numbers of frames than its control video has: use one of "

@@ -19,7 +19,7 @@ from fewstep.teacher.families.keys import POOLED_TEXT
 from fewstep.teacher.families.limits import check_sides
 from fewstep.teacher.families.unet import UNetTeacher
 from fewstep.teacher.given import Given
-from fewstep.teacher.pipelines.index import stated
+from fewstep.teacher.pipelines.index import config_number
 from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, OriginalNames
 
@@ -72,7 +72,7 @@ class StableDiffusionTeacher(UNetTeacher):
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
         """Refuses UNets that take their guidance as an input, too: these are students already."""
         super().check_folder(folder, index)
-        if stated(folder, "unet.time_cond_proj_dim") is not None:
+        if config_number(folder, "unet.time_cond_proj_dim") is not None:
             raise ValueError(
                 f"{folder} has a UNet that takes its guidance as an input (time_cond_proj_dim), such as an LCM's, "
                 "which is a few-step student already: use the model that it was distilled from"
@@ -132,8 +132,8 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
             raise ValueError(
                 f"{folder} names one text encoder, and SDXL's base model has two: use that, not its refiner"
             )
-        widths = [stated(folder, f"{name}.hidden_size") for name in ("text_encoder", "text_encoder_2")]
-        taken = stated(folder, "unet.cross_attention_dim")
+        widths = [config_number(folder, f"{name}.hidden_size") for name in ("text_encoder", "text_encoder_2")]
+        taken = config_number(folder, "unet.cross_attention_dim")
         if None not in (*widths, taken) and sum(width or 0 for width in widths) != taken:
             raise ValueError(
                 f"the parts in {folder} are of different models: the text encoders' hidden_size are {widths[0]} and "

@@ -46,7 +46,7 @@ def _part(path: Path, name: str, entry: list[Any]) -> list[Any]:
     return [library, class_name]
 
 
-def stated(folder: Path, setting: str) -> int | None:
+def config_number(folder: Path, setting: str) -> int | None:
     """A whole number in a part's config.json, as in vae.z_dim; None where it is not to be read there."""
     part, name = setting.split(".")
     try:

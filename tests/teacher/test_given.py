@@ -15,6 +15,7 @@ from fewstep.teacher.given import (
     Prompt,
     check_given,
     files_of,
+    given_error,
     given_names,
     given_of_clips,
     identity_of,
@@ -22,7 +23,6 @@ from fewstep.teacher.given import (
     parse_given,
     parse_sources,
     read_given,
-    unreadable_given,
 )
 from fewstep.teacher.source import VideoSize
 from fewstep.teacher.videos.writing import write_video
@@ -164,10 +164,10 @@ def test_files_are_looked_at_before_they_are_read(picture: Path, film: Path, tmp
         wrong = Prompt("a box", {**good.given, **files})
         with pytest.raises(ValueError, match=words):
             check_given([good, wrong], sizes, 10.0)
-        assert unreadable_given(wrong, sizes, 10.0) and not unreadable_given(good, sizes, 10.0)
+        assert given_error(wrong, sizes, 10.0) and not given_error(good, sizes, 10.0)
     with pytest.raises(ValueError, match=r"too short: 1.00 s, it needs more than"):
         check_given([good], {"control": SIZE._replace(num_frames=25)}, 10.0)
-    assert unreadable_given(Prompt("a box", {"first": picture}), sizes, 10.0) == "no control is given"
+    assert given_error(Prompt("a box", {"first": picture}), sizes, 10.0) == "no control is given"
 
 
 def test_options(picture: Path) -> None:

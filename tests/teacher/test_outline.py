@@ -14,7 +14,7 @@ from fewstep.student.adapters import add_adapter, lora_targets, shared_copy
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
-from fewstep.teacher.pipelines.index import stated
+from fewstep.teacher.pipelines.index import config_number
 
 FAMILIES = ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"]
 COMMIT = "0" * 40
@@ -127,7 +127,7 @@ def test_parts_of_different_models_are_told_apart_by_their_configs(
 ) -> None:
     folder = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "T"))
     agreeing = type(outline_teacher(folder).teacher).agreeing
-    pairs = [pair for pair in agreeing if all(stated(folder, name) is not None for name in pair)]
+    pairs = [pair for pair in agreeing if all(config_number(folder, name) is not None for name in pair)]
     assert len({first for first, _ in pairs}) == 2  # latents and text
     for first, second in pairs:
         part, name = first.split(".")

@@ -53,7 +53,7 @@ def benchmark(
     if decoder is not None:
         arguments["decoder"] = named_models(decoder)
     del arguments["quiet"]
-    from fewstep.commands.benchmark import benchmark_command, time_asked
+    from fewstep.commands.benchmark import benchmark_command, benchmark_models
     from fewstep.commands.progress import Screen
     from fewstep.commands.tuning_options import take_tuning
 
@@ -61,4 +61,4 @@ def benchmark(
     screen.command = python_call(benchmark, arguments)
     values = checked(benchmark_command, arguments)
     tuning = take_tuning(values)
-    return time_asked(**values, tuning=tuning, screen=screen)
+    return benchmark_models(**values, tuning=tuning, screen=screen)

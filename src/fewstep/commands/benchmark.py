@@ -132,7 +132,7 @@ def benchmark_command(
         given = [f"{name}={value}" for name, value in changed.items() if value is not None]
         time_training(training, [*(settings or ()), *given], stages, Timing(repetitions, warmup, out), Screen())
         return
-    results = time_asked(
+    results = benchmark_models(
         models, steps, guidance, batch, repetitions, warmup, dtype, device, decoder, shift, frames, height, width,
         optimise, max_error, take_tuning(dict(ctx.params)), random_weights, text, out, Screen(),
     )  # fmt: skip
@@ -140,7 +140,7 @@ def benchmark_command(
         raise typer.Exit(FAILED)
 
 
-def time_asked(
+def benchmark_models(
     models: list[str] | None,
     steps: int | None,
     guidance: str | None,

@@ -19,9 +19,9 @@ from fewstep.commands.options import (
     PipelineStepsOption,
     ShiftOption,
     WidthOption,
-    control_if_asked,
     for_each,
     named_sources,
+    optional_control_scale,
     optional_guidance_of,
     parse_chain_source,
     parse_source,
@@ -161,7 +161,7 @@ def evaluate_models(
     check_metric_names(wanted := [] if metrics is None else [name.strip() for name in metrics.split(",")])
     if reference is not None:
         reference_videos(reference)
-    options = _asked(
+    options = _sampling_options(
         chosen_models, given, (frames, height, width), steps, guidance, shift, negative_prompt, control_scale
     )
     with launched_ranks(device) as ranks:
@@ -199,7 +199,7 @@ def _prompts(given: Sequence[str] | None, num: int, sampler: Sampler, seed: int)
     return shown
 
 
-def _asked(
+def _sampling_options(
     models: Sequence[Model],
     prompts: Sequence[str] | None,
     size: tuple[int | None, int | None, int | None],
@@ -215,7 +215,7 @@ def _asked(
     from fewstep.teacher.given import given_names
 
     names = None if prompts is None else given_names(prompts)
-    weight, scale = optional_guidance_of(guidance), control_if_asked(control_scale)
+    weight, scale = optional_guidance_of(guidance), optional_control_scale(control_scale)
     return with_student_defaults(
         models, SamplingOptions(steps, weight, shift, negative_prompt, *size, given=names, control_scale=scale)
     )

@@ -129,7 +129,7 @@ def optional_guidance_of(text: str | None) -> Guidance | None:
     return None if text is None else guidance_of(text)
 
 
-def control_if_asked(text: str | None) -> ControlScale | None:
+def optional_control_scale(text: str | None) -> ControlScale | None:
     """What `--control-scale` asks for. Raises ValueError, naming the option, for what are no numbers."""
     from fewstep.teacher.denoiser_inputs import one_scale
 

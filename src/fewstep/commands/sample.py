@@ -22,7 +22,7 @@ from fewstep.commands.options import (
     HeightOption,
     ShiftOption,
     WidthOption,
-    control_if_asked,
+    optional_control_scale,
     optional_guidance_of,
     say_text_losses,
     settle_dtype,
@@ -154,7 +154,7 @@ def sample(
     typed = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     wanted = _with_files(typed or [""], parse_given(given or []))
     names = given_names(wanted)
-    weight, scale, size = optional_guidance_of(guidance), control_if_asked(control_scale), (frames, height, width)
+    weight, scale, size = optional_guidance_of(guidance), optional_control_scale(control_scale), (frames, height, width)
     options = SamplingOptions(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
     if not typed:
         _check_unprompted(source, options, teacher)

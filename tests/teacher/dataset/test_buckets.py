@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewstep.teacher.dataset.buckets import BUCKETS_FILE, begin_buckets, best_size, datasets_in, dealt, folder_of
+from fewstep.teacher.dataset.buckets import BUCKETS_FILE, begin_buckets, best_size, datasets_in, deal_sizes, folder_of
 from fewstep.teacher.source import VideoSize, check_sizes, read_size, size_text
 from fewstep.teacher.videos.shape import VideoShape, video_shape
 from fewstep.teacher.videos.writing import write_video
@@ -45,10 +45,10 @@ def test_a_file_has_the_shape_that_players_show(tmp_path: Path) -> None:
 
 
 def test_items_are_dealt_evenly_and_always_the_same() -> None:
-    sizes = dealt(3000, 3, seed=1)
+    sizes = deal_sizes(3000, 3, seed=1)
     assert [sizes.count(size) for size in range(3)] == [1000] * 3
-    assert sizes[:10] == dealt(10, 3, seed=1) != dealt(10, 3, seed=2)
-    assert dealt(4, 1, seed=0) == [0] * 4
+    assert sizes[:10] == deal_sizes(10, 3, seed=1) != deal_sizes(10, 3, seed=2)
+    assert deal_sizes(4, 1, seed=0) == [0] * 4
 
 
 def test_sizes_are_written_as_people_do() -> None:

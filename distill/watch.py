@@ -58,10 +58,8 @@ class Liveliness:
         if self._of_supervisor is None:
             self._of_supervisor = _statistics(self._supervision.clips(z, batch, roles))
         grid = roles.teacher.schedule.grid(self._supervision.student_steps)
-        own, its = (
-            _statistics(rollout(roles.teacher, z, batch.conditions, grid, network=roles.student)),
-            self._of_supervisor,
-        )
+        own = _statistics(rollout(roles.teacher, z, batch.conditions, grid, network=roles.student))
+        its = self._of_supervisor
         figures = {name: own[name] / its[name].clamp_min(_TINY) for name in ("motion", "contrast")}
         figures["colour"] = (own["means"] - its["means"]).square().mean().sqrt() / its["contrast"].clamp_min(_TINY)
         if len(z) > 1:

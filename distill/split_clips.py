@@ -18,7 +18,7 @@ from torch import nn
 
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.experts import every_network
-from fewstep.teacher.source import size_said
+from fewstep.teacher.source import size_text
 
 _DIMENSIONS = ("ring", "ulysses")  # as diffusers names them
 
@@ -46,7 +46,7 @@ def check_split(teacher: Teacher, context: int, sizes: Iterable[VideoSize], othe
         for size in sizes:
             if (num_tokens := _num_tokens(network, teacher.latent_shape(*size))) % context:
                 raise ValueError(
-                    f"parallel.context is {context}, and a clip of {size_said(size)} has {num_tokens} tokens, which "
+                    f"parallel.context is {context}, and a clip of {size_text(size)} has {num_tokens} tokens, which "
                     "are shared out equally: use another size or context"
                 )
 

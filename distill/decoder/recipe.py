@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -31,6 +31,18 @@ class TimeDiscriminator(Settings):
     """Channels of its first layer."""
 
 
+class FeatureLoss(Settings):
+    """A distance between what a frozen network sees in clips of both decoders: what pixels' errors leave out."""
+
+    weight: Weight = 0.0
+    """Of the features' mean absolute difference; the pixels' weighs 1. 0: there is none."""
+    network: Literal["encoder", "judge"] = "encoder"
+    """encoder: the teacher's own. judge: of the shapes world, clips of 17 frames of 64x64; `shapes-fd` is measured by
+    the same features, so look at other figures as well."""
+    start: Fraction = 0.5
+    """Fraction of the steps before it takes part."""
+
+
 class DecoderSettings(Settings):
     """The small decoder and how it is trained."""
 
@@ -55,8 +67,10 @@ class DecoderSettings(Settings):
     """Fraction of the steps."""
     ema: Decay = 0.999
     """Decay of the EMA, which is kept in the end."""
-    features: Weight = 0.0
-    """Weight of the distance between what the teacher's own encoder makes of both decoders' clips."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the small decoder's passes in training; its weights are float32."""
+    features: FeatureLoss = FeatureLoss()
+    """A loss through a network that sees clips of both decoders."""
     discriminator: TimeDiscriminator = TimeDiscriminator()
     """Judges clips of both decoders."""
 

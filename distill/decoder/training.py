@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
+from fewstep.distill.decoder.features import feature_distance, open_features
 from fewstep.distill.decoder.pairs import Pairs
 from fewstep.distill.decoder.recipe import DecoderRecipe, DecoderSettings
 from fewstep.distill.objectives.losses import discriminator_loss, generator_loss
@@ -54,16 +55,17 @@ def train_decoder(
     settings, device = recipe.decoder, teacher.device
     decoder = new_decoder(settings, recipe.seed, teacher, pairs)
     judge = ClipDiscriminator(settings.discriminator.width).to(device)
+    features = open_features(settings.features, teacher)
 
     def losses(step: int) -> dict[str, Tensor]:
         z, video = (x.to(device) for x in pairs.batch(step, settings.batch, recipe.seed))
-        made = decoder(z)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            made = decoder(z)
+        made = made.float()
         error = made - video
         parts = {"pixels": error.abs().mean() + error.square().mean()}
-        if settings.features:
-            with torch.no_grad():
-                seen = teacher.encode(video)
-            parts["features"] = settings.features * (teacher.encode(made) - seen).abs().mean()
+        if settings.features.weight and step >= settings.features.start * settings.steps:
+            parts["features"] = settings.features.weight * feature_distance(features, made, video)
         if settings.discriminator.weight and step >= settings.discriminator.start * settings.steps:
             parts |= _adversarial(judge, made, video, settings.discriminator.weight)
         figures = {"psnr_db": psnr_of_mse(error.detach().square().mean())}

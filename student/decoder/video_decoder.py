@@ -14,7 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_c
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, silu
+from torch.nn.functional import silu
 
 AUTO_MAP = {"AutoModel": "video_decoder.SmallVideoDecoder"}
 FRAMES_AT_ONCE = 8  # latent frames that are decoded together
@@ -90,20 +90,21 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         past = iter(memory or [])
         kept: Memory = []
         x = (z - self.mean.view(-1, 1, 1, 1)) / self.std.view(-1, 1, 1, 1)
-        x = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = self.enter(x)
+        x = _convolved(self.enter, x.permute(0, 2, 3, 4, 1).contiguous())
         for level, (blocks, leave, growth) in enumerate(zip(self.levels, self.leave, self.growths, strict=True)):
             for block in blocks.children():
-                x, last = block(x, batch, None if fresh else next(past))
+                x, last = block(x, None if fresh else next(past))
                 kept.append(last)
-            x = leave(x) if level == len(self.levels) - 1 else silu(leave(x))
-            if growth > 1:
-                frames = x.unflatten(0, (batch, -1)).unflatten(2, (growth, -1)).flatten(1, 2)
-                if fresh and self._internal_dict["first_frame_alone"]:
-                    frames = frames[:, growth - 1 :]
-                x = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            x = pixel_shuffle(x, self._unfold if level == len(self.levels) - 1 else 2)
-        return x.unflatten(0, (batch, -1)).transpose(1, 2), kept
+            x = _convolved(leave, x)
+            if level < len(self.levels) - 1:
+                x = silu(x)
+            # channels become, from the outermost, frames, channels, and rows and columns of pixels: one copy
+            side = self._unfold if level == len(self.levels) - 1 else 2
+            x = x.unflatten(-1, (growth, -1, side, side)).permute(0, 1, 4, 2, 6, 3, 7, 5)
+            x = x.reshape(batch, x.shape[1] * growth, x.shape[3] * side, x.shape[5] * side, x.shape[7])
+            if fresh and self._internal_dict["first_frame_alone"]:
+                x = x[:, growth - 1 :]
+        return x.permute(0, 4, 1, 2, 3), kept
 
     def stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """Video in -1..1 of latents that come piece by piece, (B, C, n, h, w) each, as soon as each piece is there.
@@ -146,15 +147,20 @@ class _Block(nn.Module):
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, batch: int, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Frames (B n, C, h, w), and the last ones, (B, C, h, w), for the next piece."""
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Frames (B, n, h, w, C), and the last ones, (B, h, w, C), for the next piece."""
         seen, last = x, None
         if self.remembers:
-            frames = x.unflatten(0, (batch, -1))
-            before = torch.zeros_like(frames[:, 0]) if past is None else past
-            last = frames[:, -1]
-            seen = torch.cat([x, torch.cat([before[:, None], frames[:, :-1]], dim=1).flatten(0, 1)], dim=1)
-        return x + self.second(silu(self.first(seen))), last
+            first = torch.zeros_like(x[:, 0]) if past is None else past
+            last = x[:, -1]
+            seen = torch.cat([x, torch.cat([first[:, None], x[:, :-1]], dim=1)], dim=-1)
+        return x + _convolved(self.second, silu(_convolved(self.first, seen))), last
+
+
+def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of frames (B, n, h, w, C), seen as pictures in the layout channels-last: no copy is made."""
+    pictures: Tensor = layer(x.flatten(0, 1).permute(0, 3, 1, 2))
+    return pictures.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
 def unfolded_at_last(spatial_factor: int, widths: Sequence[int], blocks: Sequence[int]) -> int:

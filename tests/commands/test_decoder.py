@@ -24,8 +24,8 @@ from fewstep.teacher.load_teacher import load_teacher
 from tests.commands.typed import fewstep
 
 SETTINGS: dict[str, Any] = {
-    "clips": 12, "steps": 4, "batch": 2, "widths": [8, 4], "blocks": [1, 0], "features": 0.1,
-    "discriminator": {"start": 0.5, "width": 4},
+    "clips": 12, "steps": 4, "batch": 2, "widths": [8, 4], "blocks": [1, 0], "features": {"weight": 0.1},
+    "discriminator": {"weight": 0.1, "start": 0.5, "width": 4},
 }  # fmt: skip
 
 
@@ -105,6 +105,15 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     assert all(torch.equal(tensor, own[name]) for name, tensor in weights(tmp_path / "again").items())
 
 
+def test_passes_in_bfloat16_leave_weights_in_float32(recipe: Path, run: Path, tmp_path: Path) -> None:
+    run_command("run", str(recipe), "--set", f"out={tmp_path / 'run'}", "--set", "decoder.precision=bfloat16")
+    own = weights(run)
+    for name, tensor in weights(tmp_path / "run").items():
+        assert tensor.dtype == torch.float32
+        assert torch.allclose(tensor, own[name], atol=0.02)
+    assert not torch.equal(weights(tmp_path / "run")["enter.weight"], own["enter.weight"])
+
+
 def test_sampling_evaluating_and_timing_take_it(run: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:
     run_command(
         "sample", str(tiny_wan_folder), "--steps", "1", "--prompt", "x", "--decoder", str(run),
@@ -131,6 +140,11 @@ def test_sampling_evaluating_and_timing_take_it(run: Path, tiny_wan_folder: Path
         (["decoder.widths=[8,4,2,2,2]", "decoder.blocks=[0,0,0,0,0]"], "make no decoder of 8 pixels per latent"),
         (["decoder.batch=0"], "decoder.batch"),
         (["decoder.layers=3"], "decoder.layers"),
+        (["decoder.features=0.1"], "decoder.features"),
+        (
+            ["decoder.features={network: judge, weight: 0.1}"],
+            "judge: it takes clips of 64x64x17",
+        ),
         (["decoder.window={num_frames: 9, height: 640, width: 32}"], "make it smaller"),
         (["decoder.window={num_frames: 3, height: 16, width: 16}"], "size of clips"),
         (["precision=float16"], "FP16"),

@@ -56,6 +56,7 @@ def run_decoder(
 def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     """Raises ValueError, before a weight is loaded, for all that stands in the way of the run."""
     from fewstep.distill.data_checks import check_foreseen, check_source
+    from fewstep.distill.decoder.features import check_features
     from fewstep.distill.size_checks import check_possible, planned_sizes
     from fewstep.distill.taken_folders import check_not_taken
     from fewstep.student.decoder.video_decoder import unfolded_at_last
@@ -84,6 +85,7 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
         raise ValueError(
             "clips of several sizes make no batch: set decoder.window to a size that fits into all of them"
         )
+    check_features(plan.decoder.features, sizes if window is None else [window.plain])
     check_foreseen(plan, folder, outline.teacher)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, silu
 
 from fewstep.student.decoder.files import autoencoder_sha256, check_loads, find_decoder, load_decoder, save_decoder
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
@@ -51,6 +52,14 @@ def test_later_latents_change_no_earlier_frame_and_earlier_ones_change_later_fra
     video = decoder(z)
     assert torch.equal(decoder(other_end)[:, :, :5], video[:, :, :5])
     assert not torch.equal(decoder(other_start)[:, :, 1:5], video[:, :, 1:5])
+
+
+def test_channels_become_pixels_as_pixel_shuffle_has_them() -> None:
+    decoder, z = SmallVideoDecoder(4, 8, 1, (8, 4), (0, 0)).eval(), torch.randn(2, 4, 3, 4, 6)
+    x = decoder.enter(z.transpose(1, 2).flatten(0, 1))
+    x = pixel_shuffle(silu(decoder.leave[0](x)), 2)
+    frames = pixel_shuffle(decoder.leave[1](x), 4)
+    assert torch.allclose(decoder(z), frames.unflatten(0, (2, 3)).transpose(1, 2), atol=1e-5)
 
 
 def test_images_are_decoded_one_by_one_or_as_frames_of_clips() -> None:

@@ -26,7 +26,7 @@ def check_features(settings: FeatureLoss, sizes: Sequence[VideoSize]) -> None:
         )
 
 
-def open_features(settings: FeatureLoss, teacher: Teacher) -> Features:
+def loss_features(settings: FeatureLoss, teacher: Teacher) -> Features:
     """The network that the settings name, with gradients to clips alone."""
     if settings.network == "encoder":
         return teacher.encode

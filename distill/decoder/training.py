@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fewstep.distill.decoder.features import feature_distance, open_features
+from fewstep.distill.decoder.features import feature_distance, loss_features
 from fewstep.distill.decoder.pairs import Pairs
 from fewstep.distill.decoder.recipe import DecoderRecipe, DecoderSettings
 from fewstep.distill.objectives.losses import discriminator_loss, generator_loss
@@ -55,7 +55,7 @@ def train_decoder(
     settings, device = recipe.decoder, teacher.device
     decoder = new_decoder(settings, recipe.seed, teacher, pairs)
     judge = ClipDiscriminator(settings.discriminator.width).to(device)
-    features = open_features(settings.features, teacher)
+    features = loss_features(settings.features, teacher)
 
     def losses(step: int) -> dict[str, Tensor]:
         z, video = (x.to(device) for x in pairs.batch(step, settings.batch, recipe.seed))

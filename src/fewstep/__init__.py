@@ -56,6 +56,7 @@ import_module("fewstep.distill").__class__ = _Callable  # it holds no more than 
 
 
 def __getattr__(name: str) -> Any:
+    import_module("fewstep.library_chatter").quiet_imports()
     if name == "metrics":
         return import_module("fewstep.metrics")
     if name not in _HOMES:

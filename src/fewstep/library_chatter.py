@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from functools import cache, partial
 
 # logger -> what such a message holds
 _CHATTER = {
@@ -16,6 +16,7 @@ _CHATTER = {
 }
 
 
+@cache
 def quiet_imports() -> None:
     """Drops these messages from now on, and no others."""
     for name, chatter in _CHATTER.items():

@@ -158,9 +158,9 @@ class _Block(nn.Module):
 
 
 def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of frames (B, n, h, w, C), seen as pictures in the layout channels-last: no copy is made."""
-    pictures: Tensor = layer(x.flatten(0, 1).permute(0, 3, 1, 2))
-    return pictures.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    """A convolution of frames (B, n, h, w, C), seen as images in the layout channels-last: no copy is made."""
+    images: Tensor = layer(x.flatten(0, 1).permute(0, 3, 1, 2))
+    return images.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
 def unfolded_at_last(spatial_factor: int, widths: Sequence[int], blocks: Sequence[int]) -> int:

@@ -174,4 +174,4 @@ def test_a_dry_run_counts_videos_by_size_and_says_which_are_too_short(tmp_path: 
     videos = ("--set", f"data={{kind: videos, folder: {tmp_path / 'videos'}}}")
     code, output = fewstep("run", path, *videos, "--dry-run")
     assert code == 0 and [row[:2] for row in table(output)] == [["32x32x5", "2"], ["48x32x5", "2"]], output
-    assert "at most 4 of 5 clips usable, 1 skipped (such as short.mp4: too short: 0.38 s, needed" in output
+    assert "at most 4 of 5 clips usable, 1 skipped (such as short.mp4: too short: 0.38 s, it needs" in output

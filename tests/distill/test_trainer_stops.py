@@ -80,7 +80,7 @@ def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case
 
 def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     written = list[int]()
-    monkeypatch.setattr("fewstep.distill.trainer.save_state", lambda folder, state, name: written.append(state["step"]))
+    monkeypatch.setattr("fewstep.distill.trainer.save_state", lambda folder, state: written.append(state["step"]))
     trainer = case.trainer()
     trainer.logging = QUIET.model_copy(update={"save_seconds": 1e-9})
     assert trainer.run(*after(3)) == signal.SIGTERM
@@ -90,7 +90,7 @@ def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.Monke
 def test_a_checkpoint_that_cannot_be_written_is_not_tried_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = list[int]()
 
-    def full(folder: Path, state: dict[str, Any], name: str) -> None:
+    def full(folder: Path, state: dict[str, Any]) -> None:
         tried.append(state["step"])
         raise OSError(errno.ENOSPC, "No space left on device", "state.pt")
 

@@ -134,7 +134,7 @@ def test_a_family_rounds_times_as_its_pipeline_does(folder: Path, monkeypatch: p
     teacher.denoise(z, 0.9375, conditions)
     assert seen == [936.0]
     contract.check_teacher(teacher)
-    with pytest.raises(ValueError, match=r"timesteps 1000, 936, 832, 624 at its nodes, and .* fed 1000, 937\.5"):
+    with pytest.raises(ValueError, match=r"timesteps 1000, 936, 832, 624 at its nodes, and .* is passed 1000, 937\.5"):
         contract.check_teacher(exact)
 
 

@@ -61,4 +61,4 @@ def benchmark(
     screen.command = python_call(benchmark, arguments)
     values = checked(benchmark_command, arguments)
     tuning = take_tuning(values)
-    return benchmark_models(**values, tuning=tuning, screen=screen)
+    return benchmark_models(**values, tuning_of=lambda: tuning, screen=screen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -134,7 +134,7 @@ def benchmark_command(
         return
     results = benchmark_models(
         models, steps, guidance, batch, repetitions, warmup, dtype, device, decoder, shift, frames, height, width,
-        optimise, max_error, take_tuning(dict(ctx.params)), random_weights, text, out, Screen(),
+        optimise, max_error, lambda: take_tuning(dict(ctx.params)), random_weights, text, out, Screen(),
     )  # fmt: skip
     if results["failed"]:
         raise typer.Exit(FAILED)
@@ -156,19 +156,24 @@ def benchmark_models(
     width: int | None,
     optimise: Literal["auto"] | None,
     max_error: float | None,
-    tuning: Tuning,
+    tuning_of: Callable[[], Tuning],
     random_weights: str | None,
     text: bool,
     out: Path | None,
     screen: Screen,
 ) -> dict[str, Any]:
-    """What `benchmark_command` does with models, under the same names, but for those in `tuning`: what it writes to
-    `out`."""
+    """What `benchmark_command` does with models, under the same names; returns what it writes to `out`.
+
+    `tuning_of` gives the options of tuning. It needs torch, whose import comes after the first line.
+    """
     screen.say(f"timing {', '.join(models or [f'random weights of {random_weights}'])}")
     from fewstep.eval.latency.benchmark import BenchmarkPlan
     from fewstep.student.sampler import SamplingOptions
 
-    options = SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width)
+    options, tuning = (
+        SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width),
+        tuning_of(),
+    )
     _check_optimised(optimise is not None, max_error, tuning, repetitions, text)
     plan = BenchmarkPlan(batch, repetitions, warmup, dtype, tuning, optimise is not None, max_error)
     return time_models(models or [], options, plan, screen, out, device, random_weights, text, decoder or ())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.distill.decoder.features import check_features, feature_distance, open_features
+from fewstep.distill.decoder.features import check_features, feature_distance, loss_features
 from fewstep.distill.decoder.recipe import FeatureLoss
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.shapes.judge import load_judge
@@ -18,7 +18,7 @@ def clips(size: VideoSize, count: int = 2) -> Tensor:
 
 
 def test_the_judge_gives_its_own_features_and_gradients_to_clips_alone(tiny_teacher: Teacher) -> None:
-    see = open_features(FeatureLoss(weight=1, network="judge"), tiny_teacher)
+    see = loss_features(FeatureLoss(weight=1, network="judge"), tiny_teacher)
     video = clips(VideoSize(17, 64, 64))
     made = (0.9 * video).requires_grad_()
     distance = feature_distance(see, made, video)
@@ -31,7 +31,7 @@ def test_the_judge_gives_its_own_features_and_gradients_to_clips_alone(tiny_teac
 def test_the_encoder_gives_the_latents_of_clips(tiny_teacher: Teacher) -> None:
     size = tiny_teacher.default_size()
     assert size is not None
-    see, video = open_features(FeatureLoss(weight=1), tiny_teacher), clips(size)
+    see, video = loss_features(FeatureLoss(weight=1), tiny_teacher), clips(size)
     assert torch.equal(see(video), tiny_teacher.encode(video))
     assert float(feature_distance(see, video, video)) == 0
 

@@ -201,9 +201,9 @@ def test_weights_that_are_not_there_or_not_of_i3d_are_one_sentence(tmp_path: Pat
         FvdFeatures()
     state = I3D().state_dict()
     wrong = {
-        "missing": {name: weight for name, weight in state.items() if name != "mixed_4b.branch_0.conv3d.weight"},
-        "too much": state | {"head.weight": torch.zeros(1)},
-        "other sizes": state | {"conv3d_0c_1x1.conv3d.bias": torch.zeros(600)},
+        "is missing": {name: weight for name, weight in state.items() if name != "mixed_4b.branch_0.conv3d.weight"},
+        "is not expected": state | {"head.weight": torch.zeros(1)},
+        "of another size": state | {"conv3d_0c_1x1.conv3d.bias": torch.zeros(600)},
     }
     for text, weights in wrong.items():
         save_file(weights, tmp_path / "i3d.safetensors")

@@ -1,6 +1,11 @@
 """What every test may ask for: one thread, and random teachers, one per family, that sample in a blink."""
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from fewstep.library_chatter import quiet_imports
+
+quiet_imports()  # before anything imports the libraries; nothing else comes after pytest's closing line
 
 from collections.abc import Callable, Iterator
 from functools import partial

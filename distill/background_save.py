@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 class BackgroundSave:
@@ -44,10 +45,5 @@ class BackgroundSave:
 
 def in_main_memory(nested: Mapping[str, Any]) -> dict[str, Any]:
     """Copies on the CPU of all tensors in nested mappings, whole or sharded; all else as it is."""
-    copied: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Tensor):
-            copied[name] = value.detach().to("cpu", copy=True)
-        else:
-            copied[name] = in_main_memory(value) if isinstance(value, Mapping) else value
+    copied: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), dict(nested))
     return copied

@@ -69,6 +69,10 @@ class Parallel(Settings):
             )
         return num_processes // self.context
 
+    def group_of(self, process: int, num_processes: int) -> tuple[int, int]:
+        """A process's group, and its place among those that compute the same clips. Raises as `groups`."""
+        return divmod(process, num_processes // self.groups(num_processes))
+
 
 def check_sharded(teacher: Teacher, guidances: Iterable[Guidance]) -> None:
     """Raises ValueError for what cannot be sharded; `guidances` are those of the stages."""
@@ -96,7 +100,7 @@ class Layout:
         self.shards = settings.shards(accelerator.num_processes)
         self.num_groups = settings.groups(accelerator.num_processes)
         self.context = accelerator.num_processes // self.num_groups
-        self.group = accelerator.process_index // self.context
+        self.group, _ = settings.group_of(accelerator.process_index, accelerator.num_processes)
         self.together = self.shards or self.context > 1
 
     def prepare(self, teacher: Teacher) -> None:
@@ -117,19 +121,16 @@ class Layout:
         def place(network: nn.Module) -> nn.Module:
             if not self.together:
                 return network
-            own = shared_copy(network)
+            own, skeleton = shared_copy(network), network
+            if self.shards:
+                into_rows(own)
+                skeleton = _without_weights(own)
             if self.context > 1:
                 split_clips(own, self._group_mesh)
-            if not self.shards:
-                remember_place(own, network, place)
-                return own
-            into_rows(own)
-            plain = shared_copy(network)
-            into_rows(plain)
-            skeleton = _without_weights(plain)
-            for block in reversed(teacher.blocks(own)):  # blocks within blocks come behind those around them
-                self._shard(block)
-            self._shard(own)
+            if self.shards:
+                for block in reversed(teacher.blocks(own)):  # blocks within blocks come behind those around them
+                    self._shard(block)
+                self._shard(own)
             remember_place(own, skeleton, place)
             return own
 

@@ -286,7 +286,7 @@ def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:
     """The networks of stage `index`. start, supervisor: folders of finished stages; None is the teacher itself.
 
-    Where the recipe says so, the teacher's own weights are 8-bit from now on.
+    Where the recipe says so, the teacher's own weights have few bits from now on.
     """
     stage, lora = recipe.stages[index], recipe.student.lora
     if recipe.student.base is not None:

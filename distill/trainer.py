@@ -192,7 +192,7 @@ class Trainer:
                 f"{self.stage.name}, or continue with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
         elif action == "roll_back" and watcher.healthy:
-            self._write(self._tensors(), healthy=True)
+            self._write(self._tensors(), self._numbers(), healthy=True)
 
     def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
         """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
@@ -297,16 +297,15 @@ class Trainer:
         self._background.finish()
         due, self._saved_step, self._saved_at = self.step != self._saved_step, self.step, time.monotonic()
         if due and wait:
-            self._write(self._tensors())
+            self._write(self._tensors(), self._numbers())
         elif due and (self._sharded or self.accelerator.is_main_process):
             tensors, numbers = in_main_memory(self._tensors()), self._numbers()
             group = group_of_threads() if self._sharded else None
             self._background.begin(lambda: self._write(tensors, numbers, group=group))
 
     def _write(
-        self, tensors: dict[str, Any], numbers: dict[str, Any] | None = None, healthy: bool = False, group: Any = None
+        self, tensors: dict[str, Any], numbers: dict[str, Any], healthy: bool = False, group: Any = None
     ) -> None:
-        numbers = self._numbers() if numbers is None else numbers
         if self._sharded:
             with among_processes():
                 sharded_checkpoint.save(self.folder, tensors, numbers, healthy, group)

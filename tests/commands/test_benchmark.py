@@ -148,8 +148,10 @@ def test_options_are_tried_and_all_models_timed_with_what_pays(
 ) -> None:
     pays = optimise.Optimiser._against
     monkeypatch.setattr(optimise, "candidates", lambda model, batch: iter([[("slicing", True)], [("tiling", True)]]))
-    monkeypatch.setattr(  # seconds of so small a model say nothing
-        optimise.Optimiser, "_against", lambda self, tried: "" if tried.option == "--slicing" else pays(self, tried)
+    monkeypatch.setattr(  # seconds of so small a model say nothing: on a busy machine tiling may seem to pay, too
+        optimise.Optimiser,
+        "_against",
+        lambda self, tried: "" if tried.option == "--slicing" else pays(self, tried) or "it gains by chance",
     )
     out, five = tmp_path / "latency.json", ("--batch", 2, *QUICK, "--repetitions", 5)
     code, output = fewstep("benchmark", f"{tiny_wan_folder}@3", f"{run}@2", "--optimise", "auto", *five, "--out", out)

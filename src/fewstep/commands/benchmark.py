@@ -170,10 +170,8 @@ def benchmark_models(
     from fewstep.eval.latency.benchmark import BenchmarkPlan
     from fewstep.student.sampler import SamplingOptions
 
-    options, tuning = (
-        SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width),
-        tuning_of(),
-    )
+    options = SamplingOptions(steps, optional_guidance_of(guidance), shift, "", frames, height, width)
+    tuning = tuning_of()
     _check_optimised(optimise is not None, max_error, tuning, repetitions, text)
     plan = BenchmarkPlan(batch, repetitions, warmup, dtype, tuning, optimise is not None, max_error)
     return time_models(models or [], options, plan, screen, out, device, random_weights, text, decoder or ())
@@ -344,12 +342,11 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     """Measures, then prints the table."""
     from rich.box import SIMPLE
 
+    from fewstep.commands.tables import written_tables
     from fewstep.eval.latency.benchmark import benchmark_notes, shown_columns
     from fewstep.eval.results import results_table
 
-    if (
-        out.parent / "recipe.yaml"
-    ).is_file():  # else it is not a run directory, and nothing but the table belongs there
+    if (out.parent / "recipe.yaml").is_file():  # else it is no run directory: nothing but the table belongs there
         screen.log_to(out.parent)
     with screen.bar("benchmark", "pass") as bar:
         bar.begin("benchmark", num_passes)
@@ -359,5 +356,5 @@ def _show(benchmark: Benchmark, num_passes: int, out: Path, screen: Screen) -> d
     screen.table(table)
     for note in benchmark_notes(results):
         screen.result(note)
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    screen.result(written_tables(out))
     return results

@@ -283,7 +283,7 @@ def _show(
 ) -> None:
     from rich.box import SIMPLE
 
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.results import filled_columns, results_table
 
     headings = columns(players)
@@ -293,6 +293,6 @@ def _show(
         print_table(table)
     for note in training_notes(rows, failed):
         screen.result(note)
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    screen.result(written_tables(out))
     if failed:
         raise typer.Exit(FAILED)

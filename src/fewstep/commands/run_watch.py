@@ -60,7 +60,7 @@ def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
 
     check_world(teacher)
     num_groups = plan.parallel.groups(ranks.count)
-    group, place = divmod(ranks.rank, ranks.count // num_groups)
+    group, place = plan.parallel.group_of(ranks.rank, ranks.count)
     speaks = place == 0  # of the processes that make a clip together
     prompts = held_out_prompts(_JUDGED, plan.seed)
     conditions = teacher.conditions(prompts)

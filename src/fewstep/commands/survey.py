@@ -35,7 +35,7 @@ def survey(
     screen = Screen()
     screen.say(f"looking at {len(folders)} pipelines")
     from fewstep.commands.survey_tries import tried
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.results import results_table, write_tables
     from fewstep.teacher.files.atomic import check_writable_file
     from fewstep.teacher.loading import find_device
@@ -53,4 +53,4 @@ def survey(
     command = shlex.join(["fewstep", "teacher", "survey", *map(str, folders), "--out", str(out)])
     write_tables(out, command, rows, SURVEY_COLUMNS)
     print_table(results_table(rows, SURVEY_COLUMNS, "pipelines"))
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    screen.result(written_tables(out))

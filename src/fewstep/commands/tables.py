@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,3 +22,8 @@ def print_table(table: Table, stderr: bool = False) -> None:
     else:
         Console(file=stream, width=_UNLIMITED, force_terminal=False, color_system=None).print(table)
     stream.flush()
+
+
+def written_tables(out: Path) -> str:
+    """How a command names the JSON table that it wrote, and the one for a README beside it."""
+    return f"table {out} and {out.with_suffix('.md').name}"

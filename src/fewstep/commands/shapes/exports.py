@@ -33,7 +33,7 @@ def export_table(
     """Export students to every format, load them in the other tools, and measure their clips."""
     screen = Screen()
     screen.say(f"measuring the formats of {', '.join(map(str, runs))}")
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table
     from fewstep.eval.shapes.exports import EXPORT_COLUMNS, ExportTable, entries_of, missing_formats
@@ -73,4 +73,4 @@ def export_table(
     print_table(results_table(rows, EXPORT_COLUMNS, f"students of {step_count} steps in other tools"))
     for sentence in on_distance("shapes-fd", num, FEATURES, reference):
         screen.warn(sentence)
-    screen.result(f"table {out} and {out.with_suffix('.md').name}, exports {exports}")
+    screen.result(f"{written_tables(out)}, exports {exports}")

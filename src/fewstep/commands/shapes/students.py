@@ -106,6 +106,7 @@ def _measure(
 ) -> None:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
     from fewstep.commands.shapes.entries import chosen_stages, students_of
+    from fewstep.commands.tables import written_tables
     from fewstep.eval.shapes.relay import relay_sheet
     from fewstep.eval.shapes.relay_entry import teacher_entries
     from fewstep.student.contract import read_contract
@@ -131,7 +132,7 @@ def _measure(
     sheet = out.with_suffix(".png")
     write_image(sheet, relay_sheet(relay, entries))
     _show(rows, relay, screen)
-    screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+    screen.result(f"{written_tables(out)}, clips {sheet}")
 
 
 def _show(rows: list[dict[str, Any]], relay: RelayTable, screen: Screen) -> None:

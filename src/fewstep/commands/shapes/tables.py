@@ -20,7 +20,7 @@ def chain(
 ) -> None:
     """Put what `evaluate` and `benchmark` measured of a chain, distilled and not, into one table."""
     screen = Screen()
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table, write_tables
     from fewstep.eval.shapes.chain import CHAIN_COLUMNS, chain_rows
@@ -34,7 +34,7 @@ def chain(
     num = max((row["num"] for row in rows if "num" in row), default=0)
     for sentence in on_distance("shapes-fd", num, FEATURES, 2048):
         screen.warn(sentence)
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    screen.result(written_tables(out))
 
 
 def decoder(
@@ -45,7 +45,7 @@ def decoder(
 ) -> None:
     """Put what `evaluate` and `benchmark` measured with a small decoder and without it into one table."""
     screen = Screen()
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.results import results_table, write_tables
     from fewstep.eval.shapes.decoder import DECODER_COLUMNS, decoder_rows
     from fewstep.student.decoder.files import find_decoder
@@ -58,7 +58,7 @@ def decoder(
     rows = decoder_rows(run / "evaluation" / "results.json", benchmarks, find_decoder(run) / "result.json")
     write_tables(out, shlex.join(["fewstep", *sys.argv[1:]]), rows, DECODER_COLUMNS)
     print_table(results_table(rows, DECODER_COLUMNS, str(run)))
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    screen.result(written_tables(out))
 
 
 def conditioning(
@@ -70,7 +70,7 @@ def conditioning(
 ) -> None:
     """Put evaluations of students that take images or controls into one table, with their teachers."""
     screen = Screen()
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.results import filled_columns, results_table, write_tables
     from fewstep.eval.shapes.conditioning import CONDITIONING_COLUMNS, conditioning_rows
     from fewstep.teacher.files.atomic import check_writable_file
@@ -82,7 +82,7 @@ def conditioning(
     print_table(
         results_table(rows, filled_columns(rows, CONDITIONING_COLUMNS), "students that are given more than a prompt")
     )
-    screen.result(f"table {out} and {out.with_suffix('.md').name}")
+    screen.result(written_tables(out))
 
 
 def _named_folders(words: list[str]) -> dict[str, Path]:

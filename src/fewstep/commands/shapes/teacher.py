@@ -67,7 +67,7 @@ def measure(
     fresh: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
-    from fewstep.commands.tables import print_table
+    from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table
     from fewstep.eval.shapes.steps import STEPS_COLUMNS, StepsTable, steps_sheet
@@ -92,5 +92,5 @@ def measure(
     print_table(results_table(rows, STEPS_COLUMNS, f"{teacher}, guidance {protocol.guidance}"))
     for sentence in on_distance("shapes-fd", protocol.num, FEATURES, protocol.reference):
         screen.warn(sentence)
-    screen.result(f"table {out} and {out.with_suffix('.md').name}, clips {sheet}")
+    screen.result(f"{written_tables(out)}, clips {sheet}")
     return rows

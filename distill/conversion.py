@@ -44,7 +44,7 @@ class ConversionObjective:
     supervision: Supervision
     most_amplified: float = MOST_AMPLIFIED
 
-    def players(self) -> dict[str, Trainee]:
+    def trainees(self) -> dict[str, Trainee]:
         """None besides the student."""
         return {}
 

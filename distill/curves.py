@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from fewstep.distill.tracker import Tracker
-from fewstep.teacher.files.atomic import naming_full_disk, whole_file
+from fewstep.teacher.files.atomic import disk_full_as_oserror, whole_file
 from fewstep.teacher.files.json_text import parse_json
 
 
@@ -34,9 +34,9 @@ class Curves:
         point = {"step": step, **figures}
         if not self._main or point in self._newest:
             return
-        with naming_full_disk(self._path), self._path.open("a") as file:
+        with disk_full_as_oserror(self._path), self._path.open("a") as file:
             file.write(json.dumps(point) + "\n")
-        with naming_full_disk(self._path.parents[1]):
+        with disk_full_as_oserror(self._path.parents[1]):
             self._tracker.figures(self._stage, step, figures)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from fewstep.distill.size_checks import (
     check_long_enough,
     check_possible,
     clip_sizes,
-    clips_foreseen,
+    max_clips_by_size,
     planned_sizes,
 )
 from fewstep.teacher.base import Teacher, VideoSize
@@ -26,7 +26,7 @@ from fewstep.teacher.dataset.buckets import check_buckets, datasets_in, folder_o
 from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.dataset.manifest import Manifest, read_manifest
 from fewstep.teacher.dataset.reader import check_dataset, check_shard
-from fewstep.teacher.dataset.writing import begun_manifest
+from fewstep.teacher.dataset.writing import existing_manifest
 from fewstep.teacher.files.atomic import check_unlocked
 from fewstep.teacher.given import check_given, files_of, frames_of_clips, given_error, given_names, sources_of
 from fewstep.teacher.outline import Outline
@@ -51,7 +51,7 @@ def check_source(recipe: DataRecipe, run: RunFolder) -> None:
         _check_videos(settings, run.data)
     for dataset in datasets_in(run.data):
         check_unlocked(dataset, run.elsewhere)
-        begun_manifest(dataset, run.elsewhere)
+        existing_manifest(dataset, run.elsewhere)
 
 
 def check_data(
@@ -83,7 +83,7 @@ def _check_own(
 ) -> None:
     """What a run makes for itself, begun or not."""
     check_buckets(run.data, sizes, run.elsewhere)
-    begun_in = {size: begun_manifest(folder_of(run.data, size, sizes), run.elsewhere) for size in sizes}
+    begun_in = {size: existing_manifest(folder_of(run.data, size, sizes), run.elsewhere) for size in sizes}
     complete = all(begun is not None and begun.complete for begun in begun_in.values())
     if isinstance(settings, RolloutData) and not complete:  # later none of these files is read again
         prompts = read_prompts(settings.prompts)
@@ -95,7 +95,7 @@ def _check_own(
     if len(sizes) > 1:
         if isinstance(settings, VideoData):
             check_long_enough(settings, sizes, outline.teacher.default_fps(), run.data)
-        check_batches(recipe, clips_foreseen(settings, outline.teacher, shares, run.data))
+        check_batches(recipe, max_clips_by_size(settings, outline.teacher, shares, run.data))
     name = (recipe.teacher, *recipe.bases)[run.base]
     for share in shares:
         if (begun := begun_in[share.size]) is not None:
@@ -130,13 +130,13 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
             )
 
 
-def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str | None:
+def check_clip_counts(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str | None:
     """How many of a run's videos can be used at most, as captions, if any are read, and the headers of the first show.
 
     Of several sizes all are opened, and it shows which are too short for each of them. None where all can, and for data
     of other kinds or that is there already. Raises ValueError when they are a smaller fraction than `data.min_usable`.
     """
-    settings, begun = recipe.data, [begun_manifest(folder, run.elsewhere) for folder in datasets_in(run.data)]
+    settings, begun = recipe.data, [existing_manifest(folder, run.elsewhere) for folder in datasets_in(run.data)]
     if not isinstance(settings, VideoData) or all(manifest is not None and manifest.complete for manifest in begun):
         return None
     files, captions = captioned_videos(settings, run.data, teacher.reads_text)
@@ -147,7 +147,7 @@ def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str 
     skipped = {
         path: reason
         for i, path in enumerate(files)
-        if (reason := _foreseen(path, path in captions.texts, i < _HEADERS, least))
+        if (reason := _why_unusable(path, path in captions.texts, i < _HEADERS, least))
         or (i < _HEADERS and (reason := given_error(captions.texts[path], given, fps)))
     }
     if not skipped:
@@ -160,7 +160,7 @@ def check_foreseen(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> str 
     return line
 
 
-def _foreseen(path: Path, has_caption: bool, open_it: bool, least: float) -> str:
+def _why_unusable(path: Path, has_caption: bool, open_it: bool, least: float) -> str:
     """Why a file cannot become a clip; empty where nothing shows. least: seconds that it must be longer than, 0 where
     that shows once it is decoded."""
     try:

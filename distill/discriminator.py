@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
 from fewstep.distill.objectives.base import Settings, TimedMethod
-from fewstep.distill.parallel import held_like
+from fewstep.distill.parallel import placed_like
 from fewstep.student.adapters import adapter_parameters, add_adapter, num_adapter_parameters, shared_copy
 from fewstep.student.part import part_parameters
 from fewstep.teacher.base import TAP_DEPTHS, Teacher
@@ -84,9 +84,9 @@ class Discriminator(nn.Module):
         if settings.backbone == "trained" and teacher.kinds is not None:
             backbone, self.part = _own_part(whole, teacher.kinds)
         elif settings.backbone == "trained":
-            self.backbone = backbone = held_like(deepcopy(whole).float().requires_grad_(True), backbone)
+            self.backbone = backbone = placed_like(deepcopy(whole).float().requires_grad_(True), backbone)
         elif settings.backbone == "lora":
-            backbone = held_like(_adapted(whole, settings.lora_rank, teacher.kinds), backbone)
+            backbone = placed_like(_adapted(whole, settings.lora_rank, teacher.kinds), backbone)
             self.adapters = _registered(adapter_parameters(backbone, DISCRIMINATOR_ADAPTER))
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
         self._standardise_experts(clips, conditions)
@@ -99,7 +99,7 @@ class Discriminator(nn.Module):
             head.standardise([feature] * reads)
         self.heads = nn.ModuleList(heads)
         if isinstance(backbone, Bases):
-            self.told = nn.ModuleList(_told(len(backbone), f) for f in features)
+            self.told = nn.ModuleList(_base_embedding(len(backbone), f) for f in features)
 
     def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (n B, heads), in float32 under autocast too; gradients flow to the latents.
@@ -181,7 +181,7 @@ def _standardise(features: Tensor) -> Standardise:
     return layer
 
 
-def _told(count: int, features: Tensor) -> nn.Embedding:
+def _base_embedding(count: int, features: Tensor) -> nn.Embedding:
     """A vector per base model, nothing at first."""
     embedding = nn.Embedding(count, features.shape[1]).to(features.device)
     nn.init.zeros_(embedding.weight)

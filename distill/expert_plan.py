@@ -67,19 +67,19 @@ def nodes_by_expert(experts: Experts, times: Tensor) -> str:
 
 
 def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
-    """Raises ValueError when stage `index` learns from a student whose expert was not taught steps as long as it is
-    asked for."""
+    """Raises ValueError when stage `index` learns from a student whose expert was not trained for such long steps."""
     supervisor = recipe.teacher_of(index)
     if supervisor is None or not isinstance(teacher.denoiser, Experts):
         return
-    stage, taught = recipe.stages[index], recipe.stages[supervisor]
+    stage, supervisor_stage = recipe.stages[index], recipe.stages[supervisor]
     plan = expert_plan(stage, teacher)
     experts = _experts_used(stage, plan, teacher)
-    untaught = [name for name in experts if name not in _taught(recipe, supervisor, teacher)]
-    if untaught:
+    untrained = [name for name in experts if name not in _trained_experts(recipe, supervisor, teacher)]
+    if untrained:
         raise ValueError(
-            f"stage {stage.name} learns from {taught.name}, whose {untaught[0]} expert was never taught "
-            f"{taught.student_steps} steps: train it in a stage before (expert: {untaught[0]}), or set `teacher: base`"
+            f"stage {stage.name} learns from {supervisor_stage.name}, whose {untrained[0]} expert was "
+            f"never trained for {supervisor_stage.student_steps} steps: train it in a stage before "
+            f"(expert: {untrained[0]}), or set `teacher: base`"
         )
 
 
@@ -91,7 +91,7 @@ def _experts_used(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
     return set(experts.names_at(shift_time(torch.tensor(fractions, dtype=torch.float64), teacher.schedule.shift)))
 
 
-def _taught(recipe: Recipe, index: int | None, teacher: Teacher) -> set[str]:
+def _trained_experts(recipe: Recipe, index: int | None, teacher: Teacher) -> set[str]:
     """The experts that learned this stage's number of steps, in it or in stages that it starts from."""
     names, steps = set[str](), None
     while index is not None and recipe.stages[index].student_steps == (steps or recipe.stages[index].student_steps):

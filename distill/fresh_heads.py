@@ -62,11 +62,11 @@ class FreshHeads:
         heads = learning.discriminator
         plain = learning.settings.model_copy(update={"r1": 0.0, "r2": 0.0})
         held_out = AdversarialObjective(plain, self.supervision, heads)
-        player = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
+        group = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
         for position in range(self.settings.probe):
             self.accelerator.backward(self._judge(learning, roles, position)["loss"])
-            player.gather(self.accelerator)
-            player.move(1.0)
+            group.gather(self.accelerator)
+            group.step(1.0)
         positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
         with torch.no_grad():
             right = [float(self._judge(held_out, roles, position)["accuracy"]) for position in positions]

@@ -22,7 +22,7 @@ def _in_order(band: tuple[float, float]) -> tuple[float, float]:
 
 HealthBand = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_in_order)]
 
-_SAID = {
+_SENTENCES = {
     "motion": "its clips move {} times as much as its supervisor's",
     "contrast": "its clips have {} times the contrast of its supervisor's",
     "colour": "the mean colours of its clips are {} standard deviations from its supervisor's",
@@ -60,7 +60,7 @@ class Watch(Settings):
     def wrong(self, figures: Mapping[str, float]) -> list[str]:
         """Sentences about figures that are outside their bands, or not finite."""
         sentences = []
-        for name, template in _SAID.items():
+        for name, template in _SENTENCES.items():
             setting, value = name.partition("_")[0], figures.get(name)
             band: tuple[float, float] | None = getattr(self, setting)
             if value is None:
@@ -82,7 +82,7 @@ def _outside(name: str, value: float, band: tuple[float, float]) -> bool:
 class Watcher:
     """Measures a student at regular steps of its stage, and says when it is not healthy.
 
-    measure: figures by name, such as `Liveliness.measure`; of all processes the same.
+    measure: figures by name, such as `MotionAndDiversity.measure`; of all processes the same.
     """
 
     def __init__(self, settings: Watch, stage_steps: int, measure: Callable[[], Mapping[str, float]]) -> None:

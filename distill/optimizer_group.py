@@ -56,7 +56,7 @@ class OptimizerGroup:
             self._gradients = AveragedGradients(accelerator, self.parameters)
         return self._gradients
 
-    def move(self, scale: float) -> None:
+    def step(self, scale: float) -> None:
         """One step on the gradients, which are then cleared."""
         step(self.optimizer, self._lr * scale)
         self.clear()
@@ -75,7 +75,7 @@ class OptimizerGroup:
         return {"state": state, "param_groups": [group | {"params": list(range(len(self.parameters)))}]}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` said, but for settings, which are this player's own; its tensors are whole.
+        """Takes over what `state` said, but for settings, which are this group's own; its tensors are whole.
 
         Raises ValueError, and whatever torch raises, where they do not fit.
         """

@@ -50,12 +50,12 @@ class PaperLayout:
         self._placed.append(own)
         return own
 
-    def settle(self, trainer: Trainer) -> None:
+    def resolve(self, trainer: Trainer) -> None:
         """Moments and averages are shared out like what they belong to; the teacher's own network is not there."""
         sharded = {id(parameter) for network in self._placed for parameter in network.parameters()}
         self._memory.share(_tensors(every_network(self._teacher.denoiser)), 0.0)
-        for player in trainer.players.values():
-            states = (player.optimizer.state[p] for p in player.parameters if id(p) in sharded)
+        for group in trainer.optimizer_groups.values():
+            states = (group.optimizer.state[p] for p in group.parameters if id(p) in sharded)
             self._memory.share((x for state in states for x in state.values()), self._on_device)
         if trainer.roles.keeps_average:
             own = {name for name, parameter in trainer.roles.parameters.items() if id(parameter) in sharded}

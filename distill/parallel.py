@@ -160,12 +160,11 @@ class Layout:
 
 
 def remember_place(own: nn.Module, skeleton: nn.Module, place: Place) -> None:
-    """`own` is how `place` holds a network, of which `skeleton` is what `gathered` fills: `held_like` then holds others
-    of its make so, too."""
+    """Notes how `place` holds a network: `gathered` fills `skeleton`, `placed_like` places others of its make alike."""
     _held[own] = _Held(skeleton, place)
 
 
-def held_like(network: nn.Module, other: nn.Module) -> nn.Module:
+def placed_like(network: nn.Module, other: nn.Module) -> nn.Module:
     """A whole network, held as the other of the same make is: as it is, or sharded."""
     own, theirs = parts_of(network), parts_of(other)
     held = {name: _held.get(part) for name, part in theirs.items()}

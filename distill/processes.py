@@ -57,7 +57,7 @@ def check_same(accelerator: Accelerator, what: Mapping[str, str], remedy: str) -
             raise ValueError(f"the processes of this run differ in {name} ({listing}): {remedy}")
 
 
-def expect_answers(minutes: float = 10) -> None:
+def set_process_timeout(minutes: float = 10) -> None:
     """From now on a process that does not answer for so long counts as gone; before, making data may take days."""
     if distributed.is_available() and distributed.is_initialized():
         distributed_c10d._set_pg_timeout(timedelta(minutes=minutes), distributed_c10d._get_default_group())

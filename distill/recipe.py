@@ -169,7 +169,7 @@ class Recipe(DataRecipe):
             return None
         return index - 1 if start is None else [other.name for other in self.stages[:index]].index(start)
 
-    def standing_on(self, name: str) -> list[int]:
+    def dependent_stages(self, name: str) -> list[int]:
         """The stage of this name, and those that start from it or are taught by it, directly or not.
 
         Raises ValueError when there is none.
@@ -244,27 +244,27 @@ class Recipe(DataRecipe):
                     f"teacher, so it would be trained out again; set it to {inside}, or `start: {BASE_TEACHER}`"
                 )
             return wrong
-        taught = self.stages[supervisor]
+        above = self.stages[supervisor]
         # a stage that learns from a student, which knows its own nodes only
-        if taught.student_steps != stage.teacher_steps:
+        if above.student_steps != stage.teacher_steps:
             wrong.append(
-                f"{place}.teacher: {taught.name} takes {taught.student_steps} steps, not {stage.teacher_steps}; set "
-                f"teacher_steps to {taught.student_steps}, or name another teacher"
+                f"{place}.teacher: {above.name} takes {above.student_steps} steps, not {stage.teacher_steps}; set "
+                f"teacher_steps to {above.student_steps}, or name another teacher"
             )
         elif stage.starts is not None:
             times = supervisor_times(stage.teacher_steps, stage.student_steps, stage.starts)
-            unknown = [time for time in times if time not in known_starts(taught.student_steps, taught.starts)]
+            unknown = [time for time in times if time not in known_starts(above.student_steps, above.starts)]
             if unknown:
                 wrong.append(
-                    f"{place}.starts: {taught.name}, which supervises, was trained for {taught.student_steps} steps, "
+                    f"{place}.starts: {above.name}, which supervises, was trained for {above.student_steps} steps, "
                     f"but would be evaluated at {', '.join(f'{time:g}' for time in unknown)}, and it was not trained "
-                    f"at other nodes: start at {_nodes(taught.student_steps)}, name a teacher that has these nodes, or "
+                    f"at other nodes: start at {_nodes(above.student_steps)}, name a teacher that has these nodes, or "
                     f"`teacher: {BASE_TEACHER}`"
                 )
         # and whose guidance is distilled: guiding it again would guide twice
         if stage.guidance.guides:
             wrong.append(
-                f"{place}.guidance is {stage.guidance}, but its teacher {taught.name} is a student with guidance "
+                f"{place}.guidance is {stage.guidance}, but its teacher {above.name} is a student with guidance "
                 f"baked in; set it to 1, or `teacher: {BASE_TEACHER}`"
             )
         return wrong

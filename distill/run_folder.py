@@ -20,7 +20,7 @@ from fewstep.distill.settings import conversion_name
 from fewstep.student.contract import CONTRACT_FILE
 from fewstep.teacher.dataset.buckets import BUCKETS_FILE
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
-from fewstep.teacher.files.atomic import check_unlocked, check_writable, naming_full_disk, only_writer
+from fewstep.teacher.files.atomic import check_unlocked, check_writable, disk_full_as_oserror, only_writer
 from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.precision import Precision
@@ -94,7 +94,7 @@ class RunFolder:
         Raises ValueError when there is no stage `again`, the folder cannot be written, or another recipe was begun
         here.
         """
-        standing = recipe.standing_on(again) if again is not None and isinstance(recipe, Recipe) else []
+        standing = recipe.dependent_stages(again) if again is not None and isinstance(recipe, Recipe) else []
         for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
@@ -112,7 +112,7 @@ class RunFolder:
             return []
         return [recipe.stages[index].name for index in standing]
 
-    def begun_precision(self) -> str | None:
+    def recorded_precision(self) -> str | None:
         """The precision that the run here was begun in; None where none was begun."""
         precision = self._begun().get("precision") if self._recipe.exists() else None
         return precision if precision in get_args(Precision) else None
@@ -170,7 +170,7 @@ class RunFolder:
         part = folder.with_name(f".{name}.part")
         shutil.rmtree(part, ignore_errors=True)
         try:
-            with naming_full_disk(folder):
+            with disk_full_as_oserror(folder):
                 part.mkdir(parents=True)
                 write(part)
                 (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
@@ -186,7 +186,7 @@ def _again(recipe: DataRecipe, option: str) -> str:
     return ", or train a stage again with --again STAGE" if isinstance(recipe, Recipe) and option == OPTION else ""
 
 
-def run_around(path: Path) -> Path | None:
+def enclosing_run(path: Path) -> Path | None:
     """The run whose folder a path is, or lies in; None outside of runs."""
     whole = path.resolve()
     return next((folder for folder in (whole, *whole.parents) if _is_run(folder)), None)

@@ -18,8 +18,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, distributed
 
-from fewstep.teacher.files.atomic import naming_full_disk, sync_folder
-from fewstep.teacher.interrupts import finishing_first
+from fewstep.teacher.files.atomic import disk_full_as_oserror, sync_folder
+from fewstep.teacher.interrupts import deferring_stop
 
 STATE_FOLDER = "state"
 HEALTHY_FOLDER = "healthy"  # beside the steps: the last one at which nothing was wrong with the student
@@ -41,7 +41,7 @@ def save(
     state, is_main = folder / STATE_FOLDER, distributed.get_rank() == 0
     whole = state / (HEALTHY_FOLDER if healthy else f"step-{numbers['step']:06d}")
     part = state / f".{whole.name}.part"
-    with finishing_first(), naming_full_disk(whole), _quiet():
+    with deferring_stop(), disk_full_as_oserror(whole), _quiet():
         if is_main:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)

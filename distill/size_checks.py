@@ -39,7 +39,7 @@ def planned_clips(recipe: Recipe, teacher: Teacher, out: Path) -> dict[VideoSize
     if isinstance(settings, DatasetData):
         rows = {manifest.size: manifest.rows for manifest in map(read_manifest, datasets_in(settings.folder))}
         return {size: rows.get(size, sum(rows.values())) for size in sizes}  # one that says no size has one
-    return clips_foreseen(settings, teacher, shares_of(settings, teacher, sizes, out), out)
+    return max_clips_by_size(settings, teacher, shares_of(settings, teacher, sizes, out), out)
 
 
 def largest_size(teacher: Teacher, sizes: Sequence[VideoSize]) -> VideoSize:
@@ -63,7 +63,7 @@ def check_possible(teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
         )
 
 
-def clips_foreseen(
+def max_clips_by_size(
     settings: RolloutData | VideoData, teacher: Teacher, shares: Sequence[SizeShare], out: Path
 ) -> dict[VideoSize, int]:
     """How many clips of each size there will be at most; of videos, as headers and captions show."""

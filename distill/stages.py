@@ -20,14 +20,14 @@ from fewstep.distill.expert_plan import expert_plan
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.parallel import Layout, gathered, held_like
+from fewstep.distill.parallel import Layout, gathered, placed_like
 from fewstep.distill.processes import agree, check_same
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from fewstep.distill.settings import Conversion, Gate, Stage
 from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
-from fewstep.distill.watch import Liveliness, endpoint_error
+from fewstep.distill.watch import MotionAndDiversity, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
 from fewstep.student.few_bits import BASE_BITS, quantise_base
@@ -39,11 +39,13 @@ from fewstep.teacher.ranks import among_processes, current_ranks
 from fewstep.teacher.screen import TrainingScreen
 
 _T = TypeVar("_T")
-_GAUGED = 32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
-_GAUGE_POSITION = 10**9  # batches that training never reaches
+_HELD_OUT_CLIPS = (
+    32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
+)
+_HELD_OUT_POSITION = 10**9  # batches that training never reaches
 
 # What is measured of a student at a gate, besides endpoint_error: its network and contract -> a figure
-Gauge = Callable[[nn.Module, SamplingContract], float]
+GateMetric = Callable[[nn.Module, SamplingContract], float]
 WriteSamples = Callable[[Path | None, nn.Module, SamplingContract], None]  # None: a process that only takes part
 
 
@@ -59,7 +61,7 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class Relay:
-    """Everything the stages of one run share. `gauges` are metrics that gates may name besides endpoint_error."""
+    """Everything the stages of one run share. `gate_metrics` are metrics that gates may name besides endpoint_error."""
 
     recipe: Recipe
     folder: RunFolder
@@ -68,7 +70,7 @@ class Relay:
     accelerator: Accelerator
     screen: TrainingScreen
     signals: Signals
-    gauges: Mapping[str, Gauge] = field(default_factory=dict)
+    gate_metrics: Mapping[str, GateMetric] = field(default_factory=dict)
     samples: WriteSamples | None = None
     tracker: Tracker = field(default_factory=NoTracker)
 
@@ -109,7 +111,7 @@ class Relay:
         roles = trainer.roles
         with roles.averaged():
             result: dict[str, Any] = self._unless_stopped(
-                lambda: prepared.watch(stage.steps) | self._gauge(stage.gate, roles.student, trainer.contract),
+                lambda: prepared.watch(stage.steps) | self._gate_metric(stage.gate, roles.student, trainer.contract),
                 trainer.kept,
             )
         if prepared.probe is not None:
@@ -197,14 +199,14 @@ class Relay:
         conversion = conversion_of(stage, self.teacher.schedule_of(roles.student).prediction)
         if conversion is not None:
             record_prediction(roles.student, conversion.to)
-        # after the student's prediction is settled: copies keep the record of it, shards are made of what is there
+        # after the student's prediction is resolved: copies keep the record of it, shards are made of what is there
         roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
         # clips that no step trains on, on which the endpoint error and the watch are measured
-        gauged = gauged_batches(batches, stage, self.layout.num_groups)
+        held_out = held_out_batches(batches, stage, self.layout.num_groups)
         # those of all processes: an objective may take statistics from them, which must be the same in all
-        any_batch = gauged_batches(self._batches(index, alone=True), stage)[0]
+        any_batch = held_out_batches(self._batches(index, alone=True), stage)[0]
         objective = stage.objective.build(supervision, roles, any_batch)
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.sizes, baked,
@@ -219,16 +221,16 @@ class Relay:
                 if is_main:
                     self.tracker.clips(stage.name, step, clips)
             current_ranks().wait()  # a collective call would not have the others wait for that long
-            return {"endpoint_error": endpoint_error(roles, gauged, supervision)}
+            return {"endpoint_error": endpoint_error(roles, held_out, supervision)}
 
-        liveliness = Liveliness(roles, gauged[0], supervision)
+        motion_and_diversity = MotionAndDiversity(roles, held_out[0], supervision)
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
-            self.tracker, Watcher(self.recipe.watch, stage.steps, liveliness.measure), self.recipe.optimizer,
+            self.tracker, Watcher(self.recipe.watch, stage.steps, motion_and_diversity.measure), self.recipe.optimizer,
             self.layout.num_groups,
         )  # fmt: skip
         probe = self._probe(index, stage, supervision, roles, batches, any_batch)
-        return _Prepared(trainer, lambda step: watch(step) | liveliness.measure(), probe, conversion)
+        return _Prepared(trainer, lambda step: watch(step) | motion_and_diversity.measure(), probe, conversion)
 
     def _probe(
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
@@ -264,23 +266,23 @@ class Relay:
         if start == self.recipe.teacher_of(index):
             return roles.supervisor
         folder = self._weights(start)
-        return roles.backbone if folder is None else held_like(student_network(self.teacher, folder), roles.backbone)
+        return roles.backbone if folder is None else placed_like(student_network(self.teacher, folder), roles.backbone)
 
     def _weights(self, index: int | None) -> Path | None:
         return None if index is None else self.folder.stage(self.recipe.stages[index].name)
 
-    def _gauge(self, gate: Gate | None, student: nn.Module, contract: SamplingContract) -> dict[str, float]:
+    def _gate_metric(self, gate: Gate | None, student: nn.Module, contract: SamplingContract) -> dict[str, float]:
         if gate is None or gate.metric == "endpoint_error":
             return {}
-        if gate.metric not in self.gauges:
+        if gate.metric not in self.gate_metrics:
             raise ValueError(f"{gate.metric} cannot be measured with this teacher: gate on endpoint_error")
-        return {gate.metric: self.gauges[gate.metric](student, contract)}
+        return {gate.metric: self.gate_metrics[gate.metric](student, contract)}
 
 
-def gauged_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
+def held_out_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
     """A process's share of the clips that a stage is measured on, a batch of each size; training never reaches them."""
-    clips = min(_GAUGED, 2 * stage.batch // stage.accumulate)
-    return batches.of_each_size(_GAUGE_POSITION, max(1, clips // num_processes))
+    clips = min(_HELD_OUT_CLIPS, 2 * stage.batch // stage.accumulate)
+    return batches.of_each_size(_HELD_OUT_POSITION, max(1, clips // num_processes))
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

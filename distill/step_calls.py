@@ -27,7 +27,7 @@ Backward = Literal["none", "input", "weights", "both"]
 
 @dataclass(frozen=True, order=True)
 class CallKind:
-    """One kind of call. `which` tells a trainee's calls, and players for Adam, apart; a guided clip counts twice."""
+    """One kind of call. `which` tells a trainee's calls apart, and for Adam the groups; a guided clip counts twice."""
 
     part: str
     which: str
@@ -66,12 +66,12 @@ class StepCalls:
         trainer, objective = self._trainer, self._trainer.objective
         with ExitStack() as stack:
             stack.enter_context(around(trainer.roles.teacher, "denoise", self._denoise))
-            for name, trainee in objective.players().items():
+            for name, trainee in objective.trainees().items():
                 for timed in trainee.timed:
                     if timed.name:
                         stack.enter_context(around(timed.owner, timed.method, self._noting(name, timed)))
-            for name, player in trainer.players.items():
-                stack.enter_context(around(player, "move", self._moving(name, player)))
+            for name, group in trainer.optimizer_groups.items():
+                stack.enter_context(around(group, "step", self._moving(name, group)))
             yield
 
     def seconds(self, kind: CallKind) -> float:
@@ -85,7 +85,7 @@ class StepCalls:
 
     def _denoise(self, original: Method) -> Method:
         roles, role = self._trainer.roles, role_lookup(self._trainer)
-        trained = {name: player.parameters for name, player in self._trainer.players.items()}
+        trained = {name: group.parameters for name, group in self._trainer.optimizer_groups.items()}
 
         def denoise(z_t: Tensor, t: Any, conditions: Conditions, guidance: Any = 1.0, network: Any = None) -> Tensor:
             x0: Tensor = original(z_t, t, conditions, guidance, network)
@@ -131,13 +131,13 @@ class StepCalls:
             plain = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
             self._samples[kind] = _Sample(run, plain, wants, torch.is_autocast_enabled(self._device), weights)
 
-    def _moving(self, name: str, player: OptimizerGroup) -> Callable[[Method], Method]:
+    def _moving(self, name: str, group: OptimizerGroup) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
-            def move(scale: float) -> None:
+            def step(scale: float) -> None:
                 self.counts[CallKind(ADAM, name, 0, "none", whole=False)] += 1
                 original(scale)
 
-            return move
+            return step
 
         return wrap
 
@@ -166,13 +166,13 @@ class StepCalls:
         return seconds
 
     def _adam(self, kind: CallKind) -> float:
-        player = self._trainer.players[kind.which]
-        for p in player.parameters:
+        group = self._trainer.optimizer_groups[kind.which]
+        for p in group.parameters:
             p.grad = torch.zeros_like(p)
         began = self._clock()
-        player.optimizer.step()
+        group.optimizer.step()
         seconds = self._clock() - began
-        player.optimizer.zero_grad(set_to_none=True)
+        group.optimizer.zero_grad(set_to_none=True)
         return seconds
 
 

@@ -110,12 +110,12 @@ class StepCounter:
                     for network in (*every_network(trainer.roles.student), *every_network(trainer.roles.backbone)):
                         network.enable_gradient_checkpointing(checkpointed)
                 # gradients and Adam's moments exist between steps, so they are made before counting begins
-                for player in trainer.players.values():
-                    for parameter in player.parameters:
+                for group in trainer.optimizer_groups.values():
+                    for parameter in group.parameters:
                         parameter.grad = torch.zeros_like(parameter)
-                    player.move(0.0)  # makes the moments
+                    group.step(0.0)  # makes the moments
                 if layout is not None:
-                    layout.settle(trainer)
+                    layout.resolve(trainer)
                 # one step, of which the peak and the FLOPs are counted
                 held = memory.held
                 memory.restart()

@@ -34,7 +34,7 @@ class StepSplit:
     def __init__(self, trainer: Trainer, clock: Clock) -> None:
         self.seconds = defaultdict[tuple[str, str], float](float)  # (turn, part)
         self.turns = Counter[str]()
-        self.parts = (SUPERVISOR, *trainer.players, OPTIMISER, OTHER)
+        self.parts = (SUPERVISOR, *trainer.optimizer_groups, OPTIMISER, OTHER)
         self._trainer, self._clock = trainer, clock
         self._turn, self._parts = LESSON, [OTHER]
         self._since = 0.0
@@ -60,12 +60,12 @@ class StepSplit:
             watch(objective, "loss", self._in_turn)
             watch(trainer.roles.teacher, "denoise", self._denoise)
             watch(trainer.accelerator, "backward", self._within(OTHER))
-            for name, trainee in objective.players().items():
+            for name, trainee in objective.trainees().items():
                 for timed in trainee.timed:
                     watch(timed.owner, timed.method, self._of_trainee(name))
-            for player in trainer.players.values():
-                watch(player, "gather", self._within(OPTIMISER))
-                watch(player, "move", self._move)
+            for group in trainer.optimizer_groups.values():
+                watch(group, "gather", self._within(OPTIMISER))
+                watch(group, "step", self._optimizer_step)
             watch(trainer.roles, "update_average", self._average)
             yield
 
@@ -148,13 +148,13 @@ class StepSplit:
 
         return wrap
 
-    def _move(self, original: Method) -> Method:
-        def move(scale: float) -> None:
+    def _optimizer_step(self, original: Method) -> Method:
+        def step(scale: float) -> None:
             self.turns[self._turn] += 1
             with self._inside(OPTIMISER):
                 original(scale)
 
-        return move
+        return step
 
     def _average(self, original: Method) -> Method:
         def update_average(decay: float) -> None:

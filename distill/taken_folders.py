@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewstep.distill.run_folder import FOLDERS, run_around
+from fewstep.distill.run_folder import FOLDERS, enclosing_run
 from fewstep.teacher.dataset.buckets import BUCKETS_FILE
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
 from fewstep.teacher.files.atomic import ELSEWHERE, check_writable
@@ -30,7 +30,7 @@ def check_free(path: Path, elsewhere: str = ELSEWHERE) -> None:
     """Raises ValueError unless files can be written into a folder that is not taken, nor a run directory itself."""
     check_writable(path, elsewhere)
     check_not_taken(path, elsewhere)
-    if run_around(path) == path.resolve():
+    if enclosing_run(path) == path.resolve():
         raise ValueError(f"{path} is the directory of a run: {elsewhere}")
 
 
@@ -42,6 +42,6 @@ def _kind(folder: Path) -> str | None:
         return "a dataset"
     if (folder / MANIFEST_FILE).is_file() and any((folder / name).exists() for name in _OF_DATASETS):
         return "a dataset"
-    if folder.name in FOLDERS and run_around(folder) == folder.parent:
+    if folder.name in FOLDERS and enclosing_run(folder) == folder.parent:
         return "a run's own files"
     return None

@@ -74,15 +74,15 @@ class Trainer:
         self.contract, self.samples, self.tracker = contract, samples, tracker or NoTracker()
         self.watcher = watcher
         # an optimizer group for the student G, and one for each network that the objective trains besides, such as D
-        self.modules = {name: player.module for name, player in objective.players().items()}
-        self.players = {
+        self.modules = {name: group.module for name, group in objective.trainees().items()}
+        self.optimizer_groups = {
             STUDENT: OptimizerGroup(
                 roles.parameters.values(), stage.lr, stage.betas, stage.weight_decay, stage.clip, optimizer
             )
         }
-        for name, player in objective.players().items():
-            trained = [p for p in player.module.parameters() if p.requires_grad]
-            self.players[name] = OptimizerGroup(trained, player.lr, player.betas, 0.0, stage.clip, optimizer)
+        for name, group in objective.trainees().items():
+            trained = [p for p in group.module.parameters() if p.requires_grad]
+            self.optimizer_groups[name] = OptimizerGroup(trained, group.lr, group.betas, 0.0, stage.clip, optimizer)
         num_groups = accelerator.num_processes if num_groups is None else num_groups
         self._micro_batches, self._clips = stage.micro_batches(num_groups), stage.share(num_groups)
         # processes of a group have gradients of their own tokens, which add up, and all processes' are averaged
@@ -92,7 +92,7 @@ class Trainer:
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
         self._background = BackgroundSave()
         self._whole = True  # False from a step's first move to its point on the curve
-        self._sharded = any(is_shard(p) for player in self.players.values() for p in player.parameters)
+        self._sharded = any(is_shard(p) for group in self.optimizer_groups.values() for p in group.parameters)
         self._resume()
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
@@ -101,7 +101,7 @@ class Trainer:
 
         Either way the checkpoint is written. A request to save is answered by `say`, and training continues.
         Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
-        another player has moved in that step already, what was written last: half a step is never kept. The same holds
+        another group has moved in that step already, what was written last: half a step is never kept. The same holds
         when memory runs out. Where the watch ends the run, the checkpoint is of the step that it looked at.
         """
         self._curves = self._open_curves()
@@ -219,7 +219,7 @@ class Trainer:
         )
 
     def one_step(self) -> dict[str, float]:
-        """Every turn of the next step; returns the figures of each player's last turn, and writes nothing.
+        """Every turn of the next step; returns the figures of each group's last turn, and writes nothing.
 
         Raises ValueError when a loss or gradient is not finite.
         """
@@ -256,12 +256,12 @@ class Trainer:
         return lessons
 
     def _turn(self, turn: str, lessons: list[Any]) -> dict[str, float]:
-        stage, player, seen = self.stage, self.players[turn], dict[str, list[float]]()
+        stage, group, seen = self.stage, self.optimizer_groups[turn], dict[str, list[float]]()
         for lesson in lessons:
             with self.accelerator.autocast():
                 figures = self.objective.loss(turn, lesson, self.roles, self.step)
             if lesson is lessons[-1]:
-                player.expect(self.accelerator)
+                group.expect(self.accelerator)
             self.accelerator.backward(figures["loss"] * self._loss_scale)
             for name, value in as_numbers(figures).items():
                 seen.setdefault(name, []).append(value)
@@ -269,7 +269,7 @@ class Trainer:
         # the student's warm-up is its own: a discriminator's lies within the first step as a whole
         scale = lr_scale(self.step, stage.steps, stage.warmup if turn == STUDENT else 0, stage.cooldown)
         # the mean gradient over micro-batches and processes: not finite in all processes, or in none
-        norm = player.gather(self.accelerator, total["loss"])
+        norm = group.gather(self.accelerator, total["loss"])
         if not math.isfinite(norm):
             raise ValueError(
                 f"stage {stage.name}: the {turn}'s loss is {total['loss']:g} and its gradient {norm:g} at step "
@@ -277,8 +277,8 @@ class Trainer:
                 f"again with --again {stage.name}"
             )
         self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
-        player.move(scale * self.rate)
-        for other in self.players.values():  # sharded weights get gradients in others' turns as well
+        group.step(scale * self.rate)
+        for other in self.optimizer_groups.values():  # sharded weights get gradients in others' turns as well
             other.clear()
         return total | {"gradient": norm, "lr_scale": scale}
 
@@ -331,7 +331,7 @@ class Trainer:
             "student": {name: p.detach() for name, p in self.roles.parameters.items()},
             "average": self.roles.average if self.roles.keeps_average else {},
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
-            "optimizers": {name: player.state() for name, player in self.players.items()},
+            "optimizers": {name: group.state() for name, group in self.optimizer_groups.items()},
         }
 
     def _find(self, healthy: bool = False) -> dict[str, Any] | Path | None:
@@ -385,12 +385,12 @@ class Trainer:
             saved = state["modules"][name]
             for key, tensor in module.state_dict().items():
                 fill(tensor, saved[key])
-        for name, player in self.players.items():
-            player.load(state["optimizers"][name])
+        for name, group in self.optimizer_groups.items():
+            group.load(state["optimizers"][name])
 
     def _take_parts(self, checkpoint: Path) -> None:
         known = sharded_checkpoint.names(checkpoint)
-        for name, player in self.players.items():
+        for name, group in self.optimizer_groups.items():
             beginning = f"optimizers/{name}/state/"
-            player.begin({int(key.removeprefix(beginning).split("/")[0]) for key in known if key.startswith(beginning)})
+            group.begin({int(key.removeprefix(beginning).split("/")[0]) for key in known if key.startswith(beginning)})
         sharded_checkpoint.load_tensors(checkpoint, self._tensors())

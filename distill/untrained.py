@@ -16,7 +16,7 @@ from fewstep.distill.objectives.base import Batch
 from fewstep.distill.parallel import Place, gathered
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Logging
-from fewstep.distill.stages import gauged_batches, stage_roles, stage_supervision
+from fewstep.distill.stages import held_out_batches, stage_roles, stage_supervision
 from fewstep.distill.trainer import Trainer
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import SamplingContract
@@ -78,7 +78,7 @@ def untrained_trainer(
     # clips are noise: their values change neither time nor memory
     supervision = stage_supervision(stage, teacher)
     batches = NoiseBatches(teacher, size, conditions)
-    objective = stage.objective.build(supervision, roles, gauged_batches(batches, stage)[0])
+    objective = stage.objective.build(supervision, roles, held_out_batches(batches, stage)[0])
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
         teacher.default_fps(), predictions[index], roles.own,

@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 _MOST = 20  # sentences
 _LONGEST = 80  # characters of a value, or of a name in a path
 
-_IN_OUR_WORDS = {
+_SENTENCES = {
     "missing": "is missing, and has no default",
     "string_type": "must be text: put it in quotes",
     "path_type": "must be the path of a file or folder",
@@ -49,8 +49,8 @@ def _sentence(details: ErrorDetails, schema: Schema) -> str:
             return f"{path} is {given}: use {context['expected']}"
         case "value_error":
             return f"{path}: {context['error']}" if path else str(context["error"])
-        case kind if kind in _IN_OUR_WORDS:
-            return f"{path} {_IN_OUR_WORDS[kind]}"
+        case kind if kind in _SENTENCES:
+            return f"{path} {_SENTENCES[kind]}"
     return f"{path} is {given}: {details['msg'][0].lower()}{details['msg'][1:]}"
 
 

@@ -13,7 +13,7 @@ from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.rollout import rollout
 
-_CLIPS = 8  # that liveliness is measured on, at most
+_CLIPS = 8  # that motion_and_diversity is measured on, at most
 _TINY = 1e-12  # so that a supervisor that shows nothing has ratios anyway
 
 
@@ -34,7 +34,7 @@ def endpoint_error(roles: NetworkRoles, batches: Sequence[Batch], supervision: S
     return mean_over_processes({"error": torch.stack(errors).mean()})["error"]
 
 
-class Liveliness:
+class MotionAndDiversity:
     """The student's clips against its supervisor's, from the same noise and prompts at every call.
 
     `motion` is the mean change between frames, `contrast` the spread of latents, `diversity` how much clips differ from

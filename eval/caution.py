@@ -16,7 +16,7 @@ ABOVE_IDEAL = 1.02  # of the ideal speed-up, what a clock's noise does not expla
 SPREAD = 1.5  # 95th percentile over median of a machine that has other things to do
 
 # figure -> the teacher's own value below which a ratio to it says nothing: a quarter of a grey level, or nearly grey
-_NEXT_TO_NOTHING = {
+_NEGLIGIBLE = {
     "motion": 0.001,
     "flicker": 0.001,
     "saturation": 0.01,
@@ -54,7 +54,7 @@ def ratio_is_empty(name: str, metrics: Mapping[str, Figure]) -> bool:
     """Whether NAME-ratio is to a teacher's figure of almost zero; `metrics` are a student's."""
     base = name.removesuffix("-ratio")
     own, ratio = metrics.get(base, {}).get("value"), metrics.get(name, {}).get("value")
-    return base in _NEXT_TO_NOTHING and bool(own and ratio and own / ratio < _NEXT_TO_NOTHING[base])
+    return base in _NEGLIGIBLE and bool(own and ratio and own / ratio < _NEGLIGIBLE[base])
 
 
 def on_figures(rows: Sequence[TableRow], prompts: Sequence[str] = ()) -> list[str]:
@@ -129,7 +129,7 @@ def _on_teacher(rows: Sequence[TableRow]) -> list[str]:
     """Figures of the teacher that are almost zero, so that students have no ratio to them."""
     teacher, students = rows[0], [row for row in rows[1:] if row.get("role") != "real"]
     sentences = []
-    for name, floor in _NEXT_TO_NOTHING.items():
+    for name, floor in _NEGLIGIBLE.items():
         value = teacher["metrics"].get(name, {}).get("value")
         if students and value is not None and value < floor:
             sentences.append(f"the teacher's own {name} is {value:.2g}, almost zero, so ratios to it mean nothing")

@@ -65,7 +65,7 @@ class EvaluationFile:
         _write(self._path, content)
 
 
-def begun_evaluation_dtype(out: Path) -> str | None:
+def recorded_evaluation_dtype(out: Path) -> str | None:
     """The precision of the evaluation that was begun in `out`; None where there is none.
 
     Raises ValueError for a file that is not an evaluation's.

@@ -23,7 +23,7 @@ from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.source import EMBEDDED, embedded_path
 
-_UNSAID_DTYPE = "float32"  # the default while claims did not say it
+_DEFAULT_DTYPE = "float32"  # the default while claims did not say it
 _WEIGHTS = {".safetensors", ".gguf", ".onnx", ".data"}
 
 
@@ -91,7 +91,12 @@ def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> 
     shift = contract.shift if options.shift is None else options.shift
     negative = options.negative_prompt or contract.negative_prompt
     return replace(
-        options, guidance=guidance, shift=shift, negative_prompt=negative, taught=contract.denoiser_inputs, **size
+        options,
+        guidance=guidance,
+        shift=shift,
+        negative_prompt=negative,
+        trained_inputs=contract.denoiser_inputs,
+        **size,
     )
 
 
@@ -142,7 +147,7 @@ def sampling_options_of(model: Model, options: SamplingOptions) -> SamplingOptio
 def sampling_options_of_members(model: Model, options: SamplingOptions) -> list[SamplingOptions]:
     """Options of each member of a chain: sizes, shift and denoiser inputs are the last one's."""
     names = ("num_frames", "height", "width", "shift", "embedded_guidance", "control_scale")
-    own: dict[str, Any] = dict.fromkeys(names) | {"taught": {}}
+    own: dict[str, Any] = dict.fromkeys(names) | {"trained_inputs": {}}
     given = [options.given, *(tuple(member.frames) for member in model.members[1:])]
     return [
         replace(options, given=names, **({} if member is model.members[-1] else own))
@@ -186,7 +191,7 @@ def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: st
     if not file.exists():
         return
     before = _read_claim(file)
-    begun = str(before.pop("dtype", _UNSAID_DTYPE))
+    begun = str(before.pop("dtype", _DEFAULT_DTYPE))
     if dtype is not None and begun != dtype:
         raise ValueError(
             f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
@@ -202,7 +207,7 @@ def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: st
 def claimed_dtype(files: Sequence[Path]) -> str | None:
     """The precision of the clips that the first of these files which is there claims; None where none is."""
     claims = (_read_claim(file) for file in files if file.exists())
-    return next((str(claim.get("dtype", _UNSAID_DTYPE)) for claim in claims), None)
+    return next((str(claim.get("dtype", _DEFAULT_DTYPE)) for claim in claims), None)
 
 
 def _read_claim(file: Path) -> dict[str, Any]:

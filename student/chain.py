@@ -29,14 +29,14 @@ CHAIN_FILE = "chain.json"  # in the folder of a chain that was distilled
 WHOLE_CLIP = "WHOLE_CLIP"
 SPREAD_CLIP, SPREAD_GAPS = "SPREAD_CLIP", "SPREAD_GAPS"  # its frames with grey between them, and white where that is
 OF_VIDEOS = (WHOLE_CLIP, SPREAD_CLIP, SPREAD_GAPS)
-OF_BEFORE = (*FROM_CLIP, *OF_VIDEOS)
+FROM_PREVIOUS = (*FROM_CLIP, *OF_VIDEOS)
 GREY = 128
 USUAL = {"first": LAST_FRAME}  # what a member is given where nothing else is said: a clip of one frame is that frame
 
 
 @dataclass(frozen=True)
 class ChainMember:
-    """A model of a chain; frames: what it is given of the clips before it, name -> one of `OF_BEFORE`."""
+    """A model of a chain; frames: what it is given of the clips before it, name -> one of `FROM_PREVIOUS`."""
 
     source: str
     frames: Mapping[str, str] = field(default_factory=dict)
@@ -99,8 +99,8 @@ def check_chain_frames(frames: Mapping[str, str]) -> None:
         raise ValueError(f"nothing is given to a later member: say what, as in given: {{first: {LAST_FRAME}}}")
     in_order(list(frames))
     for name, part in frames.items():
-        if part not in OF_BEFORE:
-            raise ValueError(f"{name} is {part!r}: use {', '.join(OF_BEFORE)}, of the clip of the member before")
+        if part not in FROM_PREVIOUS:
+            raise ValueError(f"{name} is {part!r}: use {', '.join(FROM_PREVIOUS)}, of the clip of the member before")
         if (name in IMAGES) == (part in OF_VIDEOS):
             kind, allowed = ("one image", tuple(FROM_CLIP)) if name in IMAGES else ("a video", OF_VIDEOS)
             raise ValueError(f"{name} is {kind}, and {part} is not: use {' or '.join(allowed)}")

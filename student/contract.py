@@ -226,7 +226,9 @@ class SamplingContract(BaseModel):
         for name, value in requested.items():
             own = getattr(self, name)
             if value is not None and value != own:
-                raise ValueError(f"the student was trained for {name} {_said(own)}, not {_said(value)}: {_WHY[name]}")
+                raise ValueError(
+                    f"the student was trained for {name} {_as_text(own)}, not {_as_text(value)}: {_WHY[name]}"
+                )
         if size is not None and len(self.sizes) > 1 and size not in self.sizes:
             raise ValueError(
                 f"the student was trained for sizes {self.sizes_text}, not {size_text(size)}: {_WHY['size']}"
@@ -256,7 +258,7 @@ class SamplingContract(BaseModel):
             )
         if (self.embedded_guidance is None) != (teacher.embedded_guidance is None):
             raise ValueError(
-                f"the contract says embedded_guidance {_said(self.embedded_guidance)}, and the denoiser in "
+                f"the contract says embedded_guidance {_as_text(self.embedded_guidance)}, and the denoiser in "
                 f"{teacher.folder} takes {'none' if teacher.embedded_guidance is None else 'one'}: the contract is not "
                 "this student's, restore it"
             )
@@ -322,7 +324,7 @@ def _counted(nodes: Sequence[int]) -> str:
     return " ".join(str(node + 1) for node in nodes)
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, tuple):
         return _listed(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -28,7 +28,7 @@ TEACHER_STEPS = 50  # by default
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How clips are to be made; None is the model's own way. `force` asks a student for what it was not taught."""
+    """How clips are to be made; None is the model's own way. `force` asks a student for what it was not trained for."""
 
     steps: int | None = None
     guidance: Guidance | float | None = None  # classifier-free, u + guidance (c - u); 1 is none
@@ -41,7 +41,7 @@ class SamplingOptions:
     given: tuple[str, ...] | None = None  # what clips are made from besides prompts: names of `teacher.given`
     embedded_guidance: float | None = None  # for a denoiser that takes its guidance as an input
     control_scale: ControlScale | None = None  # how much of a control branch is added
-    taught: Mapping[str, Any] = field(default_factory=dict)  # inputs for a teacher that takes them, unless set
+    trained_inputs: Mapping[str, Any] = field(default_factory=dict)  # inputs for a teacher that takes them, unless set
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def open_sampler(
     """The sampler of a run, a finished stage, an export, `shapes`, a diffusers folder or a hub id, as asked.
 
     `teacher` is where a student's teacher is, if not where its contract says, or one that is loaded already. Raises
-    ValueError when there is no such model, and when a student is asked for what it was not taught, unless forced.
+    ValueError when there is no such model, and when a student is asked for what it was not trained for, unless forced.
     """
     options = options or SamplingOptions()
     folder = Path(source).expanduser()
@@ -168,7 +168,9 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if options.given is not None:
         teacher.take(options.given)
-    teacher.set_inputs(**{name: value for name, value in options.taught.items() if name in teacher.denoiser_inputs})
+    teacher.set_inputs(
+        **{name: value for name, value in options.trained_inputs.items() if name in teacher.denoiser_inputs}
+    )
     teacher.set_inputs(options.embedded_guidance, options.control_scale)
     usual = teacher.default_size()
     size = clip_size(() if usual is None else (usual,), options.num_frames, options.height, options.width)

@@ -54,7 +54,7 @@ class Guidance:
         for upper, lower in pairwise(self._intervals):
             if upper.low < lower.high:
                 raise ValueError(
-                    f"guidance {upper._said} and {lower._said} overlap: give each noise level one weight, as in "
+                    f"guidance {upper._as_text} and {lower._as_text} overlap: give each noise level one weight, as in "
                     "4@0.875-1,3@0-0.875"
                 )
 
@@ -120,10 +120,10 @@ class Guidance:
     def plain(self) -> float | str:
         """As JSON and YAML have it: a number, or a text where it has levels."""
         everywhere = (self.low, self.high) == (0, 1)
-        return self.weight if everywhere else ",".join(interval._said for interval in self._intervals)
+        return self.weight if everywhere else ",".join(interval._as_text for interval in self._intervals)
 
     @property
-    def _said(self) -> str:
+    def _as_text(self) -> str:
         return f"{self.weight:.12g}@{self.low:.12g}-{self.high:.12g}"
 
     def __str__(self) -> str:

@@ -53,7 +53,7 @@ class Signals:
         self._raises, self._again, self._waits, self._heard = False, False, False, 0.0
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
-        """The handler of every signal here. It notes the signal, and raises Stop inside `at_once`.
+        """The handler of every signal here. It notes the signal, and raises Stop inside `raising_stop`.
 
         A second request to stop raises Stop anywhere. What comes within two seconds of a request is part of it.
         """
@@ -75,7 +75,7 @@ class Signals:
             raise Stop(self.stop)
 
     @contextmanager
-    def at_once(self, wanted: bool = True) -> Iterator[None]:
+    def raising_stop(self, wanted: bool = True) -> Iterator[None]:
         """A request to stop, also an earlier one, raises Stop inside the block; unless `wanted`, it is only noted."""
         before, self._raises = self._raises, wanted
         try:
@@ -90,7 +90,7 @@ class Signals:
     def attempt(self, work: Callable[[], _T]) -> _T | None:
         """work(), or None when a request to stop has cut it short."""
         try:
-            with self.at_once():
+            with self.raising_stop():
                 return work()
         except BaseException as error:
             if not stopped_by(error):
@@ -130,7 +130,7 @@ def noted_signals() -> Iterator[Signals]:
         yield Signals()
         return
     if _current is not None:
-        with _current.at_once(False):
+        with _current.raising_stop(False):
             yield _current
         return
     _current = signals = Signals()
@@ -148,12 +148,12 @@ def noted_signals() -> Iterator[Signals]:
 
 
 @contextmanager
-def finishing_first() -> Iterator[None]:
+def deferring_stop() -> Iterator[None]:
     """A request to stop that comes inside the block is raised after it, if the command handles signals at all."""
     if _current is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _current.at_once(False):
+    with _current.raising_stop(False):
         yield
 
 

@@ -29,7 +29,7 @@ def load_teacher(
     its schedule is not one of its family.
     """
     from fewstep.teacher.families import FAMILIES, MODULAR_FAMILIES, REFUSED
-    from fewstep.teacher.pipelines.empty_parts import describing_teacher, outlined
+    from fewstep.teacher.pipelines.empty_parts import as_config_error, outlined
     from fewstep.teacher.pipelines.loading import load_diffusers_pipeline
 
     chosen = find_device(device)
@@ -44,7 +44,7 @@ def load_teacher(
         pipeline.to(chosen)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    with describing_teacher(folder):
+    with as_config_error(folder):
         teacher = FAMILIES[class_name](pipeline, folder)
         teacher.use_shift(shift)
     return teacher

@@ -18,7 +18,7 @@ AUTO = "auto"
 # Each may keep a CPU's instructions from being used, so that what the CPU has says nothing any more.
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 _PROBE_SECONDS, _PROBE_ROUNDS = 0.5, 5
-_WORTH = 0.9  # bfloat16 must be this much faster in the probe: at equal speed float32 is the more exact
+_MAX_SLOWDOWN = 0.9  # bfloat16 must be this much faster in the probe: at equal speed float32 is the more exact
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def auto_precision(device: torch.device) -> AutoPrecision:
     if slowdown is None:
         return AutoPrecision("float32", f"{device.type} cannot compute in bfloat16")
     ratio = f"bfloat16 takes {slowdown:.2g} times as long as float32"
-    return AutoPrecision("bfloat16" if slowdown <= _WORTH else "float32", ratio)
+    return AutoPrecision("bfloat16" if slowdown <= _MAX_SLOWDOWN else "float32", ratio)
 
 
 def _cpu_instructions() -> str | None:

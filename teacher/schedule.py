@@ -139,12 +139,12 @@ class NoiseSchedule:
         part = (angle - self._angles[below]) / (self._angles[above] - self._angles[below])
         return (below + part) / (len(self._angles) - 1)
 
-    def bend(self, x: _T) -> _T:
+    def time_at(self, x: _T) -> _T:
         """The time of position x, 1 (noise) to 0 (data): where even steps of x are even steps of the sampler."""
         return shift_time(linear_quadratic(x) if self.nodes == "linear-quadratic" else x, self.shift)
 
-    def unbend(self, t: _T) -> _T:
-        """The inverse of `bend`."""
+    def position_at(self, t: _T) -> _T:
+        """The inverse of `time_at`."""
         x = shift_time(t, 1 / self.shift)
         return linear_quadratic_position(x) if self.nodes == "linear-quadratic" else x
 
@@ -153,16 +153,16 @@ class NoiseSchedule:
         return self.substeps(1.0, 0.0, num_steps)
 
     def substeps(self, t: Time, s: Time, count: int) -> Tensor:
-        """count + 1 times from t to s, (count + 1,) or (count + 1, B), evenly spaced before `bend`.
+        """count + 1 times from t to s, (count + 1,) or (count + 1, B), evenly spaced before `time_at`.
 
         Where t and s are neighbours in grid(n) these are the times of grid(count * n) between them.
         """
         if count < 1:
             raise ValueError(f"{count} steps asked for: at least 1 is needed")
         # evenly spaced before the shift, so that grid(n) is every k-th time of grid(k n) (arXiv 2202.00512)
-        first, last = (self.unbend(_checked(time)) for time in (t, s))
+        first, last = (self.position_at(_checked(time)) for time in (t, s))
         weights = torch.linspace(0, 1, count + 1, dtype=torch.float64).view(-1, *[1] * max(first.ndim, last.ndim))
-        times = self.bend(torch.lerp(first, last, weights))
+        times = self.time_at(torch.lerp(first, last, weights))
         times[0], times[-1] = _checked(t), _checked(s)  # rounding would leave 0 .. 1 at some shifts, such as 3
         return times
 

@@ -25,7 +25,7 @@ def is_sharded(network: nn.Module) -> bool:
     return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in network.modules())
 
 
-def wanted_anywhere(wanted: Sequence[bool], device: torch.device) -> list[bool]:
+def wanted_by_any(wanted: Sequence[bool], device: torch.device) -> list[bool]:
     """Which of several passes any process wants, so that all take part in the same ones; the same in all processes."""
     flags = torch.tensor([int(is_wanted) for is_wanted in wanted], device=device)
     distributed.all_reduce(flags, distributed.ReduceOp.MAX)
@@ -44,7 +44,7 @@ def passes_of(
     shares = {name: (expert, rows, True) for name, expert, rows in network.shares(times)}
     if is_sharded(network):
         parts, first = parts_of(network), torch.arange(len(times)) == 0
-        taking = wanted_anywhere([name in shares for name in parts], device)
+        taking = wanted_by_any([name in shares for name in parts], device)
         shares = {
             name: shares.get(name, (part, first, False))
             for (name, part), is_needed in zip(parts.items(), taking, strict=True)

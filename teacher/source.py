@@ -214,14 +214,14 @@ def _is_modular(name: str) -> bool:
 def _known_class(index: dict[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> str:
     class_name = str(index.get("_class_name") or "pipeline without _class_name")
     if why := refused.get(class_name):
-        raise ValueError(f"{name} is {_articled(class_name)}, which cannot be a teacher: {why}")
+        raise ValueError(f"{name} is {_with_article(class_name)}, which cannot be a teacher: {why}")
     if class_name not in known:
         raise ValueError(
-            f"{name} is {_articled(class_name[:80])}, a family that fewstep does not "
+            f"{name} is {_with_article(class_name[:80])}, a family that fewstep does not "
             f"know: use one of {', '.join(known)}, or add it (docs/adding-a-family.md)"
         )
     return class_name
 
 
-def _articled(noun: str) -> str:
+def _with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'AEIO' else 'a'} {noun}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from fewstep.teacher.files.atomic import naming_full_disk, whole_file
+from fewstep.teacher.files.atomic import disk_full_as_oserror, whole_file
 from fewstep.teacher.filter_muon import FilterMuon
 from fewstep.teacher.interrupts import RESUME, Signals, Stop, noted_signals
 from fewstep.teacher.lr_scale import lr_scale
@@ -63,7 +63,7 @@ def train_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
-    with naming_full_disk(folder / "tensorboard"):
+    with disk_full_as_oserror(folder / "tensorboard"):
         writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step + 1)
     saved = time.monotonic()
     with screen.stage(name, budget.steps, state.step) as on_step, noted_signals() as signals:

@@ -30,10 +30,10 @@ def test_its_results_are_those_of_the_relay_table() -> None:
     for line in lines:
         model, steps, distance, delta, accuracy = (cell.strip() for cell in line.strip("|").split("|"))
         (row,) = (row for row in measured if _is(row, model, steps))
-        assert distance == _told(row["shapes_fd"], row["low"], row["high"])
+        assert distance == _with_interval(row["shapes_fd"], row["low"], row["high"])
         assert accuracy == f"{row['prompt_accuracy']:.3g}"
         if delta:
-            assert delta == _told(row["delta"], row["delta_low"], row["delta_high"])
+            assert delta == _with_interval(row["delta"], row["delta_low"], row["delta_high"])
 
 
 def _is(row: dict[str, object], model: str, steps: str) -> bool:
@@ -42,5 +42,5 @@ def _is(row: dict[str, object], model: str, steps: str) -> bool:
     return row["model"] == model.split()[0]
 
 
-def _told(value: float, low: float, high: float) -> str:
+def _with_interval(value: float, low: float, high: float) -> str:
     return f"{value:.1f} ({low:.1f} to {high:.1f})"

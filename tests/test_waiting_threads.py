@@ -1,4 +1,4 @@
-"""OpenMP's idle threads spin briefly, unless the user said how they wait; it is settled before torch is imported."""
+"""OpenMP's idle threads spin briefly, unless the user said how they wait; it is resolved before torch is imported."""
 
 from __future__ import annotations
 

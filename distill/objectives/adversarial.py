@@ -19,7 +19,7 @@ from fewstep.distill.objectives.scores import Scores
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.schedule import NoiseSchedule
-from fewstep.teacher.sharded import is_sharded, wanted_anywhere
+from fewstep.teacher.sharded import is_sharded, wanted_by_any
 
 if TYPE_CHECKING:
     from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -37,7 +37,7 @@ class AdversarialLesson:
     transition: Tensor  # (B,) int64 on the CPU: which of the student's transitions each clip is of
     num_judged: int  # turns that the discriminator has
     step: StudentStep | None = None  # None where nothing is learned from single steps
-    taught: Lesson | None = None  # the supervisor's way through it; None where it is not needed
+    supervisor_lesson: Lesson | None = None  # the supervisor's way through it; None where it is not needed
     noise: Tensor | None = None  # where the student's own clips begin, if they are judged
     drawn: int = 0  # the step of theirs from which on gradients pass, where one is drawn
     starts: list[Tensor] | None = None  # features of z_t, where a frozen backbone reads it once for all turns
@@ -58,7 +58,7 @@ class AdversarialObjective:
         self.discriminator = discriminator
         self.scores = Scores(1 if settings.judges == "sample" else supervision.student_steps)
 
-    def players(self) -> dict[str, Trainee]:
+    def trainees(self) -> dict[str, Trainee]:
         """The discriminator; its scores are kept with it."""
         both = nn.ModuleDict({"network": self.discriminator, "scores": self.scores})
         return {DISCRIMINATOR: Trainee(both, self.settings.lr, self.settings.betas, self.discriminator.timed())}
@@ -125,16 +125,16 @@ class AdversarialObjective:
         step = self.supervision.draw(batch, schedule)
         supervised = anchored or self.subject.needs_supervisor(step.s)
         if not anchored and is_sharded(roles.supervisor):  # then all processes ask it, or none
-            (supervised,) = wanted_anywhere([supervised], batch.x0.device)
-        taught = self.supervision.teach(step, batch, roles) if supervised else None
+            (supervised,) = wanted_by_any([supervised], batch.x0.device)
+        supervisor_lesson = self.supervision.teach(step, batch, roles) if supervised else None
         return AdversarialLesson(
             batch,
-            self.subject.real_of(step, taught, batch, schedule),
+            self.subject.real_of(step, supervisor_lesson, batch, schedule),
             self.subject.times_of(step),
             (schedule.grid(self.supervision.student_steps)[1:] - step.s[:, None]).abs().argmin(dim=1),
             num_judged,
             step,
-            taught,
+            supervisor_lesson,
             starts=self._read_starts(step, batch) if self.settings.discriminator.backbone == "frozen" else None,
         )
 
@@ -144,8 +144,10 @@ class AdversarialObjective:
         drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.draws.shared))
         real = supervision.clips(noise, batch, roles) if self.settings.real == "supervisor" else batch.x0
         step = supervision.draw(batch, roles.teacher.schedule) if anchored else None
-        taught = None if step is None else supervision.teach(step, batch, roles)
-        return AdversarialLesson(batch, real, at_data, at_data.long(), num_judged, step, taught, noise, drawn)
+        supervisor_lesson = None if step is None else supervision.teach(step, batch, roles)
+        return AdversarialLesson(
+            batch, real, at_data, at_data.long(), num_judged, step, supervisor_lesson, noise, drawn
+        )
 
     def _students_side(self, lesson: AdversarialLesson, roles: NetworkRoles) -> tuple[Tensor, Tensor | None]:
         """The student's endpoints or clips, and its prediction at z_t where they are of single steps."""
@@ -230,19 +232,23 @@ class AdversarialObjective:
         if settings.balance is not None:
             figures["discriminator_steps"] = torch.tensor(float(lesson.num_judged))
         # L_G + weight * L_anchor: progressive distillation's own loss keeps the endpoint that the prompt asks for
-        if lesson.taught is not None and settings.anchor.weight:
-            anchor = self._anchor(x0, lesson, lesson.taught, roles)
+        if lesson.supervisor_lesson is not None and settings.anchor.weight:
+            anchor = self._anchor(x0, lesson, lesson.supervisor_lesson, roles)
             loss, figures["anchor"] = loss + settings.anchor.weight * anchor, anchor.detach()
         return {"loss": loss, **figures}
 
-    def _anchor(self, x0: Tensor | None, lesson: AdversarialLesson, taught: Lesson, roles: NetworkRoles) -> Tensor:
+    def _anchor(
+        self, x0: Tensor | None, lesson: AdversarialLesson, supervisor_lesson: Lesson, roles: NetworkRoles
+    ) -> Tensor:
         schedule, anchor = roles.teacher.schedule, self.settings.anchor
         if x0 is None:  # samples are judged, and the anchor's own step was not taken yet
             assert lesson.step is not None
             x0 = _predict(lesson.step, lesson.batch, roles)
         own = roles.teacher.schedule_of(roles.student)
         kept = roles.teacher.kept(lesson.batch.conditions, x0)
-        return regress(own, x0, taught.target(schedule), taught.t, anchor.loss, anchor.huber_c, kept)
+        return regress(
+            own, x0, supervisor_lesson.target(schedule), supervisor_lesson.t, anchor.loss, anchor.huber_c, kept
+        )
 
     def _ends(self, schedule: NoiseSchedule) -> Tensor:
         """The times at which the scores' transitions end."""

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
     from fewstep.distill.batches import BatchSource
     from fewstep.distill.settings import Stage
-NO_MOMENTUM = (0.0, 0.99)  # Adam's betas of both players: with momentum a game with a moving opponent circles
+NO_MOMENTUM = (
+    0.0,
+    0.99,
+)  # Adam's betas of student and discriminator: with momentum a game with a moving opponent circles
 
 
 class Anchor(Settings):

@@ -107,13 +107,13 @@ class Trainee:
 
 
 class Objective(Protocol[LessonT]):
-    """One method of distillation. A step of the student has rounds, a round has turns of one player each."""
+    """One method of distillation. A step has rounds, a round has turns of the student or one trainee each."""
 
-    def players(self) -> dict[str, Trainee]:
+    def trainees(self) -> dict[str, Trainee]:
         """What it trains besides the student, by name: {} or {"discriminator": ...}."""
 
     def rounds(self, step: int) -> Iterable[tuple[str, ...]]:
-        """The rounds of this step, each as the names of the players whose turns it has, in order.
+        """The rounds of this step, each as the names of those whose turns it has, in order.
 
         The turns of one round share a lesson. The last turn of the last round is the student's.
         """
@@ -126,7 +126,7 @@ class Objective(Protocol[LessonT]):
         """
 
     def loss(self, turn: str, lesson: LessonT, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
-        """Scalars by name: "loss" is minimised and sends gradient only to the turn's player, the others are logged.
+        """Scalars by name: "loss" is minimised and sends gradient only to whose turn it is, the others are logged.
 
         The figures that are logged may differ from step to step.
         """

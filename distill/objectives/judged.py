@@ -38,15 +38,17 @@ class Subject:
         ends_in_data = self.judges == "sample" or bool((s < _AT_DATA).all())
         return self.real == "supervisor" or (self.real == "clips_at_data" and not ends_in_data)
 
-    def real_of(self, step: StudentStep, taught: Lesson | None, batch: Batch, schedule: NoiseSchedule) -> Tensor:
+    def real_of(
+        self, step: StudentStep, supervisor_lesson: Lesson | None, batch: Batch, schedule: NoiseSchedule
+    ) -> Tensor:
         """The real side (B, C, F, h, w) of a student step: endpoints, or clips, as the setting `judges` says."""
         if self.judges == "clip":
             from_clips = batch.x0
-            from_supervisor = None if taught is None else taught.target(schedule)
+            from_supervisor = None if supervisor_lesson is None else supervisor_lesson.target(schedule)
         else:
             # the noise of z_t itself: real and fake then differ in what the student does, and in nothing else
             from_clips = schedule.add_noise(batch.x0, step.noise, step.s)
-            from_supervisor = None if taught is None else taught.z_s
+            from_supervisor = None if supervisor_lesson is None else supervisor_lesson.z_s
         if self.real == "clips" or from_supervisor is None:
             return from_clips
         if self.real == "supervisor":

@@ -66,7 +66,7 @@ class ProgressiveObjective:
         self.settings = settings
         self.supervision = supervision
 
-    def players(self) -> dict[str, Trainee]:
+    def trainees(self) -> dict[str, Trainee]:
         """None besides the student."""
         return {}
 
@@ -80,12 +80,12 @@ class ProgressiveObjective:
 
     def loss(self, turn: str, lesson: SupervisedStep, roles: NetworkRoles, step: int) -> dict[str, Tensor]:
         """The endpoint's error in the student's own prediction."""
-        teacher, taught = roles.teacher, lesson.step
-        x0 = teacher.denoise(taught.z_t, taught.t, lesson.conditions, network=roles.student)
+        teacher, supervised = roles.teacher, lesson.step
+        x0 = teacher.denoise(supervised.z_t, supervised.t, lesson.conditions, network=roles.student)
         # x~: the x0 with which a single DDIM step from z_t lands on z_s (arXiv 2202.00512, Alg. 2)
-        target, own = taught.target(teacher.schedule), teacher.schedule_of(roles.student)
+        target, own = supervised.target(teacher.schedule), teacher.schedule_of(roles.student)
         kept = teacher.kept(lesson.conditions, x0)
-        return {"loss": regress(own, x0, target, taught.t, self.settings.loss, self.settings.huber_c, kept)}
+        return {"loss": regress(own, x0, target, supervised.t, self.settings.loss, self.settings.huber_c, kept)}
 
     def watched(self) -> dict[str, float]:
         """Nothing."""

@@ -14,7 +14,7 @@ from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
 from fewstep.teacher.schedule import NoiseSchedule, substeps_per_step
-from fewstep.teacher.sharded import is_sharded, wanted_anywhere
+from fewstep.teacher.sharded import is_sharded, wanted_by_any
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draw_transition(
         torch.tensor(column, dtype=torch.float64)[drawn] for column in zip(*segments, strict=True)
     )
     # drawn on the even grid, bent by the shift afterwards, so nodes stay nested at any shift
-    t, s = (schedule.bend(x / student_steps) for x in (heights, nodes))
+    t, s = (schedule.time_at(x / student_steps) for x in (heights, nodes))
     return Transition(t, s, counts.long())
 
 
@@ -167,7 +167,7 @@ class Supervision:
         every = sorted({count for *_, count in _segments(self.teacher_steps, self.student_steps, self.starts)})
         if len(every) == 1 or not is_sharded(supervisor):
             return own
-        taking = wanted_anywhere([count in own for count in every], step.z_t.device)
+        taking = wanted_by_any([count in own for count in every], step.z_t.device)
         return [count for count, wanted in zip(every, taking, strict=True) if wanted]
 
     def lesson(self, batch: Batch, roles: NetworkRoles) -> Lesson:

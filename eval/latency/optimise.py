@@ -20,7 +20,7 @@ MAX_ERROR = 0.05  # relative error of a clip that is still the model's own: some
 FEWEST = 5  # repetitions: below, their spread says nothing
 _GPU_ATTENTION = ("_native_cudnn", "flash", "_flash_3", "sage", "xformers")  # diffusers refuses what is not there
 _CPU_ATTENTION = ("_native_math",)
-_PAYS = {False: "faster by more than the spread", True: "more clips a minute, though none comes sooner"}
+_REASONS = {False: "faster by more than the spread", True: "more clips a minute, though none comes sooner"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Optimiser:
         pairs = np.subtract(without, with_it)
         before, after, saved = (float(np.median(some)) for some in (without, with_it, pairs))
         spread = float(np.subtract(*np.percentile(pairs, [75, 25])))
-        tried = OptionTrial(option, True, _PAYS[alone.overlap], before, after, saved, spread, **figures)
+        tried = OptionTrial(option, True, _REASONS[alone.overlap], before, after, saved, spread, **figures)
         why = self._against(tried)
         return replace(tried, kept=not why, why=why or tried.why), switches
 

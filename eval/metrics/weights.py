@@ -9,7 +9,7 @@ from pathlib import Path
 from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.source import HUB_ID
 
-_TO_MEND = "check the name and the network, or download it into the hub's cache first"
+_REMEDY = "check the name and the network, or download it into the hub's cache first"
 _FILE = "name a copy with --fvd-weights, or check the name and the network"
 
 
@@ -53,10 +53,10 @@ def metric_weights_sha256(path: Path) -> str:
 
 def _download(name: str) -> Path:
     if not re.fullmatch(HUB_ID, name):
-        raise ValueError(f"there is no folder {name}: {_TO_MEND}")
+        raise ValueError(f"there is no folder {name}: {_REMEDY}")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except OSError as error:
-        raise ValueError(f"{name} is neither on this disk nor within reach: {_TO_MEND}") from error
+        raise ValueError(f"{name} is neither on this disk nor within reach: {_REMEDY}") from error

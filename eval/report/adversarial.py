@@ -141,10 +141,10 @@ def _is_number(text: str) -> bool:
 
 def _accuracy(stage: StageRecord, judging: Judging, ends: Mapping[str, str]) -> dict[str, Any] | None:
     lines = [
-        _line(label, 1 + i % _MOST_TONES, thinned(stage.curve, f"discriminator/accuracy_to_{end}", POINTS))
+        _line(label, 1 + i % _MOST_TONES, downsampled(stage.curve, f"discriminator/accuracy_to_{end}", POINTS))
         for i, (end, label) in enumerate(ends.items())
     ]
-    lines = lines if ends else [_line("all steps", 1, thinned(stage.curve, "discriminator/accuracy", POINTS))]
+    lines = lines if ends else [_line("all steps", 1, downsampled(stage.curve, "discriminator/accuracy", POINTS))]
     lines = [line for line in lines if line["points"]]
     if not lines:
         return None
@@ -162,7 +162,9 @@ def _accuracy(stage: StageRecord, judging: Judging, ends: Mapping[str, str]) -> 
 
 def _logits(stage: StageRecord, end: str, label: str, tone: int) -> dict[str, Any] | None:
     """Each transition has a scale of its own: only the gap counts, and where both lie is arbitrary."""
-    real, fake = (thinned(stage.curve, f"discriminator/logits_{side}_to_{end}", POINTS) for side in ("real", "fake"))
+    real, fake = (
+        downsampled(stage.curve, f"discriminator/logits_{side}_to_{end}", POINTS) for side in ("real", "fake")
+    )
     values = [value for _, value in real + fake]
     if not real or not fake:
         return None
@@ -178,7 +180,7 @@ def _logits(stage: StageRecord, end: str, label: str, tone: int) -> dict[str, An
 
 
 def _turns(stage: StageRecord, judging: Judging, tone: int) -> dict[str, Any] | None:
-    points = thinned(stage.curve, _TURNS, POINTS)
+    points = downsampled(stage.curve, _TURNS, POINTS)
     if not points:
         return None
     most = max(judging.balance.most if judging.balance else 1, *(value for _, value in points))
@@ -197,8 +199,8 @@ def _line(name: str, tone: int, points: Points) -> dict[str, Any]:
     return {"name": name, "tone": tone, "points": points}
 
 
-def thinned(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Points:
-    """The finite points of a figure, evenly thinned for a long curve: at most `most`, the last one among them."""
+def downsampled(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Points:
+    """The finite points of a figure, evenly downsampled for a long curve: at most `most`, the last one among them."""
     points = [
         (point["step"], float(f"{value:.5g}"))
         for point in curve

@@ -21,7 +21,7 @@ class Shape(NamedTuple):
     height: int
 
 
-def reel(columns: Mapping[str, Sequence[Path]], prompts: Sequence[str], count: int) -> dict[str, Any] | None:
+def clip_set(columns: Mapping[str, Sequence[Path]], prompts: Sequence[str], count: int) -> dict[str, Any] | None:
     """Clips of the first `count` prompts, or of as many as fit into MAX_BYTES; None where there are none.
 
     Model -> a path per prompt, whose file need not be there. Raises ValueError for a clip that cannot be read.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fewstep.eval.caution import has_interval, why_inconclusive
 from fewstep.eval.report.inputs import Comparison, FigureRecord, ModelRecord, RunRecord, StageRecord
-from fewstep.eval.report.words import COMPARED, TOLD_FIRST, number, plural
+from fewstep.eval.report.words import COMPARED, COMPARED_FIRST, number, plural
 
 _POINTS = "share of clips"  # the unit of figures that are shown in points, which are percent of the clips
 _MOST = 4  # sentences
@@ -85,7 +85,7 @@ def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: i
     """`more`: training steps that the student has had since it was the other one; None where it never was."""
     figures = comparison.evaluation.minus(last.row.model, other.row.model)
     part = f"the {last.stage.objective.partition(',')[0]} part"
-    names = [metric for metric in TOLD_FIRST if figures and metric in figures and figures[metric].value is not None]
+    names = [metric for metric in COMPARED_FIRST if figures and metric in figures and figures[metric].value is not None]
     if not figures or not names:
         return (
             f"What {part} gave is not known: {last.row.model} and {other.row.model} were not compared with each other. "

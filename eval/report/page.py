@@ -60,7 +60,7 @@ def render_page(material: ReportInputs, count: int) -> str:
         runs=[run_section(data, run, count, shown=not material.comparisons) for run in material.runs],
         commands=_commands(material),
         caution=CAUTION,
-        data={"reels": data.reels, "plots": data.plots, "curves": data.curves, "pictures": data.pictures},
+        data={"clip_sets": data.clip_sets, "plots": data.plots, "curves": data.curves, "pictures": data.pictures},
         style=Markup(style),
         script=Markup(script),
         policy=_policy(script, style),

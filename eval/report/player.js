@@ -22,11 +22,11 @@ const next = (target, ...events) =>
  * cannot follow. At rest all stand in the middle of the same frame.
  */
 class Player {
-  constructor(root, reel) {
+  constructor(root, clipSet) {
     this.root = root;
-    this.reel = reel;
-    this.frame = 1 / reel.fps; // seconds
-    this.length = reel.frames * this.frame;
+    this.clipSet = clipSet;
+    this.frame = 1 / clipSet.fps; // seconds
+    this.length = clipSet.frames * this.frame;
     this.prompt = 0;
     this.at = 0; // seconds; where the clock stood at `since`
     this.speed = 1;
@@ -34,16 +34,16 @@ class Player {
     this.running = false;
     this.seen = false;
     this.wanted = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-    this.screens = reel.models.map((model) => this.screen(model));
+    this.screens = clipSet.models.map((model) => this.screen(model));
     part(root, "show", "screens").append(...this.screens.map((screen) => screen.figure));
     this.scrub = part(root, "do", "scrub");
-    this.scrub.max = reel.frames - 1;
+    this.scrub.max = clipSet.frames - 1;
     this.listen();
     this.choose(0);
   }
 
   screen(model) {
-    const { width, height } = this.reel;
+    const { width, height } = this.clipSet;
     const video = element("video", { "aria-label": `clip of ${model.name}`, preload: "auto", playsinline: "" });
     video.muted = true;
     video.disableRemotePlayback = true;
@@ -97,7 +97,7 @@ class Player {
   }
 
   index(time) {
-    return Math.max(0, Math.min(this.reel.frames - 1, Math.floor(time / this.frame + 1e-6)));
+    return Math.max(0, Math.min(this.clipSet.frames - 1, Math.floor(time / this.frame + 1e-6)));
   }
 
   toggle() {
@@ -114,12 +114,12 @@ class Player {
   }
 
   async choose(prompt) {
-    const count = this.reel.prompts.length;
+    const count = this.clipSet.prompts.length;
     this.prompt = (prompt + count) % count;
     this.hold(0);
     this.loading = true;
     part(this.root, "show", "count").textContent = `Prompt ${this.prompt + 1} of ${count}`;
-    part(this.root, "show", "prompt").textContent = this.reel.prompts[this.prompt];
+    part(this.root, "show", "prompt").textContent = this.clipSet.prompts[this.prompt];
     this.tell();
     const choice = ++this.choices;
     await Promise.all(this.screens.map((screen) => this.load(screen)));
@@ -201,7 +201,7 @@ class Player {
   tell() {
     const index = this.index(this.time());
     this.scrub.value = index;
-    this.scrub.setAttribute("aria-valuetext", `frame ${index + 1} of ${this.reel.frames}`);
-    part(this.root, "show", "frame").textContent = `frame ${index + 1} of ${this.reel.frames}`;
+    this.scrub.setAttribute("aria-valuetext", `frame ${index + 1} of ${this.clipSet.frames}`);
+    part(this.root, "show", "frame").textContent = `frame ${index + 1} of ${this.clipSet.frames}`;
   }
 }

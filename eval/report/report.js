@@ -15,7 +15,7 @@ async function copy(button) {
 const data = JSON.parse(document.getElementById("data").textContent);
 const all = (kind, make) =>
   [...document.querySelectorAll(`[data-${kind}]`)].map((root) => make(root, Number(root.dataset[kind])));
-const players = all("player", (root, i) => new Player(root, data.reels[i]));
+const players = all("player", (root, i) => new Player(root, data.clip_sets[i]));
 all("plot", (root, i) => new Plot(root, data.plots[i]));
 all("curves", (root, i) => new Curves(root, data.curves[i]));
 all("picture", (root, i) => new Picture(root, data.pictures[i]));

@@ -9,8 +9,8 @@ from typing import Any
 
 from fewstep.eval.caution import has_interval, is_above_ideal, why_inconclusive
 from fewstep.eval.report import words
-from fewstep.eval.report.adversarial import adversarial_stage, is_pictured, thinned
-from fewstep.eval.report.clips import reel
+from fewstep.eval.report.adversarial import adversarial_stage, downsampled, is_pictured
+from fewstep.eval.report.clips import clip_set
 from fewstep.eval.report.inputs import (
     BenchmarkRecord,
     Comparison,
@@ -30,7 +30,7 @@ class PageData:
     """What the page's script is given, and the colour of every model."""
 
     def __init__(self, comparisons: Sequence[Comparison], benchmarks: Sequence[BenchmarkRecord]) -> None:
-        self.reels: list[dict[str, Any]] = []
+        self.clip_sets: list[dict[str, Any]] = []
         self.plots: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ def comparison_section(data: PageData, comparison: Comparison, count: int) -> di
     )
     return {
         "name": folder.parent.name if folder.name == "evaluation" else folder.name,
-        "reel": _add_reel(data, reel(shown, evaluation.prompts, count), details, tones),
+        "clip_set": _add_clip_set(data, clip_set(shown, evaluation.prompts, count), details, tones),
         "plot": len(data.plots) - 1,
         "models": [(row.model, tones[row.model], details[row.model]) for row in evaluation.rows],
         "table": [_metric(evaluation, name) for name in evaluation.metrics],
@@ -99,15 +99,15 @@ def _paths(folder: Path, count: int) -> list[Path]:
     return [folder / f"{i:05d}.mp4" for i in range(count)]
 
 
-def _add_reel(
-    data: PageData, reel: dict[str, Any] | None, details: dict[str, str], tones: dict[str, int]
+def _add_clip_set(
+    data: PageData, clips: dict[str, Any] | None, details: dict[str, str], tones: dict[str, int]
 ) -> int | None:
-    if reel is None:
+    if clips is None:
         return None
-    for model in reel["models"]:
+    for model in clips["models"]:
         model |= {"tone": tones[model["name"]], "detail": details[model["name"]]}
-    data.reels.append(reel)
-    return len(data.reels) - 1
+    data.clip_sets.append(clips)
+    return len(data.clip_sets) - 1
 
 
 def _detail(row: ModelRecord, comparison: Comparison) -> str:
@@ -210,14 +210,14 @@ def run_section(data: PageData, run: RunRecord, count: int, shown: bool) -> dict
         "adversarial": [
             adversarial_stage(data.pictures, stage, tones[stage.name]) for stage in run.stages if stage.judging
         ],
-        "reel": _add_reel(data, reel(samples, run.prompts, count), details, tones),
+        "clip_set": _add_clip_set(data, clip_set(samples, run.prompts, count), details, tones),
     }
 
 
 def _thinned(curve: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """Figure -> its finite points, but for figures with plots of their own."""
     keys = dict.fromkeys(key for point in curve for key in point if key != "step" and not is_pictured(key))
-    curves = {key: thinned(curve, key, _POINTS) for key in keys}
+    curves = {key: downsampled(curve, key, _POINTS) for key in keys}
     return {key: points for key, points in curves.items() if points}
 
 

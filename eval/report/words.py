@@ -42,9 +42,9 @@ ENDINGS = {
     "-kernel": "as the unbiased kernel distance on the same features",
     "-ratio": "as a multiple of the teacher’s",
 }
-_TOLD = 4  # students with sentences of their own
-COMPARED = 2  # metrics told of each
-TOLD_FIRST = ("fvd", "shapes-fd", "prompt-accuracy", "fd-videomae", "fd-vjepa2")
+_MAX_SENTENCES = 4  # students that get a sentence of their own
+COMPARED = 2  # metrics in the sentence on each
+COMPARED_FIRST = ("fvd", "shapes-fd", "prompt-accuracy", "fd-videomae", "fd-vjepa2")
 
 
 def number(value: float | None) -> str:
@@ -122,16 +122,16 @@ def verdict(comparison: Comparison, aside: Collection[str] = ()) -> list[str]:
     """A sentence or two on each student, compared with the teacher; models `aside` are described elsewhere."""
     rows = comparison.evaluation.rows
     students = [row for row in rows[1:] if row.role == "student" and row.model not in aside]
-    sentences = [_on_student(comparison, rows[0], row, students) for row in students[:_TOLD]]
-    if len(students) > _TOLD:
-        sentences.append(f"The table below has {plural(len(students) - _TOLD, 'more student')}.")
+    sentences = [_on_student(comparison, rows[0], row, students) for row in students[:_MAX_SENTENCES]]
+    if len(students) > _MAX_SENTENCES:
+        sentences.append(f"The table below has {plural(len(students) - _MAX_SENTENCES, 'more student')}.")
     models = listed([row.model for row in rows if row.role != "real"])
     return sentences or [f"There is no student in this evaluation yet, only {models}."]
 
 
 def _on_student(comparison: Comparison, teacher: ModelRecord, student: ModelRecord, students: list[ModelRecord]) -> str:
     both = [m for m in comparison.evaluation.metrics if None not in (_value(teacher, m), _value(student, m))]
-    metrics = [name for name in TOLD_FIRST if name in both] or both
+    metrics = [name for name in COMPARED_FIRST if name in both] or both
     compared = [_compared(teacher, student, name) for name in metrics[:COMPARED]]
     name = _called(student, students)
     sentence = f"{name} {_speed(comparison, teacher, student)}"

@@ -173,7 +173,7 @@ class RelayTable:
         return self._file.replace({"model": OVER_SEEDS}, means)
 
 
-def begun_table_dtype(out: Path) -> str | None:
+def recorded_table_dtype(out: Path) -> str | None:
     """The precision of the rows that `out` holds; None where there is no such table."""
     rows = read_results(out)[1] if out.exists() else []
     return next((str(row["dtype"]) for row in rows if "dtype" in row), None)

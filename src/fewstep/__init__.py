@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Name -> its module, imported when it is first asked for: `import fewstep` loads neither torch nor pydantic.
-_HOMES = {
+_MODULE_OF = {
     **dict.fromkeys(("benchmark", "evaluate", "export", "load_pipeline"), "fewstep.api"),
     **dict.fromkeys(
         (
@@ -41,7 +41,7 @@ _HOMES = {
     "Adversarial": "fewstep.distill.objectives.adversarial_settings",
     "Progressive": "fewstep.distill.objectives.progressive",
 }  # fmt: skip
-__all__ = ["__version__", "distill", "metrics", *_HOMES]
+__all__ = ["__version__", "distill", "metrics", *_MODULE_OF]
 
 
 class _Callable(ModuleType):
@@ -59,9 +59,9 @@ def __getattr__(name: str) -> Any:
     import_module("fewstep.library_chatter").quiet_imports()
     if name == "metrics":
         return import_module("fewstep.metrics")
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'fewstep' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

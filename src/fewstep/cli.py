@@ -31,7 +31,7 @@ from fewstep.commands.shapes.app import shapes_app
 from fewstep.commands.teacher import teacher_app
 from fewstep.commands.vbench import vbench_app
 from fewstep.library_chatter import quiet_imports
-from fewstep.teacher.files.atomic import no_room
+from fewstep.teacher.files.atomic import disk_full_errno
 from fewstep.teacher.interrupts import Stop, noted_signals, requested_stop, stopped_by
 from fewstep.teacher.ranks import num_launched
 from fewstep.waiting_threads import shorten_spinning
@@ -63,16 +63,16 @@ class _Verbs(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
-            with noted_signals() as signals, signals.at_once():
+            with noted_signals() as signals, signals.raising_stop():
                 return super().invoke(ctx)
         except BaseException as error:
-            stop = None if no_room(error) is not None else _stop(error)
+            stop = None if disk_full_errno(error) is not None else _stop(error)
             if stop is not None:
                 _say(f"stopped by {stop.name}; {stop.kept or _kept(ctx)}")
                 raise typer.Exit(stop.exit_code) from error
             if isinstance(error, BrokenPipeError):  # `fewstep ... | head`: typer ends quietly
                 raise
-            if not isinstance(error, ValueError | OSError) and no_room(error) is None:
+            if not isinstance(error, ValueError | OSError) and disk_full_errno(error) is None:
                 raise
             _say(_sentence(error), fg="red")
             raise typer.Exit(2) from error
@@ -124,7 +124,7 @@ def _quiet_threads() -> Iterator[None]:
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        if args.exc_value is None or no_room(args.exc_value) is None:
+        if args.exc_value is None or disk_full_errno(args.exc_value) is None:
             before(args)
 
     threading.excepthook = hook

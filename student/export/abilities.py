@@ -7,7 +7,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.stock import ComfyUI, OriginalNames
 
 
-def no_obstacle(teacher: Teacher) -> str:
+def any_teacher(teacher: Teacher) -> str:
     """For formats that can hold the students of any teacher."""
     return ""
 

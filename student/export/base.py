@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fewstep.student.export.abilities import no_obstacle
+from fewstep.student.export.abilities import any_teacher
 from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
@@ -96,7 +96,7 @@ class Format:
     reload: Callable[[Path, Student], SampleLatents]
     network: Callable[[Path, Teacher], nn.Module]
     snippet: Callable[[Student, Written], str]
-    lacks: Callable[[Teacher], str] = no_obstacle
+    lacks: Callable[[Teacher], str] = any_teacher
     leaving: Callable[[Student], Collection[str] | None] = all_weights
     tolerance: float = EXACT  # largest relative error of latents against the student's own
     needs: tuple[str, ...] = ()  # modules that it imports

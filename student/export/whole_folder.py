@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewstep.teacher.files.atomic import check_writable, naming_full_disk
-from fewstep.teacher.interrupts import finishing_first
+from fewstep.teacher.files.atomic import check_writable, disk_full_as_oserror
+from fewstep.teacher.interrupts import deferring_stop
 
 EXPORT_FILE = "export.json"  # in every exported folder, beside contract.json
 
@@ -28,11 +28,11 @@ def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        with naming_full_disk(folder):
+        with disk_full_as_oserror(folder):
             yield part
             for path in (*part.rglob("*"), part):
                 _sync(path)
-        with finishing_first():  # a stop between the two would take both
+        with deferring_stop():  # a stop between the two would take both
             if folder.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(folder, old)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
 
 
-def settled_options(format: Format, student: Student, options: Options) -> Options:
+def resolved_options(format: Format, student: Student, options: Options) -> Options:
     """The options with what they leave open; `rank` is None where no LoRA is extracted. Raises ValueError when one
     cannot be."""
     from fewstep.student.export.lora import is_adapted
@@ -54,7 +54,7 @@ def write_export(
     format, begin, options = find_format(to), time.monotonic(), options or Options()
     format.check(student, options)
     student = replace(student, contract=published(student.contract, options.base_model))
-    options = settled_options(format, student, options)
+    options = resolved_options(format, student, options)
     assert options.precision is not None
     # what is stored is rounded first (unless a LoRA is extracted): the comparison is with what the file holds
     with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():

@@ -28,7 +28,7 @@ def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, Capt
         video: exact.get(video.with_suffix("")) or alike.get(_composed(video.with_suffix(""))) for video in videos
     }
     described = {video: note for video, note in beside.items() if note is not None}
-    return _read(described), _strays(set(notes) - set(described.values()), videos, folder)
+    return _read(described), _unmatched_sidecars(set(notes) - set(described.values()), videos, folder)
 
 
 def _read(notes: Mapping[Path, Path]) -> dict[Path, CaptionEntry]:
@@ -49,7 +49,7 @@ def _read(notes: Mapping[Path, Path]) -> dict[Path, CaptionEntry]:
     return entries
 
 
-def _strays(notes: set[Path], videos: Sequence[Path], folder: Path) -> list[UnmatchedEntry]:
+def _unmatched_sidecars(notes: set[Path], videos: Sequence[Path], folder: Path) -> list[UnmatchedEntry]:
     hints: dict[str, str] = {}
     for video in videos:
         hints.setdefault(_folded(video.with_suffix("")), f"it differs only in case from {video.name}")

@@ -46,7 +46,7 @@ def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
     return [number for number in rest if _read_record(shard_path(folder, number)) is None]
 
 
-def collected(folder: Path, manifest: Manifest) -> Manifest:
+def with_recorded_shards(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest with the shards that have records, up to the first that has none; it is written where it grew."""
     shards: list[Shard] = []
     while shard := _read_record(shard_path(folder, len(manifest.shards) + len(shards))):

@@ -14,10 +14,22 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from fewstep.teacher.dataset.begun_shard import BegunShard, Record, begun_metadata, begun_path, keep_begun
 from fewstep.teacher.dataset.listing import ITEMS_FILE, read_listing, write_listing
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Shard, Skip, TensorLayout, read_manifest
-from fewstep.teacher.dataset.shard_records import collected, keep_record, missing_shards, reopened, shard_path
+from fewstep.teacher.dataset.partial_shard import (
+    PartialShard,
+    Record,
+    keep_begun,
+    partial_shard_metadata,
+    partial_shard_path,
+)
+from fewstep.teacher.dataset.shard_records import (
+    keep_record,
+    missing_shards,
+    reopened,
+    shard_path,
+    with_recorded_shards,
+)
 from fewstep.teacher.files.atomic import ELSEWHERE, check_writable, whole_file
 from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.files.shared_folder import only_writers, wait_until_seen
@@ -76,7 +88,7 @@ def write_dataset(
             raise
         if writing.manifest is not None:
             _write_report(folder, [*writing.manifest.skipped, *left_out])
-        with signals.at_once():
+        with signals.raising_stop():
             ranks.wait()
     return writing.manifest or _finished(folder, ranks)
 
@@ -113,14 +125,14 @@ class _Writing:
 
     def run(self) -> None:
         """Makes what is missing, and returns once all of it is there."""
-        with self.signals.at_once():
+        with self.signals.raising_stop():
             first_plan = self.ranks.from_first(lambda: self.plan.model_dump(mode="json"))
             self.plan.check_shared(Manifest.model_validate(first_plan))
             missing = self.ranks.from_first(self._missing)
         for number in self.ranks.deal(missing):
             self._make(number)
             self._collect()
-        with self.signals.at_once():
+        with self.signals.raising_stop():
             self.ranks.wait(self._collect)
             if self.manifest is not None:
                 wait_until_seen(self._collect, self.folder, self.ranks)
@@ -130,7 +142,7 @@ class _Writing:
         """Items that no later call makes again."""
         shares = [(shard_path(self.folder, n), self.plan.share(n)) for n in range(self.plan.num_shards)]
         size = _batch_size(self.source)
-        return sum(len(items) if path.exists() else len(BegunShard(path, size)) for path, items in shares)
+        return sum(len(items) if path.exists() else len(PartialShard(path, size)) for path, items in shares)
 
     def _missing(self) -> list[int]:
         assert self.manifest is not None
@@ -145,12 +157,12 @@ class _Writing:
         with closing(self._made(path, items)) as made:
             shard = _write_shard(path, made, self.plan.tensors, len(items), self.ranks)
         keep_record(path, shard)
-        begun_path(path).unlink(missing_ok=True)
+        partial_shard_path(path).unlink(missing_ok=True)
 
     def _made(self, path: Path, items: range) -> Generator[Record | Skip, None, None]:
         """The items of a shard: what is there of it, then the source's, until a signal asks to stop or another process
         has ended."""
-        begun = BegunShard(path, _batch_size(self.source))
+        begun = PartialShard(path, _batch_size(self.source))
         for item in begun:
             yield item
             self.progress.add(1)
@@ -168,7 +180,7 @@ class _Writing:
         self.progress.add()
         if self.manifest is None:
             return False
-        self.manifest = collected(self.folder, self.manifest)
+        self.manifest = with_recorded_shards(self.folder, self.manifest)
         return self.manifest.complete
 
 
@@ -202,7 +214,7 @@ def check_dataset_folder(folder: Path) -> None:
 
 def _begin(folder: Path, plan: Manifest, unconditional: DatasetRow | None, elsewhere: str) -> Manifest:
     """The manifest of the run this one continues, or a new one."""
-    begun = begun_manifest(folder, elsewhere)
+    begun = existing_manifest(folder, elsewhere)
     if begun is not None:
         plan.continues(begun, folder, elsewhere)
         begun = begun.model_copy(update={"unmatched": plan.unmatched})
@@ -217,7 +229,7 @@ def _begin(folder: Path, plan: Manifest, unconditional: DatasetRow | None, elsew
     return begun
 
 
-def begun_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
+def existing_manifest(folder: Path, elsewhere: str = ELSEWHERE) -> Manifest | None:
     """The manifest of a dataset that was begun in the folder, None where none was.
 
     Raises ValueError when it cannot be read, or its shards are there without it.
@@ -251,7 +263,7 @@ def _write_shard(
                 writer.write_table(pa.Table.from_pylist(group, schema))
             is_cut = len(items) < num_items and bool(requested_stop() or ranks.ended())
             if is_cut:
-                writer.add_key_value_metadata(begun_metadata(items))
+                writer.add_key_value_metadata(partial_shard_metadata(items))
         if is_cut:
             keep_begun(part, path)
             ranks.check()

@@ -59,7 +59,7 @@ class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
         inputs |= {"encoder_attention_mask": seen[TEXT_MASK], "pooled_projections": seen[POOLED_TEXT]}
         output: Tensor = denoiser(
             timestep=self.schedule.timestep(t).expand(len(z_t)).to(z_t.device, torch.float32),
-            guidance=self._told(z_t, dtype),
+            guidance=self._embedded_guidance(z_t, dtype),
             return_dict=False,
             **{name: tensor.to(z_t.device, dtype) for name, tensor in inputs.items()},
         )[0]
@@ -69,7 +69,7 @@ class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
         """What the denoiser takes as latents."""
         return z_t
 
-    def _told(self, z_t: Tensor, dtype: torch.dtype) -> Tensor | None:
+    def _embedded_guidance(self, z_t: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The guidance (B,), in thousandths, rounded as the pipeline rounds it."""
         if self.embedded_guidance is None:
             return None

@@ -19,13 +19,13 @@ from fewstep.teacher.given import Given, KeptLatents, to_pixels
 class KandinskyImageTeacher(KandinskyTeacher):
     """Adapter for Kandinsky5I2VPipeline: the first frame is in place, clean. It is at the time of the others.
 
-    The pipeline moves the mean and the spread of what it made first, `settled` frames of latents with the given one
+    The pipeline moves the mean and the spread of what it made first, `resolved` frames of latents with the given one
     among them, towards those behind: `decode` does the same, so that clips look as they do there.
     """
 
     takes = needs = ("first",)
     given_arguments = MappingProxyType({"first": "image"})
-    settled = 4
+    resolved = 4
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of the first frame."""
@@ -44,8 +44,8 @@ class KandinskyImageTeacher(KandinskyTeacher):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """With frames behind the first ones, to which the pipeline compares them; with none it gives no numbers."""
         shape = super().latent_shape(num_frames, height, width)
-        if shape[1] <= self.settled:
-            least = self.settled * self.pipeline.vae_scale_factor_temporal + 1
+        if shape[1] <= self.resolved:
+            least = self.resolved * self.pipeline.vae_scale_factor_temporal + 1
             raise ValueError(f"{num_frames} frames cannot be made from an image: use {least} or more")
         return shape
 
@@ -60,5 +60,5 @@ class KandinskyImageTeacher(KandinskyTeacher):
 
     def given_out(self, latents: Tensor) -> Tensor:
         """With the first frames as the call leaves them."""
-        settled = [self.pipeline.normalize_first_frame(clip.movedim(1, -1)) for clip in latents.split(1)]
-        return torch.cat(settled).movedim(-1, 1)
+        resolved = [self.pipeline.normalize_first_frame(clip.movedim(1, -1)) for clip in latents.split(1)]
+        return torch.cat(resolved).movedim(-1, 1)

@@ -65,14 +65,14 @@ class MochiTeacher(TransformerTeacher):
         output: Tensor = denoiser(
             hidden_states=z_t.to(dtype),
             encoder_hidden_states=conditions.positive[EMBEDDINGS].to(z_t.device, dtype),
-            timestep=self._told(t).expand(len(z_t)).to(z_t.device, dtype),
+            timestep=self._network_time(t).expand(len(z_t)).to(z_t.device, dtype),
             encoder_attention_mask=conditions.positive[TEXT_MASK].to(z_t.device).bool(),
             return_dict=False,
         )[0]
         output = output.to(z_t.dtype)
         return -output if self.schedule.reversed_time else output
 
-    def _told(self, t: Time) -> Tensor:
+    def _network_time(self, t: Time) -> Tensor:
         """The denoiser's number for t, (B,) or (), in float32 as the scheduler computes it.
 
         The pipeline casts it to what latents and denoiser are in, and bfloat16 makes 274 of 274.99997 and 276 of 275.

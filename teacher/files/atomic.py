@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.teacher.causes import causes
-from fewstep.teacher.interrupts import finishing_first
+from fewstep.teacher.interrupts import deferring_stop
 
 ELSEWHERE = "choose another --out"
 _LOCK = ".lock"
@@ -33,9 +33,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     naming `path` when there is no room for it.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    with finishing_first():
+    with deferring_stop():
         try:
-            with naming_full_disk(path):
+            with disk_full_as_oserror(path):
                 yield part
                 with part.open("r+b") as file:
                     os.fsync(file.fileno())
@@ -47,18 +47,18 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
+def disk_full_as_oserror(path: Path) -> Iterator[None]:
     """Whatever a library raises inside the block because the disk is full becomes an OSError that names `path`."""
     try:
         yield
     except Exception as error:
-        reason = no_room(error)
+        reason = disk_full_errno(error)
         if reason is None:
             raise
         raise OSError(reason, os.strerror(reason), str(path)) from error
 
 
-def no_room(error: BaseException) -> int | None:
+def disk_full_errno(error: BaseException) -> int | None:
     """The errno of a full disk, a used-up quota or a file that grew too large, if that is what an error comes from.
 
     torch, safetensors and PyAV have errors of their own, with the system's in their cause, context or text.
@@ -70,9 +70,9 @@ def no_room(error: BaseException) -> int | None:
     return None
 
 
-def no_room_sentence(error: BaseException) -> str | None:
-    """What went wrong where, and what to do, for an error that `no_room` knows; None for others."""
-    reason = no_room(error)
+def disk_full_sentence(error: BaseException) -> str | None:
+    """What went wrong where, and what to do, for an error that `disk_full_errno` knows; None for others."""
+    reason = disk_full_errno(error)
     if reason is None:
         return None
     named = next((c for c in causes(error) if isinstance(c, OSError) and c.errno == reason and c.filename), None)
@@ -116,7 +116,7 @@ def only_writer(folder: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     Raises ValueError, naming the process, when another one is in it.
     """
     with _lock(folder, elsewhere) as path:
-        with naming_full_disk(path):
+        with disk_full_as_oserror(path):
             path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
         yield
 

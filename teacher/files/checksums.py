@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-_SETTLED = 2.0  # seconds after which a change of a file shows in its time of change, on any file system
+_RESOLVED = 2.0  # seconds after which a change of a file shows in its time of change, on any file system
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file; taken again when its size or time of change is another one."""
     stat = path.stat()
-    if time.time() - stat.st_mtime < _SETTLED:
+    if time.time() - stat.st_mtime < _RESOLVED:
         return _digest(path)
     return _known(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

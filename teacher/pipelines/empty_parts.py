@@ -12,7 +12,7 @@ from torch import nn
 
 from fewstep.teacher.pipelines.config_counts import check_counts
 from fewstep.teacher.pipelines.index import index_path, read_json, read_pipeline_index
-from fewstep.teacher.pipelines.modular import made_by_blocks
+from fewstep.teacher.pipelines.modular import components_of_blocks
 from fewstep.teacher.pipelines.parts import (
     PipelinePart,
     check_pipeline_part,
@@ -34,7 +34,7 @@ def outlined(
 
     Raises ValueError as that does, and for what the family cannot be or sample.
     """
-    with describing_teacher(folder):
+    with as_config_error(folder):
         family.check_folder(folder, read_pipeline_index(folder))
         teacher = family(empty_pipeline(folder, class_name, weights), folder)
         teacher.use_shift(shift)
@@ -74,7 +74,7 @@ def _check_token_ids(pipeline: Any, folder: Path) -> None:
 
 
 @contextmanager
-def describing_teacher(folder: Path) -> Iterator[None]:
+def as_config_error(folder: Path) -> Iterator[None]:
     """Whatever a value of a wrong kind in a folder's configs leads to inside the block becomes a ValueError.
 
     What libraries and families read of configs is theirs, and none of them checks all of it.
@@ -130,7 +130,7 @@ def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> An
     kind = getattr(diffusers, class_name)
     taken = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
     settings = {n: v for n, v in read_pipeline_index(folder).items() if n in taken and not isinstance(v, list)}
-    made = {n: spec.create() for n, spec in made_by_blocks(folder).items() if n in taken and n not in parts}
+    made = {n: spec.create() for n, spec in components_of_blocks(folder).items() if n in taken and n not in parts}
     try:
         return kind(**{**dict.fromkeys(kind._optional_components), **settings, **made, **parts})
     except (TypeError, ValueError, AttributeError) as error:

@@ -35,7 +35,7 @@ def classical_class(folder: Path, modular: Classes) -> str:
             f"{' or '.join(usual)}, which from_pretrained makes where it is given no workflow"
         )
     named = {name for name, entry in read_pipeline_index(folder).items() if isinstance(entry, list) and any(entry)}
-    classes, has = modular[usual[blocks]], {*named, *made_by_blocks(folder)}
+    classes, has = modular[usual[blocks]], {*named, *components_of_blocks(folder)}
     return next((name for name in classes if needed_parts(name) <= has), classes[-1])
 
 
@@ -49,7 +49,7 @@ def needed_parts(class_name: str) -> set[str]:
     return needed - {"self", *kind._optional_components}
 
 
-def made_by_blocks(folder: Path) -> dict[str, Any]:
+def components_of_blocks(folder: Path) -> dict[str, Any]:
     """What a modular pipeline makes itself, without weights or a folder, such as its guidance: name -> specification,
     whose `create()` makes it. {} of a classical pipeline.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewstep.teacher.pipelines.index import index_path, read_json, read_pipeline_index
-from fewstep.teacher.pipelines.modular import made_by_blocks, needed_parts
+from fewstep.teacher.pipelines.modular import components_of_blocks, needed_parts
 from fewstep.teacher.pipelines.weight_files import RESTORE, Shapes, check_text_file, read_index, tensor_shapes
 
 DENOISERS = ("transformer", "transformer_2", "unet")
@@ -38,7 +38,7 @@ def named_parts(folder: Path, class_name: str) -> dict[str, PipelinePart]:
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
                 raise ValueError(f"{index} has {name}: {entry}, which is not a pair of library and class: {RESTORE}")
             parts[name] = PipelinePart(*entry)
-    needed = needed_parts(class_name) - made_by_blocks(folder).keys()
+    needed = needed_parts(class_name) - components_of_blocks(folder).keys()
     if missing := [name for name in parameters if name in needed and name not in parts]:
         raise ValueError(f"{index} names no {missing[0]}, and {class_name} needs one: {RESTORE}")
     if not set(DENOISERS) & parts.keys():

@@ -88,7 +88,7 @@ def caption_effects(
     z_t, tokenizer = schedule.add_noise(x0, eps, _EFFECT_TIME), make_tokenizer()
 
     def loss(scenes: list[Scene]) -> float:
-        captions = [write_caption(scene, np.random.default_rng(i), said_rate=1.0) for i, scene in enumerate(scenes)]
+        captions = [write_caption(scene, np.random.default_rng(i), mention_rate=1.0) for i, scene in enumerate(scenes)]
         ids, mask = tokenize(tokenizer, captions, tokens)
         text = encode_text(encoder, ids.to(device), mask.to(device))
         return float((transformer(z_t, timestep, text, return_dict=False)[0] - (eps - x0)).square().mean())

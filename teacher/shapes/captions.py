@@ -13,7 +13,7 @@ import numpy as np
 
 from fewstep.teacher.shapes.world import ATTRIBUTES, Scene, Split, Values, draw_scene
 
-SAID_RATE = 0.6
+MENTION_RATE = 0.6
 
 # attribute -> value -> the phrases that say it
 _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -50,16 +50,16 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "second": ("beside a second thing", "with a second thing nearby", "near another thing"),
     },
 }
-_UNSAID_SHAPE = ("shape", "object", "figure")
-_UNSAID_MOTION = ("appears", "is shown", "can be seen")
+_UNNAMED_SHAPE = ("shape", "object", "figure")
+_UNNAMED_MOTION = ("appears", "is shown", "can be seen")
 _OPENINGS = ("", "", "a video where ", "a clip in which ", "we see how ")
 _GROUNDS = ("background", "backdrop", "ground")
 _OVER = ("over", "on", "against", "in front of")
 
-_LOOSE = (*_UNSAID_SHAPE, *_UNSAID_MOTION, *_OPENINGS, *_GROUNDS, *_OVER, "a", "an")
+_LOOSE = (*_UNNAMED_SHAPE, *_UNNAMED_MOTION, *_OPENINGS, *_GROUNDS, *_OVER, "a", "an")
 
 
-def _telling_words() -> dict[str, tuple[str, str]]:
+def _unambiguous_words() -> dict[str, tuple[str, str]]:
     """The words that say one value of one attribute and nothing else: word -> (attribute, value)."""
     meanings: dict[str, set[tuple[str, str]]] = {}
     for name, values in _PHRASES.items():
@@ -70,7 +70,7 @@ def _telling_words() -> dict[str, tuple[str, str]]:
     return {word: next(iter(meant)) for word, meant in meanings.items() if len(meant) == 1 and word not in loose}
 
 
-_WORDS = _telling_words()
+_WORDS = _unambiguous_words()
 
 
 def named(caption: str) -> Values:
@@ -98,16 +98,16 @@ def vocabulary() -> list[str]:
     return sorted({word for phrase in (*phrases, *_LOOSE) for word in phrase.split()})
 
 
-def write_caption(scene: Scene, rng: np.random.Generator, said_rate: float = SAID_RATE) -> str:
-    """A caption of the scene that names each attribute with probability `said_rate`."""
-    mentioned = {n: v for n, v in scene.values().items() if rng.random() < said_rate}
+def write_caption(scene: Scene, rng: np.random.Generator, mention_rate: float = MENTION_RATE) -> str:
+    """A caption of the scene that names each attribute with probability `mention_rate`."""
+    mentioned = {n: v for n, v in scene.values().items() if rng.random() < mention_rate}
 
     def phrase(name: str, unsaid: tuple[str, ...] = ("",)) -> str:
         options = _PHRASES[name][mentioned[name]] if name in mentioned else unsaid
         return options[rng.integers(len(options))]
 
-    subject = _join("a", phrase("size"), phrase("colour"), phrase("shape", _UNSAID_SHAPE))
-    action = _join(phrase("motion", _UNSAID_MOTION), phrase("company"))
+    subject = _join("a", phrase("size"), phrase("colour"), phrase("shape", _UNNAMED_SHAPE))
+    action = _join(phrase("motion", _UNNAMED_MOTION), phrase("company"))
     look = _join(phrase("tone"), phrase("pattern"))
     ground = _join(_pick(_OVER, rng), "a", look, _pick(_GROUNDS, rng)) if look or rng.random() < 0.5 else ""
     if ground and rng.random() < 0.3:
@@ -120,10 +120,10 @@ def text_held_out(caption: str) -> bool:
     return zlib.crc32(caption.encode()) % 10 == 0
 
 
-def draw_caption(scene: Scene, rng: np.random.Generator, split: Split, said_rate: float = SAID_RATE) -> str:
+def draw_caption(scene: Scene, rng: np.random.Generator, split: Split, mention_rate: float = MENTION_RATE) -> str:
     """A caption whose text belongs to the split: no held-out text is ever a training text."""
     while True:
-        caption = write_caption(scene, rng, said_rate)
+        caption = write_caption(scene, rng, mention_rate)
         if text_held_out(caption) == (split == "held-out"):
             return caption
 

@@ -17,7 +17,7 @@ from fewstep.teacher.families.wan_attention import count_padding
 from fewstep.teacher.limited import Amount, Channels, Items, NumClips, NumSteps, Rank, Rate, TimeShift
 from fewstep.teacher.schedule import shift_time
 from fewstep.teacher.screen import SILENT, TrainingScreen
-from fewstep.teacher.shapes.captions import SAID_RATE, draw_caption
+from fewstep.teacher.shapes.captions import MENTION_RATE, draw_caption
 from fewstep.teacher.shapes.latents import SceneLatents
 from fewstep.teacher.shapes.precision import TrainingPrecision, autocast
 from fewstep.teacher.shapes.text import (
@@ -183,7 +183,9 @@ def train_denoiser(
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 2])
         # curriculum: at first captions name every attribute, later only some, as users' prompts do
-        mention_rate = SAID_RATE + (1.0 - SAID_RATE) * max(0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps))
+        mention_rate = MENTION_RATE + (1.0 - MENTION_RATE) * max(
+            0.0, 1 - step / max(1.0, recipe.curriculum * recipe.steps)
+        )
         x0, captions, labels = latents.batch(rng, recipe.batch, mention_rate)
         captions = ["" if rng.random() < recipe.drop else caption for caption in captions]
         ids, mask = tokenize(tokenizer, captions, TEXT_TOKENS)

@@ -141,7 +141,7 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, scre
         # both splits: it only measures, so it must also know the combinations that teachers are not trained on
         video, labels = batch("train", seed + 2, indices, mottle[:half])
         more, more_labels = batch("held-out", seed + 2, indices, mottle[half:])
-        video = _disturb(torch.cat([video, more]), rng)
+        video = _augment(torch.cat([video, more]), rng)
         labels = torch.cat([labels, more_labels]).to(device)
         with autocast(recipe.precision, device):
             logits, strength, _ = judge.see(video.to(device))
@@ -198,7 +198,7 @@ def _standardise(judge: Judge, seed: int, count: int) -> None:
     judge.feature_scale.copy_(features.std(0).clamp_min(1e-4))
 
 
-def _disturb(video: Tensor, rng: np.random.Generator) -> Tensor:
+def _augment(video: Tensor, rng: np.random.Generator) -> Tensor:
     """Faint noise on half of the clips, blur on a third: a judge must not trip over a decoder's softness.
 
     Noise of 0.1 instead of 0.02 hid the stripes from it for good.

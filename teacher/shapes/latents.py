@@ -30,10 +30,10 @@ class SceneLatents:
     codes: NDArray[np.float16]
     scenes: list[Scene]
 
-    def batch(self, rng: np.random.Generator, size: int, said_rate: float) -> tuple[Tensor, list[str], Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, mention_rate: float) -> tuple[Tensor, list[str], Tensor]:
         """Random latents (size, C, F, h, w) float32, each with a freshly written caption and its scene's labels."""
         chosen = rng.integers(len(self.scenes), size=size)
-        captions = [draw_caption(self.scenes[i], rng, "train", said_rate) for i in chosen]
+        captions = [draw_caption(self.scenes[i], rng, "train", mention_rate) for i in chosen]
         labels = torch.from_numpy(np.stack([self.scenes[i].labels() for i in chosen]))
         return torch.from_numpy(self.codes[chosen].astype(np.float32)), captions, labels
 

@@ -83,7 +83,7 @@ def read_teacher_recipe(path: Path) -> TeacherRecipe:
 _MAY_CHANGE = {"out", "steps", "lr", "muon_lr", "cooldown", "ema", "watch_clips", "precision", "compile"}
 
 
-def settle_training_precision(recipe: _R, device: torch.device) -> tuple[_R, str | None]:
+def resolve_training_precision(recipe: _R, device: torch.device) -> tuple[_R, str | None]:
     """The recipe with fp32 or bf16 in place of auto, and a line for the user where something said auto."""
     if isinstance(recipe, ConditionedRecipe):
         if recipe.precision != AUTO:
@@ -91,14 +91,14 @@ def settle_training_precision(recipe: _R, device: torch.device) -> tuple[_R, str
         choice = choose_precision(AUTO, device)
         return recipe.model_copy(update={"precision": _short(choice.precision)}), choice.line
     parts = {part: getattr(recipe, part) for part in TRAINED_PARTS}
-    unsettled = [part for part, settings in parts.items() if settings.precision == AUTO]
-    if not unsettled:
+    unresolved = [part for part, settings in parts.items() if settings.precision == AUTO]
+    if not unresolved:
         return recipe, None
     choice = choose_precision(AUTO, device)
-    settled: dict[str, Any] = {
-        part: parts[part].model_copy(update={"precision": _short(choice.precision)}) for part in unsettled
+    resolved: dict[str, Any] = {
+        part: parts[part].model_copy(update={"precision": _short(choice.precision)}) for part in unresolved
     }
-    return recipe.model_copy(update=settled), choice.line
+    return recipe.model_copy(update=resolved), choice.line
 
 
 def _short(precision: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from fewstep.commands import demo_speed, run_stages
 from fewstep.commands.demo_plan import Speed, choose_plan, plan_sentences
-from fewstep.commands.run_precision import settle_precision
+from fewstep.commands.run_precision import resolve_precision
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 from tests.cases.record import outcome
@@ -69,7 +69,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo stops where its training has begun."""
 
     def stop(plan: Recipe, **shown: object) -> None:
-        RunFolder(plan.out).begin(settle_precision(plan)[0])
+        RunFolder(plan.out).begin(resolve_precision(plan)[0])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_stages, "follow_stages", stop)

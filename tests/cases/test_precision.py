@@ -290,7 +290,7 @@ def test_a_processor_made_older(limit: str, tmp_path: Path, check_case: Callable
 RANKS = """
 import os
 from pathlib import Path
-from fewstep.commands.run_precision import settle_for_all
+from fewstep.commands.run_precision import resolve_for_all
 from fewstep.distill.recipe import read_recipe
 from fewstep.teacher import precision
 from fewstep.teacher.ranks import current_ranks, join_processes
@@ -298,7 +298,7 @@ first = os.environ["RANK"] == "0"
 own = precision.AutoPrecision(*(("float32", "the first") if first else ("bfloat16", "the second")))
 precision.auto_precision = lambda device: own
 join_processes(cpu=True)
-plan, line = settle_for_all(read_recipe("shapes-demo", ["device=cpu"]), current_ranks())
+plan, line = resolve_for_all(read_recipe("shapes-demo", ["device=cpu"]), current_ranks())
 Path(f"process {os.environ['RANK']}").write_text(f"{plan.precision}, {line}")
 """
 

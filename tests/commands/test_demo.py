@@ -9,7 +9,7 @@ import pytest
 
 from fewstep.commands import demo_speed, run_stages
 from fewstep.commands.demo_plan import Speed
-from fewstep.commands.run_precision import settle_precision
+from fewstep.commands.run_precision import resolve_precision
 from fewstep.distill import recipe
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import Recipe, RolloutData
@@ -57,7 +57,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     followed = list[Recipe]()
 
     def stop(plan: Recipe, **shown: object) -> None:
-        followed.append(settle_precision(plan)[0])
+        followed.append(resolve_precision(plan)[0])
         RunFolder(plan.out).begin(followed[-1])
         raise KeyboardInterrupt
 

@@ -54,8 +54,8 @@ def test_a_run_without_an_evaluation_shows_its_curves_and_clips(run: Path, tmp_p
     assert f"fewstep evaluate {yaml.safe_load((run / 'recipe.yaml').read_text())['teacher']} {run}" in page
     assert "One run, of seed 7." in page
     assert [stage["name"] for stage in data["curves"][0]["stages"]] == ["2-step", "1-step"]
-    assert [model["name"] for model in data["reels"][0]["models"]] == ["2-step", "1-step"]
-    assert data["reels"][0]["prompts"] == ["a ring & <cross>"]
+    assert [model["name"] for model in data["clip_sets"][0]["models"]] == ["2-step", "1-step"]
+    assert data["clip_sets"][0]["prompts"] == ["a ring & <cross>"]
 
 
 def test_an_evaluation_and_a_benchmark_in_the_run_are_found(run: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_parameters_are_those_that_are_trained(
     clips = teacher.noise([0], teacher.latent_shape(*size))
     batch = Batch(clips, teacher.conditions(["a ring"]), Draws.seeded(0, 1), 0.0)
     built = plan.stages[1].objective.build(Supervision(4, 2), roles, batch)
-    trained = numel(built.players()["discriminator"].module)
+    trained = numel(built.trainees()["discriminator"].module)
     held = plan.stages[1].objective.holds(outlined.denoiser)["discriminator"]
     assert held.frozen == 0
     if "unet" in teacher.pipeline.components:  # taps of a UNet differ in width, and all are counted as the widest

@@ -37,7 +37,7 @@ def test_prompt_accuracy_is_of_what_the_student_shows(gated: Recipe, monkeypatch
     size = teacher.default_size()
     assert size is not None
     contract = SamplingContract.of(teacher, "shapes", 8, "full", size, 1.0, "", 8.0)
-    measure = run_watch.gauges(teacher, gated, ALONE)["prompt_accuracy"]
+    measure = run_watch.gate_metrics(teacher, gated, ALONE)["prompt_accuracy"]
     shown = measure(teacher.network_at(1.0), contract)
     assert 0.3 < shown <= 1 and measure(Still(), contract) < 0.1
 
@@ -72,7 +72,7 @@ def test_processes_share_the_clips_of_a_gate(gated: Recipe, monkeypatch: pytest.
 
     def measured(ranks: Ranks) -> tuple[float, int]:
         network = Counted()
-        return run_watch.gauges(teacher, gated, ranks)["prompt_accuracy"](network, contract), network.passes
+        return run_watch.gate_metrics(teacher, gated, ranks)["prompt_accuracy"](network, contract), network.passes
 
     first, second = both(measured)
     assert first.result() == second.result() == (2 / 3, 2 * 2) and measured(ALONE) == (2 / 3, 3 * 2)
@@ -80,5 +80,5 @@ def test_processes_share_the_clips_of_a_gate(gated: Recipe, monkeypatch: pytest.
 
 def test_only_the_shapes_world_has_a_judge(gated: Recipe, tiny_teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shapes"):
-        run_watch.gauges(tiny_teacher, gated, ALONE)
-    assert run_watch.gauges(tiny_teacher, read_recipe("shapes-4step"), ALONE) == {}
+        run_watch.gate_metrics(tiny_teacher, gated, ALONE)
+    assert run_watch.gate_metrics(tiny_teacher, read_recipe("shapes-4step"), ALONE) == {}

@@ -29,7 +29,7 @@ def held_bytes(trainer: Trainer) -> int:
     """Weights, moments and averages, each tensor once; of sharded ones the part that is here."""
     roles = trainer.roles
     networks = (roles.student, roles.supervisor, roles.backbone, *trainer.modules.values())
-    states = [state for player in trainer.players.values() for state in player.optimizer.state.values()]
+    states = [state for group in trainer.optimizer_groups.values() for state in group.optimizer.state.values()]
     tensors: list[Tensor] = [x for net in networks for x in (*net.parameters(), *net.buffers())]
     tensors += [*roles.average.values(), *(x for state in states for x in state.values())]
     local = {id(x): x.to_local() if hasattr(x, "to_local") else x for x in tensors}

@@ -92,11 +92,11 @@ def test_a_supervisor_was_taught_where_it_is_asked(tiny_experts: Teacher) -> Non
     check_supervisor(recipe(high, low, last), 2, tiny_experts)
     check_supervisor(recipe(high | {"expert": None}, last), 1, tiny_experts)
     with pytest.raises(
-        ValueError, match="stage last learns from high, whose low expert was never taught 8 steps: train"
+        ValueError, match="stage last learns from high, whose low expert was never trained for 8 steps: train"
     ):
         check_supervisor(recipe(high, last), 1, tiny_experts)
     # of 8 nodes at shift 5 the third, .893, is still high's, so from 1 and .9375 it alone is asked
     check_supervisor(recipe(high, last | {"expert": "high"}), 1, tiny_experts)
-    with pytest.raises(ValueError, match="whose high expert was never taught 8 steps"):
+    with pytest.raises(ValueError, match="whose high expert was never trained for 8 steps"):
         check_supervisor(recipe(low, last | {"expert": "high"}), 1, tiny_experts)
     check_supervisor(recipe(high, last | {"teacher": "base"}), 1, tiny_experts)

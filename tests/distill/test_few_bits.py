@@ -118,7 +118,12 @@ def test_every_way_to_hold_a_stage_resumes_bit_for_bit(
             run(trainer, stop)
         ends.append(weights(trainer) | dict(trainer.modules["discriminator"].state_dict()))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    few = [s for p in trainer.players.values() for s in p.optimizer.state.values() if hasattr(s["exp_avg"], "codes")]
+    few = [
+        s
+        for p in trainer.optimizer_groups.values()
+        for s in p.optimizer.state.values()
+        if hasattr(s["exp_avg"], "codes")
+    ]
     assert bool(few) == ("bit" in held.get("optimizer", ""))
 
 

@@ -51,7 +51,7 @@ assert averaged._num_sent == 2, averaged._num_sent
 averaged.finish()
 assert grads(two) == [[4.5], [9.0]], grads(two)
 
-# a pass that nobody expects, such as one of another player, sends nothing
+# a pass that nobody expects, such as one of another group, sends nothing
 loss(own, 1.0).backward()
 assert averaged._num_sent == 0
 

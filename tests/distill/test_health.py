@@ -13,7 +13,7 @@ from fewstep.distill.checkpoint import HEALTHY_FILE, load_state
 from fewstep.distill.health import Watch, Watcher
 from fewstep.distill.objectives.adversarial import AdversarialObjective
 from fewstep.distill.trainer import Trainer
-from fewstep.distill.watch import Liveliness
+from fewstep.distill.watch import MotionAndDiversity
 from fewstep.teacher.interrupts import Signals
 from tests.distill.one_stage import Case, after, ignore
 
@@ -75,8 +75,10 @@ def test_one_bad_measurement_is_forgiven_two_in_a_row_and_the_last_are_not() -> 
 def watched(case: Case, settings: dict[str, Any], kind: str = "progressive", **stage: Any) -> Trainer:
     trainer = case.trainer(kind, **stage)
     objective: Any = trainer.objective
-    liveliness = Liveliness(trainer.roles, trainer.batches.batch(10**9, 4, 0.0), objective.supervision)
-    trainer.watcher = Watcher(Watch.model_validate(EAGER | settings), trainer.stage.steps, liveliness.measure)
+    motion_and_diversity = MotionAndDiversity(
+        trainer.roles, trainer.batches.batch(10**9, 4, 0.0), objective.supervision
+    )
+    trainer.watcher = Watcher(Watch.model_validate(EAGER | settings), trainer.stage.steps, motion_and_diversity.measure)
     return trainer
 
 
@@ -157,7 +159,7 @@ def test_a_stage_rolls_back_to_its_healthy_checkpoint_and_goes_on_at_half_the_ra
     assert list(rates) == [1, 2, 3, 4, 5, 6]  # what came after step 2 was taken back
     state = load_state(case.folder, "s")
     assert state is not None and state["rate"] == 0.5
-    assert trainer.players["student"].optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 1e-3 * rates[6])
+    assert trainer.optimizer_groups["student"].optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 1e-3 * rates[6])
 
 
 def test_a_rolled_back_stage_that_is_killed_resumes_at_the_lower_rate(case: Case) -> None:

@@ -30,13 +30,13 @@ class Learner:
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64))
         self.goal = torch.randn(64, 64) / 8
-        self.player = OptimizerGroup(self.layers.parameters(), 1e-3, (0.9, 0.99), 0.01, 1e9, kind)
+        self.group = OptimizerGroup(self.layers.parameters(), 1e-3, (0.9, 0.99), 0.01, 1e9, kind)
 
     def step(self, number: int) -> float:
         x = torch.randn(32, 64, generator=torch.Generator().manual_seed(number))
         loss = (self.layers(x) - x @ self.goal).square().mean()
         loss.backward()
-        self.player.move(1.0)
+        self.group.step(1.0)
         return float(loss.detach())
 
     @property
@@ -44,8 +44,8 @@ class Learner:
         return nn.utils.parameters_to_vector(self.layers.parameters()).detach()
 
 
-def moment_bytes(player: OptimizerGroup) -> int:
-    moments = [s[name] for s in player.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+def moment_bytes(group: OptimizerGroup) -> int:
+    moments = [s[name] for s in group.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     return sum(part.nbytes for moment in moments for part in plain_tensors(moment))
 
 
@@ -66,7 +66,7 @@ def test_moments_take_a_share_of_the_memory(kind: OptimizerKind, share: float) -
     needing(kind)
     exact, other = Learner("adamw"), Learner(kind)
     exact.step(0), other.step(0)
-    assert moment_bytes(other.player) == pytest.approx(share * moment_bytes(exact.player), rel=0.25)  # tables of codes
+    assert moment_bytes(other.group) == pytest.approx(share * moment_bytes(exact.group), rel=0.25)  # tables of codes
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -75,13 +75,13 @@ def test_a_checkpoint_goes_on_bit_for_bit(kind: OptimizerKind, tmp_path: Path) -
     first, second = Learner(kind), Learner(kind)
     for number in range(3):
         first.step(number)
-    torch.save(first.player.state(), tmp_path / "state.pt")
+    torch.save(first.group.state(), tmp_path / "state.pt")
     second.layers.load_state_dict(first.layers.state_dict())
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     kept: list[Any] = [x for of_one in state["state"].values() for x in of_one.values()]
     tensors = [x for one in kept for x in (one.values() if isinstance(one, dict) else [one])]
     assert {type(x) for x in tensors} == {torch.Tensor}  # of torch alone: whoever reads it needs no torchao
-    second.player.load(state)
+    second.group.load(state)
     for number in range(3, 6):
         first.step(number), second.step(number)
     assert torch.equal(first.moved, second.moved)
@@ -93,7 +93,7 @@ def test_moments_of_other_bits_are_refused() -> None:
     exact.step(0), few.step(0)
     for one, other in ((exact, few), (few, exact)):
         with pytest.raises(ValueError, match="its optimizer remembers in another number of bits"):
-            one.player.load(other.player.state())
+            one.group.load(other.group.state())
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_blocks_that_do_not_fit_are_refused(part: str, wrong: object) -> None:
     needing("adamw8bit")
     learner = Learner("adamw8bit")
     learner.step(0)
-    state = learner.player.state()
+    state = learner.group.state()
     state["state"][0]["exp_avg"] = dict(state["state"][0]["exp_avg"]) | {part: wrong}
     with pytest.raises(ValueError, match=r"what its optimizer remembers"):
-        Learner("adamw8bit").player.load(state)
+        Learner("adamw8bit").group.load(state)
 
 
 def test_a_missing_torchao_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

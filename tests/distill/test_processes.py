@@ -35,7 +35,7 @@ with noted_signals() as signals:
     if second:  # asked to stop while it waits for the first
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         try:
-            with signals.at_once():
+            with signals.raising_stop():
                 current_ranks().wait()
         except Stop as stop:
             folder.joinpath("second").write_text(f"stopped by {stop.name}")

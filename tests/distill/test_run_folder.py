@@ -8,7 +8,7 @@ import pytest
 
 from fewstep.distill.checkpoint import save_state
 from fewstep.distill.recipe import Recipe, read_recipe
-from fewstep.distill.run_folder import RunFolder, run_around
+from fewstep.distill.run_folder import RunFolder, enclosing_run
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -120,20 +120,20 @@ def test_the_least_usable_fraction_may_change(tmp_path: Path) -> None:
 def test_a_run_is_known_by_what_it_keeps(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "mine"
     RunFolder(run).begin(recipe(f"out={run}"))
-    assert run_around(run / "data" / "deep") == run_around(run) == run.resolve()
-    assert run_around(tmp_path / "runs") is None and run_around(tmp_path / "runs" / "other") is None
+    assert enclosing_run(run / "data" / "deep") == enclosing_run(run) == run.resolve()
+    assert enclosing_run(tmp_path / "runs") is None and enclosing_run(tmp_path / "runs" / "other") is None
     (tmp_path / "link").symlink_to(run)
-    assert run_around(tmp_path / "link" / "data") == run.resolve()
+    assert enclosing_run(tmp_path / "link" / "data") == run.resolve()
     moved = run.rename(tmp_path / "moved")
-    assert run_around(moved) is None  # nothing but a recipe that names another folder
+    assert enclosing_run(moved) is None  # nothing but a recipe that names another folder
     save_state(moved, {"stage": "4-step"})
-    assert run_around(moved / "data") == moved.resolve()
+    assert enclosing_run(moved / "data") == moved.resolve()
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- a list", "teacher: shapes\n", "out: runs/student\n"])
 def test_a_recipe_of_ones_own_makes_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    assert run_around(tmp_path / "data") is None
+    assert enclosing_run(tmp_path / "data") is None
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

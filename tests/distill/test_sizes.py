@@ -15,7 +15,7 @@ from fewstep.distill.batches import BasesBatches, Batches
 from fewstep.distill.data import captioned_videos, make_data, read_clips, shares_of
 from fewstep.distill.deck import Deck
 from fewstep.distill.settings import RolloutData, VideoData
-from fewstep.distill.size_checks import clips_foreseen
+from fewstep.distill.size_checks import max_clips_by_size
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.bases import BASE_INDEX
 from fewstep.teacher.dataset.buckets import datasets_in
@@ -181,7 +181,7 @@ def test_a_teacher_that_reads_no_text_needs_no_captions(
     settings, out = VideoData(kind="videos", folder=tmp_path / "videos"), tmp_path / "run" / "data"
 
     def foreseen() -> dict[VideoSize, int]:
-        return clips_foreseen(settings, tiny_teacher, shares_of(settings, tiny_teacher, SIZES, out), out)
+        return max_clips_by_size(settings, tiny_teacher, shares_of(settings, tiny_teacher, SIZES, out), out)
 
     assert foreseen() == dict(zip(SIZES, (0, 1, 0), strict=True))
     monkeypatch.setattr(type(tiny_teacher), "reads_text", False)

@@ -63,8 +63,8 @@ def test_forwards_are_told_from_backwards(tiny_teacher: Teacher) -> None:
         kinds = [CallKind("discriminator", which, 4, backward, whole=False) for backward in ("none", "input")]
         assert [counts[kind] for kind in kinds] == [2, 2]
         assert counts[CallKind("discriminator", which, 8, "weights", whole=False)] == 3
-    for player in ("student", "discriminator"):
-        assert counts[CallKind("adam", player, 0, "none", whole=False)] == 2
+    for group in ("student", "discriminator"):
+        assert counts[CallKind("adam", group, 0, "none", whole=False)] == 2
 
 
 @pytest.mark.parametrize("objective", [ADVERSARIAL, RELAXED | {"discriminator": {"width": 8, "backbone": "trained"}}])
@@ -76,8 +76,8 @@ def test_calls_are_made_again_and_leave_no_trace(tiny_teacher: Teacher, objectiv
     for kind in calls.counts:
         assert calls.seconds(kind) == 1  # between two looks at the clock
     assert required == [p.requires_grad for p in trainer.objective.discriminator.parameters()]
-    for player in trainer.players.values():
-        assert all(p.grad is None for p in player.parameters)
+    for group in trainer.optimizer_groups.values():
+        assert all(p.grad is None for p in group.parameters)
     assert all(p.grad is None for p in tiny_teacher.network_at(1.0).parameters())
     assert "denoise" not in vars(tiny_teacher) and "read" not in vars(trainer.objective.discriminator)
     trainer.one_step()

@@ -80,5 +80,5 @@ def test_splitting_changes_nothing_and_leaves_no_trace(tiny_teacher: Teacher) ->
     StepSplit(seen, Ticks()).run(1)
     for name, parameter in plain.roles.parameters.items():
         assert torch.equal(parameter, seen.roles.parameters[name])
-    for owner in (tiny_teacher, seen.objective, seen.accelerator, seen.roles, *seen.players.values()):
-        assert not {"denoise", "lesson", "loss", "backward", "update_average", "gather", "move"} & vars(owner).keys()
+    for owner in (tiny_teacher, seen.objective, seen.accelerator, seen.roles, *seen.optimizer_groups.values()):
+        assert not {"denoise", "lesson", "loss", "backward", "update_average", "gather", "step"} & vars(owner).keys()

@@ -47,7 +47,7 @@ def test_a_stage_is_measured_in_rounds(tiny_teacher: Teacher, objective: dict[st
     row = measured.row()
     assert (row["stage"], row["rounds"], row["steps_per_round"]) == ("2-step", 3, trainer.stage.objective.period)
     assert row["peak_gib"] == 1.5 and len(row["ratios"]) == 3
-    parts = ("supervisor", *trainer.players, "optimizer", "other")
+    parts = ("supervisor", *trainer.optimizer_groups, "optimizer", "other")
     assert row["seconds"] == 1  # whole steps are timed from end to end alone
     assert sum(row[f"{part}_seconds"] for part in parts) == pytest.approx(row["split_seconds"])
     turns = row["turns"]

@@ -200,7 +200,7 @@ def test_each_player_has_its_own_rate_and_momentum(case: Case) -> None:
     objective = {"kind": "adversarial", "lr": 3e-4, "betas": [0.5, 0.9]}
     trainer = case.trainer(lr=1e-5, objective=objective)
     trainer.run(*after(1))
-    groups = {name: player.optimizer.param_groups[0] for name, player in trainer.players.items()}
+    groups = {name: player.optimizer.param_groups[0] for name, player in trainer.optimizer_groups.items()}
     assert groups["student"]["lr"] == 1e-5 and groups["student"]["betas"] == (0.0, 0.99)
     assert groups["discriminator"]["lr"] == 3e-4 and groups["discriminator"]["betas"] == (0.5, 0.9)
 

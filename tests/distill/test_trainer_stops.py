@@ -25,14 +25,14 @@ def test_a_process_that_ends_before_a_step_has_moved_anything_costs_that_step_al
     trainer = case.trainer("adversarial", steps=4)
     trainer.run(*after(1))
     trainer = case.trainer("adversarial", steps=4)
-    gather = trainer.players[turn].gather
+    gather = trainer.optimizer_groups[turn].gather
 
     def alone(accelerator: Accelerator, loss: float = 0.0) -> float:
         if trainer.step == 2:
             raise ProcessEnded("another process of this run has ended")
         return gather(accelerator, loss)
 
-    monkeypatch.setattr(trainer.players[turn], "gather", alone)
+    monkeypatch.setattr(trainer.optimizer_groups[turn], "gather", alone)
     with pytest.raises(ProcessEnded):
         trainer.run(ignore, Signals())
     assert torch.load(case.folder / "state.pt", weights_only=True)["step"] == kept
@@ -48,7 +48,7 @@ def test_a_second_stop_in_the_middle_of_a_move_keeps_the_checkpoint(
     def stopped() -> None:
         raise Stop(signal.SIGTERM)
 
-    monkeypatch.setattr(trainer.players["student"].optimizer, "step", stopped)
+    monkeypatch.setattr(trainer.optimizer_groups["student"].optimizer, "step", stopped)
     with pytest.raises(Stop):
         trainer.run(ignore, Signals())
     assert (case.folder / "state.pt").read_bytes() == kept

@@ -9,7 +9,7 @@ import torch
 
 from fewstep.distill.batches import Batches
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.watch import Liveliness, endpoint_error
+from fewstep.distill.watch import MotionAndDiversity, endpoint_error
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.base import Teacher
 
@@ -21,18 +21,19 @@ def test_a_student_that_is_its_supervisor_has_no_error(tiny_teacher: Teacher, ti
     assert endpoint_error(roles, [batch], SAME) < 1e-9
     assert endpoint_error(roles, [batch], TWICE) > 1e-4
     alike = {"motion": 1.0, "contrast": 1.0, "colour": 0.0, "diversity": 1.0}
-    assert Liveliness(roles, batch, SAME).measure() == alike
+    assert MotionAndDiversity(roles, batch, SAME).measure() == alike
     assert (
-        "diversity" not in Liveliness(roles, Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 1, 0.0), SAME).measure()
+        "diversity"
+        not in MotionAndDiversity(roles, Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 1, 0.0), SAME).measure()
     )
 
 
 def test_figures_are_of_the_same_clips_and_noise_every_time(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
     roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
-    liveliness = Liveliness(roles, batch, TWICE)
-    first = endpoint_error(roles, [batch], TWICE), liveliness.measure()
-    assert first == (endpoint_error(roles, [batch], TWICE), liveliness.measure())
-    assert first[1] == Liveliness(roles, batch, TWICE).measure()
+    motion_and_diversity = MotionAndDiversity(roles, batch, TWICE)
+    first = endpoint_error(roles, [batch], TWICE), motion_and_diversity.measure()
+    assert first == (endpoint_error(roles, [batch], TWICE), motion_and_diversity.measure())
+    assert first[1] == MotionAndDiversity(roles, batch, TWICE).measure()
 
 
 def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tin
             return (z / (timestep.view(-1, 1, 1, 1, 1) / 1000),)
 
     roles.student = Blank()
-    measured = Liveliness(roles, batch, SAME).measure()
+    measured = MotionAndDiversity(roles, batch, SAME).measure()
     assert measured["motion"] < 1e-4 and measured["contrast"] < 1e-4 and measured["diversity"] < 1e-4
 
 
@@ -62,5 +63,5 @@ def test_a_student_whose_colours_drift_shows(tiny_teacher: Teacher, tiny_dataset
             return (own(*latents, **named)[0] - 1.0,)
 
     roles.student = Drifting()
-    measured = Liveliness(roles, batch, SAME).measure()
+    measured = MotionAndDiversity(roles, batch, SAME).measure()
     assert measured["colour"] > 0.5 and measured["contrast"] == pytest.approx(1, abs=0.5)

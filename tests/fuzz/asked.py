@@ -17,7 +17,7 @@ from fewstep.distill.batches import Batches
 from fewstep.distill.data import read_clips
 from fewstep.distill.recipe import kept_recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.eval.evaluation_file import begun_evaluation_dtype, joined_protocol
+from fewstep.eval.evaluation_file import joined_protocol, recorded_evaluation_dtype
 from fewstep.eval.report.inputs import read_benchmark, read_evaluation
 from fewstep.eval.results import ResultsFile, read_results
 from fewstep.eval.shapes.chain import chain_rows
@@ -173,7 +173,7 @@ def videos(asker: Asker, folder: Path) -> None:
 def evaluation(asker: Asker, folder: Path) -> None:
     """Those who go on with an evaluation, or make a table of it."""
     out = folder / "evaluation"
-    begun_evaluation_dtype(out)
+    recorded_evaluation_dtype(out)
     joined_protocol(out, read_evaluation(out).protocol)
     conditioning_rows({"text": out})
 

@@ -32,14 +32,14 @@ def test_a_request_to_stop_is_only_noted(number: int) -> None:
 
 @pytest.mark.parametrize("number", SAVES)
 def test_a_request_to_save_is_only_noted_anywhere(number: int) -> None:
-    with noted_signals() as signals, signals.at_once():
+    with noted_signals() as signals, signals.raising_stop():
         signal.raise_signal(number)
         assert signals.save and not signals.stop
 
 
 @pytest.mark.parametrize("number", STOPS)
 def test_it_is_raised_where_nothing_is_lost(number: int) -> None:
-    with noted_signals() as signals, pytest.raises(Stop) as stop, signals.at_once():
+    with noted_signals() as signals, pytest.raises(Stop) as stop, signals.raising_stop():
         signal.raise_signal(number)
     assert stop.value.exit_code == 128 + number
 
@@ -47,13 +47,13 @@ def test_it_is_raised_where_nothing_is_lost(number: int) -> None:
 def test_an_earlier_request_is_raised_there_too() -> None:
     with noted_signals() as signals:
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Stop), signals.at_once():
+        with pytest.raises(Stop), signals.raising_stop():
             pytest.fail("the block was entered")
 
 
 def test_what_was_noted_in_an_inner_block_is_raised_behind_it() -> None:
     steps = []
-    with noted_signals() as signals, pytest.raises(Stop), signals.at_once():
+    with noted_signals() as signals, pytest.raises(Stop), signals.raising_stop():
         with noted_signals() as inner:
             assert inner is signals
             signal.raise_signal(signal.SIGTERM)
@@ -109,7 +109,7 @@ def test_ignored_signals_stay_ignored(number: int) -> None:
     """As under nohup, or in the background of a shell script."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        with noted_signals() as signals, signals.at_once():
+        with noted_signals() as signals, signals.raising_stop():
             signal.raise_signal(number)
             assert not signals.stop and not signals.save
         assert signal.getsignal(number) is signal.SIG_IGN
@@ -124,7 +124,7 @@ def test_a_stop_that_python_drops_is_raised_again() -> None:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    with noted_signals() as signals, pytest.raises(Stop), signals.at_once():
+    with noted_signals() as signals, pytest.raises(Stop), signals.raising_stop():
         closing = Closing()
         del closing
         time.sleep(30)
@@ -136,7 +136,7 @@ def test_a_stop_waits_for_imports_to_end(tmp_path: Path, monkeypatch: pytest.Mon
     script = "import signal\nsignal.raise_signal(signal.SIGTERM)\nwhole = True\n"
     (tmp_path / "signalled_library.py").write_text(script)
     monkeypatch.syspath_prepend(tmp_path)
-    with noted_signals() as signals, pytest.raises(Stop), signals.at_once():
+    with noted_signals() as signals, pytest.raises(Stop), signals.raising_stop():
         assert import_module("signalled_library").whole
         assert signals.stop == signal.SIGTERM
         time.sleep(30)
@@ -144,7 +144,7 @@ def test_a_stop_waits_for_imports_to_end(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_file_in_the_making_is_finished_first(tmp_path: Path) -> None:
-    with noted_signals() as signals, pytest.raises(Stop), signals.at_once():
+    with noted_signals() as signals, pytest.raises(Stop), signals.raising_stop():
         with whole_file(tmp_path / "table.json") as part:
             part.write_text("{")
             signal.raise_signal(signal.SIGTERM)
@@ -178,7 +178,7 @@ def test_other_threads_hear_nothing() -> None:
     heard = []
 
     def work() -> None:
-        with noted_signals() as signals, signals.at_once():
+        with noted_signals() as signals, signals.raising_stop():
             heard.append(signals.stop)
 
     with noted_signals():

@@ -25,7 +25,7 @@ from fewstep.commands.options import (
     named_sources,
     optional_guidance_of,
     parse_source,
-    settle_dtype,
+    resolve_dtype,
 )
 from fewstep.commands.progress import Screen
 from fewstep.commands.tuning_options import (
@@ -236,7 +236,7 @@ def time_models(
     out = out or (last_run(opened) or Path("runs")) / "benchmark.json"
     check_replaceable(out)
     check_tuning(plan.tuning, find_device(device), plan.batch)
-    plan = replace(plan, dtype=settle_dtype(screen, cast("DType", plan.dtype), device))
+    plan = replace(plan, dtype=resolve_dtype(screen, cast("DType", plan.dtype), device))
     precision, tuning, failed = getattr(torch, plan.dtype), plan.tuning, dict[str, str]()
     screen.say(f"loading the models ({plan.dtype}{', compiled in the first pass of each' if tuning.compiles else ''})")
     if random_weights is None:

@@ -79,8 +79,8 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
     plan = plan.model_copy(update={"precision": choice.precision})
     size = _checked_size(plan)
     with screen:
-        rows, failed, players = _measure(plan, chosen, size, timing, out, screen)
-    _show(rows, failed, players, out, screen)
+        rows, failed, trainees = _measure(plan, chosen, size, timing, out, screen)
+    _show(rows, failed, trainees, out, screen)
 
 
 def _check_out(out: Path) -> None:
@@ -151,8 +151,8 @@ def _measure(
     teacher.free_text()  # a run has neither in memory
     teacher.free_vae()
     command = screen.command
-    players = _players(plan, chosen, teacher)
-    table = ResultsFile(out, command, _shared(plan, teacher, size), columns(players), fresh=True)
+    trainees = _trainees(plan, chosen, teacher)
+    table = ResultsFile(out, command, _shared(plan, teacher, size), columns(trainees), fresh=True)
     failed = dict[str, str]()
     with screen.bar("benchmark", "round") as bar:
         bar.begin("benchmark", len(chosen) * (timing.warmup + timing.repetitions))
@@ -168,10 +168,10 @@ def _measure(
                 torch.cuda.empty_cache()
     if not table.rows:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in failed.items()))
-    return table.rows, failed, players
+    return table.rows, failed, trainees
 
 
-def _players(plan: Recipe, chosen: Sequence[int], teacher: Teacher) -> list[str]:
+def _trainees(plan: Recipe, chosen: Sequence[int], teacher: Teacher) -> list[str]:
     """What is trained in the stages besides the student."""
     held = (plan.stages[index].objective.holds(teacher.denoiser, teacher.kinds) for index in chosen)
     return list(dict.fromkeys(name for trained in held for name, own in trained.items() if own.trained))
@@ -206,21 +206,21 @@ def _row(
     return measured.row(plan.gradient_checkpointing) | train
 
 
-def columns(players: Sequence[str]) -> dict[str, str]:
+def columns(trainees: Sequence[str]) -> dict[str, str]:
     """Of the table, by their headings: seconds unless another unit is named; all but those of turns are of a step.
 
-    players: what is trained in some stage, the student apart.
+    trainees: what is trained in some stage, the student apart.
     """
     return {
         "stage": "stage",
         "batch": "batch",
         "seconds": "step",
         "lesson_seconds": "lesson",
-        **{f"{player}_turn_seconds": f"{player} steps" for player in players},
+        **{f"{trainee}_turn_seconds": f"{trainee} steps" for trainee in trainees},
         "student_turn_seconds": "student step",
         "supervisor_seconds": "supervisor",
         "student_seconds": "student",
-        **{f"{player}_seconds": player for player in players},
+        **{f"{trainee}_seconds": trainee for trainee in trainees},
         "optimizer_seconds": "optimizer",
         "other_seconds": "other",
         "bare_seconds": "bare sum",
@@ -231,15 +231,15 @@ def columns(players: Sequence[str]) -> dict[str, str]:
     }
 
 
-def on_screen(players: Sequence[str]) -> dict[str, Sequence[str]]:
+def on_screen(trainees: Sequence[str]) -> dict[str, Sequence[str]]:
     """Two tables for a terminal of eighty letters: title -> columns."""
     return {
         "seconds of a training step, by part": (
             "stage", "batch", "seconds", "supervisor_seconds", "student_seconds",
-            *(f"{player}_seconds" for player in players), "optimizer_seconds", "other_seconds",
+            *(f"{trainee}_seconds" for trainee in trainees), "optimizer_seconds", "other_seconds",
         ),
         "by turn, and compared with the bare sum of its forwards and backwards": (
-            "stage", "lesson_seconds", *(f"{player}_turn_seconds" for player in players), "student_turn_seconds",
+            "stage", "lesson_seconds", *(f"{trainee}_turn_seconds" for trainee in trainees), "student_turn_seconds",
             "bare_seconds", "ratio ratio_low ratio_high", "peak_gib",
         ),
     }  # fmt: skip
@@ -279,15 +279,15 @@ def training_notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str])
 
 
 def _show(
-    rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str], players: Sequence[str], out: Path, screen: Screen
+    rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str], trainees: Sequence[str], out: Path, screen: Screen
 ) -> None:
     from rich.box import SIMPLE
 
     from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.results import filled_columns, results_table
 
-    headings = columns(players)
-    for title, keys in on_screen(players).items():
+    headings = columns(trainees)
+    for title, keys in on_screen(trainees).items():
         table = results_table(rows, filled_columns(rows, {key: headings[key] for key in keys}), title)
         table.box, table.padding = SIMPLE, 0
         print_table(table)

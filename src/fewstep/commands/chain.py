@@ -74,7 +74,7 @@ def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
     from fewstep.commands.chain_given import grey_table, made_table
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_cost import show_cost
-    from fewstep.commands.run_precision import settle_precision
+    from fewstep.commands.run_precision import resolve_precision
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.taken_folders import check_free
     from fewstep.student.chain import check_chain_sizes
@@ -87,14 +87,14 @@ def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
             if before is not None:
                 check_chain_sizes("it", size, *before, member.given)
             if plan is not None:
-                settled, line = settle_precision(plan)
+                resolved, line = resolve_precision(plan)
                 made = made_table(chain, index)
                 with TemporaryDirectory() if index and made is None else nullcontext() as folder:
-                    prompts = made if folder is None else grey_table(Path(folder), member.given, settled, size)
-                    outline = check_run(_on(settled, prompts), RunFolder(plan.out))
+                    prompts = made if folder is None else grey_table(Path(folder), member.given, resolved, size)
+                    outline = check_run(_on(resolved, prompts), RunFolder(plan.out))
                 if dry_run is not None:
                     screen.say(f"member {member.name}{f'; {line}' if line else ''}")
-                    show_cost(settled, outline, screen, dry_run)
+                    show_cost(resolved, outline, screen, dry_run)
         except ValueError as error:
             raise ValueError(f"member {member.name}: {error}") from error
         before = (member.name, size)

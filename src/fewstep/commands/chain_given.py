@@ -61,12 +61,12 @@ def _open(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere: str
     """The members before this one as one sampler, which claims the folder of what it makes."""
     import torch
 
-    from fewstep.commands.run_precision import settle_precision
+    from fewstep.commands.run_precision import resolve_precision
     from fewstep.eval.models import Model, claim, open_model
     from fewstep.student.chain import members_of
     from fewstep.student.sampler import SamplingOptions
 
-    precision = settle_precision(plan)[0].precision
+    precision = resolve_precision(plan)[0].precision
     screen.say(f"loading what comes before {chain.members[index].name} ({precision})")
     steps = [member.steps for member in chain.members[:index]]
     model = Model.of_chain("before", str(chain.out), members_of(str(chain.out))[:index], steps, [None] * index)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from fewstep.commands.options import DType, load_named_teacher, settle_dtype
+from fewstep.commands.options import DType, load_named_teacher, resolve_dtype
 
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
@@ -44,12 +44,12 @@ class Run:
 
         Before anything else: what lies in it is never a source.
         """
-        from fewstep.distill.run_folder import run_around
+        from fewstep.distill.run_folder import enclosing_run
         from fewstep.distill.taken_folders import check_not_taken
         from fewstep.teacher.dataset.writing import check_dataset_folder
         from fewstep.teacher.files.atomic import check_writable
 
-        if (run := run_around(self.out)) is not None:
+        if (run := enclosing_run(self.out)) is not None:
             raise ValueError(f"{self.out} lies in a run directory, {run}: choose another --out, outside of it")
         check_writable(self.out)
         check_dataset_folder(self.out)
@@ -59,11 +59,11 @@ class Run:
         """The teacher, in the precision that the dataset was begun in, if it was."""
         from fewstep.teacher.dataset.manifest import MANIFEST_FILE, read_manifest
 
-        def settle() -> DType:
+        def resolve() -> DType:
             begun = read_manifest(self.out).precision if (self.out / MANIFEST_FILE).exists() else None
-            return settle_dtype(self.screen, self.dtype, self.device, begun)
+            return resolve_dtype(self.screen, self.dtype, self.device, begun)
 
-        dtype = self.ranks.from_first(settle)
+        dtype = self.ranks.from_first(resolve)
         self.screen.say(f"loading the teacher {self.teacher} ({dtype})")
         return load_named_teacher(self.teacher, dtype, self.device, self.shift)
 

@@ -26,7 +26,7 @@ def run_decoder(
     """Follows it, or only checks it; see `fewstep run`. The run directory."""
     import typer
 
-    from fewstep.commands.run_precision import settle_precision
+    from fewstep.commands.run_precision import resolve_precision
     from fewstep.distill.decoder.recipe import read_decoder_recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.ranks import num_launched
@@ -39,7 +39,7 @@ def run_decoder(
         raise ValueError(
             "the dry run of a decoder counts neither memory nor hours: leave --device-memory and --tflops out"
         )
-    plan, line = settle_precision(read_decoder_recipe(recipe, settings))
+    plan, line = resolve_precision(read_decoder_recipe(recipe, settings))
     folder = RunFolder(plan.out)
     if line is not None:
         screen.say(line)
@@ -55,7 +55,7 @@ def run_decoder(
 
 def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     """Raises ValueError, before a weight is loaded, for all that stands in the way of the run."""
-    from fewstep.distill.data_checks import check_foreseen, check_source
+    from fewstep.distill.data_checks import check_clip_counts, check_source
     from fewstep.distill.decoder.features import check_features
     from fewstep.distill.size_checks import check_possible, planned_sizes
     from fewstep.distill.taken_folders import check_not_taken
@@ -86,7 +86,7 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
             "clips of several sizes make no batch: set decoder.window to a size that fits into all of them"
         )
     check_features(plan.decoder.features, sizes if window is None else [window.plain])
-    check_foreseen(plan, folder, outline.teacher)
+    check_clip_counts(plan, folder, outline.teacher)
 
 
 def _say_plan(plan: DecoderRecipe, screen: RunScreen) -> None:

@@ -42,7 +42,7 @@ def demo(
     from fewstep.commands.run_stages import follow_stages
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.taken_folders import check_not_taken
-    from fewstep.eval.evaluation_file import begun_evaluation_dtype, check_begun
+    from fewstep.eval.evaluation_file import check_begun, recorded_evaluation_dtype
     from fewstep.eval.latency.benchmark import BenchmarkPlan
     from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.files.atomic import check_writable
@@ -56,8 +56,8 @@ def demo(
         check_begun(out / "evaluation", {"num": clips, "seed": seed})
         recipe = _recipe(plan, out, seed, precision)
         follow_stages(recipe, screen=screen, option="--out DIR")
-    computed = cast("DType", RunFolder(out).begun_precision() or "auto")
-    dtype = cast("DType", begun_evaluation_dtype(out / "evaluation") or computed)
+    computed = cast("DType", RunFolder(out).recorded_precision() or "auto")
+    dtype = cast("DType", recorded_evaluation_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
     regression = [f"regression-4={RunFolder(out).stage(name)}" for name in _regression(recipe)]
     evaluation = out / "evaluation"
@@ -100,10 +100,10 @@ def _chosen(screen: RunScreen, out: Path, minutes: float, num: int | None) -> tu
     """What fits into the minutes by a probe of this machine, kept in `out`, and the precision of the probe."""
     from fewstep.commands import demo_speed
     from fewstep.commands.demo_plan import choose_plan, plan_sentences
-    from fewstep.commands.run_precision import settle_precision
+    from fewstep.commands.run_precision import resolve_precision
     from fewstep.distill.recipe import read_recipe
 
-    recipe, line = settle_precision(read_recipe("shapes-demo", [f"out={json.dumps(str(out))}"]))
+    recipe, line = resolve_precision(read_recipe("shapes-demo", [f"out={json.dumps(str(out))}"]))
     if line is not None:
         screen.say(line)
     screen.say("timing a few steps on this machine")

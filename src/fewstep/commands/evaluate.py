@@ -25,8 +25,8 @@ from fewstep.commands.options import (
     optional_guidance_of,
     parse_chain_source,
     parse_source,
+    resolve_dtype,
     say_text_losses,
-    settle_dtype,
 )
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_CLIPS, MOST_ITEMS
@@ -145,7 +145,7 @@ def evaluate_models(
     screen.say(f"evaluating {', '.join(models)}")
     from fewstep.distill.taken_folders import check_free
     from fewstep.eval.choose_metrics import Setting, check_metric_names
-    from fewstep.eval.evaluation_file import begun_evaluation_dtype
+    from fewstep.eval.evaluation_file import recorded_evaluation_dtype
     from fewstep.eval.outlines import check_evaluation_folder, outline_models
     from fewstep.eval.reference import reference_videos
     from fewstep.teacher.dataset.caption_files import read_prompts
@@ -167,7 +167,7 @@ def evaluate_models(
     with launched_ranks(device) as ranks:
         if ranks.first:
             check_unlocked(folder)
-        dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, begun_evaluation_dtype(folder)))
+        dtype = ranks.from_first(lambda: resolve_dtype(screen, dtype, device, recorded_evaluation_dtype(folder)))
         outlined = outline_models(chosen_models, options)
         first = outlined[0].sampler
         shown = _prompts(given, num, first, seed)

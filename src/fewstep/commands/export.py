@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
     from fewstep.student.loading import Student
 
-_SAID = " ".join(f"{name}: {describe_format(name)}." for name in PROGRAMS)
+_FORMATS_HELP = " ".join(f"{name}: {describe_format(name)}." for name in PROGRAMS)
 if TYPE_CHECKING:
     To = str
 else:
@@ -30,7 +30,9 @@ def export_command(
     ],
     to: Annotated[
         To,
-        typer.Option(help=f"The format; `all` writes every format that fits, each into a folder of its own. {_SAID}"),
+        typer.Option(
+            help=f"The format; `all` writes every format that fits, each into a folder of its own. {_FORMATS_HELP}"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it appears once it is complete.")],
     step_count: Annotated[

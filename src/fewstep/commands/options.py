@@ -75,7 +75,7 @@ LEVELS = "5@0.3-0.93 guides at these noise levels only, 4@0.875-1,3@0-0.875 give
 MAX_SEED = 2**63 - 1  # a signed 64-bit number, as Parquet stores it
 
 
-def settle_dtype(screen: Screen, dtype: DType, device: str | None, begun: str | None = None) -> DType:
+def resolve_dtype(screen: Screen, dtype: DType, device: str | None, begun: str | None = None) -> DType:
     """The precision that `--dtype` means on this device; a line says what `auto` chose.
 
     `begun` is the precision of what is resumed, which `auto` keeps. Raises ValueError when there is no such device.

@@ -121,18 +121,18 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     """The resolved recipe and what it costs, once nothing stands in its way."""
     from fewstep.commands.run_checks import check_run
     from fewstep.commands.run_cost import show_cost
-    from fewstep.commands.run_precision import settle_precision
-    from fewstep.distill.data_checks import check_foreseen
+    from fewstep.commands.run_precision import resolve_precision
+    from fewstep.distill.data_checks import check_clip_counts
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.size_checks import planned_clips
 
-    plan, line = settle_precision(plan)
+    plan, line = resolve_precision(plan)
     if line is not None:
         screen.say(line)
     folder = RunFolder(plan.out)
     for stage in plan.stages:
         stage.share(plan.parallel.groups(machine.processes))
     outline = check_run(plan, folder, again, machine.processes)
-    if skipped := check_foreseen(plan, folder, outline.teacher):
+    if skipped := check_clip_counts(plan, folder, outline.teacher):
         screen.warn(skipped)
     show_cost(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _R = TypeVar("_R", bound="DataRecipe")
 
 
-def settle_precision(plan: _R) -> tuple[_R, str | None]:
+def resolve_precision(plan: _R) -> tuple[_R, str | None]:
     """The recipe with float32 or bfloat16 in place of auto, and a line for the user where there is something to say.
 
     A run that is resumed keeps the precision that its recipe.yaml holds. Raises ValueError when there is no such
@@ -21,19 +21,19 @@ def settle_precision(plan: _R) -> tuple[_R, str | None]:
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.precision import choose_precision
 
-    choice = choose_precision(plan.precision, find_device(plan.device), RunFolder(plan.out).begun_precision())
+    choice = choose_precision(plan.precision, find_device(plan.device), RunFolder(plan.out).recorded_precision())
     return plan.model_copy(update={"precision": choice.precision}), choice.line
 
 
-def settle_for_all(plan: _R, ranks: Ranks) -> tuple[_R, str | None]:
-    """`settle_precision` by the first process, for every process: their devices may differ, their precision may not.
+def resolve_for_all(plan: _R, ranks: Ranks) -> tuple[_R, str | None]:
+    """`resolve_precision` by the first process, for every process: their devices may differ, their precision may not.
 
-    Only the first one has the line. Raises as `settle_precision` and `Ranks.check`.
+    Only the first one has the line. Raises as `resolve_precision` and `Ranks.check`.
     """
 
-    def settled() -> list[str | None]:
-        settled_plan, line = settle_precision(plan)
-        return [settled_plan.precision, line]
+    def resolved() -> list[str | None]:
+        resolved_plan, line = resolve_precision(plan)
+        return [resolved_plan.precision, line]
 
-    precision, line = ranks.from_first(settled)
+    precision, line = ranks.from_first(resolved)
     return plan.model_copy(update={"precision": precision}), line if ranks.first else None

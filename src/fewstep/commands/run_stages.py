@@ -35,7 +35,7 @@ def follow_stages(
     from accelerate import Accelerator
 
     from fewstep.commands.run_checks import check_run
-    from fewstep.commands.run_precision import settle_for_all
+    from fewstep.commands.run_precision import resolve_for_all
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.processes import check_same
     from fewstep.distill.run_folder import OPTION, RunFolder
@@ -48,7 +48,7 @@ def follow_stages(
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     warnings.filterwarnings("ignore", ".*all_gather_tensor. is deprecated", FutureWarning)  # which diffusers calls
     with current_ranks() as ranks:
-        plan, precision_line = settle_for_all(plan, ranks)
+        plan, precision_line = resolve_for_all(plan, ranks)
         if precision_line is not None:
             screen.say(precision_line)
         accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.precision == "bfloat16" else "no")
@@ -69,11 +69,11 @@ def _follow(
     """The run itself, once nothing stands in its way."""
     import torch
 
-    from fewstep.commands.run_watch import gauges, samples
+    from fewstep.commands.run_watch import gate_metrics, samples
     from fewstep.distill.data import read_clips_of_bases
     from fewstep.distill.data_report import check_usable
     from fewstep.distill.estimate import relay_work
-    from fewstep.distill.processes import expect_answers
+    from fewstep.distill.processes import set_process_timeout
     from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.tracker import NoTracker
@@ -102,7 +102,7 @@ def _follow(
         sizes = clip_sizes(plan, teacher)
         for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
             make_run_data(plan, base, name, sizes, folder.of_base(number), screen, ranks)
-    expect_answers()
+    set_process_timeout()
     for made in (data, *others):
         if line := check_usable(plan.data, made):
             screen.warn(line)
@@ -113,7 +113,7 @@ def _follow(
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     # what only sampling needs goes before training, which needs the memory
-    seen, measured = samples(teacher, plan, clips.size), gauges(teacher, plan, ranks)
+    seen, measured = samples(teacher, plan, clips.size), gate_metrics(teacher, plan, ranks)
     for base in bases:
         base.free_text()
         base.free_vae()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.distill.recipe import Recipe
-    from fewstep.distill.stages import Gauge, WriteSamples
+    from fewstep.distill.stages import GateMetric, WriteSamples
     from fewstep.student.contract import SamplingContract
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.ranks import Ranks
@@ -49,7 +49,7 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     return write
 
 
-def gauges(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gauge]:
+def gate_metrics(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, GateMetric]:
     """The metrics that the recipe's gates name and that need more than the stage itself; all `ranks` share their clips.
 
     Raises ValueError for prompt accuracy of a teacher outside the shapes world, which the judge knows nothing of.

@@ -24,8 +24,8 @@ from fewstep.commands.options import (
     WidthOption,
     optional_control_scale,
     optional_guidance_of,
+    resolve_dtype,
     say_text_losses,
-    settle_dtype,
 )
 from fewstep.commands.progress import Screen
 from fewstep.commands.tuning_options import (
@@ -158,7 +158,7 @@ def sample(
     options = SamplingOptions(steps, weight, shift, negative_prompt, *size, force, names, embedded_guidance, scale)
     if not typed:
         _check_unprompted(source, options, teacher)
-    sampler = _open(source, options, teacher, settle_dtype(screen, dtype, device), device, decoder, tuning)
+    sampler = _open(source, options, teacher, resolve_dtype(screen, dtype, device), device, decoder, tuning)
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:

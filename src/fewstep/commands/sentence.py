@@ -17,9 +17,9 @@ def error_text(error: BaseException) -> str:
     """The message of an error, for users."""
     from pydantic import ValidationError
 
-    from fewstep.teacher.files.atomic import no_room_sentence
+    from fewstep.teacher.files.atomic import disk_full_sentence
 
-    if (full := no_room_sentence(error)) is not None:
+    if (full := disk_full_sentence(error)) is not None:
         return full
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

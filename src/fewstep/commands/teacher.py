@@ -50,7 +50,7 @@ def train_teacher(
     screen.say(f"reading the recipe {recipe}")
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.shapes.conditioned import ConditionedRecipe
-    from fewstep.teacher.shapes.recipe import TRAINED_PARTS, keep_recipe, read_any_recipe, settle_training_precision
+    from fewstep.teacher.shapes.recipe import TRAINED_PARTS, keep_recipe, read_any_recipe, resolve_training_precision
 
     plan = read_any_recipe(recipe)
     parts = () if isinstance(plan, ConditionedRecipe) else TRAINED_PARTS
@@ -59,16 +59,16 @@ def train_teacher(
         allowed = f"use {', '.join(parts)}" if parts else "this recipe has one part"
         raise ValueError(f"--only {', '.join(sorted(unknown))} is not a part of a teacher: {allowed}")
     chosen = find_device(device)
-    settled, precision_line = settle_training_precision(plan, chosen)
-    keep_recipe(settled)
-    screen.log_to(settled.out)
+    resolved, precision_line = resolve_training_precision(plan, chosen)
+    keep_recipe(resolved)
+    screen.log_to(resolved.out)
     with screen:
         if precision_line is not None:
             screen.say(precision_line)
-        if isinstance(settled, ConditionedRecipe):
-            made: Path | None = _train_conditioned(settled, embed, chosen, screen)
+        if isinstance(resolved, ConditionedRecipe):
+            made: Path | None = _train_conditioned(resolved, embed, chosen, screen)
         else:
-            made = _train_parts(settled, only, embed, chosen, screen)
+            made = _train_parts(resolved, only, embed, chosen, screen)
     if made is not None:
         screen.result(f"the teacher is in {made}; commands take this folder as TEACHER")
 
@@ -77,7 +77,7 @@ def _train_parts(
     plan: TeacherRecipe, only: list[str] | None, embed: bool, device: torch.device, screen: Screen
 ) -> Path | None:
     """Judge, autoencoder and denoiser; the pipeline's folder, unless `only` asks for some of them."""
-    from fewstep.teacher.interrupts import finishing_first
+    from fewstep.teacher.interrupts import deferring_stop
     from fewstep.teacher.shapes.assemble import assemble, embed_judge
     from fewstep.teacher.shapes.recipe import TRAINED_PARTS, run_part
     from fewstep.teacher.source import PIPELINE
@@ -88,7 +88,7 @@ def _train_parts(
     if only:
         return None
     screen.say("putting the parts together")
-    with finishing_first():  # no stop leaves half a pipeline
+    with deferring_stop():  # no stop leaves half a pipeline
         folder = assemble(plan.out, PIPELINE if embed else plan.out / "pipeline")
         if embed:
             embed_judge(plan.out)

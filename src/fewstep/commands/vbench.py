@@ -15,8 +15,8 @@ from fewstep.commands.options import (
     PipelineStepsOption,
     ShiftOption,
     optional_guidance_of,
+    resolve_dtype,
     say_text_losses,
-    settle_dtype,
 )
 from fewstep.commands.progress import Screen
 from fewstep.teacher.limits import MOST_CLIPS
@@ -78,7 +78,7 @@ def make_videos(
     with launched_ranks(device) as ranks:
         if ranks.first:
             check_unlocked(out)
-        dtype = ranks.from_first(lambda: settle_dtype(screen, dtype, device, claimed_dtype([*claims.values()])))
+        dtype = ranks.from_first(lambda: resolve_dtype(screen, dtype, device, claimed_dtype([*claims.values()])))
         options, teacher = with_student_defaults(chosen, ways), None
         for outlined in outline_models(chosen, options, same_size=False):
             if outlined.whole and ranks.first:

@@ -1,4 +1,4 @@
-"""An objective that fewstep does not ship: distribution matching (arXiv 2311.18828) at its barest: two players.
+"""An objective that fewstep does not ship: distribution matching (arXiv 2311.18828) at its barest: two trainees.
 
 A network learns to denoise the student's clips. Where it and the supervisor disagree about one of them, noised, the
 student moves to where the supervisor would have it. No other file knows of it but the test that registers it.
@@ -108,7 +108,7 @@ class MatchingObjective:
     def __init__(self, settings: Matching, supervision: Supervision, fake: nn.Module) -> None:
         self.settings, self.supervision, self.fake = settings, supervision, fake
 
-    def players(self) -> dict[str, Trainee]:
+    def trainees(self) -> dict[str, Trainee]:
         """The second network."""
         return {FAKE: Trainee(self.fake, self.settings.lr, self.settings.default_betas)}
 

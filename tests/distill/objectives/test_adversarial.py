@@ -47,8 +47,8 @@ def test_the_warm_up_comes_within_the_students_first_step() -> None:
     objective: Objective[Any] = ruled(Supervision(4, 2), warmup=3, discriminator_steps=2)[0]
     assert list(objective.rounds(0)) == [(DISCRIMINATOR,)] * 3 + [(DISCRIMINATOR, DISCRIMINATOR, STUDENT)]
     assert list(objective.rounds(1)) == [(DISCRIMINATOR, DISCRIMINATOR, STUDENT)]
-    (player,) = objective.players().values()
-    assert (player.lr, player.betas) == (2e-4, (0.0, 0.99))
+    (trainee,) = objective.trainees().values()
+    assert (trainee.lr, trainee.betas) == (2e-4, (0.0, 0.99))
 
 
 @pytest.mark.parametrize("conditional", [True, False])

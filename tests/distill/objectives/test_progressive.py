@@ -18,7 +18,7 @@ from tests.distill.objectives.conftest import take
 
 def test_only_the_student_moves(roles: NetworkRoles, make_batch: Callable[..., Batch]) -> None:
     objective: Objective[Any] = ProgressiveObjective(Progressive(), Supervision(4, 2, guidance=3.0))
-    assert objective.players() == {}
+    assert objective.trainees() == {}
     assert tuple(objective.rounds(0)) == tuple(objective.rounds(7)) == ((STUDENT,),)
     take(objective, STUDENT, make_batch(0), roles, 0)["loss"].backward()
     assert any(p.grad is not None and p.grad.any() for p in roles.student.parameters())

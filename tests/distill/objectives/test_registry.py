@@ -150,7 +150,11 @@ def test_every_kind_makes_the_calls_and_trains_the_parameters_that_it_says(tiny_
             trainer.one_step()
     assert clips_of(calls.counts, gradient_checkpointing=False) == steady_calls(stage, tiny_teacher.schedule)
     held = stage.objective.holds(outline_teacher(tiny_teacher.folder).teacher.network_at(1.0))
-    trained = {name: sum(p.numel() for p in one.parameters) for name, one in trainer.players.items() if name != STUDENT}
+    trained = {
+        name: sum(p.numel() for p in one.parameters)
+        for name, one in trainer.optimizer_groups.items()
+        if name != STUDENT
+    }
     assert {name: one.trained for name, one in held.items() if one.trained} == trained
 
 
@@ -211,7 +215,7 @@ def test_it_runs_and_its_run_is_read(path: Path, tmp_path: Path, tiny_teacher: T
 
 def test_adam_gets_its_betas(tiny_teacher: Teacher) -> None:
     trainer = untrained(tiny_teacher, one_stage(MATCHING))
-    (group,) = trainer.players["student"].optimizer.param_groups
+    (group,) = trainer.optimizer_groups["student"].optimizer.param_groups
     assert group["betas"] == (0.5, 0.9)
     before = [parameter.detach().clone() for parameter in trainer.roles.parameters.values()]
     trainer.one_step()

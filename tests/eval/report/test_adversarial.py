@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.eval.report.adversarial import CAUTION, POINTS, adversarial_stage, fresh_heads, thinned
+from fewstep.eval.report.adversarial import CAUTION, POINTS, adversarial_stage, downsampled, fresh_heads
 from fewstep.eval.report.inputs import Judging, RunRecord, StageRecord
 from fewstep.eval.report.page import ReportInputs, render_page
 from tests.eval.report.test_page import data_of
@@ -65,7 +65,7 @@ def test_a_run_before_there_were_transitions_has_one_line(stage: StageRecord) ->
 def test_a_line_has_few_points_and_ends_with_the_curve(count: int) -> None:
     curve = [{"step": step, "figure": float(step)} for step in range(count)]
     curve += [{"step": count, "other": 1.0}, {"step": count, "figure": float("nan")}]
-    points = thinned(curve, "figure", POINTS)
+    points = downsampled(curve, "figure", POINTS)
     assert len(points) <= POINTS and (points[-1] == (count - 1, count - 1.0) if count else points == [])
     assert len(points) > POINTS / 2 or len(points) == count
 

@@ -24,7 +24,7 @@ def data_of(page: str) -> dict[str, Any]:
 def test_whatever_comes_from_files_is_escaped(material: ReportInputs) -> None:
     page = render_page(material, count=6)
     assert page.count("</script>") == 2 and "<img" not in page
-    assert "</script><script>window.broken" in str(data_of(page)["reels"][0]["prompts"])
+    assert "</script><script>window.broken" in str(data_of(page)["clip_sets"][0]["prompts"])
 
 
 def test_without_an_evaluation_it_says_how_to_get_one(run_record: RunRecord) -> None:
@@ -65,9 +65,9 @@ def test_without_a_benchmark_it_names_every_model(material: ReportInputs) -> Non
 
 
 def test_clips_are_as_many_as_there_is_room_for(material: ReportInputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(data_of(render_page(material, count=2))["reels"][0]["prompts"]) == 2
+    assert len(data_of(render_page(material, count=2))["clip_sets"][0]["prompts"]) == 2
     monkeypatch.setattr(clips, "MAX_BYTES", 1)
-    assert len(data_of(render_page(material, count=3))["reels"][0]["prompts"]) == 1
+    assert len(data_of(render_page(material, count=3))["clip_sets"][0]["prompts"]) == 1
 
 
 def test_a_clip_that_is_not_there_leaves_a_gap(material: ReportInputs, evaluation_folder: Path, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_a_clip_that_is_not_there_leaves_a_gap(material: ReportInputs, evaluatio
     (tmp_path / "evaluation" / "results.json").write_bytes((evaluation_folder / "results.json").read_bytes())
     folder = tmp_path / "evaluation"
     page = render_page(ReportInputs([], [Comparison(folder, read_evaluation(folder))], []), count=6)
-    (reel,) = data_of(page)["reels"]
-    assert len(reel["prompts"]) == len(reel["models"]) == 1
+    (clip_set,) = data_of(page)["clip_sets"]
+    assert len(clip_set["prompts"]) == len(clip_set["models"]) == 1
     (kept / "00001.mp4").write_bytes(b"not a clip")
     with pytest.raises(ValueError, match="cannot be read as a clip"):
         render_page(ReportInputs([], [Comparison(folder, read_evaluation(folder))], []), count=6)

@@ -10,7 +10,7 @@ import pytest
 from diffusers import StableVideoDiffusionPipeline, WanTransformer3DModel
 from torch import nn
 
-from fewstep.student.export.abilities import comfyui_loader, lora_loader, no_obstacle, single_file_loader
+from fewstep.student.export.abilities import any_teacher, comfyui_loader, lora_loader, single_file_loader
 from fewstep.student.export.base import MODULES, formats_of
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
@@ -40,7 +40,7 @@ def test_a_pipeline_without_a_lora_loader_says_so(teacher: Teacher) -> None:
     sentence = "diffusers' StableVideoDiffusionPipeline has no load_lora_weights, and its Linear no load_lora_adapter"
     assert lora_loader(bare) == sentence
     assert lora_loader(SimpleNamespace(pipeline=pipeline, denoiser=teacher.denoiser)) == ""  # type: ignore[arg-type]
-    assert no_obstacle(bare) == lora_loader(teacher) == ""
+    assert any_teacher(bare) == lora_loader(teacher) == ""
 
 
 def test_a_class_of_its_own_loads_as_what_it_is_made_of(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,9 @@ def test_the_first_frame_stays_until_the_pipeline_settles_it(tiny_kandinsky_imag
     changed = z.clone()
     changed[:, :, 0] += 1  # noise in place of the frame is not seen
     assert torch.equal(teacher.denoise(changed, 0.8, conditions), teacher.denoise(z, 0.8, conditions))
-    settled = teacher.given_out(actual)
-    assert torch.equal(settled[:, :, 4:], actual[:, :, 4:]) and not torch.equal(settled[:, :, :4], actual[:, :, :4])
-    plain = teacher.pipeline.vae.decode(settled / teacher.pipeline.vae.config.scaling_factor).sample
+    resolved = teacher.given_out(actual)
+    assert torch.equal(resolved[:, :, 4:], actual[:, :, 4:]) and not torch.equal(resolved[:, :, :4], actual[:, :, :4])
+    plain = teacher.pipeline.vae.decode(resolved / teacher.pipeline.vae.config.scaling_factor).sample
     torch.testing.assert_close(teacher.decode(actual), plain)
 
 

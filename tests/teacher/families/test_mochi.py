@@ -95,7 +95,7 @@ def test_time_runs_the_other_way_where_the_scheduler_says_so(tmp_path: Path, pub
 def test_times_are_rounded_as_the_pipeline_rounds_them(published: Teacher, steps: int, facts: list[float]) -> None:
     """In bfloat16, in which 275 is as near to 274 as to 276: the scheduler's float32 is a little less."""
     teacher: Any = published
-    own = teacher._told(teacher.schedule.grid(steps)[:-1])
+    own = teacher._network_time(teacher.schedule.grid(steps)[:-1])
     scheduler = teacher.stock_scheduler(contract_of(teacher, steps)).make(teacher.pipeline)
     assert teacher.stock_timesteps(scheduler, contract_of(teacher, steps)).float().tolist() == own.tolist()
     assert own.to(torch.bfloat16).tolist() == facts

@@ -16,9 +16,9 @@ from fewstep.teacher.files.atomic import (
     check_unlocked,
     check_writable,
     check_writable_file,
-    naming_full_disk,
-    no_room,
-    no_room_sentence,
+    disk_full_as_oserror,
+    disk_full_errno,
+    disk_full_sentence,
     only_writer,
     whole_file,
 )
@@ -98,16 +98,16 @@ def torch_error() -> RuntimeError:
 )
 def test_want_of_room_is_known_in_every_guise(error: Exception, reason: int | None, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    assert no_room(error) == reason
+    assert disk_full_errno(error) == reason
     with pytest.raises(type(error) if reason is None else OSError) as raised, whole_file(path):
         raise error
     assert not list(tmp_path.iterdir())
     if reason is None:
-        assert raised.value is error and no_room_sentence(error) is None
+        assert raised.value is error and disk_full_sentence(error) is None
     else:
         assert isinstance(raised.value, OSError)
         assert (raised.value.errno, raised.value.filename) == (reason, str(path))
-        assert str(no_room_sentence(raised.value)).startswith(f"{path} could not be written: ")
+        assert str(disk_full_sentence(raised.value)).startswith(f"{path} could not be written: ")
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,18 @@ def test_want_of_room_is_known_in_every_guise(error: Exception, reason: int | No
     ],
 )
 def test_a_full_disk_is_told_with_what_to_do(reason: int, sentence: str) -> None:
-    assert no_room_sentence(OSError(reason, os.strerror(reason))) == sentence
+    assert disk_full_sentence(OSError(reason, os.strerror(reason))) == sentence
 
 
 def test_the_outermost_name_is_told(tmp_path: Path) -> None:
     """A stage's folder rather than a file in what becomes it."""
     with (
         pytest.raises(OSError) as raised,
-        naming_full_disk(tmp_path / "4-step"),
+        disk_full_as_oserror(tmp_path / "4-step"),
         whole_file(tmp_path / ".4-step.part" / "contract.json"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert str(no_room_sentence(raised.value)).startswith(f"{tmp_path / '4-step'} could not be written")
+    assert str(disk_full_sentence(raised.value)).startswith(f"{tmp_path / '4-step'} could not be written")
 
 
 def test_a_link_to_nowhere_and_a_folder_in_place_of_a_file_are_named(tmp_path: Path) -> None:

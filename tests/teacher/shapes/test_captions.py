@@ -31,7 +31,7 @@ def test_each_attribute_is_unsaid_in_about_forty_percent() -> None:
 def test_a_caption_that_says_everything_can_be_read_back_whole() -> None:
     rng = np.random.default_rng(0)
     for scene, _ in EXAMPLES[:500]:
-        assert named(write_caption(scene, rng, said_rate=1.0)) == scene.values()
+        assert named(write_caption(scene, rng, mention_rate=1.0)) == scene.values()
 
 
 def test_there_are_at_least_a_hundred_thousand_captions() -> None:

@@ -52,7 +52,7 @@ def test_latents_are_rendered_once_and_follow_from_the_seed(tmp_path: Path) -> N
     assert torch.allclose(
         torch.from_numpy(first.codes[:2]).float(), code.encode(clips("train", 3, range(2))), atol=1e-2
     )
-    latents, captions, labels = first.batch(np.random.default_rng(0), 5, said_rate=1.0)
+    latents, captions, labels = first.batch(np.random.default_rng(0), 5, mention_rate=1.0)
     assert latents.shape == (5, 4, 5, 8, 8) and labels.shape == (5, len(ATTRIBUTES))
     for caption, label in zip(captions, labels, strict=True):
         assert named(caption) == {n: v[label[i]] for i, (n, v) in enumerate(ATTRIBUTES.items())}

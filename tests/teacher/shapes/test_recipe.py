@@ -17,7 +17,7 @@ from fewstep.teacher import precision
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.shapes.judge import load_judge
-from fewstep.teacher.shapes.recipe import read_teacher_recipe, run_part, settle_training_precision
+from fewstep.teacher.shapes.recipe import read_teacher_recipe, resolve_training_precision, run_part
 
 TINY: dict[str, Any] = {
     "judge": {"steps": 2, "batch": 4, "watch_clips": 32, "feature_clips": 32},
@@ -138,7 +138,7 @@ def test_auto_is_settled_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr(precision, "auto_precision", lambda device: precision.AutoPrecision(native, "a test"))
     recipe = read_teacher_recipe(write(tmp_path, denoiser={"precision": "auto"}))
-    settled, line = settle_training_precision(recipe, torch.device("cpu"))
-    assert (settled.denoiser.precision, settled.judge.precision) == (expected, "fp32")
+    resolved, line = resolve_training_precision(recipe, torch.device("cpu"))
+    assert (resolved.denoiser.precision, resolved.judge.precision) == (expected, "fp32")
     assert line == f"precision: {native} (auto: a test)"
-    assert settle_training_precision(settled, torch.device("cpu")) == (settled, None)
+    assert resolve_training_precision(resolved, torch.device("cpu")) == (resolved, None)

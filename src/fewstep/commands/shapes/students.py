@@ -17,7 +17,7 @@ from fewstep.commands.options import (
     DTypeOption,
     guidance_of,
     load_named_teacher,
-    settle_dtype,
+    resolve_dtype,
 )
 from fewstep.commands.progress import Screen
 from fewstep.commands.shapes.entries import parse_stages
@@ -69,10 +69,10 @@ def student_table(
     """
     screen = Screen()
     screen.say(f"measuring the students of {', '.join(map(str, runs))}")
-    from fewstep.eval.shapes.relay import COLUMNS_OF_RUNS, RELAY_COLUMNS, RelayTable, begun_table_dtype
+    from fewstep.eval.shapes.relay import COLUMNS_OF_RUNS, RELAY_COLUMNS, RelayTable, recorded_table_dtype
     from fewstep.eval.shapes.steps import Protocol
 
-    dtype = settle_dtype(screen, dtype, device, None if fresh else begun_table_dtype(out))
+    dtype = resolve_dtype(screen, dtype, device, None if fresh else recorded_table_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--stages", stages] if stages is not None else []
     options += ["--to-teacher" if to_teacher else "--no-to-teacher", "--diversity", diversity]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.teacher.dataset.begun_shard import begun_path
 from fewstep.teacher.dataset.manifest import Manifest, Schedule, Skip, TensorLayout, read_manifest
+from fewstep.teacher.dataset.partial_shard import partial_shard_path
 from fewstep.teacher.dataset.sources import batches
 from fewstep.teacher.dataset.writing import DatasetRow, write_dataset
 from fewstep.teacher.interrupts import Stop
@@ -119,7 +119,7 @@ def test_a_stop_between_two_shards_begins_no_other(tmp_path: Path) -> None:
 
 def test_a_begun_shard_that_is_broken_is_made_again(tmp_path: Path) -> None:
     stopped(tmp_path, Batched(stop_at=8))
-    path = begun_path(tmp_path / "shard-00000.parquet")
+    path = partial_shard_path(tmp_path / "shard-00000.parquet")
     path.write_bytes(path.read_bytes()[:100])
     rest = Batched()
     write_dataset(tmp_path, PLAN, None, rest)
@@ -130,14 +130,14 @@ def test_a_second_stop_keeps_what_was_begun_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pass_time: Callable[[float], None]
 ) -> None:
     stopped(tmp_path, Batched(stop_at=8))
-    kept = begun_path(tmp_path / "shard-00000.parquet").read_bytes()
+    kept = partial_shard_path(tmp_path / "shard-00000.parquet").read_bytes()
 
     def impatient(items: list[Skip | None]) -> dict[str, str]:
         pass_time(3)
         signal.raise_signal(signal.SIGTERM)
         return {}
 
-    monkeypatch.setattr("fewstep.teacher.dataset.writing.begun_metadata", impatient)
+    monkeypatch.setattr("fewstep.teacher.dataset.writing.partial_shard_metadata", impatient)
     stopped(tmp_path, Batched(stop_at=16))
-    assert begun_path(tmp_path / "shard-00000.parquet").read_bytes() == kept
+    assert partial_shard_path(tmp_path / "shard-00000.parquet").read_bytes() == kept
     assert not list(tmp_path.glob("*.part*"))

@@ -20,25 +20,25 @@ _KEY = "fewstep"
 
 
 def keep_begun(part: Path, shard: Path) -> None:
-    """Keeps a Parquet file, written with `begun_metadata`, as what is there of `shard`."""
-    os.replace(part, begun_path(shard))
+    """Keeps a Parquet file, written with `partial_shard_metadata`, as what is there of `shard`."""
+    os.replace(part, partial_shard_path(shard))
 
 
-def begun_path(shard: Path) -> Path:
+def partial_shard_path(shard: Path) -> Path:
     """Where the begin of a shard waits."""
     return shard.with_name(f".{shard.stem}.begun{shard.suffix}")
 
 
-def begun_metadata(items: list[Skip | None]) -> dict[str, str]:
+def partial_shard_metadata(items: list[Skip | None]) -> dict[str, str]:
     """What tells the items of a begun shard apart: those skipped, and None for each that has a row."""
     return {_KEY: json.dumps([None if item is None else item.model_dump(mode="json") for item in items])}
 
 
-class BegunShard:
+class PartialShard:
     """What is there of a shard: all that was made in whole batches of `batch_size` items, as a source makes them."""
 
     def __init__(self, shard: Path, batch_size: int = 1) -> None:
-        self._path = begun_path(shard)
+        self._path = partial_shard_path(shard)
         items = _read_items(self._path)
         self._items = items[: len(items) // batch_size * batch_size]
 

@@ -74,6 +74,7 @@ class Batches:
         )
         self._device, self._key = teacher.device, (seed, stage)
         self._rank, self._world_size = rank, world_size
+        # the order of clip sizes, by clips in a batch; the same in every process, so that a batch has one shape
         self._decks: dict[int, Deck] = {}
         self._sized_by = sized_by or self
 

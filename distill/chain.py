@@ -110,6 +110,7 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
     values = load_yaml(file.read_text("utf-8-sig"))
     names = [str(entry.get("name")) for entry in values["chain"] if isinstance(entry, dict)] if _lists(values) else []
     of_members: dict[Any, list[str]] = {name: [] for name in names}
+    # settings of a member go to its own recipe; the chain itself has only `out` and members' models
     for override in overrides:
         name, _, setting = override.partition(".")
         if name in of_members and setting.startswith("model="):

@@ -58,6 +58,7 @@ def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = Fa
     Raises ValueError for a file that is broken; it holds tensors and numbers only and never runs code.
     """
     path = folder / name
+    # a stop between the two renames of a save leaves only the previous one
     if name == STATE_FILE and not path.exists():
         path = folder / PREVIOUS
     if not path.exists():

@@ -152,6 +152,7 @@ def make_data(
         done += 1
         on_clip(done, planned)
 
+    # one dataset for each size, made in turn; finished shards of an earlier run stay
     for share in shares:
         plan, source, left_out = plan_data(settings, teacher, name, share, out)
         unconditional = unconditional_row(teacher, settings.negative_prompt, share.size)
@@ -238,6 +239,7 @@ def _videos(
     clip = ClipShape(*share.size, fps=teacher.default_fps())
     files = [clips[i] for i in share.items]
     relative = [path.relative_to(settings.folder).as_posix() for path in files]
+    # a file is known by place, size and caption: when one changes, the dataset is another
     plan = plan_dataset(
         "videos",
         teacher,

@@ -141,6 +141,7 @@ def check_clip_counts(recipe: DataRecipe, run: RunFolder, teacher: Teacher) -> s
         return None
     files, captions = captioned_videos(settings, run.data, teacher.reads_text)
     fps = teacher.default_fps()
+    # the shortest clip of any size decides: a file that is too short for all of them is skipped
     least = min((seconds_of(size, fps) for size in recipe.sizes[1:] and recipe.sizes), default=0.0)
     of_clips = frames_of_clips(sources_of(settings.given, teacher))
     given = {n: size for n, size in teacher.given_sizes(clip_sizes(recipe, teacher)[0]).items() if n not in of_clips}

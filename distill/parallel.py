@@ -122,6 +122,7 @@ class Layout:
             if not self.together:
                 return network
             own, skeleton = shared_copy(network), network
+            # sharded by FSDP2: few-bit weights in rows first, then each block, then what is around the blocks
             if self.shards:
                 into_rows(own)
                 skeleton = _without_weights(own)

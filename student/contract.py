@@ -135,6 +135,7 @@ class SamplingContract(BaseModel):
         A teacher from a folder is remembered by its absolute path: the student may be sampled from anywhere.
         """
         schedule = teacher.schedule
+        # the student's nodes are the teacher's own grid of so few steps: what training and inference share
         times = schedule.grid(steps)
         return SamplingContract(
             version=CONTRACT_VERSION,
@@ -223,6 +224,7 @@ class SamplingContract(BaseModel):
             "embedded_guidance": embedded_guidance,
             "control_scale": None if control_scale is None else one_scale(control_scale),
         }
+        # one sentence for the first difference: what was trained, what was asked for, and why it matters
         for name, value in requested.items():
             own = getattr(self, name)
             if value is not None and value != own:

@@ -175,6 +175,7 @@ class Roles:
         self.teacher, self._keeps = teacher, average
         self.backbone = teacher.denoiser
         lora = _Lora(rank, alpha, targets, teacher.kinds)
+        # one entry for a single denoiser, one for each expert; an expert that is not trained stays the teacher's
         self._networks = {
             name: _Network(
                 own,
@@ -186,6 +187,7 @@ class Roles:
             for name, own in parts_of(self.backbone).items()
         }
         self.student = self._joined({name: network.student for name, network in self._networks.items()}, start)
+        # without a student above it the frozen teacher itself supervises, at no further memory
         supervisors = {name: network.supervisor for name, network in self._networks.items()}
         self.supervisor = self.backbone if supervisor is None else self._joined(supervisors, supervisor)
         self._gather: Gather = _as_it_is

@@ -226,12 +226,14 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         if not prompts:
             raise ValueError("there are no prompts: pass at least one, which may be empty")
         self._part(self.encoders[0])
+        # given images and videos: encoded once, shared by both branches of guidance
         shared: Tensors = {}
         seen: Given = {}
         if self.takes or given or given_names(prompts):
             seen, known = self._seen(prompts, size or self.default_size(), given)
             shared = self.encode_given(seen, known, len(prompts))
         positive = self.embed_given(list(map(str, prompts)), seen, negative=False)
+        # the unconditional branch: the negative prompt, with black in place of what an encoder of images would see
         negative = positive
         if negative_prompt is not None:
             black = {name: torch.zeros_like(video[:1]) for name, video in seen.items()}

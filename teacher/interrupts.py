@@ -134,6 +134,7 @@ def noted_signals() -> Iterator[Signals]:
             yield _current
         return
     _current = signals = Signals()
+    # a Stop that is raised within a finaliser is dropped by Python; the hook has it raised again
     before, hook = {}, sys.unraisablehook
     sys.unraisablehook = lambda lost: None if signals.dropped(lost.exc_value) else hook(lost)
     for number in _STOPS | _SAVES:

@@ -35,6 +35,7 @@ def load_teacher(
     chosen = find_device(device)
     folder, class_name = find_teacher_folder(name, tuple(FAMILIES), modular=MODULAR_FAMILIES, refused=REFUSED)
     outline = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
+    # tokenizers were read with the outline; what a family never runs is not read at all
     ready = {n: p for n, p in outline.pipeline.components.items() if hasattr(p, "vocab_files_names")}
     ready |= dict.fromkeys(FAMILIES[class_name].unloaded)
     try:
@@ -44,6 +45,7 @@ def load_teacher(
         pipeline.to(chosen)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    # the family wraps the pipeline: from here on no code knows which pipeline it is
     with as_config_error(folder):
         teacher = FAMILIES[class_name](pipeline, folder)
         teacher.use_shift(shift)

@@ -64,6 +64,7 @@ def make_pairs(
         if path.is_file():
             on_clip(numbers.stop, planned)
             continue
+        # the decoder's targets are what the autoencoder itself decodes, recorded with the latents it was given
         recorder = Recorder(teacher.pipeline.vae.decode)
         for number in numbers:
             latents = rows[number % len(rows)][number // len(rows)]["latents"].float()

@@ -63,6 +63,7 @@ def train_decoder(
             made = decoder(z)
         made = made.float()
         error = made - video
+        # L1 keeps edges sharp, the squared error keeps PSNR; further terms join once their share of steps is over
         parts = {"pixels": error.abs().mean() + error.square().mean()}
         if settings.features.weight and step >= settings.features.start * settings.steps:
             parts["features"] = settings.features.weight * feature_distance(features, made, video)

@@ -135,6 +135,7 @@ def rounds(
     the reason in one sentence and is left out from then on. `on_pass` is called after every pass.
     """
     prompts = [PROMPT] * batch
+    # models take turns, so that what slows the machine for a while slows all of them
     for turn in range(1 - warmup, repetitions + 1):
         for model in models:
             if model.failure is None:

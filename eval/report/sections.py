@@ -58,6 +58,7 @@ def comparison_section(data: PageData, comparison: Comparison, count: int) -> di
     shown = {row.model: _paths(folder / row.videos, len(evaluation.prompts)) for row in evaluation.rows if row.videos}
     details = {row.model: _detail(row, comparison) for row in evaluation.rows}
     tones = {row.model: data.tone(row.model) for row in evaluation.rows}
+    # what the page's script draws: quality over cost, a point for each model
     data.plots.append(
         {
             "metrics": [

@@ -60,9 +60,11 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.levels = nn.ModuleList()
         self.leave = nn.ModuleList()  # of each level
         for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            # blocks see the frame before at the first level and where frames were added: one frame is all they remember
             remembers = level == 0 or self.growths[level - 1] > 1
             self.levels.append(nn.ModuleList(_Block(width, remembers) for _ in range(count)))
             last = level == levels - 1
+            # each level hands on 4 times the pixels and `growths` times the frames, folded into channels
             channels = 3 * unfold**2 if last else 4 * widths[level + 1]
             self.leave.append(nn.Conv2d(width, channels * self.growths[level], 3 if last else 1, padding=int(last)))
         self._unfold = unfold

@@ -57,8 +57,10 @@ def copy_pipeline(student: Student, folder: Path, networks: Mapping[str, Any], f
             "scheduler": ["diffusers", type(scheduler).__name__],
         }
     )
+    # experts without a node are neither written nor named in the index
     if used := [expert.component for expert in student.contract.experts]:
         index = teacher.index_without(index, [name for name in teacher.component_names().values() if name not in used])
+    # unchanged parts are copied as files, never as pickles
     for name, part in index.items():
         if isinstance(part, list) and any(part) and name not in (*networks, *changed, "scheduler"):
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(*_PICKLES))

@@ -35,6 +35,7 @@ def model_card(
         tags=["fewstep", "distillation"],
         **licence,
     )
+    # what a reader needs first comes first: how to sample it, then how it was made and measured
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {contract.steps} steps from {contract.teacher}",

@@ -178,6 +178,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
             },
             verbose=False,
         )
+    # the exporter notes source paths of this machine in every node
     _forget_origins(program.model)
     program.model.metadata_props.update(header_of("onnx", student.contract))
     program.save(folder / f"fewstep-{student.contract.steps}step.onnx")

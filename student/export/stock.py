@@ -143,6 +143,7 @@ def clip_code(student: Student) -> str:
     arguments = "".join(f"    {key}={value!r},\n" for key, value in called.items())
     readers = {name: "load_image" if name in IMAGES else "load_video" for name in student.contract.given}
     read = {name: f"{reader}('{name}.{'png' if name in IMAGES else 'mp4'}')" for name, reader in readers.items()}
+    # given images and videos as the pipeline's own arguments take them, one file or a list
     for argument, code in by_argument(student.teacher.given_arguments, read).items():
         value = code if isinstance(code, str) else f"[{', '.join(code)}]"
         arguments += f"    {argument}={value},\n"

@@ -71,6 +71,7 @@ def read_captions(
                 f"none of the {len(strays)} entries of {table} names a video in {folder}: {first_few(strays)}; write "
                 f"the path of each video inside {folder}, such as {videos[0].relative_to(folder).as_posix()}"
             )
+    # line breaks within a caption become blanks; an empty caption counts as none
     texts: dict[Path, str] = {
         video: Prompt(" ".join(entry.caption.split()), entry.given)
         for video, entry in entries.items()

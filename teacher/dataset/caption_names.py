@@ -46,9 +46,8 @@ def match_entries(
     """
     names = VideoNames(videos, folder, table_folder)
     matched: dict[Path, CaptionEntry] = {}
-    bare: list[
-        tuple[CaptionEntry, list[Path]]
-    ] = []  # looked at last: the path of one video is not the bare name of another
+    # bare file names are looked at last: the path of one video is not the bare name of another
+    bare: list[tuple[CaptionEntry, list[Path]]] = []
     for entry in entries:
         video = names.by_path(entry)
         if video is None:

@@ -42,10 +42,12 @@ def plan_dataset(
     """
     schedule, listing = teacher.schedule, listing_of(items)
     size = VideoSize(known["num_frames"], known["height"], known["width"]) if "num_frames" in known else None
+    # how every tensor of a row is stored: text as the encoders make it, latents, and the noise of rollouts
     tensors = text_layouts(teacher, dtype, size) if like is None else like.text_layouts
     tensors["latents"] = TensorLayout(dtype=dtype, shape=latent_shape)
     if keep_noise:
         tensors["noise"] = TensorLayout(dtype="float32", shape=latent_shape)
+    # what a later run must have alike to use the same rows: items, teacher weights, schedule and precision
     return Manifest(
         kind=kind,
         items=len(items),

@@ -79,6 +79,7 @@ def write_dataset(
     """
     check_writable(folder, elsewhere)
     with only_writers(folder, ranks, elsewhere), noted_signals() as signals:
+        # the first process alone keeps the manifest; the others write shards that it collects
         manifest = _begin(folder, plan, unconditional, elsewhere) if ranks.first else None
         writing = _Writing(folder, plan, source, ranks, signals, _Progress(ranks, advance), manifest)
         try:

@@ -34,6 +34,7 @@ def classical_class(folder: Path, modular: Classes) -> str:
             f"{folder} is a {class_name} of {blocks}, of which fewstep knows nothing: save a pipeline of "
             f"{' or '.join(usual)}, which from_pretrained makes where it is given no workflow"
         )
+    # the parts in the folder tell text-to-video from image-to-video: the first class that finds all it needs
     named = {name for name, entry in read_pipeline_index(folder).items() if isinstance(entry, list) and any(entry)}
     classes, has = modular[usual[blocks]], {*named, *components_of_blocks(folder)}
     return next((name for name in classes if needed_parts(name) <= has), classes[-1])

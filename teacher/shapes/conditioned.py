@@ -145,6 +145,7 @@ def train_conditioned(
         text = _embedded(teacher, captions)
         x0 = clips[_X0][rows].float().to(teacher.device)
         conditions = Conditions(text, shared={n: x[rows].float().to(teacher.device) for n, x in seen.items()})
+        # flow matching (arXiv 2210.02747): z_t = (1 - t) x0 + t eps, whose velocity eps - x0 is predicted
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift)
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(teacher.device)
         with autocast(recipe.precision, teacher.device):

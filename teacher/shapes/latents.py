@@ -49,6 +49,7 @@ def training_latents(
     """The latents of `clips` training clips; rendered in parallel the first time, then read from `path`."""
     scenes = [example("train", seed, i)[0] for i in range(clips)]
     if not path.exists():
+        # rendering is the slow part: chunks in a process per core, kept in one file for later runs
         chunks = [scenes[i : i + _CHUNK] for i in range(0, clips, _CHUNK)]
         pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork"), initializer=ignore_signals)
         try:

@@ -142,6 +142,7 @@ def run_part(recipe: TeacherRecipe, part: TrainedPart, device: torch.device, scr
         train_judge(judge, recipe.judge, recipe.seed, folder, screen)
         save_judge(judge, folder)
         return
+    # all parts share the linear code that latents are made with; with `start` it is the one of that teacher
     path = recipe.out / LINEAR_CODE
     if recipe.start and not path.exists():
         copy_code(recipe.start, path)

@@ -119,7 +119,7 @@ def _write_h264(path: Path, frames: Frames, fps: float) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        # x264's fast macroblock tree reads past the rows of small frames: the same clip gave another file a few times in a
+        # x264's fast macroblock tree reads past the rows of small frames: one clip gave another file a few times in a
         # thousand. cpu-independent avoids it, and makes files alike on all processors.
         stream.options = {"crf": "16", "x264-params": "cpu-independent=1"}
         # What the conversion below does, so that players need not guess by the size of the image.

@@ -200,7 +200,7 @@ def _line(name: str, tone: int, points: Points) -> dict[str, Any]:
 
 
 def downsampled(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Points:
-    """The finite points of a figure, downsampled evenly where a curve is long: at most `most`, the last one among them."""
+    """The finite points of a figure, at most `most`, evenly spaced in a longer curve; the last one is among them."""
     points = [
         (point["step"], float(f"{value:.5g}"))
         for point in curve

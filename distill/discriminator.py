@@ -20,7 +20,7 @@ from fewstep.teacher.bases import Bases, Kinds, part_copy
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.experts import HIGH, LOW, Experts, join_rows, parts_of, with_parts
 from fewstep.teacher.limited import Rank
-from fewstep.teacher.sharded import is_sharded
+from fewstep.teacher.sharded import context_size, is_sharded, shared_gradient
 
 DISCRIMINATOR_ADAPTER = "discriminator"
 _LEVELS = 8  # of noise, at which features are measured
@@ -80,7 +80,7 @@ class Discriminator(nn.Module):
         self.conditional = conditional
         self._teacher = teacher
         # the backbone: as it is, as a copy that learns, or as shared weights with an adapter that learns
-        whole = teacher.denoiser if is_sharded(backbone) else backbone
+        whole = teacher.denoiser if is_sharded(backbone) or context_size(backbone) > 1 else backbone
         if settings.backbone == "trained" and teacher.kinds is not None:
             backbone, self.part = _own_part(whole, teacher.kinds)
         elif settings.backbone == "trained":
@@ -120,7 +120,8 @@ class Discriminator(nn.Module):
                 for f, start in zip(features, starts, strict=True)
             ]
         with torch.autocast(z_s.device.type, enabled=False):  # bfloat16 is too coarse for finite differences of logits
-            return torch.cat([head(f) for head, f in zip(self.heads, features, strict=True)], dim=1)
+            logits = torch.cat([head(f) for head, f in zip(self.heads, features, strict=True)], dim=1)
+        return shared_gradient(logits, self._backbone[0])
 
     def read(self, z: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
         """The backbone's features of z at t, float32 (B, channels, F', h', w') per depth."""

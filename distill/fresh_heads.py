@@ -20,6 +20,7 @@ from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.optimizer_group import OptimizerGroup
 from fewstep.distill.processes import sum_over_processes
+from fewstep.teacher.sharded import context_size
 
 if TYPE_CHECKING:
     from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -63,8 +64,9 @@ class FreshHeads:
         plain = learning.settings.model_copy(update={"r1": 0.0, "r2": 0.0})
         held_out = AdversarialObjective(plain, self.supervision, heads)
         group = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
+        alike = context_size(roles.backbone)  # processes that judge the same clips, each with a share of the gradient
         for position in range(self.settings.probe):
-            self.accelerator.backward(self._judge(learning, roles, position)["loss"])
+            self.accelerator.backward(alike * self._judge(learning, roles, position)["loss"])
             group.gather(self.accelerator)
             group.step(1.0)
         positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
@@ -73,7 +75,7 @@ class FreshHeads:
         # of all processes
         figures = torch.tensor([sum(right) * self.batch, HELD_OUT * self.batch], dtype=torch.float64)
         total, pairs = sum_over_processes(figures, roles.teacher.device).tolist()
-        return HeldOut(total / pairs, round(pairs))
+        return HeldOut(total / pairs, round(pairs / alike))
 
     def _judge(self, objective: AdversarialObjective, roles: NetworkRoles, position: int) -> dict[str, Tensor]:
         batch = self.batches.batch(_POSITION + position, self.batch, 1.0)

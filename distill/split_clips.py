@@ -25,11 +25,12 @@ _DIMENSIONS = ("ring", "ulysses")  # as diffusers names them
 
 def check_split(teacher: Teacher, context: int, sizes: Iterable[VideoSize], others: Iterable[str]) -> None:
     """Raises ValueError where this teacher's clips of these sizes cannot be split over `context` processes; `others`:
-    stages that are more than regression."""
+    stages whose objective does not take split clips."""
     if names := ", ".join(others):
         raise ValueError(
-            f"parallel.context is {context}, and {names} reads features of whole clips, of which each process has a "
-            "part: set parallel.context=1, or train these stages in a run of their own"
+            f"parallel.context is {context}, and the objective of {names} does not say that it takes clips of which "
+            "each process has a part (`splits_clips`): set parallel.context=1, or train these stages in a run of their "
+            "own"
         )
     for network in every_network(teacher.denoiser):
         kind, heads = type(network).__name__, getattr(network.config, "num_attention_heads", None)

@@ -24,7 +24,7 @@ from fewstep.teacher.pipelines.index import config_number
 from fewstep.teacher.predictions import schedule_of
 from fewstep.teacher.schedule import NoiseSchedule, Time
 from fewstep.teacher.scheduled import Scheduled
-from fewstep.teacher.sharded import is_sharded, passes_of, taking_part
+from fewstep.teacher.sharded import all_tokens, is_sharded, passes_of, taking_part
 from fewstep.teacher.source import VideoSize, configured_fps, embedded_path
 from fewstep.teacher.source import default_size as configured_size
 from fewstep.teacher.tapped import outputs_of
@@ -226,14 +226,12 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         if not prompts:
             raise ValueError("there are no prompts: pass at least one, which may be empty")
         self._part(self.encoders[0])
-        # given images and videos: encoded once, shared by both branches of guidance
         shared: Tensors = {}
         seen: Given = {}
         if self.takes or given or given_names(prompts):
             seen, known = self._seen(prompts, size or self.default_size(), given)
             shared = self.encode_given(seen, known, len(prompts))
         positive = self.embed_given(list(map(str, prompts)), seen, negative=False)
-        # the unconditional branch: the negative prompt, with black in place of what an encoder of images would see
         negative = positive
         if negative_prompt is not None:
             black = {name: torch.zeros_like(video[:1]) for name, video in seen.items()}
@@ -339,7 +337,7 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         whole, sharded = list[Tensor](), is_sharded(network)  # a sharded one's pass must end, to let go of weights
         outputs = outputs_of(
             set(taps), lambda: whole.append(self.predict(z_t, t, conditions, network)),
-            self.stops_at_taps and not sharded, self.block_output,
+            self.stops_at_taps and not sharded, lambda output: self.block_output(all_tokens(network, output)),
         )  # fmt: skip
         grids = [self.tokens_to_grid(outputs[block], z_t) for block in taps]
         # what lies around the blocks is gathered for the backward pass once that reaches the prediction

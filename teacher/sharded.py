@@ -1,6 +1,7 @@
-"""Networks whose weights are split over the processes of a run (FSDP2): whoever asks one, all processes must.
+"""Networks that the processes of a run share, by their weights (FSDP2) or by the tokens of a clip (Ulysses, arXiv
+2309.14509): whoever asks one, all processes must.
 
-Each pass gathers weights from every process, so a pass that one of them leaves out makes the others wait.
+Each pass sends something between processes, so a pass that one of them leaves out makes the others wait.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, distributed, nn
 
 from fewstep.teacher.bases import Bases
 from fewstep.teacher.conditions import Conditions
-from fewstep.teacher.experts import Experts, parts_of
+from fewstep.teacher.experts import Experts, every_network, parts_of
 
 _FSDP = "torch.distributed.fsdp"  # its import takes a second, and whoever shards has imported it
 
@@ -23,6 +24,64 @@ def is_sharded(network: nn.Module) -> bool:
     """Whether a network, or one that it is made of, is split."""
     fsdp: Any = sys.modules.get(_FSDP)
     return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in network.modules())
+
+
+def context_size(network: nn.Module) -> int:
+    """Over how many processes each clip's tokens are split; 1 where they are not."""
+    meshes = [_tokens_mesh(part) for part in every_network(network)]
+    return max((mesh.size() for mesh in meshes if mesh is not None), default=1)
+
+
+def all_tokens(network: nn.Module, output: Any) -> Any:
+    """A block's output, its tokens (B, L, C) those of the whole clip; of a tuple the first entry has them.
+
+    The network's gradients in a process are those through its own tokens: their sum over processes is the clip's. What
+    reads all tokens is computed by every process alike, with the whole gradient in each. `shared_gradient`, on what is
+    made of the tokens in the end, divides it, so that there, too, the sum is the clip's.
+    """
+    mesh = _tokens_mesh(network)
+    if mesh is None:
+        return output
+    if isinstance(output, tuple):
+        return (_AllTokens.apply(output[0], mesh), *output[1:])
+    return _AllTokens.apply(output, mesh)
+
+
+def shared_gradient(output: Tensor, network: nn.Module) -> Tensor:
+    """`output`, which every process that has a part of the clip computes alike: each passes on its share of gradients."""
+    size = context_size(network)
+    return _Divided.apply(output, size) if size > 1 else output
+
+
+class _AllTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, mesh: Any) -> Tensor:
+        from torch.distributed._functional_collectives import all_gather_tensor
+
+        ctx.mesh = mesh
+        return all_gather_tensor(tokens.contiguous(), 1, mesh.get_group())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        size, rank = ctx.mesh.size(), distributed.get_rank(ctx.mesh.get_group())
+        return gradient.chunk(size, dim=1)[rank] * size, None  # times size: `shared_gradient` divided it
+
+
+class _Divided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, divisor: int) -> Tensor:
+        ctx.divisor = divisor
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / ctx.divisor, None
+
+
+def _tokens_mesh(network: nn.Module) -> Any:
+    """Of the processes that diffusers splits a clip's tokens over, as `enable_parallelism` keeps it; None for none."""
+    parallel = getattr(getattr(network, "_parallel_config", None), "context_parallel_config", None)
+    return None if parallel is None else parallel._flattened_mesh
 
 
 def wanted_by_any(wanted: Sequence[bool], device: torch.device) -> list[bool]:

@@ -53,6 +53,7 @@ class Adversarial(ObjectiveSettings):
 
     default_betas = NO_MOMENTUM
     has_discriminator = True
+    splits_clips = True
 
     kind: Literal["adversarial"] = "adversarial"
     """A discriminator judges the student."""

@@ -53,6 +53,9 @@ class ObjectiveSettings(Settings, ABC):
     """Adam's betas for the student if a stage sets none; adversarial training needs no momentum."""
     is_regression: ClassVar[bool] = False
     """Whether it does nothing but follow its supervisor: others are compared with such students."""
+    splits_clips: ClassVar[bool] = False
+    """Whether it may train where each process computes a part of every clip: what reads `features` passes what it makes
+    of them through `shared_gradient`, and nothing else reads a network's tokens."""
     has_discriminator: ClassVar[bool] = False
     """Whether its settings and figures are those of a discriminator, as `Adversarial` names them: reports show them."""
 

@@ -25,6 +25,7 @@ class Progressive(ObjectiveSettings):
 
     default_betas = (0.9, 0.999)
     is_regression = True
+    splits_clips = True
 
     kind: Literal["progressive"] = "progressive"
     """Regression of the endpoint."""

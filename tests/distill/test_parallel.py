@@ -120,10 +120,12 @@ def test_layouts_train_alike_and_go_on_from_each_other(
 
 
 def test_clips_are_split(request: pytest.FixtureRequest, own_teacher: Teacher, tmp_path: Path, rows: Rows) -> None:
-    layouts = [Layout("regression", "full", "ddp", context=2)]
+    layouts = [Layout(objective, "full", "ddp", context=2) for objective in ("regression", "adversarial")]
     if request.config.getoption("--scale"):
         layouts.append(Layout("regression", "full", "fsdp", context=2))
         layouts.append(Layout("regression", "lora", "fsdp", "adamw_fused", "int8", context=2))
+        layouts.append(Layout("adversarial-lora", "lora", "ddp", context=2))
+        layouts += [Layout(f"adversarial-{backbone}", "full", "fsdp", context=2) for backbone in ("lora", "trained")]
     own = list(compared(own_teacher, rollouts(own_teacher, tmp_path, 16, width=32), tmp_path, layouts))
     rows += own
     assert all(row["ok"] for row in own), own

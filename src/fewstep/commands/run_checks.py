@@ -53,8 +53,8 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
         whole = outline.whole and base.whole
         check_data(plan, replace(base, teacher=other, whole=whole), folder.of_base(number), sizes)
     if plan.parallel.context > 1:
-        judged = [stage.name for stage in plan.stages if not stage.objective.is_regression]
-        check_split(outline.teacher, plan.parallel.context, sizes, judged)
+        others = [stage.name for stage in plan.stages if not stage.objective.splits_clips]
+        check_split(outline.teacher, plan.parallel.context, sizes, others)
     outline.teacher.use_size(sizes[0])
     check_gates(plan, outline.teacher, sizes[0])
     check_finished_stages(plan, folder, outline, trained_again)

@@ -1,0 +1,62 @@
+"""Clips whose tokens two processes share: features are those of the whole clip, and gradients add up to the clip's."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fewstep.teacher.sharded import all_tokens, context_size, shared_gradient
+from tests.torchrun import torchrun
+
+TWO_PROCESSES = """
+import sys, torch
+from copy import deepcopy
+from torch import distributed, nn
+from fewstep.distill.split_clips import groups_mesh, split_clips
+from fewstep.teacher.load_teacher import load_teacher
+from fewstep.teacher.ranks import join_processes
+from fewstep.teacher.sharded import context_size, shared_gradient
+
+join_processes(cpu=True)
+teacher = load_teacher(sys.argv[1], device="cpu")
+whole = deepcopy(teacher.denoiser).requires_grad_(True)
+part = deepcopy(whole)
+split_clips(part, groups_mesh("cpu", 1, 2))
+torch.manual_seed(0)
+z, conditions = torch.randn(2, *teacher.latent_shape(9, 16, 32)), teacher.conditions(["a ring", "a box"])
+heads = [nn.Linear(whole.config.num_attention_heads * whole.config.attention_head_dim, 1) for _ in range(2)]
+heads[1].load_state_dict(heads[0].state_dict())
+
+def gradients(network, head):
+    own = z.clone().requires_grad_()
+    (features,) = teacher.features(own, 0.5, conditions, (0.5,), network)
+    logits = shared_gradient(head(features.mean(dim=(3, 4)).square().transpose(1, 2)), network)
+    logits.square().sum().backward()
+    block = teacher.blocks(network)[0]
+    return [features.detach(), head.weight.grad, own.grad, *(p.grad for p in block.parameters())]
+
+expected, parts = gradients(whole, heads[0]), gradients(part, heads[1])
+assert context_size(whole) == 1 and context_size(part) == 2
+assert (parts[0] - expected[0]).abs().max() < 1e-5 * expected[0].abs().max(), "features"
+for number, (mine, right) in enumerate(zip(parts[1:], expected[1:], strict=True)):
+    distributed.all_reduce(mine)
+    assert (mine - right).abs().max() < 1e-4 * right.abs().max(), (number, mine.norm(), right.norm())
+open(f"{sys.argv[2]}/{distributed.get_rank()}", "w").write("alike")
+"""
+
+
+def test_gradients_of_two_parts_are_the_clips(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    process = subprocess.run(torchrun(2, script, tiny_wan_folder, tmp_path), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert [(tmp_path / name).read_text() for name in "01"] == ["alike", "alike"]
+
+
+def test_a_whole_network_is_left_alone() -> None:
+    network, tokens = nn.Linear(2, 2), torch.ones(1, 2, 2)
+    assert context_size(network) == 1
+    assert all_tokens(network, tokens) is tokens and shared_gradient(tokens, network) is tokens

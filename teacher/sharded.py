@@ -48,7 +48,7 @@ def all_tokens(network: nn.Module, output: Any) -> Any:
 
 
 def shared_gradient(output: Tensor, network: nn.Module) -> Tensor:
-    """`output`, which every process that has a part of the clip computes alike: each passes on its share of gradients."""
+    """`output`, which every process that has a part of the clip computes alike: each passes on a share of gradients."""
     size = context_size(network)
     return _Divided.apply(output, size) if size > 1 else output
 

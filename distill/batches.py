@@ -99,10 +99,12 @@ class Batches:
 
     def _batch(self, bucket: int, number: int, position: int, size: int, progress: float) -> Batch:
         """The bucket's batch of this number."""
+        # the processes' shares of a position lie side by side: together they are the batch that one process alone gets
         of_all, place = size * self._world_size, self._rank * size
         rows = [self._rows[bucket][number * of_all + place + i] for i in range(size)]
         x0 = torch.stack([row["latents"] for row in rows]).float().to(self._device)
         draws = Draws(self._key, position, range(position * of_all + place, position * of_all + place + size))
+        # prompts of other clips (`others_conditions`) are the neighbour's, which another process may have
         before = None
         if self._world_size > 1:  # else it is the last clip here
             before = self._conditions(bucket, [self._rows[bucket][number * of_all + (place - 1) % of_all]])

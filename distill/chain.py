@@ -125,6 +125,7 @@ def read_chain(path: str, overrides: Sequence[str] = ()) -> Chain:
         settings = ChainSettings.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file}: {'; '.join(error_sentences(error, ChainSettings.model_json_schema()))}") from error
+    # each member's recipe is read and checked like one by itself
     plans = tuple(_plan(settings, index, of_members, file.parent) for index in range(len(settings.chain)))
     if len(precisions := {plan.precision for plan in plans if plan is not None}) > 1:
         raise ValueError(f"{file}: its members' precisions are {', '.join(sorted(precisions))}: choose one for all")
@@ -145,6 +146,7 @@ def _plan(settings: ChainSettings, index: int, overrides: dict[Any, list[str]], 
             f"{member.name} has no student of {member.steps} steps, on which later members would be distilled: set "
             f"steps to one of {', '.join(map(str, counts))}"
         )
+    # what the member before makes is given with prompts, of which rollouts are made
     if index and not isinstance(plan.data, RolloutData):
         raise ValueError(
             f"{member.name} is distilled on what {settings.chain[index - 1].name} makes, and the data of its recipe "

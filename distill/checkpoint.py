@@ -29,6 +29,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     """
     newest, previous = folder / STATE_FILE, folder / PREVIOUS
     keep = _is_before(folder, state)
+    # the previous one goes first, so that there are never three; where there is no newest one, it is all there is
     if newest.exists():
         previous.unlink(missing_ok=True)
     _write(newest, state, previous if keep else None)

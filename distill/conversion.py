@@ -62,6 +62,7 @@ class ConversionObjective:
         teacher, schedule = roles.teacher, roles.teacher.schedule
         t, noise = self._times(schedule, batch), batch.noise()
         z_t = noise_as_sampled(schedule, batch.x0, noise, t)
+        # sigma/alpha = m at level m / (1 + m): nearer to noise x0 would have the error of eps more than m times over
         latest = schedule.time_of_level(self.most_amplified / (1 + self.most_amplified))
         with torch.no_grad():
             target = teacher.denoise(z_t, t.clamp_max(float(latest)), batch.conditions, network=self.original)

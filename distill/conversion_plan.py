@@ -13,6 +13,7 @@ def conversion_of(stage: Stage, start: Prediction) -> Conversion | None:
     Raises ValueError when one step of eps is all that is left, and when something else than eps is to be converted.
     """
     wanted = stage.convert
+    # x0 = (z - sigma eps) / alpha: alpha is small at t = 1, and no later step corrects the error
     if wanted is None and stage.student_steps == 1 and start == "eps":
         wanted = Conversion()
     if wanted is False and stage.student_steps == 1 and start == "eps":
@@ -45,6 +46,7 @@ def _followed(recipe: Recipe, teacher: Prediction) -> list[tuple[Conversion | No
     for index, stage in enumerate(recipe.stages):
         start = recipe.start_of(index)
         before = teacher if start is None else planned[start][1]
+        # a student predicts what it started as predicting, unless it is converted
         conversion = conversion_of(stage, before)
         planned.append((conversion, before if conversion is None else conversion.to))
     return planned

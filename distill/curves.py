@@ -23,6 +23,7 @@ class Curves:
         if not self._main:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # points after the checkpoint's step go: training makes them once more
         before = read_curve(self._path)
         self._newest = [line for line in before if line["step"] == step]
         with whole_file(self._path) as part:

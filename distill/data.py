@@ -62,6 +62,7 @@ def read_clips(folder: Path, teacher: Teacher, requested: Sizes = ()) -> Trainin
             f"`size` out "
             f"of the recipe, or name a dataset of {'that size' if len(wanted) == 1 else 'these sizes'}"
         )
+    # the recipe's word comes first, then the dataset's, then the teacher's
     usual = teacher.default_size()
     sizes = wanted or stored or (() if usual is None else (usual,))
     if not sizes:
@@ -110,6 +111,7 @@ def shares_of(settings: RolloutData | VideoData, teacher: Teacher, sizes: Sizes,
     """
     wanted = as_sizes(sizes)
     if isinstance(settings, RolloutData):
+        # samples fit any size, so sizes are dealt out evenly; a video goes where it fits best
         count = len(read_prompts(settings.prompts)) * settings.count
         chosen = deal_sizes(count, len(wanted), settings.seed)
     else:
@@ -144,6 +146,7 @@ def make_data(
     shares = shares_of(settings, teacher, sizes, out)
     if ranks.first:
         begin_buckets(out, [share.size for share in shares], elsewhere)
+    # progress begins with what an earlier run made
     done = sum(read_manifest(s.folder).num_done for s in shares if (s.folder / MANIFEST_FILE).exists())
     planned = sum(len(share.items) for share in shares)
 
@@ -208,6 +211,7 @@ def _rollouts(
     prompts = read_prompts(settings.prompts)
     teacher.take(given_names(prompts))
     shape, identities = teacher.latent_shape(*share.size), [identity_of(prompt) for prompt in prompts]
+    # all that decides a sample is in the manifest, so that a recipe that changed is noticed
     plan = plan_dataset(
         "rollouts",
         teacher,

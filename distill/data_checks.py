@@ -49,6 +49,7 @@ def check_source(recipe: DataRecipe, run: RunFolder) -> None:
         if settings.folder.resolve() == run.path.resolve():
             raise ValueError(f"{settings.folder} is the folder of the videos and of the run: {run.elsewhere}")
         _check_videos(settings, run.data)
+    # the run's own dataset, where one was begun: no other process may be writing it
     for dataset in datasets_in(run.data):
         check_unlocked(dataset, run.elsewhere)
         existing_manifest(dataset, run.elsewhere)
@@ -65,6 +66,7 @@ def check_data(
     """
     settings, teacher = recipe.data, outline.teacher
     teacher.default_fps()
+    # first, as the sizes of given images and videos follow from what is given
     _check_given(recipe, teacher, run.data)
     planned = tuple(sizes) or planned_sizes(recipe, teacher)
     check_possible(teacher, planned)
@@ -89,6 +91,7 @@ def _check_own(
         prompts = read_prompts(settings.prompts)
         for size in sizes:
             check_given(prompts, outline.teacher.given_sizes(size), outline.teacher.default_fps())
+    # nothing was begun, and with one size no file has to be opened to know where its clip goes
     if len(sizes) == 1 and begun_in[sizes[0]] is None:
         return
     shares = shares_of(settings, outline.teacher, sizes, run.data)
@@ -97,6 +100,7 @@ def _check_own(
             check_long_enough(settings, sizes, outline.teacher.default_fps(), run.data)
         check_batches(recipe, max_clips_by_size(settings, outline.teacher, shares, run.data))
     name = (recipe.teacher, *recipe.bases)[run.base]
+    # what was begun must be of the same items, in whole shards, or a resume would mix two datasets
     for share in shares:
         if (begun := begun_in[share.size]) is not None:
             plan, _, _ = plan_data(settings, outline.teacher, name, share, run.data, like=begun)
@@ -119,6 +123,7 @@ def _check_given(recipe: Recipe, teacher: Teacher, made: Path) -> None:
         sources_of(settings.given, teacher)
         if teacher.reads_text:
             _check_captions(settings, made)
+    # sample clips come with what training clips come with, neither more nor less
     for prompt in recipe.logging.sampled:
         if missing := set(teacher.given) ^ set(files_of(prompt)):
             name = sorted(missing)[0]
@@ -204,6 +209,7 @@ def _check_resume(folder: Path, elsewhere: str, outline: Outline, plan: Manifest
     """Whether the dataset that was begun can be continued, or is whole."""
     if not outline.whole:
         plan = plan.model_copy(update={"teacher_sha256": begun.teacher_sha256})
+    # where weights are not on this disk yet, all but their hash is compared
     plan.continues(begun, folder, elsewhere)
     for shard in (*begun.shards, *([begun.unconditional] if begun.unconditional else [])):
         if (folder / shard.name).is_file():  # one that is missing is made again

@@ -50,6 +50,7 @@ def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) 
     report = "; ".join(lines)
     if not lines or isinstance(settings, RolloutData):
         return report or None
+    # a single size may fall short, as long as all together have enough
     usable = sum(manifest.rows for manifest in manifests.values()) / sum(
         manifest.num_done for manifest in manifests.values()
     )

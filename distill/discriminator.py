@@ -89,6 +89,7 @@ class Discriminator(nn.Module):
             backbone = placed_like(_adapted(whole, settings.lora_rank, teacher.kinds), backbone)
             self.adapters = _registered(adapter_parameters(backbone, DISCRIMINATOR_ADAPTER))
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
+        # heads are shared by both experts, whose features differ in scale: each expert's are standardised before
         self._standardise_experts(clips, conditions)
         features, reads = self._measured(clips, conditions), 2 if conditional else 1
         # heads read features of about unit variance: activations of different depths differ by orders of magnitude
@@ -127,6 +128,7 @@ class Discriminator(nn.Module):
         """The backbone's features of z at t, float32 (B, channels, F', h', w') per depth."""
         depths, (backbone,) = self.settings.depths, self._backbone
         features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
+        # heads learn a vector for each base model (arXiv 2403.12706); `told` is not there while features are measured
         if isinstance(backbone, Bases) and hasattr(self, "told"):
             numbers = backbone.numbers(conditions.shared, len(z)).to(z.device)
             features = [
@@ -146,6 +148,7 @@ class Discriminator(nn.Module):
         if not isinstance(backbone, Experts):
             return
         boundary = float(self._teacher.schedule.level(backbone.boundary))
+        # an expert is asked on its own side of the boundary only, so its statistics are taken there
         ends = {HIGH: (boundary, 1.0), LOW: (min(0.02, boundary / 2), boundary - 1e-6)}
         measured = {name: self._measured(clips, conditions, *ends[name]) for name in (HIGH, LOW)}
         scales = {name: nn.ModuleList(_standardise(f) for f in features) for name, features in measured.items()}
@@ -202,6 +205,7 @@ def _own_part(network: nn.Module, kinds: Kinds) -> tuple[nn.Module, nn.Parameter
     trained: dict[str, nn.Parameter] = {}
     for name, copied in copies.items():
         trained |= {f"{name}/{key}": parameter for key, parameter in part_parameters(copied, kinds).items()}
+    # float32, as small updates would be lost in bfloat16
     for parameter in trained.values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
@@ -223,6 +227,7 @@ def num_parameters(network: Any, settings: DiscriminatorSettings, conditional: b
         if "block_out_channels" in config
         else (config.num_attention_heads * config.attention_head_dim)
     )
+    # on the device meta heads have shapes and take no memory
     with torch.device("meta"):
         head = Head(wide, 2 if conditional else 1, settings.width, settings.temporal, settings.norm)
     heads = len(settings.depths) * sum(parameter.numel() for parameter in head.parameters())

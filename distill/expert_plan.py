@@ -74,6 +74,7 @@ def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
     stage, supervisor_stage = recipe.stages[index], recipe.stages[supervisor]
     plan = expert_plan(stage, teacher)
     experts = _experts_used(stage, plan, teacher)
+    # an expert that was not trained for this step count would be asked for steps that it never learned
     untrained = [name for name in experts if name not in _trained_experts(recipe, supervisor, teacher)]
     if untrained:
         raise ValueError(

@@ -32,6 +32,7 @@ def few_bit_optimizer(name: str, wanted_for: str) -> type[torch.optim.Optimizer]
                 return torch.zeros_like(parameter)
             if not is_shard(parameter):
                 return self._subclass_zeros(parameter, signed, BLOCK)
+            # blocks of this process's own rows, held as a shard like the parameter's
             sharded: Any = parameter
             return shard_like(self._subclass_zeros(sharded.to_local(), signed, BLOCK), sharded, sharded.shape)
 

@@ -64,6 +64,7 @@ def first_fitting(
     if cost.peak <= device_gib:
         return [], cost
     index = [stage.name for stage in recipe.stages].index(cost.stage)
+    # the gentlest first, each counted as a whole step of the changed recipe
     for settings, changed in remedies(recipe, index, counter.num_processes):
         try:
             less = counter.cost(changed, index)

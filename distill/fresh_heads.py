@@ -57,10 +57,12 @@ class FreshHeads:
 
         The same clips, noise and first weights for every student. 0.5: the heads see no difference.
         """
+        # the same first weights for every student, with the state of the global generator left as it was
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             learning = self._objective(roles)
         heads = learning.discriminator
+        # penalties cost further reads and say nothing of accuracy: left out where the heads are only asked
         plain = learning.settings.model_copy(update={"r1": 0.0, "r2": 0.0})
         held_out = AdversarialObjective(plain, self.supervision, heads)
         group = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
@@ -69,6 +71,7 @@ class FreshHeads:
             self.accelerator.backward(alike * self._judge(learning, roles, position)["loss"])
             group.gather(self.accelerator)
             group.step(1.0)
+        # then pairs that the heads did not learn from
         positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
         with torch.no_grad():
             right = [float(self._judge(held_out, roles, position)["accuracy"]) for position in positions]
@@ -85,6 +88,7 @@ class FreshHeads:
 
     def _objective(self, roles: NetworkRoles) -> AdversarialObjective:
         frozen = self.settings.discriminator.model_copy(update={"backbone": "frozen"})
+        # real against student alone: neither mismatched prompts, nor a balance, which paces a student's training
         settings = self.settings.model_copy(update={"discriminator": frozen, "mismatched": 0.0, "balance": None})
         heads = Discriminator(
             roles.teacher, roles.backbone, frozen, self.any_batch.x0, self.any_batch.conditions, settings.conditional

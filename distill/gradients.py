@@ -68,7 +68,9 @@ class AveragedGradients:
             return
         parameters = [parameter for bucket in self._buckets for parameter in bucket]
         with among_processes():
+            # one exchange for all: whether a loss is not finite, and which parameters have a gradient in any process
             states = [int(not finite), *(int(parameter.grad is not None) for parameter in parameters)]
+            # buckets that the backward pass left incomplete, as some parameters got no gradient, leave only now
             self._send_until(len(self._buckets))
             self._receive(0)
             flags = torch.tensor(states, device=self._accelerator.device)
@@ -91,6 +93,7 @@ class AveragedGradients:
             return
         if number < self._num_sent:
             raise AssertionError("a backward pass made a gradient twice, the second time after it was sent")
+        # buckets leave in order: one that is complete waits for those before it
         self._missing[number].discard(id(parameter))
         self._send_until(next((i for i, missing in enumerate(self._missing) if missing), len(self._missing)))
 
@@ -116,6 +119,7 @@ def clip_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter],
     if not any(map(is_shard, parameters)):
         return float(nn.utils.clip_grad_norm_(parameters, limit))
     whole = [gradient for gradient in gradients if not is_shard(gradient)]
+    # shards are summed over processes; tensors that every process holds whole count once
     squared = torch.stack([_squared_norm(share, accelerator.device) for share in (parts, whole)])
     with among_processes():
         distributed.all_reduce(squared[0])

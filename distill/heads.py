@@ -24,6 +24,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, reads: int, width: int, temporal: bool, norm: Norm = "channel") -> None:
         super().__init__()
+        # kernels over time let a head see motion; without them students may freeze (SF-V, arXiv 2406.04324)
         kernel, padding = ((3, 3, 3), (1, 1, 1)) if temporal else ((1, 3, 3), (0, 1, 1))
         grouped = norm == "group"
         self.layers = nn.Sequential(

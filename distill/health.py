@@ -63,6 +63,7 @@ class Watch(Settings):
         for name, template in _SENTENCES.items():
             setting, value = name.partition("_")[0], figures.get(name)
             band: tuple[float, float] | None = getattr(self, setting)
+            # not measured here, such as an accuracy where there is no discriminator
             if value is None:
                 continue
             if not math.isfinite(value):

@@ -78,12 +78,14 @@ class MetaMemory(TorchDispatchMode):
             return NotImplemented  # one of torchao's, which asks again with the tensors that it is made of
         named = dict(kwargs or {})
         first = args[0] if args and isinstance(args[0], Tensor) and args[0].is_meta else None
+        # where code reads a number or looks for what is not zero, it gets a stand-in, or the step would end here
         if first is not None and func is _ATEN._local_scalar_dense.default:
             return _ANYTHING.get(first.dtype, 0.5)
         if first is not None and func is _ATEN.nonzero.default:
             return torch.ones(first.shape).nonzero()  # on the CPU, where they can be looked at
         if first is not None and func is _ATEN._to_copy.default and _leaves_meta(named.get("device")):
             return torch.full(first.shape, 0.5, device=named["device"]).to(named.get("dtype") or first.dtype)
+        # all else runs as it is, in shapes alone: FLOPs by torch's formulas, memory by the new storages
         made = func(*args, **named)
         if (kernel := getattr(func, "overloadpacket", func)) in _FLOPS:
             self.flops += int(_FLOPS[kernel](*args, **named, out_val=made))
@@ -95,6 +97,7 @@ class MetaMemory(TorchDispatchMode):
     def _count(self, tensor: Tensor) -> None:
         if not tensor.is_meta:
             return
+        # views share a storage, which is counted once
         storage = tensor.untyped_storage()
         if storage._cdata not in self._sizes:
             self._set(storage, storage.nbytes())
@@ -108,6 +111,7 @@ class MetaMemory(TorchDispatchMode):
 
     def _set(self, storage: Any, size: int) -> None:
         key = storage._cdata
+        # a storage counts until the last tensor on it is gone, as an allocator has it
         if key not in self._sizes:
             weakref.finalize(storage, self._drop, key)
         self.held += size - self._sizes.get(key, 0)
@@ -145,6 +149,7 @@ class AsOnDevice(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
+        # autocast: products in the lower precision, norms and losses in float32
         if (func in _LOWER or func in _FLOAT32) and torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu") if func in _LOWER else torch.float32
             args, named = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (args, named))
@@ -175,6 +180,7 @@ def _attention(
         )
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    # the CPU's flash kernel: like a GPU's it makes no matrix of scores
     mask = None if attn_mask is None else attn_mask.to(query.dtype)
     attended: Tensor = _FORWARD(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
     return attended

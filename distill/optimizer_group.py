@@ -46,6 +46,7 @@ class OptimizerGroup:
         A loss that is not finite makes it so in every process, and none waits for another.
         """
         if not math.isfinite(loss):
+            # in shards, too, which are not averaged here: their NaN reaches other processes through the common norm
             for parameter in self.parameters:
                 parameter.grad = torch.full_like(parameter, math.nan)
         self._averaged(accelerator).finish(math.isfinite(loss))
@@ -85,6 +86,7 @@ class OptimizerGroup:
         for i, saved in state["state"].items():
             own = {name: plain_moment(x) for name, x in self.optimizer.state[self.parameters[int(i)]].items()}
             _check_moments(saved, own)
+            # in place: codes and shards are the very memory that the optimizer holds
             for own_tensor, saved_tensor in zip(_tensors(own).values(), _tensors(saved).values(), strict=True):
                 fill(own_tensor, saved_tensor)
 
@@ -107,6 +109,7 @@ def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         value, like = theirs.get(name), ours.get(name)
         if not isinstance(value, Tensor) or like is None or value.shape != like.shape or value.dtype != like.dtype:
             raise ValueError(f"what its optimizer remembers as {name} does not fit")
+    # second moments and the scales of blocks are never negative
     if any(bool((theirs[name] < 0).any()) for name in theirs if name.startswith("exp_avg_sq") or "scale" in name):
         raise ValueError("what its optimizer remembers is not Adam's")
     if not 1 <= float(saved["step"]) < 2**53:

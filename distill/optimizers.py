@@ -54,6 +54,7 @@ def make_optimizer(
 def step(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """One step at this learning rate."""
     for group in optimizer.param_groups:
+        # torchao's lr is a tensor, as its compiled step would be compiled again for every new number
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)
         else:

@@ -44,6 +44,7 @@ def apply(override: str, values: dict[str, Any]) -> None:
         value = load_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    # settings above that the recipe leaves unsaid are made on the way; whether they exist shows in its validation
     node: Any = values
     *above, last = path.split(".")
     for depth, key in enumerate(above):

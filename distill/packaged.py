@@ -65,6 +65,7 @@ def copy_recipe(name: str, folder: Path) -> Path:
     if folder.suffix in (".yaml", ".yml") and not folder.is_dir():
         raise ValueError(f"{folder} is the name of a file: pass a folder, in which the copy is called {source.name}")
     copied = [source, SCHEMA] if source.read_text("utf-8").startswith(FOR_EDITORS) else [source]
+    # all is looked at before anything is written
     for target, path in ((folder / path.name, path) for path in copied):
         if target.exists() and target.read_bytes() != path.read_bytes():
             raise ValueError(f"{target} is there and is not the packaged file: delete it, or name another folder")

@@ -36,10 +36,12 @@ class PaperLayout:
         own = shared_copy(network)
         into_rows(own)
         take_own_tensors(own)
+        # between steps a process holds its share of each tensor, or none on the device where that is offloaded
         self._memory.share(_tensors([own]), self._on_device)
         for parameter in own.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(self._average)
+        # within a step two blocks are whole, with their gradients, and so is what lies around the blocks
         blocks = self._teacher.blocks(own)
         in_blocks = {id(tensor) for block in blocks for tensor in block.parameters()}
         largest = max((_bytes(block.parameters()) for block in blocks), default=0)

@@ -185,12 +185,14 @@ def gathered(network: nn.Module, keep: bool) -> nn.Module | None:
         return network
     if not any(is_shard(tensor) for tensor in network.parameters()):
         return held.skeleton  # of the very same tensors
+    # all processes take part in gathering a tensor, also those that do not keep it
     for name, tensor in network.state_dict().items():
         whole = whole_tensor(tensor.detach())
         if keep:
             state[name] = whole.cpu()
     if not keep:
         return None
+    # FSDP2's modules cannot be copied: what was set aside before sharding gets the weights
     copy = deepcopy(held.skeleton)
     copy.load_state_dict(state, assign=True)
     return copy
@@ -231,12 +233,14 @@ def fill(tensor: Tensor, whole: Tensor) -> None:
     if whole.shape != tensor.shape:
         raise ValueError(f"a tensor of shape {tuple(whole.shape)} should be {tuple(tensor.shape)}")
     whole = whole.to(tensor.device_mesh.device_type)
+    # every process has `whole`, and cuts its own part out of it
     part = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.to_local().copy_(part.to_local())
 
 
 def take_own_tensors(module: nn.Module) -> None:
     """Copies of what is not sharded yet: sharding moves tensors, and these may be another network's as well."""
+    # by identity, so that tied weights stay tied
     copies: dict[int, Any] = {}
     for one in module.modules():
         for name, parameter in one.named_parameters(recurse=False):
@@ -251,6 +255,7 @@ def take_own_tensors(module: nn.Module) -> None:
 def _without_weights(network: nn.Module) -> nn.Module:
     named = [*network.named_parameters(), *network.named_buffers()]
     empty: dict[int, Any] = {}
+    # deepcopy takes what its memo holds: modules are copied, and weights become shapes on the device meta
     for _, tensor in named:
         blank = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)

@@ -36,6 +36,7 @@ def agree(accelerator: Accelerator, signals: Signals, due: bool = False) -> Requ
     signals.save = False
     if accelerator.num_processes == 1:
         return own
+    # a signal may reach one process alone, and all must stop after the same step
     with among_processes():
         flags = torch.tensor([[own.stop, int(own.save), int(own.due)]], device=accelerator.device)
         everyone: Any = accelerator.gather(flags)
@@ -47,6 +48,7 @@ def check_same(accelerator: Accelerator, what: Mapping[str, str], remedy: str) -
     """Raises ValueError in every process, with `remedy`, unless all say the same of everything in `what`."""
     if accelerator.num_processes == 1:
         return
+    # all hear all answers, so that each raises the same error and none waits for another
     everyone: list[Any] = [None] * accelerator.num_processes
     with among_processes():
         distributed.all_gather_object(everyone, dict(what))
@@ -67,6 +69,7 @@ def group_of_threads() -> Any:
     """A group in which threads of all processes speak to one another by the CPU, made once; every process calls it."""
     global _of_threads
     default = distributed_c10d._get_default_group()
+    # threads need a group of their own: their collective calls would mix with those of training
     if _of_threads[0] is not default:
         _of_threads = (default, distributed.new_group(backend="gloo", timeout=timedelta(minutes=10)))
     return _of_threads[1]

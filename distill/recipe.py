@@ -139,6 +139,7 @@ class Recipe(DataRecipe):
             )
         if base is None:
             return wrong
+        # few-bit weights stay frozen: adapters on them may be trained, but neither whole networks nor copies of them
         if full := [stage.name for index, stage in enumerate(self.stages) if self.train_of(index) == "full"]:
             wrong.append(
                 f"student.base is {base}, and {', '.join(full)} trains whole networks, which few bits are too coarse "
@@ -159,6 +160,7 @@ class Recipe(DataRecipe):
             return None
         if stage.teacher is not None:
             return [other.name for other in earlier].index(stage.teacher)
+        # by default the latest student of that step count supervises, as in progressive distillation (arXiv 2202.00512)
         fitting = [i for i, other in enumerate(earlier) if other.student_steps == stage.teacher_steps]
         return fitting[-1] if fitting else None
 
@@ -178,6 +180,7 @@ class Recipe(DataRecipe):
         if name not in names:
             raise ValueError(f"there is no stage {name}: the recipe has {', '.join(names)}")
         indices = [names.index(name)]
+        # one pass is enough, since stages refer to earlier ones only
         for index in range(indices[0] + 1, len(names)):
             if {self.start_of(index), self.teacher_of(index)} & set(indices):
                 indices.append(index)
@@ -207,8 +210,10 @@ class Recipe(DataRecipe):
             for i, other in enumerate(self.stages)
             if other.student_steps == stage.student_steps and self.guidance_in(i) == guidance
         ]
+        # regression that an alike stage starts from is a start; alone it is the baseline that tables compare with
         if stage.objective.is_regression:
             return ("start" if index in map(self.start_of, alike) else phase,)
+        # of alike adversarial stages, conditional before relaxed, the last one's student is the result
         last = [i for i in alike if not self.stages[i].objective.is_regression][-1]
         return (phase, "final") if index == last else (phase,)
 
@@ -296,6 +301,7 @@ def _validated(file: Path, overrides: Sequence[str], folders: tuple[Path, ...]) 
         values = load_yaml(file.read_text("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    # recipes of other kinds: one sentence that names the command, rather than an error for each of their settings
     if isinstance(values, dict) and "stages" not in values and _OF_A_TEACHER & values.keys():
         raise ValueError(
             f"{file} is the recipe of a teacher, not of a distillation: follow it with `fewstep teacher train`"

@@ -100,8 +100,10 @@ class RunFolder:
         if not self._recipe.exists():
             return []
         settings = recipe.model_dump(mode="json")
+        # recipes of older versions lack some settings, and meant these values
         unsaid = {name: value for name, value in _SINCE.items() if name in settings}
         changed = _differences(unsaid | self._begun(), settings)
+        # a stage that is trained again may change, and so may those that depend on it; all else must stay
         refused = [name for name in changed if not _is_of(name, standing)]
         if refused:
             raise ValueError(
@@ -178,6 +180,7 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+        # only now: until the stage has its folder, its checkpoint is all there is of it
         forget_checkpoints(self.path)
         return folder
 
@@ -205,6 +208,7 @@ def _is_run(folder: Path) -> bool:
         recipe = load_yaml((folder / "recipe.yaml").read_text("utf-8"))
     except (yaml.YAMLError, ValueError, OSError):
         return False
+    # a recipe of the user's own says where its run will be, which is seldom the folder that it lies in
     return isinstance(recipe, dict) and bool(out := recipe.get("out")) and Path(str(out)).name == folder.name
 
 
@@ -216,10 +220,12 @@ def _is_of(setting: str, stages: Sequence[int]) -> bool:
 def _differences(begun: Any, now: Any, above: str = "") -> list[str]:
     """Dotted names of the settings that differ and may not."""
     if isinstance(begun, dict) and isinstance(now, dict):
+        # a gate decides whether a run continues, and changes nothing that is learned
         free = ("gate",) if above.startswith("stages.") and above.count(".") == 2 else ()
         keys = [key for key in {**begun, **now} if above + key not in _FREE and key not in free]
         return [name for key in keys for name in _differences(begun.get(key), now.get(key), f"{above}{key}.")]
     if isinstance(begun, list) and isinstance(now, list):
+        # a run may be extended by further stages
         grown = above == "stages." and len(begun) < len(now)
         if grown or len(begun) == len(now):
             pairs = enumerate(zip(begun, now, strict=False))

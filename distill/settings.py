@@ -333,6 +333,7 @@ class Stage(Settings):
     def _betas_of_the_objective(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("betas") is not None:
             return values
+        # settings are raw here, so that the objective is known by its kind alone
         objective = values.get("objective")
         kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", None)
         known = OBJECTIVES.get(kind) if isinstance(kind, str) else None

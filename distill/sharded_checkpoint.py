@@ -41,11 +41,13 @@ def save(
     state, is_main = folder / STATE_FOLDER, distributed.get_rank() == 0
     whole = state / (HEALTHY_FOLDER if healthy else f"step-{numbers['step']:06d}")
     part = state / f".{whole.name}.part"
+    # written into a hidden folder, which the first process makes before any other writes, and renames after all have
     with deferring_stop(), disk_full_as_oserror(whole), _quiet():
         if is_main:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         distributed.barrier(group)
+        # every process writes its own shards, so no tensor is gathered anywhere
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
         save_parts(dict(flat(tensors)), storage_writer=writer, process_group=group)
         if is_main:
@@ -130,6 +132,7 @@ def _steps(state: Path) -> list[Path]:
 
 
 def _name(part: Path, whole: Path) -> None:
+    # contents must be on the disk before the name is, or a power cut could leave a named folder of empty files
     for file in part.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
@@ -141,6 +144,7 @@ def _name(part: Path, whole: Path) -> None:
 
 
 def _keep_last(state: Path, numbers: Mapping[str, Any]) -> None:
+    # a roll back leaves checkpoints of later steps, which a resume would take for the newest
     own = []
     for path in _steps(state):
         stored = read_numbers(path)

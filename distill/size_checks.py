@@ -54,6 +54,7 @@ def check_possible(teacher: Teacher, sizes: Sequence[VideoSize]) -> None:
             teacher.latent_shape(*size)
         except ValueError as error:
             raise ValueError(f"the size of clips is {tuple(size)}, frames, height and width: {error}") from error
+    # one contract has one set of nodes, whatever the size of the clips
     shifts = [teacher.schedule_for(size).shift for size in sizes]
     if len(set(shifts)) > 1:
         listed = ", ".join(f"{shift:g} for {size_text(size)}" for size, shift in zip(sizes, shifts, strict=True))

@@ -32,6 +32,7 @@ def check_split(teacher: Teacher, context: int, sizes: Iterable[VideoSize], othe
             "each process has a part (`splits_clips`): set parallel.context=1, or train these stages in a run of their "
             "own"
         )
+    # Ulysses shares out heads within attention and tokens around it, all equally (arXiv 2309.14509)
     for network in every_network(teacher.denoiser):
         kind, heads = type(network).__name__, getattr(network.config, "num_attention_heads", None)
         if getattr(network, "_cp_plan", None) is None:

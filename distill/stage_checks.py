@@ -32,10 +32,12 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
     check_optimizer(recipe.optimizer)
     if (base := recipe.student.base) is not None:
         check_base(outline.teacher, base)
+    # plans are made for their errors alone here; a run makes them again
     planned_conversions(recipe, outline.teacher.schedule.prediction)
     for index, stage in enumerate(recipe.stages):
         expert_plan(stage, outline.teacher)
         check_supervisor(recipe, index, outline.teacher)
+    # adapters and gradient checkpointing are tried on copies: the outline stays as it was
     network, lora = outline.teacher.denoiser, recipe.student.lora
     if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):
         add_adapter(shared_copy(network), STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets, outline.teacher.kinds)
@@ -53,6 +55,7 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
     for stage in recipe.stages:
         if stage.name in trained_again:
             continue
+        # a checkpoint that would be resumed raises here where it is broken
         if not folder.finished(stage.name):
             load_state(folder.path, stage.name, mmap=True)
             sharded_checkpoint.find(folder.path, stage.name)

@@ -101,6 +101,7 @@ class Relay:
         prepared = self._unless_stopped(lambda: self._prepare(index, stage), f"stage {stage.name} is next")
         trainer = prepared.trainer
         self._check_agreed(index, trainer)
+        # eps turns into v or x0 before the stage's first step (arXiv 2402.13929); a stage that has begun has done so
         if prepared.conversion is not None and not trainer.step:
             self._convert(index, stage, prepared.conversion, trainer)
         if stage.objective.first_step and not trainer.step:
@@ -142,6 +143,7 @@ class Relay:
         """Raises ValueError in every process when they would continue from different weights or steps."""
         if self.accelerator.num_processes == 1:  # hashing large weights takes minutes
             return
+        # what training continues from: the teacher, the students it starts from and learns from, and the checkpoint
         folders = [self._weights(self.recipe.start_of(index)), self._weights(self.recipe.teacher_of(index))]
         hashes = [self.teacher.sha256(), *(weights_sha256(folder) for folder in folders if folder is not None)]
         check_same(
@@ -173,6 +175,7 @@ class Relay:
             )  # fmt: skip
 
         converting = self._unless_stopped(prepare, f"stage {stage.name} is next")
+        # a finished conversion is loaded, too: until the stage's first save its checkpoint alone has the new weights
         if converting.step < converting.stage.steps:
             self.screen.say(announcement(stage, conversion))
         self._train(converting)
@@ -208,6 +211,7 @@ class Relay:
         # those of all processes: an objective may take statistics from them, which must be the same in all
         any_batch = held_out_batches(self._batches(index, alone=True), stage)[0]
         objective = stage.objective.build(supervision, roles, any_batch)
+        # how the student will be sampled: checkpoints and the finished stage carry it
         contract = SamplingContract.of(
             self.teacher, self.recipe.teacher, stage.student_steps, roles.weights, self.clips.sizes, baked,
             self.clips.negative_prompt, self.clips.fps, self.teacher.schedule_of(roles.student).prediction, roles.own,
@@ -215,6 +219,7 @@ class Relay:
 
         def watch(step: int) -> dict[str, float]:
             is_main = self.accelerator.is_main_process
+            # networks that several processes share are asked by all of them, though one alone writes the clips
             if self.samples is not None and (is_main or self.layout.together):
                 clips = self.folder.samples / stage.name / f"step-{step:06d}"
                 self.samples(clips if is_main else None, roles.student, contract)
@@ -223,6 +228,7 @@ class Relay:
             current_ranks().wait()  # a collective call would not have the others wait for that long
             return {"endpoint_error": endpoint_error(roles, held_out, supervision)}
 
+        # a collapse hardly shows in losses: the student's clips are watched beside its supervisor's from the same noise
         motion_and_diversity = MotionAndDiversity(roles, held_out[0], supervision)
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
@@ -243,6 +249,7 @@ class Relay:
 
         def measure() -> dict[str, float]:
             self.screen.say(f"{stage.name}: {probe.doing}")
+            # such a figure says little by itself, so what the stage began as is measured in the same way
             finished = StillRoles(self.teacher, roles.student, roles.supervisor, roles.backbone)
             began_as = replace(finished, student=self._start(index, roles))
             with roles.averaged():
@@ -255,6 +262,7 @@ class Relay:
         rank, count = (0, 1) if alone else (self.layout.group, self.layout.num_groups)
         teacher, seed = self.teacher, self.recipe.seed
         own = Batches(self.clips.folder, teacher, seed, stage, rank, count)
+        # further base models have clips of their own (arXiv 2403.12706), in the same order of sizes
         others = [
             Batches(folder, teacher, seed, stage, rank, count, sha256, own) for folder, sha256 in self.clips.of_bases
         ]
@@ -313,6 +321,7 @@ def check_gate(stage: Stage, folder: RunFolder) -> None:
     if gate is None:
         return
     measured = folder.result(stage.name)
+    # a gate may be changed after its stage was finished, so its metric may be missing
     if gate.metric not in measured:
         raise ValueError(
             f"stage {stage.name} was finished without a gate on {gate.metric}, so it was not measured: gate on "

@@ -120,6 +120,7 @@ class StepCalls:
         outputs: Sequence[Tensor],
         weights: Sequence[nn.Parameter],
     ) -> None:
+        # how far a backward pass must go decides what it costs: to the inputs, the weights, or both
         wants = tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs)
         trained = any(p.requires_grad for p in weights)
         backward: Backward = "none"
@@ -127,6 +128,7 @@ class StepCalls:
             backward = "both" if trained and any(wants) else "weights" if trained else "input"
         kind = CallKind(part, which, clips, backward, whole)
         self.counts[kind] += 1
+        # the first call of each kind is kept without its graph, to be timed on its own
         if kind not in self._samples:
             plain = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
             self._samples[kind] = _Sample(run, plain, wants, torch.is_autocast_enabled(self._device), weights)
@@ -145,6 +147,7 @@ class StepCalls:
 
     def _again(self, kind: CallKind) -> float:
         sample, backward = self._samples[kind], kind.backward != "none"
+        # new leaves that want gradients where the step's inputs did: the backward pass ends at the same places
         inputs = [
             x.detach().requires_grad_(wanted and backward) if isinstance(x, Tensor) else x
             for x, wanted in zip(sample.inputs, sample.wants_gradient, strict=True)
@@ -167,6 +170,7 @@ class StepCalls:
 
     def _adam(self, kind: CallKind) -> float:
         group = self._trainer.optimizer_groups[kind.which]
+        # a step takes as long with gradients of zero
         for p in group.parameters:
             p.grad = torch.zeros_like(p)
         began = self._clock()

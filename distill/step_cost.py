@@ -79,6 +79,7 @@ class StepCounter:
         """
         counted = dict[str, StepCost]()
         for index, stage in enumerate(recipe.stages):
+            # a step's cost follows from settings other than names, rates and lengths, and from whose weights it uses
             place = recipe.train_of(index), recipe.teacher_of(index) is None, recipe.start_of(index) is None
             alike = repr((stage.model_copy(update=_ALIKE), place, stage.ema == 0))
             if alike not in counted:
@@ -159,6 +160,7 @@ def _counted_as(recipe: Recipe, index: int, num_groups: int) -> tuple[Recipe, fl
     more memory; and how many times the work of these its own are. An average that is kept in main memory is none of the
     device's. Raises ValueError where the processes cannot share the batch equally."""
     stage = recipe.stages[index]
+    # two micro-batches show the peak, as further ones add nothing to it; their FLOPs are multiplied in afterwards
     own, clips = stage.micro_batches(num_groups), stage.share(num_groups)
     few, ema = min(own, 2), stage.ema if recipe.average_of(index) == "device" else 0.0
     changes = {"accumulate": few, "batch": clips * few, "ema": ema}
@@ -176,6 +178,7 @@ def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Co
             part.to(META)
     if teacher.reads_text and getattr(pipeline, "tokenizer", None) is None:
         pipeline.tokenizer = make_tokenizer()  # its numbers are looked up nowhere
+    # masks choose every token where there are no numbers: texts come at full length and are cut afterwards
     with MetaMemory(), AsOnDevice():
         whole = teacher.conditions_of_any([_PROMPT], "", size)
     return whole if num_tokens is None else whole.shortened(num_tokens)

@@ -56,8 +56,10 @@ class StepSplit:
             def watch(owner: object, name: str, wrap: Callable[[Method], Method]) -> None:
                 stack.enter_context(around(owner, name, wrap))
 
+            # whose turn it is shows in the lesson or loss that was asked for last
             watch(objective, "lesson", self._in_lesson)
             watch(objective, "loss", self._in_turn)
+            # within each: forwards by role, the backward pass, then gradients and Adam
             watch(trainer.roles.teacher, "denoise", self._denoise)
             watch(trainer.accelerator, "backward", self._within(OTHER))
             for name, trainee in objective.trainees().items():
@@ -130,6 +132,7 @@ class StepSplit:
             part = role(network)
             with self._inside(part):
                 x0: Tensor = original(z_t, t, conditions, guidance, network)
+            # once gradients reach x0, the backward pass is this network's
             self._on_gradient(x0, part)
             return x0
 

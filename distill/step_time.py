@@ -111,8 +111,10 @@ class StageTime:
                 began = self.clock()
                 self.trainer.one_step()
                 whole += self.clock() - began
+            # right after the step, so that a machine that is busy for a while slows both alike
             for kind in calls.counts:
                 seconds_of_calls[kind].append(calls.seconds(kind))
+        # other steps, as waiting for the device at every change of part slows them down
         split = StepSplit(self.trainer, self.clock)
         split.run(self.num_steps)
         means = {kind: sum(seconds) / len(seconds) for kind, seconds in seconds_of_calls.items()}
@@ -122,6 +124,7 @@ class StageTime:
         """All that was found, for a table. Needs a round; gradient_checkpointing is the recipe's."""
         stage, rounds = self.trainer.stage, self.rounds
         whole = [timed.whole / timed.num_steps for timed in rounds]
+        # the interval is of ratios within rounds, so that load which changes between rounds cancels
         low, high = median_interval([timed.ratio for timed in rounds])
         return {
             "stage": stage.name,
@@ -201,6 +204,7 @@ def _split(chosen: Round) -> dict[str, Any]:
     figures: dict[str, Any] = {"split_seconds": chosen.split_seconds}
     for part in parts:
         figures[f"{part}_seconds"] = sum(seconds[turn, part] for turn in turns) / steps
+    # per turn that was made, of which a step may have several or none
     figures["turns"] = {
         turn: {"per_step": count / steps}
         | {"seconds": sum(seconds[turn, part] for part in parts) / count}

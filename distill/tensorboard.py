@@ -32,6 +32,7 @@ class TensorBoard(NoTracker):
         self._close()
         writer: Any = SummaryWriter(str(self._folder / stage), purge_step=step + 1)  # the point at `step` stays
         self._writer, self._clips_seen = writer, step
+        # the HPARAMS page compares stages: what the run shares, and the stage's own settings
         settings = next(candidate for candidate in self._recipe.stages if candidate.name == stage).model_dump(
             mode="json"
         )

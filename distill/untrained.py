@@ -87,6 +87,7 @@ def untrained_trainer(
         trainer = Trainer(
             stage, roles, objective, batches, contract, accelerator, Logging(), Path(empty), optimizer=recipe.optimizer
         )
+    # the first step alone has a discriminator's warm-up
     trainer.step = 1
     return trainer
 

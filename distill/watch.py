@@ -53,6 +53,7 @@ class MotionAndDiversity:
     def measure(self) -> dict[str, float]:
         """motion, contrast, colour, and of several clips diversity."""
         roles, batch = self._roles, self._batch
+        # student and supervisor start from the same noise, at every call
         with batch.draws.kept():
             z = batch.noise()
         if self._of_supervisor is None:
@@ -60,6 +61,7 @@ class MotionAndDiversity:
         grid = roles.teacher.schedule.grid(self._supervision.student_steps)
         own = _statistics(rollout(roles.teacher, z, batch.conditions, grid, network=roles.student))
         its = self._of_supervisor
+        # ratios, so that bands mean the same in every family
         figures = {name: own[name] / its[name].clamp_min(_TINY) for name in ("motion", "contrast")}
         figures["colour"] = (own["means"] - its["means"]).square().mean().sqrt() / its["contrast"].clamp_min(_TINY)
         if len(z) > 1:

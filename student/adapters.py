@@ -56,6 +56,7 @@ def load_adapter(network: nn.Module, name: str, folder: Path) -> None:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         _inject(network, name, config)
         keys: Any = set_peft_model_state_dict(network, state, name)
+        # peft names the base's weights as missing as well, which were never in the file
         missing = [key for key in keys.missing_keys if f".{name}." in key]
         if missing or keys.unexpected_keys:
             raise ValueError(f"its weights do not fit: {[*missing, *keys.unexpected_keys][0]}")
@@ -126,6 +127,7 @@ def _chosen(network: nn.Module, targets: Sequence[str] | None, kinds: Kinds | No
     """Targets for peft: unchanged, or all modules inside `kinds` that they match."""
     if kinds is None:
         return list(targets or lora_targets(network))
+    # peft matches names in the whole network, so the modules of the part are named one by one
     inside = tuple(f"{name}." for name in part_names(network, kinds))
     chosen = [name for name in lora_targets(network) if name.startswith(inside)]
     if targets:
@@ -141,6 +143,7 @@ def check_adapter(network: nn.Module, folder: Path, remedy: str) -> None:
     path = folder / ADAPTER_FILE
     shapes, adapted = tensor_shapes(path, remedy), shared_copy(network)
     try:
+        # an adapter of the same settings on a copy: the file must have its very shapes
         with safe_open(path, framework="pt") as file:
             config = LoraConfig(**parse_json((file.metadata() or {})[_CONFIG]))
         _inject(adapted, "adapter", config)
@@ -167,6 +170,7 @@ def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
                 f"student.lora.targets: {type(network).__name__} has no module called {target}; use names such as "
                 f"{', '.join(close)}, or null for all linears and convolutions of its blocks"
             )
+        # one target may mean several modules, and LoRA must be able to adapt and merge each
         for name, module in fitting.items():
             if isinstance(module, _KINDS) and not _adaptable(module):
                 raise ValueError(

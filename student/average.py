@@ -49,6 +49,7 @@ class Average:
             self._following.result()  # whose copies are written over now
             for name, parameter in self._parameters.items():
                 self._copies[name].copy_(_local(parameter), non_blocking=True)
+            # training continues at once; the thread waits for the copies: EMA <- decay EMA + (1 - decay) theta
             self._following = self._thread.submit(self._follow, decay, _moment(self._parameters))
 
     @torch.no_grad()

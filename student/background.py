@@ -36,6 +36,7 @@ class Background:
 
     def _decode_in(self, stream: torch.cuda.Stream, latents: Tensor, ready: torch.cuda.Event) -> Tensor:
         with torch.cuda.stream(stream):
+            # not before the stream that denoises has computed them
             stream.wait_event(ready)
             latents.record_stream(stream)  # its memory is not given away before the stream has read it
             video = self._sampler.decode(latents)

@@ -70,6 +70,7 @@ def _part(pixels: Tensor, part: str, num_frames: int) -> Tensor:
         return pixels[:, :, FROM_CLIP[part]]
     if part == WHOLE_CLIP:
         return pixels
+    # frames at equal distances with grey between them; the mask is 0 at these and white where the model fills in
     spread = slice(None, None, (num_frames - 1) // (pixels.shape[2] - 1))
     result = pixels.new_full((*pixels.shape[:2], num_frames, *pixels.shape[3:]), GREY if part == SPREAD_CLIP else 255)
     result[:, :, spread] = pixels if part == SPREAD_CLIP else 0
@@ -120,6 +121,7 @@ def check_chain_sizes(
             f"{who} makes clips of {size.num_frames} frames, and follows whole clips of {before}, which have "
             f"{before_size.num_frames}: give both one `size`, or choose other members"
         )
+    # frames are spread evenly where the gaps between them are all equally long
     gaps, steps = size.num_frames - 1, before_size.num_frames - 1
     spread = {SPREAD_CLIP, SPREAD_GAPS} & set(frames.values())
     if spread and (steps < 1 or gaps <= steps or gaps % steps):

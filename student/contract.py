@@ -93,6 +93,7 @@ class SamplingContract(BaseModel):
     def _from_before(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("version") not in range(1, CONTRACT_VERSION):
             return values
+        # fields that a version did not have yet get the value that its files meant
         later = [fields for version, fields in _SINCE.items() if version > values["version"]]
         if values["version"] < 4:  # when there was one size
             size = {name: values[name] for name in VideoSize._fields if name in values}
@@ -150,6 +151,7 @@ class SamplingContract(BaseModel):
             kind=schedule.kind,
             prediction=prediction or schedule.prediction,
             shift=schedule.shift,
+            # sampled without guidance, which is distilled into the weights: both would guide twice
             guidance=Guidance(),
             baked_guidance=Guidance.of(baked_guidance),
             embedded_guidance=teacher.embedded_guidance,

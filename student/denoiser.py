@@ -80,6 +80,7 @@ class _Network:
 
     def _adapted_student(self, lora: _Lora) -> nn.Module:
         student = shared_copy(self._base).requires_grad_(False)
+        # one adapter is trained through a relay of LoRA stages; a fresh one, with B = 0, changes nothing yet
         if self._start is not None and is_adapter(self._start):
             load_adapter(student, STUDENT_ADAPTER, self._start)
         else:
@@ -88,6 +89,7 @@ class _Network:
 
     def _part_student(self, kinds: Kinds) -> nn.Module:
         student = part_copy(self._base, kinds)
+        # a part that is trained whole begins as the adapter of the stage before, merged
         if self._start is not None and is_adapter(self._start):
             load_adapter(student, STUDENT_ADAPTER, self._start)
             merge_adapters(student)
@@ -100,6 +102,7 @@ class _Network:
     def _full_student(self) -> nn.Module:
         if self._kinds is not None:
             return self._part_student(self._kinds)
+        # the teacher's own network is never trained; weights of an earlier stage were loaded for this student alone
         student: nn.Module = deepcopy(self._base) if self._base is self._own else self._base
         student.float()  # in bfloat16 weights would lose small updates
         if self._start is not None and is_adapter(self._start):
@@ -108,6 +111,7 @@ class _Network:
         return student.requires_grad_(True)
 
     def _supervisor(self, supervisor: Path | None) -> nn.Module:
+        # a student that starts as its supervisor has it already: as itself if untrained, or under its adapter
         if supervisor is not None and supervisor == self._start:
             if self._train is None:
                 return self.student
@@ -131,6 +135,7 @@ class _Network:
         elif self.weights == "lora":
             save_adapter(student, STUDENT_ADAPTER, folder)
         elif self._train == "lora":
+            # an adapter on weights that are not the teacher's fits no teacher: it is saved merged, as a whole network
             merged = deepcopy(student)
             merge_adapters(merged)
             self._save_own(merged, folder)
@@ -197,6 +202,7 @@ class Roles:
 
         To be called before anyone asks for parameters or averages, and with adapters and gradient checkpointing on.
         """
+        # by identity: a network that has several roles is placed once, and stays shared
         held: dict[int, nn.Module] = {}
 
         def placed(denoiser: nn.Module) -> nn.Module:
@@ -294,6 +300,7 @@ class Roles:
         with self.averaged():
             for name, network in self._networks.items():
                 if network.weights is not None and (names is None or name in names):
+                    # sharded networks are gathered by all processes, of which one writes
                     whole = self._gather(network.student, folder is not None)
                     if folder is not None and whole is not None:
                         (folder / name).mkdir(exist_ok=True)

@@ -95,6 +95,7 @@ class NF4Linear(FewBitLinear):
 def into_nf4(layer: nn.Linear) -> None:
     """Makes the layer an `NF4Linear`, in place. Its inputs are a multiple of `NF4_BLOCK`; bitsandbytes is imported."""
     weight = layer.weight.detach().contiguous()
+    # a block never crosses a row, so that rows can be sharded
     codes, scale = torch.ops.bitsandbytes.quantize_4bit(weight, NF4_BLOCK, "nf4", torch.uint8)
     _hold(layer, {"codes": codes.view(len(weight), -1), "scale": scale.view(len(weight), -1)})
     layer.__class__ = NF4Linear

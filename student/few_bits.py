@@ -88,6 +88,7 @@ def chosen_layers(teacher: Teacher, kind: FewBits) -> list[nn.Linear]:
     chosen: dict[int, nn.Linear] = {}
     for network in every_network(teacher.denoiser):
         for name, layer in block_linears(teacher, network).items():
+            # plain linears, and those of few bits, but none that diffusers keeps in float32; shared ones count once
             plain = type(layer) is nn.Linear or isinstance(layer, FewBitLinear)
             in_blocks = kind != "nf4" or layer.in_features % NF4_BLOCK == 0
             if plain and in_blocks and not stays_exact(network, name):

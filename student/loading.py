@@ -50,6 +50,7 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
         return folder
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass a run directory, or one of its stages")
+    # in the recipe's order, as a copy of the folder may have lost the files' times
     order = _order(folder)
     stages = sorted(
         (folder / "stages").glob(f"*/{CONTRACT_FILE}"),

@@ -74,6 +74,7 @@ def _export(path: Path, outline: Outline | None) -> tuple[Student, Outline]:
 
 def _teacher_of(path: Path, contract: SamplingContract, outline: Outline | None) -> Outline:
     """The student's teacher: the one that others share if that is it, else the one that its contract names."""
+    # students of one teacher share its outline: it is known by its hash, or by name before its weights are downloaded
     if outline is not None and outline.whole and outline.teacher.sha256() == contract.teacher_sha256:
         return outline
     if outline is not None and outline.is_of(contract.teacher):

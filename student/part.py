@@ -44,6 +44,7 @@ def load_part(like: nn.Module, folder: Path, dtype: torch.dtype) -> nn.Module:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or train the student again") from error
     check_student_part(like, folder, "restore it, or train the student again")
     network = shared_copy(like, state.keys())
+    # tensors of these names are copies, so the base's own stay as they are
     own = network.state_dict(keep_vars=True)
     for name, tensor in state.items():
         own[name].data = tensor.to(own[name].device, dtype if tensor.is_floating_point() else None)

@@ -30,12 +30,14 @@ def student_pipeline(student: Student, force: bool = False) -> Any:
     student's nodes, or the student's network is none of diffusers', such as an ONNX graph.
     """
     teacher, pipe = student.teacher, student.teacher.pipeline
+    # diffusers' own scheduler with the contract's nodes, and parts whose settings the family changes for students
     parts = {**changed_parts(teacher), "scheduler": stock_scheduler(student).make(pipe)}
     for name, part in {**_networks(student), **parts}.items():
         setattr(pipe, name, part)
     teacher.set_up(pipe)
     _join_precisions(pipe)
     pipe.contract = student.contract
+    # a class of its own only for the call, which has the contract's arguments as defaults
     stock = type(pipe)
     own = {"__call__": _call(stock, teacher, student.contract, force), "__module__": stock.__module__}
     pipe.__class__ = type(stock.__name__, (stock,), own)  # the same name: it is what `save_pretrained` writes
@@ -56,6 +58,7 @@ def _networks(student: Student) -> dict[str, Any]:
             )
         components[teacher.component_names()[name]] = network
         merge_adapters(network)
+        # weights of the teacher that the student does not share are of no use any more
         if not set(map(id, own.parameters())) & set(map(id, network.parameters())):
             own.to("meta")
     return components
@@ -140,6 +143,7 @@ def _check(
     check_negative(
         contract, call_arguments.get("negative_prompt") or "", "negative_prompt", "load it with force=True to try"
     )
+    # images and videos: those that the student was trained with, neither more nor fewer
     arguments = teacher.given_arguments
     needed = {arguments[name]: None for name in contract.given if name in arguments}
     passed = [name for name in dict.fromkeys(arguments.values()) if call_arguments.get(name) is not None]

@@ -168,6 +168,7 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if options.given is not None:
         teacher.take(options.given)
+    # beside a student a teacher gets the inputs that the student was trained with, unless the options say others
     teacher.set_inputs(
         **{name: value for name, value in options.trained_inputs.items() if name in teacher.denoiser_inputs}
     )
@@ -236,6 +237,7 @@ def clip_size(own: Sequence[VideoSize], num_frames: int | None, height: int | No
     Raises ValueError when neither says.
     """
     requested, unknown = (num_frames, height, width), (None, None, None)
+    # the sides that are asked for choose one of the model's sizes, which fills in the others
     agreeing = [
         size
         for size in own

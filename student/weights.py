@@ -43,6 +43,7 @@ def weights_folder(stage: Path | None, name: str) -> Path | None:
     folder = stage / name
     if not name or is_adapter(folder) or (folder / _CONFIG).is_file():
         return folder
+    # an expert without weights in the folder is the teacher's, unless the contract says that it was trained
     trained = [e.name for e in read_contract(stage).experts if e.trained]
     if name in trained:
         raise ValueError(f"{folder} is missing, the {name} expert's weights: {REMEDY}")
@@ -110,6 +111,7 @@ def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
     try:
         with without_bars():
             loaded: Any = type(like).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+        # a tensor that no file has may be left on the device meta
         if empty := [name for name, tensor in loaded.named_parameters() if tensor.is_meta]:
             raise ValueError(f"its files hold no {empty[0]}")
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

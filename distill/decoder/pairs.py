@@ -61,6 +61,7 @@ def make_pairs(
     for first in range(0, planned, _CLIPS_PER_FILE):
         path = folder / f"{first // _CLIPS_PER_FILE:05d}.safetensors"
         numbers = range(first, min(first + _CLIPS_PER_FILE, planned))
+        # what a clip becomes follows from its number, so files of an earlier run can stay
         if path.is_file():
             on_clip(numbers.stop, planned)
             continue
@@ -138,6 +139,7 @@ class Pairs:
         """
         latent_frames, height = self.latents.shape[2:4]
         frames, pixels = self._videos.shape[1:3]
+        # causal autoencoders: the first latent frame is one frame, each further one is several
         if latent_frames > 1 and (frames - 1) % (latent_frames - 1) == 0:
             return pixels // height, (frames - 1) // (latent_frames - 1), True
         if frames % latent_frames:

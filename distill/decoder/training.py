@@ -41,6 +41,7 @@ def new_decoder(settings: DecoderSettings, seed: int, teacher: Teacher, pairs: P
         autoencoder=own,
         autoencoder_sha256=autoencoder_sha256(teacher),
     )
+    # the decoder sees latents of mean 0 and variance 1 per channel, as measured on some of the pairs
     some = pairs.latents[:256].transpose(0, 1).flatten(1)
     decoder.mean.copy_(some.mean(dim=1))
     decoder.std.copy_(some.std(dim=1).clamp_min(1e-6))
@@ -75,6 +76,7 @@ def train_decoder(
     def watch(step: int) -> Mapping[str, float]:
         return {"held_out_psnr_db": held_out_psnr(decoder, pairs)}
 
+    # Muon for filters, AdamW for the rest; the EMA is what remains
     budget = Budget(settings.steps, settings.lr, _WARMUP, settings.cooldown, settings.ema, muon="filters")
     modules: dict[str, nn.Module] = {"decoder": decoder, "discriminator": judge}
     train_network("decoder", folder, modules, losses, budget, watch, watch_every=_WATCH_EVERY, screen=screen)
@@ -106,6 +108,7 @@ class ClipDiscriminator(nn.Module):
         super().__init__()
         widths = (3, width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
+        # every layer halves height and width, all but the first the frames as well
         for level, (before, after) in enumerate(pairwise(widths)):
             stride = (1 if level == 0 else 2, 2, 2)
             layers += [spectral_norm(nn.Conv3d(before, after, (3, 4, 4), stride, padding=1)), nn.LeakyReLU(0.2)]

@@ -68,6 +68,7 @@ class AdversarialObjective:
         if step == 0:
             for _ in range(self.settings.warmup):
                 yield (DISCRIMINATOR,)
+        # with a balance D's accuracy decides how many turns it has: none while it is far ahead of the student
         usual, balance = self.settings.discriminator_steps, self.settings.balance
         turns = usual if balance is None else balance.turns(self.scores.accuracy, usual)
         yield (*[DISCRIMINATOR] * turns, STUDENT)
@@ -90,6 +91,7 @@ class AdversarialObjective:
         backward comes in between.
         """
         judging = turn == DISCRIMINATOR
+        # one player learns at a time: D from detached fakes, G through a D whose weights take no gradient
         self.discriminator.requires_grad_(judging)
         with torch.set_grad_enabled(not judging):
             # fake: the student's z_s = alpha_s x0 + sigma_s eps after one step from z_t, or its whole clip
@@ -131,6 +133,7 @@ class AdversarialObjective:
             batch,
             self.subject.real_of(step, supervisor_lesson, batch, schedule),
             self.subject.times_of(step),
+            # scores are kept by where a step ends, which is always a node; where it starts may lie between two
             (schedule.grid(self.supervision.student_steps)[1:] - step.s[:, None]).abs().argmin(dim=1),
             num_judged,
             step,

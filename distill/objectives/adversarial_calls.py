@@ -23,7 +23,10 @@ def step_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of all steps of the stage: discriminator and student steps."""
     sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
     samples, anchored = settings.judges == "sample", settings.anchor.weight > 0
+    # z_t is read once where D's backbone is frozen; the student's side is made once, with its graph, for all turns
     step = turn.starts_once + turn.judge * settings.discriminator_steps + turn.learn + sides.learnt
+    # the anchor's target, the supervisor's endpoint, may be the real side as well; where samples are judged,
+    # the anchor has a step of its own
     step += parts.lesson if anchored and not samples else sides.real
     if anchored and samples:
         step += parts.lesson + parts.learn
@@ -65,6 +68,7 @@ class _Sides:
 def _sides(settings: Adversarial, stage: Stage, parts: PartCalls) -> _Sides:
     if settings.judges != "sample":
         return _Sides(Calls() if settings.real == "clips" else parts.lesson, parts.forward, parts.learn)
+    # samples: all steps of the chain run forwards, and backward passes reach those that `through` names
     steps = stage.student_steps
     through = {"all": steps, "last": 1, "drawn": (steps + 1) / 2}[settings.through]
     again = parts.learn.forward[STUDENT] - stage.batch  # for gradient checkpointing
@@ -90,6 +94,7 @@ def _turn(settings: Adversarial, batch: int) -> _Turn:
     def read(count: int, backward: bool) -> Calls:
         return Calls.of(DISCRIMINATOR, count, count if backward else 0)
 
+    # in its own turn D reads real and fake, z_t again where it is trained, and real clips with others' prompts
     both = read(2 * batch + again + (batch if settings.mismatched else 0), trained)
     penalty = read(2 * batch, trained) if settings.r1 or settings.r2 else Calls()
     compared = settings.loss == "relativistic" or settings.balance is not None  # the real side is read as well

@@ -172,6 +172,7 @@ class Adversarial(ObjectiveSettings):
         """Raises ValueError when the backbone has no blocks to read, or takes no adapters where it should."""
         for part in parts_of(network).values():
             teacher.taps(part, self.discriminator.depths)
+        # tried on a copy around the same tensors, so the network itself stays without adapters
         if self.discriminator.backbone == "lora":
             rank = self.discriminator.lora_rank
             add_adapter(shared_copy(network), DISCRIMINATOR_ADAPTER, rank, rank, kinds=teacher.kinds)

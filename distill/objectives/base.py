@@ -75,6 +75,7 @@ class Batch:
     def others_conditions(self) -> Conditions:
         """For each clip those of the one before it, which of a single clip is itself."""
         last = len(self.conditions) - 1
+        # shifted by one clip, over all processes together: every prompt is used once
         first = self.conditions[last:] if self.before is None else self.before
         return Conditions.join([first, self.conditions[:last]] if last else [first])
 

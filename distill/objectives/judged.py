@@ -53,6 +53,7 @@ class Subject:
             return from_clips
         if self.real == "supervisor":
             return from_supervisor
+        # clips_at_data: data where a step ends in data, the supervisor's endpoint at the nodes before
         at_data = (step.s < _AT_DATA).to(batch.x0.device).view(-1, 1, 1, 1, 1)
         return torch.where(at_data, from_clips, from_supervisor)
 
@@ -75,5 +76,6 @@ def students_clips(
     """
     grid = roles.teacher.schedule.grid(supervision.student_steps)
     first = {"all": 0, "last": supervision.student_steps - 1, "drawn": drawn}[through]
+    # steps before the first that learns have no graph, so their activations are not kept
     z = rollout(roles.teacher, noise, batch.conditions, grid[: first + 1], network=roles.student)
     return integrate(roles.teacher, z, batch.conditions, grid[first:], network=roles.student)

@@ -24,6 +24,7 @@ def register(settings: type[ObjectiveSettings]) -> None:
     kinds = get_args(settings.model_fields["kind"].annotation)
     if len(kinds) != 1:
         raise TypeError(f'{settings.__name__} has no kind: declare `kind: Literal["name"] = "name"`')
+    # what has no default must be declared, or a new kind would be trained or counted as if it were another
     unsaid = sorted(settings.__abstractmethods__) if isabstract(settings) else []
     if not hasattr(settings, "default_betas"):
         unsaid.append("default_betas")

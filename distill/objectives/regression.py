@@ -27,6 +27,7 @@ def regress(
     (arXiv 2310.14189, Sec. 3.3) of each element, 2 c (sqrt(d^2 + c^2) - c): the same as mse where d is well below
     `huber_c`, and 2 c |d| well above. What the conditions keep is left out of the mean.
     """
+    # the squared error of the student's own prediction: of v it is SNR + 1 times that of x0 (arXiv 2202.00512, Sec. 4)
     weight = schedule.loss_weight(t).to(x0.device, x0.dtype)
     squared = weight.view(-1, *[1] * (x0.ndim - 1)) * (x0 - target).square()
     if kind == "huber":

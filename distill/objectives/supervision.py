@@ -167,6 +167,7 @@ class Supervision:
         every = sorted({count for *_, count in _segments(self.teacher_steps, self.student_steps, self.starts)})
         if len(every) == 1 or not is_sharded(supervisor):
             return own
+        # each pass of a sharded supervisor gathers weights from all processes, so all join in every count that one has
         taking = wanted_by_any([count in own for count in every], step.z_t.device)
         return [count for count, wanted in zip(every, taking, strict=True) if wanted]
 

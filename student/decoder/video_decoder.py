@@ -91,6 +91,7 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         batch, fresh = len(z), memory is None
         past = iter(memory or [])
         kept: Memory = []
+        # normalised latents, channels last from here on: convolutions over few channels are fastest so
         x = (z - self.mean.view(-1, 1, 1, 1)) / self.std.view(-1, 1, 1, 1)
         x = _convolved(self.enter, x.permute(0, 2, 3, 4, 1).contiguous())
         for level, (blocks, leave, growth) in enumerate(zip(self.levels, self.leave, self.growths, strict=True)):
@@ -104,6 +105,7 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             side = self._unfold if level == len(self.levels) - 1 else 2
             x = x.unflatten(-1, (growth, -1, side, side)).permute(0, 1, 4, 2, 6, 3, 7, 5)
             x = x.reshape(batch, x.shape[1] * growth, x.shape[3] * side, x.shape[5] * side, x.shape[7])
+            # a causal autoencoder's first latent frame is one frame: of those that grew from it the last is kept
             if fresh and self._internal_dict["first_frame_alone"]:
                 x = x[:, growth - 1 :]
         return x.permute(0, 4, 1, 2, 3), kept
@@ -126,6 +128,7 @@ class SmallVideoDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         images = z.ndim == 4
         if images:
             z = z.unflatten(0, (-1, num_frames or 1)).transpose(1, 2)
+        # piece by piece, for less memory; blocks remember the frame before, so pieces join without a seam
         video = torch.cat(list(self.stream(z.split(FRAMES_AT_ONCE, dim=2))), dim=2)
         if images:
             video = video.transpose(1, 2).flatten(0, 1)
@@ -146,6 +149,7 @@ class _Block(nn.Module):
         self.first = nn.Conv2d(width * (1 + remembers), width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.remembers = remembers
+        # a block begins as the identity
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 

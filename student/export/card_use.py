@@ -96,6 +96,7 @@ def serving(student: Student, format: Format) -> str:
     names = [name for name in student.teacher.component_names().values() if hasattr(student.teacher.pipeline, name)]
     networks: dict[str, Any] = dict(zip(names, parts_of(student.teacher.denoiser).values(), strict=False))
     lines = ["pipe.enable_model_cpu_offload()  # instead of pipe.to(...): a part is on the GPU only while it is used"]
+    # diffusers lists the blocks of a network that repeat: one is compiled for all of them
     for name, network in networks.items():
         blocks = getattr(network, "_repeated_blocks", None)
         lines.append(

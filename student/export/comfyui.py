@@ -46,6 +46,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
     adapted, notes, precision = is_adapted(student.network), list[str](), options.precision or "float32"
     is_lora = adapted or options.rank is not None
+    # a LoRA leaves as it is; a fully trained student whole, or as a LoRA of the rank that was asked for
     if adapted:
         tensors = adapter_tensors(student.teacher, student.network)
         write_tensors(folder / _lora_name(student), cast_tensors(tensors, precision), student.contract, "comfyui")
@@ -111,6 +112,7 @@ def _reload(folder: Path, student: Student) -> SampleLatents:
 def _network(path: Path, teacher: Teacher) -> nn.Module:
     file = only_file(path)
     state, _ = read_tensors(file)
+    # a file may be a whole model, a LoRA that was extracted, or an adapter
     if not any(key.startswith(PREFIX) for key in state):
         return load_checkpoint(file, teacher)
     try:

@@ -83,6 +83,7 @@ def _changes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if key.endswith(_DOWN):
             module = key.removesuffix(_DOWN)
+            # what is added to W: (alpha / r) B A (LoRA, arXiv 2106.09685)
             up, alpha = state[module + _UP], state.get(module + _ALPHA, torch.tensor(float(len(tensor))))
             changes[f"{module}.weight"] = (alpha / len(tensor)) * (up.flatten(1).float() @ tensor.flatten(1).float())
         elif key.endswith(_BIAS):
@@ -120,6 +121,7 @@ def _check_carried(teacher: Teacher, tensors: Mapping[str, Tensor], state: Mappi
     inner = [name for name in modules if name.startswith("blocks.")]
     if inner and _carries(teacher, tensors, state, modules):
         return
+    # to name those at fault: each module outside of blocks, beside all that are in blocks
     lost = [name for name in modules if name not in inner and not _carries(teacher, tensors, state, [*inner, name])]
     why = f"takes no LoRA on {', '.join(lost or inner)}"
     if not inner:

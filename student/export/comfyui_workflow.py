@@ -30,6 +30,7 @@ def workflow(student: Student, file: str, is_lora: bool) -> dict[str, Any]:
     size = {"width": width, "height": height, "length": num_frames, "batch_size": 1}
     base = {"unet_name": base_file(contract) if is_lora else file, "weight_dtype": "default"}
     lora = {"model": ["model", 0], "lora_name": file, "strength_model": 1.0}
+    # model, LoRA, shift, sampler, autoencoder, file: an input names the node that it comes from, and which output
     nodes: dict[str, tuple[str, dict[str, Any]]] = {
         "model": ("UNETLoader", base),
         **({"lora": ("LoraLoaderModelOnly", lora)} if is_lora else {}),
@@ -40,6 +41,7 @@ def workflow(student: Student, file: str, is_lora: bool) -> dict[str, Any]:
         # without effect at CFG 1; it says what is inside the weights
         "negative": ("CLIPTextEncode", {"clip": ["text", 0], "text": contract.negative_prompt}),
         "noise": (noise, {**empty, **size}),
+        # Euler steps on the nodes of `simple`, which are the student's but for rounding (`node_note`)
         "sample": (
             "KSampler",
             {

@@ -63,12 +63,14 @@ def check_latents(
     """Raises ValueError when the other tool's latents are not those of the student."""
     stock = student.teacher.stock_rounding(student.contract)
     computing = COMPUTING[precision] if precision in format.computes else 0.0
+    # two limits: to what was written the tool must be close, to the student as close as rounding of weights allows
     allowed = format.tolerance + stock + computing
     wrong, most = (
         (comparison.to_held, allowed)
         if comparison.to_held > allowed
         else (comparison.error, allowed + ROUNDING_ERROR[precision])
     )
+    # an approximation has no limit: its latents need only be finite
     if all(map(math.isfinite, (comparison.error, comparison.to_held))) and (written.approximate or wrong <= most):
         return
     raise ValueError(
@@ -85,6 +87,7 @@ def small_size(student: Student) -> VideoSize | None:
 
     if flops(student) <= LARGE.get(student.teacher.device.type, LARGE["cuda"]):
         return None
+    # nodes may depend on the size of clips, so the stock sampler's must be the contract's there, too
     for size in _small_sizes(student):
         try:
             stock_scheduler(replace(student, contract=student.contract.at(size)))
@@ -118,6 +121,7 @@ def _latents(format: Format, folder: Path, student: Student, held: Student) -> t
     z = teacher.noise(PROBE_SEEDS, teacher.latent_shape(*student.contract.size))
     conditions = student.conditions_of_any(PROBE_PROMPTS)
     own = teacher.given_out(student.sample(z, conditions))
+    # weights that were rounded are sampled as well, to tell rounding from other differences
     same = held.network is student.network
     kept = own if same else teacher.given_out(replace(student, network=held.network).sample(z, conditions))
     return own, kept, format.reload(folder, student)(z, PROBE_PROMPTS).to(own)

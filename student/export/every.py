@@ -60,6 +60,7 @@ def export_every(
         if name in refused:
             continue
         on_format(name)
+        # a format that fails is reported with its reason, and the others are written all the same
         try:
             done.append(write_export(student, name, out / name, options_of(name, options), provenance, force))
         except ValueError as error:

@@ -69,6 +69,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     writer = GGUFWriter(folder / _file_name(student), comfyui_facts(student.teacher).architecture)
     writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
+    # the contract lies in the file itself
     for key, value in header_of("gguf", student.contract).items():
         writer.add_string(key, value)
     rounded = {f"{name}.weight" for name in chosen.names}
@@ -121,6 +122,7 @@ def _reload(folder: Path, student: Student) -> SampleLatents:
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:
     own, file, names = single_denoiser(teacher), only_file(path, ".gguf"), original_names(teacher)
+    # GGUF has dimensions in reverse order
     shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in _reader(file).tensors}
     wanted = {names.to_original(name): tuple(tensor.shape) for name, tensor in own.state_dict().items()}
     if strays := shapes.items() ^ wanted.items():

@@ -50,6 +50,7 @@ def open_export(
     own = teacher is None and own_pipeline(path)
     loaded = load_teacher(path, dtype, device) if own else teacher_of(contract, teacher, dtype, device)
     contract.prepare(loaded)
+    # contract and teacher may come from different places, and must be of one family
     check_family(path, contract, loaded)
     format.check_teacher(loaded)
     if own:

@@ -88,6 +88,7 @@ def with_adapter(
             f"{path} is not a LoRA for {teacher.folder} ({misfit}): use its own teacher (--teacher of `fewstep sample` "
             "and `fewstep export`)"
         )
+    # on a copy around the same weights: the teacher's network stays without adapters
     network: Any = shared_copy(base)
     whole = {key: tensor.float() for key, tensor in state.items()}
     network.load_lora_adapter(whole, prefix=prefix, adapter_name=STUDENT_ADAPTER, metadata=settings)

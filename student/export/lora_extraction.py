@@ -26,6 +26,7 @@ def extract_adapter(base: nn.Module, network: nn.Module, rank: int) -> tuple[Any
     """
     layers = {name: module for name, module in base.named_modules() if isinstance(module, _KINDS)}
     biased = all(layer.bias is not None for layer in layers.values())  # or merging fails at those that have none
+    # alpha = rank: the product B A is the change itself
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), lora_bias=biased)
     adapted = shared_copy(base).requires_grad_(False)
     inject_adapter_in_model(config, adapted, STUDENT_ADAPTER)
@@ -54,6 +55,7 @@ def share_held(held: float, changes: dict[str, Tensor]) -> float:
 def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The nearest product of this rank to a weight's change (out, *in): down (r, *in), up (out, r, 1, ...), where
     r <= rank is the change's own where that is less."""
+    # W_student - W_teacher = U S V^T, cut at the rank: the nearest product; each factor gets the root of S
     u, s, v = _svd(change.flatten(1), rank)
     root, count = s.sqrt(), len(s)
     down = (root[:, None] * v.T).view(count, *change.shape[1:])

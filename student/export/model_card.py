@@ -105,6 +105,7 @@ def _training(contract: SamplingContract, provenance: Provenance) -> str:
 def _recipe(contract: SamplingContract, recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe up to this student's stage, without what it says about the machine it ran on."""
     settings = {key: value for key, value in recipe.items() if key not in ("out", "device", "logging")}
+    # the teacher as the contract names it, which is no folder of this machine; no stages behind this student's
     settings |= {"teacher": contract.teacher} if "teacher" in settings else {}
     stages = settings.get("stages", [])
     ends = [i for i, entry in enumerate(stages, 1) if entry.get("name") == stage]

@@ -107,9 +107,11 @@ def _session(path: Path, device: torch.device) -> Any:
 
 def _inputs(student: Student, network: nn.Module) -> tuple[_OfBatch, tuple[Tensor, ...], tuple[Any, ...]]:
     """The denoiser as a function of its batch, with an example of two clips and which dimensions grow with them."""
+    # asked with two clips and with three: inputs that differ in length grow with the batch
     two, three = (_ask(student, network, batch) for batch in (2, 3))
     names = [n for n, x in two.items() if isinstance(x, Tensor) and len(x) != len(three[n])]
     batch = torch.export.Dim("batch")
+    # an input may have several rows per clip
     grows = tuple({0: batch * per_clip if (per_clip := len(two[n]) // 2) > 1 else batch} for n in names)
     others = {name: value for name, value in two.items() if name not in names}
     return _OfBatch(network, names, others), tuple(two[n].float() for n in names), grows
@@ -164,6 +166,7 @@ def _forget_origins(model: Any) -> None:
 def _write(student: Student, folder: Path, options: Options) -> Written:
     network = merged_network(student).float().eval()
     wrapped, example, grows = _inputs(student, network)
+    # any number of clips, but of one size and with texts at full length: the batch alone is dynamic
     with _quiet(), torch.no_grad():
         program: Any = torch.onnx.export(
             wrapped,

@@ -50,6 +50,7 @@ def _write(student: Student, folder: Path, options: Options) -> Written:
     stock_scheduler(student)  # refuse before the work
     network = merged_network(student)
     part = student.teacher.shared_part(network)
+    # the part alone leaves, so nothing else may have been trained
     _check_rest(student, network, part)
     save_config(part, folder)
     part = cast(part, options.precision or "float32")

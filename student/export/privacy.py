@@ -53,6 +53,7 @@ def forget_origins(folder: Path) -> None:
         settings = parse_json(path.read_text("utf-8"))
         if not isinstance(settings, dict):
             continue
+        # names on the hub stay, paths go
         origins = [name for name in _ORIGIN if isinstance(settings.get(name), str) and _is_path(settings[name])]
         if origins:
             path.write_text(json.dumps(settings | dict.fromkeys(origins, ""), indent=2) + "\n", "utf-8")

@@ -28,6 +28,7 @@ def rounded(
     keeps_adapters: an adapter stays one, and is rounded with its scale inside; else it is merged first. only: names of
     the weights that leave; None: all. Raises ValueError for weights that the precision cannot hold.
     """
+    # float32 holds all weights exactly, but an adapter may have to be merged for the format
     if precision == "float32" and (keeps_adapters or not is_adapted(student.network)):
         return student
     parts = parts_of(student.network)

@@ -83,10 +83,12 @@ def _thinned(
     groups = [_Group(half, error(half)) for half in _halves(names)]
     tries = len(groups)
     while groups:
+        # squared errors of independent roundings add up; the sum is checked by sampling before it is accepted
         if sum(group.error**2 for group in groups) <= goal**2:
             kept = sorted((name for group in groups for name in group.names), key=names.index)
             if error(kept) <= goal:
                 return kept
+        # most squared error per weight: halved, to find the layers at fault, or dropped once tries are used up
         worst = max(groups, key=lambda group: group.error**2 / sum(weights[name] for name in group.names))
         groups.remove(worst)
         if len(worst.names) > 1 and tries < _MOST_TRIES:

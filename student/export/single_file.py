@@ -41,6 +41,7 @@ def write_checkpoint(student: Student, folder: Path, format: str, precision: Exp
     network, names = cast(merged_network(student), precision), original_names(student.teacher)
     state = network.state_dict()
     original = names.original(state, prefix)
+    # diffusers' own converter must find the way back to the same tensors
     back = names.to_diffusers(original)
     assert back.keys() == state.keys(), min(back.keys() ^ state.keys())
     assert all(torch.equal(back[key], tensor.cpu()) for key, tensor in state.items())

@@ -40,6 +40,7 @@ def stock_scheduler(student: Student) -> StockScheduler:
 
 def _check_nodes(teacher: Teacher, stock: StockScheduler, contract: SamplingContract) -> None:
     scheduler = stock.make(teacher.pipeline)
+    # samplers of diffusers may round their nodes, and a student is good at those that it was trained at only
     nodes = teacher.stock_timesteps(scheduler, contract)
     wanted = torch.tensor(contract.timesteps, dtype=torch.float64)
     if len(nodes) != len(wanted) or float((nodes - wanted).abs().max()) > 1e-3:
@@ -94,6 +95,7 @@ def pipeline_latents(pipe: Any, student: Student) -> SampleLatents:
     def clip_of(z: Tensor, prompt: str, given: Given) -> Tensor:
         arguments = teacher.call_arguments(contract, given) | teacher.noise_arguments(z, contract, given)
         words = {"prompt": prompt} if teacher.reads_text else {}
+        # latents are what is compared: no autoencoder is needed
         outputs = pipe(**words, output_type="latent", return_dict=False, **arguments)
         return teacher.from_outputs(outputs, z.shape)
 

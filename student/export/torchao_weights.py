@@ -45,6 +45,7 @@ def _rounded(weight: Tensor, name: str, precision: ExportPrecision) -> Tensor:
     from torchao.quantization import quantize_
 
     rows, columns = weight.shape
+    # torchao quantizes modules: a layer around this weight alone
     layer = nn.Linear(columns, rows, bias=False, device="meta")
     layer.weight = nn.Parameter(weight.to(dtype_of(precision)), requires_grad=False)
     quantize_(layer, _config(name))
@@ -57,6 +58,7 @@ def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path, p
     from diffusers import TorchAoConfig
 
     kept = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n not in chosen]
+    # diffusers quantizes while it loads, so the network is saved whole first
     with TemporaryDirectory(dir=folder) as whole, without_bars():
         save_network(network, Path(whole))
         return type(network).from_pretrained(

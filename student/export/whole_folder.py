@@ -30,6 +30,7 @@ def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
     try:
         with disk_full_as_oserror(folder):
             yield part
+            # contents must be on the disk before the name is
             for path in (*part.rglob("*"), part):
                 _sync(path)
         with deferring_stop():  # a stop between the two would take both

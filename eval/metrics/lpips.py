@@ -51,7 +51,7 @@ class Lpips(nn.Module):
         distance = first.new_zeros(len(first))
         a, b = ((x - self.shift) / self.scale for x in (first, second))
         heads = iter(self.heads)
-        # at five depths: squared distance of unit features, weighted by channel, mean over space (arXiv 1801.03924, 1)
+        # squared distance of unit features, weighted by channel, mean over space: arXiv 1801.03924, Eq. 1
         for i, layer in enumerate(self.features):
             a, b = layer(a), layer(b)
             if i in _TAPS:

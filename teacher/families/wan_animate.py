@@ -63,7 +63,7 @@ class WanAnimateTeacher(WanTeacher):
             )
         for part in ("vae", "image_encoder"):
             self._part(part)
-        # the character's image goes before the clip, the poses beside it, each as the autoencoder encodes it
+        # the character's image becomes a frame before the clip, and poses latents of their own
         pictures = [to_pil(picture, "reference") for picture in given["reference"]]
         reference, pose = (to_pixels(given[name]).to(self.device) for name in ("reference", "pose"))
         # with a background and a mask only the masked area is new

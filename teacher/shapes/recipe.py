@@ -110,7 +110,7 @@ def _short(precision: str) -> str:
 def keep_recipe(recipe: AnyRecipe) -> None:
     """Leaves the resolved recipe in the run directory. Raises ValueError when another one was begun there."""
     path = recipe.out / "recipe.yaml"
-    # a run directory holds one teacher: what is resumed must be what was begun
+    # a run directory holds one teacher: what is resumed is what was begun, but for settings that may change
     if path.exists():
         changed = _differences(read_any_recipe(path).model_dump(), recipe.model_dump())
         if changed:

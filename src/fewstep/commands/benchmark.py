@@ -236,7 +236,7 @@ def time_models(
         raise ValueError("--decoder takes a distilled decoder, which cannot be used with --random-weights")
     opened = models_of(models, decoders) if random_weights is None else []
     out = out or (last_run(opened) or Path("runs")) / "benchmark.json"
-    # all that can be refused is, before a weight is loaded
+    # the file and the options first, before a weight is loaded
     check_replaceable(out)
     check_tuning(plan.tuning, find_device(device), plan.batch)
     plan = replace(plan, dtype=resolve_dtype(screen, cast("DType", plan.dtype), device))

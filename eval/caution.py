@@ -60,6 +60,7 @@ def ratio_is_empty(name: str, metrics: Mapping[str, Figure]) -> bool:
 def on_figures(rows: Sequence[TableRow], prompts: Sequence[str] = ()) -> list[str]:
     """Sentences on the figures of an evaluation; the first row is the teacher's."""
     named: dict[str, Figure] = {}
+    # cautions are about how a figure was taken, so that the first row that has it will do
     for row in rows:
         if row.get("role") != "real":
             for name, figure in row["metrics"].items():
@@ -68,6 +69,7 @@ def on_figures(rows: Sequence[TableRow], prompts: Sequence[str] = ()) -> list[st
     for name, figure in named.items():
         if figure.get("dimensions") is not None:
             sentences += on_distance(name, figure["num"], figure["dimensions"], figure.get("reference_num"), named)
+    # a bootstrap resamples clips, and so knows of other prompts only as far as these differ
     distinct = len(set(prompts))
     if 0 < distinct < len(prompts):
         sentences.append(
@@ -80,6 +82,7 @@ def on_times(rows: Sequence[TableRow], fit: Mapping[str, Any] | None) -> list[st
     """Sentences on the seconds and speed-ups of a benchmark; the first row is the teacher's."""
     sentences = [_on_passes(rows)] if any((row.get("repetitions") or FEW_PASSES) < FEW_PASSES for row in rows) else []
     for row in rows:
+        # a slow tail beside a usual median: something else ran now and then
         median, slow = row.get("total_seconds"), row.get("total_seconds_p95")
         if median and slow and slow > SPREAD * median:
             sentences.append(
@@ -87,6 +90,7 @@ def on_times(rows: Sequence[TableRow], fit: Mapping[str, Any] | None) -> list[st
                 "busy: measure again when it is quiet"
             )
     sentences += [_above_ideal(row, rows[0]) for row in rows[1:] if is_above_ideal(row)]
+    # total = f + c evaluations, where f is what no student can save
     if fit is not None and (fit.get("fixed_seconds") or 0) < 0:
         sentences.append(
             "the fixed part of the fit is below zero, which no time can be: the line does not hold for these models"
@@ -111,6 +115,7 @@ def _few(named: Mapping[str, Figure]) -> str:
 def on_distance(name: str, num: int, dimensions: int, reference: int | None, others: Collection[str] = ()) -> list[str]:
     """What a Frechet distance of `num` clips to `reference` ones hides; `others` are the figures beside it."""
     sentences = []
+    # a covariance of fewer clips than dimensions has not its full rank
     if num < dimensions:
         kernel = f"; {name}-kernel does not depend on N" if f"{name}-kernel" in others else ""
         sentences.append(

@@ -58,6 +58,7 @@ def choose_metrics(names: Sequence[str] | None, setting: Setting) -> ChosenMetri
     wanted = set(names or _with_weights(setting))
     metrics: list[Metric] = []
     left_out: dict[str, str] = {}
+    # what was asked for by name must be taken; of the usual metrics the others are left out, with the reason
     for name in dict.fromkeys(names or _usual(setting)):
         try:
             if not names:

@@ -79,6 +79,7 @@ class ClipMaker:
     def work(self, model: Model, sampler: Sampler, sample: Sample, metrics: Sequence[Metric]) -> ClipWork:
         """What is to be made, the same for all processes; batches that are there stay as they are."""
         main, rows = sample is self.main, len(sample.prompts)
+        # the teacher's latents are kept, as students are compared with its clips from the same noise
         keeps_latents = main and sampler is self.teacher
         kept = frozenset([*(metric.name for metric in metrics), *([_LATENTS] if keeps_latents else [])])
         files = [self.out / "videos" / model.name / f"{row:05d}.mp4" for row in range(rows)] if main else []
@@ -87,6 +88,7 @@ class ClipMaker:
             missing = self.store(model.name, sample).batches(rows, max(1, self.batch // sample.seeds))
             return [(batch.start, batch.stop) for batch in missing] if kept or main else []
 
+        # the first process says what is missing, so that all deal out the same batches
         agreed = [range(*batch) for batch in self.ranks.from_first(batches)]
         return ClipWork(model, sampler, sample, metrics, kept, files, agreed)
 
@@ -95,12 +97,14 @@ class ClipMaker:
         """Makes what is missing, and returns once all processes have."""
         what, total, done = f"{work.model.name}, {work.sample.name}", len(work.sample.prompts), self.ranks.tally()
         store = self.store(work.model.name, work.sample)
+        # batch by batch, each by whichever process is free
         for rows in self.ranks.deal(work.batches):
             if not _is_there(work, store, rows):
                 self._make(work, store, rows)
             progress(what, done.add(len(rows)), total)
         self.ranks.wait(lambda: progress(what, done.add(), total))
 
+        # on a shared disk, files of another process may show later than it says that they are there
         def is_seen() -> bool:
             there = self.store(work.model.name, work.sample)
             return all(_is_there(work, there, rows) for rows in work.batches)
@@ -108,6 +112,7 @@ class ClipMaker:
         wait_until_seen(is_seen, self.out, self.ranks)
 
     def _make(self, work: ClipWork, store: ClipStore, rows: range) -> None:
+        # numbers of an earlier evaluation stay; metrics that joined in since are measured of the same clips
         missing = [metric for metric in work.metrics if metric.name not in store.names(rows)]
         clips = self._clips(work, store, rows, any(metric.paired for metric in missing))
         _write(work.files[rows.start : rows.stop], clips, self.fps)
@@ -116,11 +121,13 @@ class ClipMaker:
 
     def _clips(self, work: ClipWork, store: ClipStore, rows: range, paired: bool) -> Clips:
         sampler, (prompts, seeds) = work.sampler, work.sample.batch(rows)
+        # what was sampled before is only decoded again
         if _LATENTS in store.names(rows):
             latents = store.read(_LATENTS, rows).to(sampler.teacher.device)
         else:
             latents = sampler.sample(sampler.noise(seeds), sampler.conditions(prompts, seeds))
         teacher = None
+        # paired metrics compare with the teacher's clip from the same noise
         if paired:
             kept = self.store(self.model.name, work.sample).read(_LATENTS, rows).to(latents.device)
             teacher = Clips.of(self.teacher.teacher.decode(kept), kept, prompts)

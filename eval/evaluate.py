@@ -82,6 +82,7 @@ class Evaluation:
     def _put(self, model: Model, sampler: Sampler, metrics: Sequence[Metric], real: Figures) -> None:
         """The figures of a model whose clips are there, and those of real clips, if any."""
         is_teacher = sampler is self._teacher
+        # distances to the teacher are taken to its clips from other noise, and its own distance to these is their floor
         if is_teacher:
             for metric in self._to_other_clips:
                 metric.reference = self._maker.store(model.name, self._samples.other).read(metric.name)
@@ -101,8 +102,10 @@ class Evaluation:
             alone = sampler is self._teacher or metric.paired
             beside = None if alone else self._maker.store(self._model.name, sample).read(metric.name)
             figures |= metric.figures(self._maker.store(model.name, sample).read(metric.name), beside)
+        # beside a distance stands its floor: that of other real clips, or of the teacher to itself
         for name in figures.keys() & self._floors.keys():
             figures[name]["floor"] = self._floors[name]
+        # the teacher's weights with other steps or guidance are the teacher still
         same = sampler.contract is None and sampler.teacher.sha256() == self._teacher.teacher.sha256()
         return {
             "model": model.name,
@@ -121,12 +124,14 @@ class Evaluation:
     def _compare_with_others(self, row: EvaluationRow, sampler: Sampler, metrics: Sequence[Metric]) -> None:
         """A student's figures less those of the teacher, and of each earlier student of the same step count."""
         sample, alike = self._samples.main, self._pairs(sampler)
+        # with rows before its own only, so that each pair is compared once
         for other in itertools.takewhile(lambda earlier: earlier["model"] != row["model"], self._file.rows):
             teacher = other["model"] == self._model.name
             if row["role"] != "student" or not (alike if teacher else _alike(other, row)):
                 continue
             own, its = (self._maker.store(earlier["model"], sample) for earlier in (row, other))
             differences: Figures = {}
+            # clip by clip, which needs one clip per prompt and the other's numbers on disk
             for metric in metrics:
                 if metric.seeds == 1 and its.holds(metric.name, len(sample.prompts)):
                     differences |= metric.difference(own.read(metric.name), its.read(metric.name))
@@ -149,6 +154,7 @@ class Evaluation:
             if metric.real is None:
                 continue
             metric.reference = metric.features(metric.real.reference, self._batch, progress)
+            # real clips that are no reference: how far they are from it is the floor
             if metric.real.floor is not None:
                 metrics |= metric.figures(metric.features(metric.real.floor, self._batch, progress), None)
         self._floors |= {name: figure["value"] for name, figure in metrics.items()}

@@ -83,6 +83,7 @@ def joined_protocol(out: Path, protocol: dict[str, Any]) -> tuple[dict[str, Any]
     if not path.exists():
         return protocol, []
     before, rows = _read(path)
+    # metrics may join in later, and what is taken by now is no longer left out
     protocol = {**protocol, "metrics": {**before["metrics"], **protocol["metrics"]}}
     protocol["left_out"] = {n: why for n, why in protocol["left_out"].items() if n not in protocol["metrics"]}
     _check(path, before, protocol)
@@ -123,6 +124,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _read(path: Path) -> tuple[dict[str, Any], list[EvaluationRow]]:
     try:
         content = parse_json(path.read_text())
+        # what the commands read later must be there: otherwise they would fail in their midst
         protocol, rows = dict(content["protocol"]), [dict(row) for row in content["rows"]]
         dict(protocol["metrics"])
         dict(protocol.get("left_out", {}))

@@ -82,6 +82,7 @@ def _is_of_run(path: Path) -> bool:
 def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> SamplingOptions:
     """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, and
     inputs of denoisers."""
+    # the teacher is asked as it was when it was distilled, unless something else was asked for
     contracts = (_contract(model) for model in models)
     contract = next((contract_of_model for contract_of_model in contracts if contract_of_model is not None), None)
     if contract is None:
@@ -117,12 +118,14 @@ def _open(
     model: Model, options: SamplingOptions, teacher: Teacher | None, dtype: torch.dtype, device: str | None
 ) -> Sampler:
     """With the teacher's own decoder."""
+    # the teacher is shared with the last member, whose clips are compared; the others load their own
     if model.members:
         pairs = zip(model.members, sampling_options_of_members(model, options), strict=True)
         last = model.members[-1]
         opened = [open_model(member, way, teacher if member is last else None, dtype, device) for member, way in pairs]
         return chained(opened, [member.frames for member in model.members[1:]])
     options = sampling_options_of(model, options)
+    # a teacher that is loaded already is asked with other steps or guidance, not loaded again
     if not model.student:
         if teacher is not None and teacher.folder.resolve() == _folder(model.source):
             return teacher_sampler(teacher, model.source, options)
@@ -191,12 +194,14 @@ def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: st
     if not file.exists():
         return
     before = _read_claim(file)
+    # claims of earlier versions name no precision
     begun = str(before.pop("dtype", _DEFAULT_DTYPE))
     if dtype is not None and begun != dtype:
         raise ValueError(
             f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
             "choose another --out"
         )
+    # as JSON gives it back, where tuples are lists
     if before != json.loads(json.dumps(_identity(model, sampler) | {"seed": seed})):
         raise ValueError(
             f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
@@ -231,6 +236,7 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
         **sampler.denoiser_inputs,
     }
     if sampler.contract is not None:
+        # a stage that was trained again is another model under the same name
         path = Path(model.source)
         files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
         identity["weights_sha256"] = sha256_of_all(files)

@@ -37,6 +37,7 @@ def outline_models(models: Sequence[Model], options: SamplingOptions, same_size:
     if not models:
         raise ValueError("there are no models: pass a TEACHER, then STUDENTs")
     outlined: list[Outlined] = []
+    # one mistake does not hide the next: all models are looked at before any error is raised
     wrong: dict[str, str] = {}
     shared: Outline | None = None
     for model in models:
@@ -51,6 +52,7 @@ def outline_models(models: Sequence[Model], options: SamplingOptions, same_size:
         except (ValueError, OSError) as error:
             wrong[model.name] = " ".join(str(error).split())
             continue
+        # the first model says which teacher is shared, and the size of all clips
         if model is models[0]:
             shared = outline
             options = replace(options, **sampler.size._asdict()) if same_size else options

@@ -63,11 +63,13 @@ def protocol_of(
 ) -> dict[str, Any]:
     """As results.json has it. Everything but `device` and `left_out` must be equal where figures are compared."""
     return {
+        # which clips: how many, of which prompts and from which noise
         "num": len(prompts),
         "seed": seed,
         "noise": "of clip i torch.randn from torch.Generator().manual_seed(seed * 1000003 + i), on the CPU",
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         **_given(prompts),
+        # the teacher, and how it is sampled
         "teacher": name,
         "teacher_steps": teacher.steps,
         "teacher_sha256": teacher.teacher.sha256(),
@@ -79,6 +81,7 @@ def protocol_of(
         "height": teacher.size.height,
         "width": teacher.size.width,
         "fps": teacher.fps,
+        # how figures are taken from the clips, and by what
         "value_range": "-1 to 1, cut; decoded clips before they are compressed for videos/",
         "interval": "95 %, by a bootstrap over clips unless a metric says otherwise",
         "dtype": dtype,

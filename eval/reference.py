@@ -53,6 +53,7 @@ def reference_videos(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(files) < 3:
         raise ValueError(f"--reference {folder} holds {len(files)} videos: pass a folder of at least 3 real videos")
+    # all files are looked at, so that one message says how many are broken
     broken: dict[Path, str] = {}
     for path in files:
         try:
@@ -81,6 +82,7 @@ def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
         }
         return ClipSource(len(files), lambda rows: torch.stack([_read(files[row], shape) for row in rows]), protocol)
 
+    # clips of the floor are kept out of the reference
     held = num if len(files) >= 2 * num else 0
     return RealClips(source(files[held:]), source(files[:held]) if held else None)
 

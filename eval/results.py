@@ -53,6 +53,7 @@ class ResultsFile:
         check_writable_file(out, [".json"])
         held = read_results(out)[1] if out.exists() else []
         self.rows = [] if fresh else held
+        # rows of another teacher or protocol would not compare
         for row in self.rows:
             other = [key for key, value in self._shared.items() if row.get(key) != value]
             if other:
@@ -73,6 +74,7 @@ class ResultsFile:
         It takes the place of rows that have the figures `instead_of` among their own.
         """
         added = {**row, **self._shared}
+        # the first row that goes leaves its place to the new one; sorting is stable
         replaced = [] if instead_of is None else [i for i, x in enumerate(self.rows) if instead_of.items() <= x.items()]
         kept = [other for i, other in enumerate(self.rows) if i not in replaced]
         kept.insert(replaced[0] if replaced else len(kept), added)

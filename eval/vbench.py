@@ -49,10 +49,12 @@ def write_videos(
     """FOLDER/PROMPT-0.mp4 to PROMPT-4.mp4 of each prompt, by all `ranks`; those that are there are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{prompt}-{i}.mp4" for prompt in prompts for i in range(SAMPLES)]
+    # the first process looks, so that all deal out the same list
     missing = ranks.from_first(lambda: [i for i, file in enumerate(files) if not file.exists()])
     done, before = ranks.tally(), len(files) - len(missing)
     for some in ranks.deal([missing[start : start + batch] for start in range(0, len(missing), batch)]):
         videos = sampler.clips([prompts[i // SAMPLES] for i in some], [seed + i for i in some])
+        # numbers that are not finite become grey, as in an evaluation
         for i, video in zip(some, videos.nan_to_num(0, 0, 0), strict=True):
             write_video(files[i], to_uint8(video), sampler.fps)
         progress(folder.name, before + done.add(len(some)), len(files))

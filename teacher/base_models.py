@@ -46,6 +46,7 @@ def _around(teacher: Teacher, base: Teacher, name: str) -> Teacher:
             f"bases: {name} takes no part of {teacher.folder} ({' '.join(str(error).split())}): name a base model of "
             "the same architecture"
         ) from error
+    # the part learns at one schedule and with one set of inputs, the teacher's, whatever model is around it
     adapted.schedule = teacher.schedule
     adapted.set_inputs(**teacher.denoiser_inputs)
     return adapted

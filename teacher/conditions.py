@@ -61,6 +61,7 @@ class Conditions:
     @staticmethod
     def join(parts: Sequence[Conditions]) -> Conditions:
         """One batch out of several, one behind the other. Raises ValueError when they do not hold the same names."""
+        # an unconditional branch cannot be made up for parts without one: all have it, or none
         first = parts[0]
         negatives = [part.negative for part in parts if part.negative is not None]
         if len(negatives) not in (0, len(parts)):
@@ -73,6 +74,7 @@ class Conditions:
                     f"conditions with {sorted({*part.positive, *part.shared})} and with "
                     f"{sorted({*first.positive, *first.shared})} do not go together: join like with like"
                 )
+        # texts are padded to the longest of all parts; what both branches share has no padding
         return Conditions(
             _join([part.positive for part in parts], first.padded),
             _join(negatives, first.padded) if negatives else None,

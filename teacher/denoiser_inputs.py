@@ -87,6 +87,7 @@ def one_scale(value: object) -> ControlScale:
         numbers = tuple(float(number) for number in texts if not isinstance(number, bool))
     except (TypeError, ValueError):
         numbers = ()
+    # fewer numbers than texts: true or false was among them, which float() would have read as 1 or 0
     if not numbers or len(numbers) < len(texts) or not all(0 <= number <= MOST_CONTROL for number in numbers):
         raise ValueError(
             f"control_scale is {value!r}: write a number from 0 to {MOST_CONTROL:g}, where 1 adds all of the control, "

@@ -158,6 +158,7 @@ def sources_of(requested: Mapping[str, str] | None, teacher: TakesInputs) -> dic
 
     Raises ValueError for what it does not take or cannot do without, and for what no clip shows by itself.
     """
+    # without a request: what the teacher needs, as far as clips show it by themselves
     sources = dict(requested) if requested is not None else {name: OF_CLIPS.get(name, "") for name in teacher.needs}
     for name, source in sources.items():
         if not source:
@@ -167,6 +168,7 @@ def sources_of(requested: Mapping[str, str] | None, teacher: TakesInputs) -> dic
             )
         if source in FROM_CLIP and name not in IMAGES:
             raise ValueError(f"{name} is a video, and {source} is one image: name the captions' column with the files")
+    # the teacher checks the names, and has them in the order below
     teacher.take(tuple(sources))
     return {name: sources[name] for name in teacher.given}
 
@@ -254,9 +256,11 @@ def _read(path: Path, name: str, size: VideoSize, fps: float) -> Tensor:
 
 def _check(path: Path, name: str, size: VideoSize, fps: float) -> None:
     existing(path, name)
+    # images are read whole, as a header does not show that a file is cut off; a video in place of one is refused, too
     if path.suffix.lower() not in SUFFIXES or name in IMAGES:
         _read(path, name, size, fps)
         return
+    # of a video the header says enough, and nothing is decoded but what its shape needs
     try:
         check_video(path)
         shape = video_shape(path)
@@ -270,7 +274,9 @@ def _picture(path: Path, name: str, size: VideoSize) -> NDArray[np.uint8]:
     """(H, W, 3), upright, on white where it is transparent, cut like a video's frames."""
     try:
         with Image.open(path) as opened:
+            # EXIF says how the camera was held: without it the pixels would lie on their side
             image = ImageOps.exif_transpose(opened)
+            # transparent pixels have colours that no viewer shows: white stands behind them
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -51,6 +51,7 @@ class Guidance:
                 f"guidance from noise level {self.low:g} to {self.high:g} is not an interval: levels go from 0 (data) "
                 "to 1 (noise), as in 5@0.3-0.93"
             )
+        # the intervals are in order, so that only neighbours can overlap
         for upper, lower in pairwise(self._intervals):
             if upper.low < lower.high:
                 raise ValueError(
@@ -69,6 +70,7 @@ class Guidance:
         if isinstance(value, float | int) and not isinstance(value, bool):
             return Guidance(float(value))
         texts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        # the uppermost interval is the one that holds the others
         intervals = sorted((Guidance._one(text) for text in texts), key=lambda interval: -interval.high)
         if not intervals:
             raise ValueError("guidance is an empty list: write a number, where 1 means none")

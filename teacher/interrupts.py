@@ -61,11 +61,13 @@ class Signals:
             self.save = True
             return
         now = time.monotonic()
+        # what `_raise_later` sends is no request of its own: the first one is raised where it can be
         if self._waits:
             self._waits = False
         elif self.stop and now - self._heard < _ONE_REQUEST_SECONDS:
             return
         else:
+            # a second request is raised wherever the command is, also where nothing was to be cut short
             self._again, self._heard, self.stop = bool(self.stop), now, self.stop or number
         if not self._raises and not self._again:
             return

@@ -16,6 +16,7 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
     usual = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     try:
         device = torch.device(usual[-1] if name is None else name)
+        # torch knows names of devices that this machine lacks: only an allocation tells
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"there is no device {name!s} on this machine: use {' or '.join(usual)}") from error
@@ -31,6 +32,7 @@ def without_bars() -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as of_transformers
 
+    # what was on is noted before anything is switched, as one library switches another's bars
     hub_was_silent = are_progress_bars_disabled()
     restore = [of.enable_progress_bar for of in (of_diffusers, of_transformers) if of.is_progress_bar_enabled()]
     of_diffusers.disable_progress_bar()

@@ -43,10 +43,12 @@ def choose_precision(requested: str, device: torch.device, begun: str | None = N
     `begun` is the precision of what is resumed, if anything is. `auto` chooses once: figures and weights of two
     precisions are never mixed. The line also warns of bfloat16 where it is slow.
     """
+    # nothing was begun: `auto` is decided here, once, and the user reads why
     if requested == AUTO and begun is None:
         auto = auto_precision(device)
         return Choice(auto.precision, f"precision: {auto.precision} (auto: {auto.reason})")
     precision = requested if begun is None or requested != AUTO else begun
+    # asked for by name, or kept from the run that is resumed: said only where it is slow, or was `auto`
     slow = precision == "bfloat16" and auto_precision(device).precision != precision
     warning = f"slow here, for {auto_precision(device).reason}" if slow else None
     if requested == AUTO:
@@ -80,6 +82,7 @@ def auto_precision(device: torch.device) -> AutoPrecision:
     instructions = _cpu_instructions() if device.type == "cpu" else None
     if instructions is not None:
         return AutoPrecision("bfloat16", f"the CPU has {instructions}")
+    # neither a GPU nor a CPU that names its instructions: one layer of a transformer is timed in both dtypes
     slowdown = probe(device)
     if slowdown is None:
         return AutoPrecision("float32", f"{device.type} cannot compute in bfloat16")

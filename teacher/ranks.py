@@ -88,10 +88,12 @@ class Ranks:
         if self._store is None:
             return make()
         if self.first:
+            # made outside `among_processes`: an error of its own says nothing about the others
             text = json.dumps(make())
             with among_processes():
                 self._store.set(key, text)
         else:
+            # polled, as the store's own waiting would hear no signal
             self._until(lambda: self._store.check([key]))
             with among_processes():
                 text = self._store.get(key)
@@ -103,6 +105,7 @@ class Ranks:
 
         It may take days and reacts to signals, which a collective call would not.
         """
+        # two counts: that all are here, and that all have seen so
         here, left = self.tally(), self.tally()
         here.add(1)
         self._until(lambda: here.add() >= self.count, meanwhile)
@@ -132,10 +135,12 @@ class Ranks:
     def _look(self) -> None:
         """Raises ProcessEnded when another process of this machine was killed. Launchers see to other machines."""
         self._looked = time.monotonic()
+        # what is known of a process stays: its machine and number are asked for once
         for rank in range(self.count):
             if rank not in self._beside and self._store.check([f"{_KEY}/process/{rank}"]):
                 machine, number = json.loads(self._store.get(f"{_KEY}/process/{rank}"))
                 self._beside[rank] = number if machine == _machine() else None
+        # one that was killed could not tell the others itself
         if not all(number is None or _runs(number) for number in self._beside.values()):
             raise ProcessEnded(LEFT_ALONE)
 
@@ -159,6 +164,7 @@ class Ranks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and self._store is not None:
+            # 0 is an error, any other number the signal that stopped this process
             stop = stopped_by(error)
             with suppress(RuntimeError):
                 self._store.set(_ENDED, str(stop.number if stop else 0))
@@ -177,6 +183,7 @@ def current_ranks() -> Ranks:
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return ALONE
     store = distributed_c10d._get_default_store()
+    # a later process group has another store, and ranks of its own
     if _current[0] is not store:
         _current = (store, Ranks(distributed.get_rank(), distributed.get_world_size(), store))
     return _current[1]

@@ -112,8 +112,10 @@ class NoiseSchedule:
     def _timestep(self, t: Tensor) -> Tensor:
         if self.kind == "flow":
             return (1 - t if self.reversed_time else t) * self.num_train_timesteps
+        # alphas_cumprod[i] belongs to t = (i + 1) / T, and i is what the network is fed
         if self.kind == "vp":
             return (t * self.num_train_timesteps - 1).clamp_min(0)
+        # c_noise = ln(sigma) / 4 (arXiv 2206.00364, Table 1)
         return self._sigma_edm(t).log() / 4
 
     def level(self, t: Time) -> Tensor:
@@ -130,6 +132,7 @@ class NoiseSchedule:
         if self.kind == "flow":
             return level
         if self.kind == "edm":
+            # arXiv 2206.00364, Eq. 5, solved for t where sigma_edm = level / (1 - level)
             low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
             return (((level / (1 - level)) ** (1 / self.rho) - low) / (high - low)).clamp(1e-12, 1)
         # vp: alpha and sigma are known at T points, and the angle atan2(sigma, alpha) is linear between them
@@ -177,6 +180,7 @@ class NoiseSchedule:
 
     def to_x0_eps(self, prediction: Tensor, z_t: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """The clean latents and the noise that the network's output at z_t stands for; t > 0."""
+        # a prediction is linear in x0 and eps: together with z_t = alpha x0 + sigma eps it gives both
         alpha, sigma = self._alpha_sigma(t)
         if self.prediction == "x0":
             return prediction, self.eps_from_x0(z_t, prediction, t)
@@ -204,6 +208,7 @@ class NoiseSchedule:
 
     def loss_weight(self, t: Time) -> Tensor:
         """|d prediction|^2 / |d x0|^2 at fixed z_t, t > 0: x0 1, eps SNR, v SNR + 1, flow 1/t^2."""
+        # at fixed z_t, eps follows x0: d eps = -(alpha / sigma) d x0
         alpha, sigma = self._alpha_sigma(t)
         of_x0, of_eps = self._prediction_weights(t)
         return (of_x0 - of_eps * alpha / _positive(sigma)) ** 2
@@ -234,6 +239,7 @@ class NoiseSchedule:
 
     def endpoint_x0(self, z_t: Tensor, z_s: Tensor, t: Time, s: Time) -> Tensor:
         """The x0 with which one step from z_t lands exactly on z_s: what a student learns of many."""
+        # z_s = keep z_t + gain x0, solved for x0: the target of arXiv 2202.00512, Algorithm 2
         keep, gain = self._transition(t, s)
         if bool((gain == 0).any()):
             raise ValueError(f"no step leads from t = {t} to s = {s}: t and s must differ")
@@ -257,6 +263,7 @@ class NoiseSchedule:
         t = _checked(t)
         if self.kind == "flow":
             return 1 - t, t
+        # alpha^2 + sigma^2 = 1, so that one angle says both
         angle = self._sigma_edm(t).atan() if self.kind == "edm" else self._vp_angle(t)
         return angle.cos(), angle.sin()
 
@@ -266,6 +273,7 @@ class NoiseSchedule:
 
     def _vp_angle(self, t: Tensor) -> Tensor:
         position = t * (len(self._angles) - 1)
+        # t = 1 is the last point: it has none above
         below = position.floor().clamp_max(len(self._angles) - 2).long()
         return torch.lerp(self._angles[below], self._angles[below + 1], position - below)
 

@@ -87,9 +87,11 @@ class Scheduled:
 
         Raises ValueError when it does, and neither the family nor the user says how.
         """
+        # a shift that is fixed: the schedule is read once
         if self._schedule is not None and not self._follows_size:
             return self._schedule
         shift = self._given_shift
+        # the shift grows with the clip: the family computes it from the size, as its pipeline does
         if self._follows_size:
             shift = None if size is None else self.shift_for(size)
             if shift is None:
@@ -99,6 +101,7 @@ class Scheduled:
                     "one with `shift` in the recipe, or --shift"
                 )
         schedule = read_scheduler(self.pipeline.scheduler, shift, self.nodes, self.timestep_dtype)
+        # before any step: with another model's schedule a network still makes clips, only bad ones
         self._check_kind(schedule)
         self._check_times(schedule)
         return replace(schedule, guided_evaluations=self.guided_evaluations)
@@ -130,6 +133,7 @@ class Scheduled:
         if not self.schedules or (schedule.kind, schedule.prediction) in self.schedules:
             return
         scheduler, may_be = self.pipeline.scheduler, " or ".join(f"{kind} with {p}" for kind, p in self.schedules)
+        # solvers such as UniPC serve both kinds of models, and use_flow_sigmas says which
         flows = all(kind == "flow" for kind, _ in self.schedules) and "use_flow_sigmas" in scheduler.config
         remedy = "set use_flow_sigmas to true there if its weights are of a flow model" if flows else "correct it"
         raise ValueError(

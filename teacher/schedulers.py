@@ -103,6 +103,7 @@ def _flow(scheduler: Any, shift: float | None) -> NoiseSchedule:
 
 
 def _edm(config: Any, shift: float | None) -> NoiseSchedule:
+    # with sigma_data 1, EDM's preconditioning is a VP v-prediction of z = c_in x
     is_svd = config["prediction_type"] == "v_prediction" and config.get("sigma_data", 1.0) == 1.0
     if not is_svd or config["sigma_max"] is None or not config.get("use_karras_sigmas", True):
         raise ValueError(

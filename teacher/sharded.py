@@ -101,9 +101,11 @@ def passes_of(
     if isinstance(network, Bases):
         return [(base, rows, True) for base, rows in network.shares(network.numbers(conditions.shared, len(times)))]
     shares = {name: (expert, rows, True) for name, expert, rows in network.shares(times)}
+    # FSDP2 gathers an expert's weights from all processes, so that all must ask the same experts
     if is_sharded(network):
         parts, first = parts_of(network), torch.arange(len(times)) == 0
         taking = wanted_by_any([name in shares for name in parts], device)
+        # a process with no clip for one asks it about its first clip, and `taking_part` lets that count for nothing
         shares = {
             name: shares.get(name, (part, first, False))
             for (name, part), is_needed in zip(parts.items(), taking, strict=True)

@@ -99,6 +99,7 @@ def find_teacher_folder(
     or its class is not one of `known` (before any download).
     """
     folder = embedded_path(str(name)) if name in EMBEDDED else Path(name).expanduser()
+    # a folder of that name goes before the hub
     if not folder.exists() and re.fullmatch(HUB_ID, str(name)):
         return _download(str(name), known, weights, refused or {})
     if not folder.is_dir():
@@ -125,6 +126,7 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
     Raises ValueError for a size in fewstep.json that is not a whole number above 0.
     """
     beside = folder / _BESIDE
+    # fewstep.json speaks for the whole size: what it leaves out is not taken from the pipeline
     if beside.is_file():
         defaults = read_json(beside)
         for name in VideoSize._fields:
@@ -159,6 +161,7 @@ def teacher_sha256(folder: Path) -> str:
     names = [name for name, part in parts.items() if isinstance(part, list) and any(part)]
     files = [path for name in names for path in (folder / name).rglob("*") if path.suffix in _HASHED]
     digest = hashlib.sha256()
+    # paths inside the folder, in order: a copy elsewhere has the same hash
     for path in sorted([index, *files]):
         digest.update(f"{path.relative_to(folder).as_posix()} {_content_sha256(path)}\n".encode())
     return digest.hexdigest()
@@ -180,6 +183,7 @@ def _download(name: str, known: tuple[str, ...], weights: bool, refused: Mapping
     from fewstep.teacher.loading import quiet_libraries
 
     pipeline: Any = DiffusionPipeline
+    # the index alone first: its class may be refused before gigabytes are downloaded
     try:
         with quiet_libraries():
             index = pipeline.load_config(name)
@@ -195,8 +199,10 @@ def _download(name: str, known: tuple[str, ...], weights: bool, refused: Mapping
         ) from error
     class_name = _known_class(index, name, known, refused)
     try:
+        # an outline reads nothing but configs
         if not weights:
             return Path(snapshot_download(name, allow_patterns=_CONFIGS)), class_name
+        # safetensors only: to load a pickle would run its code
         return Path(pipeline.download(name, use_safetensors=True)), class_name
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} could not be downloaded: {' '.join(str(error).split())}") from error

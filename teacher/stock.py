@@ -112,6 +112,7 @@ def usual_scheduler(schedule: NoiseSchedule, contract: Contract) -> StockSchedul
             settings["num_train_timesteps"] = schedule.num_train_timesteps
         return StockScheduler("FlowMapEulerDiscreteScheduler", settings, from_config=False)
     if contract.kind == "vp" and contract.shift == 1.0:
+        # DDIM with these settings steps as `NoiseSchedule.step` does, on the same nodes
         settings = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
         if contract.prediction != schedule.prediction:  # it was converted
             settings["prediction_type"] = prediction_type(contract.prediction)

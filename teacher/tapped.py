@@ -24,6 +24,7 @@ def outputs_of(
 
     def keep(block: nn.Module, _: object, output: Any) -> None:
         outputs[block] = output_of(output)
+        # only an exception ends a forward pass before its last layer
         if stop and len(outputs) == len(blocks):
             raise _AllSeen
 
@@ -32,6 +33,7 @@ def outputs_of(
         with suppress(_AllSeen):
             run()
     finally:
+        # whether it ended or failed, the network is asked again without hooks
         for handle in handles:
             handle.remove()
     return outputs

@@ -33,6 +33,7 @@ def text_losses(teacher: Teacher, prompts: Iterable[str]) -> list[str]:
         long |= {prompt: count for prompt, count in counted if count > teacher.text_limit}
         unknown = zip(some, teacher.unknown_words(some), strict=True)
         lost |= {prompt: words for prompt, words in unknown if words}
+    # a prompt that comes again counts again: shares are of what is trained on
     total = times.total()
     sentences = []
     if long:
@@ -71,6 +72,7 @@ def unknown_words(tokenizer: Any, prompts: Sequence[str]) -> list[list[str]]:
 
 
 def _missing(prompt: str, ids: Sequence[int], spans: Sequence[tuple[int, int]], unknown: int | None) -> list[str]:
+    # a word is missing where its letters and digits are not all covered by known tokens
     known = [not character.isalnum() for character in prompt]
     signs = []  # such as emoji, which are no words
     for token, (start, end) in zip(ids, spans, strict=True):

@@ -63,6 +63,7 @@ def train_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "state.pt", nn.ModuleDict(dict(modules)), budget)
+    # curves of steps behind the checkpoint are dropped: they are drawn again
     with disk_full_as_oserror(folder / "tensorboard"):
         writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step + 1)
     saved = time.monotonic()
@@ -131,6 +132,7 @@ class _State:
                 f"{name}: loss {float(loss.detach())} with gradient {float(norm)} at step {self.step}; the weights "
                 f"before it are in {self.path}: lower the learning rate in the recipe and run again"
             )
+        # from here weights and EMA are of different steps, which no checkpoint may hold
         self.whole = False
         for optimizer in self.optimizers:
             multiple = 1.0 if isinstance(optimizer, torch.optim.AdamW) else self.budget.muon_lr
@@ -177,6 +179,7 @@ class _State:
 
     def _load(self) -> None:
         try:
+            # no pickle: to load one could run its code
             saved = torch.load(self.path, weights_only=True, map_location="cpu")
             self.network.load_state_dict(saved["network"])
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
@@ -201,6 +204,7 @@ def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimize
             chosen = [p for _, p in named if p.ndim >= 4 and min(p.flatten(1).shape) >= 12]
         case "none":
             chosen = []
+    # Muon takes what the budget names, and AdamW all the rest
     taken = {id(p) for p in chosen}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
@@ -208,6 +212,7 @@ def _optimizers(network: nn.Module, budget: Budget) -> list[torch.optim.Optimize
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=budget.lr, betas=(0.9, 0.98))]
+    # updates as large as AdamW's, so that one learning rate serves both
     if budget.muon == "blocks":
         optimizers.append(torch.optim.Muon(chosen, lr=budget.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
     elif budget.muon == "filters":

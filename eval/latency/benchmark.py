@@ -87,6 +87,7 @@ class Benchmark:
         """Measures, writing `out` after every round. Raises ValueError when every model failed."""
         plan, clock = self._plan, synchronised(self._device)
         for _ in rounds(self._models, plan.batch, plan.repetitions, plan.warmup, clock, self._memory, on_pass):
+            # after every round, so that a kill costs one at most
             if self.rows:
                 self._write()
         if not self.rows:
@@ -139,6 +140,7 @@ class Benchmark:
     def _protocol(self) -> dict[str, Any]:
         plan, first = self._plan, self._models[0]
         return {
+            # what seconds depend on: the machine, the clips, how often, and how the models were tuned
             "device": device_name(self._device),
             "threads": torch.get_num_threads(),
             "size": list(first.sampler.size),
@@ -148,6 +150,7 @@ class Benchmark:
             "dtype": plan.dtype,
             **asdict(plan.tuning),
             "prompt": PROMPT,
+            # what was timed, and how it is counted
             "text": "timed" if first.conditions is None else "left out",
             "order": "the models take turns in every repetition",
             "evaluations": "a guided step counts twice; it is one forward of twice the batch",
@@ -189,6 +192,7 @@ def benchmark_notes(results: dict[str, Any]) -> list[str]:
     if results["fit"] is not None:
         fixed, per = results["fit"]["fixed_seconds"], results["fit"]["seconds_per_evaluation"]
         sentences.append(f"whole = {fixed:.3g} s + {per:.3g} s per evaluation, by least squares over all models")
+    # the whole has a clock of its own, and the parts must add up to it
     for row in results["rows"]:
         if row["split_gap"] > MAX_SPLIT_GAP:
             sentences.append(

@@ -151,6 +151,7 @@ def candidates(model: TimedModel, batch: int) -> Iterator[list[tuple[str, Any]]]
     before 8-bit weights, which without it are dequantised at every use."""
     sampler = model.sampler
     on_gpu = sampler.teacher.device.type == "cuda"
+    # on GPUs there are several attention kernels, of which no one is the fastest everywhere
     yield [("attention", name) for name in (_GPU_ATTENTION if on_gpu else _CPU_ATTENTION)]
     yield [("channels_last", True)]
     if tunable_decoders([sampler]):

@@ -48,6 +48,7 @@ class PeakMemory:
             yield Peak()
             return
         own = weights_of(sampler)
+        # other models' weights lie in the same memory, and are not this one's need
         others = sum(size for place, size in self._loaded.items() if place not in own)
         with watched_peak(self._device) as peak:
             yield peak
@@ -107,6 +108,7 @@ def _resident() -> Iterator[list[int]]:
     process, over = psutil.Process(), threading.Event()
     seen = [process.memory_info().rss]
 
+    # the system keeps no peak of a span of time: a thread looks again and again
     def look() -> None:
         while not over.wait(_EVERY_SECONDS):
             seen.append(process.memory_info().rss)
@@ -118,4 +120,5 @@ def _resident() -> Iterator[list[int]]:
     finally:
         over.set()
         thread.join()
+        # once more, for blocks shorter than the interval
         seen.append(process.memory_info().rss)

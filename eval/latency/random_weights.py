@@ -43,6 +43,7 @@ def random_teacher(
     if name not in FAMILIES:
         raise ValueError(f"{folder} is a {name}, a family that fewstep does not know: use {', '.join(FAMILIES)}")
     named = named_parts(folder, name)
+    # shapes from the configs alone, on the device meta, filled with numbers one by one
     parts: dict[str, Any] = {key: _part(folder / key, part, with_text) for key, part in named.items()}
     for key, part in parts.items():
         if isinstance(part, nn.Module):

@@ -160,6 +160,7 @@ def latency(seconds: Sequence[Seconds]) -> dict[str, Any]:
     A part that was left out has None.
     """
     figures: dict[str, Any] = {}
+    # medians, which one slow pass does not move; the 95th percentile shows such passes
     for part in (*LATENCY_PARTS, "total"):
         values = [getattr(measured, part) for measured in seconds]
         left_out = None in values

@@ -118,6 +118,7 @@ def _compile(samplers: Sequence[Sampler], _: bool, **options: Any) -> Switch:
     networks = _networks(samplers)
 
     def change() -> None:
+        # `Module.compile` works in place: names and weights stay what they are
         for network in networks:
             network.compile(dynamic=False, **options)
 
@@ -132,6 +133,7 @@ def _compile_blocks(samplers: Sequence[Sampler], _: bool) -> Switch:
     """As diffusers' `compile_repeated_blocks`, also where only the family knows the blocks."""
     blocks = dict[Any, None]()
     for link in chain.from_iterable(sampler.links for sampler in samplers):
+        # each link's own networks: `before` would bring those of earlier links again
         for network in denoisers(replace(link, before=None)):
             result = link.teacher.blocks(network)
             if not result:
@@ -149,6 +151,7 @@ def _attention(samplers: Sequence[Sampler], backend: str) -> Switch:
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
     networks = _networks(samplers)
+    # a backend is an attribute of attention processors, which `Switch` notes so that it can be put back
     processors = [getattr(module, "processor", None) for network in networks for module in network.modules()]
     places: list[Attribute] = [(one, "_attention_backend") for one in processors if hasattr(one, "_attention_backend")]
 
@@ -178,6 +181,7 @@ def _quantise_text(samplers: Sequence[Sampler], to: Quantise) -> Switch:
 def _in_eight_bits(networks: Sequence[nn.Module], to: Quantise) -> Switch:
     """Weights of linear layers, but those that are kept in float32 whatever is asked; they are turned back into the
     network's dtype where they are used."""
+    # plain linear layers alone: subclasses, and what diffusers keeps in float32, stay as they are
     layers = [
         module
         for network in networks

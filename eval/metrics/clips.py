@@ -101,6 +101,7 @@ class Metric(torchmetrics.Metric):
         """
         beside = None if teacher is None else self._seen(teacher, prompts)
         clips = self._seen(videos, prompts, beside)
+        # ratios of unpaired figures need the teacher's numbers as well
         if not self.paired and beside is not None:
             self._keep(self._teacher_rows, self.measure(beside))
         self._keep(self._rows, self.measure(clips))
@@ -185,6 +186,7 @@ def ratio_interval(own: Tensor, teacher: Tensor) -> Interval:
     if not teacher.sum() > 0:
         raise ValueError("the teacher's own figure is 0: there is no ratio to it")
     generator = torch.Generator().manual_seed(0)
+    # one draw for both, so that clips of the same prompt stay together
     drawn = torch.randint(len(own), (BOOTSTRAP_DRAWS, len(own)), generator=generator)
     ratios = own[drawn].sum(1) / teacher[drawn].sum(1).clamp_min(1e-12)
     return Interval(float(own.sum() / teacher.sum()), *middle_95(ratios))

@@ -66,6 +66,7 @@ def frechet_draws(
     generator = torch.Generator().manual_seed(seed)
     size, value = len(samples), frechet(samples, reference)
     drawn = [torch.randint(size, (size,), generator=generator) for _ in range(draws)]
+    # a draw is how often it takes each clip
     resampled = _reweighted(samples, reference, torch.stack([torch.bincount(d, minlength=size) for d in drawn]))
     return value, value + resampled - resampled.mean()
 
@@ -81,6 +82,7 @@ def extrapolated(samples: Tensor, reference: Tensor, seed: int = 0) -> Interval 
     if min(len(samples), len(reference)) < fewest_clips(samples.shape[1]):
         return None
     generator = torch.Generator().manual_seed(seed)
+    # points (N / n, distance of n of the N clips); the full sets count as often as each size of subset
     points = [(1.0, frechet(samples, reference))] * _SHUFFLES
     for _ in range(_SHUFFLES):
         own, other = (x[torch.randperm(len(x), generator=generator)] for x in (samples, reference))

@@ -75,6 +75,7 @@ def _load(path: Path, digest: str) -> I3D:
                 f"{ARCHIVE_SHA256[:12]}…): pass that one, or weights as safetensors"
             )
         archive = torch.jit.load(str(path), map_location="cpu").eval()
+        # the archive's weights in an I3D of our own, which must then give what the archive gives
         network.load_public(archive.state_dict())
         _match(network, archive, path)
     else:
@@ -107,6 +108,7 @@ def _match(network: I3D, archive: torch.jit.ScriptModule, path: Path) -> None:
     """
     video = torch.rand(1, 3, FEWEST_FRAMES, I3D_SIDE, I3D_SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     theirs = archive(video, rescale=False, resize=False, return_features=True)
+    # batch norm's epsilon is in no state dict: the public archive has one of these
     for epsilon in (1e-3, 1e-5):
         network.set_epsilon(epsilon)
         if (network(video) - theirs).abs().max() <= _CLOSE * theirs.abs().max():

@@ -23,6 +23,7 @@ def kernel_interval(samples: Tensor, reference: Tensor) -> Interval:
     """The kernel distance with a 95 % interval, which covers the true distance; a jackknife over both sets."""
     own, other = _checked(samples), _checked(reference)
     n, m = len(own), len(other)
+    # row sums of the kernel matrices; within a set without the diagonal, where a clip meets itself (U-statistic)
     within, across = _row_sums(own, own) - _kernel(own, own), _row_sums(own, other)
     other_within, other_across = _row_sums(other, other) - _kernel(other, other), _row_sums(other, own)
     a, b, c = within.sum(), other_within.sum(), across.sum()

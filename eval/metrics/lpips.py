@@ -33,6 +33,7 @@ class Lpips(nn.Module):
         """`trunk` is the state dict of torchvision's AlexNet. Raises ValueError when it is not."""
         super().__init__()
         self.features = _alexnet()
+        # torchvision's file holds the classifier as well, of which LPIPS uses nothing
         own = {name.removeprefix("features."): w for name, w in trunk.items() if not name.startswith("classifier.")}
         try:
             self.features.load_state_dict(own)
@@ -50,6 +51,7 @@ class Lpips(nn.Module):
         distance = first.new_zeros(len(first))
         a, b = ((x - self.shift) / self.scale for x in (first, second))
         heads = iter(self.heads)
+        # squared distance of unit features, weighted by channel, mean over space: arXiv 1801.03924, Eq. 1
         for i, layer in enumerate(self.features):
             a, b = layer(a), layer(b)
             if i in _TAPS:

@@ -39,6 +39,7 @@ class TransformersFeatures:
         self._device = device
         self.weights_sha256 = metric_weights_sha256(folder)
         config = self._network.config
+        # VideoMAE takes as many frames as it was trained on; V-JEPA 2 fewer as well
         if config.model_type == "videomae":
             self.min_frames = self._most_frames = config.num_frames
         else:

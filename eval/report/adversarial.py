@@ -57,6 +57,7 @@ def adversarial_stage(pictures: list[dict[str, Any]], stage: StageRecord, tone: 
     assert judging is not None
     ends = _ends(stage.curve)
 
+    # a plot lies once in the page's data, and sections name it by its number
     def added(picture: dict[str, Any] | None) -> int | None:
         if picture is None:
             return None
@@ -126,6 +127,7 @@ def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The times at which transitions end, as the curve names them, noisiest first -> how the page shows them."""
     ends = {match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))}
     ordered = sorted((end for end in ends if _is_number(end)), key=float, reverse=True)
+    # two decimals, unless two ends would then look alike
     short = {end: f"to t = {float(end):.2f}" for end in ordered}
     if len(set(short.values())) < len(short):
         short = {end: f"to t = {end}" for end in ordered}
@@ -140,6 +142,7 @@ def _is_number(text: str) -> bool:
 
 
 def _accuracy(stage: StageRecord, judging: Judging, ends: Mapping[str, str]) -> dict[str, Any] | None:
+    # a line for each transition, or, where a curve has none, one for all steps
     lines = [
         _line(label, 1 + i % _MOST_TONES, downsampled(stage.curve, f"discriminator/accuracy_to_{end}", POINTS))
         for i, (end, label) in enumerate(ends.items())
@@ -206,5 +209,6 @@ def downsampled(curve: Sequence[Mapping[str, Any]], key: str, most: int) -> Poin
         for point in curve
         if isinstance(value := point.get(key), int | float) and math.isfinite(value)
     ]
+    # counted from the end, so that the last point is among them
     every = math.ceil(len(points) / most) or 1
     return points[(len(points) - 1) % every :: every]

@@ -57,6 +57,7 @@ def _shape(path: Path) -> Shape:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            # not every file states how many frames it has
             frames = stream.frames or sum(1 for _ in container.decode(stream))
             return Shape(float(stream.average_rate or 8), frames, stream.width, stream.height)
     except (av.error.FFmpegError, IndexError) as error:

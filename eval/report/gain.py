@@ -38,6 +38,7 @@ def gains(runs: Sequence[RunRecord], comparison: Comparison) -> list[Gain]:
     sentences = []
     for run in runs:
         measured = _measured(run, comparison)
+        # only the last student of a line: what came before it on the way is part of its gain
         for last in (candidate for candidate in measured if _is_last(candidate, measured, run)):
             line = [stage.name for stage in _line(run, last.stage)]
             for other in measured:
@@ -65,6 +66,7 @@ def _line(run: RunRecord, stage: StageRecord) -> Iterator[StageRecord]:
     current: StageRecord | None = stage
     while current is not None and current.student_steps == stage.student_steps:
         yield current
+        # taken out, so that starts that name one another come to an end
         named.pop(current.name)
         current = named.get(current.start or "")
 
@@ -107,6 +109,7 @@ def _change(metric: str, figure: FigureRecord) -> str:
     words = f"{metric} changes by {_signed(figure.value, scale)}{unit}"
     if has_interval(figure.model_dump()):
         words += f" (95 %: {_signed(figure.low, scale)} to {_signed(figure.high, scale)})"
+    # first whether any verdict can stand, then what the interval says
     why = why_inconclusive(figure.model_dump())
     if why:
         return f"{words}, which decides nothing, for {why}"

@@ -43,6 +43,7 @@ def render_page(material: ReportInputs, count: int) -> str:
     """The page's HTML. Everything from files is escaped; a policy lets the browser run no script but the page's own."""
     style = (_HERE / "style.css").read_text("utf-8")
     script = '"use strict";\n' + "\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
+    # what stands in files is escaped, and a figure that the template lacks is an error instead of a blank
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -86,6 +87,7 @@ def _policy(script: str, style: str) -> str:
 
 def _commands(material: ReportInputs) -> dict[str, list[str]]:
     """What is missing -> the commands that make it."""
+    # runs that no evaluation is of, and evaluations that no benchmark belongs to
     new = [run for run in material.runs if not any(_measures(comparison, run) for comparison in material.comparisons)]
     models = [[run.teacher, str(run.folder)] for run in new]
     timed = [

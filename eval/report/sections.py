@@ -35,6 +35,7 @@ class PageData:
         self.curves: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
         self._tones: dict[str, int] = {}
+        # a student has one colour everywhere: by its name, its stage's folder and its row in a benchmark
         for comparison in comparisons:
             for row in comparison.evaluation.rows:
                 tone = self.tone(row.model) if row.role == "student" else 0
@@ -77,6 +78,7 @@ def comparison_section(data: PageData, comparison: Comparison, count: int) -> di
             ],
         }
     )
+    # what the template writes: clips, models and the table of figures
     return {
         "name": folder.parent.name if folder.name == "evaluation" else folder.name,
         "clip_set": _add_clip_set(data, clip_set(shown, evaluation.prompts, count), details, tones),
@@ -139,6 +141,7 @@ def _better(evaluation: EvaluationRecord, metric: str) -> str | None:
 def _metric(evaluation: EvaluationRecord, name: str) -> dict[str, Any]:
     figures = [row.metrics.get(name) for row in evaluation.rows]
     there = [figure for figure in figures if figure]
+    # one N for the whole line, where all figures have the same
     counts = {figure.num for figure in there}
     better, num = _better(evaluation, name), counts.pop() if len(counts) == 1 else None
     few = next((words for figure in there if (words := why_inconclusive(figure.model_dump()))), "")
@@ -175,6 +178,7 @@ def _bar(data: PageData, row: Latency, longest: float) -> dict[str, Any]:
         width = 100 * seconds / longest
         parts.append({"name": part, "x": round(begin, 3), "width": round(width, 3), "seconds": seconds})
         begin += width
+    # how much of the ideal speed-up was reached; what is above it is not due to the student
     ideal, measured = row.ideal_speedup, row.denoise_speedup
     reached = round(100 * min(1.0, measured / ideal), 1) if ideal and measured else None
     above = is_above_ideal(row.model_dump())
@@ -187,6 +191,7 @@ def _bar(data: PageData, row: Latency, longest: float) -> dict[str, Any]:
 def run_section(data: PageData, run: RunRecord, count: int, shown: bool) -> dict[str, Any]:
     """`shown`: with the run's own sample clips, where nothing was evaluated."""
     tones = {stage.name: data.tone(_stage(run.folder / "stages" / stage.name)) for stage in run.stages}
+    # curves of all stages in one plot, each in its student's colour
     curves = [
         {"name": stage.name, "tone": tones[stage.name], "points": _thinned(stage.curve)}
         for stage in run.stages

@@ -108,6 +108,7 @@ def title(runs: list[RunRecord], comparisons: list[Comparison]) -> str:
     teachers = [c.evaluation.rows[0] for c in comparisons]
     students = [row for c in comparisons for row in c.evaluation.rows if row.role == "student"]
     name = runs[0].teacher if runs else teachers[0].source or teachers[0].model
+    # steps that were measured, or, before any evaluation, those of the recipe
     if students:
         before, counts = teachers[0].steps, {row.steps for row in students}
     else:
@@ -130,6 +131,7 @@ def verdict(comparison: Comparison, aside: Collection[str] = ()) -> list[str]:
 
 
 def _on_student(comparison: Comparison, teacher: ModelRecord, student: ModelRecord, students: list[ModelRecord]) -> str:
+    # metrics that both have, those that compare with real clips or prompts first
     both = [m for m in comparison.evaluation.metrics if None not in (_value(teacher, m), _value(student, m))]
     metrics = [name for name in COMPARED_FIRST if name in both] or both
     compared = [_compared(teacher, student, name) for name in metrics[:COMPARED]]
@@ -138,6 +140,7 @@ def _on_student(comparison: Comparison, teacher: ModelRecord, student: ModelReco
     if compared:
         sentence += f"; {compared[0]}"
     sentence += "." + "".join(f" {_capital(words)}." for words in compared[1:])
+    # the teacher at as few steps is what would be there without distillation
     same = next((r for r in comparison.evaluation.rows[1:] if r.role == "teacher" and r.steps == student.steps), None)
     if same and metrics and _value(same, metrics[0]) is not None:
         reached = interval(same.metrics[metrics[0]])
@@ -174,6 +177,7 @@ def _speed(comparison: Comparison, teacher: ModelRecord, student: ModelRecord) -
 def _compared(teacher: ModelRecord, student: ModelRecord, metric: str) -> str:
     ours, theirs = student.metrics[metric], teacher.metrics[metric]
     words = f"{metric} {interval(ours)} against the teacher’s {interval(theirs)}"
+    # a verdict needs enough clips of both, and intervals that do not overlap
     why = why_inconclusive(ours.model_dump()) or why_inconclusive(theirs.model_dump())
     if why:
         return f"{words}, and no verdict, for {why}"

@@ -38,6 +38,7 @@ def chain_rows(evaluation: Path, benchmark: Path) -> list[dict[str, Any]]:
     for row in read_evaluation_rows(evaluation):
         timed = timed_models.get(row["model"])
         evaluations = row.get("evaluations")
+        # other evaluations are other steps or guidance, whose seconds are not this row's
         if row["role"] != "real" and (timed is None or timed.evaluations != evaluations):
             continue
         seconds = {}

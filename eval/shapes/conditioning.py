@@ -52,6 +52,7 @@ def _rows(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
     measured = [row for row in evaluation.rows if row.role != "real"]
     if not measured:
         raise ValueError(f"{folder} has real clips only: evaluate a teacher and its students there")
+    # the first model is the one that the others are compared with
     teacher = measured[0]
     shared = {name: evaluation.protocol.get(name) for name in ("num", "seed", "dtype")}
     for row in measured:

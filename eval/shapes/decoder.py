@@ -45,6 +45,7 @@ def decoder_rows(evaluation: Path, benchmarks: Sequence[Path], result: Path) -> 
             "decoder": "" if row["role"] == "real" else "small" if small else "autoencoder",
         }
         figures = evaluation_figures(row) | ({"psnr": psnr_db} if small else {})
+        # a row for each benchmark that timed it, such as with several batches
         of_model = [(batch, models[row["model"]]) for batch, models in timed if row["model"] in models]
         rows += [{**labels, "batch": batch, **_seconds(model), **figures} for batch, model in of_model]
         if row["role"] == "real":

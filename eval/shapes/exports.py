@@ -91,6 +91,7 @@ class ExportTable:
 
     def _row(self, entry: ExportEntry, progress: Progress) -> dict[str, Any]:
         if entry.format == OWN:
+            # the student in its own sampler: what formats are compared with
             own: dict[str, Any] = {"library": OWN, "relative_error": 0.0, "size_mb": entry.size_mb}
             return entry.key | own | self._judged(entry, _own_latents(entry.student), progress)
         kind, steps = entry.key["kind"], entry.key["steps"]
@@ -118,6 +119,7 @@ class ExportTable:
         judgement = ShapesJudgement(load_judge(device=str(teacher.device)))
         label = f"{entry.format}, {entry.key['kind']}"
         shape = teacher.latent_shape(*entry.student.contract.size)
+        # the same prompts and noise in every format, so that differences are the format's own
         for i, prompt in enumerate(held_out_prompts(protocol.num, protocol.seed)):
             z = teacher.noise(protocol.noise_seeds(i, 1), shape)
             begin = time.perf_counter()

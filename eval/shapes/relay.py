@@ -99,6 +99,7 @@ class RelayTable:
 
         Each is written as soon as it is measured; then all rows of the table are compared with each other.
         """
+        # other real clips are the floor of every distance
         if self._file.find({"model": "real"}) is None:
             self._file.add(self._real(progress), _place)
         for entry in entries:
@@ -141,6 +142,7 @@ class RelayTable:
             if teacher is not None and "ratio" not in row:
                 pair = self._pair(row, teacher, entries, progress)
                 row = self._file.change(row, over_teacher(*pair)) if pair else row
+            # its baseline may have been measured, or trained again, since the delta was taken
             if (baseline or {}).get("weights_sha256") != row.get("delta_to_sha256"):
                 pair = self._pair(row, baseline, entries, progress) if baseline else None
                 figures = minus_baseline(row, pair[0], baseline, pair[1]) if pair and baseline else {}

@@ -76,6 +76,7 @@ class RelayClips:
 
     def judged(self, row: Mapping[str, Any], entry: RelayEntry | None, progress: Progress) -> Judged | None:
         """What was found of the clips of a row, from disk, or measured if that is gone and its entry is there."""
+        # known by all that clips depend on, so that rows about the same clips share them
         identity = {key: row[key] for key in _OF_AN_ENTRY if key in row}
         known = str(sorted(identity.items()))
         if known not in self._found:
@@ -191,6 +192,7 @@ class RelayClips:
         """How far apart the clips of each prompt are (P,)."""
         protocol = replace(self._protocol, seed=self._protocol.seed + _DIVERSE_SEED)
         judge = load_judge(device=str(self._teacher.device))
+        # clips of a prompt beside one another, each from noise of its own
         prompts = [
             prompt for prompt in held_out_prompts(self._diverse, self._protocol.seed) for _ in range(DIVERSE_SEEDS)
         ]

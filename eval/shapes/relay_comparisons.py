@@ -34,6 +34,7 @@ def baseline_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
     """The `mse` row that a student's row is compared with; None for those rows themselves, and where there is none."""
     if row["model"] != "student" or row["phase"] == BASELINE:
         return None
+    # regression alone, at the same step count and guidance
     alike = [
         other
         for other in rows

@@ -30,6 +30,7 @@ def rows_over_seeds(
     means = []
     for alike in _groups(rows):
         pairs = [(row, baseline_of(row, rows)) for row in alike]
+        # a mean stays good as long as its students, and what they are compared with, have the same weights
         students = _sha256(pairs)
         kept = next((row for row in before if row.get("students_sha256") == students), None)
         if kept is not None:
@@ -38,6 +39,7 @@ def rows_over_seeds(
         clips = [(judged(row), None if other is None else judged(other)) for row, other in pairs]
         own = [own_clips for own_clips, _ in clips if own_clips is not None]
         others = [other for _, other in clips if other is not None]
+        # a mean over fewer seeds is another figure: where clips of one are gone, there is no row
         if len(own) == len(alike):
             means.append(_row(alike, own, others) | {"students_sha256": students})
     return means
@@ -61,6 +63,7 @@ def _row(alike: Sequence[TableRow], own: Sequence[Judged], others: Sequence[Judg
     accuracy = paired.over_seeds([of_seed.accuracy for of_seed in own]).interval
     row |= {"prompt_accuracy": round(accuracy.value / 100, 4), "accuracy_low": round(accuracy.low / 100, 4)}
     row |= {"accuracy_high": round(accuracy.high / 100, 4)}
+    # deltas only where every seed has something to be compared with
     if len(others) == len(own):
         both = list(zip(own, others, strict=True))
         deltas = [paired.difference(own_clips.distance, other.distance) for own_clips, other in both]

@@ -80,6 +80,7 @@ class StepsTable:
         known = self._file.find(wanted)
         if known is not None:
             return known
+        # real clips are judged once, for all rows that are still to be measured
         if self._reference is None:
             self._reference = reference_features(self.protocol, progress)
         if steps is None:
@@ -121,6 +122,7 @@ def teacher_row(
     prompts = held_out_prompts(protocol.num, protocol.seed)
     for start in range(0, protocol.num, protocol.batch):
         some = prompts[start : start + protocol.batch]
+        # from prompts to decoded clips; the copy to the CPU waits for the device
         began = time.perf_counter()
         videos = generate(teacher, some, protocol.noise_seeds(start, len(some)), steps, protocol.guidance).cpu()
         seconds += time.perf_counter() - began
@@ -159,6 +161,7 @@ def row_figures(judgement: ShapesJudgement, protocol: Protocol, reference: Tenso
 def judged_figures(distance: Interval, agreements: Tensor) -> dict[str, Any]:
     """The same of a distance, and of what the judge says of each attribute, as `ShapesJudgement.agreements`."""
     accuracy = wilson(int((agreements != 0).all(1).sum()), len(agreements))
+    # what a prompt does not name is -1, which is neither right nor wrong
     named = {name: column[column >= 0].double() for name, column in zip(ATTRIBUTES, agreements.T, strict=True)}
     return {
         "shapes_fd": round(distance.value, 3),

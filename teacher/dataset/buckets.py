@@ -60,6 +60,7 @@ def deal_sizes(num_items: int, num_sizes: int, seed: int) -> list[int]:
     """Which size each item gets, as drawn from the seed: of any `num_sizes` items that follow one another from the
     first on, each gets another one, so that all sizes are as frequent."""
     rounds = -(-num_items // num_sizes)
+    # each round is a shuffled deck with one card of each size
     cards = [np.random.default_rng([seed, n]).permutation(num_sizes) for n in range(rounds)]
     return [int(cards[i // num_sizes][i % num_sizes]) for i in range(num_items)]
 
@@ -74,6 +75,7 @@ def best_size(video: VideoShape | None, sizes: Sequence[VideoSize], fps: float) 
 
     def rank(index: int) -> tuple[float, ...]:
         size = sizes[index]
+        # the share of the image that is left once it is cut to the size's shape
         kept = min(video.aspect * size.height / size.width, size.width / size.height / video.aspect)
         pixels = size.height * size.width
         enlarged = size.height > video.height or size.width > video.width

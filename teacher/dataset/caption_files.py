@@ -93,6 +93,7 @@ def read_prompts(path: Path) -> list[str]:
         raise ValueError(f"there is no prompts file {path}: pass a text file with one prompt per line")
     if path.suffix.lower() == ".jsonl":
         return read_prompt_table(path)
+    # read line by line, every row of a table would count as a prompt
     if path.suffix.lower() in _TABLES:
         raise ValueError(
             f"prompts file {path} is a table: pass a .txt file with one prompt per line and nothing else, or a .jsonl "

@@ -56,6 +56,7 @@ def match_entries(
             _describe(matched, video, entry)
     strays, by_path = [], set(matched)
     for entry, named in bare:
+        # a video that a path names already is not the one that a bare name means
         fitting = [video for video in named if video not in by_path] or named
         if not fitting:
             strays.append(UnmatchedEntry(entry.name, entry.place, names.hint(entry.name)))
@@ -74,6 +75,7 @@ class VideoNames:
         self._inside, self._whole, self._from_table = _Names(), _Names(), _Names()
         self._bare: dict[str, list[Path]] = {}
         self._names, self._stems = dict[str, str](), dict[str, str]()  # in small letters, for hints
+        # the folder as the user wrote it, absolute, and with links resolved: tables have any of these
         roots = {path.as_posix() for path in (folder, folder.absolute(), folder.resolve())}
         below_table = Path(os.path.relpath(folder.resolve(), table_folder.resolve())).as_posix()
         for video in videos:
@@ -83,12 +85,14 @@ class VideoNames:
                 _add(self._whole, posixpath.normpath(f"{root}/{inside}"), video)
             _add(self._from_table, posixpath.normpath(f"{below_table}/{inside}"), video)
             self._bare.setdefault(_composed(video.name), []).append(video)
+            # for hints: names in small letters, with their suffix and without
             for name in (inside, video.name):
                 self._names.setdefault(_folded(name), inside)
                 self._stems.setdefault(_folded(posixpath.splitext(name)[0]), inside)
 
     def by_path(self, entry: CaptionEntry) -> Path | None:
         """The video that has this path. Raises ValueError when only their Unicode form tells several apart."""
+        # as written, then tidied: a file's name may hold a backslash, or end in a blank
         for name in dict.fromkeys((Path(entry.name).as_posix(), _tidy(entry.name))):
             for names in (self._inside, self._whole, self._from_table):
                 fitting = names.get(_composed(name), {})
@@ -107,6 +111,7 @@ class VideoNames:
     def hint(self, name: str) -> str:
         """What keeps this name from fitting a video, in words; empty where none is like it."""
         tidy = _tidy(name)
+        # the usual slips; the first that leads to a video becomes the hint
         for like, names, words in (
             (tidy, self._names, "it differs only in case from {}"),
             (_tidy(unquote(name)), self._names, "percent signs stand for the characters of {}"),

@@ -22,6 +22,7 @@ def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, Capt
         for path in sorted(parent.iterdir())
         if path.suffix.lower() == ".txt" and not path.name.startswith(".") and path.is_file()
     ]
+    # the exact name goes first; else Unicode's form and the case of .txt may differ
     exact = {note.with_suffix(""): note for note in notes if note.suffix == ".txt"}
     alike = {_composed(note.with_suffix("")): note for note in notes}
     beside = {
@@ -42,6 +43,7 @@ def _read(notes: Mapping[Path, Path]) -> dict[Path, CaptionEntry]:
             entries[video] = CaptionEntry(str(note), note.name, caption)
         except ValueError as error:
             wrong.setdefault(note, error)
+    # every file is read before an error is raised, which can then name all that need work
     if wrong:
         first, *others = wrong
         more = f"; nor can {first_few(others)} be read" if others else ""

@@ -73,6 +73,7 @@ def read_prompt_table(table: Path) -> list[str]:
     for place, row in _json_rows(table):
         columns = list(row)
         text_at = columns[_column(columns, CAPTION_COLUMNS, place)]
+        # a name that is misspelt would leave out the file that it was meant for
         for name in columns:
             if name != text_at and name not in GIVEN_NAMES:
                 raise ValueError(f"{place} has {name!r}, which {why_not_given(name)}")
@@ -82,6 +83,7 @@ def read_prompt_table(table: Path) -> list[str]:
         prompts.append(Prompt(" ".join(text.split()), files))
     if not prompts:
         raise ValueError(f'{table} holds no prompts: write one object per line, such as {{"prompt": "a dog runs"}}')
+    # clips are made in batches, so that every prompt must come with the same kinds of files
     given_names(prompts)
     return prompts
 
@@ -106,6 +108,7 @@ def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[CaptionEntry
     given_at = {name: _column(header, (column,), str(table)) for name, column in given.items()}
     for line, cells in rows:
         place = f"{table}, line {line}"
+        # a quote that is left open swallows rows: a line break beside a video's name shows it
         if _OTHER_ROWS.search(cells[caption_at]):
             raise ValueError(f"{place} has a caption that runs into the next row: close its quotes")
         files = {name: cells[at] for name, at in given_at.items() if cells[at].strip()}
@@ -120,6 +123,7 @@ def _json_entries(table: Path, given: Mapping[str, str]) -> Iterator[CaptionEntr
         file_at, caption_at = (_column(names, columns, place) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
         files = {name: row[column] for name, column in given.items() if row.get(column)}
         yield _entry(row[names[file_at]], row[names[caption_at]], place, table, files)
+    # a column that no row has is a mistake; one that some rows lack gives these nothing
     if seen and (unknown := [column for column in given.values() if column not in seen]):
         raise ValueError(f"{table} has no column {unknown[0]}: it has {', '.join(seen)[:200]}; name one of these")
 
@@ -135,6 +139,7 @@ def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _json_object(line: str, place: str) -> Mapping[str, Any]:
     twice: list[str] = []
 
+    # JSON takes the last of two equal names, and a caption would be lost without a word
     def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice.extend(name for name in names if names.count(name) > 1)

@@ -56,6 +56,7 @@ def changes(then: Listing, now: Listing) -> str:
         ),
     ]
     sentences = [sentence for sentence in candidates if sentence]
+    # items may repeat, which does not show by their names
     if not sentences and len(then) != len(now):
         return f"there were {len(then)} items and are {len(now)} now"
     return ", ".join(sentences) or "their order changed"

@@ -160,10 +160,12 @@ class Manifest(_Record):
         """Raises ValueError naming the first setting in which the run that began `folder` differs from this one, of
         items those that came or went; `elsewhere` says how another folder is chosen."""
         now, then = self._settings(), begun._settings()
+        # version 1 wrote float32 for teachers in bfloat16, so that its precision says nothing
         unsure = {"precision"} if 1 in (self.version, begun.version) else set()
         for name in now | then:
             if now.get(name) == then.get(name) or name in unsure:
                 continue
+            # items.jsonl tells what came or went; older datasets have none
             if name.startswith("items") and (listing := read_listing(folder, begun.items_sha256)) is not None:
                 what = "videos" if self.kind == "videos" else "prompts"
                 raise ValueError(

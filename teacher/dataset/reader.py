@@ -68,6 +68,7 @@ def _among(row: Mapping[str, Any], beginning: str) -> dict[str, Tensor]:
 
 def check_dataset(folder: Path, manifest: Manifest, teacher_sha256: str) -> None:
     """Raises ValueError for a dataset of another teacher, an unfinished one, or one with a missing or damaged shard."""
+    # latents and embeddings mean something to the weights that made them alone
     if manifest.teacher_sha256 != teacher_sha256:
         raise ValueError(
             f"{folder} was made with the teacher {manifest.teacher} ({manifest.teacher_sha256[:12]}…), "
@@ -91,6 +92,7 @@ def check_shard(folder: Path, shard: Shard, check_sha256: bool = True) -> None:
         raise ValueError(f"{path} is missing: run the command that made the dataset again to make it")
     if check_sha256 and sha256(path) != shard.sha256:
         raise ValueError(f"{path} is damaged (its sha256 is off): {_REMEDY}")
+    # the file's end says how many rows there are, without reading one
     try:
         rows = pq.read_metadata(path).num_rows
     except (OSError, ValueError) as error:  # pyarrow raises both for a file that is no Parquet

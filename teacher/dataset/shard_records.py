@@ -25,6 +25,7 @@ def keep_record(path: Path, shard: Shard) -> None:
 def reopened(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest as far as none of its shards was taken away; what is there of later ones has records."""
     listed = {shard.name for shard in manifest.shards}
+    # a record has done its work once its shard is listed, and means nothing once that is gone
     for record in folder.glob(".shard-*.made.json"):
         shard_of = folder / record.name.removeprefix(".").replace(".made.json", ".parquet")
         if shard_of.name in listed or not shard_of.exists():
@@ -32,6 +33,7 @@ def reopened(folder: Path, manifest: Manifest) -> Manifest:
     whole = next((n for n, shard in enumerate(manifest.shards) if not (folder / shard.name).exists()), None)
     if whole is None:
         return manifest
+    # the manifest lists shards in order: whole ones behind a missing one wait as records
     for shard in manifest.shards[whole:]:
         if (folder / shard.name).exists():
             keep_record(folder / shard.name, shard)
@@ -55,6 +57,7 @@ def with_recorded_shards(folder: Path, manifest: Manifest) -> Manifest:
         return manifest
     manifest = manifest.model_copy(update={"shards": (*manifest.shards, *shards)})
     manifest.write(folder)
+    # after the manifest: a kill in between leaves records of listed shards, which `reopened` removes
     for shard in shards:
         _record_path(folder / shard.name).unlink()
     return manifest

@@ -50,8 +50,10 @@ class ShuffledRows:
         """Decides the epoch's order of shards, and where each window ends."""
         if epoch == self._epoch:
             return
+        # from seed and epoch alone, so that a resumed run has the same order
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._paths))
         self._windows: list[list[int]] = []
+        # whole shards fill a window, so that each is read once an epoch
         held = self._window
         for shard in order.tolist():
             if held >= self._window:

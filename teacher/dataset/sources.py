@@ -57,9 +57,11 @@ class Rollouts:
         samples = items if self.picked is None else [self.picked[i] for i in items]
         for batch in batches(samples, self.batch_size):
             prompts = [self.prompts[i % len(self.prompts)] for i in batch]
+            # noise follows from the item alone, however items are batched and dealt to processes
             seeds = [item_seed(self.seed, i) for i in batch]
             conditions = self.teacher.conditions(prompts, self.negative_prompt, self.size)
             noise = self.teacher.noise(seeds, self.shape)
+            # the teacher's steps from pure noise (t = 1) to data (t = 0), guided as it is used
             grid = self.teacher.schedule.grid(self.steps)
             latents = rollout(self.teacher, noise, conditions, grid, self.guidance)
             for n, i in enumerate(batch):
@@ -109,6 +111,7 @@ class VideoSource:
 
     def _files(self, caption: str) -> Given:
         """What the caption's files show. Raises _UnreadableGiven for one that is missing or cannot be read."""
+        # what the clip itself shows, such as its first frame, needs no file
         sizes = {n: size for n, size in self.teacher.given_sizes(self._size).items() if n not in self.given}
         if missing := [name for name in sizes if name not in files_of(caption)]:
             raise _UnreadableGiven(f"no {missing[0]} is given")
@@ -125,6 +128,7 @@ class VideoSource:
     def _encoded(self, clips: list[_Clip]) -> list[DatasetRow]:
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).movedim(-1, 1)
         files = {name: torch.cat([clip.given[name] for clip in clips]) for name in clips[0].given}
+        # frames of the clips themselves, and what their files show
         given = {**given_of_clips(frames, self.given), **files}
         conditions = self.teacher.conditions([clip.caption for clip in clips], size=self._size, given=given)
         latents = self.teacher.place_given(self.teacher.encode(to_pixels(frames)), conditions)
@@ -215,6 +219,7 @@ def _ahead(function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Ge
         waiting: deque[Future[_T]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
+            # results wait to be read, so that no more than the window is asked for ahead
             if len(waiting) > window:
                 yield waiting.popleft().result()
         while waiting:

@@ -72,6 +72,7 @@ def _check_row(cells: list[str], header: list[str], separators: str, place: str)
     while filled and not header[filled - 1].strip():  # columns that a spreadsheet left behind, empty and unnamed
         filled -= 1
     if len(cells) > len(header) or any(cell.strip() for cell in cells[filled:]):
+        # an empty last cell is a separator too many, not a caption that was split at one
         remedy = f"put a caption that holds {separators} in double quotes"
         if not cells[-1].strip():
             remedy = f"delete the {separators} at its end"

@@ -127,9 +127,11 @@ class _Writing:
     def run(self) -> None:
         """Makes what is missing, and returns once all of it is there."""
         with self.signals.raising_stop():
+            # all processes must mean the same dataset, before one of them makes a shard of another
             first_plan = self.ranks.from_first(lambda: self.plan.model_dump(mode="json"))
             self.plan.check_shared(Manifest.model_validate(first_plan))
             missing = self.ranks.from_first(self._missing)
+        # whole shards are dealt out, each to whichever process is free
         for number in self.ranks.deal(missing):
             self._make(number)
             self._collect()
@@ -163,12 +165,14 @@ class _Writing:
     def _made(self, path: Path, items: range) -> Generator[Record | Skip, None, None]:
         """The items of a shard: what is there of it, then the source's, until a signal asks to stop or another process
         has ended."""
+        # what an interrupted call has made of this shard comes first, so that no batch is made twice
         begun = PartialShard(path, _batch_size(self.source))
         for item in begun:
             yield item
             self.progress.add(1)
         rows = iter(self.source.rows(items[len(begun) :]))
         try:
+            # None: the source is done, or a request to stop has cut its next item short
             while not self.ranks.ended() and (made := self.signals.attempt(lambda: next(rows, None))) is not None:
                 yield made if isinstance(made, Skip) else _record(made, self.plan.tensors)
                 self.progress.add(1)
@@ -216,14 +220,17 @@ def check_dataset_folder(folder: Path) -> None:
 def _begin(folder: Path, plan: Manifest, unconditional: DatasetRow | None, elsewhere: str) -> Manifest:
     """The manifest of the run this one continues, or a new one."""
     begun = existing_manifest(folder, elsewhere)
+    # same plan, same items, or an error; captions that fit no video may have changed
     if begun is not None:
         plan.continues(begun, folder, elsewhere)
         begun = begun.model_copy(update={"unmatched": plan.unmatched})
     begun = begun or plan
     path = folder / "unconditional.parquet"
+    # the unconditional branch is the same for all rows: kept once, beside the shards
     if unconditional is not None and not (begun.unconditional and path.exists()):
         shard = _write_shard(path, [_record(unconditional, plan.tensors)], plan.tensors)
         begun = begun.model_copy(update={"unconditional": shard})
+    # older datasets have no listing, and new ones none yet
     if read_listing(folder, plan.items_sha256) is None:
         write_listing(folder, plan.listing)
     begun.write(folder)
@@ -262,6 +269,7 @@ def _write_shard(
         with part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
             for group in _groups(_unskipped(made, items)):
                 writer.write_table(pa.Table.from_pylist(group, schema))
+            # cut short by a signal or another process's end: what was made is kept beside the shard for the next call
             is_cut = len(items) < num_items and bool(requested_stop() or ranks.ended())
             if is_cut:
                 writer.add_key_value_metadata(partial_shard_metadata(items))
@@ -300,6 +308,7 @@ def _bytes(row: DatasetRow, name: str, layout: TensorLayout) -> bytes:
     tensor = row.tensors[name]
     sizes = zip(tensor.shape, layout.shape, strict=True)
     assert all(wanted in (None, size) for size, wanted in sizes), f"{name} is {tuple(tensor.shape)}"
+    # before the cast and after it: the teacher may fail, and float16 may be too narrow for what it made
     if not tensor.isfinite().all():
         raise ValueError(
             f"{row.id}: {name} holds NaN or infinite numbers, so the teacher failed on it: "

@@ -47,6 +47,7 @@ class MotionModule(AnimateDiffTransformer3D):  # type: ignore[misc]
         In the precision of its own weights: where it alone is trained, these are float32 among others in bfloat16.
         """
         images = hidden_states.to(self.norm.weight.dtype)
+        # attention over frames: each place (b, h, w) is a sequence of its F values
         grid = self.norm(images.unflatten(0, (-1, num_frames)).transpose(1, 2)).permute(0, 3, 4, 2, 1)
         tokens = self.proj_in(grid.flatten(0, 2))  # (B h w, F, C)
         for block in self.transformer_blocks:
@@ -60,6 +61,7 @@ class AnimateDiffTeacher(UNetTeacher):
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
+        # in place, so that weights and their names stay those of diffusers
         for module in self._unet.modules():
             if type(module) is AnimateDiffTransformer3D:
                 module.__class__ = MotionModule
@@ -84,6 +86,7 @@ class AnimateDiffTeacher(UNetTeacher):
         if isinstance(denoiser, Bases):
             return self.ask_experts(denoiser, z_t, t, conditions)
         z, times = z_t.to(dtype), self._timesteps(z_t, t)
+        # to the UNet each frame is an image, under the text of its clip
         text = conditions.positive[EMBEDDINGS].to(z_t.device, dtype).repeat_interleave(z_t.shape[2], dim=0)
         others = self._inputs(z, times, text, conditions)
         return denoiser(z, times, text, return_dict=False, **others)[0].to(z_t.dtype)
@@ -143,6 +146,7 @@ class AnimateDiffTeacher(UNetTeacher):
             motion_max_seq_length=config["motion_max_seq_length"],
             use_motion_mid_block=config["use_motion_mid_block"],
         )
+        # motion modules alone: what else the UNet has belongs to the base model
         adapter.load_state_dict({n: x.detach() for n, x in part_state(network, self.subsets["motion"]).items()})
         return adapter
 

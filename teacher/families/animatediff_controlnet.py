@@ -35,6 +35,7 @@ class AnimateDiffControlNetTeacher(AnimateDiffTeacher):
         """What the ControlNet adds to the UNet's blocks, frame by frame."""
         network: Any = self.pipeline.controlnet
         frames = conditions.shared[CONTROL_PIXELS].to(z.device, torch.float32) / 255
+        # a ControlNet is one of images: frames go into the batch, each with its clip's time
         frames, pictures = (x.transpose(1, 2).flatten(0, 1).to(network.dtype) for x in (frames, z))
         frame_times = times.repeat_interleave(z.shape[2])
         (scale,) = self.control_scales

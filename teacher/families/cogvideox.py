@@ -117,6 +117,7 @@ class CogVideoXTeacher(TransformerTeacher):
         if self._config.patch_size_t and (height > most[0] or width > most[1]):
             raise ValueError(f"{height} x {width} pixels cannot be made: use at most {most[0]} x {most[1]}")
         self._check_learned(VideoSize(num_frames, height, width))
+        # copies of the first frame, which fill its patch, count as latent frames
         frames = (num_frames - 1) // per_frame + self._patch[0]
         return self._config.out_channels, frames, height // self._per_pixel, width // self._per_pixel
 
@@ -143,6 +144,7 @@ class CogVideoXTeacher(TransformerTeacher):
     def check_folder(cls, folder: Path, index: dict[str, Any]) -> None:
         """As every family, and that the denoiser is this pipeline's: checkpoints of CogVideoX-Fun name another."""
         super().check_folder(folder, index)
+        # denoisers of texts see latents alone, those of images and controls twice as many channels
         seen, latents = (config_number(folder, f"transformer.{side}_channels") for side in ("in", "out"))
         if seen is None or latents is None or seen == cls.channels * latents:
             return

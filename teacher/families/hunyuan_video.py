@@ -54,6 +54,7 @@ class HunyuanVideoTeacher(PassedSigmas, ScaledLatents, TransformerTeacher):
     def predict(self, z_t: Tensor, t: Time, conditions: Conditions, network: nn.Module | None = None) -> Tensor:
         """The velocity eps - x0."""
         denoiser, dtype = self._denoiser_and_dtype(network)
+        # Llama's tokens with the mask of their padding, and CLIP's one vector
         seen = conditions.positive
         inputs = {"hidden_states": self._input(z_t, conditions), "encoder_hidden_states": seen[EMBEDDINGS]}
         inputs |= {"encoder_attention_mask": seen[TEXT_MASK], "pooled_projections": seen[POOLED_TEXT]}

@@ -41,6 +41,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
         super().__init__(pipeline, folder)
         height, width = self._size_of(9, 16)
         self.family_size = VideoSize(121, height, width)
+        # MeanFlow's network (arXiv 2505.13447) is asked about a pair of times (r, t), and a teacher about one
         if self._config.use_meanflow:
             raise ValueError(
                 f"{folder}/transformer/config.json has use_meanflow: it is a student of pairs of times already, and "
@@ -80,6 +81,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
         seen = conditions.positive
         picture, tokens = self._picture(z_t, conditions)
         inputs = {
+            # the noise, and beside it the given image's latents with their mask, or zeros
             "hidden_states": torch.cat([z_t, picture], dim=1),
             "timestep": self.schedule.timestep(t).expand(len(z_t)),
             "encoder_hidden_states": seen[EMBEDDINGS],
@@ -141,6 +143,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
 
     def fixed_lengths(self, conditions: Conditions) -> Conditions:
         """The texts with the padding that `embed` cut off."""
+        # graphs that exports trace have texts of one length
         lengths = dict.fromkeys((EMBEDDINGS, TEXT_MASK), self.pipeline.tokenizer_max_length)
         lengths |= dict.fromkeys((GLYPHS, GLYPH_MASK), self.pipeline.tokenizer_2_max_length)
 

@@ -43,9 +43,11 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
                 "(latent_concat of the 33-channel model, token_replace of the 16-channel one)"
             )
         _check_tokens(pipeline, folder)
+        # the two published models differ in where they see the image: beside the noise, or in its place
         self._beside = kind == "latent_concat"
         self._vision_tokens = _vision_tokens(pipeline.text_encoder.config.vision_config)
         start = _TEMPLATE["image_emb_start"]
+        # a vision tower of another size makes another number of tokens, and the template says where they end
         self.template = {
             **_TEMPLATE,
             "image_emb_len": self._vision_tokens,
@@ -134,6 +136,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         """What becomes z with a thousandth of the image in it, as the call mixes them."""
         assert given is not None  # the image is needed
         picture = super().encode(to_pixels(given["first"]).to(self.device)).to(z)
+        # the call mixes `latents` with the image: that is undone beforehand, so that the mix is z
         share = _NOISE.to(z)
         return {"latents": (z - picture * (1 - share)) / share}
 

@@ -89,7 +89,9 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
     def _one(self, network: Any, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """The denoiser's output (1, F, h, w, C) for one clip's latents, in its own layout."""
         seen, device = conditions.positive, latents.device
+        # what `Conditions` padded is cut again: nothing masks it in the attention
         length = max(1, int(seen[TEXT_MASK].count_nonzero()))  # a sum in bfloat16 would be rounded
+        # positions are counted in patches, and the scale of the rotary embeddings follows from the size in pixels
         grid = [n // p for n, p in zip(latents.shape[1:4], self._patch, strict=True)]
         height, width = (n * self.pipeline.vae_scale_factor_spatial for n in latents.shape[2:4])
         output: Tensor = network(
@@ -123,6 +125,7 @@ class KandinskyTeacher(ScaledLatents, TransformerTeacher):
         network: nn.Module | None = None,
     ) -> list[Tensor]:
         """One by one, too."""
+        # texts as long as they are fit no batch, so that each clip has a pass of its own
         times = torch.as_tensor(t).expand(len(z_t))
         rows = [slice(i, i + 1) for i in range(len(z_t))]
         of_rows = [

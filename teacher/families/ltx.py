@@ -56,6 +56,7 @@ class LTXTeacher(LTXLatents):
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         timestep = self.schedule.timestep(times).to(z_t.device, torch.float32)
         if kept is not None:  # what is clean is at time 0
+            # a time per token, as the pipeline for images has it
             free = ~kept.mask.expand(1, 1, *z_t.shape[2:])
             timestep = timestep[:, None] * to_tokens(free.float()).squeeze(-1)
         tokens, timestep = self._inputs(to_tokens(z_t if kept is None else kept.pin(z_t)), timestep, conditions)

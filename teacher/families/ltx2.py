@@ -78,11 +78,13 @@ class LTX2Teacher(LTXLatents):
     def _ask(self, z_t: Tensor, t: Time, conditions: Conditions, network: Any, **changed: Any) -> Tensor:
         (denoiser, dtype), device = self._denoiser_and_dtype(network), z_t.device
         streams, kept = self._streams(z_t), self.kept(conditions, z_t)
+        # latents hold the video's and the sound's tokens, which the denoiser takes apart
         video, sound = streams.split(z_t if kept is None else kept.pin(z_t))
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(len(z_t))
         times = self.schedule.timestep(times).to(device, torch.float32)
         text = {name: tensor.to(device, dtype) for name, tensor in conditions.positive.items()}
         frames, height, width = streams.grid
+        # both streams are at the same time, but for a first frame, which is at 0
         outputs = denoiser(
             video.to(dtype), sound.to(dtype), text[EMBEDDINGS], text[SOUND_TEXT],
             self._video_times(times, streams, conditions), audio_timestep=times, sigma=times,
@@ -109,14 +111,18 @@ class LTX2Teacher(LTXLatents):
         times = torch.as_tensor(t).expand(len(z))
 
         def x0(rows: Tensor, seen: Conditions, **changed: Any) -> Tensor:
+            # guidance acts on x0 of each stream, as the pipeline computes it
             return schedule.to_x0(self._ask(z[rows], times[rows], seen, network, **changed), z[rows], times[rows])
 
         negative = conditions.branches(guided)[: int(guided.sum())]
         whole, seen = x0(torch.ones_like(guided), conditions), conditions[guided]
+        # c of the prompt, u of the negative one, and one forward in which the streams do not see each other
         c, u, isolated = whole[guided], x0(guided, negative), x0(guided, seen, isolate_modalities=True)
         blocks = [] if self._stg_block is None else [self._stg_block]
+        # spatio-temporal guidance: one block passes over its attention; models without it have no such term
         perturbed = x0(guided, seen, spatio_temporal_guidance_blocks=blocks) if blocks else c
         video, sound = zip(*(streams.split(x) for x in (c, u, perturbed, isolated)), strict=True)
+        # a guidance scale for the video that the caller gives; the sound's is the family's own
         weight = weights[guided].to(z.device, z.dtype).view(-1, 1, 1)
         guided_x0 = whole.clone()
         guided_x0[guided] = streams.join(VIDEO.guided(weight, *video), SOUND.guided(SOUND_WEIGHT, *sound))
@@ -211,6 +217,7 @@ class LTX2Teacher(LTXLatents):
     ) -> dict[str, Any]:
         """Each stream's own, the video's with the first frame in place: handed latents, the pipeline looks at none.
         It normalises both, as if they came of its autoencoders."""
+        # the pipeline places the first frame only in latents that it draws itself
         if given:
             first = self.encode_given(given, contract.size, len(z))[GIVEN_LATENTS]
             z = torch.cat([first.to(z), z[:, :, 1:]], dim=2)

@@ -45,6 +45,7 @@ class LTXConditionTeacher(LTXTeacher):
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """The latents of each image, encoded alone."""
+        # each image is encoded as a clip of one frame
         latents = {}
         if "first" in given:
             latents[GIVEN_LATENTS] = self.encode(to_pixels(given["first"]).to(self.device))
@@ -63,6 +64,7 @@ class LTXConditionTeacher(LTXTeacher):
     def _positions(self, z_t: Tensor, conditions: Conditions) -> dict[str, Any]:
         places = self._places(z_t.shape[2:]).to(z_t.device).expand(len(z_t), -1, -1)
         if LAST in conditions.shared:
+            # tokens of the last frame lie where the clip's last frame is, in pixels and frames
             last = places[:, :, : z_t.shape[3] * z_t.shape[4]].clone()  # a frame alone is at 0
             last[:, 0] += conditions.shared[LAST_PLACE].to(last)[:, None]
             places = torch.cat([last, places], dim=2)
@@ -91,6 +93,7 @@ class LTXConditionTeacher(LTXTeacher):
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """With the nodes, and given images where they belong, without noise."""
         arguments = super().call_arguments(contract, given) | {"timesteps": list(contract.timesteps)}
+        # given images as a list, each with the frame where it belongs
         names = [name for name in self.takes if name in (self.given if given is None else given)]
         if names:
             at = {"first": 0, "last": contract.size.num_frames - 1}
@@ -106,12 +109,14 @@ class LTXConditionTeacher(LTXTeacher):
         shared = self.encode_given(given or {}, contract.size, 1)
         if GIVEN_LATENTS in shared:
             z = torch.cat([shared[GIVEN_LATENTS], z[:, :, 1:]], dim=2)
+        # tokens in the denoiser's order: further ones, such as the last frame's, before the clip's
         frames = ([shared[LAST]] if LAST in shared else []) + [z]
         tokens = torch.cat([to_tokens(frame) for frame in frames], dim=1)
 
         def begin(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
             return {"latents": tokens} if step == 0 else tensors
 
+        # the first node twice: the step between them is thrown away, and the callback puts z in place of its result
         nodes = [contract.timesteps[0], *contract.timesteps]
         return {"timesteps": nodes, "num_inference_steps": len(nodes), "callback_on_step_end": begin}
 

@@ -65,6 +65,7 @@ class SanaVideoTeacher(TransformerTeacher):
 
     def _encoded(self, prompts: list[str], instruction: list[str] | None) -> Tensors:
         self.pipeline.tokenizer.padding_side = "right"
+        # as the pipeline does for each branch: the instruction before prompts, nothing before negative ones
         if instruction is None:
             encoded = self.pipeline._get_gemma_prompt_embeds(
                 prompts, self.device, self.pipeline.text_encoder.dtype, max_sequence_length=SANA_TEXT_LENGTH

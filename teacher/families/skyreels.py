@@ -32,6 +32,7 @@ def check_plain(folder: Path) -> None:
             f"{FORCING}"
         )
     config = folder / "scheduler" / "scheduler_config.json"
+    # the network's output is a velocity: by another name the scheduler would take it for something else
     if (
         config.is_file()
         and (settings := read_json(config)).get("use_flow_sigmas")

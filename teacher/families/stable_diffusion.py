@@ -134,6 +134,7 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
             )
         widths = [config_number(folder, f"{name}.hidden_size") for name in ("text_encoder", "text_encoder_2")]
         taken = config_number(folder, "unet.cross_attention_dim")
+        # SDXL's UNet attends to both encoders side by side, as wide as both together
         if None not in (*widths, taken) and sum(width or 0 for width in widths) != taken:
             raise ValueError(
                 f"the parts in {folder} are of different models: the text encoders' hidden_size are {widths[0]} and "

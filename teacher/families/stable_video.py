@@ -61,8 +61,10 @@ class StableVideoTeacher(UNetTeacher):
         self._part("image_encoder")
         first = given["first"]
         pictures = [to_pil(picture, "first") for picture in first]
+        # the pipeline puts noise on the image: here it follows from the image, so that every call sees the same
         noise = torch.stack([torch.randn(picture.shape, generator=generator_of(picture)) for picture in first])
         noisy = to_pixels(first) + self._micro["noise_aug_strength"] * noise.to(first.device)
+        # the pipeline hands over fps - 1, as the model was trained with
         micro = torch.tensor([[self._micro["fps"] - 1, *list(self._micro.values())[1:]]], dtype=torch.float32)
         return {
             TOKEN: self.pipeline._encode_image(pictures, self.device, 1, False).float(),
@@ -80,6 +82,7 @@ class StableVideoTeacher(UNetTeacher):
         """v = alpha eps - sigma x0."""
         denoiser, dtype = self._denoiser_and_dtype(network)
         shown, shared = conditions.positive[SHOWN], conditions.shared
+        # the unconditional branch sees zeros in place of the image's latents and embedding
         latent = (shared[LATENT] * shown.view(-1, 1, 1, 1, 1)).to(z_t).expand_as(z_t)
         output = denoiser(
             torch.cat([z_t, latent], dim=1).transpose(1, 2).to(dtype),

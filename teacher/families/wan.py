@@ -87,6 +87,7 @@ class WanTeacher(Teacher):
             "encoder_hidden_states": self._text(conditions),
             **self._given_inputs(z_t, times, conditions),
         }
+        # times stay in float32: above 256, bfloat16 has even numbers at best
         inputs = {n: x.to(z_t.device, torch.float32 if n == "timestep" else dtype) for n, x in inputs.items()}
         usual = [inputs.pop(name) for name in ("hidden_states", "timestep", "encoder_hidden_states")]
         output: Tensor = network(*usual, **inputs, return_dict=False)[0]
@@ -193,6 +194,7 @@ class WanTeacher(Teacher):
         boundary, path = index.get("boundary_ratio"), index_path(folder)
         first, second = (any(index.get(name) or ()) for name in ("transformer", "transformer_2"))
         number = isinstance(boundary, int | float) and not isinstance(boundary, bool)
+        # which of the two is asked at a time must follow from the index alone
         if not first and (second or boundary):
             raise ValueError(
                 f"{path} names no transformer, which is asked first: name it, alone or before transformer_2"

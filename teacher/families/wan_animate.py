@@ -63,9 +63,12 @@ class WanAnimateTeacher(WanTeacher):
             )
         for part in ("vae", "image_encoder"):
             self._part(part)
+        # the character's image becomes a frame before the clip, and poses latents of their own
         pictures = [to_pil(picture, "reference") for picture in given["reference"]]
         reference, pose = (to_pixels(given[name]).to(self.device) for name in ("reference", "pose"))
+        # with a background and a mask only the masked area is new
         task = {"task": "replace", **self._replaced(given, size)} if "control" in given else {}
+        # a frame for the image, then those of the segment, as the pipeline lays them out
         begin = self.pipeline.prepare_reference_image_latents(reference, count, device=self.device)
         behind = self.pipeline.prepare_prev_segment_cond_latents(
             batch_size=count, segment_frame_length=size.num_frames, height=size.height, width=size.width,

@@ -45,12 +45,14 @@ class WanVACETeacher(WanTeacher):
         """As WanVACEPipeline does it, clip by clip: without a control video it is grey, without a mask all changes."""
         controls = []
         for i in range(count):
+            # what is not given: grey is 0 in -1..1, and a mask of ones has everything made anew
             shape = (1, 3, *size)
             video = to_pixels(given["control"][i : i + 1]) if "control" in given else torch.zeros(shape)
             mask = given["mask"][i : i + 1].float() / 255 if "mask" in given else torch.ones(shape)
             references = [[to_pixels(given["reference"][i, :, 0]).to(self.device)] if self._references else []]
             video, mask = video.to(self.device), mask.to(self.device)
             self._part("vae")
+            # latents of what is kept and of what changes, then the mask's channels (arXiv 2503.07598)
             latents = self.pipeline.prepare_video_latents(video, mask, references, None, self.device)
             masks = self.pipeline.prepare_masks(mask, references, None)
             controls.append(torch.cat([latents, masks.to(latents)], dim=1).float())

@@ -37,6 +37,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         try:
             with disk_full_as_oserror(path):
                 yield part
+                # on the disk before it gets its name, and the name before this returns: a power cut leaves either file
                 with part.open("r+b") as file:
                     os.fsync(file.fileno())
                 os.replace(part, path)
@@ -63,6 +64,7 @@ def disk_full_errno(error: BaseException) -> int | None:
 
     torch, safetensors and PyAV have errors of their own, with the system's in their cause, context or text.
     """
+    # libraries wrap the system's error, or keep nothing but its text
     for cause in causes(error):
         for reason in _NO_ROOM:
             if getattr(cause, "errno", None) == reason or os.strerror(reason) in str(cause):
@@ -86,6 +88,7 @@ def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
 
     `elsewhere` says how another folder is chosen, with the options that the command has.
     """
+    # the nearest folder that exists: what is below it would be made
     there = folder.absolute()
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent

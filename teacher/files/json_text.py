@@ -21,8 +21,10 @@ def parse_json(text: str | bytes, pairs: _Pairs | None = None) -> Any:
         value = json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    # read, it may still be too deep for what goes through it by recursion
     check_depth(value)
     escape: Any = b"\\u" if isinstance(text, bytes) else "\\u"
+    # half a character could not be written to a file again: it is looked for where there are escapes
     if pairs is None and escape in text:
         try:
             json.dumps(value, ensure_ascii=False).encode()

@@ -41,6 +41,7 @@ def read_text(path: Path) -> str:
     Raises ValueError, with the line, for another encoding or format and for characters that no text has.
     """
     content = path.read_bytes()
+    # a table saved as .xlsx or compressed decodes to nonsense at best: its first bytes tell
     for magic, kind in _OTHER_FORMATS.items():
         if content.startswith(magic):
             raise ValueError(f"{path} is {kind}, not plain text: export it as text in UTF-8")
@@ -49,6 +50,7 @@ def read_text(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+        # all before the wrong byte is text, so that its lines can be counted
         line = _line_of(content[: error.start].decode(encoding, "ignore"))
         byte = f"byte 0x{content[error.start]:02x}"
         raise ValueError(f"{path}, line {line} is not {name} text ({byte}): save it as UTF-8") from error

@@ -60,6 +60,7 @@ def _check_token_ids(pipeline: Any, folder: Path) -> None:
     """Raises ValueError when a text encoder has no embedding of the token that prompts are padded or ended with."""
     from transformers import PreTrainedModel
 
+    # pipelines have up to three text encoders, each with its tokenizer
     for ending in ("", "_2", "_3"):
         tokenizer, encoder = (getattr(pipeline, f"{part}{ending}", None) for part in ("tokenizer", "text_encoder"))
         embeddings = encoder.get_input_embeddings() if isinstance(encoder, PreTrainedModel) else None
@@ -99,6 +100,7 @@ def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str
     parts = named_parts(folder, class_name)
     made = {}
     for name, part in parts.items():
+        # files first, then the class, then shapes: the first thing that is wrong is the one to report
         if weights:
             check_pipeline_part(folder / name, part)
         made[name] = (load_tokenizer(folder / name, part) if weights else None) or empty_part(folder / name, part)
@@ -129,6 +131,7 @@ def make_pipeline(folder: Path, class_name: str, parts: Mapping[str, Any]) -> An
 
     kind = getattr(diffusers, class_name)
     taken = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
+    # settings of the index that the class takes, such as Wan's boundary_ratio; lists are parts
     settings = {n: v for n, v in read_pipeline_index(folder).items() if n in taken and not isinstance(v, list)}
     made = {n: spec.create() for n, spec in components_of_blocks(folder).items() if n in taken and n not in parts}
     try:
@@ -151,6 +154,7 @@ def empty_part(folder: Path, part: PipelinePart, change: Callable[[Any], None] |
         return None
     check_counts(folder / ("config.json" if hasattr(kind, "state_dict") else kind.config_name))
     try:
+        # buffers are real: some are computed as a network is made, and lie in no file
         with init_empty_weights(include_buffers=False):
             made = _of_transformers(kind, folder, change) if part.library == "transformers" else _made(kind, folder)
     except Exception as error:  # a config may be wrong in any way, and libraries raise a dozen kinds for it
@@ -165,6 +169,7 @@ def empty_part(folder: Path, part: PipelinePart, change: Callable[[Any], None] |
 
 def check_shapes(folder: Path, network: nn.Module, shapes: Shapes, remedy: str = RESTORE) -> None:
     """Raises ValueError when weights of these shapes, which lie in `folder`, do not fit `network` or leave some out."""
+    # tied weights are one tensor under several names
     own = {name: (id(tensor), tuple(tensor.shape)) for name, tensor in network.state_dict(keep_vars=True).items()}
     for name, (_, shape) in own.items():
         if shapes.get(name, shape) != shape:

@@ -34,6 +34,7 @@ def _part(path: Path, name: str, entry: list[Any]) -> list[Any]:
     if len(entry) != 3 or not isinstance(entry[2], dict):
         return entry
     library, class_name, spec = entry
+    # diffusers would download what lies elsewhere; here a folder is whole, or refused
     if spec.get("subfolder") != name or not (path.parent / name).is_dir():
         origin = spec.get("pretrained_model_name_or_path")
         if origin is None and not spec.get("subfolder"):

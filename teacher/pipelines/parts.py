@@ -33,11 +33,13 @@ def named_parts(folder: Path, class_name: str) -> dict[str, PipelinePart]:
     index, kind = index_path(folder), getattr(diffusers, class_name)
     parameters = inspect.signature(kind.__init__).parameters  # diffusers leaves other entries alone
     parts = {}
+    # what else is in the index are settings, and parts that this class does not take
     for name, entry in read_pipeline_index(folder).items():
         if name in parameters and isinstance(entry, list) and any(entry):
             if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
                 raise ValueError(f"{index} has {name}: {entry}, which is not a pair of library and class: {RESTORE}")
             parts[name] = PipelinePart(*entry)
+    # a modular pipeline makes some parts itself, which then need no folder
     needed = needed_parts(class_name) - components_of_blocks(folder).keys()
     if missing := [name for name in parameters if name in needed and name not in parts]:
         raise ValueError(f"{index} names no {missing[0]}, and {class_name} needs one: {RESTORE}")
@@ -71,6 +73,7 @@ def check_pipeline_part(folder: Path, part: PipelinePart) -> None:
     if not folder.is_dir():
         index = index_path(folder.parent).name
         raise ValueError(f"{folder} is missing, the {part.class_name} that {index} names: {RESTORE}")
+    # configs and vocabularies only: weights are looked at by their headers, in `weight_shapes`
     for path in sorted(folder.glob("*.json")):
         if not path.name.endswith(".index.json"):
             check_text_file(path)
@@ -92,6 +95,7 @@ def load_tokenizer(folder: Path, part: PipelinePart) -> Any:
     try:
         tokenizer = kind.from_pretrained(folder)
     except Exception as error:  # a file may be damaged in any way, and libraries raise a dozen kinds for it
+        # without sentencepiece a vocabulary that is whole cannot be read either
         if any(folder.glob("*.model")) and find_spec("sentencepiece") is None:
             raise ValueError(f"{folder} needs a library to be read: pip install sentencepiece") from error
         names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
@@ -111,6 +115,7 @@ def weight_shapes(folder: Path, library: str, remedy: str = RESTORE) -> Shapes:
     """
     single = folder / f"{_WEIGHTS[library]}.safetensors"
     index = single.with_name(f"{single.name}.index.json")
+    # diffusers prefers shards where there are both, transformers the single file
     if index.is_file() and (library == "diffusers" or not single.is_file()):
         shapes: Shapes = {}
         for shard, names in read_index(index, remedy).items():

@@ -54,10 +54,12 @@ def read_index(path: Path, remedy: str = RESTORE) -> dict[str, list[str]]:
 
 def fault(path: Path, error: Exception) -> str:
     """What is wrong with a file that safetensors refuses with this error, to stand behind the file's name."""
+    # a link of the hub's cache may point to a file that was deleted
     if path.is_symlink() and not path.exists():
         return f"is a link to {path.readlink()}, which is not there"
     if not path.is_file():
         return "is missing" if not path.exists() else "is no file"
+    # a safetensors file: the header's length in 8 bytes, the header, the tensors one behind the other
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(start := file.read(_LENGTH), "little")
@@ -66,8 +68,10 @@ def fault(path: Path, error: Exception) -> str:
         header = file.read(length) if length <= size else b""
     if (placeholder := _placeholder(start, size)) is not None:
         return placeholder
+    # a header that begins as one and does not end
     if size < _LENGTH or (start[_LENGTH : _LENGTH + 1] == b"{" and size < _LENGTH + length):
         return f"is cut off within its header, after {size:,} bytes"
+    # the last tensor's end says how long the whole file must be
     try:
         ends = [tensor["data_offsets"][1] for name, tensor in parse_json(header).items() if name != "__metadata__"]
         whole = _LENGTH + length + max(ends, default=0)

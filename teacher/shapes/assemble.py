@@ -40,8 +40,10 @@ def assemble(parts: Path, folder: Path) -> Path:
         scheduler=FlowMapEulerDiscreteScheduler(shift=SAMPLING_SHIFT),
     )
     pipeline.save_pretrained(folder)
+    # what save_pretrained notes of this machine's folders would mean nothing elsewhere
     for config in folder.glob("*/config.json"):
         _forget_origin(config)
+    # beside the pipeline: the linear code, and the clips' size and rate, which diffusers does not read
     shutil.copyfile(parts / LINEAR_CODE, folder / LINEAR_CODE)
     size = {"num_frames": WORLD_FRAMES, "height": WORLD_SIDE, "width": WORLD_SIDE, "fps": WORLD_FPS}
     (folder / "fewstep.json").write_text(json.dumps(size) + "\n")

@@ -38,6 +38,7 @@ def attribute_watch(
     The linear code decodes: its clips are soft, but the judge reads them as well as real ones, and no autoencoder is
     needed.
     """
+    # captions, noise and seeds stay the same at every call, so that figures of two steps differ by the weights alone
     prompts = [example("held-out", 0, i)[1] for i in range(clips)]
     ids, mask = tokenize(make_tokenizer(), ["", *prompts], tokens)
     generator = torch.Generator().manual_seed(0)
@@ -50,6 +51,7 @@ def attribute_watch(
             return effects
         device = next(transformer.parameters()).device
         text = encode_text(encoder, ids.to(device), mask.to(device))
+        # clips are made with guidance, as they will be sampled
         video = code.decode(_sample(transformer, text, noise.to(device)).cpu()).clamp(-1, 1)
         shown, _ = judge.read(video)
         right = [agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]
@@ -63,6 +65,7 @@ def attribute_watch(
 def _sample(transformer: WanTransformer3DModel, text: Tensor, z: Tensor) -> Tensor:
     """Guided sampling from z; text (1 + B, L, D) begins with the empty prompt's."""
     schedule = NoiseSchedule("flow", "flow", shift=_SHIFT)
+    # both branches of classifier-free guidance in one batch: the empty caption, then the clip's own
     both = torch.cat([text[:1].expand(len(z), -1, -1), text[1:]])
     for t, s in pairwise(schedule.grid(_STEPS)):
         timestep = schedule.timestep(t).float().to(z.device).expand(2 * len(z))
@@ -80,6 +83,7 @@ def caption_effects(
     Shows after some hundred steps what accuracy shows after thousands.
     """
     device = next(transformer.parameters()).device
+    # one noise and one time for all captions: what a lie adds to the loss is the caption's doing
     scenes = [example("held-out", 1, i)[0] for i in range(clips)]
     x0 = code.encode(to_tensor([render_scene(scene) for scene in scenes])).to(device)
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -93,6 +97,7 @@ def caption_effects(
         text = encode_text(encoder, ids.to(device), mask.to(device))
         return float((transformer(z_t, timestep, text, return_dict=False)[0] - (eps - x0)).square().mean())
 
+    # per attribute, the same clips under captions that are wrong in it alone
     truth = loss(scenes)
     return {f"effect {name}": loss([_lie(scene, name) for scene in scenes]) - truth for name in ATTRIBUTES}
 

@@ -66,6 +66,7 @@ def make_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKLWan:
         latents_mean=[0.0] * channels,
         latents_std=[1.0] * channels,
     )
+    # last layers of residual branches: with zeros there, a block is its shortcut
     for name, module in model.named_modules():
         if name.endswith(("conv2", "proj")):
             nn.init.zeros_(module.weight)
@@ -100,12 +101,15 @@ def train_autoencoder(
     def losses(step: int) -> dict[str, Tensor]:
         first = step * recipe.batch
         video = clips("train", seed + 1, range(first, first + recipe.batch))
+        # most steps see short clips, which a causal autoencoder learns as well from; the last ones see whole clips
         if step < (1 - recipe.cooldown) * recipe.steps:
             video = video[:, :, : recipe.frames]
         target = code.encode(video)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        # the decoder learns from what a denoiser leaves: latents that are a little off
         noisy = target + recipe.noise * torch.randn(target.shape, generator=generator)
         video, target, noisy = video.to(device), target.to(device), noisy.to(device)
+        # encoder and decoder do not wait for each other: the decoder reads the linear code, not the encoder's output
         with autocast(recipe.precision, device):
             mean, log_variance = model._encode(video).float().chunk(2, dim=1)
             decoded = decode_unclamped(model, noisy).float()
@@ -137,6 +141,7 @@ def reconstruction(
         decoded = model.decode(mean).sample.cpu()
         target = code.encode(video)
         linear = code.decode(target).clamp(-1, 1)
+        # the autoencoder, the linear code that it must beat, and the encoder's distance from that code
         differences = ((decoded - video), (linear - video), (mean.cpu() - target))
         errors += torch.stack([e.square().mean() for e in differences]) * len(video) / count
     return {
@@ -150,6 +155,7 @@ def decode_unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """As model.decode, but values beyond -1..1 keep a gradient: a clamp would leave them where they are."""
     model.clear_cache()
     x = model.post_quant_conv(latents)
+    # frame by frame with a cache of the frames before, as the model's own decode has it
     parts = []
     for i in range(x.shape[2]):
         model._conv_idx = [0]

@@ -100,12 +100,14 @@ def vocabulary() -> list[str]:
 
 def write_caption(scene: Scene, rng: np.random.Generator, mention_rate: float = MENTION_RATE) -> str:
     """A caption of the scene that names each attribute with probability `mention_rate`."""
+    # which attributes are said is drawn first; how they are worded is drawn phrase by phrase
     mentioned = {n: v for n, v in scene.values().items() if rng.random() < mention_rate}
 
     def phrase(name: str, unsaid: tuple[str, ...] = ("",)) -> str:
         options = _PHRASES[name][mentioned[name]] if name in mentioned else unsaid
         return options[rng.integers(len(options))]
 
+    # subject, action and ground, any of which may stay vague
     subject = _join("a", phrase("size"), phrase("colour"), phrase("shape", _UNNAMED_SHAPE))
     action = _join(phrase("motion", _UNNAMED_MOTION), phrase("company"))
     look = _join(phrase("tone"), phrase("pattern"))

@@ -116,6 +116,7 @@ def _encoded(teacher: Teacher, recipe: ConditionedRecipe, rows: range, ways: Any
     encoded = {
         _X0: teacher.encode(to_tensor([render_scene(scene)[: size.num_frames] for scene in scenes]).to(teacher.device))
     }
+    # one dataset for all ways of giving, such as with a last frame and without: each clip has one of them
     for way, names in enumerate(ways):
         mine = [k for k, i in enumerate(rows) if i % len(ways) == way]
         teacher.take(names)
@@ -140,6 +141,7 @@ def train_conditioned(
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, step, 3])
+        # everything random follows from seed and step: a resumed run draws the same
         rows = rng.integers(len(scenes), size=recipe.batch)
         captions = ["" if rng.random() < recipe.drop else draw_caption(scenes[i], rng, "train") for i in rows]
         text = _embedded(teacher, captions)
@@ -148,6 +150,7 @@ def train_conditioned(
         # flow matching (arXiv 2210.02747): z_t = (1 - t) x0 + t eps, whose velocity eps - x0 is predicted
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift)
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(teacher.device)
+        # what requires gradients learns: an adapter, the input layer or a branch, by kind
         with autocast(recipe.precision, teacher.device):
             velocity = teacher.predict(schedule.add_noise(x0, eps, t), t, conditions, network)
         error = (velocity.float() - (eps - x0)).square().mean(dim=(1, 2, 3, 4))
@@ -169,12 +172,14 @@ def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: Tra
     """Trains such a teacher, or resumes; its pipeline's folder. What it learned lies beside it, in `LEARNED_FILE`."""
     start = find_teacher_folder(recipe.start, ("WanPipeline",))[0]
     untrained, learned = recipe.out / "untrained", recipe.out / LEARNED_FILE
+    # the untrained pipeline answers as the teacher of prompts does, and is what training begins with
     if not untrained.exists():
         tensors = start_tensors(recipe.learns, start, recipe.layers, recipe.seed)
         save_learned_tensors(recipe.learns, tensors, recipe.layers, recipe.out / "start.safetensors")
         assemble_learned(recipe.out / "start.safetensors", start, untrained)
     teacher = load_teacher(untrained, device=device)
     clips = encode_clips(teacher, recipe, recipe.out / "clips.safetensors", screen)
+    # a copy is trained, with its adapter; the teacher's own denoiser stays as it is
     network = deepcopy(teacher.denoiser)
     torch.manual_seed(recipe.seed)
     prepare_training(recipe.learns, network, recipe.rank)

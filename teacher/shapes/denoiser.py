@@ -77,6 +77,7 @@ def make_transformer(recipe: DenoiserRecipe, channels: int) -> WanTransformer3DM
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=64,
     )
+    # Wan's initialisation: Xavier for all matrices, and an output layer of zeros, which predicts no velocity yet
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -106,12 +107,14 @@ def _look_at_neighbours(model: WanTransformer3DModel) -> None:
     rope = model.rope
     starts = (0, rope.t_dim, rope.t_dim + rope.h_dim)
     for layer, block in enumerate(model.blocks):
+        # norms above 1 sharpen the attention
         attention = block.attn1
         nn.init.constant_(attention.norm_q.weight, 1.5)
         nn.init.constant_(attention.norm_k.weight, 1.5)
         for head in range(attention.heads):
             neighbour = _NEIGHBOURS[layer % 3][head % 2]
             for distance, start, size in zip(neighbour, starts, (rope.t_dim, rope.h_dim, rope.w_dim), strict=True):
+                # only the fastest three frequencies turn enough from one token to the next to tell them apart
                 for pair in range(3):
                     at = head * 128 + start + 2 * pair
                     turn = torch.tensor(distance * 10_000 ** (-2 * pair / size))
@@ -151,6 +154,7 @@ def train_text(
     """Teaches the text encoder what captions name, before the denoiser meets it."""
     tokenizer, reader = make_tokenizer(), AttributeReader()
 
+    # captions without clips: nothing is rendered, so that a step costs little
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step, 1])
         captions = [draw_caption(draw_scene(rng, "train"), rng, "train") for _ in range(128)]
@@ -193,6 +197,7 @@ def train_denoiser(
         t = shift_time(torch.from_numpy(rng.random(recipe.batch)), recipe.shift).float()
         eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
         x0, t, eps, ids, mask = (a.to(device) for a in (x0, t, eps, ids, mask))
+        # clips of one batch are at different times, so that a step learns all noise levels
         z_t = torch.lerp(x0, eps, t.view(-1, 1, 1, 1, 1))
         with autocast(recipe.precision, device):
             text = encode_text(encoder, ids, mask)

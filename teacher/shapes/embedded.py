@@ -26,6 +26,7 @@ def assembled(kind: str, start: Path) -> Path:
     learned = learned_path(kind)
     if not learned.is_file():
         raise ValueError(f"{learned} is missing: reinstall fewstep, or train it with `fewstep teacher train`")
+    # its name is a hash of all that it is made of: a newer fewstep makes another folder
     files = [learned, *sorted(path for path in start.rglob("*") if path.suffix in (".safetensors", ".json"))]
     name = sha256_of_all(files)[:16]
     folder = cache_folder("teachers") / f"shapes-{kind}-{name}"

@@ -62,6 +62,7 @@ class Judge(nn.Module):
         strides = ((2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2))
         inputs = (5, *_WIDTHS[:-1])
         self.stages = nn.ModuleList(_Stage(i, o, s) for i, o, s in zip(inputs, _WIDTHS, strides, strict=True))
+        # the heads also see the last layer at each of its five times: how clips change is their motion
         last = _WIDTHS[-1]
         self.mix = nn.Linear(last * 5 + FEATURES, 128)
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(v)) for name, v in ATTRIBUTES.items()})
@@ -83,10 +84,12 @@ class Judge(nn.Module):
                 "it knows the shapes world only"
             )
         pooled, x = [], torch.cat([video, _edges(video)], dim=1)
+        # features of four depths: mean and deviation of each channel, over space and time
         for stage in self.stages:
             x = stage(x)
             flat = x.float().flatten(2)
             pooled += [flat.mean(2), flat.std(2)]
+        # what is where in time, which a mean over the clip would hide
         over_time = x.float().mean(dim=(3, 4)).flatten(1)
         raw = torch.cat(pooled, dim=1)
         hidden = silu(self.mix(torch.cat([over_time, raw], dim=1)))
@@ -172,6 +175,7 @@ def batch(split: Split, seed: int, indices: range, mottle: NDArray[np.float64] |
 def accuracy(judge: Judge, seed: int, count: int) -> dict[str, float]:
     """Fraction right per attribute on `count` new clips of held-out combinations."""
     device, training = next(judge.parameters()).device, judge.training
+    # batch norm by its running statistics, whatever else is in a batch
     judge.eval()
     right = torch.zeros(len(ATTRIBUTES))
     for i in range(0, count, 32):
@@ -186,6 +190,7 @@ def accuracy(judge: Judge, seed: int, count: int) -> dict[str, float]:
 @torch.no_grad()
 def _standardise(judge: Judge, seed: int, count: int) -> None:
     """Sets the feature mean and scale from real held-out clips."""
+    # raw features first, so that what is measured is not standardised already
     judge.eval()
     judge.feature_mean.zero_()
     judge.feature_scale.fill_(1)
@@ -203,6 +208,7 @@ def _augment(video: Tensor, rng: np.random.Generator) -> Tensor:
 
     Noise of 0.1 instead of 0.02 hid the stripes from it for good.
     """
+    # faint noise and blur, as decoders leave them, must change no attribute
     noise = torch.from_numpy(rng.standard_normal(video.shape, dtype=np.float32))
     strength = torch.from_numpy(rng.uniform(0, 0.02, len(video)) * (rng.random(len(video)) < 0.5)).float()
     blurred = interpolate(avg_pool3d(video, (1, 2, 2)), scale_factor=(1, 2, 2), mode="trilinear")
@@ -226,6 +232,7 @@ def load_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
     weights, card = folder / "judge.safetensors", folder / "judge.json"
     if not weights.exists() or not card.exists():
         raise ValueError(f"{folder} has no judge.safetensors with its judge.json: train one, or reinstall fewstep")
+    # a figure means something only beside the judge that gave it
     if sha256(weights) != json.loads(card.read_text())["sha256"]:
         raise ValueError(
             f"{weights} is not the file that {card} names by sha256: restore it, figures would not compare"

@@ -42,6 +42,7 @@ def start_tensors(kind: ConditioningKind, start: Path, layers: tuple[int, ...], 
         weight = base["patch_embedding.weight"]
         beside = weight.new_zeros(weight.shape[0], weight.shape[1] + 4, *weight.shape[2:])
         return {"patch_embedding.weight": torch.cat([weight, beside], dim=1)}
+    # boxes: a branch of copies of some blocks, whose outputs begin at zero
     branch = WanVACETransformer3DModel.from_config(_config(kind, config, layers))
     for block, layer in zip(branch.vace_blocks, layers, strict=True):
         own = {name.removeprefix(f"blocks.{layer}."): x for name, x in base.items() if f"blocks.{layer}." in name}
@@ -100,6 +101,7 @@ def _write_pipeline(learned: Path, start: Path, folder: Path) -> None:
     kind, layers = header["learns"], tuple(json.loads(header["layers"]))
     state, config = _read(start)
     tensors = load_file(learned)
+    # low-rank products are added to the weights that they adapt; whole tensors replace or join them
     for name, x in tensors.items():
         if name.endswith(_A):
             weight = name.removesuffix(_A) + ".weight"
@@ -107,6 +109,7 @@ def _write_pipeline(learned: Path, start: Path, folder: Path) -> None:
             state[weight] = (state[weight].double() + product).to(state[weight].dtype)
         elif not name.endswith(_B):
             state[name] = x
+    # the other parts are the text teacher's files as they are
     for part in _PARTS:
         shutil.copytree(start / part, folder / part)
     (folder / "transformer").mkdir(parents=True)

@@ -49,6 +49,7 @@ class LinearCode:
     @staticmethod
     def fit(videos: Iterable[Tensor], channels: int) -> LinearCode:
         """Principal components over batches of videos (B, 3, 1+4k, H, W), in float64."""
+        # sums alone are kept, so that clips need not be in memory together
         count, total, square = 0, torch.zeros(3 * _T * _P * _P, dtype=torch.float64), None
         for video in videos:
             flat = _patches(video.double()).flatten(0, 3)
@@ -56,10 +57,12 @@ class LinearCode:
             square = flat.T @ flat if square is None else square + flat.T @ flat
         if square is None:
             raise ValueError("no videos to fit a linear code to: pass at least one batch")
+        # principal components: eigenvectors of the covariance, the largest variance first
         mean = total / count
         variances, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
         basis = vectors.flip(1)[:, :channels]
         basis = basis * basis.sum(0).sign()  # eigenvectors come with either sign: fix one
+        # half-whitened: each component is scaled to the square root of its deviation
         deviations = variances.flip(0)[:channels].sqrt()
         scale = deviations.sqrt() * deviations.mean().sqrt()  # so that the variances of the channels average 1
         return LinearCode(mean.float(), basis.float().contiguous(), scale.float())

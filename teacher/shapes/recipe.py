@@ -61,6 +61,7 @@ def read_any_recipe(path: Path) -> AnyRecipe:
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}: name a YAML file such as recipes/shapes-teacher.yaml")
     try:
+        # a byte order mark, as some editors write, is passed over
         values = load_yaml(path.read_text("utf-8-sig")) or {}
         kind = ConditionedRecipe if isinstance(values, dict) and "learns" in values else TeacherRecipe
         return kind.model_validate(values)
@@ -90,6 +91,7 @@ def resolve_training_precision(recipe: _R, device: torch.device) -> tuple[_R, st
             return recipe, None
         choice = choose_precision(AUTO, device)
         return recipe.model_copy(update={"precision": _short(choice.precision)}), choice.line
+    # one choice for all parts that leave it open
     parts = {part: getattr(recipe, part) for part in TRAINED_PARTS}
     unresolved = [part for part, settings in parts.items() if settings.precision == AUTO]
     if not unresolved:
@@ -108,6 +110,7 @@ def _short(precision: str) -> str:
 def keep_recipe(recipe: AnyRecipe) -> None:
     """Leaves the resolved recipe in the run directory. Raises ValueError when another one was begun there."""
     path = recipe.out / "recipe.yaml"
+    # a run directory holds one teacher: what is resumed is what was begun, but for settings that may change
     if path.exists():
         changed = _differences(read_any_recipe(path).model_dump(), recipe.model_dump())
         if changed:
@@ -165,6 +168,7 @@ def _run_denoiser(
     latents = training_latents(code, settings.clips, recipe.seed, recipe.out / "latents.npy", screen)
     text_encoder = fresh_text_encoder()
     transformer = make_transformer(settings, recipe.autoencoder.channels)
+    # an earlier teacher's networks are trained further; without one, the text encoder learns captions first
     if recipe.start:
         load_start(recipe.start, "text_encoder", text_encoder)
         load_start(recipe.start, "transformer", transformer)
@@ -174,6 +178,7 @@ def _run_denoiser(
     text_encoder.to(device)
     trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training beside this
     judge = load_judge(recipe.out / "judge") if trained else None
+    # while it trains: whether captions are followed, by the judge where it is ready
     watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TEXT_TOKENS)
     train_denoiser(transformer, text_encoder, latents, settings, recipe.seed, folder, watch, screen)
     transformer.save_pretrained(folder / "transformer")

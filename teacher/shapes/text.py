@@ -26,6 +26,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_text_encoder(vocab_size: int) -> UMT5EncoderModel:
     """A two-layer UMT5 encoder with TEXT_DIM outputs per token, randomly initialised."""
+    # as Wan's text encoder in kind, small enough for a CPU
     config = UMT5Config(
         vocab_size=vocab_size,
         d_model=TEXT_DIM,

@@ -140,6 +140,7 @@ def _jittered(colour: str, rng: np.random.Generator) -> NDArray[np.float32]:
 def _background(scene: Scene, rng: np.random.Generator, strength: float) -> NDArray[np.float32]:
     """(SIDE, SIDE, 3): a gradient at a free angle or level or upright stripes, mottled, in a weak free tint."""
     low, high = _LUMA[scene.tone]
+    # the two greys of the ground, in a free order, both within the tone's range
     first, second = rng.uniform(low, low + 0.2 * (high - low)), rng.uniform(high - 0.2 * (high - low), high)
     if rng.random() < 0.5:
         first, second = second, first
@@ -159,6 +160,7 @@ def _smooth_noise(rng: np.random.Generator) -> NDArray[np.float64]:
     """(SIDE, SIDE) of unit variance: white noise under a Gaussian of _MOTTLE_GRAIN pixels."""
     margin = int(3 * _MOTTLE_GRAIN)
     distance = np.arange(WORLD_SIDE)[:, None] - np.arange(-margin, WORLD_SIDE + margin)
+    # each pixel is a weighted sum of white noise, with weights that keep unit variance
     blur = np.exp(-0.5 * (distance / _MOTTLE_GRAIN) ** 2)
     blur /= np.sqrt((blur**2).sum(1, keepdims=True))
     return blur @ rng.standard_normal((WORLD_SIDE + 2 * margin, WORLD_SIDE + 2 * margin)) @ blur.T
@@ -168,6 +170,7 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], 
     """Centres (FRAMES, 2) as x, y and radii (FRAMES,) in pixels."""
     time = np.linspace(0, 1, WORLD_FRAMES)
     radius = _RADIUS[scene.size] * rng.uniform(0.96, 1.04)
+    # coordinates that stay are free within some room; the one that changes passes near the middle
     room = 0.4 * (WORLD_SIDE / 2 - radius - 3)
     free, near = rng.uniform(-room, room, 2), rng.uniform(-2, 2, 2)
     travel = rng.uniform(24, 28) * (time - 0.5)
@@ -205,6 +208,7 @@ def _coverage(shape: str, centres: NDArray[np.float32], radii: NDArray[np.float3
     x = _X - centres[:, 0, None, None]
     y = _Y - centres[:, 1, None, None]
     r = radii[:, None, None]
+    # signed distance to the outline in pixels, below 0 inside
     match shape:
         case "square":
             distance = np.maximum(np.abs(x), np.abs(y)) - _REACH[shape] * r
@@ -217,4 +221,5 @@ def _coverage(shape: str, centres: NDArray[np.float32], radii: NDArray[np.float3
             distance = np.minimum(upright, level)
         case _:
             raise ValueError(f"shape is {shape!r}; it must be one of {', '.join(ATTRIBUTES['shape'])}")
+    # half covered at the outline, over one pixel
     return np.clip(0.5 - distance, 0, 1)

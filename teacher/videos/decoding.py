@@ -100,7 +100,9 @@ def _find_centre(path: Path, clip: ClipShape) -> _Place:
         # In AVI a frame is shown that much later than its packet says: B-frames wait for those they refer to.
         delay = max(0.0, begin - keys[0] * video.tick) if video.lacks_times and keys else 0.0
         seconds = max(end for _, end in spans) * video.tick + delay - begin
+        # centred: as much is left out before the clip as behind it
         begin += max(0.0, (seconds - clip.num_frames / clip.fps) / 2)
+        # decoding begins at the last key frame before the clip, and the frames between are thrown away
         before = [key for key in keys if key * video.tick + delay <= begin]
         return _Place(begin, max(before) if before and video.can_seek else None, orientation(first))
 
@@ -121,6 +123,7 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
         begin = start if begin is None else begin
         turned = orientation(frame) or turned
         length = end - begin
+        # which of the clip's times this frame is on screen at: none, one, or several of a slow video
         num = sum(k / clip.fps < length - TIME_ROUNDING for k in range(len(pictures), clip.num_frames))
         if num:
             pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
@@ -132,6 +135,7 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
 def _timed(frames: Iterator[VideoFrame], video: OpenVideo) -> Iterator[tuple[float, float, VideoFrame]]:
     """(start, end, frame) in seconds, in order; the end is the next frame's start, or the frame's own."""
     last: tuple[float, VideoFrame] | None = None
+    # a file may lack times: a frame then lasts as long as the one before it, or as the stream says on average
     interval = 1 / float(video.stream.average_rate) if video.stream.average_rate else 0.0
     for frame in frames:
         if frame.is_corrupt:

@@ -85,6 +85,7 @@ def orientation(frame: VideoFrame) -> Orientation | None:
 
     Raises UnreadableVideo for one that turns by other than 90, 180 or 270 degrees, or skews.
     """
+    # rotation and mirroring, as phones store them: a matrix of fixed-point numbers, of which four matter
     try:
         stored = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV cannot list side data of a kind that it does not know, such as Exif
@@ -96,6 +97,7 @@ def orientation(frame: VideoFrame) -> Orientation | None:
     straight, across = max(abs(a), abs(d)), max(abs(b), abs(c))  # x' = a x + c y, y' = b x + d y
     if not straight and not across:
         return None
+    # no turn or half a turn, perhaps mirrored; below, a quarter turn
     if across <= _EXACT * straight:
         return Orientation(False, a < 0, d < 0)
     if straight <= _EXACT * across:
@@ -120,6 +122,7 @@ def deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
 def _filtered(frames: Iterator[VideoFrame], filters: list[tuple[str, str]]) -> Iterator[VideoFrame]:
     """Frames of one size and format through ffmpeg's filters, in turn: (name, arguments)."""
     first = next(frames)
+    # a graph is made for the frames' size and format, which is why callers group them
     graph = Graph()
     source = graph.add_buffer(
         width=first.width, height=first.height, format=first.format, time_base=first.time_base or Fraction(1, 1000)
@@ -140,6 +143,7 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     # Players take an untagged image of HD size for BT.709; swscale would take it for BT.601.
     high = frame.width >= 1280 or frame.height > 576
     matrix = Colorspace.ITU709 if high and frame.colorspace in _UNTAGGED else None
+    # frames without transparency are done; the others are blended with white
     if not any(component.is_alpha for component in frame.format.components):
         return np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=matrix), np.uint8)
     pixels = np.asarray(frame.to_ndarray(format="rgba", src_colorspace=matrix), np.uint8)

@@ -60,6 +60,7 @@ def _shape(path: Path, state: tuple[int, int]) -> VideoShape | None:
     """state: of the file, so that another one of the same name is opened."""
     try:
         with open_video(path) as video:
+            # a first frame that cannot be decoded is no clip; it also says how the image is turned
             first = next(video.frames(), None)
             if first is None:
                 return None

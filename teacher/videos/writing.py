@@ -78,6 +78,7 @@ def contact_sheet(clips: Sequence[Frames], captions: Sequence[str]) -> Image.Ima
         raise ValueError(
             f"{len(clips)} clips and {len(captions)} captions: pass as many captions as clips, at least one"
         )
+    # captions are wrapped to their own row's width, and rows stand below one another
     rows = [_row(clip, caption) for clip, caption in zip(clips, captions, strict=True)]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
@@ -126,4 +127,5 @@ def _write_h264(path: Path, frames: Frames, fps: float) -> None:
         stream.colorspace, stream.color_range = _BT601, ColorRange.MPEG
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        # frames that the encoder still keeps, to look ahead
         container.mux(stream.encode())

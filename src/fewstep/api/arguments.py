@@ -57,6 +57,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     kind, option = get_args(hint)[:2]
+    # as a shell would pass it: paths and numbers as text, where the option takes text
     if isinstance(value, Path) or (_takes_text(kind) and type(value) in (int, float)):
         value = str(value)
     try:
@@ -64,6 +65,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     except ValidationError as error:
         why = error.errors()[0]["msg"].lower().partition(" for <")[0]
         raise ValueError(f"{name} is {value!r}: {why}") from error
+    # limits are those of typer's option, of which pydantic knows nothing
     low, high = getattr(option, "min", None), getattr(option, "max", None)
     if checked_value is not None and (
         (low is not None and checked_value < low) or (high is not None and checked_value > high)

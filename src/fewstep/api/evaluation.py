@@ -45,6 +45,7 @@ def evaluate(
     other arguments are explained by `fewstep evaluate --help`. Raises ValueError, with a one-sentence message, for what
     the command refuses. Call it again to resume.
     """
+    # what was passed, under the names that the command has
     arguments = {**locals(), "models": named_models(models)}
     if decoder is not None:
         arguments["decoder"] = named_models(decoder)
@@ -58,6 +59,7 @@ def evaluate(
         arguments["metrics"] = ",".join(metrics)
     values = checked(evaluate_command, arguments)
     screen = Screen(quiet=quiet)
+    # for results.json: the call as it would be written again
     screen.command = python_call(evaluate, arguments)
     folder = evaluate_models(**values, screen=screen)
     results: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))

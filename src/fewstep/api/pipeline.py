@@ -40,6 +40,7 @@ def load_pipeline(
     if not isinstance(source, str | Path) or not str(source):
         raise ValueError(f"source is {source!r}: pass a run directory, one of its stages, or an export")
     path = Path(source).expanduser()
+    # a teacher and a chain are refused by what they are, before anything is loaded
     if source in EMBEDDED or (path.exists() and not is_student(path)):
         raise ValueError(_no_student(source, path))
     if not path.exists():
@@ -47,6 +48,7 @@ def load_pipeline(
             f"there is no {source}: pass a run directory, one of its stages, or an export; `hf download ID --local-dir "
             "DIR` brings one from the hub"
         )
+    # torch.float32 will do as well as its name
     name = str(dtype).removeprefix("torch.")
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: it must be auto, float32, bfloat16 or float16")

@@ -128,6 +128,7 @@ def benchmark_command(
     """
     typed = _check_mode(ctx)
     if training is not None:
+        # a recipe states its device and precision, so that these options become settings of it
         changed = {"device": device, "precision": dtype if "dtype" in typed else None}
         given = [f"{name}={value}" for name, value in changed.items() if value is not None]
         time_training(training, [*(settings or ()), *given], stages, Timing(repetitions, warmup, out), Screen())
@@ -195,6 +196,7 @@ def _check_optimised(optimise: bool, max_error: float | None, tuning: Tuning, re
 
 def _check_mode(ctx: typer.Context) -> set[str]:
     """The names of what was typed. Raises ValueError for options of models with --training, and the other way."""
+    # what was typed: defaults of options that belong to the other way do not matter
     typed = {p for p in ctx.params if getattr(ctx.get_parameter_source(p), "name", "") == "COMMANDLINE"}
     if {"training", "models"} <= typed:
         raise ValueError("--training times a recipe's stages, not models: leave out one or the other")
@@ -234,6 +236,7 @@ def time_models(
         raise ValueError("--decoder takes a distilled decoder, which cannot be used with --random-weights")
     opened = models_of(models, decoders) if random_weights is None else []
     out = out or (last_run(opened) or Path("runs")) / "benchmark.json"
+    # the file and the options first, before a weight is loaded
     check_replaceable(out)
     check_tuning(plan.tuning, find_device(device), plan.batch)
     plan = replace(plan, dtype=resolve_dtype(screen, cast("DType", plan.dtype), device))
@@ -242,6 +245,7 @@ def time_models(
     if random_weights is None:
         samplers = _open(opened, options, precision, device, failed, tuning)
     else:
+        # one teacher of random weights stands for all models, which differ by steps and guidance alone
         ways = named_sources(models or [f"teacher=@{options.steps or 50}:{options.guidance or 5}", "student=@4"])
         _check_ways(ways)
         samplers = _ask(ways, options, random_teacher(random_weights, precision, device, text))
@@ -267,9 +271,11 @@ def _tuned(
     tried: list[OptionTrial] = []
     if not (plan.optimise or plan.tuning.as_options):
         return plan, tried, {}
+    # before anything is changed: what clips of tuned models are compared with
     screen.say("making a clip of each model to compare with")
     likenesses = Likenesses(models, plan.batch)
     if plan.optimise:
+        # options are tried on the last model; those that pay are then used for all
         last, limit = models[-1], MAX_ERROR if plan.max_error is None else plan.max_error
         clock = synchronised(last.sampler.teacher.device)
         screen.say(f"trying options on {last.name}, kept where they pay and its clip differs by at most {limit:g}")
@@ -306,10 +312,12 @@ def _open(
     if not models:
         raise ValueError("there is nothing to time: pass a TEACHER and STUDENTs, or --random-weights")
     options = with_student_defaults(models, options)
+    # all models without their weights: what cannot work is seen before minutes of loading
     check_models([outlined.sampler for outlined in outline_models(models, options)], tuning)
     first = open_model(models[0], options, None, dtype, device)
     options = replace(options, **first.size._asdict())
     samplers = {models[0].name: first}
+    # a student that cannot be loaded costs its own row alone
     for model in models[1:]:
         try:
             samplers[model.name] = open_model(model, options, first.teacher, dtype, device)

@@ -69,6 +69,7 @@ def time_training(recipe: str, settings: Sequence[str], stages: str | None, timi
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.precision import choose_precision
 
+    # neither data nor a run is needed to time a step
     plan = read_recipe(recipe, settings, needs_files=False)
     chosen = stages_named(plan, stages)
     out = timing.out or (plan.out if (plan.out / "recipe.yaml").is_file() else Path("runs")) / "training.json"
@@ -119,6 +120,7 @@ def _checked_size(plan: Recipe) -> VideoSize:
     outline.teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     check_networks(plan, outline)
+    # a dataset that is there knows its sizes; else they follow from recipe and teacher
     if isinstance(plan.data, DatasetData) and (datasets_in(plan.data.folder)[0] / MANIFEST_FILE).is_file():
         sizes = read_clips(plan.data.folder, outline.teacher, plan.sizes).sizes
     else:
@@ -146,6 +148,7 @@ def _measure(
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), device, plan.shift)
     teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     teacher.restrict(plan.student.only)  # every batch is of one base model: the teacher's own has the times of all
+    # any prompts will do: how long a step takes does not depend on what clips show
     prompts = list(map(str, plan.logging.sampled)) or list(STAND_IN_PROMPTS)
     conditions = teacher.conditions_of_any(prompts, "", size)
     teacher.free_text()  # a run has neither in memory
@@ -158,11 +161,13 @@ def _measure(
         bar.begin("benchmark", len(chosen) * (timing.warmup + timing.repetitions))
         for number, index in enumerate(chosen):
             stage, done = plan.stages[index], number * (timing.warmup + timing.repetitions)
+            # a stage that fails is left out, and the others are timed
             try:
                 table.add(_row(plan, index, teacher, conditions, size, accelerator, timing, bar))
             except FAILURES as error:
                 failed[stage.name] = one_sentence(error)
             bar.update(done + timing.warmup + timing.repetitions, note=stage.name)
+            # networks and optimizers of this stage go before those of the next come
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -36,6 +36,7 @@ def run_chain(
         )
     if (num_launched() if dry_run is None else dry_run.processes) > 1:
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
+    # all members, before any data of the first one are made
     _check(chain, dry_run, screen)
     if dry_run is not None:
         return chain.out
@@ -84,10 +85,12 @@ def _check(chain: Chain, dry_run: Machine | None, screen: RunScreen) -> None:
     for index, (member, plan) in enumerate(zip(chain.members, chain.plans, strict=True)):
         try:
             size = _size(chain, index)
+            # the clips of the member before must fit what this one is given
             if before is not None:
                 check_chain_sizes("it", size, *before, member.given)
             if plan is not None:
                 resolved, line = resolve_precision(plan)
+                # what a member is given may not be made yet: grey files of its size stand for it
                 made = made_table(chain, index)
                 with TemporaryDirectory() if index and made is None else nullcontext() as folder:
                     prompts = made if folder is None else grey_table(Path(folder), member.given, resolved, size)

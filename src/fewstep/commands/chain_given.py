@@ -49,6 +49,7 @@ def make_given(chain: Chain, index: int, plan: Recipe, num_frames: int, screen: 
     rows: list[PromptFiles] = []
     with screen.pieces("clip") as progress:
         for numbers in batches(range(len(prompts)), _data(plan).batch):
+            # noise follows from the recipe's seed and the prompt's number, so that a resume makes the same
             seeds = [item_seed(plan.seed, number) for number in numbers]
             some = [prompts[i] for i in numbers]
             rows += _made(sampler, some, seeds, numbers, folder, chain.members[index].given, num_frames)
@@ -71,6 +72,7 @@ def _open(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere: str
     steps = [member.steps for member in chain.members[:index]]
     model = Model.of_chain("before", str(chain.out), members_of(str(chain.out))[:index], steps, [None] * index)
     sampler = open_model(model, SamplingOptions(), None, getattr(torch, precision), plan.device)
+    # files of another student must not be mixed with this one's
     try:
         claim(_folder(chain, index) / "made-by.json", model, sampler, plan.seed, precision)
     except ValueError as error:

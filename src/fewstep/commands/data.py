@@ -93,11 +93,13 @@ def encode_videos(
 
     with launched_ranks(device) as ranks:
         job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)
+        # before anything is read: what lies in --out is never a source
         if ranks.first:
             job.check_out()
         files = list_files(folder, out)
         given_sources = parse_sources(given) if given else None
         described = read_captions(files, folder, captions, columns_of(given_sources or {}))
+        # files that the captions give with clips, such as control videos, are no clips themselves
         files = described.clips_among(files)
         if described.unmatched:
             screen.warn(str(described.unmatched))
@@ -107,6 +109,7 @@ def encode_videos(
         sources = sources_of(given_sources, model)
         say_text_losses(screen, model, [*described.texts.values(), negative_prompt])
         size = size_of(model, frames, height, width)
+        # the timestep shift may follow the size of the clips
         model.use_size(size)
         model.check_fps(fps, "--fps")
         clip = ClipShape(*size, fps=model.default_fps() if fps is None else fps)
@@ -114,6 +117,7 @@ def encode_videos(
             "videos",
             model,
             folder,
+            # items by path, size and caption, so that a resume can name what changed
             [
                 (path.relative_to(folder).as_posix(), path.lstat().st_size, text, *given_identity(text))
                 for path, text in zip(files, map(described.texts.get, files), strict=True)
@@ -172,6 +176,7 @@ def rollouts(
         size = size_of(model, frames, height, width)
         shape = model.latent_shape(*size)
         model.use_size(size)
+        # the files of all prompts are looked at before the first clip is made
         check_given(lines, model.given_sizes(size), model.default_fps())
         job.make(
             "rollouts",

@@ -59,6 +59,7 @@ class Run:
         """The teacher, in the precision that the dataset was begun in, if it was."""
         from fewstep.teacher.dataset.manifest import MANIFEST_FILE, read_manifest
 
+        # the precision is chosen once, as rows of two are never mixed
         def resolve() -> DType:
             begun = read_manifest(self.out).precision if (self.out / MANIFEST_FILE).exists() else None
             return resolve_dtype(self.screen, self.dtype, self.device, begun)
@@ -106,6 +107,7 @@ def _run(
     from fewstep.teacher.source import VideoSize
 
     assert plan.num_frames and plan.height and plan.width  # `size_of` saw to that
+    # clips of earlier calls are done, and the bar begins behind them
     finished = read_manifest(out).num_done if (out / MANIFEST_FILE).exists() else 0
     if finished:
         screen.say(f"resumed at clip {finished} of {plan.items}")

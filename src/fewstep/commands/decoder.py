@@ -64,6 +64,7 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     from fewstep.teacher.outline import outline_teacher
     from fewstep.teacher.source import size_text
 
+    # what the folder and the machine say comes first, as it costs nothing
     folder.check(plan)
     check_not_taken(folder.path, folder.elsewhere)
     folder.check_unlocked()
@@ -75,6 +76,7 @@ def check_decoder_run(plan: DecoderRecipe, folder: RunFolder) -> None:
     for size in sizes:
         per_latent = size.height // outline.teacher.latent_shape(*size)[2]
         unfolded_at_last(per_latent, plan.decoder.widths, plan.decoder.blocks)
+    # a window is what a step cuts out of each clip, so that it must fit into all of them
     window = plan.decoder.window
     if window is not None:
         for size in sizes:
@@ -122,7 +124,9 @@ def follow_decoder(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) ->
     if line := check_usable(plan.data, data):
         screen.warn(line)
     teacher.use_size(read_clips(data, teacher, plan.sizes).size)
+    # captions are in the dataset as embeddings, so that the text encoder may go
     teacher.free_text()
+    # each clip is decoded once by the autoencoder: the small decoder learns from these pairs
     with screen.clips() as on_clip:
         make_pairs(plan, teacher, datasets_in(data), plan.out / "pairs", on_clip)
     pairs = Pairs(plan.out / "pairs")

@@ -47,18 +47,22 @@ def demo(
     from fewstep.student.sampler import SamplingOptions
     from fewstep.teacher.files.atomic import check_writable
 
+    # what cannot work is refused before minutes are spent on it
     check_writable(out)
     check_not_taken(out)
     check_begun(out / "evaluation", {"seed": seed} | ({} if num is None else {"num": num}))
     with screen:
+        # a demo that was begun keeps its plan, whatever else the machine does now
         plan, precision = _begun(screen, out) or _chosen(screen, out, minutes, num)
         clips = num or plan.clips
         check_begun(out / "evaluation", {"num": clips, "seed": seed})
         recipe = _recipe(plan, out, seed, precision)
         follow_stages(recipe, screen=screen, option="--out DIR")
+    # in the precision of the run, or in that of an evaluation that was begun before
     computed = cast("DType", RunFolder(out).recorded_precision() or "auto")
     dtype = cast("DType", recorded_evaluation_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
+    # the stage of regression that the adversarial part began with, so that its gain can be told
     regression = [f"regression-4={RunFolder(out).stage(name)}" for name in _regression(recipe)]
     evaluation = out / "evaluation"
     evaluate_command(
@@ -134,6 +138,7 @@ def _regression(recipe: Recipe) -> list[str]:
     """The stage that the adversarial part begins with, which is as quick: it is measured, and need not be timed."""
     index: int | None = len(recipe.stages) - 1
     last = recipe.stages[-1]
+    # back along the line, to the stage of regression that it began with
     while index is not None and not recipe.stages[index].objective.is_regression:
         index = recipe.start_of(index)
     if index is None or (stage := recipe.stages[index]) is last or stage.student_steps != last.student_steps:
@@ -165,6 +170,7 @@ def _on_distances(out: Path) -> str:
         f"At 4 steps the teacher is {few['value'] / best['value']:.2f} times as far from real clips as at 50, and its "
         f"student {student['value'] / best['value']:.2f} times, with denoising {faster:.0f} times as fast."
     )
+    # neither few clips nor overlapping intervals tell two models apart
     why = why_inconclusive(student)
     if why:
         return f"{sentence} These distances are a first look and no verdict: {why}."

@@ -131,6 +131,7 @@ def plan_sentences(plan: DemoPlan, speed: Speed, minutes: float) -> list[str]:
             "would teach a student nothing"
         )
     if plan.scale < 1:
+        # what the recipe's own numbers would take on this machine, by the same probe
         whole = _plan(1.0, speed, max(plan.clips, CLIPS))
         enough = math.ceil(whole.seconds / 60)
         lines.append(

@@ -32,6 +32,7 @@ def measure_speed(plan: Recipe) -> Speed:
     teacher = load_teacher(plan.teacher, getattr(torch, plan.precision), plan.device, plan.shift)
     size = teacher.default_size()
     assert size is not None
+    # noise in place of latents: how long a step takes does not depend on what it shows
     z = teacher.noise(range(_BATCH), teacher.latent_shape(*size))
     conditions = teacher.conditions(["a large red ring moves left over a dark striped background"] * _BATCH)
     batch = Batch(z, conditions, Draws.seeded(0, _BATCH), 0.0)
@@ -58,6 +59,7 @@ def _training(teacher: Teacher, plan: Recipe, batch: Batch) -> Callable[[], obje
     optimizer = torch.optim.AdamW(roles.parameters.values(), lr=stage.lr)
 
     def step() -> object:
+        # all that a step of the run does: the supervisor's endpoint, loss, optimizer and EMA
         with warnings.catch_warnings(), torch.autocast(teacher.device.type, torch.bfloat16, enabled=in_bfloat16):
             warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in `follow`
             lesson = objective.lesson((STUDENT,), batch, roles, keep_graph=True)

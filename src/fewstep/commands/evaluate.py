@@ -154,6 +154,7 @@ def evaluate_models(
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.ranks import launched_ranks
 
+    # names, folders and files first: what is wrong with them is seen at once
     chosen_models = models_of(models, decoder or ())
     folder = _folder(chosen_models) if out is None else out
     check_free(folder)
@@ -165,9 +166,11 @@ def evaluate_models(
         chosen_models, given, (frames, height, width), steps, guidance, shift, negative_prompt, control_scale
     )
     with launched_ranks(device) as ranks:
+        # the first process looks at the folder, and decides for all
         if ranks.first:
             check_unlocked(folder)
         dtype = ranks.from_first(lambda: resolve_dtype(screen, dtype, device, recorded_evaluation_dtype(folder)))
+        # every model without its weights: mistakes show before hours of measuring
         outlined = outline_models(chosen_models, options)
         first = outlined[0].sampler
         shown = _prompts(given, num, first, seed)
@@ -176,6 +179,7 @@ def evaluate_models(
         chosen = _choose(wanted or None, setting, screen)
         if ranks.first:
             check_evaluation_folder(folder, outlined, setting, chosen, dtype)
+        # the teacher first: students are compared with its clips
         teacher = _load_teacher(chosen_models[0], options, dtype, device, shown, screen)
         with only_writers(folder, ranks):
             evaluation = _begin(folder, chosen_models[0], teacher, setting, chosen, dtype, batch, screen.command, ranks)
@@ -235,6 +239,7 @@ def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:
             raise ValueError(
                 f"--decoder {text}: no model is called {name}; there are {', '.join(model.name for model in models)}"
             )
+        # without a name, a decoder is that of all models but the first, which is the teacher
         chosen = {name} if is_named else {model.name for model in models[1:]}
         models = [
             replace(model, decoder=folder if is_named else text) if model.name in chosen else model for model in models
@@ -343,6 +348,7 @@ def _measure(
 
     from fewstep.eval.models import open_model
 
+    # clips of all models have the teacher's size
     options, precision = replace(options, **teacher.size._asdict()), getattr(torch, dtype)
     with screen.pieces("clip") as progress:
         evaluation.measure(models[0], teacher, progress)

@@ -109,6 +109,7 @@ def export_student(
     from fewstep.student.load_student import load_student
 
     options = Options(rank, base_model, dtype, max_shard_size)
+    # what is in the way, here and on the hub, before the student is loaded
     _check_free(to, out, options, force)
     if base_model is not None:
         check_base_model(base_model)
@@ -118,6 +119,7 @@ def export_student(
         check_repo(push_to_hub)
         screen.say(f"asking the hub whether you may push to {push_to_hub}")
         check_access(push_to_hub)
+    # for the model card: which run it is of, and its figures
     provenance = read_provenance(source, step_count, results)
     _say_memory(source, step_count, teacher, screen)
     screen.say("loading the student")

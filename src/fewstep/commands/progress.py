@@ -208,6 +208,7 @@ class Bar:
         figures = self._figures(loss, note)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, figures=", ".join([*figures, *self._left("", "")]))
+        # lines are rare, but the last unit has one
         if line_is_due(self._now, self._began, self._last) or (news and done >= self.total):
             self._last = self._now
             words = [f"{self._unit} {done}/{self.total}", *figures, *self._left("stage ", " left")]

@@ -40,6 +40,7 @@ def report(
         raise ValueError(
             "there is nothing to report: name a run directory, or an evaluation's folder with --evaluation"
         )
+    # folders are known by what lies in them, and evaluations inside runs are found
     runs, evaluations = _sorted(folders or [])
     evaluations += evaluation or []
     evaluations += [run / "evaluation" for run in runs if (run / "evaluation" / "results.json").is_file()]
@@ -49,6 +50,7 @@ def report(
     measured = {run: given or _benchmark(run) for run in runs}
     comparisons = [_comparison(folder, measured, given) for folder in evaluations]
     benchmarks = [given, *measured.values(), *(comparison.benchmark for comparison in comparisons)]
+    # each benchmark once, however many comparisons refer to it
     known: list[BenchmarkRecord] = []
     for timing in benchmarks:
         if timing is not None and timing not in known:
@@ -179,6 +181,7 @@ def _stage(folder: Path, kept: KeptStage, before: str | None, judging: Judging |
 
     run, name, kind = RunFolder(folder), kept.name, OBJECTIVES.get(kept.objective.kind)
     result = run.result(name) if run.finished(name) else None
+    # samples of the last step that has any
     samples = sorted(path for path in (run.samples / name).glob("step-*") if path.is_dir())
     return StageRecord(
         name=name,
@@ -190,6 +193,7 @@ def _stage(folder: Path, kept: KeptStage, before: str | None, judging: Judging |
         result=result,
         curve=read_curve(folder / "curves" / f"{name}.jsonl"),
         samples=samples[-1] if samples else None,
+        # none named: the stage before; the teacher is no stage, so that nothing stands for it
         start={None: before, BASE_TEACHER: None}.get(kept.start, kept.start),
         regression=kind is not None and kind.is_regression,
         judging=judging,

@@ -100,6 +100,7 @@ def follow_recipe(
     from fewstep.distill.decoder.recipe import is_decoder
     from fewstep.distill.recipe import make_recipe, read_recipe
 
+    # chains and small decoders have recipes of their own
     if isinstance(recipe, str) and is_chain_recipe(recipe):
         from fewstep.commands.chain import run_chain
 
@@ -130,6 +131,7 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     if line is not None:
         screen.say(line)
     folder = RunFolder(plan.out)
+    # batches as that many processes would share them
     for stage in plan.stages:
         stage.share(plan.parallel.groups(machine.processes))
     outline = check_run(plan, folder, again, machine.processes)

@@ -30,6 +30,7 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.outline import outline_teacher
 
+    # what the run directory holds and the machine has
     trained_again = folder.check(plan, again)
     check_not_taken(folder.path, folder.elsewhere)
     folder.check_unlocked()
@@ -38,16 +39,19 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
     if plan.logging.decoder is not None:
         find_decoder(plan.logging.decoder)
     check_source(plan, folder)
+    # the teacher without weights, with the inputs and the part of it that the recipe names
     outline = outline_teacher(plan.teacher, plan.shift)
     outline.teacher.set_inputs(plan.embedded_guidance, plan.control_scale)
     outline.teacher.restrict(plan.student.only)
     if plan.parallel.shards(num_processes):
         check_sharded(outline.teacher, [stage.guidance for stage in plan.stages])
+    # further base models around that part
     bases = [outline_teacher(name) for name in plan.bases]
     named = dict(zip(plan.bases, (base.teacher for base in bases), strict=True))
     others = join_bases(outline.teacher, plan.bases, named.__getitem__) if plan.bases else []
     check_networks(plan, outline)
     sizes = check_data(plan, outline, folder)
+    # each base model makes data of its own, at the same rate and sizes
     for number, (base, other) in enumerate(zip(bases, others, strict=True), start=1):
         check_rate(plan.bases[number - 1], other.default_fps(), outline.teacher.default_fps())
         whole = outline.whole and base.whole

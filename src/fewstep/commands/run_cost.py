@@ -32,6 +32,7 @@ def show_cost(
     """
     from fewstep.distill.size_checks import clip_sizes, largest_size
 
+    # the recipe alone goes to standard output, so that it can be saved as a file
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
     print_table(_memory_table(plan, outline.teacher), stderr=True)
@@ -86,10 +87,12 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     headings = [heading for role in trained for heading in (f"{role} forward", "and backward")]
     title = "forwards and backwards of single clips, per process"
     table = Table(Column("stage", no_wrap=True), "teacher calls", *headings, title=title)
+    # rollouts are the teacher's calls, and made before any stage
     if isinstance(plan.data, RolloutData):
         table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule):,}")
     rows, checkpointing = list[tuple[str, Calls]](), plan.gradient_checkpointing
     for stage, conversion in zip(plan.stages, planned_conversions(plan, schedule.prediction), strict=True):
+        # a student of eps must predict something else before a 1-step stage (arXiv 2402.13929)
         if conversion is not None:
             rows.append((conversion_name(stage.name), conversion_calls(stage, conversion, checkpointing)))
         rows.append((stage.name, stage_calls(stage, schedule, checkpointing)))
@@ -132,6 +135,7 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     )
     for index, stage in enumerate(plan.stages):
         counted = _count(teacher, plan, stage)
+        # what the roles of a stage hold: weights, gradients, the optimizer's moments, EMA
         held = stage.objective.holds(teacher.denoiser, teacher.kinds)
         shares = stage_memory(plan, index, held=held, frozen=plan.precision, **counted)
         for share in shares:
@@ -152,8 +156,10 @@ def _count(teacher: Teacher, plan: Recipe, stage: Stage) -> dict[str, Any]:
     parts, lora, names = parts_of(teacher.denoiser), plan.student.lora, expert_plan(stage, teacher).trained
     learning = [part for name, part in parts.items() if names is None or name in names]
     counts: dict[str, Any] = {"num_parameters": _numel(teacher.denoiser)}
+    # of two experts those that learn in this stage: by its nodes, or as it names them
     if names is not None:
         counts |= {"num_experts": len(parts), "num_trained": sum(map(_numel, learning))}
+    # of a part that is trained alone, such as motion modules, only its own parameters
     if teacher.kinds is not None:
         trained = (p.numel() for part in learning for p in part_parameters(part, teacher.kinds).values())
         counts |= {"num_trained": sum(trained), "is_part": True}

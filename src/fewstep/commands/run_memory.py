@@ -53,6 +53,7 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
         print_table(_table(plan, costs, machine.tflops), stderr=True)
         typer.echo(f"memory of {_whose(plan, machine.processes, weights)}; {_LIBRARIES}; {data}", err=True)
         gib = _device_gib(plan) if machine.gib is None else machine.gib
+        # for a stage that does not fit: the first settings with which it would
         for cost in costs if gib is not None else ():
             assert gib is not None
             if cost.peak > gib:

@@ -54,7 +54,9 @@ def follow_stages(
         accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.precision == "bfloat16" else "no")
         for stage in plan.stages:
             stage.share(plan.parallel.groups(accelerator.num_processes))
+        # all processes must mean the same run, before one of them writes
         check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
+        # the first process alone looks at the disk, and the others wait for its word
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)
         ranks.wait()
@@ -107,6 +109,7 @@ def _follow(
         if line := check_usable(plan.data, made):
             screen.warn(line)
         check_filled(plan, made)
+    # what clips are made from, and their size, follow from the data
     clips = read_clips_of_bases(data, others, teacher, bases, plan.sizes)
     teacher.take(clips.given)
     teacher.use_size(clips.size)
@@ -120,6 +123,7 @@ def _follow(
     teacher.free_text()
     if seen is None and not measured:
         teacher.free_vae()
+    # the time left is estimated from the work of the stages that are not finished
     screen.expect(relay_work(plan, teacher.schedule, folder.finished))
     with noted_signals() as signals, tracker:
         Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()

@@ -30,6 +30,7 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     prompts = plan.logging.sampled
     if not prompts:
         return None
+    # prompts and noise are the same at every call, so that clips of two steps differ by the weights alone
     conditions, small = teacher.conditions(prompts, size=size), plan.logging.decoder
     decode = None if small is None else load_decoder(small, teacher).decode
 
@@ -37,6 +38,7 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     def write(path: Path | None, network: nn.Module, contract: SamplingContract) -> None:
         noise = teacher.noise(range(len(prompts)), teacher.latent_shape(*contract.size))
         latents = Student(teacher, network, contract).sample(noise, conditions)
+        # the other processes only take part in sampling
         if path is None:
             return
         with teacher.decoding_by(decode):
@@ -59,6 +61,7 @@ def gate_metrics(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gate
     from fewstep.eval.metrics.shapes import ShapesJudgement, check_world, held_out_prompts
 
     check_world(teacher)
+    # processes that share a clip (parallel.context) are a group, and groups share the batches
     num_groups = plan.parallel.groups(ranks.count)
     group, place = plan.parallel.group_of(ranks.rank, ranks.count)
     speaks = place == 0  # of the processes that make a clip together
@@ -76,6 +79,7 @@ def gate_metrics(teacher: Teacher, plan: Recipe, ranks: Ranks) -> dict[str, Gate
             latents = student.sample(noise, conditions[part])
             if n < len(batches) and speaks:
                 judgement.update(teacher.decode(latents), prompts[part])
+        # right clips are counted over all processes
         right.add(judgement.num_right)
         ranks.wait()
         return right.add() / _JUDGED

@@ -146,6 +146,7 @@ def sample(
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.videos.writing import check_fps, check_suffix
 
+    # the file, the device and the tuning, before anything is loaded
     check_suffix(out)
     if fps is not None:
         check_fps(fps)
@@ -184,6 +185,7 @@ def _open(
     from fewstep.student.background import check_background
     from fewstep.student.decoder.files import find_decoder, load_decoder
 
+    # looked at before the model is loaded
     if decoder is not None:
         find_decoder(decoder)
     sampler = _open_model(source, options, teacher, dtype, device)

@@ -60,9 +60,11 @@ def _try(
     teacher = outline_teacher(folder).teacher
     if given is not None:
         teacher.take(given)
+    # the smallest clips that the family makes, so that a pipeline takes seconds
     size = least_size(teacher)
     row["sample"] = _after_approval("sampling", lambda: _is_finite(folder, size, device, teacher.given))
     plan = least_recipe(folder, size, work, device, write_noise_files(work / "given", teacher.given_sizes(size)), only)
+    # a refusal of the dry run is the row's sentence; what it approves must then work
     check_run(plan, RunFolder(plan.out))
     _after_approval("the run", lambda: follow_stages(plan, screen=RunScreen()))
     row["run"] = True

@@ -68,6 +68,7 @@ def make_videos(
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.ranks import launched_ranks
 
+    # each prompt once, as files are named by prompts
     shown = list(dict.fromkeys(read_prompts(prompts)))
     check_prompts(shown)
     check_free(out)
@@ -80,6 +81,7 @@ def make_videos(
             check_unlocked(out)
         dtype = ranks.from_first(lambda: resolve_dtype(screen, dtype, device, claimed_dtype([*claims.values()])))
         options, teacher = with_student_defaults(chosen, ways), None
+        # clips of other models under these names are found before one is loaded
         for outlined in outline_models(chosen, options, same_size=False):
             if outlined.whole and ranks.first:
                 check_claim(claims[outlined.model.name], outlined.model, outlined.sampler, seed, dtype)
@@ -87,6 +89,7 @@ def make_videos(
             for model in chosen:
                 screen.say(f"loading {model.name} ({dtype})")
                 sampler = open_model(model, options, teacher, getattr(torch, dtype), device)
+                # the first model's teacher is that of the others, where it fits them
                 if teacher is None:
                     teacher = sampler.teacher
                     say_text_losses(screen, teacher, shown)

@@ -54,6 +54,7 @@ def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_s
     for index, stage in enumerate(recipe.stages):
         if folder.stage(stage.name) not in stages:
             continue
+        # a row for its own phase, and one more as the last of its line; `start` is a stage on the way
         phases = [phase for phase in recipe.phases_of(index) if not (leave_out_starts and phase == "start")]
         if not phases:
             continue

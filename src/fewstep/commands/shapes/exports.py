@@ -52,6 +52,7 @@ def export_table(
     stages = [find_stage(run, step_count) for run in runs]
     outlined, outline = outline_students(stages)
     protocol = Protocol(num, Guidance(), seed, reference)
+    # rows of another protocol are refused before the students are loaded
     if outline.whole:
         ExportTable(outlined, protocol, "", out, exports, fresh)
     for student, stage in zip(outlined, stages, strict=True):
@@ -60,6 +61,7 @@ def export_table(
     screen.say("loading the students")
     first = load_student(stages[0], device=device)
     students = [first, *(load_student(stage, teacher=first.teacher) for stage in stages[1:])]
+    # the command with every setting, as the table states it
     options = ["--step-count", step_count, "--num", num, "--seed", seed, "--reference", reference]
     options += ["--exports", exports, "--out", out]
     command = shlex.join(map(str, ["fewstep", "shapes", "exports", *runs, *options]))

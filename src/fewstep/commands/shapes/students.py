@@ -72,6 +72,7 @@ def student_table(
     from fewstep.eval.shapes.relay import COLUMNS_OF_RUNS, RELAY_COLUMNS, RelayTable, recorded_table_dtype
     from fewstep.eval.shapes.steps import Protocol
 
+    # a table has one precision, that of the rows it holds
     dtype = resolve_dtype(screen, dtype, device, None if fresh else recorded_table_dtype(out))
     options = ["--steps", steps, "--num", num, "--guidance", guidance, "--seed", seed, "--reference", reference]
     options += ["--stages", stages] if stages is not None else []
@@ -118,6 +119,7 @@ def _measure(
     chosen = chosen_stages(runs, names)
     folders = [folder for stages in chosen.values() for folder in stages]
     _, outline = outline_students(folders)
+    # rows of another teacher or protocol are refused before weights are loaded
     if outline.whole:
         open_table(outline.teacher)
     name = read_contract(folders[0]).teacher

@@ -79,6 +79,7 @@ def measure(
 
     find_device(device)
     outline = outline_teacher(teacher)
+    # rows of another teacher or protocol are refused before weights are loaded
     if outline.whole:
         StepsTable(outline.teacher, protocol, "", out, fresh)
     screen.say(f"loading the teacher {teacher}")
@@ -87,6 +88,7 @@ def measure(
     with screen.pieces("clip") as progress:
         rows = [table.row(steps, progress) for steps in (None, *counts)]
     sheet = out.with_suffix(".png")
+    # drawn again only where a row is new
     if table.measured or not sheet.exists():
         write_image(sheet, steps_sheet(model, counts, protocol))
     print_table(results_table(rows, STEPS_COLUMNS, f"{teacher}, guidance {protocol.guidance}"))

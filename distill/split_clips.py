@@ -35,10 +35,11 @@ def check_split(teacher: Teacher, context: int, sizes: Iterable[VideoSize], othe
     # Ulysses shares out heads within attention and tokens around it, all equally (arXiv 2309.14509)
     for network in every_network(teacher.denoiser):
         kind, heads = type(network).__name__, getattr(network.config, "num_attention_heads", None)
-        if getattr(network, "_cp_plan", None) is None:
+        # a plan alone is not enough: some leave out inputs that pipelines give, such as masks of text
+        if not teacher.splits_clips or getattr(network, "_cp_plan", None) is None:
             raise ValueError(
-                f"parallel.context is {context}, and diffusers has no plan to split clips of {kind}: set "
-                "parallel.context=1"
+                f"parallel.context is {context}, and diffusers has no plan that splits clips of {kind} as they are "
+                "trained here: set parallel.context=1"
             )
         if isinstance(heads, int) and heads % context:
             raise ValueError(

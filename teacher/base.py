@@ -44,15 +44,14 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
     """
 
     family_fps = 8.0  # frames per second of clips whose teacher's folder does not say
-    fed_fps = (
-        False  # whether `default_fps` is an input of the denoiser, so that clips at another rate would be mislabelled
-    )
+    fed_fps = False  # whether `default_fps` is an input of the denoiser: clips at another rate would be mislabelled
     family_size: VideoSize | None = None  # size of clips where neither folder nor pipeline class says
     padded = frozenset({EMBEDDINGS})  # what of `embed` counts tokens along its second dimension
     unencodable = ""  # why videos make no latents, where a family's clips are more than what is read of them
     unheard = ""  # what `decode` leaves out of its clips
     takes: tuple[str, ...] = ()  # images and videos that clips may be made from: names of `teacher.given`
     needs: tuple[str, ...] = ()  # and those without which none can be made
+    splits_clips = False  # whether processes that share a clip's tokens by diffusers' plan predict what one does
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         self.pipeline = pipeline

@@ -34,6 +34,8 @@ _PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
 class WanTeacher(Teacher):
     """Adapter for WanPipeline: Wan 2.1, Wan 2.2 with two experts, Wan 2.2 5B with a timestep per token."""
 
+    splits_clips = True
+
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
         self._denoiser = _denoiser(pipeline)

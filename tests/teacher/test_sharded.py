@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fewstep.teacher.sharded import all_tokens, context_size, shared_gradient
+from tests.tiny_pipelines import save_tiny_given_wan
 from tests.torchrun import torchrun
 
 TWO_PROCESSES = """
@@ -16,6 +17,9 @@ import sys, torch
 from copy import deepcopy
 from torch import distributed, nn
 from fewstep.distill.split_clips import groups_mesh, split_clips
+from fewstep.teacher.base import VideoSize
+from fewstep.teacher.experts import parts_of, with_parts
+from fewstep.teacher.given import noise_given
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 from fewstep.teacher.sharded import context_size, shared_gradient
@@ -24,7 +28,7 @@ join_processes(cpu=True)
 teacher = load_teacher(sys.argv[1], device="cpu")
 whole = deepcopy(teacher.denoiser).requires_grad_(True)
 part = deepcopy(whole)
-split_clips(part, groups_mesh("cpu", 1, 2))
+split_clips(part, mesh := groups_mesh("cpu", 1, 2))
 torch.manual_seed(0)
 z, conditions = torch.randn(2, *teacher.latent_shape(9, 16, 32)), teacher.conditions(["a ring", "a box"])
 heads = [nn.Linear(whole.config.num_attention_heads * whole.config.attention_head_dim, 1) for _ in range(2)]
@@ -44,14 +48,31 @@ assert (parts[0] - expected[0]).abs().max() < 1e-5 * expected[0].abs().max(), "f
 for number, (mine, right) in enumerate(zip(parts[1:], expected[1:], strict=True)):
     distributed.all_reduce(mine)
     assert (mine - right).abs().max() < 1e-4 * right.abs().max(), (number, mine.norm(), right.norm())
+
+for folder, *given in (word.split(":") for word in sys.argv[3:]):
+    teacher = load_teacher(folder, device="cpu")
+    teacher.take(given)
+    teacher.use_size(size := VideoSize(13, 32, 64))
+    conditions = teacher.conditions(["a ring"], "", size, noise_given(teacher.given_sizes(size)) or None)
+    parts = {name: deepcopy(network) for name, network in parts_of(teacher.denoiser).items()}
+    for network in parts.values():
+        split_clips(network, mesh)
+    z, part = torch.randn(1, *teacher.latent_shape(*size)), with_parts(teacher.denoiser, parts)
+    with torch.no_grad():
+        for t in (0.95, 0.4):  # one of each expert
+            expected, mine = (teacher.denoise(z, t, conditions, network=n) for n in (teacher.denoiser, part))
+            assert (mine - expected).abs().max() < 1e-5 * expected.abs().max(), (folder, t)
 open(f"{sys.argv[2]}/{distributed.get_rank()}", "w").write("alike")
 """
 
 
-def test_gradients_of_two_parts_are_the_clips(tmp_path: Path, tiny_wan_folder: Path) -> None:
+def test_two_parts_of_clips_are_the_clips(tmp_path: Path, tiny_wan_folder: Path, tiny_experts_folder: Path) -> None:
+    """Features and gradients of Wan; predictions of Wan from an image and of two experts."""
+    save_tiny_given_wan(tmp_path / "i2v", "i2v")
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    process = subprocess.run(torchrun(2, script, tiny_wan_folder, tmp_path), capture_output=True, text=True)
+    others = [f"{tmp_path / 'i2v'}:first", tiny_experts_folder]
+    process = subprocess.run(torchrun(2, script, tiny_wan_folder, tmp_path, *others), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert [(tmp_path / name).read_text() for name in "01"] == ["alike", "alike"]
 

@@ -146,6 +146,6 @@ def forget_state(folder: Path, stage: str) -> None:
             state = load_state(folder, stage, name)
         except ValueError:
             state = {}
-        if state is not None:
-            (folder / name).unlink()
+        if state is not None:  # in place of a missing STATE_FILE that of PREVIOUS was read
+            (folder / name).unlink(missing_ok=True)
     sharded.forget(folder, stage)

@@ -102,5 +102,5 @@ def _supervisor(recipe: Recipe, index: int, roles: Roles) -> nn.Module:
     if not recipe.keeps_adapters(supervising_stage):
         return deepcopy(roles.backbone).requires_grad_(False)
     network, lora = shared_copy(roles.backbone), recipe.student.lora
-    add_adapter(network, STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets)
+    add_adapter(network, STUDENT_ADAPTER, lora.rank, lora.alpha, lora.targets, roles.teacher.kinds)
     return network.requires_grad_(False)

@@ -15,8 +15,7 @@ tags: [fewstep, video, autoencoder]
 
 # A small decoder for {teacher}
 
-It was distilled from the autoencoder of {teacher}, and decodes its latents in less time. It has no encoder: what
-a
+It was distilled from the autoencoder of {teacher}, and decodes its latents in less time. It has no encoder: what a
 pipeline encodes, such as a first frame, is still encoded by its own autoencoder.
 
 ```python

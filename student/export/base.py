@@ -56,7 +56,7 @@ class Written:
     """What `Format.write` has to say: sentences for the model card and the terminal, and whether the format could
     hold the student at all: of an approximation the error is reported and no tolerance asked. `relation` to the base
     model is in the terms of the hub. `precision`: for a snippet to load it in; `write_export` fills it in. `steps`:
-    what     to do in ComfyUI, one after the other."""
+    what to do in ComfyUI, one after the other."""
 
     notes: tuple[str, ...] = ()
     approximate: bool = False

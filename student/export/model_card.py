@@ -14,6 +14,7 @@ from fewstep.student.export.privacy import is_hub_id, results_without_paths, wit
 from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.provenance import Provenance
 from fewstep.student.loading import Student
+from fewstep.teacher.given import IMAGES
 
 _LICENCE = ("license", "license_name", "license_link")
 
@@ -31,7 +32,7 @@ def model_card(
         base_model=contract.teacher if on_hub else None,
         base_model_relation=written.relation if on_hub else None,
         library_name=format.library,
-        pipeline_tag="text-to-video",
+        pipeline_tag=pipeline_tag(student),
         tags=["fewstep", "distillation"],
         **licence,
     )
@@ -63,6 +64,13 @@ def _licence(student: Student) -> dict[str, Any]:
         return {}
     card_data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     return {key: card_data[key] for key in _LICENCE if card_data.get(key)}
+
+
+def pipeline_tag(student: Student) -> str:
+    """The hub's word for what a model makes of what."""
+    made, given = "image" if student.teacher.makes_pictures else "video", student.contract.given
+    made_from = "image" if set(given) & set(IMAGES) else "video" if given else "text"
+    return f"{made_from}-to-{made}"
 
 
 def _summary(contract: SamplingContract, relation: str, licence: Mapping[str, Any]) -> str:

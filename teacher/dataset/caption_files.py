@@ -84,7 +84,7 @@ def read_prompts(path: Path) -> list[str]:
     """One prompt per line, blank lines left out.
 
     Of a .jsonl file one object per line, {"prompt": "a dog runs", "first": "dog.png"}, with the files that are given
-    with it (`teacher.given.NAMES`), found from the folder of the prompts.
+    with it (`teacher.given.GIVEN_NAMES`), found from the folder of the prompts.
 
     Raises ValueError for a file that is missing, empty or another table, and as `read_text` does; for a given file that
     is missing; and when not all prompts come with the same kinds of files.

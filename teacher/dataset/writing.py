@@ -55,7 +55,7 @@ class Source(Protocol):
     """What a dataset is made from; the same item gives the same row whenever it is asked."""
 
     def rows(self, items: range) -> Iterable[DatasetRow | Skip]:
-        """One Row or Skip per item, in order."""
+        """One DatasetRow or Skip per item, in order."""
 
 
 def write_dataset(

@@ -23,9 +23,9 @@ def parse_json(text: str | bytes, pairs: _Pairs | None = None) -> Any:
         raise ValueError(_TOO_DEEP) from None
     # read, it may still be too deep for what goes through it by recursion
     check_depth(value)
-    escape: Any = b"\\u" if isinstance(text, bytes) else "\\u"
-    # half a character could not be written to a file again: it is looked for where there are escapes
-    if pairs is None and escape in text:
+    # half a character could not be written to a file again: it comes from an escape, or from bytes that begin with ED
+    suspect = b"\\u" in text or b"\xed" in text if isinstance(text, bytes) else "\\u" in text
+    if pairs is None and suspect:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -33,7 +33,7 @@ def attribute_watch(
     clips: int,
     tokens: int,
 ) -> Callable[[int], Mapping[str, float]]:
-    """A `watch` for `train`: caption effects and, with a judge, accuracy per attribute over `clips` held-out prompts.
+    """A `watch` for `train_network`: caption effects and, with a judge, attribute accuracy on `clips` held-out prompts.
 
     The linear code decodes: its clips are soft, but the judge reads them as well as real ones, and no autoencoder is
     needed.

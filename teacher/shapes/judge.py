@@ -66,7 +66,7 @@ class Judge(nn.Module):
         last = _WIDTHS[-1]
         self.mix = nn.Linear(last * 5 + FEATURES, 128)
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(v)) for name, v in ATTRIBUTES.items()})
-        self.mottle = nn.Linear(128, 1)  # for training only: see `render`
+        self.mottle = nn.Linear(128, 1)  # for training only: see `render_scene`
         self.register_buffer("feature_mean", torch.zeros(FEATURES))
         self.register_buffer("feature_scale", torch.ones(FEATURES))
 
@@ -163,7 +163,7 @@ def train_judge(judge: Judge, recipe: JudgeRecipe, seed: int, folder: Path, scre
 
 
 def batch(split: Split, seed: int, indices: range, mottle: NDArray[np.float64] | None = None) -> tuple[Tensor, Tensor]:
-    """Clips (B, 3, 17, 64, 64) and class indices (B, len(ATTRIBUTES)); `mottle` (B,) is as in `render`."""
+    """Clips (B, 3, 17, 64, 64) and class indices (B, len(ATTRIBUTES)); `mottle` (B,) is as in `render_scene`."""
     scenes = [example(split, seed, i)[0] for i in indices]
     labels = torch.from_numpy(np.stack([scene.labels() for scene in scenes]))
     strengths = np.ones(len(scenes)) if mottle is None else mottle

@@ -90,6 +90,10 @@ def test_forgetting_a_stage_forgets_both(tmp_path: Path) -> None:
     forget_state(tmp_path, "4-step")
     assert names(tmp_path) == set()
     save_state(tmp_path, state(1))
+    (tmp_path / STATE_FILE).rename(tmp_path / PREVIOUS)  # as when a save was killed between its two renames
+    forget_state(tmp_path, "4-step")
+    assert names(tmp_path) == set()
+    save_state(tmp_path, state(1))
     save_state(tmp_path, state(2))
     forget_checkpoints(tmp_path)
     assert names(tmp_path) == set()

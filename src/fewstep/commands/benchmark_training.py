@@ -139,7 +139,7 @@ def _measure(
     from fewstep.eval.results import ResultsFile
     from fewstep.teacher.load_teacher import load_teacher
 
-    # as in training, see `run.follow`
+    # as in training, see `follow_stages`
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     mixed_precision = "bf16" if plan.precision == "bfloat16" else "no"
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision)

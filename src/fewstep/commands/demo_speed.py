@@ -61,7 +61,7 @@ def _training(teacher: Teacher, plan: Recipe, batch: Batch) -> Callable[[], obje
     def step() -> object:
         # all that a step of the run does: the supervisor's endpoint, loss, optimizer and EMA
         with warnings.catch_warnings(), torch.autocast(teacher.device.type, torch.bfloat16, enabled=in_bfloat16):
-            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in `follow`
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in `follow_stages`
             lesson = objective.lesson((STUDENT,), batch, roles, keep_graph=True)
             loss = objective.loss(STUDENT, lesson, roles, 0)["loss"]
         loss.backward()

@@ -57,8 +57,8 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
         whole = outline.whole and base.whole
         check_data(plan, replace(base, teacher=other, whole=whole), folder.of_base(number), sizes)
     if plan.parallel.context > 1:
-        others = [stage.name for stage in plan.stages if not stage.objective.splits_clips]
-        check_split(outline.teacher, plan.parallel.context, sizes, others)
+        unsplit = [stage.name for stage in plan.stages if not stage.objective.splits_clips]
+        check_split(outline.teacher, plan.parallel.context, sizes, unsplit)
     outline.teacher.use_size(sizes[0])
     check_gates(plan, outline.teacher, sizes[0])
     check_finished_stages(plan, folder, outline, trained_again)

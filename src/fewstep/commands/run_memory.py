@@ -43,7 +43,7 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     from fewstep.teacher.source import size_text
 
     assert plan.precision != "auto"
-    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `run.follow`
+    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `follow_stages`
     teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
     weights = sum(x.numel() for network in every_network(teacher.denoiser) for x in network.parameters())
     screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_text(size)}")

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import pytest
@@ -23,7 +25,7 @@ from fewstep.student.contract import UNNAMED
 from fewstep.student.export.base import Exported, Written, find_format
 from fewstep.student.export.card_use import least_diffusers, since
 from fewstep.student.export.lora import LORA_FILE
-from fewstep.student.export.model_card import model_card
+from fewstep.student.export.model_card import model_card, pipeline_tag
 from fewstep.student.export.provenance import Provenance, read_provenance
 from fewstep.student.export.stock import merged_network, pipeline_latents, stock_pipeline
 from fewstep.student.loading import Student
@@ -89,6 +91,21 @@ def test_the_card_says_how_to_sample_and_where_it_comes_from(
     ):
         assert line in card, line
     assert "name: 8-step" in card and "name: 2-step" not in card and "/home/me" not in card
+
+
+@pytest.mark.parametrize(
+    ("given", "pictures", "tag"),
+    [
+        ((), False, "text-to-video"),
+        ((), True, "text-to-image"),
+        (("first", "control"), False, "image-to-video"),
+        (("control", "mask"), False, "video-to-video"),
+    ],
+)
+def test_the_tag_says_what_is_made_of_what(given: tuple[str, ...], pictures: bool, tag: str) -> None:
+    contract, teacher = SimpleNamespace(given=given), SimpleNamespace(makes_pictures=pictures)
+    student: Any = SimpleNamespace(contract=contract, teacher=teacher)
+    assert pipeline_tag(student) == tag
 
 
 def test_the_front_matter_names_base_relation_and_licence(

@@ -31,6 +31,12 @@ def test_what_cannot_be_used_is_a_value_error(text: str, message: str) -> None:
             parse_json(one)
 
 
+def test_half_a_character_in_bytes_is_found() -> None:
+    with pytest.raises(ValueError, match="half a character"):
+        parse_json(b'{"a": "\xed\xa0\x80"}')
+    assert parse_json('"\ud55c"'.encode()) == "\ud55c"  # begins with ED as well
+
+
 def test_depth_is_counted_without_recursion() -> None:
     nested: Any = 1
     for number in range(DEEPEST):

@@ -58,11 +58,14 @@ survey: $(FEWSTEP)
 teacher-table: $(FEWSTEP)
 	$(BIN)/fewstep shapes teacher --fresh --out docs/results/teacher.json
 
+# SEED=1 is another run, with a table of its own.
+SEED ?= 0
+OF_SEED := $(if $(filter-out 0,$(SEED)),-seed-$(SEED))
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
-	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos
-	$(BIN)/fewstep shapes students runs/shapes-relay --steps 50 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
-		--diversity 64 --fresh --out docs/results/relay.json
+	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos --set seed=$(SEED) --set out=runs/shapes-relay$(OF_SEED)
+	$(BIN)/fewstep shapes students runs/shapes-relay$(OF_SEED) --steps 50 --guidance 7@0.3-0.93 --dtype bfloat16 \
+		--no-to-teacher --diversity 64 --fresh --out docs/results/relay$(OF_SEED).json
 
 # Ways to let a discriminator judge, from one start and for about as long.
 arms-table: $(FEWSTEP)

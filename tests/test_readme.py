@@ -36,6 +36,15 @@ def test_its_results_are_those_of_the_relay_table() -> None:
             assert delta == _with_interval(row["delta"], row["delta_low"], row["delta_high"])
 
 
+def test_its_second_seed_is_that_of_the_table() -> None:
+    measured = json.loads((ROOT / "docs" / "results" / "relay-seed-1.json").read_text("utf-8"))["rows"]
+    final = {row["steps"]: row for row in measured if row.get("phase") == "final"}
+    four, two, one = (
+        _with_interval(-r["delta"], -r["delta_high"], -r["delta_low"]) for r in (final[steps] for steps in (4, 2, 1))
+    )
+    assert f"gains {four}, {two} and {one} over regression alone at 4, 2 and 1 steps" in " ".join(README.split())
+
+
 def _is(row: dict[str, object], model: str, steps: str) -> bool:
     if model in PHASES:
         return row.get("phase") in PHASES[model] and str(row["steps"]) == steps

@@ -105,12 +105,14 @@ def test_runs_are_alike_where_what_they_learn_from_is(recipe: Path) -> None:
         return line_sha256(read_recipe(recipe, settings), 0)
 
     assert alike() == alike("average=cpu") == alike("student.base=null") == alike("optimizer=adamw")
+    assert alike() == alike("stages.0.cooldown=0.3", "stages.0.ema=0.99")  # as is a setting that came later
     others = {
+        alike("stages.0.objective.kind=adversarial"),
         alike("student.train=lora"),
         alike("student.train=lora", "student.base=int8"),
         alike("optimizer=adamw8bit"),
     }
-    assert len({alike(), *others}) == 4
+    assert len({alike(), *others}) == 5
 
 
 def test_a_recipe_of_before_goes_on(recipe: Path, tmp_path: Path) -> None:

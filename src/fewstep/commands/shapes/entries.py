@@ -79,19 +79,15 @@ def line_sha256(recipe: Recipe, index: int) -> str:
 
     Where data lies does not count but by the folder's own name, nor do gates, logging, or stages beside the line.
     """
-    settings = recipe.model_dump(mode="json", include={"teacher", "precision", "size", "data", "student"})
+    # without defaults, so that a setting which is new in a later version changes no hash; kinds are defaults, too
+    named = {"teacher", "precision", "size", "data", "student", "optimizer", "stages"}
+    settings = recipe.model_dump(mode="json", include=named, exclude_defaults=True)
     for name in ("folder", "prompts"):
         if isinstance(settings["data"].get(name), str):
             settings["data"][name] = Path(settings["data"][name]).name
-    stages = recipe.model_dump(mode="json", include={"stages"})["stages"]
-    # what is newer only where it is set: settings of a line from before there was it must say the same
-    if settings["student"]["base"] is None:
-        del settings["student"]["base"]
-    if recipe.optimizer != "adamw":
-        settings["optimizer"] = recipe.optimizer
-    left_out = [{"gate"} | ({"expert"} if stage.expert is None else set()) for stage in recipe.stages]
     line = sorted(_line(recipe, index))
-    settings["stages"] = [{k: v for k, v in stages[i].items() if k not in left_out[i]} for i in line]
+    settings["stages"] = [{k: v for k, v in settings["stages"][i].items() if k != "gate"} for i in line]
+    settings["kinds"] = [recipe.data.kind, *(recipe.stages[i].objective.kind for i in line)]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

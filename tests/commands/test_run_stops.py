@@ -63,7 +63,7 @@ MOMENTS = [  # what is called, for which time, and what the sentence says of it
     ("fewstep.distill.trainer.save_state", 1, "stage 4-step is at step 3 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.stages.Relay._gate_metric", 1, "stage 4-step is at step 4 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.run_folder.RunFolder.finish", 1, "stage 2-step is next"),
-    ("fewstep.distill.optimizer_group.OptimizerGroup.move", 1, "stage 2-step is at step 1 of 3, saved in OUT/state.pt"),
+    ("fewstep.distill.optimizer_group.OptimizerGroup.step", 1, "stage 2-step is at step 1 of 3, saved in OUT/state.pt"),
     ("fewstep.distill.curves.Curves.write", 1, "stage 2-step is at step 2 of 3, saved in OUT/state.pt"),
 ]
 

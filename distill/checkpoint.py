@@ -46,6 +46,8 @@ def _write(path: Path, state: dict[str, Any], replaced: Path | None = None) -> N
     with whole_file(path) as part:
         with part.open("wb") as file:  # without it torch hides that a disk is full
             torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before the one that it replaces moves: a disk may take minutes
         if replaced is not None:
             os.replace(path, replaced)
 

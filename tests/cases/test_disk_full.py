@@ -100,7 +100,7 @@ def test_a_run_on_a_disk_that_grows(check_case: CheckCase, tmp_path: Path, whole
 
 def test_a_stage_that_is_trained_and_has_no_room(check_case: CheckCase, tmp_path: Path, whole: Path) -> None:
     disk = tmp_path / "disk"
-    once = ["--set", "logging.save_seconds=1e9", "--set", "logging.tracker=none"]
+    once = ["--set", "logging.save_seconds=1e6", "--set", "logging.tracker=none"]
     arguments = ["run", whole / "tiny.yaml", "--set", f"out={disk / 'run'}", *once]
     with small_disk(disk, 875) as resize:
         got = end_of(*command(tmp_path / "log", *arguments))

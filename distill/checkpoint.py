@@ -7,7 +7,6 @@ either kind are kept.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -43,13 +42,8 @@ def save_healthy(folder: Path, state: dict[str, Any]) -> None:
 
 def _write(path: Path, state: dict[str, Any], replaced: Path | None = None) -> None:
     """What it replaces stays as `replaced`, if given."""
-    with whole_file(path) as part:
-        with part.open("wb") as file:  # without it torch hides that a disk is full
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before the one that it replaces moves: a disk may take minutes
-        if replaced is not None:
-            os.replace(path, replaced)
+    with whole_file(path, replaced) as part, part.open("wb") as file:  # without `open` torch hides that a disk is full
+        torch.save(state, file)
 
 
 def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = False) -> dict[str, Any] | None:

@@ -25,12 +25,13 @@ _NO_ROOM = {  # why nothing more could be written -> what a user reads
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, replaced: Path | None = None) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; once that has succeeded it takes the name `path`.
 
     Whatever happens, `path` is the old file or the new one, and a request to stop waits until it is. What a killed
-    process leaves behind is written over by the next one, so two must not write the same file at a time. Raises OSError
-    naming `path` when there is no room for it.
+    process leaves behind is written over by the next one, so two must not write the same file at a time. The old file,
+    which must be there, keeps the name `replaced` if given: a kill between the two renames leaves it alone. Raises
+    OSError naming `path` when there is no room for it.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     with deferring_stop():
@@ -40,6 +41,8 @@ def whole_file(path: Path) -> Iterator[Path]:
                 # on the disk before it gets its name, and the name before this returns: a power cut leaves either file
                 with part.open("r+b") as file:
                     os.fsync(file.fileno())
+                if replaced is not None:
+                    os.replace(path, replaced)
                 os.replace(part, path)
                 sync_folder(path.parent)
         except BaseException:

@@ -42,40 +42,29 @@ def all_tokens(network: nn.Module, output: Any) -> Any:
     mesh = _tokens_mesh(network)
     if mesh is None:
         return output
-    if isinstance(output, tuple):
-        return (_AllTokens.apply(output[0], mesh), *output[1:])
-    return _AllTokens.apply(output, mesh)
+    from diffusers.hooks.context_parallel import EquipartitionSharder
+
+    tokens, *others = output if isinstance(output, tuple) else (output,)
+    # backward, diffusers gives each process the gradient of its own tokens, which `shared_gradient` has divided
+    whole: Tensor = EquipartitionSharder.unshard(_ScaledGradient.apply(tokens, mesh.size()), 1, mesh)
+    return (whole, *others) if isinstance(output, tuple) else whole
 
 
 def shared_gradient(output: Tensor, network: nn.Module) -> Tensor:
     """`output`, which every process that has a part of the clip computes alike: each passes on a share of gradients."""
     size = context_size(network)
-    return _Divided.apply(output, size) if size > 1 else output
+    return _ScaledGradient.apply(output, 1 / size) if size > 1 else output
 
 
-class _AllTokens(torch.autograd.Function):
+class _ScaledGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, mesh: Any) -> Tensor:
-        from torch.distributed._functional_collectives import all_gather_tensor
-
-        ctx.mesh = mesh
-        return all_gather_tensor(tokens.contiguous(), 1, mesh.get_group())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        size, rank = ctx.mesh.size(), distributed.get_rank(ctx.mesh.get_group())
-        return gradient.chunk(size, dim=1)[rank] * size, None  # times size: `shared_gradient` divided it
-
-
-class _Divided(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, divisor: int) -> Tensor:
-        ctx.divisor = divisor
+    def forward(ctx: Any, output: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient / ctx.divisor, None
+        return gradient * ctx.factor, None
 
 
 def _tokens_mesh(network: nn.Module) -> Any:

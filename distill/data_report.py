@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fewstep.distill.data import captioned_videos
 from fewstep.distill.settings import DatasetData, RolloutData, VideoData
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.dataset.buckets import datasets_in
 from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.dataset.manifest import Unmatched, read_manifest
@@ -61,6 +62,27 @@ def check_usable(settings: RolloutData | VideoData | DatasetData, folder: Path) 
             too_few(report, settings.min_usable, usable, f"fix the data and remove {folder} to make it again")
         )
     return report
+
+
+def other_inputs(teacher: Teacher, folder: Path) -> str | None:
+    """In which inputs of the denoiser the rollouts in `folder` differ from this teacher as it is set, where they do.
+
+    They are trained on all the same: rollouts are clean latents, which any supervision can start from.
+    """
+    made = [read_manifest(dataset).schedule for dataset in datasets_in(folder)]
+    differing = {
+        f"{name} {_plain(then)}, not {_plain(now)}"
+        for name, now in teacher.denoiser_inputs.items()
+        for then in (getattr(schedule, name) for schedule in made)
+        if then is not None and _plain(then) != _plain(now)
+    }
+    if not differing:
+        return None
+    return f"the rollouts in {folder} were made with {' and '.join(sorted(differing))} as in this recipe"
+
+
+def _plain(value: Sequence[float] | float) -> str:
+    return ",".join(f"{number:g}" for number in (value if isinstance(value, Sequence) else (value,)))
 
 
 def too_few(line: str, least: float, usable: float, remedy: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from fewstep.teacher.dataset.listing import Listing, changes, read_listing
+from fewstep.teacher.denoiser_inputs import ControlScaleField
 from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.guidance import GuidanceField
 from fewstep.teacher.limited import FrameRate, NumFrames, Pixels
@@ -19,6 +20,8 @@ _READ = (1, MANIFEST_VERSION)  # version 1 says float32 of teachers in bfloat16 
 MANIFEST_FILE = "manifest.json"
 
 OF_TEXT, OF_BOTH = "text.", "shared."  # how columns of conditions begin; the embeddings have no such beginning
+
+_INPUTS = "schedule embedded_guidance", "schedule control_scale"
 
 Count = Annotated[int, Field(ge=0, lt=2**40)]
 Positive = Annotated[int, Field(gt=0, lt=2**40)]
@@ -78,7 +81,7 @@ class TensorLayout(_Record):
 
 
 class Schedule(_Record):
-    """The teacher's noise schedule; steps and guidance are those of the rollouts, else None."""
+    """The teacher's noise schedule, and how rollouts were sampled; None where nothing was sampled so."""
 
     kind: str
     prediction: str
@@ -86,6 +89,8 @@ class Schedule(_Record):
     nodes: str = "even"
     steps: Positive | None = None
     guidance: GuidanceField | None = None
+    embedded_guidance: float | None = None
+    control_scale: ControlScaleField | None = None
 
 
 class Manifest(_Record):
@@ -162,6 +167,8 @@ class Manifest(_Record):
         now, then = self._settings(), begun._settings()
         # version 1 wrote float32 for teachers in bfloat16, so that its precision says nothing
         unsure = {"precision"} if 1 in (self.version, begun.version) else set()
+        # earlier manifests lack them; rollouts of a teacher that takes them now always have them
+        unsure |= {name for name in _INPUTS if None in (now.get(name), then.get(name))}
         for name in now | then:
             if now.get(name) == then.get(name) or name in unsure:
                 continue

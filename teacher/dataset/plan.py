@@ -35,7 +35,8 @@ def plan_dataset(
 ) -> Manifest:
     """The manifest of a dataset to be made with the teacher called `name`.
 
-    `items` identify the items, so that a source that changed is noticed; `known` are more of its fields.
+    `items` identify the items, so that a source that changed is noticed; `known` are more of its fields. Rollouts are
+    made with the teacher's current `denoiser_inputs`.
     `latent_shape` is (C, F, h, w). What only a loaded teacher can tell, its precision and how its text is stored, is
     taken from `like` where that is given. Kept noise is float32 whatever the dtype, so that rollouts can be repeated
     exactly.
@@ -62,6 +63,7 @@ def plan_dataset(
             nodes=schedule.nodes,
             steps=steps,
             guidance=guidance,
+            **(teacher.denoiser_inputs if kind == "rollouts" else {}),
         ),
         precision=like.precision if like else _precision(teacher),
         negative_prompt=negative_prompt,

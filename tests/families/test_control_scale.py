@@ -17,8 +17,10 @@ from fewstep.commands.run_checks import check_run
 from fewstep.commands.run_screen import RunScreen
 from fewstep.commands.run_stages import follow_stages
 from fewstep.commands.survey_tries import least_recipe, least_size, write_noise_files
+from fewstep.distill.data_report import other_inputs
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.settings import RolloutData
 from fewstep.eval.models import with_student_defaults
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Options
@@ -27,9 +29,12 @@ from fewstep.student.load_student import load_student
 from fewstep.student.loading import Student
 from fewstep.student.sampler import SamplingOptions, open_sampler, teacher_sampler
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.given import Given, noise_given
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.rollout import rollout
+from tests.commands.typed import fewstep
+from tests.teacher.stored import stored_rows
 from tests.tiny_controlnet import save_tiny_controlnet
 from tests.tiny_pipelines import save_tiny_given_wan, save_tiny_wan
 
@@ -152,3 +157,31 @@ def test_what_no_control_branch_takes_is_refused(folder: Path, recipe: Recipe, t
     plain.set_inputs(control_scale=1.0)
     with pytest.raises(ValueError, match="a WanPipeline takes no control scale, so control_scale has no effect"):
         plain.set_inputs(control_scale=0.5)
+
+
+def test_rollouts_are_made_at_a_scale_and_their_dataset_keeps_to_it(
+    case: Case, folder: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    assert isinstance(recipe.data, RolloutData)
+    prompts = recipe.data.prompts
+    frames, height, width = least_size(teacher := load_teacher(folder, device="cpu"))
+    typed = ",".join(map(str, case.scale)) if isinstance(case.scale, list) else str(case.scale)
+
+    def make(out: str, *scale: str) -> tuple[int, str]:
+        return fewstep(
+            "data", "rollouts", prompts, "--teacher", folder, "--steps", 2, "--frames", frames, "--height",
+            height, "--width", width, "--dtype", "float32", "--store", "float32", "--out", tmp_path / out, *scale
+        )  # fmt: skip
+
+    assert make("own", "--control-scale", typed)[0] == make("whole")[0] == 0
+    scales = [read_manifest(tmp_path / out).schedule.control_scale for out in ("own", "whole")]
+    assert scales == [tuple(case.scale) if isinstance(case.scale, list) else case.scale, 1.0]
+    own, whole = (next(iter(stored_rows(tmp_path / out, teacher.sha256())))["latents"] for out in ("own", "whole"))
+    assert float((own - whole).norm() / whole.norm()) > 1e-3
+    code, output = make("own")
+    assert code == 2 and "own was begun with schedule control_scale" in output
+    # a recipe at another scale may train on them, and is told
+    assert other_inputs(teacher, tmp_path / "whole") is None
+    assert other_inputs(teacher, tmp_path / "own") == (
+        f"the rollouts in {tmp_path / 'own'} were made with control_scale {typed}, not 1 as in this recipe"
+    )

@@ -28,6 +28,7 @@ def evaluate(
     lpips_trunk: PathOrName | None = None,
     decoder: PathOrName | Sequence[PathOrName] | Mapping[str, PathOrName] | None = None,
     shift: float | None = None,
+    embedded_guidance: float | None = None,
     control_scale: float | str | None = None,
     frames: int | None = None,
     height: int | None = None,

@@ -13,14 +13,17 @@ from fewstep.commands.launched import check_alone
 from fewstep.commands.options import (
     LEVELS,
     MAX_SEED,
+    Control,
     DeviceOption,
     DTypeOption,
+    EmbeddedGuidanceOption,
     FpsOption,
     FramesOption,
     HeightOption,
     ShiftOption,
     WidthOption,
     guidance_of,
+    optional_control_scale,
     say_text_losses,
     size_of,
 )
@@ -144,6 +147,8 @@ def rollouts(
     guidance: Annotated[str, typer.Option(help=f"Guidance scale w of u + w (c - u); 1 is none; {LEVELS}.")] = "5",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise of all items.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Samples per prompt, each from its own noise.")] = 1,
+    embedded_guidance: EmbeddedGuidanceOption = None,
+    control_scale: Control = None,
     shift: ShiftOption = None,
     keep_noise: Annotated[bool, typer.Option(help="Store the noise as well as its seed.")] = False,
     frames: FramesOption = None,
@@ -164,13 +169,14 @@ def rollouts(
     from fewstep.teacher.given import FROM_FILES, check_given, given_names, identity_of
     from fewstep.teacher.ranks import launched_ranks
 
-    weight = guidance_of(guidance)
+    weight, scale = guidance_of(guidance), optional_control_scale(control_scale)
     with launched_ranks(device) as ranks:
         job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)
         if ranks.first:
             job.check_out()
         lines = read_prompts(prompts)
         model = job.load()
+        model.set_inputs(embedded_guidance, scale)
         model.take(given_names(lines))
         say_text_losses(screen, model, [*lines, negative_prompt])
         size = size_of(model, frames, height, width)

@@ -14,6 +14,7 @@ from fewstep.commands.options import (
     DeviceOption,
     DType,
     DTypeOption,
+    EmbeddedGuidanceOption,
     FramesOption,
     HeightOption,
     PipelineStepsOption,
@@ -102,6 +103,7 @@ def evaluate_command(
     lpips_trunk: _Trunk = None,
     decoder: DecodersOption = None,
     shift: ShiftOption = None,
+    embedded_guidance: EmbeddedGuidanceOption = None,
     control_scale: Control = None,
     frames: FramesOption = None,
     height: HeightOption = None,
@@ -112,7 +114,8 @@ def evaluate_command(
     """Compare students with their teacher on the same prompts and noise; run it again to resume after a stop."""
     evaluate_models(
         models, prompts, num, out, steps, guidance, negative_prompt, seed, batch, metrics, reference, world_clips,
-        fvd_weights, lpips_trunk, decoder, shift, control_scale, frames, height, width, dtype, device, Screen(),
+        fvd_weights, lpips_trunk, decoder, shift, embedded_guidance, control_scale, frames, height, width, dtype,
+        device, Screen(),
     )  # fmt: skip
 
 
@@ -133,6 +136,7 @@ def evaluate_models(
     lpips_trunk: Path | None,
     decoder: list[str] | None,
     shift: float | None,
+    embedded_guidance: float | None,
     control_scale: str | None,
     frames: int | None,
     height: int | None,
@@ -163,8 +167,9 @@ def evaluate_models(
     if reference is not None:
         reference_videos(reference)
     options = _sampling_options(
-        chosen_models, given, (frames, height, width), steps, guidance, shift, negative_prompt, control_scale
-    )
+        chosen_models, given, (frames, height, width), steps, guidance, shift, negative_prompt,
+        embedded_guidance, control_scale,
+    )  # fmt: skip
     with launched_ranks(device) as ranks:
         # the first process looks at the folder, and decides for all
         if ranks.first:
@@ -211,6 +216,7 @@ def _sampling_options(
     guidance: str | None,
     shift: float | None,
     negative_prompt: str,
+    embedded_guidance: float | None,
     control_scale: str | None,
 ) -> SamplingOptions:
     """How the models are asked; what comes with the prompts is what clips are made from."""
@@ -220,9 +226,8 @@ def _sampling_options(
 
     names = None if prompts is None else given_names(prompts)
     weight, scale = optional_guidance_of(guidance), optional_control_scale(control_scale)
-    return with_student_defaults(
-        models, SamplingOptions(steps, weight, shift, negative_prompt, *size, given=names, control_scale=scale)
-    )
+    options = SamplingOptions(steps, weight, shift, negative_prompt, *size, False, names, embedded_guidance, scale)
+    return with_student_defaults(models, options)
 
 
 def models_of(texts: list[str], decoders: Sequence[str] = ()) -> list[Model]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 import typer
 
-from fewstep.teacher.limits import MOST_FRAMES, MOST_PIXELS, MOST_SAMPLING_STEPS, MOST_SHIFT
+from fewstep.teacher.limits import MOST_FRAMES, MOST_GUIDANCE, MOST_PIXELS, MOST_SAMPLING_STEPS, MOST_SHIFT
 
 if TYPE_CHECKING:
     from fewstep.commands.progress import Screen
@@ -41,6 +41,15 @@ ShiftOption = Annotated[
     float | None,
     typer.Option(
         "--shift", min=0.001, max=MOST_SHIFT, help="Timestep shift towards noise; by default the model's own."
+    ),
+]
+EmbeddedGuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--embedded-guidance",
+        min=0.0,
+        max=MOST_GUIDANCE,
+        help="Guidance passed to denoisers that take it as an input; by default the model's own.",
     ),
 ]
 Control = Annotated[

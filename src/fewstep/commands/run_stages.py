@@ -73,7 +73,7 @@ def _follow(
 
     from fewstep.commands.run_watch import gate_metrics, samples
     from fewstep.distill.data import read_clips_of_bases
-    from fewstep.distill.data_report import check_usable
+    from fewstep.distill.data_report import check_usable, other_inputs
     from fewstep.distill.estimate import relay_work
     from fewstep.distill.processes import set_process_timeout
     from fewstep.distill.size_checks import check_filled, clip_sizes
@@ -105,6 +105,8 @@ def _follow(
         for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
             make_run_data(plan, base, name, sizes, folder.of_base(number), screen, ranks)
     set_process_timeout()
+    if line := other_inputs(teacher, data):
+        screen.warn(line)
     for made in (data, *others):
         if line := check_usable(plan.data, made):
             screen.warn(line)

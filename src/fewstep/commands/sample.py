@@ -17,6 +17,7 @@ from fewstep.commands.options import (
     DeviceOption,
     DType,
     DTypeOption,
+    EmbeddedGuidanceOption,
     FpsOption,
     FramesOption,
     HeightOption,
@@ -41,7 +42,7 @@ from fewstep.commands.tuning_options import (
     Tiling,
     take_tuning,
 )
-from fewstep.teacher.limits import MOST_CLIPS, MOST_GUIDANCE, MOST_SAMPLING_STEPS
+from fewstep.teacher.limits import MOST_CLIPS, MOST_SAMPLING_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,14 +72,6 @@ GuidanceWeight = Annotated[
 ]
 FirstSeed = Annotated[
     int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first clip; each further clip takes the next number.")
-]
-EmbeddedGuidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=MOST_GUIDANCE,
-        help="Guidance passed to denoisers that take it as an input; by default the model's own.",
-    ),
 ]
 GivenFiles = Annotated[
     list[str] | None,

@@ -10,10 +10,13 @@ import typer
 from fewstep.commands.launched import check_alone
 from fewstep.commands.options import (
     LEVELS,
+    Control,
     DeviceOption,
     DTypeOption,
+    EmbeddedGuidanceOption,
     PipelineStepsOption,
     ShiftOption,
+    optional_control_scale,
     optional_guidance_of,
     resolve_dtype,
     say_text_losses,
@@ -38,6 +41,8 @@ def make_videos(
     guidance: Annotated[
         str | None, typer.Option(help=f"Guidance scale of pipelines; by default the first student's, else 5; {LEVELS}.")
     ] = None,
+    embedded_guidance: EmbeddedGuidanceOption = None,
+    control_scale: Control = None,
     shift: ShiftOption = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31, help="Seed of the first clip; each further clip takes the next number.")
@@ -75,7 +80,14 @@ def make_videos(
     chosen = models_of(models)
     find_device(device)
     claims = {model.name: out / f"{model.name}.json" for model in chosen}
-    ways = SamplingOptions(steps, optional_guidance_of(guidance), shift, given=given_names(shown))
+    ways = SamplingOptions(
+        steps,
+        optional_guidance_of(guidance),
+        shift,
+        given=given_names(shown),
+        embedded_guidance=embedded_guidance,
+        control_scale=optional_control_scale(control_scale),
+    )
     with launched_ranks(device) as ranks:
         if ranks.first:
             check_unlocked(out)

@@ -301,6 +301,16 @@ def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, name: str, value: o
         ids(tmp_path)
 
 
+def test_rollouts_are_resumed_with_the_inputs_that_they_were_begun_with(tmp_path: Path) -> None:
+    def plan(**inputs: object) -> Manifest:
+        return PLAN.model_copy(update={"schedule": PLAN.schedule.model_copy(update=inputs)})
+
+    plan(embedded_guidance=6.0).continues(plan(), tmp_path)  # begun before manifests kept them
+    plan(embedded_guidance=6.0).continues(plan(embedded_guidance=6.0), tmp_path)
+    with pytest.raises(ValueError, match=r"was begun with schedule embedded_guidance 4.0, not 6.0"):
+        plan(embedded_guidance=6.0).continues(plan(embedded_guidance=4.0), tmp_path)
+
+
 def test_datasets_of_version_1_do_not_know_their_precision(tmp_path: Path) -> None:
     """It was that of the denoiser's first weights, which are in float32 whatever the others are."""
     now = PLAN.model_copy(update={"precision": "bfloat16"})

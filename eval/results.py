@@ -27,7 +27,7 @@ def write_tables(path: Path, command: str, rows: Sequence[TableRow], columns: Ma
     """`write_results`, and beside it the columns that have a figure as a table for a README."""
     write_results(path, command, rows)
     with whole_file(path.with_suffix(".md")) as part:
-        part.write_text(markdown_table(rows, filled_columns(rows, columns)))
+        part.write_text(markdown_table(rows, filled_columns(rows, columns)), "utf-8")
 
 
 def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -288,7 +288,7 @@ class SamplingContract(BaseModel):
     def write(self, folder: Path) -> None:
         """Writes contract.json into the folder."""
         with whole_file(folder / CONTRACT_FILE) as part:
-            part.write_text(self.model_dump_json(indent=1) + "\n")
+            part.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
 
 
 def contracted(network: _N, folder: Path) -> _N:

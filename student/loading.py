@@ -56,6 +56,11 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
         (folder / "stages").glob(f"*/{CONTRACT_FILE}"),
         key=lambda path: (order.get(path.parent.name, -1), path.stat().st_mtime_ns),
     )
+    if not stages and (folder / "decoder").is_dir():
+        raise ValueError(
+            f"{folder} holds a small decoder, no student: its folder decoder is in diffusers' format already, and "
+            "--decoder of `fewstep sample`, `evaluate` and `benchmark` takes it"
+        )
     if not stages:
         raise ValueError(f"{folder} has no finished stage yet: run its recipe to the end of a stage")
     counts = {path.parent: read_contract(path.parent).steps for path in stages}

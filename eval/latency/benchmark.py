@@ -166,7 +166,7 @@ class Benchmark:
         with whole_file(self._out) as part:
             part.write_text(json.dumps(self.results, indent=1) + "\n")
         with whole_file(self._out.with_suffix(".md")) as part:
-            part.write_text(markdown_table(self.rows, shown_columns(self.rows)))
+            part.write_text(markdown_table(self.rows, shown_columns(self.rows)), "utf-8")
 
 
 def shown_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:

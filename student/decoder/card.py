@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fewstep.student.contract import UNNAMED
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+from fewstep.student.export.card_use import LOADS_IN_DTYPE, since
 from fewstep.student.export.privacy import is_hub_id
+from fewstep.student.export.stock import PUT_IN
+from fewstep.teacher.source import EMBEDDED
 
 _TEXT = """---
 library_name: diffusers
@@ -18,11 +22,15 @@ tags: [fewstep, video, autoencoder]
 It was distilled from the autoencoder of {teacher}, and decodes its latents in less time. It has no encoder: what a
 pipeline encodes, such as a first frame, is still encoded by its own autoencoder.
 
+```sh
+pip install {packages}
+```
+
 ```python
 import torch
 from diffusers import AutoModel, DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{teacher}").to("cuda")
+{first}pipe = DiffusionPipeline.from_pretrained({place}, dtype=torch.{dtype}).to("cuda")
 # runs video_decoder.py, which is in the same folder as the weights
 decoder = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
 decoder = decoder.to(pipe.vae.device, pipe.vae.dtype)
@@ -48,12 +56,18 @@ It was measured against the autoencoder only on clips like those that it was tra
 """
 
 
-def decoder_card(decoder: SmallVideoDecoder, teacher: str, result: Mapping[str, Any]) -> str:
-    """Of a finished decoder; a teacher in a folder of this machine is not named."""
-    on_hub = is_hub_id(teacher)
+def decoder_card(decoder: SmallVideoDecoder, teacher: str, precision: str, result: Mapping[str, Any]) -> str:
+    """Of a finished decoder, for a pipeline in this precision; a teacher in a folder of this machine is not named."""
+    on_hub, embedded = is_hub_id(teacher), teacher in EMBEDDED
+    first = "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n" if embedded else ""
+    place = f"embedded_path({teacher!r})" if embedded else f'"{teacher}"' if on_hub else f'"{UNNAMED}"'
     return _TEXT.format(
         base=f"base_model: {teacher}\n" if on_hub else "",
-        teacher=teacher if on_hub else "ORG/TEACHER",
+        teacher=teacher if on_hub or embedded else UNNAMED,
+        packages="fewstep" if embedded else f"'diffusers>={since()[LOADS_IN_DTYPE]}' transformers accelerate",
+        dtype=precision,
+        first=first if on_hub or embedded else f"{PUT_IN.strip()}\n",
+        place=place,
         spatial=decoder.config.spatial_factor,
         temporal=decoder.config.temporal_factor,
         parameters=sum(p.numel() for p in decoder.parameters()),

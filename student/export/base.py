@@ -87,6 +87,7 @@ class Format:
     unless that is None.
     precisions: those that it can store, the first where the teacher's is none of them; computes: those of them that its
     tool computes in, too, when it is compared. The others are compared in float32.
+    computes_as_stored: its tool computes in what it is stored in, whether `computes` has room for that or not.
     shards: weights may lie in several files.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
@@ -107,6 +108,7 @@ class Format:
     usual_rank: int | None = None
     precisions: tuple[ExportPrecision, ...] = ("float32", "bfloat16", "float16")
     computes: tuple[ExportPrecision, ...] = ()
+    computes_as_stored: bool = False
     shards: bool = False
 
     def check(self, student: Student, options: Options | None = None) -> None:

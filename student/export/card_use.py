@@ -15,11 +15,12 @@ from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.stock import stock_scheduler
 from fewstep.student.loading import Student
 from fewstep.teacher.experts import parts_of
+from fewstep.teacher.given import IMAGES
 from fewstep.teacher.source import EMBEDDED
 
 # Class -> the first diffusers that has it; tests/clients/since.py writes it.
 _SINCE = Path(__file__).with_name("diffusers_since.json")
-_DTYPE = "from_pretrained(dtype=)"
+LOADS_IN_DTYPE = "from_pretrained(dtype=)"
 
 
 def install(student: Student, format: Format) -> str:
@@ -30,14 +31,23 @@ def install(student: Student, format: Format) -> str:
     module = sys.modules[type(student.teacher.pipeline).__module__]
     further = ["ftfy"] if hasattr(module, "is_ftfy_available") else []
     further += ["peft"] if format.adapters else []
+    further += _readers(student)
     further += format.needs
     line = " ".join([f"pip install 'diffusers>={least_diffusers(student)}' transformers accelerate", *further])
     return f"```sh\n{line}\n```"
 
 
+def _readers(student: Student) -> list[str]:
+    """What transformers and diffusers read the snippet's files with, and install only when asked."""
+    tokenizers = [path for path in student.teacher.folder.glob("tokenizer*") if path.is_dir()]
+    spelled = any(any(path.glob("*.model")) and not (path / "tokenizer.json").is_file() for path in tokenizers)
+    videos = [name for name in student.contract.given if name not in IMAGES]
+    return [*(["sentencepiece", "protobuf"] if spelled else []), *(["imageio", "imageio-ffmpeg"] if videos else [])]
+
+
 def least_diffusers(student: Student) -> str:
     """The first version of diffusers that has pipeline and scheduler, and the argument that says the dtype."""
-    names = (type(student.teacher.pipeline).__name__, stock_scheduler(student).name, _DTYPE)
+    names = (type(student.teacher.pipeline).__name__, stock_scheduler(student).name, LOADS_IN_DTYPE)
     return max((since()[name] for name in names if name in since()), key=_parts)
 
 
@@ -130,7 +140,7 @@ def lora_combination(student: Student, format: Format, written: Written) -> str:
         "Load both with names, this one at full weight: with less, the student no longer works at its few steps.\n\n"
         + _code(
             (
-                'pipe.load_lora_weights(".", adapter_name="fewstep", ...)  # as above',
+                'pipe.load_lora_weights(".", adapter_name="fewstep")  # with the further arguments from above',
                 'pipe.load_lora_weights("ORG/STYLE", adapter_name="style")',
                 'pipe.set_adapters(["fewstep", "style"], [1.0, 0.8])',
             )
@@ -149,12 +159,13 @@ def _code(lines: Sequence[str]) -> str:
 def limits(contract: SamplingContract, format: Format, written: Written) -> list[str]:
     """What it cannot do, or was not looked at for."""
     sizes = " or ".join(f"{size.num_frames} frames of {size.width} x {size.height}" for size in contract.sizes)
+    compared = written.precision if format.computes_as_stored or written.precision in format.computes else "float32"
+    weights = "weights that are not 8-bit" if written.relation == "quantized" else "weights"
     return [
         f"It was trained for {contract.steps} steps at the nodes above, without guidance, and for clips of {sizes}; "
         "with any other settings its clips are worse.",
         f"The file is for {PROGRAMS[format.name].program}.",
-        f"Its weights are in {written.precision}; it was compared in "
-        f"{written.precision if written.precision in format.computes else 'float32'}, so computing in another "
-        "precision adds rounding to the error above.",
+        f"Its {weights} are in {written.precision}; it was compared in {compared}, so computing in another precision "
+        "adds rounding to the error above.",
         "It has the faults of its base model.",
     ]

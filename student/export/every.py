@@ -63,6 +63,6 @@ def export_every(
         # a format that fails is reported with its reason, and the others are written all the same
         try:
             done.append(write_export(student, name, out / name, options_of(name, options), provenance, force))
-        except ValueError as error:
-            refused[name] = str(error)
+        except (ValueError, RuntimeError, OSError) as error:  # RuntimeError: memory, and what libraries raise
+            refused[name] = " ".join(str(error).split()) or type(error).__name__
     return done, refused

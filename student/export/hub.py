@@ -19,8 +19,8 @@ def check_repo(repo: str) -> None:
 
 
 def check_access(repo: str) -> None:
-    """Asks the hub who the token's owner is. Raises ValueError where there is no token, it is not valid, or its owner
-    cannot write to the repository's namespace."""
+    """Asks the hub who the token's owner is. Raises ValueError where there is no token, it is not valid, or it may not
+    write to the repository or its namespace."""
     from huggingface_hub import HfApi, errors, get_token
 
     if get_token() is None:
@@ -33,23 +33,47 @@ def check_access(repo: str) -> None:
             f"the hub does not take the token, or is out of reach ({' '.join(str(error).split())}): log in with `hf "
             "auth login`, or leave --push-to-hub out"
         ) from error
-    may = [account["name"], *(org["name"] for org in account.get("orgs", ()))]
+    writable = [org["name"] for org in account.get("orgs", ()) if org.get("roleInOrg") != "read"]
+    may = [account["name"], *writable]
     namespace, slash, _ = repo.partition("/")
     if slash and namespace not in may:
         raise ValueError(f"the token's owner may push to {' or '.join(may)}, not to {namespace}: pass another name")
+    repo = repo if slash else f"{account['name']}/{repo}"
+    if not _may_write(account, repo):
+        raise ValueError(
+            f"the token may read, and not write to {repo}: log in with one of role write (`hf auth login`), or give it "
+            "write access to this repository or its owner's"
+        )
+
+
+def _may_write(account: dict[str, Any], repo: str) -> bool:
+    """Whether the token itself may write to ORG/NAME, by the role that the hub says it has."""
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") != "fineGrained":
+        return bool(token.get("role") != "read")
+    scopes = (token.get("fineGrained") or {}).get("scoped") or ()
+    named = {repo, repo.partition("/")[0]}
+    return any("repo.write" in scope["permissions"] and scope["entity"].get("name") in named for scope in scopes)
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Uploads an export's folder as the model `repo` and returns its address.
 
-    Raises ValueError when the hub refuses or is out of reach; the folder stays as it is.
+    Raises ValueError when the hub refuses or is out of reach, and before anything is uploaded when `private` is asked
+    of a model that is there and public; the folder stays as it is.
     """
     from huggingface_hub import HfApi, errors
 
     of_client: Any = errors  # HTTPError is httpx's or httpx2's there, as the version goes
     api = HfApi()
     try:
-        url = api.create_repo(repo, private=private, exist_ok=True)
+        # None leaves the choice to the organisation's own default; of a model that is there the hub ignores it
+        url = api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.repo_info(url.repo_id).private:
+            raise ValueError(
+                f"{repo} is on the hub already, and public, so nothing was uploaded: make it private there, or pass "
+                f"another name; the export is whole, in {folder}"
+            )
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="fewstep export")
     except (of_client.HTTPError, OSError) as error:
         raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 from torch import nn
 
-from fewstep.student.contract import read_contract
+from fewstep.student.contract import SamplingContract, read_contract
 from fewstep.student.export.load_export import check_export, is_export, own_pipeline
 from fewstep.student.loading import find_stage
 from fewstep.teacher.base import Teacher
@@ -18,13 +18,14 @@ _GIB = 2**30
 _WORTH_SAYING = 1.0  # GiB
 
 
-def outlined_teacher(source: Path, steps: int | None, teacher: str | None) -> Teacher:
-    """The teacher of a run, a stage or an export, without weights. Raises ValueError where there is none."""
+def outlined_student(source: Path, steps: int | None, teacher: str | None) -> tuple[Teacher, SamplingContract]:
+    """The teacher of a run, a stage or an export, without weights, and the student's contract. Raises ValueError where
+    there is none."""
     if is_export(source):
         contract, own = check_export(source), teacher is None and own_pipeline(source)
     else:
         contract, own = read_contract(find_stage(source, steps)), False
-    return outline_teacher(source if own else teacher or contract.named_teacher, contract.shift).teacher
+    return outline_teacher(source if own else teacher or contract.named_teacher, contract.shift).teacher, contract
 
 
 def gib_of_export(teacher: Teacher) -> float:

@@ -13,7 +13,8 @@ from fewstep.student.contract import UNNAMED, SamplingContract
 from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.source import EMBEDDED, HUB_ID
 
-_ORIGIN = ("_name_or_path", "name_or_path")  # where a library loaded a part from, in its config
+# where a library loaded a part from, at any depth of its config: _name_or_path, tokenizer_file, special_tokens_map_file
+_ORIGIN = ("name_or_path", "_file")
 # an absolute path inside a sentence or a word, such as name=/home/me/run@4, but no URL and no a/b
 _PATH = re.compile(r"(?<![\w./\\~-])(?:~?/|[A-Za-z]:[\\/])[\w.@+~-]+(?:[/\\][\w.@+~-]+)*")
 
@@ -23,7 +24,7 @@ def check_base_model(name: str) -> None:
     if re.fullmatch(HUB_ID, name) is None or Path(name).is_dir():
         raise ValueError(
             f"--base-model {name}: it goes into the files and the card, so it must be the base model's name on the "
-            "hub, such as ORG/NAME, and no folder"
+            "hub, such as ORG/NAME, and no folder; where a folder here has the hub's own name, export from elsewhere"
         )
 
 
@@ -51,12 +52,20 @@ def forget_origins(folder: Path) -> None:
         if not path.name.endswith(("config.json", "index.json")):
             continue
         settings = parse_json(path.read_text("utf-8"))
-        if not isinstance(settings, dict):
-            continue
-        # names on the hub stay, paths go
-        origins = [name for name in _ORIGIN if isinstance(settings.get(name), str) and _is_path(settings[name])]
-        if origins:
-            path.write_text(json.dumps(settings | dict.fromkeys(origins, ""), indent=2) + "\n", "utf-8")
+        if (without := _without_origins(settings)) != settings:
+            path.write_text(json.dumps(without, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _without_origins(settings: Any) -> Any:
+    """Names on the hub stay, paths become empty."""
+    if isinstance(settings, list):
+        return [_without_origins(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: "" if key.endswith(_ORIGIN) and isinstance(value, str) and _is_path(value) else _without_origins(value)
+        for key, value in settings.items()
+    }
 
 
 def without_paths(value: Any) -> Any:

@@ -20,7 +20,7 @@ PROGRAMS = {
     "diffusers": Program("diffusers_folder", "diffusers, a whole pipeline for from_pretrained", "all"),
     "lora": Program(
         "lora",
-        "diffusers only, for load_lora_weights; in ComfyUI it has no effect",
+        "diffusers only, for load_lora_weights; in ComfyUI it has no effect, or only a part of it",
         "those whose pipeline loads LoRAs",
     ),
     "comfyui": Program(

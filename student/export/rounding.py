@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.student.export.base import PROBE_PROMPTS, PROBE_SEEDS
+from fewstep.student.export.comparison import small_size
 from fewstep.student.few_bits import block_linears
 from fewstep.student.loading import Student
+from fewstep.teacher.precision import stays_exact
+from fewstep.teacher.source import VideoSize, size_text
 
 Rounded = Callable[[Tensor], Tensor]  # a layer's weight (out, in) -> what is left of it in the format
 ROOM = 0.8  # of the tolerance; the rest is for the arithmetic's own rounding
@@ -23,13 +26,15 @@ _OTHER_SEEDS = (2, 3)  # the layers are chosen on the noise that the finished ex
 class ChosenLayers:
     """Names of the layers to round, and what part of all the network's weights is in them.
 
-    other_error: the relative error of latents from noise that the choice was not made on.
+    other_error: the relative error of latents from noise that the choice was not made on. size: of the clips that it
+    was made on, where they are smaller than the student's own.
     """
 
     names: tuple[str, ...]
     share: float
     num_layers: int  # that could have been rounded
     other_error: float
+    size: VideoSize | None = None
 
     @property
     def note(self) -> str:
@@ -42,7 +47,7 @@ class ChosenLayers:
         return (
             f"{len(self.names)} of the {self.num_layers} linear layers in its blocks, with {self.share:.0%} of all "
             f"weights, are 8-bit{why}. The latents' relative error from noise that this was not chosen on is "
-            f"{self.other_error:.2g}."
+            f"{self.other_error:.2g}{f', on clips of {size_text(self.size)}' if self.size else ''}."
         )
 
 
@@ -54,9 +59,11 @@ def choose_layers(
 
     All of them where that leaves enough room. Else groups of them are tried, that with most error per weight in halves:
     roundings are independent, so the squares of their errors add up, and what gives most error per weight stays as it
-    is. So a large network takes some _MOST_TRIES samples, not one for each layer. `network` is the student's, without
-    adapters. Raises ValueError when there is no layer to round.
+    is. So a large network takes some _MOST_TRIES samples, not one for each layer, and of small clips where its own
+    would take long. `network` is the student's, without adapters. Raises ValueError when there is no layer to round.
     """
+    if (small := small_size(student)) is not None:
+        student = replace(student, contract=student.contract.model_copy(update={"sizes": (small,)}))
     layers = _linears(student, network, multiple)
     goal, error = ROOM * tolerance, _error_of(student, network, layers, rounded, PROBE_SEEDS)
     names = list(layers)
@@ -72,7 +79,7 @@ def choose_layers(
     share = weights / sum(parameter.numel() for parameter in network.parameters())
     # seeds that the choice did not see: what is reported is not what was optimised
     other_error = _error_of(student, network, layers, rounded, _OTHER_SEEDS)(names)
-    return ChosenLayers(tuple(sorted(names)), share, len(layers), other_error)
+    return ChosenLayers(tuple(sorted(names)), share, len(layers), other_error, small)
 
 
 def _thinned(
@@ -112,7 +119,12 @@ class _Group:
 
 def _linears(student: Student, network: nn.Module, multiple: int) -> dict[str, nn.Linear]:
     layers = block_linears(student.teacher, network)
-    return {name: layer for name, layer in layers.items() if layer.in_features % multiple == 0}
+    return {
+        name: layer
+        for name, layer in layers.items()
+        # diffusers keeps some in float32, whatever is asked
+        if layer.in_features % multiple == 0 and not stays_exact(network, name)
+    }
 
 
 def _error_of(

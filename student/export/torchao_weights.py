@@ -57,16 +57,21 @@ def _quantized(network: Any, name: str, chosen: tuple[str, ...], folder: Path, p
     """The network as diffusers itself quantizes it."""
     from diffusers import TorchAoConfig
 
-    kept = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n not in chosen]
+    # whole names of weights: that of a module, such as proj_out, would keep every module that ends so as well
+    linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    kept = [f"{name}.weight" for name in linears if name not in chosen]
     # diffusers quantizes while it loads, so the network is saved whole first
     with TemporaryDirectory(dir=folder) as whole, without_bars():
         save_network(network, Path(whole))
-        return type(network).from_pretrained(
+        quantized = type(network).from_pretrained(
             whole,
             use_safetensors=True,
             dtype=dtype_of(precision),
             quantization_config=TorchAoConfig(_config(name), modules_to_not_convert=kept),
         )
+    done = {n for n in linears if hasattr(quantized.get_submodule(n).weight, "qdata")}
+    assert done == set(chosen), f"diffusers put other layers into 8 bits: {sorted(done ^ set(chosen))}"
+    return quantized
 
 
 def _write(student: Student, folder: Path, options: Options, name: str) -> Written:
@@ -101,6 +106,7 @@ def _format(name: str) -> Format:
         extra="quant",
         precisions=_PRECISIONS[name],
         computes=_COMPUTES[name],
+        computes_as_stored=True,
         shards=True,
     )
 

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from fewstep.student.export.provenance import Provenance
 
 
+def check_rank(rank: int | None, adapted: bool) -> None:
+    """Raises ValueError for the rank of a LoRA to be extracted from a student that is one already."""
+    if adapted and rank is not None:
+        raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
+
+
 def resolved_options(format: Format, student: Student, options: Options) -> Options:
     """The options with what they leave open; `rank` is None where no LoRA is extracted. Raises ValueError when one
     cannot be."""
@@ -27,8 +33,7 @@ def resolved_options(format: Format, student: Student, options: Options) -> Opti
     from fewstep.student.export.precision import published_precision
 
     adapted = is_adapted(student.network)
-    if adapted and options.rank is not None:
-        raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
+    check_rank(options.rank, adapted)
     published = published_precision(student.teacher)
     precision = options.precision or (published if published in format.precisions else format.precisions[0])
     return replace(options, rank=None if adapted else options.rank or format.usual_rank, precision=precision)

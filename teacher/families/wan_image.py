@@ -33,6 +33,8 @@ class WanImageTeacher(WanTeacher):
         super().__init__(pipeline, folder)
         self._sees_tokens = self._config.image_dim is not None
         both = self._config.pos_embed_seq_len is not None  # learned positions of two images' tokens
+        if both:
+            self.original_names = None  # diffusers' converter does not know the authors' name of these positions
         may_end = both or not (self._in_place or self._sees_tokens)
         self.takes = ("first", "last") if may_end else ("first",)
         self.needs = ("first", "last") if both else ("first",)

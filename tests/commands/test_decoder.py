@@ -67,7 +67,9 @@ def test_a_recipe_becomes_a_folder_that_says_what_was_measured(run: Path) -> Non
     assert result["steps"] == 4 and result["held_out"] == 1 and result["psnr_db"] > 0
     assert not (run / "state.pt").exists()
     card = (run / "decoder" / "README.md").read_text()
-    assert "ORG/TEACHER" in card and str(run.parent) not in card
+    compile(card.partition("```python\n")[2].partition("```")[0], "card", "exec")
+    assert 'from_pretrained("ORG/BASE-MODEL", dtype=torch.float32).to("cuda")' in card and "# put in the base" in card
+    assert "pip install 'diffusers>=0.40.0'" in card and str(run.parent) not in card
     assert str(run.parent) not in (run / "decoder" / "config.json").read_text()
 
 

@@ -76,6 +76,8 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
     assert all(f"{out / name}: {name}," in output for name in written)
     assert "not part: no part of a WanPipeline is shared by itself" in output
     assert (out / "comfyui" / "fewstep-1step-lora.safetensors").is_file()  # of the rank, as asked
+    code, output = fewstep("export", run, "--to", "part", "--out", tmp_path / "part")
+    assert code == 2 and "part is not possible" in output and "loading the student" not in output
     code, output = fewstep("export", run, "--to", "all", "--out", out)
     assert code == 2 and "diffusers is there already" in output
 
@@ -83,7 +85,10 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
 def test_help_says_whom_each_format_is_for() -> None:
     code, output = fewstep("export", "--help")
     text = " ".join(re.sub(r"[│╭╰─]", " ", output).split())
-    assert code == 0 and "lora: diffusers only, for load_lora_weights; in ComfyUI it has no effect" in text
+    assert (
+        code == 0
+        and "lora: diffusers only, for load_lora_weights; in ComfyUI it has no effect, or only a part of it" in text
+    )
     assert "extra gguf" in text
 
 

@@ -157,7 +157,7 @@ def _finish(decoder: SmallVideoDecoder, plan: DecoderRecipe, psnr_db: float, pai
 
     result = {"psnr_db": psnr_db, "held_out": pairs.num_held_out, "steps": plan.decoder.steps}
     with whole_folder(folder) as part:
-        save_decoder(decoder, part, decoder_card(decoder, plan.teacher, result))
+        save_decoder(decoder, part, decoder_card(decoder, plan.teacher, plan.precision, result))
         check_loads(part, decoder, pairs.latents[-1:].to(decoder.device))
         (part / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (plan.out / STATE_FILE).unlink(missing_ok=True)

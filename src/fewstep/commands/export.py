@@ -121,7 +121,7 @@ def export_student(
         check_access(push_to_hub)
     # for the model card: which run it is of, and its figures
     provenance = read_provenance(source, step_count, results)
-    _say_memory(source, step_count, teacher, screen)
+    _check_possible(source, step_count, teacher, to, rank, screen)
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=device)
     if to == "all":
@@ -136,10 +136,20 @@ def export_student(
     return out
 
 
-def _say_memory(source: Path, steps: int | None, teacher: str | None, screen: Screen) -> None:
-    from fewstep.student.export.memory import memory_notice, outlined_teacher
+def _check_possible(
+    source: Path, steps: int | None, teacher: str | None, to: To, rank: int | None, screen: Screen
+) -> None:
+    """Says how much memory it takes. Raises ValueError for a format that cannot hold this student, before it is
+    loaded."""
+    from fewstep.student.export.base import find_format
+    from fewstep.student.export.memory import memory_notice, outlined_student
+    from fewstep.student.export.write_export import check_rank
 
-    estimate, too_much = memory_notice(outlined_teacher(source, steps, teacher))
+    outline, contract = outlined_student(source, steps, teacher)
+    if to != "all":
+        find_format(to).check_teacher(outline)
+        check_rank(rank, adapted=contract.weights == "lora")
+    estimate, too_much = memory_notice(outline)
     if too_much:
         screen.warn(f"{estimate}: it may run out of memory")
     elif estimate:

@@ -21,12 +21,18 @@ class Hub(BaseHTTPRequestHandler):
     repos: list[dict[str, object]] = []  # noqa: RUF012
     files: dict[str, bytes] = {}  # noqa: RUF012
     refuses = False
+    private = True
+    token: dict[str, object] = {"role": "write"}  # noqa: RUF012
 
     def do_GET(self) -> None:
-        if self.refuses:
+        if self.path.startswith("/api/models/"):
+            self._answer({"id": "me/student", "private": self.private})
+        elif self.refuses:
             self._answer({"error": "Invalid username or password."}, 401)
         else:
-            self._answer({"type": "user", "name": "me", "orgs": [{"name": "us"}]})
+            token = {"accessToken": {"displayName": "t", **self.token}}
+            orgs = [{"name": "us", "roleInOrg": "write"}, {"name": "they", "roleInOrg": "read"}]
+            self._answer({"type": "user", "name": "me", "orgs": orgs, "auth": {"type": "access_token", **token}})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -66,7 +72,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     monkeypatch.setenv("HF_TOKEN", "hf_none")
     Hub.repos.clear()
     Hub.files.clear()
-    Hub.refuses = False
+    Hub.refuses, Hub.private, Hub.token = False, True, {"role": "write"}
     yield Hub
     server.shutdown()
     server.server_close()
@@ -98,12 +104,38 @@ def test_the_token_is_asked_for_first(hub: type[Hub], monkeypatch: pytest.Monkey
         check_access(repo)
     with pytest.raises(ValueError, match="may push to me or us, not to them: pass another name"):
         check_access("them/student")
+    with pytest.raises(ValueError, match="may push to me or us, not to they: pass another name"):
+        check_access("they/student")  # where they may read
     hub.refuses = True
     with pytest.raises(ValueError, match="the hub does not take the token, or is out of reach"):
         check_access("me/student")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(ValueError, match="there is no token that could push to me/student: log in"):
         check_access("me/student")
+
+
+def test_a_token_that_may_only_read_is_refused_before_the_work(hub: type[Hub]) -> None:
+    hub.token = {"role": "read"}
+    with pytest.raises(ValueError, match="the token may read, and not write to me/student: log in with one of role wr"):
+        check_access("student")
+    scope = {"entity": {"type": "user", "name": "me"}, "permissions": ["repo.content.read"]}
+    hub.token = {"role": "fineGrained", "fineGrained": {"global": [], "scoped": [scope]}}
+    with pytest.raises(ValueError, match="and not write to me/student"):
+        check_access("me/student")
+    scope["permissions"] = ["repo.content.read", "repo.write"]
+    check_access("me/student")
+    with pytest.raises(ValueError, match="and not write to us/student"):
+        check_access("us/student")
+
+
+def test_a_private_export_never_goes_to_a_public_model(hub: type[Hub], tmp_path: Path) -> None:
+    hub.private = False
+    (tmp_path / "contract.json").write_text("{}")
+    with pytest.raises(ValueError, match="me/student is on the hub already, and public, so nothing was uploaded"):
+        push(tmp_path, "me/student", private=True)
+    assert not hub.files
+    push(tmp_path, "me/student")
+    assert hub.files and not hub.repos[-1].get("visibility") and hub.repos[-1].get("private") is None
 
 
 def test_a_name_that_the_hub_does_not_take_is_refused_at_once() -> None:

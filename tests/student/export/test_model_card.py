@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.student.contract import UNNAMED
 from fewstep.student.export.base import Exported, Written, find_format
-from fewstep.student.export.card_use import least_diffusers, since
+from fewstep.student.export.card_use import install, least_diffusers, since
 from fewstep.student.export.lora import LORA_FILE
 from fewstep.student.export.model_card import model_card, pipeline_tag
 from fewstep.student.export.provenance import Provenance, read_provenance
@@ -189,6 +191,22 @@ def test_the_card_says_what_to_install_and_how_to_serve(
     comfyui = (make_export("wan", "full", "comfyui").folder / "README.md").read_text()
     assert "## In ComfyUI\n\n1. Put `fewstep-4step.safetensors` into `models/diffusion_models`." in comfyui
     assert "Beside another LoRA" not in comfyui
+
+
+def test_a_tokenizer_of_pieces_and_given_videos_need_further_packages(
+    make_student: Callable[..., Student], tmp_path: Path
+) -> None:
+    student = make_student("wan", "full")
+    shutil.copytree(student.teacher.folder, folder := tmp_path / "teacher")
+    for path in (folder / "tokenizer").glob("tokenizer.json"):
+        path.unlink()
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"pieces")
+    teacher = copy(student.teacher)
+    teacher.folder = folder
+    contract = student.contract.model_copy(update={"given": ("control",)})
+    line = install(replace(student, teacher=teacher, contract=contract), find_format("diffusers"))
+    assert "accelerate ftfy sentencepiece protobuf imageio imageio-ffmpeg\n" in line
+    assert "sentencepiece" not in install(student, find_format("diffusers"))
 
 
 def test_the_least_diffusers_is_no_newer_than_this_one(make_student: Callable[..., Student]) -> None:

@@ -98,14 +98,23 @@ def test_an_unnamed_teacher_is_asked_for(
 
 
 def test_origins_are_emptied_and_all_else_stays(tmp_path: Path) -> None:
-    config = {"_name_or_path": "/home/me/wan", "layers": 4, "path": "/usr"}
+    nested = {
+        "special_tokens_map_file": "/home/me/map.json",
+        "vocab_file": "vocab.json",
+        "of": [{"name_or_path": "~/x"}],
+    }
+    config = {"_name_or_path": "/home/me/wan", "layers": 4, "path": "/usr", "text_config": nested}
+    emptied = nested | {"special_tokens_map_file": "", "of": [{"name_or_path": ""}]}
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
     other = '{"_name_or_path":  "me/wan"}'
     (tmp_path / "config.json").write_text(other)
     shutil.copy(tmp_path / "vae" / "config.json", tmp_path / "vae" / "tokens.json")
     forget_origins(tmp_path)
-    assert json.loads((tmp_path / "vae" / "config.json").read_text()) == config | {"_name_or_path": ""}
+    assert json.loads((tmp_path / "vae" / "config.json").read_text()) == config | {
+        "_name_or_path": "",
+        "text_config": emptied,
+    }
     assert (tmp_path / "config.json").read_text() == other
     assert json.loads((tmp_path / "vae" / "tokens.json").read_text()) == config
 

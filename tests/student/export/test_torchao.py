@@ -17,8 +17,10 @@ from torch import Tensor
 from fewstep.student.export.base import Exported, Options, Written, find_format
 from fewstep.student.export.precision import stored_precision
 from fewstep.student.export.write_export import write_export
+from fewstep.student.few_bits import block_linears
 from fewstep.student.loading import Student
 from fewstep.student.sampler import Sampler, SamplingOptions, open_sampler, student_sampler
+from fewstep.teacher.precision import stays_exact
 
 pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
 FORMATS = {"torchao-int8": torch.int8, "torchao-fp8": torch.float8_e4m3fn}
@@ -48,6 +50,22 @@ def test_diffusers_loads_it_and_so_do_we(
     loaded: Any = WanTransformer3DModel.from_pretrained(exported.folder / "transformer")
     dtypes = {getattr(m.weight, "qdata", m.weight).dtype for m in loaded.modules() if isinstance(m, torch.nn.Linear)}
     assert FORMATS[to] in dtypes and len(dtypes) > 1  # embeddings and head stay as they were
+
+
+@pytest.mark.parametrize("family", ["hunyuan_video", "kandinsky"])
+def test_just_the_layers_that_the_note_counts_are_rounded(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], family: str
+) -> None:
+    """Layers outside of blocks may have the same last name as one inside, and some are kept in float32 by diffusers."""
+    student, exported = make_student(family, "full"), make_export(family, "full", "torchao-int8")
+    network: Any = student.teacher.denoiser
+    loaded: Any = type(network).from_pretrained(exported.folder / "transformer")
+    counted = sum(hasattr(m.weight, "qdata") for m in loaded.modules() if isinstance(m, torch.nn.Linear))
+    assert exported.notes[0].startswith(f"{counted} of the ") and counted > 0
+    in_blocks = block_linears(student.teacher, network)
+    assert f" of the {sum(not stays_exact(network, name) for name in in_blocks)} linear layers" in exported.notes[0]
+    card = (exported.folder / "README.md").read_text()
+    assert "weights that are not 8-bit in float32" in card and "Its weights that are not 8-bit are in float32" in card
 
 
 @pytest.mark.parametrize(("family", "train"), [("cogvideox1", "full"), ("animatediff", "lora")])

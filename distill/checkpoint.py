@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fewstep.distill import sharded_checkpoint as sharded
+from fewstep.distill.checkpoint_numbers import check_numbers
 from fewstep.teacher.files.atomic import whole_file
 
 STATE_FILE = "state.pt"
@@ -32,12 +33,13 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     if newest.exists():
         previous.unlink(missing_ok=True)
     _write(newest, state, previous if keep else None)
-    sharded.forget_all(folder)  # of before
+    sharded.forget_steps(folder)  # of before
 
 
 def save_healthy(folder: Path, state: dict[str, Any]) -> None:
     """Replaces the last checkpoint at which nothing was wrong, whole or not at all."""
     _write(folder / HEALTHY_FILE, state)
+    sharded.forget_healthy(folder)  # of before
 
 
 def _write(path: Path, state: dict[str, Any], replaced: Path | None = None) -> None:
@@ -64,7 +66,7 @@ def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = Fa
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
         if state["stage"] != stage:
             return None
-        _check_numbers(state)
+        check_numbers(state)
     except UnpicklingError as error:
         reason = "it holds more than tensors and numbers, or is cut off"
         raise ValueError(_broken(path, stage, reason)) from error
@@ -87,20 +89,6 @@ def check_tensors(state: dict[str, Any]) -> None:
                     raise ValueError(f"{place} holds numbers that are not finite")
             elif part in ("student", "average"):
                 raise ValueError(f"{place} is no tensor")
-
-
-def _check_numbers(state: dict[str, Any]) -> None:
-    """Raises ValueError unless what is counted and timed are numbers that it can have."""
-    for name in ("step", "drawn"):
-        if type(state[name]) is not int or not 0 <= state[name] < 2**53:
-            raise ValueError(f"its {name} is {state[name]!r:.60}, not a whole number from 0 on")
-    if type(count := state.get("micro_batches", 1)) is not int or not 0 < count < 2**31:
-        raise ValueError(f"its micro_batches are {count!r:.60}, not a whole number from 1 on")
-    seconds, rate = state["seconds"], state.get("rate", 1.0)
-    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
-        raise ValueError(f"its seconds are {seconds!r:.60}, not a number from 0 on")
-    if type(rate) not in (int, float) or not 0 < rate <= 1:
-        raise ValueError(f"its rate is {rate!r:.60}, not a number above 0 and up to 1")
 
 
 def _broken(path: Path, stage: str, reason: str) -> str:

@@ -1,8 +1,8 @@
 """Adam's moments in blocks of 8 or 4 bits by torchao (arXiv 2110.02861, 2309.01507), in whole and in sharded tensors.
 
 A block never crosses a row of its parameter, which is what lies at one index of its first dimension. Sharding deals out
-rows, so blocks are the same however many processes hold the parameter, and a checkpoint of one layout is resumed by
-any other.
+rows, so blocks are the same however many processes hold the parameter. One with fewer rows than processes is in no
+blocks there; a checkpoint of one layout is resumed by any other all the same (`held_alike`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fewstep.distill.parallel import is_shard, shard_like
 from fewstep.teacher.extras import extra_module
 
 BLOCK = 64  # numbers with a scale of their own; divides the rows of nearly every weight, low-rank ones included
+PlainMoment = Tensor | Mapping[str, Tensor]
 LEAST = 4096  # numbers of a tensor that is worth blocks
 
 
@@ -50,7 +51,37 @@ def in_blocks(parameter: Tensor) -> bool:
     return len(torch.empty(len(parameter), device="meta").chunk(num_processes)) == num_processes
 
 
-def plain_moment(moment: Tensor) -> Tensor | Mapping[str, Tensor]:
+def held_alike(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, name: str, saved: PlainMoment, own: PlainMoment
+) -> PlainMoment:
+    """A saved moment, whole, as `own` is held: in blocks, or in float32. Small parameters are in blocks only where
+    every process has a row of them, so a checkpoint of another layout may hold them the other way."""
+    if isinstance(saved, Mapping) == isinstance(own, Mapping) or not has_blocks(optimizer):
+        return saved
+    blocks = whole_blocks(optimizer, parameter, name)
+    if not isinstance(saved, Mapping):
+        return plain_moment(blocks.copy_(saved))
+    parts = plain_moment(blocks)
+    assert isinstance(parts, Mapping)
+    for part, tensor in parts.items():
+        tensor.copy_(saved[part])
+    return blocks.dequantize()
+
+
+def has_blocks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is one of `few_bit_optimizer`'s."""
+    return hasattr(optimizer, "_subclass_zeros")
+
+
+def whole_blocks(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> Tensor:
+    """Zeros in blocks in the shape of the whole parameter, as its moment of this name is held."""
+    few_bit: Any = optimizer
+    whole = torch.empty(parameter.shape, device=parameter.device)
+    blocks: Tensor = few_bit._subclass_zeros(whole, name == "exp_avg", BLOCK)
+    return blocks
+
+
+def plain_moment(moment: Tensor) -> PlainMoment:
     """What a checkpoint holds of a moment: itself, or its blocks' codes and scales, a row per row of the parameter.
     They are the very same memory, and sharded where the moment is."""
     sharded: Any = moment

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fewstep.distill.optimizers import has_few_bits
-from fewstep.distill.parallel import Parallel
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.student.few_bits import FewBits
@@ -87,15 +86,21 @@ def _one_by_one(changed: Changed, index: int) -> Changed:
 
 def _sharded(changed: Changed) -> Iterator[Changed]:
     """Networks in shares, and then with these in main memory while they do not compute."""
-    settings, recipe = changed
-    if recipe.parallel.kind == "ddp":
-        changed = [*settings, "parallel.kind=fsdp"], recipe.model_copy(update={"parallel": Parallel(kind="fsdp")})
+    if changed[1].parallel.kind == "ddp":
+        changed = _in_parallel(changed, "kind", "fsdp")
         if not changed[1].few_bit_errors():
             yield changed
     if changed[1].parallel.offload == "none":
-        offloaded = changed[1].model_copy(update={"parallel": Parallel(kind="fsdp", offload="cpu")})
-        if not offloaded.few_bit_errors():
-            yield [*changed[0], "parallel.offload=cpu"], offloaded
+        offloaded = _in_parallel(changed, "offload", "cpu")
+        if not offloaded[1].few_bit_errors():
+            yield offloaded
+
+
+def _in_parallel(changed: Changed, name: str, value: str) -> Changed:
+    """Its other settings, such as the context, stay as they are."""
+    settings, recipe = changed
+    parallel = recipe.parallel.model_copy(update={name: value})
+    return [*settings, f"parallel.{name}={value}"], recipe.model_copy(update={"parallel": parallel})
 
 
 def _adapters(changed: Changed, index: int) -> Changed:

@@ -25,14 +25,15 @@ from fewstep.teacher.sharded import context_size
 if TYPE_CHECKING:
     from fewstep.distill.objectives.adversarial_settings import Adversarial
 
-_POSITION = 2 * 10**9  # batches that training never reaches
-HELD_OUT = 32  # batches on which nothing was learned
+_POSITION = 2 * 10**9  # batches that training never reaches: clips of the data with noise that no step draws
+# further batches, on which the heads learn nothing; where the data are few clips, of the same with other noise
+HELD_OUT = 32
 _SEED = 0  # of the heads' first weights
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The share of held-out pairs that are ranked right, on average over heads, and the number of pairs."""
+    """The share of pairs with other noise that are ranked right, on average over heads, and the number of pairs."""
 
     accuracy: float
     pairs: int
@@ -53,7 +54,7 @@ class FreshHeads:
     accelerator: Accelerator
 
     def accuracy(self, roles: NetworkRoles) -> HeldOut:
-        """How often heads that were trained on this student rank the real one of a held-out pair higher.
+        """How often heads that were trained on this student rank the real one of another pair higher.
 
         The same clips, noise and first weights for every student. 0.5: the heads see no difference.
         """
@@ -71,7 +72,7 @@ class FreshHeads:
             self.accelerator.backward(alike * self._judge(learning, roles, position)["loss"])
             group.gather(self.accelerator)
             group.step(1.0)
-        # then pairs that the heads did not learn from
+        # then pairs with noise that the heads did not learn from
         positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
         with torch.no_grad():
             right = [float(self._judge(held_out, roles, position)["accuracy"]) for position in positions]

@@ -34,8 +34,8 @@ _SENTENCES = {
 
 
 class Watch(Settings):
-    """What a student must look like while it trains. All but `accuracy` are measured on some held-out clips, the EMA
-    against its supervisor, from the same noise. Null: any value is allowed."""
+    """What a student must look like while it trains. All but `accuracy` are measured on some clips with noise of their
+    own, the EMA against its supervisor, from the same noise. Null: any value is allowed."""
 
     every: NumSteps = 25
     """Student steps between two measurements. Stages of fewer steps are measured at their end, and not judged."""

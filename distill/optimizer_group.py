@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fewstep.distill.few_bit_moments import plain_moment
+from fewstep.distill.few_bit_moments import has_blocks, held_alike, plain_moment, whole_blocks
 from fewstep.distill.gradients import AveragedGradients, clip_gradients
 from fewstep.distill.optimizers import MOMENTS, OptimizerKind, fresh_state, make_optimizer, step
 from fewstep.distill.parallel import fill, is_shard
@@ -84,11 +84,36 @@ class OptimizerGroup:
             raise ValueError("its optimizer is of other parameters")
         self.begin(state["state"].keys())
         for i, saved in state["state"].items():
-            own = {name: plain_moment(x) for name, x in self.optimizer.state[self.parameters[int(i)]].items()}
-            _check_moments(saved, own)
-            # in place: codes and shards are the very memory that the optimizer holds
-            for own_tensor, saved_tensor in zip(_tensors(own).values(), _tensors(saved).values(), strict=True):
-                fill(own_tensor, saved_tensor)
+            parameter = self.parameters[int(i)]
+            own = {name: plain_moment(x) for name, x in self.optimizer.state[parameter].items()}
+            alike = _as_held(self.optimizer, parameter, saved, own)
+            _check_moments(alike, own)
+            _fill(own, alike)
+
+    def to_load(self, known: Mapping[int, Mapping[str, bool]]) -> dict[str, Any]:
+        """`state` to be filled from a checkpoint that processes wrote together, of the parameters that it knows.
+
+        known: number -> name of what is remembered -> whether it is there in blocks. What this process holds in another
+        way is whole in the result, as the checkpoint has it; `take_loaded` brings it over.
+        """
+        self.begin(known)
+        state = self.state()
+        for i, of_one in known.items():
+            own, parameter = state["state"][i], self.parameters[i]
+            for name in MOMENTS:
+                if name in of_one and of_one[name] != isinstance(own[name], Mapping) and has_blocks(self.optimizer):
+                    blocks = whole_blocks(self.optimizer, parameter, name)
+                    own[name] = plain_moment(blocks) if of_one[name] else blocks.dequantize()
+        return state
+
+    def take_loaded(self, state: Mapping[str, Any]) -> None:
+        """Takes over what in a filled `to_load` is not the very memory of this optimizer."""
+        for i, saved in state["state"].items():
+            parameter = self.parameters[i]
+            own = {name: plain_moment(x) for name, x in self.optimizer.state[parameter].items()}
+            for name in MOMENTS:
+                if isinstance(own[name], Mapping) != isinstance(saved[name], Mapping):
+                    _fill({name: own[name]}, _as_held(self.optimizer, parameter, {name: saved[name]}, own))
 
     def begin(self, numbers: Iterable[int]) -> None:
         """Gives the parameters of these numbers, and no others, an optimizer's state, to be filled."""
@@ -96,6 +121,22 @@ class OptimizerGroup:
         for i in numbers:
             parameter = self.parameters[int(i)]
             self.optimizer.state[parameter] = fresh_state(self.optimizer, parameter)
+
+
+def _fill(own: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """In place: codes and shards are the very memory that the optimizer holds."""
+    for tensor, saved in zip(_tensors(own).values(), _tensors(whole).values(), strict=True):
+        fill(tensor, saved)
+
+
+def _as_held(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, saved: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Moments in blocks or in float32, as this process holds them."""
+    return {
+        name: held_alike(optimizer, parameter, name, value, own[name]) if name in MOMENTS and name in own else value
+        for name, value in saved.items()
+    }
 
 
 def _check_moments(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.experts import parts_of, with_parts
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.predictions import recorded_as
+from fewstep.teacher.ranks import current_ranks
 
 Place = Callable[[nn.Module], nn.Module]
 
@@ -185,6 +186,8 @@ def gathered(network: nn.Module, keep: bool) -> nn.Module | None:
         return network
     if not any(is_shard(tensor) for tensor in network.parameters()):
         return held.skeleton  # of the very same tensors
+    # one may still be writing the network before: a collective call would wait for it for minutes only
+    current_ranks().wait()
     # all processes take part in gathering a tensor, also those that do not keep it
     for name, tensor in network.state_dict().items():
         whole = whole_tensor(tensor.detach())

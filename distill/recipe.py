@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.health import Watch
-from fewstep.distill.objectives.supervision import known_starts, supervisor_times
+from fewstep.distill.objectives.supervision import nodes_of, supervisor_times, trained_starts
 from fewstep.distill.optimizers import OptimizerKind, has_few_bits
 from fewstep.distill.overrides import apply, stage_names
 from fewstep.distill.packaged import RECIPES, find_recipe
@@ -187,9 +187,22 @@ class Recipe(DataRecipe):
         return indices
 
     def guidance_in(self, index: int) -> Guidance:
-        """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's."""
-        teacher = self.teacher_of(index)
-        return self.stages[index].guidance if teacher is None else self.guidance_in(teacher)
+        """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's; where
+        nobody teaches it, that of the student that it starts from."""
+        stage, teacher = self.stages[index], self.teacher_of(index)
+        if not stage.objective.learns_from_supervisor:
+            start = self.start_of(index)
+            return Guidance() if start is None else self.guidance_in(start)
+        return stage.guidance if teacher is None else self.guidance_in(teacher)
+
+    def _trained_at(self, index: int) -> set[float]:
+        """At which times, before the shift, the student of stage `index` was trained: in this stage, or in those of as
+        many steps that it started from."""
+        stage, start = self.stages[index], self.start_of(index)
+        times = trained_starts(stage.student_steps, stage.starts)
+        if start is not None and self.stages[start].student_steps == stage.student_steps:
+            times |= self._trained_at(start)
+        return times
 
     def keeps_adapters(self, index: int) -> bool:
         """Whether stage `index` ends in an adapter on the teacher, not in a whole network."""
@@ -240,6 +253,20 @@ class Recipe(DataRecipe):
                 allowed = " or ".join((BASE_TEACHER, *names))
                 return [*wrong, f"{place}.{setting}: {named} is not an earlier stage; use {allowed}"]
         supervisor, start = self.teacher_of(index), self.start_of(index)
+        # every student is sampled at its own nodes, so it must have been trained there
+        if untaught := [node for node in nodes_of(stage.student_steps) if node not in self._trained_at(index)]:
+            wrong.append(
+                f"{place}.starts: {stage.name} will be sampled at {_times(nodes_of(stage.student_steps))}, but is not "
+                f"trained at {_times(untaught)}: add {'it' if len(untaught) == 1 else 'them'} to starts"
+            )
+        # from clips alone nobody's guidance is learned
+        if not stage.objective.learns_from_supervisor:
+            if stage.guidance.guides:
+                wrong.append(
+                    f"{place}.guidance is {stage.guidance}, but its objective learns from clips alone, so guidance "
+                    "would reach nothing: leave it out, or set objective.anchor.weight above 0"
+                )
+            return wrong
         # a stage that learns from the teacher: guidance that is already distilled must not be unlearned
         if supervisor is None:
             inside = Guidance() if start is None else self.guidance_in(start)
@@ -258,12 +285,12 @@ class Recipe(DataRecipe):
             )
         elif stage.starts is not None:
             times = supervisor_times(stage.teacher_steps, stage.student_steps, stage.starts)
-            unknown = [time for time in times if time not in known_starts(above.student_steps, above.starts)]
+            unknown = [time for time in times if time not in self._trained_at(supervisor)]
             if unknown:
                 wrong.append(
                     f"{place}.starts: {above.name}, which supervises, was trained for {above.student_steps} steps, "
-                    f"but would be evaluated at {', '.join(f'{time:g}' for time in unknown)}, and it was not trained "
-                    f"at other nodes: start at {_nodes(above.student_steps)}, name a teacher that has these nodes, or "
+                    f"but would be evaluated at {_times(unknown)}, and it was not trained at other nodes: start at "
+                    f"{_times(nodes_of(above.student_steps))}, name a teacher that has these nodes, or "
                     f"`teacher: {BASE_TEACHER}`"
                 )
         # and whose guidance is distilled: guiding it again would guide twice
@@ -275,8 +302,8 @@ class Recipe(DataRecipe):
         return wrong
 
 
-def _nodes(steps: int) -> str:
-    return ", ".join(f"{1 - i / steps:g}" for i in range(steps))
+def _times(times: Iterable[float]) -> str:
+    return ", ".join(f"{time:g}" for time in times)
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = (), needs_files: bool = True) -> Recipe:

@@ -20,7 +20,14 @@ from fewstep.distill.settings import conversion_name
 from fewstep.student.contract import CONTRACT_FILE
 from fewstep.teacher.dataset.buckets import BUCKETS_FILE
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
-from fewstep.teacher.files.atomic import check_unlocked, check_writable, disk_full_as_oserror, only_writer
+from fewstep.teacher.files.atomic import (
+    check_unlocked,
+    check_writable,
+    disk_full_as_oserror,
+    only_writer,
+    sync_folder,
+    sync_tree,
+)
 from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.precision import Precision
@@ -176,7 +183,10 @@ class RunFolder:
                 part.mkdir(parents=True)
                 write(part)
                 (part / "result.json").write_text(json.dumps(dict(result), indent=1) + "\n", "utf-8")
+                # a power cut must not leave a finished stage of empty files, whose checkpoint is gone
+                sync_tree(part)
                 os.replace(part, folder)
+                sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, distributed
 
-from fewstep.teacher.files.atomic import disk_full_as_oserror, sync_folder
+from fewstep.distill.checkpoint_numbers import check_numbers
+from fewstep.teacher.files.atomic import disk_full_as_oserror, sync_folder, sync_tree
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.interrupts import deferring_stop
 
 STATE_FOLDER = "state"
@@ -71,8 +74,9 @@ def read_numbers(checkpoint: Path) -> dict[str, Any]:
     """All but the tensors. Raises ValueError for a file that is broken."""
     path = checkpoint / _NUMBERS
     try:
-        content = dict(json.loads(path.read_text("utf-8")))
-        content["stage"], content["step"]
+        content = dict(parse_json(path.read_text("utf-8")))
+        content["stage"]
+        check_numbers(content)
         return content
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
@@ -86,6 +90,19 @@ def names(checkpoint: Path) -> set[str]:
 
     with _broken(checkpoint):
         return set(HuggingFaceStorageReader(str(checkpoint)).read_metadata().state_dict_metadata)
+
+
+def remembered(checkpoint: Path) -> dict[str, dict[int, dict[str, bool]]]:
+    """What optimizers remember in it: group -> parameter's number -> name -> whether that has parts, codes and scales.
+
+    Raises ValueError for one that is broken.
+    """
+    groups: dict[str, dict[int, dict[str, bool]]] = {}
+    for key in names(checkpoint):
+        if (of_group := re.fullmatch(r"optimizers/(.+)/state/(\d+)/([^/]+)(/.+)?", key)) is not None:
+            group, number, name, part = of_group.groups()
+            groups.setdefault(group, {}).setdefault(int(number), {})[name] = part is not None
+    return groups
 
 
 def load_tensors(checkpoint: Path, tensors: Mapping[str, Any]) -> None:
@@ -113,6 +130,17 @@ def forget(folder: Path, stage: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def forget_steps(folder: Path) -> None:
+    """Deletes the checkpoints of every stage, but the last one at which nothing was wrong."""
+    for path in (folder / STATE_FOLDER).glob("step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def forget_healthy(folder: Path) -> None:
+    """Deletes the last one at which nothing was wrong."""
+    shutil.rmtree(folder / STATE_FOLDER / HEALTHY_FOLDER, ignore_errors=True)
+
+
 def forget_all(folder: Path) -> None:
     """Deletes the checkpoints of every stage."""
     shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
@@ -128,19 +156,20 @@ def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Tens
 
 
 def _steps(state: Path) -> list[Path]:
-    return sorted(path for path in state.glob("step-*") if (path / _NUMBERS).is_file())
+    steps = [path for path in state.glob("step-*") if path.name[5:].isdecimal() and (path / _NUMBERS).is_file()]
+    return sorted(steps, key=lambda path: int(path.name[5:]))
 
 
 def _name(part: Path, whole: Path) -> None:
     # contents must be on the disk before the name is, or a power cut could leave a named folder of empty files
-    for file in part.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    sync_folder(part)
+    sync_tree(part)
+    old = whole.with_name(f".{whole.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if whole.exists():
-        shutil.rmtree(whole)
+        os.replace(whole, old)
     os.replace(part, whole)
     sync_folder(whole.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _keep_last(state: Path, numbers: Mapping[str, Any]) -> None:

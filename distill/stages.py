@@ -39,10 +39,10 @@ from fewstep.teacher.ranks import among_processes, current_ranks
 from fewstep.teacher.screen import TrainingScreen
 
 _T = TypeVar("_T")
-_HELD_OUT_CLIPS = (
-    32  # clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
-)
-_HELD_OUT_POSITION = 10**9  # batches that training never reaches
+# clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
+_HELD_OUT_CLIPS = 32
+# batches that training never reaches: clips of the data, with noise and times that no step draws
+_HELD_OUT_POSITION = 10**9
 
 # What is measured of a student at a gate, besides endpoint_error: its network and contract -> a figure
 GateMetric = Callable[[nn.Module, SamplingContract], float]
@@ -103,7 +103,7 @@ class Relay:
         self._check_agreed(index, trainer)
         # eps turns into v or x0 before the stage's first step (arXiv 2402.13929); a stage that has begun has done so
         if prepared.conversion is not None and not trainer.step:
-            self._convert(index, stage, prepared.conversion, trainer)
+            trainer.seconds += self._convert(index, stage, prepared.conversion, trainer)
         if stage.objective.first_step and not trainer.step:
             self.screen.say(f"{stage.name}: its first step {stage.objective.first_step}")
         self._train(trainer)
@@ -164,8 +164,8 @@ class Relay:
         if stop:
             raise Stop(stop, _resume(trainer.kept))
 
-    def _convert(self, index: int, stage: Stage, conversion: Conversion, trainer: Trainer) -> None:
-        """Trains the student of a stage that has not begun to predict what it is recorded to predict."""
+    def _convert(self, index: int, stage: Stage, conversion: Conversion, trainer: Trainer) -> float:
+        """Trains the student of a stage that has not begun to predict what it is recorded to predict: the seconds."""
 
         def prepare() -> Trainer:
             roles, batches = trainer.roles, self._batches(index + CONVERSIONS)
@@ -179,6 +179,7 @@ class Relay:
         if converting.step < converting.stage.steps:
             self.screen.say(announcement(stage, conversion))
         self._train(converting)
+        return converting.seconds
 
     def _unless_stopped(self, work: Callable[[], _T], kept: str) -> _T:
         """work(). Raises Stop, saying what is `kept`, when a signal asked any of the processes to stop meanwhile."""
@@ -206,7 +207,7 @@ class Relay:
         roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
-        # clips that no step trains on, on which the endpoint error and the watch are measured
+        # clips with noise that no step trains on, on which the endpoint error and the watch are measured
         held_out = held_out_batches(batches, stage, self.layout.num_groups)
         # those of all processes: an objective may take statistics from them, which must be the same in all
         any_batch = held_out_batches(self._batches(index, alone=True), stage)[0]
@@ -288,7 +289,8 @@ class Relay:
 
 
 def held_out_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
-    """A process's share of the clips that a stage is measured on, a batch of each size; training never reaches them."""
+    """A process's share of the clips that a stage is measured on, a batch of each size: of the data, with noise that
+    training never draws."""
     clips = min(_HELD_OUT_CLIPS, 2 * stage.batch // stage.accumulate)
     return batches.of_each_size(_HELD_OUT_POSITION, max(1, clips // num_processes))
 

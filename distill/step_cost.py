@@ -35,8 +35,9 @@ class StepCost:
     """One process's step of a stage.
 
     GiB: `held` between steps (weights, moments, averages), and `peak` within one, which adds activations, gradients and
-    whatever else comes and goes. `flops`: of all networks together, guided and recomputed calls included. `shards`:
-    whether networks are sharded over several processes.
+    whatever else comes and goes, in the steps with a discriminator's penalties as well. `flops`: of all networks
+    together, guided and recomputed calls included, the mean of steps with penalties and without. `shards`: whether
+    networks are sharded over several processes.
     """
 
     stage: str
@@ -117,15 +118,19 @@ class StepCounter:
                     group.step(0.0)  # makes the moments
                 if layout is not None:
                     layout.resolve(trainer)
-                # one step, of which the peak and the FLOPs are counted
-                held = memory.held
-                memory.restart()
-                trainer.one_step()
+                # one step of each kind, of which the peak and the FLOPs are counted: in every period one has penalties
+                held, period = memory.held, trainer.stage.objective.period
+                flops, peak = 0.0, 0
+                for step, num_alike in {1: period - 1, period: 1}.items() if period > 1 else [(1, 1)]:
+                    trainer.step = step
+                    memory.restart()
+                    trainer.one_step()
+                    flops += memory.flops * num_alike / period
+                    peak = max(peak, memory.peak)
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
-        flops = times * memory.flops
-        peak = memory.peak + (0 if layout is None else layout.gathered)
-        return StepCost(recipe.stages[index].name, held / GIB, peak / GIB, flops, shards)
+        peak += 0 if layout is None else layout.gathered
+        return StepCost(recipe.stages[index].name, held / GIB, peak / GIB, times * flops, shards)
 
     def _uncountable(self, error: Exception) -> ValueError:
         reason = " ".join(str(error).split())[:200]

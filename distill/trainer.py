@@ -29,7 +29,7 @@ from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.optimizer_group import OptimizerGroup, as_numbers
 from fewstep.distill.optimizers import OptimizerKind
-from fewstep.distill.out_of_memory import is_out_of_memory, memory_sentence
+from fewstep.distill.out_of_memory import is_out_of_memory, kept_steps, memory_sentence
 from fewstep.distill.parallel import fill, is_shard
 from fewstep.distill.processes import agree, group_of_threads, is_of_processes
 from fewstep.distill.settings import Logging, Stage
@@ -122,19 +122,25 @@ class Trainer:
         except BaseException as error:
             if self._whole and not self._sharded:  # those who hold the other parts may be gone
                 self.save()
-            if is_of_processes(error):
-                with among_processes():
-                    raise
-            raise
+            if not is_of_processes(error):
+                self._background.finish()  # one that a thread is writing is whole
+                raise
+            with among_processes():
+                raise
         finally:
             self._curves.close()
+
+    @property
+    def _kept_step(self) -> int:
+        # after an error: half a step is never kept, nor shares of networks whose others may be gone
+        return self.step if self._whole and not self._sharded else self._saved_step
 
     @property
     def kept(self) -> str:
         """The stage's progress, and how much of it is on disk."""
         saved = self.folder / (sharded_checkpoint.STATE_FOLDER if self._sharded else STATE_FILE)
-        where = f"saved in {saved}" if self.step else "nothing to save yet"
-        return f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}, {where}"
+        reached = f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}"
+        return f"{reached}, saved in {saved}" if self.step else f"{reached}, nothing to save yet"
 
     def _open_curves(self) -> Curves:
         return Curves(self.folder, self.stage.name, self.accelerator, self.tracker, self.step)
@@ -209,7 +215,7 @@ class Trainer:
             )
         from_step = self.step
         self._take(checkpoint)
-        self.rate = rate
+        self.rate, self._saved_step = rate, -1  # the halved rate is saved, also where this step was
         self.save()
         self._curves.close()
         self._curves = self._open_curves()
@@ -223,8 +229,7 @@ class Trainer:
 
         Raises ValueError when a loss or gradient is not finite.
         """
-        figures: dict[str, float] = {}
-        drawn = self.drawn
+        figures, drawn = dict[str, float](), self.drawn
         try:
             # turns of a round share their clips: D's on real z_s and fake z_s, then G's on the same fakes
             for turns in self.objective.rounds(self.step):
@@ -234,7 +239,7 @@ class Trainer:
         except BaseException as error:
             self.drawn = drawn
             if is_out_of_memory(error):
-                raise ValueError(memory_sentence(self.stage, self.step)) from error
+                raise ValueError(memory_sentence(self.stage, self.step, self._kept_step)) from error
             raise
         # the average of few steps must not hold on to where the student began
         self.roles.update_average(min(self.stage.ema, (self.step + 1) / (self.step + 10)))
@@ -273,7 +278,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise ValueError(
                 f"stage {stage.name}: the {turn}'s loss is {total['loss']:g} and its gradient {norm:g} at step "
-                f"{self.step}; what was trained before is kept: lower its learning rate in the recipe, and train it "
+                f"{self.step}; {kept_steps(self._kept_step)}: lower its learning rate in the recipe, and train it "
                 f"again with --again {stage.name}"
             )
         self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
@@ -382,15 +387,14 @@ class Trainer:
             if self.roles.keeps_average:
                 fill(self.roles.average[name], state["average"][name])
         for name, module in self.modules.items():
-            saved = state["modules"][name]
             for key, tensor in module.state_dict().items():
-                fill(tensor, saved[key])
+                fill(tensor, state["modules"][name][key])
         for name, group in self.optimizer_groups.items():
             group.load(state["optimizers"][name])
 
     def _take_parts(self, checkpoint: Path) -> None:
-        known = sharded_checkpoint.names(checkpoint)
+        known = sharded_checkpoint.remembered(checkpoint)
+        moments = {name: group.to_load(known.get(name, {})) for name, group in self.optimizer_groups.items()}
+        sharded_checkpoint.load_tensors(checkpoint, self._tensors() | {"optimizers": moments})
         for name, group in self.optimizer_groups.items():
-            beginning = f"optimizers/{name}/state/"
-            group.begin({int(key.removeprefix(beginning).split("/")[0]) for key in known if key.startswith(beginning)})
-        sharded_checkpoint.load_tensors(checkpoint, self._tensors())
+            group.take_loaded(moments[name])

@@ -122,6 +122,12 @@ def _shapes_fd(setting: Setting) -> Metric:
     return Distance(open_features("shapes-fd", device=setting.device), real)
 
 
+def _temporal_error(setting: Setting) -> Metric:
+    if setting.size.num_frames == 1:
+        raise ValueError("these are images, and it compares how frames change: leave temporal-error out")
+    return TemporalError()
+
+
 def _prompt_accuracy(setting: Setting) -> Metric:
     _check_judge(setting)
     if not any(named(prompt) for prompt in setting.prompts):
@@ -176,7 +182,7 @@ _MAKERS: dict[str, Callable[[Setting], Metric]] = {
     "psnr": lambda _: PSNR(),
     "ssim": lambda _: SSIM(),
     "latent-mse": lambda _: LatentMSE(),
-    "temporal-error": lambda _: TemporalError(),
+    "temporal-error": _temporal_error,
     "motion": lambda _: Motion(),
     "flicker": lambda _: Flicker(),
     "saturation": lambda _: Saturation(),

@@ -68,14 +68,20 @@ def reference_videos(folder: Path) -> list[Path]:
 
 
 def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
-    """The videos in a folder, a clip from the middle of each; the first `num` are the floor where as many are left.
+    """The videos in a folder, a clip from the middle of each; `num` of them are the floor where as many are left.
 
+    They are drawn by a hash of their names: folders are often sorted by class, and the floor must be of all classes.
     Raises ValueError as `reference_videos`.
     """
-    files = reference_videos(folder)
+    files = sorted(reference_videos(folder), key=lambda path: _name_sha256(folder, path))
 
     def source(files: list[Path]) -> ClipSource:
-        protocol = {"kind": "real videos", "clips": len(files), "files_sha256": _files_sha256(folder, files)}
+        protocol = {
+            "kind": "real videos",
+            "clips": len(files),
+            "order": "by a hash of their names",
+            "files_sha256": _files_sha256(folder, files),
+        }
         protocol |= {
             "cut": "from the centre of what a player shows, scaled to cover the clip (bicubic)",
             **asdict(shape),
@@ -85,6 +91,10 @@ def folder_clips(folder: Path, shape: ClipShape, num: int) -> RealClips:
     # clips of the floor are kept out of the reference
     held = num if len(files) >= 2 * num else 0
     return RealClips(source(files[held:]), source(files[:held]) if held else None)
+
+
+def _name_sha256(folder: Path, path: Path) -> str:
+    return hashlib.sha256(path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _read(path: Path, shape: ClipShape) -> Tensor:

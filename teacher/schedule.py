@@ -144,7 +144,9 @@ class NoiseSchedule:
 
     def time_at(self, x: _T) -> _T:
         """The time of position x, 1 (noise) to 0 (data): where even steps of x are even steps of the sampler."""
-        return shift_time(linear_quadratic(x) if self.nodes == "linear-quadratic" else x, self.shift)
+        t = shift_time(linear_quadratic(x) if self.nodes == "linear-quadratic" else x, self.shift)
+        # shifts below 1 may round the end to just above 1
+        return t.clamp(max=1) if isinstance(t, Tensor) else min(t, 1.0)
 
     def position_at(self, t: _T) -> _T:
         """The inverse of `time_at`."""

@@ -97,7 +97,7 @@ class Adversarial(ObjectiveSettings):
     """Adam's, of the discriminator."""
     probe: StepsOrNone = 0
     """Steps for which fresh heads are trained on the finished student, and on the one before the stage: their
-    accuracy on held-out pairs measures how well real and student can be told apart. 0 is none."""
+    accuracy on pairs with other noise measures how well real and student can be told apart. 0 is none."""
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """The network that judges."""
 
@@ -110,12 +110,27 @@ class Adversarial(ObjectiveSettings):
                 "no real clip does (arXiv 2402.13929, Sec. 3.3): set conditional to false, or keep real: supervisor "
                 "and judges: endpoint"
             )
+        if self.through != "all" and self.judges != "sample":
+            raise ValueError(
+                f"through: {self.through} is about the steps of a sample, and judges is {self.judges}: leave through "
+                "out, or set judges: sample"
+            )
+        if self.balance is not None and self.balance.most < self.discriminator_steps:
+            raise ValueError(
+                f"balance.most is {self.balance.most} and discriminator_steps is {self.discriminator_steps}: a "
+                "discriminator that lags behind would have no further turns; set most at least as high"
+            )
         return self
 
     @property
     def subject(self) -> Subject:
         """What is compared with what."""
         return Subject(self.real, self.judges, self.through)
+
+    @property
+    def learns_from_supervisor(self) -> bool:
+        """By the anchor, or by what counts as real."""
+        return self.anchor.weight > 0 or self.real != "clips"
 
     @property
     def trains_copy(self) -> bool:

@@ -60,6 +60,11 @@ class ObjectiveSettings(Settings, ABC):
     """Whether its settings and figures are those of a discriminator, as `Adversarial` names them: reports show them."""
 
     @property
+    def learns_from_supervisor(self) -> bool:
+        """Whether anything that the student learns comes from a supervisor: guidance reaches it through that alone."""
+        return True
+
+    @property
     def trains_copy(self) -> bool:
         """Whether it trains a copy of the teacher's network besides the student."""
         return False

@@ -43,7 +43,7 @@ class NoiseLevels(Settings):
     kind: Literal["levels"] = "levels"
     """A few levels."""
     levels: Annotated[tuple[Level, ...], Field(min_length=1)] = (0.01, 0.25, 0.5, 0.75)
-    """Each as sigma / (alpha + sigma)."""
+    """Each as sigma / (alpha + sigma): of a flow model its times, of others not."""
     weights: tuple[NonNegativeFloat, ...] = (5.0, 1.0, 1.0, 1.0)
     """How often each is drawn, in proportion."""
     uniform_until: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -62,9 +62,15 @@ def supervisor_times(teacher_steps: int, student_steps: int, starts: Sequence[fl
     return sorted(times, reverse=True)
 
 
-def known_starts(student_steps: int, starts: Sequence[float] | None) -> set[float]:
-    """At which fractions of the grid, before the shift, a student was trained to take a step."""
-    return {_rounded(1 - i / student_steps) for i in range(student_steps)} | set(map(_rounded, starts or ()))
+def trained_starts(student_steps: int, starts: Sequence[float] | None) -> set[float]:
+    """At which fractions of the grid, before the shift, a stage trains a student to take a step: its nodes, else its
+    `starts`."""
+    return set(map(_rounded, nodes_of(student_steps) if starts is None else starts))
+
+
+def nodes_of(student_steps: int) -> list[float]:
+    """At which fractions of the grid, before the shift, a student is sampled; falling, 1 noise."""
+    return [_rounded(1 - i / student_steps) for i in range(student_steps)]
 
 
 def _segments(teacher_steps: int, student_steps: int, starts: Sequence[float] | None) -> list[tuple[float, int, int]]:

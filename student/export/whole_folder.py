@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewstep.teacher.files.atomic import check_writable, disk_full_as_oserror
+from fewstep.teacher.files.atomic import check_writable, disk_full_as_oserror, sync_tree
 from fewstep.teacher.interrupts import deferring_stop
 
 EXPORT_FILE = "export.json"  # in every exported folder, beside contract.json
@@ -31,8 +31,7 @@ def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
         with disk_full_as_oserror(folder):
             yield part
             # contents must be on the disk before the name is
-            for path in (*part.rglob("*"), part):
-                _sync(path)
+            sync_tree(part)
         with deferring_stop():  # a stop between the two would take both
             if folder.exists():
                 shutil.rmtree(old, ignore_errors=True)
@@ -55,10 +54,3 @@ def check_export_folder(folder: Path, force: bool = False) -> None:
         raise ValueError(
             f"{folder} is not an export (it has no {EXPORT_FILE}), so --force leaves it alone: choose another --out"
         )
-
-
-def _sync(path: Path) -> None:
-    if path.is_file() or os.name == "posix":  # folders cannot be opened elsewhere
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

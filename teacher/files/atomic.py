@@ -163,6 +163,16 @@ def check_unlocked(folder: Path, elsewhere: str = ELSEWHERE) -> None:
             pass
 
 
+def sync_tree(folder: Path) -> None:
+    """Brings everything in a folder to the disk, before it takes a name that says that it is whole."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Brings the names in a folder to the disk."""
     if os.name == "posix":  # without it, a power cut may undo the rename

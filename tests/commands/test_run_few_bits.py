@@ -111,8 +111,10 @@ def test_runs_are_alike_where_what_they_learn_from_is(recipe: Path) -> None:
         alike("student.train=lora"),
         alike("student.train=lora", "student.base=int8"),
         alike("optimizer=adamw8bit"),
+        alike("shift=3"),
+        alike("control_scale=0.5"),
     }
-    assert len({alike(), *others}) == 5
+    assert len({alike(), *others}) == 7
 
 
 def test_a_recipe_of_before_goes_on(recipe: Path, tmp_path: Path) -> None:

@@ -1,14 +1,24 @@
-"""The last two checkpoints of a stage that are single files: which of them is resumed, and when they go."""
+"""The last checkpoints of a stage, single files or in parts: which of them is resumed, and when they go."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fewstep.distill.checkpoint import PREVIOUS, STATE_FILE, forget_checkpoints, forget_state, load_state, save_state
+from fewstep.distill import sharded_checkpoint
+from fewstep.distill.checkpoint import (
+    PREVIOUS,
+    STATE_FILE,
+    forget_checkpoints,
+    forget_state,
+    load_state,
+    save_healthy,
+    save_state,
+)
 
 
 def state(step: int, stage: str = "4-step") -> dict[str, Any]:
@@ -97,3 +107,45 @@ def test_forgetting_a_stage_forgets_both(tmp_path: Path) -> None:
     save_state(tmp_path, state(2))
     forget_checkpoints(tmp_path)
     assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("step", None, "its step is None"), ("step", -5, "its step is -5"), ("step", float("nan"), "its step is nan"),
+        ("drawn", "x", "its drawn is 'x'"), ("seconds", -1, "its seconds are -1"), ("rate", 2, "its rate is 2"),
+        ("contract", "[" * 5000 + "]" * 5000, "recursion|deep|nested|levels"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_checkpoint_in_parts_are_looked_at(tmp_path: Path, name: str, value: object, reason: str) -> None:
+    numbers = {"stage": "s", "step": 3, "drawn": 3, "micro_batches": 1, "seconds": 1.0, "rate": 1.0, "contract": {}}
+    folder = tmp_path / "state" / "step-000003"
+    folder.mkdir(parents=True)
+    text = json.dumps(numbers | {name: value})
+    (folder / "numbers.json").write_text(text.replace(f'"{value}"', str(value)) if name == "contract" else text)
+    with pytest.raises(ValueError, match=rf"numbers.json is broken \(.*({reason})"):
+        sharded_checkpoint.find(tmp_path, "s")
+
+
+def test_a_healthy_checkpoint_in_parts_outlives_the_next_single_file(tmp_path: Path) -> None:
+    """A run that is resumed without shares can still go back to it."""
+    for name in ("healthy", "step-000003"):
+        folder = tmp_path / "state" / name
+        folder.mkdir(parents=True)
+        (folder / "numbers.json").write_text(json.dumps({"stage": "s", "step": 3, "drawn": 3, "seconds": 1.0}))
+    save_state(tmp_path, state(4, "s"))
+    assert sharded_checkpoint.find(tmp_path, "s") is None
+    assert sharded_checkpoint.find(tmp_path, "s", healthy=True) is not None
+    save_healthy(tmp_path, state(5, "s"))
+    assert sharded_checkpoint.find(tmp_path, "s", healthy=True) is None
+
+
+def test_steps_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Names have six digits, and stages up to ten million steps."""
+    for step in (999_998, 1_000_000, 999_999):
+        folder = tmp_path / "state" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        numbers = {"stage": "s", "step": step, "drawn": 1, "seconds": 1.0}
+        (folder / "numbers.json").write_text(json.dumps(numbers))
+    newest = sharded_checkpoint.find(tmp_path, "s")
+    assert newest is not None and newest.name == "step-1000000"

@@ -214,7 +214,7 @@ def test_memory_that_runs_out_is_one_sentence_and_the_steps_are_kept(case: Case,
 
     objective.loss = full
     with pytest.raises(
-        ValueError, match=r"stage s: memory ran out in step 4; the 3 steps before it are kept: .*accumulate above 1"
+        ValueError, match=r"stage s: memory ran out in step 4; its first 3 steps are kept: .*accumulate above 1"
     ):
         trainer.run(ignore, Signals())
     assert case.trainer().step == 3

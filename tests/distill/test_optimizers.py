@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from fewstep.distill.meta_step import plain_tensors
 from fewstep.distill.optimizer_group import OptimizerGroup
@@ -91,9 +94,58 @@ def test_moments_of_other_bits_are_refused() -> None:
     needing("adamw8bit")
     exact, few = Learner("adamw"), Learner("adamw8bit")
     exact.step(0), few.step(0)
-    for one, other in ((exact, few), (few, exact)):
-        with pytest.raises(ValueError, match="its optimizer remembers in another number of bits"):
-            one.group.load(other.group.state())
+    with pytest.raises(ValueError, match="its optimizer remembers in another number of bits"):
+        exact.group.load(few.group.state())
+
+
+@pytest.mark.parametrize("kind", ["adamw8bit", "adamw4bit"])
+def test_a_parameter_of_fewer_rows_than_processes_resumes_from_a_layout_where_it_is_in_blocks(
+    kind: OptimizerKind,
+) -> None:
+    """Such as the modulation tables (1, 6, width) of Wan's blocks."""
+    needing(kind)
+    shape = (1, 8, 512)
+
+    def group(parameter: nn.Parameter) -> OptimizerGroup:
+        return OptimizerGroup([parameter], 1e-3, (0.9, 0.99), 0.0, 1.0, kind)
+
+    def moments(of_group: OptimizerGroup) -> list[Any]:
+        (state,) = of_group.optimizer.state.values()
+        return [state[name] for name in ("exp_avg", "exp_avg_sq")]
+
+    whole = nn.Parameter(torch.randn(shape))
+    first = group(whole)
+    whole.grad = torch.randn(shape)
+    first.step(1.0)
+    expected = [moment.dequantize() for moment in moments(first)]
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        zeros = torch.zeros(shape)
+        shard = DTensor.from_local(zeros, mesh, [Shard(0)], run_check=False, shape=zeros.shape, stride=zeros.stride())
+        # from a single file, and from what processes wrote together, where what is held otherwise comes whole
+        single, parts = group(nn.Parameter(shard)), group(nn.Parameter(shard))
+        single.load(saved := first.state())
+        filled = parts.to_load({0: {"step": False, "exp_avg": True, "exp_avg_sq": True}})
+        filled["state"][0]["step"].copy_(saved["state"][0]["step"])
+        for name in ("exp_avg", "exp_avg_sq"):
+            for part, tensor in filled["state"][0][name].items():
+                tensor.copy_(saved["state"][0][name][part])
+        parts.take_loaded(filled)
+        for resumed in (single, parts):
+            for moment, like in zip(moments(resumed), expected, strict=True):
+                assert torch.equal(moment.to_local(), like)
+        # and back, where it is in blocks again
+        back = group(nn.Parameter(torch.zeros(shape)))
+        plain = back.to_load({0: {"step": False, "exp_avg": False, "exp_avg_sq": False}})
+        plain["state"][0]["step"].fill_(1)
+        for name, tensor in zip(("exp_avg", "exp_avg_sq"), expected, strict=True):
+            plain["state"][0][name].copy_(tensor)
+        back.take_loaded(plain)
+        for moment, like in zip(moments(back), expected, strict=True):
+            assert torch.equal(moment.dequantize(), like)
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from fewstep.distill.checkpoint import save_state
+from fewstep.distill import run_folder
+from fewstep.distill.checkpoint import forget_checkpoints, save_state
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.run_folder import RunFolder, enclosing_run
 
@@ -84,6 +86,36 @@ def test_another_gate_is_no_other_recipe(tmp_path: Path) -> None:
     folder.begin(recipe("stages.0.gate={metric: endpoint_error, at_most: 0.1}"))
     folder.begin(recipe("stages.0.gate={metric: endpoint_error, at_most: 0.2}"))
     folder.begin(recipe())
+
+
+def test_a_stage_is_on_the_disk_before_its_checkpoint_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must leave one of the two."""
+    order: list[str] = []
+    sync, replace, forget = os.fsync, os.replace, forget_checkpoints
+
+    def synced(handle: int) -> None:
+        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    def replaced(*paths: Path) -> None:
+        order.append("renamed")
+        replace(*paths)
+
+    def forgotten(path: Path) -> None:
+        order.append("forgotten")
+        forget(path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(run_folder, "forget_checkpoints", forgotten)
+
+    def write(part: Path) -> None:
+        (part / "student").mkdir()
+        (part / "student" / "weights").write_text("weights")
+
+    RunFolder(tmp_path).finish("a", write, {"steps": 3})
+    before, after = order[: order.index("renamed")], order[order.index("renamed") + 1 :]
+    assert {"weights", "student", "result.json", ".a.part"} <= set(before) and after == ["stages", "forgotten"]
 
 
 def test_a_stage_appears_whole_or_not_at_all(tmp_path: Path) -> None:

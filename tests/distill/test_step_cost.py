@@ -14,6 +14,7 @@ from fewstep.distill.estimate import stage_memory
 from fewstep.distill.fitting import first_fitting, remedies
 from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed
 from fewstep.distill.objectives.progressive import Progressive
+from fewstep.distill.parallel import Parallel
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.distill.untrained import untrained_trainer
@@ -206,6 +207,22 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     *_, (_, lora), _, _ = remedies(recipe.model_copy(update={"optimizer": "adamw8bit"}), 0)  # needs no torchao
     assert counter.cost(lora.model_copy(update={"optimizer": "adamw"}), 0).held < cost.held
     assert first_fitting(recipe, cost, counter, 1e-6) is None
+    split = recipe.model_copy(update={"parallel": Parallel(context=2)})
+    shared = [changed for _, changed in remedies(split, 0) if changed.parallel.kind == "fsdp"]
+    assert {changed.parallel.context for changed in shared} <= {2}
+
+
+def test_steps_with_penalties_are_counted(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    recipe, counter, _ = counted
+
+    def cost(**changes: object) -> StepCost:
+        objective = recipe.stages[0].objective.model_copy(update=changes)
+        stage = recipe.stages[0].model_copy(update={"objective": objective})
+        return counter.cost(recipe.model_copy(update={"stages": [stage]}), 0)
+
+    never, always, seldom = cost(r1=0.0, r2=0.0), cost(r1=1.0, penalty_every=1), cost(r1=1.0, penalty_every=4)
+    assert never.peak < always.peak == seldom.peak
+    assert seldom.flops == pytest.approx(never.flops + (always.flops - never.flops) / 4)
 
 
 def test_a_base_in_eight_bits_is_not_offered_where_another_stage_trains_whole_networks(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval import choose_metrics as choosing
+from fewstep.eval import reference
 from fewstep.eval.caution import why_inconclusive
 from fewstep.eval.choose_metrics import Setting, choose_metrics
 from fewstep.eval.clip_store import ClipStore
@@ -28,6 +29,7 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.sampler import Sampler, SamplingOptions, teacher_sampler
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.ranks import ALONE, Ranks
+from fewstep.teacher.videos.decoding import ClipShape
 from fewstep.teacher.videos.writing import write_video
 from tests.two_ranks import both
 
@@ -156,12 +158,26 @@ def test_real_videos_are_the_reference_and_spare_ones_the_floor(teacher: Sampler
         evaluated(teacher, tmp_path / "other", real=folder)
 
 
+def test_the_floor_is_of_all_classes_of_a_sorted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (f"{label}/{i}.mp4" for label in "abcd" for i in range(25)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.setattr(reference, "check_video", lambda path: None)
+    monkeypatch.setattr(reference, "_read", lambda path, shape: torch.tensor(ord(path.parent.name)))
+    real = reference.folder_clips(tmp_path, ClipShape(9, 16, 16, fps=8), 40)
+    assert real.floor is not None and (real.floor.count, real.reference.count) == (40, 60)
+    for source in (real.floor, real.reference):
+        classes, counts = source.read(range(source.count)).unique(return_counts=True)
+        assert len(classes) == 4 and int(counts.min()) >= source.count / 8
+
+
 def test_what_cannot_be_taken_is_refused_where_named_and_told_elsewhere(teacher: Sampler) -> None:
     metrics, left_out = choose_metrics(None, setting(teacher))
     assert not {"frame-psnr", "box-iou"} & left_out.keys()  # nothing is given: no news
     assert {metric.name for metric in metrics} >= {"psnr", "motion", "diversity-rms"}
     assert left_out.keys() >= {"shapes-fd", "fvd", "fd-videomae", "lpips"} and "--fvd-weights" in left_out["fvd"]
     short = Setting(VideoSize(1, 16, 16), 8.0, PROMPTS, 0, "cpu")
+    assert "how frames change" in choose_metrics(None, short)[1]["temporal-error"]
     with pytest.raises(ValueError, match="fvd needs 3 frames, and the clips have 1"):
         choose_metrics(["fvd"], short)
     with pytest.raises(ValueError, match="the judge reads clips of the shapes world"):

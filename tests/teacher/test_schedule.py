@@ -112,6 +112,14 @@ def test_flow_nodes_of_the_method() -> None:
     assert NoiseSchedule("flow", "flow", 8.0).grid(4).tolist() == pytest.approx([1, 0.96, 0.889, 0.727, 0], abs=1e-3)
 
 
+def test_the_end_stays_in_range_at_every_shift() -> None:
+    """Rounding takes the shifted 1 above 1 for some shifts below 1, such as 0.1."""
+    for hundredths in range(1, 2001):
+        schedule = NoiseSchedule("flow", "flow", hundredths / 100)
+        assert schedule.time_at(1.0) <= 1 and float(schedule.time_at(torch.ones(1, dtype=torch.float64))) <= 1
+        assert schedule.time_at(1.0) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("shift", [1.0, 5.0, 8.0])
 def test_grids_are_nested(shift: float) -> None:
     schedule = NoiseSchedule("flow", "flow", shift)

@@ -85,7 +85,7 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     total = total_calls(plan, schedule)
     trained = [role for role in dict.fromkeys((STUDENT, *total.forward)) if role != SUPERVISOR]
     headings = [heading for role in trained for heading in (f"{role} forward", "and backward")]
-    title = "forwards and backwards of single clips, per process"
+    title = "forwards and backwards of single clips, of all processes together"
     table = Table(Column("stage", no_wrap=True), "teacher calls", *headings, title=title)
     # rollouts are the teacher's calls, and made before any stage
     if isinstance(plan.data, RolloutData):
@@ -131,7 +131,7 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
         "gradients",
         "moments",
         "average",
-        title="GiB, without activations",
+        title="GiB of whole networks, without activations",
     )
     for index, stage in enumerate(plan.stages):
         counted = _count(teacher, plan, stage)

@@ -80,7 +80,8 @@ def line_sha256(recipe: Recipe, index: int) -> str:
     Where data lies does not count but by the folder's own name, nor do gates, logging, or stages beside the line.
     """
     # without defaults, so that a setting which is new in a later version changes no hash; kinds are defaults, too
-    named = {"teacher", "precision", "size", "data", "student", "optimizer", "stages"}
+    named = {"teacher", "bases", "precision", "size", "data", "student", "optimizer", "stages"}
+    named |= {"shift", "embedded_guidance", "control_scale"}
     settings = recipe.model_dump(mode="json", include=named, exclude_defaults=True)
     for name in ("folder", "prompts"):
         if isinstance(settings["data"].get(name), str):

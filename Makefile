@@ -72,7 +72,7 @@ arms-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-arms --set data.folder=runs/videos
 	$(BIN)/fewstep shapes students runs/shapes-arms --steps 50,4,2,1 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
-		--out docs/results/adversarial.json
+		--fresh --out docs/results/adversarial.json
 
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
 from-video-table: $(FEWSTEP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fewstep.distill.settings import Stage
+from fewstep.distill.settings import Stage, stage_of
 
 _OF_THE_CPU = ("can't allocate memory", "not enough memory")  # torch's, as a RuntimeError
 
@@ -24,7 +24,8 @@ def kept_steps(kept: int) -> str:
 def memory_sentence(stage: Stage, step: int, kept: int) -> str:
     """One sentence: where it happened, how many steps are kept, and which lines of the recipe take less."""
     clips = stage.batch // stage.accumulate
-    fewer = f"; with --again {stage.name}, accumulate above {stage.accumulate} ({clips} clips go through at once now)"
+    again = stage_of(stage.name)
+    fewer = f"; with --again {again}, accumulate above {stage.accumulate} ({clips} clips go through at once now)"
     return (
         f"stage {stage.name}: memory ran out in step {step + 1}; {kept_steps(kept)}: run the same "
         f"command again with gradient_checkpointing: true or average: cpu{fewer if clips > 1 else ''}; in a new `out`, "

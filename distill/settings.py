@@ -55,7 +55,8 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     if folders and existing is None:
         places = " or ".join(dict.fromkeys(map(str, folders)))
         sought = f"there is no {path}" if path.is_absolute() else f"there is no {path} in {places}"
-        raise ValueError(f"{sought}: name one that exists, as in --set data.{info.field_name}=PATH")
+        remedy = "" if info.field_name == "given" else f", as in --set data.{info.field_name}=PATH"
+        raise ValueError(f"{sought}: name one that exists{remedy}")
     return path if existing is None else existing.resolve()
 
 
@@ -159,10 +160,10 @@ class GivenPrompt(Settings):
     """Input files by name: {first: dog.png}."""
 
 
-def _text_or_settings(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+def _text_or_settings(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """A plain union would list the mistakes of each of its parts."""
     if isinstance(value, dict | GivenPrompt):
-        return GivenPrompt.model_validate(value)
+        return GivenPrompt.model_validate(value, context=info.context)
     if not isinstance(value, str):
         raise PydanticCustomError("string_type", "input should be text")
     return value
@@ -263,9 +264,17 @@ class Conversion(Settings):
     """Learning rate of that, Adam."""
 
 
+_CONVERSION = ".conversion"
+
+
 def conversion_name(stage: str) -> str:
     """Of a stage's conversion: its curve, checkpoint and progress. No stage can be called so."""
-    return f"{stage}.conversion"
+    return f"{stage}{_CONVERSION}"
+
+
+def stage_of(name: str) -> str:
+    """The stage of this name, or whose conversion is called so."""
+    return name.removesuffix(_CONVERSION)
 
 
 def _settings_or_false(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

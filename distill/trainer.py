@@ -32,7 +32,7 @@ from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.out_of_memory import is_out_of_memory, kept_steps, memory_sentence
 from fewstep.distill.parallel import fill, is_shard
 from fewstep.distill.processes import agree, group_of_threads, is_of_processes
-from fewstep.distill.settings import Logging, Stage
+from fewstep.distill.settings import Logging, Stage, stage_of
 from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
@@ -279,7 +279,7 @@ class Trainer:
             raise ValueError(
                 f"stage {stage.name}: the {turn}'s loss is {total['loss']:g} and its gradient {norm:g} at step "
                 f"{self.step}; {kept_steps(self._kept_step)}: lower its learning rate in the recipe, and train it "
-                f"again with --again {stage.name}"
+                f"again with --again {stage_of(stage.name)}"
             )
         self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
         group.step(scale * self.rate)

@@ -130,7 +130,7 @@ class ClipMaker:
         # paired metrics compare with the teacher's clip from the same noise
         if paired:
             kept = self.store(self.model.name, work.sample).read(_LATENTS, rows).to(latents.device)
-            teacher = Clips.of(self.teacher.teacher.decode(kept), kept, prompts)
+            teacher = Clips.of(self.teacher.decode(kept), kept, prompts)
         return Clips.of(sampler.decode(latents), latents, prompts, teacher)
 
 

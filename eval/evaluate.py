@@ -106,7 +106,7 @@ class Evaluation:
         for name in figures.keys() & self._floors.keys():
             figures[name]["floor"] = self._floors[name]
         # the teacher's weights with other steps or guidance are the teacher still
-        same = sampler.contract is None and sampler.teacher.sha256() == self._teacher.teacher.sha256()
+        same = _weights(sampler) == _weights(self._teacher) and all(link.contract is None for link in sampler.links)
         return {
             "model": model.name,
             "source": model.source,
@@ -178,6 +178,11 @@ class Evaluation:
 def claim_file(out: Path, model: Model) -> Path:
     """Where an evaluation remembers whose clips it holds under a model's name."""
     return out / "parts" / model.name / "model.json"
+
+
+def _weights(sampler: Sampler) -> list[str]:
+    """The sha256 of the teachers of all links."""
+    return [link.teacher.sha256() for link in sampler.links]
 
 
 def _alike(row: EvaluationRow, other: EvaluationRow) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.file_download import repo_folder_name
 
 from fewstep.student.chain import CHAIN_FILE, ChainMember, chained
 from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
@@ -20,10 +23,12 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.files.json_text import parse_json
+from fewstep.teacher.given import identity_of
 from fewstep.teacher.guidance import Guidance
-from fewstep.teacher.source import EMBEDDED, embedded_path
+from fewstep.teacher.source import EMBEDDED, HUB_ID, embedded_path
 
 _DEFAULT_DTYPE = "float32"  # the default while claims did not say it
+_PROMPTS = "prompts_sha256"
 _WEIGHTS = {".safetensors", ".gguf", ".onnx", ".data"}
 
 
@@ -70,7 +75,8 @@ class Model:
 
 def last_run(models: Sequence[Model]) -> Path | None:
     """The folder of the last run that takes part, where results usually go."""
-    sources = [Path(model.source).absolute() for model in models if model.student]
+    taking_part = [m for m in models if m.student or any(member.student for member in m.members)]
+    sources = [Path(model.source).absolute() for model in taking_part]
     runs = [path if (path / CHAIN_FILE).is_file() else path.parent.parent for path in sources if _is_of_run(path)]
     return runs[-1] if runs else None
 
@@ -127,7 +133,7 @@ def _open(
     options = sampling_options_of(model, options)
     # a teacher that is loaded already is asked with other steps or guidance, not loaded again
     if not model.student:
-        if teacher is not None and teacher.folder.resolve() == _folder(model.source):
+        if teacher is not None and _is_in(teacher, model.source):
             return teacher_sampler(teacher, model.source, options)
         return open_sampler(model.source, options, None, dtype, device)
     if teacher is not None:
@@ -173,21 +179,37 @@ def decoder_facts(sampler: Sampler) -> dict[str, str]:
     return {} if sampler.decoder is None else {"decoder": str(sampler.decoder.config["_name_or_path"])}
 
 
-def claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
-    """Remembers in a file which model's clips are here, and where no protocol says it their precision.
+def claim(
+    file: Path,
+    model: Model,
+    sampler: Sampler,
+    seed: int,
+    dtype: str | None = None,
+    prompts: Sequence[str] | None = None,
+) -> None:
+    """Remembers in a file which model's clips are here, and where no protocol says it their precision and prompts.
 
     Raises ValueError as `check_claim`.
     """
-    check_claim(file, model, sampler, seed, dtype)
+    check_claim(file, model, sampler, seed, dtype, prompts)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         precision = {} if dtype is None else {"dtype": dtype}
+        precision |= {} if prompts is None else {_PROMPTS: _prompts_sha256(prompts)}
         with whole_file(file) as part:
             part.write_text(json.dumps(_identity(model, sampler) | {"seed": seed} | precision, indent=1) + "\n")
 
 
-def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: str | None = None) -> None:
-    """Raises ValueError when the file says that clips of another model of this name are here, or in another precision.
+def check_claim(
+    file: Path,
+    model: Model,
+    sampler: Sampler,
+    seed: int,
+    dtype: str | None = None,
+    prompts: Sequence[str] | None = None,
+) -> None:
+    """Raises ValueError when the file says that clips of another model of this name are here, in another precision, or
+    of other prompts, each of which follows from its place in the list.
 
     An outline will do for the sampler.
     """
@@ -201,6 +223,13 @@ def check_claim(file: Path, model: Model, sampler: Sampler, seed: int, dtype: st
             f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
             "choose another --out"
         )
+    # nor prompts
+    of_prompts = before.pop(_PROMPTS, None)
+    if prompts is not None and of_prompts not in (None, _prompts_sha256(prompts)):
+        raise ValueError(
+            f"{file} says that clips of {model.name} are of other prompts, of others in another order, or of other "
+            "files given with them: pass those, or choose another --out"
+        )
     # as JSON gives it back, where tuples are lists
     if before != json.loads(json.dumps(_identity(model, sampler) | {"seed": seed})):
         raise ValueError(
@@ -213,6 +242,11 @@ def claimed_dtype(files: Sequence[Path]) -> str | None:
     """The precision of the clips that the first of these files which is there claims; None where none is."""
     claims = (_read_claim(file) for file in files if file.exists())
     return next((str(claim.get("dtype", _DEFAULT_DTYPE)) for claim in claims), None)
+
+
+def _prompts_sha256(prompts: Sequence[str]) -> str:
+    """Of prompts and what is given with them, in their order."""
+    return hashlib.sha256(json.dumps([identity_of(prompt) for prompt in prompts]).encode()).hexdigest()
 
 
 def _read_claim(file: Path) -> dict[str, Any]:
@@ -249,5 +283,9 @@ def _contract(model: Model) -> SamplingContract | None:
     return read_contract(folder) if (folder / CONTRACT_FILE).is_file() else None
 
 
-def _folder(source: str) -> Path:
-    return (embedded_path(source) if source in EMBEDDED else Path(source)).resolve()
+def _is_in(teacher: Teacher, source: str) -> bool:
+    """Whether a teacher is loaded from this folder, or from the hub's files of this name."""
+    folder = teacher.folder.resolve()
+    if re.fullmatch(HUB_ID, source) and not Path(source).exists():
+        return repo_folder_name(repo_id=source, repo_type="model") in folder.parts
+    return folder == (embedded_path(source) if source in EMBEDDED else Path(source)).resolve()

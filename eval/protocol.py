@@ -93,9 +93,9 @@ def protocol_of(
 
 
 def _given(prompts: Sequence[str]) -> dict[str, Any]:
-    """What is given with the prompts, if anything is."""
+    """What is given with the prompts."""
     if not (names := given_names(prompts)):
-        return {}
+        return {"given": [], "given_sha256": None}
     identities = dict.fromkeys(prompts)  # prompts come again
     listed = json.dumps([identity_of(prompt) for prompt in identities])
     return {"given": list(names), "given_sha256": hashlib.sha256(listed.encode()).hexdigest()}

@@ -50,7 +50,7 @@ class DecoderSettings(Settings):
     """Channels of each level from the latents up; each level after the first has twice the resolution."""
     blocks: tuple[Blocks, ...] = (3, 1, 0)
     """Residual blocks of each level."""
-    clips: Items = 1024
+    clips: Annotated[Items, Field(ge=2)] = 1024
     """Clips that the teacher's autoencoder decodes once, to be learned from."""
     window: Size | None = None
     """Only a part of each clip of this size, at a random place: what large teachers need. Null: whole clips."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.guidance import GuidanceField
@@ -46,6 +46,7 @@ class ModelRecord(BaseModel):
     steps: int | None = None
     evaluations: float | None = None
     guidance: GuidanceField | None = None
+    decoder: str | None = None
     videos: str | None = None
     metrics: dict[str, FigureRecord] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
@@ -94,10 +95,12 @@ def _negative(figure: FigureRecord) -> FigureRecord:
 
 
 class Latency(BaseModel):
-    """A model of a benchmark; seconds are medians per clip."""
+    """A model of a benchmark; seconds are medians, in `BenchmarkRecord` of a clip."""
 
     model: str
     source: str = ""
+    guidance: GuidanceField | None = None
+    decoder: str | None = None
     steps: int | None = None
     evaluations: float | None = None
     text_seconds: Number = None
@@ -139,7 +142,7 @@ class Fit(BaseModel):
 
 
 class BenchmarkRecord(BaseModel):
-    """A file of `fewstep benchmark`."""
+    """A file of `fewstep benchmark`, whose seconds are of a batch; here they are of a clip."""
 
     command: str = ""
     protocol: dict[str, Any] = Field(default_factory=dict)
@@ -148,11 +151,22 @@ class BenchmarkRecord(BaseModel):
     failed: dict[str, str] = Field(default_factory=dict)  # model -> why it was not timed
     optimised: list[OptionTrialRecord] = Field(default_factory=list)  # where options that pay were looked for
 
+    @model_validator(mode="after")
+    def _of_a_clip(self) -> BenchmarkRecord:
+        batch = self.protocol.get("batch", 1)
+        records = [*self.rows, *self.optimised, *([] if self.fit is None else [self.fit])]
+        for record in records if isinstance(batch, int) and batch > 1 else ():
+            for name in type(record).model_fields:
+                seconds = getattr(record, name)
+                if "seconds" in name and seconds is not None:
+                    setattr(record, name, seconds / batch)
+        return self
+
     def of(self, model: ModelRecord) -> Latency | None:
-        """What a model costs; it may be called otherwise here, but has the same source and steps."""
-        named = (row for row in self.rows if row.model == model.model)
-        alike = (row for row in self.rows if row.steps == model.steps and _same_source(row.source, model.source))
-        return next(named, None) or next(alike, None)
+        """What a model costs; it may be called otherwise here, but is asked and decoded in the same way."""
+        alike = [row for row in self.rows if _asked_alike(row, model)]
+        named = (row for row in alike if row.model == model.model)
+        return next(named, None) or next((row for row in alike if _same_source(row.source, model.source)), None)
 
 
 class BandRecord(BaseModel):
@@ -219,6 +233,12 @@ class Comparison:
     def latency(self, model: ModelRecord) -> Latency | None:
         """What a model costs, if it was timed."""
         return self.benchmark.of(model) if self.benchmark else None
+
+
+def _asked_alike(timed: Latency, model: ModelRecord) -> bool:
+    """With the same steps, guidance and decoder; what an earlier version does not say is taken to be the same."""
+    known = [(timed.steps, model.steps), (timed.guidance, model.guidance)]
+    return timed.decoder == model.decoder and all(a == b or None in (a, b) for a, b in known)
 
 
 def _same_source(first: str, other: str) -> bool:

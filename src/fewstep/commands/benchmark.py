@@ -260,8 +260,8 @@ def time_models(
 def _tuned(
     models: list[TimedModel], plan: BenchmarkPlan, screen: Screen
 ) -> tuple[BenchmarkPlan, list[OptionTrial], dict[str, Mapping[str, float | None]]]:
-    """Tunes the models in place, as planned or as pays on the last one: the plan with what was done, all that was
-    tried, and by name how like each model's clips still are to its own."""
+    """Tunes the models in place, as planned or as pays on the last one that can be sampled: the plan with what was done,
+    all that was tried, and by name how like each model's clips still are to its own."""
     from fewstep.eval.latency.likeness import Likenesses
     from fewstep.eval.latency.optimise import MAX_ERROR, Optimiser
     from fewstep.eval.latency.timing import synchronised
@@ -274,9 +274,9 @@ def _tuned(
     # before anything is changed: what clips of tuned models are compared with
     screen.say("making a clip of each model to compare with")
     likenesses = Likenesses(models, plan.batch)
-    if plan.optimise:
+    if plan.optimise and (last := next((m for m in reversed(models) if m.failure is None), None)) is not None:
         # options are tried on the last model; those that pay are then used for all
-        last, limit = models[-1], MAX_ERROR if plan.max_error is None else plan.max_error
+        limit = MAX_ERROR if plan.max_error is None else plan.max_error
         clock = synchronised(last.sampler.teacher.device)
         screen.say(f"trying options on {last.name}, kept where they pay and its clip differs by at most {limit:g}")
         optimizer = Optimiser(last, plan.batch, plan.repetitions, clock, limit)

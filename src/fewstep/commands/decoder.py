@@ -130,6 +130,8 @@ def follow_decoder(plan: DecoderRecipe, folder: RunFolder, screen: RunScreen) ->
     with screen.clips() as on_clip:
         make_pairs(plan, teacher, datasets_in(data), plan.out / "pairs", on_clip)
     pairs = Pairs(plan.out / "pairs")
+    if not len(pairs):
+        raise ValueError(f"{data} has one usable clip, and one is held out to measure on: give it more")
     screen.say(f"{len(pairs)} pairs to learn from, {pairs.num_held_out} held out")
     decoder = train_decoder(plan, teacher, pairs, plan.out, screen)
     _finish(decoder, plan, held_out_psnr(decoder, pairs), pairs, finished)

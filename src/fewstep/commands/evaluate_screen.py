@@ -61,7 +61,8 @@ def _cell(figure: Mapping[str, Any] | None) -> str:
 
     if figure is None:
         return ""
-    value, low, high = figure["value"], figure["low"], figure["high"]
+    value = figure["value"]
     if not has_interval(figure):
         return f"{value:.3g}"
+    low, high = figure["low"], figure["high"]
     return f"{value:.3g} ±{max(high - value, value - low):.2g}"

@@ -32,7 +32,7 @@ def run(
         str | None,
         typer.Option(
             metavar="STAGE",
-            help="Train this stage, and those that build on it, again; their settings may differ.",
+            help="Train this stage, and those that build on it, again, with settings that differ.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -89,7 +89,8 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     table = Table(Column("stage", no_wrap=True), "teacher calls", *headings, title=title)
     # rollouts are the teacher's calls, and made before any stage
     if isinstance(plan.data, RolloutData):
-        table.add_row("data", f"{rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule):,}")
+        of_one = rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule)
+        table.add_row("data", f"{of_one * (1 + len(plan.bases)):,}")  # each base model makes its own
     rows, checkpointing = list[tuple[str, Calls]](), plan.gradient_checkpointing
     for stage, conversion in zip(plan.stages, planned_conversions(plan, schedule.prediction), strict=True):
         # a student of eps must predict something else before a 1-step stage (arXiv 2402.13929)

@@ -93,8 +93,11 @@ def _follow(
     # the first process alone keeps the recipe and writes the log
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
+        trained_again = folder.check(plan, again)
         folder.begin(plan, again)
         screen.log_to(plan.out)
+        if again is not None and not trained_again:
+            screen.say(f"{again} has the settings that it was begun with, so what is there of it is kept")
         screen.log(f"fewstep {__version__}: {screen.command}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing

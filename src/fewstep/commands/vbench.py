@@ -96,7 +96,7 @@ def make_videos(
         # clips of other models under these names are found before one is loaded
         for outlined in outline_models(chosen, options, same_size=False):
             if outlined.whole and ranks.first:
-                check_claim(claims[outlined.model.name], outlined.model, outlined.sampler, seed, dtype)
+                check_claim(claims[outlined.model.name], outlined.model, outlined.sampler, seed, dtype, shown)
         with only_writers(out, ranks), screen.pieces("clip") as progress:
             for model in chosen:
                 screen.say(f"loading {model.name} ({dtype})")
@@ -106,7 +106,7 @@ def make_videos(
                     teacher = sampler.teacher
                     say_text_losses(screen, teacher, shown)
                 if ranks.first:
-                    claim(claims[model.name], model, sampler, seed, dtype)
+                    claim(claims[model.name], model, sampler, seed, dtype, shown)
                 write_videos(out / model.name, sampler, shown, seed, batch, progress, ranks)
     for model in chosen:
         screen.result(str(out / model.name))

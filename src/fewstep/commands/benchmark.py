@@ -260,8 +260,8 @@ def time_models(
 def _tuned(
     models: list[TimedModel], plan: BenchmarkPlan, screen: Screen
 ) -> tuple[BenchmarkPlan, list[OptionTrial], dict[str, Mapping[str, float | None]]]:
-    """Tunes the models in place, as planned or as pays on the last one that can be sampled: the plan with what was done,
-    all that was tried, and by name how like each model's clips still are to its own."""
+    """Tunes the models in place, as planned or as pays on the last one that can be sampled: the plan with what was
+    done, all that was tried, and by name how like each model's clips still are to its own."""
     from fewstep.eval.latency.likeness import Likenesses
     from fewstep.eval.latency.optimise import MAX_ERROR, Optimiser
     from fewstep.eval.latency.timing import synchronised

@@ -6,6 +6,7 @@ import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval import choose_metrics as choosing
-from fewstep.eval import reference
+from fewstep.eval import models, reference
 from fewstep.eval.caution import why_inconclusive
 from fewstep.eval.choose_metrics import Setting, choose_metrics
 from fewstep.eval.clip_store import ClipStore
@@ -247,3 +248,45 @@ def test_weights_that_are_given_ask_for_their_metric(teacher: Sampler, tmp_path:
         "--reference is not used: of fvd, fd-videomae, fd-vjepa2 none is taken",
         "--fvd-weights is not used: fvd is not among --metrics",
     ]
+
+
+def test_warnings_are_of_all_figures_of_a_row(teacher: Sampler, tmp_path: Path) -> None:
+    """Also of those that a later call with other metrics does not take again."""
+    metrics, left_out = choose_metrics(["blank"], setting(teacher))
+    file = EvaluationFile(
+        tmp_path, "", protocol_of("teacher", teacher, PROMPTS, 0, metrics, left_out, "float32"), PROMPTS
+    )
+    still = {"motion-ratio": {"value": 0.2, "low": 0.1, "high": 0.3, "num": 4}}
+    file.put({"model": "a", "metrics": still, "warnings": []})
+    file.put({"model": "a", "metrics": {"fvd": {"value": 3.0}}, "warnings": []})
+    (row,) = file.rows
+    assert row["metrics"].keys() == {"motion-ratio", "fvd"} and "as much as the teacher" in row["warnings"][0]
+
+
+def test_an_evaluation_of_prompts_alone_is_not_resumed_with_images(teacher: Sampler, tmp_path: Path) -> None:
+    metrics, left_out = choose_metrics(["blank"], setting(teacher))
+    protocol = protocol_of("teacher", teacher, PROMPTS, 0, metrics, left_out, "float32")
+    for before in (protocol, {name: value for name, value in protocol.items() if not name.startswith("given")}):
+        out = tmp_path / str(len(before))
+        EvaluationFile(out, "", before, PROMPTS)
+        EvaluationFile(out, "", protocol, PROMPTS)
+        with pytest.raises(ValueError, match=r"holds an evaluation with given \[\], not \['first'\]"):
+            EvaluationFile(out, "", protocol | {"given": ["first"], "given_sha256": "0"}, PROMPTS)
+
+
+def test_a_teacher_from_the_hub_is_known_by_its_name() -> None:
+    cached: Any = SimpleNamespace(folder=Path("/cache/models--Wan-AI--Wan2.1/snapshots/0abc"))
+    assert models._is_in(cached, "Wan-AI/Wan2.1") and not models._is_in(cached, "Wan-AI/Wan2.2")
+    assert models._is_in(cached, "/cache/models--Wan-AI--Wan2.1/snapshots/0abc") and not models._is_in(cached, "shapes")
+
+
+def test_clips_for_vbench_are_of_the_prompts_that_they_were_begun_with(teacher: Sampler, tmp_path: Path) -> None:
+    model, file = Model("teacher", "tiny"), tmp_path / "teacher.json"
+    models.claim(file, model, teacher, 0, "float32", PROMPTS)
+    models.check_claim(file, model, teacher, 0, "float32", PROMPTS)
+    for other in (PROMPTS[::-1], ["new", *PROMPTS]):
+        with pytest.raises(ValueError, match="clips of teacher are of other prompts, of others in another order"):
+            models.check_claim(file, model, teacher, 0, "float32", other)
+    claimed = {name: value for name, value in json.loads(file.read_text()).items() if name != "prompts_sha256"}
+    file.write_text(json.dumps(claimed))  # of an earlier version
+    models.check_claim(file, model, teacher, 0, "float32", PROMPTS[::-1])

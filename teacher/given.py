@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.teacher.files.checksums import sha256
 from fewstep.teacher.source import VideoSize
-from fewstep.teacher.videos.decoding import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
+from fewstep.teacher.videos.decoding import SUFFIXES, ClipShape, ClipStart, UnreadableVideo, check_video, decode_video
 from fewstep.teacher.videos.picture import fit_pixels
 from fewstep.teacher.videos.shape import long_enough, seconds_of, too_short, video_shape
 
@@ -122,13 +122,16 @@ def check_given_names(names: Sequence[str], takes: Sequence[str], needs: Sequenc
     return ordered
 
 
-def read_given(prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: float) -> Given:
+def read_given(
+    prompts: Sequence[str], sizes: Mapping[str, VideoSize], fps: float, start: ClipStart = "beginning"
+) -> Given:
     """The files of these prompts, each cut to its size (`Teacher.given_sizes`).
 
+    start: which part of a longer video is taken; of videos that belong to a clip, the part that the clip is.
     Raises ValueError for a file that is missing, broken, or too short.
     """
     return {
-        name: torch.stack([_read(files_of(prompt)[name], name, size, fps) for prompt in prompts])
+        name: torch.stack([_read(files_of(prompt)[name], name, size, fps, start) for prompt in prompts])
         for name, size in sizes.items()
     }
 
@@ -239,7 +242,7 @@ def existing(path: Path, where: str) -> Path:
     return path
 
 
-def _read(path: Path, name: str, size: VideoSize, fps: float) -> Tensor:
+def _read(path: Path, name: str, size: VideoSize, fps: float, start: ClipStart = "beginning") -> Tensor:
     existing(path, name)
     if path.suffix.lower() not in SUFFIXES:
         picture = _picture(path, name, size)[None]
@@ -248,7 +251,7 @@ def _read(path: Path, name: str, size: VideoSize, fps: float) -> Tensor:
         raise ValueError(f"{name}: {path} is a video: give an image, such as one of its frames")
     else:
         try:
-            frames = decode_video(path, ClipShape(*size, fps=fps), "beginning")
+            frames = decode_video(path, ClipShape(*size, fps=fps), start)
         except UnreadableVideo as error:
             raise ValueError(f"{name}: {path} cannot be read as a video: {error}") from error
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 0)
@@ -280,11 +283,20 @@ def _picture(path: Path, name: str, size: VideoSize) -> NDArray[np.uint8]:
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(_of_eight_bits(image).convert("RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{name}: {path} cannot be read as an image ({reason}): give a PNG or JPEG file") from error
     return fit_pixels(pixels, size.height, size.width)
+
+
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """Depth maps often have 16 bits, of which Pillow would clip all above 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are numbers of 32 bits, of an unknown range, mode {image.mode}")
+    return image
 
 
 def _listed(names: object) -> str:

@@ -23,7 +23,7 @@ EMBEDDED = (SHAPES, "shapes-image", "shapes-control", "shapes-frame")  # teacher
 HUB_ID = r"\w[\w.-]*/[\w.-]+"  # a model on the hub, ORG/NAME
 _BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
-_CONFIGS = [CLASSICAL_INDEX, _BESIDE, "*/config.json", "*/scheduler_config.json"]
+_CONFIGS = [CLASSICAL_INDEX, _BESIDE, "*/config.json", "*/scheduler_config.json", "*/guider_config.json"]
 # Who wrote a config, and from where: the same parts saved again by a newer library are the same teacher.
 _ORIGIN = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version"}
 

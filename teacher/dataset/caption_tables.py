@@ -105,7 +105,11 @@ def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[CaptionEntry
     if not header:
         return
     file_at, caption_at = (_column(header, columns, str(table)) for columns in (FILE_COLUMNS, CAPTION_COLUMNS))
-    given_at = {name: _column(header, (column,), str(table)) for name, column in given.items()}
+    # by the exact name, which several may be alike but for capitals, else as those of files and captions
+    given_at = {
+        name: header.index(column) if column in header else _column(header, (_plain(column),), str(table))
+        for name, column in given.items()
+    }
     for line, cells in rows:
         place = f"{table}, line {line}"
         # a quote that is left open swallows rows: a line break beside a video's name shows it
@@ -172,8 +176,11 @@ def _column(header: list[str], columns: tuple[str, ...], place: str) -> int:
 
 
 def _among(header: list[str], columns: tuple[str, ...]) -> list[int]:
-    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
-    return [i for i, name in enumerate(plain) if name in columns]
+    return [i for i, name in enumerate(map(_plain, header)) if name in columns]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def check_caption(caption: str, place: str, what: str = "caption") -> None:

@@ -116,7 +116,7 @@ class VideoSource:
         if missing := [name for name in sizes if name not in files_of(caption)]:
             raise _UnreadableGiven(f"no {missing[0]} is given")
         try:
-            return read_given([caption], sizes, self.clip.fps)
+            return read_given([caption], sizes, self.clip.fps, self.start)
         except ValueError as error:
             raise _UnreadableGiven(str(error)) from error
 

@@ -71,7 +71,8 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
         text, mask, glyphs, glyph_mask = self.pipeline.encode_prompt(
             prompts, device=self.device, batch_size=len(prompts)
         )
-        length, glyph_length = (max(1, int(m.sum(dim=1).max())) for m in (mask, glyph_mask))
+        # counted, as a sum in the masks' bfloat16 would be rounded
+        length, glyph_length = (max(1, int(m.count_nonzero(dim=1).max())) for m in (mask, glyph_mask))
         conditions = {EMBEDDINGS: text[:, :length], TEXT_MASK: mask[:, :length]}
         return {**conditions, GLYPHS: glyphs[:, :glyph_length], GLYPH_MASK: glyph_mask[:, :glyph_length]}
 

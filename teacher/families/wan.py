@@ -65,7 +65,7 @@ class WanTeacher(Teacher):
 
         The text encoder masks padding, and the pipeline puts zeros in its place: so it need not be encoded.
         """
-        longest = max(self.count_tokens(prompts))
+        longest = max(self.count_tokens(prompts)) + 1  # with one token of padding, which stands for all that is cut
         length = min(self.text_limit, -(-longest // _TOKENS_AT_ONCE) * _TOKENS_AT_ONCE)
         embeddings: Tensor = self.pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device

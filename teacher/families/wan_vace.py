@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +41,14 @@ class WanVACETeacher(WanTeacher):
     def _references(self) -> int:
         """Latent frames in front of the clip's own."""
         return int("reference" in self.given)
+
+    def take(self, names: Sequence[str]) -> None:
+        """Raises ValueError for a mask alone as well: WanVACEPipeline takes it with a control video only."""
+        super().take(names)
+        if "mask" in self.given and "control" not in self.given:
+            raise ValueError(
+                f"{self.folder} is given mask without control, and a mask says which part of control is kept: give both"
+            )
 
     def encode_given(self, given: Given, size: VideoSize, count: int) -> Tensors:
         """As WanVACEPipeline does it, clip by clip: without a control video it is grey, without a mask all changes."""

@@ -70,7 +70,7 @@ def test_videos_of_two_sizes_give_pictures_of_their_own_size(
         frames = decode_video(videos / f"{name}.mp4", ClipShape(*size, fps=fps))
         own = given_of_clips(torch.from_numpy(frames[None]).movedim(-1, 1), {"first": "FIRST_FRAME"})
         control = Prompt(text, {"control": tmp_path / "controls" / f"{name}.mp4"})
-        directly.append((text, size, own if kind == "i2v" else read_given([control], {"control": size}, fps)))
+        directly.append((text, size, own if kind == "i2v" else read_given([control], {"control": size}, fps, "centre")))
     check_same(teacher, Batches(out, teacher, seed=0, stage=0), directly)
 
 

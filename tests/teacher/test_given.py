@@ -25,6 +25,7 @@ from fewstep.teacher.given import (
     read_given,
 )
 from fewstep.teacher.source import VideoSize
+from fewstep.teacher.videos.decoding import ClipShape, decode_video
 from fewstep.teacher.videos.writing import write_video
 
 SIZE, PICTURE = VideoSize(5, 16, 24), VideoSize(1, 16, 24)
@@ -78,6 +79,14 @@ def test_pictures_of_any_kind(picture: Path, mode: str, tmp_path: Path) -> None:
     image.save(tmp_path / f"other.{suffix}")
     pixels = read_given([Prompt("a", {"last": tmp_path / f"other.{suffix}"})], {"last": PICTURE}, 8.0)["last"]
     assert pixels.shape == (1, 3, 1, 16, 24)
+    if mode == "I;16":
+        assert set(pixels.flatten().tolist()) == {30000 // 257}  # as a viewer shows it, not white
+
+
+def test_pictures_of_32_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 24), 0.5, np.float32)).save(tmp_path / "depth.tiff")
+    with pytest.raises(ValueError, match="its pixels are numbers of 32 bits, of an unknown range, mode F"):
+        read_given([Prompt("a", {"control": tmp_path / "depth.tiff"})], {"control": SIZE}, 8.0)
 
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
@@ -101,6 +110,9 @@ def test_a_photograph_stands_upright(tmp_path: Path) -> None:
 def test_videos_have_as_many_frames_as_the_clip(film: Path, picture: Path) -> None:
     pixels = read_given([Prompt("a", {"control": film, "mask": picture})], {"control": SIZE, "mask": SIZE}, 10.0)
     assert pixels["control"][0, 0, :, 0, 0].tolist() == [0, 25, 50, 75, 100]
+    later = read_given([Prompt("a", {"control": film})], {"control": SIZE}, 10.0, "centre")["control"]
+    assert torch.equal(later, torch.from_numpy(decode_video(film, ClipShape(*SIZE, fps=10.0))).movedim(-1, 0)[None])
+    assert later[0, 0, 0, 0, 0] > 0  # the part that a clip of this film is
     assert pixels["mask"].shape == (1, 3, 5, 16, 24) and torch.equal(pixels["mask"][:, :, 0], pixels["mask"][:, :, 4])
 
 

@@ -171,3 +171,10 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
         read_table(tmp_path / name, {"control": "boxes"})
     (entry,) = read_table(tmp_path / name, {"control": "control"})
     assert entry.given == {"control": tmp_path / "a-pose.mp4"}  # which is missed where its clip is made
+
+
+@pytest.mark.parametrize("column", ["Depth", "control video", "depth-file"])
+def test_columns_of_files_are_named_as_the_table_has_them(tmp_path: Path, column: str) -> None:
+    (tmp_path / "captions.csv").write_text(f"file,caption,{column}\na.mp4,a ring,a-depth.mp4\n")
+    (entry,) = read_table(tmp_path / "captions.csv", {"control": column})
+    assert entry.given == {"control": tmp_path / "a-depth.mp4"}

@@ -13,6 +13,7 @@ from diffusers import FlowMapEulerDiscreteScheduler, WanPipeline
 from torch import Tensor
 
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.conditions import EMBEDDINGS
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.rollout import rollout
@@ -47,6 +48,20 @@ def assert_parity(folder: Path, steps: int, guidance: float) -> None:
     actual = latents(load_teacher(folder, device="cpu"), steps, guidance)
     expected = stock_latents(folder, steps, guidance)
     assert float((actual - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 128])
+def test_texts_of_any_length_end_in_one_token_of_padding(tiny_wan_folder: Path, length: int) -> None:
+    """It stands for all that are cut: a text that fills a block of 64 tokens needs one more."""
+    teacher = load_teacher(tiny_wan_folder, device="cpu")
+    words, prompt = 0, ""
+    while teacher.count_tokens([prompt])[0] < length:
+        words += 1
+        prompt = " ".join(["red"] * words)
+    (used,) = teacher.count_tokens([prompt])
+    embeddings = teacher.conditions([prompt], None).positive[EMBEDDINGS]
+    assert used == length and embeddings.shape[1] == length + 1
+    assert not embeddings[:, -1].any() and embeddings[:, -2].any()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])

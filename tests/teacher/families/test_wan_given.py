@@ -128,6 +128,7 @@ def test_the_first_frame_of_5b_stays_where_it_is(given_wan_folders: Callable[[st
         ("flf2v", ("first",), "last is missing"),
         ("5b-i2v", ("first", "control"), "not control"),
         ("vace", ("first",), "takes reference, control, mask, not first"),
+        ("vace", ("reference", "mask"), "is given mask without control"),
         ("vace", ("picture",), f"use {', '.join(GIVEN_NAMES)}"),
     ],
 )

@@ -196,8 +196,8 @@ class Recipe(DataRecipe):
         return stage.guidance if teacher is None else self.guidance_in(teacher)
 
     def _trained_at(self, index: int) -> set[float]:
-        """At which times, before the shift, the student of stage `index` was trained: in this stage, or in those of as
-        many steps that it started from."""
+        """At which times, before the shift, the student of stage `index` was trained: in this stage, or in those of
+        the same step count that it started from."""
         stage, start = self.stages[index], self.start_of(index)
         times = trained_starts(stage.student_steps, stage.starts)
         if start is not None and self.stages[start].student_steps == stage.student_steps:
@@ -252,6 +252,12 @@ class Recipe(DataRecipe):
             if named not in (None, BASE_TEACHER, *names):
                 allowed = " or ".join((BASE_TEACHER, *names))
                 return [*wrong, f"{place}.{setting}: {named} is not an earlier stage; use {allowed}"]
+        # what follows looks through earlier stages: where one of them names none, its own sentence says so
+        known: set[str | None] = {None, BASE_TEACHER}
+        for other in earlier:
+            if {other.teacher, other.start} - known:
+                return wrong
+            known.add(other.name)
         supervisor, start = self.teacher_of(index), self.start_of(index)
         # every student is sampled at its own nodes, so it must have been trained there
         if untaught := [node for node in nodes_of(stage.student_steps) if node not in self._trained_at(index)]:

@@ -356,7 +356,7 @@ def test_starts_that_a_student_has_no_node_for_are_refused(path: Path, overrides
 
 
 def test_a_student_is_trained_at_every_node_that_it_is_sampled_at(path: Path) -> None:
-    """In its own stage, or in the one of as many steps that it starts from."""
+    """In its own stage, or in the one of the same step count that it starts from."""
     assert refused(path, "stages.3.starts=[0.5]") == (
         "stages.3.starts: 2-step will be sampled at 1, 0.5, but is not trained at 1: add it to starts"
     )

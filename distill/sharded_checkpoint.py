@@ -132,8 +132,11 @@ def forget(folder: Path, stage: str) -> None:
 
 def forget_steps(folder: Path) -> None:
     """Deletes the checkpoints of every stage, but the last one at which nothing was wrong."""
-    for path in (folder / STATE_FOLDER).glob("step-*"):
+    state = folder / STATE_FOLDER
+    for path in state.glob("step-*"):
         shutil.rmtree(path, ignore_errors=True)
+    if state.is_dir() and not any(state.iterdir()):
+        state.rmdir()
 
 
 def forget_healthy(folder: Path) -> None:

@@ -142,7 +142,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[EvaluationRow]]:
 def _check(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     old, new = (dict(_leaves({k: v for k, v in p.items() if k not in _FREE})) for p in (before, now))
     # protocols of earlier versions say nothing of what is given where nothing is
-    old = {"given": [], "given_sha256": None} | old
+    nothing: dict[str, Any] = {"given": [], "given_sha256": None}
+    old, new = nothing | old, nothing | new
     for name in old:
         if old[name] != new.get(name):
             raise ValueError(

@@ -198,7 +198,7 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     recipe, counter, cost = counted
     assert first_fitting(recipe, cost, counter, cost.peak) == ([], cost)
     fitting = first_fitting(recipe, cost, counter, cost.peak * 0.98)
-    assert fitting is not None and fitting[0] == ["stages.judged.accumulate=2"] and fitting[1].peak < cost.peak
+    assert fitting is not None and fitting[0] and fitting[1].peak <= cost.peak * 0.98
     *_, (settings, _) = remedies(recipe, 0)
     assert settings[:4] == [
         "stages.judged.accumulate=2", "gradient_checkpointing=true", "average=cpu", "optimizer=adamw8bit",

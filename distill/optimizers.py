@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep.distill.few_bit_moments import BLOCK, few_bit_optimizer
+from fewstep.distill.few_bit_moments import BLOCK, few_bit_optimizer, has_blocks
 
 OptimizerKind = Literal["adamw", "adamw_fused", "adamw8bit", "adamw4bit"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -65,8 +65,9 @@ def step(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def fresh_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
     """What the optimizer remembers of a parameter before its first step."""
-    if hasattr(optimizer, "_new_buffer"):
-        moments = {name: optimizer._new_buffer(parameter.detach(), name == "exp_avg") for name in MOMENTS}
+    if has_blocks(optimizer):
+        few_bit: Any = optimizer
+        moments = {name: few_bit._new_buffer(parameter.detach(), name == "exp_avg") for name in MOMENTS}
     else:
         moments = {name: torch.zeros_like(parameter.detach()) for name in MOMENTS}
     fused = any(group.get("fused") for group in optimizer.param_groups)  # whose kernel counts where parameters are
@@ -75,7 +76,7 @@ def fresh_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> di
 
 def _as_it_is(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
     """torchao compiles its step for every shape, which takes minutes on a CPU and pays on GPUs only."""
-    if not hasattr(optimizer, "_new_buffer"):
+    if not has_blocks(optimizer):
         return nullcontext()
     devices = {p.device.type for group in optimizer.param_groups for p in group["params"]}
     return nullcontext() if devices == {"cuda"} else torch.compiler.set_stance("force_eager")

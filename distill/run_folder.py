@@ -126,14 +126,15 @@ class RunFolder:
         precision = self._begun().get("precision") if self._recipe.exists() else None
         return precision if precision in get_args(Precision) else None
 
-    def begin(self, recipe: DataRecipe, again: str | None = None) -> None:
-        """Keeps the resolved recipe. Raises ValueError as `check`.
+    def begin(self, recipe: DataRecipe, again: str | None = None) -> list[str]:
+        """Keeps the resolved recipe, and says which stages are trained again. Raises ValueError as `check`.
 
         Further stages at the end are no other recipe: a run may be extended. Nor are other settings of the stage
         `again` and of those that stand on it: then what is there of them goes, and they are trained again. With the
         same settings it all stays, so that the same command resumes after a stop.
         """
-        for name in self.check(recipe, again):
+        trained_again = self.check(recipe, again)
+        for name in trained_again:
             # before the recipe is kept: killed in between, no old student is left with new settings
             shutil.rmtree(self.stage(name), ignore_errors=True)
             for part in (name, conversion_name(name)):
@@ -141,6 +142,7 @@ class RunFolder:
                 (self.path / "curves" / f"{part}.jsonl").unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self._recipe)
+        return trained_again
 
     def check_unlocked(self) -> None:
         """Raises ValueError when another run is in the folder."""

@@ -132,21 +132,26 @@ def forget(folder: Path, stage: str) -> None:
 
 def forget_steps(folder: Path) -> None:
     """Deletes the checkpoints of every stage, but the last one at which nothing was wrong."""
-    state = folder / STATE_FOLDER
-    for path in state.glob("step-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    if state.is_dir() and not any(state.iterdir()):
-        state.rmdir()
+    _forget(folder, "step-*")
 
 
 def forget_healthy(folder: Path) -> None:
     """Deletes the last one at which nothing was wrong."""
-    shutil.rmtree(folder / STATE_FOLDER / HEALTHY_FOLDER, ignore_errors=True)
+    _forget(folder, HEALTHY_FOLDER)
 
 
 def forget_all(folder: Path) -> None:
     """Deletes the checkpoints of every stage."""
     shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+
+
+def _forget(folder: Path, names: str) -> None:
+    """Deletes checkpoints of these names, and the folder of all once it is empty: it says that there are some."""
+    state = folder / STATE_FOLDER
+    for path in state.glob(names):
+        shutil.rmtree(path, ignore_errors=True)
+    if state.is_dir() and not any(state.iterdir()):
+        state.rmdir()
 
 
 def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Tensor]]:

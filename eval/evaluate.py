@@ -14,7 +14,7 @@ from fewstep.eval.evaluation_file import EvaluationFile, EvaluationRow
 from fewstep.eval.metrics.clips import Figures, Metric
 from fewstep.eval.metrics.distance import Distance
 from fewstep.eval.metrics.shapes import Progress
-from fewstep.eval.models import Model, chain_facts, claim, decoder_facts
+from fewstep.eval.models import ClipClaim, Model, chain_facts, decoder_facts
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.ranks import ALONE, Ranks
@@ -61,7 +61,7 @@ class Evaluation:
         Raises ValueError when the folder holds clips of another model of this name.
         """
         if self._ranks.first:
-            claim(claim_file(self._out, model), model, sampler, self._file.protocol["seed"])
+            ClipClaim(model, sampler, self._file.protocol["seed"]).keep(claim_file(self._out, model))
         metrics = [metric for metric in self._metrics if not metric.paired or metric.paired in self._pairs(sampler)]
         # one clip per prompt for most metrics, several of some prompts for diversity
         works = [
@@ -106,7 +106,7 @@ class Evaluation:
         for name in figures.keys() & self._floors.keys():
             figures[name]["floor"] = self._floors[name]
         # the teacher's weights with other steps or guidance are the teacher still
-        same = _weights(sampler) == _weights(self._teacher) and all(link.contract is None for link in sampler.links)
+        same = all(link.contract is None for link in sampler.links) and _weights(sampler) == _weights(self._teacher)
         return {
             "model": model.name,
             "source": model.source,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.files.json_text import parse_json
-from fewstep.teacher.given import identity_of
+from fewstep.teacher.given import given_sha256
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.source import EMBEDDED, HUB_ID, embedded_path
 
@@ -179,74 +178,65 @@ def decoder_facts(sampler: Sampler) -> dict[str, str]:
     return {} if sampler.decoder is None else {"decoder": str(sampler.decoder.config["_name_or_path"])}
 
 
-def claim(
-    file: Path,
-    model: Model,
-    sampler: Sampler,
-    seed: int,
-    dtype: str | None = None,
-    prompts: Sequence[str] | None = None,
-) -> None:
-    """Remembers in a file which model's clips are here, and where no protocol says it their precision and prompts.
+@dataclass(frozen=True)
+class ClipClaim:
+    """Whose clips lie somewhere: a model's from a seed, and where no protocol says it their precision and prompts.
 
-    Raises ValueError as `check_claim`.
+    An outline will do for the sampler, to check.
     """
-    check_claim(file, model, sampler, seed, dtype, prompts)
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        precision = {} if dtype is None else {"dtype": dtype}
-        precision |= {} if prompts is None else {_PROMPTS: _prompts_sha256(prompts)}
-        with whole_file(file) as part:
-            part.write_text(json.dumps(_identity(model, sampler) | {"seed": seed} | precision, indent=1) + "\n")
 
+    model: Model
+    sampler: Sampler
+    seed: int
+    dtype: str | None = None
+    prompts: Sequence[str] | None = None
 
-def check_claim(
-    file: Path,
-    model: Model,
-    sampler: Sampler,
-    seed: int,
-    dtype: str | None = None,
-    prompts: Sequence[str] | None = None,
-) -> None:
-    """Raises ValueError when the file says that clips of another model of this name are here, in another precision, or
-    of other prompts, each of which follows from its place in the list.
+    def keep(self, file: Path) -> None:
+        """Says so in a file, unless it does already. Raises ValueError as `check`."""
+        self.check(file)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unsaid = {} if self.dtype is None else {"dtype": self.dtype}
+            unsaid |= {} if self.prompts is None else {_PROMPTS: given_sha256(self.prompts)}
+            with whole_file(file) as part:
+                part.write_text(json.dumps(self._identity | unsaid, indent=1) + "\n")
 
-    An outline will do for the sampler.
-    """
-    if not file.exists():
-        return
-    before = _read_claim(file)
-    # claims of earlier versions name no precision
-    begun = str(before.pop("dtype", _DEFAULT_DTYPE))
-    if dtype is not None and begun != dtype:
-        raise ValueError(
-            f"{file} says that clips of {model.name} were made in {begun}, not {dtype}: pass --dtype {begun}, or "
-            "choose another --out"
-        )
-    # nor prompts
-    of_prompts = before.pop(_PROMPTS, None)
-    if prompts is not None and of_prompts not in (None, _prompts_sha256(prompts)):
-        raise ValueError(
-            f"{file} says that clips of {model.name} are of other prompts, of others in another order, or of other "
-            "files given with them: pass those, or choose another --out"
-        )
-    # as JSON gives it back, where tuples are lists
-    if before != json.loads(json.dumps(_identity(model, sampler) | {"seed": seed})):
-        raise ValueError(
-            f"{file} says that clips of another model called {model.name}, or of this one before it was trained again, "
-            f"are there: give it another name, NAME={model.source}, or choose another --out"
-        )
+    def check(self, file: Path) -> None:
+        """Raises ValueError when the file says that clips of another model of this name are here, in another precision,
+        or of other prompts, each of which follows from its place in the list."""
+        if not file.exists():
+            return
+        before, name = _read_claim(file), self.model.name
+        # claims of earlier versions name no precision
+        begun = str(before.pop("dtype", _DEFAULT_DTYPE))
+        if self.dtype is not None and begun != self.dtype:
+            raise ValueError(
+                f"{file} says that clips of {name} were made in {begun}, not {self.dtype}: pass --dtype {begun}, or "
+                "choose another --out"
+            )
+        # nor prompts
+        of_prompts = before.pop(_PROMPTS, None)
+        if self.prompts is not None and of_prompts not in (None, given_sha256(self.prompts)):
+            raise ValueError(
+                f"{file} says that clips of {name} are of other prompts, of others in another order, or of other files "
+                "given with them: pass those, or choose another --out"
+            )
+        # as JSON gives it back, where tuples are lists
+        if before != json.loads(json.dumps(self._identity)):
+            raise ValueError(
+                f"{file} says that clips of another model called {name}, or of this one before it was trained again, "
+                f"are there: give it another name, NAME={self.model.source}, or choose another --out"
+            )
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return _identity(self.model, self.sampler) | {"seed": self.seed}
 
 
 def claimed_dtype(files: Sequence[Path]) -> str | None:
     """The precision of the clips that the first of these files which is there claims; None where none is."""
     claims = (_read_claim(file) for file in files if file.exists())
     return next((str(claim.get("dtype", _DEFAULT_DTYPE)) for claim in claims), None)
-
-
-def _prompts_sha256(prompts: Sequence[str]) -> str:
-    """Of prompts and what is given with them, in their order."""
-    return hashlib.sha256(json.dumps([identity_of(prompt) for prompt in prompts]).encode()).hexdigest()
 
 
 def _read_claim(file: Path) -> dict[str, Any]:

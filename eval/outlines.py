@@ -9,7 +9,7 @@ from pathlib import Path
 from fewstep.eval.choose_metrics import ChosenMetrics, Setting
 from fewstep.eval.evaluate import claim_file
 from fewstep.eval.evaluation_file import joined_protocol
-from fewstep.eval.models import Model, check_claim, sampling_options_of, sampling_options_of_members
+from fewstep.eval.models import ClipClaim, Model, sampling_options_of, sampling_options_of_members
 from fewstep.eval.protocol import protocol_of
 from fewstep.student.chain import chained
 from fewstep.student.decoder.files import find_decoder
@@ -88,7 +88,7 @@ def check_evaluation_folder(
         )
     for outlined in models:
         if outlined.whole:
-            check_claim(claim_file(out, outlined.model), outlined.model, outlined.sampler, setting.seed)
+            ClipClaim(outlined.model, outlined.sampler, setting.seed).check(claim_file(out, outlined.model))
 
 
 def _list(wrong: dict[str, str]) -> str:

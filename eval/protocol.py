@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import cycle, islice
@@ -19,7 +18,7 @@ from fewstep.eval.metrics.shapes import held_out_prompts
 from fewstep.eval.models import chain_facts
 from fewstep.student.sampler import Sampler
 from fewstep.teacher.base import VideoSize
-from fewstep.teacher.given import given_names, identity_of
+from fewstep.teacher.given import given_names, given_sha256
 
 _PACKAGES = ("torch", "diffusers", "transformers", "torchmetrics", "av", "numpy")
 _DIVERSE = 16  # prompts that several clips are made of
@@ -96,9 +95,7 @@ def _given(prompts: Sequence[str]) -> dict[str, Any]:
     """What is given with the prompts."""
     if not (names := given_names(prompts)):
         return {"given": [], "given_sha256": None}
-    identities = dict.fromkeys(prompts)  # prompts come again
-    listed = json.dumps([identity_of(prompt) for prompt in identities])
-    return {"given": list(names), "given_sha256": hashlib.sha256(listed.encode()).hexdigest()}
+    return {"given": list(names), "given_sha256": given_sha256(dict.fromkeys(prompts))}  # prompts come again
 
 
 def _device(teacher: Sampler) -> str:

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
+from fewstep.student.decoder.files import DECODER_FOLDER
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.files.yaml_text import load_yaml
@@ -56,10 +57,10 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
         (folder / "stages").glob(f"*/{CONTRACT_FILE}"),
         key=lambda path: (order.get(path.parent.name, -1), path.stat().st_mtime_ns),
     )
-    if not stages and (folder / "decoder").is_dir():
+    if not stages and (folder / DECODER_FOLDER).is_dir():
         raise ValueError(
-            f"{folder} holds a small decoder, no student: its folder decoder is in diffusers' format already, and "
-            "--decoder of `fewstep sample`, `evaluate` and `benchmark` takes it"
+            f"{folder} holds a small decoder, no student: its folder {DECODER_FOLDER} is in diffusers' format "
+            "already, and --decoder of `fewstep sample`, `evaluate` and `benchmark` takes it"
         )
     if not stages:
         raise ValueError(f"{folder} has no finished stage yet: run its recipe to the end of a stage")

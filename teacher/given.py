@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -105,6 +107,11 @@ def why_not_given(name: str) -> str:
     if name == "audio":
         return f"cannot be given: no pipeline that fewstep distils makes clips from sound; {others}"
     return f"cannot be given: {others}"
+
+
+def given_sha256(prompts: Iterable[str]) -> str:
+    """Of prompts and the files that are given with them, in this order."""
+    return hashlib.sha256(json.dumps([identity_of(prompt) for prompt in prompts]).encode()).hexdigest()
 
 
 def check_given_names(names: Sequence[str], takes: Sequence[str], needs: Sequence[str], who: str) -> tuple[str, ...]:

@@ -8,9 +8,8 @@ from typing import Any
 from fewstep.student.contract import UNNAMED
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
 from fewstep.student.export.card_use import LOADS_IN_DTYPE, since
-from fewstep.student.export.privacy import is_hub_id
-from fewstep.student.export.stock import PUT_IN
-from fewstep.teacher.source import EMBEDDED
+from fewstep.student.export.privacy import is_hub_id, published_name
+from fewstep.student.export.stock import PUT_IN, base_place
 
 _TEXT = """---
 library_name: diffusers
@@ -58,15 +57,14 @@ It was measured against the autoencoder only on clips like those that it was tra
 
 def decoder_card(decoder: SmallVideoDecoder, teacher: str, precision: str, result: Mapping[str, Any]) -> str:
     """Of a finished decoder, for a pipeline in this precision; a teacher in a folder of this machine is not named."""
-    on_hub, embedded = is_hub_id(teacher), teacher in EMBEDDED
-    first = "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n" if embedded else ""
-    place = f"embedded_path({teacher!r})" if embedded else f'"{teacher}"' if on_hub else f'"{UNNAMED}"'
+    name = published_name(teacher)
+    imported, place = base_place(name)
     return _TEXT.format(
-        base=f"base_model: {teacher}\n" if on_hub else "",
-        teacher=teacher if on_hub or embedded else UNNAMED,
-        packages="fewstep" if embedded else f"'diffusers>={since()[LOADS_IN_DTYPE]}' transformers accelerate",
+        base=f"base_model: {name}\n" if is_hub_id(name) else "",
+        teacher=name,
+        packages="fewstep" if imported else f"'diffusers>={since()[LOADS_IN_DTYPE]}' transformers accelerate",
         dtype=precision,
-        first=first if on_hub or embedded else f"{PUT_IN.strip()}\n",
+        first=f"{PUT_IN.strip()}\n" if name == UNNAMED else imported,
         place=place,
         spatial=decoder.config.spatial_factor,
         temporal=decoder.config.temporal_factor,

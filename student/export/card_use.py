@@ -156,16 +156,20 @@ def _code(lines: Sequence[str]) -> str:
     return "\n".join(("```py", *lines, "```"))
 
 
+def stored_weights(written: Written) -> str:
+    """Those that are in the export's precision."""
+    return "weights that are not 8-bit" if written.relation == "quantized" else "weights"
+
+
 def limits(contract: SamplingContract, format: Format, written: Written) -> list[str]:
     """What it cannot do, or was not looked at for."""
     sizes = " or ".join(f"{size.num_frames} frames of {size.width} x {size.height}" for size in contract.sizes)
     compared = written.precision if format.computes_as_stored or written.precision in format.computes else "float32"
-    weights = "weights that are not 8-bit" if written.relation == "quantized" else "weights"
     return [
         f"It was trained for {contract.steps} steps at the nodes above, without guidance, and for clips of {sizes}; "
         "with any other settings its clips are worse.",
         f"The file is for {PROGRAMS[format.name].program}.",
-        f"Its {weights} are in {written.precision}; it was compared in {compared}, so computing in another precision "
-        "adds rounding to the error above.",
+        f"Its {stored_weights(written)} are in {written.precision}; it was compared in {compared}, so "
+        "computing in another precision adds rounding to the error above.",
         "It has the faults of its base model.",
     ]

@@ -9,7 +9,7 @@ import yaml
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Exported, Format, Written
-from fewstep.student.export.card_use import install, limits, lora_combination, sampling, serving
+from fewstep.student.export.card_use import install, limits, lora_combination, sampling, serving, stored_weights
 from fewstep.student.export.privacy import is_hub_id, results_without_paths, without_paths
 from fewstep.student.export.programs import PROGRAMS
 from fewstep.student.export.provenance import Provenance
@@ -47,7 +47,7 @@ def model_card(
         *_section("In ComfyUI", "\n".join(f"{i}. {step}" for i, step in enumerate(written.steps, 1))),
         *_section("Beside another LoRA", lora_combination(student, format, written)),
         *_section("Serving", serving(student, format)),
-        "## This export\n\n" + _export(format, exported, written.relation),
+        "## This export\n\n" + _export(format, exported, written),
         "## Training\n\n" + _training(contract, provenance),
         "## Evaluation\n\n" + _evaluation(results),
         "## Limits\n\n" + _limits(limits(contract, format, written), results),
@@ -86,11 +86,10 @@ def _section(title: str, text: str) -> list[str]:
     return [f"## {title}\n\n{text}"] if text else []
 
 
-def _export(format: Format, exported: Exported, relation: str) -> str:
-    weights = "weights that are not 8-bit" if relation == "quantized" else "weights"
+def _export(format: Format, exported: Exported, written: Written) -> str:
     lines = [
-        f"- format: {exported.format}, for {PROGRAMS[format.name].program}; {exported.size_mb:g} MB, {weights} in "
-        f"{exported.precision}",
+        f"- format: {exported.format}, for {PROGRAMS[format.name].program}; {exported.size_mb:g} MB, "
+        f"{stored_weights(written)} in {exported.precision}",
         "- loaded by the tool that it is for, it reproduces the student's latents from the same noise with a relative "
         f"error of {exported.relative_error:.2g}",
     ]

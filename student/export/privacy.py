@@ -36,9 +36,12 @@ def published(contract: SamplingContract, base_model: str | None = None) -> Samp
     if base_model is not None:
         check_base_model(base_model)
         return contract.model_copy(update={"teacher": base_model})
-    if contract.teacher in EMBEDDED or is_hub_id(contract.teacher):
-        return contract
-    return contract.model_copy(update={"teacher": UNNAMED})
+    return contract.model_copy(update={"teacher": published_name(contract.teacher)})
+
+
+def published_name(teacher: str) -> str:
+    """A teacher's name as others may read it: UNNAMED in place of a folder."""
+    return teacher if teacher in EMBEDDED or is_hub_id(teacher) else UNNAMED
 
 
 def is_hub_id(name: str) -> bool:

@@ -180,18 +180,20 @@ def dtype_code(written: Written) -> str:
     return f", dtype=torch.{written.precision}"
 
 
+def base_place(name: str) -> tuple[str, str]:
+    """What a snippet imports to know where the base model of this name is, and the code for that place."""
+    if name in EMBEDDED:
+        return "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n", f"embedded_path({name!r})"
+    return "", f'"{name}"'
+
+
 def base_code(student: Student, arguments: str = "") -> str:
     """`pipe`, the base model's pipeline, and the student's sampler in it; both classes must be imported.
 
     `arguments` are further ones of from_pretrained, after a comma.
     """
     name = student.contract.teacher
-    imported, place = "", f'"{name}"'
-    if name in EMBEDDED:
-        imported, place = (
-            "from fewstep.teacher.base import embedded_path  # it comes with fewstep\n",
-            f"embedded_path({name!r})",
-        )
+    imported, place = base_place(name)
     hint = PUT_IN if name == UNNAMED else ""
     return (
         f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments}){hint}\n"

@@ -282,11 +282,11 @@ def test_a_teacher_from_the_hub_is_known_by_its_name() -> None:
 
 def test_clips_for_vbench_are_of_the_prompts_that_they_were_begun_with(teacher: Sampler, tmp_path: Path) -> None:
     model, file = Model("teacher", "tiny"), tmp_path / "teacher.json"
-    models.claim(file, model, teacher, 0, "float32", PROMPTS)
-    models.check_claim(file, model, teacher, 0, "float32", PROMPTS)
+    models.ClipClaim(model, teacher, 0, "float32", PROMPTS).keep(file)
+    models.ClipClaim(model, teacher, 0, "float32", PROMPTS).check(file)
     for other in (PROMPTS[::-1], ["new", *PROMPTS]):
         with pytest.raises(ValueError, match="clips of teacher are of other prompts, of others in another order"):
-            models.check_claim(file, model, teacher, 0, "float32", other)
+            models.ClipClaim(model, teacher, 0, "float32", other).check(file)
     claimed = {name: value for name, value in json.loads(file.read_text()).items() if name != "prompts_sha256"}
     file.write_text(json.dumps(claimed))  # of an earlier version
-    models.check_claim(file, model, teacher, 0, "float32", PROMPTS[::-1])
+    models.ClipClaim(model, teacher, 0, "float32", PROMPTS[::-1]).check(file)

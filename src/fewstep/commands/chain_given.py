@@ -63,7 +63,7 @@ def _open(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere: str
     import torch
 
     from fewstep.commands.run_precision import resolve_precision
-    from fewstep.eval.models import Model, claim, open_model
+    from fewstep.eval.models import ClipClaim, Model, open_model
     from fewstep.student.chain import members_of
     from fewstep.student.sampler import SamplingOptions
 
@@ -74,7 +74,7 @@ def _open(chain: Chain, index: int, plan: Recipe, screen: Screen, elsewhere: str
     sampler = open_model(model, SamplingOptions(), None, getattr(torch, precision), plan.device)
     # files of another student must not be mixed with this one's
     try:
-        claim(_folder(chain, index) / "made-by.json", model, sampler, plan.seed, precision)
+        ClipClaim(model, sampler, plan.seed, precision).keep(_folder(chain, index) / "made-by.json")
     except ValueError as error:
         raise ValueError(
             f"{_folder(chain, index)} was made by another student: delete it and {plan.out}, or {elsewhere}"

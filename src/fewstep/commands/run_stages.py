@@ -93,8 +93,7 @@ def _follow(
     # the first process alone keeps the recipe and writes the log
     tracker: Tracker = NoTracker()
     if accelerator.is_main_process:
-        trained_again = folder.check(plan, again)
-        folder.begin(plan, again)
+        trained_again = folder.begin(plan, again)
         screen.log_to(plan.out)
         if again is not None and not trained_again:
             screen.say(f"{again} has the settings that it was begun with, so what is there of it is kept")

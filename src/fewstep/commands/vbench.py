@@ -62,7 +62,7 @@ def make_videos(
 
     from fewstep.commands.evaluate import models_of
     from fewstep.distill.taken_folders import check_free
-    from fewstep.eval.models import check_claim, claim, claimed_dtype, open_model, with_student_defaults
+    from fewstep.eval.models import ClipClaim, claimed_dtype, open_model, with_student_defaults
     from fewstep.eval.outlines import outline_models
     from fewstep.eval.vbench import check_prompts, write_videos
     from fewstep.student.sampler import SamplingOptions
@@ -96,7 +96,8 @@ def make_videos(
         # clips of other models under these names are found before one is loaded
         for outlined in outline_models(chosen, options, same_size=False):
             if outlined.whole and ranks.first:
-                check_claim(claims[outlined.model.name], outlined.model, outlined.sampler, seed, dtype, shown)
+                claim = ClipClaim(outlined.model, outlined.sampler, seed, dtype, shown)
+                claim.check(claims[outlined.model.name])
         with only_writers(out, ranks), screen.pieces("clip") as progress:
             for model in chosen:
                 screen.say(f"loading {model.name} ({dtype})")
@@ -106,7 +107,7 @@ def make_videos(
                     teacher = sampler.teacher
                     say_text_losses(screen, teacher, shown)
                 if ranks.first:
-                    claim(claims[model.name], model, sampler, seed, dtype, shown)
+                    ClipClaim(model, sampler, seed, dtype, shown).keep(claims[model.name])
                 write_videos(out / model.name, sampler, shown, seed, batch, progress, ranks)
     for model in chosen:
         screen.result(str(out / model.name))

@@ -64,14 +64,14 @@ OF_SEED := $(if $(filter-out 0,$(SEED)),-seed-$(SEED))
 relay-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos --set seed=$(SEED) --set out=runs/shapes-relay$(OF_SEED)
-	$(BIN)/fewstep shapes students runs/shapes-relay$(OF_SEED) --steps 50 --guidance 7@0.3-0.93 --dtype bfloat16 \
+	$(BIN)/fewstep shapes students runs/shapes-relay$(OF_SEED) --steps 50 --guidance 7@0.3-0.93 --dtype auto \
 		--no-to-teacher --diversity 64 --fresh --out docs/results/relay$(OF_SEED).json
 
 # Ways to let a discriminator judge, from one start and for about as long.
 arms-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
 	$(BIN)/fewstep run shapes-arms --set data.folder=runs/videos
-	$(BIN)/fewstep shapes students runs/shapes-arms --steps 50,4,2,1 --guidance 7@0.3-0.93 --dtype bfloat16 --no-to-teacher \
+	$(BIN)/fewstep shapes students runs/shapes-arms --steps 50,4,2,1 --guidance 7@0.3-0.93 --dtype auto --no-to-teacher \
 		--fresh --out docs/results/adversarial.json
 
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
@@ -80,7 +80,7 @@ from-video-table: $(FEWSTEP)
 	$(BIN)/fewstep run shapes-4step
 	$(BIN)/fewstep run shapes-from-video --set data.folder=runs/real
 	$(BIN)/fewstep shapes students runs/shapes-4step runs/shapes-from-video --steps 50,4 \
-		--fresh --guidance 7@0.3-0.93 --dtype bfloat16 --out docs/results/from-video.json
+		--fresh --guidance 7@0.3-0.93 --dtype auto --out docs/results/from-video.json
 
 # Students that are given frames or boxes, next to their teachers: the relay of each, then 512 held-out clips.
 conditioning-table: $(FEWSTEP)

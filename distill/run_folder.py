@@ -121,9 +121,10 @@ class RunFolder:
             return []
         return [recipe.stages[index].name for index in standing]
 
-    def recorded_precision(self) -> str | None:
-        """The precision that the run here was begun in; None where none was begun."""
-        precision = self._begun().get("precision") if self._recipe.exists() else None
+    def recorded_precision(self, section: str | None = None) -> str | None:
+        """The precision that the run here was begun in, or that of a section of its recipe; None where none was."""
+        begun = self._begun() if self._recipe.exists() else {}
+        precision = (begun if section is None else begun.get(section, {})).get("precision")
         return precision if precision in get_args(Precision) else None
 
     def begin(self, recipe: DataRecipe, again: str | None = None) -> list[str]:

@@ -67,8 +67,9 @@ class DecoderSettings(Settings):
     """Fraction of the steps."""
     ema: Decay = 0.999
     """Decay of the EMA, which is kept in the end."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the small decoder's passes in training; its weights are float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of the small decoder's passes in training; its weights are float32. auto: bfloat16 where the device is fast in
+    it, else float32."""
     features: FeatureLoss = FeatureLoss()
     """A loss through a network that sees clips of both decoders."""
     discriminator: TimeDiscriminator = TimeDiscriminator()

@@ -19,8 +19,10 @@ from fewstep.distill.packaged import decoder_names
 from fewstep.distill.settings import Logging
 from fewstep.student.contract import SamplingContract
 from fewstep.student.decoder.video_decoder import SmallVideoDecoder
+from fewstep.teacher import precision
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
+from fewstep.teacher.precision import AutoPrecision, Precision
 from tests.commands.typed import fewstep
 
 SETTINGS: dict[str, Any] = {
@@ -47,9 +49,10 @@ def run(recipe: Path) -> Path:
     return recipe.parent / "run"
 
 
-def run_command(*arguments: str) -> None:
+def run_command(*arguments: str) -> str:
     code, output = fewstep(*arguments)
     assert code == 0, output
+    return output
 
 
 def refusal(*arguments: str) -> str:
@@ -114,6 +117,29 @@ def test_passes_in_bfloat16_leave_weights_in_float32(recipe: Path, run: Path, tm
         assert tensor.dtype == torch.float32
         assert torch.allclose(tensor, own[name], atol=0.02)
     assert not torch.equal(weights(tmp_path / "run")["enter.weight"], own["enter.weight"])
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_auto_is_what_the_machine_is_fast_in_and_is_kept(
+    fast: Precision, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("--set", f"out={tmp_path / 'run'}", "--set", "decoder.precision=auto")
+    monkeypatch.setattr(precision, "auto_precision", lambda device: AutoPrecision(fast, "a probe said so"))
+    assert f"decoder.precision: {fast} (auto: a probe said so)" in run_command("run", str(recipe), *settings)
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["decoder"]["precision"] == fast
+    # on another machine the same folder stays in what it was begun in
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[fast]
+    monkeypatch.setattr(precision, "auto_precision", lambda device: AutoPrecision(other, "another machine"))
+    assert f"decoder.precision: {fast} (auto: resumed" in run_command("run", str(recipe), *settings)
+
+
+def test_bfloat16_by_name_is_warned_of_where_it_is_slow(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "auto_precision", lambda device: AutoPrecision("float32", "bfloat16 is emulated"))
+    settings = ("--set", f"out={tmp_path / 'run'}", "--set", "decoder.precision=bfloat16", "--dry-run")
+    said = "decoder.precision: bfloat16 (slow here, for bfloat16 is emulated; auto would choose float32)"
+    assert said in run_command("run", str(recipe), *settings)
 
 
 def test_sampling_evaluating_and_timing_take_it(run: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def run_decoder(
     """Follows it, or only checks it; see `fewstep run`. The run directory."""
     import typer
 
-    from fewstep.commands.run_precision import resolve_precision
+    from fewstep.commands.run_precision import resolve_decoder
     from fewstep.distill.decoder.recipe import read_decoder_recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.ranks import num_launched
@@ -39,9 +39,9 @@ def run_decoder(
         raise ValueError(
             "the dry run of a decoder counts neither memory nor hours: leave --device-memory and --tflops out"
         )
-    plan, line = resolve_precision(read_decoder_recipe(recipe, settings))
+    plan, lines = resolve_decoder(read_decoder_recipe(recipe, settings))
     folder = RunFolder(plan.out)
-    if line is not None:
+    for line in lines:
         screen.say(line)
     check_decoder_run(plan, folder)
     if dry_run is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from fewstep.distill.data_recipe import DataRecipe
+    from fewstep.distill.decoder.recipe import DecoderRecipe
     from fewstep.teacher.ranks import Ranks
 
 _R = TypeVar("_R", bound="DataRecipe")
@@ -23,6 +24,21 @@ def resolve_precision(plan: _R) -> tuple[_R, str | None]:
 
     choice = choose_precision(plan.precision, find_device(plan.device), RunFolder(plan.out).recorded_precision())
     return plan.model_copy(update={"precision": choice.precision}), choice.line
+
+
+def resolve_decoder(plan: DecoderRecipe) -> tuple[DecoderRecipe, list[str]]:
+    """`resolve_precision` of a decoder's recipe, whose own passes have a precision of their own: the recipe, and the
+    lines."""
+    from fewstep.distill.run_folder import RunFolder
+    from fewstep.teacher.loading import find_device
+    from fewstep.teacher.precision import choose_precision
+
+    plan, line = resolve_precision(plan)
+    begun = RunFolder(plan.out).recorded_precision("decoder")
+    choice = choose_precision(plan.decoder.precision, find_device(plan.device), begun)
+    decoder = plan.decoder.model_copy(update={"precision": choice.precision})
+    lines = [line, choice.line and f"decoder.{choice.line}"]
+    return plan.model_copy(update={"decoder": decoder}), [line for line in lines if line]
 
 
 def resolve_for_all(plan: _R, ranks: Ranks) -> tuple[_R, str | None]:

@@ -67,7 +67,7 @@ def conversion_calls(stage: Stage, conversion: Conversion, gradient_checkpointin
 
 def relay_work(recipe: Recipe, schedule: NoiseSchedule, finished: Callable[[str], bool]) -> list[StageWork]:
     """The work of every stage, and of its conversion, that is not finished, in order, on one process."""
-    work, checkpointing = [], recipe.gradient_checkpointing
+    work, checkpointing = [], bool(recipe.gradient_checkpointing)
     for stage, conversion in zip(recipe.stages, planned_conversions(recipe, schedule.prediction), strict=True):
         if finished(stage.name):
             continue
@@ -86,7 +86,7 @@ def stage_work(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bo
 
 def total_calls(recipe: Recipe, schedule: NoiseSchedule) -> Calls:
     """All stages and their conversions together, on one process."""
-    checkpointing = recipe.gradient_checkpointing
+    checkpointing = bool(recipe.gradient_checkpointing)
     stages = (stage_calls(stage, schedule, checkpointing) for stage in recipe.stages)
     planned = zip(recipe.stages, planned_conversions(recipe, schedule.prediction), strict=True)
     conversions = (

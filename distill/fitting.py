@@ -8,6 +8,7 @@ from fewstep.distill.optimizers import has_few_bits
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.student.few_bits import FewBits
+from fewstep.student.recompute import Recompute
 
 Changed = tuple[list[str], Recipe]  # settings as --set takes them, and the recipe with them
 
@@ -26,10 +27,11 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
         yield divided
     # these change seconds alone: recomputed activations, an EMA in main memory, sharding
     lightest = divided
-    if not recipe.gradient_checkpointing:
-        lightest = _with(divided, "gradient_checkpointing", True)
+    more: dict[Recompute, tuple[Recompute, ...]] = {False: ("selective", True), "selective": (True,), True: ()}
+    for kind in more[recipe.gradient_checkpointing]:
+        lightest = _with(divided, "gradient_checkpointing", kind)
         if divided is not start:
-            yield _with(start, "gradient_checkpointing", True)
+            yield _with(start, "gradient_checkpointing", kind)
         yield lightest
     if recipe.average_of(index) == "device":
         yield (lightest := _with(lightest, "average", "cpu"))

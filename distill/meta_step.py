@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +17,6 @@ from torch.fx.experimental import _config as shapes_config
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter, tree_map_only
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 META = torch.device("meta")
@@ -195,11 +193,6 @@ def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *
 
 
 _FLOPS = flop_registry | {_FORWARD: _attention_flops, _BACKWARD: _attention_backward_flops}
-
-
-def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
-    """A block that is run again in the backward pass: as on the device then, too, which a mode's own calls are not."""
-    return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), AsOnDevice()))
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

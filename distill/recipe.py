@@ -33,6 +33,7 @@ from fewstep.distill.settings import (
 from fewstep.distill.validation_errors import error_sentences
 from fewstep.student.average import AveragePlace
 from fewstep.student.denoiser import Train
+from fewstep.student.recompute import Recompute
 from fewstep.teacher.denoiser_inputs import ControlScaleField
 from fewstep.teacher.files.yaml_text import load_yaml
 from fewstep.teacher.guidance import Guidance
@@ -66,8 +67,9 @@ class Recipe(DataRecipe):
     bases: tuple[str, ...] = ()
     """Further base models, folders or hub ids, around which the part that `student.only` names is trained as well: each
     has its own clips, and every batch is of one of them. Of an AnimateDiff teacher image models will do."""
-    gradient_checkpointing: bool = False
-    """Recomputes activations in the backward pass: slower, with less memory."""
+    gradient_checkpointing: Recompute = False
+    """Recomputes activations in the backward pass: slower, with less memory. selective: all but the results of torch's
+    attention kernels, which is faster than true and takes more memory."""
     optimizer: OptimizerKind = "adamw"
     """AdamW, of student and discriminator: in one fused kernel (adamw_fused), or with moments in 8 or 4 bits by torchao
     (adamw8bit, adamw4bit)."""

@@ -307,7 +307,7 @@ def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None
     train = recipe.train_of(index)
     roles = Roles(teacher, train, start, supervisor, lora.rank, lora.alpha, lora.targets, experts, average)
     if recipe.gradient_checkpointing:
-        roles.checkpoint_gradients()
+        roles.checkpoint_gradients(recipe.gradient_checkpointing)
     return roles
 
 

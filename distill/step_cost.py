@@ -13,7 +13,7 @@ import transformers
 from accelerate import Accelerator, init_empty_weights
 from torch import nn
 
-from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory, checkpointed
+from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory
 from fewstep.distill.paper_layout import PaperLayout
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.untrained import untrained_trainer
@@ -109,8 +109,7 @@ class StepCounter:
                     None if layout is None else layout.place,
                 )  # fmt: skip
                 if recipe.gradient_checkpointing:
-                    for network in (*every_network(trainer.roles.student), *every_network(trainer.roles.backbone)):
-                        network.enable_gradient_checkpointing(checkpointed)
+                    trainer.roles.checkpoint_gradients(recipe.gradient_checkpointing, AsOnDevice)
                 # gradients and Adam's moments exist between steps, so they are made before counting begins
                 for group in trainer.optimizer_groups.values():
                     for parameter in group.parameters:

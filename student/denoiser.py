@@ -7,7 +7,7 @@ denoiser of several experts each has roles of its own, so that one may be traine
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ from fewstep.student.adapters import (
 from fewstep.student.average import Average, AveragePlace
 from fewstep.student.contract import contracted
 from fewstep.student.part import is_part, load_part, part_parameters, save_part
+from fewstep.student.recompute import Recompute, block_checkpoint
 from fewstep.student.weights import copy_weights, is_adapter, load_network, save_network, weights_folder
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.bases import Kinds, part_copy, shared_copy
@@ -272,14 +273,17 @@ class Roles:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
 
-    def checkpoint_gradients(self) -> None:
-        """Trades time for memory where gradients pass: in the student, and in the backbone a discriminator reads.
+    def checkpoint_gradients(
+        self, kind: Recompute = True, again: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
+        """Trades time for memory where gradients pass: in the student, and in the backbone a discriminator reads; see
+        `block_checkpoint`.
 
         Raises ValueError for a network that cannot.
         """
         for denoiser in (self.student, self.backbone):
             for network in every_network(denoiser):
-                network.enable_gradient_checkpointing()
+                network.enable_gradient_checkpointing(block_checkpoint(kind, again))
 
     @property
     def weights(self) -> Train:

@@ -128,7 +128,7 @@ def test_auto_is_what_the_machine_is_fast_in_and_is_kept(
     assert f"decoder.precision: {fast} (auto: a probe said so)" in run_command("run", str(recipe), *settings)
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["decoder"]["precision"] == fast
     # on another machine the same folder stays in what it was begun in
-    other = {"float32": "bfloat16", "bfloat16": "float32"}[fast]
+    other: Precision = "bfloat16" if fast == "float32" else "float32"
     monkeypatch.setattr(precision, "auto_precision", lambda device: AutoPrecision(other, "another machine"))
     assert f"decoder.precision: {fast} (auto: resumed" in run_command("run", str(recipe), *settings)
 

@@ -21,6 +21,7 @@ from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
+from fewstep.student.recompute import Recompute
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import Signals
 
@@ -42,6 +43,7 @@ class Case:
         train: Train = "full",
         layout: Any = "ddp",
         context: int = 1,
+        recompute: Recompute = False,
         optimizer: Any = "adamw",
         average: Any = "device",
         logging: Any = QUIET,
@@ -60,6 +62,8 @@ class Case:
         )  # fmt: skip
         held.prepare(self.teacher)
         roles = Roles(self.teacher, train, rank=4, average=average)
+        if recompute:
+            roles.checkpoint_gradients(recompute)
         roles.place(held.placing(self.teacher), gathered)
         alone = Batches(self.data, self.teacher, seed=0, stage=0)
         return Trainer(

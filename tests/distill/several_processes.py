@@ -24,6 +24,7 @@ from fewstep.distill.parallel import whole_tensor
 from fewstep.distill.processes import check_same
 from fewstep.distill.trainer import Trainer
 from fewstep.student.few_bits import FewBits, base_of
+from fewstep.student.recompute import Recompute
 from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
@@ -54,6 +55,7 @@ class Layout(NamedTuple):
     base: FewBits | None = None
     background: bool = False  # how checkpoints are written, one after every step
     context: int = 1
+    recompute: Recompute = False  # in the backward pass
 
 
 class Job(NamedTuple):
@@ -68,7 +70,7 @@ class Job(NamedTuple):
 def begin(case: Case, layout: Layout, steps: int = 5) -> Trainer:
     """The stage, as it was left in the case's folder."""
     held: dict[str, Any] = {"train": layout.train, "layout": layout.kind, "optimizer": layout.optimizer}
-    held["context"] = layout.context
+    held |= {"context": layout.context, "recompute": layout.recompute}
     if layout.background:
         held["logging"] = EVERY_STEP
     return case.trainer(**held, steps=steps, batch=8, **OBJECTIVES[layout.objective])

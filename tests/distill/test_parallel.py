@@ -21,7 +21,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
 from tests.distill.conftest import rollouts
 from tests.distill.one_stage import Case
-from tests.distill.several_processes import Job, Layout, Processes, begin, end, run
+from tests.distill.several_processes import OBJECTIVES, Job, Layout, Processes, begin, end, run
 
 STEPS = 5
 Rows = list[dict[str, Any]]
@@ -30,14 +30,15 @@ ALWAYS = [
     Layout("regression", "full", "ddp"),
     Layout("adversarial", "full", "ddp"),
     Layout("regression", "full", "fsdp", background=True),
-    Layout("adversarial-trained", "lora", "fsdp"),
+    Layout("adversarial-trained", "lora", "fsdp", recompute="selective"),
     *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit", "int8")] if find_spec("torchao") else []),
 ]
 FOR_THE_TABLE = [
     *(Layout(objective, "lora", "ddp") for objective in ("regression", "adversarial")),
     *(Layout(objective, "full", "ddp") for objective in ("adversarial-lora", "adversarial-trained")),
     *(Layout(objective, "full", "fsdp") for objective in ("adversarial", "adversarial-lora", "adversarial-trained")),
-    *(Layout(objective, "lora", "fsdp") for objective in ("regression", "adversarial", "adversarial-lora")),
+    *(Layout(objective, "lora", "fsdp") for objective in OBJECTIVES),
+    Layout("adversarial", "full", "ddp", recompute="selective"),
     Layout("regression", "full", "fsdp", "adamw8bit"),
     Layout("adversarial-trained", "full", "fsdp", "adamw8bit"),
     Layout("adversarial-lora", "full", "ddp", "adamw8bit"),
@@ -122,7 +123,7 @@ def test_layouts_train_alike_and_go_on_from_each_other(
 def test_clips_are_split(request: pytest.FixtureRequest, own_teacher: Teacher, tmp_path: Path, rows: Rows) -> None:
     layouts = [Layout(objective, "full", "ddp", context=2) for objective in ("regression", "adversarial")]
     if request.config.getoption("--scale"):
-        layouts.append(Layout("regression", "full", "fsdp", context=2))
+        layouts.append(Layout("regression", "full", "fsdp", context=2, recompute="selective"))
         layouts.append(Layout("regression", "lora", "fsdp", "adamw_fused", "int8", context=2))
         layouts.append(Layout("adversarial-lora", "lora", "ddp", context=2))
         layouts += [Layout(f"adversarial-{backbone}", "full", "fsdp", context=2) for backbone in ("lora", "trained")]

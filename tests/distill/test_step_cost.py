@@ -12,13 +12,14 @@ from torch import nn
 
 from fewstep.distill.estimate import stage_memory
 from fewstep.distill.fitting import first_fitting, remedies
-from fewstep.distill.meta_step import AsOnDevice, MetaMemory, checkpointed
+from fewstep.distill.meta_step import AsOnDevice, MetaMemory
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.parallel import Parallel
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.few_bits import BASE_BYTES, FewBits, chosen_layers
+from fewstep.student.recompute import Recompute, block_checkpoint
 from fewstep.teacher.base import VideoSize
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limits import GIB
@@ -91,6 +92,23 @@ def test_memory_is_within_15_percent_of_the_allocators(request: pytest.FixtureRe
     assert cost.flops > 0
 
 
+@pytest.mark.parametrize("kind", [True, "selective"])
+def test_memory_of_checkpointing_is_within_15_percent_too(tiny_wide_folder: Path, kind: Recompute) -> None:
+    recipe = recipe_of(tiny_wide_folder, gradient_checkpointing=kind)
+    counter, size = counter_of(recipe)
+    held, step = allocated(recipe, size)
+    assert counter.cost(recipe, 0).peak == pytest.approx(held + step, rel=0.15)
+
+
+def test_selective_checkpointing_is_between_none_and_all(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    recipe, counter, none = counted
+    some, full = (
+        counter.cost(recipe.model_copy(update={"gradient_checkpointing": kind}), 0) for kind in ("selective", True)
+    )
+    assert none.flops < some.flops < full.flops
+    assert full.peak < some.peak < none.peak
+
+
 @pytest.mark.parametrize(
     ("train", "few"), [("full", {"optimizer": "adamw8bit"}), ("lora", {"base": "int8"}), ("lora", {"base": "nf4"})]
 )
@@ -140,7 +158,7 @@ def test_blocks_that_run_again_need_less(autocast: bool) -> None:
             y = torch.empty(1000, 16, device="meta", requires_grad=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 for block in blocks:
-                    y = checkpointed(block, y) if again else block(y)
+                    y = block_checkpoint(True, AsOnDevice)(block, y) if again else block(y)
             y.float().sum().backward()
             return memory.peak
 

@@ -62,6 +62,7 @@ class Soak:
         save_tiny_wan(folder / "teacher")
         self._recipe = write_recipe(folder, folder / "teacher")
         self._run = folder / "run"
+        self._timed("--version")  # all imports are made now, and are in nobody's seconds
         self._seconds = {"run": self._timed("run", self._recipe)}
         self._whole = _of_run(self._run)
 
@@ -100,7 +101,8 @@ class Soak:
         while count < times:
             run, own = self._folder / f"run-{number}-{ends}", 0
             arguments = ["run", self._recipe, "--set", f"out={run}"]
-            while self._interrupted(number, self._seconds["run"], arguments, give_up=count + own >= times):
+            # within half of its usual seconds: a run gets further with every command, and is stopped several times
+            while self._interrupted(number, self._seconds["run"] / 2, arguments, give_up=count + own >= times):
                 own += 1
             ends += 1
             count += own
@@ -108,8 +110,8 @@ class Soak:
         return _row(signal.Signals(number).name, "run", count, lost, ends, began)
 
     def _interrupted(self, number: int, seconds: float, arguments: list[object], give_up: bool) -> bool:
-        """Whether the command was stopped at a random moment of its usual seconds, and did not end before; one that is
-        given up is left alone. A command that fails by itself ends the soak."""
+        """Whether the command was stopped at a random moment of its first `seconds`, and did not end before; one
+        that is given up is left alone. A command that fails by itself ends the soak."""
         child = Command(self._folder / "log", *arguments)
         if not give_up:
             wait_until(after(self._rng.uniform(0, seconds)), lambda: child.runs)

@@ -208,7 +208,7 @@ def _row(
         lambda: bar.update(bar.done + 1, note=stage.name),
     )
     train = {"train": plan.train_of(index), "gradient_checkpointing": plan.gradient_checkpointing}
-    return measured.row(plan.gradient_checkpointing) | train
+    return measured.row(bool(plan.gradient_checkpointing)) | train
 
 
 def columns(trainees: Sequence[str]) -> dict[str, str]:

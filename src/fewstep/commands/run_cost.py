@@ -91,7 +91,7 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     if isinstance(plan.data, RolloutData):
         of_one = rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule)
         table.add_row("data", f"{of_one * (1 + len(plan.bases)):,}")  # each base model makes its own
-    rows, checkpointing = list[tuple[str, Calls]](), plan.gradient_checkpointing
+    rows, checkpointing = list[tuple[str, Calls]](), bool(plan.gradient_checkpointing)
     for stage, conversion in zip(plan.stages, planned_conversions(plan, schedule.prediction), strict=True):
         # a student of eps must predict something else before a 1-step stage (arXiv 2402.13929)
         if conversion is not None:

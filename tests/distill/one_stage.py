@@ -21,7 +21,6 @@ from fewstep.distill.settings import Logging, Stage
 from fewstep.distill.trainer import Trainer
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, Train
-from fewstep.student.recompute import Recompute
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.interrupts import Signals
 
@@ -43,7 +42,7 @@ class Case:
         train: Train = "full",
         layout: Any = "ddp",
         context: int = 1,
-        recompute: Recompute = False,
+        recompute: Any = False,
         optimizer: Any = "adamw",
         average: Any = "device",
         logging: Any = QUIET,

@@ -217,7 +217,11 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert first_fitting(recipe, cost, counter, cost.peak) == ([], cost)
     fitting = first_fitting(recipe, cost, counter, cost.peak * 0.98)
     assert fitting is not None and fitting[0] and fitting[1].peak <= cost.peak * 0.98
-    *_, (settings, _) = remedies(recipe, 0)
+    offered = [settings for settings, _ in remedies(recipe, 0)]
+    assert offered[1:3] == [["gradient_checkpointing=selective"], [*offered[0], "gradient_checkpointing=selective"]]
+    selective = recipe.model_copy(update={"gradient_checkpointing": "selective"})
+    assert [settings for settings, _ in remedies(selective, 0)][1] == ["gradient_checkpointing=true"]
+    settings = offered[-1]
     assert settings[:4] == [
         "stages.judged.accumulate=2", "gradient_checkpointing=true", "average=cpu", "optimizer=adamw8bit",
     ]  # fmt: skip

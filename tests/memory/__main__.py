@@ -35,6 +35,7 @@ NUM_TOKENS = 120  # of a long prompt
 RECIPES = {"lora": "wan2.1-t2v-1.3b-lora-4step", "full": "wan2.1-t2v-1.3b-4step"}
 LAYOUTS = {"1 process": (1, "ddp"), "fsdp, 8 processes": (8, "fsdp")}
 STAGES = ("4-step", "4-step-conditional")
+KEPT = (["1 process"], ["lora"], SIZES, ["4-step"])
 EMBEDDED = ("8-step", "4-step-conditional")
 COLUMNS = {
     "model": "model",
@@ -43,6 +44,7 @@ COLUMNS = {
     "size": "size",
     "layout": "layout",
     "device": "device",
+    "recompute": "gradient checkpointing",
     "between_steps_gib": "GiB between steps",
     "predicted_gib": "GiB of a step, predicted",
     "measured_gib": "measured",
@@ -81,15 +83,20 @@ def embedded_rows() -> Iterator[dict[str, Any]]:
 
 
 def real_rows(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Real sizes, in bfloat16, one clip at a time on each GPU, activations computed again; none of them is run here."""
+    """Real sizes, in bfloat16, one clip at a time on each GPU, activations computed again; none of them is run here.
+
+    LoRA's regression on one GPU also with attention kept.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)  # which knows one precision
     for name in names:
         with TemporaryDirectory() as folder:
             kind = write_configs(Path(folder), name)
-            for layout, train, size_name, stage in product(LAYOUTS, RECIPES, SIZES, STAGES):
+            whole = product(LAYOUTS, RECIPES, SIZES, STAGES, ["true"])
+            for layout, train, size_name, stage, again in chain(whole, product(*KEPT, ["selective"])):
                 size, (num_processes, parallel) = SIZES[size_name], LAYOUTS[layout]
                 shared = [f"stages.{stage}.{name}=32" for name in ("batch", "accumulate")]  # by any of these layouts
-                recipe = read_recipe(RECIPES[train], [f"parallel.kind={parallel}", *shared], needs_files=False)
+                changes = [f"parallel.kind={parallel}", f"gradient_checkpointing={again}", *shared]
+                recipe = read_recipe(RECIPES[train], changes, needs_files=False)
                 index = [one.name for one in recipe.stages].index(stage)
                 teacher = outlined(FAMILIES[kind], Path(folder), kind, weights=False)
                 row = _row(name, recipe, index, teacher, size, "bfloat16", num_processes)
@@ -110,6 +117,7 @@ def _row(
         "objective": recipe.stages[index].objective.kind,
         "size": "x".join(map(str, size)),
         "layout": "1 process",
+        "recompute": str(recipe.gradient_checkpointing).lower(),
         "between_steps_gib": round(cost.held, 3),
         "predicted_gib": round(cost.peak, 3),
         "tflop_per_step": float(f"{cost.flops / 1e12:.4g}"),

@@ -82,6 +82,13 @@ class Conditions:
             first.padded,
         )
 
+    def equal_rows(self, other: Conditions) -> Tensor:
+        """Where a clip's prompt, and all that is given with it, are those of the other batch's at the same place: (B,)
+        bool. Guidance's unconditional branch is not looked at."""
+        both = Conditions.join([Conditions(x.positive, shared=x.shared, padded=x.padded) for x in (self, other)])
+        halves = [tensor.flatten(1).chunk(2) for tensor in (*both.positive.values(), *both.shared.values())]
+        return torch.stack([(own == its).all(dim=1) for own, its in halves]).all(dim=0)
+
     def row(self, n: int) -> Conditions:
         """Sample n alone, cut behind its own padding. Tensors that were equally long stay so: a text and its mask."""
         single = self[n : n + 1]

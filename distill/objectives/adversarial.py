@@ -195,8 +195,10 @@ class AdversarialObjective:
         }
         # real clips with other clips' prompts count as fake, or D could do without the text
         if settings.mismatched:
-            others = discriminate(real, lesson.batch.others_conditions())
-            mismatched = discriminator_loss(settings.loss, of_real, others)
+            conditions = lesson.batch.others_conditions()
+            others = discriminate(real, conditions)
+            differ = ~conditions.equal_rows(lesson.batch.conditions)  # an equal prompt makes a clip no fake
+            mismatched = discriminator_loss(settings.loss, of_real, others, differ.to(others))
             figures["mismatched"] = mismatched.detach()
             loss = loss + settings.mismatched * mismatched
         # R1 and R2, gamma/2 E|grad D|^2 on real and fake (arXiv 2501.05441), by finite differences (arXiv 2501.08316);

@@ -74,7 +74,8 @@ class Adversarial(ObjectiveSettings):
     anchor: Anchor = Anchor()
     """Regression of the endpoint."""
     mismatched: Weight = 0.0
-    """Weight of real clips with another clip's prompt as additional fakes, so that prompts count (arXiv 1605.05396)."""
+    """Weight of real clips with another clip's prompt as additional fakes, so that prompts count (arXiv 1605.05396);
+    clips of equal prompts do not take part."""
     r1: Weight = 0.5
     """gamma of gamma/2 |grad D|^2 at what is real; 0 is off."""
     r2: Weight = 0.5

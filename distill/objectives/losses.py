@@ -11,17 +11,21 @@ from torch.nn.functional import relu, softplus
 AdversarialLoss = Literal["relativistic", "non_saturating", "hinge"]
 
 
-def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor, weights: Tensor | None = None) -> Tensor:
     """What the discriminator minimises; logits (B, heads), those of one pair at the same place. A scalar.
+
+    weights (B,) multiply the loss of each pair; None: 1 each.
 
     relativistic: RpGAN (arXiv 1807.00734; arXiv 2501.05441), -log p(real above fake). non_saturating:
     -log p(real) - log(1 - p(fake)) (arXiv 2402.13929). hinge: arXiv 1705.02894.
     """
     if kind == "relativistic":
-        return softplus(fake - real).mean()
-    if kind == "non_saturating":
-        return (softplus(-real) + softplus(fake)).mean()
-    return (relu(1 - real) + relu(1 + fake)).mean()
+        losses = softplus(fake - real)
+    elif kind == "non_saturating":
+        losses = softplus(-real) + softplus(fake)
+    else:
+        losses = relu(1 - real) + relu(1 + fake)
+    return _weighted(losses, weights)
 
 
 def generator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -33,6 +37,10 @@ def generator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor, weights: T
     losses = -fake  # hinge
     if kind != "hinge":
         losses = softplus(real - fake if kind == "relativistic" else -fake)
+    return _weighted(losses, weights)
+
+
+def _weighted(losses: Tensor, weights: Tensor | None) -> Tensor:
     return losses.mean() if weights is None else (losses.mean(dim=1) * weights).mean()
 
 

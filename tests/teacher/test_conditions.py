@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewstep.teacher.conditions import Conditions, cut_padding
+from fewstep.teacher.conditions import EMBEDDINGS, Conditions, cut_padding
 
 
 def batch(size: int, length: int, negative: int | None = 2) -> Conditions:
@@ -70,6 +70,16 @@ def test_zeros_within_a_text_are_no_padding() -> None:
     text = torch.zeros(1, 9, 4)
     text[0, [0, 3]] = 1
     assert cut_padding(text).shape[1] == 5
+
+
+def test_equal_rows_are_of_equal_texts_and_of_all_that_is_given() -> None:
+    def of(texts: torch.Tensor, image: tuple[float, ...] = (0, 0, 0)) -> Conditions:
+        return Conditions({EMBEDDINGS: texts}, {EMBEDDINGS: -texts}, {"image": torch.tensor(image)[:, None]})
+
+    short, long = torch.ones(3, 2, 4), torch.ones(3, 5, 4)
+    long[0, 2:] = 0  # the same text, padded
+    assert of(short).equal_rows(of(long)).tolist() == [True, False, False]
+    assert of(short).equal_rows(of(short, (0, 0, 1))).tolist() == [True, True, False]
 
 
 def test_refusals() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -256,6 +257,13 @@ def test_prompts_of_other_clips_are_further_fakes(
         figures["loss"].detach(), figures["adversarial"] + 2 * figures["mismatched"], atol=1e-6, rtol=1e-6
     )
     assert float(figures["mismatched"]) == pytest.approx(math.log(2), abs=0.1)  # it knows nothing yet
+
+
+def test_clips_of_one_prompt_are_no_fakes(roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch) -> None:
+    objective = make(roles, conditions, Supervision(4, 2), mismatched=2.0, **RELAXED)
+    batch = make_batch(0)
+    alike = replace(batch, conditions=batch.conditions[[0] * len(batch.conditions)])
+    assert float(take(objective, DISCRIMINATOR, alike, roles, 1)["mismatched"]) == 0
 
 
 def test_a_balanced_discriminator_catches_up_or_waits(roles: NetworkRoles, make_batch: MakeBatch) -> None:

@@ -131,6 +131,17 @@ class StepCounter:
         peak += 0 if layout is None else layout.gathered
         return StepCost(recipe.stages[index].name, held / GIB, peak / GIB, times * flops, shards)
 
+    def forward_flops(self) -> int:
+        """Of one clip that goes through the teacher once, without guidance: what rollouts are made of. Raises ValueError
+        as `costs` does."""
+        z = torch.empty(1, *self._teacher.latent_shape(*self._size), device=META)
+        try:
+            with torch.no_grad(), MetaMemory() as memory, AsOnDevice():
+                self._teacher.denoise(z, 0.5, self._conditions[:1])
+        except Exception as error:  # code that lacks numbers may fail in any way
+            raise self._uncountable(error) from error
+        return memory.flops
+
     def _uncountable(self, error: Exception) -> ValueError:
         reason = " ".join(str(error).split())[:200]
         return ValueError(f"a step of {type(self._teacher.pipeline).__name__} cannot be followed on paper ({reason})")

@@ -152,7 +152,14 @@ def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path
     short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")]
     assert fewstep("run", recipe, *short)[0] == 0
     before = weights(tmp_path / "run")
-    assert fewstep("run", recipe, *short, "--set", "stages.1.lr=1e-3", "--again", "2-step")[0] == 0
+    changed = (*short, "--set", "stages.1.lr=1e-3", "--again", "2-step")
+    for option in ([], ["--dry-run"]):
+        code, output = fewstep("run", recipe, *short, "--again", "2-step", *option)
+        assert code == 0 and "2-step has the settings that it was begun with" in output
+    code, output = fewstep("run", recipe, *changed, "--dry-run")
+    assert code == 0 and "trained again: 2-step, 1-step" in output and weights(tmp_path / "run") == before
+    code, output = fewstep("run", recipe, *changed)
+    assert code == 0 and "trained again: 2-step, 1-step" in output
     after = weights(tmp_path / "run")
     assert [name for name in after if after[name] != before[name]] == ["1-step", "2-step"]
     code, output = fewstep("run", recipe, *short, "--again", "3-step")

@@ -120,7 +120,7 @@ def follow_recipe(
 
 def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) -> None:
     """The resolved recipe and what it costs, once nothing stands in its way."""
-    from fewstep.commands.run_checks import check_run
+    from fewstep.commands.run_checks import again_line, check_run
     from fewstep.commands.run_cost import show_cost
     from fewstep.commands.run_precision import resolve_precision
     from fewstep.distill.data_checks import check_clip_counts
@@ -135,6 +135,8 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     for stage in plan.stages:
         stage.share(plan.parallel.groups(machine.processes))
     outline = check_run(plan, folder, again, machine.processes)
+    if again is not None:
+        screen.say(again_line(again, folder.check(plan, again)))
     if skipped := check_clip_counts(plan, folder, outline.teacher):
         screen.warn(skipped)
     show_cost(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

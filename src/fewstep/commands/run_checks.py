@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.base import Teacher, VideoSize
@@ -63,6 +65,13 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
     check_gates(plan, outline.teacher, sizes[0])
     check_finished_stages(plan, folder, outline, trained_again)
     return outline
+
+
+def again_line(again: str, trained_again: Sequence[str]) -> str:
+    """What `--again` means for what the folder holds, for the user."""
+    if trained_again:
+        return f"trained again: {', '.join(trained_again)}"
+    return f"{again} has the settings that it was begun with, so what is there of it is kept"
 
 
 def check_rate(name: str, fps: float, first: float) -> None:

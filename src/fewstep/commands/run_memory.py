@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from fewstep.commands.progress import Screen
     from fewstep.distill.recipe import Recipe
-    from fewstep.distill.step_cost import StepCost
+    from fewstep.distill.step_cost import StepCost, StepCounter
     from fewstep.teacher.base import Teacher, VideoSize
     from fewstep.teacher.outline import Outline
+    from fewstep.teacher.schedule import NoiseSchedule
 
 _TEXTS = 256  # of a run's texts, whose longest is counted with
 _LIBRARIES = "what a GPU's libraries take, some half a GiB, comes on top"
@@ -50,7 +51,8 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     try:
         counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher), machine.processes)
         costs = list(counter.costs(plan))
-        print_table(_table(plan, costs, machine.tflops), stderr=True)
+        hours = None if machine.tflops is None else _hours(plan, costs, counter, teacher.schedule, machine)
+        print_table(_table(costs, hours, machine), stderr=True)
         typer.echo(f"memory of {_whose(plan, machine.processes, weights)}; {_LIBRARIES}; {data}", err=True)
         gib = _device_gib(plan) if machine.gib is None else machine.gib
         # for a stage that does not fit: the first settings with which it would
@@ -81,19 +83,42 @@ def _whose(plan: Recipe, processes: int, num_weights: int) -> str:
     return f"{share}, with networks sharded; main memory has {also}{gib:.2f} GiB of the teacher in each"
 
 
-def _table(plan: Recipe, costs: Sequence[StepCost], tflops: float | None) -> Table:
+def _hours(
+    plan: Recipe, costs: Sequence[StepCost], counter: StepCounter, schedule: NoiseSchedule, machine: Machine
+) -> dict[str, float]:
+    """Of the data, where the teacher makes it, and of every stage, with what it does once: a conversion before, warm-up
+    and fresh heads."""
+    from fewstep.distill.estimate import relay_work, rollout_calls
+    from fewstep.distill.settings import RolloutData, conversion_name
+    from fewstep.teacher.dataset.caption_files import read_prompts
+
+    assert machine.tflops is not None
+    per_hour, hours = machine.tflops * 1e12 * 3600, dict[str, float]()
+    if isinstance(plan.data, RolloutData):
+        calls = rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule) * (1 + len(plan.bases))
+        hours["data"] = calls * counter.forward_flops() / per_hour / machine.processes
+    # what is done once is counted in calls, and a step in calls and in FLOPs
+    works = {work.name: work for work in relay_work(plan, schedule, lambda stage: False)}
+    for cost in costs:
+        own, before = works[cost.stage], works.get(conversion_name(cost.stage))
+        num_steps = (own.whole + (before.whole if before else 0)) / own.each
+        hours[cost.stage] = cost.flops * num_steps / per_hour
+    return hours
+
+
+def _table(costs: Sequence[StepCost], hours: dict[str, float] | None, machine: Machine) -> Table:
     from rich.table import Column, Table
 
-    hours = () if tflops is None else (f"hours at {tflops:g} TFLOP/s",)
+    of_time = () if hours is None else (f"hours at {machine.tflops:g} TFLOP/s",)
     table = Table(
-        Column("stage", no_wrap=True), "between steps", "at most", "TFLOP / step", *hours,
+        Column("stage", no_wrap=True), "between steps", "at most", "TFLOP / step", *of_time,
         title="GiB of a step, with activations",
     )  # fmt: skip
-    for stage, cost in zip(plan.stages, costs, strict=True):
+    if hours is not None and "data" in hours:
+        table.add_row("data", "", "", "", f"{hours['data']:.2g}")
+    for cost in costs:
         row = [f"{cost.held:.3f}", f"{cost.peak:.3f}", f"{cost.flops / 1e12:.3g}"]
-        if tflops is not None:
-            row.append(f"{cost.flops / 1e12 * stage.steps / tflops / 3600:.2g}")
-        table.add_row(stage.name, *row)
+        table.add_row(cost.stage, *row, *(() if hours is None else (f"{hours[cost.stage]:.2g}",)))
     return table
 
 

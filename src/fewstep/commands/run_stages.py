@@ -71,6 +71,7 @@ def _follow(
     """The run itself, once nothing stands in its way."""
     import torch
 
+    from fewstep.commands.run_checks import again_line
     from fewstep.commands.run_watch import gate_metrics, samples
     from fewstep.distill.data import read_clips_of_bases
     from fewstep.distill.data_report import check_usable, other_inputs
@@ -95,8 +96,8 @@ def _follow(
     if accelerator.is_main_process:
         trained_again = folder.begin(plan, again)
         screen.log_to(plan.out)
-        if again is not None and not trained_again:
-            screen.say(f"{again} has the settings that it was begun with, so what is there of it is kept")
+        if again is not None:
+            screen.say(again_line(again, trained_again))
         screen.log(f"fewstep {__version__}: {screen.command}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)
         tracker = open_tracker(plan)  # before the data: one that does not start costs nothing

@@ -88,7 +88,7 @@ class Watcher:
 
     def __init__(self, settings: Watch, stage_steps: int, measure: Callable[[], Mapping[str, float]]) -> None:
         self.settings, self.measure = settings, measure
-        self._steps, self._suspect = stage_steps, 0
+        self._steps, self.suspect = stage_steps, 0
 
     def due(self, step: int) -> bool:
         """Whether something is measured after this step: never in a stage that is too short to be judged."""
@@ -98,13 +98,13 @@ class Watcher:
     def judge(self, step: int, figures: Mapping[str, float]) -> list[str]:
         """What is wrong after `step` steps, in sentences; none of a single measurement before the stage's last."""
         wrong = self.settings.wrong(figures) if self._judged(step) else []
-        self._suspect = self._suspect + 1 if wrong else 0
-        return wrong if self._suspect >= _PATIENCE or step == self._steps else []
+        self.suspect = self.suspect + 1 if wrong else 0
+        return wrong if self.suspect >= _PATIENCE or step == self._steps else []
 
     @property
     def healthy(self) -> bool:
         """Whether nothing was wrong in the last measurement."""
-        return self._suspect == 0
+        return self.suspect == 0
 
     def _judged(self, step: int) -> bool:
         return step >= self.settings.begins * self._steps

@@ -328,6 +328,7 @@ class Trainer:
             "micro_batches": self._micro_batches,
             "seconds": self.seconds,
             "rate": self.rate,
+            "suspect": self.watcher.suspect if self.watcher else 0,
             "contract": self.contract.model_dump(mode="json"),
         }
 
@@ -349,8 +350,7 @@ class Trainer:
         return written if sharded_checkpoint.read_numbers(written)["step"] > state["step"] else state
 
     def _resume(self) -> None:
-        checkpoint = self._find()
-        if checkpoint is not None:
+        if (checkpoint := self._find()) is not None:
             self._take(checkpoint)
 
     @torch.no_grad()
@@ -358,8 +358,7 @@ class Trainer:
         numbers = sharded_checkpoint.read_numbers(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         try:
             # weights that were trained for other nodes, guidance or predictions mean something else here
-            other = self.contract.differences(SamplingContract.model_validate(numbers["contract"]))
-            if other:
+            if other := self.contract.differences(SamplingContract.model_validate(numbers["contract"])):
                 raise ValueError(f"it is of a student with another {', '.join(other)}")
             if numbers["step"] > self.stage.steps:
                 raise ValueError(f"it is at step {numbers['step']} of {self.stage.steps}")
@@ -368,11 +367,12 @@ class Trainer:
             else:
                 check_tensors(checkpoint)
                 self._take_whole(checkpoint)
-            self.step, self.seconds = numbers["step"], numbers["seconds"]
+            self.step, self.seconds, self.rate = numbers["step"], numbers["seconds"], numbers.get("rate", 1.0)
+            if self.watcher:
+                self.watcher.suspect = numbers.get("suspect", 0)
             # drawn so often by another number of processes, perhaps, in micro-batches of other sizes
             before = numbers.get("micro_batches", self.stage.accumulate)
             self.drawn = numbers["drawn"] * self._micro_batches // before
-            self.rate = numbers.get("rate", 1.0)
         except Exception as error:  # what it holds may be anything, and torch raises a dozen kinds for it
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             files = [checkpoint] if isinstance(checkpoint, Path) else [path.name for path in single_files(self.folder)]

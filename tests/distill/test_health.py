@@ -122,6 +122,19 @@ def test_a_student_that_burns_stops_the_run_and_what_was_trained_is_kept(case: C
     assert wider.step == 6 and text and text[0].startswith("warning: stage s at step 6: its clips ")
 
 
+def test_a_bad_measurement_counts_after_a_resume(case: Case) -> None:
+    trainer = watched(case, ONLY_CONTRAST, steps=8)
+    blow_up(trainer, 4)
+    trainer.run(*after(5))
+    state = load_state(case.folder, "s")
+    assert state is not None and state["step"] == 5 and state["suspect"] == 1
+    resumed = watched(case, ONLY_CONTRAST, steps=8)
+    resumed._resume()  # now that it has its watcher
+    blow_up(resumed, 5)
+    with pytest.raises(ValueError, match="stage s is not healthy at step 6"):  # the second in a row
+        resumed.run(ignore, Signals())
+
+
 def test_a_moving_average_that_is_not_a_number_is_caught_in_its_own_stage(case: Case) -> None:
     trainer = watched(case, {"motion": None, "contrast": None, "colour": None, "diversity": None})
     one_step = trainer.one_step

@@ -119,6 +119,7 @@ training-speed: $(FEWSTEP)
 # Memory of training steps as a dry run counts it: of real sizes, and next to real steps of the embedded teacher.
 memory-table: $(DEV)
 	$(BIN)/python -m tests.memory --out docs/results/memory.json
+	$(BIN)/python -m tests.memory --recompute --out docs/results/recompute.json
 
 # Kills, stops and full disks at random moments of a tiny run: its end must have the same bytes.
 soak: $(DEV)

@@ -132,8 +132,10 @@ class StepCounter:
         return StepCost(recipe.stages[index].name, held / GIB, peak / GIB, times * flops, shards)
 
     def forward_flops(self) -> int:
-        """Of one clip that goes through the teacher once, without guidance: what rollouts are made of. Raises ValueError
-        as `costs` does."""
+        """Of one clip that goes through the teacher once, without guidance: what rollouts are made of.
+
+        Raises ValueError as `costs` does.
+        """
         z = torch.empty(1, *self._teacher.latent_shape(*self._size), device=META)
         try:
             with torch.no_grad(), MetaMemory() as memory, AsOnDevice():

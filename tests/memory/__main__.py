@@ -35,7 +35,7 @@ NUM_TOKENS = 120  # of a long prompt
 RECIPES = {"lora": "wan2.1-t2v-1.3b-lora-4step", "full": "wan2.1-t2v-1.3b-4step"}
 LAYOUTS = {"1 process": (1, "ddp"), "fsdp, 8 processes": (8, "fsdp")}
 STAGES = ("4-step", "4-step-conditional")
-KEPT = (["1 process"], ["lora"], SIZES, ["4-step"])
+RECOMPUTE = ("true", "selective", "false")
 EMBEDDED = ("8-step", "4-step-conditional")
 COLUMNS = {
     "model": "model",
@@ -58,11 +58,13 @@ def main() -> None:
     """Writes the table; a row is printed as soon as it is there."""
     parser = argparse.ArgumentParser(prog="python -m tests.memory", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/memory.json"))
+    parser.add_argument("--recompute", action="store_true", help="with each gradient_checkpointing, a table of its own")
     parser.add_argument("--models", default=",".join(MODELS), help="of the real sizes, with commas between")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     command, rows = shlex.join(["python", "-m", "tests.memory", *sys.argv[1:]]), list[dict[str, Any]]()
-    for row in chain(embedded_rows(), real_rows([name for name in arguments.models.split(",") if name])):
+    models = [name for name in arguments.models.split(",") if name]
+    for row in recompute_rows(models) if arguments.recompute else chain(embedded_rows(), real_rows(models)):
         print(row, flush=True)
         rows.append(row)
         write_tables(arguments.out, command, rows, COLUMNS)
@@ -83,26 +85,36 @@ def embedded_rows() -> Iterator[dict[str, Any]]:
 
 
 def real_rows(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Real sizes, in bfloat16, one clip at a time on each GPU, activations computed again; none of them is run here.
-
-    LoRA's regression on one GPU also with attention kept.
-    """
+    """Real sizes, in bfloat16, one clip at a time on each GPU, activations computed again; none of them is run here."""
     AcceleratorState._reset_state(reset_partial_state=True)  # which knows one precision
     for name in names:
         with TemporaryDirectory() as folder:
             kind = write_configs(Path(folder), name)
-            whole = product(LAYOUTS, RECIPES, SIZES, STAGES, ["true"])
-            for layout, train, size_name, stage, again in chain(whole, product(*KEPT, ["selective"])):
+            for layout, train, size_name, stage in product(LAYOUTS, RECIPES, SIZES, STAGES):
                 size, (num_processes, parallel) = SIZES[size_name], LAYOUTS[layout]
                 shared = [f"stages.{stage}.{name}=32" for name in ("batch", "accumulate")]  # by any of these layouts
-                changes = [f"parallel.kind={parallel}", f"gradient_checkpointing={again}", *shared]
-                recipe = read_recipe(RECIPES[train], changes, needs_files=False)
+                recipe = read_recipe(RECIPES[train], [f"parallel.kind={parallel}", *shared], needs_files=False)
                 index = [one.name for one in recipe.stages].index(stage)
                 teacher = outlined(FAMILIES[kind], Path(folder), kind, weights=False)
                 row = _row(name, recipe, index, teacher, size, "bfloat16", num_processes)
                 row |= {"size": size_name, "layout": layout}
                 fits = next((gib for gib in DEVICES if row["predicted_gib"] + LIBRARIES <= gib), None)
                 yield row | {"device": "GPU, not run", "measured_gib": None, "fits": fits or f"none of {DEVICES}"}
+
+
+def recompute_rows(names: list[str]) -> Iterator[dict[str, Any]]:
+    """LoRA's regression of real sizes on one GPU, one clip, with everything, all but attention and nothing computed
+    again."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # which knows one precision
+    for name in names:
+        with TemporaryDirectory() as folder:
+            kind = write_configs(Path(folder), name)
+            for size, again in product(SIZES.values(), RECOMPUTE):
+                changes = [f"gradient_checkpointing={again}", "stages.4-step.batch=1", "stages.4-step.accumulate=1"]
+                recipe = read_recipe(RECIPES["lora"], changes, needs_files=False)
+                index = [stage.name for stage in recipe.stages].index("4-step")
+                teacher = outlined(FAMILIES[kind], Path(folder), kind, weights=False)
+                yield _row(name, recipe, index, teacher, size, "bfloat16") | {"device": "GPU, not run"}
 
 
 def _row(

@@ -27,13 +27,13 @@ STEPS = 5
 Rows = list[dict[str, Any]]
 LIMITS = {"ddp": 1e-5, "fsdp": 1e-4}
 ALWAYS = [
-    Layout("regression", "full", "ddp"),
     Layout("adversarial", "full", "ddp"),
     Layout("regression", "full", "fsdp", background=True),
     Layout("adversarial-trained", "lora", "fsdp", recompute="selective"),
     *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit", "int8")] if find_spec("torchao") else []),
 ]
 FOR_THE_TABLE = [
+    Layout("regression", "full", "ddp"),
     *(Layout(objective, "lora", "ddp") for objective in ("regression", "adversarial")),
     *(Layout(objective, "full", "ddp") for objective in ("adversarial-lora", "adversarial-trained")),
     *(Layout(objective, "full", "fsdp") for objective in ("adversarial", "adversarial-lora", "adversarial-trained")),
@@ -121,8 +121,9 @@ def test_layouts_train_alike_and_go_on_from_each_other(
 
 
 def test_clips_are_split(request: pytest.FixtureRequest, own_teacher: Teacher, tmp_path: Path, rows: Rows) -> None:
-    layouts = [Layout(objective, "full", "ddp", context=2) for objective in ("regression", "adversarial")]
+    layouts = [Layout("adversarial", "full", "ddp", context=2)]
     if request.config.getoption("--scale"):
+        layouts.append(Layout("regression", "full", "ddp", context=2))
         layouts.append(Layout("regression", "full", "fsdp", context=2, recompute="selective"))
         layouts.append(Layout("regression", "lora", "fsdp", "adamw_fused", "int8", context=2))
         layouts.append(Layout("adversarial-lora", "lora", "ddp", context=2))
@@ -132,7 +133,11 @@ def test_clips_are_split(request: pytest.FixtureRequest, own_teacher: Teacher, t
     assert all(row["ok"] for row in own), own
 
 
-def test_a_base_in_four_bits_is_sharded(tiny_wide_folder: Path, tmp_path: Path, rows: Rows) -> None:
+def test_a_base_in_four_bits_is_sharded(
+    request: pytest.FixtureRequest, tiny_wide_folder: Path, tmp_path: Path, rows: Rows
+) -> None:
+    if not request.config.getoption("--scale"):
+        pytest.skip("takes a minute and a half: `make scale` runs it")
     pytest.importorskip("bitsandbytes", reason="the extra fewstep[nf4] is not installed")
     layout = Layout("adversarial", "lora", "fsdp", "adamw8bit", "nf4")
     teacher = load_teacher(tiny_wide_folder, device="cpu")

@@ -12,6 +12,7 @@ from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import read_recipe
 from fewstep.student.denoiser import Roles
 from fewstep.student.load_student import load_student
+from fewstep.student.recompute import Recompute
 from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.shapes.captions import example
@@ -55,9 +56,9 @@ def test_the_wan_recipes_run_on_a_tiny_wan(
     spared: list[Roles] = []
     checkpoint_gradients = Roles.checkpoint_gradients
 
-    def spare(roles: Roles) -> None:
+    def spare(roles: Roles, kind: Recompute = True) -> None:
         spared.append(roles)
-        checkpoint_gradients(roles)
+        checkpoint_gradients(roles, kind)
 
     monkeypatch.setattr(Roles, "checkpoint_gradients", spare)
     (tmp_path / "prompts.txt").write_text("a corgi runs\na barista pours milk\n")

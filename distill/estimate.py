@@ -13,6 +13,7 @@ from fewstep.distill.optimizers import MOMENT_BYTES
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Conversion, RolloutData, Stage, conversion_name
 from fewstep.student.few_bits import BASE_BYTES
+from fewstep.teacher.dataset.caption_files import read_prompts
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.precision import Precision
 from fewstep.teacher.schedule import NoiseSchedule
@@ -23,6 +24,16 @@ BYTES = {"float32": 4, "bfloat16": 2}  # of a weight
 def rollout_calls(data: RolloutData, num_prompts: int, schedule: NoiseSchedule) -> int:
     """Forwards of single clips by the teacher for all samples of the data, over all processes."""
     return num_prompts * data.count * data.guidance.evaluations(schedule, schedule.grid(data.steps))
+
+
+def data_calls(recipe: Recipe, schedule: NoiseSchedule) -> int:
+    """`rollout_calls` of the recipe's data, of which each base model makes its own; 0 where the teacher makes none.
+
+    Raises ValueError for prompts that cannot be read.
+    """
+    if not isinstance(recipe.data, RolloutData):
+        return 0
+    return rollout_calls(recipe.data, len(read_prompts(recipe.data.prompts)), schedule) * (1 + len(recipe.bases))
 
 
 def stage_calls(stage: Stage, schedule: NoiseSchedule, gradient_checkpointing: bool = False) -> Calls:

@@ -77,10 +77,9 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
 
     from fewstep.distill.calls import SUPERVISOR, Calls
     from fewstep.distill.conversion_plan import planned_conversions
-    from fewstep.distill.estimate import conversion_calls, rollout_calls, stage_calls, total_calls
+    from fewstep.distill.estimate import conversion_calls, data_calls, stage_calls, total_calls
     from fewstep.distill.objectives.base import STUDENT
-    from fewstep.distill.settings import RolloutData, conversion_name
-    from fewstep.teacher.dataset.caption_files import read_prompts
+    from fewstep.distill.settings import conversion_name
 
     total = total_calls(plan, schedule)
     trained = [role for role in dict.fromkeys((STUDENT, *total.forward)) if role != SUPERVISOR]
@@ -88,9 +87,8 @@ def _calls_table(plan: Recipe, schedule: NoiseSchedule) -> Table:
     title = "forwards and backwards of single clips, of all processes together"
     table = Table(Column("stage", no_wrap=True), "teacher calls", *headings, title=title)
     # rollouts are the teacher's calls, and made before any stage
-    if isinstance(plan.data, RolloutData):
-        of_one = rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule)
-        table.add_row("data", f"{of_one * (1 + len(plan.bases)):,}")  # each base model makes its own
+    if of_data := data_calls(plan, schedule):
+        table.add_row("data", f"{of_data:,}")
     rows, checkpointing = list[tuple[str, Calls]](), bool(plan.gradient_checkpointing)
     for stage, conversion in zip(plan.stages, planned_conversions(plan, schedule.prediction), strict=True):
         # a student of eps must predict something else before a 1-step stage (arXiv 2402.13929)

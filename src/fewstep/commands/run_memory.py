@@ -88,14 +88,12 @@ def _hours(
 ) -> dict[str, float]:
     """Of the data, where the teacher makes it, and of every stage, with what it does once: a conversion before, warm-up
     and fresh heads."""
-    from fewstep.distill.estimate import relay_work, rollout_calls
-    from fewstep.distill.settings import RolloutData, conversion_name
-    from fewstep.teacher.dataset.caption_files import read_prompts
+    from fewstep.distill.estimate import data_calls, relay_work
+    from fewstep.distill.settings import conversion_name
 
     assert machine.tflops is not None
     per_hour, hours = machine.tflops * 1e12 * 3600, dict[str, float]()
-    if isinstance(plan.data, RolloutData):
-        calls = rollout_calls(plan.data, len(read_prompts(plan.data.prompts)), schedule) * (1 + len(plan.bases))
+    if calls := data_calls(plan, schedule):
         hours["data"] = calls * counter.forward_flops() / per_hour / machine.processes
     # what is done once is counted in calls, and a step in calls and in FLOPs
     works = {work.name: work for work in relay_work(plan, schedule, lambda stage: False)}

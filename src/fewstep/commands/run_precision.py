@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from fewstep.distill.data_recipe import DataRecipe
     from fewstep.distill.decoder.recipe import DecoderRecipe
+    from fewstep.teacher.precision import Choice
     from fewstep.teacher.ranks import Ranks
 
 _R = TypeVar("_R", bound="DataRecipe")
@@ -18,27 +19,27 @@ def resolve_precision(plan: _R) -> tuple[_R, str | None]:
     A run that is resumed keeps the precision that its recipe.yaml holds. Raises ValueError when there is no such
     device.
     """
-    from fewstep.distill.run_folder import RunFolder
-    from fewstep.teacher.loading import find_device
-    from fewstep.teacher.precision import choose_precision
-
-    choice = choose_precision(plan.precision, find_device(plan.device), RunFolder(plan.out).recorded_precision())
+    choice = _choice(plan, plan.precision)
     return plan.model_copy(update={"precision": choice.precision}), choice.line
 
 
 def resolve_decoder(plan: DecoderRecipe) -> tuple[DecoderRecipe, list[str]]:
     """`resolve_precision` of a decoder's recipe, whose own passes have a precision of their own: the recipe, and the
     lines."""
+    plan, line = resolve_precision(plan)
+    choice = _choice(plan, plan.decoder.precision, "decoder")
+    decoder = plan.decoder.model_copy(update={"precision": choice.precision})
+    lines = [line, choice.line and f"decoder.{choice.line}"]
+    return plan.model_copy(update={"decoder": decoder}), [line for line in lines if line]
+
+
+def _choice(plan: DataRecipe, requested: str, section: str | None = None) -> Choice:
+    """Of the recipe's precision, or of that of a section of it."""
     from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.loading import find_device
     from fewstep.teacher.precision import choose_precision
 
-    plan, line = resolve_precision(plan)
-    begun = RunFolder(plan.out).recorded_precision("decoder")
-    choice = choose_precision(plan.decoder.precision, find_device(plan.device), begun)
-    decoder = plan.decoder.model_copy(update={"precision": choice.precision})
-    lines = [line, choice.line and f"decoder.{choice.line}"]
-    return plan.model_copy(update={"decoder": decoder}), [line for line in lines if line]
+    return choose_precision(requested, find_device(plan.device), RunFolder(plan.out).recorded_precision(section))
 
 
 def resolve_for_all(plan: _R, ranks: Ranks) -> tuple[_R, str | None]:

@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from fewstep.distill.meta_kernels import run_on_meta
+
 META = torch.device("meta")
 _ATEN = torch.ops.aten
 _FORWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu
@@ -84,7 +86,7 @@ class MetaMemory(TorchDispatchMode):
         if first is not None and func is _ATEN._to_copy.default and _leaves_meta(named.get("device")):
             return torch.full(first.shape, 0.5, device=named["device"]).to(named.get("dtype") or first.dtype)
         # all else runs as it is, in shapes alone: FLOPs by torch's formulas, memory by the new storages
-        made = func(*args, **named)
+        made = run_on_meta(func, args, named)
         if (kernel := getattr(func, "overloadpacket", func)) in _FLOPS:
             self.flops += int(_FLOPS[kernel](*args, **named, out_val=made))
         for tensor in tree_iter(made):

@@ -228,10 +228,26 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert settings[4:] == ["student.train=lora", "student.base=nf4"]
     *_, (_, lora), _, _ = remedies(recipe.model_copy(update={"optimizer": "adamw8bit"}), 0)  # needs no torchao
     assert counter.cost(lora.model_copy(update={"optimizer": "adamw"}), 0).held < cost.held
-    assert first_fitting(recipe, cost, counter, 1e-6) is None
     split = recipe.model_copy(update={"parallel": Parallel(context=2)})
     shared = [changed for _, changed in remedies(split, 0) if changed.parallel.kind == "fsdp"]
     assert {changed.parallel.context for changed in shared} <= {2}
+
+
+def test_every_remedy_is_counted_before_none_is_enough(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    recipe, counter, cost = counted
+    tried: list[Recipe] = []
+
+    class Alike(StepCounter):
+        def cost(self, recipe: Recipe, index: int) -> StepCost:
+            tried.append(recipe)
+            if recipe.optimizer == "adamw8bit":
+                raise ValueError("cannot be followed")
+            return cost
+
+    alike = Alike.__new__(Alike)
+    vars(alike).update(vars(counter))
+    assert first_fitting(recipe, cost, alike, cost.peak / 2) is None
+    assert tried == [changed for _, changed in remedies(recipe, 0)]
 
 
 def test_steps_with_penalties_are_counted(counted: tuple[Recipe, StepCounter, StepCost]) -> None:

@@ -68,10 +68,10 @@ def first_fitting(
     # the gentlest first, each counted as a whole step of the changed recipe
     for settings, changed in remedies(recipe, index, counter.num_processes):
         try:
-            less = counter.cost(changed, index)
+            less = counter.cost_within(changed, index, device_gib)
         except ValueError:  # a network that cannot recompute its activations, say
             continue
-        if less.peak <= device_gib:
+        if less is not None:
             return settings, less
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,6 +90,15 @@ class StepCounter:
 
     def cost(self, recipe: Recipe, index: int) -> StepCost:
         """Of a stage. Raises ValueError as `costs` does."""
+        cost = self.cost_within(recipe, index, math.inf)
+        assert cost is not None
+        return cost
+
+    def cost_within(self, recipe: Recipe, index: int, device_gib: float) -> StepCost | None:
+        """Of a stage, or None where a step needs more than so many GiB; none is followed where what is held does.
+
+        Raises ValueError as `costs` does.
+        """
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
         less, times = _counted_as(recipe, index, recipe.parallel.groups(self.num_processes))
@@ -119,6 +129,8 @@ class StepCounter:
                     layout.resolve(trainer)
                 # one step of each kind, of which the peak and the FLOPs are counted: in every period one has penalties
                 held, period = memory.held, trainer.stage.objective.period
+                if held / GIB > device_gib:
+                    return None
                 flops, peak = 0.0, 0
                 for step, num_alike in {1: period - 1, period: 1}.items() if period > 1 else [(1, 1)]:
                     trainer.step = step
@@ -129,7 +141,8 @@ class StepCounter:
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
         peak += 0 if layout is None else layout.gathered
-        return StepCost(recipe.stages[index].name, held / GIB, peak / GIB, times * flops, shards)
+        cost = StepCost(recipe.stages[index].name, held / GIB, peak / GIB, times * flops, shards)
+        return cost if cost.peak <= device_gib else None
 
     def forward_flops(self) -> int:
         """Of one clip that goes through the teacher once, without guidance: what rollouts are made of.

@@ -8,12 +8,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.cases.imported_first"])
+from tests.forked import CONTEXT
 
 
 class Command:
@@ -21,7 +19,7 @@ class Command:
 
     def __init__(self, log: Path, *arguments: object, before: Callable[[], None] | None = None) -> None:
         self._log = log
-        self.process: BaseProcess = _CONTEXT.Process(target=_run, args=(log, [str(a) for a in arguments], before))
+        self.process: BaseProcess = CONTEXT.Process(target=_run, args=(log, [str(a) for a in arguments], before))
         self.process.start()
 
     @property

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tests.cases.child_commands import Command, end_of
+from tests.forked import become, free_port
 
 
 class Pair:
@@ -22,9 +21,7 @@ class Pair:
         first: Callable[[], None] | None = None,
         broken: Callable[[], None] | None = None,
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self._processes = [
             Command(folder / f"log-{rank}", *arguments, before=partial(_as_process, rank, port, before))
             for rank, before in enumerate((first, broken))
@@ -46,7 +43,6 @@ class Pair:
 
 
 def _as_process(rank: int, port: int, before: Callable[[], None] | None) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    become(rank, 2, port)
     if before is not None:
         before()

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +27,7 @@ from fewstep.teacher.rollout import rollout
 from fewstep.teacher.videos.decoding import ClipShape, decode_video
 from fewstep.teacher.videos.writing import write_video
 from tests.commands.typed import fewstep
+from tests.forked import Scripts
 from tests.teacher.stored import stored_rows
 
 SIZES = [(64, 96), (48, 48), (32, 80), (90, 50)]
@@ -164,16 +163,16 @@ cli.main()
 def test_a_killed_run_ends_with_the_same_shards(tmp_path: Path, mixed: Mixed, tiny_wan_folder: Path) -> None:
     videos, captions, _, _ = mixed
     words = ["videos", videos, "--captions", captions, "--teacher", tiny_wan_folder, "--rows-per-shard", 3]
-    words += ["--dtype", "float32"]  # of subprocesses, too
+    words += ["--dtype", "float32"]  # of other processes, too
     assert run(*words, "--out", tmp_path / "whole")[0] == 3
     killed = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, "data", *map(str, words), "--out", str(killed)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    (tmp_path / "killed.py").write_text(KILLED)
+    process = Scripts(1, tmp_path / "killed.py", "data", *words, "--out", killed, logs=tmp_path)
     deadline = time.monotonic() + 60
     while not (killed / "shard-00001.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    assert process.ends()[0][0] == -signal.SIGKILL
     finished = {path.name: path.stat().st_mtime_ns for path in killed.glob("shard-*.parquet")}
     assert 2 <= len(finished) < 10
     recorded = len(read_manifest(killed).shards)

@@ -103,9 +103,9 @@ def test_two_processes_that_were_stopped_are_gone_on_from_by_one(rollouts: list[
     assert contents(out) == contents(tmp_path / "one")
 
 
-def waiting(begun: Path) -> None:
+def waiting(begun: Path, seconds: float = 60) -> None:
     """This process leaves something to do for the other."""
-    before_rollouts(lambda n: wait_until(begun.exists, lambda: True, 60))
+    before_rollouts(lambda n: wait_until(begun.exists, lambda: True, seconds))
 
 
 def no_rollouts(begun: Path) -> None:
@@ -139,7 +139,8 @@ def test_one_that_fails_ends_both(
     (tmp_path / "another disk").mkdir()
     monkeypatch.chdir(tmp_path)
     begun = tmp_path / "begun"
-    how = {"first": partial(waiting, begun), "broken": partial(broken, begun)}
+    seconds = 60 if broken is no_rollouts else 3  # elsewhere nothing is begun
+    how = {"first": partial(waiting, begun, seconds), "broken": partial(broken, begun)}
     first, second = Pair(tmp_path, *rollouts, "--out", "two", **how).ends()
     assert first.startswith(LEFT_ALONE) and first.endswith(RESUME)
     if broken is no_rollouts:

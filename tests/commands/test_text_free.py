@@ -49,6 +49,7 @@ def trained(there: Path, tiny_svd_folder: Path) -> Path:
         "logging.prompts": json.dumps([{"prompt": "", "given": {"first": str(there / "a.png")}}]),
     }
     small = {f"stages.{i}.{name}": value for i in range(4) for name, value in SMALLEST.items()}
+    small |= {f"stages.{i}.objective.warmup": 1 for i in (2, 3)}
     settings = [part for name, value in (shared | small).items() for part in ("--set", f"{name}={value}")]
     for option in (["--dry-run"], []):
         code, output = fewstep("run", "svd-4step", *settings, *option)

@@ -1,6 +1,6 @@
 """Run by every process of a run: each of the stages that it is told, up to a step, or until it fails.
 
-python several_processes.py TEACHER DATA JOBS.json, with a list of jobs; `Processes` starts as many as asked for.
+python several_processes.py TEACHER DATA JOBS.json, with a list of jobs; `processes` starts two.
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +26,7 @@ from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 from tests.distill.one_stage import EVERY_STEP, Case, after, ignore, weights
+from tests.forked import Scripts
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "regression": {"objective": {"kind": "progressive"}, "starts": [1.0, 0.6, 0.5]},
@@ -91,38 +89,10 @@ def end(trainer: Trainer, folder: Path) -> None:
     trainer.roles.save(folder / "student" if is_main else None)
 
 
-class Processes:
+def processes(teacher: Path, data: Path, jobs: Sequence[Job], folder: Path) -> Scripts:
     """Two processes of one run, as a launcher starts them."""
-
-    def __init__(self, teacher: Path, data: Path, jobs: Sequence[Job], folder: Path) -> None:
-        (folder / "jobs.json").write_text(json.dumps(jobs))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        common |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, *map(str, (teacher, data, folder / "jobs.json"))]
-        self._processes = [
-            subprocess.Popen(
-                command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            )
-            for rank in range(2)
-        ]  # fmt: skip
-
-    def wait_for_first(self) -> None:
-        """Until one of them has ended."""
-        while all(process.poll() is None for process in self._processes):
-            time.sleep(0.05)
-
-    def ends(self, seconds: float = 600) -> list[tuple[int, str]]:
-        """Exit code, and what was written to stderr, of each."""
-        try:
-            outputs = [process.communicate(timeout=seconds)[1] for process in self._processes]
-        finally:
-            for process in self._processes:
-                process.kill()
-        return [(process.returncode, text) for process, text in zip(self._processes, outputs, strict=True)]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    return Scripts(2, __file__, teacher, data, folder / "jobs.json", logs=folder)
 
 
 def _failing(how: str) -> Callable[[int, float], None]:

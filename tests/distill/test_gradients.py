@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
-from tests.torchrun import torchrun
+from tests.forked import run_scripts
 
 TWO_PROCESSES = """
 import math, torch
@@ -84,6 +83,5 @@ accelerator.end_training()
 def test_two_processes_average_while_the_pass_goes_on(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    done = subprocess.run(torchrun(2, script), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_scripts(2, script, logs=tmp_path)
     assert [(tmp_path / f"two.py.{rank}").read_text() for rank in range(2)] == ["done", "done"]

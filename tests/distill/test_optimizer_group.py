@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.optimizer_group import OptimizerGroup
-from tests.torchrun import torchrun
+from tests.forked import run_scripts
 
 TWO_PROCESSES = """
 import os, torch
@@ -76,7 +75,5 @@ def test_a_long_gradient_is_clipped() -> None:
 def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    command = torchrun(2, script)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_scripts(2, script, logs=tmp_path)
     assert [(tmp_path / f"two.py.{rank}").read_text() for rank in range(2)] == ["2", "2"]

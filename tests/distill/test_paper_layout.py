@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +17,7 @@ from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limits import GIB
 from tests.distill import sharded_memory
 from tests.distill.test_step_cost import PROMPT, counter_of, recipe_of
-from tests.torchrun import torchrun
+from tests.forked import run_scripts
 
 SHARDED = {"kind": "fsdp"}
 
@@ -34,10 +32,8 @@ def test_two_processes_hold_what_is_said(tiny_wan_folder: Path, tmp_path: Path, 
     """Within a step networks of this size take somewhat less on paper: LOG.md."""
     recipe = recipe_of(tiny_wan_folder, train, backbone, penalties=None, parallel=SHARDED)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    command = torchrun(2, sharded_memory.__file__, tmp_path / "recipe.json", PROMPT, tmp_path / "held.json")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    arguments = tmp_path / "recipe.json", PROMPT, tmp_path / "held.json"
+    run_scripts(2, sharded_memory.__file__, *arguments, logs=tmp_path)
     held, step = json.loads((tmp_path / "held.json").read_text())
     cost = cost_of(2, tiny_wan_folder, train, backbone=backbone, parallel=SHARDED)
     assert cost.shards and cost.held * GIB == pytest.approx(held, rel=0.02)

@@ -21,7 +21,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.load_teacher import load_teacher
 from tests.distill.conftest import rollouts
 from tests.distill.one_stage import Case
-from tests.distill.several_processes import OBJECTIVES, Job, Layout, Processes, begin, end, run
+from tests.distill.several_processes import OBJECTIVES, Job, Layout, begin, end, processes, run
 
 STEPS = 5
 Rows = list[dict[str, Any]]
@@ -84,7 +84,7 @@ def compared(own_teacher: Teacher, dataset: Path, tmp_path: Path, layouts: list[
             folders[layout, way].mkdir()
 
     def together(jobs: list[Job]) -> None:
-        ends = Processes(own_teacher.folder, dataset, jobs, tmp_path).ends()
+        ends = processes(own_teacher.folder, dataset, jobs, tmp_path).ends()
         assert [code for code, _ in ends] == [0, 0], ends[0][1][-3000:] + ends[1][1][-3000:]
 
     jobs = [Job(layout, str(folders[layout, "whole"])) for layout in layouts]
@@ -154,10 +154,10 @@ def test_who_is_left_alone_ends_with_a_sentence(
     if kind == "ddp" and not request.config.getoption("--scale"):
         pytest.skip("`make scale` runs it, and tests/cases has it for whole runs")
     job = Job(Layout("regression", "full", kind), str(tmp_path), fails=fails)
-    processes = Processes(tiny_wan_folder, tiny_dataset, [job], tmp_path)
-    processes.wait_for_first()
+    both = processes(tiny_wan_folder, tiny_dataset, [job], tmp_path)
+    both.wait_for_first()
     began = time.monotonic()
-    (first, text), (second, of_second) = processes.ends()
+    (first, text), (second, of_second) = both.ends()
     assert time.monotonic() - began < 30
     assert (first, second) == (2, code)
     assert "another process of this run has ended" in text.strip().splitlines()[-1]
@@ -169,7 +169,7 @@ def test_processes_that_see_other_folders_are_refused(
 ) -> None:
     layout = Layout("regression", "full", "ddp")
     run(begin(Case(own_teacher, tiny_dataset, tmp_path), layout), stop=2)
-    ends = Processes(tiny_wan_folder, tiny_dataset, [Job(layout, str(tmp_path), fails="elsewhere")], tmp_path).ends()
+    ends = processes(tiny_wan_folder, tiny_dataset, [Job(layout, str(tmp_path), fails="elsewhere")], tmp_path).ends()
     for code, text in ends:
         assert code == 2
         assert "the processes of this run differ in step (process 0: 2, process 1: 0): let them share" in text

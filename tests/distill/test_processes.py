@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from fewstep.distill.processes import Request, agree
 from fewstep.teacher.interrupts import Signals, Stop, noted_signals
 from fewstep.teacher.ranks import ProcessEnded, among_processes, current_ranks
-from tests.torchrun import torchrun
+from tests.forked import run_scripts
 
 TWO_PROCESSES = """
 import os, signal, threading, time
@@ -53,9 +52,7 @@ accelerator.end_training()  # a process group that is left to the interpreter's 
 def test_two_processes_agree_and_one_that_is_left_alone_says_so(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    command = torchrun(2, script)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_scripts(2, script, logs=tmp_path)
     assert (tmp_path / "second").read_text() == "stopped by SIGTERM"
     assert "another process of this run has ended" in (tmp_path / "first").read_text()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.parallel import Parallel
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.step_cost import StepCost, StepCounter
+from fewstep.distill.trainer import Trainer
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.few_bits import BASE_BYTES, FewBits, chosen_layers
 from fewstep.student.recompute import Recompute, block_checkpoint
@@ -233,16 +235,24 @@ def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> Non
     assert {changed.parallel.context for changed in shared} <= {2}
 
 
+def test_a_cost_is_counted_within_a_devices_memory(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
+    recipe, counter, cost = counted
+    assert counter.cost_within(recipe, 0, cost.peak) == cost
+    assert counter.cost_within(recipe, 0, cost.peak * 0.999) is None
+    with patch.object(Trainer, "one_step", side_effect=AssertionError("a step was followed")):
+        assert counter.cost_within(recipe, 0, cost.held * 0.999) is None
+
+
 def test_every_remedy_is_counted_before_none_is_enough(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
     recipe, counter, cost = counted
     tried: list[Recipe] = []
 
     class Alike(StepCounter):
-        def cost(self, recipe: Recipe, index: int) -> StepCost:
+        def cost_within(self, recipe: Recipe, index: int, device_gib: float) -> StepCost | None:
             tried.append(recipe)
             if recipe.optimizer == "adamw8bit":
                 raise ValueError("cannot be followed")
-            return cost
+            return None
 
     alike = Alike.__new__(Alike)
     vars(alike).update(vars(counter))

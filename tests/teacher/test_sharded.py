@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from fewstep.teacher.sharded import all_tokens, context_size, shared_gradient
+from tests.forked import run_scripts
 from tests.tiny_pipelines import save_tiny_given_wan
-from tests.torchrun import torchrun
 
 TWO_PROCESSES = """
 import sys, torch
@@ -72,8 +71,7 @@ def test_two_parts_of_clips_are_the_clips(tmp_path: Path, tiny_wan_folder: Path,
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     others = [f"{tmp_path / 'i2v'}:first", tiny_experts_folder]
-    process = subprocess.run(torchrun(2, script, tiny_wan_folder, tmp_path, *others), capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    run_scripts(2, script, tiny_wan_folder, tmp_path, *others, logs=tmp_path)
     assert [(tmp_path / name).read_text() for name in "01"] == ["alike", "alike"]
 
 

@@ -121,6 +121,7 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
     from rich.table import Column, Table
 
     from fewstep.distill.estimate import stage_memory
+    from fewstep.distill.expert_plan import expert_plan
 
     assert plan.precision != "auto"
     table = Table(
@@ -132,8 +133,11 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
         "average",
         title="GiB of whole networks, without activations",
     )
+    counts = dict[tuple[str, ...] | None, dict[str, Any]]()
     for index, stage in enumerate(plan.stages):
-        counted = _count(teacher, plan, stage)
+        # adapters are counted by making them, so stages in which the same experts learn are counted once
+        learning = expert_plan(stage, teacher).trained
+        counted = counts[learning] = counts.get(learning) or _count(teacher, plan, stage)
         # what the roles of a stage hold: weights, gradients, the optimizer's moments, EMA
         held = stage.objective.holds(teacher.denoiser, teacher.kinds)
         shares = stage_memory(plan, index, held=held, frozen=plan.precision, **counted)

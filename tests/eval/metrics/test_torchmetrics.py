@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +36,7 @@ from fewstep.metrics import (
     rms,
 )
 from tests.eval.metrics import metric_process as process
+from tests.forked import run_scripts
 
 EVERY = [
     Motion, Flicker, Saturation, Contrast, Blank, Broken, PSNR, SSIM, LatentMSE, TemporalError, PromptAccuracy,
@@ -162,18 +159,7 @@ def test_what_it_cannot_measure_is_refused_in_one_sentence(
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     """However the clips are shared, also where one process has none."""
     shares = [[[0, 4], [4, 8]], [[0, 2], [2, 8]], [[0, 8], [8, 8]]]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    common |= {"PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, process.__file__, json.dumps(shares), str(tmp_path)]
-    started = [subprocess.Popen(command, env=os.environ | common | {"RANK": str(rank)}) for rank in range(2)]
-    try:
-        assert [one.wait(300) for one in started] == [0, 0]
-    finally:
-        for one in started:
-            one.kill()
+    run_scripts(2, process.__file__, json.dumps(shares), tmp_path, logs=tmp_path)
     alone = process.collection()
     process.update(alone, 0, 8)
     for rank in range(2):

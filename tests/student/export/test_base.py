@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +17,7 @@ from fewstep.student.export.whole_folder import whole_folder
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.base import VideoSize
+from tests.forked import Scripts
 
 
 @pytest.fixture
@@ -115,17 +113,19 @@ def test_what_a_killed_one_leaves_is_not_under_the_name(tmp_path: Path) -> None:
     out, part = tmp_path / "out", tmp_path / ".out.part"
     with whole_folder(out) as fresh:
         (fresh / "export.json").write_text("old")
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(out)])
+    (logs := tmp_path / "logs").mkdir()
+    (logs / "killed.py").write_text(KILLED)
+    process = Scripts(1, logs / "killed.py", out, logs=logs)
     end = time.monotonic() + 60
     while not (part / "export.json").exists() and time.monotonic() < end:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.ends()
     assert part.exists() and (out / "export.json").read_text() == "old"
     with whole_folder(out, force=True) as fresh:
         assert not list(fresh.iterdir())
         (fresh / "export.json").write_text("newer")
-    assert (out / "export.json").read_text() == "newer" and [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "export.json").read_text() == "newer" and {path.name for path in tmp_path.iterdir()} == {"logs", "out"}
 
 
 def test_one_killed_between_its_renames_is_put_back(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from fewstep.teacher.dataset.reader import check_shard, read_unconditional
 from fewstep.teacher.dataset.writing import REPORT, DatasetRow, write_dataset
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.ranks import ProcessEnded, Ranks
+from tests.forked import Scripts
 from tests.teacher.stored import stored_rows
 from tests.two_ranks import both
 
@@ -114,25 +113,24 @@ def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tests.teacher.dataset.test_writing import Drawn, write
-write(Path(sys.argv[2]), source=Drawn(seconds=0.02))
+write(Path(sys.argv[1]), source=Drawn(seconds=0.02))
 """
 
 
 def test_after_a_kill_the_run_goes_on_to_the_same_shards(tmp_path: Path) -> None:
     write(tmp_path / "whole")
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[3]), str(folder)]
-    running = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (tmp_path / "killed.py").write_text(KILLED)
+    running = Scripts(1, tmp_path / "killed.py", folder, logs=tmp_path)
     deadline = time.monotonic() + 60
     while not (folder / "shard-00002.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     with pytest.raises(ValueError, match="another process is writing"):
         write(folder)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
+    running.kill()
+    assert running.ends()[0][0] == -signal.SIGKILL
     finished = len(read_manifest(folder).shards)
     assert 2 <= finished < 6
     with pytest.raises(ValueError, match=rf"unfinished \({finished} of 6 shards\)"):

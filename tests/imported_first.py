@@ -1,4 +1,4 @@
-"""What the process that `child_commands` forks from imports, so that its children need not."""
+"""What the process that `tests/forked.py` forks from imports, so that its children need not."""
 
 import diffusers
 import torch

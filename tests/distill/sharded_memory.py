@@ -22,7 +22,7 @@ from fewstep.distill.untrained import untrained_trainer
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import join_processes
 
-STEPS = 16  # threads free what was gathered sooner or later: at most is what the highest of several steps takes
+STEPS = 8  # threads free what was gathered sooner or later: at most is what the highest of several steps takes
 
 
 def held_bytes(trainer: Trainer) -> int:

@@ -55,6 +55,9 @@ class Variant:
     save: Callable[[Path], None]
     given: Sequence[str] = ()
     only: str | None = None  # the part that is trained
+    always: bool = (
+        False  # also without `make families`: of each family those that differ most from other tests' teachers
+    )
 
     @property
     def label(self) -> str:
@@ -71,58 +74,70 @@ VARIANTS = [
     Variant("wan", "i2v", given_wan("i2v"), ("first",)),
     Variant("wan", "flf2v", given_wan("flf2v"), ("first", "last")),
     Variant("wan", "vace", given_wan("vace")),
-    Variant("wan", "vace", given_wan("vace"), ("reference", "control", "mask")),
+    Variant("wan", "vace", given_wan("vace"), ("reference", "control", "mask"), always=True),
     Variant("wan", "animate", given_wan("animate"), ("reference", "pose", "face")),
-    Variant("wan", "animate", given_wan("animate"), ("reference", "control", "mask", "pose", "face")),
+    Variant("wan", "animate", given_wan("animate"), ("reference", "control", "mask", "pose", "face"), always=True),
     Variant("wan22", "a14b-t2v", lambda folder: save_tiny_wan(folder, experts=2, boundary_ratio=0.875)),
-    Variant("wan22", "a14b-i2v", given_wan("a14b-i2v"), ("first",)),
+    Variant("wan22", "a14b-i2v", given_wan("a14b-i2v"), ("first",), always=True),
     Variant("wan22", "a14b-i2v", given_wan("a14b-i2v"), ("first", "last")),
     Variant("wan22", "5b-t2v", tiny_wan22_5b),
-    Variant("wan22", "5b-i2v", given_wan("5b-i2v"), ("first",)),
+    Variant("wan22", "5b-i2v", given_wan("5b-i2v"), ("first",), always=True),
     Variant("wan22", "5b-i2v-of-a-t2v-folder", tiny_wan22_5b, ("first",)),
     Variant("cogvideox", "t2v", save_tiny_cogvideox),
     Variant("animatediff", "t2v", save_tiny_animatediff),
-    Variant("animatediff", "motion", save_tiny_animatediff, only="motion"),
+    Variant("animatediff", "motion", save_tiny_animatediff, only="motion", always=True),
     Variant("ltx", "t2v", save_tiny_ltx),
     Variant("ltx", "i2v-of-a-t2v-folder", save_tiny_ltx, ("first",)),
     Variant("ltx", "i2v", lambda folder: save_tiny_ltx(folder, "image", timed_decoder=True), ("first",)),
     Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition")),
-    Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition"), ("first", "last")),
+    Variant("ltx", "condition", lambda folder: save_tiny_ltx(folder, "condition"), ("first", "last"), always=True),
     Variant("ltx2", "t2v", save_tiny_ltx2),
-    Variant("ltx2", "t2v-of-2.3", lambda folder: save_tiny_ltx2(folder, **NEWER)),
+    Variant("ltx2", "t2v-of-2.3", lambda folder: save_tiny_ltx2(folder, **NEWER), always=True),
     Variant("ltx2", "i2v-of-a-t2v-folder", save_tiny_ltx2, ("first",)),
-    Variant("ltx2", "i2v", lambda folder: save_tiny_ltx2(folder, "image"), ("first",)),
-    Variant("sd", "picture", save_tiny_sd),
-    Variant("sdxl", "picture", save_tiny_sdxl),
-    Variant("animatediff", "controlnet", save_tiny_controlnet, ("control",)),
+    Variant("ltx2", "i2v", lambda folder: save_tiny_ltx2(folder, "image"), ("first",), always=True),
+    Variant("sd", "picture", save_tiny_sd, always=True),
+    Variant("sdxl", "picture", save_tiny_sdxl, always=True),
+    Variant("animatediff", "controlnet", save_tiny_controlnet, ("control",), always=True),
     Variant("hunyuanvideo", "t2v", save_tiny_hunyuan_video),
     Variant("hunyuanvideo", "i2v-latent-concat", save_tiny_hunyuan_video_image, ("first",)),
     Variant(
-        "hunyuanvideo", "i2v-token-replace", lambda f: save_tiny_hunyuan_video_image(f, "token_replace"), ("first",)
+        "hunyuanvideo",
+        "i2v-token-replace",
+        lambda f: save_tiny_hunyuan_video_image(f, "token_replace"),
+        ("first",),
+        always=True,
     ),
     Variant("hunyuanvideo15", "t2v", save_tiny_hunyuan_video15),
-    Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",)),
+    Variant("hunyuanvideo15", "i2v", lambda f: save_tiny_hunyuan_video15(f, pictures=True), ("first",), always=True),
     Variant("skyreels", "t2v", save_tiny_skyreels),
-    Variant("skyreels", "i2v", lambda folder: save_tiny_skyreels(folder, image=True), ("first",)),
+    Variant("skyreels", "i2v", lambda folder: save_tiny_skyreels(folder, image=True), ("first",), always=True),
     Variant("sana_video", "t2v", save_tiny_sana_video),
     Variant("sana_video", "i2v-of-a-t2v-folder", save_tiny_sana_video, ("first",)),
-    Variant("sana_video", "i2v", lambda folder: save_tiny_sana_video(folder, image=True), ("first",)),
+    Variant("sana_video", "i2v", lambda folder: save_tiny_sana_video(folder, image=True), ("first",), always=True),
     Variant("kandinsky", "t2v", save_tiny_kandinsky),
-    Variant("kandinsky", "i2v", lambda folder: save_tiny_kandinsky(folder, image=True), ("first",)),
-    Variant("svd", "i2v", save_tiny_svd, ("first",)),
+    Variant("kandinsky", "i2v", lambda folder: save_tiny_kandinsky(folder, image=True), ("first",), always=True),
+    Variant("svd", "i2v", save_tiny_svd, ("first",), always=True),
     Variant("cogvideox", "t2v-of-1.5", lambda folder: save_tiny_cogvideox(folder, **COGVIDEOX_NEWER)),
     Variant("cogvideox", "i2v-5b", lambda folder: save_tiny_cogvideox_given(folder, "image-5b"), ("first",)),
-    Variant("cogvideox", "i2v-of-1.5", lambda folder: save_tiny_cogvideox_given(folder, "image-1.5"), ("first",)),
+    Variant(
+        "cogvideox",
+        "i2v-of-1.5",
+        lambda folder: save_tiny_cogvideox_given(folder, "image-1.5"),
+        ("first",),
+        always=True,
+    ),
     Variant("cogvideox", "fun-control", lambda folder: save_tiny_cogvideox_given(folder, "control"), ("control",)),
-    Variant("mochi", "t2v", save_tiny_mochi),
+    Variant("mochi", "t2v", save_tiny_mochi, always=True),
     Variant("mochi", "t2v-of-forward-time", lambda folder: save_tiny_mochi(folder, invert_sigmas=False)),
 ]
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.label)
-def variant(request: pytest.FixtureRequest) -> Variant:
-    parameter: Variant = request.param
-    return parameter
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All variants for the table."""
+    if "variant" in metafunc.fixturenames:
+        everything = metafunc.config.getoption("--families")
+        variants = [variant for variant in VARIANTS if variant.always or everything]
+        metafunc.parametrize("variant", variants, ids=lambda variant: variant.label, scope="module")
 
 
 @pytest.fixture(scope="module")

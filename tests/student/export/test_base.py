@@ -125,7 +125,10 @@ def test_what_a_killed_one_leaves_is_not_under_the_name(tmp_path: Path) -> None:
     with whole_folder(out, force=True) as fresh:
         assert not list(fresh.iterdir())
         (fresh / "export.json").write_text("newer")
-    assert (out / "export.json").read_text() == "newer" and {path.name for path in tmp_path.iterdir()} == {"logs", "out"}
+    assert (out / "export.json").read_text() == "newer" and {path.name for path in tmp_path.iterdir()} == {
+        "logs",
+        "out",
+    }
 
 
 def test_one_killed_between_its_renames_is_put_back(tmp_path: Path) -> None:

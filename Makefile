@@ -67,12 +67,14 @@ relay-table: $(FEWSTEP)
 	$(BIN)/fewstep shapes students runs/shapes-relay$(OF_SEED) --steps 50 --guidance 7@0.3-0.93 --dtype auto \
 		--no-to-teacher --diversity 64 --fresh --out docs/results/relay$(OF_SEED).json
 
-# Ways to let a discriminator judge, from one start and for about as long.
+# Ways to let a discriminator judge, from one start and for about as long. ARMS=2-mse,2-clips-at-data trains these stages
+# alone, with what they build on, and adds their rows to those that are there.
+ARMS ?=
 arms-table: $(FEWSTEP)
 	$(BIN)/fewstep teacher videos runs/videos --num 6144
-	$(BIN)/fewstep run shapes-arms --set data.folder=runs/videos
+	$(BIN)/fewstep run shapes-arms --set data.folder=runs/videos $(if $(ARMS),--stages $(ARMS))
 	$(BIN)/fewstep shapes students runs/shapes-arms --steps 50,4,2,1 --guidance 7@0.3-0.93 --dtype auto --no-to-teacher \
-		--fresh --out docs/results/adversarial.json
+		$(if $(ARMS),--stages $(ARMS),--fresh) --out docs/results/adversarial.json
 
 # The same stages on the teacher's own clips, and on a folder of mp4 files.
 from-video-table: $(FEWSTEP)

@@ -188,6 +188,20 @@ class Recipe(DataRecipe):
                 indices.append(index)
         return indices
 
+    def stages_under(self, names: Sequence[str]) -> list[str]:
+        """The stages of these names, and those that they start from or are taught by, directly or not, in order.
+
+        Raises ValueError for a name that none has.
+        """
+        every = [stage.name for stage in self.stages]
+        if unknown := [name for name in names if name not in every]:
+            raise ValueError(f"there is no stage {unknown[0]}: the recipe has {', '.join(every)}")
+        under = {every.index(name) for name in names}
+        for index in range(len(every) - 1, -1, -1):
+            if index in under:
+                under |= {base for base in (self.start_of(index), self.teacher_of(index)) if base is not None}
+        return [name for index, name in enumerate(every) if index in under]
+
     def guidance_in(self, index: int) -> Guidance:
         """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's; where
         nobody teaches it, that of the student that it starts from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,7 @@ class Relay:
     gate_metrics: Mapping[str, GateMetric] = field(default_factory=dict)
     samples: WriteSamples | None = None
     tracker: Tracker = field(default_factory=NoTracker)
+    chosen: Collection[str] | None = None  # names of the stages to train; None: all
 
     @cached_property
     def layout(self) -> Layout:
@@ -80,7 +81,7 @@ class Relay:
         return Layout(self.recipe.parallel, self.accelerator)
 
     def run(self) -> None:
-        """Every stage that is not finished yet, in order.
+        """Every stage that is chosen and not finished yet, in order.
 
         Raises ValueError when a gate does not open or a loss is not finite; Stop, with what is on disk, when a signal
         asked to stop.
@@ -88,6 +89,9 @@ class Relay:
         for index, stage in enumerate(self.recipe.stages):
             if self.folder.finished(stage.name):
                 self.screen.say(f"{stage.name} is finished")
+            elif self.chosen is not None and stage.name not in self.chosen:
+                self.screen.say(f"{stage.name} is left out")
+                continue
             else:
                 self._run_stage(index, stage)
             check_gate(stage, self.folder)

@@ -167,6 +167,23 @@ def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path
     assert code == 2 and "there is no stage 3-step: the recipe has 4-step, 2-step, 1-step" in output
 
 
+def test_stages_that_are_trained_by_themselves_end_as_in_a_whole_run(recipe: Path, tmp_path: Path) -> None:
+    short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")] + ["--set", "stages.2.start=4-step"]
+    assert fewstep("run", recipe, *short, "--set", f"out={tmp_path / 'whole'}")[0] == 0
+    code, output = fewstep("run", recipe, *short, "--stages", "1-step", "--dry-run")
+    assert code == 0 and "trained: 4-step, 1-step of the stages below" in output
+    code, output = fewstep("run", recipe, *short, "--stages", "1-step")
+    assert code == 0 and "2-step is left out" in output
+    whole, apart = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert apart == {name: whole[name] for name in ("1-step", "4-step")}
+    code, output = fewstep("run", recipe, *short)
+    assert code == 0 and "1-step is finished" in output and weights(tmp_path / "run") == whole
+    code, output = fewstep("run", recipe, *short, "--stages", "1-step,3-step")
+    assert code == 2 and "there is no stage 3-step: the recipe has 4-step, 2-step, 1-step" in output
+    code, output = fewstep("run", "shapes-chain", "--stages", "4-step")
+    assert code == 2 and "shapes-chain has no stages" in output
+
+
 def test_a_finished_run_is_left_alone_and_another_recipe_refused(recipe: Path, tmp_path: Path) -> None:
     only = ["--set", "stages.0.steps=1"]
     assert fewstep("run", recipe, *only)[0] == 0

@@ -74,7 +74,7 @@ class _Silly(AssertionError):
 
 def dry_run(asker: Asker, folder: Path) -> None:
     """As `fewstep run RECIPE --dry-run`."""
-    run(str(folder / "recipe.yaml"), None, None, True)
+    run(str(folder / "recipe.yaml"), None, dry_run=True)
 
 
 def dry_run_with_override(asker: Asker, folder: Path) -> None:
@@ -82,8 +82,7 @@ def dry_run_with_override(asker: Asker, folder: Path) -> None:
     run(
         str(folder / "recipe.yaml"),
         [_override(asker.random) for _ in range(asker.random.choice((1, 1, 3)))],
-        None,
-        True,
+        dry_run=True,
     )
 
 
@@ -94,7 +93,7 @@ def _override(random: Random) -> str:
 
 def chain(asker: Asker, folder: Path) -> None:
     """As `fewstep run CHAIN --dry-run`."""
-    run(str(folder / "chain.yaml"), None, None, True)
+    run(str(folder / "chain.yaml"), None, dry_run=True)
 
 
 def teacher_recipe(asker: Asker, folder: Path) -> None:
@@ -213,7 +212,7 @@ def resumed(asker: Asker, folder: Path) -> None:
         if run_folder.finished(stage.name):
             run_folder.result(stage.name)
     find_stage(folder)
-    run(str(folder / "recipe.yaml"), [f"out={folder}"], None, True)
+    run(str(folder / "recipe.yaml"), [f"out={folder}"], dry_run=True)
 
 
 def teacher(asker: Asker, folder: Path) -> None:

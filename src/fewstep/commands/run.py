@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewstep.commands.run_stages import follow_stages
+from fewstep.commands.stage_names import parse_stages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,14 @@ def run(
         typer.Option(
             metavar="STAGE",
             help="Train this stage, and those that build on it, again, with settings that differ.",
+        ),
+    ] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Train these stages alone, with those that they start from or learn from: arms of a comparison on "
+            "several machines, say. By default all.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -81,7 +90,7 @@ def run(
             "starts several processes of a run)"
         )
     machine = Machine(device_memory, tflops, processes or num_launched()) if dry_run else None
-    follow_recipe(recipe, settings or (), again, screen, machine)
+    follow_recipe(recipe, settings or (), again, screen, machine, parse_stages(stages))
 
 
 def follow_recipe(
@@ -90,10 +99,11 @@ def follow_recipe(
     again: str | None,
     screen: RunScreen,
     dry_run: Machine | None = None,
+    stages: Sequence[str] | None = None,
 ) -> Path:
     """Follows a recipe's file, or one that was made in Python: the run directory.
 
-    dry_run: only shows what it resolves to, and what it costs on this machine.
+    dry_run: only shows what it resolves to, and what it costs on this machine. stages: those to train; None: all.
     """
     from fewstep.commands.progress import is_main_process
     from fewstep.distill.chain import is_chain_recipe
@@ -101,6 +111,8 @@ def follow_recipe(
     from fewstep.distill.recipe import make_recipe, read_recipe
 
     # chains and small decoders have recipes of their own
+    if stages is not None and isinstance(recipe, str) and (is_chain_recipe(recipe) or is_decoder(recipe)):
+        raise ValueError(f"--stages {','.join(stages)}: {recipe} has no stages: leave it out")
     if isinstance(recipe, str) and is_chain_recipe(recipe):
         from fewstep.commands.chain import run_chain
 
@@ -112,13 +124,13 @@ def follow_recipe(
     plan = read_recipe(recipe, settings) if isinstance(recipe, str) else make_recipe(recipe, settings)
     if dry_run is None:
         with screen:
-            follow_stages(plan, again, screen)
+            follow_stages(plan, again, screen, stages=stages)
     elif is_main_process():
-        _show(plan, again, dry_run, screen)
+        _show(plan, again, dry_run, screen, stages)
     return plan.out
 
 
-def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) -> None:
+def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen, stages: Sequence[str] | None) -> None:
     """The resolved recipe and what it costs, once nothing stands in its way."""
     from fewstep.commands.run_checks import again_line, check_run
     from fewstep.commands.run_cost import show_cost
@@ -137,6 +149,8 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen) 
     outline = check_run(plan, folder, again, machine.processes)
     if again is not None:
         screen.say(again_line(again, folder.check(plan, again)))
+    if stages is not None:
+        screen.say(f"trained: {', '.join(plan.stages_under(stages))} of the stages below")
     if skipped := check_clip_counts(plan, folder, outline.teacher):
         screen.warn(skipped)
     show_cost(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 
 def follow_stages(
-    plan: Recipe, again: str | None = None, screen: RunScreen | None = None, option: str | None = None
+    plan: Recipe,
+    again: str | None = None,
+    screen: RunScreen | None = None,
+    option: str | None = None,
+    stages: Sequence[str] | None = None,
 ) -> None:
     """Makes the data and runs every stage that is not finished, and shows how far it is.
 
-    `option` is how another folder is chosen, where that is not with --set out=DIR.
+    `option` is how another folder is chosen, where that is not with --set out=DIR. stages: names of those to train,
+    with all that they build on; None: all.
 
     Raises ValueError, before the teacher is loaded, for all that `--dry-run` refuses.
     """
@@ -47,6 +52,7 @@ def follow_stages(
     # under autocast norms keep float32 weights, as they should, and torch says of each that it is not the fastest way
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
     warnings.filterwarnings("ignore", ".*all_gather_tensor. is deprecated", FutureWarning)  # which diffusers calls
+    chosen = None if stages is None else plan.stages_under(stages)
     with current_ranks() as ranks:
         plan, precision_line = resolve_for_all(plan, ranks)
         if precision_line is not None:
@@ -55,18 +61,25 @@ def follow_stages(
         for stage in plan.stages:
             stage.share(plan.parallel.groups(accelerator.num_processes))
         # all processes must mean the same run, before one of them writes
-        check_same(accelerator, {"recipe": plan.sha256()}, "start all of them with the same recipe and settings")
+        meant = {"recipe": plan.sha256(), "stages": str(chosen)}
+        check_same(accelerator, meant, "start all of them with the same recipe and settings")
         # the first process alone looks at the disk, and the others wait for its word
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)
         ranks.wait()
         with folder.locked(ranks.first):
-            _follow(plan, folder, again, accelerator, screen, ranks)
+            _follow(plan, folder, again, chosen, accelerator, screen, ranks)
     accelerator.end_training()  # a process group that is left to the interpreter's end may abort there
 
 
 def _follow(
-    plan: Recipe, folder: RunFolder, again: str | None, accelerator: Accelerator, screen: RunScreen, ranks: Ranks
+    plan: Recipe,
+    folder: RunFolder,
+    again: str | None,
+    chosen: Sequence[str] | None,
+    accelerator: Accelerator,
+    screen: RunScreen,
+    ranks: Ranks,
 ) -> None:
     """The run itself, once nothing stands in its way."""
     import torch
@@ -129,9 +142,10 @@ def _follow(
     if seen is None and not measured:
         teacher.free_vae()
     # the time left is estimated from the work of the stages that are not finished
-    screen.expect(relay_work(plan, teacher.schedule, folder.finished))
+    left = {stage.name for stage in plan.stages} - set(chosen) if chosen is not None else set()
+    screen.expect(relay_work(plan, teacher.schedule, lambda name: name in left or folder.finished(name)))
     with noted_signals() as signals, tracker:
-        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker).run()
+        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker, chosen).run()
     shown = ["--prompt ..."] if teacher.reads_text else []
     shown += [f"--given {name}=FILE" for name in teacher.given]
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} {' '.join(shown)} --out clip.mp4`")

@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from fewstep.teacher.base import Teacher
 
 
-def parse_stages(text: str | None) -> list[str] | None:
-    """'4-step,4-step-mse' -> their names; None for all. Raises ValueError for a name that is empty."""
-    names = None if text is None else [name.strip() for name in text.split(",")]
-    if names is not None and not all(names):
-        raise ValueError(f"--stages is {text!r}; it must be names of stages, separated by commas")
-    return names
-
-
 def chosen_stages(runs: Sequence[Path], names: Sequence[str] | None) -> dict[Path, list[Path]]:
     """The folders of runs' finished stages, in their recipes' order: of these names, or all.
 

@@ -20,8 +20,8 @@ from fewstep.commands.options import (
     resolve_dtype,
 )
 from fewstep.commands.progress import Screen
-from fewstep.commands.shapes.entries import parse_stages
 from fewstep.commands.shapes.teacher import parse_steps
+from fewstep.commands.stage_names import parse_stages
 from fewstep.teacher.limits import MOST_ITEMS
 
 if TYPE_CHECKING:

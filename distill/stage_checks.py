@@ -12,6 +12,7 @@ from fewstep.distill.expert_plan import check_supervisor, expert_plan
 from fewstep.distill.optimizers import check_optimizer
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
+from fewstep.distill.settings import conversion_name
 from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
@@ -65,6 +66,19 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
             contract.check_teacher(outline.teacher)
         check_weights(folder.stage(stage.name), network)
         check_gate(stage, folder)
+
+
+def check_left_out(recipe: Recipe, folder: RunFolder, chosen: Collection[str]) -> None:
+    """Raises ValueError when a stage that is not `chosen` has begun: another checkpoint would replace its own."""
+    for stage in recipe.stages:
+        if stage.name in chosen or folder.finished(stage.name):
+            continue
+        for name in (stage.name, conversion_name(stage.name)):
+            if load_state(folder.path, name, mmap=True) or sharded_checkpoint.find(folder.path, name):
+                raise ValueError(
+                    f"{stage.name} is left out, and {folder.path} has a checkpoint of it, which the next stage would "
+                    f"replace: name it with --stages, to end it first, or {folder.elsewhere}"
+                )
 
 
 def _check_checkpointing(network: Any) -> None:

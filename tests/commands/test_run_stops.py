@@ -100,3 +100,16 @@ def test_a_warning_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path, monke
     code, output = fewstep("run", recipe, "--set", f"out={out}")
     assert code == 0 and kept == {("4-step", 2): 2, ("4-step", 3): 2}, output
     assert f"stage 4-step is at step 2 of 4, saved in {out / 'state.pt'}; training continues" in output
+
+
+def test_a_stage_that_has_begun_is_not_left_out(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = [word for name in ("start", "teacher") for word in ("--set", f"stages.1.{name}=base")]
+    command = ("run", recipe, "--set", f"out={tmp_path / 'run'}", *apart)
+    with monkeypatch.context() as patched:
+        signalled(patched, "fewstep.distill.trainer.Trainer.one_step", 2)  # of 4-step
+        assert fewstep(*command)[0] == 143
+    for options in (["--dry-run"], []):
+        code, output = fewstep(*command, "--stages", "2-step", *options)
+        assert code == 2 and "4-step is left out, and" in output and "has a checkpoint of it" in output, output
+    code, output = fewstep(*command, "--stages", "4-step")
+    assert code == 0 and "4-step: resumed at step" in output and "2-step is left out" in output, output

@@ -138,6 +138,7 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen, 
     from fewstep.distill.data_checks import check_clip_counts
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.size_checks import planned_clips
+    from fewstep.distill.stage_checks import check_left_out
 
     plan, line = resolve_precision(plan)
     if line is not None:
@@ -150,7 +151,9 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen, 
     if again is not None:
         screen.say(again_line(again, folder.check(plan, again)))
     if stages is not None:
-        screen.say(f"trained: {', '.join(plan.stages_under(stages))} of the stages below")
+        chosen = plan.stages_under(stages)
+        check_left_out(plan, folder, chosen)
+        screen.say(f"trained: {', '.join(chosen)} of the stages below")
     if skipped := check_clip_counts(plan, folder, outline.teacher):
         screen.warn(skipped)
     show_cost(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

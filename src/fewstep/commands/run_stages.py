@@ -44,6 +44,7 @@ def follow_stages(
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.processes import check_same
     from fewstep.distill.run_folder import OPTION, RunFolder
+    from fewstep.distill.stage_checks import check_left_out
     from fewstep.teacher.ranks import current_ranks, join_processes, num_launched, on_cpu
 
     folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
@@ -66,6 +67,8 @@ def follow_stages(
         # the first process alone looks at the disk, and the others wait for its word
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)
+            if chosen is not None:
+                check_left_out(plan, folder, chosen)
         ranks.wait()
         with folder.locked(ranks.first):
             _follow(plan, folder, again, chosen, accelerator, screen, ranks)
@@ -142,8 +145,8 @@ def _follow(
     if seen is None and not measured:
         teacher.free_vae()
     # the time left is estimated from the work of the stages that are not finished
-    left = {stage.name for stage in plan.stages} - set(chosen) if chosen is not None else set()
-    screen.expect(relay_work(plan, teacher.schedule, lambda name: name in left or folder.finished(name)))
+    left_out = set() if chosen is None else {stage.name for stage in plan.stages} - set(chosen)
+    screen.expect(relay_work(plan, teacher.schedule, lambda name: name in left_out or folder.finished(name)))
     with noted_signals() as signals, tracker:
         Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker, chosen).run()
     shown = ["--prompt ..."] if teacher.reads_text else []

@@ -38,7 +38,7 @@ cases: $(DEV)
 	$(BIN)/pytest tests/cases --cases docs/results/cases.json
 
 scale: $(DEV)
-	$(BIN)/pytest tests/distill/test_parallel.py --scale docs/results/scale.json
+	$(BIN)/pytest tests/distill/test_parallel.py tests/distill/test_paper_layout.py --scale docs/results/scale.json
 
 families: $(DEV)
 	$(BIN)/pytest tests/families --families docs/results/families.json

@@ -28,8 +28,12 @@ def cost_of(num_processes: int, folder: Path, train: str = "full", **more: Any) 
 
 
 @pytest.mark.parametrize(("train", "backbone"), [("lora", "frozen"), ("full", "trained")])
-def test_two_processes_hold_what_is_said(tiny_wan_folder: Path, tmp_path: Path, train: str, backbone: str) -> None:
+def test_two_processes_hold_what_is_said(
+    request: pytest.FixtureRequest, tiny_wan_folder: Path, tmp_path: Path, train: str, backbone: str
+) -> None:
     """Within a step networks of this size take somewhat less on paper: LOG.md."""
+    if train == "lora" and not request.config.getoption("--scale"):
+        pytest.skip("`make scale` runs it")
     recipe = recipe_of(tiny_wan_folder, train, backbone, penalties=None, parallel=SHARDED)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     arguments = tmp_path / "recipe.json", PROMPT, tmp_path / "held.json"

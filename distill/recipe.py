@@ -178,12 +178,9 @@ class Recipe(DataRecipe):
 
         Raises ValueError when there is none.
         """
-        names = [stage.name for stage in self.stages]
-        if name not in names:
-            raise ValueError(f"there is no stage {name}: the recipe has {', '.join(names)}")
-        indices = [names.index(name)]
+        indices = self._indices_of([name])
         # one pass is enough, since stages refer to earlier ones only
-        for index in range(indices[0] + 1, len(names)):
+        for index in range(indices[0] + 1, len(self.stages)):
             if {self.start_of(index), self.teacher_of(index)} & set(indices):
                 indices.append(index)
         return indices
@@ -193,14 +190,17 @@ class Recipe(DataRecipe):
 
         Raises ValueError for a name that none has.
         """
+        under = set(self._indices_of(names))
+        for index in range(len(self.stages) - 1, -1, -1):
+            if index in under:
+                under |= {base for base in (self.start_of(index), self.teacher_of(index)) if base is not None}
+        return [stage.name for index, stage in enumerate(self.stages) if index in under]
+
+    def _indices_of(self, names: Sequence[str]) -> list[int]:
         every = [stage.name for stage in self.stages]
         if unknown := [name for name in names if name not in every]:
             raise ValueError(f"there is no stage {unknown[0]}: the recipe has {', '.join(every)}")
-        under = {every.index(name) for name in names}
-        for index in range(len(every) - 1, -1, -1):
-            if index in under:
-                under |= {base for base in (self.start_of(index), self.teacher_of(index)) if base is not None}
-        return [name for index, name in enumerate(every) if index in under]
+        return [every.index(name) for name in names]
 
     def guidance_in(self, index: int) -> Guidance:
         """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's; where

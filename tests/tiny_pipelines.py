@@ -221,6 +221,7 @@ def save_tiny_animatediff(folder: Path, **config: Any) -> None:
             "block_out_channels": (8, 16),
             "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
             "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
+            "layers_per_block": 1,
             "norm_num_groups": 2,
             "cross_attention_dim": 16,
             "num_attention_heads": 2,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ from tests.commands.typed import fewstep
 
 
 @pytest.fixture(scope="module")
-def teacher(make_tiny_animatediff: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("eps")
-    make_tiny_animatediff(folder, layers_per_block=1)
-    return folder
+def teacher(tiny_animatediff_folder: Path) -> Path:
+    """One that predicts eps."""
+    return tiny_animatediff_folder
 
 
 @pytest.fixture

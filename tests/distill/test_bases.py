@@ -44,7 +44,7 @@ PROMPTS = ["a red circle", "a big blue square moves left"]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher with motion, two further base models, one that training never sees, and one of another architecture."""
     root = tmp_path_factory.mktemp("bases")
-    save_tiny_animatediff(root / "teacher", layers_per_block=1)
+    save_tiny_animatediff(root / "teacher")
     for seed, name in enumerate(("second", "third", "unseen"), start=11):
         save_tiny_sd(root / name, seed=seed)
     save_tiny_sd(root / "wider", block_out_channels=(8, 32))

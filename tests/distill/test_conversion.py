@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -122,11 +121,9 @@ def test_it_can_be_switched_off_and_reads_back(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def teacher(make_tiny_animatediff: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    """One that predicts eps, of the size that a test trains in seconds; its head is small, as a trained one's."""
-    folder = tmp_path_factory.mktemp("small")
-    make_tiny_animatediff(folder, layers_per_block=1)
-    loaded = load_teacher(folder, device="cpu")
+def teacher(tiny_animatediff_folder: Path) -> Teacher:
+    """One that predicts eps; its head is small, as a trained one's."""
+    loaded = load_teacher(tiny_animatediff_folder, device="cpu")
     head: Any = loaded.network_at(1.0)
     head.conv_out.weight.mul_(0.2)
     head.conv_out.bias.zero_()

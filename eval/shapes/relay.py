@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from fewstep.eval.metrics.frechet import frechet_interval
@@ -27,7 +26,6 @@ from fewstep.eval.shapes.relay_seeds import OVER_SEEDS, rows_over_seeds
 from fewstep.eval.shapes.sheet import comparison_sheet
 from fewstep.eval.shapes.steps import Protocol, judged_figures, shared_figures
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.videos.writing import to_uint8
 
 DIVERSE_PROMPTS = 16  # that diversity is taken over, unless said otherwise
 
@@ -193,13 +191,12 @@ def _called(row: Mapping[str, Any]) -> str:
     return f"{row['run']}/{row['stage']}" if "stage" in row else f"the {row['steps']}-step teacher"
 
 
-@torch.no_grad()
 def relay_sheet(table: RelayTable, entries: Sequence[RelayEntry], rows: int = 6) -> Image.Image:
     """The first clips side by side: a row per prompt, a column for the teacher's counts and what students became.
 
     Those are regression alone and a line's last stage; where that is not among the entries, the others of its line.
     """
-    prompts, seeds = held_out_prompts(rows, table.protocol.seed), table.protocol.noise_seeds(0, rows)
+    prompts = held_out_prompts(rows, table.protocol.seed)
     runs = {entry.run for entry in entries if entry.run}
     ended = {_line(entry) for entry in entries if entry.phase == FINAL}
     columns = {}
@@ -211,7 +208,7 @@ def relay_sheet(table: RelayTable, entries: Sequence[RelayEntry], rows: int = 6)
         name = entry.name or f"teacher, {entry.steps} step{'s' * (entry.steps > 1)}"
         if entry.run and len(runs) > 1:
             name = f"{Path(entry.run).name}/{name}"
-        columns[name] = [to_uint8(video) for video in table.clips.generate(entry, prompts, seeds)]
+        columns[name] = table.clips.shown(entry, rows)
     return comparison_sheet(columns, prompts)
 
 

@@ -22,6 +22,7 @@ from fewstep.eval.shapes.relay_entry import REFERENCE_STEPS, RelayEntry, label_o
 from fewstep.eval.shapes.steps import Protocol, generate, reference_features
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.shapes.judge import batch, load_judge
+from fewstep.teacher.videos.writing import Frames, to_uint8
 
 DIVERSE_SEEDS = 8  # clips of one prompt, for diversity
 _OTHER_SEED = 500_009  # of the teacher's clips that others are compared with: neither their prompts nor their noise
@@ -60,6 +61,11 @@ class Judged:
         return paired.mean(100.0 * self.right)
 
 
+def _identity(row: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a row that its clips depend on, so that rows about the same clips share them."""
+    return {key: row[key] for key in _OF_AN_ENTRY if key in row}
+
+
 class RelayClips:
     """Makes and judges clips. `shared` is what all rows of the table have in common, but for `diverse`.
 
@@ -76,8 +82,7 @@ class RelayClips:
 
     def judged(self, row: Mapping[str, Any], entry: RelayEntry | None, progress: Progress) -> Judged | None:
         """What was found of the clips of a row, from disk, or measured if that is gone and its entry is there."""
-        # known by all that clips depend on, so that rows about the same clips share them
-        identity = {key: row[key] for key in _OF_AN_ENTRY if key in row}
+        identity = _identity(row)
         known = str(sorted(identity.items()))
         if known not in self._found:
             tensors = (
@@ -129,6 +134,19 @@ class RelayClips:
         return cached_features(
             clips, lambda: self._judge(self._of_prompts(entry, seed), label, progress, seed)["features"]
         )
+
+    def shown(self, entry: RelayEntry, count: int) -> list[Frames]:
+        """The first clips of an entry, each (F, H, W, 3) in uint8: from disk, where they were shown before."""
+        prompts, seeds = held_out_prompts(count, self._protocol.seed), self._protocol.noise_seeds(0, count)
+        main, _ = self._protocols(_identity(entry.key))
+
+        def compute() -> dict[str, Tensor]:
+            return {
+                "frames": torch.stack([torch.from_numpy(to_uint8(x)) for x in self.generate(entry, prompts, seeds)])
+            }
+
+        frames = cached_tensors(main | {"clips": "an entry's, shown", "num": count}, compute)["frames"]
+        return list(frames.numpy())
 
     @torch.no_grad()
     def generate(self, entry: RelayEntry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:

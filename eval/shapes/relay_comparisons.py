@@ -1,13 +1,14 @@
 """Rows of a table of students compared with the 50-step teacher, and against regression alone, prompt by prompt.
 
 A student's delta is its shapes-fd less that of the `mse` row with the same step count and baked-in guidance: of the
-same run if that has one, else of the first run that has. Of several such rows the first one counts. `mse` rows have no
-delta. All intervals are of 95 %, by a paired bootstrap over prompts.
+same run if that has one, else of any; of several, the one whose training took about as long. `mse` rows have no delta.
+All intervals are of 95 %, by a paired bootstrap over prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -43,7 +44,9 @@ def baseline_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
         and (other["steps"], other["guidance"]) == (row["steps"], row["guidance"])
     ]
     own = [other for other in alike if other["run"] == row["run"]]
-    return next(iter(own or alike), None)
+    seconds = row.get("train_seconds", 0.0)
+    # a longer arm must not be compared with regression that had less time
+    return min(own or alike, key=lambda other: abs(other.get("train_seconds", inf) - seconds), default=None)
 
 
 def teacher_row_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:

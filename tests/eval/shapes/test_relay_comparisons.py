@@ -39,6 +39,16 @@ MSE, ARM, OTHER_ARM = row("1-mse", "mse"), row("arm", "relaxed"), row("other-arm
 ROWS = [{"model": "real"}, teacher(50), teacher(1), teacher(50, 3.0), MSE, row("longer-mse", "mse"), ARM, OTHER_ARM]
 
 
+def test_an_arm_is_compared_with_the_mse_row_that_was_trained_for_about_as_long() -> None:
+    short, long = row("short", "mse", train_seconds=100.0), row("long", "mse", train_seconds=900.0)
+    unknown = row("unknown", "mse")
+    for seconds, expected in ((120.0, short), (490.0, short), (510.0, long), (2000.0, long)):
+        arm = row("arm", "relaxed", train_seconds=seconds)
+        assert baseline_of(arm, [short, long]) is expected and baseline_of(arm, [long, short]) is expected
+    assert baseline_of(row("arm", "relaxed"), [short, long]) is short
+    assert baseline_of(row("arm", "relaxed", train_seconds=900.0), [unknown]) is unknown
+
+
 def test_every_arm_is_held_against_the_first_mse_row_alike_of_its_own_run() -> None:
     own, elsewhere = row("b-mse", "mse", "b"), row("arm", "relaxed", "c")
     rows = [*ROWS, own, elsewhere]

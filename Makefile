@@ -175,10 +175,16 @@ export-table: $(FEWSTEP)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# pip makes bytecode on one core: here all of them do. Packages hold a few files that no Python compiles.
+INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+
 $(FEWSTEP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) .
+	$(COMPILE)
 	touch $@
 
 $(DEV): $(FEWSTEP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) '.[dev]'
+	$(COMPILE)
 	touch $@

@@ -141,9 +141,8 @@ class RelayClips:
         main, _ = self._protocols(_identity(entry.key))
 
         def compute() -> dict[str, Tensor]:
-            return {
-                "frames": torch.stack([torch.from_numpy(to_uint8(x)) for x in self.generate(entry, prompts, seeds)])
-            }
+            clips = self.generate(entry, prompts, seeds)
+            return {"frames": torch.stack([torch.from_numpy(to_uint8(clip)) for clip in clips])}
 
         frames = cached_tensors(main | {"clips": "an entry's, shown", "num": count}, compute)["frames"]
         return list(frames.numpy())

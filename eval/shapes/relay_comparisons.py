@@ -45,7 +45,7 @@ def baseline_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
     ]
     own = [other for other in alike if other["run"] == row["run"]]
     seconds = row.get("train_seconds", 0.0)
-    # a longer arm must not be compared with regression that had less time
+    # at about equal seconds: more regression gains, too
     return min(own or alike, key=lambda other: abs(other.get("train_seconds", inf) - seconds), default=None)
 
 

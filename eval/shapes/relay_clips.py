@@ -141,14 +141,14 @@ class RelayClips:
         main, _ = self._protocols(_identity(entry.key))
 
         def compute() -> dict[str, Tensor]:
-            clips = self.generate(entry, prompts, seeds)
+            clips = self._generate(entry, prompts, seeds)
             return {"frames": torch.stack([torch.from_numpy(to_uint8(clip)) for clip in clips])}
 
         frames = cached_tensors(main | {"clips": "an entry's, shown", "num": count}, compute)["frames"]
         return list(frames.numpy())
 
     @torch.no_grad()
-    def generate(self, entry: RelayEntry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def _generate(self, entry: RelayEntry, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Videos (B, 3, F, H, W) in -1..1 of one entry."""
         if entry.student is None:
             return generate(self._teacher, prompts, seeds, entry.steps, entry.guidance)
@@ -183,7 +183,7 @@ class RelayClips:
         prompts = held_out_prompts(protocol.num, protocol.seed)
 
         def videos(rows: range) -> Tensor:
-            return self.generate(entry, prompts[rows.start : rows.stop], protocol.noise_seeds(rows.start, len(rows)))
+            return self._generate(entry, prompts[rows.start : rows.stop], protocol.noise_seeds(rows.start, len(rows)))
 
         return videos
 
@@ -216,7 +216,7 @@ class RelayClips:
         features = []
         for rows in self._batches(len(prompts)):
             seeds = protocol.noise_seeds(rows.start, len(rows))
-            clips = self.generate(entry, prompts[rows.start : rows.stop], seeds)
+            clips = self._generate(entry, prompts[rows.start : rows.stop], seeds)
             features.append(judge.read(clips.to(judge.feature_mean.device))[1].float().cpu())
             progress(label, rows.stop, len(prompts))
         return mean_of_pairs(torch.cat(features).unflatten(0, (-1, DIVERSE_SEEDS)))

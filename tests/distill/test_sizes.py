@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,6 @@ from fewstep.teacher.dataset.reader import read_rows
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.ranks import ALONE, Ranks
 from fewstep.teacher.videos.writing import write_video
-from tests.forked import run_scripts
 from tests.two_ranks import both
 
 SIZES = (VideoSize(9, 16, 16), VideoSize(5, 16, 32), VideoSize(5, 32, 16))
@@ -133,7 +134,11 @@ def test_base_models_with_other_counts_agree_on_the_size(tiny_teacher: Teacher, 
 def test_two_processes_draw_agreeing_batches(tiny_wan_folder: Path, data: Path, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    run_scripts(2, script, tiny_wan_folder, data, tmp_path, logs=tmp_path)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    run = [*launch, *plain, *map(str, (script, tiny_wan_folder, data, tmp_path))]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
     (backend, first), (_, second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert backend == "gloo" and len({tuple(shape) for shape, _, _ in first}) == 3
     for (shape, clips, gradient), (other_shape, other_clips, other_gradient) in zip(first, second, strict=True):

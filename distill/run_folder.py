@@ -106,20 +106,38 @@ class RunFolder:
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
             return []
-        settings = recipe.model_dump(mode="json")
+        settings, begun = recipe.model_dump(mode="json"), self._begun()
         # recipes of older versions lack some settings, and meant these values
         unsaid = {name: value for name, value in _SINCE.items() if name in settings}
-        changed = _differences(unsaid | self._begun(), settings)
-        # a stage that is trained again may change, and so may those that depend on it; all else must stay
-        refused = [name for name in changed if not _is_of(name, standing)]
+        waiting = self._cut_off_waiting(begun)
+        changed = _differences(unsaid | begun, settings)
+        # stages that have not begun may change, and one that is trained again with those that depend on it; no others
+        refused = [name for name in changed if not _is_of(name, [*standing, *waiting])]
         if refused:
             raise ValueError(
                 f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
                 f"{self.elsewhere}{_again(recipe, self.option)}"
             )
-        if not changed or not isinstance(recipe, Recipe):
+        if not isinstance(recipe, Recipe) or not any(_is_of(name, standing) for name in changed):
             return []
         return [recipe.stages[index].name for index in standing]
+
+    def _cut_off_waiting(self, begun: dict[str, Any]) -> list[int]:
+        """Takes the stages after the last one that began out of the recorded settings; which of the rest have not
+        begun."""
+        stages = begun.get("stages")
+        if not isinstance(stages, list):
+            return []
+        waiting = [i for i, stage in enumerate(stages) if isinstance(stage, dict) and not self._has_begun(stage)]
+        while waiting and waiting[-1] == len(stages) - 1:
+            del stages[waiting.pop()]
+        return waiting
+
+    def _has_begun(self, stage: dict[str, Any]) -> bool:
+        # its curve is there before its first step, and so before its first checkpoint
+        name = str(stage.get("name"))
+        curves = [self.path / "curves" / f"{part}.jsonl" for part in (name, conversion_name(name))]
+        return self.finished(name) or any(curve.exists() for curve in curves)
 
     def recorded_precision(self, section: str | None = None) -> str | None:
         """The precision that the run here was begun in, or that of a section of its recipe; None where none was."""
@@ -130,9 +148,9 @@ class RunFolder:
     def begin(self, recipe: DataRecipe, again: str | None = None) -> list[str]:
         """Keeps the resolved recipe, and says which stages are trained again. Raises ValueError as `check`.
 
-        Further stages at the end are no other recipe: a run may be extended. Nor are other settings of the stage
-        `again` and of those that stand on it: then what is there of them goes, and they are trained again. With the
-        same settings it all stays, so that the same command resumes after a stop.
+        Further stages at the end are no other recipe: a run may be extended. Nor are other settings of stages that have
+        not begun, or of the stage `again` and of those that stand on it: then what is there of these goes, and they are
+        trained again. With the same settings it all stays, so that the same command resumes after a stop.
         """
         trained_again = self.check(recipe, again)
         for name in trained_again:

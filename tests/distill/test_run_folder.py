@@ -17,6 +17,13 @@ def recipe(*overrides: str) -> Recipe:
     return read_recipe("shapes-4step", overrides)
 
 
+def begin_stages(folder: RunFolder, *names: str) -> None:
+    """Their curves are there before their first step."""
+    (folder.path / "curves").mkdir(exist_ok=True)
+    for name in names:
+        (folder.path / "curves" / f"{name}.jsonl").touch()
+
+
 def test_the_resolved_recipe_is_kept(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").begin(recipe("stages.1.lr=1e-3"))
     assert read_recipe(tmp_path / "run" / "recipe.yaml") == recipe("stages.1.lr=1e-3")
@@ -28,6 +35,7 @@ def test_what_changes_nothing_may_change(tmp_path: Path) -> None:
     moved = tmp_path / "prompts.txt"
     moved.write_text("a ring\n")
     folder.begin(recipe("logging.every=3", "device=cpu", f"data.prompts={moved}", "gradient_checkpointing=true"))
+    begin_stages(folder, *(stage.name for stage in recipe().stages))
     for change, name in (
         ("seed=1", "seed"),
         ("stages.0.steps=9", r"stages\.0\.steps"),
@@ -38,15 +46,32 @@ def test_what_changes_nothing_may_change(tmp_path: Path) -> None:
             folder.begin(recipe(change))
 
 
-def test_stages_may_come_to_the_end_but_never_go(tmp_path: Path) -> None:
+def test_stages_may_come_to_the_end_but_none_that_began_may_go(tmp_path: Path) -> None:
     whole = recipe()
     fewer = whole.model_copy(update={"stages": whole.stages[:-1]})
     folder = RunFolder(tmp_path / "run")
-    folder.begin(fewer)
-    folder.begin(whole)
-    assert read_recipe(tmp_path / "run" / "recipe.yaml") == whole
+    for plan in (fewer, whole, fewer, whole):
+        folder.begin(plan)
+        assert read_recipe(tmp_path / "run" / "recipe.yaml") == plan
+    begin_stages(folder, whole.stages[-1].name)
     with pytest.raises(ValueError, match="begun with another stages: "):
         folder.begin(fewer)
+
+
+def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(recipe())
+    first, second, third, *_ = (stage.name for stage in recipe().stages)
+    begin_stages(folder, first, third)  # `--stages` trains in any order
+    folder.begin(recipe("stages.1.lr=1e-3", "stages.3.lr=1e-3", "stages.3.name=last"))
+    assert read_recipe(tmp_path / "run" / "recipe.yaml").stages[3].name == "last"
+    for change, name in (("stages.0.lr=1e-3", r"stages\.0\.lr"), ("stages.2.lr=1e-3", r"stages\.2\.lr")):
+        with pytest.raises(ValueError, match=f"begun with another {name}: "):
+            folder.begin(recipe("stages.1.lr=1e-3", change))
+    assert folder.begin(recipe("stages.1.lr=1e-4"), again=third) == []  # which is as it was
+    begin_stages(folder, f"{second}.conversion")
+    with pytest.raises(ValueError, match=r"begun with another stages\.1\.lr: "):
+        folder.begin(recipe("stages.1.lr=1e-3"))
 
 
 def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goes(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ def test_a_run_of_the_recipe_itself_can_become_the_demo(
 def test_the_run_of_another_recipe_is_refused(tmp_path: Path, settings: list[str]) -> None:
     other = recipe.read_recipe("shapes-demo", [f"out={tmp_path}", "precision=float32", *settings])
     RunFolder(tmp_path).begin(other)
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves" / f"{other.stages[0].name}.jsonl").touch()  # it has begun
     code, output = fewstep("demo", "--out", tmp_path)
     assert code == 2 and f"was begun with another {settings[0].split('=')[0]}" in output
 

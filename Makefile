@@ -5,12 +5,12 @@ FEWSTEP := $(VENV)/.fewstep
 DEV := $(VENV)/.dev
 
 # Two OpenMP threads on a busy small machine can be far slower than one.
-test lint notebook cases families fuzz scale memory-table soak clients-table comfyui-check: export OMP_NUM_THREADS = 1
-test notebook cases families fuzz scale memory-table soak clients-table comfyui-check: export HF_HUB_OFFLINE = 1
+test slow lint notebook cases families fuzz scale memory-table soak clients-table comfyui-check: export OMP_NUM_THREADS = 1
+test slow notebook cases families fuzz scale memory-table soak clients-table comfyui-check: export HF_HUB_OFFLINE = 1
 # Nothing is printed after the closing line of pytest.
-test notebook: export TRANSFORMERS_VERBOSITY = error
+test slow notebook: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test lint docs notebook cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
+.PHONY: demo test slow lint docs notebook cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -20,6 +20,10 @@ demo: $(FEWSTEP)
 # A process per core; a file's tests stay together, as they share what is slow to make.
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# What takes long and has a shorter sibling in `make test`; slow cases: `make cases`.
+slow: $(DEV)
+	$(BIN)/pytest --slow -m slow --ignore tests/cases --numprocesses 2
 
 lint: $(DEV)
 	$(BIN)/ruff check

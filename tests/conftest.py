@@ -45,19 +45,21 @@ torch.set_num_threads(1)  # two threads on a busy machine can be 90 times slower
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--cases FILE` writes the table of tests/cases, slow cases included, `--families FILE` that of tests/families,
-    and `--scale FILE` that of layouts of several processes, all of them."""
+    and `--scale FILE` that of layouts of several processes, all of them. `--slow` runs slow tests as well."""
     parser.addoption("--cases", metavar="FILE", help="write what tests/cases found, and run its slow cases as well")
     parser.addoption("--families", metavar="FILE", help="write what tests/families found")
+    parser.addoption("--slow", action="store_true", help="run tests that `make test` leaves out")
     parser.addoption("--scale", metavar="FILE", help="write what tests/distill/test_parallel.py found of all layouts")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Cases marked `slow` only run for the table."""
-    if config.getoption("--cases"):
+    """Those marked `slow` only run when they are asked for; slow cases for the table."""
+    if config.getoption("--cases") or config.getoption("--slow"):
         return
     for item in items:
         if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: `make cases` runs it"))
+            target = "cases" if "cases" in item.path.parts else "slow"
+            item.add_marker(pytest.mark.skip(reason=f"slow: `make {target}` runs it"))
 
 
 def saved_once(name: str, save: Callable[[Path], None]) -> Any:

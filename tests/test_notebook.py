@@ -35,6 +35,7 @@ def executed() -> Any:
     return NotebookClient(read(), timeout=60 * MINUTES, kernel_name="python3").execute()
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_the_student_is_one_of_four_steps(executed: Any) -> None:
     text = "\n".join(shown(executed))
     assert "4 steps, guidance 3 inside" in text

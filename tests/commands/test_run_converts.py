@@ -95,7 +95,14 @@ def test_the_relay_converts_by_itself_and_says_so(recipe: Path, tmp_path: Path, 
     assert open_sampler(tmp_path / "export", device="cpu").contract == unnamed
 
 
-@pytest.mark.parametrize(("stage", "turn"), [("1-step.conversion", 1), ("1-step.conversion", 3), ("1-step", 0)])
+@pytest.mark.parametrize(
+    ("stage", "turn"),
+    [
+        ("1-step.conversion", 1),
+        pytest.param("1-step.conversion", 3, marks=pytest.mark.slow),
+        pytest.param("1-step", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_in_a_conversion_or_after_it_loses_nothing(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, turn: int
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewstep.commands import run_cost
 from fewstep.student.load_student import load_student
 from fewstep.teacher.dataset.manifest import read_manifest
 from fewstep.teacher.videos.writing import write_video
@@ -51,9 +52,12 @@ def trained(there: Path, tiny_svd_folder: Path) -> Path:
     small = {f"stages.{i}.{name}": value for i in range(4) for name, value in SMALLEST.items()}
     small |= {f"stages.{i}.objective.warmup": 1 for i in (2, 3)}
     settings = [part for name, value in (shared | small).items() for part in ("--set", f"{name}={value}")]
-    for option in (["--dry-run"], []):
-        code, output = fewstep("run", "svd-4step", *settings, *option)
-        assert code == 0 and "no caption" not in output and "is read" not in output, output
+    with pytest.MonkeyPatch.context() as patch:
+        # its memory and operations are counted in tests/distill/test_step_cost.py, for a quarter of a minute
+        patch.setattr(run_cost, "show_cost", lambda *_: None)
+        for option in (["--dry-run"], []):
+            code, output = fewstep("run", "svd-4step", *settings, *option)
+            assert code == 0 and "no caption" not in output and "is read" not in output, output
     assert f"fewstep sample {there / 'run'} --given first=FILE --out clip.mp4" in output.replace("\n", "")
     return there / "run"
 

@@ -188,6 +188,7 @@ def test_a_run_trains_motion_on_clips_of_every_base_model(root: Path, run: Path)
     follow_stages(recipe(root, run), screen=RunScreen())  # finished: nothing is trained again
 
 
+@pytest.mark.slow
 def test_base_models_and_sizes_go_together_and_resume(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,7 @@ def test_of_a_set_to_itself_is_zero_and_grows_with_noise() -> None:
     assert distances == sorted(distances)
 
 
-@pytest.mark.parametrize(("shift", "scale"), [(0.3, 1.0), (0.0, 1.2)])
+@pytest.mark.parametrize(("shift", "scale"), [(0.3, 1.0), pytest.param(0.0, 1.2, marks=pytest.mark.slow)])
 def test_the_interval_covers_the_mean_measurement_of_as_many_samples(shift: float, scale: float) -> None:
     world = Gaussians(12, shift, scale)
     against = world.reference(400)
@@ -82,7 +82,11 @@ def test_the_interval_covers_the_mean_measurement_of_as_many_samples(shift: floa
 
 @pytest.mark.parametrize(
     ("dimensions", "shift", "scale", "heavy"),
-    [(12, 0.3, 1.0, False), (8, 0.0, 1.0, False), (12, 0.3, 1.1, True)],
+    [
+        (12, 0.3, 1.0, False),
+        pytest.param(8, 0.0, 1.0, False, marks=pytest.mark.slow),
+        pytest.param(12, 0.3, 1.1, True, marks=pytest.mark.slow),
+    ],
 )
 def test_the_extrapolated_interval_covers_the_distance_of_the_populations(
     dimensions: int, shift: float, scale: float, heavy: bool

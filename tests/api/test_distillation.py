@@ -52,6 +52,18 @@ def test_quiet_is_silent_and_a_finished_run_is_not_trained_again(
     assert "loading the teacher" in capfd.readouterr().out
 
 
+def test_stages_are_chosen(tiny_wan_folder: Path, prompts: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_wan_folder, prompts)
+    run = fewstep.distill(recipe, out=tmp_path / "run", only_stages=["2-step"], quiet=True)
+    assert [path.name for path in (run / "stages").iterdir()] == ["2-step"]
+    assert "only_stages=['2-step']" in (run / "log.txt").read_text()
+    for chosen, sentence in (("2-step", "pass a list"), ([], "pass a list"), (["8-step"], "there is no stage 8-step")):
+        with pytest.raises(ValueError, match=sentence):
+            fewstep.distill(recipe, out=tmp_path / "run", only_stages=chosen, quiet=True)
+    with pytest.raises(ValueError, match="shapes-chain has no stages, so 2-step cannot be chosen"):
+        fewstep.distill("shapes-chain", only_stages=["2-step"], quiet=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

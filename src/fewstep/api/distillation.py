@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,25 +16,35 @@ if TYPE_CHECKING:
 
 @in_one_sentence
 def distill(
-    recipe: str | Path | Recipe | Mapping[str, Any], *, again: str | None = None, quiet: bool = False, **overrides: Any
+    recipe: str | Path | Recipe | Mapping[str, Any],
+    *,
+    again: str | None = None,
+    only_stages: Sequence[str] | None = None,
+    quiet: bool = False,
+    **overrides: Any,
 ) -> Path:
     """Runs a recipe to its end, as `fewstep run` does, and returns the run directory. Call it again to resume.
 
     recipe: a YAML file, a packaged recipe's name such as "shapes-4step", a `fewstep.Recipe`, or a dict of its settings.
     overrides: settings of the recipe, as in out="runs/mine", or with dots, as in **{"stages.4-step.lr": 1e-4}.
-    again: a stage to train again, whose settings may have changed. quiet: prints nothing; the output is in the run's
-    log.txt. Raises ValueError, with a one-sentence message, for what `fewstep run` refuses.
+    again: a stage to train again, whose settings may have changed. only_stages: names of stages to train, with those
+    that they start from or learn from; None: all. quiet: prints nothing; the output is in the run's log.txt. Raises
+    ValueError, with a one-sentence message, for what `fewstep run` refuses.
     """
     from fewstep.commands.run import follow_recipe
     from fewstep.commands.run_screen import RunScreen
 
+    if only_stages is not None and (isinstance(only_stages, str) or not only_stages):
+        raise ValueError(f"only_stages is {only_stages!r}: pass a list of names of stages")
     screen = RunScreen(quiet=quiet)
     source = str(recipe) if isinstance(recipe, str | Path) else recipe
     name = source if isinstance(source, str) else f"a {type(source).__name__} made in Python"
-    screen.command = python_call(distill, {"recipe": name, **overrides})
+    chosen = {} if only_stages is None else {"only_stages": list(only_stages)}
+    screen.command = python_call(distill, {"recipe": name, **chosen, **overrides})
     screen.say(f"reading the recipe {name}")
     with _own_state():
-        return follow_recipe(source, [_setting(name, value) for name, value in overrides.items()], again, screen)
+        settings = [_setting(name, value) for name, value in overrides.items()]
+        return follow_recipe(source, settings, again, screen, stages=only_stages)
 
 
 def _setting(name: str, value: Any) -> str:

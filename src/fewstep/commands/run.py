@@ -112,7 +112,7 @@ def follow_recipe(
 
     # chains and small decoders have recipes of their own
     if stages is not None and isinstance(recipe, str) and (is_chain_recipe(recipe) or is_decoder(recipe)):
-        raise ValueError(f"--stages {','.join(stages)}: {recipe} has no stages: leave it out")
+        raise ValueError(f"{recipe} has no stages, so {', '.join(stages)} cannot be chosen")
     if isinstance(recipe, str) and is_chain_recipe(recipe):
         from fewstep.commands.chain import run_chain
 

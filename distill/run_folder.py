@@ -109,10 +109,10 @@ class RunFolder:
         settings, begun = recipe.model_dump(mode="json"), self._begun()
         # recipes of older versions lack some settings, and meant these values
         unsaid = {name: value for name, value in _SINCE.items() if name in settings}
-        waiting = self._cut_off_waiting(begun)
+        unbegun = self._drop_unbegun_end(begun)
         changed = _differences(unsaid | begun, settings)
         # stages that have not begun may change, and one that is trained again with those that depend on it; no others
-        refused = [name for name in changed if not _is_of(name, [*standing, *waiting])]
+        refused = [name for name in changed if not _is_of(name, [*standing, *unbegun])]
         if refused:
             raise ValueError(
                 f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
@@ -122,16 +122,16 @@ class RunFolder:
             return []
         return [recipe.stages[index].name for index in standing]
 
-    def _cut_off_waiting(self, begun: dict[str, Any]) -> list[int]:
-        """Takes the stages after the last one that began out of the recorded settings; which of the rest have not
-        begun."""
+    def _drop_unbegun_end(self, begun: dict[str, Any]) -> list[int]:
+        """Drops the stages behind the last one that began from recorded settings: they may go, and have other names.
+        Returns which of the rest have not begun."""
         stages = begun.get("stages")
         if not isinstance(stages, list):
             return []
-        waiting = [i for i, stage in enumerate(stages) if isinstance(stage, dict) and not self._has_begun(stage)]
-        while waiting and waiting[-1] == len(stages) - 1:
-            del stages[waiting.pop()]
-        return waiting
+        unbegun = [i for i, stage in enumerate(stages) if isinstance(stage, dict) and not self._has_begun(stage)]
+        while unbegun and unbegun[-1] == len(stages) - 1:
+            del stages[unbegun.pop()]
+        return unbegun
 
     def _has_begun(self, stage: dict[str, Any]) -> bool:
         # its curve is there before its first step, and so before its first checkpoint

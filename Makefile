@@ -21,7 +21,7 @@ demo: $(FEWSTEP)
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# What takes long and has a shorter sibling in `make test`; slow cases: `make cases`.
+# Tests that take long: the notebook, and what `make test` has shorter ones of. Slow cases: `make cases`.
 slow: $(DEV)
 	$(BIN)/pytest --slow -m slow --ignore tests/cases --numprocesses 2
 

@@ -67,6 +67,7 @@ def relay(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run("sdxl-lightning", tiny_sdxl_folder, tmp_path_factory.mktemp("lightning"))
 
 
+@pytest.mark.slow
 def test_the_published_relay_goes_down_to_one_step_that_predicts_x0(relay: Path) -> None:
     names = [stage.name for stage in read_recipe(relay / "recipe.yaml").stages]
     contracts = [read_contract(relay / "stages" / name) for name in names]
@@ -77,6 +78,7 @@ def test_the_published_relay_goes_down_to_one_step_that_predicts_x0(relay: Path)
     assert curves == {*names, "1-step-lora-conditional.conversion"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_its_unets_are_loaded_as_sdxl_lightnings_are(
     relay: Path, tiny_sdxl_folder: Path, tmp_path: Path, steps: int

@@ -73,7 +73,7 @@ def weights(run: Path) -> dict[str, bytes]:
         ("tiny_wan_folder", "full"),
         ("tiny_wan_folder", "lora"),
         ("tiny_cogvideox_folder", "full"),
-        ("tiny_animatediff_folder", "lora"),
+        pytest.param("tiny_animatediff_folder", "lora", marks=pytest.mark.slow),
     ],
 )
 def test_every_family_runs_the_same_relay(

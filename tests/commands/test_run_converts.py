@@ -73,7 +73,7 @@ SENTENCE = (
 )
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_the_relay_converts_by_itself_and_says_so(recipe: Path, tmp_path: Path, train: str) -> None:
     code, output = fewstep("run", recipe, "--set", f"student.train={train}", "--set", "student.lora.rank=4")
     text = " ".join(output.split())

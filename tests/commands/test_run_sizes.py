@@ -46,6 +46,7 @@ def write_recipe(folder: Path, stated: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

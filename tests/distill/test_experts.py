@@ -69,7 +69,7 @@ def test_each_student_is_trained_only_at_its_own_times(
     ("kind", "train", "stage"),
     [
         ("progressive", "full", {}),
-        ("adversarial", "lora", {}),
+        pytest.param("adversarial", "lora", {}, marks=pytest.mark.slow),
         ("adversarial", "lora", {"objective": RELAXED, "accumulate": 2}),
         ("adversarial", "full", {"objective": TRAINED}),
     ],

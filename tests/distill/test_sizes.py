@@ -131,6 +131,7 @@ def test_base_models_with_other_counts_agree_on_the_size(tiny_teacher: Teacher, 
     assert [tuple(one.x0.shape) for one in each] == [(3, *tiny_teacher.latent_shape(*size)) for size in SIZES]
 
 
+@pytest.mark.slow
 def test_two_processes_draw_agreeing_batches(tiny_wan_folder: Path, data: Path, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)

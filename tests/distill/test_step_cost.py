@@ -33,8 +33,14 @@ PROMPT = "a red ball rolls slowly across a wooden table"
 LIBRARIES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 PENALTIES = {"r1": 0.01, "r2": 0.01}
 FAMILIES = [
-    "tiny_experts_folder", "tiny_wan_animate_folder", "tiny_sdxl_folder", "tiny_hunyuan_video15_image_folder",
-    "tiny_kandinsky_image_folder", "tiny_svd_folder", "tiny_mochi_folder", "tiny_ltx2_image_folder",
+    "tiny_experts_folder", "tiny_sdxl_folder", "tiny_svd_folder", "tiny_ltx2_image_folder",
+    *(
+        pytest.param(family, marks=pytest.mark.slow)
+        for family in (
+            "tiny_wan_animate_folder", "tiny_hunyuan_video15_image_folder", "tiny_kandinsky_image_folder",
+            "tiny_mochi_folder",
+        )
+    ),
 ]  # fmt: skip
 
 

@@ -123,6 +123,7 @@ def copy(run: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return measured
 
 
+@pytest.mark.slow
 def test_a_student_that_was_trained_again_takes_its_old_rows_place(copy: Copy) -> None:
     before = {row.get("stage", row["model"]): row for row in copy.rows()}
     file = copy.run / "stages" / "2-step" / "diffusion_pytorch_model.safetensors"
@@ -144,6 +145,7 @@ def test_arms_are_chosen_and_compared_when_the_other_row_is_measured_later(copy:
     assert code == 2 and "choose among 2-step, 1-step, 1-step-mse" in " ".join(output.split())
 
 
+@pytest.mark.slow
 def test_clips_whose_features_are_gone_are_measured_again_or_said_to_be_missing(copy: Copy, tmp_path: Path) -> None:
     copy.out.unlink()
     copy.rows("--stages", "1-step-mse")

@@ -43,6 +43,7 @@ def test_real_clips_do_not_show_what_other_captions_name(videos: torch.Tensor, p
     assert judged(videos, prompts[1:] + prompts[:1]).accuracy().value < 0.3
 
 
+@pytest.mark.slow
 def test_blur_noise_stillness_and_lost_colour_are_far_from_real(
     videos: torch.Tensor, prompts: list[str], reference: torch.Tensor
 ) -> None:

@@ -73,7 +73,7 @@ def test_other_tools_give_the_same_latents_and_so_does_the_way_back(
         ("lora", "lora", "v", 1),
         ("lora", "lora", "x0", 2),
         ("lora", "torchao-int8", "v", 1),
-        ("lora", "onnx", "v", 2),
+        pytest.param("lora", "onnx", "v", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_converted_student_leaves_with_a_scheduler_that_says_so(

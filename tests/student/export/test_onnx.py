@@ -39,7 +39,9 @@ def file(make_export: Callable[..., Exported], tmp_path: Path) -> Path:
     return Path(shutil.copy(make_export("wan32", "lora", "onnx").folder / "fewstep-4step.onnx", tmp_path))
 
 
-@pytest.mark.parametrize(("family", "train"), [("wan32", "lora"), ("cogvideox1", "full")])
+@pytest.mark.parametrize(
+    ("family", "train"), [("wan32", "lora"), pytest.param("cogvideox1", "full", marks=pytest.mark.slow)]
+)
 def test_onnxruntime_gives_the_same_latents_for_any_batch(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], family: str, train: str
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         find_format("onnx").check_needs()
 
 
+@pytest.mark.slow
 def test_a_graph_of_a_student_of_several_sizes_says_which_it_makes(
     make_student: Callable[..., Student], tmp_path: Path
 ) -> None:

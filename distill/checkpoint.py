@@ -15,6 +15,7 @@ import torch
 
 from fewstep.distill import sharded_checkpoint as sharded
 from fewstep.distill.checkpoint_numbers import check_numbers
+from fewstep.distill.settings import conversion_name
 from fewstep.teacher.files.atomic import whole_file
 
 STATE_FILE = "state.pt"
@@ -121,6 +122,13 @@ def forget_checkpoints(folder: Path) -> None:
 def has_checkpoint(folder: Path) -> bool:
     """Whether some stage of the run is in the middle of its training."""
     return bool(single_files(folder)) or (folder / sharded.STATE_FOLDER).is_dir()
+
+
+def has_checkpoint_of(folder: Path, stage: str) -> bool:
+    """Whether this stage is in the middle of its training, or of its conversion. Raises ValueError for a checkpoint
+    that is broken."""
+    parts = (stage, conversion_name(stage))
+    return any(load_state(folder, part, mmap=True) or sharded.find(folder, part) for part in parts)
 
 
 def forget_state(folder: Path, stage: str) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 from fewstep.distill import sharded_checkpoint
-from fewstep.distill.checkpoint import load_state
+from fewstep.distill.checkpoint import has_checkpoint_of, load_state
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.expert_plan import check_supervisor, expert_plan
 from fewstep.distill.optimizers import check_optimizer
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.distill.settings import conversion_name
 from fewstep.distill.stages import check_gate
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.student.contract import read_contract
@@ -73,12 +72,11 @@ def check_left_out(recipe: Recipe, folder: RunFolder, chosen: Collection[str]) -
     for stage in recipe.stages:
         if stage.name in chosen or folder.finished(stage.name):
             continue
-        for name in (stage.name, conversion_name(stage.name)):
-            if load_state(folder.path, name, mmap=True) or sharded_checkpoint.find(folder.path, name):
-                raise ValueError(
-                    f"{stage.name} is left out, and {folder.path} has a checkpoint of it, which the next stage would "
-                    f"replace: name it with --stages, to end it first, or {folder.elsewhere}"
-                )
+        if has_checkpoint_of(folder.path, stage.name):
+            raise ValueError(
+                f"{stage.name} is left out, and {folder.path} has a checkpoint of it, which the next stage would "
+                f"replace: name it with --stages, to end it first, or {folder.elsewhere}"
+            )
 
 
 def _check_checkpointing(network: Any) -> None:

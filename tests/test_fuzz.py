@@ -33,6 +33,6 @@ def test_every_surface_has_its_name() -> None:
 
 
 def test_no_bad_input_crashes_or_hangs(asker: Asker, tmp_path: Path) -> None:
-    rows = fuzz(NAMES, 2 * len(NAMES), 1, asker.root.parent, tmp_path / "each.jsonl", quiet=True)
+    rows = fuzz(NAMES, 3 * len(NAMES), 1, asker.root.parent, tmp_path / "each.jsonl", quiet=True)
     bad = [row for row in rows if row["crashed"] or row["hung"] or row["executed"]]
     assert not bad, (tmp_path / "each.jsonl").read_text()

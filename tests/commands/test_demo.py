@@ -11,6 +11,7 @@ from fewstep.commands import demo_speed, run_stages
 from fewstep.commands.demo_plan import Speed
 from fewstep.commands.run_precision import resolve_precision
 from fewstep.distill import recipe
+from fewstep.distill.checkpoint import save_state
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import Recipe, RolloutData
 from fewstep.distill.run_folder import RunFolder
@@ -99,8 +100,7 @@ def test_a_run_of_the_recipe_itself_can_become_the_demo(
 def test_the_run_of_another_recipe_is_refused(tmp_path: Path, settings: list[str]) -> None:
     other = recipe.read_recipe("shapes-demo", [f"out={tmp_path}", "precision=float32", *settings])
     RunFolder(tmp_path).begin(other)
-    (tmp_path / "curves").mkdir()
-    (tmp_path / "curves" / f"{other.stages[0].name}.jsonl").touch()  # it has begun
+    save_state(tmp_path, {"stage": other.stages[0].name, "step": 1, "drawn": 0, "seconds": 1.0})
     code, output = fewstep("demo", "--out", tmp_path)
     assert code == 2 and f"was begun with another {settings[0].split('=')[0]}" in output
 

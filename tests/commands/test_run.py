@@ -150,8 +150,9 @@ def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path
     assert fewstep("run", recipe, *short)[0] == 0
     before = weights(tmp_path / "run")
     changed = (*short, "--set", "stages.1.lr=1e-3", "--again", "2-step")
-    code, output = fewstep("run", recipe, *short, "--again", "2-step")
-    assert code == 0 and "2-step has the settings that it was begun with" in output
+    for option in ([], ["--dry-run"]):
+        code, output = fewstep("run", recipe, *short, "--again", "2-step", *option)
+        assert code == 0 and "2-step has the settings that it was begun with" in output
     code, output = fewstep("run", recipe, *changed, "--dry-run")
     assert code == 0 and "trained again: 2-step, 1-step" in output and weights(tmp_path / "run") == before
     code, output = fewstep("run", recipe, *changed)

@@ -17,11 +17,16 @@ def recipe(*overrides: str) -> Recipe:
     return read_recipe("shapes-4step", overrides)
 
 
-def begin_stages(folder: RunFolder, *names: str) -> None:
-    """Their curves are there before their first step."""
-    (folder.path / "curves").mkdir(exist_ok=True)
+def finish_stages(folder: RunFolder, *names: str) -> None:
+    def write(part: Path) -> None:
+        (part / "contract.json").write_text("{}")
+
     for name in names:
-        (folder.path / "curves" / f"{name}.jsonl").touch()
+        folder.finish(name, write, {})
+
+
+def stop_amid(folder: RunFolder, stage: str) -> None:
+    save_state(folder.path, {"stage": stage, "step": 1, "drawn": 0, "seconds": 1.0})
 
 
 def test_the_resolved_recipe_is_kept(tmp_path: Path) -> None:
@@ -35,7 +40,9 @@ def test_what_changes_nothing_may_change(tmp_path: Path) -> None:
     moved = tmp_path / "prompts.txt"
     moved.write_text("a ring\n")
     folder.begin(recipe("logging.every=3", "device=cpu", f"data.prompts={moved}", "gradient_checkpointing=true"))
-    begin_stages(folder, *(stage.name for stage in recipe().stages))
+    *before, last = (stage.name for stage in recipe().stages)
+    finish_stages(folder, *before)
+    stop_amid(folder, last)
     for change, name in (
         ("seed=1", "seed"),
         ("stages.0.steps=9", r"stages\.0\.steps"),
@@ -53,7 +60,7 @@ def test_stages_may_come_to_the_end_but_none_that_began_may_go(tmp_path: Path) -
     for plan in (fewer, whole, fewer, whole):
         folder.begin(plan)
         assert read_recipe(tmp_path / "run" / "recipe.yaml") == plan
-    begin_stages(folder, whole.stages[-1].name)
+    stop_amid(folder, whole.stages[-1].name)
     with pytest.raises(ValueError, match="begun with another stages: "):
         folder.begin(fewer)
 
@@ -62,14 +69,19 @@ def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(recipe())
     first, second, third, *_ = (stage.name for stage in recipe().stages)
-    begin_stages(folder, first, third)  # `--stages` trains in any order
+    finish_stages(folder, first, third)  # `--stages` trains in any order
     folder.begin(recipe("stages.1.lr=1e-3", "stages.3.lr=1e-3", "stages.3.name=last"))
     assert read_recipe(tmp_path / "run" / "recipe.yaml").stages[3].name == "last"
     for change, name in (("stages.0.lr=1e-3", r"stages\.0\.lr"), ("stages.2.lr=1e-3", r"stages\.2\.lr")):
         with pytest.raises(ValueError, match=f"begun with another {name}: "):
             folder.begin(recipe("stages.1.lr=1e-3", change))
     assert folder.begin(recipe("stages.1.lr=1e-4"), again=third) == []  # which is as it was
-    begin_stages(folder, f"{second}.conversion")
+    for state in (f"{second}.conversion", second):
+        stop_amid(folder, state)
+        with pytest.raises(ValueError, match=r"begun with another stages\.1\.lr: "):
+            folder.begin(recipe("stages.1.lr=1e-3"))
+    (folder.path / "state.pt").write_bytes(b"broken")  # of any stage
+    (folder.path / "previous.pt").unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"begun with another stages\.1\.lr: "):
         folder.begin(recipe("stages.1.lr=1e-3"))
 
@@ -77,12 +89,7 @@ def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
 def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(recipe())
-
-    def write(part: Path) -> None:
-        (part / "contract.json").write_text("{}")
-
-    for stage in recipe().stages:
-        folder.finish(stage.name, write, {})
+    finish_stages(folder, *(stage.name for stage in recipe().stages))
     save_state(folder.path, {"stage": "4-step"})
     (folder.path / "curves").mkdir()
     curves = [folder.path / "curves" / f"{name}-step.jsonl" for name in (8, 4)]
@@ -100,7 +107,7 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
     assert [curve.exists() for curve in curves] == [True, False]  # trackers show the stage again
     assert read_recipe(folder.path / "recipe.yaml") == recipe("stages.1.lr=1e-3")
 
-    folder.finish("4-step", write, {})
+    finish_stages(folder, "4-step")
     save_state(folder.path, {"stage": "4-step-conditional"})
     folder.begin(recipe("stages.1.lr=1e-3"), again="4-step")  # the same command, after a stop
     assert folder.finished("4-step") and (folder.path / "state.pt").exists()

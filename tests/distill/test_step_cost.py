@@ -34,13 +34,9 @@ LIBRARIES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 PENALTIES = {"r1": 0.01, "r2": 0.01}
 FAMILIES = [
     "tiny_experts_folder", "tiny_sdxl_folder", "tiny_svd_folder", "tiny_ltx2_image_folder",
-    *(
-        pytest.param(family, marks=pytest.mark.slow)
-        for family in (
-            "tiny_wan_animate_folder", "tiny_hunyuan_video15_image_folder", "tiny_kandinsky_image_folder",
-            "tiny_mochi_folder",
-        )
-    ),
+]  # fmt: skip
+FURTHER_FAMILIES = [
+    "tiny_wan_animate_folder", "tiny_hunyuan_video15_image_folder", "tiny_kandinsky_image_folder", "tiny_mochi_folder",
 ]  # fmt: skip
 
 
@@ -131,7 +127,9 @@ def test_memory_of_few_bits_is_within_15_percent_too(tiny_wide_folder: Path, tra
     assert cost.peak == pytest.approx(held + step, rel=0.15)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in FURTHER_FAMILIES)]
+)
 def test_every_family_can_be_followed(request: pytest.FixtureRequest, family: str) -> None:
     recipe = recipe_of(request.getfixturevalue(family))
     ((cost),) = counter_of(recipe)[0].costs(recipe)

@@ -39,8 +39,7 @@ def distill(
     screen = RunScreen(quiet=quiet)
     source = str(recipe) if isinstance(recipe, str | Path) else recipe
     name = source if isinstance(source, str) else f"a {type(source).__name__} made in Python"
-    chosen = {} if only_stages is None else {"only_stages": list(only_stages)}
-    screen.command = python_call(distill, {"recipe": name, **chosen, **overrides})
+    screen.command = python_call(distill, {"recipe": name, "only_stages": only_stages, **overrides})
     screen.say(f"reading the recipe {name}")
     with _own_state():
         settings = [_setting(name, value) for name, value in overrides.items()]

@@ -71,7 +71,7 @@ def again_line(again: str, trained_again: Sequence[str]) -> str:
     """What `--again` means for what the folder holds, for the user."""
     if trained_again:
         return f"trained again: {', '.join(trained_again)}"
-    return f"{again} has the settings that it was begun with, so what is there of it is kept"
+    return f"{again} has the settings that it was begun with, or has not begun: what is there of it is kept"
 
 
 def check_rate(name: str, fps: float, first: float) -> None:

@@ -6,6 +6,7 @@ until they see what there is give a figure that can be compared between students
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ from fewstep.distill.objectives.adversarial import DISCRIMINATOR, AdversarialObj
 from fewstep.distill.objectives.base import Batch, NetworkRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.optimizer_group import OptimizerGroup
-from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.sharded import context_size
 
 if TYPE_CHECKING:
@@ -33,10 +33,14 @@ _SEED = 0  # of the heads' first weights
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The share of pairs with other noise that are ranked right, on average over heads, and the number of pairs."""
+    """The share of pairs with other noise that are ranked right, on average over heads, and the number of pairs.
+
+    `accuracies`: the same of each transition that was drawn, by the time at which it ends, noisiest first.
+    """
 
     accuracy: float
     pairs: int
+    accuracies: Mapping[float, float]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class FreshHeads:
         heads = learning.discriminator
         # penalties cost further reads and say nothing of accuracy: left out where the heads are only asked
         plain = learning.settings.model_copy(update={"r1": 0.0, "r2": 0.0})
-        held_out = AdversarialObjective(plain, self.supervision, heads)
+        held_out = AdversarialObjective(plain, self.supervision, heads, memory=None)  # every pair counts the same
         group = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
         alike = context_size(roles.backbone)  # processes that judge the same clips, each with a share of the gradient
         for position in range(self.settings.probe):
@@ -75,11 +79,12 @@ class FreshHeads:
         # then pairs with noise that the heads did not learn from
         positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
         with torch.no_grad():
-            right = [float(self._judge(held_out, roles, position)["accuracy"]) for position in positions]
-        # of all processes
-        figures = torch.tensor([sum(right) * self.batch, HELD_OUT * self.batch], dtype=torch.float64)
-        total, pairs = sum_over_processes(figures, roles.teacher.device).tolist()
-        return HeldOut(total / pairs, round(pairs / alike))
+            for position in positions:
+                self._judge(held_out, roles, position)
+        pairs, right = held_out.scores.weights, held_out.scores.accuracies  # of all processes
+        ends = held_out.ends(roles.teacher.schedule).tolist()
+        drawn = {end: float(right[i]) for i, end in enumerate(ends) if pairs[i]}
+        return HeldOut(float((right * pairs).sum() / pairs.sum()), round(float(pairs.sum()) / alike), drawn)
 
     def _judge(self, objective: AdversarialObjective, roles: NetworkRoles, position: int) -> dict[str, Tensor]:
         batch = self.batches.batch(_POSITION + position, self.batch, 1.0)

@@ -15,7 +15,7 @@ from fewstep.distill.objectives.judged import students_clips
 from fewstep.distill.objectives.losses import discriminator_loss, generator_loss, gradient_penalty
 from fewstep.distill.objectives.regression import regress
 from fewstep.distill.objectives.renoise import draw_times
-from fewstep.distill.objectives.scores import Scores
+from fewstep.distill.objectives.scores import MEMORY, Scores
 from fewstep.distill.objectives.supervision import Lesson, StudentStep, Supervision
 from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.schedule import NoiseSchedule
@@ -51,12 +51,19 @@ class AdversarialObjective:
     own, so that step takes longer.
     """
 
-    def __init__(self, settings: Adversarial, supervision: Supervision, discriminator: Discriminator) -> None:
+    def __init__(
+        self,
+        settings: Adversarial,
+        supervision: Supervision,
+        discriminator: Discriminator,
+        memory: float | None = MEMORY,
+    ) -> None:
+        """`memory` is that of the scores."""
         self.settings = settings
         self.subject = settings.subject
         self.supervision = supervision
         self.discriminator = discriminator
-        self.scores = Scores(1 if settings.judges == "sample" else supervision.student_steps)
+        self.scores = Scores(1 if settings.judges == "sample" else supervision.student_steps, memory)
 
     def trainees(self) -> dict[str, Trainee]:
         """The discriminator; its scores are kept with it."""
@@ -118,6 +125,10 @@ class AdversarialObjective:
         first step. At some it may be at chance: steps that end in noise hold little that it could see."""
         seen = self.scores.averages[0][self.scores.weights > 0]
         return {"accuracy_at_most": float(seen.max()), "accuracy_at_least": float(seen.min())} if len(seen) else {}
+
+    def ends(self, schedule: NoiseSchedule) -> Tensor:
+        """The times (transitions,) at which the scores' transitions end."""
+        return schedule.grid(self.supervision.student_steps)[-len(self.scores.weights) :]
 
     # --- what is compared
 
@@ -191,7 +202,7 @@ class AdversarialObjective:
             "logits_real": of_real.detach().mean(),
             "logits_fake": of_fake.detach().mean(),
             "accuracy": (of_real > of_fake).float().mean(),  # share of pairs that are ranked right
-            **self.scores.figures(self._ends(schedule)),
+            **self.scores.figures(self.ends(schedule)),
         }
         # real clips with other clips' prompts count as fake, or D could do without the text
         if settings.mismatched:
@@ -254,10 +265,6 @@ class AdversarialObjective:
         return regress(
             own, x0, supervisor_lesson.target(schedule), supervisor_lesson.t, anchor.loss, anchor.huber_c, kept
         )
-
-    def _ends(self, schedule: NoiseSchedule) -> Tensor:
-        """The times at which the scores' transitions end."""
-        return schedule.grid(self.supervision.student_steps)[-len(self.scores.weights) :]
 
 
 def _predict(step: StudentStep, batch: Batch, roles: NetworkRoles) -> Tensor:

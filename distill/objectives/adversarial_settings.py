@@ -168,11 +168,14 @@ class Adversarial(ObjectiveSettings):
 
         def measure(finished: NetworkRoles, began_as: NetworkRoles) -> dict[str, float]:
             after, before = heads.accuracy(finished), heads.accuracy(began_as)
-            return {
+            figures: dict[str, float] = {
                 "fresh_heads_before": before.accuracy,
                 "fresh_heads": after.accuracy,
                 "fresh_heads_pairs": after.pairs,
             }
+            for name, held_out in (("fresh_heads_before", before), ("fresh_heads", after)):
+                figures |= {f"{name}_to_{end:.3g}": accuracy for end, accuracy in held_out.accuracies.items()}
+            return figures
 
         return Probe("training fresh heads on the student, and on what it began as", measure)
 

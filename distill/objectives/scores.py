@@ -10,7 +10,7 @@ from fewstep.distill.objectives.base import Fraction, Settings
 from fewstep.distill.processes import sum_over_processes
 from fewstep.teacher.limited import NumSteps
 
-_MEMORY = 0.9  # of the running averages, per turn that sees the transition
+MEMORY = 0.9  # of the running averages, per turn that sees the transition
 
 
 class Balance(Settings):
@@ -50,11 +50,13 @@ class Scores(nn.Module):
     """Running averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
 
     Accuracy is the share of pairs in which the real one has the higher logit, over clips and heads. Averages begin
-    at the first pair that is seen; until then accuracy counts as chance.
+    at the first pair that is seen; until then accuracy counts as chance. `memory` is what an average keeps of itself in
+    each turn; with None every pair counts the same.
     """
 
-    def __init__(self, num_transitions: int) -> None:
+    def __init__(self, num_transitions: int, memory: float | None = MEMORY) -> None:
         super().__init__()
+        self.memory = memory
         self.averages: Tensor
         self.weights: Tensor
         self.register_buffer("averages", torch.zeros(3, num_transitions, dtype=torch.float64))
@@ -71,11 +73,12 @@ class Scores(nn.Module):
         # all processes keep the same averages, so that all of them take the same number of turns next
         total = sum_over_processes(torch.cat([sums, counts[None]]), real.device)
         seen = total[3] > 0
-        # bias-corrected, as Adam's moments are: the first pair counts whole, and later ones decay by _MEMORY
-        keep = _MEMORY * self.weights[seen]
-        new = total[:3, seen] / total[3, seen]
-        self.averages[:, seen] = (keep * self.averages[:, seen] + (1 - _MEMORY) * new) / (keep + 1 - _MEMORY)
-        self.weights[seen] = keep + 1 - _MEMORY
+        new, keep = total[:3, seen] / total[3, seen], self.weights[seen]
+        add: Tensor | float = total[3, seen]
+        if self.memory is not None:  # bias-corrected, as Adam's moments are: the first turn counts whole
+            keep, add = self.memory * keep, 1 - self.memory
+        self.averages[:, seen] = (keep * self.averages[:, seen] + add * new) / (keep + add)
+        self.weights[seen] = keep + add
 
     @property
     def accuracies(self) -> Tensor:

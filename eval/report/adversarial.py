@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fewstep.eval.report.inputs import Judging, StageRecord
@@ -12,6 +12,7 @@ from fewstep.eval.report.words import plural
 
 POINTS = 400  # of one line
 _OF_TRANSITION = re.compile(r"discriminator/(accuracy|logits_real|logits_fake)_to_(.+)")
+_FRESH_OF_TRANSITION = re.compile(r"fresh_heads_to_(.+)")
 _TURNS = "student/discriminator_steps"
 _LEAST = 0.4  # where the plot of accuracy begins, unless it falls lower
 _MOST_TONES = 14
@@ -106,9 +107,13 @@ def _facts(stage: StageRecord, judging: Judging) -> list[tuple[str, str]]:
         ("discriminator steps for each of the student’s", _usual(judging)),
     ]
     result = stage.result or {}
-    if isinstance(result.get("fresh_heads"), int | float):
-        ends = [_percent(result[name]) for name in ("fresh_heads_before", "fresh_heads") if name in result]
-        facts.append(("accuracy of fresh heads, before → after", " → ".join(ends)))
+    # of all pairs, then of each transition
+    labels = _labels({match[1] for key in result if (match := _FRESH_OF_TRANSITION.fullmatch(key))})
+    for suffix, where in {"": "", **{f"_to_{end}": f", {label}" for end, label in labels.items()}}.items():
+        before, after = (result.get(f"{name}{suffix}") for name in ("fresh_heads_before", "fresh_heads"))
+        if isinstance(after, int | float):
+            shown = [_percent(accuracy) for accuracy in (before, after) if isinstance(accuracy, int | float)]
+            facts.append((f"accuracy of fresh heads{where}, before → after", " → ".join(shown)))
     return facts
 
 
@@ -125,7 +130,10 @@ def _percent(share: float) -> str:
 
 def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The times at which transitions end, as the curve names them, noisiest first -> how the page shows them."""
-    ends = {match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))}
+    return _labels({match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))})
+
+
+def _labels(ends: Collection[str]) -> dict[str, str]:
     ordered = sorted((end for end in ends if _is_number(end)), key=float, reverse=True)
     # two decimals, unless two ends would then look alike
     short = {end: f"to t = {float(end):.2f}" for end in ordered}

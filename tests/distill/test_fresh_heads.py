@@ -44,6 +44,17 @@ def test_a_student_that_does_as_its_supervisor_is_at_chance_and_a_worse_one_is_n
     assert worse > 0.9
 
 
+def test_each_transition_has_a_figure_and_their_mean_over_pairs_is_that_of_all(
+    tiny_teacher: Teacher, tiny_dataset: Path
+) -> None:
+    held_out = make(tiny_teacher, tiny_dataset, 4, probe=2).accuracy(roles_of(tiny_teacher, 0.8))
+    assert list(held_out.accuracies) == tiny_teacher.schedule.grid(4)[1:].tolist()
+    low, high = min(held_out.accuracies.values()), max(held_out.accuracies.values())
+    assert low < held_out.accuracy < high  # of 256 pairs on four transitions
+    of_samples = make(tiny_teacher, tiny_dataset, 2, conditional=False, judges="sample", probe=1)
+    assert list(of_samples.accuracy(roles_of(tiny_teacher, 0.8)).accuracies) == [0.0]  # whole clips are data
+
+
 def test_the_figure_follows_from_the_student_alone(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
     """The same heads, clips and noise each time, and nothing outside is changed."""
     heads = make(tiny_teacher, tiny_dataset, 2, conditional=False, real="clips", judges="sample", probe=3)

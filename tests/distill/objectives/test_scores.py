@@ -35,6 +35,13 @@ def test_averages_move_with_what_is_seen_and_are_not_pulled_to_zero() -> None:
     assert other.accuracy == scores.accuracy
 
 
+def test_without_memory_every_pair_counts_the_same() -> None:
+    scores, one, zero = Scores(2, memory=None), torch.ones(3, 1), torch.zeros(3, 1)
+    scores.update(torch.tensor([0, 0, 1]), one, zero)
+    scores.update(torch.tensor([0]), zero[:1], one[:1])
+    assert scores.accuracies.tolist() == pytest.approx([2 / 3, 1]) and scores.weights.tolist() == [3, 1]
+
+
 def test_turns_follow_accuracy() -> None:
     balance = Balance(low=0.6, high=0.9, most=4)
     assert [balance.turns(accuracy, 1) for accuracy in (0.5, 0.59, 0.6, 0.9, 0.91)] == [4, 4, 1, 1, 0]

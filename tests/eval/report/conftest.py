@@ -153,6 +153,7 @@ def adversarial_run() -> RunRecord:
     judging = Judging(real="clips_at_data", conditional=False, balance=BandRecord(low=0.6, high=0.9, most=3), probe=100)
     result = {"endpoint_error": 0.031, "steps": 400, "train_seconds": 213.0}
     probed = result | {"fresh_heads_before": 0.8412, "fresh_heads": 0.7789}
+    probed |= {"fresh_heads_before_to_0.909": 0.6612, "fresh_heads_to_0.909": 0.9731, "fresh_heads_to_0": 0.7123}
     regression: dict[str, Any] = {"regression": True, "result": result}
     stages = [
         StageRecord("8-step", 32, 8, "progressive", 480, **regression, curve=curve(480, 0.2)),

@@ -12,7 +12,7 @@ from fewstep.eval.report.words import plural
 
 POINTS = 400  # of one line
 _OF_TRANSITION = re.compile(r"discriminator/(accuracy|logits_real|logits_fake)_to_(.+)")
-_FRESH_OF_TRANSITION = re.compile(r"fresh_heads_to_(.+)")
+_FRESH_OF_TRANSITION = re.compile(r"fresh_heads(?:_before)?_to_(.+)")
 _TURNS = "student/discriminator_steps"
 _LEAST = 0.4  # where the plot of accuracy begins, unless it falls lower
 _MOST_TONES = 14
@@ -50,6 +50,11 @@ Points = list[tuple[int, float]]
 def is_pictured(key: str) -> bool:
     """Whether a figure of a curve has a plot of its own."""
     return bool(_OF_TRANSITION.fullmatch(key)) or key == _TURNS
+
+
+def is_of_transition(key: str) -> bool:
+    """Whether a figure of a result is of a single transition, which the stage's own section shows."""
+    return bool(_FRESH_OF_TRANSITION.fullmatch(key))
 
 
 def adversarial_stage(pictures: list[dict[str, Any]], stage: StageRecord, tone: int) -> dict[str, Any]:
@@ -109,12 +114,13 @@ def _facts(stage: StageRecord, judging: Judging) -> list[tuple[str, str]]:
     result = stage.result or {}
     # of all pairs, then of each transition
     labels = _labels({match[1] for key in result if (match := _FRESH_OF_TRANSITION.fullmatch(key))})
-    for suffix, where in {"": "", **{f"_to_{end}": f", {label}" for end, label in labels.items()}}.items():
+    fresh = []
+    for suffix, where in {"": "", **{f"_to_{end}": f"{label}: " for end, label in labels.items()}}.items():
         before, after = (result.get(f"{name}{suffix}") for name in ("fresh_heads_before", "fresh_heads"))
         if isinstance(after, int | float):
             shown = [_percent(accuracy) for accuracy in (before, after) if isinstance(accuracy, int | float)]
-            facts.append((f"accuracy of fresh heads{where}, before → after", " → ".join(shown)))
-    return facts
+            fresh.append(where + " → ".join(shown))
+    return [*facts, ("accuracy of fresh heads, before → after", "; ".join(fresh))] if fresh else facts
 
 
 def _usual(judging: Judging) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fewstep.eval.caution import has_interval, is_above_ideal, why_inconclusive
 from fewstep.eval.report import words
-from fewstep.eval.report.adversarial import adversarial_stage, downsampled, is_pictured
+from fewstep.eval.report.adversarial import adversarial_stage, downsampled, is_of_transition, is_pictured
 from fewstep.eval.report.clips import clip_set
 from fewstep.eval.report.inputs import (
     BenchmarkRecord,
@@ -211,7 +211,7 @@ def run_section(data: PageData, run: RunRecord, count: int, shown: bool) -> dict
         "teacher": run.teacher,
         "seed": run.seed,
         "stages": run.stages,
-        "figures": list(dict.fromkeys(key for s in run.stages for key in s.result or {})),
+        "figures": list(dict.fromkeys(key for s in run.stages for key in s.result or {} if not is_of_transition(key))),
         "curves": len(data.curves) - 1 if curves else None,
         "adversarial": [
             adversarial_stage(data.pictures, stage, tones[stage.name]) for stage in run.stages if stage.judging

@@ -18,7 +18,7 @@ from fewstep.distill.objectives.losses import AdversarialLoss
 from fewstep.distill.objectives.objective_settings import HeldParameters, ObjectiveSettings, Probe
 from fewstep.distill.objectives.regression import Regression
 from fewstep.distill.objectives.renoise import Noise, UniformNoise
-from fewstep.distill.objectives.scores import Balance
+from fewstep.distill.objectives.scores import Balance, of_transition
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.student.adapters import add_adapter, shared_copy
 from fewstep.teacher.base import Teacher
@@ -174,7 +174,7 @@ class Adversarial(ObjectiveSettings):
                 "fresh_heads_pairs": after.pairs,
             }
             for name, held_out in (("fresh_heads_before", before), ("fresh_heads", after)):
-                figures |= {f"{name}_to_{end:.3g}": accuracy for end, accuracy in held_out.accuracies.items()}
+                figures |= {of_transition(name, end): accuracy for end, accuracy in held_out.accuracies.items()}
             return figures
 
         return Probe("training fresh heads on the student, and on what it began as", measure)

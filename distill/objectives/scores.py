@@ -46,6 +46,11 @@ class Balance(Settings):
         return ((accuracy - 0.5) / (self.low - 0.5)).clamp(0, 1)
 
 
+def of_transition(name: str, end: float) -> str:
+    """The name of a figure of the transition that ends at the time `end`."""
+    return f"{name}_to_{end:.3g}"
+
+
 class Scores(nn.Module):
     """Running averages of accuracy and logits, one per transition, as buffers on the CPU: checkpoints keep them.
 
@@ -95,7 +100,7 @@ class Scores(nn.Module):
         """accuracy, logits_real and logits_fake of each transition, by the time (transitions,) at which it ends."""
         names = ("accuracy", "logits_real", "logits_fake")
         return {
-            f"{name}_to_{end:.3g}": self.averages[row, column].clone()
+            of_transition(name, end): self.averages[row, column].clone()
             for row, name in enumerate(names)
             for column, end in enumerate(ends.tolist())
             if self.weights[column] > 0

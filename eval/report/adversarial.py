@@ -135,11 +135,12 @@ def _percent(share: float) -> str:
 
 
 def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The times at which transitions end, as the curve names them, noisiest first -> how the page shows them."""
+    """The times at which the curve's transitions end, and how the page shows them."""
     return _labels({match[2] for point in curve for key in point if (match := _OF_TRANSITION.fullmatch(key))})
 
 
 def _labels(ends: Collection[str]) -> dict[str, str]:
+    """Times as figures name them, noisiest first -> how the page shows them."""
     ordered = sorted((end for end in ends if _is_number(end)), key=float, reverse=True)
     # two decimals, unless two ends would then look alike
     short = {end: f"to t = {float(end):.2f}" for end in ordered}

@@ -20,7 +20,7 @@ class RelayEntry:
     guidance: Guidance
     student: Student | None = None
     phase: str = ""
-    train_seconds: float | None = None  # of the student's whole line, from the teacher on
+    train_seconds: float | None = None  # of all stages that the student needs, its supervisors' included
     name: str = ""  # of its stage
     run: str = ""  # the run that the stage is of
     sha256: str = ""  # of its weights: a student that was trained again is measured again

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
+    from fewstep.distill.run_folder import RunFolder
     from fewstep.eval.shapes.relay_entry import RelayEntry
     from fewstep.teacher.base import Teacher
 
@@ -54,7 +55,7 @@ def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_s
         facts: dict[str, Any] = {
             "steps": stage.student_steps,
             "guidance": student.contract.baked_guidance,
-            "train_seconds": _seconds(recipe, folder, index),
+            "train_seconds": needed_seconds(recipe, folder, index),
             "name": stage.name,
             "run": str(run),
             "sha256": weights_sha256(folder.stage(stage.name)),
@@ -91,12 +92,9 @@ def _line(recipe: Recipe, index: int | None) -> set[int]:
     return {index} | _line(recipe, recipe.start_of(index)) | _line(recipe, recipe.teacher_of(index))
 
 
-def _seconds(recipe: Recipe, folder: Any, index: int | None) -> float:
-    """Of the training of a student's whole line."""
-    if index is None:
-        return 0.0
-    own = float(folder.result(recipe.stages[index].name)["train_seconds"])
-    return own + _seconds(recipe, folder, recipe.start_of(index))
+def needed_seconds(recipe: Recipe, folder: RunFolder, index: int) -> float:
+    """Of the training of all stages that a student needs, its supervisors' included: what it costs to have it."""
+    return sum(float(folder.result(recipe.stages[i].name)["train_seconds"]) for i in _line(recipe, index))
 
 
 def _fresh_heads(result: Mapping[str, Any], path: Path) -> dict[str, float | None]:

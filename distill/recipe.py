@@ -173,17 +173,17 @@ class Recipe(DataRecipe):
             return None
         return index - 1 if start is None else [other.name for other in self.stages[:index]].index(start)
 
-    def dependent_stages(self, name: str) -> list[int]:
-        """The stage of this name, and those that start from it or are taught by it, directly or not.
+    def dependent_stages(self, names: Sequence[str]) -> list[int]:
+        """The stages of these names, and those that start from them or are taught by them, directly or not, in order.
 
-        Raises ValueError when there is none.
+        Raises ValueError for a name that none has.
         """
-        indices = self._indices_of([name])
+        dependent = set(self._indices_of(names))
         # one pass is enough, since stages refer to earlier ones only
-        for index in range(indices[0] + 1, len(self.stages)):
-            if {self.start_of(index), self.teacher_of(index)} & set(indices):
-                indices.append(index)
-        return indices
+        for index in range(len(self.stages)):
+            if {self.start_of(index), self.teacher_of(index)} & dependent:
+                dependent.add(index)
+        return sorted(dependent)
 
     def stages_under(self, names: Sequence[str]) -> list[str]:
         """The stages of these names, and those that they start from or are taught by, directly or not, in order.

@@ -95,13 +95,13 @@ class RunFolder:
                 "stage again"
             ) from error
 
-    def check(self, recipe: DataRecipe, again: str | None = None) -> list[str]:
+    def check(self, recipe: DataRecipe, again: Sequence[str] = ()) -> list[str]:
         """The stages whose students `begin` would delete, to train them again. Changes nothing.
 
-        Raises ValueError when there is no stage `again`, the folder cannot be written, or another recipe was begun
-        here.
+        Raises ValueError when there is no stage of a name in `again`, the folder cannot be written, or another recipe
+        was begun here.
         """
-        standing = recipe.dependent_stages(again) if again is not None and isinstance(recipe, Recipe) else []
+        standing = recipe.dependent_stages(again) if isinstance(recipe, Recipe) else []
         for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
@@ -111,16 +111,18 @@ class RunFolder:
         unsaid = {name: value for name, value in _SINCE.items() if name in settings}
         unbegun = self._drop_unbegun_end(begun)
         changed = _differences(unsaid | begun, settings)
-        # stages that have not begun may change, and one that is trained again with those that depend on it; no others
+        # stages that have not begun may change, and those that are trained again with what depends on them; no others
         refused = [name for name in changed if not _is_of(name, [*standing, *unbegun])]
         if refused:
             raise ValueError(
                 f"{self.path} was begun with another {', '.join(refused)}: run it with the same settings, or "
                 f"{self.elsewhere}{_again(recipe, self.option)}"
             )
-        if not isinstance(recipe, Recipe) or not any(_is_of(name, standing) for name in changed):
+        if not isinstance(recipe, Recipe):
             return []
-        return [recipe.stages[index].name for index in standing]
+        # a stage without changes stays, unless it builds on one that has some
+        with_changes = [recipe.stages[i].name for i in standing if any(_is_of(name, [i]) for name in changed)]
+        return [recipe.stages[index].name for index in recipe.dependent_stages(with_changes)]
 
     def _drop_unbegun_end(self, begun: dict[str, Any]) -> list[int]:
         """Drops the stages behind the last one that began from recorded settings: they may go, and have other names.
@@ -146,12 +148,13 @@ class RunFolder:
         precision = (begun if section is None else begun.get(section, {})).get("precision")
         return precision if precision in get_args(Precision) else None
 
-    def begin(self, recipe: DataRecipe, again: str | None = None) -> list[str]:
+    def begin(self, recipe: DataRecipe, again: Sequence[str] = ()) -> list[str]:
         """Keeps the resolved recipe, and says which stages are trained again. Raises ValueError as `check`.
 
         Further stages at the end are no other recipe: a run may be extended. Nor are other settings of stages that have
-        not begun, or of the stage `again` and of those that stand on it: then what is there of these goes, and they are
-        trained again. With the same settings it all stays, so that the same command resumes after a stop.
+        not begun, or of the stages `again` and of those that stand on them: then what is there of a stage with other
+        settings goes, with all that stands on it, and is trained again. With the same settings it all stays, so that
+        the same command resumes after a stop.
         """
         trained_again = self.check(recipe, again)
         for name in trained_again:
@@ -218,7 +221,7 @@ class RunFolder:
 
 
 def _again(recipe: DataRecipe, option: str) -> str:
-    return ", or train a stage again with --again STAGE" if isinstance(recipe, Recipe) and option == OPTION else ""
+    return ", or train stages again with --again STAGE,STAGE" if isinstance(recipe, Recipe) and option == OPTION else ""
 
 
 def enclosing_run(path: Path) -> Path | None:

@@ -159,6 +159,8 @@ def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path
     assert code == 0 and "trained again: 2-step, 1-step" in output
     after = weights(tmp_path / "run")
     assert [name for name in after if after[name] != before[name]] == ["1-step", "2-step"]
+    code, output = fewstep("run", recipe, *changed[:-1], "1-step,2-step", "--dry-run")
+    assert code == 0 and "1-step has the settings" in output and "2-step has the settings" in output
     code, output = fewstep("run", recipe, *short, "--again", "3-step")
     assert code == 2 and "there is no stage 3-step: the recipe has 4-step, 2-step, 1-step" in output
 

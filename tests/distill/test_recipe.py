@@ -327,11 +327,11 @@ def test_with_another_guidance_inside_what_begins_with_a_student_is_no_part_of_i
 def test_a_stage_carries_those_that_start_from_it_or_learn_from_it(path: Path) -> None:
     recipe = read_recipe(path, ["stages.2.start=8-step", "stages.3.start=8-step", "stages.3.teacher=4-step"])
     names = [stage.name for stage in recipe.stages]
-    assert [names[i] for i in recipe.dependent_stages("8-step")] == NAMES
-    assert [names[i] for i in recipe.dependent_stages("4-step")] == ["4-step", "2-step"]  # taught by it alone
-    assert [names[i] for i in recipe.dependent_stages("4-step-adversarial")] == ["4-step-adversarial"]
+    assert [names[i] for i in recipe.dependent_stages(["8-step"])] == NAMES
+    assert [names[i] for i in recipe.dependent_stages(["4-step"])] == ["4-step", "2-step"]  # taught by it alone
+    assert [names[i] for i in recipe.dependent_stages(["4-step-adversarial"])] == ["4-step-adversarial"]
     with pytest.raises(ValueError, match="there is no stage 3-step: the recipe has 8-step, 4-step, "):
-        recipe.dependent_stages("3-step")
+        recipe.dependent_stages(["3-step"])
 
 
 def test_the_recipe_in_a_runs_folder_reads_though_its_files_are_gone(path: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
     for change, name in (("stages.0.lr=1e-3", r"stages\.0\.lr"), ("stages.2.lr=1e-3", r"stages\.2\.lr")):
         with pytest.raises(ValueError, match=f"begun with another {name}: "):
             folder.begin(recipe("stages.1.lr=1e-3", change))
-    assert folder.begin(recipe("stages.1.lr=1e-4"), again=third) == []  # which is as it was
+    assert folder.begin(recipe("stages.1.lr=1e-4"), again=[third]) == []  # which is as it was
     for state in (f"{second}.conversion", second):
         stop_amid(folder, state)
         with pytest.raises(ValueError, match=r"begun with another stages\.1\.lr: "):
@@ -95,13 +95,13 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
     curves = [folder.path / "curves" / f"{name}-step.jsonl" for name in (8, 4)]
     for curve in curves:
         curve.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"another stages\.1\.lr: .* or train a stage again with --again STAGE"):
+    with pytest.raises(ValueError, match=r"another stages\.1\.lr: .* or train stages again with --again STAGE,STAGE"):
         folder.begin(recipe("stages.1.lr=1e-3"))
     with pytest.raises(ValueError, match=r"another stages\.0\.lr: "):
-        folder.begin(recipe("stages.0.lr=1e-3"), again="4-step")
+        folder.begin(recipe("stages.0.lr=1e-3"), again=["4-step"])
     assert all(folder.finished(stage.name) for stage in recipe().stages) and (folder.path / "state.pt").exists()
 
-    folder.begin(recipe("stages.1.lr=1e-3"), again="4-step")
+    folder.begin(recipe("stages.1.lr=1e-3"), again=["4-step"])
     assert [s.name for s in recipe().stages if folder.finished(s.name)] == ["8-step"]
     assert not (folder.path / "state.pt").exists()
     assert [curve.exists() for curve in curves] == [True, False]  # trackers show the stage again
@@ -109,8 +109,21 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
 
     finish_stages(folder, "4-step")
     save_state(folder.path, {"stage": "4-step-conditional"})
-    folder.begin(recipe("stages.1.lr=1e-3"), again="4-step")  # the same command, after a stop
+    folder.begin(recipe("stages.1.lr=1e-3"), again=["4-step"])  # the same command, after a stop
     assert folder.finished("4-step") and (folder.path / "state.pt").exists()
+
+
+def test_several_stages_may_be_trained_again_and_those_without_changes_stay(tmp_path: Path) -> None:
+    folder, changes = RunFolder(tmp_path / "run"), ("stages.1.lr=1e-3", "stages.3.lr=1e-3")
+    names = [stage.name for stage in recipe().stages]
+    folder.begin(recipe())
+    finish_stages(folder, *names)
+    with pytest.raises(ValueError, match=r"another stages\.1\.lr: "):
+        folder.begin(recipe(*changes), again=[names[3]])
+    assert folder.begin(recipe(changes[1]), again=[names[1], names[3]]) == names[3:]
+    assert [name for name in names if folder.finished(name)] == names[:3]
+    finish_stages(folder, *names[3:])
+    assert folder.begin(recipe(*changes), again=[names[3], names[1]]) == names[1:]
 
 
 def test_another_gate_is_no_other_recipe(tmp_path: Path) -> None:

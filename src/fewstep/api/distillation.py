@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def distill(
     recipe: str | Path | Recipe | Mapping[str, Any],
     *,
-    again: str | None = None,
+    again: str | Sequence[str] | None = None,
     only_stages: Sequence[str] | None = None,
     quiet: bool = False,
     **overrides: Any,
@@ -27,9 +27,9 @@ def distill(
 
     recipe: a YAML file, a packaged recipe's name such as "shapes-4step", a `fewstep.Recipe`, or a dict of its settings.
     overrides: settings of the recipe, as in out="runs/mine", or with dots, as in **{"stages.4-step.lr": 1e-4}.
-    again: a stage to train again, whose settings may have changed. only_stages: names of stages to train, with those
-    that they start from or learn from; None: all. quiet: prints nothing; the output is in the run's log.txt. Raises
-    ValueError, with a one-sentence message, for what `fewstep run` refuses.
+    again: a stage, or several, to train again, whose settings may have changed. only_stages: names of stages to train,
+    with those that they start from or learn from; None: all. quiet: prints nothing; the output is in the run's log.txt.
+    Raises ValueError, with a one-sentence message, for what `fewstep run` refuses.
     """
     from fewstep.commands.run import follow_recipe
     from fewstep.commands.run_screen import RunScreen
@@ -43,7 +43,8 @@ def distill(
     screen.say(f"reading the recipe {name}")
     with _own_state():
         settings = [_setting(name, value) for name, value in overrides.items()]
-        return follow_recipe(source, settings, again, screen, stages=only_stages)
+        names = [again] if isinstance(again, str) else again or ()
+        return follow_recipe(source, settings, names, screen, stages=only_stages)
 
 
 def _setting(name: str, value: Any) -> str:

@@ -20,7 +20,7 @@ _ELSEWHERE = "choose another folder with --set out=DIR"
 
 
 def run_chain(
-    recipe: str, settings: Sequence[str], again: str | None, dry_run: Machine | None, screen: RunScreen
+    recipe: str, settings: Sequence[str], again: Sequence[str], dry_run: Machine | None, screen: RunScreen
 ) -> Path:
     """Follows it, or only checks it and says what each member costs; see `fewstep run`. Gives the chain's folder."""
     from fewstep.distill.chain import GIVEN_FOLDER, read_chain
@@ -29,10 +29,10 @@ def run_chain(
     from fewstep.teacher.ranks import num_launched
 
     chain = read_chain(recipe, settings)
-    if again is not None:
+    if again:
         raise ValueError(
-            f"--again {again}: later members of a chain were distilled on what earlier ones made: delete the folder of "
-            f"the member and {chain.out / GIVEN_FOLDER} to distil it again"
+            f"--again {','.join(again)}: later members of a chain were distilled on what earlier ones made: delete the "
+            f"folder of the member and {chain.out / GIVEN_FOLDER} to distil it again"
         )
     if (num_launched() if dry_run is None else dry_run.processes) > 1:
         raise ValueError("a chain runs in one process: follow its members' recipes by themselves to use several")
@@ -60,7 +60,7 @@ def _follow(chain: Chain, index: int, plan: Recipe, screen: RunScreen) -> None:
         with screen:
             plan = _on(plan, make_given(chain, index, plan, _size(chain, index).num_frames, screen, _ELSEWHERE))
     with RunScreen(quiet=screen.quiet) as own:
-        follow_stages(plan, None, own, option="--set out=DIR of the chain")
+        follow_stages(plan, screen=own, option="--set out=DIR of the chain")
 
 
 def _on(plan: Recipe, prompts: Path | None) -> Recipe:

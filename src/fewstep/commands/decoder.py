@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run_decoder(
-    recipe: str, settings: Sequence[str], again: str | None, dry_run: Machine | None, screen: RunScreen
+    recipe: str, settings: Sequence[str], again: Sequence[str], dry_run: Machine | None, screen: RunScreen
 ) -> Path:
     """Follows it, or only checks it; see `fewstep run`. The run directory."""
     import typer
@@ -31,8 +31,10 @@ def run_decoder(
     from fewstep.distill.run_folder import RunFolder
     from fewstep.teacher.ranks import num_launched
 
-    if again is not None:
-        raise ValueError(f"--again {again}: a decoder's recipe has no stages; delete its folder to train it again")
+    if again:
+        raise ValueError(
+            f"--again {','.join(again)}: a decoder's recipe has no stages; delete its folder to train it again"
+        )
     if (num_launched() if dry_run is None else dry_run.processes) > 1:
         raise ValueError("a decoder is trained in one process: start it without torchrun or accelerate")
     if dry_run is not None and (dry_run.gib, dry_run.tflops) != (None, None):

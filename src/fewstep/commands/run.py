@@ -32,8 +32,8 @@ def run(
     again: Annotated[
         str | None,
         typer.Option(
-            metavar="STAGE",
-            help="Train this stage, and those that build on it, again, with settings that differ.",
+            metavar="NAME,NAME",
+            help="Train these stages, and those that build on them, again, with settings that differ.",
         ),
     ] = None,
     stages: Annotated[
@@ -90,13 +90,13 @@ def run(
             "starts several processes of a run)"
         )
     machine = Machine(device_memory, tflops, processes or num_launched()) if dry_run else None
-    follow_recipe(recipe, settings or (), again, screen, machine, parse_stages(stages))
+    follow_recipe(recipe, settings or (), parse_stages(again, "--again") or (), screen, machine, parse_stages(stages))
 
 
 def follow_recipe(
     recipe: str | Recipe | Mapping[str, Any],
     settings: Sequence[str],
-    again: str | None,
+    again: Sequence[str],
     screen: RunScreen,
     dry_run: Machine | None = None,
     stages: Sequence[str] | None = None,
@@ -130,7 +130,9 @@ def follow_recipe(
     return plan.out
 
 
-def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen, stages: Sequence[str] | None) -> None:
+def _show(
+    plan: Recipe, again: Sequence[str], machine: Machine, screen: RunScreen, stages: Sequence[str] | None
+) -> None:
     """The resolved recipe and what it costs, once nothing stands in its way."""
     from fewstep.commands.run_checks import again_line, check_run
     from fewstep.commands.run_cost import show_cost
@@ -148,7 +150,7 @@ def _show(plan: Recipe, again: str | None, machine: Machine, screen: RunScreen, 
     for stage in plan.stages:
         stage.share(plan.parallel.groups(machine.processes))
     outline = check_run(plan, folder, again, machine.processes)
-    if again is not None:
+    if again:
         screen.say(again_line(again, folder.check(plan, again)))
     if stages is not None:
         chosen = plan.stages_under(stages)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fewstep.teacher.outline import Outline
 
 
-def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_processes: int = 1) -> Outline:
+def check_run(plan: Recipe, folder: RunFolder, again: Sequence[str] = (), num_processes: int = 1) -> Outline:
     """The outline of the teacher, once nothing stands in the way of the run; nothing is written.
 
     The cheapest checks come first. Of a teacher on the hub only configs are downloaded. Raises ValueError for the
@@ -67,11 +67,15 @@ def check_run(plan: Recipe, folder: RunFolder, again: str | None = None, num_pro
     return outline
 
 
-def again_line(again: str, trained_again: Sequence[str]) -> str:
+def again_line(again: Sequence[str], trained_again: Sequence[str]) -> str:
     """What `--again` means for what the folder holds, for the user."""
-    if trained_again:
-        return f"trained again: {', '.join(trained_again)}"
-    return f"{again} has the settings that it was begun with, or has not begun: what is there of it is kept"
+    lines = [f"trained again: {', '.join(trained_again)}"] if trained_again else []
+    lines += [
+        f"{name} has the settings that it was begun with, or has not begun: what is there of it is kept"
+        for name in again
+        if name not in trained_again
+    ]
+    return "\n".join(lines)
 
 
 def check_rate(name: str, fps: float, first: float) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def follow_stages(
     plan: Recipe,
-    again: str | None = None,
+    again: Sequence[str] = (),
     screen: RunScreen | None = None,
     option: str | None = None,
     stages: Sequence[str] | None = None,
@@ -78,7 +78,7 @@ def follow_stages(
 def _follow(
     plan: Recipe,
     folder: RunFolder,
-    again: str | None,
+    again: Sequence[str],
     chosen: Sequence[str] | None,
     accelerator: Accelerator,
     screen: RunScreen,
@@ -112,7 +112,7 @@ def _follow(
     if accelerator.is_main_process:
         trained_again = folder.begin(plan, again)
         screen.log_to(plan.out)
-        if again is not None:
+        if again:
             screen.say(again_line(again, trained_again))
         screen.log(f"fewstep {__version__}: {screen.command}, process {os.getpid()}")
         _say_text(plan, teacher, data, screen)

@@ -9,8 +9,8 @@ from fewstep.commands.shapes.entries import needed_seconds
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
 
-PROGRESSIVE = {"kind": "progressive"}
-STAGES = [
+SHARED: dict[str, object] = {"steps": 1, "objective": {"kind": "progressive"}}
+STAGES: list[dict[str, object]] = [
     {"teacher_steps": 8, "student_steps": 4},
     {"teacher_steps": 4, "student_steps": 2},
     {"teacher_steps": 2, "student_steps": 1},
@@ -24,8 +24,8 @@ def test_seconds_are_those_of_every_stage_that_a_student_needs_each_once(tmp_pat
         {
             "teacher": "shapes",
             "out": str(tmp_path),
-            "data": {"kind": "rollouts"},
-            "stages": [{"steps": 1, "objective": PROGRESSIVE} | stage for stage in STAGES],
+            "data": {"kind": "rollouts", "prompts": "prompts.txt"},
+            "stages": [SHARED | stage for stage in STAGES],
         }
     )
     folder = RunFolder(tmp_path)

@@ -47,9 +47,8 @@ __all__ = ["__version__", "distill", "metrics", *_MODULE_OF]
 class _Callable(ModuleType):
     """The folder `distill`, whose name the function has as well: `fewstep.distill(recipe)` calls the function."""
 
-    def __call__(self, recipe: Any, *, again: Any = None, quiet: bool = False, **overrides: Any) -> Any:
-        function = import_module("fewstep.api").distill
-        return function(recipe, again=again, quiet=quiet, **overrides)
+    def __call__(self, recipe: Any, **options: Any) -> Any:
+        return import_module("fewstep.api").distill(recipe, **options)
 
 
 import_module("fewstep.distill").__class__ = _Callable  # it holds no more than its docstring

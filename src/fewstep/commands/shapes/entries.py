@@ -79,22 +79,17 @@ def line_sha256(recipe: Recipe, index: int) -> str:
     for name in ("folder", "prompts"):
         if isinstance(settings["data"].get(name), str):
             settings["data"][name] = Path(settings["data"][name]).name
-    line = sorted(_line(recipe, index))
+    under = recipe.stages_under([recipe.stages[index].name])
+    line = [i for i, stage in enumerate(recipe.stages) if stage.name in under]
     settings["stages"] = [{k: v for k, v in settings["stages"][i].items() if k != "gate"} for i in line]
     settings["kinds"] = [recipe.data.kind, *(recipe.stages[i].objective.kind for i in line)]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _line(recipe: Recipe, index: int | None) -> set[int]:
-    """Stage `index` with all that it starts from or is taught by, directly or not."""
-    if index is None:
-        return set()
-    return {index} | _line(recipe, recipe.start_of(index)) | _line(recipe, recipe.teacher_of(index))
-
-
 def needed_seconds(recipe: Recipe, folder: RunFolder, index: int) -> float:
     """Of the training of all stages that a student needs, its supervisors' included: what it costs to have it."""
-    return sum(float(folder.result(recipe.stages[i].name)["train_seconds"]) for i in _line(recipe, index))
+    under = recipe.stages_under([recipe.stages[index].name])
+    return sum(float(folder.result(name)["train_seconds"]) for name in under)
 
 
 def _fresh_heads(result: Mapping[str, Any], path: Path) -> dict[str, float | None]:

@@ -13,6 +13,11 @@ def check_numbers(state: Mapping[str, Any]) -> None:
             raise ValueError(f"its {name} is {state[name]!r:.60}, not a whole number from 0 on")
     if type(count := state.get("micro_batches", 1)) is not int or not 0 < count < 2**31:
         raise ValueError(f"its micro_batches are {count!r:.60}, not a whole number from 1 on")
+    if type(rounds := state.get("rounds", 0)) is not int or not 0 <= rounds < 2**31:
+        raise ValueError(f"its rounds are {rounds!r:.60}, not a whole number from 0 on")
+    figures = state.get("figures", {})
+    if type(figures) is not dict or any(type(value) not in (int, float) for value in figures.values()):
+        raise ValueError(f"its figures are {figures!r:.60}, not numbers with names")
     if type(looks := state.get("suspect", 0)) is not int or not 0 <= looks < 2**31:
         raise ValueError(f"its suspect is {looks!r:.60}, not a whole number from 0 on")
     seconds, rate = state["seconds"], state.get("rate", 1.0)

@@ -106,9 +106,9 @@ class Relay:
         trainer = prepared.trainer
         self._check_agreed(index, trainer)
         # eps turns into v or x0 before the stage's first step (arXiv 2402.13929); a stage that has begun has done so
-        if prepared.conversion is not None and not trainer.step:
+        if prepared.conversion is not None and not trainer.has_begun:
             trainer.seconds += self._convert(index, stage, prepared.conversion, trainer)
-        if stage.objective.first_step and not trainer.step:
+        if stage.objective.first_step and not trainer.has_begun:
             self.screen.say(f"{stage.name}: its first step {stage.objective.first_step}")
         self._train(trainer)
         self.screen.say(f"{stage.name}: measuring the student")

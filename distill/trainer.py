@@ -13,17 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
-from fewstep.distill.background_save import BackgroundSave, in_main_memory
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import (
-    HEALTHY_FILE,
-    STATE_FILE,
-    check_tensors,
-    load_state,
-    save_healthy,
-    save_state,
-    single_files,
-)
+from fewstep.distill.checkpoint import check_tensors, single_files
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
@@ -31,8 +22,9 @@ from fewstep.distill.optimizer_group import OptimizerGroup, as_numbers
 from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.out_of_memory import is_out_of_memory, kept_steps, memory_sentence
 from fewstep.distill.parallel import fill, is_shard
-from fewstep.distill.processes import agree, group_of_threads, is_of_processes
+from fewstep.distill.processes import agree, is_of_processes
 from fewstep.distill.settings import Logging, Stage, stage_of
+from fewstep.distill.stage_checkpoint import StageCheckpoint
 from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
@@ -90,28 +82,31 @@ class Trainer:
         # all that a checkpoint holds besides tensors; the random draws of a step follow from `drawn`
         self.step, self.drawn, self.seconds = 0, 0, 0.0
         self.rate = 1.0  # of all learning rates: halved each time that the stage rolls back
-        self._background = BackgroundSave()
-        self._whole = True  # False from a step's first move to its point on the curve
+        # what is done of the next step, and its figures: a discriminator's warm-up may take many minutes
+        self.rounds, self._figures = 0, dict[str, float]()
+        self._whole = True  # False from a round's first move to its end, or to the step's point on the curve
         self._sharded = any(is_shard(p) for group in self.optimizer_groups.values() for p in group.parameters)
+        self._checkpoint = StageCheckpoint(folder, stage.name, self._sharded, accelerator.is_main_process)
         self._resume()
-        self._saved_step, self._saved_at = self.step, time.monotonic()
+        self._saved, self._saved_at = (self.step, self.rounds), time.monotonic()
 
     def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
-        """Trains to the end of the stage, or of the step in which a signal asked to stop: returns its number, or 0.
+        """Trains to the end of the stage, or of the round in which a signal asked to stop: returns its number, or 0.
 
         Either way the checkpoint is written. A request to save is answered by `say`, and training continues.
-        Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the step before it, or, where
-        another group has moved in that step already, what was written last: half a step is never kept. The same holds
-        when memory runs out. Where the watch ends the run, the checkpoint is of the step that it looked at.
+        Raises ValueError when a loss or gradient is not finite. The checkpoint then holds the round before it, or,
+        where another group has moved in that round already, what was written last: half a round is never kept. The
+        same holds when memory runs out. Where the watch ends the run, the checkpoint is of the step that it looked at.
         """
         self._curves = self._open_curves()
         try:
             # a stop may have cut samples or measurements of this very step short: a resume begins with them
             stop = self._after_step(signals, say)
             while not stop and self.step < self.stage.steps:
-                began = time.monotonic()
-                figures = self.one_step()
-                self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
+                figures = self.one_step(lambda: bool(self._answer(signals, say)))
+                if not figures:  # stopped between two rounds
+                    stop = self._answer(signals, say)
+                    continue
                 if (self.step - 1) % self.logging.every == 0 or self.step == self.stage.steps:
                     self._curves.write(self.step, figures)
                 self._whole = True
@@ -123,7 +118,7 @@ class Trainer:
             if self._whole and not self._sharded:  # those who hold the other parts may be gone
                 self.save()
             if not is_of_processes(error):
-                self._background.finish()  # one that a thread is writing is whole
+                self._checkpoint.finish()  # one that a thread is writing is whole
                 raise
             with among_processes():
                 raise
@@ -132,15 +127,21 @@ class Trainer:
 
     @property
     def _kept_step(self) -> int:
-        # after an error: half a step is never kept, nor shares of networks whose others may be gone
-        return self.step if self._whole and not self._sharded else self._saved_step
+        # after an error: half a round is never kept, nor shares of networks whose others may be gone
+        return self.step if self._whole and not self._sharded else self._saved[0]
 
     @property
     def kept(self) -> str:
         """The stage's progress, and how much of it is on disk."""
-        saved = self.folder / (sharded_checkpoint.STATE_FOLDER if self._sharded else STATE_FILE)
         reached = f"stage {self.stage.name} is at step {self.step} of {self.stage.steps}"
-        return f"{reached}, saved in {saved}" if self.step else f"{reached}, nothing to save yet"
+        if self.rounds:
+            reached += f" (warm-up rounds done: {self.rounds})"
+        return f"{reached}, saved in {self._checkpoint.place}" if self.has_begun else f"{reached}, nothing to save yet"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained, if only by the first step's warm-up."""
+        return bool(self.step or self.rounds)
 
     def _open_curves(self) -> Curves:
         return Curves(self.folder, self.stage.name, self.accelerator, self.tracker, self.step)
@@ -152,9 +153,13 @@ class Trainer:
             self._measure(partial(self.samples, self.step), signals)
         if self.watcher and self.watcher.due(self.step):
             self._watch(self.watcher, signals, say)
+        return self._answer(signals, say)
+
+    def _answer(self, signals: Signals, say: Callable[[str], None]) -> int:
+        """A checkpoint that is due or was asked for; the number of a signal that asked any process to stop, or 0."""
         due = time.monotonic() - self._saved_at > self.logging.save_seconds
         request = agree(self.accelerator, signals, due)
-        self._background.check()
+        self._checkpoint.check()
         if request.due:
             self.save(wait=not self.logging.save_in_background)
         if request.save:
@@ -198,11 +203,11 @@ class Trainer:
                 f"{self.stage.name}, or continue with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
         elif action == "roll_back" and watcher.healthy:
-            self._write(self._tensors(), self._numbers(), healthy=True)
+            self._checkpoint.write(self._tensors(), self._numbers(), healthy=True)
 
     def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
         """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
-        checkpoint, rate = self._find(healthy=True), self.rate / 2
+        checkpoint, rate = self._checkpoint.find(healthy=True), self.rate / 2
         if checkpoint is None or rate < _LEAST_RATE:
             raise ValueError(
                 f"stage {self.stage.name} is not healthy at step {self.step}: {wrong}; "
@@ -215,7 +220,7 @@ class Trainer:
             )
         from_step = self.step
         self._take(checkpoint)
-        self.rate, self._saved_step = rate, -1  # the halved rate is saved, also where this step was
+        self.rate, self._saved = rate, (-1, 0)  # the halved rate is saved, also where this step was
         self.save()
         self._curves.close()
         self._curves = self._open_curves()
@@ -224,27 +229,40 @@ class Trainer:
             "times its learning rates"
         )
 
-    def one_step(self) -> dict[str, float]:
-        """Every turn of the next step; returns the figures of each group's last turn, and writes nothing.
+    def one_step(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Every round that is left of the next step; returns the figures of each group's last turn, and writes nothing.
 
-        Raises ValueError when a loss or gradient is not finite.
+        `stop` is asked between rounds of a warm-up: if it is True no figures are returned, and the next call begins
+        with the round after. Raises ValueError when a loss or gradient is not finite.
         """
-        figures, drawn = dict[str, float](), self.drawn
+        done_before = self.rounds
+        for number, turns in enumerate(self.objective.rounds(self.step)):
+            if number < done_before and STUDENT not in turns:
+                continue
+            if self._whole and self.rounds > done_before and stop():
+                return {}
+            self._round(turns)
+        # the average of few steps must not hold on to where the student began
+        self.roles.update_average(min(self.stage.ema, (self.step + 1) / (self.step + 10)))
+        figures = self._figures
+        self.step, self.rounds, self._figures = self.step + 1, 0, {}
+        return figures
+
+    def _round(self, turns: tuple[str, ...]) -> None:
+        """Turns that share their clips: D's on real z_s and fake z_s, then G's on the same fakes."""
+        began, drawn = time.monotonic(), self.drawn
         try:
-            # turns of a round share their clips: D's on real z_s and fake z_s, then G's on the same fakes
-            for turns in self.objective.rounds(self.step):
-                lessons = self._lessons(turns)
-                for turn in turns:
-                    figures |= {f"{turn}/{name}": value for name, value in self._turn(turn, lessons).items()}
+            lessons = self._lessons(turns)
+            for turn in turns:
+                self._figures |= {f"{turn}/{name}": value for name, value in self._turn(turn, lessons).items()}
         except BaseException as error:
             self.drawn = drawn
             if is_out_of_memory(error):
                 raise ValueError(memory_sentence(self.stage, self.step, self._kept_step)) from error
             raise
-        # the average of few steps must not hold on to where the student began
-        self.roles.update_average(min(self.stage.ema, (self.step + 1) / (self.step + 10)))
-        self.step += 1
-        return figures
+        self.rounds += 1
+        self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
+        self._whole = STUDENT not in turns  # the student's round ends with its step, whose point is still to come
 
     def _lessons(self, turns: tuple[str, ...]) -> list[Any]:
         """What the turns of a round learn from, one lesson per micro-batch.
@@ -297,33 +315,20 @@ class Trainer:
         return f"{float(norm):.10g}"
 
     def save(self, wait: bool = True) -> None:
-        """Writes the checkpoint, unless this step's was written, or could not be. Of sharded networks every process
+        """Writes the checkpoint, unless this round's was written, or could not be. Of sharded networks every process
         takes part. With `wait` it is on the disk when this returns, else a thread goes on writing."""
-        self._background.finish()
-        due, self._saved_step, self._saved_at = self.step != self._saved_step, self.step, time.monotonic()
-        if due and wait:
-            self._write(self._tensors(), self._numbers())
-        elif due and (self._sharded or self.accelerator.is_main_process):
-            tensors, numbers = in_main_memory(self._tensors()), self._numbers()
-            group = group_of_threads() if self._sharded else None
-            self._background.begin(lambda: self._write(tensors, numbers, group=group))
-
-    def _write(
-        self, tensors: dict[str, Any], numbers: dict[str, Any], healthy: bool = False, group: Any = None
-    ) -> None:
-        if self._sharded:
-            with among_processes():
-                sharded_checkpoint.save(self.folder, tensors, numbers, healthy, group)
-            if not healthy and self.accelerator.is_main_process:
-                for before in single_files(self.folder):
-                    before.unlink()
-        elif self.accelerator.is_main_process:
-            (save_healthy if healthy else save_state)(self.folder, numbers | tensors)
+        self._checkpoint.finish()
+        reached = (self.step, self.rounds)
+        due, self._saved, self._saved_at = reached != self._saved, reached, time.monotonic()
+        if due:
+            (self._checkpoint.write if wait else self._checkpoint.begin_write)(self._tensors(), self._numbers())
 
     def _numbers(self) -> dict[str, Any]:
         return {
             "stage": self.stage.name,
             "step": self.step,
+            "rounds": self.rounds,
+            "figures": self._figures,
             "drawn": self.drawn,
             "micro_batches": self._micro_batches,
             "seconds": self.seconds,
@@ -340,17 +345,8 @@ class Trainer:
             "optimizers": {name: group.state() for name, group in self.optimizer_groups.items()},
         }
 
-    def _find(self, healthy: bool = False) -> dict[str, Any] | Path | None:
-        """The stage's last checkpoint: what a single file holds, or the folder that processes wrote together."""
-        self._background.finish()
-        state = load_state(self.folder, self.stage.name, HEALTHY_FILE if healthy else STATE_FILE)
-        written = sharded_checkpoint.find(self.folder, self.stage.name, healthy)
-        if state is None or written is None:
-            return state or written
-        return written if sharded_checkpoint.read_numbers(written)["step"] > state["step"] else state
-
     def _resume(self) -> None:
-        if (checkpoint := self._find()) is not None:
+        if (checkpoint := self._checkpoint.find()) is not None:
             self._take(checkpoint)
 
     @torch.no_grad()
@@ -368,6 +364,7 @@ class Trainer:
                 check_tensors(checkpoint)
                 self._take_whole(checkpoint)
             self.step, self.seconds, self.rate = numbers["step"], numbers["seconds"], numbers.get("rate", 1.0)
+            self.rounds, self._figures = numbers.get("rounds", 0), dict(numbers.get("figures", {}))
             if self.watcher:
                 self.watcher.suspect = numbers.get("suspect", 0)
             # drawn so often by another number of processes, perhaps, in micro-batches of other sizes

@@ -116,7 +116,8 @@ class Objective(Protocol[LessonT]):
     def rounds(self, step: int) -> Iterable[tuple[str, ...]]:
         """The rounds of this step, each as the names of those whose turns it has, in order.
 
-        The turns of one round share a lesson. The last turn of the last round is the student's.
+        The turns of one round share a lesson. The last turn of the last round is the student's. A run can be stopped
+        between rounds before the student's first turn: a resume asks for the rounds again, and leaves out those done.
         """
 
     def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> LessonT:

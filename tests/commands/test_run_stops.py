@@ -60,9 +60,14 @@ MOMENTS = [  # what is called, for which time, and what the sentence says of it
     ("fewstep.distill.stages.Roles", 1, "stage 4-step is next"),
     ("fewstep.distill.trainer.Trainer.one_step", 1, "stage 4-step is at step 1 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.stages.endpoint_error", 1, "stage 4-step is at step 2 of 4, saved in OUT/state.pt"),
-    ("fewstep.distill.trainer.save_state", 1, "stage 4-step is at step 3 of 4, saved in OUT/state.pt"),
+    ("fewstep.distill.stage_checkpoint.save_state", 1, "stage 4-step is at step 3 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.stages.Relay._gate_metric", 1, "stage 4-step is at step 4 of 4, saved in OUT/state.pt"),
     ("fewstep.distill.run_folder.RunFolder.finish", 1, "stage 2-step is next"),
+    (
+        "fewstep.distill.optimizer_group.OptimizerGroup.step",
+        1,
+        "stage 2-step is at step 0 of 3 (warm-up rounds done: 1), saved in OUT/state.pt",
+    ),
     ("fewstep.distill.optimizer_group.OptimizerGroup.step", 1, "stage 2-step is at step 1 of 3, saved in OUT/state.pt"),
     ("fewstep.distill.curves.Curves.write", 1, "stage 2-step is at step 2 of 3, saved in OUT/state.pt"),
 ]
@@ -90,10 +95,10 @@ def test_a_run_that_is_stopped_at_every_kind_of_moment_ends_as_another(
 def test_a_warning_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, kept, one_step = tmp_path / "run", dict[tuple[str, int], int](), Trainer.one_step
 
-    def look(trainer: Trainer) -> dict[str, float]:
+    def look(trainer: Trainer, *stop: Callable[[], bool]) -> dict[str, float]:
         if (out / "state.pt").exists():
             kept[trainer.stage.name, trainer.step] = torch.load(out / "state.pt", weights_only=True)["step"]
-        return one_step(trainer)
+        return one_step(trainer, *stop)
 
     monkeypatch.setattr(Trainer, "one_step", look)
     signalled(monkeypatch, "fewstep.distill.trainer.Trainer.one_step", 2, signal.SIGUSR1)

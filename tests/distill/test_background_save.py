@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.distill import trainer as trainer_module
+from fewstep.distill import stage_checkpoint
 from fewstep.distill.background_save import BackgroundSave, in_main_memory
 from fewstep.distill.checkpoint import save_state
 from fewstep.teacher.interrupts import Signals
@@ -44,7 +44,7 @@ def test_it_holds_the_step_at_which_it_was_begun(case: Case, monkeypatch: pytest
         save_state(folder, state)
         written.append(torch.load(folder / "state.pt", weights_only=True))
 
-    monkeypatch.setattr(trainer_module, "save_state", late)
+    monkeypatch.setattr(stage_checkpoint, "save_state", late)
     slow = in_folder(case, "slow").trainer(**STAGE, logging=EVERY_STEP.model_copy(update={"save_seconds": 3600.0}))
 
     def on_step(step: int, loss: float) -> None:
@@ -73,7 +73,7 @@ def test_a_full_disk_ends_training_and_the_next_try_goes_on(case: Case, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     trainer = case.trainer(**STAGE, logging=EVERY_STEP)
-    monkeypatch.setattr(trainer_module, "save_state", full)
+    monkeypatch.setattr(stage_checkpoint, "save_state", full)
     with pytest.raises(OSError, match="No space left"):
         trainer.run(ignore, Signals())
     assert trainer.step < 4 and not (case.folder / "state.pt").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,8 +87,8 @@ def blow_up(trainer: Trainer, step: int) -> None:
     """From `step` on the student's output layer is ten times what it was, whatever the optimizer does."""
     one_step = trainer.one_step
 
-    def broken() -> dict[str, float]:
-        figures = one_step()
+    def broken(*stop: Callable[[], bool]) -> dict[str, float]:
+        figures = one_step(*stop)
         if trainer.step >= step:
             for name, average in trainer.roles.average.items():
                 if name.startswith("proj_out"):
@@ -139,8 +140,8 @@ def test_a_moving_average_that_is_not_a_number_is_caught_in_its_own_stage(case: 
     trainer = watched(case, {"motion": None, "contrast": None, "colour": None, "diversity": None})
     one_step = trainer.one_step
 
-    def broken() -> dict[str, float]:
-        figures = one_step()
+    def broken(*stop: Callable[[], bool]) -> dict[str, float]:
+        figures = one_step(*stop)
         if trainer.step == 5:
             next(iter(trainer.roles.average.values())).fill_(torch.nan)
         return figures
@@ -154,8 +155,8 @@ def test_a_stage_rolls_back_to_its_healthy_checkpoint_and_goes_on_at_half_the_ra
     trainer = watched(case, ONLY_CONTRAST | {"on_trigger": "roll_back"})
     one_step, broke = trainer.one_step, list[int]()
 
-    def once() -> dict[str, float]:
-        figures = one_step()
+    def once(*stop: Callable[[], bool]) -> dict[str, float]:
+        figures = one_step(*stop)
         if trainer.step in (3, 4, 5, 6) and trainer.rate == 1:
             broke.append(trainer.step)
             for name, average in trainer.roles.average.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,35 @@ def test_a_request_to_save_is_met_and_training_goes_on(case: Case) -> None:
     assert text[0] == f"stage s is at step 2 of 6, saved in {case.folder / 'state.pt'}; training continues"
 
 
+def test_a_stop_in_the_warm_up_keeps_its_rounds(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A discriminator's warm-up may take longer than a scheduler waits after SIGTERM."""
+    settings: dict[str, Any] = {"steps": 2, "objective": {"kind": "adversarial", "warmup": 5}}
+    whole = case.trainer(**settings)
+    whole.run(ignore, Signals())
+    ends, curve = weights(whole), case.curve()
+    shutil.rmtree(case.folder)
+    case.folder.mkdir()
+
+    rounds = list[int]()
+    for asked_in in (2, 4, 0):
+        trainer, signals = case.trainer(**settings), Signals()
+        teach = trainer.objective.lesson
+
+        def lesson(*args: Any, **options: Any) -> Any:
+            if trainer.step == 0 and trainer.rounds + 1 == asked_in:  # noqa: B023
+                signals.receive(signal.SIGTERM)  # noqa: B023
+            return teach(*args, **options)  # noqa: B023
+
+        monkeypatch.setattr(trainer.objective, "lesson", lesson)
+        trainer.run(ignore, signals)
+        rounds.append(trainer.rounds)
+        if asked_in:
+            assert trainer.kept.startswith(f"stage s is at step 0 of 2 (warm-up rounds done: {asked_in}), saved in ")
+    assert rounds == [2, 4, 0] and trainer.step == 2
+    assert case.curve() == curve
+    assert all(torch.equal(tensor, weights(trainer)[name]) for name, tensor in ends.items())
+
+
 def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case: Case) -> None:
     signals, text = Signals(), list[str]()
     signals.receive(signal.SIGUSR1)
@@ -80,7 +110,9 @@ def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case
 
 def test_a_checkpoint_is_not_written_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     written = list[int]()
-    monkeypatch.setattr("fewstep.distill.trainer.save_state", lambda folder, state: written.append(state["step"]))
+    monkeypatch.setattr(
+        "fewstep.distill.stage_checkpoint.save_state", lambda folder, state: written.append(state["step"])
+    )
     trainer = case.trainer()
     trainer.logging = QUIET.model_copy(update={"save_seconds": 1e-9})
     assert trainer.run(*after(3)) == signal.SIGTERM
@@ -94,7 +126,7 @@ def test_a_checkpoint_that_cannot_be_written_is_not_tried_again(case: Case, monk
         tried.append(state["step"])
         raise OSError(errno.ENOSPC, "No space left on device", "state.pt")
 
-    monkeypatch.setattr("fewstep.distill.trainer.save_state", full)
+    monkeypatch.setattr("fewstep.distill.stage_checkpoint.save_state", full)
     trainer = case.trainer()
     trainer.logging = QUIET.model_copy(update={"save_seconds": 1e-9})
     with pytest.raises(OSError, match="No space left"):

@@ -95,7 +95,7 @@ def blow_up(trainer: Trainer, step: int) -> None:
                     average.fill_(1.0)
         return figures
 
-    trainer.one_step = broken  # type: ignore[method-assign]
+    trainer.one_step = broken  # type: ignore[method-assign, assignment]
 
 
 def test_a_healthy_stage_is_measured_and_runs_to_its_end(case: Case) -> None:
@@ -146,7 +146,7 @@ def test_a_moving_average_that_is_not_a_number_is_caught_in_its_own_stage(case: 
             next(iter(trainer.roles.average.values())).fill_(torch.nan)
         return figures
 
-    trainer.one_step = broken  # type: ignore[method-assign]
+    trainer.one_step = broken  # type: ignore[method-assign, assignment]
     with pytest.raises(ValueError, match="its clips are not finite: a weight, or its EMA"):
         trainer.run(ignore, Signals())
 
@@ -164,7 +164,7 @@ def test_a_stage_rolls_back_to_its_healthy_checkpoint_and_goes_on_at_half_the_ra
                     average.fill_(1.0)
         return figures
 
-    trainer.one_step = once  # type: ignore[method-assign]
+    trainer.one_step = once  # type: ignore[method-assign, assignment]
     text: list[str] = []
     trainer.run(ignore, Signals(), text.append)
     assert broke == [3, 4, 5, 6] and trainer.step == 6 and trainer.rate == 0.5

@@ -75,7 +75,8 @@ def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
     plan = expert_plan(stage, teacher)
     experts = _experts_used(stage, plan, teacher)
     # an expert that was not trained for this step count would be asked for steps that it never learned
-    untrained = [name for name in experts if name not in _trained_experts(recipe, supervisor, teacher)]
+    trained = trained_experts(recipe, supervisor, teacher) or frozenset()
+    untrained = [name for name in experts if name not in trained]
     if untrained:
         raise ValueError(
             f"stage {stage.name} learns from {supervisor_stage.name}, whose {untrained[0]} expert was "
@@ -92,11 +93,14 @@ def _experts_used(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
     return set(experts.names_at(shift_time(torch.tensor(fractions, dtype=torch.float64), teacher.schedule.shift)))
 
 
-def _trained_experts(recipe: Recipe, index: int | None, teacher: Teacher) -> set[str]:
-    """The experts that learned this stage's number of steps, in it or in stages that it starts from."""
+def trained_experts(recipe: Recipe, index: int | None, teacher: Teacher) -> frozenset[str] | None:
+    """The experts that learned this stage's number of steps, in it or in stages that it starts from; None where the
+    denoiser is a single network."""
+    if not isinstance(teacher.denoiser, Experts):
+        return None
     names, steps = set[str](), None
     while index is not None and recipe.stages[index].student_steps == (steps or recipe.stages[index].student_steps):
         steps = recipe.stages[index].student_steps
         names |= set(expert_plan(recipe.stages[index], teacher).trained or ())
         index = recipe.start_of(index)
-    return names
+    return frozenset(names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fewstep.distill.optimizers import has_few_bits
 from fewstep.distill.recipe import Recipe
+from fewstep.distill.run_folder import may_change
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.student.few_bits import FewBits
 from fewstep.student.recompute import Recompute
@@ -74,6 +75,26 @@ def first_fitting(
         if less is not None:
             return settings, less
     return None
+
+
+def less_memory(recipe: Recipe, stage: str, num_processes: int = 1) -> str:
+    """What to change where memory has run out in this stage: what a resumed run may change, then the rest."""
+    index = [one.name for one in recipe.stages].index(stage)
+    offered: dict[str, str] = {}  # the last value of each setting is the one that needs least
+    for settings, _ in remedies(recipe, index, num_processes):
+        offered |= {name: value for name, _, value in (setting.partition("=") for setting in settings)}
+
+    def as_options(names: Iterable[str]) -> str:
+        return " ".join(f"--set {name}={offered[name]}" for name in names)
+
+    free = [name for name in offered if may_change(name)]
+    of_stage = [name for name in offered if name.startswith("stages.")]
+    others = [name for name in offered if name not in (*free, *of_stage)]
+    ways = [f"run the same command again with {as_options(free)}"] if free else []
+    ways += [f"with --again {stage} {as_options(of_stage)}"] if of_stage else []
+    ways += [f"in a new `out` with {as_options(others)}"] if others else []
+    ways += ["take a smaller size (--dry-run --device-memory GIB says what fits)"]
+    return ", or ".join(ways)
 
 
 def _one_by_one(changed: Changed, index: int) -> Changed:

@@ -6,6 +6,7 @@ until they see what there is give a figure that can be compared between students
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -73,9 +74,13 @@ class FreshHeads:
         group = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
         alike = context_size(roles.backbone)  # processes that judge the same clips, each with a share of the gradient
         for position in range(self.settings.probe):
-            self.accelerator.backward(alike * self._judge(learning, roles, position)["loss"])
-            group.gather(self.accelerator)
-            group.step(1.0)
+            loss = self._judge(learning, roles, position)["loss"]
+            self.accelerator.backward(alike * loss)
+            # the norm of a gradient that is not finite is not finite in all processes: heads stay as they were
+            if math.isfinite(group.gather(self.accelerator, float(loss.detach()))):
+                group.step(1.0)
+            else:
+                group.clear()
         # then pairs with noise that the heads did not learn from
         positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
         with torch.no_grad():

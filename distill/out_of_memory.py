@@ -1,12 +1,17 @@
-"""What to change when memory runs out in the middle of training."""
+"""Memory that runs out in the middle of training, and what is kept then."""
 
 from __future__ import annotations
 
 import torch
 
-from fewstep.distill.settings import Stage, stage_of
-
 _OF_THE_CPU = ("can't allocate memory", "not enough memory")  # torch's, as a RuntimeError
+
+
+class MemoryRanOut(ValueError):
+    """Memory ran out in a step of a stage: the message says where, and what is `kept`."""
+
+    def __init__(self, stage: str, step: int, kept: str) -> None:
+        super().__init__(f"stage {stage}: memory ran out in step {step + 1}; {kept}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -16,18 +21,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_THE_CPU)
 
 
-def kept_steps(kept: int) -> str:
-    """What the checkpoint holds once training has ended in an error."""
-    return f"its first {kept} steps are kept" if kept else "none of its steps is kept"
-
-
-def memory_sentence(stage: Stage, step: int, kept: int) -> str:
-    """One sentence: where it happened, how many steps are kept, and which lines of the recipe take less."""
-    clips = stage.batch // stage.accumulate
-    again = stage_of(stage.name)
-    fewer = f"; with --again {again}, accumulate above {stage.accumulate} ({clips} clips go through at once now)"
-    return (
-        f"stage {stage.name}: memory ran out in step {step + 1}; {kept_steps(kept)}: run the same "
-        f"command again with gradient_checkpointing: true or average: cpu{fewer if clips > 1 else ''}; in a new `out`, "
-        "student.train: lora or a smaller size (--dry-run says what each takes)"
-    )
+def kept_steps(steps: int, rounds: int = 0) -> str:
+    """What the checkpoint holds once training has ended in an error: steps, or rounds of the warm-up before them."""
+    if steps:
+        return f"its first {steps} steps are kept"
+    return f"of its warm-up {rounds} rounds are kept" if rounds else "none of its steps is kept"

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fewstep.distill.objectives.base import Settings
@@ -54,6 +54,22 @@ class Parallel(Settings):
     """Where sharded weights and optimizers are while nobody asks them: cpu is slower, and takes still less of a GPU."""
     context: Annotated[int, Field(ge=1, le=64)] = 1
     """Neighbouring processes that compute a clip together, each a part of its tokens: fewer activations in each."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Parallel:
+        if self.offload != "none" and self.kind != "fsdp":
+            raise ValueError(
+                f"offload is {self.offload}, and with kind: {self.kind} every process keeps its networks whole: set "
+                "parallel.kind=fsdp, or parallel.offload=none"
+            )
+        return self
+
+    def unused(self, num_processes: int) -> str | None:
+        """A sentence where networks are to be sharded, and one process alone holds them whole; else None."""
+        if self.kind != "fsdp" or num_processes > 1:
+            return None
+        settings = "parallel.kind=fsdp" + ("" if self.offload == "none" else f" and parallel.offload={self.offload}")
+        return f"{settings} shards networks over several processes, and saves nothing in one: start more with torchrun"
 
     def shards(self, num_processes: int) -> bool:
         """Whether so many processes hold a share each."""

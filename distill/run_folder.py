@@ -45,6 +45,11 @@ _FREE = (
 _SINCE = {"optimizer": "adamw"}  # what recipes of versions before did not say, and meant
 
 
+def may_change(setting: str) -> bool:
+    """Whether a run may be resumed with another value of this setting, named as --set names it."""
+    return any(setting == free or setting.startswith(f"{free}.") for free in _FREE)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run keeps what. `option` is how the command that runs takes another folder."""

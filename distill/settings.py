@@ -129,8 +129,8 @@ class VideoData(Settings):
     """Inputs of clips besides captions: FIRST_FRAME or LAST_FRAME of the clip itself, or the caption column that names
     files, as in {first: FIRST_FRAME, control: depth_file}. Null: the first and last frames that the teacher
     needs."""
-    batch: NumClips = 16
-    """Clips per batch, as memory allows."""
+    batch: NumClips = 1
+    """Clips that are encoded at once, as memory allows."""
     negative_prompt: str = ""
     """Prompt of the unconditional branch where a stage is guided."""
     min_usable: Fraction = 0.5

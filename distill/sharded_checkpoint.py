@@ -42,7 +42,7 @@ def save(
     from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
     state, is_main = folder / STATE_FOLDER, distributed.get_rank() == 0
-    whole = state / (HEALTHY_FOLDER if healthy else f"step-{numbers['step']:06d}")
+    whole = state / (HEALTHY_FOLDER if healthy else _name_of(numbers))
     part = state / f".{whole.name}.part"
     # written into a hidden folder, which the first process makes before any other writes, and renames after all have
     with deferring_stop(), disk_full_as_oserror(whole), _quiet():
@@ -163,9 +163,18 @@ def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Tens
             yield from flat(value, f"{above}{name}/")
 
 
+def _name_of(numbers: Mapping[str, Any]) -> str:
+    # rounds of a warm-up have names of their own, so that none of them replaces the one before
+    rounds = numbers.get("rounds", 0)
+    return f"step-{numbers['step']:06d}" + (f"-{rounds:04d}" if rounds else "")
+
+
 def _steps(state: Path) -> list[Path]:
-    steps = [path for path in state.glob("step-*") if path.name[5:].isdecimal() and (path / _NUMBERS).is_file()]
-    return sorted(steps, key=lambda path: int(path.name[5:]))
+    def order(path: Path) -> list[int]:
+        return [int(number) for number in path.name.split("-")[1:]]
+
+    steps = [path for path in state.glob("step-*") if re.fullmatch(r"step-\d+(-\d+)?", path.name, re.ASCII)]
+    return sorted((path for path in steps if (path / _NUMBERS).is_file()), key=order)
 
 
 def _name(part: Path, whole: Path) -> None:

@@ -16,18 +16,19 @@ from fewstep.distill.batches import BasesBatches, Batches, BatchSource
 from fewstep.distill.conversion import CONVERSIONS, announcement, conversion_trainer
 from fewstep.distill.conversion_plan import conversion_of
 from fewstep.distill.data import TrainingClips
-from fewstep.distill.expert_plan import expert_plan
+from fewstep.distill.expert_plan import expert_plan, trained_experts
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.out_of_memory import MemoryRanOut
 from fewstep.distill.parallel import Layout, gathered, placed_like
 from fewstep.distill.processes import agree, check_same
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.distill.settings import Conversion, Gate, Stage
+from fewstep.distill.settings import Conversion, Gate, Stage, stage_of
 from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
-from fewstep.distill.watch import MotionAndDiversity, endpoint_error
+from fewstep.distill.watch import WATCHED_CLIPS, MotionAndDiversity, endpoint_error
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles, student_network
 from fewstep.student.few_bits import BASE_BITS, quantise_base
@@ -155,6 +156,7 @@ class Relay:
             {
                 "stage": trainer.stage.name,
                 "step": str(trainer.step),
+                "rounds of the first step's warm-up": str(trainer.rounds),
                 "the weights it begins with": " ".join(digest[:12] for digest in hashes),
                 "what was trained so far": trainer.fingerprint,
             },
@@ -164,7 +166,13 @@ class Relay:
     def _train(self, trainer: Trainer) -> None:
         """Raises Stop, saying what is kept, when a signal asked to stop."""
         with self.screen.stage(trainer.stage.name, trainer.stage.steps, trainer.step) as on_step:
-            stop = trainer.run(on_step, self.signals, self.screen.say)
+            try:
+                stop = trainer.run(on_step, self.signals, self.screen.say)
+            except MemoryRanOut as error:
+                from fewstep.distill.fitting import less_memory  # which counts steps of stages as this file makes them
+
+                less = less_memory(self.recipe, stage_of(trainer.stage.name), self.accelerator.num_processes)
+                raise ValueError(f"{error}: {less}") from error
         if stop:
             raise Stop(stop, _resume(trainer.kept))
 
@@ -234,7 +242,10 @@ class Relay:
             return {"endpoint_error": endpoint_error(roles, held_out, supervision)}
 
         # a collapse hardly shows in losses: the student's clips are watched beside its supervisor's from the same noise
-        motion_and_diversity = MotionAndDiversity(roles, held_out[0], supervision)
+        motion_and_diversity = MotionAndDiversity(
+            roles, self._watched_batch(batches), supervision, stage.share(self.layout.num_groups),
+            trained_experts(self.recipe, index, self.teacher),
+        )  # fmt: skip
         trainer = Trainer(
             stage, roles, objective, batches, contract, self.accelerator, self.recipe.logging, self.folder.path, watch,
             self.tracker, Watcher(self.recipe.watch, stage.steps, motion_and_diversity.measure), self.recipe.optimizer,
@@ -272,6 +283,10 @@ class Relay:
             Batches(folder, teacher, seed, stage, rank, count, sha256, own) for folder, sha256 in self.clips.of_bases
         ]
         return BasesBatches([own, *others], seed, stage, rank) if others else own
+
+    def _watched_batch(self, batches: BatchSource) -> Batch:
+        """This process's share of the clips that the watch compares, of the data's first size."""
+        return batches.of_each_size(_HELD_OUT_POSITION, max(2, WATCHED_CLIPS // self.layout.num_groups))[0]
 
     def _start(self, index: int, roles: Roles) -> nn.Module:
         """What stage `index` starts as, frozen: its supervisor itself, where that is the same student."""

@@ -20,7 +20,7 @@ from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.optimizer_group import OptimizerGroup, as_numbers
 from fewstep.distill.optimizers import OptimizerKind
-from fewstep.distill.out_of_memory import is_out_of_memory, kept_steps, memory_sentence
+from fewstep.distill.out_of_memory import MemoryRanOut, is_out_of_memory, kept_steps
 from fewstep.distill.parallel import fill, is_shard
 from fewstep.distill.processes import agree, is_of_processes
 from fewstep.distill.settings import Logging, Stage, stage_of
@@ -87,7 +87,8 @@ class Trainer:
         self._whole = True  # False from a round's first move to its end, or to the step's point on the curve
         self._sharded = any(is_shard(p) for group in self.optimizer_groups.values() for p in group.parameters)
         self._checkpoint = StageCheckpoint(folder, stage.name, self._sharded, accelerator.is_main_process)
-        self._resume()
+        if (last := self._checkpoint.find()) is not None:
+            self._take(last)
         self._saved, self._saved_at = (self.step, self.rounds), time.monotonic()
 
     def run(self, on_step: OnStep, signals: Signals, say: Callable[[str], None] = lambda sentence: None) -> int:
@@ -126,9 +127,9 @@ class Trainer:
             self._curves.close()
 
     @property
-    def _kept_step(self) -> int:
+    def _kept_steps(self) -> str:
         # after an error: half a round is never kept, nor shares of networks whose others may be gone
-        return self.step if self._whole and not self._sharded else self._saved[0]
+        return kept_steps(*((self.step, self.rounds) if self._whole and not self._sharded else self._saved))
 
     @property
     def kept(self) -> str:
@@ -251,14 +252,18 @@ class Trainer:
     def _round(self, turns: tuple[str, ...]) -> None:
         """Turns that share their clips: D's on real z_s and fake z_s, then G's on the same fakes."""
         began, drawn = time.monotonic(), self.drawn
+        # such as the discriminator's scores, which its loss updates: what a round that fails has added is taken back
+        buffers = [(buffer, buffer.clone()) for module in self.modules.values() for buffer in module.buffers()]
         try:
             lessons = self._lessons(turns)
             for turn in turns:
                 self._figures |= {f"{turn}/{name}": value for name, value in self._turn(turn, lessons).items()}
         except BaseException as error:
             self.drawn = drawn
+            for buffer, before in buffers:
+                buffer.copy_(before)
             if is_out_of_memory(error):
-                raise ValueError(memory_sentence(self.stage, self.step, self._kept_step)) from error
+                raise MemoryRanOut(self.stage.name, self.step, self._kept_steps) from error
             raise
         self.rounds += 1
         self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
@@ -296,7 +301,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise ValueError(
                 f"stage {stage.name}: the {turn}'s loss is {total['loss']:g} and its gradient {norm:g} at step "
-                f"{self.step}; {kept_steps(self._kept_step)}: lower its learning rate in the recipe, and train it "
+                f"{self.step}; {self._kept_steps}: lower its learning rate in the recipe, and train it "
                 f"again with --again {stage_of(stage.name)}"
             )
         self._whole = False  # only now: until all processes have averaged, one may end and nothing has moved
@@ -310,7 +315,8 @@ class Trainer:
         """Of what is trained, where every process holds all of it: the same in all of them, or they have parted."""
         if self._sharded:
             return "in parts"
-        held = (*self.roles.parameters.values(), *self.roles.average.values())
+        held = [*self.roles.parameters.values(), *self.roles.average.values()]
+        held += [parameter for module in self.modules.values() for parameter in module.parameters()]
         norm = torch.stack([tensor.detach().double().square().sum().cpu() for tensor in held]).sum()
         return f"{float(norm):.10g}"
 
@@ -328,7 +334,7 @@ class Trainer:
             "stage": self.stage.name,
             "step": self.step,
             "rounds": self.rounds,
-            "figures": self._figures,
+            "figures": dict(self._figures),  # a thread may write it while the next round adds to it
             "drawn": self.drawn,
             "micro_batches": self._micro_batches,
             "seconds": self.seconds,
@@ -344,10 +350,6 @@ class Trainer:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: group.state() for name, group in self.optimizer_groups.items()},
         }
-
-    def _resume(self) -> None:
-        if (checkpoint := self._checkpoint.find()) is not None:
-            self._take(checkpoint)
 
     @torch.no_grad()
     def _take(self, checkpoint: dict[str, Any] | Path) -> None:

@@ -11,8 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import cast
 
 import pytest
+import torch
 import typer
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
@@ -270,6 +272,34 @@ def invoke_with(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> No
     group = typer.main.get_command(cli.app)
     with noted_signals():
         group.invoke(typer.Context(group))
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["evaluate", "a@4"], "run it again with --batch 1 or --device cpu"),
+        (["data", "videos", "DIR"], "run it again with --batch 1 or --device cpu"),
+        (["run", "shapes-demo"], "run it again with --set data.batch=1 if clips were being made; for training"),
+        (["export", "RUN"], "run it again with --device cpu"),
+        (["report", "RUN"], "choose a smaller size, or a machine with more memory"),
+    ],
+)
+def test_the_options_of_each_command_say_what_takes_less_memory(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], way: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fewstep", *words])
+    assert cli._less_memory(cast(TyperGroup, typer.main.get_command(cli.app))).startswith(way)
+
+
+def test_memory_that_runs_out_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+    assert fail_with(error, monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "memory ran out (CUDA out of memory. Tried to allocate 9 GiB): choose a smaller size, or a machine with more "
+        "memory\n"
+    )
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,9 @@ class AdversarialObjective:
 
         # D(z, s'), conditional on the features of z_t where the settings say so
         def discriminate(z: Tensor, conditions: Conditions = batch.conditions) -> Tensor:
-            logits: Tensor = self.discriminator(z, s, conditions, starts)
+            # a clip with another's prompt is read with it from z_t on, or two prompts would give the fake away
+            own = starts if conditions is batch.conditions else self._starts_with(conditions, lesson)
+            logits: Tensor = self.discriminator(z, s, conditions, own)
             return logits
 
         if judging:
@@ -149,14 +151,16 @@ class AdversarialObjective:
             num_judged,
             step,
             supervisor_lesson,
-            starts=self._read_starts(step, batch) if self.settings.discriminator.backbone == "frozen" else None,
+            starts=self._read_starts(step, batch.conditions)
+            if self.settings.discriminator.backbone == "frozen"
+            else None,
         )
 
     def _of_clips(self, batch: Batch, roles: NetworkRoles, anchored: bool, num_judged: int) -> AdversarialLesson:
         supervision, noise, at_data = self.supervision, batch.noise(), torch.zeros(len(batch.x0), dtype=torch.float64)
         # whole clips from noise (arXiv 2405.14867): real ones are data, or the supervisor's from the same noise
         drawn = int(torch.randint(supervision.student_steps, (1,), generator=batch.draws.shared))
-        real = supervision.clips(noise, batch, roles) if self.settings.real == "supervisor" else batch.x0
+        real = supervision.clips(noise, batch.conditions, roles) if self.settings.real == "supervisor" else batch.x0
         step = supervision.draw(batch, roles.teacher.schedule) if anchored else None
         supervisor_lesson = None if step is None else supervision.teach(step, batch, roles)
         return AdversarialLesson(
@@ -173,12 +177,13 @@ class AdversarialObjective:
         return self.subject.fake_of(lesson.step, x0, roles.teacher.schedule), x0
 
     def _starts(self, lesson: AdversarialLesson) -> list[Tensor] | None:
-        if lesson.starts is not None or lesson.step is None:
-            return lesson.starts
-        return self._read_starts(lesson.step, lesson.batch)
+        return self._starts_with(lesson.batch.conditions, lesson) if lesson.starts is None else lesson.starts
 
-    def _read_starts(self, step: StudentStep, batch: Batch) -> list[Tensor] | None:
-        return self.discriminator.read(step.z_t, step.t, batch.conditions) if self.settings.conditional else None
+    def _starts_with(self, conditions: Conditions, lesson: AdversarialLesson) -> list[Tensor] | None:
+        return None if lesson.step is None else self._read_starts(lesson.step, conditions)
+
+    def _read_starts(self, step: StudentStep, conditions: Conditions) -> list[Tensor] | None:
+        return self.discriminator.read(step.z_t, step.t, conditions) if self.settings.conditional else None
 
     # --- the two turns
 

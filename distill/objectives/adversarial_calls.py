@@ -94,8 +94,9 @@ def _turn(settings: Adversarial, batch: int) -> _Turn:
     def read(count: int, backward: bool) -> Calls:
         return Calls.of(DISCRIMINATOR, count, count if backward else 0)
 
-    # in its own turn D reads real and fake, z_t again where it is trained, and real clips with others' prompts
-    both = read(2 * batch + again + (batch if settings.mismatched else 0), trained)
+    # in its own turn D reads real and fake, z_t again where it is trained, and real clips with others' prompts, with
+    # which z_t is read as well
+    both = read(2 * batch + again + (batch + starts if settings.mismatched else 0), trained)
     penalty = read(2 * batch, trained) if settings.r1 or settings.r2 else Calls()
     compared = settings.loss == "relativistic" or settings.balance is not None  # the real side is read as well
     learn = read(again + (batch if compared else 0), backward=False) + read(batch, backward=True)

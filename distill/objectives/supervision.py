@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.distill.draws import Draws
 from fewstep.distill.objectives.base import Batch, NetworkRoles
+from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import endpoint, rollout
 from fewstep.teacher.schedule import NoiseSchedule, substeps_per_step
@@ -181,7 +182,7 @@ class Supervision:
         """A step that is drawn, as the supervisor takes it."""
         return self.teach(self.draw(batch, roles.teacher.schedule), batch, roles)
 
-    def clips(self, noise: Tensor, batch: Batch, roles: NetworkRoles) -> Tensor:
+    def clips(self, noise: Tensor, conditions: Conditions, roles: NetworkRoles) -> Tensor:
         """The supervisor's whole way from noise (B, C, F, h, w) to clips, without gradients."""
         grid = roles.teacher.schedule.grid(self.teacher_steps)
-        return rollout(roles.teacher, noise, batch.conditions, grid, self.guidance, network=roles.supervisor)
+        return rollout(roles.teacher, noise, conditions, grid, self.guidance, network=roles.supervisor)

@@ -49,7 +49,8 @@ _MOVED = {  # where commands of earlier versions are
 
 
 class _Verbs(TyperGroup):
-    """Reports stops, ValueError and OSError in one sentence; anything else is our fault and keeps its traceback."""
+    """Reports stops, ValueError, OSError and a lack of memory in one sentence; anything else is our fault and keeps its
+    traceback."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with noted_signals(), _quiet_threads():
@@ -73,9 +74,12 @@ class _Verbs(TyperGroup):
                 raise typer.Exit(stop.exit_code) from error
             if isinstance(error, BrokenPipeError):  # `fewstep ... | head`: typer ends quietly
                 raise
-            if not isinstance(error, ValueError | OSError) and disk_full_errno(error) is None:
+            if _is_out_of_memory(error):
+                _say(f"memory ran out ({_sentence(error)[:200]}): {_less_memory(self)}", fg="red")
+            elif isinstance(error, ValueError | OSError) or disk_full_errno(error) is not None:
+                _say(_sentence(error), fg="red")
+            else:
                 raise
-            _say(_sentence(error), fg="red")
             raise typer.Exit(2) from error
 
 
@@ -117,6 +121,29 @@ def _say(sentence: str, fg: str | None = None) -> None:
 def _sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
     return one_line(error_text(error)) or type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:  # nothing that takes much memory was begun
+        return isinstance(error, MemoryError)
+    from fewstep.distill.out_of_memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _less_memory(verbs: TyperGroup) -> str:
+    """What to change of the command that was called, as its own options have it."""
+    command: Any = verbs
+    for word in sys.argv[1:]:
+        command = getattr(command, "commands", {}).get(word, command)
+    options = {parameter.name for parameter in command.params}
+    if command.name == "run":
+        return (
+            "run it again with --set data.batch=1 if clips were being made; for training --dry-run --device-memory "
+            "GIB names settings that take less"
+        )
+    ways = [way for name, way in (("batch", "--batch 1"), ("device", "--device cpu")) if name in options]
+    return f"run it again with {' or '.join(ways)}" if ways else "choose a smaller size, or a machine with more memory"
 
 
 @contextmanager

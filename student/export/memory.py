@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import torch
 from torch import nn
 
 from fewstep.student.contract import SamplingContract, read_contract
@@ -36,9 +37,17 @@ def gib_of_export(teacher: Teacher) -> float:
     return 4 * (others + (_COPIES - 1) * denoiser) / _GIB
 
 
-def memory_notice(teacher: Teacher) -> tuple[str, bool]:
-    """A sentence, nothing where it is little, and whether that is more than is free here."""
-    needed, free = gib_of_export(teacher), psutil.virtual_memory().available / _GIB
+def memory_notice(teacher: Teacher, device: torch.device) -> tuple[str, bool]:
+    """A sentence, nothing where it is little, and whether that is more than is free on the device."""
+    needed, free = gib_of_export(teacher), _free_bytes(device) / _GIB
     if needed < _WORTH_SAYING:
         return "", False
-    return f"it takes about {needed:.0f} GiB of memory without activations, and {free:.0f} GiB are free", needed > free
+    place = "" if device.type == "cpu" else f" on {device}"
+    text = f"it takes about {needed:.0f} GiB of memory without activations, and {free:.0f} GiB are free{place}"
+    return text, needed > free
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -195,6 +195,8 @@ def base_code(student: Student, arguments: str = "") -> str:
     name = student.contract.teacher
     imported, place = base_place(name)
     hint = PUT_IN if name == UNNAMED else ""
+    if "torch.float32" in arguments and not hint:
+        hint = "  # with torch.bfloat16 it takes half of the memory"
     return (
         f"{imported}\npipe = {student.contract.pipeline}.from_pretrained({place}{arguments}){hint}\n"
         f"pipe.scheduler = {stock_scheduler(student).code}\n"

@@ -101,6 +101,45 @@ def test_a_stop_in_the_warm_up_keeps_its_rounds(case: Case, monkeypatch: pytest.
     assert all(torch.equal(tensor, weights(trainer)[name]) for name, tensor in ends.items())
 
 
+def test_a_round_that_fails_leaves_nothing_behind(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A discriminator's loss updates its scores, which a checkpoint has, before its gradient is known to be finite."""
+    trainer = case.trainer("adversarial", steps=4)
+    trainer.run(*after(1))
+    kept = torch.load(case.folder / "state.pt", weights_only=True)
+    trainer = case.trainer("adversarial", steps=4)
+    discriminator = trainer.modules["discriminator"]
+    forward = discriminator.network.forward
+    monkeypatch.setattr(discriminator.network, "forward", lambda *args: forward(*args) * torch.nan)
+    with pytest.raises(ValueError, match="its first 1 steps are kept"):
+        trainer.run(ignore, Signals())
+    now = case.trainer("adversarial", steps=4)  # a checkpoint with numbers that are not finite is refused
+    assert now.step == 1
+    assert all(
+        torch.equal(now.modules["discriminator"].state_dict()[k], v)
+        for k, v in kept["modules"]["discriminator"].items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [(1e-9, "of its warm-up 2 rounds are kept"), (3600.0, "none of its steps is kept")]
+)
+def test_memory_that_runs_out_after_a_warm_up_says_what_was_saved_of_it(case: Case, seconds: float, kept: str) -> None:
+    logging = QUIET.model_copy(update={"save_seconds": seconds})
+    trainer = case.trainer("adversarial", steps=4, logging=logging)
+    objective: Any = trainer.objective
+    loss = objective.loss
+
+    def full(turn: str, *args: Any) -> dict[str, torch.Tensor]:
+        if turn == "student":
+            raise MemoryError
+        return dict(loss(turn, *args))
+
+    objective.loss = full
+    with pytest.raises(ValueError, match=f"memory ran out in step 1; {kept}"):
+        trainer.run(ignore, Signals())
+    assert case.trainer("adversarial", steps=4).rounds == (2 if "rounds" in kept else 0)
+
+
 def test_a_request_to_save_before_the_first_step_says_that_there_is_nothing(case: Case) -> None:
     signals, text = Signals(), list[str]()
     signals.receive(signal.SIGUSR1)

@@ -36,6 +36,29 @@ def test_figures_are_of_the_same_clips_and_noise_every_time(tiny_teacher: Teache
     assert first[1] == MotionAndDiversity(roles, batch, TWICE).measure()
 
 
+def test_clips_may_go_through_a_few_at_a_time(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
+    roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
+    at_once, by_one = (MotionAndDiversity(roles, batch, TWICE, count).measure() for count in (4, 1))
+    assert at_once == pytest.approx(by_one, rel=1e-4)
+
+
+def test_an_expert_is_not_judged_by_what_the_other_has_yet_to_learn(
+    tiny_experts: Teacher, tiny_experts_dataset: Path
+) -> None:
+    """Where the other is in charge the supervisor takes its own steps, on the way to the same clips."""
+    batch = Batches(tiny_experts_dataset, tiny_experts, 0, 0).batch(0, 4, 0.0)
+
+    def measure(*trained: str) -> dict[str, float]:
+        return MotionAndDiversity(Roles(tiny_experts), batch, Supervision(4, 2), experts=frozenset(trained)).measure()
+
+    alike = {"motion": 1.0, "contrast": 1.0, "colour": 0.0, "diversity": 1.0}
+    assert measure() == pytest.approx(alike, abs=1e-6)
+    of_one, of_both = measure("high"), measure("high", "low")
+    assert of_one != pytest.approx(alike, abs=1e-6) and of_one != pytest.approx(of_both, abs=1e-6)
+    whole = MotionAndDiversity(Roles(tiny_experts), batch, Supervision(4, 2)).measure()
+    assert whole == of_both
+
+
 def test_a_student_that_shows_nothing_has_no_contrast(tiny_teacher: Teacher, tiny_dataset: Path) -> None:
     roles, batch = Roles(tiny_teacher), Batches(tiny_dataset, tiny_teacher, 0, 0).batch(0, 4, 0.0)
 

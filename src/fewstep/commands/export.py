@@ -13,6 +13,8 @@ from fewstep.student.export.programs import PROGRAMS, describe_format
 from fewstep.teacher.limits import MOST_RANK
 
 if TYPE_CHECKING:
+    import torch
+
     from fewstep.student.export.base import Exported, Options
     from fewstep.student.export.provenance import Provenance
     from fewstep.student.loading import Student
@@ -121,9 +123,9 @@ def export_student(
         check_access(push_to_hub)
     # for the model card: which run it is of, and its figures
     provenance = read_provenance(source, step_count, results)
-    _check_possible(source, step_count, teacher, to, rank, screen)
+    chosen = _check_possible(source, step_count, teacher, to, rank, device, screen)
     screen.say("loading the student")
-    student = load_student(source, step_count, teacher, device=device)
+    student = load_student(source, step_count, teacher, device=chosen)
     if to == "all":
         _write_all(student, out, options, provenance, force, screen)
     else:
@@ -137,23 +139,40 @@ def export_student(
 
 
 def _check_possible(
-    source: Path, steps: int | None, teacher: str | None, to: To, rank: int | None, screen: Screen
-) -> None:
-    """Says how much memory it takes. Raises ValueError for a format that cannot hold this student, before it is
-    loaded."""
+    source: Path,
+    steps: int | None,
+    teacher: str | None,
+    to: To,
+    rank: int | None,
+    device: str | None,
+    screen: Screen,
+) -> torch.device:
+    """Says how much memory it takes; the device to export on: the CPU where none was asked for and a GPU is too small.
+
+    Raises ValueError for a format that cannot hold this student, before it is loaded.
+    """
+    import torch
+
     from fewstep.student.export.base import find_format
     from fewstep.student.export.memory import memory_notice, outlined_student
     from fewstep.student.export.write_export import check_rank
+    from fewstep.teacher.loading import find_device
 
     outline, contract = outlined_student(source, steps, teacher)
     if to != "all":
         find_format(to).check_teacher(outline)
         check_rank(rank, adapted=contract.weights == "lora")
-    estimate, too_much = memory_notice(outline)
+    chosen = find_device(device)
+    estimate, too_much = memory_notice(outline, chosen)
+    if too_much and device is None and chosen.type != "cpu":
+        screen.say(f"{estimate}: exporting on the CPU")
+        chosen = torch.device("cpu")
+        estimate, too_much = memory_notice(outline, chosen)
     if too_much:
         screen.warn(f"{estimate}: it may run out of memory")
     elif estimate:
         screen.say(estimate)
+    return chosen
 
 
 def _check_free(to: To, out: Path, options: Options, force: bool) -> None:

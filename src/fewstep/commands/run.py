@@ -156,6 +156,8 @@ def _show(
         chosen = plan.stages_under(stages)
         check_left_out(plan, folder, chosen)
         screen.say(f"trained: {', '.join(chosen)} of the stages below")
+    if unused := plan.parallel.unused(machine.processes):
+        screen.warn(unused)
     if skipped := check_clip_counts(plan, folder, outline.teacher):
         screen.warn(skipped)
     show_cost(plan, outline, screen, machine, planned_clips(plan, outline.teacher, folder.data))

@@ -124,6 +124,8 @@ def _follow(
         for number, (name, base) in enumerate(zip((plan.teacher, *plan.bases), (teacher, *bases), strict=True)):
             make_run_data(plan, base, name, sizes, folder.of_base(number), screen, ranks)
     set_process_timeout()
+    if line := plan.parallel.unused(accelerator.num_processes):
+        screen.warn(line)
     if line := other_inputs(teacher, data):
         screen.warn(line)
     for made in (data, *others):

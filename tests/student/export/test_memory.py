@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from fewstep.student.export import memory
 from fewstep.student.export.base import ExportPrecision
@@ -22,10 +23,14 @@ def test_a_large_model_says_what_it_takes(tiny_wan_folder: Path, monkeypatch: py
     teacher = outline_teacher(tiny_wan_folder).teacher
     own = 4 * sum(p.numel() for p in teacher.denoiser.parameters()) / 2**30
     assert 4.5 * own < gib_of_export(teacher) < 4.5 * own + 0.01  # the other parts once
-    assert memory_notice(teacher) == ("", False)
+    assert memory_notice(teacher, torch.device("cpu")) == ("", False)
     monkeypatch.setattr(memory, "gib_of_export", lambda teacher: 70.4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 32 * 2**30})())
-    assert memory_notice(teacher) == ("it takes about 70 GiB of memory without activations, and 32 GiB are free", True)
+    said = "it takes about 70 GiB of memory without activations, and 32 GiB are free"
+    assert memory_notice(teacher, torch.device("cpu")) == (said, True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 2**30, 80 * 2**30))
+    said = "it takes about 70 GiB of memory without activations, and 80 GiB are free on cuda:0"
+    assert memory_notice(teacher, torch.device("cuda:0")) == (said, False)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -125,6 +125,12 @@ def _measure(
     name = read_contract(folders[0]).teacher
     screen.say(f"loading the teacher {name} ({dtype})")
     teacher = load_named_teacher(name, dtype, device)
+    shifts = {read_contract(folder).shift for folder in folders}
+    if shifts != {teacher.schedule.shift}:
+        raise ValueError(
+            f"students have a shift of {', '.join(f'{shift:g}' for shift in sorted(shifts))}, and their teacher's rows "
+            f"would have its own, {teacher.schedule.shift:g}: measure them with `fewstep evaluate`"
+        )
     screen.say("loading the students")
     students = [entry for run, stages in chosen.items() for entry in students_of(run, stages, teacher, names is None)]
     entries = [*teacher_entries(counts, protocol.guidance, students), *students]

@@ -12,6 +12,7 @@ class MemoryRanOut(ValueError):
 
     def __init__(self, stage: str, step: int, kept: str) -> None:
         super().__init__(f"stage {stage}: memory ran out in step {step + 1}; {kept}")
+        self.stage = stage
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,12 +20,11 @@ from fewstep.distill.expert_plan import expert_plan, trained_experts
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import Batch, StillRoles
 from fewstep.distill.objectives.supervision import Supervision
-from fewstep.distill.out_of_memory import MemoryRanOut
 from fewstep.distill.parallel import Layout, gathered, placed_like
 from fewstep.distill.processes import agree, check_same
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
-from fewstep.distill.settings import Conversion, Gate, Stage, stage_of
+from fewstep.distill.settings import Conversion, Gate, Stage
 from fewstep.distill.tracker import NoTracker, Tracker
 from fewstep.distill.trainer import Trainer
 from fewstep.distill.watch import WATCHED_CLIPS, MotionAndDiversity, endpoint_error
@@ -166,13 +165,7 @@ class Relay:
     def _train(self, trainer: Trainer) -> None:
         """Raises Stop, saying what is kept, when a signal asked to stop."""
         with self.screen.stage(trainer.stage.name, trainer.stage.steps, trainer.step) as on_step:
-            try:
-                stop = trainer.run(on_step, self.signals, self.screen.say)
-            except MemoryRanOut as error:
-                from fewstep.distill.fitting import less_memory  # which counts steps of stages as this file makes them
-
-                less = less_memory(self.recipe, stage_of(trainer.stage.name), self.accelerator.num_processes)
-                raise ValueError(f"{error}: {less}") from error
+            stop = trainer.run(on_step, self.signals, self.screen.say)
         if stop:
             raise Stop(stop, _resume(trainer.kept))
 

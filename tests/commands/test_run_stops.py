@@ -107,6 +107,32 @@ def test_a_warning_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path, monke
     assert f"stage 4-step is at step 2 of 4, saved in {out / 'state.pt'}; training continues" in output
 
 
+def test_memory_that_runs_out_names_the_settings_that_are_left(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("run", recipe, "--set", f"out={tmp_path / 'run'}")
+    lessons = Trainer._lessons
+
+    def full(trainer: Trainer, turns: tuple[str, ...]) -> Any:
+        if trainer.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lessons(trainer, turns)
+
+    free = ["--set", "gradient_checkpointing=true", "--set", "average=cpu"]
+    of_stage = ["--again", "4-step", "--set", "stages.4-step.accumulate=2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_lessons", full)
+        code, output = fewstep(*command)
+        assert code == 2
+        assert (
+            "stage 4-step: memory ran out in step 3; its first 2 steps are kept: run the same command again with "
+            f"{' '.join(free)}, or with {' '.join(of_stage)}, or in a new `out` with"
+        ) in " ".join(output.split())
+        _, output = fewstep(*command, *free)
+        assert "gradient_checkpointing" not in output.split("memory ran out")[1]  # what is set is not offered
+    assert fewstep(*command, *free)[0] == 0
+
+
 def test_a_stage_that_has_begun_is_not_left_out(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apart = [word for name in ("start", "teacher") for word in ("--set", f"stages.1.{name}=base")]
     command = ("run", recipe, "--set", f"out={tmp_path / 'run'}", *apart)

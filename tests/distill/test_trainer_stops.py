@@ -107,9 +107,9 @@ def test_a_round_that_fails_leaves_nothing_behind(case: Case, monkeypatch: pytes
     trainer.run(*after(1))
     kept = torch.load(case.folder / "state.pt", weights_only=True)
     trainer = case.trainer("adversarial", steps=4)
-    discriminator = trainer.modules["discriminator"]
-    forward = discriminator.network.forward
-    monkeypatch.setattr(discriminator.network, "forward", lambda *args: forward(*args) * torch.nan)
+    network: Any = trainer.modules["discriminator"].network
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *args: forward(*args) * torch.nan)
     with pytest.raises(ValueError, match="its first 1 steps are kept"):
         trainer.run(ignore, Signals())
     now = case.trainer("adversarial", steps=4)  # a checkpoint with numbers that are not finite is refused

@@ -92,7 +92,10 @@ def _follow(
     from fewstep.distill.data import read_clips_of_bases
     from fewstep.distill.data_report import check_usable, other_inputs
     from fewstep.distill.estimate import relay_work
+    from fewstep.distill.fitting import less_memory
+    from fewstep.distill.out_of_memory import MemoryRanOut
     from fewstep.distill.processes import set_process_timeout
+    from fewstep.distill.settings import stage_of
     from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.tracker import NoTracker
@@ -150,7 +153,12 @@ def _follow(
     left_out = set() if chosen is None else {stage.name for stage in plan.stages} - set(chosen)
     screen.expect(relay_work(plan, teacher.schedule, lambda name: name in left_out or folder.finished(name)))
     with noted_signals() as signals, tracker:
-        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker, chosen).run()
+        relay = Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker, chosen)
+        try:
+            relay.run()
+        except MemoryRanOut as error:
+            less = less_memory(plan, stage_of(error.stage), accelerator.num_processes)
+            raise ValueError(f"{error}: {less}") from error
     shown = ["--prompt ..."] if teacher.reads_text else []
     shown += [f"--given {name}=FILE" for name in teacher.given]
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} {' '.join(shown)} --out clip.mp4`")

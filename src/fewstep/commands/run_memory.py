@@ -46,6 +46,7 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     assert plan.precision != "auto"
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `follow_stages`
     teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
+    loaded = _loaded_gib(plan, teacher)
     weights = sum(x.numel() for network in every_network(teacher.denoiser) for x in network.parameters())
     screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_text(size)}")
     try:
@@ -54,7 +55,13 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
         hours = None if machine.tflops is None else _hours(plan, costs, counter, teacher.schedule, machine)
         print_table(_table(costs, hours, machine), stderr=True)
         typer.echo(f"memory of {_whose(plan, machine.processes, weights)}; {_LIBRARIES}; {data}", err=True)
+        typer.echo(_loaded_line(loaded), err=True)
         gib = _device_gib(plan) if machine.gib is None else machine.gib
+        if gib is not None and sum(loaded.values()) > gib:
+            screen.warn(
+                f"the teacher takes {sum(loaded.values()):.3g} GiB as it is loaded, and {gib:g} are there: no setting "
+                "changes that, use larger GPUs or a smaller teacher"
+            )
         # for a stage that does not fit: the first settings with which it would
         for cost in costs if gib is not None else ():
             assert gib is not None
@@ -63,6 +70,28 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
                 typer.echo(_too_large(cost, gib, fitting), err=True)
     except ValueError as error:
         screen.warn(f"{error}: the tables above leave activations out")
+
+
+def _loaded_gib(plan: Recipe, teacher: Teacher) -> dict[str, float]:
+    """Of the whole pipeline, as a run loads it and makes clips with it: GiB by the names of its parts."""
+    from torch import nn
+
+    from fewstep.distill.estimate import BYTES
+    from fewstep.teacher.limits import GIB
+
+    assert plan.precision != "auto"
+    parts = {name: part for name, part in teacher.pipeline.components.items() if isinstance(part, nn.Module)}
+    sizes = {name: sum(x.numel() for x in part.parameters()) for name, part in parts.items()}
+    # autoencoders are kept in float32, see `load_teacher`
+    return {name: size * (4 if name == "vae" else BYTES[plan.precision]) / GIB for name, size in sizes.items()}
+
+
+def _loaded_line(loaded: dict[str, float]) -> str:
+    parts = ", ".join(f"{name} {gib:.2f}" for name, gib in loaded.items())
+    return (
+        f"before the first step the whole teacher is in memory, {sum(loaded.values()):.2f} GiB without activations "
+        f"({parts}): text encoder and autoencoder are freed once clips are made"
+    )
 
 
 def _whose(plan: Recipe, processes: int, num_weights: int) -> str:

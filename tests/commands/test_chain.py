@@ -186,6 +186,7 @@ def test_it_is_evaluated_and_timed_as_a_whole(chain: Path, recipe: Path, tmp_pat
     assert all(row["text_seconds"] and row["split_gap"] < 0.5 for row in timed)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_checks_every_member_and_makes_nothing(recipe: Path, tmp_path: Path) -> None:
     code, output = fewstep("run", recipe, "--dry-run", "--set", f"out={tmp_path / 'chain'}", "--set", "clip.seed=7")
     assert code == 0 and "member picture" in output and "member clip" in output and "seed: 7" in output, output

@@ -40,7 +40,7 @@ def test_the_prompts_are_training_captions_alone(name: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("name", "family", "guidance"),
     [
-        ("wan2.1-t2v-1.3b-4step", "tiny_wan_folder", "5"),
+        pytest.param("wan2.1-t2v-1.3b-4step", "tiny_wan_folder", "5", marks=pytest.mark.slow),
         ("wan2.1-t2v-1.3b-lora-4step", "tiny_wan_folder", "5"),
         ("wan2.2-t2v-a14b-lora-4step", "tiny_experts_folder", "4@0.875-1,3@0-0.875"),
     ],

@@ -98,6 +98,7 @@ def test_its_unets_are_loaded_as_sdxl_lightnings_are(
     assert error(stock_latents(pipe, z, steps), own) > 1e-4  # it scales the noise by .9977
 
 
+@pytest.mark.slow
 def test_an_adapter_alone_leaves_as_it_is(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
     folder = run("sdxl-lora-4step", tiny_sdxl_folder, tmp_path)
     student = load_student(folder, device="cpu")

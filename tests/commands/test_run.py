@@ -145,6 +145,7 @@ def test_several_processes_make_the_data_once_and_train_together(recipe: Path, t
     assert [p.name for p in sorted((tmp_path / "run" / "stages").iterdir())] == ["1-step", "2-step", "4-step"]
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path: Path) -> None:
     short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")]
     assert fewstep("run", recipe, *short)[0] == 0
@@ -165,6 +166,7 @@ def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path
     assert code == 2 and "there is no stage 3-step: the recipe has 4-step, 2-step, 1-step" in output
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_stages_that_are_trained_by_themselves_end_as_in_a_whole_run(recipe: Path, tmp_path: Path) -> None:
     short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")] + ["--set", "stages.2.start=4-step"]
     assert fewstep("run", recipe, *short, "--set", f"out={tmp_path / 'whole'}")[0] == 0

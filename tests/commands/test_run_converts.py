@@ -139,6 +139,7 @@ def test_what_cannot_be_sampled_is_refused_before_weights_are_loaded(
             assert "loading the teacher" not in output and not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_counts_the_conversion(recipe: Path) -> None:
     code, output = fewstep("run", recipe, "--dry-run")
     assert code == 0 and re.search(r"1-step\.conversion\W+6\W+6\W+6\W", output), output

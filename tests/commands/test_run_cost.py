@@ -71,6 +71,7 @@ def numel(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Path) -> None:
     path = recipe(tmp_path, tiny_wan_folder)
     code, output = fewstep("run", path, "--dry-run")
@@ -91,8 +92,7 @@ def test_a_dry_run_says_what_does_not_fit(tmp_path: Path, tiny_wan_folder: Path)
     assert code == 0, output
     assert "GiB of a step, with activations" in output and "hours at 2 TFLOP/s" in output
     assert re.search(r"2-step takes \S+ GiB and 0.0001 are there; one clip at a time, .*use shorter", output)
-    code, output = fewstep("run", path, "--dry-run", "--device-memory", "100")
-    assert code == 0 and "are there" not in output
+    assert re.search(r"the teacher takes \S+ GiB as it is loaded, and 0.0001 are there", output)
 
 
 def hours_of(path: Path, *settings: str) -> dict[str, float]:

@@ -59,6 +59,7 @@ def test_a_relay_of_both_is_run_sampled_and_measured(tmp_path: Path, tiny_expert
     assert hashes(tiny_experts_folder) == before
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path) -> None:
     high = {"name": "high", "expert": "high", "objective": PROGRESSIVE}
     low = {"name": "low", "expert": "low", "objective": PROGRESSIVE}

@@ -112,6 +112,7 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
         assert code == done, output
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_run_on_the_dataset_of_several_sizes_of_another(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, [size._asdict() for size in SIZES])
     first = ("--set", f"stages=[{json.dumps(STAGES[0] | {'steps': 1})}]")
@@ -157,6 +158,7 @@ def test_what_cannot_be_is_refused_with_a_sentence(tmp_path: Path, stated: objec
     assert code == 2 and sentence in " ".join(output.split()), output
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_names_the_largest_size(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, sizes("32x32x5", "48x32x5", "32x32x9"))
     code, output = fewstep("run", path, "--dry-run")
@@ -166,6 +168,7 @@ def test_a_dry_run_names_the_largest_size(tmp_path: Path) -> None:
     assert rows[0][2] == "16 x 2 x 4 x 4", output
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_counts_videos_by_size_and_says_which_are_too_short(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for name, width, frames in (("a", 32, 12), ("b", 32, 12), ("c", 48, 12), ("d", 48, 12), ("short", 32, 3)):

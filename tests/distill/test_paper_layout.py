@@ -32,7 +32,7 @@ def test_two_processes_hold_what_is_said(
     request: pytest.FixtureRequest, tiny_wan_folder: Path, tmp_path: Path, train: str, backbone: str
 ) -> None:
     """Within a step networks of this size take somewhat less on paper: LOG.md."""
-    if train == "lora" and not request.config.getoption("--scale"):
+    if not request.config.getoption("--scale"):
         pytest.skip("`make scale` runs it")
     recipe = recipe_of(tiny_wan_folder, train, backbone, penalties=None, parallel=SHARDED)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ Rows = list[dict[str, Any]]
 LIMITS = {"ddp": 1e-5, "fsdp": 1e-4}
 ALWAYS = [
     Layout("adversarial", "full", "ddp"),
-    Layout("regression", "full", "fsdp", background=True),
-    Layout("adversarial-trained", "lora", "fsdp", recompute="selective"),
-    *([Layout("adversarial-lora", "lora", "fsdp", "adamw4bit", "int8")] if find_spec("torchao") else []),
+    Layout("adversarial-trained", "lora", "fsdp", recompute="selective", background=True),
 ]
 FOR_THE_TABLE = [
+    Layout("regression", "full", "fsdp", background=True),
+    Layout("adversarial-lora", "lora", "fsdp", "adamw4bit", "int8"),
     Layout("regression", "full", "ddp"),
     *(Layout(objective, "lora", "ddp") for objective in ("regression", "adversarial")),
     *(Layout(objective, "full", "ddp") for objective in ("adversarial-lora", "adversarial-trained")),

@@ -65,6 +65,7 @@ def test_every_stage_gets_a_row(recipe: Path, tmp_path: Path, monkeypatch: pytes
     assert "by turn, and compared with the bare sum" in output and "discriminator steps" in output
 
 
+@pytest.mark.slow
 def test_stages_and_settings_are_chosen(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("")  # a run is there, so the table goes there

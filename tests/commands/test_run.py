@@ -166,6 +166,7 @@ def test_a_stage_may_be_trained_again_with_other_settings(recipe: Path, tmp_path
     assert code == 2 and "there is no stage 3-step: the recipe has 4-step, 2-step, 1-step" in output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 def test_stages_that_are_trained_by_themselves_end_as_in_a_whole_run(recipe: Path, tmp_path: Path) -> None:
     short = [word for i in range(3) for word in ("--set", f"stages.{i}.steps=1")] + ["--set", "stages.2.start=4-step"]

@@ -98,7 +98,7 @@ def test_the_relay_converts_by_itself_and_says_so(recipe: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("stage", "turn"),
     [
-        ("1-step.conversion", 1),
+        pytest.param("1-step.conversion", 1, marks=pytest.mark.slow),
         pytest.param("1-step.conversion", 3, marks=pytest.mark.slow),
         pytest.param("1-step", 0, marks=pytest.mark.slow),
     ],

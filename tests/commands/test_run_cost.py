@@ -38,7 +38,10 @@ def recipe(folder: Path, teacher: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", ["tiny_wan_folder", "tiny_cogvideox_folder", "tiny_animatediff_folder"])
+@pytest.mark.parametrize(
+    "family",
+    ["tiny_wan_folder", "tiny_cogvideox_folder", pytest.param("tiny_animatediff_folder", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(("conditional", "backbone"), [("true", "lora"), ("false", "trained"), ("false", "frozen")])
 def test_parameters_are_those_that_are_trained(
     request: pytest.FixtureRequest, tmp_path: Path, family: str, conditional: str, backbone: str
@@ -104,6 +107,7 @@ def hours_of(path: Path, *settings: str) -> dict[str, float]:
     return {name: float(hours) for name, hours in re.findall(r"^│ (data|\d-step) .*│ *(\S+) *│$", table, re.MULTILINE)}
 
 
+@pytest.mark.slow
 def test_hours_are_of_data_steps_and_what_is_done_once(tmp_path: Path, tiny_wan_folder: Path) -> None:
     path = recipe(tmp_path, tiny_wan_folder)
     hours = hours_of(path)

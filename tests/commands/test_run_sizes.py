@@ -112,6 +112,7 @@ def test_a_run_on_three_sizes_resumes_bit_for_bit_and_its_student_is_sampled_at_
         assert code == done, output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 def test_a_run_on_the_dataset_of_several_sizes_of_another(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, [size._asdict() for size in SIZES])

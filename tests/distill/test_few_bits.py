@@ -60,7 +60,8 @@ APART = 0.3  # of what a student says otherwise than its teacher: Adam's first s
 
 
 @pytest.mark.parametrize(
-    ("base", "objective"), [("int8", "regression"), ("int8", "adversarial"), ("fp8", "regression")]
+    ("base", "objective"),
+    [("int8", "regression"), pytest.param("int8", "adversarial", marks=pytest.mark.slow), ("fp8", "regression")],
 )
 def test_adapters_on_eight_bits_learn_nearly_the_same(
     tiny_teacher: Teacher, tiny_dataset: Path, tmp_path: Path, base: FewBits, objective: str

@@ -63,7 +63,7 @@ def test_what_runs_again(kind: Recompute, attentions: int, linears: int) -> None
         ("tiny_experts_folder", "frozen"),
         ("tiny_sdxl_folder", "frozen"),
         ("tiny_mochi_folder", "trained"),
-        ("tiny_svd_folder", "frozen"),
+        pytest.param("tiny_svd_folder", "frozen", marks=pytest.mark.slow),
     ],
 )
 def test_an_adversarial_step_is_the_same_to_the_bit(family: str, backbone: str, request: pytest.FixtureRequest) -> None:

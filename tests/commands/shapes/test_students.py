@@ -134,6 +134,7 @@ def test_a_student_that_was_trained_again_takes_its_old_rows_place(copy: Copy) -
     assert [name for name in after if after[name] != before[name]] == ["2-step"]
 
 
+@pytest.mark.slow
 def test_arms_are_chosen_and_compared_when_the_other_row_is_measured_later(copy: Copy) -> None:
     whole = {(row["stage"], row["phase"]): row for row in copy.rows() if row["model"] == "student"}
     copy.out.unlink()

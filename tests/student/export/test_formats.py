@@ -69,8 +69,8 @@ def test_other_tools_give_the_same_latents_and_so_does_the_way_back(
     ("train", "to", "prediction", "steps"),
     [
         ("full", "diffusers", "v", 1),
-        ("lora", "diffusers", "x0", 1),
-        ("lora", "lora", "v", 1),
+        pytest.param("lora", "diffusers", "x0", 1, marks=pytest.mark.slow),
+        pytest.param("lora", "lora", "v", 1, marks=pytest.mark.slow),
         ("lora", "lora", "x0", 2),
         ("lora", "torchao-int8", "v", 1),
         pytest.param("lora", "onnx", "v", 2, marks=pytest.mark.slow),

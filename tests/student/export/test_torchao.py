@@ -52,7 +52,7 @@ def test_diffusers_loads_it_and_so_do_we(
     assert FORMATS[to] in dtypes and len(dtypes) > 1  # embeddings and head stay as they were
 
 
-@pytest.mark.parametrize("family", ["hunyuan_video", "kandinsky"])
+@pytest.mark.parametrize("family", [pytest.param("hunyuan_video", marks=pytest.mark.slow), "kandinsky"])
 def test_just_the_layers_that_the_note_counts_are_rounded(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], family: str
 ) -> None:

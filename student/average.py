@@ -73,8 +73,9 @@ def _pinned_like(tensor: Tensor) -> Tensor:
 
 def _moment(parameters: Mapping[str, Tensor]) -> torch.cuda.Event | None:
     """When the GPU has done what it was asked so far; None without one."""
-    if not any(parameter.is_cuda for parameter in parameters.values()):
+    device = next((parameter.device for parameter in parameters.values() if parameter.is_cuda), None)
+    if device is None:
         return None
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(device))  # of that GPU, which need not be the current one
     return event

@@ -31,7 +31,7 @@ class Background:
         if self._stream is None:
             return self._thread.submit(self._sampler.decode, latents)
         ready = torch.cuda.Event()
-        ready.record()
+        ready.record(torch.cuda.current_stream(latents.device))  # of that GPU, which need not be the current one
         return self._thread.submit(self._decode_in, self._stream, latents, ready)
 
     def _decode_in(self, stream: torch.cuda.Stream, latents: Tensor, ready: torch.cuda.Event) -> Tensor:

@@ -180,7 +180,7 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
         teacher=teacher,
         network=None,
         grid=_shifted(teacher.schedule_for(size), options.shift).grid(options.steps or TEACHER_STEPS),
-        guidance=_usual_guidance(teacher) if options.guidance is None else Guidance.of(options.guidance),
+        guidance=usual_guidance(teacher) if options.guidance is None else Guidance.of(options.guidance),
         negative_prompt=options.negative_prompt,
         size=size,
         fps=teacher.default_fps(),
@@ -222,8 +222,9 @@ def student_sampler(student: Student, name: str, options: SamplingOptions) -> Sa
     )
 
 
-def _usual_guidance(teacher: Teacher) -> Guidance:
-    """None beside a guidance that is an input: a denoiser that was distilled for it looks burnt with both."""
+def usual_guidance(teacher: Teacher) -> Guidance:
+    """A teacher's where none is asked for: none beside a guidance that is an input, as a denoiser that was distilled
+    for it looks burnt with both."""
     return Guidance(teacher.usual_guidance) if teacher.embedded_guidance is None else Guidance()
 
 

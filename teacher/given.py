@@ -77,9 +77,9 @@ def identity_of(prompt: str) -> list[object]:
 
 
 def given_identity(prompt: str | None) -> list[object]:
-    """The names and sha256 of the files given with a prompt."""
+    """The names and sha256 of the files given with a prompt; None for one that is missing: it costs its clip alone."""
     files = {} if prompt is None else files_of(prompt)
-    return [[name, sha256(path)] for name, path in sorted(files.items())]
+    return [[name, sha256(path) if path.is_file() else None] for name, path in sorted(files.items())]
 
 
 def given_names(prompts: Sequence[str]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Second
     text = clock()
     try:
         latents = sampler.sample(z, conditions)
-        denoised = clock()
+        denoised = clock() if decoding is None else _when_denoised(latents.device)
     finally:
         if decoding is not None:
             wait([decoding])  # also after an error: nothing else may use the autoencoder meanwhile
@@ -113,6 +113,13 @@ def time_pass(model: TimedModel, prompts: Sequence[str], clock: Clock) -> Second
         decode=decoded - denoised + earlier.decode,
         total=clock() - start + earlier.total,
     )
+
+
+def _when_denoised(device: torch.device) -> float:
+    """The time once latents are there, without a wait for clips that another stream decodes meanwhile."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return time.perf_counter()
 
 
 def pass_conditions(sampler: Sampler, batch: int) -> Conditions:

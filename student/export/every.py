@@ -12,6 +12,8 @@ from fewstep.student.export.whole_folder import check_export_folder
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.files.atomic import disk_full_errno
+from fewstep.teacher.interrupts import stopped_by
 
 
 def options_of(name: str, options: Options) -> Options:
@@ -63,6 +65,8 @@ def export_every(
         # a format that fails is reported with its reason, and the others are written all the same
         try:
             done.append(write_export(student, name, out / name, options_of(name, options), provenance, force))
-        except (ValueError, RuntimeError, OSError) as error:  # RuntimeError: memory, and what libraries raise
+        except Exception as error:  # libraries raise any kind; no other format would fare better on a full disk
+            if disk_full_errno(error) is not None or stopped_by(error):
+                raise
             refused[name] = " ".join(str(error).split()) or type(error).__name__
     return done, refused

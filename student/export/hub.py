@@ -56,11 +56,16 @@ def _may_write(account: dict[str, Any], repo: str) -> bool:
     return any("repo.write" in scope["permissions"] and scope["entity"].get("name") in named for scope in scopes)
 
 
+def _weights(names: set[str]) -> list[str]:
+    suffixes = (".safetensors", ".index.json", ".bin", ".gguf", ".onnx", ".data")
+    return sorted(name for name in names if name.endswith(suffixes))
+
+
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Uploads an export's folder as the model `repo` and returns its address.
 
-    Raises ValueError when the hub refuses or is out of reach, and before anything is uploaded when `private` is asked
-    of a model that is there and public; the folder stays as it is.
+    Raises ValueError when the hub refuses or is out of reach, and before anything is uploaded when the model is there
+    and has other weights, or is public where `private` is asked; the folder stays as it is.
     """
     from huggingface_hub import HfApi, errors
 
@@ -69,10 +74,19 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     try:
         # None leaves the choice to the organisation's own default; of a model that is there the hub ignores it
         url = api.create_repo(repo, private=private or None, exist_ok=True)
-        if private and not api.repo_info(url.repo_id).private:
+        there = api.model_info(url.repo_id)
+        if private and not there.private:
             raise ValueError(
                 f"{repo} is on the hub already, and public, so nothing was uploaded: make it private there, or pass "
                 f"another name; the export is whole, in {folder}"
+            )
+        # diffusers would go on loading the shards of an earlier export in place of a new single file
+        own = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        if others := _weights({file.rfilename for file in there.siblings or ()} - own):
+            raise ValueError(
+                f"{repo} has weights that this export has not, such as {others[0]}, and others might load them in its "
+                "place, so nothing was uploaded: delete them there, or pass another name; the export is whole, in "
+                f"{folder}"
             )
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="fewstep export")
     except (of_client.HTTPError, OSError) as error:

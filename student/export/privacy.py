@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -79,7 +80,13 @@ def without_paths(value: Any) -> Any:
         return [without_paths(nested) for nested in value]
     if not isinstance(value, str):
         return value
-    return _last(value) if _is_path(value) else _PATH.sub(lambda match: _last(match[0]), value)
+    if _is_path(value):
+        return _last(value)
+    # names of folders may hold blanks, where no pattern could tell where a path ends: those that are known go first
+    for folder in sorted({str(Path.cwd()), str(Path.home())}, key=len, reverse=True):
+        if len(folder) > 1:
+            value = value.replace(folder + os.sep, "")
+    return _PATH.sub(lambda match: _last(match[0]), value)
 
 
 def results_without_paths(results: Mapping[str, Any]) -> dict[str, Any]:

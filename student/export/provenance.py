@@ -10,6 +10,7 @@ from typing import Any
 
 from fewstep.student.export.load_export import is_export
 from fewstep.student.loading import find_stage
+from fewstep.student.weights import weights_sha256
 from fewstep.teacher.dataset.buckets import datasets_in
 from fewstep.teacher.files.json_text import parse_json
 
@@ -22,6 +23,7 @@ class Provenance:
     recipe: str = ""  # the run's recipe.yaml
     manifest_sha256: str = ""  # of the data's manifest.json; of several sizes of them all, one behind the other
     results: Mapping[str, Any] = field(default_factory=dict)  # what `fewstep evaluate` wrote
+    outdated: bool = False  # whether the run's evaluation is of other weights than the stage has now, and left out
 
 
 def read_provenance(source: Path, steps: int | None = None, results: Path | None = None) -> Provenance:
@@ -33,12 +35,29 @@ def read_provenance(source: Path, steps: int | None = None, results: Path | None
     manifests = [manifest for dataset in datasets_in(run / "data") if (manifest := dataset / "manifest.json").is_file()]
     hashed = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()
     measured = results or run / "evaluation" / "results.json"
+    outdated = results is None and not _is_of(measured.parent, stage)
     return Provenance(
         stage=stage.name if run != stage else "",
         recipe=recipe.read_text("utf-8") if recipe.is_file() else "",
         manifest_sha256=hashed if manifests else "",
-        results=_read_results(measured) if results or measured.is_file() else {},
+        results=_read_results(measured) if (results or measured.is_file()) and not outdated else {},
+        outdated=outdated,
     )
+
+
+def _is_of(evaluation: Path, stage: Path) -> bool:
+    """Whether it has clips of the stage's weights as they are now: the stage may have been trained again since. True
+    where it does not say."""
+    claims = [_read_claim(file) for file in evaluation.glob("parts/*/model.json")]
+    known = {claim["weights_sha256"] for claim in claims if "weights_sha256" in claim}
+    return not known or is_export(stage) or weights_sha256(stage) in known
+
+
+def _read_claim(file: Path) -> dict[str, Any]:
+    try:
+        return dict(parse_json(file.read_text("utf-8")))
+    except (ValueError, TypeError):  # `fewstep evaluate` says what to do with it
+        return {}
 
 
 def _read_results(path: Path) -> dict[str, Any]:

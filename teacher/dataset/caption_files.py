@@ -11,7 +11,7 @@ from fewstep.teacher.dataset.caption_sidecars import read_sidecars
 from fewstep.teacher.dataset.caption_tables import check_caption, read_prompt_table, read_table
 from fewstep.teacher.dataset.manifest import Unmatched
 from fewstep.teacher.files.text_files import first_few, is_blank, lines_of, read_text
-from fewstep.teacher.given import Prompt, files_of
+from fewstep.teacher.given import Prompt
 
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xlsx", ".parquet"}
 
@@ -24,6 +24,7 @@ class Captions:
     source: str  # what the entries are, in words
     entries: int
     strays: Sequence[UnmatchedEntry] = ()
+    given: frozenset[Path] = field(default=frozenset(), repr=False)  # files that entries give with a clip, resolved
 
     @property
     def unmatched(self) -> Unmatched | None:
@@ -37,8 +38,7 @@ class Captions:
     def clips_among(self, files: Sequence[Path]) -> list[Path]:
         """The files that are clips. One that an entry gives with a clip, as its control video, is none, unless it has
         a caption of its own."""
-        given = {path.resolve() for text in self.texts.values() for path in files_of(text).values()}
-        return [path for path in files if path in self.texts or path.resolve() not in given]
+        return [path for path in files if path in self.texts or path.resolve() not in self.given]
 
     def for_teacher(self, reads_text: bool, videos: Sequence[Path]) -> Captions:
         """The same, with an empty caption for each other video where no text is read (`Teacher.reads_text`)."""
@@ -77,7 +77,8 @@ def read_captions(
         for video, entry in entries.items()
         if not is_blank(entry.caption)
     }
-    return Captions(texts, source, len(entries) + len(strays), strays)
+    given = frozenset(path.resolve() for entry in entries.values() for path in entry.given.values())
+    return Captions(texts, source, len(entries) + len(strays), strays, given)
 
 
 def read_prompts(path: Path) -> list[str]:

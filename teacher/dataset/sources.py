@@ -151,24 +151,42 @@ class _UnreadableGiven(ValueError):
 
 
 def list_files(folder: Path, out: Path) -> list[Path]:
-    """Every file below the folder that is meant to be a video: not hidden, no captions, images or subtitles, nothing
-    under `out`.
+    """Every file below the folder, links to other folders included, that is meant to be a video: not hidden, no
+    captions, images or subtitles, nothing under `out`.
 
-    Raises ValueError when there is no such folder, or nothing in it.
+    Raises ValueError when there is no such folder, or nothing in it, and for a subfolder that cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass one that holds videos")
     videos = [
         path
-        for path in sorted(folder.rglob("*"))
-        if not path.is_dir()
-        and path.suffix.lower() not in _NOT_VIDEOS
+        for path in sorted(_files_below(folder))
+        if path.suffix.lower() not in _NOT_VIDEOS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not _lies_below(path, out)
     ]
     if not videos:
         raise ValueError(f"{folder} holds no files that could be videos: pass another folder")
     return videos
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Also those in folders that links lead to, each once."""
+
+    def unreadable(error: OSError) -> None:
+        raise ValueError(
+            f"{error.filename} cannot be read ({error.strerror}): make it readable, or pass a folder without it"
+        ) from error
+
+    seen = set[str]()
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        # links last: a folder that lies here as well is known by its own name
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(root, name)), name))
+        if (place := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        yield from (Path(root, name) for name in names)
 
 
 def _lies_below(path: Path, folder: Path) -> bool:

@@ -84,7 +84,8 @@ def open_video(path: Path) -> Iterator[OpenVideo]:
     try:
         if path.stat().st_size == 0:
             raise UnreadableVideo("the file is empty")
-        with av.open(str(path), metadata_errors="replace") as container:
+        # ffmpeg takes what comes before a colon for a protocol, unless it is of an absolute path
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             # what ffmpeg finds in the file decides, whatever its suffix says
             if container.format.name not in _CONTAINERS:
                 raise UnreadableVideo(f"not a video: the content is {container.format.long_name}")

@@ -100,6 +100,18 @@ def test_what_people_keep_next_to_videos_is_no_video(tmp_path: Path, check_case:
     check_case(SKIPPED, f"clip{suffix} next to clip.mp4", names, str([clip.name, "unknown.bin"]))
 
 
+def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:
+    """Shards of a collection are often linked into one folder."""
+    for name in ("videos/own/a.mp4", "elsewhere/b.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"a video")
+    folder = tmp_path / "videos"
+    for link, target in (("linked", tmp_path / "elsewhere"), ("again", folder / "own"), ("own/loop", folder)):
+        (folder / link).symlink_to(target)
+    names = [path.relative_to(folder).as_posix() for path in list_files(folder, tmp_path / "out")]
+    assert names == ["linked/b.mp4", "own/a.mp4"]
+
+
 def test_nothing_to_skip_is_not_mentioned(tmp_path: Path, tiny_wan_folder: Path, check_case: Check) -> None:
     outcome = usable(tmp_path, tiny_wan_folder, 2, 0)[0]
     check_case(SKIPPED, "all clips usable", f"{outcome[:6]}, {'usable' in outcome}", "exit 0, False")

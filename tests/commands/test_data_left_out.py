@@ -27,6 +27,24 @@ def test_entries_that_fit_no_video_are_counted_named_and_kept(tmp_path: Path, ti
     assert not (tmp_path / "out" / "skipped.jsonl").exists() and read_manifest(tmp_path / "out").unmatched is None
 
 
+def test_a_given_file_that_is_missing_costs_its_clip_alone(tmp_path: Path, tiny_wan_vace_folder: Path) -> None:
+    rows = ["file,caption,pose"]
+    (tmp_path / "videos" / "poses").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        film(tmp_path / "videos" / f"{name}.mp4")
+        film(tmp_path / "videos" / "poses" / f"{name}.mp4")
+        rows.append(f"{name}.mp4,{'' if name == 'c' else 'a ring'},videos/poses/{name}.mp4")
+    (tmp_path / "videos" / "poses" / "b.mp4").unlink()
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    words = ["videos", tmp_path / "videos", "--captions", tmp_path / "t.csv", "--teacher", tiny_wan_vace_folder]
+    code, text = run(*words, "--given", "control=pose", "--out", tmp_path / "out")
+    assert code == 3, text
+    skipped = {line["file"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / "skipped.jsonl").open())}
+    assert read_manifest(tmp_path / "out").rows == 1
+    assert skipped.keys() == {"b.mp4", "c.mp4"}  # that of a clip without a caption is no clip either
+    assert "poses/b.mp4" in skipped["b.mp4"]
+
+
 def test_long_prompts_are_counted_for_rollouts_and_negative_prompts(
     tmp_path: Path, tiny_cogvideox_folder: Path
 ) -> None:

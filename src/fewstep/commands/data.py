@@ -22,8 +22,8 @@ from fewstep.commands.options import (
     HeightOption,
     ShiftOption,
     WidthOption,
-    guidance_of,
     optional_control_scale,
+    optional_guidance_of,
     say_text_losses,
     size_of,
 )
@@ -144,7 +144,12 @@ def rollouts(
     out: Out,
     teacher: TeacherName = "shapes",
     steps: Annotated[int, typer.Option(min=1, max=MOST_SAMPLING_STEPS, help="Steps of each sample.")] = 32,
-    guidance: Annotated[str, typer.Option(help=f"Guidance scale w of u + w (c - u); 1 is none; {LEVELS}.")] = "5",
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Guidance scale w of u + w (c - u); 1 is none; {LEVELS}. By default the teacher's usual one."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise of all items.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Samples per prompt, each from its own noise.")] = 1,
     embedded_guidance: EmbeddedGuidanceOption = None,
@@ -164,12 +169,13 @@ def rollouts(
     """Sample the teacher itself: no real video is needed."""
     screen = Screen()
     screen.say(f"reading prompts from {prompts}")
+    from fewstep.student.sampler import usual_guidance
     from fewstep.teacher.dataset.caption_files import read_prompts
     from fewstep.teacher.dataset.sources import Rollouts
     from fewstep.teacher.given import FROM_FILES, check_given, given_names, identity_of
     from fewstep.teacher.ranks import launched_ranks
 
-    weight, scale = guidance_of(guidance), optional_control_scale(control_scale)
+    asked, scale = optional_guidance_of(guidance), optional_control_scale(control_scale)
     with launched_ranks(device) as ranks:
         job = Run(out, teacher, dtype, device, store, rows_per_shard, negative_prompt, screen, ranks, shift)
         if ranks.first:
@@ -178,6 +184,9 @@ def rollouts(
         model = job.load()
         model.set_inputs(embedded_guidance, scale)
         model.take(given_names(lines))
+        weight = usual_guidance(model) if asked is None else asked
+        if negative_prompt and not weight.guides:
+            screen.warn(f"--negative-prompt has no effect: nothing is guided at --guidance {weight}")
         say_text_losses(screen, model, [*lines, negative_prompt])
         size = size_of(model, frames, height, width)
         shape = model.latent_shape(*size)

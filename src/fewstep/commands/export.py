@@ -123,6 +123,11 @@ def export_student(
         check_access(push_to_hub)
     # for the model card: which run it is of, and its figures
     provenance = read_provenance(source, step_count, results)
+    if provenance.outdated:
+        screen.warn(
+            "the run's evaluation has no clips of this student as it is now, so the model card says that it was not "
+            "measured: evaluate it again, and pass --results"
+        )
     chosen = _check_possible(source, step_count, teacher, to, rank, device, screen)
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=chosen)

@@ -153,6 +153,8 @@ def sample(
     if not typed:
         _check_unprompted(source, options, teacher)
     sampler = _open(source, options, teacher, resolve_dtype(screen, dtype, device), device, decoder, tuning)
+    if negative_prompt and not sampler.guidance.guides:
+        screen.warn(f"--negative-prompt has no effect: nothing is guided at --guidance {sampler.guidance}")
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
     check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
     if sampler.teacher.unheard:

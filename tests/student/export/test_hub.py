@@ -22,11 +22,13 @@ class Hub(BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}  # noqa: RUF012
     refuses = False
     private = True
+    there: tuple[str, ...] = ()
     token: dict[str, object] = {"role": "write"}  # noqa: RUF012
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/models/"):
-            self._answer({"id": "me/student", "private": self.private})
+            siblings = [{"rfilename": name} for name in self.there]
+            self._answer({"id": "me/student", "private": self.private, "siblings": siblings})
         elif self.refuses:
             self._answer({"error": "Invalid username or password."}, 401)
         else:
@@ -72,7 +74,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     monkeypatch.setenv("HF_TOKEN", "hf_none")
     Hub.repos.clear()
     Hub.files.clear()
-    Hub.refuses, Hub.private, Hub.token = False, True, {"role": "write"}
+    Hub.refuses, Hub.private, Hub.token, Hub.there = False, True, {"role": "write"}, ()
     yield Hub
     server.shutdown()
     server.server_close()
@@ -136,6 +138,21 @@ def test_a_private_export_never_goes_to_a_public_model(hub: type[Hub], tmp_path:
     assert not hub.files
     push(tmp_path, "me/student")
     assert hub.files and not hub.repos[-1].get("visibility") and hub.repos[-1].get("private") is None
+
+
+def test_weights_of_another_export_are_not_left_in_the_way(hub: type[Hub], tmp_path: Path) -> None:
+    """diffusers would load the shards of the one before in place of a new single file."""
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "model.safetensors").write_text("new")
+    hub.there = ("README.md", "transformer/model.safetensors", "transformer/model.safetensors.index.json")
+    with pytest.raises(
+        ValueError, match=r"has weights that this export has not, such as transformer/model.*index.json"
+    ):
+        push(tmp_path, "me/student")
+    assert not hub.files
+    hub.there = ("README.md", "transformer/model.safetensors", "samples/clip.mp4")
+    push(tmp_path, "me/student")
+    assert hub.files == {"transformer/model.safetensors": b"new"}
 
 
 def test_a_name_that_the_hub_does_not_take_is_refused_at_once() -> None:

@@ -31,6 +31,7 @@ from fewstep.student.export.model_card import model_card, pipeline_tag
 from fewstep.student.export.provenance import Provenance, read_provenance
 from fewstep.student.export.stock import merged_network, pipeline_latents, stock_pipeline
 from fewstep.student.loading import Student
+from fewstep.student.weights import weights_sha256
 from fewstep.teacher.families import FAMILIES
 
 RESULTS = {
@@ -131,6 +132,19 @@ def test_the_front_matter_names_base_relation_and_licence(
     assert (data["base_model"], data["base_model_relation"]) == ("me/teacher", "adapter")
     assert (data["license"], data["license_name"]) == ("other", "seaweed")
     assert "inherited from it: other, seaweed" in card.text
+
+
+def test_figures_of_weights_that_are_gone_are_left_out(run: Path) -> None:
+    """The stage was trained again since it was evaluated."""
+    (run / "adapter.safetensors").write_bytes(b"weights")
+    claim = run.parent.parent / "evaluation" / "parts" / "4-step" / "model.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_text(json.dumps({"weights_sha256": weights_sha256(run)}))
+    assert read_provenance(run).results and not read_provenance(run).outdated
+    (run / "adapter.safetensors").write_bytes(b"others")
+    assert not read_provenance(run).results and read_provenance(run).outdated
+    measured = claim.parent.parent.parent / "results.json"
+    assert read_provenance(run, results=measured).results  # whoever names them means them
 
 
 def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:

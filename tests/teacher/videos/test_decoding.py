@@ -64,6 +64,12 @@ def test_equal_rates_give_every_frame_once(tmp_path: Path) -> None:
         np.testing.assert_allclose(greys(clip), greys(frames), atol=4)
 
 
+def test_a_name_may_hold_what_looks_like_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(tmp_path / "a.mp4", brightening(9), 8).rename(tmp_path / "subfile:12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_allclose(greys(decode_video(Path("subfile:12:30.mp4"), CLIP)), greys(brightening(9)), atol=4)
+
+
 def test_a_varying_rate_follows_the_clock(tmp_path: Path) -> None:
     times = [0, 900, 950, 1000, 1050, 1100]  # the first frame stays on screen for most of the clip
     path = film(tmp_path / "a.mkv", brightening(6), 20, times=times)

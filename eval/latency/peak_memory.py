@@ -34,7 +34,7 @@ class PeakMemory:
 
     def __init__(self, samplers: Sequence[Sampler], device: torch.device) -> None:
         self._device = device
-        self._loaded = _joined([weights_of(sampler) for sampler in samplers])
+        self._loaded = _joined([weights_of(sampler, loaded=True) for sampler in samplers])
         self.protocol = (
             "peak of torch's allocations on the GPU, less the other models' weights"
             if device.type == "cuda"
@@ -71,12 +71,15 @@ def watched_peak(device: torch.device) -> Iterator[Peak]:
     peak.gib = highest / GIB
 
 
-def weights_of(sampler: Sampler) -> dict[int, int]:
-    """Bytes of every tensor that this model needs, by where it lies: models that share one count it once."""
+def weights_of(sampler: Sampler, loaded: bool = False) -> dict[int, int]:
+    """Bytes of every tensor that this model needs, by where it lies: models that share one count it once. `loaded`:
+    also of an autoencoder in whose place a small decoder decodes."""
     parts: list[nn.Module | None] = list(denoisers(sampler))
     for link in sampler.links:
         pipeline = link.teacher.pipeline
-        parts += [*(getattr(pipeline, name, None) for name in link.teacher.encoders), pipeline.vae]
+        parts += [getattr(pipeline, name, None) for name in link.teacher.encoders]
+        needs_vae = link.decoder is None or bool(link.teacher.given)  # which encodes what is given
+        parts += [link.decoder, pipeline.vae if needs_vae or loaded else None]
     modules: list[nn.Module] = [part for part in parts if part is not None]
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return {plain.data_ptr(): plain.nbytes for tensor in tensors for plain in _plain(tensor)}

@@ -251,6 +251,9 @@ def time_models(
         samplers = _ask(ways, options, random_teacher(random_weights, precision, device, text))
     timed = [TimedModel.of(name, sampler, plan.batch, text) for name, sampler in samplers.items()]
     plan, tried, likenesses = _tuned(timed, plan, screen)
+    if plan.warmup < 2 and any(model.background is not None for model in timed):
+        screen.say("--overlap: two warm-up passes, as the first of each model decodes its clips alone")
+        plan = replace(plan, warmup=2)
     num_passes = len(timed) * (plan.warmup + plan.repetitions)
     with screen:
         benchmark = Benchmark(timed, plan, screen.command, out, failed, tried, likenesses)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +50,15 @@ def test_other_models_weights_are_taken_off(sampler: Sampler, tiny_wan_folder: P
     with memory.watching(other, watched=True) as others:
         pass
     assert others.gib - own.gib == pytest.approx(128 * MIB / GIB, abs=0.03)
+
+
+def test_a_small_decoder_counts_in_place_of_the_autoencoder(sampler: Sampler) -> None:
+    decoder: Any = torch.nn.Linear(8, 8, bias=False)
+    small, vae = replace(sampler, decoder=decoder), sampler.teacher.pipeline.vae
+    of_vae = sum(tensor.nbytes for tensor in (*vae.parameters(), *vae.buffers()))
+    own, whole = sum(weights_of(small).values()), sum(weights_of(sampler).values())
+    assert own == whole - of_vae + 8 * 8 * 4
+    assert sum(weights_of(small, loaded=True).values()) == whole + 8 * 8 * 4
 
 
 def test_shared_weights_count_once(sampler: Sampler) -> None:

@@ -72,9 +72,8 @@ def on_figures(rows: Sequence[TableRow], prompts: Sequence[str] = ()) -> list[st
     # a bootstrap resamples clips, and so knows of other prompts only as far as these differ
     distinct = len(set(prompts))
     if 0 < distinct < len(prompts):
-        sentences.append(
-            f"the {len(prompts)} clips show only {distinct} prompts, so the intervals hold for these prompts alone"
-        )
+        shown, these = ("one prompt", "it") if distinct == 1 else (f"{distinct} prompts", "these prompts")
+        sentences.append(f"the {len(prompts)} clips show only {shown}, so the intervals hold for {these} alone")
     return sentences + _on_teacher(rows)
 
 

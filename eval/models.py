@@ -180,7 +180,8 @@ def decoder_facts(sampler: Sampler) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ClipClaim:
-    """Whose clips lie somewhere: a model's from a seed, and where no protocol says it their precision and prompts.
+    """Whose clips lie somewhere: a model's from a seed, and where no protocol says it their precision, prompts and
+    size.
 
     An outline will do for the sampler, to check.
     """
@@ -197,7 +198,7 @@ class ClipClaim:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             unsaid = {} if self.dtype is None else {"dtype": self.dtype}
-            unsaid |= {} if self.prompts is None else {_PROMPTS: given_sha256(self.prompts)}
+            unsaid |= {} if self.prompts is None else {_PROMPTS: given_sha256(self.prompts), **self._shape}
             with whole_file(file) as part:
                 part.write_text(json.dumps(self._identity | unsaid, indent=1) + "\n")
 
@@ -221,12 +222,22 @@ class ClipClaim:
                 f"{file} says that clips of {name} are of other prompts, of others in another order, or of other files "
                 "given with them: pass those, or choose another --out"
             )
+        shape = {key: before.pop(key, value) for key, value in self._shape.items()}
+        if self.prompts is not None and shape != self._shape:
+            raise ValueError(
+                f"{file} says that clips of {name} have another size or frame rate ({json.dumps(shape)}, and not "
+                f"{json.dumps(self._shape)}): choose another --out"
+            )
         # as JSON gives it back, where tuples are lists
         if before != json.loads(json.dumps(self._identity)):
             raise ValueError(
                 f"{file} says that clips of another model called {name}, or of this one before it was trained again, "
                 f"are there: give it another name, NAME={self.model.source}, or choose another --out"
             )
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        return {"size": list(self.sampler.size), "fps": self.sampler.fps}
 
     @property
     def _identity(self) -> dict[str, Any]:

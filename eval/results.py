@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from fewstep.teacher.files.atomic import check_writable_file, whole_file
@@ -113,18 +114,18 @@ def results_table(rows: Sequence[TableRow], columns: Mapping[str, str], title: s
 
     The key of a figure with its interval is three names, as in "shapes_fd low high": 51.3 (49 to 54).
     """
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for heading in columns.values():
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*(_cell(row, key) for key in columns))
+        table.add_column(escape(heading), justify="right")
+    for row in rows:  # names may have brackets, which rich would take for its own marks
+        table.add_row(*(escape(_cell(row, key)) for key in columns))
     return table
 
 
 def markdown_table(rows: Sequence[TableRow], columns: Mapping[str, str]) -> str:
     """The same table for a README."""
     lines = [" | ".join(columns.values()), " | ".join("---:" for _ in columns)]
-    lines += [" | ".join(_cell(row, key) for key in columns) for row in rows]
+    lines += [" | ".join(_cell(row, key).replace("|", r"\|") for key in columns) for row in rows]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 

@@ -49,7 +49,12 @@ class ShapesJudgement:
         return sum(all(right.values()) for right in self._right)
 
     def update(self, videos: Tensor, prompts: Sequence[str]) -> None:
-        """videos (B, 3, 17, 64, 64) in -1..1, one prompt each."""
+        """videos (B, 3, 17, 64, 64) in -1..1, one prompt each. Raises ValueError for values that are not finite."""
+        if not bool(videos.isfinite().all()):
+            raise ValueError(
+                f"some of clips {self.count} to {self.count + len(videos) - 1} have values that are not finite: their "
+                "model has diverged; measure the others without it"
+            )
         shown, features = self.judge.read(videos.to(self.judge.feature_mean.device))
         self._features.append(features.cpu())
         self._right += [agreement(values, prompt) for values, prompt in zip(shown, prompts, strict=True)]

@@ -162,11 +162,20 @@ class BenchmarkRecord(BaseModel):
                     setattr(record, name, seconds / batch)
         return self
 
+    def is_of_size(self, evaluation: EvaluationRecord) -> bool:
+        """Whether its clips are as large as the evaluation's; what one of them does not say is taken to be the same."""
+        asked = [evaluation.protocol.get(side) for side in ("frames", "height", "width")]
+        return None in asked or self.protocol.get("size") in (None, asked)
+
     def of(self, model: ModelRecord) -> Latency | None:
         """What a model costs; it may be called otherwise here, but is asked and decoded in the same way."""
         alike = [row for row in self.rows if _asked_alike(row, model)]
         named = (row for row in alike if row.model == model.model)
         return next(named, None) or next((row for row in alike if _same_source(row.source, model.source)), None)
+
+    def has_timed(self, model: ModelRecord) -> bool:
+        """Whether a row is of this model's own folder: its name may be that of another run's, too."""
+        return any(_asked_alike(row, model) and _same_source(row.source, model.source) for row in self.rows)
 
 
 class BandRecord(BaseModel):
@@ -243,8 +252,8 @@ def _asked_alike(timed: Latency, model: ModelRecord) -> bool:
 
 def _same_source(first: str, other: str) -> bool:
     """A stage's folder, or its run's, or both the same."""
-    paths = [Path(source).expanduser() for source in (first, other)]
-    return bool(first and other) and (paths[0] == paths[1] or paths[0] / "stages" == paths[1].parent)
+    one, two = (Path(source).expanduser().absolute() for source in (first, other))
+    return bool(first and other) and (one == two or one / "stages" == two.parent or two / "stages" == one.parent)
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:

@@ -224,7 +224,9 @@ def _on_benchmark(benchmark: BenchmarkRecord) -> list[str]:
 
 
 def _on_rows(evaluation: EvaluationRecord) -> list[str]:
-    sentences = on_figures([row.model_dump() for row in evaluation.rows], evaluation.prompts)
+    # with given files clips of one text differ, and the file has the texts alone
+    prompts = [] if evaluation.protocol.get("given") else evaluation.prompts
+    sentences = on_figures([row.model_dump() for row in evaluation.rows], prompts)
     for row in evaluation.rows:
         broken = [name for name, figure in row.metrics.items() if figure.value is None]
         sentences += [f"{row.model}: {name} is not a finite number" for name in broken]

@@ -284,9 +284,12 @@ def test_clips_for_vbench_are_of_the_prompts_that_they_were_begun_with(teacher: 
     model, file = Model("teacher", "tiny"), tmp_path / "teacher.json"
     models.ClipClaim(model, teacher, 0, "float32", PROMPTS).keep(file)
     models.ClipClaim(model, teacher, 0, "float32", PROMPTS).check(file)
+    with pytest.raises(ValueError, match=r"clips of teacher have another size or frame rate .*: choose another --out"):
+        models.ClipClaim(model, replace(teacher, fps=teacher.fps + 1), 0, "float32", PROMPTS).check(file)
     for other in (PROMPTS[::-1], ["new", *PROMPTS]):
         with pytest.raises(ValueError, match="clips of teacher are of other prompts, of others in another order"):
             models.ClipClaim(model, teacher, 0, "float32", other).check(file)
-    claimed = {name: value for name, value in json.loads(file.read_text()).items() if name != "prompts_sha256"}
+    unsaid = ("prompts_sha256", "size", "fps")
+    claimed = {name: value for name, value in json.loads(file.read_text()).items() if name not in unsaid}
     file.write_text(json.dumps(claimed))  # of an earlier version
     models.ClipClaim(model, teacher, 0, "float32", PROMPTS[::-1]).check(file)

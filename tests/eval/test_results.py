@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.eval.results import ResultsFile, filled_columns, markdown_table, read_results, write_results
+from fewstep.commands.tables import print_table
+from fewstep.eval.results import (
+    ResultsFile,
+    filled_columns,
+    markdown_table,
+    read_results,
+    results_table,
+    write_results,
+)
 
 ROWS = [{"model": "real", "shapes_fd": 1.2345}, {"model": "teacher", "steps": 4, "shapes_fd": 12.0, "num": 8}]
 
@@ -58,3 +66,11 @@ def test_rows_change_in_place_and_are_replaced(tmp_path: Path) -> None:
     assert read_results(tmp_path / "t.json")[1] == table.rows and table.rows[2]["figure"] == 5
     with pytest.raises(ValueError, match="no such row"):
         table.change({"model": "another"}, {"figure": 1})
+
+
+@pytest.mark.parametrize("name", ["runs/[old]a", "runs/[/x]", "a|b"])
+def test_names_are_shown_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(results_table([{"model": name, "steps": 4}], {"model": "model", "steps": "steps"}, f"of {name}"))
+    assert name in capsys.readouterr().out.splitlines()[-2]
+    row = markdown_table([{"model": name, "steps": 4}], {"model": "model", "steps": "steps"}).splitlines()[-1]
+    assert row == f"| {name.replace('|', chr(92) + '|')} | 4 |"

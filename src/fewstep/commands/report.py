@@ -132,11 +132,11 @@ def _comparison(
     own = [
         measured_benchmark for run, measured_benchmark in measured.items() if run.resolve() in folder.resolve().parents
     ]
-    fitting = [
-        candidate
-        for candidate in (*own, given, *measured.values())
-        if candidate and any(candidate.of(row) for row in evaluation.rows)
-    ]
+    rows = evaluation.rows
+    fitting = [timed for timed in (*own, given) if timed and any(timed.of(row) for row in rows)]
+    # a benchmark of another run may have other models of the same names, such as "student"
+    fitting += [timed for timed in measured.values() if timed and any(timed.has_timed(row) for row in rows)]
+    fitting = [timed for timed in fitting if timed.is_of_size(evaluation)]
     return Comparison(folder, evaluation, fitting[0] if fitting else None)
 
 

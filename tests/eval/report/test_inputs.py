@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.eval.report.inputs import ModelRecord, read_benchmark
+from fewstep.eval.report.inputs import EvaluationRecord, ModelRecord, read_benchmark
 
 
 def times(path: Path, batch: int, *rows: dict[str, Any]) -> Path:
@@ -49,3 +49,17 @@ def test_a_model_gets_the_times_of_one_that_is_asked_alike(
     )
     timed = read_benchmark(times(tmp_path / "benchmark.json", 1, *rows)).of(ModelRecord.model_validate(of_run | model))
     assert (None if timed is None else timed.total_seconds) == found
+
+
+def test_times_of_another_size_or_of_another_run_with_the_same_names_are_not_taken(tmp_path: Path) -> None:
+    row = {"model": "student", "source": "runs/b/stages/4-step", "steps": 4, "total_seconds": 2.0}
+    benchmark = read_benchmark(times(tmp_path / "benchmark.json", 1, row))
+    student = ModelRecord.model_validate({"model": "student", "role": "student", "source": "runs/a", "steps": 4})
+    assert not benchmark.has_timed(student) and benchmark.has_timed(student.model_copy(update={"source": "runs/b"}))
+    sides = {"frames": 17, "height": 64, "width": 64}
+    evaluation = EvaluationRecord.model_construct(protocol=sides, rows=[student])
+    assert benchmark.is_of_size(evaluation)  # it does not say
+    benchmark.protocol["size"] = [17, 64, 64]
+    assert benchmark.is_of_size(evaluation)
+    benchmark.protocol["size"] = [81, 480, 832]
+    assert not benchmark.is_of_size(evaluation)

@@ -14,7 +14,7 @@ from fewstep.distill.objectives.base import Settings
 from fewstep.distill.overrides import apply
 from fewstep.distill.packaged import find_recipe, recipe_settings
 from fewstep.distill.recipe import Recipe, read_recipe
-from fewstep.distill.settings import RolloutData
+from fewstep.distill.settings import OutFolder, RolloutData
 from fewstep.distill.validation_errors import error_sentences
 from fewstep.student.chain import USUAL, check_chain_frames
 from fewstep.teacher.files.yaml_text import load_yaml
@@ -62,7 +62,7 @@ class MemberSettings(Settings):
 class ChainSettings(Settings):
     """What a chain's recipe says."""
 
-    out: Path = Path("runs/chain")
+    out: OutFolder = Path("runs/chain")
     """The folder of the chain; each member's run lies in it."""
     chain: tuple[MemberSettings, ...]
     """The members, in order."""

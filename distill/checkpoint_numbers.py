@@ -20,6 +20,8 @@ def check_numbers(state: Mapping[str, Any]) -> None:
         raise ValueError(f"its figures are {figures!r:.60}, not numbers with names")
     if type(looks := state.get("suspect", 0)) is not int or not 0 <= looks < 2**31:
         raise ValueError(f"its suspect is {looks!r:.60}, not a whole number from 0 on")
+    if type(watched := state.get("watched", 0)) is not int or not 0 <= watched < 2**53:
+        raise ValueError(f"its watched is {watched!r:.60}, not a whole number from 0 on")
     seconds, rate = state["seconds"], state.get("rate", 1.0)
     if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
         raise ValueError(f"its seconds are {seconds!r:.60}, not a number from 0 on")

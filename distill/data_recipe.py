@@ -10,7 +10,7 @@ import yaml
 from pydantic import field_validator
 
 from fewstep.distill.objectives.base import Settings
-from fewstep.distill.settings import DataSettings, Seed, Size, SizeOrSizes
+from fewstep.distill.settings import DataSettings, OutFolder, Seed, Size, SizeOrSizes
 from fewstep.teacher.files.atomic import whole_file
 from fewstep.teacher.source import VideoSize
 
@@ -22,7 +22,7 @@ class DataRecipe(Settings):
     """shapes, a diffusers pipeline's folder, or a hub id."""
     seed: Seed = 0
     """Seed of everything random in training."""
-    out: Path = Path("runs/student")
+    out: OutFolder = Path("runs/student")
     """The run directory; a run that stopped there is resumed."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward passes; auto: bfloat16 where the device computes in it natively, else float32."""

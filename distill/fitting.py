@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from fewstep.distill.optimizers import has_few_bits
 from fewstep.distill.recipe import Recipe
-from fewstep.distill.run_folder import may_change
+from fewstep.distill.run_folder import OPTION, may_change
+from fewstep.distill.settings import Stage
 from fewstep.distill.step_cost import StepCost, StepCounter
 from fewstep.student.few_bits import FewBits
 from fewstep.student.recompute import Recompute
@@ -37,17 +38,18 @@ def remedies(recipe: Recipe, index: int, num_processes: int = 1) -> Iterator[Cha
     if recipe.average_of(index) == "device":
         yield (lightest := _with(lightest, "average", "cpu"))
     exact = lightest  # it learns the same, but for the order of sums
-    if num_processes > 1:
+    shared = num_processes > 1 and recipe.student.only is None  # networks with a trained part are not sharded
+    if shared:
         yield from _sharded(exact)
     # then what changes the steps: moments of 8 bits, LoRA in place of full training, a rounded base
     few_bits = _with(lightest, "optimizer", "adamw8bit")
     if not has_few_bits(recipe.optimizer) and not few_bits[1].few_bit_errors():
         yield (lightest := few_bits)
-        if num_processes > 1:
+        if shared:
             yield from _sharded(lightest)
     if recipe.train_of(index) == "full":
         yield (lightest := _adapters(lightest, index))
-        if num_processes > 1:
+        if shared:
             yield from _sharded(_adapters(exact, index))
     bases: tuple[FewBits, ...] = ("int8", "nf4")
     for base in bases:
@@ -77,8 +79,11 @@ def first_fitting(
     return None
 
 
-def less_memory(recipe: Recipe, stage: str, num_processes: int = 1) -> str:
-    """What to change where memory has run out in this stage: what a resumed run may change, then the rest."""
+def less_memory(recipe: Recipe, stage: str, num_processes: int = 1, option: str = OPTION) -> str:
+    """What to change where memory has run out in this stage: what a resumed run may change, then the rest.
+
+    option: how the command takes another folder; another than that of `fewstep run RECIPE` takes no such settings.
+    """
     index = [one.name for one in recipe.stages].index(stage)
     offered: dict[str, str] = {}  # the last value of each setting is the one that needs least
     for settings, _ in remedies(recipe, index, num_processes):
@@ -87,9 +92,14 @@ def less_memory(recipe: Recipe, stage: str, num_processes: int = 1) -> str:
     def as_options(names: Iterable[str]) -> str:
         return " ".join(f"--set {name}={offered[name]}" for name in names)
 
+    if option != OPTION:
+        listing = ", ".join(f"{name}={value}" for name, value in offered.items())
+        return f"settings of its recipe that take less: {listing or 'a smaller size'}"
     free = [name for name in offered if may_change(name)]
     of_stage = [name for name in offered if name.startswith("stages.")]
     others = [name for name in offered if name not in (*free, *of_stage)]
+    if "student.base" in others:  # of adapters alone
+        others += [name for name in of_stage if name.endswith(".train")]
     ways = [f"run the same command again with {as_options(free)}"] if free else []
     ways += [f"with --again {stage} {as_options(of_stage)}"] if of_stage else []
     ways += [f"in a new `out` with {as_options(others)}"] if others else []
@@ -98,13 +108,25 @@ def less_memory(recipe: Recipe, stage: str, num_processes: int = 1) -> str:
 
 
 def _one_by_one(changed: Changed, index: int) -> Changed:
-    """One clip at a time."""
+    """One clip at a time, or as few as the objective takes."""
     settings, recipe = changed
     stage = recipe.stages[index]
-    stages = list(recipe.stages)
-    stages[index] = stage.model_copy(update={"accumulate": stage.batch})
-    setting = f"stages.{stage.name}.accumulate={stage.batch}"
-    return [*settings, setting], recipe.model_copy(update={"stages": stages})
+    for count in range(stage.batch, stage.accumulate, -1):
+        smaller = stage.model_copy(update={"accumulate": count})
+        if stage.batch % count or not _takes(smaller):
+            continue
+        stages = list(recipe.stages)
+        stages[index] = smaller
+        return [*settings, f"stages.{stage.name}.accumulate={count}"], recipe.model_copy(update={"stages": stages})
+    return changed
+
+
+def _takes(stage: Stage) -> bool:
+    try:
+        stage.objective.check(stage)
+    except ValueError:
+        return False
+    return True
 
 
 def _sharded(changed: Changed) -> Iterator[Changed]:

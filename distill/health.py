@@ -88,7 +88,7 @@ class Watcher:
 
     def __init__(self, settings: Watch, stage_steps: int, measure: Callable[[], Mapping[str, float]]) -> None:
         self.settings, self.measure = settings, measure
-        self._steps, self.suspect = stage_steps, 0
+        self._steps, self.suspect, self.last = stage_steps, 0, 0
 
     def due(self, step: int) -> bool:
         """Whether something is measured after this step: never in a stage that is too short to be judged."""
@@ -98,7 +98,9 @@ class Watcher:
     def judge(self, step: int, figures: Mapping[str, float]) -> list[str]:
         """What is wrong after `step` steps, in sentences; none of a single measurement before the stage's last."""
         wrong = self.settings.wrong(figures) if self._judged(step) else []
-        self.suspect = self.suspect + 1 if wrong else 0
+        # a resume may begin with the measurement that its checkpoint has counted already
+        self.suspect = max(1, self.suspect + (step != self.last)) if wrong else 0
+        self.last = step
         return wrong if self.suspect >= _PATIENCE or step == self._steps else []
 
     @property

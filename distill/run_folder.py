@@ -106,16 +106,17 @@ class RunFolder:
         Raises ValueError when there is no stage of a name in `again`, the folder cannot be written, or another recipe
         was begun here.
         """
-        standing = recipe.dependent_stages(again) if isinstance(recipe, Recipe) else []
         for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
+            _ = recipe.dependent_stages(again) if isinstance(recipe, Recipe) else []  # a name that no stage has
             return []
         settings, begun = recipe.model_dump(mode="json"), self._begun()
         # recipes of older versions lack some settings, and meant these values
         unsaid = {name: value for name, value in _SINCE.items() if name in settings}
         unbegun = self._drop_unbegun_end(begun)
         changed = _differences(unsaid | begun, settings)
+        standing = _dependent(recipe, begun, again) if isinstance(recipe, Recipe) else []
         # stages that have not begun may change, and those that are trained again with what depends on them; no others
         refused = [name for name in changed if not _is_of(name, [*standing, *unbegun])]
         if refused:
@@ -127,7 +128,7 @@ class RunFolder:
             return []
         # a stage without changes stays, unless it builds on one that has some
         with_changes = [recipe.stages[i].name for i in standing if any(_is_of(name, [i]) for name in changed)]
-        return [recipe.stages[index].name for index in recipe.dependent_stages(with_changes)]
+        return [recipe.stages[index].name for index in _dependent(recipe, begun, with_changes)]
 
     def _drop_unbegun_end(self, begun: dict[str, Any]) -> list[int]:
         """Drops the stages behind the last one that began from recorded settings: they may go, and have other names.
@@ -250,6 +251,19 @@ def _is_run(folder: Path) -> bool:
         return False
     # a recipe of the user's own says where its run will be, which is seldom the folder that it lies in
     return isinstance(recipe, dict) and bool(out := recipe.get("out")) and Path(str(out)).name == folder.name
+
+
+def _dependent(recipe: Recipe, begun: Mapping[str, Any], names: Sequence[str]) -> list[int]:
+    """The stages of these names, and those that stand on them by this recipe, or did by the one that was begun: who
+    supervises a stage may follow from step counts."""
+    dependent = {recipe.stages[index].name for index in recipe.dependent_stages(names)}
+    try:
+        before = Recipe.model_validate(begun)
+    except ValueError:  # of an older version
+        before = recipe
+    known = [stage.name for stage in before.stages]
+    dependent |= {known[index] for index in before.dependent_stages([name for name in names if name in known])}
+    return [index for index, stage in enumerate(recipe.stages) if stage.name in dependent]
 
 
 def _is_of(setting: str, stages: Sequence[int]) -> bool:

@@ -61,6 +61,7 @@ def _find(path: Path, info: ValidationInfo) -> Path:
 
 
 Found = Annotated[Path, AfterValidator(_find)]
+OutFolder = Annotated[Path, AfterValidator(Path.expanduser)]  # which need not exist
 
 
 class Size(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fewstep.distill import sharded_checkpoint
@@ -67,8 +67,14 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
         check_gate(stage, folder)
 
 
-def check_left_out(recipe: Recipe, folder: RunFolder, chosen: Collection[str]) -> None:
-    """Raises ValueError when a stage that is not `chosen` has begun: another checkpoint would replace its own."""
+def check_left_out(recipe: Recipe, folder: RunFolder, chosen: Collection[str], again: Sequence[str] = ()) -> None:
+    """Raises ValueError when a stage that is not `chosen` has begun: another checkpoint would replace its own. Or when
+    `again` has students deleted whose stages are not chosen."""
+    if lost := [name for name in folder.check(recipe, again) if name not in chosen]:
+        raise ValueError(
+            f"--again trains {', '.join(lost)} again, which --stages leaves out: name what it trains with --stages as "
+            "well, or leave --stages out"
+        )
     for stage in recipe.stages:
         if stage.name in chosen or folder.finished(stage.name):
             continue

@@ -82,7 +82,11 @@ class StepCounter:
         counted = dict[str, StepCost]()
         for index, stage in enumerate(recipe.stages):
             # a step's cost follows from settings other than names, rates and lengths, and from whose weights it uses
-            place = recipe.train_of(index), recipe.teacher_of(index) is None, recipe.start_of(index) is None
+            others = recipe.teacher_of(index), recipe.start_of(index)
+            whose = [
+                None if other is None else (recipe.train_of(other), recipe.keeps_adapters(other)) for other in others
+            ]
+            place = recipe.train_of(index), whose, others[0] == others[1]
             alike = repr((stage.model_copy(update=_ALIKE), place, stage.ema == 0))
             if alike not in counted:
                 counted[alike] = self.cost(recipe, index)
@@ -170,7 +174,7 @@ def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
                 parameter.data = parameter.data.to(dtype)
 
 
-def _complete(teacher: Teacher) -> None:
+def complete_outline(teacher: Teacher) -> None:
     """Puts in what outlines leave out: image processors, and networks of diffusers' pipelines themselves."""
     pipeline: Any = teacher.pipeline
     for name, part in named_parts(teacher.folder, type(pipeline).__name__).items():
@@ -202,7 +206,7 @@ def _counted_as(recipe: Recipe, index: int, num_groups: int) -> tuple[Recipe, fl
 def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Conditions:
     """Of one prompt of so many tokens; what is given is noise."""
     pipeline: Any = teacher.pipeline
-    _complete(teacher)
+    complete_outline(teacher)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.to(META)

@@ -340,6 +340,7 @@ class Trainer:
             "seconds": self.seconds,
             "rate": self.rate,
             "suspect": self.watcher.suspect if self.watcher else 0,
+            "watched": self.watcher.last if self.watcher else 0,
             "contract": self.contract.model_dump(mode="json"),
         }
 
@@ -368,7 +369,7 @@ class Trainer:
             self.step, self.seconds, self.rate = numbers["step"], numbers["seconds"], numbers.get("rate", 1.0)
             self.rounds, self._figures = numbers.get("rounds", 0), dict(numbers.get("figures", {}))
             if self.watcher:
-                self.watcher.suspect = numbers.get("suspect", 0)
+                self.watcher.suspect, self.watcher.last = numbers.get("suspect", 0), numbers.get("watched", 0)
             # drawn so often by another number of processes, perhaps, in micro-batches of other sizes
             before = numbers.get("micro_batches", self.stage.accumulate)
             self.drawn = numbers["drawn"] * self._micro_batches // before

@@ -256,6 +256,8 @@ def among_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's, NCCL's and the store's
+        if type(error).__name__ == "OutOfMemoryError":  # torch's: of this process
+            raise
         number = requested_stop()
         if number:  # the others were asked to stop as well, and were quicker
             raise Stop(number) from error

@@ -76,7 +76,7 @@ class _Verbs(TyperGroup):
                 raise
             if _is_out_of_memory(error):
                 _say(f"memory ran out ({_sentence(error)[:200]}): {_less_memory(self)}", fg="red")
-            elif isinstance(error, ValueError | OSError) or disk_full_errno(error) is not None:
+            elif isinstance(error, ValueError | OSError) or disk_full_errno(error) is not None or _of_no_home(error):
                 _say(_sentence(error), fg="red")
             else:
                 raise
@@ -123,6 +123,11 @@ def _say(sentence: str, fg: str | None = None) -> None:
 def _sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
     return one_line(error_text(error)) or type(error).__name__
+
+
+def _of_no_home(error: BaseException) -> bool:
+    """Whether a path begins with ~ and the name of nobody here, as pathlib reports it."""
+    return isinstance(error, RuntimeError) and "home directory" in str(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

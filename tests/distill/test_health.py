@@ -74,6 +74,14 @@ def test_one_bad_measurement_is_forgiven_two_in_a_row_and_the_last_are_not() -> 
     assert not any(Watcher(Watch(), 20, dict).due(step) for step in range(21))  # a stage of a few steps is not judged
 
 
+def test_a_measurement_that_a_resume_repeats_counts_once() -> None:
+    before, ill = Watcher(Watch.model_validate({"every": 10}), 100, dict), {"motion": 0.1}
+    assert not before.judge(50, ill)
+    resumed = Watcher(Watch.model_validate({"every": 10}), 100, dict)
+    resumed.suspect, resumed.last = before.suspect, before.last
+    assert not resumed.judge(50, ill) and resumed.judge(60, ill)
+
+
 def watched(case: Case, settings: dict[str, Any], kind: str = "progressive", **stage: Any) -> Trainer:
     trainer = case.trainer(kind, **stage)
     objective: Any = trainer.objective

@@ -11,6 +11,8 @@ from fewstep.distill import run_folder
 from fewstep.distill.checkpoint import forget_checkpoints, save_state
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.run_folder import RunFolder, enclosing_run
+from fewstep.distill.settings import Stage
+from fewstep.distill.stage_checks import check_left_out
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -111,6 +113,25 @@ def test_a_stage_trained_again_may_have_other_settings_and_what_stands_on_it_goe
     save_state(folder.path, {"stage": "4-step-conditional"})
     folder.begin(recipe("stages.1.lr=1e-3"), again=["4-step"])  # the same command, after a stop
     assert folder.finished("4-step") and (folder.path / "state.pt").exists()
+
+
+def test_who_supervised_a_stage_follows_from_the_recipe_that_was_begun(tmp_path: Path) -> None:
+    """b names no teacher: a supervises it as long as a takes as many steps as b's teacher."""
+    stages = [
+        {"name": "a", "teacher_steps": 32, "student_steps": 8, "objective": {"kind": "progressive"}},
+        {"name": "b", "teacher_steps": 8, "student_steps": 4, "start": "base", "objective": {"kind": "progressive"}},
+    ]
+    begun = recipe().model_copy(update={"stages": tuple(map(Stage.model_validate, stages))})
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(begun)
+    finish_stages(folder, "a", "b")
+    stages[0]["student_steps"] = 16
+    changed = begun.model_copy(update={"stages": tuple(map(Stage.model_validate, stages))})
+    assert begun.teacher_of(1) == 0 and changed.teacher_of(1) is None
+    assert folder.check(changed, ["a"]) == ["a", "b"]
+    with pytest.raises(ValueError, match="--again trains b again, which --stages leaves out"):
+        check_left_out(changed, folder, ["a"], ["a"])
+    check_left_out(changed, folder, ["a", "b"], ["a"])
 
 
 def test_several_stages_may_be_trained_again_and_those_without_changes_stay(tmp_path: Path) -> None:

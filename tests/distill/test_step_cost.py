@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fewstep.distill.estimate import stage_memory
-from fewstep.distill.fitting import first_fitting, remedies
+from fewstep.distill.fitting import first_fitting, less_memory, remedies
 from fewstep.distill.meta_step import AsOnDevice, MetaMemory
 from fewstep.distill.objectives.progressive import Progressive
 from fewstep.distill.parallel import Parallel
@@ -290,6 +290,17 @@ def test_a_base_in_eight_bits_is_not_offered_where_another_stage_trains_whole_ne
     offered = [setting for settings, _ in remedies(mixed, 0) for setting in settings]
     assert "optimizer=adamw8bit" in offered and "student.base=int8" not in offered
     assert "student.base=int8" in [setting for settings, _ in remedies(mixed, 1) for setting in settings]
+
+
+def test_advice_can_be_followed(tiny_wan_folder: Path) -> None:
+    recipe = recipe_of(tiny_wan_folder, train="full", batch=4)
+    objective = recipe.stages[0].objective.model_copy(update={"mismatched": 1.0})
+    mismatched = recipe.stages[0].model_copy(update={"objective": objective, "train": "full"})
+    advice = less_memory(recipe.model_copy(update={"stages": (mismatched,)}), "judged")
+    assert "--again judged --set stages.judged.accumulate=2 " in advice  # a clip alone has no other's prompt
+    assert advice.index("student.base=nf4") < advice.index("stages.judged.train=lora", advice.index("in a new `out`"))
+    in_a_chain = less_memory(recipe, "judged", option="--set clip.out=DIR")
+    assert "--set" not in in_a_chain and "gradient_checkpointing=true" in in_a_chain
 
 
 def test_an_average_elsewhere_is_not_the_devices(counted: tuple[Recipe, StepCounter, StepCost]) -> None:

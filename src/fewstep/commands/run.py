@@ -154,7 +154,7 @@ def _show(
         screen.say(again_line(again, folder.check(plan, again)))
     if stages is not None:
         chosen = plan.stages_under(stages)
-        check_left_out(plan, folder, chosen)
+        check_left_out(plan, folder, chosen, again)
         screen.say(f"trained: {', '.join(chosen)} of the stages below")
     if unused := plan.parallel.unused(machine.processes):
         screen.warn(unused)

@@ -55,12 +55,13 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
         hours = None if machine.tflops is None else _hours(plan, costs, counter, teacher.schedule, machine)
         print_table(_table(costs, hours, machine), stderr=True)
         typer.echo(f"memory of {_whose(plan, machine.processes, weights)}; {_LIBRARIES}; {data}", err=True)
-        typer.echo(_loaded_line(loaded), err=True)
+        typer.echo(_loaded_line(plan, loaded), err=True)
         gib = _device_gib(plan) if machine.gib is None else machine.gib
         if gib is not None and sum(loaded.values()) > gib:
+            half = "set precision=bfloat16, or " if plan.precision == "float32" else ""
             screen.warn(
-                f"the teacher takes {sum(loaded.values()):.3g} GiB as it is loaded, and {gib:g} are there: no setting "
-                "changes that, use larger GPUs or a smaller teacher"
+                f"the teacher takes {sum(loaded.values()):.3g} GiB as it is loaded, and {gib:g} are there: {half}use "
+                "larger GPUs or a smaller teacher"
             )
         # for a stage that does not fit: the first settings with which it would
         for cost in costs if gib is not None else ():
@@ -77,20 +78,27 @@ def _loaded_gib(plan: Recipe, teacher: Teacher) -> dict[str, float]:
     from torch import nn
 
     from fewstep.distill.estimate import BYTES
+    from fewstep.distill.step_cost import complete_outline
     from fewstep.teacher.limits import GIB
 
     assert plan.precision != "auto"
+    complete_outline(teacher)
     parts = {name: part for name, part in teacher.pipeline.components.items() if isinstance(part, nn.Module)}
     sizes = {name: sum(x.numel() for x in part.parameters()) for name, part in parts.items()}
     # autoencoders are kept in float32, see `load_teacher`
     return {name: size * (4 if name == "vae" else BYTES[plan.precision]) / GIB for name, size in sizes.items()}
 
 
-def _loaded_line(loaded: dict[str, float]) -> str:
+def _loaded_line(plan: Recipe, loaded: dict[str, float]) -> str:
+    sampled = plan.logging.prompts or any(stage.gate and stage.gate.metric != "endpoint_error" for stage in plan.stages)
+    kept = "text encoder and autoencoder until clips are made"
+    if sampled:
+        vae = loaded.get("vae", 0.0)
+        kept = f"the text encoder until clips are made; the autoencoder's {vae:.2f} come on top of every stage"
     parts = ", ".join(f"{name} {gib:.2f}" for name, gib in loaded.items())
     return (
         f"before the first step the whole teacher is in memory, {sum(loaded.values()):.2f} GiB without activations "
-        f"({parts}): text encoder and autoencoder are freed once clips are made"
+        f"({parts}), {kept}"
     )
 
 

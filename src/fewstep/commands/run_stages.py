@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from accelerate import Accelerator
 
@@ -68,7 +69,7 @@ def follow_stages(
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)
             if chosen is not None:
-                check_left_out(plan, folder, chosen)
+                check_left_out(plan, folder, chosen, again)
         ranks.wait()
         with folder.locked(ranks.first):
             _follow(plan, folder, again, chosen, accelerator, screen, ranks)
@@ -92,10 +93,7 @@ def _follow(
     from fewstep.distill.data import read_clips_of_bases
     from fewstep.distill.data_report import check_usable, other_inputs
     from fewstep.distill.estimate import relay_work
-    from fewstep.distill.fitting import less_memory
-    from fewstep.distill.out_of_memory import MemoryRanOut
     from fewstep.distill.processes import set_process_timeout
-    from fewstep.distill.settings import stage_of
     from fewstep.distill.size_checks import check_filled, clip_sizes
     from fewstep.distill.stages import Relay
     from fewstep.distill.tracker import NoTracker
@@ -152,16 +150,25 @@ def _follow(
     # the time left is estimated from the work of the stages that are not finished
     left_out = set() if chosen is None else {stage.name for stage in plan.stages} - set(chosen)
     screen.expect(relay_work(plan, teacher.schedule, lambda name: name in left_out or folder.finished(name)))
-    with noted_signals() as signals, tracker:
-        relay = Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker, chosen)
-        try:
-            relay.run()
-        except MemoryRanOut as error:
-            less = less_memory(plan, stage_of(error.stage), accelerator.num_processes)
-            raise ValueError(f"{error}: {less}") from error
+    with noted_signals() as signals, tracker, _advice_on_memory(plan, folder, accelerator.num_processes):
+        Relay(plan, folder, teacher, clips, accelerator, screen, signals, measured, seen, tracker, chosen).run()
     shown = ["--prompt ..."] if teacher.reads_text else []
     shown += [f"--given {name}=FILE" for name in teacher.given]
     screen.say(f"the student is in {plan.out}: `fewstep sample {plan.out} {' '.join(shown)} --out clip.mp4`")
+
+
+@contextmanager
+def _advice_on_memory(plan: Recipe, folder: RunFolder, num_processes: int) -> Iterator[None]:
+    """Memory that runs out in a step becomes a sentence with the settings that take less."""
+    from fewstep.distill.fitting import less_memory
+    from fewstep.distill.out_of_memory import MemoryRanOut
+    from fewstep.distill.settings import stage_of
+
+    try:
+        yield
+    except MemoryRanOut as error:
+        less = less_memory(plan, stage_of(error.stage), num_processes, folder.option)
+        raise ValueError(f"{error}: {less}") from error
 
 
 def _say_text(plan: Recipe, teacher: Teacher, data: Path, screen: RunScreen) -> None:

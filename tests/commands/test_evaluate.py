@@ -96,6 +96,7 @@ def test_nothing_is_made_twice(command: list[object], tmp_path: Path, monkeypatc
     assert all("motion" in row["metrics"] for row in read(tmp_path / "out")["rows"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_stopped_anywhere_ends_as_a_whole_one(
     command: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

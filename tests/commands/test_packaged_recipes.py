@@ -41,7 +41,7 @@ def test_the_prompts_are_training_captions_alone(name: str, count: int) -> None:
     ("name", "family", "guidance"),
     [
         pytest.param("wan2.1-t2v-1.3b-4step", "tiny_wan_folder", "5", marks=pytest.mark.slow),
-        ("wan2.1-t2v-1.3b-lora-4step", "tiny_wan_folder", "5"),
+        pytest.param("wan2.1-t2v-1.3b-lora-4step", "tiny_wan_folder", "5", marks=pytest.mark.slow),
         ("wan2.2-t2v-a14b-lora-4step", "tiny_experts_folder", "4@0.875-1,3@0-0.875"),
     ],
 )

@@ -86,6 +86,7 @@ def test_it_is_refused_before_anything_is_loaded_or_made(
     assert listing(place) == before
 
 
+@pytest.mark.slow
 def test_a_given_shift_goes_from_the_recipe_to_data_contract_and_student(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def run(recipe: Path, *settings: str, dry: bool = False) -> tuple[int, str]:
     return fewstep("run", recipe, *words, *(["--dry-run"] if dry else []))
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_a_student_of_the_teacher_as_it_is(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchao", reason="the extra fewstep[quant] is not installed")
     code, output = run(recipe)

@@ -177,6 +177,7 @@ def test_bases_are_drawn_per_batch_whoever_asks_again() -> None:
         assert all(turn.count(base) >= 3 for base in range(3))
 
 
+@pytest.mark.slow
 def test_a_run_trains_motion_on_clips_of_every_base_model(root: Path, run: Path) -> None:
     manifests = [json.loads((run / name / "manifest.json").read_text()) for name in ("data", "data-1", "data-2")]
     hashes = [manifest["teacher_sha256"] for manifest in manifests]

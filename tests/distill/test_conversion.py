@@ -159,6 +159,7 @@ def test_the_student_learns_and_its_original_stays(teacher: Teacher, train: Trai
     assert all(torch.equal(tensor, own[name]) for name, tensor in roles.backbone.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_converted_student_says_the_same_where_eps_is_good_and_more_where_it_is_not() -> None:
     """LOG.md has a teacher of more training, and what the stage after it makes of it."""
     torch.manual_seed(0)

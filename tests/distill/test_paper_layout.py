@@ -44,6 +44,7 @@ def test_two_processes_hold_what_is_said(
     assert 0.7 < cost.peak * GIB / (held + step) < 1.05
 
 
+@pytest.mark.slow
 def test_shares_are_smaller_the_more_processes_there_are(tiny_wan_folder: Path) -> None:
     alone, two, eight = (cost_of(count, tiny_wan_folder, batch=8, parallel=SHARDED) for count in (1, 2, 8))
     assert alone == cost_of(1, tiny_wan_folder, batch=8) and not alone.shards

@@ -106,6 +106,7 @@ def _sampled(teacher: Any, given: tuple[str, ...]) -> torch.Tensor:
     return rollout(teacher, z, conditions, teacher.schedule.grid(STEPS), GUIDANCE)
 
 
+@pytest.mark.slow
 def test_a_student_of_one_leaves_as_a_classical_pipeline(tmp_path: Path) -> None:
     """With the guidance that modular blocks make themselves, which a classical index names."""
     save_tiny_hunyuan_video15(tmp_path / "classical")

@@ -65,6 +65,7 @@ def test_the_pipeline_names_no_folder_of_this_machine(run_folder: Path) -> None:
     assert len(texts) > 5 and not any(str(run_folder) in text for text in texts)
 
 
+@pytest.mark.slow
 def test_an_earlier_teacher_is_gone_on_with(run_folder: Path, tmp_path: Path) -> None:
     still = {part: {**TINY[part], "lr": 1e-12} for part in ("autoencoder", "denoiser")}
     recipe = write(tmp_path, start=str(run_folder / "pipeline"), **still)

@@ -109,7 +109,8 @@ class RunFolder:
         for part in ("", *FOLDERS):
             check_writable(self.path / part, self.elsewhere)
         if not self._recipe.exists():
-            _ = recipe.dependent_stages(again) if isinstance(recipe, Recipe) else []  # a name that no stage has
+            if isinstance(recipe, Recipe):
+                recipe.dependent_stages(again)  # raises for a name that none has
             return []
         settings, begun = recipe.model_dump(mode="json"), self._begun()
         # recipes of older versions lack some settings, and meant these values

@@ -67,10 +67,12 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
         check_gate(stage, folder)
 
 
-def check_left_out(recipe: Recipe, folder: RunFolder, chosen: Collection[str], again: Sequence[str] = ()) -> None:
+def check_left_out(
+    recipe: Recipe, folder: RunFolder, chosen: Collection[str], trained_again: Sequence[str] = ()
+) -> None:
     """Raises ValueError when a stage that is not `chosen` has begun: another checkpoint would replace its own. Or when
-    `again` has students deleted whose stages are not chosen."""
-    if lost := [name for name in folder.check(recipe, again) if name not in chosen]:
+    it is among those whose students are deleted, to be trained again."""
+    if lost := [name for name in trained_again if name not in chosen]:
         raise ValueError(
             f"--again trains {', '.join(lost)} again, which --stages leaves out: name what it trains with --stages as "
             "well, or leave --stages out"

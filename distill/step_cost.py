@@ -71,6 +71,9 @@ class StepCounter:
             self._conditions = _conditions(teacher, size, num_tokens)
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
+        # parameters of the whole pipeline, by its parts: training frees some of them
+        parts = {name: part for name, part in teacher.pipeline.components.items() if isinstance(part, nn.Module)}
+        self.parts = {name: sum(x.numel() for x in part.parameters()) for name, part in parts.items()}
         teacher.free_text()
         teacher.free_vae()
 
@@ -174,7 +177,7 @@ def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
                 parameter.data = parameter.data.to(dtype)
 
 
-def complete_outline(teacher: Teacher) -> None:
+def _complete(teacher: Teacher) -> None:
     """Puts in what outlines leave out: image processors, and networks of diffusers' pipelines themselves."""
     pipeline: Any = teacher.pipeline
     for name, part in named_parts(teacher.folder, type(pipeline).__name__).items():
@@ -206,7 +209,7 @@ def _counted_as(recipe: Recipe, index: int, num_groups: int) -> tuple[Recipe, fl
 def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Conditions:
     """Of one prompt of so many tokens; what is given is noise."""
     pipeline: Any = teacher.pipeline
-    complete_outline(teacher)
+    _complete(teacher)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.to(META)

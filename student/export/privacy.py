@@ -83,7 +83,7 @@ def without_paths(value: Any) -> Any:
     if _is_path(value):
         return _last(value)
     # names of folders may hold blanks, where no pattern could tell where a path ends: those that are known go first
-    for folder in sorted({str(Path.cwd()), str(Path.home())}, key=len, reverse=True):
+    for folder in sorted({str(Path.cwd()), os.path.expanduser("~")}, key=len, reverse=True):
         if len(folder) > 1:
             value = value.replace(folder + os.sep, "")
     return _PATH.sub(lambda match: _last(match[0]), value)

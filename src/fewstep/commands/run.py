@@ -150,11 +150,12 @@ def _show(
     for stage in plan.stages:
         stage.share(plan.parallel.groups(machine.processes))
     outline = check_run(plan, folder, again, machine.processes)
+    trained_again = folder.check(plan, again)
     if again:
-        screen.say(again_line(again, folder.check(plan, again)))
+        screen.say(again_line(again, trained_again))
     if stages is not None:
         chosen = plan.stages_under(stages)
-        check_left_out(plan, folder, chosen, again)
+        check_left_out(plan, folder, chosen, trained_again)
         screen.say(f"trained: {', '.join(chosen)} of the stages below")
     if unused := plan.parallel.unused(machine.processes):
         screen.warn(unused)

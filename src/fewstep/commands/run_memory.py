@@ -46,11 +46,11 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     assert plan.precision != "auto"
     warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # as in training, see `follow_stages`
     teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
-    loaded = _loaded_gib(plan, teacher)
     weights = sum(x.numel() for network in every_network(teacher.denoiser) for x in network.parameters())
     screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_text(size)}")
     try:
         counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher), machine.processes)
+        loaded = _loaded_gib(plan, counter)
         costs = list(counter.costs(plan))
         hours = None if machine.tflops is None else _hours(plan, costs, counter, teacher.schedule, machine)
         print_table(_table(costs, hours, machine), stderr=True)
@@ -73,20 +73,14 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
         screen.warn(f"{error}: the tables above leave activations out")
 
 
-def _loaded_gib(plan: Recipe, teacher: Teacher) -> dict[str, float]:
+def _loaded_gib(plan: Recipe, counter: StepCounter) -> dict[str, float]:
     """Of the whole pipeline, as a run loads it and makes clips with it: GiB by the names of its parts."""
-    from torch import nn
-
     from fewstep.distill.estimate import BYTES
-    from fewstep.distill.step_cost import complete_outline
     from fewstep.teacher.limits import GIB
 
     assert plan.precision != "auto"
-    complete_outline(teacher)
-    parts = {name: part for name, part in teacher.pipeline.components.items() if isinstance(part, nn.Module)}
-    sizes = {name: sum(x.numel() for x in part.parameters()) for name, part in parts.items()}
     # autoencoders are kept in float32, see `load_teacher`
-    return {name: size * (4 if name == "vae" else BYTES[plan.precision]) / GIB for name, size in sizes.items()}
+    return {name: size * (4 if name == "vae" else BYTES[plan.precision]) / GIB for name, size in counter.parts.items()}
 
 
 def _loaded_line(plan: Recipe, loaded: dict[str, float]) -> str:

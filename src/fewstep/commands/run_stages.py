@@ -69,7 +69,7 @@ def follow_stages(
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)
             if chosen is not None:
-                check_left_out(plan, folder, chosen, again)
+                check_left_out(plan, folder, chosen, folder.check(plan, again))
         ranks.wait()
         with folder.locked(ranks.first):
             _follow(plan, folder, again, chosen, accelerator, screen, ranks)

@@ -137,7 +137,7 @@ def test_of_absolute_paths_names_are_left(facts: object, kept: object) -> None:
 
 
 def test_of_folders_with_blanks_names_are_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/John Smith"))
+    monkeypatch.setenv("HOME", "/home/John Smith")
     assert without_paths("cannot read /home/John Smith/my clips/a.mp4") == "cannot read my clips/a.mp4"
     monkeypatch.chdir(tmp_path)
     assert without_paths(f"wrote {tmp_path}/out/a.mp4") == "wrote out/a.mp4"

@@ -18,9 +18,9 @@ from fewstep.student.decoder.files import decoder_sha256, load_decoder
 from fewstep.student.load_student import is_student
 from fewstep.student.loading import find_stage, is_run
 from fewstep.student.sampler import Sampler, SamplingOptions, clip_size, open_sampler, teacher_sampler
+from fewstep.student.weights import weights_sha256
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.files.atomic import whole_file
-from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.given import given_sha256
 from fewstep.teacher.guidance import Guidance
@@ -28,7 +28,6 @@ from fewstep.teacher.source import EMBEDDED, HUB_ID, embedded_path
 
 _DEFAULT_DTYPE = "float32"  # the default while claims did not say it
 _PROMPTS = "prompts_sha256"
-_WEIGHTS = {".safetensors", ".gguf", ".onnx", ".data"}
 
 
 @dataclass(frozen=True)
@@ -272,9 +271,7 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
     }
     if sampler.contract is not None:
         # a stage that was trained again is another model under the same name
-        path = Path(model.source)
-        files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
-        identity["weights_sha256"] = sha256_of_all(files)
+        identity["weights_sha256"] = weights_sha256(Path(model.source))
     return identity
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from copy import deepcopy
@@ -17,7 +16,7 @@ from fewstep.student.adapters import ADAPTER_FILE, check_adapter
 from fewstep.student.contract import read_contract
 from fewstep.student.part import check_student_part, is_part
 from fewstep.teacher.experts import parts_of
-from fewstep.teacher.files.checksums import sha256
+from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.loading import without_bars
 from fewstep.teacher.pipelines.empty_parts import check_shapes
 from fewstep.teacher.pipelines.parts import weight_shapes
@@ -25,6 +24,7 @@ from fewstep.teacher.source import read_json
 
 REMEDY = "restore it, or train the student again"
 _CONFIG = "config.json"
+_SUFFIXES = {".safetensors", ".gguf", ".onnx", ".data"}  # of files of weights
 
 
 def is_adapter(folder: Path) -> bool:
@@ -60,10 +60,10 @@ def copy_weights(start: Path, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def weights_sha256(folder: Path) -> str:
-    """One checksum of all weights in the folder, whatever form they have."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+def weights_sha256(path: Path) -> str:
+    """One checksum of all weights in a folder, whatever form they have, or of the file of weights itself."""
+    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+    return sha256_of_all(files)
 
 
 def check_weights(folder: Path, like: nn.Module, remedy: str = REMEDY) -> None:

@@ -62,6 +62,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"slow: `make {target}` runs it"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_watched_clips() -> Iterator[None]:
+    """The watch after a stage compares two clips, not eight: in a relay of a tiny model that is most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fewstep.distill.stages.WATCHED_CLIPS", 2)
+        yield
+
+
 def saved_once(name: str, save: Callable[[Path], None]) -> Any:
     """A fixture: the folder of a random pipeline, as `save` writes it once for all tests; not to be changed."""
 

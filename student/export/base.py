@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -162,7 +162,8 @@ class Exported:
     relative_error: |latents - the student's own| / |the student's own|, both from the same noise, the largest of all
     sizes that were compared. motion: how much its
     clips move, as a fraction of the student's own; None where the format is exact or a clip is one frame. size_mb: of
-    the whole folder, in 10^6 bytes. seconds: of writing and comparing.
+    the whole folder, in 10^6 bytes. seconds: of writing and comparing. origin: what it was made from, where
+    `write_export` was given that.
     """
 
     folder: Path
@@ -173,6 +174,7 @@ class Exported:
     seconds: float
     notes: tuple[str, ...] = field(default=())
     precision: ExportPrecision = "float32"
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_shard_size(size: str) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from fewstep.student.export.base import MODULES, Exported, Options, find_format
 from fewstep.student.export.provenance import Provenance
-from fewstep.student.export.whole_folder import check_export_folder
+from fewstep.student.export.whole_folder import EXPORT_FILE, check_export_folder
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.files.atomic import disk_full_errno
+from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.interrupts import stopped_by
 
 
@@ -42,10 +44,26 @@ def unfit_formats(teacher: Teacher, options: Options) -> dict[str, str]:
     return reasons
 
 
-def check_every(out: Path, force: bool) -> None:
-    """Raises ValueError when the folder of a format in `out` is there already, or cannot be written."""
+def origin_of(name: str, weights: str, options: Options) -> dict[str, Any]:
+    """What decides what is written in a format: the checksum of the student's weights, and the options that apply."""
+    return {"weights_sha256": weights, **asdict(options_of(name, options))}
+
+
+def kept_export(folder: Path, origin: Mapping[str, Any]) -> Exported | None:
+    """The finished export in this folder, if it was made from the same."""
+    try:
+        saved = parse_json((folder / EXPORT_FILE).read_text("utf-8"))
+        return Exported(folder, **saved) if saved["origin"] == origin else None
+    except (OSError, ValueError, KeyError, TypeError):  # none, or one of another version
+        return None
+
+
+def check_every(out: Path, force: bool, weights: str, options: Options) -> None:
+    """Raises ValueError when the folder of a format in `out` cannot be written, or is there already and no finished
+    export of this student."""
     for name in MODULES:
-        check_export_folder(out / name, force)
+        if force or kept_export(out / name, origin_of(name, weights, options)) is None:
+            check_export_folder(out / name, force)
 
 
 def export_every(
@@ -55,16 +73,25 @@ def export_every(
     provenance: Provenance | None = None,
     force: bool = False,
     on_format: Callable[[str], None] = lambda name: None,
+    weights: str = "",
 ) -> tuple[list[Exported], dict[str, str]]:
-    """The exports, each in the folder of its format's name in `out`, and for each other format why it is not there."""
+    """The exports, each in the folder of its format's name in `out`, and for each other format why it is not there.
+
+    weights: checksum of the student's; finished exports of the same weights and options stay, unless `force` is set.
+    """
     refused, done = unfit_formats(student.teacher, options), list[Exported]()
     for name in MODULES:
         if name in refused:
             continue
+        origin = origin_of(name, weights, options)
+        if not force and (kept := kept_export(out / name, origin)) is not None:
+            done.append(kept)
+            continue
         on_format(name)
         # a format that fails is reported with its reason, and the others are written all the same
         try:
-            done.append(write_export(student, name, out / name, options_of(name, options), provenance, force))
+            own = options_of(name, options)
+            done.append(write_export(student, name, out / name, own, provenance, force, origin))
         except Exception as error:  # libraries raise any kind; no other format would fare better on a full disk
             if disk_full_errno(error) is not None or stopped_by(error):
                 raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -46,8 +47,11 @@ def write_export(
     options: Options | None = None,
     provenance: Provenance | None = None,
     force: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Writes the student in the format `to` into the folder `out`, which appears once it is whole and proven.
+
+    origin: what its export.json says it was made from.
 
     Raises ValueError when `out` exists and is not to be replaced, when the format cannot hold the student, and when
     the other tool's latents differ by more than the format's tolerance.
@@ -74,7 +78,9 @@ def write_export(
         check_latents(format, written, comparison, student, options.precision)
         notes = (*written.notes, *comparison.notes)
         seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)
-        exported = Exported(out, to, comparison.error, comparison.motion, size_mb, seconds, notes, options.precision)
+        exported = Exported(
+            out, to, comparison.error, comparison.motion, size_mb, seconds, notes, options.precision, origin or {}
+        )
         saved = {key: value for key, value in asdict(exported).items() if key != "folder"}
         (part / EXPORT_FILE).write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
         card = model_card(student, format, written, exported, provenance)

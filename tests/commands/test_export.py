@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -78,7 +79,17 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
     assert (out / "comfyui" / "fewstep-1step-lora.safetensors").is_file()  # of the rank, as asked
     code, output = fewstep("export", run, "--to", "part", "--out", tmp_path / "part")
     assert code == 2 and "part is not possible" in output and "loading the student" not in output
-    code, output = fewstep("export", run, "--to", "all", "--out", out)
+    again = ("export", run, "--to", "all", "--out", out, "--device", "cpu")
+    code, output = fewstep(*again)
+    assert code == 2 and "lora is there already" in output  # of another rank
+    shutil.rmtree(out / "diffusers")  # as a stop leaves it
+    lora = (out / "lora" / "export.json").stat()
+    code, output = fewstep(*again, "--rank", 4)
+    assert code == 0 and (out / "diffusers" / "export.json").is_file(), output
+    assert "lora: of this student already, so it stays" in output and "diffusers: diffusers," in output
+    assert (out / "lora" / "export.json").stat() == lora
+    (out / "diffusers" / "export.json").write_text("{")
+    code, output = fewstep(*again, "--rank", 4)
     assert code == 2 and "diffusers is there already" in output
 
 

@@ -112,12 +112,12 @@ def export_student(
 
     options = Options(rank, base_model, dtype, max_shard_size)
     # what is in the way, here and on the hub, before the student is loaded
-    _check_free(to, out, options, force)
+    if push_to_hub is not None and to == "all":
+        raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
+    weights = _check_free(source, step_count, to, out, options, force)
     if base_model is not None:
         check_base_model(base_model)
     if push_to_hub is not None:
-        if to == "all":
-            raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
         check_repo(push_to_hub)
         screen.say(f"asking the hub whether you may push to {push_to_hub}")
         check_access(push_to_hub)
@@ -132,7 +132,7 @@ def export_student(
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=chosen)
     if to == "all":
-        _write_all(student, out, options, provenance, force, screen)
+        _write_all(student, out, options, provenance, force, weights, screen)
     else:
         _write(student, to, out, options, provenance, force, screen)
     if push_to_hub is not None:
@@ -180,20 +180,28 @@ def _check_possible(
     return chosen
 
 
-def _check_free(to: To, out: Path, options: Options, force: bool) -> None:
-    """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded."""
+def _check_free(source: Path, steps: int | None, to: To, out: Path, options: Options, force: bool) -> str:
+    """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded.
+
+    Where every format is written: the checksum of the student's weights, which tells finished exports of it.
+    """
     from fewstep.student.export.base import check_shard_size, find_format
     from fewstep.student.export.every import check_every
+    from fewstep.student.export.load_export import is_export
     from fewstep.student.export.whole_folder import check_export_folder
+    from fewstep.student.loading import find_stage
+    from fewstep.student.weights import weights_sha256
 
     if to == "all":
         if options.shard is not None:
             check_shard_size(options.shard)
-        check_every(out, force)
-    else:
-        find_format(to).check_needs()
-        find_format(to).check_options(options)
-        check_export_folder(out, force)
+        weights = weights_sha256(source if is_export(source) else find_stage(source, steps))
+        check_every(out, force, weights, options)
+        return weights
+    find_format(to).check_needs()
+    find_format(to).check_options(options)
+    check_export_folder(out, force)
+    return ""
 
 
 def _write(
@@ -210,16 +218,28 @@ def _write(
 
 
 def _write_all(
-    student: Student, out: Path, options: Options, provenance: Provenance, force: bool, screen: Screen
+    student: Student,
+    out: Path,
+    options: Options,
+    provenance: Provenance,
+    force: bool,
+    weights: str,
+    screen: Screen,
 ) -> None:
     from fewstep.student.export.every import export_every
 
+    written = set[str]()
+
     def begun(name: str) -> None:
+        written.add(name)
         screen.say(f"writing {name}, and loading it back in the other tool")
 
-    done, refused = export_every(student, out, options, provenance, force, begun)
+    done, refused = export_every(student, out, options, provenance, force, begun, weights)
     for exported in done:
-        _tell(exported, screen)
+        if exported.format in written:
+            _tell(exported, screen)
+        else:
+            screen.result(f"{exported.folder}: of this student already, so it stays; --force writes it again")
     for name, why in refused.items():
         screen.result(f"not {name}: {why}")
     if not done:

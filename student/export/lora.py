@@ -26,6 +26,7 @@ from fewstep.student.export.stock import (
     dtype_code,
     imports_code,
     pipeline_latents,
+    shared_denoisers,
     stock_pipeline,
     stock_scheduler,
     trained_names,
@@ -163,7 +164,9 @@ def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _reload(folder: Path, student: Student) -> SampleLatents:
-    pipe = stock_pipeline(student)
+    # merging would write into the teacher's tensors
+    parts = {} if student.teacher.fuses_lora else shared_denoisers(student.teacher)
+    pipe = stock_pipeline(student, **parts)
     for load, arguments in _loaded_with(student):
         attrgetter(load)(pipe)(folder, **arguments)
     if student.teacher.fuses_lora:
@@ -217,5 +220,6 @@ FORMATS = {
         lacks=lora_loader,
         adapters=True,
         usual_rank=USUAL_RANK,
+        shares_base=True,
     )
 }

@@ -15,6 +15,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher
 
 _COPIES = 4.5  # of the denoiser, in float32: the teacher's, the student's, as held, the other tool's; half, as stored
+_COPIES_OF_LORA = 1.0  # where it is loaded back around the teacher's tensors
 _GIB = 2**30
 _WORTH_SAYING = 1.0  # GiB
 
@@ -29,17 +30,24 @@ def outlined_student(source: Path, steps: int | None, teacher: str | None) -> tu
     return outline_teacher(source if own else teacher or contract.named_teacher, contract.shift).teacher, contract
 
 
-def gib_of_export(teacher: Teacher) -> float:
-    """GiB at most, but for activations; text encoder and autoencoder are held once."""
+def gib_of_export(teacher: Teacher, shares_base: bool = False) -> float:
+    """GiB at most, but for activations; text encoder and autoencoder are held once.
+
+    shares_base: a LoRA is written by a format that shares the base model's weights.
+    """
+    copies = _COPIES_OF_LORA if shares_base and not teacher.fuses_lora else _COPIES
     parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
     others = sum(p.numel() for part in parts for p in part.parameters())
     denoiser = sum(p.numel() for p in teacher.denoiser.parameters())
-    return 4 * (others + (_COPIES - 1) * denoiser) / _GIB
+    return 4 * (others + (copies - 1) * denoiser) / _GIB
 
 
-def memory_notice(teacher: Teacher, device: torch.device) -> tuple[str, bool]:
-    """A sentence, nothing where it is little, and whether that is more than is free on the device."""
-    needed, free = gib_of_export(teacher), _free_bytes(device) / _GIB
+def memory_notice(teacher: Teacher, device: torch.device, shares_base: bool = False) -> tuple[str, bool]:
+    """A sentence, nothing where it is little, and whether that is more than is free on the device.
+
+    shares_base: as of `gib_of_export`.
+    """
+    needed, free = gib_of_export(teacher, shares_base), _free_bytes(device) / _GIB
     if needed < _WORTH_SAYING:
         return "", False
     place = "" if device.type == "cpu" else f" on {device}"

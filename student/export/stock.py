@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -78,6 +79,20 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
     for name, part in changed_parts(teacher).items():
         setattr(pipe, name, part)
     return pipe.to(teacher.device)
+
+
+def shared_denoisers(teacher: Teacher) -> dict[str, nn.Module]:
+    """The teacher's denoisers by the pipeline's names for them, made anew from their configs around the same tensors:
+    diffusers' own modules, which take no memory. Only for those who change no weight in place."""
+    own = {teacher.component_names()[name]: part for name, part in parts_of(teacher.denoiser).items()}
+    return {name: _around_tensors_of(part) for name, part in own.items()}
+
+
+def _around_tensors_of(network: Any) -> nn.Module:
+    with init_empty_weights():  # buffers that no file has, such as those of rotary embeddings, are made all the same
+        made: nn.Module = type(network).from_config(network.config)
+    made.load_state_dict(network.state_dict(), assign=True)
+    return made.to(network.device).requires_grad_(False).eval()
 
 
 def changed_parts(teacher: Teacher) -> dict[str, Any]:

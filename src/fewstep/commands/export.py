@@ -164,15 +164,18 @@ def _check_possible(
     from fewstep.teacher.loading import find_device
 
     outline, contract = outlined_student(source, steps, teacher)
+    adapted, shares_base = contract.weights == "lora", False
     if to != "all":
-        find_format(to).check_teacher(outline)
-        check_rank(rank, adapted=contract.weights == "lora")
+        format = find_format(to)
+        format.check_teacher(outline)
+        check_rank(rank, adapted)
+        shares_base = adapted and format.shares_base
     chosen = find_device(device)
-    estimate, too_much = memory_notice(outline, chosen)
+    estimate, too_much = memory_notice(outline, chosen, shares_base)
     if too_much and device is None and chosen.type != "cpu":
         screen.say(f"{estimate}: exporting on the CPU")
         chosen = torch.device("cpu")
-        estimate, too_much = memory_notice(outline, chosen)
+        estimate, too_much = memory_notice(outline, chosen, shares_base)
     if too_much:
         screen.warn(f"{estimate}: it may run out of memory")
     elif estimate:

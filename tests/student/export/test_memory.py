@@ -14,8 +14,9 @@ from fewstep.student.export.base import ExportPrecision
 from fewstep.student.export.lora import is_adapted
 from fewstep.student.export.memory import gib_of_export, memory_notice
 from fewstep.student.export.rounded import rounded
-from fewstep.student.export.stock import merged_network
+from fewstep.student.export.stock import merged_network, shared_denoisers
 from fewstep.student.loading import Student
+from fewstep.teacher.experts import parts_of
 from fewstep.teacher.outline import outline_teacher
 
 
@@ -23,8 +24,9 @@ def test_a_large_model_says_what_it_takes(tiny_wan_folder: Path, monkeypatch: py
     teacher = outline_teacher(tiny_wan_folder).teacher
     own = 4 * sum(p.numel() for p in teacher.denoiser.parameters()) / 2**30
     assert 4.5 * own < gib_of_export(teacher) < 4.5 * own + 0.01  # the other parts once
+    assert own < gib_of_export(teacher, shares_base=True) < own + 0.01
     assert memory_notice(teacher, torch.device("cpu")) == ("", False)
-    monkeypatch.setattr(memory, "gib_of_export", lambda teacher: 70.4)
+    monkeypatch.setattr(memory, "gib_of_export", lambda teacher, shares_base: 70.4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 32 * 2**30})())
     said = "it takes about 70 GiB of memory without activations, and 32 GiB are free"
     assert memory_notice(teacher, torch.device("cpu")) == (said, True)
@@ -43,3 +45,15 @@ def test_a_trained_network_is_held_once_and_adapters_are_merged_into_a_copy(
     assert (held.network is full.network) == (precision == "float32")
     kept = rounded(adapted, precision, keeps_adapters=True)
     assert merged_network(kept) is not kept.network and is_adapted(kept.network)
+
+
+@pytest.mark.parametrize("family", ["wan", "experts", "cogvideox"])
+def test_a_lora_is_loaded_back_around_the_teachers_tensors(make_student: Callable[..., Student], family: str) -> None:
+    teacher = make_student(family, "lora").teacher
+    shared = shared_denoisers(teacher)
+    assert {teacher.component_names()[name] for name in parts_of(teacher.denoiser)} == shared.keys()
+    for name, part in parts_of(teacher.denoiser).items():
+        made = shared[teacher.component_names()[name]]
+        assert made is not part and not made.training
+        pairs = zip(made.parameters(), part.parameters(), strict=True)
+        assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)

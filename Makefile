@@ -17,9 +17,10 @@ MINUTES ?= 10
 demo: $(FEWSTEP)
 	$(BIN)/fewstep demo --minutes $(MINUTES)
 
-# A process per core; a file's tests stay together, as they share what is slow to make.
+# A process per core; a file's tests stay together, as they share what is slow to make. In the tree's order files that
+# take a second come last, so that no process waits long for the other.
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Tests that take long: the notebook, and what `make test` has shorter ones of. Slow cases: `make cases`.
 slow: $(DEV)

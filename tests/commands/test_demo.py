@@ -32,6 +32,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read_recipe = recipe.read_recipe
     monkeypatch.setattr(recipe, "read_recipe", lambda name, given=(): read_recipe(name, [*given, *overrides]))
     monkeypatch.setattr(demo_speed, "measure_speed", lambda plan: USUAL)
+    monkeypatch.setattr("fewstep.commands.demo._TIMED_ROUNDS", 1)
     return overrides
 
 

@@ -70,9 +70,9 @@ def weights(run: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("family", "train"),
     [
-        ("tiny_wan_folder", "full"),
+        pytest.param("tiny_wan_folder", "full", marks=pytest.mark.slow),
         ("tiny_wan_folder", "lora"),
-        ("tiny_cogvideox_folder", "full"),
+        pytest.param("tiny_cogvideox_folder", "full", marks=pytest.mark.slow),
         pytest.param("tiny_animatediff_folder", "lora", marks=pytest.mark.slow),
     ],
 )
@@ -115,14 +115,13 @@ def test_adapters_may_be_merged_and_trained_fully(recipe: Path, tmp_path: Path) 
 
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(recipe: Path, tmp_path: Path) -> None:
-    """SIGKILL at two moments of the real command, then the same command again; `make soak` has fifty."""
+    """SIGKILL of the real command in its second stage, then the same command again; `make soak` has fifty moments."""
     slow = ["--set", "logging.save_seconds=0.001", "--set", "stages.0.steps=8", "--set", "stages.1.steps=6"]
     assert fewstep("run", recipe, *slow, "--set", f"out={tmp_path / 'whole'}")[0] == 0
     command = ["run", recipe, *slow, "--set", f"out={tmp_path / 'killed'}"]
     state = tmp_path / "killed" / "state.pt"
-    for stage, step in (("4-step", 3), ("2-step", 2)):
-        code, output = signalled(tmp_path / "log", signal.SIGKILL, partial(reached, state, stage, step), *command)
-        assert code == -signal.SIGKILL, output
+    code, output = signalled(tmp_path / "log", signal.SIGKILL, partial(reached, state, "2-step", 2), *command)
+    assert code == -signal.SIGKILL, output
     assert fewstep(*command)[0] == 0
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole") and weights(tmp_path / "whole")
     assert curves(tmp_path / "killed") == curves(tmp_path / "whole")

@@ -38,7 +38,8 @@ def hashes(teacher: Path) -> list[str]:
     return [sha256(path) for path in sorted(teacher.rglob("*.safetensors"))]
 
 
-@pytest.mark.parametrize("train", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a packaged recipe of two experts runs in test_packaged_recipes.py
+@pytest.mark.parametrize("train", ["full", "lora"])
 def test_a_relay_of_both_is_run_sampled_and_measured(tmp_path: Path, tiny_experts_folder: Path, train: str) -> None:
     before = hashes(tiny_experts_folder)
     path = write(tmp_path, tiny_experts_folder, {"objective": PROGRESSIVE}, {"objective": JUDGED})

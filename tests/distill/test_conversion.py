@@ -214,7 +214,7 @@ def test_a_conversion_is_a_stage_with_its_own_name_and_rates() -> None:
     )
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_stages_folder_brings_the_prediction_back(teacher: Teacher, train: Train, tmp_path: Path) -> None:
     roles = Roles(teacher, train, rank=2)
     record_prediction(roles.student, "v")

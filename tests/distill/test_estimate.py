@@ -101,7 +101,7 @@ ARMS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_calls_are_those_that_the_objective_makes(
     tiny_teacher: Teacher, arm: dict[str, Any], accumulate: int
 ) -> None:

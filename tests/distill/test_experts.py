@@ -71,7 +71,7 @@ def test_each_student_is_trained_only_at_its_own_times(
         ("progressive", "full", {}),
         pytest.param("adversarial", "lora", {}, marks=pytest.mark.slow),
         ("adversarial", "lora", {"objective": RELAXED, "accumulate": 2}),
-        ("adversarial", "full", {"objective": TRAINED}),
+        pytest.param("adversarial", "full", {"objective": TRAINED}, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(

@@ -66,7 +66,7 @@ def test_the_figure_follows_from_the_student_alone(tiny_teacher: Teacher, tiny_d
     assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
-@pytest.mark.parametrize("backbone", ["trained", "lora"])
+@pytest.mark.parametrize("backbone", ["trained", pytest.param("lora", marks=pytest.mark.slow)])
 def test_heads_read_a_frozen_backbone_whatever_the_stage_trains(
     tiny_teacher: Teacher, tiny_dataset: Path, backbone: str
 ) -> None:

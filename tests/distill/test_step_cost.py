@@ -32,8 +32,9 @@ from tests.distill.sharded_memory import held_bytes, highest_bytes
 PROMPT = "a red ball rolls slowly across a wooden table"
 LIBRARIES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 PENALTIES = {"r1": 0.01, "r2": 0.01}
-FAMILIES = ["tiny_experts_folder", "tiny_sdxl_folder"]
+FAMILIES = ["tiny_experts_folder"]
 FURTHER_FAMILIES = [
+    "tiny_sdxl_folder",
     "tiny_svd_folder", "tiny_ltx2_image_folder", "tiny_wan_animate_folder",
     "tiny_hunyuan_video15_image_folder", "tiny_kandinsky_image_folder", "tiny_mochi_folder",
 ]  # fmt: skip
@@ -85,7 +86,7 @@ def allocated(recipe: Recipe, size: VideoSize) -> tuple[float, float]:
     ("family", "train"),
     [
         ("tiny_wan_folder", "lora"),
-        ("tiny_wan_folder", "full"),
+        pytest.param("tiny_wan_folder", "full", marks=pytest.mark.slow),
         pytest.param("tiny_animatediff_folder", "lora", marks=pytest.mark.slow),
     ],
 )
@@ -99,7 +100,7 @@ def test_memory_is_within_15_percent_of_the_allocators(request: pytest.FixtureRe
     assert cost.flops > 0
 
 
-@pytest.mark.parametrize("kind", [True, "selective"])
+@pytest.mark.parametrize("kind", [pytest.param(True, marks=pytest.mark.slow), "selective"])
 def test_memory_of_checkpointing_is_within_15_percent_too(tiny_wide_folder: Path, kind: Recompute) -> None:
     recipe = recipe_of(tiny_wide_folder, gradient_checkpointing=kind)
     counter, size = counter_of(recipe)
@@ -107,17 +108,23 @@ def test_memory_of_checkpointing_is_within_15_percent_too(tiny_wide_folder: Path
     assert counter.cost(recipe, 0).peak == pytest.approx(held + step, rel=0.15)
 
 
-def test_selective_checkpointing_is_between_none_and_all(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
-    recipe, counter, none = counted
-    some, full = (
-        counter.cost(recipe.model_copy(update={"gradient_checkpointing": kind}), 0) for kind in ("selective", True)
+def test_selective_checkpointing_is_between_none_and_all(judged: tuple[Recipe, StepCounter]) -> None:
+    recipe, counter = judged
+    none, some, full = (
+        counter.cost(recipe.model_copy(update={"gradient_checkpointing": kind}), 0)
+        for kind in (False, "selective", True)
     )
     assert none.flops < some.flops < full.flops
     assert full.peak < some.peak < none.peak
 
 
 @pytest.mark.parametrize(
-    ("train", "few"), [("full", {"optimizer": "adamw8bit"}), ("lora", {"base": "int8"}), ("lora", {"base": "nf4"})]
+    ("train", "few"),
+    [
+        pytest.param("full", {"optimizer": "adamw8bit"}, marks=pytest.mark.slow),
+        ("lora", {"base": "int8"}),
+        pytest.param("lora", {"base": "nf4"}, marks=pytest.mark.slow),
+    ],
 )
 def test_memory_of_few_bits_is_within_15_percent_too(tiny_wide_folder: Path, train: str, few: dict[str, str]) -> None:
     pytest.importorskip(LIBRARIES[few.get("base", "int8")], reason="its extra is not installed")
@@ -190,9 +197,17 @@ def test_numbers_that_nobody_knows() -> None:
 
 
 @pytest.fixture(scope="module")
-def counted(tiny_wan_folder: Path) -> tuple[Recipe, StepCounter, StepCost]:
+def judged(tiny_wan_folder: Path) -> tuple[Recipe, StepCounter]:
     recipe = recipe_of(tiny_wan_folder, "full")
-    counter, _ = counter_of(recipe)
+    return recipe, counter_of(recipe)[0]
+
+
+@pytest.fixture(scope="module")
+def counted(judged: tuple[Recipe, StepCounter]) -> tuple[Recipe, StepCounter, StepCost]:
+    """A stage of regression, which is counted in a quarter of the time."""
+    recipe, counter = judged
+    regression = recipe.stages[0].model_copy(update={"objective": Progressive()})
+    recipe = recipe.model_copy(update={"stages": [regression]})
     return recipe, counter, counter.cost(recipe, 0)
 
 
@@ -267,8 +282,8 @@ def test_every_remedy_is_counted_before_none_is_enough(counted: tuple[Recipe, St
     assert tried == [changed for _, changed in remedies(recipe, 0)]
 
 
-def test_steps_with_penalties_are_counted(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
-    recipe, counter, _ = counted
+def test_steps_with_penalties_are_counted(judged: tuple[Recipe, StepCounter]) -> None:
+    recipe, counter = judged
 
     def cost(**changes: object) -> StepCost:
         objective = recipe.stages[0].objective.model_copy(update=changes)
@@ -330,7 +345,9 @@ def test_moments_are_counted_in_their_own_bits(tiny_wide_folder: Path, optimizer
     assert moments - (exact - few) == pytest.approx(share * moments, abs=0.05 * moments)
 
 
-@pytest.mark.parametrize("kind", BASE_BYTES)
+@pytest.mark.parametrize(
+    "kind", ["int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in BASE_BYTES if kind != "int8")]
+)
 def test_a_base_of_few_bits_is_counted_and_taken_back(tiny_wide_folder: Path, kind: FewBits) -> None:
     pytest.importorskip(LIBRARIES[kind], reason="its extra is not installed")
     recipe = recipe_of(tiny_wide_folder)
@@ -345,19 +362,15 @@ def test_a_base_of_few_bits_is_counted_and_taken_back(tiny_wide_folder: Path, ki
 
 
 def test_a_supervisor_that_is_the_backbone_is_counted_once(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
-    recipe, counter, _ = counted
-    regression = recipe.stages[0].model_copy(update={"objective": Progressive()})
-    held = counter.cost(recipe.model_copy(update={"stages": [regression]}), 0).held
+    _, counter, cost = counted
     # the teacher, which supervises, and the student with two moments and an average
-    assert held == pytest.approx((1 + 4) * 4 * numel(counter) / GIB, rel=0.01)
+    assert cost.held == pytest.approx((1 + 4) * 4 * numel(counter) / GIB, rel=0.01)
 
 
 def test_a_supervisor_computes_nothing_again(counted: tuple[Recipe, StepCounter, StepCost]) -> None:
     """Gradient checkpointing costs a forward pass of what learns, and none of the supervisor's."""
-    recipe, counter, _ = counted
-    regression = recipe.stages[0].model_copy(update={"objective": Progressive()})
-    usual = recipe.model_copy(update={"stages": [regression]})
-    guided = usual.model_copy(update={"stages": [regression.model_copy(update={"guidance": Guidance.of(3.0)})]})
+    usual, counter, _ = counted
+    guided = usual.model_copy(update={"stages": [usual.stages[0].model_copy(update={"guidance": Guidance.of(3.0)})]})
     again = [one.model_copy(update={"gradient_checkpointing": True}) for one in (usual, guided)]
     more = [counter.cost(b, 0).flops - counter.cost(a, 0).flops for a, b in zip((usual, guided), again, strict=True)]
     assert more[0] == more[1] > 0

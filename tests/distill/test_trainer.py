@@ -27,11 +27,11 @@ TRAINED = {"kind": "adversarial", "warmup": 2, "discriminator": {"backbone": "tr
     ("kind", "train", "stage"),
     [
         ("progressive", "full", {}),
-        ("adversarial", "full", {}),
+        pytest.param("adversarial", "full", {}, marks=pytest.mark.slow),
         ("adversarial", "lora", {}),
         ("adversarial", "lora", {"objective": RELAXED, "accumulate": 2}),
-        ("adversarial", "full", {"objective": TRAINED}),
-        ("adversarial", "full", {"objective": SAMPLES}),
+        pytest.param("adversarial", "full", {"objective": TRAINED}, marks=pytest.mark.slow),
+        pytest.param("adversarial", "full", {"objective": SAMPLES}, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_schedule_is_refused(case: Case) -> None:
 
 
 def test_each_player_has_its_own_rate_and_momentum(case: Case) -> None:
-    objective = {"kind": "adversarial", "lr": 3e-4, "betas": [0.5, 0.9]}
+    objective = {"kind": "adversarial", "warmup": 0, "lr": 3e-4, "betas": [0.5, 0.9]}
     trainer = case.trainer(lr=1e-5, objective=objective)
     trainer.run(*after(1))
     groups = {name: player.optimizer.param_groups[0] for name, player in trainer.optimizer_groups.items()}

@@ -62,7 +62,7 @@ def test_what_runs_again(kind: Recompute, attentions: int, linears: int) -> None
         ("tiny_wan_folder", "trained"),
         ("tiny_experts_folder", "frozen"),
         ("tiny_sdxl_folder", "frozen"),
-        ("tiny_mochi_folder", "trained"),
+        pytest.param("tiny_mochi_folder", "trained", marks=pytest.mark.slow),
         pytest.param("tiny_svd_folder", "frozen", marks=pytest.mark.slow),
     ],
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fewstep.distill.recipe import Recipe
 
 _METRICS = "shapes-fd,prompt-accuracy,psnr,ssim,latent-mse,motion,saturation,contrast,blank"  # none needs more clips
+_TIMED_ROUNDS = 5
 
 
 def demo(
@@ -78,7 +79,11 @@ def demo(
     timing = Screen()
     timing.say(f"timing {', '.join(models)}")
     if time_models(
-        models, SamplingOptions(), BenchmarkPlan(repetitions=5, dtype=computed), timing, out / "benchmark.json"
+        models,
+        SamplingOptions(),
+        BenchmarkPlan(repetitions=_TIMED_ROUNDS, dtype=computed),
+        timing,
+        out / "benchmark.json",
     )["failed"]:
         raise typer.Exit(FAILED)
     report([out], out=out / "report.html")

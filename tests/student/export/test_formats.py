@@ -30,7 +30,7 @@ CASES = [
     ("cogvideox", "full", "diffusers"),
     ("cogvideox", "lora", "lora"),
     ("animatediff", "lora", "diffusers"),
-    ("animatediff", "lora", "lora"),
+    pytest.param("animatediff", "lora", "lora", marks=pytest.mark.slow),
 ]
 NEEDS = {"torchao-int8": "torchao", "onnx": "onnxruntime"}
 
@@ -72,7 +72,7 @@ def test_other_tools_give_the_same_latents_and_so_does_the_way_back(
         pytest.param("lora", "diffusers", "x0", 1, marks=pytest.mark.slow),
         pytest.param("lora", "lora", "v", 1, marks=pytest.mark.slow),
         ("lora", "lora", "x0", 2),
-        ("lora", "torchao-int8", "v", 1),
+        pytest.param("lora", "torchao-int8", "v", 1, marks=pytest.mark.slow),
         pytest.param("lora", "onnx", "v", 2, marks=pytest.mark.slow),
     ],
 )
@@ -142,7 +142,7 @@ def test_nodes_that_no_stock_sampler_has_are_refused(make_student: Callable[...,
     assert write_export(make_student("wan", "full", 3), "diffusers", tmp_path / "out").relative_error <= EXACT
 
 
-@pytest.mark.parametrize("family", ["wan", "animatediff"])
+@pytest.mark.parametrize("family", ["wan", pytest.param("animatediff", marks=pytest.mark.slow)])
 def test_a_lora_of_a_full_student_is_the_nearest_of_its_rank(
     make_student: Callable[..., Student], tmp_path: Path, family: str
 ) -> None:

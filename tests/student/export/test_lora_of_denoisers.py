@@ -18,7 +18,7 @@ LOADED = {
 }
 
 
-@pytest.mark.parametrize("family", LOADED)
+@pytest.mark.parametrize("family", ["hunyuan_video15", pytest.param("hunyuan_video", marks=pytest.mark.slow)])
 def test_a_lora_loads_as_its_card_says(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], family: str
 ) -> None:

@@ -167,15 +167,15 @@ EXPORTS = [
     ("wan", "lora", "comfyui"),
     ("wan", "full", "single-file"),
     ("cogvideox", "full", "diffusers"),
-    ("animatediff", "lora", "lora"),
 ]
 
 
+@pytest.mark.parametrize("exports", [EXPORTS, pytest.param([("animatediff", "lora", "lora")], marks=pytest.mark.slow)])
 def test_the_snippets_run_as_they_stand(
-    make_student: Callable[..., Student], make_export: Callable[..., Exported]
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], exports: list[tuple[str, str, str]]
 ) -> None:
     """In a process of their own, one after the other, each in its folder, with the base model's folder put in."""
-    teachers = {make_export(*which).folder: make_student(*which[:2]).teacher.folder for which in EXPORTS}
+    teachers = {make_export(*which).folder: make_student(*which[:2]).teacher.folder for which in exports}
     folders = list(teachers)
     for folder in folders:
         (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)

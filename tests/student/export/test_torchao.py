@@ -68,7 +68,9 @@ def test_just_the_layers_that_the_note_counts_are_rounded(
     assert "weights that are not 8-bit in float32" in card and "Its weights that are not 8-bit are in float32" in card
 
 
-@pytest.mark.parametrize(("family", "train"), [("cogvideox1", "full"), ("animatediff", "lora")])
+@pytest.mark.parametrize(
+    ("family", "train"), [("cogvideox1", "full"), pytest.param("animatediff", "lora", marks=pytest.mark.slow)]
+)
 def test_other_families(make_export: Callable[..., Exported], family: str, train: str) -> None:
     exported = make_export(family, train, "torchao-int8")
     assert 0 < exported.relative_error <= 1e-2

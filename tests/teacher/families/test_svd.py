@@ -77,7 +77,7 @@ def test_same_noise_gives_the_stock_latents(folder: Path, teacher: Teacher, step
     assert float((actual - expected).abs().max()) < bound * max(1.0, float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("steps", [4, 2, 1])
+@pytest.mark.parametrize("steps", [4, pytest.param(2, marks=pytest.mark.slow), 1])
 def test_students_leave_exactly_but_for_the_rounding_of_one_step(folder: Path, tmp_path: Path, steps: int) -> None:
     teacher = load_teacher(folder, device="cpu")
     roles = Roles(teacher, "lora", rank=2, alpha=2)

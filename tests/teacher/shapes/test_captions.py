@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fewstep.teacher.shapes.captions import (
     example,
@@ -34,6 +35,7 @@ def test_a_caption_that_says_everything_can_be_read_back_whole() -> None:
         assert named(write_caption(scene, rng, mention_rate=1.0)) == scene.values()
 
 
+@pytest.mark.slow
 def test_there_are_at_least_a_hundred_thousand_captions() -> None:
     # Distinct captions among n draws bound the number from below: with fewer than 1e5 in all, 20,000 uniform draws
     # would repeat 9 %, and uneven ones more.

@@ -23,7 +23,7 @@ from fewstep.teacher.source import embedded_path
 TINY = {"steps": 2, "batch": 2, "clips": 4, "precision": "fp32", "rank": 2}
 
 
-@pytest.fixture(scope="module", params=["image", "control", "frame"])
+@pytest.fixture(scope="module", params=["image", pytest.param("control", marks=pytest.mark.slow), "frame"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConditioningKind, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     recipe = folder / "recipe.yaml"

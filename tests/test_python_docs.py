@@ -23,7 +23,9 @@ def test_every_block_of_the_page_runs(
     (tmp_path / "models" / "Wan2.1-T2V-1.3B-Diffusers").symlink_to(tiny_wan_folder)
     (tmp_path / "prompts.txt").write_text("a ring\na cross\na box\n")
     recipe = tiny_recipe(tiny_wan_folder, tmp_path / "prompts.txt")
-    recipe.save(tmp_path / "mine.yaml")
+    first, *others = recipe.stages
+    mine = recipe.model_copy(update={"stages": [first.model_copy(update={"name": "4-step"}), *others]})  # its name
+    mine.save(tmp_path / "mine.yaml")
     fewstep.distill(recipe, out="runs/wan-4step", quiet=True)
     names: dict[str, Any] = {}
     for block in BLOCKS:

@@ -105,7 +105,7 @@ def _of_a_library(error: BaseException) -> bool:
 def _kept(ctx: typer.Context) -> str:
     """How to resume after a stop that does not say so itself."""
     if ctx.invoked_subcommand == "export" and "all" in sys.argv:
-        return "the formats that were finished are kept: run the same command again with --force to write all of them"
+        return "run the same command again to resume: the formats that were finished are kept, without --force"
     if ctx.invoked_subcommand in _AGAIN:
         return "run the same command again"
     if "--fresh" in sys.argv:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,9 +46,12 @@ def unfit_formats(teacher: Teacher, options: Options) -> dict[str, str]:
     return reasons
 
 
-def origin_of(name: str, weights: str, options: Options) -> dict[str, Any]:
-    """What decides what is written in a format: the checksum of the student's weights, and the options that apply."""
-    return {"weights_sha256": weights, **asdict(options_of(name, options))}
+def origins_of(weights: str, provenance: Provenance, options: Options) -> dict[str, dict[str, Any]]:
+    """What decides what is written, by format: the checksum of the student's weights, that of what its model card says
+    of its training, and the options that apply."""
+    said = hashlib.sha256(json.dumps(asdict(provenance), sort_keys=True, default=str).encode()).hexdigest()
+    shared = {"weights_sha256": weights, "provenance_sha256": said}
+    return {name: shared | asdict(options_of(name, options)) for name in MODULES}
 
 
 def kept_export(folder: Path, origin: Mapping[str, Any]) -> Exported | None:
@@ -58,11 +63,11 @@ def kept_export(folder: Path, origin: Mapping[str, Any]) -> Exported | None:
         return None
 
 
-def check_every(out: Path, force: bool, weights: str, options: Options) -> None:
+def check_every(out: Path, force: bool, origins: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises ValueError when the folder of a format in `out` cannot be written, or is there already and no finished
-    export of this student."""
+    export of this origin."""
     for name in MODULES:
-        if force or kept_export(out / name, origin_of(name, weights, options)) is None:
+        if force or kept_export(out / name, origins[name]) is None:
             check_export_folder(out / name, force)
 
 
@@ -70,28 +75,27 @@ def export_every(
     student: Student,
     out: Path,
     options: Options,
+    origins: Mapping[str, Mapping[str, Any]],
     provenance: Provenance | None = None,
     force: bool = False,
     on_format: Callable[[str], None] = lambda name: None,
-    weights: str = "",
 ) -> tuple[list[Exported], dict[str, str]]:
     """The exports, each in the folder of its format's name in `out`, and for each other format why it is not there.
 
-    weights: checksum of the student's; finished exports of the same weights and options stay, unless `force` is set.
+    origins: as of `origins_of`; finished exports of the same origin stay, unless `force` is set.
     """
     refused, done = unfit_formats(student.teacher, options), list[Exported]()
     for name in MODULES:
         if name in refused:
             continue
-        origin = origin_of(name, weights, options)
-        if not force and (kept := kept_export(out / name, origin)) is not None:
+        if not force and (kept := kept_export(out / name, origins[name])) is not None:
             done.append(kept)
             continue
         on_format(name)
         # a format that fails is reported with its reason, and the others are written all the same
         try:
             own = options_of(name, options)
-            done.append(write_export(student, name, out / name, own, provenance, force, origin))
+            done.append(write_export(student, name, out / name, own, provenance, force, origins[name]))
         except Exception as error:  # libraries raise any kind; no other format would fare better on a full disk
             if disk_full_errno(error) is not None or stopped_by(error):
                 raise

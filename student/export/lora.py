@@ -164,8 +164,10 @@ def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _reload(folder: Path, student: Student) -> SampleLatents:
-    # merging would write into the teacher's tensors
-    parts = {} if student.teacher.fuses_lora else shared_denoisers(student.teacher)
+    # merging would write into the teacher's tensors, and weights of few bits do not fit their config's modules
+    own = parts_of(student.teacher.denoiser).values()
+    few_bits = any(getattr(network.config, "quantization_config", None) for network in own)
+    parts = {} if student.teacher.fuses_lora or few_bits else shared_denoisers(student.teacher)
     pipe = stock_pipeline(student, **parts)
     for load, arguments in _loaded_with(student):
         attrgetter(load)(pipe)(folder, **arguments)

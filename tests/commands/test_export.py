@@ -68,6 +68,12 @@ def test_a_run_leaves_as_files_and_comes_back(
     assert code == 0 and (tmp_path / "clip.gif").stat().st_size > 0, output
 
 
+def results_of(folder: Path) -> Path:
+    """A results.json of no rows."""
+    (folder / "results.json").write_text('{"rows": [], "protocol": {}}')
+    return folder / "results.json"
+
+
 def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "all"
     code, output = fewstep("export", run, "--to", "all", "--out", out, "--device", "cpu", "--rank", 4)
@@ -88,6 +94,10 @@ def test_all_writes_what_fits_and_says_why_others_do_not(run: Path, tmp_path: Pa
     assert code == 0 and (out / "diffusers" / "export.json").is_file(), output
     assert "lora: of this student already, so it stays" in output and "diffusers: diffusers," in output
     assert (out / "lora" / "export.json").stat() == lora
+    code, output = fewstep(*again[:-2], "--rank", 4, "--results", results_of(tmp_path))
+    assert code == 2 and "is there already" in output  # whose cards would not have these figures
+    code, output = fewstep("export", out / "lora", "--to", "all", "--out", out / "lora" / "all")
+    assert code == 2 and "lora, the student's own folder: choose another --out" in " ".join(output.split())
     (out / "diffusers" / "export.json").write_text("{")
     code, output = fewstep(*again, "--rank", 4)
     assert code == 2 and "diffusers is there already" in output

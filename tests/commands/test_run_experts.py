@@ -38,7 +38,7 @@ def hashes(teacher: Path) -> list[str]:
     return [sha256(path) for path in sorted(teacher.rglob("*.safetensors"))]
 
 
-@pytest.mark.slow  # a packaged recipe of two experts runs in test_packaged_recipes.py
+@pytest.mark.slow  # one after the other is quicker, and a packaged recipe trains both in test_packaged_recipes.py
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_a_relay_of_both_is_run_sampled_and_measured(tmp_path: Path, tiny_experts_folder: Path, train: str) -> None:
     before = hashes(tiny_experts_folder)
@@ -65,7 +65,7 @@ def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path) -
     high = {"name": "high", "expert": "high", "objective": PROGRESSIVE}
     low = {"name": "low", "expert": "low", "objective": PROGRESSIVE}
     judged = {"name": "judged-low", "expert": "low", "objective": JUDGED}
-    path = write(tmp_path, tiny_experts_folder, high, low, judged)
+    path, before = write(tmp_path, tiny_experts_folder, high, low, judged), hashes(tiny_experts_folder)
     code, output = fewstep("run", path, "--dry-run")
     assert code == 0, output
     assert "high trains high: of its nodes high has 1, 0.9375; low has 0.8333, 0.625 (the boundary is 0.875)" in output
@@ -80,7 +80,11 @@ def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path) -
     of_high = [(stages / stage / "high" / name).read_bytes() for stage in ("high", "low", "judged-low")]
     assert of_high[0] == of_high[1] == of_high[2]
     of_low = [(stages / stage / "low" / name).read_bytes() for stage in ("low", "judged-low")]
-    assert of_low[0] != of_low[1]
+    assert of_low[0] != of_low[1] and hashes(tiny_experts_folder) == before
+    result = json.loads((stages / "judged-low" / "result.json").read_text())
+    assert {"endpoint_error", "motion", "fresh_heads", "fresh_heads_before"} <= result.keys()
+    code, output = fewstep("sample", tmp_path / "run", "--prompt", "a ring", "--out", tmp_path / "clip.mp4")
+    assert code == 0 and (tmp_path / "clip.mp4").stat().st_size > 0, output
     code, output = fewstep(
         "export", tmp_path / "run", "--to", "diffusers", "--out", tmp_path / "out", "--device", "cpu"
     )

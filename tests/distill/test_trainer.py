@@ -28,10 +28,10 @@ TRAINED = {"kind": "adversarial", "warmup": 2, "discriminator": {"backbone": "tr
     [
         ("progressive", "full", {}),
         pytest.param("adversarial", "full", {}, marks=pytest.mark.slow),
-        ("adversarial", "lora", {}),
+        pytest.param("adversarial", "lora", {}, marks=pytest.mark.slow),
         ("adversarial", "lora", {"objective": RELAXED, "accumulate": 2}),
-        pytest.param("adversarial", "full", {"objective": TRAINED}, marks=pytest.mark.slow),
-        pytest.param("adversarial", "full", {"objective": SAMPLES}, marks=pytest.mark.slow),
+        ("adversarial", "full", {"objective": TRAINED}),
+        ("adversarial", "full", {"objective": SAMPLES}),
     ],
 )
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(

@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
+from fewstep.distill.estimate import stage_calls
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.renoise import NoiseLevels
 from fewstep.distill.packaged import RECIPES, find_recipe, recipe_names
 from fewstep.distill.recipe import read_recipe, recipe_schema
 from fewstep.distill.settings import VideoData
 from fewstep.teacher.guidance import Guidance
+from fewstep.teacher.outline import outline_teacher
 from fewstep.teacher.shapes.captions import example, named, text_held_out
 from fewstep.teacher.shapes.world import held_out
 
 ROOT = Path(__file__).parents[2]
 SHAPES = ["shapes-1step", "shapes-2step", "shapes-4step", "shapes-from-video", "shapes-lora-4step"]
-COMPARED = ["shapes-arms", "shapes-published"]  # ways to compare with
+OF_CLIPS = ["shapes-ladd", "shapes-apt"]  # a discriminator on real clips, and nothing else
+COMPARED = ["shapes-arms", "shapes-published", *OF_CLIPS]  # ways to compare with
 DEMO = "shapes-demo"
 RELAY = "shapes-relay"
 SHAPES_GIVEN = {  # recipe -> teacher, what clips are made from
@@ -104,7 +107,7 @@ def own(tmp_path: Path) -> dict[str, list[str]]:
     captions = [*folder, f"data.captions={tmp_path / 'mine.csv'}"]
     given = [*GIVEN, *SHAPES_GIVEN]
     facts = {name: captions if "_FRAME" not in find_recipe(name).read_text() else folder for name in given}
-    of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", RELAY], folder)
+    of_folders = dict.fromkeys(["shapes-from-video", "shapes-arms", *OF_CLIPS, RELAY], folder)
     return {**of_folders, **dict.fromkeys([*OF_PROMPTS, *PICTURES, MOTION], prompts), **facts}
 
 
@@ -152,7 +155,8 @@ def test_every_recipe_is_a_relay_with_guidance_first_and_the_discriminator_last(
     assert kinds == [("progressive", count) for count in counts] + [("adversarial", target)] * 2
     (conditional, relaxed) = (s.objective for s in recipe.stages[-2:])
     assert isinstance(conditional, Adversarial) and conditional.conditional
-    assert relaxed == conditional.model_copy(update={"conditional": False})
+    real = conditional.real if name.startswith("shapes") else "clips_at_data"
+    assert relaxed == conditional.model_copy(update={"conditional": False, "real": real})
     assert all(s.betas[0] == 0 for s in recipe.stages[-2:])
     assert {recipe.train_of(i) for i in indices} == {"lora" if "lora" in name else "full"}
 
@@ -208,6 +212,16 @@ def test_arms_start_alike_and_have_regression_alone_to_compare_with() -> None:
         assert recipe.stages[arms[0]].name == f"{steps}-mse"
     ladd = next(s.objective for s in recipe.stages if s.name == "4-ladd")
     assert isinstance(ladd, Adversarial) and (ladd.real, ladd.judges, ladd.anchor.weight) == ("clips", "clip", 0)
+
+
+@pytest.mark.parametrize("name", OF_CLIPS)
+def test_ladd_and_apt_ask_no_supervisor(name: str, own: dict[str, list[str]]) -> None:
+    """arXiv 2403.12015 and 2501.08316: after regression, real clips alone say what is right."""
+    *regression, last = read_recipe(name, own[name]).stages
+    assert {stage.objective.kind for stage in regression} == {"progressive"}
+    assert isinstance(last.objective, Adversarial) and not last.objective.learns_from_supervisor
+    calls = stage_calls(last, outline_teacher("shapes").teacher.schedule)
+    assert calls.forward.get("supervisor", 0) == 0 and calls.forward["discriminator"] > 0
 
 
 @pytest.mark.parametrize("name", ["shapes-from-video", "shapes-arms", RELAY, *SHAPES_GIVEN, *WAN, *PICTURES, MOTION])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -114,15 +114,15 @@ def export_student(
     # what is in the way, here and on the hub, before the student is loaded
     if push_to_hub is not None and to == "all":
         raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
-    weights = _check_free(source, step_count, to, out, options, force)
+    # for the model card: which run it is of, and its figures
+    provenance = read_provenance(source, step_count, results)
+    origins = _check_free(source, step_count, to, out, options, force, provenance)
     if base_model is not None:
         check_base_model(base_model)
     if push_to_hub is not None:
         check_repo(push_to_hub)
         screen.say(f"asking the hub whether you may push to {push_to_hub}")
         check_access(push_to_hub)
-    # for the model card: which run it is of, and its figures
-    provenance = read_provenance(source, step_count, results)
     if provenance.outdated:
         screen.warn(
             "the run's evaluation has no clips of this student as it is now, so the model card says that it was not "
@@ -132,7 +132,7 @@ def export_student(
     screen.say("loading the student")
     student = load_student(source, step_count, teacher, device=chosen)
     if to == "all":
-        _write_all(student, out, options, provenance, force, weights, screen)
+        _write_all(student, out, options, origins, provenance, force, screen)
     else:
         _write(student, to, out, options, provenance, force, screen)
     if push_to_hub is not None:
@@ -159,12 +159,14 @@ def _check_possible(
     import torch
 
     from fewstep.student.export.base import find_format
+    from fewstep.student.export.load_export import is_export
     from fewstep.student.export.memory import memory_notice, outlined_student
     from fewstep.student.export.write_export import check_rank
     from fewstep.teacher.loading import find_device
 
     outline, contract = outlined_student(source, steps, teacher)
-    adapted, shares_base = contract.weights == "lora", False
+    # an export of a LoRA may hold it merged
+    adapted, shares_base = contract.weights == "lora" and not is_export(source), False
     if to != "all":
         format = find_format(to)
         format.check_teacher(outline)
@@ -183,28 +185,33 @@ def _check_possible(
     return chosen
 
 
-def _check_free(source: Path, steps: int | None, to: To, out: Path, options: Options, force: bool) -> str:
+def _check_free(
+    source: Path, steps: int | None, to: To, out: Path, options: Options, force: bool, provenance: Provenance
+) -> dict[str, dict[str, Any]]:
     """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded.
 
-    Where every format is written: the checksum of the student's weights, which tells finished exports of it.
+    Where every format is written: what finished exports of this student were made from.
     """
     from fewstep.student.export.base import check_shard_size, find_format
-    from fewstep.student.export.every import check_every
+    from fewstep.student.export.every import check_every, origins_of
     from fewstep.student.export.load_export import is_export
     from fewstep.student.export.whole_folder import check_export_folder
     from fewstep.student.loading import find_stage
     from fewstep.student.weights import weights_sha256
 
+    student = source if is_export(source) else find_stage(source, steps)
+    if out.resolve().is_relative_to(student.resolve()):
+        raise ValueError(f"{out} is in {student}, the student's own folder: choose another --out")
     if to == "all":
         if options.shard is not None:
             check_shard_size(options.shard)
-        weights = weights_sha256(source if is_export(source) else find_stage(source, steps))
-        check_every(out, force, weights, options)
-        return weights
+        origins = origins_of(weights_sha256(student), provenance, options)
+        check_every(out, force, origins)
+        return origins
     find_format(to).check_needs()
     find_format(to).check_options(options)
     check_export_folder(out, force)
-    return ""
+    return {}
 
 
 def _write(
@@ -224,9 +231,9 @@ def _write_all(
     student: Student,
     out: Path,
     options: Options,
+    origins: dict[str, dict[str, Any]],
     provenance: Provenance,
     force: bool,
-    weights: str,
     screen: Screen,
 ) -> None:
     from fewstep.student.export.every import export_every
@@ -237,7 +244,7 @@ def _write_all(
         written.add(name)
         screen.say(f"writing {name}, and loading it back in the other tool")
 
-    done, refused = export_every(student, out, options, provenance, force, begun, weights)
+    done, refused = export_every(student, out, options, origins, provenance, force, begun)
     for exported in done:
         if exported.format in written:
             _tell(exported, screen)

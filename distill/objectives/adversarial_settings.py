@@ -130,8 +130,9 @@ class Adversarial(ObjectiveSettings):
 
     @property
     def learns_from_supervisor(self) -> bool:
-        """By the anchor, or by what counts as real."""
-        return self.anchor.weight > 0 or self.real != "clips"
+        """By the anchor, or by what counts as real: whole samples end in data, where `clips_at_data` are clips."""
+        clips = self.real == "clips" or (self.real == "clips_at_data" and self.judges == "sample")
+        return self.anchor.weight > 0 or not clips
 
     @property
     def trains_copy(self) -> bool:

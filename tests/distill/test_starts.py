@@ -46,8 +46,10 @@ def test_a_student_is_trained_at_every_node_that_it_is_sampled_at(path: Path) ->
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_guidance_is_that_of_the_start_where_nobody_teaches(path: Path, weight: float) -> None:
-    from_clips = ["stages.2.objective.real=clips", "stages.2.objective.conditional=false"]
+@pytest.mark.parametrize(("real", "judges"), [("clips", "endpoint"), ("clips_at_data", "sample")])
+def test_guidance_is_that_of_the_start_where_nobody_teaches(path: Path, weight: float, real: str, judges: str) -> None:
+    objective = {"real": real, "judges": judges, "conditional": "false"}
+    from_clips = [f"stages.2.objective.{name}={value}" for name, value in objective.items()]
     recipe = read_recipe(path, [*from_clips, f"stages.2.objective.anchor.weight={weight}"])
     assert recipe.guidance_in(2) == Guidance(5)
     of_base = [*from_clips, "stages.2.teacher=base", f"stages.2.objective.anchor.weight={weight}"]

@@ -112,17 +112,18 @@ def export_student(
 
     options = Options(rank, base_model, dtype, max_shard_size)
     # what is in the way, here and on the hub, before the student is loaded
-    if push_to_hub is not None and to == "all":
-        raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
-    # for the model card: which run it is of, and its figures
-    provenance = read_provenance(source, step_count, results)
-    origins = _check_free(source, step_count, to, out, options, force, provenance)
+    _check_free(to, out, options, force)
     if base_model is not None:
         check_base_model(base_model)
     if push_to_hub is not None:
+        if to == "all":
+            raise ValueError("--push-to-hub takes one format, a model on the hub for each: name it with --to")
         check_repo(push_to_hub)
         screen.say(f"asking the hub whether you may push to {push_to_hub}")
         check_access(push_to_hub)
+    # for the model card: which run it is of, and its figures
+    provenance = read_provenance(source, step_count, results)
+    origins = _check_apart(source, step_count, to, out, options, force, provenance)
     if provenance.outdated:
         screen.warn(
             "the run's evaluation has no clips of this student as it is now, so the model card says that it was not "
@@ -185,33 +186,40 @@ def _check_possible(
     return chosen
 
 
-def _check_free(
+def _check_free(to: To, out: Path, options: Options, force: bool) -> None:
+    """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded."""
+    from fewstep.student.export.base import check_shard_size, find_format
+    from fewstep.student.export.whole_folder import check_export_folder
+
+    if to == "all":
+        if options.shard is not None:
+            check_shard_size(options.shard)
+        return
+    find_format(to).check_needs()
+    find_format(to).check_options(options)
+    check_export_folder(out, force)
+
+
+def _check_apart(
     source: Path, steps: int | None, to: To, out: Path, options: Options, force: bool, provenance: Provenance
 ) -> dict[str, dict[str, Any]]:
-    """Raises ValueError for an output folder, an option or a library that is in the way, before anything is loaded.
+    """What exports of this student in every format are made from, where all are written: a finished one stays.
 
-    Where every format is written: what finished exports of this student were made from.
+    Raises ValueError for an output folder that is in the student's own, or where another export is in the way.
     """
-    from fewstep.student.export.base import check_shard_size, find_format
     from fewstep.student.export.every import check_every, origins_of
     from fewstep.student.export.load_export import is_export
-    from fewstep.student.export.whole_folder import check_export_folder
     from fewstep.student.loading import find_stage
     from fewstep.student.weights import weights_sha256
 
     student = source if is_export(source) else find_stage(source, steps)
     if out.resolve().is_relative_to(student.resolve()):
         raise ValueError(f"{out} is in {student}, the student's own folder: choose another --out")
-    if to == "all":
-        if options.shard is not None:
-            check_shard_size(options.shard)
-        origins = origins_of(weights_sha256(student), provenance, options)
-        check_every(out, force, origins)
-        return origins
-    find_format(to).check_needs()
-    find_format(to).check_options(options)
-    check_export_folder(out, force)
-    return {}
+    if to != "all":
+        return {}
+    origins = origins_of(weights_sha256(student), provenance, options)
+    check_every(out, force, origins)
+    return origins
 
 
 def _write(

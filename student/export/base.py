@@ -89,7 +89,7 @@ class Format:
     tool computes in, too, when it is compared. The others are compared in float32.
     computes_as_stored: its tool computes in what it is stored in, whether `computes` has room for that or not.
     shards: weights may lie in several files.
-    shares_base: a LoRA is loaded back around the teacher's own tensors, unless its family merges LoRAs.
+    shares_base: a LoRA is loaded back around the teacher's own tensors, where `stock.can_share_denoisers`.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 

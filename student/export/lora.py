@@ -22,6 +22,7 @@ from fewstep.student.export.lora_extraction import USUAL_RANK, extract_adapter
 from fewstep.student.export.precision import cast_tensors
 from fewstep.student.export.stock import (
     base_code,
+    can_share_denoisers,
     clip_code,
     dtype_code,
     imports_code,
@@ -164,11 +165,8 @@ def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _reload(folder: Path, student: Student) -> SampleLatents:
-    # merging would write into the teacher's tensors, and weights of few bits do not fit their config's modules
-    own = parts_of(student.teacher.denoiser).values()
-    few_bits = any(getattr(network.config, "quantization_config", None) for network in own)
-    parts = {} if student.teacher.fuses_lora or few_bits else shared_denoisers(student.teacher)
-    pipe = stock_pipeline(student, **parts)
+    shared = shared_denoisers(student.teacher) if can_share_denoisers(student.teacher) else {}
+    pipe = stock_pipeline(student, **shared)
     for load, arguments in _loaded_with(student):
         attrgetter(load)(pipe)(folder, **arguments)
     if student.teacher.fuses_lora:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fewstep.student.contract import SamplingContract, read_contract
 from fewstep.student.export.load_export import check_export, is_export, own_pipeline
+from fewstep.student.export.stock import can_share_denoisers
 from fewstep.student.loading import find_stage
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher
@@ -35,7 +36,7 @@ def gib_of_export(teacher: Teacher, shares_base: bool = False) -> float:
 
     shares_base: a LoRA is written by a format that shares the base model's weights.
     """
-    copies = _COPIES_OF_LORA if shares_base and not teacher.fuses_lora else _COPIES
+    copies = _COPIES_OF_LORA if shares_base and can_share_denoisers(teacher) else _COPIES
     parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
     others = sum(p.numel() for part in parts for p in part.parameters())
     denoiser = sum(p.numel() for p in teacher.denoiser.parameters())

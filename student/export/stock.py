@@ -81,9 +81,18 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
     return pipe.to(teacher.device)
 
 
+def can_share_denoisers(teacher: Teacher) -> bool:
+    """Whether a LoRA may be loaded around the teacher's tensors: merging would write into them, and weights of few bits
+    do not fit the modules that their config makes."""
+    own: Any = parts_of(teacher.denoiser).values()
+    few_bits = any(getattr(network.config, "quantization_config", None) for network in own)
+    return not (teacher.fuses_lora or few_bits)
+
+
 def shared_denoisers(teacher: Teacher) -> dict[str, nn.Module]:
     """The teacher's denoisers by the pipeline's names for them, made anew from their configs around the same tensors:
-    diffusers' own modules, which take no memory. Only for those who change no weight in place."""
+    diffusers' own modules, which take no memory. Only where `can_share_denoisers`, for those who change no weight in
+    place."""
     own = {teacher.component_names()[name]: part for name, part in parts_of(teacher.denoiser).items()}
     return {name: _around_tensors_of(part) for name, part in own.items()}
 

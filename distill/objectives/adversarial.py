@@ -40,7 +40,7 @@ class AdversarialLesson:
     supervisor_lesson: Lesson | None = None  # the supervisor's way through it; None where it is not needed
     noise: Tensor | None = None  # where the student's own clips begin, if they are judged
     drawn: int = 0  # the step of theirs from which on gradients pass, where one is drawn
-    starts: list[Tensor] | None = None  # features of z_t, where a frozen backbone reads it once for all turns
+    starts: list[Tensor] | None = None  # features of z_t, where a frozen backbone read it once for all turns
     shared: tuple[Tensor, Tensor | None] | None = None  # the student's side with its graph, made once for all turns
 
 
@@ -86,7 +86,11 @@ class AdversarialObjective:
         anchored = STUDENT in turns and self.settings.anchor.weight > 0
         make = self._of_clips if self.settings.judges == "sample" else self._of_steps
         comparison = make(batch, roles, anchored, turns.count(DISCRIMINATOR))
-        if keep_graph and STUDENT in turns:
+        if not keep_graph:  # every turn makes what is large anew: rounds of many micro-batches hold many lessons
+            return comparison
+        if self.settings.discriminator.backbone == "frozen":  # it reads z_t once for all turns
+            comparison = replace(comparison, starts=self._starts(comparison))
+        if STUDENT in turns:
             with torch.enable_grad():
                 comparison = replace(comparison, shared=self._students_side(comparison, roles))
         return comparison
@@ -151,9 +155,6 @@ class AdversarialObjective:
             num_judged,
             step,
             supervisor_lesson,
-            starts=self._read_starts(step, batch.conditions)
-            if self.settings.discriminator.backbone == "frozen"
-            else None,
         )
 
     def _of_clips(self, batch: Batch, roles: NetworkRoles, anchored: bool, num_judged: int) -> AdversarialLesson:
@@ -180,10 +181,9 @@ class AdversarialObjective:
         return self._starts_with(lesson.batch.conditions, lesson) if lesson.starts is None else lesson.starts
 
     def _starts_with(self, conditions: Conditions, lesson: AdversarialLesson) -> list[Tensor] | None:
-        return None if lesson.step is None else self._read_starts(lesson.step, conditions)
-
-    def _read_starts(self, step: StudentStep, conditions: Conditions) -> list[Tensor] | None:
-        return self.discriminator.read(step.z_t, step.t, conditions) if self.settings.conditional else None
+        if lesson.step is None or not self.settings.conditional:
+            return None
+        return self.discriminator.read(lesson.step.z_t, lesson.step.t, conditions)
 
     # --- the two turns
 

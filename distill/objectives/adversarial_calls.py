@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def step_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of all steps of the stage: discriminator and student steps."""
-    sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
+    sides, turn = _sides(settings, stage, parts), _turn(settings, stage)
     samples, anchored = settings.judges == "sample", settings.anchor.weight > 0
-    # z_t is read once where D's backbone is frozen; the student's side is made once, with its graph, for all turns
+    # with one micro-batch z_t is read once, by a frozen backbone, and the student's side made once, for all turns
     step = turn.starts_once + turn.judge * settings.discriminator_steps + turn.learn + sides.learnt
     # the anchor's target, the supervisor's endpoint, may be the real side as well; where samples are judged,
     # the anchor has a step of its own
@@ -38,7 +38,7 @@ def step_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
 
 def warmup_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of the rounds before the student's first, all of which have penalties."""
-    return (_round(settings, stage, parts) + _turn(settings, stage.batch).penalty) * settings.warmup
+    return (_round(settings, stage, parts) + _turn(settings, stage).penalty) * settings.warmup
 
 
 def probe_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
@@ -47,12 +47,12 @@ def probe_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
         return Calls()
     penalties = -(-settings.probe // settings.penalty_every)
     once = _round(settings, stage, parts) * (settings.probe + HELD_OUT)
-    return (once + _turn(settings, stage.batch).penalty * penalties) * 2
+    return (once + _turn(settings, stage).penalty * penalties) * 2
 
 
 def _round(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """A round in which the discriminator has a turn and the student has none, without penalties."""
-    sides, turn = _sides(settings, stage, parts), _turn(settings, stage.batch)
+    sides, turn = _sides(settings, stage, parts), _turn(settings, stage)
     return sides.real + sides.forward + turn.starts_once + turn.judge
 
 
@@ -86,15 +86,16 @@ class _Turn:
     learn: Calls  # in the student step
 
 
-def _turn(settings: Adversarial, batch: int) -> _Turn:
-    trained = settings.discriminator.backbone != "frozen"
+def _turn(settings: Adversarial, stage: Stage) -> _Turn:
+    batch, trained = stage.batch, settings.discriminator.backbone != "frozen"
     starts = batch if settings.conditional else 0
-    again = starts if trained else 0  # what is trained must be read anew in every turn
+    # read anew in every turn: what a trained backbone sees, and what lessons of several micro-batches do not hold
+    again = starts if trained or stage.accumulate > 1 else 0
 
     def read(count: int, backward: bool) -> Calls:
         return Calls.of(DISCRIMINATOR, count, count if backward else 0)
 
-    # in its own turn D reads real and fake, z_t again where it is trained, and real clips with others' prompts, with
+    # in its own turn D reads real and fake, z_t where no turn before it did, and real clips with others' prompts, with
     # which z_t is read as well
     both = read(2 * batch + again + (batch + starts if settings.mismatched else 0), trained)
     penalty = read(2 * batch, trained) if settings.r1 or settings.r2 else Calls()

@@ -123,8 +123,8 @@ class Objective(Protocol[LessonT]):
     def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> LessonT:
         """What the turns of a round learn from.
 
-        keep_graph: the student's own forward pass may be made once, here, for all turns; else each turn makes it, and
-        the lesson holds no graph.
+        keep_graph: what is large and the same in all turns, as the student's own forward pass with its graph, may be
+        made once, here; else each turn makes it.
         """
 
     def loss(self, turn: str, lesson: LessonT, roles: NetworkRoles, step: int) -> dict[str, Tensor]:

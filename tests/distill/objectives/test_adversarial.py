@@ -93,6 +93,16 @@ def test_every_form_gives_figures_for_people(
     torch.testing.assert_close(learnt["loss"].detach(), 0.1 * learnt["adversarial"] + learnt["anchor"])
 
 
+def test_only_a_lesson_of_a_single_micro_batch_holds_what_is_large(
+    roles: NetworkRoles, conditions: Conditions, make_batch: MakeBatch
+) -> None:
+    objective, turns = make(roles, conditions, Supervision(4, 2)), (DISCRIMINATOR, STUDENT)
+    one, of_many = (objective.lesson(turns, make_batch(0), roles, keep_graph=single) for single in (True, False))
+    assert one.starts and one.shared and of_many.starts is None and of_many.shared is None
+    apart = [objective.loss(STUDENT, lesson, roles, 1)["loss"] for lesson in (one, of_many)]
+    torch.testing.assert_close(*apart)
+
+
 def test_the_anchor_is_the_one_that_is_set(roles: NetworkRoles, make_batch: MakeBatch) -> None:
     supervision, batch = Supervision(4, 2), make_batch(0)
     lesson, schedule = supervision.lesson(batch, roles), roles.teacher.schedule

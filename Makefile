@@ -10,7 +10,7 @@ test slow notebook cases families fuzz scale memory-table soak clients-table com
 # Nothing is printed after the closing line of pytest.
 test slow notebook: export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test slow lint docs notebook cases families fuzz scale teacher teacher-table survey relay-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
+.PHONY: demo test slow lint docs notebook cases families fuzz scale teacher teacher-table survey relay-table control-table conditioning-table chain-table decoder-table arms-table from-video-table latency training-speed memory-table soak export-table clients-table comfyui-check
 
 # What fits into the minutes on this machine; the same numbers again where it was begun before.
 MINUTES ?= 10
@@ -72,6 +72,15 @@ relay-table: $(FEWSTEP)
 	$(BIN)/fewstep shapes students runs/shapes-relay$(OF_SEED) --steps 50 --guidance 7@0.3-0.93 --dtype auto \
 		--no-to-teacher --diversity 64 --fresh --out docs/results/relay$(OF_SEED).json
 
+# Regression alone to the adversarial student of 2 steps, in a copy of the relay's run: what of the gain at 1 step is the
+# supervisor's.
+control-table: $(FEWSTEP)
+	test -d runs/shapes-relay-control || cp -r runs/shapes-relay runs/shapes-relay-control
+	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos --set out=runs/shapes-relay-control \
+		--set stages.1-step-mse.teacher=2-step-relaxed --again 1-step-mse
+	$(BIN)/fewstep shapes students runs/shapes-relay-control --stages 1-step-conditional,1-step-mse --steps 50 \
+		--guidance 7@0.3-0.93 --dtype auto --no-to-teacher --diversity 64 --fresh --out docs/results/relay-control.json
+
 # Ways to let a discriminator judge, from one start and for about as long. ARMS=2-mse,2-clips-at-data trains these stages
 # alone, with what they build on, and adds their rows to those that are there.
 ARMS ?=
@@ -120,7 +129,7 @@ latency: $(FEWSTEP)
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
 
 training-speed: $(FEWSTEP)
-	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-4step --stages 4-step-conditional,4-step-relaxed \
+	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-relay --stages 4-step-relaxed,1-step-conditional \
 		--dtype float32 --device cpu --repetitions 8 --warmup 1 --out docs/results/training.json
 
 # Memory of training steps as a dry run counts it: of real sizes, and next to real steps of the embedded teacher.

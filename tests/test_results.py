@@ -1,7 +1,8 @@
-"""docs/results.md: its tables are those that were measured, whole or with fewer columns."""
+"""The tables of docs/results.md, memory.md and scale.md are those of the files in docs/results/."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -37,3 +38,24 @@ def test_a_table_has_the_rows_of_its_file(name: str) -> None:
 
 def _only(rows: list[tuple[str, ...]], columns: tuple[str, ...], header: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [tuple(row[columns.index(column)] for column in header) for row in rows]
+
+
+def test_memory_is_that_of_its_file() -> None:
+    """Of the adversarial stage, in docs/memory.md and docs/scale.md."""
+    rows = json.loads((DOCS / "results" / "memory.json").read_text("utf-8"))["rows"]
+    gib = {
+        (row["model"], row["train"], row["size"], row["layout"]): f"{row['predicted_gib']:.3g}"
+        for row in rows
+        if row["objective"] == "adversarial"
+    }
+    one, eight = "1 process", "fsdp, 8 processes"
+    header = ("model", "LoRA 480p", "LoRA 720p", "full 480p", "full 720p")
+    shown = [rows for columns, rows in _tables((DOCS / "memory.md").read_text("utf-8")) if columns == header]
+    for layout, lines in zip((one, eight), shown, strict=True):
+        for model, *cells in lines:
+            sizes = [(model, train, size, layout) for train in ("lora", "full") for size in ("480p", "720p")]
+            assert cells == [gib[size] for size in sizes], model
+    header = ("model", "train", "`ddp`", "`fsdp`, 8 GPUs", "so")
+    (lines,) = [rows for columns, rows in _tables((DOCS / "scale.md").read_text("utf-8")) if columns == header]
+    for model, train, *cells, _ in lines:
+        assert cells == [gib[model.partition(",")[0], train, "480p", layout] for layout in (one, eight)], model

@@ -129,7 +129,7 @@ latency: $(FEWSTEP)
 	$(BIN)/fewstep benchmark $(TIMED) --out docs/results/latency-batch1.json
 
 training-speed: $(FEWSTEP)
-	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-relay --stages 4-step-relaxed,1-step-conditional \
+	OMP_NUM_THREADS=1 $(BIN)/fewstep benchmark --training shapes-4step --stages 4-step-conditional,4-step-relaxed \
 		--dtype float32 --device cpu --repetitions 8 --warmup 1 --out docs/results/training.json
 
 # Memory of training steps as a dry run counts it: of real sizes, and next to real steps of the embedded teacher.

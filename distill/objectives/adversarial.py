@@ -82,7 +82,7 @@ class AdversarialObjective:
 
     @torch.no_grad()
     def lesson(self, turns: tuple[str, ...], batch: Batch, roles: NetworkRoles, keep_graph: bool) -> AdversarialLesson:
-        """What is real, and where the student begins; with keep_graph, its side as well if it has a turn."""
+        """What is real, and where the student begins; with keep_graph, what all turns would make alike as well."""
         anchored = STUDENT in turns and self.settings.anchor.weight > 0
         make = self._of_clips if self.settings.judges == "sample" else self._of_steps
         comparison = make(batch, roles, anchored, turns.count(DISCRIMINATOR))

@@ -9,12 +9,13 @@ quiet_imports()  # before anything imports the libraries; nothing else comes aft
 
 import gc
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer.testing
 from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
@@ -67,6 +68,14 @@ def few_watched_clips() -> Iterator[None]:
     """The watch after a stage compares two clips, not eight: in a relay of a tiny model that is most of its time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fewstep.distill.stages.WATCHED_CLIPS", 2)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def verbs_are_made_once() -> Iterator[None]:
+    """Typer's runner makes every verb from its function's signature anew, each time that one of them is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
         yield
 
 

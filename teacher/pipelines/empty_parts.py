@@ -113,10 +113,8 @@ def empty_parts(folder: Path, class_name: str, weights: bool = True) -> dict[str
 
 def empty_pipeline(folder: Path, class_name: str, weights: bool = True) -> Any:
     """The pipeline around `empty_parts`. Raises ValueError as it does, and when the parts do not go together."""
-    from accelerate import init_empty_weights
-
     parts = empty_parts(folder, class_name, weights)
-    with init_empty_weights(include_buffers=True):  # a pipeline may put networks together from its parts
+    with _without_weights(include_buffers=True):  # a pipeline may put networks together from its parts
         return make_pipeline(folder, class_name, parts)
 
 
@@ -147,15 +145,13 @@ def empty_part(folder: Path, part: PipelinePart, change: Callable[[Any], None] |
     `change` may alter a config of transformers. None for tokenizers, processors, and what neither diffusers nor
     transformers loads. Raises ValueError for a config that does not describe such a part.
     """
-    from accelerate import init_empty_weights
-
     kind = find_class(folder, part)
     if kind is None or not (hasattr(kind, "state_dict") or hasattr(kind, "from_config")):
         return None
     check_counts(folder / ("config.json" if hasattr(kind, "state_dict") else kind.config_name))
     try:
         # buffers are real: some are computed as a network is made, and lie in no file
-        with init_empty_weights(include_buffers=False):
+        with _without_weights(include_buffers=False):
             made = _of_transformers(kind, folder, change) if part.library == "transformers" else _made(kind, folder)
     except Exception as error:  # a config may be wrong in any way, and libraries raise a dozen kinds for it
         reason, index = " ".join(str(error).split()), index_path(folder.parent).name
@@ -165,6 +161,17 @@ def empty_part(folder: Path, part: PipelinePart, change: Callable[[Any], None] |
     if part.library == "transformers":
         made.tie_weights()  # which init_empty_weights undid
     return made
+
+
+@contextmanager
+def _without_weights(include_buffers: bool) -> Iterator[None]:
+    """Networks that are made inside the block have parameters on the device meta, which nothing initializes."""
+    from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
+
+    # random numbers are drawn on this device, too, if nowhere else: that takes longer than all the rest
+    with init_empty_weights(include_buffers), no_init_weights():
+        yield
 
 
 def check_shapes(folder: Path, network: nn.Module, shapes: Shapes, remedy: str = RESTORE) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.eval.metrics.frechet import extrapolated, fewest_clips, frechet, frechet_interval
 
-SIMULATIONS = 200
+SIMULATIONS = 100
 
 
 def reference(first: Tensor, second: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -10,9 +11,18 @@ from typing import Any
 
 import pytest
 
+from fewstep.commands.evaluate import models_of
 from fewstep.eval.report import clips
-from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, OptionTrialRecord, RunRecord, read_evaluation
+from fewstep.eval.report.inputs import (
+    BenchmarkRecord,
+    Comparison,
+    EvaluationRecord,
+    OptionTrialRecord,
+    RunRecord,
+    read_evaluation,
+)
 from fewstep.eval.report.page import ReportInputs, render_page
+from tests.eval.report.conftest import row
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -62,6 +72,23 @@ def test_the_seed_is_shown_where_it_is_known(material: ReportInputs, evaluation_
 def test_without_a_benchmark_it_names_every_model(material: ReportInputs) -> None:
     page = render_page(ReportInputs([], [replace(material.comparisons[0], benchmark=None)], []), count=6)
     assert "fewstep benchmark teacher=shapes@50 teacher-4=shapes@4 4-step=runs/relay/stages/4-step" in page
+
+
+def test_without_a_benchmark_it_names_chains_and_small_decoders(
+    material: ReportInputs, evaluation_folder: Path
+) -> None:
+    guided, plain = {"steps": 16, "guidance": 3}, {"steps": 4, "guidance": 1}
+    rows = [
+        row("teacher", "teacher", "a+b", 32, 64, metrics={}, chain=[guided, guided | {"guidance": "5@0.3-0.93"}]),
+        row("chain", "student", "runs/one+runs/two", 8, 8, metrics={}, chain=[plain, plain]),
+        row("small", "student", "runs/relay/stages/4-step", 4, 4, metrics={}, decoder="runs/a decoder"),
+    ]
+    evaluation = EvaluationRecord.model_validate({"rows": rows})
+    page = html.unescape(render_page(ReportInputs([], [Comparison(evaluation_folder, evaluation)], []), count=1))
+    words = "teacher=a+b@16+16:3+5@0.3-0.93 chain=runs/one+runs/two@4+4 small=runs/relay/stages/4-step"
+    assert f"fewstep benchmark {words} --decoder 'small=runs/a decoder'" in page
+    models = models_of(words.split(), ["small=runs/a decoder"])
+    assert [len(model.members) for model in models] == [2, 2, 0] and models[2].decoder == "runs/a decoder"
 
 
 def test_clips_are_as_many_as_there_is_room_for(material: ReportInputs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-import typer.testing
+import typer.main
 from accelerate.state import AcceleratorState
 
 from fewstep.teacher import precision
@@ -75,7 +75,7 @@ def few_watched_clips() -> Iterator[None]:
 def verbs_are_made_once() -> Iterator[None]:
     """Typer's runner makes every verb from its function's signature anew, each time that one of them is called."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
+        patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
         yield
 
 
@@ -192,6 +192,12 @@ def make_tiny_cogvideox() -> Callable[..., None]:
 def make_tiny_animatediff() -> Callable[..., None]:
     """`save_tiny_animatediff`, for tests that need a variant."""
     return save_tiny_animatediff
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run that does not count what a step takes of memory, which is slow: test_run_cost.py has that."""
+    monkeypatch.setattr("fewstep.commands.run_cost.show_memory", lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,15 +37,21 @@ class FigureRecord(BaseModel):
     better: Literal["lower", "higher"] | None = None
 
 
-class ModelRecord(BaseModel):
+class AskedRecord(BaseModel):
+    """How a model, or a member of a chain, was asked for clips."""
+
+    steps: int | None = None
+    guidance: GuidanceField | None = None
+
+
+class ModelRecord(AskedRecord):
     """A model of an evaluation."""
 
     model: str
     source: str = ""
     role: Literal["teacher", "student", "real"] = "student"
-    steps: int | None = None
     evaluations: float | None = None
-    guidance: GuidanceField | None = None
+    chain: list[AskedRecord] = Field(default_factory=list)
     decoder: str | None = None
     videos: str | None = None
     metrics: dict[str, FigureRecord] = Field(default_factory=dict)

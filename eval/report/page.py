@@ -15,7 +15,7 @@ from markupsafe import Markup
 from fewstep.eval.report import words
 from fewstep.eval.report.adversarial import CAUTION
 from fewstep.eval.report.gain import gains
-from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, ModelRecord, RunRecord
+from fewstep.eval.report.inputs import BenchmarkRecord, Comparison, EvaluationRecord, ModelRecord, RunRecord
 from fewstep.eval.report.sections import PageData, comparison_section, latency_section, run_section
 from fewstep.teacher.files.atomic import whole_file
 
@@ -90,11 +90,7 @@ def _commands(material: ReportInputs) -> dict[str, list[str]]:
     # runs that no evaluation is of, and evaluations that no benchmark belongs to
     new = [run for run in material.runs if not any(_measures(comparison, run) for comparison in material.comparisons)]
     models = [[run.teacher, str(run.folder)] for run in new]
-    timed = [
-        [_named(row) for row in comparison.evaluation.rows if row.source]
-        for comparison in material.comparisons
-        if not comparison.benchmark
-    ]
+    timed = [_timed(comparison.evaluation) for comparison in material.comparisons if not comparison.benchmark]
     if not material.comparisons and not material.benchmarks:
         timed = models
     return {
@@ -103,10 +99,21 @@ def _commands(material: ReportInputs) -> dict[str, list[str]]:
     }
 
 
+def _timed(evaluation: EvaluationRecord) -> list[str]:
+    """Its models as arguments of a command, and their small decoders."""
+    rows = [row for row in evaluation.rows if row.source]
+    decoders = [f"{row.model}={row.decoder}" for row in rows if row.decoder]
+    return [*map(_named, rows), *(word for decoder in decoders for word in ("--decoder", decoder))]
+
+
 def _named(row: ModelRecord) -> str:
-    """A model as an argument of a command."""
-    guidance = "" if row.guidance is None else f":{row.guidance}"
-    return f"{row.model}={row.source}" + (f"@{row.steps}{guidance}" if row.role == "teacher" and row.steps else "")
+    """A model as an argument of a command; of a chain with steps and guidance of each member."""
+    asked = row.chain or [row]
+    steps = "+".join(str(one.steps) for one in asked if one.steps)
+    guidance = "+".join(str(one.guidance) for one in asked if one.guidance is not None)
+    if row.role == "student":  # it has its own guidance, and alone its own number of steps
+        steps, guidance = steps if row.chain else "", ""
+    return f"{row.model}={row.source}" + (f"@{steps}" if steps else "") + (f":{guidance}" if steps and guidance else "")
 
 
 def _measures(comparison: Comparison, run: RunRecord) -> bool:

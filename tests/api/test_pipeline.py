@@ -45,8 +45,17 @@ def test_a_plain_call_is_what_sample_makes(run: Path, steps: int | None) -> None
     assert text["num_inference_steps"].default == pipe.contract.steps and text["guidance_scale"].default == 1
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
-@pytest.mark.parametrize("to", ["diffusers", "lora", "comfyui"])
+@pytest.mark.parametrize(
+    ("to", "train"),
+    [
+        ("diffusers", "full"),
+        ("lora", "lora"),
+        ("comfyui", "full"),
+        pytest.param("diffusers", "lora", marks=pytest.mark.slow),
+        pytest.param("lora", "full", marks=pytest.mark.slow),
+        pytest.param("comfyui", "lora", marks=pytest.mark.slow),
+    ],
+)
 def test_exports_and_adapters(make_api_student: Callable[..., Path], tmp_path: Path, train: str, to: str) -> None:
     stage = make_api_student(train)
     pipe = fewstep.load_pipeline(stage, device="cpu")
@@ -134,7 +143,10 @@ def test_other_settings_that_are_wrong(run: Path) -> None:
         fewstep.load_pipeline(run, dtype="int8")
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "animatediff", "ltx", "hunyuan_video"])
+@pytest.mark.parametrize(
+    "family",
+    ["cogvideox", "hunyuan_video", *(pytest.param(name, marks=pytest.mark.slow) for name in ("animatediff", "ltx"))],
+)
 def test_other_families(family: str, request: pytest.FixtureRequest, make_stage: Callable[..., Path]) -> None:
     """In float32 as the student itself, in bfloat16 to the end."""
     stage = make_stage(request.getfixturevalue(f"tiny_{family}_folder"), "full", 4)
@@ -149,7 +161,9 @@ def test_other_families(family: str, request: pytest.FixtureRequest, make_stage:
     assert VideoSize(*called(pipe, PROMPT).shape[2:]) == contract.size
 
 
-@pytest.mark.parametrize("family", ["wan_i2v", "cogvideox_control", "ltx_condition"])
+@pytest.mark.parametrize(
+    "family", ["wan_i2v", pytest.param("cogvideox_control", marks=pytest.mark.slow), "ltx_condition"]
+)
 def test_students_that_are_given_pictures(
     family: str, request: pytest.FixtureRequest, make_stage: Callable[..., Path]
 ) -> None:

@@ -58,6 +58,7 @@ def test_clips_that_could_not_be_used(
         check_case(SKIPPED, case, outcome, expected)
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize(("reason", "good", "bad"), [("no caption", 7, 0), ("broken", 1, 6)])
 def test_a_dry_run_foresees_it(
     tmp_path: Path, tiny_wan_folder: Path, check_case: Check, reason: str, good: int, bad: int
@@ -142,7 +143,11 @@ LONG = "a red ring " * 6
 CUT = "are longer than the text encoder's 16 tokens and are cut there: 'a red ring a red ring a red ring a re...' (19"
 
 
-@pytest.mark.parametrize("verb", ["data rollouts", "data videos", "run", "sample", "evaluate", "vbench videos"])
+# tests/commands/test_evaluate.py has the other two
+FURTHER = [pytest.param(verb, marks=pytest.mark.slow) for verb in ("evaluate", "vbench videos")]
+
+
+@pytest.mark.parametrize("verb", ["data rollouts", "data videos", "run", "sample", *FURTHER])
 def test_every_verb_that_takes_prompts_counts_long_ones(
     tmp_path: Path, tiny_cogvideox_folder: Path, check_case: Check, verb: str
 ) -> None:
@@ -263,6 +268,7 @@ VERBS = {
 }
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_writes_into_what_is_another_s(
     taken: Path, monkeypatch: pytest.MonkeyPatch, check_case: Check, verb: str

@@ -41,7 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, tiny_wan_folder: Path) -> Path:
+def tiny(tmp_path: Path, tiny_wan_folder: Path, uncounted: None) -> Path:
     """The recipe of a run of one short stage, which says nothing of its precision."""
     (tmp_path / "prompts.txt").write_text("a ring\na cross\na box\n")
     stage = {
@@ -83,7 +83,9 @@ def test_a_run_says_and_keeps_what_auto_chose(
     ("begun", "now", "line"),
     [
         (NATIVE, EMULATED, "precision: bfloat16 (auto: resumed in what it was begun in; slow here, for bfloat16 takes"),
-        (EMULATED, NATIVE, "precision: float32 (auto: resumed in what it was begun in)"),
+        pytest.param(
+            EMULATED, NATIVE, "precision: float32 (auto: resumed in what it was begun in)", marks=pytest.mark.slow
+        ),
     ],
     ids=["bfloat16", "float32"],
 )

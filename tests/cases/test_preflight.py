@@ -344,6 +344,7 @@ def test_the_same_sentence_of_another_verb_names_its_own_option(place: Path, che
     ])  # fmt: skip
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_what_is_fine_passes(place: Path, check_case: Callable[..., None]) -> None:
     code, output = fewstep("run", place / "tiny.yaml", "--dry-run")
     check_case(

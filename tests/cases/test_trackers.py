@@ -49,6 +49,7 @@ def test_a_whole_run_in_tensorboard(tracked: Check, tmp_path: Path, tiny_wan_fol
     tracked("the recipe as text", text.decode(), ["teacher_steps: 8", "student_steps: 4", "seed: 3"])
 
 
+@pytest.mark.slow  # tests/distill/test_trackers.py has its runs, points and clips without a relay
 def test_a_whole_run_in_wandb(tracked: Check, tmp_path: Path, tiny_wan_folder: Path, fake_wandb: Any) -> None:
     code, output = run(tmp_path, tiny_wan_folder, "wandb")
     assert code == 0, output
@@ -74,6 +75,7 @@ def test_stops_between(tracked: Check, tmp_path: Path, fake_wandb: Any) -> None:
     tracked("killed at step 5, resumed at 3, on to 6", sent, "[1, 2, 3, 4, 5, 6]")
 
 
+@pytest.mark.slow  # as above
 def test_another_project(tracked: Check, tmp_path: Path, tiny_wan_folder: Path, fake_wandb: Any) -> None:
     run(tmp_path, tiny_wan_folder, "wandb", "logging.project=corgis", *(f"stages.{i}.steps=1" for i in range(3)))
     tracked("logging.project=corgis", fake_wandb.asked[0]["project"], "corgis")

@@ -119,7 +119,7 @@ def test_passes_in_bfloat16_leave_weights_in_float32(recipe: Path, run: Path, tm
     assert not torch.equal(weights(tmp_path / "run")["enter.weight"], own["enter.weight"])
 
 
-@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fast", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_auto_is_what_the_machine_is_fast_in_and_is_kept(
     fast: Precision, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

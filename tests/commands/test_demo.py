@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fewstep.commands import demo_speed, run_stages
+from fewstep.commands import demo_speed, evaluate, run_stages
 from fewstep.commands.demo_plan import Speed
 from fewstep.commands.run_precision import resolve_precision
 from fewstep.distill import recipe
@@ -15,6 +16,7 @@ from fewstep.distill.checkpoint import save_state
 from fewstep.distill.packaged import RECIPES
 from fewstep.distill.recipe import Recipe, RolloutData
 from fewstep.distill.run_folder import RunFolder
+from fewstep.eval.latency import benchmark
 from fewstep.teacher.dataset.caption_files import read_prompts
 from tests.commands.typed import fewstep
 
@@ -33,10 +35,18 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(recipe, "read_recipe", lambda name, given=(): read_recipe(name, [*given, *overrides]))
     monkeypatch.setattr(demo_speed, "measure_speed", lambda plan: USUAL)
     monkeypatch.setattr("fewstep.commands.demo._TIMED_ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "BenchmarkPlan", partial(benchmark.BenchmarkPlan, warmup=1))
     return overrides
 
 
-def test_the_demo_ends_with_a_verdict_and_a_report(tmp_path: Path, tiny: list[str]) -> None:
+@pytest.mark.usefixtures("few_steps")
+def test_the_demo_ends_with_a_verdict_and_a_report(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_command = evaluate.evaluate_command
+    monkeypatch.setattr(
+        evaluate, "evaluate_command", lambda *given, **named: evaluate_command(*given, **named | {"world_clips": 64})
+    )
     code, output = fewstep("demo", "--out", tmp_path / "demo", "--num", 3)
     assert code == 0, output
     assert "At 4 steps the teacher is " in output and "with denoising " in output
@@ -116,6 +126,7 @@ def test_no_plan_is_made_where_nothing_can_be_written(tmp_path: Path, monkeypatc
 
 def test_the_probe_times_every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_speed, "_BATCH", 2)
+    monkeypatch.setattr(demo_speed, "_TIMES", 1)
     plan = recipe.read_recipe("shapes-demo", ["precision=float32", "device=cpu"])
     speed = demo_speed.measure_speed(plan)
     assert min(speed.train, speed.guided, speed.decode) > 0

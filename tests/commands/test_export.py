@@ -28,14 +28,16 @@ RECIPE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path: Path, tiny_wan_folder: Path) -> Path:
-    (tmp_path / "prompts.txt").write_text("a ring\na dot\n")
-    recipe = RECIPE | {"teacher": str(tiny_wan_folder), "out": str(tmp_path / "run"), "device": "cpu"}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    code, output = fewstep("run", tmp_path / "tiny.yaml")
+@pytest.fixture(scope="module")
+def run(tiny_wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a 2-step and a 1-step student; not to be changed."""
+    folder: Path = tmp_path_factory.mktemp("export")
+    (folder / "prompts.txt").write_text("a ring\na dot\n")
+    recipe = RECIPE | {"teacher": str(tiny_wan_folder), "out": str(folder / "run"), "device": "cpu"}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    code, output = fewstep("run", folder / "tiny.yaml")
     assert code == 0, output
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def test_a_run_leaves_as_files_and_comes_back(

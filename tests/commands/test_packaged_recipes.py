@@ -24,8 +24,10 @@ SIZE = {"num_frames": 9, "height": 16, "width": 16}
 
 def run(name: str, *overrides: str) -> None:
     shared = [f"size={json.dumps(SIZE)}", "device=cpu", "logging.prompts=[a ring]"]
-    stages = range(len(read_recipe(name, overrides).stages))
-    small = [f"stages.{i}.{setting}" for i in stages for setting in ("steps=1", "batch=2", "warmup=0")]
+    stages = read_recipe(name, overrides).stages
+    small = [f"stages.{i}.{setting}" for i in range(len(stages)) for setting in ("steps=1", "batch=2", "warmup=0")]
+    small += [f"stages.{i}.objective.discriminator.width=8" for i in (2, 3)]
+    small += [f"stages.0.teacher_steps={2 * stages[0].student_steps}"]  # as in the stages after it
     settings = [part for override in (*shared, *small, *overrides) for part in ("--set", override)]
     code, output = fewstep("run", name, *settings)
     assert code == 0, output

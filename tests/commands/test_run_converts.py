@@ -39,7 +39,7 @@ def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(folder: Path, teacher: Path, convert: Any) -> Path:
     (folder / "prompts.txt").write_text("a ring\na dot\n")
-    shared = {"steps": 2, "batch": 2, "objective": {"kind": "progressive"}}
+    shared = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
     stages = [
         {"teacher_steps": 4, "student_steps": 2, **shared},
         {"teacher_steps": 2, "student_steps": 1, "convert": convert, **shared},

@@ -89,14 +89,18 @@ def test_the_tables_say_which_count_is_whose(tmp_path: Path, tiny_wan_folder: Pa
         assert facts, (output, expected)
 
 
-def test_a_dry_run_says_what_does_not_fit(tmp_path: Path, tiny_wan_folder: Path) -> None:
-    stage = '{"teacher_steps": 4, "student_steps": 2, "steps": 5, "objective": {"kind": "progressive"}}'  # the quickest
-    path, one = recipe(tmp_path, tiny_wan_folder), ("--set", f"stages=[{stage}]")
-    code, output = fewstep("run", path, *one, "--dry-run", "--device-memory", "0.0001", "--tflops", "2")
+QUICKEST = '{"teacher_steps": 4, "student_steps": 2, "steps": 5, "objective": {"kind": "progressive"}}'
+ONE = ("--set", f"stages=[{QUICKEST}]")
+
+
+def test_a_dry_run_says_what_does_not_fit_and_writes_nothing(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    path = recipe(tmp_path, tiny_wan_folder)
+    code, output = fewstep("run", path, *ONE, "--dry-run", "--device-memory", "0.0001", "--tflops", "2")
     assert code == 0, output
     assert "GiB of a step, with activations" in output and "hours at 2 TFLOP/s" in output
     assert re.search(r"2-step takes \S+ GiB and 0.0001 are there; one clip at a time, .*use shorter", output)
     assert re.search(r"the teacher takes \S+ GiB as it is loaded, and 0.0001 are there", output)
+    assert not (tmp_path / "run").exists()
 
 
 def hours_of(path: Path, *settings: str) -> dict[str, float]:
@@ -121,7 +125,7 @@ def test_hours_are_of_data_steps_and_what_is_done_once(tmp_path: Path, tiny_wan_
 
 def test_a_dry_run_counts_one_of_several_processes(tmp_path: Path, tiny_wan_folder: Path) -> None:
     path = recipe(tmp_path, tiny_wan_folder)
-    code, output = fewstep("run", path, "--dry-run", "--processes", "2", "--set", "parallel.kind=fsdp")
+    code, output = fewstep("run", path, *ONE, "--dry-run", "--processes", "2", "--set", "parallel.kind=fsdp")
     assert code == 0 and "each of 2 processes, for its share of the batch, with networks sharded" in output, output
     code, output = fewstep("run", path, "--dry-run", "--processes", "7")
     assert code == 2 and "7 processes cannot share a batch of" in output

@@ -88,7 +88,8 @@ def test_entries_of_no_video_are_said_at_every_start(tmp_path: Path, tiny_wan_fo
     assert unmatched is not None and unmatched.count == 1
 
 
-@pytest.mark.parametrize("kind", ["rollouts", "videos", "dataset"])
+# tests/cases/test_data_cases.py has prompts of rollouts
+@pytest.mark.parametrize("kind", [pytest.param("rollouts", marks=pytest.mark.slow), "videos", "dataset"])
 def test_captions_and_prompts_beyond_the_text_encoder_are_said(
     tmp_path: Path, tiny_cogvideox_folder: Path, kind: str
 ) -> None:

@@ -61,7 +61,8 @@ def test_a_relay_of_both_is_run_sampled_and_measured(tmp_path: Path, tiny_expert
 
 
 @pytest.mark.usefixtures("uncounted")
-def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path) -> None:
+def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewstep.distill.fresh_heads.HELD_OUT", 2)  # of 32 batches that fresh heads are measured on
     high = {"name": "high", "expert": "high", "objective": PROGRESSIVE}
     low = {"name": "low", "expert": "low", "objective": PROGRESSIVE}
     judged = {"name": "judged-low", "expert": "low", "objective": JUDGED}

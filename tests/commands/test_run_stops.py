@@ -71,15 +71,25 @@ MOMENTS = [  # what is called, for which time, and what the sentence says of it
     ("fewstep.distill.optimizer_group.OptimizerGroup.step", 1, "stage 2-step is at step 1 of 3, saved in OUT/state.pt"),
     ("fewstep.distill.curves.Curves.write", 1, "stage 2-step is at step 2 of 3, saved in OUT/state.pt"),
 ]
+SOME = [  # of these: amid data, a step, a checkpoint that is being written, the end of a stage, and a warm-up
+    MOMENTS[1],
+    MOMENTS[4],
+    ("fewstep.distill.stage_checkpoint.save_state", 1, "stage 4-step is at step 2 of 4, saved in OUT/state.pt"),
+    MOMENTS[8],
+    MOMENTS[9],
+]
 
 
-def test_a_run_that_is_stopped_at_every_kind_of_moment_ends_as_another(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "moments", [SOME, pytest.param(MOMENTS, marks=pytest.mark.slow)], ids=["some moments", "every kind of moment"]
+)
+def test_a_run_that_is_stopped_again_and_again_ends_as_another(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: list[tuple[str, int, str]]
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     often = ["--set", "logging.save_seconds=1e-9"]
     assert fewstep("run", recipe, "--set", f"out={whole}")[0] == 0
-    for target, call, kept in MOMENTS:
+    for target, call, kept in moments:
         with monkeypatch.context() as patched:
             signalled(patched, target, call)
             code, output = fewstep("run", recipe, *often, "--set", f"out={out}")

@@ -32,7 +32,8 @@ def gated() -> Recipe:
 
 
 def test_prompt_accuracy_is_of_what_the_student_shows(gated: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_watch, "_JUDGED", 16)
+    monkeypatch.setattr(run_watch, "_JUDGED", 8)
+    monkeypatch.setattr(run_watch, "_BATCH", 8)
     teacher = load_teacher("shapes", device="cpu")
     size = teacher.default_size()
     assert size is not None

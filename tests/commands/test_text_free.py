@@ -49,8 +49,13 @@ def trained(there: Path, tiny_svd_folder: Path) -> Path:
         "logging.tracker": "none",
         "logging.prompts": json.dumps([{"prompt": "", "given": {"first": str(there / "a.png")}}]),
     }
-    small = {f"stages.{i}.{name}": value for i in range(4) for name, value in SMALLEST.items()}
+    small: dict[str, object] = {f"stages.{i}.{name}": value for i in range(4) for name, value in SMALLEST.items()}
     small |= {f"stages.{i}.objective.warmup": 1 for i in (2, 3)}
+    small |= {f"stages.{i}.objective.discriminator.width": 8 for i in (2, 3)}
+    # half of the recipe's sampling steps, and fewer of its first teacher's
+    small |= {f"stages.{i}.teacher_steps": 4 for i in (1, 2, 3)} | {"stages.0.teacher_steps": 8}
+    small |= {f"stages.{i}.student_steps": 2 for i in (1, 2, 3)} | {"stages.0.student_steps": 4}
+    small |= {"stages.3.starts": "[1.0, 0.5]"}
     settings = [part for name, value in (shared | small).items() for part in ("--set", f"{name}={value}")]
     with pytest.MonkeyPatch.context() as patch:
         # its memory and operations are counted in tests/distill/test_step_cost.py, for a quarter of a minute

@@ -71,7 +71,13 @@ def begin(case: Case, layout: Layout, steps: int = 5) -> Trainer:
     held |= {"context": layout.context, "recompute": layout.recompute}
     if layout.background:
         held["logging"] = EVERY_STEP
-    return case.trainer(**held, steps=steps, batch=8, **OBJECTIVES[layout.objective])
+    stage = OBJECTIVES[layout.objective]
+    if "adversarial" in layout.objective:
+        # heads of the usual width take most of the time, but only large ones have moments of few bits
+        width = {"width": 64 if "bit" in layout.optimizer else 8}
+        objective = stage["objective"]
+        stage = stage | {"objective": objective | {"discriminator": objective.get("discriminator", {}) | width}}
+    return case.trainer(**held, steps=steps, batch=8, **stage)
 
 
 def run(trainer: Trainer, stop: int = 0) -> None:

@@ -19,8 +19,8 @@ from fewstep.teacher.experts import parts_of
 from fewstep.teacher.interrupts import Signals
 from tests.distill.one_stage import Case, after, ignore, weights
 
-RELAXED = {"kind": "adversarial", "warmup": 2, "conditional": False, "discriminator": {"backbone": "lora"}}
-TRAINED = {"kind": "adversarial", "warmup": 1, "discriminator": {"backbone": "trained"}}
+RELAXED = {"kind": "adversarial", "warmup": 2, "conditional": False, "discriminator": {"backbone": "lora", "width": 8}}
+TRAINED = {"kind": "adversarial", "warmup": 1, "discriminator": {"backbone": "trained", "width": 8}}
 FEW = {"student_steps": 4, "teacher_steps": 8, "steps": 4}
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from fewstep.distill import fresh_heads
 from fewstep.distill.batches import Batches
 from fewstep.distill.fresh_heads import FreshHeads
 from fewstep.distill.objectives.adversarial_settings import Adversarial
@@ -36,9 +37,10 @@ def roles_of(teacher: Teacher, scale: float) -> StillRoles:
 
 
 def test_a_student_that_does_as_its_supervisor_is_at_chance_and_a_worse_one_is_not(
-    tiny_teacher: Teacher, tiny_dataset: Path
+    tiny_teacher: Teacher, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 1.0)).accuracy
+    monkeypatch.setattr(fresh_heads, "HELD_OUT", 16)  # batches
+    same = make(tiny_teacher, tiny_dataset, 4, probe=3).accuracy(roles_of(tiny_teacher, 1.0)).accuracy
     worse = make(tiny_teacher, tiny_dataset, 4).accuracy(roles_of(tiny_teacher, 0.8)).accuracy
     assert same < 0.6  # equal logits are no pair that is ranked right
     assert worse > 0.9
@@ -68,8 +70,9 @@ def test_the_figure_follows_from_the_student_alone(tiny_teacher: Teacher, tiny_d
 
 @pytest.mark.parametrize("backbone", ["trained", pytest.param("lora", marks=pytest.mark.slow)])
 def test_heads_read_a_frozen_backbone_whatever_the_stage_trains(
-    tiny_teacher: Teacher, tiny_dataset: Path, backbone: str
+    tiny_teacher: Teacher, tiny_dataset: Path, backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fresh_heads, "HELD_OUT", 2)
     heads = make(tiny_teacher, tiny_dataset, 2, probe=1, discriminator={"width": 8, "backbone": backbone})
     frozen = make(tiny_teacher, tiny_dataset, 2, probe=1)
     roles = roles_of(tiny_teacher, 0.9)

@@ -52,7 +52,10 @@ def moment_bytes(group: OptimizerGroup) -> int:
     return sum(part.nbytes for moment in moments for part in plain_tensors(moment))
 
 
-@pytest.mark.parametrize(("kind", "apart"), [("adamw_fused", 1e-5), ("adamw8bit", 0.05), ("adamw4bit", 0.25)])
+@pytest.mark.parametrize(
+    ("kind", "apart"),
+    [("adamw_fused", 1e-5), pytest.param("adamw8bit", 0.05, marks=pytest.mark.slow), ("adamw4bit", 0.25)],
+)
 def test_others_follow_adamw(kind: OptimizerKind, apart: float) -> None:
     """`apart`: the distance of where both end, of how far AdamW went in 100 steps."""
     needing(kind)

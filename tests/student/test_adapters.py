@@ -75,7 +75,7 @@ def test_merging_gives_a_plain_network(tiny_teacher: Teacher) -> None:
 
 def test_targets_are_in_the_blocks_only(tiny_teacher: Teacher) -> None:
     targets = lora_targets(single_denoiser(tiny_teacher))
-    assert "blocks.0.attn1.to_q" in targets and "blocks.3.ffn.net.2" in targets
+    assert "blocks.0.attn1.to_q" in targets and "blocks.1.ffn.net.2" in targets
     assert all(name.startswith("blocks.") for name in targets)
     with pytest.raises(ValueError, match=r"student\.lora\.targets"):
         lora_targets(nn.Sequential(nn.Linear(2, 2)))

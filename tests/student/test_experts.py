@@ -20,6 +20,9 @@ from fewstep.teacher.load_teacher import load_teacher
 from tests.student.few_steps import train
 
 TRAINS: tuple[Train, ...] = ("full", "lora")
+# All are quick in test_denoiser.py, with one network.
+ALIKE = [pytest.param("full", "full", marks=pytest.mark.slow), pytest.param("lora", "lora", marks=pytest.mark.slow)]
+PAIRS = [("full", "lora"), ("lora", "full"), *ALIKE]
 TIMES = torch.tensor([0.9375, 0.4], dtype=torch.float64)  # high, low
 
 
@@ -83,8 +86,7 @@ def test_the_expert_that_is_not_trained_stays_bit_identical(tiny_experts: Teache
         )
 
 
-@pytest.mark.parametrize("later", TRAINS)
-@pytest.mark.parametrize("earlier", TRAINS)
+@pytest.mark.parametrize(("earlier", "later"), PAIRS)
 def test_one_after_the_other(tiny_experts: Teacher, tmp_path: Path, earlier: Train, later: Train) -> None:
     first = Roles(tiny_experts, earlier, rank=4, experts=("high",))
     train(first, ask)
@@ -106,8 +108,7 @@ def test_one_after_the_other(tiny_experts: Teacher, tmp_path: Path, earlier: Tra
     assert weights_sha256(folder) != weights_sha256(start)
 
 
-@pytest.mark.parametrize("later", TRAINS)
-@pytest.mark.parametrize("earlier", TRAINS)
+@pytest.mark.parametrize(("earlier", "later"), PAIRS)
 def test_a_stage_of_both_starts_from_the_last_one(
     tiny_experts: Teacher, tmp_path: Path, earlier: Train, later: Train
 ) -> None:

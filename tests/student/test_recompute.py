@@ -60,8 +60,10 @@ def test_what_runs_again(kind: Recompute, attentions: int, linears: int) -> None
     ("family", "backbone"),
     [
         ("tiny_wan_folder", "trained"),
-        ("tiny_experts_folder", "frozen"),
-        ("tiny_sdxl_folder", "frozen"),
+        # tests/student/test_experts.py has gradients of two experts
+        pytest.param("tiny_experts_folder", "frozen", marks=pytest.mark.slow),
+        # a run of tests/commands/test_text_free.py computes blocks of a UNet again
+        pytest.param("tiny_sdxl_folder", "frozen", marks=pytest.mark.slow),
         pytest.param("tiny_mochi_folder", "trained", marks=pytest.mark.slow),
         pytest.param("tiny_svd_folder", "frozen", marks=pytest.mark.slow),
     ],

@@ -16,16 +16,17 @@ from safetensors.torch import load_file, save_file
 from fewstep.eval.results import read_results
 from tests.commands.typed import fewstep
 
+JUDGED = {"kind": "adversarial", "warmup": 0, "conditional": False, "discriminator": {"width": 8}}
 STAGES: list[dict[str, object]] = [
     {"teacher_steps": 4, "student_steps": 2, "guidance": 2.0},
-    {"teacher_steps": 2, "student_steps": 1, "objective": {"kind": "adversarial", "warmup": 0, "conditional": False}},
+    {"teacher_steps": 2, "student_steps": 1, "objective": JUDGED},
     {"teacher_steps": 2, "student_steps": 1, "start": "2-step", "name": "1-step-mse"},
 ]
 SHARED: dict[str, object] = {"steps": 1, "batch": 2, "objective": {"kind": "progressive"}}
 
 
 @pytest.fixture(scope="module")
-def run(make_tiny_wan: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(few_steps: None, make_tiny_wan: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a random teacher that makes clips of the shapes world's size."""
     folder = tmp_path_factory.mktemp("student")
     make_tiny_wan(folder / "teacher")

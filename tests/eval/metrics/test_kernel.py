@@ -50,7 +50,7 @@ def test_large_sets_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert kernel_interval(first, second).value == pytest.approx(whole.value, rel=1e-9)
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.2, 0.3)])
+@pytest.mark.parametrize(("scale", "shift"), [pytest.param(1.0, 0.0, marks=pytest.mark.slow), (1.2, 0.3)])
 def test_is_unbiased_and_its_interval_covers_the_truth(scale: float, shift: float) -> None:
     generator = torch.Generator().manual_seed(0)
     large = [kernel_distance(draw(2000, generator, scale, shift), draw(2000, generator)) for _ in range(20)]

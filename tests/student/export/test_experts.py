@@ -38,7 +38,7 @@ def own_latents(student: Student) -> torch.Tensor:
     return student.sample(z, student.teacher.conditions(PROMPTS))
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_folder_holds_both_and_comes_back(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], train: Train
 ) -> None:
@@ -106,7 +106,7 @@ def test_an_expert_that_no_node_uses_is_left_out(make_student: Callable[..., Stu
     )
 
 
-@pytest.mark.parametrize("to", ["diffusers", "lora"])
+@pytest.mark.parametrize("to", ["diffusers", pytest.param("lora", marks=pytest.mark.slow)])
 def test_an_expert_that_was_not_trained_is_the_teachers(tiny_experts_folder: Path, tmp_path: Path, to: str) -> None:
     from tests.student.few_steps import train
     from tests.student.test_experts import ask, saved

@@ -21,15 +21,16 @@ from fewstep.teacher.predictions import record_prediction
 
 CASES = [
     ("wan", "full", "diffusers"),
-    ("wan", "lora", "diffusers"),
+    pytest.param("wan", "lora", "diffusers", marks=pytest.mark.slow),
     ("wan", "lora", "lora"),
-    ("wan", "full", "comfyui"),
+    pytest.param("wan", "full", "comfyui", marks=pytest.mark.slow),
     ("wan", "lora", "comfyui"),
     ("wan", "full", "single-file"),
-    ("wan", "lora", "single-file"),
-    ("cogvideox", "full", "diffusers"),
+    pytest.param("wan", "lora", "single-file", marks=pytest.mark.slow),
+    pytest.param("cogvideox", "full", "diffusers", marks=pytest.mark.slow),
     ("cogvideox", "lora", "lora"),
-    ("animatediff", "lora", "diffusers"),
+    # AnimateDiff's leave converted, below
+    pytest.param("animatediff", "lora", "diffusers", marks=pytest.mark.slow),
     pytest.param("animatediff", "lora", "lora", marks=pytest.mark.slow),
 ]
 NEEDS = {"torchao-int8": "torchao", "onnx": "onnxruntime"}

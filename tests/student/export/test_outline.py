@@ -18,6 +18,7 @@ from fewstep.student.outline import outline_sampler, outline_students
 from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher.outline import outline_teacher
 
+OF_THE_OTHER_KIND = [("lora", "diffusers"), ("full", "lora"), ("full", "comfyui")]
 needs = {"torchao-int8": "torchao", "gguf": "gguf", "onnx": "onnxruntime"}
 
 
@@ -36,8 +37,9 @@ def stage(make_student: Callable[..., Student], tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize(
     ("train", "to"),
     [
-        ("full", "diffusers"), ("lora", "diffusers"), ("full", "lora"), ("lora", "lora"), ("full", "comfyui"),
-        ("lora", "comfyui"), ("full", "single-file"), ("full", "torchao-int8"), ("full", "gguf"), ("full", "onnx"),
+        ("full", "diffusers"), ("lora", "lora"), ("lora", "comfyui"), ("full", "single-file"),
+        ("full", "torchao-int8"), ("full", "gguf"), ("full", "onnx"),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in OF_THE_OTHER_KIND),
     ],
 )  # fmt: skip
 def test_every_export_is_looked_at(

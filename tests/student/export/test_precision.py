@@ -23,9 +23,9 @@ from fewstep.teacher.load_teacher import load_teacher
 
 CASES = [
     ("wan", "full", "diffusers"),
-    ("wan", "lora", "lora"),
+    pytest.param("wan", "lora", "lora", marks=pytest.mark.slow),
     ("wan", "lora", "comfyui"),
-    ("wan", "full", "single-file"),
+    pytest.param("wan", "full", "single-file", marks=pytest.mark.slow),
     ("wan", "lora", "single-file"),
     ("cogvideox", "lora", "lora"),
 ]

@@ -27,7 +27,10 @@ from fewstep.student.sampler import SamplingOptions, open_sampler
 FORMATS = {name: ("animatediff" if name == "part" else "wan32") for name in MODULES}
 
 
-@pytest.mark.parametrize("to", [pytest.param(to, marks=pytest.mark.slow) if to == "onnx" else to for to in FORMATS])
+LONG = ("onnx", "torchao-fp8")  # the latter is written as torchao-int8 is
+
+
+@pytest.mark.parametrize("to", [pytest.param(to, marks=pytest.mark.slow) if to in LONG else to for to in FORMATS])
 def test_no_file_names_a_folder(make_student: Callable[..., Student], tmp_path: Path, to: str) -> None:
     """Neither the teacher's, nor the student's, nor that of any library."""
     if any(find_spec(module) is None for module in find_format(to).needs):

@@ -34,7 +34,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", ["torchao-int8", pytest.param("torchao-fp8", marks=pytest.mark.slow)])
 def test_diffusers_loads_it_and_so_do_we(
     make_student: Callable[..., Student], make_export: Callable[..., Exported], to: str
 ) -> None:

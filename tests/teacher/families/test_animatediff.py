@@ -61,8 +61,12 @@ def assert_parity(folder: Path, steps: int, guidance: float) -> None:
     assert float((actual - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 7.5])
-@pytest.mark.parametrize("steps", [1, 4, 10])
+FURTHER = [(1, 7.5), (4, 1.0), (10, 1.0), (10, 7.5)]  # steps and guidance
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance"), [(1, 1.0), (4, 7.5), *(pytest.param(*more, marks=pytest.mark.slow) for more in FURTHER)]
+)
 def test_same_noise_gives_the_stock_latents(tiny_animatediff_folder: Path, steps: int, guidance: float) -> None:
     assert_parity(tiny_animatediff_folder, steps, guidance)
 

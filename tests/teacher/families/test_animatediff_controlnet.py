@@ -27,7 +27,7 @@ def teacher(tiny_controlnet_folder: Path) -> Teacher:
     return load_teacher(tiny_controlnet_folder, device="cpu")
 
 
-@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.slow), 7.5])
 def test_same_noise_and_control_give_the_stock_latents(
     teacher: Teacher, tiny_controlnet_folder: Path, guidance: float
 ) -> None:

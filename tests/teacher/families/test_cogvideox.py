@@ -70,8 +70,12 @@ def ours(folder: Path, steps: int, guidance: float) -> tuple[Teacher, Tensor, Te
     return teacher, z, rollout(teacher, z, conditions, teacher.schedule.grid(steps), guidance)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 6.0])
-@pytest.mark.parametrize("steps", [1, 4, 10])
+FURTHER = [(1, 6.0), (4, 1.0), (10, 1.0), (10, 6.0)]  # steps and guidance
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance"), [(1, 1.0), (4, 6.0), *(pytest.param(*more, marks=pytest.mark.slow) for more in FURTHER)]
+)
 def test_same_noise_gives_the_stock_latents(folder: Path, steps: int, guidance: float) -> None:
     _, z, actual = ours(folder, steps, guidance)
     expected = stock(folder, z, steps, guidance).transpose(1, 2)

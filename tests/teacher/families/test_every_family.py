@@ -50,6 +50,27 @@ FOLDERS = [
     "tiny_cogvideox_control_folder",
     "tiny_mochi_folder",
 ]
+# Read texts, and have networks, as another one above does: what they are given besides is their own.
+LIKE_ANOTHER = (
+    "tiny_wan_i2v_folder",
+    "tiny_controlnet_folder",
+    "tiny_ltx_image_folder",
+    "tiny_ltx_condition_folder",
+    "tiny_ltx2_image_folder",
+    "tiny_hunyuan_video15_image_folder",
+    "tiny_skyreels_image_folder",
+    "tiny_sana_video_image_folder",
+    "tiny_kandinsky_image_folder",
+    "tiny_cogvideox_image_folder",
+    "tiny_cogvideox_control_folder",
+)
+# For tests in which nothing that is given takes part.
+once_per_network = pytest.mark.parametrize(
+    "folder",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LIKE_ANOTHER else name for name in FOLDERS],
+    indirect=True,
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -108,6 +129,7 @@ def test_all_families_are_here(request: pytest.FixtureRequest) -> None:
     assert {json.loads(index.read_text())["_class_name"] for index in indices} == set(FAMILIES)
 
 
+@once_per_network
 def test_prompts_are_cut_at_the_text_limit_and_not_before(teacher: Teacher) -> None:
     if not teacher.reads_text:
         pytest.skip("it reads no prompts")
@@ -120,6 +142,7 @@ def test_prompts_are_cut_at_the_text_limit_and_not_before(teacher: Teacher) -> N
     assert torch.equal(actual, cut) and not torch.equal(actual, differing)
 
 
+@once_per_network
 def test_words_beyond_the_vocabulary_are_named(teacher: Teacher) -> None:
     if not teacher.reads_text:
         pytest.skip("it reads no prompts")
@@ -153,6 +176,7 @@ def test_x0_follows_from_the_prediction(teacher: Teacher, conditions: Conditions
         close(guided, u + teacher.spread_guidance(torch.full((2, 1, 1, 1, 1), 5.0), z) * (c - u))
 
 
+@once_per_network
 def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """Otherwise parity would be empty."""
     actual = teacher.predict(z, 0.7, conditions)
@@ -160,6 +184,7 @@ def test_text_and_time_matter(teacher: Teacher, conditions: Conditions, z: Tenso
     assert float((actual - teacher.predict(z, 0.3, conditions)).abs().max()) > 1e-3
 
 
+@once_per_network
 def test_a_text_without_its_padding_is_read_alike(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """As datasets keep it."""
     actual, rows = teacher.predict(z, 0.7, conditions), [conditions.row(i) for i in range(2)]
@@ -175,6 +200,7 @@ def test_every_sample_has_its_own_time(teacher: Teacher, conditions: Conditions,
         close(teacher.denoise(z[i : i + 1], float(t[i]), conditions[i : i + 1], 5.0), together[i : i + 1])
 
 
+@once_per_network
 def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     student = copy.deepcopy(teacher.network_at(1.0))
     # frozen, for weights with gradients may be multiplied by a kernel that rounds otherwise
@@ -188,6 +214,7 @@ def test_a_copy_is_as_good_as_the_teacher(teacher: Teacher, conditions: Conditio
     assert not any(p.requires_grad for p in teacher.network_at(1.0).parameters())
 
 
+@once_per_network
 def test_adapters_learn_and_the_rest_does_not(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     student = lora_copy(teacher)
     actual = teacher.denoise(z, 0.7, conditions, network=student)
@@ -198,6 +225,7 @@ def test_adapters_learn_and_the_rest_does_not(teacher: Teacher, conditions: Cond
     assert len(teacher.taps(student)) == 3
 
 
+@once_per_network
 def test_blocks_hold_what_is_trained(teacher: Teacher) -> None:
     network = teacher.network_at(1.0)
     blocks = teacher.blocks(network)
@@ -207,6 +235,7 @@ def test_blocks_hold_what_is_trained(teacher: Teacher) -> None:
     assert len(set(blocks)) == len(blocks) >= 4 and inside > 0.5 * sum(size(p) for p in network.parameters())
 
 
+@once_per_network
 def test_blocks_are_in_the_order_in_which_they_run(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     blocks, ran = teacher.blocks(teacher.network_at(1.0)), []
     handles = [block.register_forward_hook(lambda module, *_: ran.append(module)) for block in blocks]
@@ -216,6 +245,7 @@ def test_blocks_are_in_the_order_in_which_they_run(teacher: Teacher, conditions:
     assert ran == blocks
 
 
+@once_per_network
 def test_features_have_gradients_to_what_was_seen(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     z.requires_grad_()
     features = teacher.features(z, 0.7, conditions)
@@ -227,6 +257,7 @@ def test_features_have_gradients_to_what_was_seen(teacher: Teacher, conditions: 
     assert z.grad is not None and bool(z.grad.flatten(1).any(dim=1).all())
 
 
+@once_per_network
 def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Conditions, z: Tensor) -> None:
     """What changes most, where the first block sees a changed last corner, is that corner."""
     changed, first = z.clone(), 1 / len(teacher.blocks(teacher.network_at(1.0)))
@@ -238,6 +269,7 @@ def test_features_keep_space_and_time_in_place(teacher: Teacher, conditions: Con
     assert all(i + 1 > 0.75 * n for i, n in zip(place, moved.shape, strict=True))
 
 
+@once_per_network
 def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
     half = load_teacher(folder, torch.bfloat16, "cpu")
     actual = half.denoise(z, 0.7, conditions_of(half, PROMPTS), 5.0)
@@ -248,8 +280,9 @@ def test_half_precision_keeps_latents_in_full(folder: Path, z: Tensor) -> None:
     assert half.decode(latents).dtype == torch.float32
 
 
-def test_what_was_freed_is_missed_in_one_sentence(folder: Path) -> None:
-    teacher = load_teacher(folder, device="cpu")
+@once_per_network
+def test_what_was_freed_is_missed_in_one_sentence(teacher: Teacher) -> None:
+    teacher = copy.deepcopy(teacher)
     teacher.free_text()
     teacher.free_vae()
     assert teacher.latent_shape(*(teacher.default_size() or (0, 0, 0)))

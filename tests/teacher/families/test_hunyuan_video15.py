@@ -51,7 +51,15 @@ def diffusers_own(teacher: Teacher, z: Tensor, given: Given, prompt: str, guidan
         pipe.guider = before
 
 
-@pytest.mark.parametrize(("prompt", "guidance"), [(PROMPT, 1.0), (PROMPT, 5.0), (WRITTEN, 1.0), (WRITTEN, 5.0)])
+@pytest.mark.parametrize(
+    ("prompt", "guidance"),
+    [
+        (PROMPT, 1.0),
+        pytest.param(PROMPT, 5.0, marks=pytest.mark.slow),
+        pytest.param(WRITTEN, 1.0, marks=pytest.mark.slow),
+        (WRITTEN, 5.0),
+    ],
+)
 def test_parity_with_diffusers(teacher: Teacher, given: Given, prompt: str, guidance: float) -> None:
     """With and without letters, which one branch has and the other has not."""
     z = teacher.noise([0], teacher.latent_shape(*SIZE))

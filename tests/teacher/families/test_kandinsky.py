@@ -22,7 +22,7 @@ from tests.tiny_kandinsky import save_tiny_kandinsky
 PROMPTS = ["a red circle", "a big blue square moves left over a dark background"]
 
 
-@pytest.fixture(params=["tiny_kandinsky_folder", "tiny_kandinsky_image_folder"])
+@pytest.fixture(scope="module", params=["tiny_kandinsky_folder", "tiny_kandinsky_image_folder"])
 def teacher(request: pytest.FixtureRequest) -> Teacher:
     folder: Path = request.getfixturevalue(request.param)
     return load_teacher(folder, device="cpu")

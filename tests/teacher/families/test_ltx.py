@@ -32,7 +32,7 @@ CASES = [  # kind of pipeline, what is given
 ]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
 def case(request: pytest.FixtureRequest, ltx_folders: Callable[[str], Path]) -> tuple[Teacher, Given]:
     kind, names = request.param
     teacher = load_teacher(ltx_folders(kind), device="cpu")

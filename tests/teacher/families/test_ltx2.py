@@ -20,14 +20,20 @@ from fewstep.teacher.rollout import rollout
 from tests.tiny_ltx2 import NEWER
 
 SIZE = VideoSize(5, 32, 64)  # 6 tokens of video, 10 of sound
-CASES = [("text", ()), ("text", ("first",)), ("image", ("first",)), ("newer", ()), ("newer", ("first",))]
+CASES = [
+    ("text", ()),
+    ("text", ("first",)),
+    ("image", ("first",)),
+    ("newer", ()),
+    pytest.param(("newer", ("first",)), marks=pytest.mark.slow),
+]
 GUIDED = {
     "guidance_scale": 4.0, "stg_scale": 1.0, "modality_scale": 3.0, "guidance_rescale": 0.7,
     "audio_guidance_scale": 7.0, "audio_stg_scale": 1.0, "audio_modality_scale": 3.0, "audio_guidance_rescale": 0.7,
 }  # fmt: skip
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
 def case(request: pytest.FixtureRequest, ltx2_folders: Callable[[str], Path]) -> tuple[Teacher, Given]:
     kind, names = request.param
     teacher = load_teacher(ltx2_folders(kind), device="cpu")

@@ -57,8 +57,12 @@ def noise(teacher: Teacher) -> Tensor:
     return teacher.noise([5, 6], teacher.latent_shape(*SIZE))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.5])
-@pytest.mark.parametrize("steps", [2, 4, 10])
+FURTHER = [(2, 4.5), (4, 1.0), (10, 1.0), (10, 4.5)]  # steps and guidance
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance"), [(2, 1.0), (4, 4.5), *(pytest.param(*more, marks=pytest.mark.slow) for more in FURTHER)]
+)
 def test_same_noise_gives_the_stock_latents(teacher: Teacher, steps: int, guidance: float) -> None:
     z = noise(teacher)
     for negative in (NEGATIVE, ""):

@@ -20,7 +20,7 @@ from tests.stock_clips import size_of, stock_error
 from tests.tiny_sana_video import save_tiny_sana_video
 
 
-@pytest.fixture(params=["tiny_sana_video_folder", "tiny_sana_video_image_folder"])
+@pytest.fixture(scope="module", params=["tiny_sana_video_folder", "tiny_sana_video_image_folder"])
 def teacher(request: pytest.FixtureRequest) -> Teacher:
     folder: Path = request.getfixturevalue(request.param)
     return load_teacher(folder, device="cpu")

@@ -17,7 +17,7 @@ from tests.stock_clips import size_of, stock_error
 from tests.tiny_skyreels import save_tiny_skyreels
 
 
-@pytest.fixture(params=["tiny_skyreels_folder", "tiny_skyreels_image_folder"])
+@pytest.fixture(scope="module", params=["tiny_skyreels_folder", "tiny_skyreels_image_folder"])
 def teacher(request: pytest.FixtureRequest) -> Teacher:
     folder: Path = request.getfixturevalue(request.param)
     return load_teacher(folder, device="cpu")

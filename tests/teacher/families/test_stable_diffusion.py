@@ -52,7 +52,9 @@ def stock(pipeline: Any, z: Tensor, guidance: float, negative: str, output_type:
     return actual
 
 
-@pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (6.0, ""), (6.0, "blurry")])
+@pytest.mark.parametrize(
+    ("guidance", "negative"), [(1.0, ""), pytest.param(6.0, "", marks=pytest.mark.slow), (6.0, "blurry")]
+)
 def test_same_noise_gives_the_stock_latents(teacher: Teacher, pipeline: Any, guidance: float, negative: str) -> None:
     z = teacher.noise([5, 6], teacher.latent_shape(1, 24, 16))
     actual = rollout(teacher, z, teacher.conditions(PROMPTS, negative), teacher.schedule.grid(4), guidance)

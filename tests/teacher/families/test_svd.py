@@ -68,7 +68,7 @@ def stock(folder: Path, teacher: Teacher, picture: Tensor, z: Tensor, steps: int
     )
 
 
-@pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (4, 1.0), (4, 3.0)])
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), pytest.param(4, 1.0, marks=pytest.mark.slow), (4, 3.0)])
 def test_same_noise_gives_the_stock_latents(folder: Path, teacher: Teacher, steps: int, guidance: float) -> None:
     picture, z, actual = ours(teacher, steps, guidance)
     expected = stock(folder, teacher, picture, z, steps, guidance, "latent").transpose(1, 2)
@@ -77,7 +77,8 @@ def test_same_noise_gives_the_stock_latents(folder: Path, teacher: Teacher, step
     assert float((actual - expected).abs().max()) < bound * max(1.0, float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("steps", [4, pytest.param(2, marks=pytest.mark.slow), 1])
+# tests/commands/test_text_free.py exports a student of several steps
+@pytest.mark.parametrize("steps", [*(pytest.param(steps, marks=pytest.mark.slow) for steps in (4, 2)), 1])
 def test_students_leave_exactly_but_for_the_rounding_of_one_step(folder: Path, tmp_path: Path, steps: int) -> None:
     teacher = load_teacher(folder, device="cpu")
     roles = Roles(teacher, "lora", rank=2, alpha=2)

@@ -64,8 +64,12 @@ def test_texts_of_any_length_end_in_one_token_of_padding(tiny_wan_folder: Path, 
     assert not embeddings[:, -1].any() and embeddings[:, -2].any()
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
-@pytest.mark.parametrize("steps", [1, 4, 10])
+FURTHER = [(1, 5.0), (4, 1.0), (10, 1.0), (10, 5.0)]  # steps and guidance
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance"), [(1, 1.0), (4, 5.0), *(pytest.param(*more, marks=pytest.mark.slow) for more in FURTHER)]
+)
 def test_same_noise_gives_the_stock_latents(tiny_wan_folder: Path, steps: int, guidance: float) -> None:
     assert_parity(tiny_wan_folder, steps, guidance)
 
@@ -116,7 +120,10 @@ def test_half_named_experts_are_refused(
         load_teacher(tmp_path, device="cpu")
 
 
-@pytest.mark.parametrize(("shift", "boundary", "steps"), [(7.0, 0.875, 2), (3.0, 0.9, 4), (5.0, 0.9375, 4)])
+@pytest.mark.parametrize(
+    ("shift", "boundary", "steps"),
+    [(7.0, 0.875, 2), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((3.0, 0.9, 4), (5.0, 0.9375, 4)))],
+)
 def test_a_time_that_is_the_boundary_is_the_high_experts_as_in_the_stock_pipeline(
     make_tiny_wan: Callable[..., None], tmp_path: Path, shift: float, boundary: float, steps: int
 ) -> None:

@@ -20,17 +20,17 @@ CASES = [  # kind of pipeline, what is given
     ("flf2v", ("first", "last")),
     ("5b-i2v", ("first",)),
     ("a14b-i2v", ("first",)),
-    ("a14b-i2v", ("first", "last")),
+    pytest.param(("a14b-i2v", ("first", "last")), marks=pytest.mark.slow),
     ("animate", ("reference", "pose", "face")),
     ("animate", ("reference", "pose", "face", "control", "mask")),
     ("vace", ()),
-    ("vace", ("reference",)),
+    pytest.param(("vace", ("reference",)), marks=pytest.mark.slow),
     ("vace", ("control", "mask")),
     ("vace", ("reference", "control", "mask")),
 ]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
 def case(request: pytest.FixtureRequest, given_wan_folders: Callable[[str], Path]) -> tuple[Teacher, Given]:
     kind, names = request.param
     teacher = load_teacher(given_wan_folders(kind), device="cpu")

@@ -23,7 +23,9 @@ from fewstep.teacher.source import embedded_path
 TINY = {"steps": 2, "batch": 2, "clips": 4, "precision": "fp32", "rank": 2}
 
 
-@pytest.fixture(scope="module", params=["image", pytest.param("control", marks=pytest.mark.slow), "frame"])
+@pytest.fixture(
+    scope="module", params=["image", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("control", "frame"))]
+)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConditioningKind, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     recipe = folder / "recipe.yaml"
@@ -85,7 +87,7 @@ def test_another_part_and_a_recipe_with_unknown_keys_are_refused(tmp_path: Path)
     assert result.exit_code != 0 and "this recipe has one part" in str(result.output) + str(result.exception)
 
 
-@pytest.mark.parametrize("kind", ["image", "control", "frame"])
+@pytest.mark.parametrize("kind", [pytest.param("image", marks=pytest.mark.slow), "control", "frame"])
 def test_the_embedded_ones_are_put_together_once_and_see_what_is_given(
     kind: ConditioningKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ either kind are kept.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -49,8 +50,8 @@ def _write(path: Path, state: dict[str, Any], replaced: Path | None = None) -> N
         torch.save(state, file)
 
 
-def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = False) -> dict[str, Any] | None:
-    """The checkpoint of this stage in a single file, None when there is none or it is of another stage.
+def load_state(folder: Path, stage: str | None, name: str = STATE_FILE, mmap: bool = False) -> dict[str, Any] | None:
+    """The checkpoint of this stage, or of any, in a single file; None when there is none or it is of another stage.
 
     The last one, or the previous one where it is gone. With `mmap` tensors are read only when they are used: enough to
     see whether the file is whole.
@@ -65,7 +66,7 @@ def load_state(folder: Path, stage: str, name: str = STATE_FILE, mmap: bool = Fa
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
-        if state["stage"] != stage:
+        if stage not in (state["stage"], None):
             return None
         check_numbers(state)
     except UnpicklingError as error:
@@ -92,9 +93,9 @@ def check_tensors(state: dict[str, Any]) -> None:
                 raise ValueError(f"{place} is no tensor")
 
 
-def _broken(path: Path, stage: str, reason: str) -> str:
+def _broken(path: Path, stage: str | None, reason: str) -> str:
     others = path.name == STATE_FILE and path.with_name(PREVIOUS).exists()
-    remedy = "resume from the checkpoint before it" if others else f"begin the stage {stage} again"
+    remedy = "resume from the checkpoint before it" if others else f"begin {f'the stage {stage}' if stage else 'its stage'} again"
     return f"{path} is broken ({reason}): delete it to {remedy}"
 
 
@@ -124,11 +125,16 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(single_files(folder)) or (folder / sharded.STATE_FOLDER).is_dir()
 
 
-def has_checkpoint_of(folder: Path, stage: str) -> bool:
-    """Whether this stage is in the middle of its training, or of its conversion. Raises ValueError for a checkpoint
+def unfinished_parts(folder: Path) -> set[str]:
+    """The stages, and conversions, that the run's checkpoints are of: usually one. Raises ValueError for a checkpoint
     that is broken."""
-    parts = (stage, conversion_name(stage))
-    return any(load_state(folder, part, mmap=True) or sharded.find(folder, part) for part in parts)
+    state = load_state(folder, None, mmap=True)  # which takes a while: thousands of tensors, if not their numbers
+    return sharded.parts(folder) | (set() if state is None else {state["stage"]})
+
+
+def is_unfinished(stage: str, parts: Collection[str]) -> bool:
+    """Whether a stage is in the middle of its training, or of its conversion, going by `unfinished_parts`."""
+    return stage in parts or conversion_name(stage) in parts
 
 
 def forget_state(folder: Path, stage: str) -> None:

@@ -13,7 +13,13 @@ from typing import Any, get_args
 
 import yaml
 
-from fewstep.distill.checkpoint import forget_checkpoints, forget_state, has_checkpoint, has_checkpoint_of
+from fewstep.distill.checkpoint import (
+    forget_checkpoints,
+    forget_state,
+    has_checkpoint,
+    is_unfinished,
+    unfinished_parts,
+)
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import conversion_name
@@ -137,17 +143,19 @@ class RunFolder:
         stages = begun.get("stages")
         if not isinstance(stages, list):
             return []
-        unbegun = [i for i, stage in enumerate(stages) if not self._has_begun(stage)]
+        try:
+            parts = unfinished_parts(self.path)
+        except ValueError:
+            return []  # a broken checkpoint may be of any stage
+        names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
+        unbegun = [
+            index
+            for index, name in enumerate(names)
+            if isinstance(name, str) and not (self.finished(name) or is_unfinished(name, parts))
+        ]
         while unbegun and unbegun[-1] == len(stages) - 1:
             del stages[unbegun.pop()]
         return unbegun
-
-    def _has_begun(self, stage: Any) -> bool:
-        name = stage.get("name") if isinstance(stage, dict) else None
-        try:
-            return not isinstance(name, str) or self.finished(name) or has_checkpoint_of(self.path, name)
-        except ValueError:
-            return True  # a broken checkpoint may be of any stage
 
     def recorded_precision(self, section: str | None = None) -> str | None:
         """The precision that the run here was begun in, or that of a section of its recipe; None where none was."""

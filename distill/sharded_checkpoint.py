@@ -70,6 +70,11 @@ def find(folder: Path, stage: str, healthy: bool = False) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def parts(folder: Path) -> set[str]:
+    """The stages, and conversions, that there are checkpoints of. Raises ValueError for one that is broken."""
+    return {read_numbers(path)["stage"] for path in _steps(folder / STATE_FOLDER)}
+
+
 def read_numbers(checkpoint: Path) -> dict[str, Any]:
     """All but the tensors. Raises ValueError for a file that is broken."""
     path = checkpoint / _NUMBERS

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from fewstep.distill import sharded_checkpoint
-from fewstep.distill.checkpoint import has_checkpoint_of, load_state
+from fewstep.distill.checkpoint import is_unfinished, load_state, unfinished_parts
 from fewstep.distill.conversion_plan import planned_conversions
 from fewstep.distill.expert_plan import check_supervisor, expert_plan
 from fewstep.distill.optimizers import check_optimizer
@@ -52,13 +52,13 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
     """Raises ValueError when a finished stage lost its result, contract or weights, or its gate does not open, and when
     the checkpoint of the stage that comes next is broken. Stages that are `trained_again` are not looked at."""
     network = outline.teacher.denoiser
-    for stage in recipe.stages:
-        if stage.name in trained_again:
-            continue
-        # a checkpoint that would be resumed raises here where it is broken
-        if not folder.finished(stage.name):
-            load_state(folder.path, stage.name, mmap=True)
-            sharded_checkpoint.find(folder.path, stage.name)
+    stages = [stage for stage in recipe.stages if stage.name not in trained_again]
+    unfinished = [stage.name for stage in stages if not folder.finished(stage.name)]
+    if unfinished:  # a checkpoint that would be resumed raises here where it is broken, whichever stage it is of
+        load_state(folder.path, unfinished[0], mmap=True)
+        sharded_checkpoint.find(folder.path, unfinished[0])
+    for stage in stages:
+        if stage.name in unfinished:
             continue
         contract = read_contract(folder.stage(stage.name))
         if outline.whole:
@@ -77,10 +77,10 @@ def check_left_out(
             f"--again trains {', '.join(lost)} again, which --stages leaves out: name what it trains with --stages as "
             "well, or leave --stages out"
         )
-    for stage in recipe.stages:
-        if stage.name in chosen or folder.finished(stage.name):
-            continue
-        if has_checkpoint_of(folder.path, stage.name):
+    left_out = [stage for stage in recipe.stages if not (stage.name in chosen or folder.finished(stage.name))]
+    parts = unfinished_parts(folder.path) if left_out else set()
+    for stage in left_out:
+        if is_unfinished(stage.name, parts):
             raise ValueError(
                 f"{stage.name} is left out, and {folder.path} has a checkpoint of it, which the next stage would "
                 f"replace: name it with --stages, to end it first, or {folder.elsewhere}"

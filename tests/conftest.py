@@ -74,8 +74,10 @@ def few_watched_clips() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def verbs_are_made_once() -> Iterator[None]:
     """Typer's runner makes every verb from its function's signature anew, each time that one of them is called."""
+    made = cache(lambda app, *verbs: typer.main.get_command(app))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
+        # a test may add a verb
+        patch.setattr("typer.testing._get_command", lambda app: made(app, *app.registered_commands))
         yield
 
 

@@ -60,7 +60,12 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(case, id=name, marks=pytest.mark.slow if name == "vace" else ()) for name, case in CASES.items()
+    ],
+)
 def case(request: pytest.FixtureRequest) -> Case:
     actual: Case = request.param
     return actual

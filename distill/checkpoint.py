@@ -95,7 +95,8 @@ def check_tensors(state: dict[str, Any]) -> None:
 
 def _broken(path: Path, stage: str | None, reason: str) -> str:
     others = path.name == STATE_FILE and path.with_name(PREVIOUS).exists()
-    remedy = "resume from the checkpoint before it" if others else f"begin {f'the stage {stage}' if stage else 'its stage'} again"
+    whose = "its stage" if stage is None else f"the stage {stage}"
+    remedy = "resume from the checkpoint before it" if others else f"begin {whose} again"
     return f"{path} is broken ({reason}): delete it to {remedy}"
 
 

@@ -54,9 +54,10 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
     network = outline.teacher.denoiser
     stages = [stage for stage in recipe.stages if stage.name not in trained_again]
     unfinished = [stage.name for stage in stages if not folder.finished(stage.name)]
-    if unfinished:  # a checkpoint that would be resumed raises here where it is broken, whichever stage it is of
-        load_state(folder.path, unfinished[0], mmap=True)
-        sharded_checkpoint.find(folder.path, unfinished[0])
+    for name in unfinished:  # a checkpoint that would be resumed raises here where it is broken
+        sharded_checkpoint.find(folder.path, name)
+        if load_state(folder.path, name, mmap=True) is not None:
+            break  # there are no others
     for stage in stages:
         if stage.name in unfinished:
             continue

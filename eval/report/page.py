@@ -108,11 +108,12 @@ def _timed(evaluation: EvaluationRecord) -> list[str]:
 
 def _named(row: ModelRecord) -> str:
     """A model as an argument of a command; of a chain with steps and guidance of each member."""
-    asked = row.chain or [row]
+    asked = row.chain or ([row] if row.role == "teacher" else [])  # a student alone has its own steps and guidance
     steps = "+".join(str(one.steps) for one in asked if one.steps)
-    guidance = "+".join(str(one.guidance) for one in asked if one.guidance is not None)
-    if row.role == "student":  # it has its own guidance, and alone its own number of steps
-        steps, guidance = steps if row.chain else "", ""
+    scales = [one.guidance for one in asked if one.guidance is not None]
+    if row.role == "student" and not any(scale.guides for scale in scales):
+        scales = []  # a chain of students, which have their own; one with a teacher in it does guide
+    guidance = "+".join(map(str, scales))
     return f"{row.model}={row.source}" + (f"@{steps}" if steps else "") + (f":{guidance}" if steps and guidance else "")
 
 

@@ -81,14 +81,16 @@ def test_without_a_benchmark_it_names_chains_and_small_decoders(
     rows = [
         row("teacher", "teacher", "a+b", 32, 64, metrics={}, chain=[guided, guided | {"guidance": "5@0.3-0.93"}]),
         row("chain", "student", "runs/one+runs/two", 8, 8, metrics={}, chain=[plain, plain]),
+        row("mixed", "student", "a+runs/two", 20, 36, metrics={}, chain=[guided, plain]),
         row("small", "student", "runs/relay/stages/4-step", 4, 4, metrics={}, decoder="runs/a decoder"),
     ]
     evaluation = EvaluationRecord.model_validate({"rows": rows})
     page = html.unescape(render_page(ReportInputs([], [Comparison(evaluation_folder, evaluation)], []), count=1))
-    words = "teacher=a+b@16+16:3+5@0.3-0.93 chain=runs/one+runs/two@4+4 small=runs/relay/stages/4-step"
+    chains = "teacher=a+b@16+16:3+5@0.3-0.93 chain=runs/one+runs/two@4+4 mixed=a+runs/two@16+4:3+1"
+    words = f"{chains} small=runs/relay/stages/4-step"
     assert f"fewstep benchmark {words} --decoder 'small=runs/a decoder'" in page
     models = models_of(words.split(), ["small=runs/a decoder"])
-    assert [len(model.members) for model in models] == [2, 2, 0] and models[2].decoder == "runs/a decoder"
+    assert [len(model.members) for model in models] == [2, 2, 2, 0] and models[3].decoder == "runs/a decoder"
 
 
 def test_clips_are_as_many_as_there_is_room_for(material: ReportInputs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.few_bits import base_of
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.conditions import Conditions
+from fewstep.teacher.dataset.sources import named_tensors
 from fewstep.teacher.experts import every_network
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.pipelines.parts import named_parts
@@ -76,6 +77,12 @@ class StepCounter:
         self.parts = {name: sum(x.numel() for x in part.parameters()) for name, part in parts.items()}
         teacher.free_text()
         teacher.free_vae()
+
+    @property
+    def text_numbers(self) -> int:
+        """Of what a clip is conditioned on, its text and what else it is given, as a dataset stores it."""
+        conditions = self._conditions
+        return sum(tensor[0].numel() for tensor in named_tensors(conditions.positive, conditions.shared).values())
 
     def costs(self, recipe: Recipe) -> Iterator[StepCost]:
         """Of every stage; those that differ in nothing that costs are counted once.

@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from fewstep.commands.run_cost import _count
+from fewstep.distill import disk_use
 from fewstep.distill.draws import Draws
 from fewstep.distill.estimate import stage_calls
 from fewstep.distill.objectives.base import Batch
@@ -100,7 +101,23 @@ def test_a_dry_run_says_what_does_not_fit_and_writes_nothing(tmp_path: Path, tin
     assert "GiB of a step, with activations" in output and "hours at 2 TFLOP/s" in output
     assert re.search(r"2-step takes \S+ GiB and 0.0001 are there; one clip at a time, .*use shorter", output)
     assert re.search(r"the teacher takes \S+ GiB as it is loaded, and 0.0001 are there", output)
+    assert re.search(r"takes up to \S+ GiB of disk \(clips \S+, checkpoints \S+, students \S+\); \S+ are free", output)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_a_dry_run_warns_where_the_disk_is_too_small(
+    tmp_path: Path, tiny_wan_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_use, "free_gib", lambda folder: 0.0)
+    path = recipe(tmp_path, tiny_wan_folder)
+    code, output = fewstep("run", path, "--dry-run")
+    assert code == 0 and "without the clips' texts, which could not be counted" in output
+    assert re.search(r"run takes up to \S+ GiB, and 0 are free on its disk: make room there, or choose another", output)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "all.bin").write_bytes(b"0" * 10**7)  # what a run has written already is part of it
+    code, output = fewstep("run", path, "--dry-run")
+    assert code == 0 and "make room there" not in output
 
 
 def hours_of(path: Path, *settings: str) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 from torch import nn
 
+from fewstep.commands.run_disk import show_disk
 from fewstep.commands.run_memory import Machine, show_memory
 from fewstep.commands.tables import print_table
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fewstep.commands.progress import Screen
+    from fewstep.distill.estimate import RoleMemory
     from fewstep.distill.recipe import Recipe
     from fewstep.distill.settings import Stage
     from fewstep.teacher.base import Teacher, VideoSize
@@ -23,10 +26,19 @@ if TYPE_CHECKING:
     from fewstep.teacher.schedule import NoiseSchedule
 
 
+@dataclass(frozen=True)
+class HeldInStage:
+    """What the roles of a stage hold, and the parameters of the networks and adapters that it trains."""
+
+    shares: list[RoleMemory]
+    num_trained: int
+    num_adapters: int
+
+
 def show_cost(
     plan: Recipe, outline: Outline, screen: Screen, machine: Machine, clips: Mapping[VideoSize, int] | None = None
 ) -> None:
-    """Prints recipe, calls and memory; the outline is that of the recipe's teacher, and is used up.
+    """Prints recipe, calls, memory and disk; the outline is that of the recipe's teacher, and is used up.
 
     clips: how many of each size.
     """
@@ -35,7 +47,8 @@ def show_cost(
     # the recipe alone goes to standard output, so that it can be saved as a file
     typer.echo(plan.dump_yaml())
     print_table(_calls_table(plan, outline.teacher.schedule), stderr=True)
-    print_table(_memory_table(plan, outline.teacher), stderr=True)
+    held = _held(plan, outline.teacher)
+    print_table(_memory_table(plan, held), stderr=True)
     if clips is not None and len(clips) > 1:
         print_table(_sizes_table(outline.teacher, clips), stderr=True)
         typer.echo(_largest_line(outline.teacher, list(clips)), err=True)
@@ -48,7 +61,8 @@ def show_cost(
             err=True,
         )
     sizes = list(clips) if clips else clip_sizes(plan, outline.teacher)
-    show_memory(plan, outline, largest_size(outline.teacher, sizes), machine, screen)
+    text_numbers = show_memory(plan, outline, largest_size(outline.teacher, sizes), machine, screen)
+    show_disk(plan, outline.teacher, held, clips, text_numbers, machine.processes, screen)
 
 
 def _sizes_table(teacher: Teacher, clips: Mapping[VideoSize, int]) -> Table:
@@ -117,13 +131,27 @@ def _expert_lines(plan: Recipe, teacher: Teacher) -> list[str]:
     return lines
 
 
-def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
-    from rich.table import Column, Table
-
+def _held(plan: Recipe, teacher: Teacher) -> list[HeldInStage]:
+    """Of every stage: weights, gradients, the optimizer's moments and EMA of its roles, and what it trains."""
     from fewstep.distill.estimate import stage_memory
     from fewstep.distill.expert_plan import expert_plan
 
     assert plan.precision != "auto"
+    held, counts = list[HeldInStage](), dict[tuple[str, ...] | None, dict[str, Any]]()
+    for index, stage in enumerate(plan.stages):
+        # adapters are counted by making them, so stages in which the same experts learn are counted once
+        learning = expert_plan(stage, teacher).trained
+        counted = counts[learning] = counts.get(learning) or _count(teacher, plan, stage)
+        besides = stage.objective.holds(teacher.denoiser, teacher.kinds)
+        shares = stage_memory(plan, index, held=besides, frozen=plan.precision, **counted)
+        num_trained = counted.get("num_trained", counted["num_parameters"])
+        held.append(HeldInStage(shares, num_trained, counted["num_adapters"]))
+    return held
+
+
+def _memory_table(plan: Recipe, held: Sequence[HeldInStage]) -> Table:
+    from rich.table import Column, Table
+
     table = Table(
         Column("stage", no_wrap=True),
         "role",
@@ -133,18 +161,11 @@ def _memory_table(plan: Recipe, teacher: Teacher) -> Table:
         "average",
         title="GiB of whole networks, without activations",
     )
-    counts = dict[tuple[str, ...] | None, dict[str, Any]]()
-    for index, stage in enumerate(plan.stages):
-        # adapters are counted by making them, so stages in which the same experts learn are counted once
-        learning = expert_plan(stage, teacher).trained
-        counted = counts[learning] = counts.get(learning) or _count(teacher, plan, stage)
-        # what the roles of a stage hold: weights, gradients, the optimizer's moments, EMA
-        held = stage.objective.holds(teacher.denoiser, teacher.kinds)
-        shares = stage_memory(plan, index, held=held, frozen=plan.precision, **counted)
-        for share in shares:
+    for stage, own in zip(plan.stages, held, strict=True):
+        for share in own.shares:
             parts = (share.weights, share.gradients, share.moments, share.average)
             table.add_row(stage.name, share.role, *(f"{part:.3f}" for part in parts))
-        table.add_row(stage.name, "all", f"{sum(share.total for share in shares):.3f}", end_section=True)
+        table.add_row(stage.name, "all", f"{sum(share.total for share in own.shares):.3f}", end_section=True)
     return table
 
 

@@ -36,8 +36,11 @@ class Machine:
     processes: int = 1
 
 
-def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machine, screen: Screen) -> None:
-    """Prints the table; the outline is used up. Where a family cannot be counted, a line says so."""
+def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machine, screen: Screen) -> int | None:
+    """Prints the table; the outline is used up. Where a family cannot be counted, a line says so.
+
+    Returns how many numbers a clip's text and all else that it is given are; None where that cannot be counted.
+    """
     from fewstep.distill.fitting import first_fitting
     from fewstep.distill.step_cost import StepCounter
     from fewstep.teacher.experts import every_network
@@ -48,8 +51,10 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     teacher, data = outline.teacher, _data_line(plan, outline.teacher, size)
     weights = sum(x.numel() for network in every_network(teacher.denoiser) for x in network.parameters())
     screen.say(f"counting the memory of a step of {len(plan.stages)} stages, for clips of {size_text(size)}")
+    text_numbers = None
     try:
         counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher), machine.processes)
+        text_numbers = counter.text_numbers
         loaded = _loaded_gib(plan, counter)
         costs = list(counter.costs(plan))
         hours = None if machine.tflops is None else _hours(plan, costs, counter, teacher.schedule, machine)
@@ -71,6 +76,7 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
                 typer.echo(_too_large(cost, gib, fitting), err=True)
     except ValueError as error:
         screen.warn(f"{error}: the tables above leave activations out")
+    return text_numbers
 
 
 def _loaded_gib(plan: Recipe, counter: StepCounter) -> dict[str, float]:

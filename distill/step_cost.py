@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
 import transformers
 from accelerate import Accelerator, init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory
 from fewstep.distill.paper_layout import PaperLayout
 from fewstep.distill.recipe import Recipe
+from fewstep.distill.settings import RolloutData, VideoData
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.few_bits import base_of
 from fewstep.teacher.base import Teacher, VideoSize
@@ -28,6 +29,7 @@ from fewstep.teacher.pipelines.parts import named_parts
 from fewstep.teacher.precision import Precision, stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 
+_T = TypeVar("_T")
 _PROMPT = "a red ball rolls slowly across a wooden table"
 _ALIKE = {"name": "", "start": None, "teacher": None, "steps": 1, "lr": 1.0, "warmup": 0, "cooldown": 0.0, "ema": 0.0}
 
@@ -69,20 +71,39 @@ class StepCounter:
         self._teacher, self._size, self._precision = teacher, size, precision
         _cast(teacher, getattr(torch, precision))
         try:
-            self._conditions = _conditions(teacher, size, num_tokens)
+            self._conditions, self._peak_of_conditions = _conditions(teacher, size, num_tokens)
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
         # parameters of the whole pipeline, by its parts: training frees some of them
         parts = {name: part for name, part in teacher.pipeline.components.items() if isinstance(part, nn.Module)}
         self.parts = {name: sum(x.numel() for x in part.parameters()) for name, part in parts.items()}
-        teacher.free_text()
-        teacher.free_vae()
 
     @property
     def text_numbers(self) -> int:
         """Of what a clip is conditioned on, its text and what else it is given, as a dataset stores it."""
         conditions = self._conditions
         return sum(tensor[0].numel() for tensor in named_tensors(conditions.positive, conditions.shared).values())
+
+    def clips_peak(self, data: RolloutData | VideoData) -> float:
+        """GiB at most, besides weights, while a batch of the run's clips is made: sampled with guidance or encoded, and
+        their texts.
+
+        Raises ValueError as `costs` does, and after it: training drops the autoencoder.
+        """
+        if isinstance(data, RolloutData):
+            guidance = 2.0 if data.guidance.guides else 1.0
+            peak = self._peak_of(lambda: self._sampled(data.batch, guidance))
+        else:
+            video = torch.empty(data.batch, 3, *self._size, device=META)
+            peak = self._peak_of(lambda: self._teacher.encode(video))
+        return max(peak, data.batch * self._peak_of_conditions) / GIB
+
+    def sample_peak(self) -> float:
+        """GiB at most, besides weights, while a sample clip is made and decoded. Raises ValueError as `clips_peak`
+        does."""
+        z = torch.empty(1, *self._teacher.latent_shape(*self._size), device=META)
+        decoding = self._peak_of(lambda: self._teacher.decode(z))
+        return max(decoding, self._peak_of(lambda: self._sampled(1, 1.0))) / GIB
 
     def costs(self, recipe: Recipe) -> Iterator[StepCost]:
         """Of every stage; those that differ in nothing that costs are counted once.
@@ -113,6 +134,8 @@ class StepCounter:
 
         Raises ValueError as `costs` does.
         """
+        self._teacher.free_text()  # as training does
+        self._teacher.free_vae()
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
         less, times = _counted_as(recipe, index, recipe.parallel.groups(self.num_processes))
@@ -158,6 +181,17 @@ class StepCounter:
         cost = StepCost(recipe.stages[index].name, held / GIB, peak / GIB, times * flops, shards)
         return cost if cost.peak <= device_gib else None
 
+    def _peak_of(self, made: Callable[[], Tensor]) -> int:
+        """Bytes at most that a call allocates without gradients."""
+        try:
+            return _peak_besides(self._teacher, made)[0]
+        except Exception as error:  # code that lacks numbers may fail in any way
+            raise self._uncountable(error) from error
+
+    def _sampled(self, num_clips: int, guidance: float) -> Tensor:
+        z = torch.empty(num_clips, *self._teacher.latent_shape(*self._size), device=META)
+        return self._teacher.denoise(z, 0.5, self._conditions[[0] * num_clips], guidance)
+
     def forward_flops(self) -> int:
         """Of one clip that goes through the teacher once, without guidance: what rollouts are made of.
 
@@ -173,7 +207,7 @@ class StepCounter:
 
     def _uncountable(self, error: Exception) -> ValueError:
         reason = " ".join(str(error).split())[:200]
-        return ValueError(f"a step of {type(self._teacher.pipeline).__name__} cannot be followed on paper ({reason})")
+        return ValueError(f"{type(self._teacher.pipeline).__name__} cannot be followed on paper ({reason})")
 
 
 def _cast(teacher: Teacher, dtype: torch.dtype) -> None:
@@ -213,8 +247,8 @@ def _counted_as(recipe: Recipe, index: int, num_groups: int) -> tuple[Recipe, fl
     return recipe.model_copy(update={"stages": stages}), own / few
 
 
-def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Conditions:
-    """Of one prompt of so many tokens; what is given is noise."""
+def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> tuple[Conditions, int]:
+    """Of one prompt of so many tokens, and the bytes that making them takes at most; what is given is noise."""
     pipeline: Any = teacher.pipeline
     _complete(teacher)
     for part in pipeline.components.values():
@@ -223,6 +257,14 @@ def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> Co
     if teacher.reads_text and getattr(pipeline, "tokenizer", None) is None:
         pipeline.tokenizer = make_tokenizer()  # its numbers are looked up nowhere
     # masks choose every token where there are no numbers: texts come at full length and are cut afterwards
-    with MetaMemory(), AsOnDevice():
-        whole = teacher.conditions_of_any([_PROMPT], "", size)
-    return whole if num_tokens is None else whole.shortened(num_tokens)
+    peak, whole = _peak_besides(teacher, lambda: teacher.conditions_of_any([_PROMPT], "", size))
+    return whole if num_tokens is None else whole.shortened(num_tokens), peak
+
+
+def _peak_besides(teacher: Teacher, made: Callable[[], _T]) -> tuple[int, _T]:
+    """Bytes at most that a call without gradients takes besides the pipeline's weights, and what it returns."""
+    parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
+    with torch.no_grad(), MetaMemory(parts) as memory, AsOnDevice():
+        weights = memory.held
+        returned = made()
+    return memory.peak - weights, returned

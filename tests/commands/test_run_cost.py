@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from torch import nn
 
+from fewstep.commands import run_memory
 from fewstep.commands.run_cost import _count
 from fewstep.distill import disk_use
 from fewstep.distill.draws import Draws
@@ -16,6 +19,7 @@ from fewstep.distill.estimate import stage_calls
 from fewstep.distill.objectives.base import Batch
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.recipe import Recipe, read_recipe
+from fewstep.distill.step_cost import StepCounter
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.load_teacher import load_teacher
 from fewstep.teacher.outline import outline_teacher
@@ -118,6 +122,29 @@ def test_a_dry_run_warns_where_the_disk_is_too_small(
     (tmp_path / "run" / "all.bin").write_bytes(b"0" * 10**7)  # what a run has written already is part of it
     code, output = fewstep("run", path, "--dry-run")
     assert code == 0 and "make room there" not in output
+
+
+def test_clips_that_do_not_fit_in_batches_are_made_one_at_a_time(tmp_path: Path, tiny_wan_folder: Path) -> None:
+    plan = read_recipe(recipe(tmp_path, tiny_wan_folder), ["data.batch=4"])
+    counter: Any = SimpleNamespace(clips_peak=lambda data: float(data.batch))
+    assert run_memory._unmade(plan, counter, 2.0, 4.0, 6.0) is None
+    assert run_memory._unmade(plan, counter, 2.0, None, 2.5) is None  # not counted
+    fitting = "making clips takes 6 GiB, and 5 are there; it takes 3 with --set data.batch=1"
+    assert run_memory._unmade(plan, counter, 2.0, 4.0, 5.0) == fitting
+    assert "one clip at a time takes 3: use shorter" in str(run_memory._unmade(plan, counter, 2.0, 4.0, 2.5))
+    assert "the teacher takes 2 GiB as it is loaded" in str(run_memory._unmade(plan, counter, 2.0, 4.0, 1.5))
+
+
+def test_steps_are_counted_where_making_clips_cannot_be(
+    tmp_path: Path, tiny_wan_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: StepCounter, data: object) -> float:
+        raise ValueError("X cannot be followed on paper (no numbers)")
+
+    monkeypatch.setattr(StepCounter, "clips_peak", refused)
+    code, output = fewstep("run", recipe(tmp_path, tiny_wan_folder), *ONE, "--dry-run")
+    assert code == 0 and "what making clips takes besides the teacher's weights is left out" in output
+    assert "GiB of a step, with activations" in output
 
 
 def hours_of(path: Path, *settings: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,10 +37,10 @@ def held_bytes(trainer: Trainer) -> int:
     return sum(part.nbytes for x in local.values() for part in plain_tensors(x))
 
 
-def highest_bytes(trainer: Trainer) -> int:
-    """What a step allocates besides, at its highest."""
+def highest_bytes(work: Callable[[], object]) -> int:
+    """What some work, such as a step, allocates besides what is there, at its highest."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        trainer.one_step()
+        work()
     now = highest = 0
     for event in seen.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -64,7 +65,7 @@ def main() -> None:
     place = layout.placing(teacher)
     trainer = untrained_trainer(recipe, 0, teacher, conditions, size, accelerator, 1 + STEPS, place)
     trainer.one_step()
-    measured = held_bytes(trainer), max(highest_bytes(trainer) for _ in range(STEPS))
+    measured = held_bytes(trainer), max(highest_bytes(trainer.one_step) for _ in range(STEPS))
     if accelerator.is_main_process:
         Path(out).write_text(json.dumps(measured))
     accelerator.end_training()

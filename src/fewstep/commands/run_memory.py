@@ -36,6 +36,16 @@ class Machine:
     processes: int = 1
 
 
+@dataclass(frozen=True)
+class ClipsGib:
+    """GiB besides weights: while a batch of the run's clips is `made`, and while a `sample` clip is; None where none
+    are, or it could not be counted. sampled: whether clips are made in training."""
+
+    made: float | None
+    sample: float | None
+    sampled: bool
+
+
 def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machine, screen: Screen) -> int | None:
     """Prints the table; the outline is used up. Where a family cannot be counted, a line says so.
 
@@ -55,19 +65,17 @@ def show_memory(plan: Recipe, outline: Outline, size: VideoSize, machine: Machin
     try:
         counter = StepCounter(teacher, size, plan.precision, _longest(plan, teacher), machine.processes)
         text_numbers = counter.text_numbers
-        loaded = _loaded_gib(plan, counter)
+        gib = _device_gib(plan) if machine.gib is None else machine.gib
+        loaded, clips = _loaded_gib(plan, counter), _clips_gib(plan, counter, screen)
+        whole = sum(loaded.values())
+        too_large = None if gib is None else _unmade(plan, counter, whole, clips.made, gib)
         costs = list(counter.costs(plan))
         hours = None if machine.tflops is None else _hours(plan, costs, counter, teacher.schedule, machine)
-        print_table(_table(costs, hours, machine), stderr=True)
+        print_table(_table(costs, hours, machine, whole, clips.made), stderr=True)
         typer.echo(f"memory of {_whose(plan, machine.processes, weights)}; {_LIBRARIES}; {data}", err=True)
-        typer.echo(_loaded_line(plan, loaded), err=True)
-        gib = _device_gib(plan) if machine.gib is None else machine.gib
-        if gib is not None and sum(loaded.values()) > gib:
-            half = "set precision=bfloat16, or " if plan.precision == "float32" else ""
-            screen.warn(
-                f"the teacher takes {sum(loaded.values()):.3g} GiB as it is loaded, and {gib:g} are there: {half}use "
-                "larger GPUs or a smaller teacher"
-            )
+        typer.echo(_loaded_line(loaded, clips), err=True)
+        if too_large is not None:
+            screen.warn(too_large)
         # for a stage that does not fit: the first settings with which it would
         for cost in costs if gib is not None else ():
             assert gib is not None
@@ -89,17 +97,49 @@ def _loaded_gib(plan: Recipe, counter: StepCounter) -> dict[str, float]:
     return {name: size * (4 if name == "vae" else BYTES[plan.precision]) / GIB for name, size in counter.parts.items()}
 
 
-def _loaded_line(plan: Recipe, loaded: dict[str, float]) -> str:
+def _clips_gib(plan: Recipe, counter: StepCounter, screen: Screen) -> ClipsGib:
+    """To be asked before steps are counted."""
+    from fewstep.distill.settings import DatasetData
+
     sampled = plan.logging.prompts or any(stage.gate and stage.gate.metric != "endpoint_error" for stage in plan.stages)
+    made = sample = None
+    try:
+        made = None if isinstance(plan.data, DatasetData) else counter.clips_peak(plan.data)
+        sample = counter.sample_peak() if sampled else None
+    except ValueError as error:
+        screen.warn(f"{error}: what making clips takes besides the teacher's weights is left out")
+    return ClipsGib(made, sample, bool(sampled))
+
+
+def _loaded_line(loaded: dict[str, float], clips: ClipsGib) -> str:
     kept = "text encoder and autoencoder until clips are made"
-    if sampled:
+    if clips.sampled:
+        besides = "" if clips.sample is None else f", and {clips.sample:.2f} more while a sample clip is made"
         vae = loaded.get("vae", 0.0)
-        kept = f"the text encoder until clips are made; the autoencoder's {vae:.2f} come on top of every stage"
+        kept = f"the text encoder until clips are made; the autoencoder's {vae:.2f} come on top of every stage{besides}"
     parts = ", ".join(f"{name} {gib:.2f}" for name, gib in loaded.items())
     return (
         f"before the first step the whole teacher is in memory, {sum(loaded.values()):.2f} GiB without activations "
         f"({parts}), {kept}"
     )
+
+
+def _unmade(plan: Recipe, counter: StepCounter, whole: float, made: float | None, gib: float) -> str | None:
+    """What to change where the teacher, or making clips with it, takes more than so many GiB."""
+    if whole > gib:
+        half = "set precision=bfloat16, or " if plan.precision == "float32" else ""
+        return (
+            f"the teacher takes {whole:.3g} GiB as it is loaded, and {gib:g} are there: {half}use larger GPUs or a "
+            "smaller teacher"
+        )
+    if made is None or whole + made <= gib:
+        return None
+    assert plan.data.kind != "dataset"
+    takes = f"making clips takes {whole + made:.3g} GiB, and {gib:g} are there"
+    least = whole + counter.clips_peak(plan.data.model_copy(update={"batch": 1}))
+    if least <= gib:
+        return f"{takes}; it takes {least:.3g} with --set data.batch=1"
+    return f"{takes}; one clip at a time takes {least:.3g}: use shorter or smaller clips, or larger GPUs"
 
 
 def _whose(plan: Recipe, processes: int, num_weights: int) -> str:
@@ -141,7 +181,9 @@ def _hours(
     return hours
 
 
-def _table(costs: Sequence[StepCost], hours: dict[str, float] | None, machine: Machine) -> Table:
+def _table(
+    costs: Sequence[StepCost], hours: dict[str, float] | None, machine: Machine, loaded: float, made: float | None
+) -> Table:
     from rich.table import Column, Table
 
     of_time = () if hours is None else (f"hours at {machine.tflops:g} TFLOP/s",)
@@ -149,8 +191,10 @@ def _table(costs: Sequence[StepCost], hours: dict[str, float] | None, machine: M
         Column("stage", no_wrap=True), "between steps", "at most", "TFLOP / step", *of_time,
         title="GiB of a step, with activations",
     )  # fmt: skip
-    if hours is not None and "data" in hours:
-        table.add_row("data", "", "", "", f"{hours['data']:.2g}")
+    if made is not None or (hours is not None and "data" in hours):
+        peak = "" if made is None else f"{loaded + made:.3f}"
+        of_data = () if hours is None else (f"{hours['data']:.2g}" if "data" in hours else "",)
+        table.add_row("data", "", peak, "", *of_data)
     for cost in costs:
         row = [f"{cost.held:.3f}", f"{cost.peak:.3f}", f"{cost.flops / 1e12:.3g}"]
         table.add_row(cost.stage, *row, *(() if hours is None else (f"{hours[cost.stage]:.2g}",)))

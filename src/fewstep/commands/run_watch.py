@@ -30,19 +30,20 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     prompts = plan.logging.sampled
     if not prompts:
         return None
-    # prompts and noise are the same at every call, so that clips of two steps differ by the weights alone
-    conditions, small = teacher.conditions(prompts, size=size), plan.logging.decoder
+    # one clip at a time, here and below: they are made while networks that train fill the memory
+    conditions, small = [teacher.conditions([prompt], size=size) for prompt in prompts], plan.logging.decoder
     decode = None if small is None else load_decoder(small, teacher).decode
 
     @torch.no_grad()
     def write(path: Path | None, network: nn.Module, contract: SamplingContract) -> None:
-        noise = teacher.noise(range(len(prompts)), teacher.latent_shape(*contract.size))
-        latents = Student(teacher, network, contract).sample(noise, conditions)
+        student, shape = Student(teacher, network, contract), teacher.latent_shape(*contract.size)
+        # prompts and noise are the same at every call, so that clips of two steps differ by the weights alone
+        latents = [student.sample(teacher.noise([i], shape), conditions[i]) for i in range(len(prompts))]
         # the other processes only take part in sampling
         if path is None:
             return
         with teacher.decoding_by(decode):
-            frames = [to_uint8(clip) for clip in teacher.decode(latents)]
+            frames = [to_uint8(teacher.decode(latent)[0]) for latent in latents]
         path.mkdir(parents=True, exist_ok=True)
         for i, clip in enumerate(frames):
             write_video(path / f"{i}.mp4", clip, contract.fps)

@@ -30,7 +30,7 @@ from fewstep.teacher.precision import Precision, stays_exact
 from fewstep.teacher.shapes.text import make_tokenizer
 
 _T = TypeVar("_T")
-_PROMPT = "a red ball rolls slowly across a wooden table"
+_WORD = "ball"  # a token of its own in every vocabulary, or more
 _ALIKE = {"name": "", "start": None, "teacher": None, "steps": 1, "lr": 1.0, "warmup": 0, "cooldown": 0.0, "ema": 0.0}
 
 
@@ -256,8 +256,9 @@ def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> tu
             part.to(META)
     if teacher.reads_text and getattr(pipeline, "tokenizer", None) is None:
         pipeline.tokenizer = make_tokenizer()  # its numbers are looked up nowhere
-    # masks choose every token where there are no numbers: texts come at full length and are cut afterwards
-    peak, whole = _peak_besides(teacher, lambda: teacher.conditions_of_any([_PROMPT], "", size))
+    # masks choose every token where there are no numbers, and some families pad texts: they are cut afterwards
+    prompt = " ".join([_WORD] * (num_tokens or teacher.text_limit))
+    peak, whole = _peak_besides(teacher, lambda: teacher.conditions_of_any([prompt], "", size))
     return whole if num_tokens is None else whole.shortened(num_tokens), peak
 
 

@@ -21,6 +21,8 @@ _VAE_2_2 = {
     "is_residual": True,
     "patch_size": 2,
     "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,  # stand-ins, as their values cost nothing
+    "latents_std": [1.0] * 48,
 }
 MODELS: dict[str, dict[str, dict[str, Any]]] = {  # name -> part of the pipeline -> its settings
     "Wan 2.1 1.3B": {},

@@ -16,6 +16,7 @@ from fewstep.eval.shapes.steps import Protocol, reference_features, row_figures,
 from fewstep.student.export.base import Options, SampleLatents, find_format, formats_of
 from fewstep.student.export.write_export import write_export
 from fewstep.student.loading import Student
+from fewstep.student.weights import weights_sha256
 from fewstep.teacher.loading import quiet_libraries
 from fewstep.teacher.shapes.judge import load_judge
 
@@ -44,19 +45,25 @@ class ExportEntry:
     student: Student
     format: str
     size_mb: float
+    sha256: str = ""  # of its weights: a student that was trained again is measured again
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What tells the rows of a table apart."""
+        return {"format": self.format, "kind": self.student.contract.weights, "steps": self.student.contract.steps}
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells rows apart."""
-        return {"format": self.format, "kind": self.student.contract.weights, "steps": self.student.contract.steps}
+        """The same, of these very weights."""
+        return self.place | {"weights_sha256": self.sha256}
 
 
 class ExportTable:
     """The table on disk; rows that are there are not measured again.
 
     `exports` is the folder that the exports are written into and stay in. Outlines of students will do to see whether
-    it can be made. Raises ValueError when the students are not of the shapes world or of several teachers, or `out`
-    holds rows of another protocol and is not to be made `fresh`.
+    it can be made. Raises ValueError when the students are not of the shapes world, of several teachers, or alike in
+    kind and steps, or `out` holds rows of another protocol and is not to be made `fresh`.
     """
 
     def __init__(
@@ -72,6 +79,12 @@ class ExportTable:
         check_world(teacher)
         if len({student.contract.teacher_sha256 for student in students}) > 1:
             raise ValueError("these students have different teachers: one table holds students of one teacher")
+        known = [(student.contract.weights, student.contract.steps) for student in students]
+        if twice := next((one for one in known if known.count(one) > 1), None):
+            raise ValueError(
+                f"two of these students are {twice[0]} students of {twice[1]} steps, which a table does not tell "
+                "apart: measure one at a time, each with an --out and --exports of its own"
+            )
         self._protocol, self._exports = protocol, exports
         self._reference: torch.Tensor | None = None
         self._file = ResultsFile(out, command, shared_figures(teacher, protocol), EXPORT_COLUMNS, fresh)
@@ -84,7 +97,8 @@ class ExportTable:
         rows = []
         for entry in entries:
             try:
-                rows.append(self._file.find(entry.key) or self._file.add(self._row(entry, progress)))
+                row = self._file.find(entry.key)
+                rows.append(row or self._file.add(self._row(entry, progress), instead_of=entry.place))
             except ValueError as error:
                 refused(f"{entry.format} of the {entry.key['kind']} student: {error}")
         return rows
@@ -135,7 +149,8 @@ class ExportTable:
 def entries_of(student: Student, weights: Path) -> list[ExportEntry]:
     """The student itself, then every format that can hold it. `weights` is its stage's folder."""
     size_mb = sum(path.stat().st_size for path in weights.glob("*.safetensors")) / 1e6
-    return [ExportEntry(student, name, round(size_mb, 3)) for name in (OWN, *formats_of(student.teacher))]
+    sha256 = weights_sha256(weights)
+    return [ExportEntry(student, name, round(size_mb, 3), sha256) for name in (OWN, *formats_of(student.teacher))]
 
 
 def missing_formats(student: Student, weights: Path) -> list[str]:

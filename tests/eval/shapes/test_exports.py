@@ -67,6 +67,28 @@ def test_rows_are_measured_once_and_refusals_are_told(
     assert again == [own, row] and refused == ["lora of the lora student: it gives other latents"]
 
 
+def test_a_student_that_was_trained_again_is_measured_again(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, measured = tmp_path / "export.json", list[str]()
+
+    def row(self: ExportTable, entry: ExportEntry, progress: object) -> dict[str, object]:
+        measured.append(entry.sha256)
+        return entry.key
+
+    monkeypatch.setattr(ExportTable, "_row", row)
+    table = ExportTable([student], Protocol(2, Guidance(), 0, reference=4), "", out, tmp_path)
+    for sha256 in ("old", "old", "new"):
+        table.measure([ExportEntry(student, OWN, 0.5, sha256)], quiet, measured.append)
+    assert measured == ["old", "new"]
+    assert [row["weights_sha256"] for row in read_results(out)[1]] == ["new"]
+
+
+def test_students_that_a_table_does_not_tell_apart_are_refused(student: Student, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two of these students are lora students of 2 steps"):
+        ExportTable([student, student], Protocol(2, Guidance(), 0), "", tmp_path / "export.json", tmp_path)
+
+
 def test_a_student_has_a_row_for_each_format_of_its_family(student: Student, stage: Path) -> None:
     entries = entries_of(student, stage)
     assert [entry.format for entry in entries][:5] == [OWN, "diffusers", "lora", "comfyui", "single-file"]

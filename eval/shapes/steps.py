@@ -35,6 +35,7 @@ from fewstep.teacher.videos.writing import to_uint8
 STEPS_COLUMNS = {  # of the table as people see it
     "model": "model",
     "steps": "steps",
+    "guidance": "guidance",  # a table may hold several
     "shapes_fd": "shapes-fd",
     "low": "low",
     "high": "high",

@@ -41,7 +41,8 @@ def read_results(path: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 class ResultsFile:
-    """A table that grows row by row on disk: what is there is not measured again, and none is ever lost.
+    """A table that grows row by row on disk: what is there is not measured again, and none is ever lost, nor what
+    another command adds meanwhile.
 
     `shared` is what all rows have in common, such as the teacher's sha256. A `fresh` table takes the place of what
     `out` holds once it has a row. Raises ValueError when `out` holds rows of another one and is not to be replaced.
@@ -52,16 +53,33 @@ class ResultsFile:
     ) -> None:
         self._out, self._command, self._shared, self._columns = out, command, dict(shared), columns
         check_writable_file(out, [".json"])
-        held = read_results(out)[1] if out.exists() else []
-        self.rows = [] if fresh else held
+        held, self._text = self._read()
+        self._replaces, self.rows = fresh, [] if fresh else held
+        self._check()
+
+    def _read(self) -> tuple[list[dict[str, Any]], str]:
+        """The rows on disk, and the file's text, by which another's changes are noticed."""
+        if not self._out.exists():
+            return [], ""
+        text = self._out.read_text()  # first: what is written in between is then noticed by the next look
+        return read_results(self._out)[1], text
+
+    def _check(self) -> None:
         # rows of another teacher or protocol would not compare
         for row in self.rows:
             other = [key for key, value in self._shared.items() if row.get(key) != value]
             if other:
                 raise ValueError(
-                    f"{out} holds figures of another {', '.join(other)}: pass --fresh to measure all again, or "
+                    f"{self._out} holds figures of another {', '.join(other)}: pass --fresh to measure all again, or "
                     "another --out"
                 )
+
+    def _take_others(self) -> None:
+        """What another command has written here since is part of the table; a fresh one begins with its first row."""
+        rows, text = self._read()
+        if text not in ("", self._text) and not self._replaces:
+            self.rows, self._text = rows, text
+            self._check()
 
     def find(self, wanted: TableRow) -> dict[str, Any] | None:
         """The row that has these figures among its own."""
@@ -74,6 +92,7 @@ class ResultsFile:
 
         It takes the place of rows that have the figures `instead_of` among their own.
         """
+        self._take_others()
         added = {**row, **self._shared}
         # the first row that goes leaves its place to the new one; sorting is stable
         replaced = [] if instead_of is None else [i for i, x in enumerate(self.rows) if instead_of.items() <= x.items()]
@@ -85,12 +104,16 @@ class ResultsFile:
     def change(self, row: TableRow, figures: TableRow) -> dict[str, Any]:
         """The row with these figures in place of its own of these names; those that are None go. It keeps its place.
 
-        Raises ValueError when the table has no such row.
+        Raises ValueError when the table has no such row, as once another command has changed it.
         """
+        self._take_others()
         own = {key: value for key, value in row.items() if key not in figures and key not in self._shared}
         changed = own | {key: value for key, value in figures.items() if value is not None} | dict(self._shared)
         if row not in self.rows:
-            raise ValueError(f"the table has no such row: {dict(row)}")
+            raise ValueError(
+                f"{self._out} has no such row, or another command has changed it meanwhile: run this one again once "
+                f"that is done ({dict(row)})"
+            )
         if changed != row:
             self.rows[self.rows.index(dict(row))] = changed
             self._write(self.rows)
@@ -98,6 +121,7 @@ class ResultsFile:
 
     def replace(self, instead_of: TableRow, rows: Sequence[TableRow]) -> list[dict[str, Any]]:
         """Rows that take the place of all that have the figures `instead_of` among their own, at the table's end."""
+        self._take_others()
         added = [{**row, **self._shared} for row in rows]
         kept = [row for row in self.rows if not instead_of.items() <= row.items()]
         if [*kept, *added] != self.rows:
@@ -107,6 +131,7 @@ class ResultsFile:
     def _write(self, rows: Sequence[TableRow]) -> None:
         self.rows = [dict(row) for row in rows]
         write_tables(self._out, self._command, self.rows, self._columns)
+        self._text, self._replaces = self._out.read_text(), False
 
 
 def results_table(rows: Sequence[TableRow], columns: Mapping[str, str], title: str) -> Table:

@@ -55,6 +55,34 @@ def test_intervals_stand_beside_their_figure_and_no_number_has_an_exponent() -> 
     assert lines[2:] == ["| 1206 (1182 to 1231) | -1.23 |", "| 51.3 |  |"]
 
 
+def opened(path: Path, fresh: bool = False) -> ResultsFile:
+    return ResultsFile(path, "", {"seed": 0}, {"model": "model"}, fresh)
+
+
+def test_two_commands_with_one_table_keep_each_others_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    one, other = opened(path), opened(path)
+    one.add({"model": "one"})
+    other.add({"model": "two"})
+    row = one.add({"model": "three"})
+    assert [row["model"] for row in read_results(path)[1]] == ["one", "two", "three"]
+    changed = other.change(row, {"fd": 1.0})
+    with pytest.raises(ValueError, match="another command has changed it meanwhile"):
+        one.change(row, {"fd": 2.0})
+    assert one.change(changed, {"fd": 3.0})["fd"] == 3.0 and len(read_results(path)[1]) == 3
+
+
+def test_a_fresh_table_takes_the_place_of_what_is_there_and_no_longer_once_it_has_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    opened(path).add({"model": "old"})
+    fresh, other = opened(path, fresh=True), opened(path)
+    other.add({"model": "older"})
+    fresh.add({"model": "new"})
+    other.add({"model": "newer"})
+    fresh.add({"model": "newest"})
+    assert [row["model"] for row in read_results(path)[1]] == ["new", "newer", "newest"]
+
+
 def test_rows_change_in_place_and_are_replaced(tmp_path: Path) -> None:
     table = ResultsFile(tmp_path / "t.json", "", {"seed": 0}, {"model": "model"})
     for name in ("one", "two", "mean"):

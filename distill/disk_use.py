@@ -66,6 +66,6 @@ def written_gib(folder: Path) -> float:
 def free_gib(folder: Path) -> float:
     """Of the disk that a folder is on, or will be."""
     there = folder.absolute()
-    while not there.exists():
+    while not there.exists() and there != there.parent:
         there = there.parent
     return shutil.disk_usage(there).free / GIB

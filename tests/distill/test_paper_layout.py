@@ -16,7 +16,7 @@ from fewstep.distill.step_cost import StepCost
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limits import GIB
 from tests.distill import sharded_memory
-from tests.distill.test_step_cost import PROMPT, counter_of, recipe_of
+from tests.distill.counters import PROMPT, counter_of, recipe_of
 from tests.forked import run_scripts
 
 SHARDED = {"kind": "fsdp"}

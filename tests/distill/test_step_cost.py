@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep.distill.estimate import stage_memory
 from fewstep.distill.fitting import first_fitting, less_memory, remedies
@@ -24,55 +23,20 @@ from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.few_bits import BASE_BYTES, FewBits, chosen_layers
 from fewstep.student.recompute import Recompute, block_checkpoint
 from fewstep.teacher.base import VideoSize
-from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.outline import outline_teacher
+from tests.distill.counters import PROMPT, counter_of, recipe_of
 from tests.distill.sharded_memory import held_bytes, highest_bytes
 from tests.tiny_pipelines import save_tiny_wan, tiny_transformer
 
-PROMPT = "a red ball rolls slowly across a wooden table"
 LIBRARIES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
-PENALTIES = {"r1": 0.01, "r2": 0.01}
 FAMILIES = ["tiny_experts_folder"]
 FURTHER_FAMILIES = [
     "tiny_sdxl_folder",
     "tiny_svd_folder", "tiny_ltx2_image_folder", "tiny_wan_animate_folder",
     "tiny_hunyuan_video15_image_folder", "tiny_kandinsky_image_folder", "tiny_mochi_folder",
 ]  # fmt: skip
-
-
-def recipe_of(
-    folder: Path,
-    train: str = "lora",
-    backbone: str = "frozen",
-    batch: int = 2,
-    penalties: Mapping[str, float] | None = PENALTIES,
-    **more: object,
-) -> Recipe:
-    """An adversarial stage of so many clips; penalties: None for the objective's own."""
-    stage = {"name": "judged", "teacher_steps": 4, "student_steps": 2, "steps": 4, "batch": batch}
-    discriminator = {"width": 8, "backbone": backbone}
-    judged = {"kind": "adversarial", "warmup": 0, "discriminator": discriminator, **(penalties or {})}
-    data = {"kind": "rollouts", "prompts": "prompts.txt"}
-    values = {
-        "teacher": str(folder),
-        "out": "run",
-        "device": "cpu",
-        "data": data,
-        "student": {"train": train, "lora": {"rank": 2}},
-    }
-    return Recipe.model_validate(values | {"stages": [stage | {"objective": judged}]} | more)
-
-
-def counter_of(recipe: Recipe, num_processes: int = 1) -> tuple[StepCounter, VideoSize]:
-    teacher = outline_teacher(recipe.teacher).teacher
-    size = teacher.default_size()
-    assert size is not None
-    teacher.use_size(size)
-    tokens = teacher.count_tokens([PROMPT])[0] or None
-    return StepCounter(teacher, size, "float32", tokens, num_processes), size
 
 
 def allocated(recipe: Recipe, size: VideoSize) -> tuple[float, float]:
@@ -101,36 +65,6 @@ def test_memory_is_within_15_percent_of_the_allocators(request: pytest.FixtureRe
     assert cost.held == pytest.approx(held, rel=0.05)
     assert cost.peak == pytest.approx(held + step, rel=0.15)
     assert cost.flops > 0
-
-
-@pytest.mark.parametrize("family", ["tiny_wan_folder", pytest.param("tiny_animatediff_folder", marks=pytest.mark.slow)])
-def test_memory_of_making_clips_is_within_20_percent_of_the_allocators(
-    request: pytest.FixtureRequest, family: str
-) -> None:
-    recipe = recipe_of(request.getfixturevalue(family))
-    counter, size = counter_of(recipe)
-    teacher = load_teacher(recipe.teacher, device="cpu")
-    z, video = torch.zeros(4, *teacher.latent_shape(*size)), torch.zeros(4, 3, *size)
-    conditions = teacher.conditions_of_any([PROMPT], PROMPT, size)[[0] * 4]
-
-    @torch.no_grad()
-    def highest(*works: Callable[[], Tensor | Conditions]) -> float:
-        for work in works:  # what is made once, such as tables of positions, is there from now on
-            work()
-        return max(highest_bytes(work) for work in works) / GIB
-
-    def texts() -> Conditions:
-        return teacher.conditions_of_any([PROMPT] * 4, "", size)
-
-    assert isinstance(recipe.data, RolloutData)
-    rollouts = recipe.data.model_copy(update={"batch": 4, "guidance": Guidance(5.0)})
-    made = highest(texts, lambda: teacher.denoise(z, 0.5, conditions, 5.0))
-    assert counter.clips_peak(rollouts) == pytest.approx(made, rel=0.2)
-    encoded = highest(texts, lambda: teacher.encode(video))
-    assert counter.clips_peak(VideoData(kind="videos", folder=Path(), batch=4)) == pytest.approx(encoded, rel=0.2)
-    # of four clips: torch's convolutions of one take more on a CPU
-    decoded = highest(lambda: teacher.decode(z), lambda: teacher.denoise(z, 0.5, conditions))
-    assert counter.sample_peak() == pytest.approx(decoded / 4, rel=0.2)
 
 
 @pytest.mark.parametrize("kind", [pytest.param(True, marks=pytest.mark.slow), "selective"])
@@ -184,16 +118,6 @@ def test_every_family_can_be_followed(request: pytest.FixtureRequest, family: st
     assert cost.peak > cost.held > 0 and cost.flops > 0
     with pytest.raises(ValueError, match="cannot be followed"):  # the autoencoder is gone
         counter.sample_peak()
-
-
-@pytest.mark.parametrize("num_tokens", [None, 70, 3])
-def test_texts_are_as_long_as_is_said_or_as_the_encoder_reads(tiny_wan_folder: Path, num_tokens: int | None) -> None:
-    teacher = outline_teacher(tiny_wan_folder).teacher
-    size = teacher.default_size()
-    assert size is not None
-    counter = StepCounter(teacher, size, "float32", num_tokens)
-    # an encoder's numbers a token, and of each as many as are read
-    assert counter.text_numbers == (num_tokens or teacher.text_limit) * teacher.pipeline.text_encoder.config.d_model
 
 
 def test_a_chain_of_layers_is_counted_to_the_byte() -> None:

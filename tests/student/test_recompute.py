@@ -16,7 +16,7 @@ from fewstep.distill.recipe import Recipe
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.recompute import Recompute, block_checkpoint
 from fewstep.teacher.load_teacher import load_teacher
-from tests.distill.test_step_cost import recipe_of
+from tests.distill.counters import recipe_of
 
 KINDS: tuple[Recompute, ...] = (True, "selective")
 

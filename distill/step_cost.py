@@ -197,10 +197,9 @@ class StepCounter:
 
         Raises ValueError as `costs` does.
         """
-        z = torch.empty(1, *self._teacher.latent_shape(*self._size), device=META)
         try:
             with torch.no_grad(), MetaMemory() as memory, AsOnDevice():
-                self._teacher.denoise(z, 0.5, self._conditions[:1])
+                self._sampled(1, 1.0)
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
         return memory.flops

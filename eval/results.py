@@ -76,9 +76,9 @@ class ResultsFile:
 
     def _take_others(self) -> None:
         """What another command has written here since is part of the table; a fresh one begins with its first row."""
-        rows, text = self._read()
+        text = self._out.read_text() if self._out.exists() else ""
         if text not in ("", self._text) and not self._replaces:
-            self.rows, self._text = rows, text
+            self.rows, self._text = self._read()
             self._check()
 
     def find(self, wanted: TableRow) -> dict[str, Any] | None:

@@ -157,7 +157,7 @@ class Relay:
                 "step": str(trainer.step),
                 "rounds of the first step's warm-up": str(trainer.rounds),
                 "the weights it begins with": " ".join(digest[:12] for digest in hashes),
-                "what was trained so far": trainer.fingerprint,
+                "what was trained so far": trainer.trained.fingerprint,
             },
             f"put {self.folder.path} on a disk that all of them share, and run the same command again",
         )

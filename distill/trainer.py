@@ -14,23 +14,23 @@ from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
 from fewstep.distill.batches import BatchSource
-from fewstep.distill.checkpoint import check_tensors, single_files
+from fewstep.distill.checkpoint import single_files
 from fewstep.distill.curves import Curves
 from fewstep.distill.health import Watcher
 from fewstep.distill.objectives.base import STUDENT, Objective
 from fewstep.distill.optimizer_group import OptimizerGroup, as_numbers
 from fewstep.distill.optimizers import OptimizerKind
 from fewstep.distill.out_of_memory import MemoryRanOut, is_out_of_memory, kept_steps
-from fewstep.distill.parallel import fill, is_shard
 from fewstep.distill.processes import agree, is_of_processes
 from fewstep.distill.settings import Logging, Stage, stage_of
 from fewstep.distill.stage_checkpoint import StageCheckpoint
 from fewstep.distill.tracker import NoTracker, Tracker
+from fewstep.distill.trained import Trained
 from fewstep.student.contract import SamplingContract
 from fewstep.student.denoiser import Roles
 from fewstep.teacher.interrupts import Signals
 from fewstep.teacher.lr_scale import lr_scale
-from fewstep.teacher.ranks import among_processes
+from fewstep.teacher.ranks import among_processes, current_ranks
 from fewstep.teacher.screen import OnStep
 
 _LEAST_RATE = 1 / 8  # of what the recipe says: a stage rolls back three times
@@ -85,8 +85,8 @@ class Trainer:
         # what is done of the next step, and its figures: a discriminator's warm-up may take many minutes
         self.rounds, self._figures = 0, dict[str, float]()
         self._whole = True  # False from a round's first move to its end, or to the step's point on the curve
-        self._sharded = any(is_shard(p) for group in self.optimizer_groups.values() for p in group.parameters)
-        self._checkpoint = StageCheckpoint(folder, stage.name, self._sharded, accelerator.is_main_process)
+        self.trained = Trained(roles, self.modules, self.optimizer_groups)
+        self._checkpoint = StageCheckpoint(folder, stage.name, self.trained.sharded, accelerator.is_main_process)
         if (last := self._checkpoint.find()) is not None:
             self._take(last)
         self._saved, self._saved_at = (self.step, self.rounds), time.monotonic()
@@ -116,8 +116,8 @@ class Trainer:
             self.save()
             return stop
         except BaseException as error:
-            if self._whole and not self._sharded:  # those who hold the other parts may be gone
-                self.save()
+            if self._whole and not self.trained.sharded:  # those who hold the other parts may be gone
+                self._write()
             if not is_of_processes(error):
                 self._checkpoint.finish()  # one that a thread is writing is whole
                 raise
@@ -129,7 +129,7 @@ class Trainer:
     @property
     def _kept_steps(self) -> str:
         # after an error: half a round is never kept, nor shares of networks whose others may be gone
-        return kept_steps(*((self.step, self.rounds) if self._whole and not self._sharded else self._saved))
+        return kept_steps(*((self.step, self.rounds) if self._whole and not self.trained.sharded else self._saved))
 
     @property
     def kept(self) -> str:
@@ -204,20 +204,17 @@ class Trainer:
                 f"{self.stage.name}, or continue with a wider band, --set watch.NAME=null or watch.on_trigger=warn"
             )
         elif action == "roll_back" and watcher.healthy:
-            self._checkpoint.write(self._tensors(), self._numbers(), healthy=True)
+            self._checkpoint.write(self.trained.tensors(), self._numbers(), healthy=True)
+            current_ranks().wait()  # as in `save`
 
     def _roll_back(self, wrong: str, say: Callable[[str], None]) -> None:
         """Back to the last checkpoint at which nothing was wrong, and on from there at half the learning rates."""
         checkpoint, rate = self._checkpoint.find(healthy=True), self.rate / 2
         if checkpoint is None or rate < _LEAST_RATE:
+            why = "there is no healthy checkpoint to go back to" if checkpoint is None else "lower rates did not help"
             raise ValueError(
-                f"stage {self.stage.name} is not healthy at step {self.step}: {wrong}; "
-                + (
-                    "there is no healthy checkpoint to go back to"
-                    if checkpoint is None
-                    else "lower learning rates did not help"
-                )
-                + f": change its objective or lr in the recipe, and train it again with --again {self.stage.name}"
+                f"stage {self.stage.name} is not healthy at step {self.step}: {wrong}; {why}: change its objective or "
+                f"lr in the recipe, and train it again with --again {self.stage.name}"
             )
         from_step = self.step
         self._take(checkpoint)
@@ -310,24 +307,21 @@ class Trainer:
             other.clear()
         return total | {"gradient": norm, "lr_scale": scale}
 
-    @property
-    def fingerprint(self) -> str:
-        """Of what is trained, where every process holds all of it: the same in all of them, or they have parted."""
-        if self._sharded:
-            return "in parts"
-        held = [*self.roles.parameters.values(), *self.roles.average.values()]
-        held += [parameter for module in self.modules.values() for parameter in module.parameters()]
-        norm = torch.stack([tensor.detach().double().square().sum().cpu() for tensor in held]).sum()
-        return f"{float(norm):.10g}"
-
     def save(self, wait: bool = True) -> None:
-        """Writes the checkpoint, unless this round's was written, or could not be. Of sharded networks every process
-        takes part. With `wait` it is on the disk when this returns, else a thread goes on writing."""
+        """Writes the checkpoint, unless this round's was written, or could not be; every process takes part.
+
+        With `wait` it is on the disk when this returns, else a thread goes on writing.
+        """
+        self._write(wait)
+        # one process may write for longer than a collective call waits
+        current_ranks().wait()
+
+    def _write(self, wait: bool = True) -> None:
         self._checkpoint.finish()
         reached = (self.step, self.rounds)
         due, self._saved, self._saved_at = reached != self._saved, reached, time.monotonic()
         if due:
-            (self._checkpoint.write if wait else self._checkpoint.begin_write)(self._tensors(), self._numbers())
+            (self._checkpoint.write if wait else self._checkpoint.begin_write)(self.trained.tensors(), self._numbers())
 
     def _numbers(self) -> dict[str, Any]:
         return {
@@ -344,14 +338,6 @@ class Trainer:
             "contract": self.contract.model_dump(mode="json"),
         }
 
-    def _tensors(self) -> dict[str, Any]:
-        return {
-            "student": {name: p.detach() for name, p in self.roles.parameters.items()},
-            "average": self.roles.average if self.roles.keeps_average else {},
-            "modules": {name: module.state_dict() for name, module in self.modules.items()},
-            "optimizers": {name: group.state() for name, group in self.optimizer_groups.items()},
-        }
-
     @torch.no_grad()
     def _take(self, checkpoint: dict[str, Any] | Path) -> None:
         numbers = sharded_checkpoint.read_numbers(checkpoint) if isinstance(checkpoint, Path) else checkpoint
@@ -361,11 +347,7 @@ class Trainer:
                 raise ValueError(f"it is of a student with another {', '.join(other)}")
             if numbers["step"] > self.stage.steps:
                 raise ValueError(f"it is at step {numbers['step']} of {self.stage.steps}")
-            if isinstance(checkpoint, Path):
-                self._take_parts(checkpoint)
-            else:
-                check_tensors(checkpoint)
-                self._take_whole(checkpoint)
+            self.trained.take(checkpoint)
             self.step, self.seconds, self.rate = numbers["step"], numbers["seconds"], numbers.get("rate", 1.0)
             self.rounds, self._figures = numbers.get("rounds", 0), dict(numbers.get("figures", {}))
             if self.watcher:
@@ -380,21 +362,3 @@ class Trainer:
                 f"the checkpoint in {self.folder} does not fit stage {self.stage.name} ({reason[:200]}): delete its "
                 f"{' and '.join(map(str, files))} to begin the stage again"
             ) from error
-
-    def _take_whole(self, state: Mapping[str, Any]) -> None:
-        for name, parameter in self.roles.parameters.items():
-            fill(parameter, state["student"][name])
-            if self.roles.keeps_average:
-                fill(self.roles.average[name], state["average"][name])
-        for name, module in self.modules.items():
-            for key, tensor in module.state_dict().items():
-                fill(tensor, state["modules"][name][key])
-        for name, group in self.optimizer_groups.items():
-            group.load(state["optimizers"][name])
-
-    def _take_parts(self, checkpoint: Path) -> None:
-        known = sharded_checkpoint.remembered(checkpoint)
-        moments = {name: group.to_load(known.get(name, {})) for name, group in self.optimizer_groups.items()}
-        sharded_checkpoint.load_tensors(checkpoint, self._tensors() | {"optimizers": moments})
-        for name, group in self.optimizer_groups.items():
-            group.take_loaded(moments[name])

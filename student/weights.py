@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 from fewstep.student.adapters import ADAPTER_FILE, check_adapter
 from fewstep.student.contract import read_contract
 from fewstep.student.part import check_student_part, is_part
+from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.files.checksums import sha256_of_all
 from fewstep.teacher.loading import without_bars
@@ -119,7 +119,8 @@ def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
         raise ValueError(f"{folder} is no {type(like).__name__} ({reason}): restore it, or train it again") from error
     if _shapes(loaded) != _shapes(like):
         raise ValueError(f"{folder} holds a {type(like).__name__} of another size than the teacher's: not its student")
-    network: nn.Module = deepcopy(like)  # with what the family did to it, such as its attention processors
+    # with what the family did to it, such as its attention processors; around `like`'s tensors until they are replaced
+    network: nn.Module = shared_copy(like)
     network.load_state_dict(loaded.to(like.device).state_dict(), assign=True)
     return network.requires_grad_(False)
 

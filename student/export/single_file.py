@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from fewstep.student.export.stock import (
 from fewstep.student.loading import Student
 from fewstep.student.weights import save_config
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.bases import shared_copy
 from fewstep.teacher.loading import without_bars
 
 
@@ -80,7 +80,8 @@ def load_checkpoint(path: Path, teacher: Teacher) -> nn.Module:
             f"{path} is no {type(base).__name__} of the teacher's size (see {min(strays)}): use its own teacher "
             "(--teacher of `fewstep sample` and `fewstep export`)"
         )
-    network: nn.Module = deepcopy(base)  # with what the family did to it, such as its attention processors
+    # with what the family did to it, such as its attention processors; around `base`'s tensors until they are replaced
+    network: nn.Module = shared_copy(base)
     network.load_state_dict({key: tensor.to(own[key]) for key, tensor in state.items()}, assign=True)
     return network.requires_grad_(False)
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,10 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from fewstep.distill import stage_checkpoint
+from fewstep.distill.around import around
 from fewstep.distill.parallel import whole_tensor
-from fewstep.distill.processes import check_same
+from fewstep.distill.processes import check_same, set_process_timeout
 from fewstep.distill.trainer import Trainer
 from fewstep.student.few_bits import FewBits, base_of
 from fewstep.student.recompute import Recompute
@@ -57,7 +60,8 @@ class Layout(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A stage in a folder. stop: the step behind which it is stopped, or 0; fails: how the second process ends."""
+    """A stage in a folder. stop: the step behind which it is stopped, or 0; fails: how the second process ends, or what
+    is wrong with the disk."""
 
     layout: Layout
     folder: str
@@ -110,6 +114,26 @@ def _failing(how: str) -> Callable[[int, float], None]:
     return on_step
 
 
+def _run_with_slow_disk(trainer: Trainer) -> None:
+    """One process writes the checkpoint of step 1 for longer than processes wait for one another."""
+    signals = Signals()
+
+    def slowly(save: Callable[..., None]) -> Callable[..., None]:
+        def slow(folder: Path, state: dict[str, Any]) -> None:
+            if state["step"] == 1:
+                time.sleep(5)
+            save(folder, state)
+
+        return slow
+
+    def on_step(step: int, loss: float) -> None:
+        signals.save = step == 1
+
+    set_process_timeout(minutes=2 / 60)
+    with around(stage_checkpoint, "save_state", slowly):
+        trainer.run(on_step, signals)
+
+
 def main() -> None:
     """Every job; a failure is a sentence in the last line of stderr, as of `fewstep run`."""
     torch.set_num_threads(1)
@@ -134,6 +158,8 @@ def _do(job: Job, case: Case, accelerator: Accelerator) -> None:
         check_same(accelerator, {"step": str(trainer.step)}, "let them share a disk")
         if job.fails in ("killed", "raises") and accelerator.process_index:
             trainer.run(_failing(job.fails), Signals())
+        if job.fails == "slow disk":
+            _run_with_slow_disk(trainer)
         run(trainer, job.stop)
     except ValueError as error:
         print(f"\nsentence: {error}", file=sys.stderr, flush=True)

@@ -37,7 +37,7 @@ def test_checkpoints_and_students_have_the_bytes_that_are_planned(
     trainer = untrained(tiny_teacher, recipe)
     trainer.one_step()
     own = _held(recipe, tiny_teacher)[1]
-    written = sum(x.nbytes for x in tree_iter(trainer._tensors()) if isinstance(x, Tensor)) / GIB
+    written = sum(x.nbytes for x in tree_iter(trainer.trained.tensors()) if isinstance(x, Tensor)) / GIB
     assert checkpoints_gib(recipe, 1, own.shares, 1) == pytest.approx(2 * written, rel=0.02)
     trainer.roles.save(tmp_path)
     assert student_gib(recipe, 1, own.num_trained, own.num_adapters) == pytest.approx(written_gib(tmp_path), rel=0.25)

@@ -174,6 +174,12 @@ def test_processes_that_see_other_folders_are_refused(
         assert "the processes of this run differ in step (process 0: 2, process 1: 0): let them share" in text
 
 
+def test_processes_wait_for_one_that_writes_long(tiny_wan_folder: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    job = Job(Layout("regression", "full", "ddp"), str(tmp_path), fails="slow disk")
+    ends = processes(tiny_wan_folder, tiny_dataset, [job], tmp_path).ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     stage = Stage.model_validate(
         {"name": "s", "teacher_steps": 4, "student_steps": 2, "batch": 8, "accumulate": 2}

@@ -91,7 +91,7 @@ def _checkpoint(root: Path) -> None:
     trainer = stage_case(root, folder).trainer()
     for _ in range(2):
         trainer.one_step()
-    save_state(folder, trainer._numbers() | trainer._tensors())
+    save_state(folder, trainer._numbers() | trainer.trained.tensors())
 
 
 def stage_case(root: Path, folder: Path) -> Case:

@@ -47,6 +47,22 @@ def test_saved_weights_name_nobodys_folder(teacher: Teacher, tmp_path: Path) -> 
     assert json.loads((folder / "config.json").read_text())["_name_or_path"] == ""
 
 
+def test_a_whole_student_is_loaded_without_a_copy_of_the_teacher(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(Roles(teacher, "full"), tmp_path / "student")
+    copied, copy = list[nn.Parameter](), nn.Parameter.__deepcopy__
+
+    def noted(parameter: nn.Parameter, memo: dict[int, object]) -> nn.Parameter:
+        copied.append(parameter)
+        return copy(parameter, memo)
+
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", noted)
+    student, own = student_network(teacher, folder), single_denoiser(teacher)
+    assert not copied
+    assert {p.data_ptr() for p in student.parameters()}.isdisjoint(p.data_ptr() for p in own.parameters())
+
+
 @pytest.mark.parametrize("mode", TRAINS)
 def test_only_the_student_moves(teacher: Teacher, mode: Train) -> None:
     before = {k: v.clone() for k, v in single_denoiser(teacher).state_dict().items()}

@@ -24,6 +24,7 @@ from fewstep.student.export.stock import (
     pipeline_latents,
     stock_scheduler,
     trained_names,
+    unchanged_parts,
 )
 from fewstep.student.loading import Student
 from fewstep.student.weights import load_network, save_network
@@ -87,9 +88,13 @@ def reload_pipeline(folder: Path, student: Student, dtype: torch.dtype = torch.f
     """What the pipeline in the folder samples, computing in this dtype."""
     from diffusers import DiffusionPipeline
 
+    teacher = student.teacher
     loader: Any = DiffusionPipeline
+    # weights whose files are copies of the teacher's, such as a text encoder's, are not loaded a second time
+    copied = {name: part for name, part in unchanged_parts(teacher).items() if name not in changed_parts(teacher)}
+    shared = {name: part for name, part in copied.items() if getattr(part, "dtype", None) == dtype}
     with without_bars():
-        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype)
+        pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **shared)
     return pipeline_latents(pipe.to(student.teacher.device), student)
 
 

@@ -9,14 +9,17 @@ import torch
 from torch import nn
 
 from fewstep.student.contract import SamplingContract, read_contract
+from fewstep.student.export.base import Format
 from fewstep.student.export.load_export import check_export, is_export, own_pipeline
 from fewstep.student.export.stock import can_share_denoisers
 from fewstep.student.loading import find_stage
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher
 
-_COPIES = 4.5  # of the denoiser, in float32: the teacher's, the student's, as held, the other tool's; half, as stored
-_COPIES_OF_LORA = 1.0  # where it is loaded back around the teacher's tensors
+# of the denoiser, in float32: the teacher's, the student's, as held, the other tool's; half, as stored
+_COPIES = 4.5
+_COPIES_OF_LORA = 3.5  # a LoRA lies on the teacher's tensors; merged it is held, too
+_COPIES_SHARED = 1.0  # where it is loaded back around them
 _GIB = 2**30
 _WORTH_SAYING = 1.0  # GiB
 
@@ -31,24 +34,31 @@ def outlined_student(source: Path, steps: int | None, teacher: str | None) -> tu
     return outline_teacher(source if own else teacher or contract.named_teacher, contract.shift).teacher, contract
 
 
-def gib_of_export(teacher: Teacher, shares_base: bool = False) -> float:
-    """GiB at most, but for activations; text encoder and autoencoder are held once.
+def gib_of_export(teacher: Teacher, adapted: bool = False, format: Format | None = None) -> float:
+    """GiB at most, but for activations, as `format`, or as any.
 
-    shares_base: a LoRA is written by a format that shares the base model's weights.
+    adapted: the student is a LoRA.
     """
-    copies = _COPIES_OF_LORA if shares_base and can_share_denoisers(teacher) else _COPIES
+    copies = _COPIES
+    if adapted:
+        shared = format is not None and format.shares_base and can_share_denoisers(teacher)
+        copies = _COPIES_SHARED if shared else _COPIES_OF_LORA
     parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
-    others = sum(p.numel() for part in parts for p in part.parameters())
     denoiser = sum(p.numel() for p in teacher.denoiser.parameters())
-    return 4 * (others + (copies - 1) * denoiser) / _GIB
+    others = sum(p.numel() for part in parts for p in part.parameters()) - denoiser
+    # text encoder and autoencoder are there once, but where the tool computes in half the precision
+    times = 1.5 if format is None or format.computes_as_stored else 1.0
+    return 4 * (times * others + copies * denoiser) / _GIB
 
 
-def memory_notice(teacher: Teacher, device: torch.device, shares_base: bool = False) -> tuple[str, bool]:
+def memory_notice(
+    teacher: Teacher, device: torch.device, adapted: bool = False, format: Format | None = None
+) -> tuple[str, bool]:
     """A sentence, nothing where it is little, and whether that is more than is free on the device.
 
-    shares_base: as of `gib_of_export`.
+    adapted, format: as of `gib_of_export`.
     """
-    needed, free = gib_of_export(teacher, shares_base), _free_bytes(device) / _GIB
+    needed, free = gib_of_export(teacher, adapted, format), _free_bytes(device) / _GIB
     if needed < _WORTH_SAYING:
         return "", False
     place = "" if device.type == "cpu" else f" on {device}"

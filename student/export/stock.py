@@ -70,15 +70,19 @@ def stock_pipeline(student: Student, **parts: Any) -> Any:
             f"{teacher.folder} is a modular pipeline, which {type(teacher.pipeline).__name__}.from_pretrained does not "
             "open, so nothing could be put into it: export a whole pipeline, --to diffusers"
         )
-    own = {"scheduler", *teacher.component_names().values()}
-    shared = {name: part for name, part in teacher.pipeline.components.items() if part is not None and name not in own}
     loader: Any = type(teacher.pipeline)  # DiffusionPipeline would drop a `transformer` without a word
     with without_bars():
-        pipe = loader.from_pretrained(teacher.folder, use_safetensors=True, **{**shared, **parts})
+        pipe = loader.from_pretrained(teacher.folder, use_safetensors=True, **{**unchanged_parts(teacher), **parts})
     pipe.scheduler = stock_scheduler(student).make(teacher.pipeline)
     for name, part in changed_parts(teacher).items():
         setattr(pipe, name, part)
     return pipe.to(teacher.device)
+
+
+def unchanged_parts(teacher: Teacher) -> dict[str, Any]:
+    """What no format changes of the teacher's pipeline, by the pipeline's names: all but denoisers and scheduler."""
+    own = {"scheduler", *teacher.component_names().values()}
+    return {name: part for name, part in teacher.pipeline.components.items() if part is not None and name not in own}
 
 
 def can_share_denoisers(teacher: Teacher) -> bool:

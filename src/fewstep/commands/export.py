@@ -167,18 +167,17 @@ def _check_possible(
 
     outline, contract = outlined_student(source, steps, teacher)
     # an export of a LoRA may hold it merged
-    adapted, shares_base = contract.weights == "lora" and not is_export(source), False
-    if to != "all":
-        format = find_format(to)
+    adapted = contract.weights == "lora" and not is_export(source)
+    format = None if to == "all" else find_format(to)
+    if format is not None:
         format.check_teacher(outline)
         check_rank(rank, adapted)
-        shares_base = adapted and format.shares_base
     chosen = find_device(device)
-    estimate, too_much = memory_notice(outline, chosen, shares_base)
+    estimate, too_much = memory_notice(outline, chosen, adapted, format)
     if too_much and device is None and chosen.type != "cpu":
         screen.say(f"{estimate}: exporting on the CPU")
         chosen = torch.device("cpu")
-        estimate, too_much = memory_notice(outline, chosen, shares_base)
+        estimate, too_much = memory_notice(outline, chosen, adapted, format)
     if too_much:
         screen.warn(f"{estimate}: it may run out of memory")
     elif estimate:

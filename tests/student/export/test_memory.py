@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
+from torch import nn
 
-from fewstep.student.export import memory
-from fewstep.student.export.base import ExportPrecision
+from fewstep.student.export import diffusers_folder, memory
+from fewstep.student.export.base import Exported, ExportPrecision, find_format
 from fewstep.student.export.lora import is_adapted
 from fewstep.student.export.memory import gib_of_export, memory_notice
 from fewstep.student.export.rounded import rounded
@@ -23,10 +25,15 @@ from fewstep.teacher.outline import outline_teacher
 def test_a_large_model_says_what_it_takes(tiny_wan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = outline_teacher(tiny_wan_folder).teacher
     own = 4 * sum(p.numel() for p in teacher.denoiser.parameters()) / 2**30
-    assert 4.5 * own < gib_of_export(teacher) < 4.5 * own + 0.01  # the other parts once
-    assert own < gib_of_export(teacher, shares_base=True) < own + 0.01
+    parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
+    others = 4 * sum(p.numel() for part in parts for p in part.parameters()) / 2**30 - own
+    assert gib_of_export(teacher) == pytest.approx(4.5 * own + 1.5 * others)
+    assert gib_of_export(teacher, format=find_format("diffusers")) == pytest.approx(4.5 * own + others)
+    assert gib_of_export(teacher, True, find_format("diffusers")) == pytest.approx(3.5 * own + others)
+    assert gib_of_export(teacher, True, find_format("lora")) == pytest.approx(own + others)
+    assert gib_of_export(teacher, True, find_format("torchao-int8")) == pytest.approx(3.5 * own + 1.5 * others)
     assert memory_notice(teacher, torch.device("cpu")) == ("", False)
-    monkeypatch.setattr(memory, "gib_of_export", lambda teacher, shares_base: 70.4)
+    monkeypatch.setattr(memory, "gib_of_export", lambda teacher, adapted, format: 70.4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 32 * 2**30})())
     said = "it takes about 70 GiB of memory without activations, and 32 GiB are free"
     assert memory_notice(teacher, torch.device("cpu")) == (said, True)
@@ -57,3 +64,17 @@ def test_a_lora_is_loaded_back_around_the_teachers_tensors(make_student: Callabl
         assert made is not part and not made.training
         pairs = zip(made.parameters(), part.parameters(), strict=True)
         assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)
+
+
+@pytest.mark.parametrize("family", ["wan", "experts"])
+def test_a_pipeline_is_loaded_back_without_second_text_encoder_and_autoencoder(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch,
+    family: str,
+) -> None:  # fmt: skip
+    exported, teacher = make_export(family, "full", "diffusers"), make_student(family, "full").teacher
+    monkeypatch.setattr(diffusers_folder, "pipeline_latents", lambda pipe, student: pipe)
+    pipe: Any = diffusers_folder.reload_pipeline(exported.folder, make_student(family, "full"))
+    assert pipe.text_encoder is teacher.pipeline.text_encoder and pipe.vae is teacher.pipeline.vae
+    assert pipe.tokenizer is not teacher.pipeline.tokenizer
+    own = {id(p) for p in teacher.denoiser.parameters()}
+    assert own.isdisjoint(id(p) for p in pipe.transformer.parameters())

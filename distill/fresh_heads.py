@@ -7,7 +7,7 @@ until they see what there is give a figure that can be compared between students
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fewstep.distill.objectives.adversarial_settings import Adversarial
 
 _POSITION = 2 * 10**9  # batches that training never reaches: clips of the data with noise that no step draws
-# further batches, on which the heads learn nothing; where the data are few clips, of the same with other noise
+# further steps' batches, on which the heads learn nothing; where the data are few clips, of the same with other noise
 HELD_OUT = 32
 _SEED = 0  # of the heads' first weights
 
@@ -48,7 +48,8 @@ class HeldOut:
 class FreshHeads:
     """What heads of a stage's own kind are trained on: its settings, its supervision and its clips.
 
-    They read a frozen backbone, whatever the stage's discriminator trains. `batch`: clips at a time.
+    They read a frozen backbone, whatever the stage's discriminator trains. `batch`: clips at a time, `micro_batches` of
+    which make a step, as in the stage.
     """
 
     settings: Adversarial
@@ -57,6 +58,7 @@ class FreshHeads:
     batch: int
     any_batch: Batch
     accelerator: Accelerator
+    micro_batches: int = 1
 
     def accuracy(self, roles: NetworkRoles) -> HeldOut:
         """How often heads that were trained on this student rank the real one of another pair higher.
@@ -73,29 +75,34 @@ class FreshHeads:
         held_out = AdversarialObjective(plain, self.supervision, heads, memory=None)  # every pair counts the same
         group = OptimizerGroup(heads.parameters(), self.settings.lr, self.settings.betas, 0.0, 1.0)
         alike = context_size(roles.backbone)  # processes that judge the same clips, each with a share of the gradient
-        for position in range(self.settings.probe):
-            loss = self._judge(learning, roles, position)["loss"]
-            self.accelerator.backward(alike * loss)
+        for step in range(self.settings.probe):
+            total = 0.0
+            for loss in self._losses(learning, roles, step):
+                self.accelerator.backward(alike * loss / self.micro_batches)
+                total += float(loss.detach())
             # the norm of a gradient that is not finite is not finite in all processes: heads stay as they were
-            if math.isfinite(group.gather(self.accelerator, float(loss.detach()))):
+            if math.isfinite(group.gather(self.accelerator, total)):
                 group.step(1.0)
             else:
                 group.clear()
         # then pairs with noise that the heads did not learn from
-        positions = range(self.settings.probe, self.settings.probe + HELD_OUT)
         with torch.no_grad():
-            for position in positions:
-                self._judge(held_out, roles, position)
+            for step in range(self.settings.probe, self.settings.probe + HELD_OUT):
+                for _ in self._losses(held_out, roles, step):
+                    pass
         pairs, right = held_out.scores.weights, held_out.scores.accuracies  # of all processes
         ends = held_out.ends(roles.teacher.schedule).tolist()
         drawn = {end: float(right[i]) for i, end in enumerate(ends) if pairs[i]}
         return HeldOut(float((right * pairs).sum() / pairs.sum()), round(float(pairs.sum()) / alike), drawn)
 
-    def _judge(self, objective: AdversarialObjective, roles: NetworkRoles, position: int) -> dict[str, Tensor]:
-        batch = self.batches.batch(_POSITION + position, self.batch, 1.0)
-        with self.accelerator.autocast():
-            lesson = objective.lesson((DISCRIMINATOR,), batch, roles, keep_graph=False)
-            return objective.loss(DISCRIMINATOR, lesson, roles, position)
+    def _losses(self, objective: AdversarialObjective, roles: NetworkRoles, step: int) -> Iterator[Tensor]:
+        """The discriminator's, of each micro-batch of a step; the objective's scores are of all of them."""
+        for position in range(step * self.micro_batches, (step + 1) * self.micro_batches):
+            batch = self.batches.batch(_POSITION + position, self.batch, 1.0)
+            with self.accelerator.autocast():
+                lesson = objective.lesson((DISCRIMINATOR,), batch, roles, keep_graph=False)
+                loss = objective.loss(DISCRIMINATOR, lesson, roles, step)["loss"]
+            yield loss
 
     def _objective(self, roles: NetworkRoles) -> AdversarialObjective:
         frozen = self.settings.discriminator.model_copy(update={"backbone": "frozen"})

@@ -251,8 +251,8 @@ class Relay:
         self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
         """What the objective measures of what the student began as, and of its EMA."""
-        micro_batch = stage.share(self.layout.num_groups)
-        probe = stage.objective.probing(supervision, batches, micro_batch, any_batch, self.accelerator)
+        share, micro_batches = stage.share(self.layout.num_groups), stage.micro_batches(self.layout.num_groups)
+        probe = stage.objective.probing(supervision, batches, share, micro_batches, any_batch, self.accelerator)
         if probe is None:
             return None
 

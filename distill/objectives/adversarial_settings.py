@@ -160,12 +160,13 @@ class Adversarial(ObjectiveSettings):
         return f"trains the discriminator for {self.warmup} turns" if self.warmup else ""
 
     def probing(
-        self, supervision: Supervision, batches: BatchSource, batch: int, any_batch: Batch, accelerator: Accelerator
-    ) -> Probe | None:
+        self, supervision: Supervision, batches: BatchSource, batch: int, micro_batches: int, any_batch: Batch,
+        accelerator: Accelerator,
+    ) -> Probe | None:  # fmt: skip
         """What fresh heads see, where they are asked for."""
         if not self.probe:
             return None
-        heads = FreshHeads(self, supervision, batches, batch, any_batch, accelerator)
+        heads = FreshHeads(self, supervision, batches, batch, any_batch, accelerator, micro_batches)
 
         def measure(finished: NetworkRoles, began_as: NetworkRoles) -> dict[str, float]:
             after, before = heads.accuracy(finished), heads.accuracy(began_as)

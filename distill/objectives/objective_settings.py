@@ -88,9 +88,11 @@ class ObjectiveSettings(Settings, ABC):
         return ""
 
     def probing(
-        self, supervision: Supervision, batches: BatchSource, batch: int, any_batch: Batch, accelerator: Accelerator
-    ) -> Probe | None:
-        """What is measured at the end of a stage, `batch` clips at a time; None: nothing."""
+        self, supervision: Supervision, batches: BatchSource, batch: int, micro_batches: int, any_batch: Batch,
+        accelerator: Accelerator,
+    ) -> Probe | None:  # fmt: skip
+        """What is measured at the end of a stage, `batch` clips at a time, `micro_batches` of which make a step; None:
+        nothing."""
         return None
 
     # --- what is wrong

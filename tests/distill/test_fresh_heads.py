@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewstep.distill.fresh_heads import FreshHeads
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.base import StillRoles
 from fewstep.distill.objectives.supervision import Supervision
+from fewstep.distill.optimizer_group import OptimizerGroup
 from fewstep.teacher.base import Teacher
 
 
@@ -66,6 +68,23 @@ def test_the_figure_follows_from_the_student_alone(tiny_teacher: Teacher, tiny_d
     assert heads.accuracy(roles_of(tiny_teacher, 0.9)) == first and first.pairs == 32 * 8
     after = tiny_teacher.network_at(1.0).state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_a_step_and_the_pairs_are_of_all_micro_batches(
+    tiny_teacher: Teacher, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh_heads, "HELD_OUT", 2)
+    whole = make(tiny_teacher, tiny_dataset, 2, probe=3)
+    parts, steps, step = replace(whole, batch=2, micro_batches=4), list[float](), OptimizerGroup.step
+
+    def noted(group: OptimizerGroup, scale: float) -> None:
+        steps.append(scale)
+        step(group, scale)
+
+    monkeypatch.setattr(OptimizerGroup, "step", noted)
+    roles = roles_of(tiny_teacher, 0.9)
+    assert parts.accuracy(roles).pairs == whole.accuracy(roles).pairs == 2 * 8
+    assert len(steps) == 2 * 3
 
 
 @pytest.mark.parametrize("backbone", ["trained", pytest.param("lora", marks=pytest.mark.slow)])

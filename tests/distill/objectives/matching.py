@@ -58,8 +58,9 @@ class Matching(ObjectiveSettings):
         return f"trains the second network for {self.warmup} turns" if self.warmup else ""
 
     def probing(
-        self, supervision: Supervision, batches: BatchSource, batch: int, any_batch: Batch, accelerator: Accelerator
-    ) -> Probe:
+        self, supervision: Supervision, batches: BatchSource, batch: int, micro_batches: int, any_batch: Batch,
+        accelerator: Accelerator,
+    ) -> Probe:  # fmt: skip
         """How far clips of one step are from the data's."""
 
         def far(roles: NetworkRoles) -> float:

@@ -38,7 +38,7 @@ def test_its_results_are_those_of_the_relay_table() -> None:
 
 def test_its_other_seeds_are_those_of_their_tables() -> None:
     gains: dict[int, list[float]] = {4: [], 2: [], 1: []}
-    for name in ("earlier", "seed-1", "seed-2"):
+    for name in ("earlier", "earlier-seed-1", "earlier-seed-2"):
         rows = json.loads((ROOT / "docs" / "results" / f"relay-{name}.json").read_text("utf-8"))["rows"]
         final = {row["steps"]: row for row in rows if row.get("phase") in ("final", "conditional")}
         assert all(final[steps]["delta_high"] < 0 for steps in gains)  # all clear of 0

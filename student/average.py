@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -52,12 +53,37 @@ class Average:
             # training continues at once; the thread waits for the copies: EMA <- decay EMA + (1 - decay) theta
             self._following = self._thread.submit(self._follow, decay, _moment(self._parameters))
 
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside the `with` block parameters and average have changed places; not to be nested.
+
+        It takes the memory of the largest tensor, not of a third set of them.
+        """
+        pairs = [(_local(self._parameters[name].detach()), _local(own)) for name, own in self.tensors.items()]
+        # asked for once, before anything moves: memory that ran out halfway would leave a mixture
+        largest = max((own.numel() for _, own in pairs), default=0)
+        of = pairs[0][1] if pairs else torch.empty(0)
+        buffer = torch.empty(largest, dtype=of.dtype, device=of.device)
+        _exchange(pairs, buffer)
+        try:
+            yield
+        finally:
+            _exchange(pairs, buffer)
+
     @torch.no_grad()
     def _follow(self, decay: float, copied: Any) -> None:
         if copied is not None:
             copied.synchronize()
         for name, average in self._tensors.items():
             _local(average).lerp_(self._copies[name], 1 - decay)
+
+
+@torch.no_grad()
+def _exchange(pairs: Sequence[tuple[Tensor, Tensor]], buffer: Tensor) -> None:
+    for parameter, average in pairs:
+        before = buffer[: average.numel()].view(average.shape).copy_(average)
+        average.copy_(parameter)
+        parameter.copy_(before)
 
 
 def _local(tensor: Any) -> Tensor:

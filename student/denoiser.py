@@ -30,7 +30,7 @@ from fewstep.student.part import is_part, load_part, part_parameters, save_part
 from fewstep.student.recompute import Recompute, block_checkpoint
 from fewstep.student.weights import copy_weights, is_adapter, load_network, save_network, weights_folder
 from fewstep.teacher.base import Teacher
-from fewstep.teacher.bases import Kinds, part_copy, shared_copy
+from fewstep.teacher.bases import Kinds, cpu_copy, part_copy, shared_copy
 from fewstep.teacher.experts import Experts, every_network, parts_of, with_parts
 from fewstep.teacher.predictions import recorded_as
 
@@ -136,8 +136,9 @@ class _Network:
         elif self.weights == "lora":
             save_adapter(student, STUDENT_ADAPTER, folder)
         elif self._train == "lora":
-            # an adapter on weights that are not the teacher's fits no teacher: it is saved merged, as a whole network
-            merged = deepcopy(student)
+            # an adapter on weights that are not the teacher's fits no teacher: it is saved merged, as a whole network,
+            # by way of main memory, as training may have left no room for a copy
+            merged = cpu_copy(student)
             merge_adapters(merged)
             self._save_own(merged, folder)
         else:
@@ -257,21 +258,12 @@ class Roles:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The student holds its EMA inside the `with` block."""
+        """The student holds its EMA inside the `with` block, and `average` what the student held; not to be nested."""
         if not self.keeps_average:
             yield
             return
-        outside = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._fill(self.average)
-        try:
+        with self._trained[1].swapped():
             yield
-        finally:
-            self._fill(outside)
-
-    @torch.no_grad()
-    def _fill(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(values[name])
 
     def checkpoint_gradients(
         self, kind: Recompute = True, again: Callable[[], AbstractContextManager[Any]] = nullcontext

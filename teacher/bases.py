@@ -73,6 +73,15 @@ def shared_copy(network: _N, but: Collection[str] = ()) -> _N:
     return deepcopy(network, tensors)  # deepcopy keeps what it finds in its memo
 
 
+def cpu_copy(network: _N) -> _N:
+    """A copy in main memory."""
+    tensors: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach().to("cpu", copy=True), p.requires_grad) for p in network.parameters()
+    }
+    tensors |= {id(buffer): buffer.detach().to("cpu", copy=True) for buffer in network.buffers()}
+    return deepcopy(network, tensors)
+
+
 def part_names(network: nn.Module, kinds: Kinds) -> list[str]:
     """The names of all modules of these classes."""
     return [name for name, module in network.named_modules() if isinstance(module, kinds)]

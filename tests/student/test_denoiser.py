@@ -110,10 +110,13 @@ def test_the_average_comes_and_goes(teacher: Teacher) -> None:
     roles = Roles(teacher, "lora", rank=4)
     train(roles, ask)
     outside = {name: p.detach().clone() for name, p in roles.parameters.items()}
+    averages = {name: average.clone() for name, average in roles.average.items()}
+    assert any(not torch.equal(outside[name], averages[name]) for name in outside)
     with roles.averaged():
-        assert all(torch.equal(p, roles.average[name]) for name, p in roles.parameters.items())
+        assert all(torch.equal(p, averages[name]) for name, p in roles.parameters.items())
+        assert all(torch.equal(average, outside[name]) for name, average in roles.average.items())  # no third set
     assert all(torch.equal(p, outside[name]) for name, p in roles.parameters.items())
-    assert any(not torch.equal(outside[name], roles.average[name]) for name in outside)
+    assert all(torch.equal(average, averages[name]) for name, average in roles.average.items())
     before = {name: average.clone() for name, average in roles.average.items()}
     roles.update_average(0.9)
     for name, average in roles.average.items():

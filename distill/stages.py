@@ -244,13 +244,15 @@ class Relay:
             self.tracker, Watcher(self.recipe.watch, stage.steps, motion_and_diversity.measure), self.recipe.optimizer,
             self.layout.num_groups,
         )  # fmt: skip
-        probe = self._probe(index, stage, supervision, roles, batches, any_batch)
+        probe = self._probe(index, stage, roles, batches, any_batch)
         return _Prepared(trainer, lambda step: watch(step) | motion_and_diversity.measure(), probe, conversion)
 
     def _probe(
-        self, index: int, stage: Stage, supervision: Supervision, roles: Roles, batches: BatchSource, any_batch: Batch
+        self, index: int, stage: Stage, roles: Roles, batches: BatchSource, any_batch: Batch
     ) -> Callable[[], dict[str, float]] | None:
         """What the objective measures of what the student began as, and of its EMA."""
+        # at every step that the student takes, whichever the stage trains: with shared weights it changes all of them
+        supervision = stage_supervision(stage.model_copy(update={"starts": None}), self.teacher)
         share, micro_batches = stage.share(self.layout.num_groups), stage.micro_batches(self.layout.num_groups)
         probe = stage.objective.probing(supervision, batches, share, micro_batches, any_batch, self.accelerator)
         if probe is None:

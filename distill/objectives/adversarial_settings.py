@@ -98,7 +98,8 @@ class Adversarial(ObjectiveSettings):
     """Adam's, of the discriminator."""
     probe: StepsOrNone = 0
     """Steps for which fresh heads are trained on the finished student, and on the one before the stage: their
-    accuracy on pairs with other noise measures how well real and student can be told apart. 0 is none."""
+    accuracy on pairs with other noise, at every step of the student, measures how well real and student can be told
+    apart. 0 is none."""
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """The network that judges."""
 

@@ -62,10 +62,10 @@ def test_a_relay_of_both_is_run_sampled_and_measured(tmp_path: Path, tiny_expert
 
 @pytest.mark.usefixtures("uncounted")
 def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewstep.distill.fresh_heads.HELD_OUT", 2)  # of 32 batches that fresh heads are measured on
+    monkeypatch.setattr("fewstep.distill.fresh_heads.HELD_OUT", 4)  # of 32 batches that fresh heads are measured on
     high = {"name": "high", "expert": "high", "objective": PROGRESSIVE}
     low = {"name": "low", "expert": "low", "objective": PROGRESSIVE}
-    judged = {"name": "judged-low", "expert": "low", "objective": JUDGED}
+    judged = {"name": "judged-low", "expert": "low", "objective": JUDGED, "starts": [0.25]}
     path, before = write(tmp_path, tiny_experts_folder, high, low, judged), hashes(tiny_experts_folder)
     code, output = fewstep("run", path, "--dry-run")
     assert code == 0, output
@@ -84,6 +84,8 @@ def test_one_expert_after_the_other(tmp_path: Path, tiny_experts_folder: Path, m
     assert of_low[0] != of_low[1] and hashes(tiny_experts_folder) == before
     result = json.loads((stages / "judged-low" / "result.json").read_text())
     assert {"endpoint_error", "motion", "fresh_heads", "fresh_heads_before"} <= result.keys()
+    # at each step of this expert, though the last one alone was trained
+    assert [key for key in result if key.startswith("fresh_heads_to_")] == ["fresh_heads_to_0.625", "fresh_heads_to_0"]
     code, output = fewstep("sample", tmp_path / "run", "--prompt", "a ring", "--out", tmp_path / "clip.mp4")
     assert code == 0 and (tmp_path / "clip.mp4").stat().st_size > 0, output
     code, output = fewstep(

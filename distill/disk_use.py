@@ -13,6 +13,7 @@ from fewstep.distill.estimate import BYTES, RoleMemory
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import DatasetData
 from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.files.atomic import nearest_existing
 from fewstep.teacher.limits import GIB
 
 _STORED = 2  # bytes of a number of latents or of a text: both are kept in half precision
@@ -65,7 +66,4 @@ def written_gib(folder: Path) -> float:
 
 def free_gib(folder: Path) -> float:
     """Of the disk that a folder is on, or will be."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    return shutil.disk_usage(there).free / GIB
+    return shutil.disk_usage(nearest_existing(folder)).free / GIB

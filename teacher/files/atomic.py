@@ -86,15 +86,20 @@ def disk_full_sentence(error: BaseException) -> str | None:
     return f"{where}{_NO_ROOM[reason]}; {remedy} and run the same command again to resume"
 
 
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that is there: what is below would be made."""
+    there = folder.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    return there
+
+
 def check_writable(folder: Path, elsewhere: str = ELSEWHERE) -> None:
     """Raises ValueError unless files can be written into `folder`, which need not be there yet.
 
     `elsewhere` says how another folder is chosen, with the options that the command has.
     """
-    # the nearest folder that exists: what is below it would be made
-    there = folder.absolute()
-    while not os.path.lexists(there) and there != there.parent:
-        there = there.parent
+    there = nearest_existing(folder)
     if there.is_symlink() and not there.exists():
         raise ValueError(f"{there} is a link to {there.readlink()}, which is not there: make it, or {elsewhere}")
     if not there.is_dir():

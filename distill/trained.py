@@ -43,6 +43,7 @@ class Trained:
         norm = torch.stack([tensor.detach().double().square().sum().cpu() for tensor in held]).sum()
         return f"{float(norm):.10g}"
 
+    @torch.no_grad()
     def take(self, checkpoint: dict[str, Any] | Path) -> None:
         """The tensors of a checkpoint: what a single file holds, or the folder that processes wrote together.
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from fewstep.distill import sharded_checkpoint
@@ -338,7 +337,6 @@ class Trainer:
             "contract": self.contract.model_dump(mode="json"),
         }
 
-    @torch.no_grad()
     def _take(self, checkpoint: dict[str, Any] | Path) -> None:
         numbers = sharded_checkpoint.read_numbers(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         try:

@@ -91,11 +91,14 @@ def reload_pipeline(folder: Path, student: Student, dtype: torch.dtype = torch.f
     teacher = student.teacher
     loader: Any = DiffusionPipeline
     # weights whose files are copies of the teacher's, such as a text encoder's, are not loaded a second time
-    copied = {name: part for name, part in unchanged_parts(teacher).items() if name not in changed_parts(teacher)}
-    shared = {name: part for name, part in copied.items() if getattr(part, "dtype", None) == dtype}
+    shared = {
+        name: part
+        for name, part in unchanged_parts(teacher).items()
+        if name not in teacher.stock_parts() and getattr(part, "dtype", None) == dtype
+    }
     with without_bars():
         pipe = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **shared)
-    return pipeline_latents(pipe.to(student.teacher.device), student)
+    return pipeline_latents(pipe.to(teacher.device), student)
 
 
 def _network(path: Path, teacher: Teacher) -> nn.Module:

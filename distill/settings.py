@@ -229,7 +229,8 @@ class Gate(Settings):
     """What a stage's student must reach, or the run ends there."""
 
     metric: Literal["endpoint_error", "prompt_accuracy"]
-    """How far the student lands from its teacher's endpoint, or how often a clip shows what its caption says."""
+    """How far the student lands from its teacher's endpoint, on twice as many clips as a batch has, 32 at most; or how
+    often a clip shows what its caption says."""
     at_most: FiniteFloat | None = None
     """The metric's upper limit."""
     at_least: FiniteFloat | None = None

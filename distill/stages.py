@@ -39,7 +39,7 @@ from fewstep.teacher.ranks import among_processes, current_ranks
 from fewstep.teacher.screen import TrainingScreen
 
 _T = TypeVar("_T")
-# clips that endpoint_error is measured on; fewer where training takes few at a time, as memory needs
+# clips that endpoint_error is measured on, at most; else twice a step's, so that it takes about as long as a step
 _HELD_OUT_CLIPS = 32
 # batches that training never reaches: clips of the data, with noise and times that no step draws
 _HELD_OUT_POSITION = 10**9
@@ -303,10 +303,12 @@ class Relay:
 
 
 def held_out_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
-    """A process's share of the clips that a stage is measured on, a batch of each size: of the data, with noise that
-    training never draws."""
-    clips = min(_HELD_OUT_CLIPS, 2 * stage.batch // stage.accumulate)
-    return batches.of_each_size(_HELD_OUT_POSITION, max(1, clips // num_processes))
+    """A process's share of the clips that a stage is measured on, of each size: of the data, with noise that training
+    never draws. As many at a time as memory for training allows, which needs more for each."""
+    clips = max(1, min(_HELD_OUT_CLIPS, 2 * stage.batch) // num_processes)
+    at_once = max(1, min(_HELD_OUT_CLIPS, 2 * stage.batch // stage.accumulate) // num_processes)
+    positions = range(_HELD_OUT_POSITION, _HELD_OUT_POSITION + clips // at_once)
+    return [batch for position in positions for batch in batches.of_each_size(position, at_once)]
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

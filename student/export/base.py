@@ -90,6 +90,7 @@ class Format:
     computes_as_stored: its tool computes in what it is stored in, whether `computes` has room for that or not.
     shards: weights may lie in several files.
     shares_base: a LoRA is loaded back around the teacher's own tensors, where `stock.can_share_denoisers`.
+    makes_another: writing takes one more copy of the denoiser: rounded layers next to those as they are, a graph.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 
@@ -112,6 +113,7 @@ class Format:
     computes_as_stored: bool = False
     shards: bool = False
     shares_base: bool = False
+    makes_another: bool = False
 
     def check(self, student: Student, options: Options | None = None) -> None:
         """Raises ValueError when the format cannot hold students of this teacher, its libraries are missing, or it has

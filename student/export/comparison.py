@@ -35,25 +35,42 @@ class Compared:
     notes: tuple[str, ...]
 
 
-def compare(format: Format, written: Written, folder: Path, student: Student, held: Student) -> Compared:
-    """The comparison of an export in `folder`, which `held` was written to."""
+@dataclass(frozen=True)
+class Expected:
+    """Final latents (B, C, F, h, w) of clips of a size from `noise`: of the student itself, and of the student as the
+    export holds it. `of_size`: the student, with a contract of this size alone. `small`: the size stands for larger."""
+
+    of_size: Student
+    noise: Tensor
+    own: Tensor
+    held: Tensor
+    small: bool
+
+
+def expected_latents(format: Format, student: Student, held: Student) -> list[Expected]:
+    """What the other tool should sample, at each size that is compared: `held`, which was written, is not needed after
+    it."""
     contract = student.contract
     sizes = contract.sizes[:1] if format.one_size else contract.sizes
     small = None if format.one_size else small_size(student)
+    return [_expected(_of_size(student, size), held, small is not None) for size in ((small,) if small else sizes)]
+
+
+def compare(format: Format, written: Written, folder: Path, student: Student, expected: Sequence[Expected]) -> Compared:
+    """The comparison of an export in `folder` with what is expected of it."""
     errors, to_held, first = list[float](), list[float](), list[Tensor]()
     # relative error of final latents from the same noise, to the student and to what was written
-    for size in sizes if small is None else (small,):
-        of_size = contract.model_copy(update={"sizes": (size,)})
-        own, kept, other = _latents(format, folder, replace(student, contract=of_size), held)
-        errors.append(_relative(own, other))
-        to_held.append(_relative(kept, other))
-        first = first or [own, other]
+    for latents in expected:
+        other = format.reload(folder, latents.of_size)(latents.noise, PROBE_PROMPTS).to(latents.own)
+        errors.append(_relative(latents.own, other))
+        to_held.append(_relative(latents.held, other))
+        first = first or [latents.own, other]
     # approximate formats: whether clips still move as much
     motion = None
-    if contract.size.num_frames > 1 and (format.tolerance > OTHER_RUNTIME or written.approximate):
+    if student.contract.size.num_frames > 1 and (format.tolerance > OTHER_RUNTIME or written.approximate):
         was, now = (_motion(student.teacher.decode(latents)) for latents in first)
         motion = now / was if was else None
-    notes = (*_motion_note(motion), *_size_note(format, contract, small))
+    notes = (*_motion_note(motion), *_size_note(format, student.contract, expected))
     return Compared(_worst(errors), _worst(to_held), motion, notes)
 
 
@@ -115,8 +132,12 @@ def _small_sizes(student: Student) -> Iterator[VideoSize]:
             yield VideoSize(frames, side, side)
 
 
-def _latents(format: Format, folder: Path, student: Student, held: Student) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the student itself, of the student as held, and of the other tool, at the contract's usual size."""
+def _of_size(student: Student, size: VideoSize) -> Student:
+    return replace(student, contract=student.contract.model_copy(update={"sizes": (size,)}))
+
+
+def _expected(student: Student, held: Student, small: bool) -> Expected:
+    """At the contract's usual size."""
     teacher = student.teacher
     z = teacher.noise(PROBE_SEEDS, teacher.latent_shape(*student.contract.size))
     conditions = student.conditions_of_any(PROBE_PROMPTS)
@@ -124,7 +145,7 @@ def _latents(format: Format, folder: Path, student: Student, held: Student) -> t
     # weights that were rounded are sampled as well, to tell rounding from other differences
     same = held.network is student.network
     kept = own if same else teacher.given_out(replace(student, network=held.network).sample(z, conditions))
-    return own, kept, format.reload(folder, student)(z, PROBE_PROMPTS).to(own)
+    return Expected(student, z, own, kept, small)
 
 
 def _relative(own: Tensor, other: Tensor) -> float:
@@ -147,10 +168,11 @@ def _motion_note(motion: float | None) -> tuple[str, ...]:
     return (f"Its clips move {motion:.0%} as much as the student's own{slow}.",)
 
 
-def _size_note(format: Format, contract: SamplingContract, small: VideoSize | None) -> tuple[str, ...]:
+def _size_note(format: Format, contract: SamplingContract, expected: Sequence[Expected]) -> tuple[str, ...]:
     """At which sizes it was compared, where that is not the only one."""
-    if small is not None:
-        return (f"It was compared on clips of {size_text(small)}, as its own would have taken long.",)
+    if expected[0].small:
+        size = size_text(expected[0].of_size.contract.size)
+        return (f"It was compared on clips of {size}, as its own would have taken long.",)
     if len(contract.sizes) == 1:
         return ()
     if format.one_size:

@@ -161,5 +161,6 @@ FORMATS = {
         tolerance=_TOLERANCE,
         needs=("gguf",),
         extra="gguf",
+        makes_another=True,
     )
 }

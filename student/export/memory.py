@@ -16,10 +16,11 @@ from fewstep.student.loading import find_stage
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.outline import outline_teacher
 
-# of the denoiser, in float32: the teacher's, the student's, as held, the other tool's; half, as stored
-_COPIES = 4.5
-_COPIES_OF_LORA = 3.5  # a LoRA lies on the teacher's tensors; merged it is held, too
+# of the denoiser, in float32: the teacher's, the student's, as held or the other tool's; half, as stored
+_COPIES = 3.5
+_COPIES_OF_LORA = 2.5  # a LoRA lies on the teacher's tensors; merged it is held, too
 _COPIES_SHARED = 1.0  # where it is loaded back around them
+_ANOTHER = 1.0  # where a format makes one while it writes
 _GIB = 2**30
 _WORTH_SAYING = 1.0  # GiB
 
@@ -43,6 +44,8 @@ def gib_of_export(teacher: Teacher, adapted: bool = False, format: Format | None
     if adapted:
         shared = format is not None and format.shares_base and can_share_denoisers(teacher)
         copies = _COPIES_SHARED if shared else _COPIES_OF_LORA
+    if format is None or format.makes_another:
+        copies += _ANOTHER
     parts = [part for part in teacher.pipeline.components.values() if isinstance(part, nn.Module)]
     denoiser = sum(p.numel() for p in teacher.denoiser.parameters())
     others = sum(p.numel() for part in parts for p in part.parameters()) - denoiser

@@ -248,5 +248,6 @@ FORMATS = {
         library="onnx",
         one_size=True,
         precisions=("float32",),
+        makes_another=True,
     )
 }

@@ -108,6 +108,7 @@ def _format(name: str) -> Format:
         computes=_COMPUTES[name],
         computes_as_stored=True,
         shards=True,
+        makes_another=True,
     )
 
 

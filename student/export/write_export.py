@@ -56,7 +56,7 @@ def write_export(
     Raises ValueError when `out` exists and is not to be replaced, when the format cannot hold the student, and when
     the other tool's latents differ by more than the format's tolerance.
     """
-    from fewstep.student.export.comparison import check_latents, compare
+    from fewstep.student.export.comparison import check_latents, compare, expected_latents
     from fewstep.student.export.model_card import model_card
     from fewstep.student.export.rounded import rounded
 
@@ -73,8 +73,11 @@ def write_export(
         # no path of this machine leaves it, and the contract travels with the weights
         forget_origins(part)
         student.contract.write(part)
-        # the other tool loads the file and samples from the same noise; a difference ends the export
-        comparison = compare(format, written, part, student, held)
+        # the other tool loads the file and samples from the same noise; a difference ends the export. Rounded weights
+        # are sampled before it, so that they do not lie in memory next to the tool's own
+        expected = expected_latents(format, student, held)
+        del held
+        comparison = compare(format, written, part, student, expected)
         check_latents(format, written, comparison, student, options.precision)
         notes = (*written.notes, *comparison.notes)
         seconds, size_mb = round(time.monotonic() - begin, 2), _size_mb(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,10 +212,8 @@ class Relay:
         roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
         batches = self._batches(index)
-        # clips with noise that no step trains on, on which the endpoint error and the watch are measured
-        held_out = held_out_batches(batches, stage, self.layout.num_groups)
         # those of all processes: an objective may take statistics from them, which must be the same in all
-        any_batch = held_out_batches(self._batches(index, alone=True), stage)[0]
+        any_batch = next(held_out_batches(self._batches(index, alone=True), stage))
         objective = stage.objective.build(supervision, roles, any_batch)
         # how the student will be sampled: checkpoints and the finished stage carry it
         contract = SamplingContract.of(
@@ -232,6 +230,7 @@ class Relay:
                 if is_main:
                     self.tracker.clips(stage.name, step, clips)
             current_ranks().wait()  # a collective call would not have the others wait for that long
+            held_out = held_out_batches(batches, stage, self.layout.num_groups)
             return {"endpoint_error": endpoint_error(roles, held_out, supervision)}
 
         # a collapse hardly shows in losses: the student's clips are watched beside its supervisor's from the same noise
@@ -302,13 +301,13 @@ class Relay:
         return {gate.metric: self.gate_metrics[gate.metric](student, contract)}
 
 
-def held_out_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> list[Batch]:
+def held_out_batches(batches: BatchSource, stage: Stage, num_processes: int = 1) -> Iterator[Batch]:
     """A process's share of the clips that a stage is measured on, of each size: of the data, with noise that training
     never draws. As many at a time as memory for training allows, which needs more for each."""
     clips = max(1, min(_HELD_OUT_CLIPS, 2 * stage.batch) // num_processes)
     at_once = max(1, min(_HELD_OUT_CLIPS, 2 * stage.batch // stage.accumulate) // num_processes)
-    positions = range(_HELD_OUT_POSITION, _HELD_OUT_POSITION + clips // at_once)
-    return [batch for position in positions for batch in batches.of_each_size(position, at_once)]
+    for position in range(_HELD_OUT_POSITION, _HELD_OUT_POSITION + clips // at_once):
+        yield from batches.of_each_size(position, at_once)
 
 
 def stage_roles(recipe: Recipe, index: int, teacher: Teacher, start: Path | None, supervisor: Path | None) -> Roles:

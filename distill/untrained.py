@@ -78,7 +78,7 @@ def untrained_trainer(
     # clips are noise: their values change neither time nor memory
     supervision = stage_supervision(stage, teacher)
     batches = NoiseBatches(teacher, size, conditions)
-    objective = stage.objective.build(supervision, roles, held_out_batches(batches, stage)[0])
+    objective = stage.objective.build(supervision, roles, next(held_out_batches(batches, stage)))
     contract = SamplingContract.of(
         teacher, recipe.teacher, stage.student_steps, roles.weights, size, recipe.guidance_in(index), "",
         teacher.default_fps(), predictions[index], roles.own,

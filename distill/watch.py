@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
@@ -22,7 +22,7 @@ _TINY = 1e-12  # so that a supervisor that shows nothing has ratios anyway
 
 
 @torch.no_grad()
-def endpoint_error(roles: NetworkRoles, batches: Sequence[Batch], supervision: Supervision) -> float:
+def endpoint_error(roles: NetworkRoles, batches: Iterable[Batch], supervision: Supervision) -> float:
     """Mean squared error of the student's step against the supervisor's endpoint, in the student's own prediction.
 
     The same clips and noise at every call. The mean is over the clips of all processes, which get the same number.

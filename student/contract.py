@@ -177,6 +177,10 @@ class SamplingContract(BaseModel):
         """The same contract with one of its sizes as the usual one."""
         return self.model_copy(update={"sizes": (size, *(other for other in self.sizes if other != size))})
 
+    def only_at(self, size: VideoSize) -> SamplingContract:
+        """The same contract for clips of this size alone, which need not be one of its own."""
+        return self.model_copy(update={"sizes": (size,)})
+
     def differences(self, other: SamplingContract) -> list[str]:
         """Names of the fields in which it differs, but for where the teacher lies: a folder may move."""
         return [

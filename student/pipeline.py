@@ -112,7 +112,7 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
             _check(passed, wanted, contract, teacher)
         teacher.latent_shape(*size)
         # the contract's arguments for this size, then the user's
-        own = teacher.call_arguments(contract.model_copy(update={"sizes": (size,)}))
+        own = teacher.call_arguments(contract.only_at(size))
         return stock.__call__(**own | {name: value for name, value in passed.items() if not _of_size(name, own)})
 
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]  # for help()

@@ -53,7 +53,10 @@ def expected_latents(format: Format, student: Student, held: Student) -> list[Ex
     contract = student.contract
     sizes = contract.sizes[:1] if format.one_size else contract.sizes
     small = None if format.one_size else small_size(student)
-    return [_expected(_of_size(student, size), held, small is not None) for size in ((small,) if small else sizes)]
+    return [
+        _expected(replace(student, contract=contract.only_at(size)), held, small is not None)
+        for size in (sizes if small is None else (small,))
+    ]
 
 
 def compare(format: Format, written: Written, folder: Path, student: Student, expected: Sequence[Expected]) -> Compared:
@@ -130,10 +133,6 @@ def _small_sizes(student: Student) -> Iterator[VideoSize]:
             except ValueError:
                 continue
             yield VideoSize(frames, side, side)
-
-
-def _of_size(student: Student, size: VideoSize) -> Student:
-    return replace(student, contract=student.contract.model_copy(update={"sizes": (size,)}))
 
 
 def _expected(student: Student, held: Student, small: bool) -> Expected:

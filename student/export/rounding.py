@@ -63,7 +63,7 @@ def choose_layers(
     would take long. `network` is the student's, without adapters. Raises ValueError when there is no layer to round.
     """
     if (small := small_size(student)) is not None:
-        student = replace(student, contract=student.contract.model_copy(update={"sizes": (small,)}))
+        student = replace(student, contract=student.contract.only_at(small))
     layers = _linears(student, network, multiple)
     goal, error = ROOM * tolerance, _error_of(student, network, layers, rounded, PROBE_SEEDS)
     names = list(layers)

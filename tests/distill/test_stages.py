@@ -67,7 +67,7 @@ def test_accumulation_measures_as_many_clips(batch: int, accumulate: int, proces
         }
     )  # fmt: skip
     source: Any = Source()
-    held_out: list[Any] = held_out_batches(source, stage, processes)
+    held_out: list[Any] = list(held_out_batches(source, stage, processes))
     assert [size for _, size in held_out] == sizes
     assert len({position for position, _ in held_out}) == len(sizes)
 

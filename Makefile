@@ -72,12 +72,13 @@ relay-table: $(FEWSTEP)
 	$(BIN)/fewstep shapes students runs/shapes-relay$(OF_SEED) --steps 50 --guidance 7@0.3-0.93 --dtype auto \
 		--no-to-teacher --diversity 64 --fresh --out docs/results/relay$(OF_SEED).json
 
-# Regression alone to the adversarial student of 2 steps, in a copy of the relay's run: what of the gain at 1 step is the
-# supervisor's.
+# Regression alone from where the discriminator's phase of 1 step starts, by the same supervisor for about as long, in a copy
+# of the relay's run: what of the gain at 1 step is the discriminator's.
 control-table: $(FEWSTEP)
 	test -d runs/shapes-relay-control || cp -r runs/shapes-relay runs/shapes-relay-control
 	$(BIN)/fewstep run shapes-relay --set data.folder=runs/videos --set out=runs/shapes-relay-control \
-		--set stages.1-step-mse.teacher=2-step-relaxed --again 1-step-mse
+		--set stages.1-step-mse.start=1-step-from-relaxed --set stages.1-step-mse.teacher=2-step-relaxed \
+		--set stages.1-step-mse.steps=950 --again 1-step-mse
 	$(BIN)/fewstep shapes students runs/shapes-relay-control --stages 1-step-conditional,1-step-mse --steps 50 \
 		--guidance 7@0.3-0.93 --dtype auto --no-to-teacher --diversity 64 --fresh --out docs/results/relay-control.json
 

@@ -32,6 +32,15 @@ HELD_OUT = 32
 _SEED = 0  # of the heads' first weights
 
 
+def settings_of_heads(settings: Adversarial) -> Adversarial:
+    """How fresh heads of a stage learn: real against student alone, on a frozen backbone.
+
+    They see no mismatched prompts, and need no balance, which paces a student's training.
+    """
+    frozen = settings.discriminator.model_copy(update={"backbone": "frozen"})
+    return settings.model_copy(update={"discriminator": frozen, "mismatched": 0.0, "balance": None})
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """The share of pairs with other noise that are ranked right, on average over heads, and the number of pairs.
@@ -105,10 +114,8 @@ class FreshHeads:
             yield loss
 
     def _objective(self, roles: NetworkRoles) -> AdversarialObjective:
-        frozen = self.settings.discriminator.model_copy(update={"backbone": "frozen"})
-        # real against student alone: neither mismatched prompts, nor a balance, which paces a student's training
-        settings = self.settings.model_copy(update={"discriminator": frozen, "mismatched": 0.0, "balance": None})
+        settings, batch = settings_of_heads(self.settings), self.any_batch
         heads = Discriminator(
-            roles.teacher, roles.backbone, frozen, self.any_batch.x0, self.any_batch.conditions, settings.conditional
+            roles.teacher, roles.backbone, settings.discriminator, batch.x0, batch.conditions, settings.conditional
         )
         return AdversarialObjective(settings, self.supervision, heads)

@@ -313,10 +313,14 @@ def single_denoiser(teacher: Teacher) -> Any:
     return teacher.denoiser
 
 
-def student_network(teacher: Teacher, folder: Path) -> nn.Module:
-    """A finished stage's weights as a frozen network, for `network=`. Raises ValueError when they do not fit."""
+def student_network(teacher: Teacher, folder: Path, loaded: Collection[str] = ()) -> nn.Module:
+    """A finished stage's weights as a frozen network, for `network=`. Raises ValueError when they do not fit.
+
+    loaded: names of the networks that the teacher's denoiser has of the stage already.
+    """
     networks = {
-        name: _network_of(own, weights_folder(folder, name)) for name, own in parts_of(teacher.denoiser).items()
+        name: _network_of(own, None if name in loaded else weights_folder(folder, name))
+        for name, own in parts_of(teacher.denoiser).items()
     }
     return contracted(with_parts(teacher.denoiser, networks), folder)
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from fewstep.student.contract import CONTRACT_FILE, read_contract
+from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
 from fewstep.student.denoiser import student_network
 from fewstep.student.loading import Student, find_stage, is_run, teacher_of
+from fewstep.student.weights import is_whole, read_network, weights_folder
 from fewstep.teacher.base import Teacher
+from fewstep.teacher.experts import parts_of
+from fewstep.teacher.load_teacher import load_teacher
+from fewstep.teacher.outline import outline_teacher
 
 
 def is_student(folder: Path) -> bool:
@@ -25,9 +30,13 @@ def load_student(
     teacher: Teacher | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    alone: bool = False,
 ) -> Student:
     """The student of a run, of one of its stages, or of an export's folder or file. `teacher` replaces where the
     contract says its teacher is.
+
+    alone: the teacher itself will not be asked. Whole networks of a run's student are then the teacher's own, and the
+    weights that they replace are not read: one copy in memory, not two.
 
     Raises ValueError when the contract is missing or not whole, the teacher is another one, or weights do not fit.
     """
@@ -39,6 +48,27 @@ def load_student(
         return student
     stage = find_stage(folder, steps)
     contract = read_contract(stage)
+    if alone and not isinstance(teacher, Teacher):
+        return _load_alone(stage, contract, teacher or contract.named_teacher, dtype, device)
     loaded = teacher_of(contract, teacher, dtype, device)
     contract.prepare(loaded)
     return Student(loaded, student_network(loaded, stage), contract)
+
+
+def _load_alone(
+    stage: Path, contract: SamplingContract, name: str, dtype: torch.dtype, device: torch.device | str | None
+) -> Student:
+    """The student with its whole networks as the pipeline's own; adapters and parts lie on the teacher's tensors."""
+    outline = outline_teacher(name, contract.shift)
+    if outline.whole:  # another teacher is refused before weights that do not fit it are read
+        contract.check_teacher(outline.teacher)
+    components, whole = outline.teacher.component_names(), dict[str, nn.Module]()
+    for part, like in parts_of(outline.teacher.denoiser).items():
+        weights = weights_folder(stage, part)
+        if weights is not None and is_whole(weights):
+            whole[part] = read_network(like, weights, dtype)
+    networks = {components[part]: network for part, network in whole.items()}
+    teacher = load_teacher(name, dtype, device, contract.shift, networks)
+    contract.check_teacher(teacher)
+    contract.prepare(teacher)
+    return Student(teacher, student_network(teacher, stage, whole), contract)

@@ -139,17 +139,19 @@ def open_sampler(
     teacher: Teacher | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    alone: bool = False,
 ) -> Sampler:
     """The sampler of a run, a finished stage, an export, `shapes`, a diffusers folder or a hub id, as asked.
 
-    `teacher` is where a student's teacher is, if not where its contract says, or one that is loaded already. Raises
-    ValueError when there is no such model, and when a student is asked for what it was not trained for, unless forced.
+    `teacher` is where a student's teacher is, if not where its contract says, or one that is loaded already; `alone`
+    as of `load_student`. Raises ValueError when there is no such model, and when a student is asked for what it was not
+    trained for, unless forced.
     """
     options = options or SamplingOptions()
     folder = Path(source).expanduser()
     if is_student(folder):
         steps = None if options.force else options.steps
-        return student_sampler(load_student(folder, steps, teacher, dtype, device), str(source), options)
+        return student_sampler(load_student(folder, steps, teacher, dtype, device, alone), str(source), options)
     loaded = load_teacher(source, dtype, device, options.shift)
     refuse_hub_student(source, loaded)
     return teacher_sampler(loaded, str(source), options)

@@ -32,6 +32,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file()
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether the folder holds a whole network, which needs nothing of the teacher's: neither an adapter nor a part."""
+    return (folder / _CONFIG).is_file() and not is_adapter(folder) and not is_part(folder)
+
+
 def weights_folder(stage: Path | None, name: str) -> Path | None:
     """Where a stage's folder keeps the weights of its network of this name: in itself, or in one of the expert's.
 
@@ -108,6 +113,19 @@ def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
 
     Raises ValueError when they are missing, broken or of another architecture.
     """
+    loaded = read_network(like, folder, dtype)
+    # with what the family did to it, such as its attention processors; around `like`'s tensors until they are replaced
+    network: nn.Module = shared_copy(like)
+    network.load_state_dict(loaded.to(like.device).state_dict(), assign=True)
+    return network.requires_grad_(False)
+
+
+def read_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A network of `like`'s class with the folder's weights, as diffusers makes it, on the CPU; `like` may have no
+    weights.
+
+    Raises ValueError when they are missing, broken or of another architecture.
+    """
     try:
         with without_bars():
             loaded: Any = type(like).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
@@ -119,10 +137,7 @@ def load_network(like: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
         raise ValueError(f"{folder} is no {type(like).__name__} ({reason}): restore it, or train it again") from error
     if _shapes(loaded) != _shapes(like):
         raise ValueError(f"{folder} holds a {type(like).__name__} of another size than the teacher's: not its student")
-    # with what the family did to it, such as its attention processors; around `like`'s tensors until they are replaced
-    network: nn.Module = shared_copy(like)
-    network.load_state_dict(loaded.to(like.device).state_dict(), assign=True)
-    return network.requires_grad_(False)
+    return loaded
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

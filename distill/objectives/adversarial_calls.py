@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.distill.calls import Calls, PartCalls
-from fewstep.distill.fresh_heads import HELD_OUT
+from fewstep.distill.fresh_heads import HELD_OUT, settings_of_heads
 from fewstep.distill.objectives.adversarial import DISCRIMINATOR
 from fewstep.distill.objectives.base import STUDENT
 
@@ -45,6 +45,7 @@ def probe_calls(settings: Adversarial, stage: Stage, parts: PartCalls) -> Calls:
     """Of fresh heads, which are trained on two students, and asked once more of each."""
     if not settings.probe:
         return Calls()
+    settings = settings_of_heads(settings)
     penalties = -(-settings.probe // settings.penalty_every)
     once = _round(settings, stage, parts) * (settings.probe + HELD_OUT)
     return (once + _turn(settings, stage).penalty * penalties) * 2

@@ -25,7 +25,8 @@ def load_diffusers_pipeline(
 
     ready = parts or {}
     if index_path(folder).name != MODULAR_INDEX:
-        loader: Any = diffusers.DiffusionPipeline
+        # by the class itself: DiffusionPipeline reads parts that a class need not have even where they are passed
+        loader: Any = getattr(diffusers, class_name)
         return loader.from_pretrained(folder, dtype=dict(dtypes), use_safetensors=True, **ready)
     named = named_parts(folder, class_name).items()  # what the classical class takes
     made = {name: _load(folder / name, find_class(folder / name, part), dtypes, name) for name, part in named

@@ -13,11 +13,15 @@ from accelerate import Accelerator
 
 from fewstep.distill import fresh_heads
 from fewstep.distill.batches import Batches
+from fewstep.distill.calls import Calls
+from fewstep.distill.estimate import part_calls
 from fewstep.distill.fresh_heads import FreshHeads
+from fewstep.distill.objectives import adversarial_calls
 from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.objectives.base import StillRoles
 from fewstep.distill.objectives.supervision import Supervision
 from fewstep.distill.optimizer_group import OptimizerGroup
+from fewstep.distill.settings import Stage
 from fewstep.teacher.base import Teacher
 
 
@@ -85,6 +89,33 @@ def test_a_step_and_the_pairs_are_of_all_micro_batches(
     roles = roles_of(tiny_teacher, 0.9)
     assert parts.accuracy(roles).pairs == whole.accuracy(roles).pairs == 2 * 8
     assert len(steps) == 2 * 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"mismatched": 1.0, "r1": 0.5}])
+def test_what_they_read_is_what_a_dry_run_counts(
+    tiny_teacher: Teacher, tiny_dataset: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stage whose own discriminator trains its backbone."""
+    for module in (fresh_heads, adversarial_calls):
+        monkeypatch.setattr(module, "HELD_OUT", 2)
+    discriminator = {"width": 8, "backbone": "trained"}
+    heads = make(tiny_teacher, tiny_dataset, 2, probe=3, penalty_every=2, discriminator=discriminator, **settings)
+    read = dict.fromkeys(("student", "supervisor", "discriminator"), 0)
+    cast = {role: deepcopy(tiny_teacher.network_at(1.0)) for role in read}
+    for role, network in cast.items():
+
+        def count(_: Any, args: Any, kwargs: dict[str, Any], role: str = role) -> None:
+            read[role] += len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+        network.register_forward_pre_hook(count, with_kwargs=True)
+    for _ in range(2):  # before and after the stage
+        heads.accuracy(StillRoles(tiny_teacher, cast["student"], cast["supervisor"], cast["discriminator"]))
+    stage = Stage(teacher_steps=4, student_steps=2, steps=1, batch=8, objective=heads.settings)
+    counted = adversarial_calls.probe_calls(heads.settings, stage, part_calls(stage, tiny_teacher.schedule))
+    made = Calls.of(
+        "discriminator", 2 * 8
+    )  # heads see a batch's features as they are made: a discriminator's are not counted
+    assert (counted + made).forward == read and not counted.backward
 
 
 @pytest.mark.parametrize("backbone", ["trained", pytest.param("lora", marks=pytest.mark.slow)])

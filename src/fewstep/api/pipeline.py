@@ -53,7 +53,8 @@ def load_pipeline(
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: it must be auto, float32, bfloat16 or float16")
     precision = choose_precision(name, find_device(device)).precision
-    student = load_student(path, steps, None if teacher is None else str(teacher), getattr(torch, precision), device)
+    named = None if teacher is None else str(teacher)
+    student = load_student(path, steps, named, getattr(torch, precision), device, alone=True)
     return student_pipeline(student, force)
 
 

@@ -203,7 +203,7 @@ def _open_model(
     from fewstep.student.sampler import open_sampler
 
     if not is_chain_source(source):
-        return open_sampler(source, options, teacher, getattr(torch, dtype), device)
+        return open_sampler(source, options, teacher, getattr(torch, dtype), device, alone=True)
     model = model_of("chain", source, options.steps)
     if teacher is not None:
         raise ValueError("--teacher is that of one student, and a chain has several models: leave it out")

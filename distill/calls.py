@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SUPERVISOR = "supervisor"  # a role beside the student's and those of an objective's own networks
+SUPERVISOR = "supervisor"  # a role besides the student's and those of an objective's own networks
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class MemberSettings(Settings):
     name: str
     """Unique; the folder of its run inside the chain's."""
     recipe: str | None = None
-    """A YAML file, beside the chain's own, or a packaged one: it is followed in the folder `name`."""
+    """A YAML file, next to the chain's own, or a packaged one: it is followed in the folder `name`."""
     model: str | None = None
     """In place of a recipe: a finished run, one of its stages, an export, or a teacher, as it is."""
     steps: SamplingSteps | None = None
@@ -138,8 +138,8 @@ def _plan(settings: ChainSettings, index: int, overrides: dict[Any, list[str]], 
         if overrides[member.name]:
             raise ValueError(f"--set {member.name}.{overrides[member.name][0]}: {member.name} has no recipe to change")
         return None
-    beside = folder / member.recipe
-    plan = read_recipe(beside if beside.is_file() else member.recipe, overrides[member.name])
+    own_recipe = folder / member.recipe
+    plan = read_recipe(own_recipe if own_recipe.is_file() else member.recipe, overrides[member.name])
     plan = plan.model_copy(update={"out": settings.out / member.name})
     if member.steps not in (None, *(counts := [stage.student_steps for stage in plan.stages])):
         raise ValueError(

@@ -106,7 +106,7 @@ def conversion_trainer(
     """Trains `roles.student`, which is recorded as predicting `conversion.to`, to say what `original` says.
 
     It keeps a checkpoint as stages do, until the stage writes its own: a stop during or after it loses nothing. Its
-    curve lies beside those of the stages; trackers, which know a recipe's stages only, do not get it. The original's
+    curve lies next to those of the stages; trackers, which know a recipe's stages only, do not get it. The original's
     weights take memory of their own unless they are the teacher's or a supervisor's.
     """
     supervision = Supervision(stage.teacher_steps, stage.student_steps, starts=stage.starts)

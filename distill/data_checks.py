@@ -192,7 +192,7 @@ def _check_videos(settings: VideoData, made: Path) -> None:
 def _check_captions(settings: VideoData, made: Path) -> None:
     files, captions = captioned_videos(settings, made)
     if not captions.texts:
-        where = f"in {settings.captions}" if settings.captions else "in a .txt file beside it"
+        where = f"in {settings.captions}" if settings.captions else "in a .txt file next to it"
         raise ValueError(f"none of the {len(files)} files in {settings.folder} has a caption {where}: write them first")
 
 

@@ -57,7 +57,7 @@ def about_recipe(name: str) -> str:
 
 
 def copy_recipe(name: str, folder: Path) -> Path:
-    """Copies a packaged recipe into a folder, which need not be there, and beside it the schema that it names.
+    """Copies a packaged recipe into a folder, which need not be there, and next to it the schema that it names.
 
     Raises ValueError when the folder holds another file of such a name, cannot be written, or is named like a file.
     """

@@ -75,7 +75,7 @@ def group_of_threads() -> Any:
     return _of_threads[1]
 
 
-_of_threads: tuple[Any, Any] = (None, None)  # the default group that it was made beside, and itself
+_of_threads: tuple[Any, Any] = (None, None)  # the default group that it was made next to, and itself
 
 
 def sum_over_processes(figures: Tensor, device: torch.device) -> Tensor:

@@ -25,7 +25,7 @@ from fewstep.teacher.files.json_text import parse_json
 from fewstep.teacher.interrupts import deferring_stop
 
 STATE_FOLDER = "state"
-HEALTHY_FOLDER = "healthy"  # beside the steps: the last one at which nothing was wrong with the student
+HEALTHY_FOLDER = "healthy"  # next to the steps: the last one at which nothing was wrong with the student
 _NUMBERS = "numbers.json"
 _KEPT = 2
 

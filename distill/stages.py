@@ -233,7 +233,7 @@ class Relay:
             held_out = held_out_batches(batches, stage, self.layout.num_groups)
             return {"endpoint_error": endpoint_error(roles, held_out, supervision)}
 
-        # a collapse hardly shows in losses: the student's clips are watched beside its supervisor's from the same noise
+        # a collapse hardly shows in losses: the student's clips are compared with its supervisor's from the same noise
         motion_and_diversity = MotionAndDiversity(
             roles, self._watched_batch(batches), supervision, stage.share(self.layout.num_groups),
             trained_experts(self.recipe, index, self.teacher),

@@ -21,7 +21,7 @@ from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.loading import Clock
 
-ADAM = "adam"  # a part beside the roles that networks are asked in
+ADAM = "adam"  # a part besides the roles that networks are asked in
 Backward = Literal["none", "input", "weights", "both"]
 
 

@@ -17,7 +17,7 @@ from fewstep.teacher.conditions import Conditions
 from fewstep.teacher.loading import Clock
 
 LESSON = "lesson"  # clips, noise, the supervisor's endpoints, and the student's forward where all turns share it
-OPTIMISER, OTHER = "optimizer", "other"  # parts beside the roles that networks are asked in
+OPTIMISER, OTHER = "optimizer", "other"  # parts besides the roles that networks are asked in
 
 
 class StepSplit:

@@ -18,7 +18,7 @@ from fewstep.distill.recipe import Recipe
 from fewstep.distill.tracker import NoTracker
 
 _SIDE = 256  # pixels of a clip's longer side, at most: GIFs grow fast, and the mp4 files are whole
-_SHOWN = ("student/loss", "endpoint_error", "motion", "contrast")  # figures beside the settings
+_SHOWN = ("student/loss", "endpoint_error", "motion", "contrast")  # figures besides the settings
 
 
 class TensorBoard(NoTracker):

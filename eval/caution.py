@@ -81,7 +81,7 @@ def on_times(rows: Sequence[TableRow], fit: Mapping[str, Any] | None) -> list[st
     """Sentences on the seconds and speed-ups of a benchmark; the first row is the teacher's."""
     sentences = [_on_passes(rows)] if any((row.get("repetitions") or FEW_PASSES) < FEW_PASSES for row in rows) else []
     for row in rows:
-        # a slow tail beside a usual median: something else ran now and then
+        # a slow tail next to a usual median: something else ran now and then
         median, slow = row.get("total_seconds"), row.get("total_seconds_p95")
         if median and slow and slow > SPREAD * median:
             sentences.append(
@@ -112,7 +112,7 @@ def _few(named: Mapping[str, Figure]) -> str:
 
 
 def on_distance(name: str, num: int, dimensions: int, reference: int | None, others: Collection[str] = ()) -> list[str]:
-    """What a Frechet distance of `num` clips to `reference` ones hides; `others` are the figures beside it."""
+    """What a Frechet distance of `num` clips to `reference` ones hides; `others` are the figures next to it."""
     sentences = []
     # a covariance of fewer clips than dimensions has not its full rank
     if num < dimensions:

@@ -30,7 +30,7 @@ class Sample:
     seeds: int = 1
 
     def batch(self, rows: range) -> tuple[list[str], list[int]]:
-        """Prompts and noise seeds of these rows' clips, those of a row beside each other."""
+        """Prompts and noise seeds of these rows' clips, those of a row next to each other."""
         clips = range(rows.start * self.seeds, rows.stop * self.seeds)
         return [self.prompts[i // self.seeds] for i in clips], [self.first_seed + i for i in clips]
 

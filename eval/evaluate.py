@@ -100,9 +100,9 @@ class Evaluation:
             sample = self._samples.main if metric.seeds == 1 else self._samples.diverse
             # paired figures come with the clips; others get the teacher's on the same prompts to compare with
             alone = sampler is self._teacher or metric.paired
-            beside = None if alone else self._maker.store(self._model.name, sample).read(metric.name)
-            figures |= metric.figures(self._maker.store(model.name, sample).read(metric.name), beside)
-        # beside a distance stands its floor: that of other real clips, or of the teacher to itself
+            of_teacher = None if alone else self._maker.store(self._model.name, sample).read(metric.name)
+            figures |= metric.figures(self._maker.store(model.name, sample).read(metric.name), of_teacher)
+        # next to a distance stands its floor: that of other real clips, or of the teacher to itself
         for name in figures.keys() & self._floors.keys():
             figures[name]["floor"] = self._floors[name]
         # the teacher's weights with other steps or guidance are the teacher still

@@ -257,7 +257,7 @@ def _read_claim(file: Path) -> dict[str, Any]:
 
 
 def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
-    """What a model's clips follow from, beside prompts and seeds, as JSON."""
+    """What a model's clips follow from, besides prompts and seeds, as JSON."""
     decoded = {} if model.decoder is None else {"decoder_sha256": decoder_sha256(Path(model.decoder))}
     if model.members:
         pairs = zip(model.members, sampler.links, strict=True)

@@ -25,7 +25,7 @@ def write_results(path: Path, command: str, rows: Sequence[TableRow]) -> None:
 
 
 def write_tables(path: Path, command: str, rows: Sequence[TableRow], columns: Mapping[str, str]) -> None:
-    """`write_results`, and beside it the columns that have a figure as a table for a README."""
+    """`write_results`, and next to it the columns that have a figure as a table for a README."""
     write_results(path, command, rows)
     with whole_file(path.with_suffix(".md")) as part:
         part.write_text(markdown_table(rows, filled_columns(rows, columns)), "utf-8")
@@ -88,7 +88,7 @@ class ResultsFile:
     def add(
         self, row: TableRow, order: Callable[[TableRow], Any] = lambda row: 0, instead_of: TableRow | None = None
     ) -> dict[str, Any]:
-        """The row with what all share; it is written at once, in this order, beside a table for a README.
+        """The row with what all share; it is written at once, in this order, next to a table for a README.
 
         It takes the place of rows that have the figures `instead_of` among their own.
         """

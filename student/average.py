@@ -14,7 +14,7 @@ AveragePlace = Literal["device", "cpu", "none"]
 
 
 class Average:
-    """Of parameters by name, float32 as they are: beside them, in main memory, or not at all.
+    """Of parameters by name, float32 as they are: next to them, in main memory, or not at all.
 
     In main memory it follows a step behind, in a thread of its own: the device only copies its parameters out. Where
     none is kept, the parameters stand for it. Whoever reads `tensors` gets the average of all steps so far.

@@ -296,7 +296,7 @@ class SamplingContract(BaseModel):
 
 
 def contracted(network: _N, folder: Path) -> _N:
-    """The network of a folder's weights, read as predicting what the contract beside them says, if there is one."""
+    """The network of a folder's weights, read as predicting what the contract next to them says, if there is one."""
     return (
         record_prediction(network, read_contract(folder).prediction) if (folder / CONTRACT_FILE).is_file() else network
     )

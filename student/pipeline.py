@@ -65,7 +65,7 @@ def _networks(student: Student) -> dict[str, Any]:
 
 
 def _join_precisions(pipe: Any) -> None:
-    """Has parts take what others make in another precision: the autoencoder stays in float32 beside a denoiser in
+    """Has parts take what others make in another precision: the autoencoder stays in float32 next to a denoiser in
     bfloat16, and not every pipeline casts between them."""
     for name, part in pipe.components.items():
         if name == "vae":

@@ -170,7 +170,7 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
     """A teacher at any steps, guidance and shift. Raises ValueError when it cannot be given what is asked."""
     if options.given is not None:
         teacher.take(options.given)
-    # beside a student a teacher gets the inputs that the student was trained with, unless the options say others
+    # next to a student a teacher gets the inputs that the student was trained with, unless the options say others
     teacher.set_inputs(
         **{name: value for name, value in options.trained_inputs.items() if name in teacher.denoiser_inputs}
     )
@@ -225,7 +225,7 @@ def student_sampler(student: Student, name: str, options: SamplingOptions) -> Sa
 
 
 def usual_guidance(teacher: Teacher) -> Guidance:
-    """A teacher's where none is asked for: none beside a guidance that is an input, as a denoiser that was distilled
+    """A teacher's where none is asked for: none next to a guidance that is an input, as a denoiser that was distilled
     for it looks burnt with both."""
     return Guidance(teacher.usual_guidance) if teacher.embedded_guidance is None else Guidance()
 

@@ -64,7 +64,7 @@ class Experts(nn.Module):
 def parts_of(denoiser: nn.Module) -> dict[str, Any]:
     """The networks that a denoiser is made of, by name: its experts, or itself under the empty name.
 
-    The names are those of folders beside one another, so that a single network's is the folder itself. Of base models
+    The names are those of folders next to one another, so that a single network's is the folder itself. Of base models
     around one part it is the first, which alone is trained, adapted and saved.
     """
     if isinstance(denoiser, Experts):

@@ -60,7 +60,7 @@ class Exportable:
         return {}
 
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """What the pipeline is called with for one clip of a student, beside prompt (if `reads_text`), noise and kind
+        """What the pipeline is called with for one clip of a student, besides prompt (if `reads_text`), noise and kind
         of output.
 
         `given`: the images and videos that the clip is made from, by name: uint8, each (1, 3, F, H, W).

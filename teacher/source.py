@@ -21,9 +21,9 @@ PIPELINE = Path(__file__).parent / "shapes" / "pipeline"  # the embedded teacher
 EMBEDDED = (SHAPES, "shapes-image", "shapes-control", "shapes-frame")  # teachers that come with fewstep
 
 HUB_ID = r"\w[\w.-]*/[\w.-]+"  # a model on the hub, ORG/NAME
-_BESIDE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
+_SIZE_FILE = "fewstep.json"  # the size and rate of a teacher's clips, in its folder
 _HASHED = {".safetensors", ".json", ".txt", ".model"}  # weights, configs, vocabularies
-_CONFIGS = [CLASSICAL_INDEX, _BESIDE, "*/config.json", "*/scheduler_config.json", "*/guider_config.json"]
+_CONFIGS = [CLASSICAL_INDEX, _SIZE_FILE, "*/config.json", "*/scheduler_config.json", "*/guider_config.json"]
 # Who wrote a config, and from where: the same parts saved again by a newer library are the same teacher.
 _ORIGIN = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version"}
 
@@ -125,14 +125,14 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
 
     Raises ValueError for a size in fewstep.json that is not a whole number above 0.
     """
-    beside = folder / _BESIDE
+    sizes_file = folder / _SIZE_FILE
     # fewstep.json speaks for the whole size: what it leaves out is not taken from the pipeline
-    if beside.is_file():
-        defaults = read_json(beside)
+    if sizes_file.is_file():
+        defaults = read_json(sizes_file)
         for name in VideoSize._fields:
             most = MOST_FRAMES if name == "num_frames" else MOST_PIXELS
             if (value := defaults.get(name)) is not None and (type(value) is not int or not 1 <= value <= most):
-                raise ValueError(f"{beside}: {name} is {value!r:.60}; it must be a whole number from 1 to {most}")
+                raise ValueError(f"{sizes_file}: {name} is {value!r:.60}; it must be a whole number from 1 to {most}")
     else:
         defaults = call_defaults(pipeline_class)
     if not all(isinstance(defaults.get(name), int) for name in VideoSize._fields):
@@ -142,12 +142,12 @@ def default_size(folder: Path, pipeline_class: type) -> VideoSize | None:
 
 def configured_fps(folder: Path) -> float | None:
     """The `fps` of a folder's `fewstep.json`, if it has one. Raises ValueError when it is not a rate."""
-    beside = folder / _BESIDE
-    fps = read_json(beside).get("fps") if beside.is_file() else None
+    sizes_file = folder / _SIZE_FILE
+    fps = read_json(sizes_file).get("fps") if sizes_file.is_file() else None
     if fps is None:
         return None
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MOST_FPS:
-        raise ValueError(f"{beside}: fps is {fps!r:.60}; it must be a number above 0 and up to {MOST_FPS:g}")
+        raise ValueError(f"{sizes_file}: fps is {fps!r:.60}; it must be a number above 0 and up to {MOST_FPS:g}")
     return float(fps)
 
 

@@ -16,7 +16,7 @@ import pytest
 from fewstep.teacher.families import FAMILIES
 from tests.test_layers import FILES, ROOT
 
-# Beside the families: the embedded teacher is a pipeline of one, and is put together and trained in `shapes`.
+# Apart from the families: the embedded teacher is a pipeline of one, and is put together and trained in `shapes`.
 KNOWING = (ROOT / "teacher" / "families", ROOT / "teacher" / "shapes", ROOT / "tests")
 # Names of data: an architecture is a folder of configs, and may be called as its model is.
 DATA = [path.name for path in (ROOT / "eval" / "latency" / "architectures").iterdir()]

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# package -> the packages it may import, beside itself
+# package -> the packages it may import, apart from itself
 MAY_IMPORT = {
     "teacher": set[str](),
     "student": {"teacher"},

@@ -43,6 +43,7 @@ BANNED = {
     r"\bof so many (steps|bits|clips|dimensions)\b": "of this many ...",
     r"\bnever taught where to land\b": "not trained at these nodes",
     r"\bpatches nothing with it\b": "has no effect in ComfyUI",
+    r"\bbeside (?!a second thing)": "next to, or besides",
     r"\bbefore (the )?student moves\b|\bnobody outruns\b": "before the student's first step; neither side gets ahead",
 }
 # Past entries of the logs stay as they were written.

@@ -121,7 +121,7 @@ class ObjectiveSettings(Settings, ABC):
 
     @abstractmethod
     def holds(self, network: nn.Module, kinds: Kinds | None = None) -> dict[str, HeldParameters]:
-        """What it holds in memory beside the networks that stages have, by name; its trainees under their own.
+        """What it holds in memory besides the networks that stages have, by name; its trainees under their own.
 
         `network` is the teacher's denoiser, of which only the outline may be there.
         """

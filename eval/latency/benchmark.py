@@ -187,7 +187,7 @@ def check_replaceable(out: Path) -> None:
 
 
 def benchmark_notes(results: dict[str, Any]) -> list[str]:
-    """What a reader should know beside the table, in sentences: the fit, figures that mislead, failures."""
+    """What a reader should know besides the table, in sentences: the fit, figures that mislead, failures."""
     sentences = []
     if results["fit"] is not None:
         fixed, per = results["fit"]["fixed_seconds"], results["fit"]["seconds_per_evaluation"]

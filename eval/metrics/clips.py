@@ -99,11 +99,11 @@ class Metric(torchmetrics.Metric):
         noise: paired metrics compare with them, and others then also return ratios to the teacher's figures.
         Raises ValueError for clips of another shape, and without what the metric needs.
         """
-        beside = None if teacher is None else self._seen(teacher, prompts)
-        clips = self._seen(videos, prompts, beside)
+        of_teacher = None if teacher is None else self._seen(teacher, prompts)
+        clips = self._seen(videos, prompts, of_teacher)
         # ratios of unpaired figures need the teacher's numbers as well
-        if not self.paired and beside is not None:
-            self._keep(self._teacher_rows, self.measure(beside))
+        if not self.paired and of_teacher is not None:
+            self._keep(self._teacher_rows, self.measure(of_teacher))
         self._keep(self._rows, self.measure(clips))
 
     def compute(self) -> dict[str, Tensor]:

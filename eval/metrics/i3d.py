@@ -102,7 +102,7 @@ class _Unit(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Four branches beside each other."""
+    """Four branches next to each other."""
 
     def __init__(self, inputs: int, channels: tuple[int, ...]) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ def _package() -> nn.Module:
     except (ImportError, RuntimeError) as error:
         raise ValueError(
             "lpips needs AlexNet's weights: pass --lpips-trunk alexnet-owt-7be5be79.pth (of torchvision's models), or "
-            "`pip install 'fewstep[lpips]'` beside a torchvision of the same build as torch"
+            "`pip install 'fewstep[lpips]'` next to a torchvision of the same build as torch"
         ) from error
     try:
         network: nn.Module = LPIPS(net="alex", verbose=False).eval().requires_grad_(False)

@@ -37,7 +37,7 @@ def find_weights_folder(source: str | Path) -> Path:
     if not folder.is_dir():
         folder = _download(str(source))
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{source} has no config.json with safetensors beside it: save the model as safetensors")
+        raise ValueError(f"{source} has no config.json with safetensors next to it: save the model as safetensors")
     return folder
 
 

@@ -34,7 +34,7 @@ class _Measured:
 
 def gains(runs: Sequence[RunRecord], comparison: Comparison) -> list[Gain]:
     """Of each student that is not of regression, and that no other one of the same step count starts from, to each of
-    regression beside it."""
+    regression next to it."""
     sentences = []
     for run in runs:
         measured = _measured(run, comparison)

@@ -1,4 +1,4 @@
-"""A chain as a whole, undistilled and distilled: seconds from a benchmark beside figures from an evaluation."""
+"""A chain as a whole, undistilled and distilled: seconds from a benchmark next to figures from an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Students of a relay beside their teacher: one run, the same prompts, the same noise, floors on either side."""
+"""Students of a relay next to their teacher: one run, the same prompts, the same noise, floors on either side."""
 
 from __future__ import annotations
 

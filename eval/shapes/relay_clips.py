@@ -209,7 +209,7 @@ class RelayClips:
         """How far apart the clips of each prompt are (P,)."""
         protocol = replace(self._protocol, seed=self._protocol.seed + _DIVERSE_SEED)
         judge = load_judge(device=str(self._teacher.device))
-        # clips of a prompt beside one another, each from noise of its own
+        # clips of a prompt next to one another, each from noise of its own
         prompts = [
             prompt for prompt in held_out_prompts(self._diverse, self._protocol.seed) for _ in range(DIVERSE_SEEDS)
         ]

@@ -31,7 +31,7 @@ class RelayEntry:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells rows apart, beside what all share."""
+        """What tells rows apart, besides what all share."""
         settings = {"steps": self.steps, "guidance": self.guidance.plain()}
         if self.student is None:
             return {"model": "teacher", **settings}

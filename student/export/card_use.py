@@ -152,7 +152,7 @@ def lora_combination(student: Student, format: Format, written: Written) -> str:
 
 
 def _code(lines: Sequence[str]) -> str:
-    """Code beside the snippet, which alone runs as it stands."""
+    """Code besides the snippet, which alone runs as it stands."""
     return "\n".join(("```py", *lines, "```"))
 
 

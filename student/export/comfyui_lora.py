@@ -121,7 +121,7 @@ def _check_carried(teacher: Teacher, tensors: Mapping[str, Tensor], state: Mappi
     inner = [name for name in modules if name.startswith("blocks.")]
     if inner and _carries(teacher, tensors, state, modules):
         return
-    # to name those at fault: each module outside of blocks, beside all that are in blocks
+    # to name those at fault: each module outside of blocks, besides all that are in blocks
     lost = [name for name in modules if name not in inner and not _carries(teacher, tensors, state, [*inner, name])]
     why = f"takes no LoRA on {', '.join(lost or inner)}"
     if not inner:

@@ -80,7 +80,7 @@ def check_export(path: Path) -> SamplingContract:
 
 
 def own_pipeline(path: Path) -> bool:
-    """Whether an export is a whole pipeline, which needs no teacher beside it."""
+    """Whether an export is a whole pipeline, which needs no teacher next to it."""
     return (path / _INDEX).is_file()
 
 
@@ -99,7 +99,7 @@ def _format_name(folder: Path) -> str:
     except FileNotFoundError:
         if mark := _index(folder).get(_MARK):
             return str(mark)
-        raise ValueError(f"{folder} has no {EXPORT_FILE}: restore it beside {CONTRACT_FILE}") from None
+        raise ValueError(f"{folder} has no {EXPORT_FILE}: restore it next to {CONTRACT_FILE}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / EXPORT_FILE} is not whole ({error}): export the student again") from error
 

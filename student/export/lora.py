@@ -150,7 +150,7 @@ def _write_one(student: Student, own: nn.Module, network: Any, path: Path, optio
 
 
 def _loaded_with(student: Student) -> list[tuple[str, dict[str, Any]]]:
-    """The pipeline's method that loads a file, and what it takes beside the folder, once for every file."""
+    """The pipeline's method that loads a file, and what it takes besides the folder, once for every file."""
     components, prefix = student.teacher.component_names(), prefix_of(student.teacher)
     if not hasattr(student.teacher.pipeline, "load_lora_weights"):  # its denoiser has one, see `lora_loader`
         return [(f"{prefix}.load_lora_adapter", {"weight_name": LORA_FILE, "prefix": prefix})]

@@ -45,7 +45,7 @@ def model_card(
         install(student, format),
         f"```python\n{format.snippet(student, written).rstrip()}\n```",
         *_section("In ComfyUI", "\n".join(f"{i}. {step}" for i, step in enumerate(written.steps, 1))),
-        *_section("Beside another LoRA", lora_combination(student, format, written)),
+        *_section("With another LoRA", lora_combination(student, format, written)),
         *_section("Serving", serving(student, format)),
         "## This export\n\n" + _export(format, exported, written),
         "## Training\n\n" + _training(contract, provenance),

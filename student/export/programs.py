@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Program(NamedTuple):
-    """module: the one beside this that holds the format in its FORMATS, loaded only when it is asked for. program: who
+    """module: the one next to this that holds the format in its FORMATS, loaded only when it is asked for. program: who
     loads it, and how. families: whose students it holds; what is in its way is said when it is asked for. extra: of
     pip, which installs what it is written with."""
 

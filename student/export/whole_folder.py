@@ -11,12 +11,12 @@ from pathlib import Path
 from fewstep.teacher.files.atomic import check_writable, disk_full_as_oserror, sync_tree
 from fewstep.teacher.interrupts import deferring_stop
 
-EXPORT_FILE = "export.json"  # in every exported folder, beside contract.json
+EXPORT_FILE = "export.json"  # in every exported folder, next to contract.json
 
 
 @contextmanager
 def whole_folder(folder: Path, force: bool = False) -> Iterator[Path]:
-    """An empty folder beside `folder` to fill; once that has succeeded it takes the name `folder`.
+    """An empty folder next to `folder` to fill; once that has succeeded it takes the name `folder`.
 
     What a killed process leaves behind is begun anew by the next one. Raises ValueError as `check_export_folder`.
     """

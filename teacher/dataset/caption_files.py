@@ -1,4 +1,4 @@
-"""What users write: captions of videos in a table or a .txt beside each, and lists of prompts."""
+"""What users write: captions of videos in a table or a .txt next to each, and lists of prompts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Captions:
 def read_captions(
     videos: Sequence[Path], folder: Path, table: Path | None, columns: Mapping[str, str] | None = None
 ) -> Captions:
-    """The captions of these videos, from a table or, without one, of `clip.mp4` from `clip.txt` beside it.
+    """The captions of these videos, from a table or, without one, of `clip.mp4` from `clip.txt` next to it.
 
     columns: names of what is given -> the table's columns with the files; captions are then prompts with these files.
 

@@ -1,4 +1,4 @@
-"""Captions in .txt files beside their videos."""
+"""Captions in .txt files next to their videos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewstep.teacher.files.text_files import first_few, read_text
 
 
 def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, CaptionEntry], list[UnmatchedEntry]]:
-    """What `clip.txt` says of `clip.mp4` beside it, and the .txt files beside no video, in folders that hold videos.
+    """What `clip.txt` says of `clip.mp4` next to it, and the .txt files next to no video, in folders that hold videos.
 
     Composed and decomposed letters make no difference. Raises ValueError for a .txt file that cannot be read whole.
     """
@@ -25,10 +25,10 @@ def read_sidecars(videos: Sequence[Path], folder: Path) -> tuple[dict[Path, Capt
     # the exact name goes first; else Unicode's form and the case of .txt may differ
     exact = {note.with_suffix(""): note for note in notes if note.suffix == ".txt"}
     alike = {_composed(note.with_suffix("")): note for note in notes}
-    beside = {
+    sidecars = {
         video: exact.get(video.with_suffix("")) or alike.get(_composed(video.with_suffix(""))) for video in videos
     }
-    described = {video: note for video, note in beside.items() if note is not None}
+    described = {video: note for video, note in sidecars.items() if note is not None}
     return _read(described), _unmatched_sidecars(set(notes) - set(described.values()), videos, folder)
 
 

@@ -112,7 +112,7 @@ def _csv_entries(table: Path, given: Mapping[str, str]) -> Iterator[CaptionEntry
     }
     for line, cells in rows:
         place = f"{table}, line {line}"
-        # a quote that is left open swallows rows: a line break beside a video's name shows it
+        # a quote that is left open swallows rows: a line break next to a video's name shows it
         if _OTHER_ROWS.search(cells[caption_at]):
             raise ValueError(f"{place} has a caption that runs into the next row: close its quotes")
         files = {name: cells[at] for name, at in given_at.items() if cells[at].strip()}

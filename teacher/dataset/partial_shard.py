@@ -1,4 +1,4 @@
-"""A shard that was stopped in the middle: what was made of it waits in a hidden file beside it, for the next run."""
+"""A shard that was stopped in the middle: what was made of it waits in a hidden file next to it, for the next run."""
 
 from __future__ import annotations
 

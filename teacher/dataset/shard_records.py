@@ -17,7 +17,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def keep_record(path: Path, shard: Shard) -> None:
-    """Says, beside a shard that is whole, what the manifest is to say of it."""
+    """Says, next to a shard that is whole, what the manifest is to say of it."""
     with whole_file(_record_path(path)) as part:
         part.write_text(shard.model_dump_json(), "utf-8")
 

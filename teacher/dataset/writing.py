@@ -226,7 +226,7 @@ def _begin(folder: Path, plan: Manifest, unconditional: DatasetRow | None, elsew
         begun = begun.model_copy(update={"unmatched": plan.unmatched})
     begun = begun or plan
     path = folder / "unconditional.parquet"
-    # the unconditional branch is the same for all rows: kept once, beside the shards
+    # the unconditional branch is the same for all rows: kept once, next to the shards
     if unconditional is not None and not (begun.unconditional and path.exists()):
         shard = _write_shard(path, [_record(unconditional, plan.tensors)], plan.tensors)
         begun = begun.model_copy(update={"unconditional": shard})
@@ -269,7 +269,7 @@ def _write_shard(
         with part.open("wb") as file, pq.ParquetWriter(file, schema, **plain) as writer:
             for group in _groups(_unskipped(made, items)):
                 writer.write_table(pa.Table.from_pylist(group, schema))
-            # cut short by a signal or another process's end: what was made is kept beside the shard for the next call
+            # cut short by a signal or another process's end: what was made is kept next to the shard for the next call
             is_cut = len(items) < num_items and bool(requested_stop() or ranks.ended())
             if is_cut:
                 writer.add_key_value_metadata(partial_shard_metadata(items))

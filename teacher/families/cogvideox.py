@@ -23,7 +23,7 @@ from fewstep.teacher.schedule import Time
 from fewstep.teacher.stock import Contract, StockScheduler
 
 USUAL_TEXT_LENGTH = 226  # CogVideoXPipeline's, whatever its denoiser takes
-BESIDE = "beside"  # latents (B, C, F, h, w) that the denoiser sees beside the noise, zeros behind them
+BESIDE = "beside"  # latents (B, C, F, h, w) that the denoiser sees next to the noise, zeros behind them
 OFFSET = 2.0  # what image-to-video pipelines tell denoisers with `ofs_embed_dim`, those of 1.5
 
 
@@ -34,7 +34,7 @@ class CogVideoXTeacher(TransformerTeacher):
     of their first frame: `encode` puts them there, `decode` drops them, and sampling makes them too.
     """
 
-    channels = 1  # what the denoiser sees, in latents: more where something stands beside the noise
+    channels = 1  # what the denoiser sees, in latents: more where something stands next to the noise
 
     def __init__(self, pipeline: Any, folder: Path) -> None:
         super().__init__(pipeline, folder)
@@ -74,8 +74,8 @@ class CogVideoXTeacher(TransformerTeacher):
     def _input(self, z_t: Tensor, conditions: Conditions) -> Tensor:
         if BESIDE not in conditions.shared:
             return z_t
-        beside = conditions.shared[BESIDE].to(z_t)
-        return torch.cat([z_t, pad(beside, (0, 0, 0, 0, 0, z_t.shape[2] - beside.shape[2]))], dim=1)
+        given = conditions.shared[BESIDE].to(z_t)
+        return torch.cat([z_t, pad(given, (0, 0, 0, 0, 0, z_t.shape[2] - given.shape[2]))], dim=1)
 
     def _offset(self, z_t: Tensor) -> dict[str, Tensor]:
         return {"ofs": z_t.new_full((1,), OFFSET)} if self._config.ofs_embed_dim else {}

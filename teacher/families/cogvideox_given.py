@@ -1,4 +1,4 @@
-"""CogVideoX of a first frame, 1.0 and 1.5, and CogVideoX-Fun of a control video: more latents beside the noise."""
+"""CogVideoX of a first frame, 1.0 and 1.5, and CogVideoX-Fun of a control video: more latents next to the noise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fewstep.teacher.stock import Contract
 
 
 class CogVideoXImageTeacher(CogVideoXTeacher):
-    """Adapter for CogVideoXImageToVideoPipeline: the first frame's latent stands beside the first latent frame of the
-    noise, in 1.5 the one that is not decoded, and zeros beside the others.
+    """Adapter for CogVideoXImageToVideoPipeline: the first frame's latent stands next to the first latent frame of the
+    noise, in 1.5 the one that is not decoded, and zeros next to the others.
 
     The pipeline draws that latent from the autoencoder's posterior; here each image has a draw of its own.
     """
@@ -48,7 +48,7 @@ class CogVideoXImageTeacher(CogVideoXTeacher):
 
 
 class CogVideoXControlTeacher(CogVideoXTeacher):
-    """Adapter for CogVideoXFunControlPipeline: the latents of a control video stand beside the noise."""
+    """Adapter for CogVideoXFunControlPipeline: the latents of a control video stand next to the noise."""
 
     channels = 2
     takes = needs = ("control",)

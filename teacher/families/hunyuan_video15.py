@@ -82,7 +82,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
         seen = conditions.positive
         picture, tokens = self._picture(z_t, conditions)
         inputs = {
-            # the noise, and beside it the given image's latents with their mask, or zeros
+            # the noise, and next to it the given image's latents with their mask, or zeros
             "hidden_states": torch.cat([z_t, picture], dim=1),
             "timestep": self.schedule.timestep(t).expand(len(z_t)),
             "encoder_hidden_states": seen[EMBEDDINGS],
@@ -97,9 +97,9 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
 
     def _picture(self, z_t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """Latents with a mask (B, C + 1, F, h, w), and SigLIP's tokens: zeros, which the denoiser reads as none."""
-        beside = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
+        image_channels = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
         count, width = self.pipeline.vision_num_semantic_tokens, self._config.image_embed_dim
-        return beside, z_t.new_zeros(len(z_t), count, width)
+        return image_channels, z_t.new_zeros(len(z_t), count, width)
 
     def encode(self, video: Tensor) -> Tensor:
         """The posterior's mode, scaled; clip by clip, since the autoencoder's attention masks fit single ones only."""
@@ -176,10 +176,10 @@ class HunyuanVideo15ImageTeacher(HunyuanVideo15Teacher):
         }
 
     def _picture(self, z_t: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        beside, _ = super()._picture(z_t, conditions)
+        image_channels, _ = super()._picture(z_t, conditions)
         picture = conditions.shared[PICTURE_LATENTS].to(z_t)
-        beside[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
-        return beside, conditions.shared[PICTURE_TOKENS]
+        image_channels[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
+        return image_channels, conditions.shared[PICTURE_TOKENS]
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Of the sizes that the pipeline makes: it takes none, but looks at the image and its own target_size."""

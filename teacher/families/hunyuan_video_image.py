@@ -1,6 +1,6 @@
 """HunyuanVideo image-to-video: clips that begin with an image, which Llava reads together with the prompt.
 
-`latent_concat` (33 channels) sees the image's latents beside the noise, and a frame more than it shows;
+`latent_concat` (33 channels) sees the image's latents next to the noise, and a frame more than it shows;
 `token_replace` (16 channels) has them in place, clean and at time 0.
 """
 
@@ -24,7 +24,7 @@ from fewstep.teacher.stock import Contract
 
 _TEMPLATE = pipeline_hunyuan_video_image2video.DEFAULT_PROMPT_TEMPLATE
 _NOISE = torch.tensor([0.999])  # of the pipeline's start, of which the rest is the image, in every frame
-_USUAL = VideoSize(129, 720, 1280)  # of the pipeline, which shows 4 frames less where the image is beside the noise
+_USUAL = VideoSize(129, 720, 1280)  # of the pipeline, which shows 4 frames less where the image is next to the noise
 
 
 class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
@@ -43,7 +43,7 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
                 "(latent_concat of the 33-channel model, token_replace of the 16-channel one)"
             )
         _check_tokens(pipeline, folder)
-        # the two published models differ in where they see the image: beside the noise, or in its place
+        # the two published models differ in where they see the image: next to the noise, or in its place
         self._beside = kind == "latent_concat"
         self._vision_tokens = _vision_tokens(pipeline.text_encoder.config.vision_config)
         start = _TEMPLATE["image_emb_start"]
@@ -85,9 +85,9 @@ class HunyuanVideoImageTeacher(HunyuanVideoTeacher):
         if kept is not None:
             return kept.pin(z_t)
         picture = conditions.shared[PICTURE_LATENTS].to(z_t)
-        beside = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
-        beside[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
-        return torch.cat([z_t, beside], dim=1)
+        image_channels = z_t.new_zeros(len(z_t), z_t.shape[1] + 1, *z_t.shape[2:])
+        image_channels[:, :, :1] = torch.cat([picture, torch.ones_like(picture[:, :1])], dim=1)
+        return torch.cat([z_t, image_channels], dim=1)
 
     def kept(self, conditions: Conditions, z: Tensor) -> KeptLatents | None:
         """The first frame, where it is in place."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GuidanceTerms:
-    """The pipeline's own weights for one stream, beside that of the prompt."""
+    """The pipeline's own weights for one stream, next to that of the prompt."""
 
     stg: float = 1.0  # away from what blocks make of it whose self-attention is skipped (arXiv 2411.18664)
     modality: float = 3.0  # away from what is made of it without the other stream

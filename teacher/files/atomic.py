@@ -26,7 +26,7 @@ _NO_ROOM = {  # why nothing more could be written -> what a user reads
 
 @contextmanager
 def whole_file(path: Path, replaced: Path | None = None) -> Iterator[Path]:
-    """A path beside `path`, with its suffix, to write to; once that has succeeded it takes the name `path`.
+    """A path next to `path`, with its suffix, to write to; once that has succeeded it takes the name `path`.
 
     Whatever happens, `path` is the old file or the new one, and a request to stop waits until it is. What a killed
     process leaves behind is written over by the next one, so two must not write the same file at a time. The old file,

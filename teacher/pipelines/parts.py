@@ -150,7 +150,7 @@ def _missing_weights(single: Path, remedy: str) -> str:
         return f"{single} is no file, or a link to one that is not there: {remedy}"
     if pickles := sorted(path for path in folder.iterdir() if path.suffix in _PICKLES):
         return (
-            f"{pickles[0]} is a pickle, and there is no safetensors file beside it: save the pipeline again "
+            f"{pickles[0]} is a pickle, and there is no safetensors file next to it: save the pipeline again "
             "with safe_serialization=True"
         )
     others = sorted(path.name for path in folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Puts the trained parts together: a plain WanPipeline folder, beside it only its clip size and linear code."""
+"""Puts the trained parts together: a plain WanPipeline folder, next to it only its clip size and linear code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def assemble(parts: Path, folder: Path) -> Path:
     # what save_pretrained notes of this machine's folders would mean nothing elsewhere
     for config in folder.glob("*/config.json"):
         _forget_origin(config)
-    # beside the pipeline: the linear code, and the clips' size and rate, which diffusers does not read
+    # next to the pipeline: the linear code, and the clips' size and rate, which diffusers does not read
     shutil.copyfile(parts / LINEAR_CODE, folder / LINEAR_CODE)
     size = {"num_frames": WORLD_FRAMES, "height": WORLD_SIDE, "width": WORLD_SIDE, "fps": WORLD_FPS}
     (folder / "fewstep.json").write_text(json.dumps(size) + "\n")

@@ -1,7 +1,7 @@
 """Teaches the embedded teacher to see more than a prompt: a clip's first and last frames, boxes; or to make one frame.
 
 What is trained is small, so that it ships: for frames (`image`) an adapter on the blocks (LoRA, arXiv 2106.09685) and
-the layer that reads the channels beside the noise (Wan image-to-video, arXiv 2503.20314); for boxes (`control`) a
+the layer that reads the channels next to the noise (Wan image-to-video, arXiv 2503.20314); for boxes (`control`) a
 branch of a few blocks (VACE, arXiv 2503.07598); for clips of one frame (`frame`) an adapter alone. The rest stays the
 embedded teacher's, bit for bit.
 """
@@ -134,7 +134,7 @@ def train_conditioned(
     folder: Path,
     screen: TrainingScreen = SILENT,
 ) -> None:
-    """Flow matching with what is given beside the prompt; trains what of `network` requires gradients."""
+    """Flow matching with what is given besides the prompt; trains what of `network` requires gradients."""
     seen = {name: tensor for name, tensor in clips.items() if name != _X0}
     scenes = [example("train", recipe.seed, i)[0] for i in range(recipe.clips)]
     schedule = teacher.schedule
@@ -169,7 +169,7 @@ def _embedded(teacher: Teacher, captions: list[str]) -> Tensors:
 
 
 def run_conditioned(recipe: ConditionedRecipe, device: torch.device, screen: TrainingScreen = SILENT) -> Path:
-    """Trains such a teacher, or resumes; its pipeline's folder. What it learned lies beside it, in `LEARNED_FILE`."""
+    """Trains such a teacher, or resumes; its pipeline's folder. What it learned lies next to it, in `LEARNED_FILE`."""
     start = find_teacher_folder(recipe.start, ("WanPipeline",))[0]
     untrained, learned = recipe.out / "untrained", recipe.out / LEARNED_FILE
     # the untrained pipeline answers as the teacher of prompts does, and is what training begins with

@@ -49,7 +49,7 @@ class DenoiserRecipe(BaseModel):
     shift: TimeShift = 5.0  # training times are uniform, then shifted towards noise by this much
     drop: float = Field(0.1, ge=0, le=1)  # captions replaced by "": guidance needs an unconditional branch
     curriculum: float = Field(0.4, ge=0)  # fraction of the steps over which captions go from saying all to 60 %
-    attribute_loss: float = Field(0.1, ge=0)  # weight of AttributeHead's loss beside the denoising loss
+    attribute_loss: float = Field(0.1, ge=0)  # weight of AttributeHead's loss next to the denoising loss
     neighbours: bool = True  # self-attention starts as a soft convolution
     clips: Items = 40_000
     text_steps: NumSteps = 400

@@ -107,7 +107,7 @@ class Judge(nn.Module):
 def _edges(video: Tensor) -> Tensor:
     """Strength of horizontal and vertical brightness steps, (B, 2, F, H, W) in 0..1.
 
-    Stripes are faint beside an object: without this the judge took thousands of steps to notice them.
+    Stripes are faint next to an object: without this the judge took thousands of steps to notice them.
     """
     luma = pad(video.mean(1), (0, 1, 0, 1), mode="replicate")
     across, down = luma[..., :-1, 1:] - luma[..., :-1, :-1], luma[..., 1:, :-1] - luma[..., :-1, :-1]
@@ -232,7 +232,7 @@ def load_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
     weights, card = folder / "judge.safetensors", folder / "judge.json"
     if not weights.exists() or not card.exists():
         raise ValueError(f"{folder} has no judge.safetensors with its judge.json: train one, or reinstall fewstep")
-    # a figure means something only beside the judge that gave it
+    # a figure means something only next to the judge that gave it
     if sha256(weights) != json.loads(card.read_text())["sha256"]:
         raise ValueError(
             f"{weights} is not the file that {card} names by sha256: restore it, figures would not compare"

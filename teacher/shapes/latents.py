@@ -1,4 +1,4 @@
-"""The training clips' latents, rendered once and kept on disk beside the run."""
+"""The training clips' latents, rendered once and kept on disk next to the run."""
 
 from __future__ import annotations
 

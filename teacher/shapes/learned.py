@@ -40,8 +40,8 @@ def start_tensors(kind: ConditioningKind, start: Path, layers: tuple[int, ...], 
         return {}
     if kind == "image":  # channels of given frames and their mask, which count for nothing yet
         weight = base["patch_embedding.weight"]
-        beside = weight.new_zeros(weight.shape[0], weight.shape[1] + 4, *weight.shape[2:])
-        return {"patch_embedding.weight": torch.cat([weight, beside], dim=1)}
+        for_given = weight.new_zeros(weight.shape[0], weight.shape[1] + 4, *weight.shape[2:])
+        return {"patch_embedding.weight": torch.cat([weight, for_given], dim=1)}
     # boxes: a branch of copies of some blocks, whose outputs begin at zero
     branch = WanVACETransformer3DModel.from_config(_config(kind, config, layers))
     for block, layer in zip(branch.vace_blocks, layers, strict=True):

@@ -176,7 +176,7 @@ def _run_denoiser(
         train_text(text_encoder, settings, recipe.seed, recipe.out / "text", screen)
     transformer.to(device)
     text_encoder.to(device)
-    trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training beside this
+    trained = (recipe.out / "judge" / "judge.json").exists()  # the judge may still be in training next to this
     judge = load_judge(recipe.out / "judge") if trained else None
     # while it trains: whether captions are followed, by the judge where it is ready
     watch = attribute_watch(transformer, text_encoder, code, judge, settings.watch_clips, TEXT_TOKENS)

@@ -122,7 +122,7 @@ FRESH: list[tuple[str, Change, list[str]]] = [
     (
         "no captions",
         written("other/a.mp4", "x", "data={kind: videos, folder: other}"),
-        ["none of the 1 files in", "has a caption in a .txt file beside it"],
+        ["none of the 1 files in", "has a caption in a .txt file next to it"],
     ),
     (
         "a csv of other columns",

@@ -75,7 +75,7 @@ def test_a_folder_of_other_things_is_no_place_for_a_dataset(tmp_path: Path, tiny
     film(tmp_path / "notes" / "a.mp4")
     code, text = run("videos", tmp_path / "notes", "--teacher", tiny_wan_folder, "--out", tmp_path / "notes")
     assert code == 2 and "holds files other than a dataset's, such as a.mp4, readme.md" in text
-    (tmp_path / "recipe.yaml").write_text("teacher: shapes\nout: runs/mine\n")  # one's own, beside no run
+    (tmp_path / "recipe.yaml").write_text("teacher: shapes\nout: runs/mine\n")  # one's own, next to no run
     (tmp_path / "fresh").mkdir()
     (tmp_path / "fresh" / ".hidden").touch()
     for out in ("fresh", "fresh", "new/deep"):

@@ -28,7 +28,7 @@ from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.settings import RolloutData
 from fewstep.teacher.dataset.caption_files import read_prompts
 
-USUAL = Speed(train=0.9, guided=0.16, decode=1.0)  # two cores with AVX512-BF16 and nothing beside it
+USUAL = Speed(train=0.9, guided=0.16, decode=1.0)  # two cores with AVX512-BF16 and nothing else running
 
 
 def slower(times: float) -> Speed:

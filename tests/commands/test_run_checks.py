@@ -111,7 +111,7 @@ def test_a_given_shift_goes_from_the_recipe_to_data_contract_and_student(
     arguments = with_student_defaults([model := Model.of("student", str(place / "run"))], SamplingOptions())
     assert (
         arguments.shift == 2.5 and sampling_options_of(model, arguments).shift is None
-    )  # of teachers beside it; its own is its contract's
+    )  # of teachers next to it; its own is its contract's
     code, output = fewstep("run", place / "tiny.yaml", "--set", "shift=3")
     assert code == 2 and "was begun with another shift" in output
     code, output = fewstep("export", place / "run", "--to", "diffusers", "--out", place / "export", "--device", "cpu")

@@ -78,7 +78,7 @@ def test_a_teacher_that_reads_captions_still_misses_them(there: Path, tiny_wan_f
     data = json.dumps({"kind": "videos", "folder": str(there / "videos")})
     overrides = (f"data={data}", f"teacher={tiny_wan_folder}", f"out={tmp_path / 'run'}", "device=cpu")
     code, output = fewstep("run", "wan2.1-t2v-1.3b-4step", *(part for one in overrides for part in ("--set", one)))
-    assert code == 2 and "has a caption in a .txt file beside it: write them first" in output, output
+    assert code == 2 and "has a caption in a .txt file next to it: write them first" in output, output
 
 
 def test_clips_without_a_prompt(there: Path, tiny_svd_folder: Path, tiny_wan_folder: Path) -> None:

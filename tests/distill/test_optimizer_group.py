@@ -58,7 +58,7 @@ def test_a_step_is_as_long_as_its_scale() -> None:
 
 
 def test_a_long_gradient_is_clipped() -> None:
-    """Adam forgets how long a first gradient is, but not how long the second is beside it."""
+    """Adam forgets how long a first gradient is, but not how long the second is next to it."""
     moved = {}
     for clip in (1.0, 1e9):
         parameter = nn.Parameter(torch.zeros(1))

@@ -13,7 +13,7 @@ from tests.distill.test_recipe import RELAY, refused
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A relay of four stages, beside its prompts."""
+    """A relay of four stages, next to its prompts."""
     (tmp_path / "prompts.txt").write_text("a red ring\n")
     (tmp_path / "relay.yaml").write_text(RELAY)
     return tmp_path / "relay.yaml"

@@ -178,7 +178,7 @@ def evaluation(asker: Asker, folder: Path) -> None:
 
 
 def benchmark(asker: Asker, folder: Path) -> None:
-    """A benchmark in a report, and beside an evaluation."""
+    """A benchmark in a report, and next to an evaluation."""
     read_benchmark(folder / "benchmark.json")
     chain_rows(folder / "evaluation" / "results.json", folder / "benchmark.json")
 

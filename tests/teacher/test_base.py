@@ -216,14 +216,14 @@ def test_sha256_follows_all_that_decides_latents_and_embeddings(
 
 
 def test_frames_per_second(tmp_path: Path) -> None:
-    beside = tmp_path / "fewstep.json"
+    sizes_file = tmp_path / "fewstep.json"
     assert source.configured_fps(tmp_path) is None
-    beside.write_text('{"num_frames": 9}')
+    sizes_file.write_text('{"num_frames": 9}')
     assert source.configured_fps(tmp_path) is None
-    beside.write_text('{"fps": 12}')
+    sizes_file.write_text('{"fps": 12}')
     assert source.configured_fps(tmp_path) == 12.0
     for wrong in ("0", "-1", "true", '"8"', "NaN", "Infinity"):
-        beside.write_text(f'{{"fps": {wrong}}}')
+        sizes_file.write_text(f'{{"fps": {wrong}}}')
         with pytest.raises(ValueError, match=r"fewstep\.json: fps is .*; it must be a number above 0"):
             source.configured_fps(tmp_path)
 

@@ -267,7 +267,7 @@ def _shared(plan: Recipe, teacher: Teacher, size: VideoSize) -> dict[str, Any]:
 
 
 def training_notes(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> list[str]:
-    """What a reader should know beside the table, in sentences."""
+    """What a reader should know besides the table, in sentences."""
     sentences = []
     for row in rows:
         longer = row["split_seconds"] / row["seconds"] - 1

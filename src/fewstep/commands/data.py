@@ -133,7 +133,7 @@ def encode_videos(
             start=start,
             **asdict(clip),
         )
-    # without captions, a .txt file beside the videos may be about something else
+    # without captions, a .txt file next to the videos may be about something else
     if ranks.first and captions is not None and described.strays:
         raise typer.Exit(SKIPPED)
 

@@ -163,7 +163,7 @@ def _verdict(out: Path) -> str:
 
 
 def _on_distances(out: Path) -> str:
-    """The teacher at few steps and its student beside the teacher at many."""
+    """The teacher at few steps and its student next to the teacher at many."""
     from fewstep.eval.caution import why_inconclusive
 
     rows = json.loads((out / "evaluation" / "results.json").read_text("utf-8"))["rows"]

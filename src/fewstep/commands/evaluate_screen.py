@@ -18,7 +18,7 @@ _IN_FILE_ONLY = ("temporal-error", "contrast-ratio", "blank", "broken")  # warni
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A column per model; a figure that no verdict can stand on says so beside its name."""
+    """A column per model; a figure that no verdict can stand on says so next to its name."""
     from rich.box import SIMPLE
     from rich.table import Table
 

@@ -25,5 +25,5 @@ def print_table(table: Table, stderr: bool = False) -> None:
 
 
 def written_tables(out: Path) -> str:
-    """How a command names the JSON table that it wrote, and the one for a README beside it."""
+    """How a command names the JSON table that it wrote, and the one for a README next to it."""
     return f"table {out} and {out.with_suffix('.md').name}"

@@ -1,4 +1,4 @@
-"""`fewstep shapes students`: a run's students beside their teacher, measured once."""
+"""`fewstep shapes students`: a run's students next to their teacher, measured once."""
 
 from __future__ import annotations
 

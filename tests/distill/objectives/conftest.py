@@ -37,7 +37,7 @@ def take(objective: Objective[Any], turn: str, batch: Batch, roles: NetworkRoles
 
 @pytest.fixture
 def roles(tiny_teacher: Teacher) -> NetworkRoles:
-    """A student that is its supervisor's exact copy, with gradients, beside a frozen supervisor and backbone."""
+    """A student that is its supervisor's exact copy, with gradients, next to a frozen supervisor and backbone."""
     network = tiny_teacher.network_at(1.0)
     return Cast(tiny_teacher, deepcopy(network).requires_grad_(True), deepcopy(network), network)
 

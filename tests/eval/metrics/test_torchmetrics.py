@@ -62,8 +62,8 @@ def test_what_a_loop_computes_is_what_an_evaluation_does(make: Any) -> None:
         metric.update(own[part], prompts=prompts[part], teacher=teacher[part])
     shown = Clips.of(teacher, teacher, prompts)
     measured = metric.measure(Clips.of(own, own, prompts, shown))
-    beside = None if metric.paired else metric.measure(shown)
-    assert {n: float(v) for n, v in metric.compute().items()} == flat(metric.figures(measured, beside))
+    of_teacher = None if metric.paired else metric.measure(shown)
+    assert {n: float(v) for n, v in metric.compute().items()} == flat(metric.figures(measured, of_teacher))
     if isinstance(metric, Motion):
         assert "motion-ratio" in metric.compute()
     metric.reset()

@@ -222,7 +222,7 @@ def test_a_picture_has_a_line_per_transition_with_chance_and_balance_behind(open
     for one in logits:
         assert one.find_element(By.CSS_SELECTOR, ".readout").text.startswith("step 391, real: ")
         assert len(one.find_elements(By.CSS_SELECTOR, ".line")) == 2
-    assert len(turns.find_elements(By.CSS_SELECTOR, ".raw")) == 1  # the steps themselves, beside their average
+    assert len(turns.find_elements(By.CSS_SELECTOR, ".raw")) == 1  # the steps themselves, next to their average
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_foreign_runs(opened: webdriver.Chrome) -> None:

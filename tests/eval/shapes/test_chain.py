@@ -1,4 +1,4 @@
-"""A chain's table: figures of an evaluation beside seconds of a benchmark, of the same models only."""
+"""A chain's table: figures of an evaluation next to seconds of a benchmark, of the same models only."""
 
 from __future__ import annotations
 

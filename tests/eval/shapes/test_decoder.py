@@ -1,4 +1,4 @@
-"""A decoder's table: figures of an evaluation beside seconds of benchmarks, with the decoder and without it."""
+"""A decoder's table: figures of an evaluation next to seconds of benchmarks, with the decoder and without it."""
 
 from __future__ import annotations
 

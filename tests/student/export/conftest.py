@@ -28,7 +28,7 @@ FAMILIES = ("wan", "cogvideox", "animatediff")
 @pytest.fixture(scope="session")
 def make_student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Student]:
     """(family, train, steps = 4, prediction = the teacher's, LoRA's targets = all) -> a student of that family's tiny
-    teacher, made once; its stage's folder is beside the teacher's."""
+    teacher, made once; its stage's folder is next to the teacher's."""
 
     @cache
     def make(

@@ -80,7 +80,7 @@ def test_a_pickle_is_refused(pipeline: Path, tmp_path: Path) -> None:
     (weights,) = (pipeline / "transformer").glob("*.safetensors")
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(ValueError, match="is a pickle, and there is no safetensors file beside it"):
+    with pytest.raises(ValueError, match="is a pickle, and there is no safetensors file next to it"):
         open_sampler(pipeline, device="cpu")
 
 

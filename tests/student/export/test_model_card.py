@@ -204,7 +204,7 @@ def test_the_card_says_what_to_install_and_how_to_serve(
         assert text in card
     comfyui = (make_export("wan", "full", "comfyui").folder / "README.md").read_text()
     assert "## In ComfyUI\n\n1. Put `fewstep-4step.safetensors` into `models/diffusion_models`." in comfyui
-    assert "Beside another LoRA" not in comfyui
+    assert "With another LoRA" not in comfyui
 
 
 def test_a_tokenizer_of_pieces_and_given_videos_need_further_packages(

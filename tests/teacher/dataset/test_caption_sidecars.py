@@ -1,4 +1,4 @@
-"""Captions in .txt files beside videos."""
+"""Captions in .txt files next to videos."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_all_families_are_here(request: pytest.FixtureRequest) -> None:
 def test_prompts_are_cut_at_the_text_limit_and_not_before(teacher: Teacher) -> None:
     if not teacher.reads_text:
         pytest.skip("it reads no prompts")
-    most = teacher.text_limit - 1  # words beside the end's token
+    most = teacher.text_limit - 1  # words apart from the end's token
     whole, other, longer = "ring " * most, "ring " * (most - 1) + "square", "ring " * (most + 7)
     assert teacher.count_tokens([whole, other, longer]) == [teacher.text_limit] * 2 + [teacher.text_limit + 7]
     actual, differing, cut = (
@@ -229,7 +229,7 @@ def test_adapters_learn_and_the_rest_does_not(teacher: Teacher, conditions: Cond
 def test_blocks_hold_what_is_trained(teacher: Teacher) -> None:
     network = teacher.network_at(1.0)
     blocks = teacher.blocks(network)
-    # in tensors where blocks of a test's size stand beside a layer of millions
+    # in tensors where blocks of a test's size stand next to a layer of millions
     size = (lambda p: 1) if isinstance(teacher, HunyuanVideo15Teacher) else torch.Tensor.numel
     inside = sum(size(p) for block in blocks for p in block.parameters())
     assert len(set(blocks)) == len(blocks) >= 4 and inside > 0.5 * sum(size(p) for p in network.parameters())

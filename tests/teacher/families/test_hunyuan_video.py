@@ -1,4 +1,4 @@
-"""HunyuanVideo beside diffusers' own call, and what is special about it: guidance as an input, masks, images."""
+"""HunyuanVideo against diffusers' own call, and what is special about it: guidance as an input, masks, images."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_kept_picture(teacher: Teacher, given: Given) -> None:
     conditions = teacher.conditions([PROMPT], None, SIZE, given)
     actual = rollout(teacher, z, conditions, teacher.schedule.grid(STEPS))
     kept = teacher.kept(conditions, z)
-    assert (kept is None) == (z.shape[2] == 4)  # a frame more, beside the noise
+    assert (kept is None) == (z.shape[2] == 4)  # a frame more, next to the noise
     if kept is not None:
         torch.testing.assert_close(actual[:, :, 0], conditions.shared["picture"][:, :, 0])
     other = noise_given({"first": SIZE._replace(num_frames=1)}, 2)

@@ -1,4 +1,4 @@
-"""HunyuanVideo 1.5 beside diffusers' own call, and what is special about it: masks, letters, a guider, sizes."""
+"""HunyuanVideo 1.5 against diffusers' own call, and what is special about it: masks, letters, a guider, sizes."""
 
 from __future__ import annotations
 

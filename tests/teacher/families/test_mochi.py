@@ -1,4 +1,4 @@
-"""Mochi beside diffusers' own call, and what is special about it: reversed time, its nodes, masks of texts."""
+"""Mochi against diffusers' own call, and what is special about it: reversed time, its nodes, masks of texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modular pipelines of every class that fewstep reads, beside the classical folder and diffusers' own modular call."""
+"""Modular pipelines of every class that fewstep reads, against the classical folder and diffusers' own modular call."""
 
 from __future__ import annotations
 

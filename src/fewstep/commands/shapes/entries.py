@@ -70,7 +70,7 @@ def students_of(run: Path, stages: Sequence[Path], teacher: Teacher, leave_out_s
 def line_sha256(recipe: Recipe, index: int) -> str:
     """Of all settings that make the student of stage `index`, from the teacher on, but the recipe's seed.
 
-    Where data lies does not count but by the folder's own name, nor do gates, logging, or stages beside the line.
+    Where data lies does not count but by the folder's own name, nor do gates, logging, or stages outside the line.
     """
     # without defaults, so that a setting which is new in a later version changes no hash; kinds are defaults, too
     named = {"teacher", "bases", "precision", "size", "data", "student", "optimizer", "stages"}

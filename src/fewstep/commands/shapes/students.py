@@ -105,7 +105,7 @@ def _measure(
     device: str | None,
     screen: Screen,
 ) -> None:
-    """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
+    """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips next to `out`."""
     from fewstep.commands.shapes.entries import chosen_stages, students_of
     from fewstep.commands.tables import written_tables
     from fewstep.eval.shapes.relay import relay_sheet

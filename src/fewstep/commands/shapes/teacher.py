@@ -66,7 +66,7 @@ def measure(
     screen: Screen,
     fresh: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips beside `out`."""
+    """Measures what `out` does not hold yet, row by row; prints the table, and draws the clips next to `out`."""
     from fewstep.commands.tables import print_table, written_tables
     from fewstep.eval.caution import on_distance
     from fewstep.eval.results import results_table

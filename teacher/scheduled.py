@@ -17,7 +17,7 @@ class Scheduled:
     """The half of `Teacher` that reads its pipeline's scheduler.
 
     `schedule` is one for the whole life of a teacher, or, where the shift follows the size of the clips, the one of
-    the size that was last told with `use_size`, at first the teacher's own.
+    the size that `use_size` was last called with, at first the teacher's own.
     """
 
     pipeline: Any

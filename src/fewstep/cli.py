@@ -67,7 +67,7 @@ class _Verbs(TyperGroup):
             with noted_signals() as signals, signals.raising_stop():
                 return super().invoke(ctx)
         except BaseException as error:
-            # a full disk is told as such, also where a stop came with it
+            # a full disk is reported as such, also where a stop came with it
             stop = None if disk_full_errno(error) is not None else _stop(error)
             if stop is not None:
                 _say(f"stopped by {stop.name}; {stop.kept or _kept(ctx)}")

@@ -26,7 +26,7 @@ from fewstep.teacher.loading import without_bars
 INT8, FP8 = "torchao-int8", "torchao-fp8"
 _QUANTIZATION = "quantization_config"  # what diffusers calls it in a config
 _TOLERANCE = {INT8: 1e-2, FP8: 3e-2}
-# torchao multiplies by float8 weights in the dtype they had: bfloat16 is what diffusers loads them for, unless told.
+# torchao multiplies by float8 weights in the dtype they had: bfloat16 is what diffusers loads them for by default.
 _PRECISIONS: dict[str, tuple[ExportPrecision, ...]] = {INT8: ("float32", "bfloat16", "float16"), FP8: ("bfloat16",)}
 _COMPUTES: dict[str, tuple[ExportPrecision, ...]] = {
     INT8: ("bfloat16", "float16"),

@@ -25,8 +25,8 @@ THRESHOLD = 0.025  # of the way to the data: MochiPipeline's nodes go it in thei
 class MochiTeacher(TransformerTeacher):
     """Adapter for MochiPipeline.
 
-    A scheduler with `invert_sigmas`, as the published one, has the denoiser told how much of the way is done, and
-    predict x0 - eps; without it both are as elsewhere.
+    A scheduler with `invert_sigmas`, as the published one, gives the denoiser the share of the way that is done as
+    its time, and has it predict x0 - eps; without it both are as elsewhere.
     """
 
     family_fps = 30.0

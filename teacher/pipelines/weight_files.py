@@ -85,7 +85,7 @@ def fault(path: Path, error: Exception) -> str:
 
 
 def _placeholder(start: bytes, size: int) -> str | None:
-    """What stands in place of the file itself, told by its first bytes; None where it may be the file."""
+    """What stands in place of the file itself, as its first bytes show; None where it may be the file."""
     if size == 0:
         return "is empty"
     if start.startswith(_LFS):

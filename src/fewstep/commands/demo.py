@@ -63,7 +63,7 @@ def demo(
     computed = cast("DType", RunFolder(out).recorded_precision() or "auto")
     dtype = cast("DType", recorded_evaluation_dtype(out / "evaluation") or computed)
     models = ["teacher-50=shapes@50", "teacher-4=shapes@4", f"student-4={out}@4"]
-    # the stage of regression that the adversarial part began with, so that its gain can be told
+    # the stage of regression that the adversarial part began with, so that its gain can be measured
     regression = [f"regression-4={RunFolder(out).stage(name)}" for name in _regression(recipe)]
     evaluation = out / "evaluation"
     evaluate_command(

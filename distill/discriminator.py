@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fewstep.distill.channel_statistics import ChannelStatistics
 from fewstep.distill.heads import GROUP_CHANNELS, Head, Norm, Standardise
 from fewstep.distill.objectives.base import Settings, TimedMethod
 from fewstep.distill.parallel import placed_like
@@ -91,16 +92,17 @@ class Discriminator(nn.Module):
         self._backbone = (backbone,)  # in a tuple, which nn.Module does not look into
         # heads are shared by both experts, whose features differ in scale: each expert's are standardised before
         self._standardise_experts(clips, conditions)
-        features, reads = self._measured(clips, conditions), 2 if conditional else 1
+        measured, reads = self._measured(clips, conditions), 2 if conditional else 1
         # heads read features of about unit variance: activations of different depths differ by orders of magnitude
         heads = [
-            Head(f.shape[1], reads, settings.width, settings.temporal, settings.norm).to(f.device) for f in features
+            Head(f.num_channels, reads, settings.width, settings.temporal, settings.norm).to(clips.device)
+            for f in measured
         ]
-        for head, feature in zip(heads, features, strict=True):
-            head.standardise([feature] * reads)
+        for head, statistics in zip(heads, measured, strict=True):
+            head.standardise([statistics] * reads)
         self.heads = nn.ModuleList(heads)
         if isinstance(backbone, Bases):
-            self.told = nn.ModuleList(_base_embedding(len(backbone), f) for f in features)
+            self.told = nn.ModuleList(_base_embedding(len(backbone), f.num_channels, clips.device) for f in measured)
 
     def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (n B, heads), in float32 under autocast too; gradients flow to the latents.
@@ -151,8 +153,8 @@ class Discriminator(nn.Module):
         # an expert is asked on its own side of the boundary only, so its statistics are taken there
         ends = {HIGH: (boundary, 1.0), LOW: (min(0.02, boundary / 2), boundary - 1e-6)}
         measured = {name: self._measured(clips, conditions, *ends[name]) for name in (HIGH, LOW)}
-        scales = {name: nn.ModuleList(_standardise(f) for f in features) for name, features in measured.items()}
-        self.scales = nn.ModuleDict(scales)
+        scales = {name: [_standardise(f, clips.device) for f in statistics] for name, statistics in measured.items()}
+        self.scales = nn.ModuleDict({name: nn.ModuleList(layers) for name, layers in scales.items()})
 
     def timed(self) -> list[TimedMethod]:
         """Its backbone and heads, for benchmarks; what joins features counts as its own time."""
@@ -165,29 +167,35 @@ class Discriminator(nn.Module):
     @torch.no_grad()
     def _measured(
         self, clips: Tensor, conditions: Conditions, lowest: float = 0.02, highest: float = 0.98
-    ) -> list[Tensor]:
-        """Features of the clips at levels of noise from almost none to almost all, at least _LEVELS of them."""
+    ) -> list[ChannelStatistics]:
+        """What features of the clips are like, per depth, at levels of noise from almost none to almost all, at least
+        _LEVELS of them."""
         # levels sigma / (alpha + sigma), evenly spaced, as statistics of features depend on the noise in them
         rounds = -(-_LEVELS // len(clips))
         levels = torch.linspace(lowest, highest, rounds * len(clips), dtype=torch.float64).view(len(clips), rounds)
         schedule, generator = self._teacher.schedule, torch.Generator().manual_seed(0)
-        batches = []
+        measured = [ChannelStatistics() for _ in self.settings.depths]
         for level in levels.unbind(dim=1):
             t = schedule.time_of_level(level)
             noise = torch.randn(clips.shape, generator=generator).to(clips)
-            batches.append(self.read(schedule.add_noise(clips, noise, t), t, conditions))
-        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+            # clip by clip, which memory for training is enough for: features of some depths are larger than latents
+            for row in range(len(clips)):
+                one = slice(row, row + 1)
+                z_t = schedule.add_noise(clips[one], noise[one], t[one])
+                for statistics, features in zip(measured, self.read(z_t, t[one], conditions[one]), strict=True):
+                    statistics.add(features)
+        return measured
 
 
-def _standardise(features: Tensor) -> Standardise:
-    layer = Standardise(features.shape[1]).to(features.device)
-    layer.measure(features)
-    return layer
+def _standardise(statistics: ChannelStatistics, device: torch.device) -> Standardise:
+    layer = Standardise(statistics.num_channels)
+    layer.use([statistics])
+    return layer.to(device)
 
 
-def _base_embedding(count: int, features: Tensor) -> nn.Embedding:
+def _base_embedding(count: int, num_channels: int, device: torch.device) -> nn.Embedding:
     """A vector per base model, nothing at first."""
-    embedding = nn.Embedding(count, features.shape[1]).to(features.device)
+    embedding = nn.Embedding(count, num_channels).to(device)
     nn.init.zeros_(embedding.weight)
     return embedding
 

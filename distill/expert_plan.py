@@ -85,11 +85,34 @@ def check_supervisor(recipe: Recipe, index: int, teacher: Teacher) -> None:
         )
 
 
+def check_samples(recipe: Recipe, index: int, teacher: Teacher) -> None:
+    """Raises ValueError when stage `index` judges whole samples of a student with an expert that learns nothing of it:
+    one that was never trained for this step count, or whose step is the only one that gradients reach."""
+    stage, experts = recipe.stages[index], teacher.denoiser
+    through = stage.objective.through_samples
+    if through is None or not isinstance(experts, Experts):
+        return
+    names = experts.names_at(teacher.schedule.grid(stage.student_steps)[:-1])
+    untrained = [name for name in names if name not in (trained_experts(recipe, index, teacher) or frozenset())]
+    if untrained:
+        raise ValueError(
+            f"stage {stage.name} judges whole samples, in which the {untrained[0]} expert takes steps that it never "
+            f"learned: train it for {stage.student_steps} steps in a stage before (expert: {untrained[0]}), leave "
+            "expert out, or set objective.judges to endpoint or clip"
+        )
+    if through != "all" and names[-1] not in (expert_plan(stage, teacher).trained or ()):
+        raise ValueError(
+            f"stage {stage.name} trains the {stage.expert} expert, and objective.through is {through}, which leaves "
+            f"the gradient to steps of the {names[-1]} expert: set objective.through to all, or train that one"
+        )
+
+
 def _experts_used(stage: Stage, plan: ExpertPlan, teacher: Teacher) -> set[str]:
-    """The experts of its supervisor that a stage asks on the way through its steps."""
+    """The experts of its supervisor that a stage asks on the way through its steps, or through whole samples."""
     experts = teacher.denoiser
     assert isinstance(experts, Experts)
-    fractions = supervisor_times(stage.teacher_steps, stage.student_steps, plan.starts)
+    starts = None if stage.objective.samples_supervisor else plan.starts
+    fractions = supervisor_times(stage.teacher_steps, stage.student_steps, starts)
     return set(experts.names_at(shift_time(torch.tensor(fractions, dtype=torch.float64), teacher.schedule.shift)))
 
 

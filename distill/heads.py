@@ -8,6 +8,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from fewstep.distill.channel_statistics import ChannelStatistics
+
 Norm = Literal["channel", "group"]
 GROUP_CHANNELS = 8  # at least this many per group: a feature grid of a single place must not be normalised away
 
@@ -51,15 +53,15 @@ class Head(nn.Module):
         logits: Tensor = self.logit(self.layers(features.contiguous()).mean(dim=(2, 3, 4)))
         return logits
 
-    def standardise(self, reads: Sequence[Tensor]) -> None:
-        """Measures each channel over real clips; one tensor (B, channels, F, h, w) per read."""
+    def standardise(self, reads: Sequence[ChannelStatistics]) -> None:
+        """Normalises by what real clips have in each channel, of each read."""
         first = self.layers[0]
         if isinstance(first, Standardise):
-            first.measure(torch.cat(list(reads), dim=1))
+            first.use(reads)
 
 
 class Standardise(nn.Module):
-    """Shifts and scales every channel by its mean and standard deviation over features that were measured once."""
+    """Shifts and scales every channel by its mean and standard deviation over features of real clips."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,10 +74,11 @@ class Standardise(nn.Module):
         """Of the same shape."""
         return (features - self.mean) / self.std
 
-    @torch.no_grad()
-    def measure(self, features: Tensor) -> None:
-        """Takes mean and standard deviation from features (B, channels, F, h, w)."""
-        std, mean = torch.std_mean(features.float(), dim=(0, 2, 3, 4), keepdim=True)
+    def use(self, reads: Sequence[ChannelStatistics]) -> None:
+        """Takes mean and standard deviation of these channels, one read behind the other."""
+        mean, std = (
+            torch.cat(values).view_as(self.mean) for values in zip(*((r.mean, r.std) for r in reads), strict=True)
+        )
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(0.01 * float(std.median())).clamp_min(1e-6))  # a silent channel stays silent
 

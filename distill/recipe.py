@@ -211,6 +211,13 @@ class Recipe(DataRecipe):
             return Guidance() if start is None else self.guidance_in(start)
         return stage.guidance if teacher is None else self.guidance_in(teacher)
 
+    def compared_guidance(self, index: int) -> Guidance:
+        """The guidance of the supervisor that stage `index`'s student is measured against: of a base teacher that
+        teaches it nothing, as in a stage of clips alone, that inside the student."""
+        stage = self.stages[index]
+        teaches = stage.objective.learns_from_supervisor or self.teacher_of(index) is not None
+        return stage.guidance if teaches else self.guidance_in(index)
+
     def _trained_at(self, index: int) -> set[float]:
         """At which times, before the shift, the student of stage `index` was trained: in this stage, or in those of
         the same step count that it started from."""

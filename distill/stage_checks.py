@@ -8,7 +8,7 @@ from typing import Any
 from fewstep.distill import sharded_checkpoint
 from fewstep.distill.checkpoint import is_unfinished, load_state, unfinished_parts
 from fewstep.distill.conversion_plan import planned_conversions
-from fewstep.distill.expert_plan import check_supervisor, expert_plan
+from fewstep.distill.expert_plan import check_samples, check_supervisor, expert_plan
 from fewstep.distill.optimizers import check_optimizer
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.run_folder import RunFolder
@@ -37,6 +37,7 @@ def check_networks(recipe: Recipe, outline: Outline) -> None:
     for index, stage in enumerate(recipe.stages):
         expert_plan(stage, outline.teacher)
         check_supervisor(recipe, index, outline.teacher)
+        check_samples(recipe, index, outline.teacher)
     # adapters and gradient checkpointing are tried on copies: the outline stays as it was
     network, lora = outline.teacher.denoiser, recipe.student.lora
     if any(recipe.train_of(index) == "lora" for index in range(len(recipe.stages))):

@@ -211,6 +211,7 @@ class Relay:
         # after the student's prediction is resolved: copies keep the record of it, shards are made of what is there
         roles.place(self.layout.placing(self.teacher), gathered)
         supervision = stage_supervision(stage, self.teacher)
+        compared = replace(supervision, guidance=self.recipe.compared_guidance(index))
         batches = self._batches(index)
         # those of all processes: an objective may take statistics from them, which must be the same in all
         any_batch = next(held_out_batches(self._batches(index, alone=True), stage))
@@ -231,11 +232,11 @@ class Relay:
                     self.tracker.clips(stage.name, step, clips)
             current_ranks().wait()  # a collective call would not have the others wait for that long
             held_out = held_out_batches(batches, stage, self.layout.num_groups)
-            return {"endpoint_error": endpoint_error(roles, held_out, supervision)}
+            return {"endpoint_error": endpoint_error(roles, held_out, compared)}
 
         # a collapse hardly shows in losses: the student's clips are compared with its supervisor's from the same noise
         motion_and_diversity = MotionAndDiversity(
-            roles, self._watched_batch(batches), supervision, stage.share(self.layout.num_groups),
+            roles, self._watched_batch(batches), compared, stage.share(self.layout.num_groups),
             trained_experts(self.recipe, index, self.teacher),
         )  # fmt: skip
         trainer = Trainer(

@@ -90,13 +90,14 @@ class _Network:
 
     def _part_student(self, kinds: Kinds) -> nn.Module:
         student = part_copy(self._base, kinds)
+        for parameter in part_parameters(student, kinds).values():
+            parameter.data = parameter.data.float()  # in bfloat16 weights would lose small updates
         # a part that is trained whole begins as the adapter of the stage before, merged
         if self._start is not None and is_adapter(self._start):
             load_adapter(student, STUDENT_ADAPTER, self._start)
             merge_adapters(student)
         student.requires_grad_(False)
         for parameter in part_parameters(student, kinds).values():
-            parameter.data = parameter.data.float()  # in bfloat16 weights would lose small updates
             parameter.requires_grad_(True)
         return student
 

@@ -136,6 +136,16 @@ class Adversarial(ObjectiveSettings):
         return self.anchor.weight > 0 or not clips
 
     @property
+    def through_samples(self) -> Through | None:
+        """`through`, where samples are judged."""
+        return self.through if self.judges == "sample" else None
+
+    @property
+    def samples_supervisor(self) -> bool:
+        """Where its samples are the real ones."""
+        return self.judges == "sample" and self.real == "supervisor"
+
+    @property
     def trains_copy(self) -> bool:
         """The discriminator's backbone, where it is trained whole."""
         return self.discriminator.backbone == "trained"

@@ -78,4 +78,5 @@ def students_clips(
     first = {"all": 0, "last": supervision.student_steps - 1, "drawn": drawn}[through]
     # steps before the first that learns have no graph, so their activations are not kept
     z = rollout(roles.teacher, noise, batch.conditions, grid[: first + 1], network=roles.student)
+    torch.clear_autocast_cache()  # torch 2.9 would go on with the weights that it cast there, without their gradients
     return integrate(roles.teacher, z, batch.conditions, grid[first:], network=roles.student)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from fewstep.distill.batches import BatchSource
+    from fewstep.distill.objectives.judged import Through
     from fewstep.distill.settings import Stage
 
 
@@ -63,6 +64,16 @@ class ObjectiveSettings(Settings, ABC):
     def learns_from_supervisor(self) -> bool:
         """Whether anything that the student learns comes from a supervisor: guidance reaches it through that alone."""
         return True
+
+    @property
+    def through_samples(self) -> Through | None:
+        """Where gradients go in whole samples of the student; None where it judges single steps."""
+        return None
+
+    @property
+    def samples_supervisor(self) -> bool:
+        """Whether a supervisor makes whole samples, and not only the steps that the stage draws."""
+        return False
 
     @property
     def trains_copy(self) -> bool:

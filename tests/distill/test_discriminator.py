@@ -189,17 +189,23 @@ def test_a_students_adapter_on_the_same_weights_never_meets_it(
     assert not {*adapter.values()} & {*judge.parameters()}
 
 
-def test_features_are_standardised_by_those_of_real_clips(tiny_teacher: Teacher, conditions: Conditions) -> None:
+def test_features_are_standardised_by_those_of_real_clips(
+    tiny_teacher: Teacher, conditions: Conditions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over levels of noise, per channel, whatever is judged later; and again when it is loaded."""
     clips = 3 * latents(tiny_teacher, *range(8))
     settings, backbone = DiscriminatorSettings(width=8), tiny_teacher.network_at(1.0)
     many = Conditions.join([conditions] * 4)
-    judge = Discriminator(tiny_teacher, backbone, settings, clips, many, conditional=False)
+    read, ask = list[int](), tiny_teacher.features
+    with monkeypatch.context() as patched:
+        patched.setattr(tiny_teacher, "features", lambda z, *args: read.append(len(z)) or ask(z, *args))
+        judge = Discriminator(tiny_teacher, backbone, settings, clips, many, conditional=False)
     features = judge.read(clips, torch.linspace(0.02, 0.98, 8), many)
     for head, feature in zip(judge.heads, features, strict=True):
         assert isinstance(head, Head)
         shown = head.layers[0](feature)
         assert float(shown.mean(dim=(0, 2, 3, 4)).abs().max()) < 1 and 0.3 < float(shown.std()) < 3
+    assert read == [1] * 8  # one clip at a time, so that it takes no more memory than a step
     other = make(tiny_teacher, conditional=False)
     assert not torch.allclose(judge(clips[:2], S, conditions), other(clips[:2], S, conditions))
     other.load_state_dict(judge.state_dict())

@@ -10,7 +10,7 @@ import pytest
 from diffusers import FlowMapEulerDiscreteScheduler
 
 from fewstep.distill.draws import Draws
-from fewstep.distill.expert_plan import ExpertPlan, check_supervisor, expert_plan
+from fewstep.distill.expert_plan import ExpertPlan, check_samples, check_supervisor, expert_plan
 from fewstep.distill.objectives.supervision import draw_transition
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import Stage
@@ -83,6 +83,40 @@ def test_an_expert_without_a_node_is_refused(make_tiny_wan: Callable[..., None],
 def recipe(*stages: dict[str, Any]) -> Recipe:
     data = {"kind": "rollouts", "prompts": "prompts.txt"}
     return Recipe.model_validate({"data": data, "stages": [{"objective": PROGRESSIVE, **s} for s in stages]})
+
+
+def samples(through: str, expert: str | None, **more: Any) -> dict[str, Any]:
+    """A stage of 4 steps that judges whole samples."""
+    objective = {"kind": "adversarial", "conditional": False, "real": "clips", "judges": "sample", "through": through}
+    shared = {"name": "judged", "teacher_steps": 32, "student_steps": 4, "expert": expert}
+    return {**shared, "objective": objective | more}
+
+
+def test_every_expert_of_a_judged_sample_has_learned_its_steps(tiny_experts: Teacher) -> None:
+    """And gradients reach the one that the stage trains: of four nodes the last two are low's."""
+    before = {"name": "before", "teacher_steps": 32, "student_steps": 4}
+    for through in ("all", "last", "drawn"):
+        check_samples(recipe(samples(through, None)), 0, tiny_experts)
+        check_samples(recipe(before, samples(through, "low")), 1, tiny_experts)
+    check_samples(recipe(before, samples("all", "high")), 1, tiny_experts)
+    for through in ("last", "drawn"):
+        with pytest.raises(
+            ValueError, match=f"trains the high expert, and objective.through is {through}, which leaves"
+        ):
+            check_samples(recipe(before, samples(through, "high")), 1, tiny_experts)
+    with pytest.raises(
+        ValueError, match="stage judged judges whole samples, in which the low expert takes steps that it"
+    ):
+        check_samples(recipe(samples("all", "high")), 0, tiny_experts)
+    check_samples(recipe(before | {"expert": "high"}), 0, tiny_experts)  # of single steps
+
+
+def test_a_supervisor_that_makes_samples_has_learned_all_of_their_steps(tiny_experts: Teacher) -> None:
+    high = {"name": "high", "teacher_steps": 32, "student_steps": 8, "expert": "high"}
+    own = {"teacher_steps": 8, "start": "base", "teacher": "high"}
+    check_supervisor(recipe(high, samples("all", "high") | own), 1, tiny_experts)
+    with pytest.raises(ValueError, match="whose low expert was never trained for 8 steps"):
+        check_supervisor(recipe(high, samples("all", "high", real="supervisor") | own), 1, tiny_experts)
 
 
 def test_a_supervisor_was_taught_where_it_is_asked(tiny_experts: Teacher) -> None:

@@ -51,12 +51,15 @@ def test_guidance_is_that_of_the_start_where_nobody_teaches(path: Path, weight: 
     objective = {"real": real, "judges": judges, "conditional": "false"}
     from_clips = [f"stages.2.objective.{name}={value}" for name, value in objective.items()]
     recipe = read_recipe(path, [*from_clips, f"stages.2.objective.anchor.weight={weight}"])
-    assert recipe.guidance_in(2) == Guidance(5)
+    assert recipe.guidance_in(2) == Guidance(5) and recipe.compared_guidance(2) == Guidance()
     of_base = [*from_clips, "stages.2.teacher=base", f"stages.2.objective.anchor.weight={weight}"]
     if weight:
         assert refused(path, *of_base).startswith("stages.2.guidance is 1, but its student starts with 5 baked in")
         return
-    assert read_recipe(path, of_base).guidance_in(2) == Guidance(5)
+    alone = read_recipe(
+        path, of_base
+    )  # the base teacher teaches nothing: the student is compared with it as guided as itself
+    assert alone.guidance_in(2) == alone.compared_guidance(2) == Guidance(5)
     assert refused(path, *of_base, "stages.2.guidance=3") == (
         "stages.2.guidance is 3, but its objective learns from clips alone, so guidance would reach nothing: leave it "
         "out, or set objective.anchor.weight above 0"

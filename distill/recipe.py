@@ -206,7 +206,7 @@ class Recipe(DataRecipe):
         """The guidance inside stage `index`'s student: its own where the base teaches it, else its teacher's; where
         nobody teaches it, that of the student that it starts from."""
         stage, teacher = self.stages[index], self.teacher_of(index)
-        if not stage.objective.learns_from_supervisor:
+        if not stage.objective.learns_from_supervisor(stage.student_steps):
             start = self.start_of(index)
             return Guidance() if start is None else self.guidance_in(start)
         return stage.guidance if teacher is None else self.guidance_in(teacher)
@@ -215,7 +215,7 @@ class Recipe(DataRecipe):
         """The guidance of the supervisor that stage `index`'s student is measured against: of a base teacher that
         teaches it nothing, as in a stage of clips alone, that inside the student."""
         stage = self.stages[index]
-        teaches = stage.objective.learns_from_supervisor or self.teacher_of(index) is not None
+        teaches = stage.objective.learns_from_supervisor(stage.student_steps) or self.teacher_of(index) is not None
         return stage.guidance if teaches else self.guidance_in(index)
 
     def _trained_at(self, index: int) -> set[float]:
@@ -289,7 +289,7 @@ class Recipe(DataRecipe):
                 f"trained at {_times(untaught)}: add {'it' if len(untaught) == 1 else 'them'} to starts"
             )
         # from clips alone nobody's guidance is learned
-        if not stage.objective.learns_from_supervisor:
+        if not stage.objective.learns_from_supervisor(stage.student_steps):
             if stage.guidance.guides:
                 wrong.append(
                     f"{place}.guidance is {stage.guidance}, but its objective learns from clips alone, so guidance "

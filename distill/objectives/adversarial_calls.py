@@ -68,7 +68,8 @@ class _Sides:
 
 def _sides(settings: Adversarial, stage: Stage, parts: PartCalls) -> _Sides:
     if settings.judges != "sample":
-        return _Sides(Calls() if settings.real == "clips" else parts.lesson, parts.forward, parts.learn)
+        clips = settings.real == "clips" or (settings.real == "clips_at_data" and stage.student_steps == 1)
+        return _Sides(Calls() if clips else parts.lesson, parts.forward, parts.learn)
     # samples: all steps of the chain run forwards, and backward passes reach those that `through` names
     steps = stage.student_steps
     through = {"all": steps, "last": 1, "drawn": (steps + 1) / 2}[settings.through]

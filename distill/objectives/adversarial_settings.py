@@ -129,10 +129,11 @@ class Adversarial(ObjectiveSettings):
         """What is compared with what."""
         return Subject(self.real, self.judges, self.through)
 
-    @property
-    def learns_from_supervisor(self) -> bool:
-        """By the anchor, or by what counts as real: whole samples end in data, where `clips_at_data` are clips."""
-        clips = self.real == "clips" or (self.real == "clips_at_data" and self.judges == "sample")
+    def learns_from_supervisor(self, student_steps: int) -> bool:
+        """By the anchor, or by what counts as real: whole samples, and the step of a 1-step student, end in data, where
+        `clips_at_data` are clips."""
+        ends_in_data = self.judges == "sample" or student_steps == 1
+        clips = self.real == "clips" or (self.real == "clips_at_data" and ends_in_data)
         return self.anchor.weight > 0 or not clips
 
     @property

@@ -60,9 +60,9 @@ class ObjectiveSettings(Settings, ABC):
     has_discriminator: ClassVar[bool] = False
     """Whether its settings and figures are those of a discriminator, as `Adversarial` names them: reports show them."""
 
-    @property
-    def learns_from_supervisor(self) -> bool:
-        """Whether anything that the student learns comes from a supervisor: guidance reaches it through that alone."""
+    def learns_from_supervisor(self, student_steps: int) -> bool:
+        """Whether anything that a student of this many steps learns comes from a supervisor: guidance reaches it
+        through that alone."""
         return True
 
     @property

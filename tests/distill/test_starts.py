@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.distill.objectives.adversarial_settings import Adversarial
 from fewstep.distill.recipe import read_recipe
 from fewstep.teacher.guidance import Guidance
 from tests.distill.test_recipe import RELAY, refused
@@ -64,6 +65,20 @@ def test_guidance_is_that_of_the_start_where_nobody_teaches(path: Path, weight: 
         "stages.2.guidance is 3, but its objective learns from clips alone, so guidance would reach nothing: leave it "
         "out, or set objective.anchor.weight above 0"
     )
+
+
+@pytest.mark.parametrize(
+    ("judges", "weight", "student_steps", "learns"),
+    [
+        ("endpoint", 0.0, 1, False), ("endpoint", 0.0, 2, True), ("clip", 0.0, 1, False), ("endpoint", 1.0, 1, True),
+        ("sample", 0.0, 2, False), ("sample", 1.0, 2, True),
+    ],
+)  # fmt: skip
+def test_where_every_step_ends_in_data_clips_at_data_need_no_supervisor(
+    judges: str, weight: float, student_steps: int, learns: bool
+) -> None:
+    settings = {"real": "clips_at_data", "judges": judges, "conditional": False, "anchor": {"weight": weight}}
+    assert Adversarial.model_validate(settings).learns_from_supervisor(student_steps) is learns
 
 
 @pytest.mark.parametrize(

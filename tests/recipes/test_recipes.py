@@ -219,7 +219,7 @@ def test_ladd_and_apt_ask_no_supervisor(name: str, own: dict[str, list[str]]) ->
     """arXiv 2403.12015 and 2501.08316: after regression, real clips alone say what is right."""
     *regression, last = read_recipe(name, own[name]).stages
     assert {stage.objective.kind for stage in regression} == {"progressive"}
-    assert isinstance(last.objective, Adversarial) and not last.objective.learns_from_supervisor
+    assert isinstance(last.objective, Adversarial) and not last.objective.learns_from_supervisor(last.student_steps)
     calls = stage_calls(last, outline_teacher("shapes").teacher.schedule)
     assert calls.forward.get("supervisor", 0) == 0 and calls.forward["discriminator"] > 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -197,8 +198,13 @@ def test_features_are_standardised_by_those_of_real_clips(
     settings, backbone = DiscriminatorSettings(width=8), tiny_teacher.network_at(1.0)
     many = Conditions.join([conditions] * 4)
     read, ask = list[int](), tiny_teacher.features
+
+    def noted(z: Tensor, *args: Any) -> list[Tensor]:
+        read.append(len(z))
+        return ask(z, *args)
+
     with monkeypatch.context() as patched:
-        patched.setattr(tiny_teacher, "features", lambda z, *args: read.append(len(z)) or ask(z, *args))
+        patched.setattr(tiny_teacher, "features", noted)
         judge = Discriminator(tiny_teacher, backbone, settings, clips, many, conditional=False)
     features = judge.read(clips, torch.linspace(0.02, 0.98, 8), many)
     for head, feature in zip(judge.heads, features, strict=True):

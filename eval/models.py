@@ -15,6 +15,7 @@ from huggingface_hub.file_download import repo_folder_name
 from fewstep.student.chain import CHAIN_FILE, ChainMember, chained
 from fewstep.student.contract import CONTRACT_FILE, SamplingContract, read_contract
 from fewstep.student.decoder.files import decoder_sha256, load_decoder
+from fewstep.student.export.load_export import contract_of_export, is_export
 from fewstep.student.load_student import is_student
 from fewstep.student.loading import find_stage, is_run
 from fewstep.student.sampler import Sampler, SamplingOptions, clip_size, open_sampler, teacher_sampler
@@ -276,8 +277,10 @@ def _identity(model: Model, sampler: Sampler) -> dict[str, Any]:
 
 
 def _contract(model: Model) -> SamplingContract | None:
-    """Of a stage or an export's folder; a chain's is its last member's."""
+    """Of a stage or an export, of which a file has it in its header; a chain's is its last member's."""
     folder = Path(model.members[-1].source if model.members else model.source)
+    if is_export(folder):
+        return contract_of_export(folder)
     return read_contract(folder) if (folder / CONTRACT_FILE).is_file() else None
 
 

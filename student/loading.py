@@ -47,8 +47,6 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
 
     A stage's own folder is itself. Raises ValueError when there is none.
     """
-    if (folder / CONTRACT_FILE).is_file():
-        return folder
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass a run directory, or one of its stages")
     # in the recipe's order, as a copy of the folder may have lost the files' times
@@ -57,6 +55,8 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
         (folder / "stages").glob(f"*/{CONTRACT_FILE}"),
         key=lambda path: (order.get(path.parent.name, -1), path.stat().st_mtime_ns),
     )
+    if (folder / CONTRACT_FILE).is_file():
+        stages = [folder / CONTRACT_FILE]
     if not stages and (folder / DECODER_FOLDER).is_dir():
         raise ValueError(
             f"{folder} holds a small decoder, no student: its folder {DECODER_FOLDER} is in diffusers' format "

@@ -84,6 +84,11 @@ def own_pipeline(path: Path) -> bool:
     return (path / _INDEX).is_file()
 
 
+def contract_of_export(path: Path) -> SamplingContract:
+    """The contract in an export's folder, or in the header of its file. Raises ValueError when there is none."""
+    return _read(path)[1]
+
+
 def _read(path: Path) -> tuple[str, SamplingContract]:
     if path.suffix in _PICKLES and path.is_file():
         raise ValueError(f"{path} is a pickle, which may run code when it is read: pass a safetensors file")

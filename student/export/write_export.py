@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Exported, Format, Options, find_format
 from fewstep.student.export.privacy import forget_origins, published
 from fewstep.student.export.whole_folder import EXPORT_FILE, whole_folder
 from fewstep.student.loading import Student
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.loading import quiet_libraries
 
 if TYPE_CHECKING:
@@ -25,6 +27,16 @@ def check_rank(rank: int | None, adapted: bool) -> None:
     """Raises ValueError for the rank of a LoRA to be extracted from a student that is one already."""
     if adapted and rank is not None:
         raise ValueError("the student is a LoRA, which is written as it is, of its own rank: leave --rank out")
+
+
+def check_lora_base(teacher: Teacher, contract: SamplingContract) -> None:
+    """Raises ValueError when a LoRA would be extracted against another network than the student's teacher: from an
+    export that is a whole pipeline the student differs in nothing."""
+    if teacher.sha256() != contract.teacher_sha256:
+        raise ValueError(
+            "a LoRA holds what a student changed in its teacher's weights, which an export does not have: pass "
+            f"--teacher with {contract.teacher}"
+        )
 
 
 def resolved_options(format: Format, student: Student, options: Options) -> Options:
@@ -64,6 +76,8 @@ def write_export(
     format.check(student, options)
     student = replace(student, contract=published(student.contract, options.base_model))
     options = resolved_options(format, student, options)
+    if options.rank is not None:
+        check_lora_base(student.teacher, student.contract)
     assert options.precision is not None
     # what is stored is rounded first (unless a LoRA is extracted): the comparison is with what the file holds
     with whole_folder(out, force) as part, quiet_libraries(), torch.no_grad():

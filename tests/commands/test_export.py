@@ -10,8 +10,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from fewstep.eval.models import Model, with_student_defaults
+from fewstep.student.contract import read_contract
 from fewstep.student.export import hub
+from fewstep.student.sampler import SamplingOptions
+from fewstep.teacher.guidance import Guidance
 from tests.commands.typed import fewstep
 
 RECIPE = {
@@ -68,6 +73,27 @@ def test_a_run_leaves_as_files_and_comes_back(
     assert code == 2 and "does not tell where its base model is" in output
     code, output = fewstep(*sample, "--teacher", tiny_wan_folder)
     assert code == 0 and (tmp_path / "clip.gif").stat().st_size > 0, output
+
+    # teachers of a comparison are asked as the student was trained, whether its contract is in a folder or in a file
+    of_file, of_folder = (
+        with_student_defaults([Model.of("s", str(path))], SamplingOptions()) for path in (file, again)
+    )
+    assert of_file == of_folder and of_file.guidance == Guidance(2.0) and of_file.num_frames == 9
+
+    # a LoRA is what the student changed in its teacher, which its own pipeline does not know
+    lora = ("export", out, "--to", "lora", "--out", tmp_path / "lora", "--device", "cpu")
+    code, output = fewstep(*lora)
+    assert code == 2 and f"pass --teacher with {read_contract(out).teacher}" in output and "loading" not in output
+    code, output = fewstep(*lora, "--teacher", tiny_wan_folder)
+    assert code == 0, output
+    (weights,) = (tmp_path / "lora").glob("*.safetensors")
+    assert any(bool(tensor.any()) for name, tensor in load_file(weights).items() if "lora_B" in name)
+
+
+def test_a_stages_own_folder_has_one_step_count(run: Path, tmp_path: Path) -> None:
+    stage = run / "stages" / "2-step"
+    code, output = fewstep("export", stage, "--to", "diffusers", "--step-count", 1, "--out", tmp_path / "out")
+    assert code == 2 and "was trained for 1 steps" in output and not (tmp_path / "out").exists(), output
 
 
 def results_of(folder: Path) -> Path:

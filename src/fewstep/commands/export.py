@@ -160,9 +160,9 @@ def _check_possible(
     import torch
 
     from fewstep.student.export.base import find_format
-    from fewstep.student.export.load_export import is_export
+    from fewstep.student.export.load_export import is_export, own_pipeline
     from fewstep.student.export.memory import memory_notice, outlined_student
-    from fewstep.student.export.write_export import check_rank
+    from fewstep.student.export.write_export import check_lora_base, check_rank
     from fewstep.teacher.loading import find_device
 
     outline, contract = outlined_student(source, steps, teacher)
@@ -172,6 +172,8 @@ def _check_possible(
     if format is not None:
         format.check_teacher(outline)
         check_rank(rank, adapted)
+        if own_pipeline(source) and teacher is None and (rank or format.usual_rank) is not None:
+            check_lora_base(outline, contract)
     chosen = find_device(device)
     estimate, too_much = memory_notice(outline, chosen, adapted, format)
     if too_much and device is None and chosen.type != "cpu":

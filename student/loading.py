@@ -45,8 +45,12 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
     """The last finished stage in a run directory, in its recipe's order, that was trained for this many steps, if
     given.
 
-    A stage's own folder is itself. Raises ValueError when there is none.
+    A stage's own folder is itself. Raises ValueError when there is none, and for a stage of another step count.
     """
+    if (folder / CONTRACT_FILE).is_file():
+        if steps is not None:
+            read_contract(folder).check(steps)
+        return folder
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass a run directory, or one of its stages")
     # in the recipe's order, as a copy of the folder may have lost the files' times
@@ -55,8 +59,6 @@ def find_stage(folder: Path, steps: int | None = None) -> Path:
         (folder / "stages").glob(f"*/{CONTRACT_FILE}"),
         key=lambda path: (order.get(path.parent.name, -1), path.stat().st_mtime_ns),
     )
-    if (folder / CONTRACT_FILE).is_file():
-        stages = [folder / CONTRACT_FILE]
     if not stages and (folder / DECODER_FOLDER).is_dir():
         raise ValueError(
             f"{folder} holds a small decoder, no student: its folder {DECODER_FOLDER} is in diffusers' format "

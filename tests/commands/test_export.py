@@ -93,7 +93,7 @@ def test_a_run_leaves_as_files_and_comes_back(
 def test_a_stages_own_folder_has_one_step_count(run: Path, tmp_path: Path) -> None:
     stage = run / "stages" / "2-step"
     code, output = fewstep("export", stage, "--to", "diffusers", "--step-count", 1, "--out", tmp_path / "out")
-    assert code == 2 and "was trained for 1 steps" in output and not (tmp_path / "out").exists(), output
+    assert code == 2 and "trained for steps 2, not 1" in output and not (tmp_path / "out").exists(), output
 
 
 def results_of(folder: Path) -> Path:

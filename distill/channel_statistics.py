@@ -14,17 +14,12 @@ class ChannelStatistics:
 
     def __init__(self) -> None:
         self.count = 0  # of values in a channel
-        self._mean = self._squares = torch.zeros(0, dtype=torch.float64)
+        self.mean = self._squares = torch.zeros(0, dtype=torch.float64)  # (channels,), on the CPU
 
     @property
     def num_channels(self) -> int:
         """0 until something is added."""
-        return len(self._mean)
-
-    @property
-    def mean(self) -> Tensor:
-        """(channels,), float64 on the CPU."""
-        return self._mean
+        return len(self.mean)
 
     @property
     def std(self) -> Tensor:
@@ -38,9 +33,9 @@ class ChannelStatistics:
         variance, mean = torch.var_mean(features.float(), dim=(0, 2, 3, 4), correction=0)
         mean, squares = mean.cpu().double(), variance.cpu().double() * count
         if self.count == 0:
-            self.count, self._mean, self._squares = count, mean, squares
+            self.count, self.mean, self._squares = count, mean, squares
             return
-        total, apart = self.count + count, mean - self._mean
+        total, apart = self.count + count, mean - self.mean
         self._squares = self._squares + squares + apart.square() * (self.count * count / total)
-        self._mean = self._mean + apart * (count / total)
+        self.mean = self.mean + apart * (count / total)
         self.count = total

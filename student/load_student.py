@@ -14,7 +14,6 @@ from fewstep.student.weights import is_whole, read_network, weights_folder
 from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of
 from fewstep.teacher.load_teacher import load_teacher
-from fewstep.teacher.outline import outline_teacher
 
 
 def is_student(folder: Path) -> bool:
@@ -59,16 +58,17 @@ def _load_alone(
     stage: Path, contract: SamplingContract, name: str, dtype: torch.dtype, device: torch.device | str | None
 ) -> Student:
     """The student with its whole networks as the pipeline's own; adapters and parts lie on the teacher's tensors."""
-    outline = outline_teacher(name, contract.shift)
-    if outline.whole:  # another teacher is refused before weights that do not fit it are read
-        contract.check_teacher(outline.teacher)
-    components, whole = outline.teacher.component_names(), dict[str, nn.Module]()
-    for part, like in parts_of(outline.teacher.denoiser).items():
-        weights = weights_folder(stage, part)
-        if weights is not None and is_whole(weights):
-            whole[part] = read_network(like, weights, dtype)
-    networks = {components[part]: network for part, network in whole.items()}
+    whole = dict[str, nn.Module]()
+
+    def networks(outline: Teacher) -> dict[str, nn.Module]:
+        contract.check_teacher(outline)  # before weights that do not fit another one are read
+        for part, like in parts_of(outline.denoiser).items():
+            weights = weights_folder(stage, part)
+            if weights is not None and is_whole(weights):
+                whole[part] = read_network(like, weights, dtype)
+        components = outline.component_names()
+        return {components[part]: network for part, network in whole.items()}
+
     teacher = load_teacher(name, dtype, device, contract.shift, networks)
-    contract.check_teacher(teacher)
     contract.prepare(teacher)
     return Student(teacher, student_network(teacher, stage, whole), contract)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,15 @@ def load_teacher(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     shift: float | None = None,
-    parts: Mapping[str, nn.Module] | None = None,
+    parts: Callable[[Teacher], Mapping[str, nn.Module]] | None = None,
 ) -> Teacher:
     """A frozen teacher: `shapes` (the embedded one), a diffusers pipeline's folder, or a hub id.
 
     `dtype` is that of denoiser and text encoder; the autoencoder stays in float32. `device` defaults to the
-    GPU if there is one. `shift`, above 0, replaces the scheduler's own. `parts` are taken in place of the folder's own
-    of these names, which are not read. Raises ValueError when there is no such teacher or device, its family is
-    unknown, a part of it is missing, cut off, a pickle, or not what its config says, or its schedule is not one of its
-    family.
+    GPU if there is one. `shift`, above 0, replaces the scheduler's own. `parts` makes some from the teacher's outline,
+    by name: those in the folder are not read then. Raises ValueError when there is no such teacher or device, its
+    family is unknown, a part of it is missing, cut off, a pickle, or not what its config says, or its schedule is not
+    one of its family.
     """
     from fewstep.teacher.families import FAMILIES, MODULAR_FAMILIES, REFUSED
     from fewstep.teacher.pipelines.empty_parts import as_config_error, outlined
@@ -40,7 +40,9 @@ def load_teacher(
     outline = outlined(FAMILIES[class_name], folder, class_name, shift)  # all that is wrong, before weights are read
     # tokenizers were read with the outline; what a family never runs is not read at all
     ready = {n: p for n, p in outline.pipeline.components.items() if hasattr(p, "vocab_files_names")}
-    ready |= {**dict.fromkeys(FAMILIES[class_name].unloaded), **(parts or {})}
+    ready |= dict.fromkeys(FAMILIES[class_name].unloaded)
+    if parts is not None:
+        ready |= parts(outline)
     try:
         with without_bars():
             pipeline = load_diffusers_pipeline(folder, class_name, {"default": dtype, "vae": torch.float32}, ready)

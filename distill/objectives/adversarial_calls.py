@@ -67,15 +67,15 @@ class _Sides:
 
 
 def _sides(settings: Adversarial, stage: Stage, parts: PartCalls) -> _Sides:
+    supervised = settings.subject.asks_supervisor(stage.student_steps)
     if settings.judges != "sample":
-        clips = settings.real == "clips" or (settings.real == "clips_at_data" and stage.student_steps == 1)
-        return _Sides(Calls() if clips else parts.lesson, parts.forward, parts.learn)
+        return _Sides(parts.lesson if supervised else Calls(), parts.forward, parts.learn)
     # samples: all steps of the chain run forwards, and backward passes reach those that `through` names
     steps = stage.student_steps
     through = {"all": steps, "last": 1, "drawn": (steps + 1) / 2}[settings.through]
     again = parts.learn.forward[STUDENT] - stage.batch  # for gradient checkpointing
     learnt = Calls.of(STUDENT, steps * stage.batch + round(through * again), round(through * stage.batch))
-    return _Sides(parts.clips if settings.real == "supervisor" else Calls(), parts.forward * steps, learnt)
+    return _Sides(parts.clips if supervised else Calls(), parts.forward * steps, learnt)
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,7 @@ class Adversarial(ObjectiveSettings):
     def learns_from_supervisor(self, student_steps: int) -> bool:
         """By the anchor, or by what counts as real: whole samples, and the step of a 1-step student, end in data, where
         `clips_at_data` are clips."""
-        ends_in_data = self.judges == "sample" or student_steps == 1
-        clips = self.real == "clips" or (self.real == "clips_at_data" and ends_in_data)
-        return self.anchor.weight > 0 or not clips
+        return self.anchor.weight > 0 or self.subject.asks_supervisor(student_steps)
 
     @property
     def through_samples(self) -> Through | None:

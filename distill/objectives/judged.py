@@ -38,6 +38,10 @@ class Subject:
         ends_in_data = self.judges == "sample" or bool((s < _AT_DATA).all())
         return self.real == "supervisor" or (self.real == "clips_at_data" and not ends_in_data)
 
+    def asks_supervisor(self, student_steps: int) -> bool:
+        """Whether what is real for any step of a student with this many is the supervisor's."""
+        return self.needs_supervisor(torch.arange(student_steps) / student_steps)
+
     def real_of(
         self, step: StudentStep, supervisor_lesson: Lesson | None, batch: Batch, schedule: NoiseSchedule
     ) -> Tensor:

@@ -12,13 +12,12 @@ from fewstep.teacher.dataset.buckets import begin_buckets, best_size, datasets_i
 from fewstep.teacher.dataset.caption_files import Captions, read_captions, read_prompts
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE, Manifest, Skip, read_manifest
 from fewstep.teacher.dataset.plan import plan_dataset, unconditional_row
-from fewstep.teacher.dataset.sources import Rollouts, VideoSource, list_files
+from fewstep.teacher.dataset.sources import Rollouts, VideoSource, list_files, video_item
 from fewstep.teacher.dataset.writing import Source, write_dataset
 from fewstep.teacher.given import (
     FROM_FILES,
     columns_of,
     frames_of_clips,
-    given_identity,
     given_names,
     identity_of,
     sources_of,
@@ -242,16 +241,11 @@ def _videos(
     clips, captions = captioned_videos(settings, out, teacher.reads_text)
     clip = ClipShape(*share.size, fps=teacher.default_fps())
     files = [clips[i] for i in share.items]
-    relative = [path.relative_to(settings.folder).as_posix() for path in files]
-    # a file is known by place, size and caption: when one changes, the dataset is another
     plan = plan_dataset(
         "videos",
         teacher,
         name,
-        [
-            (at, path.lstat().st_size, captions.texts.get(path), *given_identity(captions.texts.get(path)))
-            for at, path in zip(relative, files, strict=True)
-        ],
+        [video_item(path, settings.folder, captions.texts.get(path)) for path in files],
         latent_shape=teacher.latent_shape(*share.size),
         like=like,
         negative_prompt=settings.negative_prompt,

@@ -19,6 +19,7 @@ from fewstep.distill.size_checks import (
     check_possible,
     clip_sizes,
     max_clips_by_size,
+    planned_fps,
     planned_sizes,
 )
 from fewstep.teacher.base import Teacher, VideoSize
@@ -70,7 +71,7 @@ def check_data(
     _check_given(recipe, teacher, run.data)
     planned = tuple(sizes) or planned_sizes(recipe, teacher)
     check_possible(teacher, planned)
-    check_given(recipe.logging.sampled, teacher.given_sizes(planned[0]), teacher.default_fps())
+    check_given(recipe.logging.sampled, teacher.given_sizes(planned[0]), planned_fps(recipe, teacher))
     if isinstance(settings, DatasetData):
         _check_finished(settings.folder, outline)
         check_usable(settings, settings.folder)

@@ -22,7 +22,7 @@ from fewstep.distill.checkpoint import (
 )
 from fewstep.distill.data_recipe import DataRecipe
 from fewstep.distill.recipe import Recipe
-from fewstep.distill.settings import conversion_name
+from fewstep.distill.settings import VideoData, conversion_name
 from fewstep.student.contract import CONTRACT_FILE
 from fewstep.teacher.dataset.buckets import BUCKETS_FILE
 from fewstep.teacher.dataset.manifest import MANIFEST_FILE
@@ -122,7 +122,7 @@ class RunFolder:
         # recipes of older versions lack some settings, and meant these values
         unsaid = {name: value for name, value in _SINCE.items() if name in settings}
         unbegun = self._drop_unbegun_end(begun)
-        changed = _differences(unsaid | begun, settings)
+        changed = [name for name in _differences(unsaid | begun, settings) if not _is_place(name, recipe)]
         standing = _dependent(recipe, begun, again) if isinstance(recipe, Recipe) else []
         # stages that have not begun may change, and those that are trained again with what depends on them; no others
         refused = [name for name in changed if not _is_of(name, [*standing, *unbegun])]
@@ -273,6 +273,12 @@ def _dependent(recipe: Recipe, begun: Mapping[str, Any], names: Sequence[str]) -
     known = [stage.name for stage in before.stages]
     dependent |= {known[index] for index in before.dependent_stages([name for name in names if name in known])}
     return [index for index, stage in enumerate(recipe.stages) if stage.name in dependent]
+
+
+def _is_place(setting: str, recipe: DataRecipe) -> bool:
+    """Whether it says where something lies that may have moved: the data's manifest says whether it is the same."""
+    is_model = setting == "teacher" or setting.startswith("bases.")
+    return is_model or (setting == "data.folder" and isinstance(recipe.data, VideoData))
 
 
 def _is_of(setting: str, stages: Sequence[int]) -> bool:

@@ -33,6 +33,13 @@ def planned_sizes(recipe: DataRecipe, teacher: Teacher) -> tuple[VideoSize, ...]
     return clip_sizes(recipe, teacher)
 
 
+def planned_fps(recipe: DataRecipe, teacher: Teacher) -> float:
+    """Frames per second of those clips."""
+    if isinstance(recipe.data, DatasetData):
+        return read_clips(recipe.data.folder, teacher, recipe.sizes).fps
+    return teacher.default_fps()
+
+
 def planned_clips(recipe: Recipe, teacher: Teacher, out: Path) -> dict[VideoSize, int]:
     """How many clips of each size a run trains on; of those that it makes in `out`, at most this many."""
     sizes, settings = planned_sizes(recipe, teacher), recipe.data

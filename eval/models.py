@@ -85,8 +85,8 @@ def _is_of_run(path: Path) -> bool:
 
 
 def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> SamplingOptions:
-    """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, and
-    inputs of denoisers."""
+    """What was not asked for as the first student was taught it: guidance, shift, negative prompt, size, frame rate,
+    and inputs of denoisers."""
     # the teacher is asked as it was when it was distilled, unless something else was asked for
     contracts = (_contract(model) for model in models)
     contract = next((contract_of_model for contract_of_model in contracts if contract_of_model is not None), None)
@@ -101,6 +101,7 @@ def with_student_defaults(models: Sequence[Model], options: SamplingOptions) -> 
         guidance=guidance,
         shift=shift,
         negative_prompt=negative,
+        fps=contract.fps if options.fps is None else options.fps,
         trained_inputs=contract.denoiser_inputs,
         **size,
     )

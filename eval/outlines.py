@@ -15,6 +15,7 @@ from fewstep.student.chain import chained
 from fewstep.student.decoder.files import find_decoder
 from fewstep.student.outline import outline_sampler
 from fewstep.student.sampler import Sampler, SamplingOptions
+from fewstep.teacher.given import VIDEOS
 from fewstep.teacher.outline import Outline
 
 RESERVED = "real"  # the row of real clips
@@ -60,7 +61,21 @@ def outline_models(models: Sequence[Model], options: SamplingOptions, same_size:
     if wrong:
         sentences = dict.fromkeys(wrong.values())
         raise ValueError(next(iter(sentences)) if len(sentences) == 1 else _list(wrong))
+    if same_size:
+        _check_rates(outlined)
     return outlined
+
+
+def _check_rates(outlined: Sequence[Outlined]) -> None:
+    """Raises ValueError where models would read the same given videos at several rates, and so see different frames."""
+    first = outlined[0]
+    for other in outlined[1:]:
+        one, fps = first.sampler.fps, other.sampler.fps
+        if fps != one and any(name in VIDEOS for name in other.sampler.teacher.given):
+            raise ValueError(
+                f"{first.model.name} makes clips of {one:g} frames per second, and {other.model.name} of {fps:g}: they "
+                "would be given different frames of the same videos, so evaluate them apart"
+            )
 
 
 def _outline(model: Model, options: SamplingOptions, shared: Outline | None) -> tuple[Sampler, Outline, bool]:

@@ -42,6 +42,7 @@ class SamplingOptions:
     embedded_guidance: float | None = None  # for a denoiser that takes its guidance as an input
     control_scale: ControlScale | None = None  # how much of a control branch is added
     trained_inputs: Mapping[str, Any] = field(default_factory=dict)  # inputs for a teacher that takes them, unless set
+    fps: float | None = None  # frames per second of a teacher's clips; a student's contract says its own
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Sampler:
         In a chain with what the links before this one make of the clips' seeds.
         """
         given = None if self.before is None else self.before.given(prompts, seeds, on_step)
-        return self.teacher.conditions(prompts, self._negative, self.size, given)
+        return self.teacher.conditions(prompts, self._negative, self.size, given, self.fps)
 
     def conditions_of_any(self, prompts: Sequence[str]) -> Conditions:
         """The same with images of noise where something is given: for what does not depend on what they show."""
@@ -185,7 +186,7 @@ def teacher_sampler(teacher: Teacher, name: str, options: SamplingOptions) -> Sa
         guidance=usual_guidance(teacher) if options.guidance is None else Guidance.of(options.guidance),
         negative_prompt=options.negative_prompt,
         size=size,
-        fps=teacher.default_fps(),
+        fps=teacher.default_fps() if options.fps is None else options.fps,
         contract=None,
         denoiser_inputs=teacher.denoiser_inputs,
     )

@@ -213,12 +213,13 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         negative_prompt: str | None = "",
         size: VideoSize | None = None,
         given: Given | None = None,
+        fps: float | None = None,
     ) -> Conditions:
         """The conditions of these prompts, with an unconditional branch; None spares the text encoder that one.
 
         Without it guidance has no effect: the prompts themselves stand there. given: the images and videos that the
-        clips are made from, else those of the prompts' files (`teacher.given.Prompt`). size: of the clips, if not the
-        teacher's own.
+        clips are made from, else those of the prompts' files (`teacher.given.Prompt`). size, fps: of the clips, if not
+        the teacher's own; given videos are read at so many frames per second.
         Raises ValueError when there are no prompts, when they come with other files than `given` says, and once the
         text encoder was freed.
         """
@@ -228,7 +229,7 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         shared: Tensors = {}
         seen: Given = {}
         if self.takes or given or given_names(prompts):
-            seen, known = self._seen(prompts, size or self.default_size(), given)
+            seen, known = self._seen(prompts, size or self.default_size(), given, fps or self.default_fps())
             shared = self.encode_given(seen, known, len(prompts))
         positive = self.embed_given(list(map(str, prompts)), seen, negative=False)
         negative = positive
@@ -242,7 +243,9 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
         """`conditions`, of noise where images are given."""
         return self.conditions(prompts, negative_prompt, size, noise_given(self.given_sizes(size), len(prompts)))
 
-    def _seen(self, prompts: Sequence[str], size: VideoSize | None, given: Given | None) -> tuple[Given, VideoSize]:
+    def _seen(
+        self, prompts: Sequence[str], size: VideoSize | None, given: Given | None, fps: float
+    ) -> tuple[Given, VideoSize]:
         names = given_names(prompts) if given is None else tuple(given)
         if set(check_given_names(names, self.takes, self.needs, str(self.folder))) != set(self.given):
             raise ValueError(
@@ -251,8 +254,7 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
             )
         if size is None:
             raise ValueError(f"{self.folder} states no size of clips that images could be cut to: say which it is")
-        pixels = read_given(prompts, self.given_sizes(size), self.default_fps()) if given is None else given
-        return pixels, size
+        return read_given(prompts, self.given_sizes(size), fps) if given is None else given, size
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, special ones included, before anything is cut at `text_limit`."""
@@ -353,8 +355,7 @@ class Teacher(Scheduled, DenoiserInputs, Divisible, Exportable, Decoding, HeldPa
 
     def default_fps(self) -> float:
         """Frames per second of the clips the teacher was made for: its folder's word, else its family's."""
-        folder_fps = configured_fps(self.folder)
-        return self.family_fps if folder_fps is None else folder_fps
+        return configured_fps(self.folder) or self.family_fps
 
     def check_fps(self, fps: float | None, where: str) -> None:
         """Raises ValueError for clips, from `where`, at another rate than the denoiser's input; None: unknown."""

@@ -3,6 +3,7 @@ seconds of imports before each."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import runpy
 import socket
@@ -74,6 +75,7 @@ def _run(words: list[str], log: Path, rank: int, count: int, port: int) -> None:
     with log.open("w") as file, open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    faulthandler.enable()  # a crash of native code says where each thread was
     become(rank, count, port)
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")

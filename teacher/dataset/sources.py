@@ -20,7 +20,7 @@ from fewstep.teacher.base import Teacher
 from fewstep.teacher.conditions import EMBEDDINGS, Conditions, Tensors
 from fewstep.teacher.dataset.manifest import OF_BOTH, OF_TEXT, Skip
 from fewstep.teacher.dataset.writing import DatasetRow
-from fewstep.teacher.given import Given, files_of, given_of_clips, read_given, to_pixels
+from fewstep.teacher.given import Given, files_of, given_identity, given_of_clips, read_given, to_pixels
 from fewstep.teacher.guidance import Guidance
 from fewstep.teacher.rollout import rollout
 from fewstep.teacher.source import VideoSize
@@ -168,6 +168,18 @@ def list_files(folder: Path, out: Path) -> list[Path]:
     if not videos:
         raise ValueError(f"{folder} holds no files that could be videos: pass another folder")
     return videos
+
+
+def video_item(path: Path, folder: Path, caption: str | None) -> tuple[object, ...]:
+    """What tells a video of a folder from others, for JSON: its place, size in bytes, caption, and what it is given.
+
+    When one of them changes, the dataset is another. Of a link the size is that of the file which it leads to.
+    """
+    try:
+        num_bytes = path.stat().st_size
+    except OSError:  # a link that leads nowhere costs its own clip alone
+        num_bytes = path.lstat().st_size
+    return (path.relative_to(folder).as_posix(), num_bytes, caption, *given_identity(caption))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -257,6 +257,7 @@ BEGUN: list[tuple[str, str, Change, list[str]]] = [
     ),
     ("rollouts", "a prompt was added", written("prompts.txt", "a ring\na cross\na box\na dog\n"), ["a dog was added"]),
     ("rollouts", "another recipe", given("seed=1"), ["was begun with another seed", "--set out=DIR", "--again STAGE"]),
+    ("rollouts", "another teacher", given("teacher=shapes"), ["was begun with"]),
     ("rollouts", "the recipe that was kept is broken", written("run/recipe.yaml", "a: ["), ["recipe.yaml cannot be"]),
     ("rollouts", "another size", given("size={num_frames: 5, height: 16, width: 16}"), ["begun with another size"]),
     ("rollouts", "a shard is damaged", flipped(SHARD), ["shard-00000.parquet is damaged", "run the command that made"]),

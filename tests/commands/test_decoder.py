@@ -201,7 +201,7 @@ def test_sample_clips_of_a_training_may_be_decoded_by_it(
     monkeypatch.setattr(SmallVideoDecoder, "decode", watched)
     for decoder, clips in ((run, 1), (None, 0)):
         plan: Any = SimpleNamespace(logging=Logging(prompts=("x",), decoder=decoder))
-        write = samples(tiny_teacher, plan, size)
+        write = samples(tiny_teacher, plan, size, 8.0)
         assert write is not None
         write(tmp_path / str(clips), tiny_teacher.denoiser, contract)
         assert len(seen) == 1 and (tmp_path / str(clips) / "0.mp4").is_file()

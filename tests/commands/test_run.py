@@ -205,6 +205,24 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(finished: tuple
     assert code == 2 and "was begun with another stages.0.lr" in output
 
 
+def test_a_teacher_that_moved_is_known_by_its_contents(
+    finished: tuple[object, ...], tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    before = weights(tmp_path / "run")
+    shutil.copytree(tiny_wan_folder, tmp_path / "moved")
+    code, output = fewstep(*finished, "--set", f"teacher={tmp_path / 'moved'}")
+    assert code == 0 and "4-step is finished" in output and weights(tmp_path / "run") == before
+    # a stage that is trained again learns from it there
+    code, output = fewstep(
+        *finished, "--set", f"teacher={tmp_path / 'moved'}", "--set", "stages.2.steps=2", "--again", "1-step"
+    )
+    assert code == 0 and read_contract(tmp_path / "run" / "stages" / "1-step").teacher == str(tmp_path / "moved")
+    config = json.loads((tmp_path / "moved" / "transformer" / "config.json").read_text())
+    (tmp_path / "moved" / "transformer" / "config.json").write_text(json.dumps(config | {"eps": 1e-5}))
+    code, output = fewstep(*finished, "--set", f"teacher={tmp_path / 'moved'}")
+    assert code == 2 and "teacher" in output.splitlines()[-1], output
+
+
 @pytest.mark.parametrize(("prompts", "decodes"), [("[]", False), ("[a ring]", True)])
 def test_what_encodes_is_gone_before_training(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, prompts: str, decodes: bool

@@ -43,6 +43,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "adversarial-trained": {
         "objective": {"kind": "adversarial", "warmup": 1, "discriminator": {"backbone": "trained"}}
     },
+    "adversarial-samples": {
+        "objective": {
+            "kind": "adversarial", "warmup": 1, "conditional": False, "judges": "sample", "through": "drawn",
+            "anchor": {"weight": 0},
+        },
+    },
 }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ FOR_THE_TABLE = [
     Layout("adversarial-trained", "lora", "fsdp", "adamw8bit"),
     Layout("adversarial-lora", "lora", "fsdp", "adamw_fused", "fp8"),
     Layout("regression", "lora", "ddp", "adamw", "int8"),
+    *(Layout("adversarial-samples", "full", kind) for kind in ("ddp", "fsdp")),
 ]
 
 

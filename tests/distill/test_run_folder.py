@@ -55,6 +55,26 @@ def test_what_changes_nothing_may_change(tmp_path: Path) -> None:
             folder.begin(recipe(change))
 
 
+def test_places_may_change_as_the_data_says_whether_they_hold_the_same(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place in (here, there):
+        place.mkdir()
+    videos, dataset = (
+        (f"data={{kind: {kind}, folder: {here}}}", f"data.folder={there}") for kind in ("videos", "dataset")
+    )
+    folder = RunFolder(tmp_path / "videos")
+    folder.begin(recipe(videos[0]))
+    finish_stages(folder, recipe().stages[-1].name)
+    folder.begin(recipe(*videos, "teacher=moved"))
+    with pytest.raises(ValueError, match=r"begun with another data\.kind, data\.folder, "):
+        folder.begin(recipe(dataset[0]))
+    # nothing in the run says what a dataset of the user's own held
+    folder = RunFolder(tmp_path / "dataset")
+    folder.begin(recipe(dataset[0]))
+    with pytest.raises(ValueError, match=r"begun with another data\.folder: "):
+        folder.begin(recipe(*dataset))
+
+
 def test_stages_may_come_to_the_end_but_none_that_began_may_go(tmp_path: Path) -> None:
     whole = recipe()
     fewer = whole.model_copy(update={"stages": whole.stages[:-1]})

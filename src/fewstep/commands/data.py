@@ -89,8 +89,8 @@ def encode_videos(
     screen = Screen()
     screen.say(f"looking for videos in {folder}")
     from fewstep.teacher.dataset.caption_files import read_captions
-    from fewstep.teacher.dataset.sources import VideoSource, list_files
-    from fewstep.teacher.given import columns_of, frames_of_clips, given_identity, parse_sources, sources_of
+    from fewstep.teacher.dataset.sources import VideoSource, list_files, video_item
+    from fewstep.teacher.given import columns_of, frames_of_clips, parse_sources, sources_of
     from fewstep.teacher.ranks import launched_ranks
     from fewstep.teacher.videos.decoding import ClipShape
 
@@ -120,11 +120,7 @@ def encode_videos(
             "videos",
             model,
             folder,
-            # items by path, size and caption, so that a resume can name what changed
-            [
-                (path.relative_to(folder).as_posix(), path.lstat().st_size, text, *given_identity(text))
-                for path, text in zip(files, map(described.texts.get, files), strict=True)
-            ],
+            [video_item(path, folder, described.texts.get(path)) for path in files],
             VideoSource(model, folder, files, described.texts, clip, start, batch, frames_of_clips(sources)),
             [stray.skip() for stray in described.strays],
             latent_shape=model.latent_shape(*size),

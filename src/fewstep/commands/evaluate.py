@@ -204,7 +204,7 @@ def _prompts(given: Sequence[str] | None, num: int, sampler: Sampler, seed: int)
     from fewstep.teacher.given import check_given
 
     shown = prompts_of(given, num, sampler.size, seed)
-    check_given(shown, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
+    check_given(shown, sampler.teacher.given_sizes(sampler.size), sampler.fps)
     return shown
 
 

@@ -140,7 +140,7 @@ def _follow(
     if plan.logging.prompts:
         screen.say(f"embedding the {len(plan.logging.prompts)} prompts of sample clips")
     # what only sampling needs goes before training, which needs the memory
-    seen, measured = samples(teacher, plan, clips.size), gate_metrics(teacher, plan, ranks)
+    seen, measured = samples(teacher, plan, clips.size, clips.fps), gate_metrics(teacher, plan, ranks)
     for base in bases:
         base.free_text()
         base.free_vae()

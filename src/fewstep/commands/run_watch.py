@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _JUDGED, _BATCH = 256, 16  # held-out prompts behind a gate
 
 
-def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | None:
-    """Writes a clip of this size per prompt of `logging.prompts`, and all of them as a contact sheet; None without
-    prompts. Raises ValueError for a small decoder of another autoencoder."""
+def samples(teacher: Teacher, plan: Recipe, size: VideoSize, fps: float) -> WriteSamples | None:
+    """Writes a clip of this size and frame rate per prompt of `logging.prompts`, and all of them as a contact sheet;
+    None without prompts. Raises ValueError for a small decoder of another autoencoder."""
     from fewstep.student.decoder.files import load_decoder
     from fewstep.teacher.videos.writing import contact_sheet, to_uint8, write_image, write_video
 
@@ -31,7 +31,8 @@ def samples(teacher: Teacher, plan: Recipe, size: VideoSize) -> WriteSamples | N
     if not prompts:
         return None
     # one clip at a time, here and below: they are made while networks that train fill the memory
-    conditions, small = [teacher.conditions([prompt], size=size) for prompt in prompts], plan.logging.decoder
+    conditions = [teacher.conditions([prompt], size=size, fps=fps) for prompt in prompts]
+    small = plan.logging.decoder
     decode = None if small is None else load_decoder(small, teacher).decode
 
     @torch.no_grad()

@@ -156,7 +156,7 @@ def sample(
     if negative_prompt and not sampler.guidance.guides:
         screen.warn(f"--negative-prompt has no effect: nothing is guided at --guidance {sampler.guidance}")
     say_text_losses(screen, sampler.teacher, [*wanted, negative_prompt] if sampler.guidance.guides else wanted)
-    check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.teacher.default_fps())
+    check_given(wanted, sampler.teacher.given_sizes(sampler.size), sampler.fps)
     if sampler.teacher.unheard:
         screen.say(sampler.teacher.unheard)
     with closing(_clips(sampler, wanted, seed, batch, overlap, screen)) as clips:  # the bar too, before an error

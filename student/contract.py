@@ -206,7 +206,14 @@ class SamplingContract(BaseModel):
         return {"embedded_guidance": self.embedded_guidance, "control_scale": self.control_scale}
 
     def prepare(self, teacher: Teacher) -> None:
-        """Sets the teacher to the student's inputs. Raises ValueError for those that it does not take."""
+        """Sets the teacher to the student's inputs. Raises ValueError for those that it does not take, and for another
+        frame rate where that is one."""
+        if teacher.fed_fps and self.fps != (own := teacher.default_fps()):
+            raise ValueError(
+                f"the student was trained on clips of {self.fps:g} frames per second, which its denoiser takes as an "
+                f"input, and {teacher.folder} has {own:g}: use the folder that it was trained with, or write "
+                f'{{"fps": {self.fps:g}}} into a fewstep.json in this one'
+            )
         teacher.take(self.given)
         teacher.set_inputs(**self.denoiser_inputs)
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from functools import wraps
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,9 +16,11 @@ from fewstep.student.contract import SamplingContract
 from fewstep.student.export.stock import changed_parts, stock_scheduler, trained_names
 from fewstep.student.loading import Student
 from fewstep.student.sampler import check_negative, clip_size
-from fewstep.teacher.base import Teacher, VideoSize
+from fewstep.teacher.base import Teacher
 from fewstep.teacher.experts import parts_of
 
+# Inputs of denoisers that say when or where, which diffusers keeps in float32 whatever the weights are in.
+_PLACES = re.compile(r".*(timestep|coords|rotary|position).*")
 # Arguments of pipelines that decide where a step goes, by whatever names: a student has one value of each.
 _SAMPLING = re.compile(r"num_inference_steps|sigmas|timesteps|eta|.*(guidance|cfg|stg|modality).*|.*conditioning_scale")
 
@@ -84,12 +87,15 @@ def _casting(vae: Any, ask: Any) -> Any:
 
 
 def _cast_inputs(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Latents and embeddings alone: times would lose what they say."""
+    """Latents and embeddings alone: times and places of tokens would lose what they say."""
 
-    def cast(x: Any) -> Any:
-        return x.to(part.dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 2 else x
+    def cast(name: str, x: Any) -> Any:
+        is_content = isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 2 and not _PLACES.fullmatch(name)
+        return x.to(part.dtype) if is_content else x
 
-    return tuple(map(cast, args)), {name: cast(x) for name, x in kwargs.items()}
+    names = inspect.signature(part.forward).parameters
+    by_place = [cast(str(name), x) for name, x in zip_longest(names, args)][: len(args)]
+    return tuple(by_place), {name: cast(name, x) for name, x in kwargs.items()}
 
 
 def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool) -> Any:
@@ -106,14 +112,15 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
         # what the user passed, whether by position or by name
         passed = signature.bind_partial(self, *args, **kwargs).arguments
         passed |= passed.pop("kwargs", {})
-        size = clip_size(contract.sizes, *(passed.get(name) for name in VideoSize._fields))
+        size = clip_size(contract.sizes, *map(passed.get, teacher.size_arguments))
         if not force:
             contract.check(size=size)
             _check(passed, wanted, contract, teacher)
         teacher.latent_shape(*size)
         # the contract's arguments for this size, then the user's
         own = teacher.call_arguments(contract.only_at(size))
-        return stock.__call__(**own | {name: value for name, value in passed.items() if not _of_size(name, own)})
+        of_size = [name for name in teacher.size_arguments if name in own]  # the family may tell its pipeline another
+        return stock.__call__(**own | {name: value for name, value in passed.items() if name not in of_size})
 
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]  # for help()
         parameters=[parameter.replace(default=wanted[name]) for name, parameter in signature.parameters.items()]
@@ -123,11 +130,6 @@ def _call(stock: Any, teacher: Teacher, contract: SamplingContract, force: bool)
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))
-
-
-def _of_size(name: str, own: Mapping[str, Any]) -> bool:
-    """Whether the size says it, as the family tells its pipeline."""
-    return name in VideoSize._fields and name in own
 
 
 def _check(

@@ -29,6 +29,7 @@ class Exportable:
     given_arguments: Mapping[str, str] = MappingProxyType({})  # what is given -> the pipeline's argument
     original_names: OriginalNames | None = None  # of the denoiser's tensors, as their authors have them, if known
     stock_settings: Mapping[str, Any] = MappingProxyType({})  # attributes of the pipeline that its class gets wrong
+    frames_argument = "num_frames"  # how the pipeline's call names the frames of a clip
     makes_pictures = False  # whether the pipeline's call gives `images`, not `frames`
     ungraphable = ""  # why one graph cannot hold the denoiser for any batch and text
     fuses_lora = False  # whether the pipeline samples with a LoRA only once it is fused into the weights
@@ -69,8 +70,13 @@ class Exportable:
         if strays := [name for name in given or {} if name not in self.given_arguments]:
             raise ValueError(f"{type(self.pipeline).__name__} takes no {', '.join(strays)}: give it prompts only")
         pictures = by_argument(self.given_arguments, {n: to_pil(video[0], n) for n, video in (given or {}).items()})
-        steps, weight = contract.steps, contract.guidance.weight
-        return {"num_inference_steps": steps, "guidance_scale": weight, **contract.size._asdict(), **pictures}
+        size = dict(zip(self.size_arguments, contract.size, strict=True))
+        return {"num_inference_steps": contract.steps, "guidance_scale": contract.guidance.weight, **size, **pictures}
+
+    @property
+    def size_arguments(self) -> tuple[str, str, str]:
+        """How the pipeline's call names the sides of a clip, in the order of `VideoSize`."""
+        return self.frames_argument, "height", "width"
 
     def noise_arguments(
         self, z: Tensor, contract: Contract, given: Mapping[str, Tensor] | None = None

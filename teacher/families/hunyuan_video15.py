@@ -30,6 +30,21 @@ GLYPHS, GLYPH_MASK = "glyphs", "glyph_mask"  # of the tokens; ByT5's (B, L, D) a
 PICTURE_TOKENS = "picture_tokens"  # latents (B, C, 1, h, w), SigLIP's (B, L, D)
 
 
+# What guides by u + w (c - u) at every step, as `Teacher.guide` does.
+_USUAL_GUIDER = {"guidance_rescale": 0.0, "use_original_formulation": False, "start": 0.0, "stop": 1.0}
+
+
+def _check_guider(guider: Any, folder: Path) -> None:
+    """Raises ValueError for a guider whose clips the teacher would not make."""
+    kind, config = type(guider).__name__, guider.config
+    other = [f"{name} {config[name]}" for name, usual in _USUAL_GUIDER.items() if config.get(name, usual) != usual]
+    if kind != "ClassifierFreeGuidance" or other:
+        raise ValueError(
+            f"{folder} guides by {' with '.join([kind, *other])}, and fewstep's teachers by u + w (c - u) at "
+            "every step: write a ClassifierFreeGuidance without other settings into its guider"
+        )
+
+
 class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
     """Adapter for HunyuanVideo15Pipeline."""
 
@@ -47,6 +62,7 @@ class HunyuanVideo15Teacher(PassedSigmas, TransformerTeacher):
                 f"{folder}/transformer/config.json has use_meanflow: it is a student of pairs of times already, and "
                 "fewstep's teachers see one time; use the model that it was made from"
             )
+        _check_guider(pipeline.guider, folder)
 
     def _size_of(self, height: int, width: int) -> tuple[int, int]:
         """The size that the pipeline makes of images with these sides."""

@@ -167,11 +167,11 @@ class SanaVideoTeacher(TransformerTeacher):
 
     # --- what exports ask
 
+    frames_argument = "frames"
+
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """`frames`, and exactly the size that was trained instead of the nearest of the pipeline's own."""
-        arguments = super().call_arguments(contract, given)
-        frames = arguments.pop("num_frames")
-        return {**arguments, "frames": frames, "use_resolution_binning": False}
+        """Exactly the size that was trained instead of the nearest of the pipeline's own."""
+        return {**super().call_arguments(contract, given), "use_resolution_binning": False}
 
 
 class SanaVideoImageTeacher(SanaVideoTeacher):

@@ -115,10 +115,11 @@ class WanAnimateTeacher(WanTeacher):
 
     # --- what exports ask
 
+    frames_argument = "segment_frame_length"
+
     def call_arguments(self, contract: Contract, given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """The clip is one segment."""
         arguments = super().call_arguments(contract, given)
-        arguments["segment_frame_length"] = arguments.pop("num_frames")
         return arguments | {"mode": "replace"} if "control" in self.given else arguments
 
     def from_pipeline(self, latents: Tensor, shape: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -18,7 +19,8 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
 
     WanPipeline pads every prompt to 512 zero embeddings and attends to all of them. They are equal, so
     attending to one of them with log(count) added to its logit gives the same result; for a small model that
-    halves the cost.
+    halves the cost. Half precision would round that logarithm, and the padding's weight by up to 1.5 %: there a few
+    stand for all, whose weights add up to the count.
     """
 
     def __init__(self, text_length: int = WAN_TEXT_LENGTH) -> None:
@@ -34,10 +36,34 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         if encoder_hidden_states is not None and encoder_hidden_states.shape[1] < self.text_length:
-            tokens = encoder_hidden_states.shape[1]
-            attention_mask = torch.zeros(1, 1, 1, tokens, dtype=hidden_states.dtype, device=hidden_states.device)
-            attention_mask[..., -1] = math.log(self.text_length - tokens + 1)
+            tokens, precision = encoder_hidden_states.shape[1], _precision(hidden_states)
+            logarithms = _logarithms(self.text_length - tokens + 1, precision)
+            more = encoder_hidden_states[:, -1:].expand(-1, len(logarithms) - 1, -1)
+            encoder_hidden_states = torch.cat([encoder_hidden_states, more], dim=1)
+            added = [0.0] * (tokens - 1) + list(logarithms)
+            attention_mask = torch.tensor(added, dtype=precision, device=hidden_states.device).view(1, 1, 1, -1)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+
+
+def _precision(hidden_states: Tensor) -> torch.dtype:
+    """In which attention will compute: that of its input, or of autocast."""
+    kind = hidden_states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_states.dtype
+
+
+@cache
+def _logarithms(count: int, precision: torch.dtype) -> tuple[float, ...]:
+    """Of weights that add up to `count`, within 1e-5 of it; each a number that this precision has."""
+    if precision == torch.float32:
+        return (math.log(count),)
+    found, rest = list[float](), float(count)
+    while rest > 1e-5 * count:
+        logarithm = math.log(rest)
+        # nearest to a little less, so that the weight is at most what is left
+        lower = logarithm - abs(logarithm) * torch.finfo(precision).eps / 2
+        found.append(float(torch.tensor(lower, dtype=precision)))
+        rest -= math.exp(found[-1])
+    return tuple(found)
 
 
 def count_padding(transformer: WanTransformer3DModel, text_length: int = WAN_TEXT_LENGTH) -> None:

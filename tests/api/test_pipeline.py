@@ -161,8 +161,17 @@ def test_other_families(family: str, request: pytest.FixtureRequest, make_stage:
     assert VideoSize(*called(pipe, PROMPT).shape[2:]) == contract.size
 
 
+def test_frames_are_refused_by_whatever_name_the_call_has_for_them(
+    tiny_sana_video_folder: Path, make_stage: Callable[..., Path]
+) -> None:
+    pipe = fewstep.load_pipeline(make_stage(tiny_sana_video_folder, "full", 4), device="cpu")
+    with pytest.raises(ValueError, match="10 frames cannot be made"):
+        pipe(PROMPT, frames=10)
+
+
 @pytest.mark.parametrize(
-    "family", ["wan_i2v", pytest.param("cogvideox_control", marks=pytest.mark.slow), "ltx_condition"]
+    "family",
+    ["wan_i2v", "sana_video_image", pytest.param("cogvideox_control", marks=pytest.mark.slow), "ltx_condition"],
 )
 def test_students_that_are_given_pictures(
     family: str, request: pytest.FixtureRequest, make_stage: Callable[..., Path]
@@ -175,7 +184,16 @@ def test_students_that_are_given_pictures(
     pictures = {name: value for name, value in teacher.call_arguments(contract, given).items() if name not in own}
     for dtype in ("float32", "bfloat16"):
         pipe = fewstep.load_pipeline(stage, device="cpu", dtype=dtype)
+        precisions: dict[str, torch.dtype] = {}
+
+        def note(part: Any, args: Any, named: dict[str, Any], into: dict[str, torch.dtype] = precisions) -> None:
+            into |= {name: x.dtype for name, x in named.items() if isinstance(x, Tensor)}
+
+        pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
         assert called(pipe, PROMPT, **pictures).isfinite().all()
+        # what says when and where is rounded in no precision, and the rest is as the weights are
+        assert precisions["encoder_hidden_states"] == getattr(torch, dtype)
+        assert torch.bfloat16 not in {precisions[name] for name in ("timestep", "video_coords") if name in precisions}
     if contract.given:
         with pytest.raises(ValueError, match=f"the student makes clips from prompts and .*: pass {min(names)}"):
             pipe(PROMPT)

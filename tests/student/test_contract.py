@@ -115,6 +115,17 @@ def test_another_teacher_is_refused(contract: SamplingContract, make_tiny_wan: o
         contract.check_teacher(load_teacher(tmp_path, device="cpu"))
 
 
+def test_a_rate_that_the_denoiser_takes_is_the_one_that_was_trained(tiny_ltx_folder: Path) -> None:
+    """It is in a file that says nothing of weights, so that another folder of the same ones may have another."""
+    teacher = load_teacher(tiny_ltx_folder, device="cpu")
+    trained = [
+        SamplingContract.of(teacher, "tiny", 2, "full", VideoSize(9, 64, 64), 1.0, "", fps) for fps in (8.0, 30.0)
+    ]
+    trained[0].prepare(teacher)
+    with pytest.raises(ValueError, match=r'clips of 30 frames per second, .* has 8: .* write {"fps": 30}'):
+        trained[1].prepare(teacher)
+
+
 def test_a_converted_student_fits_a_teacher_that_predicts_eps(
     tiny_teacher: Teacher, tiny_animatediff_folder: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,14 @@ def test_sizes_that_cannot_be_made(teacher: Teacher) -> None:
 def test_students_of_pairs_of_times_are_no_teachers(tmp_path: Path) -> None:
     save_tiny_hunyuan_video15(tmp_path / "pipeline", use_meanflow=True)
     with pytest.raises(ValueError, match="use_meanflow: it is a student"):
+        load_teacher(tmp_path / "pipeline", device="cpu")
+
+
+def test_guiders_of_other_formulas_are_refused(tmp_path: Path) -> None:
+    save_tiny_hunyuan_video15(tmp_path / "pipeline")
+    file = tmp_path / "pipeline" / "guider" / "guider_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"guidance_rescale": 0.7}))
+    with pytest.raises(ValueError, match=r"guides by ClassifierFreeGuidance with guidance_rescale 0\.7"):
         load_teacher(tmp_path / "pipeline", device="cpu")
 
 

@@ -102,7 +102,8 @@ class Discriminator(nn.Module):
             head.standardise([statistics] * reads)
         self.heads = nn.ModuleList(heads)
         if isinstance(backbone, Bases):
-            self.told = nn.ModuleList(_base_embedding(len(backbone), f.num_channels, clips.device) for f in measured)
+            embeddings = (_base_embedding(len(backbone), f.num_channels, clips.device) for f in measured)
+            self.base_embeddings = nn.ModuleList(embeddings)
 
     def forward(self, z_s: Tensor, s: Tensor, conditions: Conditions, starts: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (n B, heads), in float32 under autocast too; gradients flow to the latents.
@@ -116,11 +117,12 @@ class Discriminator(nn.Module):
             raise ValueError(f"a {kind} discriminator {needs}: pass them if and only if it is conditional")
         count = len(z_s) // len(conditions)
         # D(z_s) if relaxed, D(z_t, z_s) if conditional: features of both are read side by side (arXiv 2402.13929)
-        features = self.read(z_s, s.repeat(count), Conditions.join([conditions] * count))
+        repeated = Conditions.join([conditions] * count)
+        features = self._of_bases(self.read(z_s, s.repeat(count), repeated), repeated)
         if starts is not None:
             features = [
                 torch.cat([f, start.repeat(count, 1, 1, 1, 1)], dim=1)
-                for f, start in zip(features, starts, strict=True)
+                for f, start in zip(features, self._of_bases(starts, conditions), strict=True)
             ]
         with torch.autocast(z_s.device.type, enabled=False):  # bfloat16 is too coarse for finite differences of logits
             logits = torch.cat([head(f) for head, f in zip(self.heads, features, strict=True)], dim=1)
@@ -130,12 +132,6 @@ class Discriminator(nn.Module):
         """The backbone's features of z at t, float32 (B, channels, F', h', w') per depth."""
         depths, (backbone,) = self.settings.depths, self._backbone
         features = [f.float() for f in self._teacher.features(z, t, conditions, depths, backbone)]
-        # heads learn a vector for each base model (arXiv 2403.12706); `told` is not there while features are measured
-        if isinstance(backbone, Bases) and hasattr(self, "told"):
-            numbers = backbone.numbers(conditions.shared, len(z)).to(z.device)
-            features = [
-                f + embedding(numbers)[..., None, None, None] for f, embedding in zip(features, self.told, strict=True)
-            ]
         if not isinstance(backbone, Experts) or not hasattr(self, "scales"):
             return features
         # each clip was read by the expert of its own time, whose features have a scale of their own
@@ -143,6 +139,16 @@ class Discriminator(nn.Module):
             (rows, self.scales[name]) for name, _, rows in backbone.shares(t.expand(len(z)))
         ]
         return [join_rows([(rows, scales[i](f[rows])) for rows, scales in shares]) for i, f in enumerate(features)]
+
+    def _of_bases(self, features: Sequence[Tensor], conditions: Conditions) -> Sequence[Tensor]:
+        """Features with the vector of each clip's base model, which the heads learn (arXiv 2403.12706)."""
+        (backbone,) = self._backbone
+        if not isinstance(backbone, Bases):
+            return features
+        numbers = backbone.numbers(conditions.shared, len(features[0])).to(features[0].device)
+        return [
+            f + embed(numbers)[..., None, None, None] for f, embed in zip(features, self.base_embeddings, strict=True)
+        ]
 
     def _standardise_experts(self, clips: Tensor, conditions: Conditions) -> None:
         """Measures each expert's features at its own levels of noise."""

@@ -69,24 +69,38 @@ def check_finished_stages(recipe: Recipe, folder: RunFolder, outline: Outline, t
         check_gate(stage, folder)
 
 
-def check_left_out(
-    recipe: Recipe, folder: RunFolder, chosen: Collection[str], trained_again: Sequence[str] = ()
+def check_order(
+    recipe: Recipe, folder: RunFolder, chosen: Collection[str] | None, trained_again: Sequence[str] = ()
 ) -> None:
-    """Raises ValueError when a stage that is not `chosen` has begun: another checkpoint would replace its own. Or when
-    it is among those whose students are deleted, to be trained again."""
+    """Raises ValueError when a stage has begun and another would be trained before it, whose checkpoint would replace
+    its own. Or when one that is not `chosen` is among those whose students are deleted, to be trained again.
+
+    chosen: names of the stages to train; None: all.
+    """
+    names = [stage.name for stage in recipe.stages]
+    chosen = names if chosen is None else chosen
     if lost := [name for name in trained_again if name not in chosen]:
         raise ValueError(
             f"--again trains {', '.join(lost)} again, which --stages leaves out: name what it trains with --stages as "
             "well, or leave --stages out"
         )
-    left_out = [stage for stage in recipe.stages if not (stage.name in chosen or folder.finished(stage.name))]
-    parts = unfinished_parts(folder.path) if left_out else set()
-    for stage in left_out:
-        if is_unfinished(stage.name, parts):
-            raise ValueError(
-                f"{stage.name} is left out, and {folder.path} has a checkpoint of it, which the next stage would "
-                f"replace: name it with --stages, to end it first, or {folder.elsewhere}"
-            )
+    # of those that are trained again nothing stays, and a run directory has one checkpoint
+    unfinished = [name for name in names if not folder.finished(name) or name in trained_again]
+    parts = unfinished_parts(folder.path) if unfinished else set()
+    begun = next((name for name in unfinished if name not in trained_again and is_unfinished(name, parts)), None)
+    if begun is None:
+        return
+    if begun not in chosen:
+        raise ValueError(
+            f"{begun} is left out, and {folder.path} has a checkpoint of it, which the next stage would replace: name "
+            f"it with --stages, to end it first, or {folder.elsewhere}"
+        )
+    first = next(name for name in unfinished if name in chosen)
+    if first != begun:
+        raise ValueError(
+            f"{folder.path} has a checkpoint of {begun}, which {first} would replace, as it is trained before: end "
+            f"{begun} first with --stages {begun}, or {folder.elsewhere}"
+        )
 
 
 def _check_checkpointing(network: Any) -> None:

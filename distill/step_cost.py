@@ -18,6 +18,7 @@ from fewstep.distill.meta_step import META, AsOnDevice, MetaMemory
 from fewstep.distill.paper_layout import PaperLayout
 from fewstep.distill.recipe import Recipe
 from fewstep.distill.settings import RolloutData, VideoData
+from fewstep.distill.trainer import Trainer
 from fewstep.distill.untrained import untrained_trainer
 from fewstep.student.few_bits import base_of
 from fewstep.teacher.base import Teacher, VideoSize
@@ -27,6 +28,7 @@ from fewstep.teacher.experts import every_network
 from fewstep.teacher.limits import GIB
 from fewstep.teacher.pipelines.parts import named_parts
 from fewstep.teacher.precision import Precision, stays_exact
+from fewstep.teacher.ranks import unlaunched
 from fewstep.teacher.shapes.text import make_tokenizer
 
 _T = TypeVar("_T")
@@ -137,8 +139,10 @@ class StepCounter:
         self._teacher.free_text()  # as training does
         self._teacher.free_vae()
         gc.collect()  # what earlier counts left behind would be freed in the middle of this one
-        accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
-        less, times = _counted_as(recipe, index, recipe.parallel.groups(self.num_processes))
+        with unlaunched():  # the first of several processes counts for all
+            accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self._precision == "bfloat16" else "no")
+        groups = recipe.parallel.groups(self.num_processes)
+        less, times = _counted_as(recipe, index, groups)
         shards = recipe.parallel.shards(self.num_processes)
         for network in every_network(self._teacher.denoiser):
             if getattr(network, "is_gradient_checkpointing", False):  # since another recipe was counted
@@ -175,6 +179,7 @@ class StepCounter:
                     trainer.one_step()
                     flops += memory.flops * num_alike / period
                     peak = max(peak, memory.peak)
+                peak += _waiting(trainer, memory, recipe.stages[index].micro_batches(groups) - 2)
         except Exception as error:  # code that lacks numbers may fail in any way
             raise self._uncountable(error) from error
         peak += 0 if layout is None else layout.gathered
@@ -233,17 +238,26 @@ def _complete(teacher: Teacher) -> None:
 
 
 def _counted_as(recipe: Recipe, index: int, num_groups: int) -> tuple[Recipe, float]:
-    """The recipe with one process's share of the stage's batch, in two micro-batches where it has more, which take no
-    more memory; and how many times the work of these its own are. An average that is kept in main memory is none of the
+    """The recipe with one process's share of the stage's batch, in two micro-batches where it has more, and how many
+    times the work of these its own are. An average that is kept in main memory is none of the
     device's. Raises ValueError where the processes cannot share the batch equally."""
     stage = recipe.stages[index]
-    # two micro-batches show the peak, as further ones add nothing to it; their FLOPs are multiplied in afterwards
+    # two micro-batches show the peak but for what further ones hold (`_waiting`); their FLOPs are multiplied in
     own, clips = stage.micro_batches(num_groups), stage.share(num_groups)
     few, ema = min(own, 2), stage.ema if recipe.average_of(index) == "device" else 0.0
     changes = {"accumulate": few, "batch": clips * few, "ema": ema}
     fewer = stage.model_copy(update=changes)
     stages = [fewer if number == index else other for number, other in enumerate(recipe.stages)]
     return recipe.model_copy(update={"stages": stages}), own / few
+
+
+def _waiting(trainer: Trainer, memory: MetaMemory, num_further: int) -> int:
+    """Bytes of what so many further micro-batches make, which waits where several turns share it."""
+    turns = [*trainer.objective.rounds(trainer.step)][-1]
+    if num_further <= 0 or len(turns) == 1:
+        return 0
+    before, lessons = memory.held, list(trainer.lessons(turns))
+    return num_further * (memory.held - before) // len(lessons)
 
 
 def _conditions(teacher: Teacher, size: VideoSize, num_tokens: int | None) -> tuple[Conditions, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -251,7 +251,8 @@ class Trainer:
         # such as the discriminator's scores, which its loss updates: what a round that fails has added is taken back
         buffers = [(buffer, buffer.clone()) for module in self.modules.values() for buffer in module.buffers()]
         try:
-            lessons = self._lessons(turns)
+            # a single turn needs each lesson once; several share them, which are all held until the last turn
+            lessons = self.lessons(turns) if len(turns) == 1 else list(self.lessons(turns))
             for turn in turns:
                 self._figures |= {f"{turn}/{name}": value for name, value in self._turn(turn, lessons).items()}
         except BaseException as error:
@@ -265,26 +266,24 @@ class Trainer:
         self.seconds += time.monotonic() - began  # of training alone, without samples and what they measure
         self._whole = STUDENT not in turns  # the student's round ends with its step, whose point is still to come
 
-    def _lessons(self, turns: tuple[str, ...]) -> list[Any]:
+    def lessons(self, turns: tuple[str, ...]) -> Iterator[Any]:
         """What the turns of a round learn from, one lesson per micro-batch.
 
         Only where there is a single one may its graph wait for the student step: several would fill the memory that
         micro-batches are there to save.
         """
-        stage, lessons = self.stage, []
         for _ in range(self._micro_batches):
-            batch = self.batches.batch(self.drawn, self._clips, self.step / stage.steps)
+            batch = self.batches.batch(self.drawn, self._clips, self.step / self.stage.steps)
             with self.accelerator.autocast():
-                lessons.append(self.objective.lesson(turns, batch, self.roles, keep_graph=self._micro_batches == 1))
+                yield self.objective.lesson(turns, batch, self.roles, keep_graph=self._micro_batches == 1)
             self.drawn += 1
-        return lessons
 
-    def _turn(self, turn: str, lessons: list[Any]) -> dict[str, float]:
+    def _turn(self, turn: str, lessons: Iterable[Any]) -> dict[str, float]:
         stage, group, seen = self.stage, self.optimizer_groups[turn], dict[str, list[float]]()
-        for lesson in lessons:
+        for number, lesson in enumerate(lessons, 1):
             with self.accelerator.autocast():
                 figures = self.objective.loss(turn, lesson, self.roles, self.step)
-            if lesson is lessons[-1]:
+            if number == self._micro_batches:
                 group.expect(self.accelerator)
             self.accelerator.backward(figures["loss"] * self._loss_scale)
             for name, value in as_numbers(figures).items():

@@ -195,6 +195,16 @@ def num_launched() -> int:
 
 
 @contextmanager
+def unlaunched() -> Iterator[None]:
+    """As in a process that no launcher started: who makes an Accelerator in here does not wait for the others."""
+    hidden = {name: os.environ.pop(name) for name in (*_SIZES, "LOCAL_RANK") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= hidden
+
+
+@contextmanager
 def launched_ranks(device: str | None) -> Iterator[Ranks]:
     """All processes that a launcher started for this command, each with a device of its own.
 

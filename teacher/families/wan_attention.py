@@ -48,7 +48,8 @@ class CountedPadding(WanAttnProcessor):  # type: ignore[misc]
 def _precision(hidden_states: Tensor) -> torch.dtype:
     """In which attention will compute: that of its input, or of autocast."""
     kind = hidden_states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_states.dtype
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not for meta tensors
+    return torch.get_autocast_dtype(kind) if autocast else hidden_states.dtype
 
 
 @cache

@@ -20,7 +20,7 @@ from fewstep.student.load_student import load_student
 from fewstep.teacher.guidance import Guidance
 from tests.cases.child_commands import signalled
 from tests.commands.typed import fewstep
-from tests.forked import run_scripts
+from tests.forked import Scripts, run_scripts
 
 MAIN = Path(fewstep_package.__file__).parent / "__main__.py"
 RECIPE = {
@@ -269,6 +269,12 @@ def test_the_contract_is_honoured(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("uncounted")
+def test_a_dry_run_of_several_processes_waits_for_none(recipe: Path, tmp_path: Path) -> None:
+    """The first counts what all of them cost, and the others have ended."""
+    dry = Scripts(2, MAIN, "run", recipe, "--dry-run", logs=tmp_path)
+    assert [code for code, _ in dry.ends(seconds=240)] == [0, 0]
+
+
 def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     code, output = fewstep("run", recipe, "--dry-run")
     assert code == 0 and "teacher_steps: 8" in output and "GiB" in output and "discriminator" in output

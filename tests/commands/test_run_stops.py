@@ -121,7 +121,7 @@ def test_memory_that_runs_out_names_the_settings_that_are_left(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("run", recipe, "--set", f"out={tmp_path / 'run'}")
-    lessons = Trainer._lessons
+    lessons = Trainer.lessons
 
     def full(trainer: Trainer, turns: tuple[str, ...]) -> Any:
         if trainer.step == 2:
@@ -131,7 +131,7 @@ def test_memory_that_runs_out_names_the_settings_that_are_left(
     free = ["--set", "gradient_checkpointing=true", "--set", "average=cpu"]
     of_stage = ["--again", "4-step", "--set", "stages.4-step.accumulate=2"]
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_lessons", full)
+        patched.setattr(Trainer, "lessons", full)
         code, output = fewstep(*command)
         assert code == 2
         assert (

@@ -149,15 +149,31 @@ def test_the_discriminator_is_told_the_base_model_and_trains_motion_alone(root: 
     judge = Discriminator(teacher, teacher.denoiser, settings, z, of_bases(conditions, 0, 0), conditional=False)
     s = torch.tensor([0.5, 0.5], dtype=torch.float64)
     first = judge(z, s, of_bases(conditions, 0, 0))
-    own = {name for name, _ in judge.named_parameters() if not name.startswith(("heads.", "told."))}
+    own = {name for name, _ in judge.named_parameters() if not name.startswith(("heads.", "base_embeddings."))}
     assert bool(own) == (backbone != "frozen") and all("motion_modules" in name for name in own)
     judge(z, s, of_bases(conditions, 0, 1)).sum().backward()
-    facts = [p for name, p in judge.named_parameters() if name.startswith("told.")]
+    facts = [p for name, p in judge.named_parameters() if name.startswith("base_embeddings.")]
     assert len(facts) == 3 and all(p.grad is not None and bool(p.grad.any(dim=1).all()) for p in facts)
     with torch.no_grad():
         for vectors in facts:
             vectors[1] += 1  # what is learned of the second says nothing of the first
     assert torch.equal(judge(z, s, of_bases(conditions, 0, 0)), first)
+
+
+def test_base_models_are_learned_from_both_sides_however_starts_are_read(root: Path) -> None:
+    """A frozen backbone reads z_t once, without gradients, for all turns of a round."""
+    teacher, _ = joined(root, "second")
+    z, conditions = teacher.noise([0, 1], teacher.latent_shape(4, 16, 16)), teacher.conditions(PROMPTS)
+    settings, numbered = DiscriminatorSettings(width=8), of_bases(conditions, 0, 1)
+    judge = Discriminator(teacher, teacher.denoiser, settings, z, of_bases(conditions, 0, 0), conditional=True)
+    s, gradients = torch.tensor([0.5, 0.5], dtype=torch.float64), []
+    for grad in (True, False):
+        judge.zero_grad()
+        with torch.set_grad_enabled(grad):
+            starts = judge.read(z, s, numbered)
+        judge(z, s, numbered, starts).square().sum().backward()
+        gradients.append([embedding.weight.grad for embedding in judge.base_embeddings])
+    assert all(bool(one.any()) and torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_bases_are_drawn_per_batch_whoever_asks_again() -> None:

@@ -12,7 +12,7 @@ from fewstep.distill.checkpoint import forget_checkpoints, save_state
 from fewstep.distill.recipe import Recipe, read_recipe
 from fewstep.distill.run_folder import RunFolder, enclosing_run
 from fewstep.distill.settings import Stage
-from fewstep.distill.stage_checks import check_left_out
+from fewstep.distill.stage_checks import check_order
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -151,8 +151,33 @@ def test_who_supervised_a_stage_follows_from_the_recipe_that_was_begun(tmp_path:
     trained_again = folder.check(changed, ["a"])
     assert trained_again == ["a", "b"]
     with pytest.raises(ValueError, match="--again trains b again, which --stages leaves out"):
-        check_left_out(changed, folder, ["a"], trained_again)
-    check_left_out(changed, folder, ["a", "b"], trained_again)
+        check_order(changed, folder, ["a"], trained_again)
+    check_order(changed, folder, ["a", "b"], trained_again)
+
+
+def test_a_checkpoint_is_replaced_by_no_other_stage(tmp_path: Path) -> None:
+    folder, (first, second, third, *_) = RunFolder(tmp_path / "run"), [stage.name for stage in recipe().stages]
+    folder.begin(recipe())
+    check_order(recipe(), folder, None)
+    finish_stages(folder, first)
+    stop_amid(folder, second)
+    check_order(recipe(), folder, None)  # it is the next one
+    for stage in (third, f"{third}.conversion"):
+        stop_amid(folder, stage)
+        for chosen in (None, [second, third]):
+            with pytest.raises(
+                ValueError, match=f"{second} would replace, .*: end {third} first with --stages {third}"
+            ):
+                check_order(recipe(), folder, chosen)
+        check_order(recipe(), folder, [third])
+        with pytest.raises(ValueError, match=f"{third} is left out"):
+            check_order(recipe(), folder, [second])
+        check_order(recipe(), folder, None, trained_again=[third])  # it begins again
+    finish_stages(folder, second)
+    stop_amid(folder, third)
+    check_order(recipe(), folder, None)
+    with pytest.raises(ValueError, match=f"{second} would replace"):
+        check_order(recipe(), folder, None, trained_again=[second])
 
 
 def test_several_stages_may_be_trained_again_and_those_without_changes_stay(tmp_path: Path) -> None:

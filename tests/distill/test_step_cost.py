@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from unittest.mock import patch
 
@@ -211,6 +212,18 @@ def test_micro_batches_are_counted_by_two(counted: tuple[Recipe, StepCounter, St
     stages = [recipe.stages[0].model_copy(update={"batch": count, "accumulate": count}) for count in (2, 6)]
     two, six = (counter.cost(recipe.model_copy(update={"stages": [stage]}), 0) for stage in stages)
     assert six.peak == two.peak and six.flops == pytest.approx(3 * two.flops)
+
+
+def test_what_turns_share_waits_in_every_micro_batch(judged: tuple[Recipe, StepCounter]) -> None:
+    """The clips, z_t, z_s and their noise at least, of each that comes after the first two."""
+    recipe, counter = judged
+    stages = [recipe.stages[0].model_copy(update={"batch": count, "accumulate": count}) for count in (2, 3, 6)]
+    two, three, six = (counter.cost(recipe.model_copy(update={"stages": [stage]}), 0).peak for stage in stages)
+    teacher = load_teacher(recipe.teacher, device="cpu")
+    size = teacher.default_size()
+    assert size is not None
+    latents = 4 * math.prod(teacher.latent_shape(*size)) / GIB
+    assert three - two >= 4 * latents and six - two == pytest.approx(4 * (three - two))
 
 
 def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> None:

@@ -140,7 +140,7 @@ def _show(
     from fewstep.distill.data_checks import check_clip_counts
     from fewstep.distill.run_folder import RunFolder
     from fewstep.distill.size_checks import planned_clips
-    from fewstep.distill.stage_checks import check_left_out
+    from fewstep.distill.stage_checks import check_order
 
     plan, line = resolve_precision(plan)
     if line is not None:
@@ -153,9 +153,9 @@ def _show(
     trained_again = folder.check(plan, again)
     if again:
         screen.say(again_line(again, trained_again))
-    if stages is not None:
-        chosen = plan.stages_under(stages)
-        check_left_out(plan, folder, chosen, trained_again)
+    chosen = None if stages is None else plan.stages_under(stages)
+    check_order(plan, folder, chosen, trained_again)
+    if chosen is not None:
         screen.say(f"trained: {', '.join(chosen)} of the stages below")
     if unused := plan.parallel.unused(machine.processes):
         screen.warn(unused)

@@ -45,7 +45,7 @@ def follow_stages(
     from fewstep.commands.run_screen import RunScreen
     from fewstep.distill.processes import check_same
     from fewstep.distill.run_folder import OPTION, RunFolder
-    from fewstep.distill.stage_checks import check_left_out
+    from fewstep.distill.stage_checks import check_order
     from fewstep.teacher.ranks import current_ranks, join_processes, num_launched, on_cpu
 
     folder, screen = RunFolder(plan.out, option or OPTION), screen or RunScreen()
@@ -68,8 +68,7 @@ def follow_stages(
         # the first process alone looks at the disk, and the others wait for its word
         if ranks.first:
             check_run(plan, folder, again, accelerator.num_processes)
-            if chosen is not None:
-                check_left_out(plan, folder, chosen, folder.check(plan, again))
+            check_order(plan, folder, chosen, folder.check(plan, again))
         ranks.wait()
         with folder.locked(ranks.first):
             _follow(plan, folder, again, chosen, accelerator, screen, ranks)
